@@ -1,0 +1,16 @@
+"""`python -m tiecheck` and the console script."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    from tiecheck.cli import cli
+
+    cli.main(prog_name="tiecheck")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

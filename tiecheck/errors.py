@@ -1,0 +1,26 @@
+"""What can go wrong that is not a finding: each one a sentence a user can act on, exit status 2."""
+
+from __future__ import annotations
+
+
+class TiecheckError(Exception):
+    """Base of every error tiecheck raises on purpose. The message names the file and the cause."""
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class TargetError(TiecheckError):
+    """The target cannot be read as a model: missing, empty, broken, or of a kind that is not supported."""
+
+
+class UsageError(TiecheckError):
+    """An option is wrong: an unknown rule code, an unknown format."""
+
+
+class MissingExtraError(TiecheckError):
+    """A library of an optional extra is needed and not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional part of tiecheck: pip install 'tiecheck[{extra}]'")

@@ -1,0 +1,199 @@
+"""What a check concludes: findings, skips and errors, a target's report, and the whole.
+
+The shape is the JSON contract `tiecheck/1`; `tiecheck/data/report.schema.json` states it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from tiecheck.facts import Kind
+
+Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
+"""Every severity, mildest first."""
+
+Confidence = Literal["low", "medium", "high"]
+Status = Literal["pass", "fail", "unknown", "error"]
+
+
+class Location(NamedTuple):
+    """A place that bears evidence."""
+
+    path: str
+    """File relative to the target, or the target itself."""
+    line: int | None
+    """1-based line, None where the file has none (a binary)."""
+    column: int | None
+    """1-based column."""
+    role: Literal["primary", "related"]
+    """`primary` is where a reader looks first; there is one."""
+    note: str
+    """What is to be seen there, in a few words."""
+
+
+class Finding(NamedTuple):
+    """A disagreement between two layers that costs somebody something."""
+
+    code: str
+    """The rule, e.g. `TIE101`."""
+    name: str
+    """The rule's name, e.g. `trained-head-discarded`."""
+    severity: Severity
+    """How bad."""
+    confidence: Confidence
+    """How sure: high where identity or bytes were looked at, medium where names or config were."""
+    message: str
+    """What is wrong, with the figures."""
+    names: tuple[str, ...]
+    """The members it is about, sorted."""
+    help: str
+    """How to mend it."""
+    fixable: bool
+    """Whether `tiecheck fix` can mend it."""
+    locations: tuple[Location, ...]
+    """The evidence, the primary place first."""
+    fingerprint: str
+    """Stable identity: code, target and names."""
+    suppressed: str | None
+    """Why it is not counted, None where it is."""
+
+
+class Skip(NamedTuple):
+    """A rule whose layer was asked for and could not be had. Not a pass, not a finding."""
+
+    code: str
+    """The rule."""
+    name: str
+    """The rule's name."""
+    reason: str
+    """Why."""
+
+
+class Error(NamedTuple):
+    """Something that kept tiecheck from doing its job."""
+
+    code: str | None
+    """The rule that crashed; None where the target could not be read."""
+    message: str
+    """What happened, naming the file and the cause."""
+    path: str | None
+    """The file, where there is one."""
+
+
+class TieEntry(NamedTuple):
+    """One tie group as reported, every layer side by side."""
+
+    names: tuple[str, ...]
+    names_total: int | None
+    kind: Kind | None
+    kind_from: Literal["live", "table"] | None
+    stored: Kind | None
+    stored_names: tuple[str, ...]
+    declared: bool | None
+    declared_by: tuple[str, ...]
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    nbytes: int | None
+    reason: str | None
+
+
+class AliasEntry(NamedTuple):
+    """One module under several paths, as reported."""
+
+    paths: tuple[str, ...]
+    paths_total: int | None
+    module: str
+    names: tuple[str, ...]
+
+
+class View(NamedTuple):
+    """The tie groups another tool reports for the same model."""
+
+    tool: str
+    algorithm: str
+    version: str | None
+    ran: bool
+    error: str | None
+    groups: tuple[tuple[str, ...], ...]
+
+
+class LoaderOutcome(NamedTuple):
+    """What one loader would end up with."""
+
+    loader: str
+    versions: str
+    outcome: str
+    message: str | None
+    checked: str
+
+
+class TargetReport(NamedTuple):
+    """Everything about one target."""
+
+    target: str
+    type: str
+    status: Status
+    architecture: str | None
+    model_type: str | None
+    judged_for: tuple[str, ...] | None
+    layers: tuple[str, ...]
+    ties: tuple[TieEntry, ...]
+    aliases: tuple[AliasEntry, ...]
+    views: tuple[View, ...]
+    loaders: tuple[LoaderOutcome, ...]
+    findings: tuple[Finding, ...]
+    skips: tuple[Skip, ...]
+    errors: tuple[Error, ...]
+
+    def counted(self) -> tuple[Finding, ...]:
+        """The findings that are not suppressed."""
+        return tuple(f for f in self.findings if f.suppressed is None)
+
+
+class Report(NamedTuple):
+    """The outcome of one run over any number of targets."""
+
+    version: str
+    """tiecheck's version."""
+    targets: tuple[TargetReport, ...]
+    """In the order given."""
+    seconds: float
+    """Wall-clock time."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every finding that counts, over all targets."""
+        return tuple(f for t in self.targets for f in t.counted())
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """Every skip, over all targets."""
+        return tuple(s for t in self.targets for s in t.skips)
+
+    @property
+    def errors(self) -> tuple[Error, ...]:
+        """Every error, over all targets."""
+        return tuple(e for t in self.targets for e in t.errors)
+
+    def tally(self, severity: Severity) -> int:
+        """How many counted findings have a severity."""
+        return sum(f.severity == severity for f in self.findings)
+
+
+def at_least(findings: Iterable[Finding], threshold: Severity) -> bool:
+    """Whether any finding reaches a threshold."""
+    floor = SEVERITIES.index(threshold)
+    return any(SEVERITIES.index(f.severity) >= floor for f in findings)
+
+
+def fingerprint(code: str, target: str, names: Iterable[str]) -> str:
+    """A stable identity for a finding: code, target and sorted names, never a line number.
+
+    Sixteen hexadecimal digits of a BLAKE2b hash; the parts are joined by NUL, which no path or name holds.
+    """
+    from hashlib import blake2b
+
+    text = "\0".join((code, target.replace("\\", "/"), *sorted(names)))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
