@@ -1,1 +1,40 @@
-"""tiecheck."""
+"""tiecheck finds broken weight tying in PyTorch models, and tells the truth about it.
+
+The names below are loaded when they are first used: importing tiecheck imports neither torch nor click.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tiecheck._version import __version__
+
+if TYPE_CHECKING:
+    from tiecheck.api import check, find_ties
+    from tiecheck.testing import assert_not_tied, assert_tied
+
+__all__ = ["__version__", "assert_not_tied", "assert_tied", "check", "find_ties"]
+
+_HOMES = {
+    "check": "tiecheck.api",
+    "find_ties": "tiecheck.api",
+    "assert_tied": "tiecheck.testing",
+    "assert_not_tied": "tiecheck.testing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module, and keep it."""
+    if name not in _HOMES:
+        message = f"module 'tiecheck' has no attribute {name!r}"
+        raise AttributeError(message)
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)

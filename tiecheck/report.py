@@ -146,6 +146,8 @@ class TargetReport(NamedTuple):
     findings: tuple[Finding, ...]
     skips: tuple[Skip, ...]
     errors: tuple[Error, ...]
+    rules_run: tuple[str, ...]
+    """Codes of the rules that could judge; the JSON report leaves it out."""
 
     def counted(self) -> tuple[Finding, ...]:
         """The findings that are not suppressed."""

@@ -1,0 +1,94 @@
+"""The rules, one file a family, and the registry that loads a family only when one of its codes is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tiecheck.errors import UsageError
+
+if TYPE_CHECKING:
+    from tiecheck.rules.base import Rule
+
+FAMILIES = {
+    "1": ("stored", "groups", "What is stored against what is declared"),
+    "2": ("files", "checkpoint", "Files"),
+    "3": ("live", "live", "The live model"),
+    "7": ("training", "scale", "Training"),
+}
+"""First digit -> the file of the family, the fact none of its rules can do without, and its title."""
+
+
+def family(digit: str) -> tuple[type[Rule], ...]:
+    """The rules of one family, by code."""
+    from tiecheck.rules.base import Rule
+
+    module = import_module(f"tiecheck.rules.{FAMILIES[digit][0]}")
+    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
+    return tuple(sorted(found, key=lambda rule: rule.code))
+
+
+def all_rules() -> tuple[type[Rule], ...]:
+    """Every rule there is, by code."""
+    return tuple(rule for digit in FAMILIES for rule in family(digit))
+
+
+def rule_of(code: str) -> type[Rule]:
+    """The rule of a code, in any case.
+
+    Raises:
+        UsageError: There is none; the nearest codes are named.
+    """
+    wanted = code.upper()
+    digit = wanted[3:4]
+    for rule in family(digit) if digit in FAMILIES else ():
+        if rule.code == wanted:
+            return rule
+    raise UsageError(f"there is no rule {code!r}{_nearest(wanted)}")
+
+
+def select(wanted: Iterable[str], ignored: Iterable[str], facts: Iterable[str]) -> tuple[type[Rule], ...]:
+    """The rules to run: chosen by codes or prefixes of codes, and with a layer that was asked for.
+
+    Args:
+        wanted: Codes or prefixes (`TIE1`); empty for all.
+        ignored: Codes or prefixes to leave out.
+        facts: The facts the target can offer; a family whose own fact is not among them is not even loaded.
+
+    Raises:
+        UsageError: A prefix that fits no rule.
+    """
+    chosen = tuple(p.upper() for p in wanted) or ("TIE",)
+    left_out = tuple(p.upper() for p in ignored)
+    for prefix in (*chosen, *left_out):
+        _check_prefix(prefix)
+    there = set(facts)
+    return tuple(
+        rule
+        for digit, (_, fact, _title) in FAMILIES.items()
+        if fact in there and any(_may_match(p, digit) for p in chosen)
+        for rule in family(digit)
+        if rule.code.startswith(chosen) and not (left_out and rule.code.startswith(left_out))
+    )
+
+
+def _may_match(prefix: str, digit: str) -> bool:
+    return prefix.startswith(f"TIE{digit}") or f"TIE{digit}".startswith(prefix)
+
+
+def _check_prefix(prefix: str) -> None:
+    if "TIE".startswith(prefix) and prefix:
+        return
+    digit = prefix[3:4]
+    if prefix.startswith("TIE") and digit in FAMILIES and any(r.code.startswith(prefix) for r in family(digit)):
+        return
+    raise UsageError(f"no rule's code begins with {prefix!r}{_nearest(prefix)}")
+
+
+def _nearest(code: str) -> str:
+    import difflib
+
+    codes = [rule.code for rule in all_rules()]
+    near = difflib.get_close_matches(code, codes, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(sorted(near))}" if near else f"; there are {', '.join(codes)}"

@@ -1,0 +1,59 @@
+"""The Python doors: the same check as the command line's, and the bare facts of a live module."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.config import Config
+from tiecheck.report import Report
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.facts import Tie
+
+
+def check(target: str | os.PathLike[str] | nn.Module, **options: Any) -> Report:
+    """Check a model and return what was found; nothing is printed.
+
+    Args:
+        target: What `tiecheck TARGET` takes, or a live `nn.Module`. A module is looked at as it is: no parameter is
+            touched. Only where it looks untrained, and its tied matrix far too large for a head, one forward pass
+            on random tokens measures the logits, in eval mode, which is restored together with the random state.
+        options: Fields of `tiecheck.config.Config`: `select`, `ignore`, `fail_on`, `strict`, `values`, `live`,
+            `load`, `trust_remote_code`.
+
+    Returns:
+        The report. A target that cannot be read is in its `errors`, as on the command line.
+
+    Raises:
+        UsageError: A rule code that does not exist.
+        TypeError: An option that does not exist.
+    """
+    from tiecheck.engine import run, run_module
+
+    for name in ("select", "ignore"):
+        value = options.get(name, ())
+        options[name] = (value,) if isinstance(value, str) else tuple(value)
+    config = Config(**options)
+    if isinstance(target, (str, os.PathLike)):
+        return run((os.fspath(target),), config)
+    return run_module(target, config)
+
+
+def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tuple[Tie, ...]:
+    """The groups of names of a module that share a module, a `Parameter` or memory. Facts only, no judgement.
+
+    Args:
+        module: Any `nn.Module`; cycles, aliased graphs, lazy, meta and quantised parameters included.
+        buffers: Whether shared buffers are listed too.
+        cap: How many names a group lists at most; `names_total` is the true number.
+
+    Returns:
+        The groups, sorted by first name. A group declared as tied whose members are copies, separate or absent is
+        in the report of `check`, not here.
+    """
+    from tiecheck.collect.live import find_ties as find
+
+    return find(module, buffers=buffers, cap=cap)

@@ -1,0 +1,103 @@
+"""The groups of a report: what each layer says of a group, side by side in one entry."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from tiecheck.facts import DeclaredTie, Group, Kind, LiveModel, Tie
+from tiecheck.report import AliasEntry, TieEntry
+
+T = TypeVar("T", Tie, DeclaredTie)
+
+
+def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:
+    """Static groups with the live layer's word where there is one, then what only the live layer knows.
+
+    Returns:
+        Sorted by first name.
+    """
+    ties = list(live.ties) if live else []
+    declared = list(live.declared) if live else []
+    entries = []
+    for group in groups:
+        tie = _take(ties, group.names)
+        claim = _take(declared, group.names)
+        entries.append(_from_group(group, tie, claim, live is not None))
+    for tie in ties:
+        claim = _take(declared, tie.names)
+        entries.append(_from_tie(tie, claim, live))
+    entries += [_from_claim(claim) for claim in declared]
+    return tuple(sorted(entries, key=lambda entry: entry.names))
+
+
+def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:
+    """The aliased modules of the live layer."""
+    return tuple(AliasEntry(a.paths, a.paths_total, a.class_name, a.names) for a in live.aliases) if live else ()
+
+
+def _take(items: list[T], names: tuple[str, ...]) -> T | None:
+    """Take out the first item that shares a name."""
+    wanted = set(names)
+    for i, item in enumerate(items):
+        if not wanted.isdisjoint(item.names):
+            return items.pop(i)
+    return None
+
+
+def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_live: bool) -> TieEntry:
+    tensor = group.tensors[0] if group.tensors else None
+    kind: Kind | None = tie.kind if tie else claim.kind if claim else None
+    kind_from: Literal["live", "table"] | None = "live" if kind else None
+    if kind is None and group.kind is not None and not has_live:
+        kind, kind_from = group.kind, "table"
+    names = tuple(sorted({*group.names, *(tie.names if tie else ())}))
+    by = tuple(sorted({*group.declared_by, *(claim.by if claim else ())}))
+    return TieEntry(
+        names=names,
+        names_total=tie.names_total if tie else len(names),
+        kind=kind,
+        kind_from=kind_from,
+        stored=group.stored,
+        stored_names=group.stored_names,
+        declared=True if claim else group.declared,
+        declared_by=by,
+        shape=tensor.shape if tensor else tie.shape if tie else None,
+        dtype=tensor.dtype if tensor else tie.dtype if tie else None,
+        nbytes=tensor.nbytes if tensor else tie.nbytes if tie else None,
+        reason=group.reason or (claim.reason if claim else None),
+    )
+
+
+def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> TieEntry:
+    nobody = live is not None and live.library is None
+    return TieEntry(
+        names=tie.names,
+        names_total=tie.names_total,
+        kind=tie.kind,
+        kind_from="live",
+        stored=None,
+        stored_names=(),
+        declared=True if claim else None if nobody else False,
+        declared_by=claim.by if claim else (),
+        shape=tie.shape,
+        dtype=tie.dtype,
+        nbytes=tie.nbytes,
+        reason=tie.reason,
+    )
+
+
+def _from_claim(claim: DeclaredTie) -> TieEntry:
+    return TieEntry(
+        names=claim.names,
+        names_total=len(claim.names),
+        kind=claim.kind,
+        kind_from="live",
+        stored=None,
+        stored_names=(),
+        declared=True,
+        declared_by=claim.by,
+        shape=None,
+        dtype=None,
+        nbytes=None,
+        reason=claim.reason,
+    )

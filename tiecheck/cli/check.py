@@ -1,0 +1,85 @@
+"""`tiecheck check TARGET...`: judge."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from tiecheck.config import Config
+from tiecheck.errors import UsageError
+
+
+def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Codes given one by one or with commas."""
+    return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
+
+
+@click.command("check", short_help="Judge models: which names are tied, how, and what is wrong.")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option("--live", is_flag=True, help="Also build the class, on the meta device and without weights.")
+@click.option("--load", is_flag=True, help="Also load the weights. Implies --live.")
+@click.option("--trust-remote-code", is_flag=True, help="Let a directory's own modeling file run. Implies --live.")
+@click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
+@click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="The mildest severity that makes the exit status 1.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 when a rule had to be skipped.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 in spite of findings; what cannot be checked stays 2.")
+@click.option(
+    "--values",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Whether tensor bytes may be read to compare stored copies.",
+)
+@click.option(
+    "-f",
+    "--output-format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT[=FILE]",
+    help="text (default) or json; repeatable, with =FILE it is written there.",
+)
+@click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")
+@click.option("-v", "--verbose", is_flag=True, help="Also the evidence of targets that pass.")
+@click.option(
+    "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours."
+)
+def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) -> None:
+    """Judge TARGETs: model directories, weights files, or `module:attribute` to build.
+
+    A directory is read by its headers and config, and by bytes where two members of a group are stored. Nothing
+    is imported and no code is run unless --live, --load or --trust-remote-code asks for it. `module:attribute` and
+    `file.py:attribute` run that code.
+
+    Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
+    """
+    from tiecheck.engine import exit_status, run
+    from tiecheck.render import Style, parse_outputs, write_report
+
+    config = Config(
+        select=options["select"],
+        ignore=options["ignore"],
+        fail_on=options["fail_on"],
+        strict=options["strict"],
+        values=options["values"],
+        live=options["live"],
+        load=options["load"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+    style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
+    try:
+        outputs = parse_outputs(formats, options["output_file"])
+        report = run(targets, config)
+        write_report(report, outputs, style)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))

@@ -1,0 +1,131 @@
+"""The tie table: what is known about a model's class without importing it.
+
+The table is made by `python -m tiecheck.data.generate`, which asks transformers itself. Here it is
+only searched: one read of the file, one search for the class's line, and its shapes alone parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tiecheck.facts import Architecture, Kind, TieSpec
+
+_TABLE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "architectures.txt")  # noqa: PTH118, PTH120
+_text: list[bytes] = []
+
+
+def load_architecture(
+    class_name: str | None,
+    model_type: str | None,
+    width: int | None = None,
+    config: Mapping[str, object] | None = None,
+) -> Architecture:
+    """What the tie table knows of a class.
+
+    Args:
+        class_name: The class, as `architectures` in a `config.json` names it.
+        model_type: The config's model type: one class name may serve several.
+        width: The model's width, for a head scale that hangs on it.
+        config: The parsed `config.json`; where several levels can decide a group, the level that decides for this
+            config is given.
+    """
+    origin = f"transformers {table_version()}"
+    if not class_name:
+        return Architecture(class_name, False, (), f"{origin}: the config names no class", None)
+    rows = _rows(class_name)
+    if not rows:
+        return Architecture(class_name, False, (), f"{origin} does not have {class_name}", None)
+    fitting = [row for row in rows if model_type is None or model_type in row[0].split(",")]
+    if len({row[1] for row in fitting}) != 1:
+        types = ", ".join(sorted(t for row in rows for t in row[0].split(",")))
+        return Architecture(class_name, False, (), f"{origin} has {class_name} for model type {types} only", None)
+    ties = [tie for key in fitting[0][1].split(",") if key for tie in _ties(_shape(key), config or {})]
+    scale = _scale(fitting[0][2], width, config or {})
+    return Architecture(class_name, True, tuple(sorted(ties)), origin, scale)
+
+
+def table_version() -> str:
+    """The transformers version that the table was made from."""
+    return _table()[: _table().index(b"\n")].split(b"\t")[2].decode()
+
+
+def _table() -> bytes:
+    if not _text:
+        with open(_TABLE, "rb") as file:  # noqa: PTH123 - pathlib costs a start more than this whole module
+            _text.append(file.read())
+    return _text[0]
+
+
+def _rows(class_name: str) -> list[list[str]]:
+    """Model types, shape keys and head scale of every line of a class."""
+    table, wanted, rows = _table(), f"\n{class_name}\t".encode(), []
+    start = table.find(wanted)
+    while start >= 0:
+        end = table.index(b"\n", start + 1)
+        rows.append(table[start + len(wanted) : end].decode().split("\t"))
+        start = table.find(wanted, end)
+    return rows
+
+
+def _shape(key: str) -> dict[str, Any]:
+    table, wanted = _table(), f"\n={key}\t".encode()
+    start = table.index(wanted) + len(wanted)
+    shape: dict[str, Any] = json.loads(table[start : table.index(b"\n", start)])
+    return shape
+
+
+def _ties(shape: dict[str, Any], config: Mapping[str, object]) -> list[TieSpec]:
+    level, on, off = _decider(shape, config)
+    kind: Kind = shape.get("k", "parameter")
+    also = {int(i): stems for i, stems in shape.get("a", {}).items()}
+    ties = []
+    for end in shape["x"]:
+        names = tuple(stem + end for stem in shape["n"])
+        spellings = {names[i]: tuple(stem + end for stem in stems) for i, stems in also.items()}
+        silent = shape["t"][0] == "1"
+        ties.append(TieSpec(names, names[shape["s"]], kind, silent, on, off, level, "e" not in shape, spellings))
+    return ties
+
+
+def _decider(shape: dict[str, Any], config: Mapping[str, object]) -> tuple[tuple[str, ...], bool, bool]:
+    """The level whose flag decides a group, and what its true and false do.
+
+    Where the table knows of further levels, the config is asked which of them speaks: transformers 5.23 forwards
+    a nested flag for some classes (`LlavaConfig`, `Qwen2VLConfig`).
+    """
+    level, (_, on, off) = tuple(shape.get("l", ())), (bit == "1" for bit in shape["t"])
+    main = _flag(config, level)
+    for other_level, bits in shape.get("o", ()):
+        other = _flag(config, other_level)
+        if other is None:
+            continue
+        true, false = bits[0] == "1", bits[1] == "1"
+        if main is None and (true if other else false) != (shape["t"][0] == "1"):
+            return tuple(other_level), true, false
+        if main is not None and main != other and (bits[2 if other else 3] == "1") != (on if main else off):
+            return tuple(other_level), true, false
+    return level, on, off
+
+
+def _flag(config: Mapping[str, object], level: Any) -> bool | None:
+    found: object = config
+    for key in (*level, "tie_word_embeddings"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, bool) else None
+
+
+def _scale(tag: str, width: int | None, config: Mapping[str, object]) -> float | None:
+    """A head scale by its tag: `1`, `d^-0.5` (of the width), `config:KEY`, `1/config:KEY`; None where not known."""
+    if tag == "1":
+        return 1.0
+    if tag == "d^-0.5":
+        return width**-0.5 if width else None
+    if ":" in tag:
+        operation, key = tag.split(":")
+        value = config.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value:
+            return float(value) if operation == "config" else 1.0 / value
+    return None

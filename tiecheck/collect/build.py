@@ -1,0 +1,141 @@
+"""Building what is to be looked at live: a directory's class, or an attribute the user named.
+
+Building runs code, so it happens only where it was asked for: `--live` runs transformers' own classes,
+`--trust-remote-code` the directory's, and `module:attribute` what it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tiecheck.config import Config
+from tiecheck.errors import MissingExtraError, TargetError
+from tiecheck.facts import Checkpoint, ModelConfig, Unknown
+from tiecheck.targets import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Built(NamedTuple):
+    """A module that was built, and how."""
+
+    module: nn.Module
+    """The model."""
+    origin: str
+    """`built on meta` or `loaded`."""
+
+
+def build_directory(
+    root: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config
+) -> Built | Unknown:
+    """The class a model directory names, on the meta device, or with its weights.
+
+    Args:
+        root: The directory.
+        model: Its config.
+        checkpoint: Its weights; a loaded model needs them.
+        config: Says whether weights are loaded and whether the directory's own code may run.
+
+    Returns:
+        The module, or why it was not built.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+    """
+    if model is None:
+        return Unknown("there is no config.json to build the class from")
+    if model.remote_code and not config.trust_remote_code:
+        return Unknown(f"{model.class_name or 'the class'} is the directory's own code; --trust-remote-code runs it")
+    if config.load and checkpoint is None:
+        return Unknown("there are no weights to load")
+    try:
+        from tiecheck.collect.transformers_loading import build_pretrained
+    except ImportError as error:
+        raise MissingExtraError("Building the class", "live") from error
+    with _quiet():
+        return build_pretrained(root, model, load=config.load, trust=config.trust_remote_code)
+
+
+def build_attribute(target: Target) -> nn.Module:
+    """The module a `package.module:attribute` or `file.py:attribute` names. Runs that code.
+
+    The attribute may be a module, or a class or function that returns one when called without arguments.
+
+    Raises:
+        TargetError: It cannot be imported, is not there, raises, or gives no module.
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        from torch import nn
+    except ImportError as error:
+        raise MissingExtraError("Building a model", "live") from error
+    with _quiet():
+        value = _attribute(target)
+        if not isinstance(value, nn.Module) and callable(value):
+            try:
+                value = value()
+            except Exception as error:
+                raise TargetError(
+                    f"{target.text}: calling it raised {type(error).__name__}: {error}", target.path
+                ) from error
+    if not isinstance(value, nn.Module):
+        raise TargetError(f"{target.text} gives a {type(value).__name__}, not a torch.nn.Module", target.path)
+    return value
+
+
+def _attribute(target: Target) -> Any:
+    value = _import(target)
+    for part in (target.attribute or "").split("."):
+        if not hasattr(value, part):
+            import difflib
+
+            near = difflib.get_close_matches(part, dir(value), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TargetError(f"{target.path} has no {part!r}{hint}", target.path)
+        value = getattr(value, part)
+    return value
+
+
+def _import(target: Target) -> Any:
+    import importlib
+    import importlib.util
+
+    try:
+        if not target.path.endswith(".py"):
+            with _on_path(os.getcwd()):
+                return importlib.import_module(target.path)
+        name = f"_tiecheck_target_{os.path.splitext(os.path.basename(target.path))[0]}"
+        spec = importlib.util.spec_from_file_location(name, target.path)
+        if spec is None or spec.loader is None:
+            raise TargetError(f"{target.path} cannot be imported", target.path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickles look their own module up
+        with _on_path(os.path.dirname(os.path.abspath(target.path))):
+            spec.loader.exec_module(module)
+    except TargetError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"importing {target.path} raised {type(error).__name__}: {error}", target.path) from error
+    return module
+
+
+@contextlib.contextmanager
+def _on_path(directory: str) -> Iterator[None]:
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(directory)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard output carries the report alone: what the built code prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

@@ -1,0 +1,128 @@
+"""The stored layer: which weights a directory holds, and their headers. No tensor is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from tiecheck.collect.files import inside, parse_json, read_bytes
+from tiecheck.errors import TargetError
+from tiecheck.facts import Checkpoint, Shard
+
+PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
+LATER_ENDINGS = {".gguf": "GGUF", ".onnx": "ONNX"}
+INDEX_ENDING = ".index.json"
+
+# What `from_pretrained` looks for, in its order (transformers 5.23, `_get_resolved_checkpoint_files`).
+STANDARD_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+class _Found(NamedTuple):
+    """The weight files of a target, before any is opened."""
+
+    files: tuple[str, ...]
+    index: str | None
+    weight_map: Mapping[str, str]
+    missing: tuple[str, ...]
+
+
+def read_checkpoint(path: str) -> Checkpoint | None:
+    """The headers of a model directory, of one weights file, or of an index with its shards.
+
+    Args:
+        path: A directory, or a file that ends in `.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt` or `.index.json`.
+
+    Returns:
+        None for a directory that holds no weights.
+
+    Raises:
+        TargetError: A file is broken, refused, or of a format that is not read.
+    """
+    if os.path.isdir(path):
+        root = path
+        name = _pick(root)
+        if name is None:
+            return None
+    else:
+        root, name = os.path.split(os.path.abspath(path))
+    found = _from_index(root, name) if name.endswith(INDEX_ENDING) else _from_file(root, name)
+    return _read(root, found)
+
+
+def _pick(root: str) -> str | None:
+    """The file of a directory that names its weights: the standard ones first, then one that stands alone."""
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise TargetError(f"{root} cannot be listed: {error.strerror or error}", root) from error
+    there = set(names)
+    for name in STANDARD_NAMES:
+        if name in there:
+            return name
+    for ending in (".safetensors" + INDEX_ENDING, ".bin" + INDEX_ENDING, ".safetensors", *PICKLE_ENDINGS):
+        alike = [
+            n for n in names if n.endswith(ending) and not n.startswith(("adapter_", "optimizer", "training_args"))
+        ]
+        if len(alike) > 1:
+            raise TargetError(
+                f"{root} holds {len(alike)} files like {alike[0]} and neither an index nor a standard name says which "
+                "is the model; name one of them",
+                root,
+            )
+        if alike:
+            return alike[0]
+    return None
+
+
+def _from_file(root: str, name: str) -> _Found:
+    ending = os.path.splitext(name)[1]
+    if ending in LATER_ENDINGS:
+        raise TargetError(f"{name} is a {LATER_ENDINGS[ending]} file, which this version does not read yet", name)
+    if ending not in (".safetensors", *PICKLE_ENDINGS):
+        known = ", ".join((".safetensors", *PICKLE_ENDINGS, INDEX_ENDING))
+        raise TargetError(f"{name} is no weights file that is known by its ending ({known})", name)
+    return _Found((name,), None, {}, ())
+
+
+def _from_index(root: str, name: str) -> _Found:
+    """The shards an index names, each inside the directory; those that are not there are listed apart."""
+    path = inside(root, name)
+    data = parse_json(read_bytes(path, path), path, path)
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise TargetError(f"{path} is no index: it lacks the `weight_map` of names to files", path)
+    if not weight_map:
+        raise TargetError(f"{path} names no tensor at all", path)
+    files, missing = [], []
+    for file in sorted(set(weight_map.values())):
+        if os.path.normpath(file) != file or os.path.dirname(file) or file.startswith(".."):
+            raise TargetError(f"{path} names a shard outside its own directory, {file!r}, which is not read", path)
+        (files if os.path.lexists(os.path.join(root, file)) else missing).append(file)
+    return _Found(tuple(files), name, weight_map, tuple(missing))
+
+
+def _read(root: str, found: _Found) -> Checkpoint:
+    names = found.files or found.missing
+    pickled = not names[0].endswith(".safetensors")
+    form: Literal["safetensors", "pickle"] = "pickle" if pickled else "safetensors"
+    paths = [(inside(root, name), name) for name in found.files]
+    if pickled:
+        from tiecheck.collect.pickles import read_pickles
+
+        shards, slots = read_pickles(paths)
+    else:
+        from tiecheck.collect.safetensors_header import read_shard
+
+        shards, slots = tuple(read_shard(path, name) for path, name in paths), {}
+    return Checkpoint(form, root, shards, found.index, found.weight_map, found.missing, slots)
+
+
+def shard_total(shards: tuple[Shard, ...]) -> int:
+    """How many entries the shards hold together."""
+    return sum(len(shard.entries) for shard in shards)

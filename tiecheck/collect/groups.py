@@ -1,0 +1,176 @@
+"""Tie groups as the static layers see them: what config and class declare, and what the checkpoint stores.
+
+Names and kinds come from the tie table, which asked the library itself. A class the table lacks (remote
+code) is judged by names, shapes and config, and each of its groups says so (`inferred`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from tiecheck.facts import Architecture, Checkpoint, Flag, Group, Kind, ModelConfig, StoredTensor, TieSpec, Unknown
+
+Values = Literal["auto", "never", "always"]
+
+
+class _Claim(NamedTuple):
+    """Who says what about one group."""
+
+    tied: bool | None
+    by: tuple[str, ...]
+    flag: Flag | None
+    reason: str | None
+
+
+def build_groups(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint | None, values: Values
+) -> tuple[Group, ...] | Unknown:
+    """Every tie group that the class, or failing that the names, suggest.
+
+    Args:
+        config: The model's config, where there is one.
+        architecture: What the tie table knows of the class.
+        checkpoint: The stored layer, where there is one.
+        values: Whether bytes may be read.
+
+    Returns:
+        The groups, sorted by first name; none for a class that ties nothing. Unknown where neither the table
+        nor the names tell.
+    """
+    if architecture.known:
+        groups = [_from_table(config, architecture, spec, checkpoint, values) for spec in architecture.ties]
+        return tuple(sorted((g for g in groups if g is not None), key=lambda g: g.names))
+    if checkpoint is None:
+        return Unknown(f"{architecture.origin}, and there are no weights to tell from")
+    from tiecheck.collect.guess import guess_groups
+
+    guessed = guess_groups(config, checkpoint)
+    if isinstance(guessed, Unknown):
+        return Unknown(f"{architecture.origin}, and {guessed.reason}")
+    return tuple(
+        _with_stored(g, checkpoint, [(n, n) for n in g.stored_names], values, architecture.origin) for g in guessed
+    )
+
+
+def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:
+    """What the flag at the controlling level says, or the class's default where no level speaks."""
+    flags = [f for f in config.flags if f.key == "tie_word_embeddings" and isinstance(f.value, bool)] if config else []
+    flag = next((f for f in flags if f.level == spec.level), None)
+    owner = f"{architecture.class_name} ({architecture.origin})"
+    if config and flag:
+        tied = spec.on if flag.value else spec.off
+        by = f"{config.path}:{flag.dotted}" if tied == flag.value else f"{owner}, whatever the flag says"
+        return _Claim(tied, (by,), flag, None)
+    if spec.on == spec.off == spec.silent:
+        return _Claim(spec.silent, (f"{owner}, whatever the flag says",), None, None)
+    if flags:
+        where = ".".join((*spec.level, "tie_word_embeddings"))
+        return _Claim(None, (), flags[0], f"{flags[0].dotted} is set and {where}, which decides, is not")
+    return _Claim(spec.silent, (f"default of {owner}",), None, None)
+
+
+def _from_table(
+    config: ModelConfig | None,
+    architecture: Architecture,
+    spec: TieSpec,
+    checkpoint: Checkpoint | None,
+    values: Values,
+) -> Group | None:
+    claim = _claim(config, architecture, spec)
+    group = Group(
+        names=spec.names,
+        source=spec.source,
+        kind=spec.kind if claim.tied else None,
+        declared=claim.tied,
+        declared_by=claim.by,
+        flag=claim.flag,
+        default=spec.silent,
+        forced=spec.off,
+        stored=None,
+        stored_names=(),
+        missing=(),
+        tensors=(),
+        comparison=None,
+        reason=claim.reason,
+        inferred=False,
+    )
+    if checkpoint is None:
+        return group
+    pairs = _stored_pairs(spec, checkpoint)
+    if not spec.exact and len(pairs) < len(spec.names):
+        # One name a layer: the default config's names need not be this model's.
+        if not pairs:
+            return None
+        return group._replace(
+            stored="unknown",
+            stored_names=tuple(sorted(stored for _, stored in pairs)),
+            reason="its names depend on the config, and the table has those of the default config",
+        )
+    return _with_stored(group, checkpoint, pairs, values, None)
+
+
+def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """The class's name and the stored name of each member that the checkpoint holds, each stored name once."""
+    pairs: list[tuple[str, str]] = []
+    taken: set[str] = set()
+    for name in spec.names:
+        for spelling in (name, *spec.spellings.get(name, ())):
+            if spelling not in taken and spelling in checkpoint:
+                pairs.append((name, spelling))
+                taken.add(spelling)
+                break
+    return pairs
+
+
+def _with_stored(
+    group: Group, checkpoint: Checkpoint, pairs: list[tuple[str, str]], values: Values, reason: str | None
+) -> Group:
+    """The group with its stored members, compared where there are two or more."""
+    stored_names = tuple(sorted(stored for _, stored in pairs))
+    there = {name for name, _ in pairs}
+    tensors = tuple(t for t in (checkpoint.tensor(n) for n in stored_names) if t is not None)
+    missing = tuple(n for n in group.names if n not in there)
+    packed = _packed(checkpoint, missing) if group.declared is not True and not group.inferred else None
+    if packed:
+        return group._replace(stored="unknown", stored_names=stored_names, tensors=tensors, reason=packed)
+    group = group._replace(
+        stored_names=stored_names,
+        missing=missing,
+        tensors=tensors,
+        reason=group.reason or reason,
+    )
+    if len(pairs) < 2:
+        return group._replace(stored="absent")
+    if len(tensors) < len(stored_names):
+        absent = [n for n in stored_names if all(t.name != n for t in tensors)]
+        return group._replace(
+            stored="unknown", reason=f"{absent[0]} is in a file that is not here ({checkpoint.weight_map[absent[0]]})"
+        )
+    return _compared(group, checkpoint, tensors, values)
+
+
+def _packed(checkpoint: Checkpoint, missing: tuple[str, ...]) -> str | None:
+    """Whether a missing member's module is stored in another form: quantisers write `lm_head.qweight` and scales."""
+    for name in missing:
+        owner = name.rpartition(".")[0]
+        other = next((n for n in checkpoint.names() if owner and n.startswith(f"{owner}.")), None)
+        if other is not None and not other.endswith(".bias"):
+            return f"{owner} is stored in another form ({other})"
+    return None
+
+
+def _compared(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:
+    if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
+        return group._replace(stored="separate", reason="the members differ in shape or dtype")
+    slots = [checkpoint.slots.get(t.name) for t in tensors]
+    if slots[0] is not None and all(slot == slots[0] for slot in slots):
+        return group._replace(stored="storage")
+    if values == "never":
+        return group._replace(stored="unknown", reason="the bytes were not to be read (--values never)")
+    from tiecheck.collect.values import compare
+
+    result = compare(checkpoint, tensors)
+    if isinstance(result, Unknown):
+        return group._replace(stored="unknown", reason=result.reason)
+    kind: Kind = "copy" if result.equal else "separate"
+    return group._replace(stored=kind, comparison=result)

@@ -1,0 +1,168 @@
+"""Which facts each type of target offers, and how each is made. What was not asked for is not on offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.collect.config import read_config
+from tiecheck.collect.store import Facts
+from tiecheck.config import Config
+from tiecheck.facts import Architecture, Checkpoint, Group, LiveModel, ModelConfig, Unknown
+from tiecheck.targets import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.collect.build import Built
+
+
+def facts_of(target: Target, config: Config) -> Facts:
+    """The facts of a target given as text.
+
+    Config and headers of a checkpoint are read at once: what is wrong with them is an error of the target, where
+    a later layer that fails is a skip of its rules.
+
+    Raises:
+        TiecheckError: The target cannot be read.
+    """
+    if target.type == "module":
+        from tiecheck.collect.build import build_attribute
+
+        return module_facts(build_attribute(target), config)
+    return _checkpoint_facts(target, config)
+
+
+def _checkpoint_facts(target: Target, config: Config) -> Facts:
+    import os
+
+    from tiecheck.collect.checkpoint import read_checkpoint
+
+    root = target.directory or os.path.dirname(os.path.abspath(target.path))
+    model = read_config(root)
+    checkpoint = read_checkpoint(target.path)
+    providers: dict[str, Callable[[Facts], Any]] = {
+        "config": lambda _: model if model is not None else Unknown("there is no config.json"),
+        "checkpoint": lambda _: checkpoint if checkpoint is not None else Unknown("there are no weights"),
+        "architecture": lambda _: _architecture(model),
+        "groups": lambda facts: _groups(facts, model, checkpoint, config),
+        "scale": lambda facts: _stored_scale(facts, checkpoint, config),
+    }
+    if config.wants_live:
+        from tiecheck.collect.build import build_directory
+
+        providers["built"] = lambda _: build_directory(root, model, checkpoint, config)
+        providers["live"] = _live
+        providers["scale"] = lambda facts: _built_scale(facts, checkpoint)
+    return Facts(providers)
+
+
+def module_facts(module: nn.Module, config: Config) -> Facts:
+    """The facts of a live module that somebody else made."""
+
+    def live(_: Facts) -> LiveModel:
+        from tiecheck.collect.live import collect_live
+
+        return collect_live(module, origin="given")
+
+    def scale(facts: Facts) -> Any:
+        from tiecheck.collect.scale_live import live_scale
+
+        model: LiveModel = facts.get("live")
+        if config.values == "never":
+            return Unknown("the values were not to be read (--values never)")
+        return tuple(live_scale(module, tie.names) for tie in model.ties if _head_like(tie.shape))
+
+    return Facts({"live": live, "scale": scale})
+
+
+def _head_like(shape: tuple[int, ...] | None) -> bool:
+    """Whether a tied tensor can be embedding and head at once: two dimensions, a row a token."""
+    return shape is not None and len(shape) == 2 and shape[0] > 1 and shape[1] > 1
+
+
+def _architecture(model: ModelConfig | None) -> Architecture:
+    from tiecheck.collect.architectures import load_architecture
+
+    if model is None:
+        return load_architecture(None, None)
+    if model.remote_code:
+        return Architecture(
+            model.class_name, False, (), f"{model.class_name} is the directory's own code, which was not run", None
+        )
+    width = model.integer("hidden_size", "d_model", "n_embd")
+    return load_architecture(model.class_name, model.model_type, width=width, config=model.data)
+
+
+def _groups(
+    facts: Facts, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config
+) -> tuple[Group, ...] | Unknown:
+    from tiecheck.collect.groups import build_groups
+
+    if checkpoint is None:
+        return Unknown("there are no weights in the directory")
+    return build_groups(model, facts.get("architecture"), checkpoint, config.values)
+
+
+def _stored_scale(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> Any:
+    """What the stored bytes alone say of the scale of each tied, stored matrix."""
+    groups = facts.get("groups")
+    if isinstance(groups, Unknown):
+        return groups
+    if config.values == "never":
+        return Unknown("the values were not to be read (--values never)")
+    if checkpoint is None or checkpoint.format != "safetensors":
+        return Unknown("the scale is read from safetensors only; use --load")
+    from tiecheck.collect.scale import stored_scale
+
+    architecture: Architecture = facts.get("architecture")
+    return tuple(
+        stored_scale(checkpoint, checkpoint.root, group.names, group.stored_names[0], architecture.head_scale)
+        for group in groups
+        if group.declared and group.tensors and _head_like(group.tensors[0].shape)
+    )
+
+
+def _live(facts: Facts) -> LiveModel | Unknown:
+    built: Built | Unknown = facts.get("built")
+    if isinstance(built, Unknown):
+        return built
+    from tiecheck.collect.live import collect_live
+
+    return collect_live(built.module, origin=built.origin)
+
+
+def _built_scale(facts: Facts, checkpoint: Checkpoint | None) -> Any:
+    """The scale by the class that was built: with its weights, or on meta with the stored bytes' deviation."""
+    built: Built | Unknown = facts.get("built")
+    live: LiveModel | Unknown = facts.get("live")
+    if isinstance(built, Unknown):
+        return built
+    if isinstance(live, Unknown):
+        return live
+    from tiecheck.collect.scale_live import live_scale
+
+    names = [tie.names for tie in live.ties if _head_like(tie.shape)]
+    if built.origin == "loaded":
+        return tuple(live_scale(built.module, group) for group in names)
+    if checkpoint is None or checkpoint.format != "safetensors":
+        return Unknown("on meta there are no values, and there is no safetensors file to read them from; use --load")
+    from tiecheck.collect.scale import stored_scale
+
+    return tuple(_meta_scale(built, checkpoint, group, stored_scale, live_scale) for group in names)
+
+
+def _meta_scale(
+    built: Built, checkpoint: Checkpoint, names: tuple[str, ...], stored_scale: Any, live_scale: Any
+) -> Any:
+    """The deviation from the file, the way from head to logits from the module on meta."""
+    stored = next((name for name in names if name in checkpoint), None)
+    if stored is None:
+        return Unknown(f"none of {', '.join(names)} is stored under that name")
+    scale = stored_scale(checkpoint, checkpoint.root, names, stored, None)
+    if isinstance(scale, Unknown) or not scale.untrained:
+        return scale
+    traced = live_scale(built.module, names, std=scale.std)
+    if isinstance(traced, Unknown):
+        return traced
+    return traced._replace(untrained=scale.untrained, evidence=scale.evidence)

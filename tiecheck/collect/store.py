@@ -1,0 +1,43 @@
+"""The facts of one target, each made when a rule first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tiecheck.errors import TiecheckError
+from tiecheck.facts import Unknown
+
+
+class Facts:
+    """The facts of one target, each made on demand and once.
+
+    A provider returns the fact or an `Unknown`; an exception of ours in one becomes an `Unknown` too, since by
+    then the target has been read and only that layer fails.
+    """
+
+    def __init__(self, providers: Mapping[str, Callable[[Facts], Any]]) -> None:
+        self._providers = providers
+        self._made: dict[str, Any] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the layer behind a fact was asked for at all."""
+        return name in self._providers
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the facts on offer."""
+        return iter(self._providers)
+
+    def get(self, name: str) -> Any:
+        """The fact, or the Unknown that stands for it."""
+        if name not in self._made:
+            try:
+                self._made[name] = self._providers[name](self)
+            except TiecheckError as error:
+                self._made[name] = Unknown(str(error))
+        return self._made[name]
+
+    def known(self, name: str) -> Any:
+        """The fact, or None where it is unknown or was not asked for."""
+        value = self.get(name) if name in self else None
+        return None if isinstance(value, Unknown) else value

@@ -1,0 +1,242 @@
+"""The one place that knows torch's private names and quirks. Each says the version that showed it (2.13.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from tiecheck.collect.live_memory import View, dims_of
+
+ADDRESSED = frozenset({"cpu", "cuda", "xpu"})
+"""Devices whose `data_ptr()` is an address. On mps it is an object's address plus an offset, on meta and xla 0."""
+
+PLAIN: frozenset[type] = frozenset({Tensor, nn.Parameter})
+"""Types without code of their own: anything else may answer `data_ptr()` with an error, a warning or 0."""
+
+CHUNK = 1 << 22
+"""Bytes that are compared at once, at most."""
+
+_is_cpu = attrgetter("is_cpu")
+_nbytes = attrgetter("nbytes")
+
+
+class Spans(NamedTuple):
+    """Where the dense plain CPU tensors among some tensors lie, and which tensors are left for a closer look."""
+
+    positions: list[int]
+    """Position of each such tensor."""
+    starts: list[int]
+    """Address of its first byte."""
+    ends: list[int]
+    """Address after its last byte."""
+    rest: list[int]
+    """Positions of the other tensors."""
+
+
+class Look(NamedTuple):
+    """How a tensor looks, in plain words; None where it cannot say (lazy, sparse)."""
+
+    shape: tuple[int, ...] | None
+    """Shape."""
+    dtype: str | None
+    """Element type without `torch.`."""
+    nbytes: int | None
+    """Bytes of its elements."""
+    device: str | None
+    """Device."""
+
+
+def quiet() -> torch._C.DisableTorchFunction:
+    """A context in which no `__torch_function__`, of a subclass or a mode, sees what we ask of tensors."""
+    return torch._C.DisableTorchFunction()
+
+
+def cpu_spans(tensors: Sequence[Tensor]) -> Spans:
+    """The byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
+
+    A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`.
+    A sparse tensor raises from `nbytes`, so that one of these sends all to the closer look.
+    """
+    everything = list(range(len(tensors)))
+    positions = everything
+    chosen: Sequence[Tensor] = tensors
+    try:
+        if not (PLAIN.issuperset(map(type, tensors)) and all(map(_is_cpu, tensors))):
+            positions = [i for i, t in enumerate(tensors) if type(t) in PLAIN and t.is_cpu]
+            chosen = [tensors[i] for i in positions]
+        if not all(map(Tensor.is_contiguous, chosen)):
+            positions = [i for i in positions if tensors[i].is_contiguous()]
+            chosen = [tensors[i] for i in positions]
+        starts = list(map(Tensor.data_ptr, chosen))
+        sizes = list(map(_nbytes, chosen))
+    except (RuntimeError, NotImplementedError):
+        return Spans([], [], [], everything)
+    if 0 in starts or 0 in sizes:  # a zero-size tensor has address 0; a functional tensor has it with elements
+        keep = [k for k in range(len(starts)) if starts[k] and sizes[k]]
+        positions, starts, sizes = ([column[k] for k in keep] for column in (positions, starts, sizes))
+    inside = set(positions)
+    rest = [] if len(inside) == len(tensors) else [i for i in everything if i not in inside]
+    return Spans(positions, starts, list(map(int.__add__, starts, sizes)), rest)
+
+
+def views(tensor: Tensor) -> tuple[View, ...] | None:
+    """The memory a tensor stands on: one view, several for a wrapper, none for an empty or lazy tensor.
+
+    Returns:
+        None where the memory cannot be told: a sparse tensor, a wrapper that does not say what it wraps.
+    """
+    try:
+        return tuple(_views(tensor, depth=0))
+    except Exception:  # noqa: BLE001  # a subclass runs code of its own and may raise whatever it likes
+        return None
+
+
+def _views(tensor: Tensor, depth: int) -> Iterator[View]:
+    if is_lazy(tensor):
+        return
+    inner = _inner(tensor)
+    if inner and depth < 8:  # noqa: PLR2004  # wrappers of wrappers end; one that wraps itself does not
+        for part in inner:
+            yield from _views(part, depth + 1)
+        return
+    if tensor.numel() == 0:
+        return
+    storage = tensor.untyped_storage()
+    dims = dims_of(tensor.shape, tensor.stride(), tensor.element_size())
+    space, base = _base(tensor, storage)
+    yield View(space, base + tensor.storage_offset() * tensor.element_size(), dims)
+
+
+def _base(tensor: Tensor, storage: torch.UntypedStorage) -> tuple[Hashable, int]:
+    """The space a storage's addresses count in, and its first address there.
+
+    Two `torch.from_numpy` of one array share memory under two StorageImpl, so real memory goes by address;
+    without addresses the StorageImpl (`_cdata`, private; right on meta, FakeTensor and DTensor in 2.13) has to do.
+    """
+    kind = storage.device.type
+    if kind in ADDRESSED and (type(tensor) in PLAIN or not _is_fake(tensor)):
+        try:
+            address = storage.data_ptr()
+        except RuntimeError:  # "invalid python storage": a `_make_wrapper_subclass` tensor
+            address = 0
+        if address:
+            return kind, address
+    return ("storage", storage._cdata), 0
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor is a FakeTensor: asking one for its address warns."""
+    return any(base.__name__ == "FakeTensor" for base in type(tensor).__mro__)
+
+
+def _inner(tensor: Tensor) -> list[Tensor]:
+    """What a wrapper subclass wraps, by the protocol of `torch.compile` (DTensor, torchao); [] for any other tensor."""
+    if type(tensor) in PLAIN or not hasattr(tensor, "__tensor_flatten__"):
+        return []
+    names, _ = tensor.__tensor_flatten__()
+    return [part for part in (getattr(tensor, name) for name in names) if isinstance(part, Tensor)]
+
+
+def opaque(tensor: Tensor) -> str | None:
+    """Why the memory of a tensor says nothing about what it shares with another; None where it does.
+
+    A wrapper made by `_make_wrapper_subclass` has a storage without memory: one and the same storage means
+    shared, two do not mean separate.
+    """
+    if views(tensor) is None:
+        return f"the memory of a {tensor.layout} {type(tensor).__name__} cannot be told".replace("torch.", "")
+    if type(tensor) in PLAIN or is_lazy(tensor) or _inner(tensor) or _is_fake(tensor):
+        return None
+    try:
+        if tensor.device.type != "meta" and tensor.numel():
+            tensor.untyped_storage().data_ptr()
+    except Exception:  # noqa: BLE001  # see `views`
+        return f"what a {type(tensor).__name__} wraps cannot be told"
+    return None
+
+
+def placeholder(tensor: Tensor) -> str | None:
+    """Why a tensor stands for values that are elsewhere; None where it holds its own.
+
+    DeepSpeed ZeRO-3 leaves an empty tensor with `ds_id` in place of each partitioned parameter.
+    """
+    if hasattr(tensor, "ds_id"):
+        return "the parameter is partitioned by DeepSpeed ZeRO-3"
+    if not is_lazy(tensor) and tensor.layout is torch.strided and tensor.numel() == 0:
+        return "the members have no elements"
+    return None
+
+
+def lazy(tensor: Tensor) -> bool:
+    """Whether a tensor is uninitialised: its shape, numel, data_ptr and storage raise (torch 2.13)."""
+    return is_lazy(tensor)
+
+
+class Looks:
+    """Describes tensors, with the words for element types and devices kept."""
+
+    def __init__(self) -> None:
+        self._dtypes: dict[torch.dtype, str] = {}
+        self._devices: dict[torch.device, str] = {}
+
+    def of(self, tensor: Tensor) -> Look:
+        """How a tensor looks."""
+        if type(tensor) is nn.Parameter and tensor.layout is torch.strided:
+            shape, nbytes = tuple(tensor.shape), tensor.nbytes
+        else:
+            shape, nbytes = self._special(tensor)
+        dtype, device = tensor.dtype, tensor.device
+        if dtype not in self._dtypes:
+            self._dtypes[dtype] = str(dtype).removeprefix("torch.")
+        if device not in self._devices:
+            self._devices[device] = str(device)
+        return Look(shape, self._dtypes[dtype], nbytes, self._devices[device])
+
+    @staticmethod
+    def _special(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
+        """Shape and bytes of a tensor that may not have them: a lazy one says 0 bytes, a sparse one raises."""
+        if is_lazy(tensor):
+            return None, None
+        try:
+            return tuple(tensor.shape), tensor.nbytes
+        except Exception:  # noqa: BLE001  # see `views`
+            return tuple(tensor.shape), None
+
+
+def equal_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape, element type and device hold the same bytes, in bounded memory.
+
+    Stricter than `torch.equal` for +0 and -0, looser for NaN.
+
+    Raises:
+        Exception: Whatever a tensor raises that cannot be read.
+    """
+    with torch.no_grad(), quiet():
+        return _equal_bytes(a.detach(), b.detach())
+
+
+def _equal_bytes(a: Tensor, b: Tensor) -> bool:
+    inner_a, inner_b = _inner(a), _inner(b)
+    if inner_a or inner_b:
+        return len(inner_a) == len(inner_b) and all(map(_equal_bytes, inner_a, inner_b))
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return False
+    if a.is_contiguous() and b.is_contiguous():
+        flat_a, flat_b = (t.reshape(-1).view(torch.uint8) for t in (a, b))
+        return all(torch.equal(flat_a[i : i + CHUNK], flat_b[i : i + CHUNK]) for i in range(0, len(flat_a), CHUNK))
+    if a.nbytes <= CHUNK or a.dim() == 0:
+        return _equal_bytes(a.contiguous(), b.contiguous())
+    rows = max(1, CHUNK * len(a) // a.nbytes)
+    if rows == 1 and a.nbytes // len(a) > CHUNK:
+        return all(_equal_bytes(a[i], b[i]) for i in range(len(a)))
+    return all(_equal_bytes(a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
+
+
+def parametrized(module: nn.Module, attribute: str) -> bool:
+    """Whether an attribute is computed by `torch.nn.utils.parametrize` from other parameters."""
+    return nn.utils.parametrize.is_parametrized(module, attribute)

@@ -1,0 +1,87 @@
+"""How transformers builds and loads a directory's class; its private corners are touched here.
+
+Tested on transformers 5.23.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+
+from tiecheck.collect.build import Built
+from tiecheck.facts import ModelConfig, Unknown
+
+
+def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) -> Built | Unknown:
+    """The class of a model directory, on meta or with its weights; nothing is fetched.
+
+    Args:
+        root: The directory.
+        model: Its parsed config.
+        load: Whether to load the weights with `from_pretrained`.
+        trust: Whether the directory's own code may be imported.
+
+    Returns:
+        The module, or why it could not be built.
+    """
+    with _silent():
+        try:
+            cls = _class_of(root, model, trust=trust)
+            if cls is None:
+                return Unknown(
+                    f"transformers {transformers.__version__} has no class {model.class_name!r}"
+                    if model.class_name
+                    else "config.json names no class (architectures)"
+                )
+            config = transformers.AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=trust)
+            if load:
+                module = cls.from_pretrained(root, config=config, local_files_only=True)
+                return Built(module.eval(), "loaded")
+            with torch.device("meta"):
+                # `from_config` of the auto classes sets the dtype; the kind of a tie does not hang on it.
+                return Built(cls(config), "built on meta")
+        except Exception as error:  # noqa: BLE001  # a class may fail in any way it likes
+            what = "loading" if load else "building"
+            return Unknown(f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
+
+
+def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
+    """The class that `architectures` names, out of the directory's own code where `auto_map` says so."""
+    auto_map = model.data.get("auto_map")
+    if trust and isinstance(auto_map, dict):
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        references = [v for k, v in auto_map.items() if isinstance(v, str) and k.startswith("AutoModel")]
+        wanted = [r for r in references if r.rpartition(".")[2] == model.class_name] or references
+        # `org/name--file.Class` names code in another repository: fetching it was not asked for.
+        local = [r for r in wanted if "--" not in r]
+        return get_class_from_dynamic_module(local[0], root, local_files_only=True) if local else None
+    if not model.class_name:
+        return None
+    return getattr(transformers, model.class_name, None)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else "no message"
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """transformers' own warnings and progress bars off: what they say is what tiecheck reports."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

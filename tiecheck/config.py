@@ -1,0 +1,33 @@
+"""What a run is to do, in one frozen record made of flags."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from tiecheck.report import Severity
+
+
+class Config(NamedTuple):
+    """The options of one run. The Python functions take the same words as keywords."""
+
+    select: tuple[str, ...] = ()
+    """Rule codes or prefixes to run; empty for all."""
+    ignore: tuple[str, ...] = ()
+    """Rule codes or prefixes to leave out."""
+    fail_on: Severity = "warning"
+    """The mildest severity that fails a target."""
+    strict: bool = False
+    """Whether a skip fails the run."""
+    values: Literal["auto", "never", "always"] = "auto"
+    """Whether tensor bytes may be read."""
+    live: bool = False
+    """Whether to build the class on the meta device."""
+    load: bool = False
+    """Whether to load the weights too; implies `live`."""
+    trust_remote_code: bool = False
+    """Whether the directory's own modeling file may be run; implies `live`."""
+
+    @property
+    def wants_live(self) -> bool:
+        """Whether the live layer was asked for."""
+        return self.live or self.load or self.trust_remote_code

@@ -1,0 +1,96 @@
+"""Which model classes transformers has, and with which config class each is built."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Candidate(NamedTuple):
+    """One model class under one model type."""
+
+    class_name: str
+    """The class, as it stands in `architectures` of a `config.json`."""
+    model_type: str
+    """The model type whose config builds it."""
+    module: str
+    """The module of a class that no auto mapping has; empty for a mapped class."""
+
+
+def auto_mappings() -> Iterator[tuple[str, str]]:
+    """Every (model type, class name) of the auto classes (`transformers.models.auto.modeling_auto`, 5.23)."""
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    for name, mapping in sorted(vars(auto).items()):
+        if not (name.startswith("MODEL") and name.endswith("_NAMES")):
+            continue
+        for model_type, classes in mapping.items():
+            for class_name in classes if isinstance(classes, tuple | list) else (classes,):
+                yield model_type, class_name
+
+
+def load_class(model_type: str, class_name: str) -> Any:
+    """The model class that an auto mapping names (`_LazyAutoMapping._load_attr_from_module`, 5.23)."""
+    auto = importlib.import_module("transformers.models.auto.configuration_auto")
+    package = auto.model_type_to_module_name(model_type)
+    module = importlib.import_module(f"transformers.models.{package}")
+    if hasattr(module, class_name):
+        return getattr(module, class_name)
+    return getattr(importlib.import_module("transformers"), class_name)
+
+
+def load_config_class(model_type: str) -> Any:
+    """The config class of a model type (`CONFIG_MAPPING`, 5.23)."""
+    auto = importlib.import_module("transformers.models.auto.configuration_auto")
+    return auto.CONFIG_MAPPING[model_type]
+
+
+def unmapped(known: set[str]) -> Iterator[tuple[str, str, str]]:
+    """Public `PreTrainedModel` classes in no auto mapping, as (model type, class name, modeling module)."""
+    base = importlib.import_module("transformers.modeling_utils").PreTrainedModel
+    models = importlib.import_module("transformers.models")
+    for package in sorted(m.name for m in pkgutil.iter_modules(models.__path__) if m.ispkg):
+        folder = importlib.import_module(f"transformers.models.{package}").__path__
+        for module in sorted(m.name for m in pkgutil.iter_modules(folder) if m.name.startswith("modeling_")):
+            try:
+                loaded = importlib.import_module(f"transformers.models.{package}.{module}")
+            except ImportError:
+                continue
+            for class_name in sorted(getattr(loaded, "__all__", ())):
+                found = getattr(loaded, class_name, None)
+                if class_name in known or not isinstance(found, type) or not issubclass(found, base):
+                    continue
+                config_class = getattr(found, "config_class", None)
+                if config_class is not None and not class_name.endswith("PreTrainedModel"):
+                    yield getattr(config_class, "model_type", "") or "", class_name, loaded.__name__
+
+
+def own_types(pairs: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The pairs of mapped classes with their own config class's model type (a text model saved by itself)."""
+    auto = importlib.import_module("transformers.models.auto.configuration_auto")
+    for model_type, class_name in pairs:
+        try:
+            own = load_class(model_type, class_name).config_class.model_type
+        except (AttributeError, ImportError):
+            continue
+        if own in auto.CONFIG_MAPPING_NAMES:
+            yield own, class_name
+
+
+def candidates(only: frozenset[str] = frozenset()) -> list[Candidate]:
+    """Every class to ask, sorted by class name and model type; `only` keeps some model types."""
+    pairs = {(m, c) for m, c in auto_mappings() if not only or m in only}
+    pairs |= {(m, c) for m, c in own_types(pairs) if not only or m in only}
+    found = {Candidate(c, m, "") for m, c in pairs}
+    if not only:
+        found |= {Candidate(c, m, module) for m, c, module in unmapped({c for _, c in pairs})}
+    return sorted(found)
+
+
+def resolve(candidate: Candidate) -> tuple[Any, Any]:
+    """A candidate's model class and config class."""
+    if candidate.module:
+        model_class = getattr(importlib.import_module(candidate.module), candidate.class_name)
+        return model_class, model_class.config_class
+    return load_class(candidate.model_type, candidate.class_name), load_config_class(candidate.model_type)

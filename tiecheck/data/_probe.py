@@ -1,0 +1,168 @@
+"""Asks one class which groups it ties, and which flag at which config level decides."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tiecheck.data._build import Groups, build, declares, groups_of, tied_in
+from tiecheck.data._configs import Flags, Level, filled, flagged, levels, shrink, silent_dict
+
+SMALL = 2
+"""Layers of the small build: enough for a group of names to show, few enough to be fast."""
+
+
+class Other(NamedTuple):
+    """A further level whose flag matters for a group."""
+
+    level: Level
+    """The level."""
+    bits: str
+    """Tied, as 0 and 1: this level true, this level false, this true under a false top, this false under a true top."""
+
+
+class Group(NamedTuple):
+    """What a class does with one group of names."""
+
+    names: tuple[str, ...]
+    """Sorted names."""
+    source: str
+    """The name the others are redirected to."""
+    kind: str
+    """`module` or `parameter`."""
+    bits: str
+    """Tied, as 0 and 1: silent, flag true, flag false."""
+    level: Level
+    """The level of that flag."""
+    exact: bool
+    """False where the names hang on the config."""
+    others: tuple[Other, ...]
+    """Further levels that matter."""
+
+
+class Probe:
+    """One class under one config class; every build is made once."""
+
+    def __init__(self, model_class: Any, config_class: Any) -> None:
+        self.model_class, self.config_class = model_class, config_class
+        self.config = config_class()
+        self.full = silent_dict(self.config)
+        self.small = self.full
+        self.nested = levels(self.config)
+        self.cache: dict[tuple[bool, tuple[tuple[Level, bool], ...]], Groups | None] = {}
+        self.model = self._first()
+
+    def _first(self) -> Any:
+        """The first build that works: small, as it is, with open sizes filled; the last of these may raise."""
+        whole = filled(self.full, self.config)
+        for full in (self.full, whole):
+            for small in (shrink(full, self.config, SMALL), full):
+                try:
+                    model = build(self.model_class, self.config_class, small)
+                except Exception:  # noqa: BLE001, PERF203 - a default config may fail in any way
+                    continue
+                self.full, self.small = full, small
+                return model
+        return build(self.model_class, self.config_class, self.full)
+
+    def groups(self, flags: Flags, *, small: bool = True) -> Groups | None:
+        """The groups under some flags; None where the config or the class refuses them."""
+        small = small or self.small == self.full
+        key = (small, tuple(sorted(flags.items())))
+        if key not in self.cache:
+            data = flagged(self.small if small else self.full, flags)
+            try:
+                model = build(self.model_class, self.config_class, data)
+            except Exception:  # noqa: BLE001 - a class may refuse a flag in any words (dbrx, csm)
+                self.cache[key] = None
+            else:
+                self.cache[key] = groups_of(model)
+        return self.cache[key]
+
+    def everything(self, *, small: bool) -> Groups | None:
+        """The groups with every flag true, or as far as the class allows it."""
+        for flags in (dict.fromkeys([(), *self.nested], True), {(): True}, {}):
+            found = self.groups(flags, small=small)
+            if found is not None:
+                return found
+        return None
+
+
+def mentions_tying(model_class: Any) -> bool:
+    """Whether a class's modeling file speaks of the flag itself."""
+    try:
+        return "tie_word_embeddings" in inspect.getsource(inspect.getmodule(model_class) or model_class)
+    except (OSError, TypeError):
+        return True
+
+
+def probe(model_class: Any, config_class: Any) -> tuple[list[Group], Probe]:
+    """Every group a class can tie, sorted by names; raises what the default build raises."""
+    asked = Probe(model_class, config_class)
+    declared, by_pattern = declares(asked.model)
+    if not declared and not groups_of(asked.model) and not mentions_tying(model_class):
+        return [], asked
+    full, small = asked.everything(small=False), asked.everything(small=True)
+    hangs = full is not None and small is not None and full.keys() != small.keys()
+    if hangs:
+        asked.small = asked.full
+        asked.cache = {(True, key[1]): value for key, value in asked.cache.items() if not key[0]}
+    tables = _tables(asked)
+    union: Groups = {}
+    for groups in tables.values():
+        union |= {names: found for names, found in groups.items() if names not in union}
+    result = []
+    for names, found in union.items():
+        numbered = any(part.isdigit() for name in names for part in name.split("."))
+        exact = not (hangs and (numbered or names not in (small or {}))) and not (by_pattern and numbered)
+        bits, level, others = _control(tables, lambda g, names=names: tied_in(names, g))  # type: ignore[misc]
+        result.append(Group(names, found.source, found.kind, bits, level, exact, others))
+    return _without_parts(sorted(result)), asked
+
+
+def _tables(asked: Probe) -> dict[str, Groups]:
+    """The groups of every variant that matters, by a key such as `silent`, `T`, `F text_config`."""
+    silent = asked.groups({}) or {}
+    variants: dict[str, Flags] = {"T": {(): True}, "F": {(): False}}
+    everywhere = [asked.groups(dict.fromkeys(asked.nested, value)) for value in (True, False)] if asked.nested else []
+    if any(groups is not None and groups.keys() != silent.keys() for groups in everywhere):
+        for level in asked.nested:
+            word = ".".join(level)
+            variants |= {f"T {word}": {level: True}, f"F {word}": {level: False}}
+            variants |= {f"FT {word}": {(): False, level: True}, f"TF {word}": {(): True, level: False}}
+    tables = {"silent": silent}
+    for key, flags in variants.items():
+        found = asked.groups(flags)
+        if found is not None:
+            tables[key] = found
+    return tables
+
+
+def _control(tables: dict[str, Groups], tied: Callable[[Groups], bool]) -> tuple[str, Level, tuple[Other, ...]]:
+    """The bits and level of the flag that decides, and the further levels that matter."""
+    seen = {key: tied(groups) for key, groups in tables.items()}
+    silent = seen["silent"]
+    # A variant that the class refuses counts as silent: nobody can load such a config.
+    top = (seen.get("T", silent), seen.get("F", silent))
+    nested = {key[2:]: (seen[key], seen.get(f"F {key[2:]}", silent)) for key in seen if key.startswith("T ")}
+    others = []
+    for word, (on, off) in nested.items():
+        both = (seen.get(f"FT {word}", top[1]), seen.get(f"TF {word}", top[0]))
+        if on != off or both != (top[1], top[0]):
+            bits = "".join("01"[b] for b in (on, off, *both))
+            others.append(Other(tuple(word.split(".")), bits))
+    level: Level = ()
+    if top[0] == top[1] and others:
+        level, top = others[0].level, nested[".".join(others[0].level)]
+        others = others[1:]
+    return "".join("01"[b] for b in (silent, *top)), level, tuple(others)
+
+
+def _without_parts(groups: list[Group]) -> list[Group]:
+    """Groups less those that are a part of another group and behave as it does."""
+    return [
+        g
+        for g in groups
+        if not any(set(g.names) < set(o.names) and (g.bits, g.level, g.others) == (o.bits, o.level, o.others) for o in groups)
+    ]

@@ -1,0 +1,114 @@
+"""The tie table as text: one line a class, groups shared by many classes stored once.
+
+`tiecheck.collect.architectures` reads it by searching for a line's beginning, so that nothing is parsed but what is
+asked for. A line is `class<TAB>model types<TAB>shapes<TAB>head scale`; a shape is `=hash<TAB>json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tiecheck.data._probe import Group
+
+PATH = Path(__file__).with_name("architectures.txt")
+"""The table in the package."""
+
+Spellings = Mapping[str, tuple[str, ...]]
+
+
+class Row(NamedTuple):
+    """One class under one model type."""
+
+    class_name: str
+    """The class."""
+    model_type: str
+    """The model type."""
+    shapes: tuple[str, ...]
+    """Its groups as JSON, sorted."""
+    head_scale: str
+    """The tag of what multiplies its logits; empty where it is not known."""
+
+
+def shapes_of(groups: Iterable[Group], spellings: Spellings) -> tuple[str, ...]:
+    """Groups as JSON shapes: groups that differ only in the end of their names (one a layer) become one shape."""
+    families: dict[str, list[str]] = {}
+    for group in groups:
+        shape, suffix = _factor(group, spellings)
+        families.setdefault(_dump(shape), []).append(suffix)
+    return tuple(sorted(_dump(json.loads(shape) | {"x": sorted(ends)}) for shape, ends in families.items()))
+
+
+def _factor(group: Group, spellings: Spellings) -> tuple[dict[str, Any], str]:
+    """A group as stems and the ending that all its names and spellings have."""
+    suffix = _ending([*group.names, *(s for name in group.names for s in spellings.get(name, ()))])
+    cut = len(suffix)
+    shape: dict[str, Any] = {
+        "n": [name[: len(name) - cut] for name in group.names],
+        "s": group.names.index(group.source),
+        "t": group.bits,
+    }
+    also = {
+        str(i): [s[: len(s) - cut] for s in spellings[name]]
+        for i, name in enumerate(group.names)
+        if spellings.get(name)
+    }
+    optional = {
+        "a": also,
+        "k": "" if group.kind == "parameter" else group.kind,
+        "l": list(group.level),
+        "e": "" if group.exact else "no",
+        "o": [[list(other.level), other.bits] for other in group.others],
+    }
+    return shape | {key: value for key, value in optional.items() if value}, suffix
+
+
+def _ending(names: list[str]) -> str:
+    """The longest run of dotted parts that all names end with, the dot before it left out."""
+    parts = [name.split(".")[::-1] for name in names]
+    length = 0
+    while all(len(p) > length and p[length] == parts[0][length] for p in parts):
+        length += 1
+    return ".".join(parts[0][:length][::-1])
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(shape: str) -> str:
+    """A short name for a shape that stays the same when others come and go."""
+    return hashlib.sha256(shape.encode()).hexdigest()[:7]
+
+
+def render(rows: Iterable[Row], version: str) -> str:
+    """The whole table, sorted; the same rows give the same bytes."""
+    merged: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+    for row in rows:
+        merged.setdefault((row.class_name, row.shapes, row.head_scale), []).append(row.model_type)
+    shapes = {digest(shape): shape for _, shapes, _ in merged for shape in shapes}
+    distinct = {shape for _, shapes, _ in merged for shape in shapes}
+    if len(shapes) != len(distinct):
+        raise ValueError("two shapes share a digest: make the digest longer")
+    lines = [
+        "\t".join((name, ",".join(sorted(types)), ",".join(map(digest, held)), scale))
+        for (name, held, scale), types in merged.items()
+    ]
+    head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.data.generate; do not edit"
+    return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
+
+
+def parse(text: str) -> list[Row]:
+    """The rows of a table, one a model type."""
+    lines = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    shapes = {key[1:]: rest[0] for key, *rest in lines if key.startswith("=")}
+    rows = []
+    for name, *rest in lines:
+        if not name.startswith("="):
+            types, held, scale = rest
+            found = tuple(shapes[key] for key in held.split(",") if key)
+            rows += [Row(name, model_type, found, scale) for model_type in types.split(",")]
+    return sorted(rows)

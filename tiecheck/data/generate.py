@@ -1,0 +1,76 @@
+"""Makes the tie table: asks every model class of the installed transformers what it ties.
+
+Run as `python -m tiecheck.data.generate`. Nothing in the table is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+
+from tiecheck.data._classes import Candidate, candidates, resolve
+from tiecheck.data._probe import probe
+from tiecheck.data._spell import Speller
+from tiecheck.data._table import PATH, Row, parse, render, shapes_of
+
+
+def row_of(candidate: Candidate) -> Row:
+    """What the table says of one class; raises what its default build raises."""
+    model_class, config_class = resolve(candidate)
+    groups, asked = probe(model_class, config_class)
+    if not groups:
+        return Row(candidate.class_name, candidate.model_type, (), "")
+    speller = Speller(asked.model)
+    spellings = {name: speller.spellings(name) for group in groups for name in group.names}
+    return Row(candidate.class_name, candidate.model_type, shapes_of(groups, spellings), "")
+
+
+def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str]]:
+    """Rows of the classes that can be built, and the reasons of those that cannot."""
+    rows: list[Row] = []
+    failed: dict[Candidate, str] = {}
+    for candidate in asked:
+        try:
+            rows.append(row_of(candidate))
+        except Exception as error:  # noqa: BLE001 - any library error is a reason to leave the class out
+            failed[candidate] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return rows, failed
+
+
+def library_version() -> str:
+    """The version of the installed transformers; its log is silenced too."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    return str(transformers.__version__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the table, or with `--check` compares it; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tiecheck.data.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the table differs")
+    parser.add_argument("--only", nargs="+", default=(), metavar="MODEL_TYPE", help="ask these model types alone")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    version, started = library_version(), time.monotonic()
+    rows, failed = generate(candidates(frozenset(options.only)))
+    for candidate, reason in failed.items():
+        print(f"left out: {candidate.class_name} ({candidate.model_type}): {reason}")
+    before = PATH.read_text(encoding="utf-8") if PATH.exists() else ""
+    if options.only:
+        rows += [row for row in parse(before) if row.model_type not in options.only]
+    text = render(rows, version)
+    spent = f"{time.monotonic() - started:.0f} s"
+    print(f"{len(rows)} rows, {len(text.encode()):,} bytes, {len(failed)} left out, {spent}")
+    if options.check:
+        print("the table is up to date" if text == before else "the table differs: run it again without --check")
+        return int(text != before)
+    PATH.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""From a target to its report: collect facts on demand, hand them to rules, put the answers together.
+
+The only orchestrator. Rules never see a collector, collectors never judge, and a fact is made once, when the
+first rule asks for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tiecheck._version import __version__
+from tiecheck.collect.store import Facts
+from tiecheck.config import Config
+from tiecheck.errors import TiecheckError
+from tiecheck.facts import Unknown
+from tiecheck.report import (
+    Error,
+    Finding,
+    Report,
+    Skip,
+    Status,
+    TargetReport,
+    at_least,
+    fingerprint,
+)
+from tiecheck.rules import select
+from tiecheck.targets import Target, parse_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.rules.base import Draft, Rule
+
+
+def run(targets: Iterable[str], config: Config) -> Report:
+    """Check some targets.
+
+    Args:
+        targets: What the user typed.
+        config: The options.
+
+    Raises:
+        UsageError: An option is wrong, whatever the targets are.
+    """
+    begin = time.perf_counter()
+    select(config.select, config.ignore, ())  # a wrong code is told before any work
+    reports = tuple(check_text(text, config) for text in targets)
+    return Report(__version__, reports, time.perf_counter() - begin)
+
+
+def run_module(module: nn.Module, config: Config) -> Report:
+    """Check a live module."""
+    from tiecheck.collect.providers import module_facts
+
+    begin = time.perf_counter()
+    name = type(module).__qualname__
+    report = judge(Target(name, "module", name, None), module_facts(module, config), config)
+    return Report(__version__, (report,), time.perf_counter() - begin)
+
+
+def check_text(text: str, config: Config) -> TargetReport:
+    """Check one target given as text; whatever keeps it from being read is an error of its report."""
+    from tiecheck.collect.providers import facts_of
+
+    target = Target(text, "checkpoint", text, None)
+    try:
+        target = parse_target(text)
+        return judge(target, facts_of(target, config), config)
+    except TiecheckError as error:
+        return _unread(target, error)
+
+
+def _unread(target: Target, error: TiecheckError) -> TargetReport:
+    return TargetReport(
+        target=target.text,
+        type=target.type,
+        status="error",
+        architecture=None,
+        model_type=None,
+        judged_for=None,
+        layers=(),
+        ties=(),
+        aliases=(),
+        views=(),
+        loaders=(),
+        findings=(),
+        skips=(),
+        errors=(Error(None, str(error), error.path or target.text),),
+        rules_run=(),
+    )
+
+
+def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """Run the selected rules over the facts of one target."""
+    from tiecheck.assemble import alias_entries, tie_entries
+
+    findings: list[Finding] = []
+    skips: list[Skip] = []
+    errors: list[Error] = []
+    ran: list[str] = []
+    for rule in select(config.select, config.ignore, facts):
+        if any(need not in facts for need in rule.needs()):
+            continue  # a layer that was not asked for: not run, and no skip
+        _apply(rule, facts, target, findings, skips, errors, ran)
+    model = facts.known("config")
+    live = facts.known("live")
+    return TargetReport(
+        target=target.text,
+        type=target.type,
+        status=_status(findings, errors, ran, facts, config),
+        architecture=(model.class_name if model else None) or (live.class_name if live else None),
+        model_type=model.model_type if model else None,
+        judged_for=None,
+        layers=_layers(facts),
+        ties=tie_entries(facts.known("groups") or (), live),
+        aliases=alias_entries(live),
+        views=(),
+        loaders=(),
+        findings=tuple(sorted(findings, key=lambda f: (f.code, f.names))),
+        skips=tuple(skips),
+        errors=tuple(errors),
+        rules_run=tuple(ran),
+    )
+
+
+def _apply(
+    rule: type[Rule],
+    facts: Facts,
+    target: Target,
+    findings: list[Finding],
+    skips: list[Skip],
+    errors: list[Error],
+    ran: list[str],
+) -> None:
+    """Run one rule: its findings, or its skip, or the error that it crashed."""
+    values = {need: facts.get(need) for need in rule.needs()}
+    for value in values.values():
+        if isinstance(value, Unknown):
+            skips.append(Skip(rule.code, rule.name, value.reason))
+            return
+    try:
+        for answer in rule().check(**values):
+            if isinstance(answer, Unknown):
+                skips.append(Skip(rule.code, rule.name, answer.reason))
+            else:
+                findings.append(_finding(rule, answer, target))
+    except Exception as error:  # noqa: BLE001  # any crash of a rule is reported as that rule's
+        errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
+        return
+    if not any(skip.code == rule.code for skip in skips):
+        ran.append(rule.code)
+
+
+def _finding(rule: type[Rule], draft: Draft, target: Target) -> Finding:
+    names = tuple(sorted(draft.names))
+    return Finding(
+        code=rule.code,
+        name=rule.name,
+        severity=draft.severity or rule.severity,
+        confidence=draft.confidence or rule.confidence,
+        message=draft.message,
+        names=names,
+        help=draft.help,
+        fixable=rule.fixable,
+        locations=draft.locations,
+        fingerprint=fingerprint(rule.code, _relative(target.text), names),
+        suppressed=None,
+    )
+
+
+def _relative(text: str) -> str:
+    """A target's name relative to the working directory where it lies inside it, so that it means the same anywhere."""
+    import os
+
+    if not os.path.exists(text):
+        return text
+    path = os.path.relpath(text)
+    return text if path.startswith("..") else path
+
+
+def _layers(facts: Facts) -> tuple[str, ...]:
+    """The layers that were really read."""
+    there = []
+    if facts.known("config") is not None:
+        there.append("declared")
+    if facts.known("checkpoint") is not None:
+        there.append("stored")
+    if facts.known("live") is not None:
+        there.append("live")
+    return tuple(there)
+
+
+def _status(findings: list[Finding], errors: list[Error], ran: list[str], facts: Facts, config: Config) -> Status:
+    if errors:
+        return "error"
+    if at_least(findings, config.fail_on):
+        return "fail"
+    blind = any(isinstance(facts.get(name), Unknown) for name in ("groups", "live") if name in facts)
+    return "unknown" if blind or not ran else "pass"
+
+
+def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:
+    """0 checked and clean, 1 findings (or skips under `strict`), 2 the job could not be done."""
+    if not report.targets or any(t.errors or not t.rules_run for t in report.targets):
+        return 2
+    failed = at_least(report.findings, config.fail_on) or (config.strict and report.skips)
+    return 1 if failed and not exit_zero else 0

@@ -1,0 +1,53 @@
+"""The JSON report `tiecheck/1`. The same input gives the same bytes, but for `seconds`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tiecheck.report import SEVERITIES, Report
+
+if TYPE_CHECKING:
+    from tiecheck.render import Style
+
+SCHEMA = "tiecheck/1"
+"""The contract's name; a change that is not compatible gets another number."""
+
+INTERNAL = frozenset({"rules_run"})
+"""Fields of the records that the contract does not have."""
+
+
+def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
+    """Write the report as JSON."""
+    json.dump(document(report), stream, indent=1, ensure_ascii=True)
+    stream.write("\n")
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as plain dicts and lists, in the shape of the schema."""
+    return {
+        "schema": SCHEMA,
+        "version": report.version,
+        "targets": [plain(target) for target in report.targets],
+        "summary": _summary(report),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A record as a dict, a tuple as a list, all the way down."""
+    if hasattr(value, "_fields"):
+        return {name: plain(getattr(value, name)) for name in value._fields if name not in INTERNAL}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    return {
+        "targets": len(report.targets),
+        "findings": {severity: report.tally(severity) for severity in reversed(SEVERITIES)},
+        "skips": len(report.skips),
+        "suppressed": sum(f.suppressed is not None for t in report.targets for f in t.findings),
+        "errors": len(report.errors),
+        "seconds": round(report.seconds, 4),
+    }

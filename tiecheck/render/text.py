@@ -1,0 +1,185 @@
+"""The report for people: the verdict first, the evidence under it, the mend last. Made for 80 columns.
+
+The lines are the same on a terminal and in a pipe. rich adds the colours, and is imported for a terminal only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from tiecheck.report import Finding, Report, TargetReport, TieEntry
+
+if TYPE_CHECKING:
+    from tiecheck.render import Style
+
+WIDTH = 80
+GROUPS_SHOWN = 4
+"""Tie groups listed for a target; some detection models have hundreds."""
+
+TONES = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow", "error": "bold magenta"}
+SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+
+
+class Line(NamedTuple):
+    """One paragraph: wrapped to the width, its further lines indented by `hang`."""
+
+    text: str
+    indent: int = 0
+    hang: int = 0
+    tone: str | None = None
+    """rich's style for the first `lead` characters, or for all of them where `lead` is None."""
+    lead: int | None = None
+
+
+def render(report: Report, style: Style, stream: TextIO) -> None:
+    """Write the report as text."""
+    lines = list(_lines(report, style))
+    colored = style.color == "always" or (style.color == "auto" and stream.isatty() and "NO_COLOR" not in os.environ)
+    if colored:
+        _write_rich(lines, stream)
+    else:
+        for line in lines:
+            stream.write("\n".join(_wrapped(line, WIDTH)) + "\n")
+
+
+def _write_rich(lines: list[Line], stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, force_terminal=True, highlight=False)
+    for line in lines:
+        for i, piece in enumerate(_wrapped(line, min(console.width, 100))):
+            text = Text(piece)
+            if line.tone and (line.lead is None or i == 0):
+                end = len(piece) if line.lead is None else line.indent + line.lead
+                text.stylize(line.tone, line.indent, end)
+            console.print(text, soft_wrap=True)
+
+
+def _wrapped(line: Line, width: int) -> list[str]:
+    """The physical lines; words are never broken, so that names and paths can be copied."""
+    words = clean(line.text).split(" ")
+    lines: list[str] = []
+    current = " " * line.indent + words[0]
+    for word in words[1:]:
+        if len(current) + 1 + len(word) > width and current.strip():
+            lines.append(current)
+            current = " " * (line.indent + line.hang) + word
+        else:
+            current += " " + word
+    lines.append(current)
+    return [text.rstrip() for text in lines]
+
+
+def clean(text: str) -> str:
+    """Text with every control character escaped: a tensor's name may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _lines(report: Report, style: Style) -> Iterator[Line]:
+    for target in report.targets:
+        if style.quiet and target.status == "pass" and not target.counted():
+            continue
+        yield from _target(target, style)
+    if len(report.targets) > 1 and not style.quiet:
+        yield Line("")
+    yield from _summary(report)
+
+
+def _target(target: TargetReport, style: Style) -> Iterator[Line]:
+    of = f"  {target.architecture}" if target.architecture else ""
+    yield Line(f"{target.status:<7} {target.target}{of}", 0, 8, TONES[target.status], len(target.status))
+    for error in target.errors:
+        yield Line(error.message, 8, 0)
+    if not target.findings or style.verbose:
+        yield from _groups(target, style)
+    for finding in target.findings:
+        yield from _finding(finding, style)
+    reasons: dict[str, list[str]] = {}
+    for skip in target.skips:
+        reasons.setdefault(skip.reason, []).append(skip.code)
+    for reason, codes in reasons.items():
+        yield Line(f"skipped {', '.join(codes)}: {reason}", 8, 2, "dim")
+
+
+def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
+    shown = len(target.ties) if style.verbose else GROUPS_SHOWN
+    for tie in target.ties[:shown]:
+        yield Line(f"{' = '.join(tie.names[:4])}{_more(tie)}", 8, 2)
+        yield Line(_state(tie), 10, 0, "dim")
+    rest = len(target.ties) - shown
+    if rest > 0:
+        yield Line(f"and {rest} more groups (-v shows them)", 8, 0, "dim")
+    if not target.ties and target.rules_run:
+        yield Line("no tie group", 8, 0, "dim")
+
+
+def _more(tie: TieEntry) -> str:
+    if tie.names_total is None:
+        return " and endlessly many more (a cycle)"
+    rest = tie.names_total - min(4, len(tie.names))
+    return f" and {rest:,} more" if rest else ""
+
+
+def _state(tie: TieEntry) -> str:
+    """One group in a line: kind, who declares it, how it is stored."""
+    parts = []
+    if tie.kind:
+        parts.append(f"{tie.kind} ({'live' if tie.kind_from == 'live' else 'as the class builds it'})")
+    if tie.declared is not None:
+        by = f" by {tie.declared_by[0]}" if tie.declared_by else ""
+        parts.append(f"declared {'tied' if tie.declared else 'untied'}{by}")
+    if tie.stored == "absent" and tie.stored_names:
+        parts.append(f"stored once, as {tie.stored_names[0]}")
+    elif tie.stored:
+        words = {
+            "copy": "with equal bytes",
+            "separate": "with different values",
+            "storage": "sharing one storage",
+            "unknown": "not compared",
+        }
+        parts.append(f"stored {len(tie.stored_names)} times, {words.get(tie.stored, tie.stored)}")
+    text = "; ".join(parts) or "nothing known"
+    return f"{text} ({tie.reason})" if tie.reason else text
+
+
+def _finding(finding: Finding, style: Style) -> Iterator[Line]:
+    head = f"{finding.code} {finding.severity}"
+    off = f" (suppressed: {finding.suppressed})" if finding.suppressed else ""
+    yield Line(f"{head}: {finding.name}{off}", 4, 2, SEVERITY_TONES[finding.severity], len(head))
+    yield Line(finding.message, 8, 0)
+    for place in finding.locations:
+        where = place.path
+        if place.line is not None:
+            where += f":{place.line}" + (f":{place.column}" if place.column is not None else "")
+        yield Line(f"- {where}: {place.note}", 8, 2, "dim")
+    if finding.confidence != "high" or style.verbose:
+        yield Line(f"confidence: {finding.confidence}", 8, 0, "dim")
+    yield Line(f"mend: {finding.help}", 8, 6, "green", 5)
+
+
+def _summary(report: Report) -> Iterator[Line]:
+    states = [t.status for t in report.targets]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in TONES if s in states)
+    total = len(states)
+    found = ", ".join(
+        f"{n} {word if n == 1 else word + 's'}"
+        for n, word in (
+            (report.tally("error"), "error"),
+            (report.tally("warning"), "warning"),
+            (report.tally("info"), "note"),
+        )
+        if n
+    )
+    skips = len(report.skips)
+    text = f"{total} target{'' if total == 1 else 's'}: {counts}. Findings: {found or 'none'}."
+    if skips:
+        text += f" {skips} rule{'' if skips == 1 else 's'} skipped."
+    yield Line(f"{text} {report.seconds:.2f} s")
+    codes = sorted({f.code for f in report.findings})
+    if codes:
+        yield Line(f"`tiecheck rule {codes[0]}` explains a rule.", 0, 0, "dim")

@@ -1,0 +1,98 @@
+"""What a rule is: one small class that carries its code, its text, what it needs and its own cases.
+
+`check` names the facts it wants as parameters and gets them by name; the engine skips the rule, with the
+reason, where one cannot be had. It yields drafts, or an `Unknown` where the facts are there and do not tell.
+Tests, `tiecheck rule`, the docs page and the JSON rule list all come from the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from tiecheck.facts import Unknown
+from tiecheck.report import Confidence, Location, Severity
+
+
+class Draft(NamedTuple):
+    """A finding before the engine adds what every finding of its rule shares."""
+
+    message: str
+    """What is wrong, with the figures, in one to three sentences."""
+    names: tuple[str, ...]
+    """The members it is about."""
+    locations: tuple[Location, ...]
+    """The evidence, the primary place first."""
+    help: str
+    """How to mend it in this very case."""
+    severity: Severity | None = None
+    """Another severity than the rule's default."""
+    confidence: Confidence | None = None
+    """Another confidence than the rule's default."""
+
+
+class Case(NamedTuple):
+    """One situation a rule must find, or must leave alone. Each becomes a test."""
+
+    title: str
+    """What the situation is."""
+    facts: Mapping[str, Any]
+    """The facts by name, as the engine would hand them over."""
+    finds: tuple[Severity, ...] = ()
+    """The severities of the findings that must come; empty for a case that must stay silent."""
+    unknown: bool = False
+    """Whether the rule must say that it cannot tell."""
+
+
+class Rule:
+    """Base of every rule. A subclass's docstring is its text, under the headings of `SECTIONS`."""
+
+    code: ClassVar[str]
+    """`TIE` and three digits; the first digit is the family. Never reused."""
+    name: ClassVar[str]
+    """The bad pattern in words, e.g. `trained-head-discarded`."""
+    summary: ClassVar[str]
+    """One line: what it finds."""
+    severity: ClassVar[Severity]
+    """The default severity."""
+    confidence: ClassVar[Confidence]
+    """The default confidence."""
+    fixable: ClassVar[bool] = False
+    """Whether `tiecheck fix` can mend it."""
+    messages: ClassVar[tuple[str, ...]] = ()
+    """Texts that people see when they have this problem, as the libraries print them."""
+    threads: ClassVar[tuple[str, ...]] = ()
+    """Where it was met: `owner/repository#number` or an address."""
+
+    @classmethod
+    def needs(cls) -> tuple[str, ...]:
+        """The names of the facts `check` asks for, read off its parameters."""
+        code = cls.check.__code__
+        return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+
+    def check(self) -> Iterator[Draft | Unknown]:
+        """Yield what is wrong. Pure: opens no file and calls no tool."""
+        raise NotImplementedError  # a rule without a check is a mistake in the rule
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """The rule's own valid and invalid cases."""
+        raise NotImplementedError  # a rule without cases is a mistake in the rule
+
+    @classmethod
+    def text(cls) -> dict[str, str]:
+        """The docstring by its headings, in order."""
+        sections: dict[str, str] = {}
+        title = ""
+        for line in (cls.__doc__ or "").expandtabs().splitlines():
+            stripped = line.strip()
+            if stripped.startswith("## "):
+                title = stripped[3:]
+                sections[title] = ""
+            elif title:
+                sections[title] += line[4:].rstrip() + "\n" if line.startswith("    ") else stripped + "\n"
+        return {heading: body.strip("\n") for heading, body in sections.items()}
+
+
+SECTIONS = ("What it does", "Why it is bad", "How to mend it")
+"""The headings every rule's docstring has."""

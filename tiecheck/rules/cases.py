@@ -1,0 +1,155 @@
+"""Facts for the rules' own cases: a healthy little model, of which a case changes what it is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tiecheck.facts import (
+    Checkpoint,
+    Comparison,
+    DeclaredTie,
+    Flag,
+    Group,
+    InitScale,
+    LiveModel,
+    Registration,
+    Shard,
+    StoredTensor,
+    Tie,
+)
+
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+PAIR = (HEAD, EMBEDDING)
+
+
+def tensor(name: str, shape: tuple[int, ...] = (128, 16), file: str = "model.safetensors") -> StoredTensor:
+    """A float32 tensor's header facts."""
+    count = 1
+    for size in shape:
+        count *= size
+    return StoredTensor(name, "float32", shape, 4 * count, file, 1024)
+
+
+def flag(value: bool, *level: str) -> Flag:
+    """A tie flag on line 12 of the config."""
+    return Flag("tie_word_embeddings", level, value, 12, 3)
+
+
+def group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), **changes: Any) -> Group:
+    """A Llama's group: what the flag says, which members are stored, and any field to be changed.
+
+    Args:
+        value: What the flag says; None for a silent config.
+        stored: The stored members.
+        changes: Fields of the Group.
+    """
+    by = ("config.json:tie_word_embeddings",) if value is not None else ("default of LlamaForCausalLM",)
+    plain = Group(
+        names=PAIR,
+        source=EMBEDDING,
+        kind="parameter" if value else None,
+        declared=bool(value),
+        declared_by=by,
+        flag=None if value is None else flag(value),
+        default=False,
+        forced=False,
+        stored="absent",
+        stored_names=tuple(sorted(stored)),
+        missing=tuple(n for n in PAIR if n not in stored),
+        tensors=tuple(tensor(n) for n in sorted(stored)),
+        comparison=None,
+        reason=None,
+        inferred=False,
+    )
+    return plain._replace(**changes)
+
+
+def compared(*, rows_differ: int = 0, first: int | None = None, constant: bool = False) -> Comparison:
+    """A comparison of 128 rows."""
+    last = None if first is None else first + rows_differ - 1
+    return Comparison(rows_differ == 0, 128, rows_differ, 128, first, last, constant)
+
+
+def checkpoint(
+    entries: dict[str, tuple[str, ...]], weight_map: dict[str, str] | None = None, missing: tuple[str, ...] = ()
+) -> Checkpoint:
+    """A checkpoint of shards, each with names of small tensors.
+
+    Args:
+        entries: File -> names it holds.
+        weight_map: Name -> file by the index.
+        missing: Files that are not there.
+    """
+    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+    shards = tuple(Shard(file, 1024, dict.fromkeys(names, entry)) for file, names in entries.items())
+    index = "model.safetensors.index.json" if weight_map else None
+    return Checkpoint("safetensors", ".", shards, index, weight_map or {}, missing, {})
+
+
+def tie(*names: str, kind: Any = "parameter", **changes: Any) -> Tie:
+    """A live group of float32 matrices."""
+    plain = Tie(
+        names=tuple(sorted(names or PAIR)),
+        names_total=len(names or PAIR),
+        kind=kind,
+        shape=(128, 16),
+        dtype="float32",
+        nbytes=8192,
+        device="cpu",
+        buffer=False,
+        requires_grad=(True,),
+        registrations=(Registration("Embedding", "weight"), Registration("Linear", "weight")),
+        reason=None,
+    )
+    return plain._replace(**changes)
+
+
+def declared(kind: Any, *, parts: tuple[tuple[str, ...], ...] = ((HEAD,), (EMBEDDING,)), **changes: Any) -> DeclaredTie:
+    """A declared group of a live Llama."""
+    plain = DeclaredTie(
+        names=tuple(sorted(n for part in parts for n in part)),
+        source=EMBEDDING,
+        by=("LlamaForCausalLM._tied_weights_keys",),
+        kind=kind,
+        reason=None,
+        parts=parts,
+    )
+    return plain._replace(**changes)
+
+
+def live(**changes: Any) -> LiveModel:
+    """A live Llama with its tie in order."""
+    plain = LiveModel(
+        class_name="LlamaForCausalLM",
+        origin="given",
+        ties=(tie(),),
+        aliases=(),
+        declared=(declared("parameter", parts=(PAIR,)),),
+        candidates=(PAIR,),
+        flag=True,
+        library="transformers 5.23.0",
+        parameters=10,
+        names=11,
+    )
+    return plain._replace(**changes)
+
+
+def scale(**changes: Any) -> InitScale:
+    """An untrained GPT-2 of the full size whose head took the embedding's draw."""
+    plain = InitScale(
+        names=("lm_head.weight", "model.tok_embedding.weight"),
+        untrained=True,
+        evidence="26 normalisation weights are exactly one",
+        std=1.0,
+        width=768,
+        vocabulary=50257,
+        head_scale=1.0,
+        hidden_rms=1.0,
+        predicted=27.7,
+        measured=27.8,
+        loss=475.0,
+        repeats=1.0,
+        reason=None,
+    )
+    return plain._replace(**changes)

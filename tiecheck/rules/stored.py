@@ -1,0 +1,379 @@
+"""TIE1xx: what is stored against what is declared. Needs headers and config, and bytes where two members are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.facts import Comparison, Group
+from tiecheck.report import Confidence, Location
+from tiecheck.rules.base import Case, Draft, Rule
+
+
+class TrainedHeadDiscarded(Rule):
+    """The config ties head and embedding, and the checkpoint stores two different tensors for them.
+
+    ## What it does
+    Finds groups that config or class declare as tied, whose members are all stored and whose bytes differ. It
+    says how many rows differ, and whether only the last ones do, as after adding tokens.
+
+    ## Why it is bad
+    Loaders do different things with such a checkpoint. transformers 4.57 ties, and throws the stored head away
+    without a word; so do engines that skip `lm_head` whenever the flag is true. transformers 5 compares the
+    values, keeps both untied, and logs a warning; but any later `tie_weights()` or `resize_token_embeddings()`
+    ties them again, and `save_pretrained` keeps the flag. The model that was trained is not the model that is
+    served: fluent gibberish, repeated tokens, a drop in accuracy.
+
+    ## How to mend it
+    Find out which copy is right: "differs" does not say. After full fine-tuning, or after merging an adapter
+    that trained the head, both are: set `tie_word_embeddings` to false, at the level the finding names, and keep
+    both tensors. Where the second tensor is left over from a conversion, delete it from the checkpoint.
+    """
+
+    code = "TIE101"
+    name = "trained-head-discarded"
+    summary = "declared tied, stored as different tensors: some loaders throw one away"
+    severity = "error"
+    confidence = "high"
+    fixable = False
+    messages = (
+        "The tied weights mapping and config for this model specifies to tie",
+        "but both are present in the checkpoints with different values, so we will NOT tie them",
+    )
+    threads = (
+        "huggingface/transformers#42612",
+        "huggingface/transformers#45127",
+        "vllm-project/vllm#51063",
+        "vllm-project/vllm#51665",
+        "huggingface/peft#2777",
+        "Lightning-AI/litgpt#1727",
+    )
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+        """Groups declared as tied whose stored bytes differ."""
+        for group in groups:
+            if not _tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
+                continue
+            kept = group.source if group.source in group.names else group.names[-1]
+            lost = ", ".join(n for n in group.names if n != kept and n not in group.missing)
+            yield Draft(
+                f"{_who(group)} that {_listed(group.names)} are one tensor, but the checkpoint stores different "
+                f"values for them: {_rows(group.comparison)}. transformers 4.57 throws {lost} away without a word; "
+                "transformers 5 keeps both, untied, and warns.",
+                group.stored_names,
+                (_declaration(group), *_stored(group)),
+                f"If the head was trained on its own, set {_flag_name(group)} to false and keep both tensors. If it is "
+                f"left over from a conversion, delete {lost} from the checkpoint.",
+                confidence=_confidence(group),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Different, different in the last rows only, and everything that only looks like it."""
+        from tiecheck.rules.cases import PAIR, compared, flag, group
+
+        differ = compared(rows_differ=128, first=0)
+        separate = group(stored=PAIR)._replace(stored="separate", comparison=differ)
+        yield Case("both stored and different", {"groups": (separate,)}, finds=("error",))
+        tail = separate._replace(comparison=compared(rows_differ=3, first=125))
+        yield Case("only the rows of three added tokens differ", {"groups": (tail,)}, finds=("error",))
+        yield Case("tied and stored once", {"groups": (group(),)})
+        yield Case(
+            "untied on purpose",
+            {"groups": (group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ),)},
+        )
+        forced = separate._replace(flag=flag(False), forced=True)
+        yield Case("T5's false, which means that logits are not scaled", {"groups": (forced,)})
+        shapes = separate._replace(comparison=None, reason="the members differ in shape or dtype")
+        yield Case("different shapes are another rule's matter", {"groups": (shapes,)})
+        unread = separate._replace(stored="unknown", comparison=None, reason="not read")
+        yield Case("bytes that were not read", {"groups": (unread,)})
+
+
+class TiedMemberLost(Rule):
+    """A member of a group is not stored, and nothing the loader reads ties it to one that is.
+
+    ## What it does
+    Finds groups that the class can tie, of which a member is missing in the checkpoint while the config, or the
+    class's default, says that they are not tied.
+
+    ## Why it is bad
+    The missing tensor is made anew at random: gibberish, or logits that are nearly uniform. transformers says so
+    in one line of its load report and speaks of training, not of tying; other loaders leave zeros and say
+    nothing.
+
+    ## How to mend it
+    If the model was trained tied, the flag was lost on the way: set `tie_word_embeddings` to true at the level
+    the finding names. If it was trained untied, the tensor was lost: save the model again, with the head.
+    """
+
+    code = "TIE102"
+    name = "tied-member-lost"
+    summary = "a member is not stored and nothing ties it: a random or zero head"
+    severity = "error"
+    confidence = "medium"
+    fixable = False
+    messages = (
+        "Some weights of the model were not initialized from the model checkpoint and are newly initialized: ['lm_head.weight']",
+        "lm_head.weight | MISSING",
+    )
+    threads = (
+        "huggingface/transformers#43429",
+        "huggingface/transformers#44931",
+        "huggingface/transformers#47620",
+        "vllm-project/vllm#53020",
+        "GradientHQ/parallax#444",
+        "huggingface/transformers#31467",
+    )
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+        """Groups declared as untied of which a member is not stored."""
+        for group in groups:
+            if group.declared is not False or group.inferred or not group.missing or not group.stored_names:
+                continue
+            if group.stored == "unknown":
+                continue
+            lost = _listed(group.missing)
+            verb = "is" if len(group.missing) == 1 else "are"
+            why = (
+                f"{group.declared_by[0]} is {_word(group)}"
+                if group.flag
+                else f"the config does not set {_flag_name(group)}, and the class does not tie by default"
+            )
+            yield Draft(
+                f"{lost} {verb} not stored, and {why}: nothing ties {_them(group.missing)} to "
+                f"{_listed(group.stored_names)}, so the loader makes {_them(group.missing)} at random.",
+                group.names,
+                (_declaration(group), *_stored(group)),
+                f"If the model was trained tied, set {_flag_name(group)} to true. If not, save it again with "
+                f"{lost} in the checkpoint.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A lost flag, a lost embedding, and checkpoints in which nothing is lost."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, flag, group
+
+        yield Case("flag false, head not stored", {"groups": (group(value=False),)}, finds=("error",))
+        yield Case("flag absent, default untied, head not stored", {"groups": (group(value=None),)}, finds=("error",))
+        yield Case(
+            "flag false, embedding not stored", {"groups": (group(value=False, stored=(HEAD,)),)}, finds=("error",)
+        )
+        yield Case("tied and stored once", {"groups": (group(),)})
+        yield Case("tied and stored under the head's name", {"groups": (group(stored=(HEAD,)),)})
+        yield Case("untied and both stored", {"groups": (group(value=False, stored=PAIR)._replace(stored="separate"),)})
+        forced = group(stored=(EMBEDDING,))._replace(flag=flag(False), forced=True)
+        yield Case("T5's false: the class ties all the same", {"groups": (forced,)})
+        unclear = group()._replace(declared=None, declared_by=(), reason="the flags are at other levels")
+        yield Case("nobody knows which flag decides", {"groups": (unclear,)})
+        packed = group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
+        yield Case("the head is stored quantised, under other names", {"groups": (packed,)})
+        yield Case("a class without a head", {"groups": ()})
+
+
+class RedundantTiedCopy(Rule):
+    """The group is tied, and stored twice with equal bytes.
+
+    ## What it does
+    Finds groups declared as tied whose members are all stored and identical.
+
+    ## Why it is bad
+    Mostly it is only wasted space, and some consumers even need the copy. Strict loaders refuse it
+    (`KeyError: 'lm_head.weight'`, `Unexpected key(s) in state_dict`), and a later edit of one copy alone turns
+    it into TIE101.
+
+    ## How to mend it
+    Nothing has to be done. To save the space, delete the copies from the checkpoint. Do not set the flag to
+    false to silence a strict loader: that unties the model.
+    """
+
+    code = "TIE106"
+    name = "redundant-tied-copy"
+    summary = "declared tied, stored twice, identical: strict loaders refuse it, disk is wasted"
+    severity = "info"
+    confidence = "high"
+    messages = (
+        "KeyError: 'lm_head.weight'",
+        "Received 1 parameters not in model: lm_head.weight",
+        'Unexpected key(s) in state_dict: "lm_head.weight"',
+        "There is no module or parameter named 'lm_head'",
+    )
+    threads = (
+        "vllm-project/vllm#6758",
+        "vllm-project/vllm#3344",
+        "sgl-project/sglang#2935",
+        "ml-explore/mlx-lm#1298",
+        "meta-pytorch/torchtune#1688",
+    )
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+        """Groups declared as tied whose stored members are equal."""
+        for group in groups:
+            if not _tied_by_intent(group) or group.stored != "copy":
+                continue
+            kept = group.source if group.source in group.stored_names else group.stored_names[0]
+            extra = tuple(n for n in group.stored_names if n != kept)
+            wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
+            yield Draft(
+                f"{_listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
+                f"with equal bytes; {_size(wasted)} could be saved. Strict loaders refuse the second name.",
+                group.stored_names,
+                (*_stored(group, primary=True), _declaration(group, role="related")),
+                f"Nothing has to be done; {_listed(extra)} can be deleted from the checkpoint. Do not set the flag to "
+                "false.",
+                confidence=_confidence(group),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """An equal copy, and the states next to it."""
+        from tiecheck.rules.cases import PAIR, compared, group
+
+        both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
+        yield Case("stored twice and equal", {"groups": (both,)}, finds=("info",))
+        yield Case("stored once", {"groups": (group(),)})
+        yield Case("a pickle keeps the sharing", {"groups": (both._replace(stored="storage", comparison=None),)})
+        yield Case("untied and equal is another rule's matter", {"groups": (both._replace(declared=False),)})
+
+
+class FlattenedTie(Rule):
+    """Nobody declares the group as tied, and its members are stored with equal bytes.
+
+    ## What it does
+    Finds groups that are not declared as tied, stored twice, identical, and not one constant value. The groups
+    are those the class can tie; for a class that is not known, embedding and head by name and shape.
+
+    ## Why it is bad
+    The usual cause is an export that wrote a tied model out and lost the flag. The model gives the same output as
+    before; it holds the matrix twice, and training it further lets the two drift apart. Where the architecture
+    ties by default, losing the tie is unlikely to be meant: then it is a warning. Right after a deliberate untie
+    the two are equal as well, and nothing is wrong.
+
+    ## How to mend it
+    If the model is meant to be tied, set `tie_word_embeddings` to true and drop the copy. If it is meant to be
+    untied, leave it: the finding goes away once the two have been trained apart.
+    """
+
+    code = "TIE109"
+    name = "flattened-tie"
+    summary = "not declared tied, stored twice, identical: a tie that an export has flattened"
+    severity = "info"
+    confidence = "high"
+    threads = (
+        "facebookresearch/fairseq2#1064",
+        "facebookresearch/fairseq2#1102",
+    )
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+        """Groups not declared as tied whose stored matrices are equal and not constant."""
+        for group in groups:
+            if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
+                continue
+            if len(group.tensors[0].shape) < 2:
+                continue  # equal biases are what a default draw leaves behind
+            says = (
+                f"{_who(group)} that they are not tied" if group.declared is False else "nobody says that they are tied"
+            )
+            usual = ", although the class ties them by default" if group.default else ""
+            yield Draft(
+                f"{_listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
+                "twice, and training drives them apart.",
+                group.stored_names,
+                (*_stored(group, primary=True), _declaration(group, role="related")),
+                f"If the model is meant to be tied, set {_flag_name(group)} to true and delete the copy; if not, nothing "
+                "is wrong.",
+                severity="warning" if group.default else None,
+                confidence=_confidence(group),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Equal and undeclared, with and without an architecture that ties by default; constants stay silent."""
+        from tiecheck.rules.cases import PAIR, compared, group
+
+        both = group(value=False, stored=PAIR)._replace(stored="copy", comparison=compared())
+        yield Case("flag false, equal bytes", {"groups": (both,)}, finds=("info",))
+        yield Case(
+            "the same where the class ties by default", {"groups": (both._replace(default=True),)}, finds=("warning",)
+        )
+        guessed = both._replace(declared=None, declared_by=(), flag=None, default=None, inferred=True)
+        yield Case("a class nobody knows, equal by name and shape", {"groups": (guessed,)}, finds=("info",))
+        yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=compared(constant=True)),)})
+        yield Case("untied and different", {"groups": (both._replace(stored="separate"),)})
+        yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})
+
+
+def _tied_by_intent(group: Group) -> bool:
+    """Declared as tied, and not merely forced by the class against a flag that says otherwise (T5's false)."""
+    return group.declared is True and not (group.flag is not None and group.flag.value is False)
+
+
+def _confidence(group: Group) -> Confidence:
+    return "medium" if group.inferred else "high"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
+
+
+def _them(names: tuple[str, ...]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
+def _word(group: Group) -> str:
+    return "false" if group.flag is not None and group.flag.value is False else "true"
+
+
+def _flag_name(group: Group) -> str:
+    return group.flag.dotted if group.flag else "tie_word_embeddings"
+
+
+def _who(group: Group) -> str:
+    return f"{group.declared_by[0]} says" if group.declared_by else "the names suggest"
+
+
+def _rows(comparison: Comparison) -> str:
+    """How many rows differ, and where, in words."""
+    if comparison.rows_differ is None:
+        return "their bytes differ"
+    of = f"of {comparison.rows:,} rows"
+    if comparison.rows_compared < comparison.rows:
+        of = f"of the first {comparison.rows_compared:,} of {comparison.rows:,} rows"
+    tail = comparison.first_row is not None and comparison.last_row == comparison.rows - 1
+    if tail and comparison.first_row and comparison.rows_differ == comparison.rows - comparison.first_row:
+        return (
+            f"only the last {comparison.rows_differ:,} {of} differ, from row {comparison.first_row:,} on, as after "
+            "adding tokens"
+        )
+    return f"{comparison.rows_differ:,} {of} differ"
+
+
+def _size(nbytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes} bytes"
+
+
+def _declaration(group: Group, role: str = "primary") -> Location:
+    """Where it is declared: the flag's line, or the config that does not say."""
+    where = "primary" if role == "primary" else "related"
+    if group.flag:
+        return Location(
+            "config.json", group.flag.line, group.flag.column, where, f"{group.flag.dotted} is {_word(group)}"
+        )
+    note = group.declared_by[0] if group.declared_by else "nothing is said about tying"
+    return Location("config.json", None, None, where, note)
+
+
+def _stored(group: Group, *, primary: bool = False) -> tuple[Location, ...]:
+    """Where each stored member lies."""
+    return tuple(
+        Location(
+            tensor.file,
+            None,
+            None,
+            "primary" if primary and i == 0 else "related",
+            f"{tensor.name}, {tensor.dtype} {list(tensor.shape)}",
+        )
+        for i, tensor in enumerate(group.tensors)
+    )
