@@ -22,6 +22,8 @@ def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieE
     for group in groups:
         tie = _take(ties, group.names)
         claim = _take(declared, group.names)
+        if live and group.inferred and len(group.names) == 1 and not tie and not claim:
+            continue  # a guess that the module answers: one name is no tie
         entries.append(_from_group(group, tie, claim, live is not None))
     for tie in ties:
         claim = _take(declared, tie.names)
@@ -64,8 +66,15 @@ def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_li
         shape=tensor.shape if tensor else tie.shape if tie else None,
         dtype=tensor.dtype if tensor else tie.dtype if tie else None,
         nbytes=tensor.nbytes if tensor else tie.nbytes if tie else None,
-        reason=group.reason or (claim.reason if claim else None),
+        reason=_reason(group, tie, claim),
     )
+
+
+def _reason(group: Group, tie: Tie | None, claim: DeclaredTie | None) -> str | None:
+    """Why something is unknown; that the class was not run is no reason once it was."""
+    if claim and claim.reason:
+        return claim.reason
+    return None if tie and group.inferred else group.reason
 
 
 def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> TieEntry:

@@ -1,7 +1,5 @@
 """What a run is to do, in one frozen record made of flags."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from tiecheck.report import Severity

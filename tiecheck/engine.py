@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tiecheck._version import __version__
 from tiecheck.collect.store import Facts
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.rules.base import Draft, Rule
+
+
+class _Outcome(NamedTuple):
+    """What the rules of one target have said so far."""
+
+    findings: list[Finding]
+    skips: list[Skip]
+    errors: list[Error]
+    ran: list[str]
 
 
 def run(targets: Iterable[str], config: Config) -> Report:
@@ -69,10 +78,12 @@ def check_text(text: str, config: Config) -> TargetReport:
         target = parse_target(text)
         return judge(target, facts_of(target, config), config)
     except TiecheckError as error:
-        return _unread(target, error)
+        return _unread(target, str(error), error.path)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
+        return _unread(target, f"tiecheck itself failed, please report it: {type(error).__name__}: {error}", None)
 
 
-def _unread(target: Target, error: TiecheckError) -> TargetReport:
+def _unread(target: Target, message: str, path: str | None) -> TargetReport:
     return TargetReport(
         target=target.text,
         type=target.type,
@@ -87,7 +98,7 @@ def _unread(target: Target, error: TiecheckError) -> TargetReport:
         loaders=(),
         findings=(),
         skips=(),
-        errors=(Error(None, str(error), error.path or target.text),),
+        errors=(Error(None, message, path or target.text),),
         rules_run=(),
     )
 
@@ -96,20 +107,16 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
     from tiecheck.assemble import alias_entries, tie_entries
 
-    findings: list[Finding] = []
-    skips: list[Skip] = []
-    errors: list[Error] = []
-    ran: list[str] = []
+    outcome = _Outcome([], [], [], [])
     for rule in select(config.select, config.ignore, facts):
-        if any(need not in facts for need in rule.needs()):
-            continue  # a layer that was not asked for: not run, and no skip
-        _apply(rule, facts, target, findings, skips, errors, ran)
+        if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
+            _apply(rule, facts, target, outcome)
     model = facts.known("config")
     live = facts.known("live")
     return TargetReport(
         target=target.text,
         type=target.type,
-        status=_status(findings, errors, ran, facts, config),
+        status=_status(outcome, facts, config),
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=None,
@@ -118,39 +125,30 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
         aliases=alias_entries(live),
         views=(),
         loaders=(),
-        findings=tuple(sorted(findings, key=lambda f: (f.code, f.names))),
-        skips=tuple(skips),
-        errors=tuple(errors),
-        rules_run=tuple(ran),
+        findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
+        skips=tuple(outcome.skips),
+        errors=tuple(outcome.errors),
+        rules_run=tuple(outcome.ran),
     )
 
 
-def _apply(
-    rule: type[Rule],
-    facts: Facts,
-    target: Target,
-    findings: list[Finding],
-    skips: list[Skip],
-    errors: list[Error],
-    ran: list[str],
-) -> None:
+def _apply(rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome) -> None:
     """Run one rule: its findings, or its skip, or the error that it crashed."""
     values = {need: facts.get(need) for need in rule.needs()}
-    for value in values.values():
-        if isinstance(value, Unknown):
-            skips.append(Skip(rule.code, rule.name, value.reason))
-            return
-    try:
-        for answer in rule().check(**values):
-            if isinstance(answer, Unknown):
-                skips.append(Skip(rule.code, rule.name, answer.reason))
-            else:
-                findings.append(_finding(rule, answer, target))
-    except Exception as error:  # noqa: BLE001  # any crash of a rule is reported as that rule's
-        errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
+    unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
+    if unknown is not None:
+        outcome.skips.append(Skip(rule.code, rule.name, unknown.reason))
         return
-    if not any(skip.code == rule.code for skip in skips):
-        ran.append(rule.code)
+    try:
+        answers = list(rule().check(**values))
+    except Exception as error:  # noqa: BLE001  # any crash of a rule is reported as that rule's
+        outcome.errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
+        return
+    reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
+    outcome.skips.extend(Skip(rule.code, rule.name, reason) for reason in reasons)
+    outcome.findings.extend(_finding(rule, answer, target) for answer in answers if not isinstance(answer, Unknown))
+    if not reasons:
+        outcome.ran.append(rule.code)
 
 
 def _finding(rule: type[Rule], draft: Draft, target: Target) -> Finding:
@@ -192,13 +190,13 @@ def _layers(facts: Facts) -> tuple[str, ...]:
     return tuple(there)
 
 
-def _status(findings: list[Finding], errors: list[Error], ran: list[str], facts: Facts, config: Config) -> Status:
-    if errors:
+def _status(outcome: _Outcome, facts: Facts, config: Config) -> Status:
+    if outcome.errors:
         return "error"
-    if at_least(findings, config.fail_on):
+    if at_least(outcome.findings, config.fail_on):
         return "fail"
     blind = any(isinstance(facts.get(name), Unknown) for name in ("groups", "live") if name in facts)
-    return "unknown" if blind or not ran else "pass"
+    return "unknown" if blind or not outcome.ran else "pass"
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:

@@ -5,8 +5,6 @@ because thirty of those cost a start next to nothing where thirty dataclasses co
 This module imports nothing of ours and nothing heavy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -153,7 +151,7 @@ class Checkpoint(NamedTuple):
     """The directory the paths of the shards are relative to."""
     shards: tuple[Shard, ...]
     """The files that were read."""
-    index: str | None
+    index_file: str | None
     """The `*.index.json`, relative to the target, or None for a single file."""
     weight_map: Mapping[str, str]
     """Name -> file by the index; empty without one."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
-
 import click
 
 from tiecheck._version import __version__
@@ -16,11 +14,11 @@ COMMANDS = {"check": "tiecheck.cli.check", "rule": "tiecheck.cli.rule"}
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, and takes anything that looks like a target for `check`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Every command, in the order of the table."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
@@ -77,8 +75,3 @@ def cli() -> None:
 
     `tiecheck path/to/model` is short for `tiecheck check path/to/model`.
     """
-
-
-def fail(error: Exception) -> Any:
-    """End with status 2 and one sentence on standard error."""
-    raise click.UsageError(str(error))

@@ -1,0 +1,1 @@
+"""Collectors: they know formats and libraries, make facts, and never judge."""

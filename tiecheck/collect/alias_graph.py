@@ -7,13 +7,24 @@ each module once, counts names instead of listing them, and writes out only the 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate, chain, compress, islice, repeat
+from operator import attrgetter, is_not, methodcaller
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 COUNT_LIMIT = 1 << 128
 """Counts of names stop here: a chain of 100,000 doublings has more names than its count has memory to stand in."""
+
+
+NARROW = 16
+"""A level of fewer modules is listed one by one: the C loops cost more to set up."""
+
+# Through `methodcaller`, because the registries of a ScriptModule (torch 2.13 `OrderedDictWrapper`) are no dicts.
+_modules_of, _parameters_of, _buffers_of = map(attrgetter, ("_modules", "_parameters", "_buffers"))
+_values_of, _keys_of = map(methodcaller, ("values", "keys"))
 
 
 class Edge(NamedTuple):
@@ -47,6 +58,7 @@ class ModuleGraph:
         self._label = [""]
         self._extra: dict[int, list[Edge]] = {}
         self._walk()
+        self._forward: dict[int, list[Edge]] = {}
         self._counts: dict[int, int] = {}
         self._back: set[tuple[int, Edge]] = set()
         self._endless: frozenset[int] = frozenset()
@@ -54,50 +66,58 @@ class ModuleGraph:
             self._count()
 
     def _walk(self) -> None:
-        """List modules level by level; a level without a module seen before goes through C loops only."""
-        modules, parents, labels = self.modules, self._parent, self._label
-        index = {id(modules[0]): 0}
+        """List modules level by level; a wide level without a module seen before goes through C loops only."""
+        modules = self.modules
+        self._index = {id(modules[0]): 0}
         low = 0
         while low < len(modules):
-            level: list[nn.Module | None] = []
-            level_parents: list[int] = []
-            level_labels: list[str] = []
-            for number in range(low, len(modules)):
-                children = modules[number]._modules
-                if children:
-                    level += children.values()
-                    level_parents += [number] * len(children)
-                    level_labels += children.keys()
+            numbers = range(low, len(modules))
             low = len(modules)
-            ids = list(map(id, level))
-            fresh = dict(zip(ids, range(low, low + len(ids)), strict=True))
-            if len(fresh) == len(ids) and index.keys().isdisjoint(ids) and id(None) not in fresh:
-                index.update(fresh)
-                modules += level  # type: ignore[arg-type]  # no None among them: looked at above
-                parents += level_parents
-                labels += level_labels
+            if len(numbers) < NARROW:
+                for number in numbers:
+                    for label, module in modules[number]._modules.items():
+                        self._add(module, number, label)
             else:
-                self._add_level(index, zip(level, level_parents, level_labels, strict=True))
-        self._index = index
+                self._add_level(numbers)
 
-    def _add_level(self, index: dict[int, int], level: Iterator[tuple[nn.Module | None, int, str]]) -> None:
-        """Add a level in which a module is None or was seen before."""
-        for module, parent, label in level:
-            if module is None:
-                continue
-            number = index.setdefault(id(module), len(self.modules))
-            if number == len(self.modules):
-                self.modules.append(module)
-                self._parent.append(parent)
-                self._label.append(label)
-            else:
-                self._extra.setdefault(number, []).append(Edge(parent, label))
+    def _add_level(self, numbers: range) -> None:
+        """Add what the modules of a wide level register."""
+        registries = list(map(_modules_of, self.modules[numbers.start :]))
+        numbers_with = list(compress(numbers, registries))
+        registries = list(filter(None, registries))
+        level = list(chain.from_iterable(map(_values_of, registries)))
+        parents = chain.from_iterable(map(repeat, numbers_with, map(len, registries)))
+        labels = chain.from_iterable(map(_keys_of, registries))
+        ids = list(map(id, level))
+        fresh = dict(zip(ids, range(numbers.stop, numbers.stop + len(ids)), strict=True))
+        if len(fresh) == len(ids) and self._index.keys().isdisjoint(ids) and id(None) not in fresh:
+            self._index.update(fresh)
+            self.modules += level
+            self._parent += parents
+            self._label += labels
+        else:
+            for module, parent, label in zip(level, parents, labels, strict=True):
+                self._add(module, parent, label)
 
-    def children(self, number: int) -> Iterator[tuple[str, int]]:
-        """Attribute and number of each module that a module registers."""
+    def _add(self, module: nn.Module | None, parent: int, label: str) -> None:
+        """Add one registration."""
+        if module is None:
+            return
+        number = self._index.setdefault(id(module), len(self.modules))
+        if number == len(self.modules):
+            self.modules.append(module)
+            self._parent.append(parent)
+            self._label.append(label)
+        else:
+            self._extra.setdefault(number, []).append(Edge(parent, label))
+
+    def children(self, number: int, *, closing: bool = True) -> Iterator[tuple[str, int]]:
+        """Attribute and number of each module that a module registers; without those that close a cycle, if asked."""
         for label, module in self.modules[number]._modules.items():
             if module is not None:
-                yield label, self._index[id(module)]
+                child = self._index[id(module)]
+                if closing or not self._back or (child, Edge(number, label)) not in self._back:
+                    yield label, child
 
     def registrations_of(self, number: int) -> list[Edge]:
         """Every registration of a module, those that close a cycle included; the root may have none."""
@@ -106,9 +126,8 @@ class ModuleGraph:
 
     def edges(self, number: int) -> list[Edge]:
         """The registrations of a module that close no cycle."""
-        if not self._back:
-            return self.registrations_of(number)
-        return [edge for edge in self.registrations_of(number) if (number, edge) not in self._back]
+        found = self._forward.get(number)
+        return self.registrations_of(number) if found is None else found
 
     def closing(self, number: int) -> list[Edge]:
         """The registrations of a module that close a cycle."""
@@ -140,24 +159,26 @@ class ModuleGraph:
     def _count(self) -> None:
         """Count paths by adding up, in topological order, over the part of the graph that aliasing reaches."""
         affected = self._below(self.several())
+        self._forward = {number: self.registrations_of(number) for number in affected}
         order = self._topological(affected)
         if len(order) < len(affected):
             self._back = self._find_back(affected)
+            for number in {number for number, _ in self._back}:
+                self._forward[number] = [e for e in self._forward[number] if (number, e) not in self._back]
             self._endless = frozenset(self._below([number for number, _ in self._back]))
             order = self._topological(affected)
+        counts = self._counts
         for number in order:
-            total = sum(self._counts.get(edge.parent, 1) for edge in self.edges(number))
-            self._counts[number] = min(max(total, 1), COUNT_LIMIT)
+            total = sum([counts.get(parent, 1) for parent, _ in self._forward[number]])
+            counts[number] = min(max(total, 1), COUNT_LIMIT)
 
     def _topological(self, affected: list[int]) -> list[int]:
         """The affected modules, parents first (Kahn); those on a cycle, and below one, are left out."""
-        inside = set(affected)
-        waiting = {n: sum(edge.parent in inside for edge in self.edges(n)) for n in affected}
+        inside = self._forward
+        waiting = {n: sum([parent in inside for parent, _ in inside[n]]) for n in affected}
         order = [number for number in affected if waiting[number] == 0]
         for number in order:
-            for label, child in self.children(number):
-                if self._back and (child, Edge(number, label)) in self._back:
-                    continue
+            for _, child in self.children(number, closing=False):
                 waiting[child] -= 1
                 if waiting[child] == 0:
                     order.append(child)
@@ -210,14 +231,12 @@ class ModuleGraph:
         stack = [target]
         while stack:
             number = stack.pop()
-            for edge in self.edges(number):
-                if edge.parent not in downward:
-                    downward[edge.parent] = []
-                    stack.append(edge.parent)
+            for parent, label in self.edges(number):
+                if parent not in downward:
+                    downward[parent] = []
+                    stack.append(parent)
                 # The dot belongs to the key: "a-b." < "a." as texts, though "a" < "a-b".
-                downward[edge.parent].append((edge.label + ".", number))
-        for children in downward.values():
-            children.sort()
+                downward[parent].append((label + ".", number))
         found: list[str] = []
         parts: list[str] = []
         walk = [iter([("", 0)])]
@@ -227,20 +246,16 @@ class ModuleGraph:
                 walk.pop()
                 if parts:
                     parts.pop()
-                continue
-            if number == target:
+            elif number == target:
                 found.append("".join((*parts, label)))
-                continue
-            parts.append(label)
-            walk.append(iter(downward[number]))
+            else:
+                parts.append(label)
+                walk.append(iter(sorted(downward[number])))
         return found
 
 
 class Registrations:
-    """Every place where a module of a graph registers a parameter (and, if asked, a buffer).
-
-    Place `r` is `objects[r]`, under `attributes[r]` of module `owners[r]`; buffers begin at `boundary`.
-    """
+    """Every place where a module of a graph registers a parameter (and, if asked, a buffer), numbered from 0."""
 
     def __init__(self, graph: ModuleGraph, *, buffers: bool) -> None:
         """List the registrations of each module, in the order of the graph.
@@ -250,43 +265,50 @@ class Registrations:
             buffers: Whether to list buffers too.
         """
         self.graph = graph
-        self.objects: list[Tensor | None] = []
-        self.owners: list[int] = []
-        self.attributes: list[str] = []
-        self._list([module._parameters for module in graph.modules])
-        self.boundary = len(self.objects)
+        registries = list(map(_parameters_of, graph.modules))
         if buffers:
-            self._list([module._buffers for module in graph.modules])
+            registries += map(_buffers_of, graph.modules)
+        self._registries = registries
+        self._starts = list(accumulate(map(len, registries), initial=0))
+        self.boundary = self._starts[len(graph.modules)]
+        """The first place of a buffer."""
+        self.objects: list[Tensor | None] = list(chain.from_iterable(map(_values_of, registries)))
+        """What each place holds."""
+        places = list(range(len(self.objects)))
         ids = list(map(id, self.objects))
-        self.first: dict[int, int] = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
-        """Id of a tensor -> the first place that registers it."""
-        none = id(None)
-        self.first.pop(none, None)
+        self.last: dict[int, int] = dict(zip(ids, places, strict=True))
+        """Id of a tensor -> the last place that registers it."""
         self.repeats: dict[int, list[int]] = {}
-        """Id of a tensor that is registered several times -> every place after the first."""
-        if len(self.first) < len(ids):
-            first = self.first
-            for place in [r for r, i in enumerate(ids) if i != none and first[i] != r]:
+        """Id of a tensor that is registered several times -> every place but the last."""
+        if len(self.last) < len(ids):
+            for place in compress(places, map(is_not, map(self.last.__getitem__, ids), places)):
                 self.repeats.setdefault(ids[place], []).append(place)
-
-    def _list(self, registries: list[dict[str, Tensor | None]]) -> None:
-        objects, owners, attributes = self.objects, self.owners, self.attributes
-        for number, registry in enumerate(registries):
-            if registry:
-                objects += registry.values()
-                owners += [number] * len(registry)
-                attributes += registry.keys()
+        self.last.pop(id(None), None)
+        self.repeats.pop(id(None), None)
 
     def tensors(self) -> list[Tensor]:
-        """Every distinct tensor, in the order of its first place."""
+        """Every distinct tensor, always in one order."""
         objects = self.objects
-        return [objects[place] for place in sorted(self.first.values())]  # type: ignore[misc]  # None was popped
+        return [objects[place] for place in self.last.values()]  # type: ignore[misc]  # None was popped
 
-    def places(self, tensor: Tensor) -> list[int]:
-        """Every place that registers a tensor."""
-        return [self.first[id(tensor)], *self.repeats.get(id(tensor), ())]
+    def places(self, key: int) -> list[int]:
+        """Every place that registers the tensor of an id."""
+        last = self.last[key]
+        return [*self.repeats[key], last] if key in self.repeats else [last]
 
-    def names(self, place: int, cap: int) -> list[str]:
-        """The first names a place makes, sorted; one a path of its module."""
-        attribute = self.attributes[place]
-        return [prefix + attribute for prefix in self.graph.prefixes(self.owners[place], cap)]
+    def owner(self, place: int) -> int:
+        """The module that registers a place."""
+        return (bisect_right(self._starts, place) - 1) % len(self.graph.modules)
+
+    def registered(self, place: int) -> tuple[int, str]:
+        """The module that registers a place, and the attribute there."""
+        k = bisect_right(self._starts, place) - 1
+        offset = place - self._starts[k]
+        return k % len(self.graph.modules), next(islice(self._registries[k].keys(), offset, None))
+
+    def owned(self) -> Iterator[tuple[int, int]]:
+        """Number of a module and of each place it registers."""
+        modules = len(self.graph.modules)
+        for k, start in enumerate(self._starts[:-1]):
+            for place in range(start, self._starts[k + 1]):
+                yield k % modules, place

@@ -13,7 +13,7 @@ from typing import Any
 
 from tiecheck.facts import Architecture, Kind, TieSpec
 
-_TABLE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "architectures.txt")  # noqa: PTH118, PTH120
+_TABLE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "data", "architectures.txt")
 _text: list[bytes] = []
 
 
@@ -54,7 +54,7 @@ def table_version() -> str:
 
 def _table() -> bytes:
     if not _text:
-        with open(_TABLE, "rb") as file:  # noqa: PTH123 - pathlib costs a start more than this whole module
+        with open(_TABLE, "rb") as file:
             _text.append(file.read())
     return _text[0]
 
@@ -118,14 +118,18 @@ def _flag(config: Mapping[str, object], level: Any) -> bool | None:
 
 
 def _scale(tag: str, width: int | None, config: Mapping[str, object]) -> float | None:
-    """A head scale by its tag: `1`, `d^-0.5` (of the width), `config:KEY`, `1/config:KEY`; None where not known."""
+    """A head scale by its tag (`tiecheck.data._scale.head_scale_tag` says what tags there are); None if not known."""
+    if "|" in tag:
+        tag, other, switches = tag.split("|")
+        state = next((config[key] for key in switches.split(",") if isinstance(config.get(key), bool)), None)
+        tag = other if state is False else tag
     if tag == "1":
         return 1.0
     if tag == "d^-0.5":
         return width**-0.5 if width else None
-    if ":" in tag:
-        operation, key = tag.split(":")
-        value = config.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value:
-            return float(value) if operation == "config" else 1.0 / value
+    if tag:
+        operation, key, default = tag.split(":")
+        given = config.get(key)
+        value = float(given) if isinstance(given, int | float) and not isinstance(given, bool) else float(default)
+        return value if operation == "config" else 1 / value if value else None
     return None

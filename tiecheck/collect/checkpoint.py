@@ -1,7 +1,5 @@
 """The stored layer: which weights a directory holds, and their headers. No tensor is read."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -27,7 +25,7 @@ class _Found(NamedTuple):
     """The weight files of a target, before any is opened."""
 
     files: tuple[str, ...]
-    index: str | None
+    index_file: str | None
     weight_map: Mapping[str, str]
     missing: tuple[str, ...]
 
@@ -51,7 +49,7 @@ def read_checkpoint(path: str) -> Checkpoint | None:
             return None
     else:
         root, name = os.path.split(os.path.abspath(path))
-    found = _from_index(root, name) if name.endswith(INDEX_ENDING) else _from_file(root, name)
+    found = _from_index(root, name) if name.endswith(INDEX_ENDING) else _from_file(name)
     return _read(root, found)
 
 
@@ -80,7 +78,7 @@ def _pick(root: str) -> str | None:
     return None
 
 
-def _from_file(root: str, name: str) -> _Found:
+def _from_file(name: str) -> _Found:
     ending = os.path.splitext(name)[1]
     if ending in LATER_ENDINGS:
         raise TargetError(f"{name} is a {LATER_ENDINGS[ending]} file, which this version does not read yet", name)
@@ -99,7 +97,8 @@ def _from_index(root: str, name: str) -> _Found:
         raise TargetError(f"{path} is no index: it lacks the `weight_map` of names to files", path)
     if not weight_map:
         raise TargetError(f"{path} names no tensor at all", path)
-    files, missing = [], []
+    files: list[str] = []
+    missing: list[str] = []
     for file in sorted(set(weight_map.values())):
         if os.path.normpath(file) != file or os.path.dirname(file) or file.startswith(".."):
             raise TargetError(f"{path} names a shard outside its own directory, {file!r}, which is not read", path)
@@ -120,7 +119,7 @@ def _read(root: str, found: _Found) -> Checkpoint:
         from tiecheck.collect.safetensors_header import read_shard
 
         shards, slots = tuple(read_shard(path, name) for path, name in paths), {}
-    return Checkpoint(form, root, shards, found.index, found.weight_map, found.missing, slots)
+    return Checkpoint(form, root, shards, found.index_file, found.weight_map, found.missing, slots)
 
 
 def shard_total(shards: tuple[Shard, ...]) -> int:

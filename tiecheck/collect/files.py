@@ -36,7 +36,8 @@ def inside(root: str, name: str) -> str:
     if _is_hub_cache_link(base, real):
         return path
     raise TargetError(
-        f"{path} is a link to {real}, outside the target directory, and is not read; name that file or its folder instead",
+        f"{path} is a link to {real}, outside the target directory, and is not read; "
+        "name that file or its folder instead",
         path,
     )
 

@@ -10,7 +10,8 @@ EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|word_embeddings?|tok_embeddings?|token_embeddings?|tok_emb|token_emb|embed_in"
     r"|shared|embeddings?|embed)\.weight$"
 )
-"""Last components that name a token embedding in the public code that was read (Llama, GPT-2, OLMo, Bloom, T5, nanoGPT)."""
+"""Last components that name a token embedding in the public code that was read (Llama, GPT-2, OLMo,
+Bloom, T5, nanoGPT)."""
 
 HEAD = re.compile(
     r"(?:^|\.)(?:lm_head|embed_out|head|output|ff_out|output_projection|proj_out|out_head|decoder)\.weight$"

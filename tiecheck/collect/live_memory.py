@@ -77,6 +77,11 @@ def dims_of(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> tuple
     return tuple(dim for dim in merged if dim[1] > 1)
 
 
+def dense_view(space: Hashable, start: int, end: int) -> View:
+    """The view of every byte from `start` to `end`."""
+    return View(space, start, dims_of((end - start,), (1,), 1))
+
+
 def overlap(a: View, b: View) -> bool | None:
     """Whether two views share a byte; None where that takes too many steps to tell."""
     if a.space != b.space or a.end <= b.start or b.end <= a.start:

@@ -109,7 +109,7 @@ def read_pickles(paths: list[tuple[str, str]]) -> tuple[tuple[Shard, ...], Mappi
             pointer = tensor.untyped_storage().data_ptr()
             if pointer:
                 number = numbers.setdefault(pointer, count + len(numbers))
-                slots[name] = StorageSlot(number, tensor.storage_offset(), tuple(tensor.stride()))
+                slots[name] = StorageSlot(number, int(tensor.storage_offset()), tuple(tensor.stride()))
         count += len(numbers)
         shards.append(Shard(label, 0, entries))
     return tuple(shards), slots

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.collect.config import read_config
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import Architecture, Checkpoint, Group, LiveModel, ModelConfig, Unknown
+from tiecheck.facts import Architecture, Checkpoint, Group, LiveModel, ModelConfig, Tie, Unknown
 from tiecheck.targets import Target
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
         model: LiveModel = facts.get("live")
         if config.values == "never":
             return Unknown("the values were not to be read (--values never)")
-        return tuple(live_scale(module, tie.names) for tie in model.ties if _head_like(tie.shape))
+        return tuple(live_scale(module, tie.names) for tie in _embedding_ties(model))
 
     return Facts({"live": live, "scale": scale})
 
@@ -79,6 +79,15 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
 def _head_like(shape: tuple[int, ...] | None) -> bool:
     """Whether a tied tensor can be embedding and head at once: two dimensions, a row a token."""
     return shape is not None and len(shape) == 2 and shape[0] > 1 and shape[1] > 1
+
+
+def _embedding_ties(live: LiveModel) -> list[Tie]:
+    """The live ties that can be embedding and head: a matrix that an embedding of some kind registers."""
+    return [
+        tie
+        for tie in live.ties
+        if _head_like(tie.shape) and any("embedding" in place.owner.lower() for place in tie.registrations)
+    ]
 
 
 def _architecture(model: ModelConfig | None) -> Architecture:
@@ -142,7 +151,7 @@ def _built_scale(facts: Facts, checkpoint: Checkpoint | None) -> Any:
         return live
     from tiecheck.collect.scale_live import live_scale
 
-    names = [tie.names for tie in live.ties if _head_like(tie.shape)]
+    names = [tie.names for tie in _embedding_ties(live)]
     if built.origin == "loaded":
         return tuple(live_scale(built.module, group) for group in names)
     if checkpoint is None or checkpoint.format != "safetensors":

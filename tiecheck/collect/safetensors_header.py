@@ -54,8 +54,8 @@ def _check_length(path: str, size: int, length: int) -> None:
         )
     if length > HEADER_LIMIT:
         raise TargetError(
-            f"{path} announces a header of {length:,} bytes; safetensors refuses more than {HEADER_LIMIT:,}, so this is "
-            "no safetensors file or a broken one",
+            f"{path} announces a header of {length:,} bytes; safetensors refuses more than {HEADER_LIMIT:,}, so "
+            "this is no safetensors file or a broken one",
             path,
         )
     if length > size - 8:
@@ -122,8 +122,8 @@ def _check_entries(path: str, entries: Mapping[str, Any], available: int) -> Non
         )
     if last != available or covered != available:
         raise TargetError(
-            f"{path} is broken: its entries cover {covered:,} of {available:,} bytes of data; safetensors allows no gap, "
-            "no overlap and nothing behind the last tensor",
+            f"{path} is broken: its entries cover {covered:,} of {available:,} bytes of data; safetensors allows no "
+            "gap, no overlap and nothing behind the last tensor",
             path,
         )
 

@@ -76,7 +76,8 @@ def stored_scale(
     """The scale of a stored tied tensor, and whether its model is untrained.
 
     A trained model comes back at once, with `untrained` false, `std` NaN (the tensor was not read) and no
-    prediction. The prediction takes the head's input for normalised (rms 1).
+    prediction. The prediction takes the head's input for normalised (rms 1). Where nobody can say whether the
+    model is trained, a scale that does no harm either way is a record (`untrained` false), any other is unknown.
 
     Args:
         checkpoint: The headers.
@@ -92,7 +93,7 @@ def stored_scale(
         with _Files(root) as files:
             trained = _trained(checkpoint, files, frozenset((*names, stored_name)))
             if isinstance(trained, Unknown):
-                return trained
+                return _harmless(files, names, tensor, trained, head_scale) or trained
             std = math.nan if trained.yes else scale_draw.deviation(_runs(files, tensor, _STD_RUNS))
     except (OSError, EOFError, TargetError) as error:
         return Unknown(f"weights could not be read: {error}")
@@ -101,16 +102,25 @@ def stored_scale(
     return _record(names, tensor, trained, std, head_scale)
 
 
+def _harmless(
+    files: _Files, names: tuple[str, ...], tensor: StoredTensor, why: Unknown, head_scale: float | None
+) -> InitScale | None:
+    """The record of a tensor whose scale does no harm, whatever the model is: no need to leave it unknown."""
+    if head_scale is None:
+        return None
+    std = scale_draw.deviation(_runs(files, tensor, scale_draw.RUNS))
+    predicted = predicted_deviation(std, tensor.shape[1], 1.0, head_scale)
+    if not predicted < HARMLESS:
+        return None
+    return _record(names, tensor, _Verdict(yes=True, evidence=why.reason), std, head_scale)._replace(
+        predicted=predicted
+    )
+
+
 def untrained_evidence(norms: int) -> str:
     """The evidence for an untrained model, in words."""
     layers = "1 normalisation layer is" if norms == 1 else f"{norms} normalisation layers are"
     return f"{layers} exactly one with zero biases, other weights are a default draw"
-
-
-def merged(stored: InitScale, live: InitScale) -> InitScale:
-    """The stored record, completed by what a module on meta showed of its head."""
-    known = {field: getattr(live, field) for field in ("head_scale", "hidden_rms", "predicted", "reason")}
-    return stored._replace(**known)
 
 
 def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
@@ -120,7 +130,7 @@ def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
         return Unknown(f"{name} is not in a safetensors file that could be read")
     if tensor.dtype not in _WORDS:
         return Unknown(f"{name} is stored as {tensor.dtype}, of which no deviation is taken")
-    if len(tensor.shape) != 2 or 0 in tensor.shape:  # noqa: PLR2004 (rows and columns)
+    if len(tensor.shape) != 2 or 0 in tensor.shape:  # rows and columns
         return Unknown(f"{name} is no matrix: shape {list(tensor.shape)}")
     return tensor
 
@@ -202,7 +212,7 @@ def _is_vector(tensor: StoredTensor) -> bool:
 
 
 def _is_matrix(tensor: StoredTensor) -> bool:
-    return len(tensor.shape) == 2 and math.prod(tensor.shape) >= scale_draw.LEAST and tensor.dtype in _WORDS  # noqa: PLR2004
+    return len(tensor.shape) == 2 and math.prod(tensor.shape) >= scale_draw.LEAST and tensor.dtype in _WORDS
 
 
 def _holds(files: _Files, tensor: StoredTensor, word: bytes, limit: int) -> bool:

@@ -93,9 +93,9 @@ def show(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
         ids: The input tokens, shape (batch, length).
     """
     batch, length = ids.shape
-    if logits.dim() == 2 and logits.shape[0] in (batch, batch * length):  # noqa: PLR2004 (positions, vocabulary)
+    if logits.dim() == 2 and logits.shape[0] in (batch, batch * length):  # positions, vocabulary
         logits = logits.reshape(batch, -1, logits.shape[-1])
-    if logits.dim() != 3 or logits.shape[0] != batch or logits.shape[1] > length:  # noqa: PLR2004 (batch first)
+    if logits.dim() != 3 or logits.shape[0] != batch or logits.shape[1] > length:  # batch first
         return f"logits of shape {list(logits.shape)} cannot be matched with tokens of shape {list(ids.shape)}"
     own = ids[:, length - logits.shape[1] :].reshape(-1, 1)
     vocabulary = logits.shape[-1]
@@ -124,7 +124,7 @@ def _bounds(module: nn.Module, tied: torch.Tensor) -> Iterator[int]:
         if isinstance(value, int) and value > 0:
             yield value
     for table in module.modules():
-        if isinstance(table, nn.Embedding) and table.weight is not tied and table.num_embeddings >= 8:  # noqa: PLR2004
+        if isinstance(table, nn.Embedding) and table.weight is not tied and table.num_embeddings >= 8:
             yield table.num_embeddings
 
 
@@ -154,7 +154,7 @@ def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]
     if isinstance(value, torch.Tensor):
         if value.is_floating_point() and value.dim() > 1 and value.shape[-1] == vocabulary:
             yield value
-    elif depth < 3:  # noqa: PLR2004 (a tuple in an output, a dict in a tuple)
+    elif depth < 3:  # a tuple in an output, a dict in a tuple
         logits = getattr(value, "logits", None)
         items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
         for item in (logits, *items):

@@ -42,7 +42,7 @@ def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None =
     forward pass on random tokens measures it; below, `head_scale` stays None and `predicted` takes it for 1. Only
     names, modes, buffers and random state are read or put back as they were; nothing is written to a parameter. A
     lazy module is measured in a copy. A module on meta is only watched: the head's scale and its normalised input
-    are seen, `std` comes from the caller, `untrained` is false because nobody looked (see `scale.merged`).
+    are seen, `std` comes from the caller, `untrained` is false because nobody looked.
 
     Args:
         module: The model, on meta or with weights.
@@ -67,19 +67,18 @@ def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor)
     """The record of a module that has weights; a forward pass only where it may show something."""
     if any(p.is_meta and not is_lazy(p) for p in module.parameters()):
         return Unknown("some weights are on meta")
-    verdict = _verdict(module, tied)
-    if isinstance(verdict, Unknown):
-        return verdict
     std = _deviation(tied)
     if not math.isfinite(std):
         return Unknown(f"{names[0]} holds values that are not finite")
-    base = _record(names, tied, std, verdict)
-    if not verdict.untrained:
-        return base
+    verdict = _verdict(module, tied)
     assumed = predicted_deviation(std, tied.shape[1], 1.0, 1.0)
     if assumed < HARMLESS:
-        return base._replace(predicted=assumed, reason=_SMALL)
-    return _measured(module, names[0], base)
+        known = _Verdict(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
+        return _record(names, tied, std, known)._replace(predicted=assumed, reason=_SMALL)
+    if isinstance(verdict, Unknown):
+        return verdict
+    base = _record(names, tied, std, verdict)
+    return _measured(module, names[0], base) if verdict.untrained else base
 
 
 def _tied(module: nn.Module, names: tuple[str, ...]) -> torch.Tensor | Unknown:
@@ -97,7 +96,7 @@ def _tied(module: nn.Module, names: tuple[str, ...]) -> torch.Tensor | Unknown:
         return Unknown(f"{names[0]} is not initialised yet")
     if type(tied) is not nn.Parameter or not tied.is_floating_point():
         return Unknown(f"{names[0]} is no plain floating tensor: {type(tied).__name__} of {tied.dtype}")
-    if tied.dim() != 2 or 0 in tied.shape:  # noqa: PLR2004 (rows and columns)
+    if tied.dim() != 2 or 0 in tied.shape:  # rows and columns
         return Unknown(f"{names[0]} is no matrix: shape {list(tied.shape)}")
     return tied
 
@@ -137,7 +136,7 @@ def _verdict(module: nn.Module, tied: torch.Tensor) -> _Verdict | Unknown:
             name = f"{path}.{leaf}"
             gain = scale_draw.is_norm_gain(name) or (is_norm_layer(layer) and leaf in scale_draw.GAINS)
             offset = scale_draw.is_norm_offset(name) or (is_norm_layer(layer) and leaf in scale_draw.OFFSETS)
-            if is_lazy(parameter) or parameter.dim() != 1 or parameter.numel() < 2 or not (gain or offset):  # noqa: PLR2004
+            if is_lazy(parameter) or parameter.dim() != 1 or parameter.numel() < 2 or not (gain or offset):
                 continue
             if gain and not bool((parameter == 1).all()):
                 if bool((parameter == 0).all()):
@@ -177,7 +176,7 @@ def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> _Verdict:
 
 def _is_matrix(parameter: torch.Tensor) -> bool:
     plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
-    return plain and parameter.dim() == 2 and parameter.numel() >= scale_draw.LEAST  # noqa: PLR2004 (rows and columns)
+    return plain and parameter.dim() == 2 and parameter.numel() >= scale_draw.LEAST  # rows and columns
 
 
 def _sample(name: str, tensor: torch.Tensor) -> scale_draw.Sample:

@@ -132,13 +132,13 @@ class HeadTrace(TorchFunctionMode):
         """What a call multiplies a followed value by; None where it does something else to it."""
         if name in _SAME or (name in _PARTS and traced.origin != _WEIGHT):
             return 1.0
-        if len(operands) != 2:  # noqa: PLR2004 (the value and what it is combined with)
+        if len(operands) != 2:  # the value and what it is combined with
             return None
         first = operands[0] is traced.tensor
         other = operands[1] if first else operands[0]
         if name == "add":  # a bias of the head, not a residual
-            bias = isinstance(other, torch.Tensor) and other.dim() <= 1 and isinstance(traced.origin, int)
-            return 1.0 if bias else None
+            bias = isinstance(other, torch.Tensor) and other.numel() <= self._vocabulary
+            return 1.0 if bias and isinstance(traced.origin, int) else None
         number = _number(other) if name in _SCALES else None
         if number is None or name.startswith("mul"):
             return number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -21,21 +21,21 @@ PLAIN: frozenset[type] = frozenset({Tensor, nn.Parameter})
 CHUNK = 1 << 22
 """Bytes that are compared at once, at most."""
 
-_is_cpu = attrgetter("is_cpu")
+_LANES = (("cpu", attrgetter("is_cpu")), ("cuda", attrgetter("is_cuda")))
 _nbytes = attrgetter("nbytes")
 
 
 class Spans(NamedTuple):
-    """Where the dense plain CPU tensors among some tensors lie, and which tensors are left for a closer look."""
+    """Where the dense plain tensors of one kind of device lie."""
 
+    space: str
+    """The kind of device; its addresses are one space (CUDA devices share theirs)."""
     positions: list[int]
     """Position of each such tensor."""
     starts: list[int]
     """Address of its first byte."""
     ends: list[int]
     """Address after its last byte."""
-    rest: list[int]
-    """Positions of the other tensors."""
 
 
 class Look(NamedTuple):
@@ -56,18 +56,33 @@ def quiet() -> torch._C.DisableTorchFunction:
     return torch._C.DisableTorchFunction()
 
 
-def cpu_spans(tensors: Sequence[Tensor]) -> Spans:
+def spans(tensors: Sequence[Tensor]) -> tuple[list[Spans], list[int]]:
     """The byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
 
     A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`.
-    A sparse tensor raises from `nbytes`, so that one of these sends all to the closer look.
+    A sparse tensor raises from `nbytes`, so that one of these sends all of its device to the closer look.
+
+    Returns:
+        The ranges by kind of device, and the positions of the tensors that are left.
     """
-    everything = list(range(len(tensors)))
-    positions = everything
-    chosen: Sequence[Tensor] = tensors
+    found: list[Spans] = []
+    rest = list(range(len(tensors)))
+    for space, on_device in _LANES:
+        if rest:
+            lane = _lane(tensors, rest, space, on_device)
+            if lane.positions:
+                found.append(lane)
+                inside = set(lane.positions) if len(lane.positions) < len(rest) else None
+                rest = [] if inside is None else [i for i in rest if i not in inside]
+    return found, rest
+
+
+def _lane(tensors: Sequence[Tensor], rest: list[int], space: str, on_device: Callable[[Tensor], bool]) -> Spans:
+    positions = rest
+    chosen = [tensors[i] for i in rest]
     try:
-        if not (PLAIN.issuperset(map(type, tensors)) and all(map(_is_cpu, tensors))):
-            positions = [i for i, t in enumerate(tensors) if type(t) in PLAIN and t.is_cpu]
+        if not (PLAIN.issuperset(map(type, chosen)) and all(map(on_device, chosen))):
+            positions = [i for i in rest if type(tensors[i]) in PLAIN and on_device(tensors[i])]
             chosen = [tensors[i] for i in positions]
         if not all(map(Tensor.is_contiguous, chosen)):
             positions = [i for i in positions if tensors[i].is_contiguous()]
@@ -75,13 +90,24 @@ def cpu_spans(tensors: Sequence[Tensor]) -> Spans:
         starts = list(map(Tensor.data_ptr, chosen))
         sizes = list(map(_nbytes, chosen))
     except (RuntimeError, NotImplementedError):
-        return Spans([], [], [], everything)
+        return Spans(space, [], [], [])
     if 0 in starts or 0 in sizes:  # a zero-size tensor has address 0; a functional tensor has it with elements
         keep = [k for k in range(len(starts)) if starts[k] and sizes[k]]
         positions, starts, sizes = ([column[k] for k in keep] for column in (positions, starts, sizes))
-    inside = set(positions)
-    rest = [] if len(inside) == len(tensors) else [i for i in everything if i not in inside]
-    return Spans(positions, starts, list(map(int.__add__, starts, sizes)), rest)
+    return Spans(space, positions, starts, list(map(int.__add__, starts, sizes)))
+
+
+def lone_storages(tensors: Sequence[Tensor], positions: list[int]) -> set[int]:
+    """The positions of plain meta tensors whose storage no other of these tensors has: they share nothing."""
+    owners: dict[int, list[int]] = {}
+    try:
+        for i in positions:
+            tensor = tensors[i]
+            if type(tensor) in PLAIN and tensor.is_meta:
+                owners.setdefault(tensor.untyped_storage()._cdata, []).append(i)
+    except (RuntimeError, NotImplementedError):
+        return set()
+    return {members[0] for members in owners.values() if len(members) == 1}
 
 
 def views(tensor: Tensor) -> tuple[View, ...] | None:

@@ -72,7 +72,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """transformers' own warnings and progress bars off: what they say is what tiecheck reports."""
+    """Switch transformers' own warnings and progress bars off: what they say is what tiecheck reports."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -5,8 +5,6 @@ and no map: a file that is truncated under a map kills the process. Where the me
 are counted, since "only the added tokens' rows" is another story than "all of them".
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from typing import NamedTuple

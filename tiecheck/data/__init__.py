@@ -1,0 +1,1 @@
+"""Package data: the tie table and the JSON schema, and what makes them."""

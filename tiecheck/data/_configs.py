@@ -11,7 +11,7 @@ FLAG = "tie_word_embeddings"
 """The one flag that `PreTrainedModel.get_expanded_tied_weights_keys` (transformers 5.23) reads."""
 
 ALIASES = frozenset({FLAG, "tie_embedding", "tie_codebooks_embeddings", "tie_encoder_decoder"})
-"""Keys that some config class of transformers 5.23 turns into the flag (lfm2, csm); a silent config has none of them."""
+"""Keys that some config class of transformers 5.23 turns into the flag (lfm2, csm); a silent config has none."""
 
 LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^num_hidden_groups$")
 """Attributes that count layers; which of them a config has is looked up, never assumed."""
@@ -21,16 +21,18 @@ OPEN: dict[str, Any] = {
     "prediction_length": 8,
     "n_routed_experts": 4,
     "num_local_experts": 4,
-    "contrastive_hidden_size": 64,
-    "vocabulary_map": {"<image>": 3, "<|extra_200|>": 4},
+    "num_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 64,
     "deepstack_layer_map": [],
-    "model_args": {"embed_dim": 64},
+    "vocabulary_map": {"<image>": 3, "<|extra_200|>": 4},
 }
 """Values for attributes that are None in a default config that cannot be built; none of them speaks of tying."""
 
 BROKEN: dict[str, dict[str, Any]] = {
     "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
-    "bridgetower": {"contrastive_hidden_size": 64},
     "cohere_compass_text": {
         "rope_parameters": {
             kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
@@ -38,7 +40,9 @@ BROKEN: dict[str, dict[str, Any]] = {
     },
     "moonshine_streaming": {"num_key_value_heads": 8},
     "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 64},
+    "granite4_vision": {"downsample_rate": "1/2"},
     "reformer": {"is_decoder": True},
+    "timm_wrapper": {"model_args": {"embed_dim": 64}},
 }
 """Attributes without which the defaults of transformers 5.23 contradict themselves; none of them speaks of tying."""
 
@@ -83,7 +87,7 @@ def at(data: dict[str, Any], level: Level) -> dict[str, Any]:
 
 def owners(config: Any) -> list[tuple[Level, Any]]:
     """Every level of a config object with the object that stands there."""
-    found = [((), config)]
+    found: list[tuple[Level, Any]] = [((), config)]
     for level in levels(config):
         owner = config
         for key in level:

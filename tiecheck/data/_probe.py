@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -58,12 +59,10 @@ class Probe:
         whole = filled(self.full, self.config)
         for full in (self.full, whole):
             for small in (shrink(full, self.config, SMALL), full):
-                try:
+                with contextlib.suppress(Exception):  # a default config may fail in any way
                     model = build(self.model_class, self.config_class, small)
-                except Exception:  # noqa: BLE001, PERF203 - a default config may fail in any way
-                    continue
-                self.full, self.small = full, small
-                return model
+                    self.full, self.small = full, small
+                    return model
         return build(self.model_class, self.config_class, self.full)
 
     def groups(self, flags: Flags, *, small: bool = True) -> Groups | None:
@@ -82,7 +81,8 @@ class Probe:
 
     def everything(self, *, small: bool) -> Groups | None:
         """The groups with every flag true, or as far as the class allows it."""
-        for flags in (dict.fromkeys([(), *self.nested], True), {(): True}, {}):
+        variants: tuple[Flags, ...] = (dict.fromkeys([(), *self.nested], True), {(): True}, {})
+        for flags in variants:
             found = self.groups(flags, small=small)
             if found is not None:
                 return found
@@ -161,8 +161,8 @@ def _control(tables: dict[str, Groups], tied: Callable[[Groups], bool]) -> tuple
 
 def _without_parts(groups: list[Group]) -> list[Group]:
     """Groups less those that are a part of another group and behave as it does."""
-    return [
-        g
-        for g in groups
-        if not any(set(g.names) < set(o.names) and (g.bits, g.level, g.others) == (o.bits, o.level, o.others) for o in groups)
-    ]
+    return [g for g in groups if not any(set(g.names) < set(o.names) and _alike(g, o) for o in groups)]
+
+
+def _alike(a: Group, b: Group) -> bool:
+    return (a.bits, a.level, a.others) == (b.bits, b.level, b.others)

@@ -14,8 +14,8 @@ from typing import Any
 from tiecheck.data._build import build, config_of
 from tiecheck.data._configs import FLAG, at, owners, shrink
 
-WIDTHS = (64, 128)
-"""Two widths: a scale that hangs on the width shows."""
+PLANS = (((64, 4), (128, 4)), ((256, 2), (512, 4)))
+"""Pairs of widths and heads: a scale that hangs on the width shows; the second has heads of the usual 128."""
 
 TOLERANCE = 0.02
 """How far a measured number may be off; the epsilon of a norm costs less."""
@@ -26,15 +26,15 @@ LARGEST = 40_000_000
 TINY: tuple[tuple[str, str], ...] = (
     (r"^(hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|n_embed|word_embed_proj_dim|embedding_size)$", "d"),
     (r"(intermediate_size|ffn_dim|d_ff|n_inner|ffn_hidden_size|ffn_size|inner_dim)$", "2d"),
-    (r"^(attention_)?head_dim$|^d_kv$", "d/4"),
-    (r"heads?$", "4"),
-    (r"vocab_size$", "128"),
+    (r"^(attention_)?head_dim$|^d_kv$|^d_head$", "d/h"),
+    (r"heads?$", "h"),
+    (r"vocab_size$", "160"),
     (r"_token_id$", "1"),
     (r"^(num_experts|num_local_experts|n_routed_experts|moe_num_experts)$", "4"),
     (r"^(num_experts_per_tok|num_experts_per_token|moe_topk|moe_k)$", "2"),
     (r"^(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_seq_length)$", "512"),
 )
-"""Attributes that make a model large, and what a tiny build has there (`d` is the width)."""
+"""Attributes that make a model large, and what a tiny build has there (`d` is the width, `h` the heads)."""
 
 SCALES = re.compile(r"scal|multiplier")
 """Attributes that may scale the logits; each is changed in turn to see whether it does."""
@@ -51,6 +51,9 @@ def head_scale_tag(model: Any, config_class: Any, data: dict[str, Any], tied: se
         return ""
     meter = Meter(type(model), config_class, data, head)
     tag = _tag(meter, {})
+    if not tag and meter.scale(0, {}) is None:
+        meter.plan = PLANS[1]
+        tag = _tag(meter, {})
     off = {key: _tag(meter, {key: False}) for key in (*meter.switches, FLAG)} if tag else {}
     switches = [key for key, other in off.items() if other not in ("", tag)]
     others = {off[key] for key in switches}
@@ -71,14 +74,15 @@ class Meter:
 
     def __init__(self, model_class: Any, config_class: Any, data: dict[str, Any], head: str) -> None:
         self.model_class, self.config_class, self.head = model_class, config_class, head
+        self.plan = PLANS[0]
         self.config = config_class.from_dict(copy.deepcopy(data))
         self.switches = [k for k, v in sorted(self.config.to_dict().items()) if SCALES.search(k) and type(v) is bool]
         self.data = {key: value for key, value in data.items() if key not in self.switches}
 
-    def scale(self, width: int, changes: dict[str, Any]) -> float | None:
-        """The measured scale; None where the class cannot be built small or the scale is no constant."""
+    def scale(self, size: int, changes: dict[str, Any]) -> float | None:
+        """The scale at a size of the plan; None where the class cannot be built small or the scale is no constant."""
         try:
-            return self._scale(tiny(self.data, self.config, width) | changes)
+            return self._scale(tiny(self.data, self.config, *self.plan[size]) | changes)
         except Exception:  # noqa: BLE001 - a tiny build is a guess, and a wrong one may fail in any way
             return None
 
@@ -90,8 +94,8 @@ class Meter:
         torch.manual_seed(0)
         model = self.model_class(config_of(self.model_class, self.config_class, data)).float().eval()
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1 and name.endswith("weight"):
                     parameter.normal_(0, parameter.shape[-1] ** -0.5)
             return _measure(model, model.get_submodule(self.head))
 
@@ -101,10 +105,10 @@ class Meter:
         return {k: float(v) for k, v in sorted(items) if SCALES.search(k) and type(v) in (int, float)}
 
 
-def tiny(data: dict[str, Any], config: Any, width: int) -> dict[str, Any]:
+def tiny(data: dict[str, Any], config: Any, width: int, heads: int) -> dict[str, Any]:
     """A config dict with everything that makes a model large made small, at every level."""
     small = shrink(data, config, 2)
-    sizes = {"d": width, "2d": 2 * width, "d/4": width // 4}
+    sizes = {"d": width, "2d": 2 * width, "h": heads, "d/h": width // heads}
     for level, owner in owners(config):
         for name, value in owner.to_dict().items():
             word = next((word for pattern, word in TINY if re.search(pattern, name)), None)
@@ -120,7 +124,8 @@ def _measure(model: Any, head: Any) -> float | None:
 
     if getattr(head, "bias", None) is not None:
         head.bias.zero_()
-    head.weight.mul_(1e-3)  # small logits: a soft cap (Gemma 2) is linear there
+    # An untied and small head: a soft cap (Gemma 2) is linear there, and the embedding keeps its size.
+    head.weight = torch.nn.Parameter(head.weight * 1e-3)
     seen: list[tuple[Any, Any]] = []
     handle = head.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
     outputs = model(**_inputs(model)).values()
@@ -139,31 +144,39 @@ def _measure(model: Any, head: Any) -> float | None:
 def _inputs(model: Any) -> dict[str, Any]:
     """Random ids; an encoder that wants something else is left out, with its output made up."""
     import torch
+    from transformers.modeling_outputs import BaseModelOutput
 
     ids = torch.randint(3, 100, (2, 12))
     more: dict[str, Any] = {"decoder_input_ids": ids.flip(0)} if model.config.is_encoder_decoder else {}
     if model.main_input_name == "input_ids":
         return {"input_ids": ids, **more}
-    return {"encoder_outputs": (torch.randn(2, 12, model.config.hidden_size),), **more}
+    return {"encoder_outputs": BaseModelOutput(torch.randn(2, 12, model.config.hidden_size)), **more}
 
 
 def _tag(meter: Meter, fixed: dict[str, Any]) -> str:
-    found = [meter.scale(width, fixed) for width in WIDTHS]
-    if found[0] is None or found[1] is None:
+    small, large = (meter.scale(size, fixed) for size in (0, 1))
+    if small is None or large is None:
         return ""
-    small, large = found
     for key, default in meter.attributes().items():
         value = 3.0 if type(meter.config.to_dict()[key]) is float else 3
-        changed = meter.scale(WIDTHS[0], fixed | {key: value})
+        changed = meter.scale(0, fixed | {key: value})
         if changed is None:
             return ""
         if not _close(changed, small):
-            known = {f"config:{key}:{default:g}": (value, default), f"1/config:{key}:{default:g}": (1 / value, 1 / default)}
-            fits = [t for t, (new, old) in known.items() if _close(changed, new) and _close(small, old)]
-            return fits[0] if fits and _close(small, large) else ""
+            return _by_key(key, default, small, changed / value, changed * value) if _close(small, large) else ""
     if _close(small, 1) and _close(large, 1):
         return "1"
-    return "d^-0.5" if all(_close(s * w**0.5, 1) for s, w in zip(found, WIDTHS, strict=True) if s) else ""
+    roots = [scale * width**0.5 for scale, (width, _) in zip((small, large), meter.plan, strict=True)]
+    return "d^-0.5" if all(_close(root, 1) for root in roots) else ""
+
+
+def _by_key(key: str, default: float, scale: float, proportional: float, inverse: float) -> str:
+    """The tag of a scale that a config key makes, where the key alone makes it."""
+    if _close(proportional, 1) and _close(scale, default):
+        return f"config:{key}:{default:g}"
+    if _close(inverse, 1) and _close(scale * default, 1):
+        return f"1/config:{key}:{default:g}"
+    return ""
 
 
 def _close(a: float, b: float) -> bool:

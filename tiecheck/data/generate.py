@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from tiecheck.data._classes import Candidate, candidates, resolve
 from tiecheck.data._probe import probe
+from tiecheck.data._scale import head_scale_tag
 from tiecheck.data._spell import Speller
 from tiecheck.data._table import PATH, Row, parse, render, shapes_of
 
@@ -25,7 +26,8 @@ def row_of(candidate: Candidate) -> Row:
         return Row(candidate.class_name, candidate.model_type, (), "")
     speller = Speller(asked.model)
     spellings = {name: speller.spellings(name) for group in groups for name in group.names}
-    return Row(candidate.class_name, candidate.model_type, shapes_of(groups, spellings), "")
+    tag = head_scale_tag(asked.model, config_class, asked.full, {name for group in groups for name in group.names})
+    return Row(candidate.class_name, candidate.model_type, shapes_of(groups, spellings), tag)
 
 
 def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str]]:
@@ -38,6 +40,18 @@ def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str
         except Exception as error:  # noqa: BLE001 - any library error is a reason to leave the class out
             failed[candidate] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     return rows, failed
+
+
+def kept(before: str, version: str, failed: dict[Candidate, str], only: frozenset[str]) -> list[Row]:
+    """Rows of the table so far that stay: what was not asked, and what only a missing library keeps from building.
+
+    So the table need not be made where timm and its like are installed; rows of another transformers never stay.
+    """
+    if not before.startswith(f"#\ttransformers\t{version}\t"):
+        return []
+    lacking = {(c.class_name, c.model_type) for c, reason in failed.items() if reason.startswith("ImportError")}
+    others = (row for row in parse(before) if only and row.model_type not in only)
+    return [*others, *(row for row in parse(before) if row[:2] in lacking)]
 
 
 def library_version() -> str:
@@ -60,8 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     for candidate, reason in failed.items():
         print(f"left out: {candidate.class_name} ({candidate.model_type}): {reason}")
     before = PATH.read_text(encoding="utf-8") if PATH.exists() else ""
-    if options.only:
-        rows += [row for row in parse(before) if row.model_type not in options.only]
+    rows += kept(before, version, failed, frozenset(options.only))
     text = render(rows, version)
     spent = f"{time.monotonic() - started:.0f} s"
     print(f"{len(rows)} rows, {len(text.encode()):,} bytes, {len(failed)} left out, {spent}")

@@ -1,0 +1,1 @@
+"""What other tools see and do, one file a tool."""

@@ -1,7 +1,5 @@
 """Reports for people and machines: one file a format, and where each is written."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import Literal, NamedTuple, TextIO

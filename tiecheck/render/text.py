@@ -3,16 +3,13 @@
 The lines are the same on a terminal and in a pipe. rich adds the colours, and is imported for a terminal only.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
+from tiecheck.facts import TIED
+from tiecheck.render import Style
 from tiecheck.report import Finding, Report, TargetReport, TieEntry
-
-if TYPE_CHECKING:
-    from tiecheck.render import Style
 
 WIDTH = 80
 GROUPS_SHOWN = 4
@@ -40,8 +37,7 @@ def render(report: Report, style: Style, stream: TextIO) -> None:
     if colored:
         _write_rich(lines, stream)
     else:
-        for line in lines:
-            stream.write("\n".join(_wrapped(line, WIDTH)) + "\n")
+        stream.writelines(f"{piece}\n" for line in lines for piece in _wrapped(line, WIDTH))
 
 
 def _write_rich(lines: list[Line], stream: TextIO) -> None:
@@ -95,8 +91,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     yield Line(f"{target.status:<7} {target.target}{of}", 0, 8, TONES[target.status], len(target.status))
     for error in target.errors:
         yield Line(error.message, 8, 0)
-    if not target.findings or style.verbose:
-        yield from _groups(target, style)
+    yield from _groups(target, style)
     for finding in target.findings:
         yield from _finding(finding, style)
     reasons: dict[str, list[str]] = {}
@@ -109,7 +104,8 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
 def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
     shown = len(target.ties) if style.verbose else GROUPS_SHOWN
     for tie in target.ties[:shown]:
-        yield Line(f"{' = '.join(tie.names[:4])}{_more(tie)}", 8, 2)
+        mark = " = " if tie.declared or tie.kind in TIED else ", "
+        yield Line(f"{mark.join(tie.names[:4])}{_more(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     rest = len(target.ties) - shown
     if rest > 0:

@@ -5,9 +5,8 @@ reason, where one cannot be had. It yields drafts, or an `Unknown` where the fac
 Tests, `tiecheck rule`, the docs page and the JSON rule list all come from the class.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType
 from typing import Any, ClassVar, NamedTuple
 
 from tiecheck.facts import Unknown
@@ -67,17 +66,14 @@ class Rule:
     @classmethod
     def needs(cls) -> tuple[str, ...]:
         """The names of the facts `check` asks for, read off its parameters."""
-        code = cls.check.__code__
+        code: CodeType = vars(cls)["check"].__code__
         return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
-    def check(self) -> Iterator[Draft | Unknown]:
-        """Yield what is wrong. Pure: opens no file and calls no tool."""
-        raise NotImplementedError  # a rule without a check is a mistake in the rule
+    check: ClassVar[Callable[..., Iterator[Draft | Unknown]]]
+    """Yields what is wrong, from the facts its parameters name. Pure: opens no file and calls no tool."""
 
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """The rule's own valid and invalid cases."""
-        raise NotImplementedError  # a rule without cases is a mistake in the rule
+    cases: ClassVar[Callable[[], Iterator[Case]]]
+    """The rule's own valid and invalid cases."""
 
     @classmethod
     def text(cls) -> dict[str, str]:

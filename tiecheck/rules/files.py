@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import Checkpoint
+from tiecheck.facts import Checkpoint, Unknown
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 
@@ -35,9 +35,9 @@ class IndexDisagreesWithShards(Rule):
     messages = ("does not appear to have a file named",)
     threads = ("ggml-org/llama.cpp#12456", "huggingface/transformers#46835")
 
-    def check(self, checkpoint: Checkpoint) -> Iterator[Draft]:
+    def check(self, checkpoint: Checkpoint) -> Iterator[Draft | Unknown]:
         """One finding for the files that are not there, one for each shard that lacks names."""
-        index = checkpoint.index
+        index = checkpoint.index_file
         if index is None:
             return
         if checkpoint.missing_files:

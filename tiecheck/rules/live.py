@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import TIED, Alias, DeclaredTie, LiveModel, Tie
+from tiecheck.facts import TIED, Alias, DeclaredTie, LiveModel, Tie, Unknown
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.wording import listed
+
+
+NOT_TIED = (
+    "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function."
+)
+"""accelerate's warning (1.15, `infer_auto_device_map`), true for one of these rules and false for the other."""
 
 
 class DeclaredTieNotApplied(Rule):
@@ -44,13 +51,13 @@ class DeclaredTieNotApplied(Rule):
         "pytorch/xla#1245",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft]:
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
         """Declared groups that are copies or separate."""
         for claim in live.declared:
             if claim.kind not in ("copy", "separate"):
                 continue
             yield Draft(
-                f"{claim.by[0]} declares {_listed(claim.names)} as one tensor, but the module holds "
+                f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
                 (Location(live.class_name, None, None, "primary", _parts(claim)),),
@@ -103,7 +110,8 @@ class StorageOnlyTie(Rule):
     severity = "error"
     confidence = "high"
     messages = (
-        "Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading them again",
+        "Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading "
+        "them again",
     )
     threads = (
         "pytorch/pytorch#79788",
@@ -112,7 +120,7 @@ class StorageOnlyTie(Rule):
         "mindspore-ai/hyper-parallel#606",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft]:
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
         """Live groups held together by memory alone."""
         for tie in live.ties:
             if tie.kind != "storage" or tie.buffer:
@@ -124,9 +132,10 @@ class StorageOnlyTie(Rule):
         meta = tie.device == "meta"
         normed = [n for n in tie.names if n.endswith("parametrizations.weight.original1")]
         what = (
-            f"{normed[0]} is what weight_norm made of a tied weight: it still shares the memory, and is a parameter of its own"
+            f"{normed[0]} is what weight_norm made of a tied weight: it still shares the memory, and is a parameter of "
+            "its own"
             if normed
-            else f"{_listed(tie.names)} share their memory, but are {len(tie.requires_grad)} different Parameter objects"
+            else f"{listed(tie.names)} share their memory, but are {len(tie.requires_grad)} different Parameter objects"
         )
         cost = (
             "accelerate's init_empty_weights makes these; the loader has to tie again."
@@ -136,7 +145,8 @@ class StorageOnlyTie(Rule):
         mend = (
             "Remove the weight_norm, or tie after it in forward."
             if normed
-            else f"Share the object: assign {tie.names[-1]} itself to the other name, not its .data or a new Parameter of it."
+            else f"Share the object: assign {tie.names[-1]} itself to the other name, not its .data or a new Parameter "
+            "of it."
         )
         return Draft(
             f"{what}. {cost}",
@@ -192,12 +202,12 @@ class ModuleAlias(Rule):
     )
     threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
 
-    def check(self, live: LiveModel) -> Iterator[Draft]:
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
         """Every module with parameters under several paths."""
         for alias in live.aliases:
             times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
             yield Draft(
-                f"{_listed(alias.paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
+                f"{listed(alias.paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
                 f"{_accelerate(alias)}",
                 alias.names,
                 (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
@@ -221,6 +231,7 @@ class ModuleAlias(Rule):
         endless = siblings._replace(paths_total=None)
         yield Case("a module that contains itself", {"live": live(aliases=(endless,))}, finds=("info",))
         yield Case("a parameter tie", {"live": live()})
+        yield Case("shared activations hold no parameter", {"live": live(ties=(), aliases=())})
 
 
 class TieAgainstConfig(Rule):
@@ -248,7 +259,7 @@ class TieAgainstConfig(Rule):
     messages = ("lm_head.weight | MISSING",)
     threads = ("NVIDIA-NeMo/Automodel#2941", "state-spaces/mamba#211", "mosaicml/llm-foundry#989")
 
-    def check(self, live: LiveModel) -> Iterator[Draft]:
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
         """Groups tied against a flag that is false."""
         if live.flag is not False:
             return
@@ -259,7 +270,7 @@ class TieAgainstConfig(Rule):
                 continue
             shared = tuple(n for n in names if n in tie.names)
             yield Draft(
-                f"{_listed(shared)} are one tensor ({tie.kind}), but config.tie_word_embeddings is false. save_pretrained "
+                f"{listed(shared)} are one tensor ({tie.kind}), but config.tie_word_embeddings is false. save_pretrained "
                 "drops all but one of them by the class's keys, and a reload makes the dropped ones at random.",
                 shared,
                 (Location(live.class_name, None, None, "primary", "tie_word_embeddings is false"),),
@@ -301,11 +312,3 @@ def _state(claim: DeclaredTie) -> str:
 
 def _parts(claim: DeclaredTie) -> str:
     return "; ".join(" = ".join(part) for part in claim.parts[:4])
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    shown = names[:6]
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    if more or len(shown) == 1:
-        return ", ".join(shown) + more
-    return f"{', '.join(shown[:-1])} and {shown[-1]}"

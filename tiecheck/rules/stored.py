@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from tiecheck.facts import Comparison, Group
+from tiecheck.facts import Group, Unknown
 from tiecheck.report import Confidence, Location
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.wording import listed, rows, size, them
 
 
 class TrainedHeadDiscarded(Rule):
@@ -48,7 +50,7 @@ class TrainedHeadDiscarded(Rule):
         "Lightning-AI/litgpt#1727",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored bytes differ."""
         for group in groups:
             if not _tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
@@ -56,8 +58,8 @@ class TrainedHeadDiscarded(Rule):
             kept = group.source if group.source in group.names else group.names[-1]
             lost = ", ".join(n for n in group.names if n != kept and n not in group.missing)
             yield Draft(
-                f"{_who(group)} that {_listed(group.names)} are one tensor, but the checkpoint stores different "
-                f"values for them: {_rows(group.comparison)}. transformers 4.57 throws {lost} away without a word; "
+                f"{_who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
+                f"values for them: {rows(group.comparison)}. transformers 4.57 throws {lost} away without a word; "
                 "transformers 5 keeps both, untied, and warns.",
                 group.stored_names,
                 (_declaration(group), *_stored(group)),
@@ -113,7 +115,7 @@ class TiedMemberLost(Rule):
     confidence = "medium"
     fixable = False
     messages = (
-        "Some weights of the model were not initialized from the model checkpoint and are newly initialized: ['lm_head.weight']",
+        "were not initialized from the model checkpoint and are newly initialized: ['lm_head.weight']",
         "lm_head.weight | MISSING",
     )
     threads = (
@@ -125,14 +127,14 @@ class TiedMemberLost(Rule):
         "huggingface/transformers#31467",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as untied of which a member is not stored."""
         for group in groups:
             if group.declared is not False or group.inferred or not group.missing or not group.stored_names:
                 continue
             if group.stored == "unknown":
                 continue
-            lost = _listed(group.missing)
+            lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
             why = (
                 f"{group.declared_by[0]} is {_word(group)}"
@@ -140,8 +142,8 @@ class TiedMemberLost(Rule):
                 else f"the config does not set {_flag_name(group)}, and the class does not tie by default"
             )
             yield Draft(
-                f"{lost} {verb} not stored, and {why}: nothing ties {_them(group.missing)} to "
-                f"{_listed(group.stored_names)}, so the loader makes {_them(group.missing)} at random.",
+                f"{lost} {verb} not stored, and {why}: nothing ties {them(group.missing)} to "
+                f"{listed(group.stored_names)}, so the loader makes {them(group.missing)} at random.",
                 group.names,
                 (_declaration(group), *_stored(group)),
                 f"If the model was trained tied, set {_flag_name(group)} to true. If not, save it again with "
@@ -205,7 +207,7 @@ class RedundantTiedCopy(Rule):
         "meta-pytorch/torchtune#1688",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored members are equal."""
         for group in groups:
             if not _tied_by_intent(group) or group.stored != "copy":
@@ -214,11 +216,11 @@ class RedundantTiedCopy(Rule):
             extra = tuple(n for n in group.stored_names if n != kept)
             wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
             yield Draft(
-                f"{_listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
-                f"with equal bytes; {_size(wasted)} could be saved. Strict loaders refuse the second name.",
+                f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
+                f"with equal bytes; {size(wasted)} could be saved. Strict loaders refuse the second name.",
                 group.stored_names,
-                (*_stored(group, primary=True), _declaration(group, role="related")),
-                f"Nothing has to be done; {_listed(extra)} can be deleted from the checkpoint. Do not set the flag to "
+                (*_stored(group, primary=True), _declaration(group, "related")),
+                f"Nothing has to be done; {listed(extra)} can be deleted from the checkpoint. Do not set the flag to "
                 "false.",
                 confidence=_confidence(group),
             )
@@ -263,7 +265,7 @@ class FlattenedTie(Rule):
         "facebookresearch/fairseq2#1102",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft]:
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups not declared as tied whose stored matrices are equal and not constant."""
         for group in groups:
             if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
@@ -275,10 +277,10 @@ class FlattenedTie(Rule):
             )
             usual = ", although the class ties them by default" if group.default else ""
             yield Draft(
-                f"{_listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
+                f"{listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
                 "twice, and training drives them apart.",
                 group.stored_names,
-                (*_stored(group, primary=True), _declaration(group, role="related")),
+                (*_stored(group, primary=True), _declaration(group, "related")),
                 f"If the model is meant to be tied, set {_flag_name(group)} to true and delete the copy; if not, nothing "
                 "is wrong.",
                 severity="warning" if group.default else None,
@@ -311,14 +313,6 @@ def _confidence(group: Group) -> Confidence:
     return "medium" if group.inferred else "high"
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
-
-
-def _them(names: tuple[str, ...]) -> str:
-    return "it" if len(names) == 1 else "them"
-
-
 def _word(group: Group) -> str:
     return "false" if group.flag is not None and group.flag.value is False else "true"
 
@@ -331,32 +325,8 @@ def _who(group: Group) -> str:
     return f"{group.declared_by[0]} says" if group.declared_by else "the names suggest"
 
 
-def _rows(comparison: Comparison) -> str:
-    """How many rows differ, and where, in words."""
-    if comparison.rows_differ is None:
-        return "their bytes differ"
-    of = f"of {comparison.rows:,} rows"
-    if comparison.rows_compared < comparison.rows:
-        of = f"of the first {comparison.rows_compared:,} of {comparison.rows:,} rows"
-    tail = comparison.first_row is not None and comparison.last_row == comparison.rows - 1
-    if tail and comparison.first_row and comparison.rows_differ == comparison.rows - comparison.first_row:
-        return (
-            f"only the last {comparison.rows_differ:,} {of} differ, from row {comparison.first_row:,} on, as after "
-            "adding tokens"
-        )
-    return f"{comparison.rows_differ:,} {of} differ"
-
-
-def _size(nbytes: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"
-
-
-def _declaration(group: Group, role: str = "primary") -> Location:
+def _declaration(group: Group, where: Literal["primary", "related"] = "primary") -> Location:
     """Where it is declared: the flag's line, or the config that does not say."""
-    where = "primary" if role == "primary" else "related"
     if group.flag:
         return Location(
             "config.json", group.flag.line, group.flag.column, where, f"{group.flag.dotted} is {_word(group)}"

@@ -56,9 +56,12 @@ class EmbeddingScaleOnTiedHead(Rule):
             if isinstance(fact, Unknown):
                 yield fact
             elif fact.untrained and fact.predicted is None:
-                yield Unknown(
-                    fact.reason or "the model is untrained, and what scales its logits is not known without running it"
-                )
+                unscaled = fact.std * fact.width**0.5
+                if unscaled >= NOTE_FROM:
+                    yield Unknown(
+                        f"the model is untrained, and its logits would deviate by {unscaled:.1f} if nothing scaled "
+                        f"them; whether something does is not known ({fact.reason or 'the class was not run'})"
+                    )
             elif fact.untrained and fact.predicted is not None and fact.predicted >= NOTE_FROM:
                 yield self._draft(fact, fact.predicted)
 
@@ -86,8 +89,8 @@ class EmbeddingScaleOnTiedHead(Rule):
             f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
             fact.names,
             (Location(fact.names[0], None, None, "primary", f"std {fact.std:.3g}, d_model {fact.width}"),),
-            f"Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most {wanted:.3f} for this "
-            "width. The tie itself is sound.",
+            f"Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most {wanted:.3f} for "
+            "this width. The tie itself is sound.",
             severity=None if blown else "info",
         )
 

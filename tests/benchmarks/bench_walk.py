@@ -1,0 +1,150 @@
+"""Prints what the live walk costs beside torch's own walk and beside accelerate: `python tests/benchmarks/bench_walk.py`.
+
+Every line is a ratio of medians taken side by side in one run; absolute times differ from machine to machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from tiecheck.collect.live import collect_live, find_ties
+
+
+class Block(nn.Module):
+    """Five parameters in four modules, as in a small transformer layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(2, 2)
+        self.norm = nn.LayerNorm(2)
+        self.out = nn.Linear(2, 2, bias=False)
+
+
+def build(parameters: int, ties: int, device: str = "cpu") -> nn.Module:
+    """A model with some parameters, of which pairs are tied at the `out` of neighbouring blocks."""
+    model = nn.Module()
+    with torch.device(device):
+        blocks = [Block() for _ in range(parameters // 5)]
+    for i in range(0, 2 * ties, 2):
+        blocks[i].out.weight = blocks[i + 1].out.weight
+    model.layers = nn.ModuleList(blocks)
+    return model
+
+
+def doubled(depth: int) -> nn.Module:
+    """A chain in which each module registers the next one twice: 2**depth names."""
+    module: nn.Module = nn.Linear(2, 2)
+    for _ in range(depth):
+        above = nn.Module()
+        above.a = module
+        above.b = module
+        module = above
+    return module
+
+
+def torch_walk(model: nn.Module) -> object:
+    """One pass of torch's own walk, names made."""
+    return sum(1 for _ in model.named_parameters(remove_duplicate=False))
+
+
+def by_id(model: nn.Module) -> object:
+    """The shortest way to find parameter-level ties: names grouped by id."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def side_by_side(runs: int, *work: Callable[[], object]) -> list[float]:
+    """Median seconds of each piece of work, taken in turns so that a slow moment meets all of them."""
+    taken: list[list[float]] = [[] for _ in work]
+    for _ in range(runs):
+        for i, piece in enumerate(work):
+            start = time.perf_counter()
+            piece()
+            taken[i].append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def line(what: str, ratio: float, goal: str, *, held: bool) -> None:
+    """Print one ratio and its goal."""
+    print(f"{what:68} {ratio:10.2f}x   goal {goal:10} {'held' if held else 'MISSED'}")
+
+
+def against_torch(runs: int) -> None:
+    """The walk beside torch's, at 100k parameters."""
+    for ties, device in ((10_000, "cpu"), (0, "cpu"), (10_000, "meta")):
+        model = build(100_000, ties, device)
+        assert len(find_ties(model)) == ties
+        ours, walk, grouped = side_by_side(
+            runs, lambda m=model: find_ties(m), lambda m=model: torch_walk(m), lambda m=model: by_id(m)
+        )
+        what = f"find_ties, 100k parameters, {ties} ties, {device}, over "
+        line(what + "named_parameters", ours / walk, "<= 1.3x", held=ours <= 1.3 * walk)
+        line(what + "grouping by id", ours / grouped, "<= 1.1x", held=ours <= 1.1 * grouped)
+
+
+def against_accelerate(runs: int) -> None:
+    """accelerate beside the walk, at a size accelerate finishes."""
+    from accelerate.utils.modeling import find_tied_parameters
+
+    model = build(10_000, 1_000)
+    ours, theirs = side_by_side(runs, lambda: find_ties(model), lambda: find_tied_parameters(model))
+    ratio = theirs / ours
+    line("accelerate find_tied_parameters over find_ties, 10k parameters, 1k ties", ratio, ">= 10x", held=ratio >= 10)
+    model = build(40_000, 4_000)
+    ours, theirs = side_by_side(1, lambda: find_ties(model), lambda: find_tied_parameters(model))
+    ratio = theirs / ours
+    line("the same, 40k parameters, 4k ties (its cost is quadratic)", ratio, ">= 40x", held=ratio >= 40)
+
+
+def doubling(runs: int) -> None:
+    """Twice the model beside the model."""
+    small, large = build(100_000, 10_000), build(200_000, 20_000)
+    once, twice = side_by_side(runs, lambda: find_ties(small), lambda: find_ties(large))
+    line("find_ties, 200k parameters over 100k", twice / once, "<= 2.2x", held=twice <= 2.2 * once)
+
+
+def million() -> None:
+    """A million parameters beside torch's walk of them."""
+    model = build(1_000_000, 100_000)
+    ours, walk = side_by_side(1, lambda: find_ties(model), lambda: torch_walk(model))
+    line("find_ties, a million parameters, 100k ties, over named_parameters", ours / walk, "<= 1.3x", held=ours <= 1.3 * walk)
+
+
+def depths() -> None:
+    """Aliased chains, in seconds: torch's walk does not end on these."""
+    for depth, goal in ((64, 0.01), (100_000, 2.0)):
+        model = doubled(depth)
+        for what, work in (("find_ties", find_ties), ("collect_live", lambda m: collect_live(m, origin="given"))):
+            start = time.perf_counter()
+            work(model)
+            taken = time.perf_counter() - start
+            held = "held" if taken < goal else "MISSED"
+            print(f"{what}, chain of {depth} doublings: {taken * 1000:.1f} ms, goal < {goal * 1000:.0f} ms {held}")
+        while model is not None:  # a deep chain is taken apart from the top: freeing it at once recurses
+            model = model._modules.pop("a", None)
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--million", action="store_true", help="needs about 2 GiB")
+    arguments = parser.parse_args()
+    depths()
+    against_torch(arguments.runs)
+    doubling(arguments.runs)
+    against_accelerate(3)
+    if arguments.million:
+        million()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What many tests need: a runner for the command line, and tiny checkpoints written byte by byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "models"
+
+
+@pytest.fixture
+def models() -> Path:
+    """The directory of the fixture models."""
+    return FIXTURES
+
+
+@pytest.fixture
+def tiecheck_cli():
+    """Run the command line in this process."""
+    from tiecheck.cli import cli
+
+    def invoke(*args: str) -> Result:
+        return CliRunner().invoke(cli, list(args), prog_name="tiecheck")
+
+    return invoke
+
+
+def safetensors_bytes(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file: name -> dtype word, shape, bytes."""
+    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
+    data = b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4, "hidden_size": 2}
+
+
+@pytest.fixture
+def make_model(tmp_path: Path):
+    """Write a model directory: a config, and one safetensors file of the given tensors."""
+
+    def make(tensors: dict[str, tuple[str, list[int], bytes]] | None = None, **config: Any) -> Path:
+        (tmp_path / "config.json").write_text(json.dumps(LLAMA | config, indent=2))
+        if tensors is not None:
+            (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+        return tmp_path
+
+    return make

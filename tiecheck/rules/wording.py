@@ -1,0 +1,44 @@
+"""How rules put names, rows and sizes into words."""
+
+from __future__ import annotations
+
+from tiecheck.facts import Comparison
+
+SHOWN = 6
+"""Names listed before "and n more"."""
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Names in a sentence, capped."""
+    if len(names) > SHOWN:
+        return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def them(names: tuple[str, ...]) -> str:
+    """The pronoun for one name or several."""
+    return "it" if len(names) == 1 else "them"
+
+
+def rows(comparison: Comparison) -> str:
+    """How many rows differ, and where, in words."""
+    if comparison.rows_differ is None:
+        return "their bytes differ"
+    of = f"of {comparison.rows:,} rows"
+    if comparison.rows_compared < comparison.rows:
+        of = f"of the first {comparison.rows_compared:,} of {comparison.rows:,} rows"
+    tail = comparison.first_row is not None and comparison.last_row == comparison.rows - 1
+    if tail and comparison.first_row and comparison.rows_differ == comparison.rows - comparison.first_row:
+        return (
+            f"only the last {comparison.rows_differ:,} {of} differ, from row {comparison.first_row:,} on, as after "
+            "adding tokens"
+        )
+    return f"{comparison.rows_differ:,} {of} differ"
+
+
+def size(nbytes: int) -> str:
+    """Bytes in decimal units."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes} bytes"
