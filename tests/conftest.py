@@ -29,7 +29,9 @@ def tiecheck_cli():
     return invoke
 
 
-def safetensors_bytes(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None = None) -> bytes:
+def safetensors_bytes(
+    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None = None
+) -> bytes:
     """A safetensors file: name -> dtype word, shape, bytes."""
     header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
     data = b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tiecheck import engine
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
@@ -125,7 +126,7 @@ def test_fact_is_made_once() -> None:
 
 
 def test_bug_of_ours_is_an_error_of_that_target_alone(monkeypatch, models) -> None:
-    import tiecheck.collect.providers as providers
+    from tiecheck.collect import providers
 
     real = providers.facts_of
 

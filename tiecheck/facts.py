@@ -421,8 +421,8 @@ class InitScale(NamedTuple):
     """Whether the evidence says that nothing has been trained."""
     evidence: str
     """What that evidence is, in words."""
-    std: float
-    """Standard deviation of the tied tensor."""
+    std: float | None
+    """Standard deviation of the tied tensor; None where a trained model made reading it pointless."""
     width: int
     """Columns of the tied tensor, d_model."""
     vocabulary: int

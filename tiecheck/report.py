@@ -84,66 +84,107 @@ class TieEntry(NamedTuple):
     """One tie group as reported, every layer side by side."""
 
     names: tuple[str, ...]
+    """The names, sorted; capped where there are very many."""
     names_total: int | None
+    """How many names there really are; null where a registered cycle makes them endless."""
     kind: Kind | None
+    """How the names hang together in a live model; null where neither the module nor the tie table tells."""
     kind_from: Literal["live", "table"] | None
+    """Where the kind is known from: the module itself, or how the class really builds it."""
     stored: Kind | None
+    """How the stored members compare; null where no checkpoint was read."""
     stored_names: tuple[str, ...]
+    """The members a checkpoint holds, under the names of the file, sorted."""
     declared: bool | None
+    """Whether somebody says that the group is tied; null where nobody says."""
     declared_by: tuple[str, ...]
+    """Who says so: file and key, class attribute, or the class's default."""
     shape: tuple[int, ...] | None
+    """Shape of a member."""
     dtype: str | None
+    """Element type of a member, torch's word."""
     nbytes: int | None
+    """Bytes of one member."""
     reason: str | None
+    """Why something about the group is unknown."""
 
 
 class AliasEntry(NamedTuple):
-    """One module under several paths, as reported."""
+    """One module, with parameters, under several paths."""
 
     paths: tuple[str, ...]
+    """The paths, sorted; capped."""
     paths_total: int | None
+    """How many there are; null for a cycle."""
     module: str
+    """The module's class."""
     names: tuple[str, ...]
+    """The parameter names the alias makes, sorted; capped."""
 
 
 class View(NamedTuple):
     """The tie groups another tool reports for the same model."""
 
     tool: str
+    """The tool."""
     algorithm: str
+    """Which of its algorithms, by the versions that have it."""
     version: str | None
+    """The version that was run, null for a reproduction."""
     ran: bool
+    """Whether the installed tool itself was run."""
     error: str | None
+    """What it raised."""
     groups: tuple[tuple[str, ...], ...]
+    """The groups, each sorted, in the order of their first names."""
 
 
 class LoaderOutcome(NamedTuple):
     """What one loader would end up with."""
 
     loader: str
+    """The loader."""
     versions: str
+    """The versions that behave so."""
     outcome: str
+    """What comes out, e.g. `head-discarded`."""
     message: str | None
+    """What it prints, where it prints something."""
     checked: str
+    """How that is known: `run` or `source`."""
 
 
 class TargetReport(NamedTuple):
     """Everything about one target."""
 
     target: str
-    type: str
+    """The target as it was given."""
+    type: Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
+    """What kind of thing it is."""
     status: Status
+    """`pass` (checked, nothing at or above `--fail-on`), `fail`, `unknown` or `error`."""
     architecture: str | None
+    """The model's class."""
     model_type: str | None
+    """The config's `model_type`."""
     judged_for: tuple[str, ...] | None
+    """The loaders that `--for` named; null for all of them."""
     layers: tuple[str, ...]
+    """The layers that were read: `declared`, `stored`, `live`."""
     ties: tuple[TieEntry, ...]
+    """The tie groups, sorted by first name."""
     aliases: tuple[AliasEntry, ...]
+    """Modules under several paths."""
     views: tuple[View, ...]
+    """What other tools see; empty until a version that asks them."""
     loaders: tuple[LoaderOutcome, ...]
+    """What loaders would do; empty until a version that knows them."""
     findings: tuple[Finding, ...]
+    """What is wrong, sorted by code and names."""
     skips: tuple[Skip, ...]
+    """Rules that could not judge, with the reason."""
     errors: tuple[Error, ...]
+    """What kept the target from being checked."""
     rules_run: tuple[str, ...]
     """Codes of the rules that could judge; the JSON report leaves it out."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from tiecheck.facts import Unknown
 from tiecheck.rules import FAMILIES, all_rules
 from tiecheck.rules.base import SECTIONS, Case, Rule

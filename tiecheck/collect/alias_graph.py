@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate, chain, compress, islice, repeat
-from operator import attrgetter, is_not, methodcaller
+from itertools import accumulate, chain, compress, islice
+from operator import is_not
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,13 +18,6 @@ from torch import Tensor, nn
 COUNT_LIMIT = 1 << 128
 """Counts of names stop here: a chain of 100,000 doublings has more names than its count has memory to stand in."""
 
-
-NARROW = 16
-"""A level of fewer modules is listed one by one: the C loops cost more to set up."""
-
-# Through `methodcaller`, because the registries of a ScriptModule (torch 2.13 `OrderedDictWrapper`) are no dicts.
-_modules_of, _parameters_of, _buffers_of = map(attrgetter, ("_modules", "_parameters", "_buffers"))
-_values_of, _keys_of = map(methodcaller, ("values", "keys"))
 
 
 class Edge(NamedTuple):
@@ -54,62 +47,74 @@ class ModuleGraph:
         if not isinstance(root, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not {type(root).__name__}")
         self.modules: list[nn.Module] = [root]
+        self.parameters: list[Tensor | None] = []
+        """What the modules register as parameters, module by module."""
+        self.starts = [0]
+        """Where the parameters of each module begin, and the end of the last."""
         self._parent = [-1]
         self._label = [""]
         self._extra: dict[int, list[Edge]] = {}
-        self._walk()
+        self._index: dict[int, int] = {}
+        self._back: set[tuple[int, Edge]] = set()
         self._forward: dict[int, list[Edge]] = {}
         self._counts: dict[int, int] = {}
-        self._back: set[tuple[int, Edge]] = set()
         self._endless: frozenset[int] = frozenset()
-        if self._extra:
+        again = self._walk()
+        if again:
+            self._index = {id(module): number for number, module in enumerate(self.modules)}
+            for key, edge in again:
+                self._extra.setdefault(self._index[key], []).append(edge)
             self._count()
 
-    def _walk(self) -> None:
-        """List modules level by level; a wide level without a module seen before goes through C loops only."""
-        modules = self.modules
-        self._index = {id(modules[0]): 0}
+    def _walk(self) -> list[tuple[int, Edge]]:
+        """List modules level by level; return each further registration of a module, by the module's id.
+
+        A module's memory is touched once, for its modules and its parameters: the rest of the time goes there.
+        """
+        modules, parameters, starts = self.modules, self.parameters, self.starts
+        again: list[tuple[int, Edge]] = []
+        seen = {id(None), id(modules[0])}
         low = 0
         while low < len(modules):
-            numbers = range(low, len(modules))
+            level: list[nn.Module | None] = []
+            parents: list[int] = []
+            labels: list[str] = []
+            for number in range(low, len(modules)):
+                attributes = modules[number].__dict__  # not by getattr: `nn.Module.__getattr__` makes that slow
+                held = attributes["_parameters"]
+                if held:
+                    parameters += held.values()
+                starts.append(len(parameters))
+                held = attributes["_modules"]
+                if held:
+                    level += held.values()
+                    labels += held.keys()
+                    parents += [number] * len(held)
             low = len(modules)
-            if len(numbers) < NARROW:
-                for number in numbers:
-                    for label, module in modules[number]._modules.items():
-                        self._add(module, number, label)
+            ids = list(map(id, level))
+            if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
+                seen.update(ids)
+                modules += level  # type: ignore[arg-type]  # id(None) is among the seen
+                self._parent += parents
+                self._label += labels
             else:
-                self._add_level(numbers)
+                self._add(zip(level, map(Edge, parents, labels), strict=True), seen, again)
+        return again
 
-    def _add_level(self, numbers: range) -> None:
-        """Add what the modules of a wide level register."""
-        registries = list(map(_modules_of, self.modules[numbers.start :]))
-        numbers_with = list(compress(numbers, registries))
-        registries = list(filter(None, registries))
-        level = list(chain.from_iterable(map(_values_of, registries)))
-        parents = chain.from_iterable(map(repeat, numbers_with, map(len, registries)))
-        labels = chain.from_iterable(map(_keys_of, registries))
-        ids = list(map(id, level))
-        fresh = dict(zip(ids, range(numbers.stop, numbers.stop + len(ids)), strict=True))
-        if len(fresh) == len(ids) and self._index.keys().isdisjoint(ids) and id(None) not in fresh:
-            self._index.update(fresh)
-            self.modules += level
-            self._parent += parents
-            self._label += labels
-        else:
-            for module, parent, label in zip(level, parents, labels, strict=True):
-                self._add(module, parent, label)
-
-    def _add(self, module: nn.Module | None, parent: int, label: str) -> None:
-        """Add one registration."""
-        if module is None:
-            return
-        number = self._index.setdefault(id(module), len(self.modules))
-        if number == len(self.modules):
+    def _add(
+        self, level: Iterator[tuple[nn.Module | None, Edge]], seen: set[int], again: list[tuple[int, Edge]]
+    ) -> None:
+        """Add a level in which a module is None or was seen before."""
+        for module, edge in level:
+            if module is None:
+                continue
+            if id(module) in seen:
+                again.append((id(module), edge))
+                continue
+            seen.add(id(module))
             self.modules.append(module)
-            self._parent.append(parent)
-            self._label.append(label)
-        else:
-            self._extra.setdefault(number, []).append(Edge(parent, label))
+            self._parent.append(edge.parent)
+            self._label.append(edge.label)
 
     def children(self, number: int, *, closing: bool = True) -> Iterator[tuple[str, int]]:
         """Attribute and number of each module that a module registers; without those that close a cycle, if asked."""
@@ -265,15 +270,15 @@ class Registrations:
             buffers: Whether to list buffers too.
         """
         self.graph = graph
-        registries = list(map(_parameters_of, graph.modules))
-        if buffers:
-            registries += map(_buffers_of, graph.modules)
-        self._registries = registries
-        self._starts = list(accumulate(map(len, registries), initial=0))
-        self.boundary = self._starts[len(graph.modules)]
-        """The first place of a buffer."""
-        self.objects: list[Tensor | None] = list(chain.from_iterable(map(_values_of, registries)))
+        self.objects: list[Tensor | None] = graph.parameters
         """What each place holds."""
+        self.boundary = len(graph.parameters)
+        """The first place of a buffer."""
+        self._starts = graph.starts
+        if buffers:
+            registries = [module._buffers for module in graph.modules]
+            self.objects = [*graph.parameters, *chain.from_iterable(held.values() for held in registries)]
+            self._starts = [*graph.starts, *islice(accumulate(map(len, registries), initial=self.boundary), 1, None)]
         places = list(range(len(self.objects)))
         ids = list(map(id, self.objects))
         self.last: dict[int, int] = dict(zip(ids, places, strict=True))
@@ -296,15 +301,16 @@ class Registrations:
         last = self.last[key]
         return [*self.repeats[key], last] if key in self.repeats else [last]
 
-    def owner(self, place: int) -> int:
-        """The module that registers a place."""
-        return (bisect_right(self._starts, place) - 1) % len(self.graph.modules)
-
     def registered(self, place: int) -> tuple[int, str]:
         """The module that registers a place, and the attribute there."""
-        k = bisect_right(self._starts, place) - 1
-        offset = place - self._starts[k]
-        return k % len(self.graph.modules), next(islice(self._registries[k].keys(), offset, None))
+        number = bisect_right(self._starts, place) - 1
+        offset = place - self._starts[number]
+        if place < self.boundary:
+            held = self.graph.modules[number]._parameters
+        else:
+            number -= len(self.graph.modules)
+            held = self.graph.modules[number]._buffers
+        return number, next(islice(held.keys(), offset, None))
 
     def owned(self) -> Iterator[tuple[int, int]]:
         """Number of a module and of each place it registers."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tiecheck.collect.files import inside, parse_json, read_bytes
 from tiecheck.errors import TargetError
 from tiecheck.facts import Flag, ModelConfig
 
 CONFIG_NAME = "config.json"
+
+CONFIG_LIMIT = 32 * 1024 * 1024
+"""Bytes of a config that are read at most; a label for each of 100,000 classes takes some 5 MB."""
 
 FLAG_KEYS = ("tie_word_embeddings", "weight_tying")
 """Keys that say whether the head is tied: transformers' (every version), and OLMo's own (`hf_olmo`, ai2-olmo 0.2)."""
@@ -26,31 +31,39 @@ def read_config(root: str) -> ModelConfig | None:
     if not os.path.lexists(os.path.join(root, CONFIG_NAME)):
         return None
     path = inside(root, CONFIG_NAME)
-    raw = read_bytes(path, path)
+    raw = read_bytes(path, path, CONFIG_LIMIT)
     data = parse_json(raw, path, path)
     if not isinstance(data, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(data), "a number or a truth value")
         raise TargetError(f"{path} holds {kind}, not the JSON object a config is", path)
-    return ModelConfig(CONFIG_NAME, data, _find_flags(raw))
+    return ModelConfig(CONFIG_NAME, data, _find_flags(raw, data))
 
 
-def _find_flags(raw: bytes) -> tuple[Flag, ...]:
-    """Every tie flag with its level, line and column; a repeated key counts where it stands last, as in JSON."""
-    if not any(key.encode() in raw for key in FLAG_KEYS):
+def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
+    """Every tie flag with its level, value, line and column, in the order of the file.
+
+    The parsed object says which flags there are: of a repeated key, or a repeated level, the last one counts.
+    """
+    if not any(key.encode() in raw for key in FLAG_KEYS) and b"\\u" not in raw:
         return ()
-    text = raw.decode("utf-8-sig", "replace")
+    text = raw.decode("utf-8")
     found: dict[tuple[str, ...], Flag] = {}
-    for path, start, value in _walk_keys(text):
-        if path[-1] in FLAG_KEYS:
-            line = text.count("\n", 0, start) + 1
-            column = start - text.rfind("\n", 0, start)
+    line, line_start, last = 1, 0, 0
+    for path, start in _walk_keys(text):
+        line += text.count("\n", last, start)
+        line_start = text.rfind("\n", last, start) + 1 or line_start
+        last = start
+        level: Any = data
+        for key in path[:-1]:
+            level = level.get(key) if isinstance(level, dict) else None
+        if isinstance(level, dict) and path[-1] in level:
             found.pop(path, None)
-            found[path] = Flag(path[-1], path[:-1], value, line, column)
+            found[path] = Flag(path[-1], path[:-1], level[path[-1]], line, start - line_start + 1)
     return tuple(found.values())
 
 
-def _walk_keys(text: str) -> list[tuple[tuple[str, ...], int, object]]:
-    """Each key of a valid JSON text: its path, its position, and its value where that is a plain word.
+def _walk_keys(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and position of each tie flag in a valid JSON text.
 
     One pass over the tokens and no recursion. Keys of objects inside lists are left out: no config keeps a
     flag there.
@@ -58,28 +71,22 @@ def _walk_keys(text: str) -> list[tuple[tuple[str, ...], int, object]]:
     import json
     import re
 
-    token = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
-    levels: list[str | None] = []  # one entry an open bracket: the key it is the value of, None inside a list
+    token = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s{}\[\]:,"]++')
+    levels: list[str | None] = []  # one entry an open bracket: the key it is the value of, None for a list
+    lists = 0
     key: str | None = None
-    key_at = 0
-    last = ""
-    last_at = 0
-    found: list[tuple[tuple[str, ...], int, object]] = []
-    words = {"true": True, "false": False, "null": None}
+    last, last_at = "", 0
     for match in token.finditer(text):
         word = match.group()
         if word == ":":
-            key, key_at = json.loads(last), last_at
+            key = json.loads(last) if "\\" in last else last[1:-1]
+            if key in FLAG_KEYS and not lists:
+                yield (*(level or "" for level in levels[1:]), key), last_at
         elif word in "{[":
+            lists += word == "["
             levels.append(None if word == "[" else key or "")
             key = None
         elif word in "}]":
+            lists -= word == "]"
             levels.pop()
-            key = None
-        elif word == ",":
-            key = None
-        elif key is not None and None not in levels:
-            value: object = words.get(word, word)
-            found.append(((*(level for level in levels[1:] if level), key), key_at, value))
         last, last_at = word, match.start()
-    return found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+from collections.abc import Callable
 from typing import Any
 
 from tiecheck.errors import TargetError
 
 JSON_LIMIT = 256 * 1024 * 1024
-"""Bytes of a config or index that are read at most; the index of a million tensors has some 130 MB."""
+"""Bytes of an index that are read at most; the index of a million tensors has some 130 MB."""
 
 
 def inside(root: str, name: str) -> str:
@@ -27,7 +29,7 @@ def inside(root: str, name: str) -> str:
     """
     path = os.path.join(root, name)
     plain = os.path.normpath(name)
-    if os.path.isabs(name) or plain.startswith(".."):
+    if os.path.isabs(name) or plain == os.pardir or plain.startswith(os.pardir + os.sep):
         raise TargetError(f"{name!r} lies outside the target directory, and is not read", path)
     real = os.path.realpath(path)
     base = os.path.realpath(root)
@@ -48,44 +50,85 @@ def _is_hub_cache_link(base: str, real: str) -> bool:
     return bool(revision_parent) and os.path.dirname(real) == os.path.join(head, "blobs")
 
 
-def read_bytes(path: str, label: str) -> bytes:
+def open_regular(path: str, label: str) -> int:
+    """A descriptor of a regular file, opened so that a pipe or a device cannot keep us waiting.
+
+    Raises:
+        TargetError: It cannot be opened, or is a folder, a pipe or a device.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if os.path.isdir(path):  # Windows cannot open one
+            raise TargetError(f"{label} is a folder, not a file", path)
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}", path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise TargetError(f"{label} is a pipe or a device, not a regular file", path)
+    return descriptor
+
+
+def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
     """A whole file that is expected to be small.
 
     Raises:
         TargetError: It cannot be opened or is too large.
     """
-    try:
-        if not os.path.isfile(path):
-            raise TargetError(f"{label} is not a regular file", path)
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > JSON_LIMIT:
-                raise TargetError(f"{label} has {size:,} bytes, more than the {JSON_LIMIT:,} that are read", path)
-            return file.read()
-    except OSError as error:
-        raise TargetError(f"{label} cannot be read: {error.strerror or error}", path) from error
+    with os.fdopen(open_regular(path, label), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise TargetError(f"{label} has {size:,} bytes, more than the {limit:,} that are read", path)
+        try:
+            return file.read(limit)
+        except OSError as error:
+            raise TargetError(f"{label} cannot be read: {error.strerror or error}", path) from error
 
 
-def parse_json(raw: bytes, label: str, path: str) -> Any:
-    """JSON, parsed with the garbage collector paused: it costs a good part of a large header.
+def parse_json(raw: bytes, label: str, path: str, constant: Callable[[str], Any] | None = None) -> Any:
+    """JSON in UTF-8, parsed with the garbage collector paused: it costs a good part of a large header.
+
+    As strict as the loaders: `json.loads` would guess UTF-16 and UTF-32 from bytes, which none of them reads.
+
+    Args:
+        raw: The text.
+        label: What the message calls it.
+        path: The file it is from.
+        constant: What makes values of `NaN` and `Infinity`, which JSON does not have; Python's floats by default.
 
     Raises:
-        TargetError: Not JSON, not UTF-8, or nested too deeply to parse.
+        TargetError: Not JSON, not UTF-8, not text, or nested too deeply to parse.
     """
     import gc
 
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return json.loads(raw)
+        if raw.startswith(b"\xef\xbb\xbf"):
+            raise TargetError(f"{label} begins with a byte order mark, which loaders refuse; save it without one", path)
+        data = json.loads(raw.decode("utf-8"), parse_constant=constant)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            _refuse_half_characters(data, label, path)
     except UnicodeDecodeError as error:
         raise TargetError(f"{label} is not UTF-8 text: byte {error.start} cannot be decoded", path) from error
     except json.JSONDecodeError as error:
         raise TargetError(
-            f"{label} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}", path
+            f"{label} is not valid JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}",
+            path,
         ) from error
     except RecursionError as error:
         raise TargetError(f"{label} is nested too deeply to be read", path) from error
+    except ValueError as error:  # a number of more than 4,300 digits (Python 3.11), or a constant
+        raise TargetError(f"{label} holds a number that cannot be read: {error}", path) from error
     finally:
         if enabled:
             gc.enable()
+    return data
+
+
+def _refuse_half_characters(data: Any, label: str, path: str) -> None:
+    r"""Refuse text with half of a surrogate pair (a lone `\ud800`): it cannot be encoded, so no name can hold it."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise TargetError(f"{label} holds half of a surrogate pair, which is no character", path) from error

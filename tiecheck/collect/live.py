@@ -38,7 +38,7 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tu
         TypeError: If `module` is no `nn.Module`.
         ValueError: If `cap` is below 2.
     """
-    if cap < 2:  # noqa: PLR2004  # a group has two names
+    if cap < 2:  # a group has two names
         raise ValueError(f"cap must be at least 2, not {cap}")
     with paused_collector():
         return ties_of(Registrations(ModuleGraph(module), buffers=buffers), cap)

@@ -171,8 +171,7 @@ def clusters(starts: Sequence[int], ends: Sequence[int]) -> Iterator[list[int]]:
             if not run:
                 run = [previous]
             run.append(i)
-            if ends[i] > top:
-                top = ends[i]
+            top = max(top, ends[i])
         else:
             if run:
                 yield run

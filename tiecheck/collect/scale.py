@@ -75,7 +75,7 @@ def stored_scale(
 ) -> InitScale | Unknown:
     """The scale of a stored tied tensor, and whether its model is untrained.
 
-    A trained model comes back at once, with `untrained` false, `std` NaN (the tensor was not read) and no
+    A trained model comes back at once, with `untrained` false, `std` None (the tensor was not read) and no
     prediction. The prediction takes the head's input for normalised (rms 1). Where nobody can say whether the
     model is trained, a scale that does no harm either way is a record (`untrained` false), any other is unknown.
 
@@ -94,10 +94,10 @@ def stored_scale(
             trained = _trained(checkpoint, files, frozenset((*names, stored_name)))
             if isinstance(trained, Unknown):
                 return _harmless(files, names, tensor, trained, head_scale) or trained
-            std = math.nan if trained.yes else scale_draw.deviation(_runs(files, tensor, _STD_RUNS))
+            std = None if trained.yes else scale_draw.deviation(_runs(files, tensor, _STD_RUNS))
     except (OSError, EOFError, TargetError) as error:
         return Unknown(f"weights could not be read: {error}")
-    if not trained.yes and not math.isfinite(std):
+    if std is not None and not math.isfinite(std):
         return Unknown(f"{stored_name} holds values that are not finite")
     return _record(names, tensor, trained, std, head_scale)
 
@@ -239,10 +239,12 @@ def _decode(data: bytes, dtype: str) -> tuple[float, ...]:
 
 
 def _record(
-    names: tuple[str, ...], tensor: StoredTensor, trained: _Verdict, std: float, head_scale: float | None
+    names: tuple[str, ...], tensor: StoredTensor, trained: _Verdict, std: float | None, head_scale: float | None
 ) -> InitScale:
     vocabulary, width = tensor.shape
-    known = None if trained.yes or head_scale is None else predicted_deviation(std, width, 1.0, head_scale)
+    known = (
+        None if trained.yes or std is None or head_scale is None else predicted_deviation(std, width, 1.0, head_scale)
+    )
     return InitScale(
         names=names,
         untrained=not trained.yes,

@@ -211,7 +211,7 @@ def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
         return base._replace(reason=passed)
     head = _head(passed, measure=True)
     predicted = None
-    if head.scale is not None and head.rms is not None:
+    if base.std is not None and head.scale is not None and head.rms is not None:
         predicted = predicted_deviation(base.std, base.width, head.rms, head.scale)
     base = base._replace(head_scale=head.scale, hidden_rms=head.rms, predicted=predicted, reason=head.reason)
     shown = scale_forward.show(passed.logits, passed.ids)

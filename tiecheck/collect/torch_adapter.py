@@ -126,7 +126,7 @@ def _views(tensor: Tensor, depth: int) -> Iterator[View]:
     if is_lazy(tensor):
         return
     inner = _inner(tensor)
-    if inner and depth < 8:  # noqa: PLR2004  # wrappers of wrappers end; one that wraps itself does not
+    if inner and depth < 8:  # wrappers of wrappers end; one that wraps itself does not
         for part in inner:
             yield from _views(part, depth + 1)
         return

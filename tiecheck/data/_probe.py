@@ -107,6 +107,7 @@ def probe(model_class: Any, config_class: Any) -> tuple[list[Group], Probe]:
     hangs = full is not None and small is not None and full.keys() != small.keys()
     if hangs:
         asked.small = asked.full
+        asked.model = build(model_class, config_class, asked.full)
         asked.cache = {(True, key[1]): value for key, value in asked.cache.items() if not key[0]}
     tables = _tables(asked)
     union: Groups = {}

@@ -42,7 +42,7 @@ def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str
     return rows, failed
 
 
-def kept(before: str, version: str, failed: dict[Candidate, str], only: frozenset[str]) -> list[Row]:
+def kept(before: str, version: str, failed: dict[Candidate, str], asked: set[tuple[str, ...]] | None) -> list[Row]:
     """Rows of the table so far that stay: what was not asked, and what only a missing library keeps from building.
 
     So the table need not be made where timm and its like are installed; rows of another transformers never stay.
@@ -50,8 +50,7 @@ def kept(before: str, version: str, failed: dict[Candidate, str], only: frozense
     if not before.startswith(f"#\ttransformers\t{version}\t"):
         return []
     lacking = {(c.class_name, c.model_type) for c, reason in failed.items() if reason.startswith("ImportError")}
-    others = (row for row in parse(before) if only and row.model_type not in only)
-    return [*others, *(row for row in parse(before) if row[:2] in lacking)]
+    return [row for row in parse(before) if row[:2] in lacking or (asked is not None and row[:2] not in asked)]
 
 
 def library_version() -> str:
@@ -70,11 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     version, started = library_version(), time.monotonic()
-    rows, failed = generate(candidates(frozenset(options.only)))
+    asked = candidates(frozenset(options.only))
+    rows, failed = generate(asked)
     for candidate, reason in failed.items():
         print(f"left out: {candidate.class_name} ({candidate.model_type}): {reason}")
     before = PATH.read_text(encoding="utf-8") if PATH.exists() else ""
-    rows += kept(before, version, failed, frozenset(options.only))
+    rows += kept(before, version, failed, {c[:2] for c in asked} if options.only else None)
     text = render(rows, version)
     spent = f"{time.monotonic() - started:.0f} s"
     print(f"{len(rows)} rows, {len(text.encode()):,} bytes, {len(failed)} left out, {spent}")

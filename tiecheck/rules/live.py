@@ -9,7 +9,6 @@ from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed
 
-
 NOT_TIED = (
     "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function."
 )

@@ -55,18 +55,20 @@ class EmbeddingScaleOnTiedHead(Rule):
         for fact in scale:
             if isinstance(fact, Unknown):
                 yield fact
-            elif fact.untrained and fact.predicted is None:
+            elif not fact.untrained or fact.std is None:
+                continue
+            elif fact.predicted is None:
                 unscaled = fact.std * fact.width**0.5
                 if unscaled >= NOTE_FROM:
                     yield Unknown(
                         f"the model is untrained, and its logits would deviate by {unscaled:.1f} if nothing scaled "
                         f"them; whether something does is not known ({fact.reason or 'the class was not run'})"
                     )
-            elif fact.untrained and fact.predicted is not None and fact.predicted >= NOTE_FROM:
-                yield self._draft(fact, fact.predicted)
+            elif fact.predicted >= NOTE_FROM:
+                yield self._draft(fact, fact.std, fact.predicted)
 
     @staticmethod
-    def _draft(fact: InitScale, predicted: float) -> Draft:
+    def _draft(fact: InitScale, std: float, predicted: float) -> Draft:
         import math
 
         blown = predicted >= ERROR_FROM
@@ -84,11 +86,11 @@ class EmbeddingScaleOnTiedHead(Rule):
         )
         wanted = math.sqrt(0.2 / fact.width)
         return Draft(
-            f"{' and '.join(fact.names)} are one tensor with standard deviation {fact.std:.3g}, and the model is "
+            f"{' and '.join(fact.names)} are one tensor with standard deviation {std:.3g}, and the model is "
             f"untrained ({fact.evidence}). Its logits deviate by {predicted:.1f} as predicted "
             f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
             fact.names,
-            (Location(fact.names[0], None, None, "primary", f"std {fact.std:.3g}, d_model {fact.width}"),),
+            (Location(fact.names[0], None, None, "primary", f"std {std:.3g}, d_model {fact.width}"),),
             f"Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most {wanted:.3f} for "
             "this width. The tie itself is sound.",
             severity=None if blown else "info",

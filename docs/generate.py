@@ -1,0 +1,179 @@
+"""Write what is generated: the JSON schema, the rules page, the command-line page, and the README's marked blocks.
+
+`python docs/generate.py` writes, `python docs/generate.py --check` exits with 1 where something is out of date.
+One source each: the records of `tiecheck/report.py`, the rule classes, the click commands, and the tool's own
+output on the fixtures.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import re
+import sys
+import types
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+from click.testing import CliRunner
+
+import tiecheck.report
+from tiecheck.cli import COMMANDS, cli
+from tiecheck.render.json import INTERNAL, SCHEMA
+from tiecheck.render.rules import rule_text
+from tiecheck.report import SEVERITIES, TargetReport
+from tiecheck.rules import FAMILIES, family
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
+
+
+def main() -> None:
+    """Write every generated file, or compare with `--check`."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for name, text in pages().items():
+        path = ROOT / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    verb = "out of date" if check else "written"
+    print("\n".join(f"{name}: {verb}" for name in stale) or "everything generated is up to date")
+    sys.exit(1 if check and stale else 0)
+
+
+def pages() -> dict[str, str]:
+    """Each generated file with its text."""
+    return {
+        "tiecheck/data/report.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "docs/rules.md": rules_page(),
+        "docs/command-line.md": command_page(),
+        "README.md": readme((ROOT / "README.md").read_text(encoding="utf-8")),
+    }
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the report, off the records' types and their fields' docstrings."""
+    count = {"type": "integer", "minimum": 0}
+    summary = {
+        "targets": count,
+        "findings": strict(dict.fromkeys(reversed(SEVERITIES), count)),
+        "skips": count,
+        "suppressed": count,
+        "errors": count,
+        "seconds": {"type": "number", "minimum": 0},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tiecheck report",
+        "description": f"What `tiecheck --output-format json` writes, contract {SCHEMA}.",
+        **strict(
+            {
+                "schema": {"const": SCHEMA},
+                "version": {"type": "string"},
+                "targets": {"type": "array", "items": type_schema(TargetReport)},
+                "summary": strict(summary),
+            }
+        ),
+    }
+
+
+def strict(properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with exactly these properties."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def type_schema(hint: Any) -> dict[str, Any]:
+    """The schema of one type of a field."""
+    plain = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    if hint in plain:
+        return {"type": plain[hint]}
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [type_schema(argument) for argument in arguments]}
+    if origin is tuple:
+        return {"type": "array", "items": type_schema(arguments[0])}
+    documents = field_documents(hint.__name__)
+    hints = {name: kind for name, kind in get_type_hints(hint).items() if name not in INTERNAL}
+    described = {name: type_schema(kind) | {"description": documents[name]} for name, kind in hints.items()}
+    return strict(described)
+
+
+def field_documents(class_name: str) -> dict[str, str]:
+    """The docstring under each field of a record."""
+    source = Path(tiecheck.report.__file__).read_text(encoding="utf-8")
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == class_name).body
+    found = {}
+    for field, text in pairwise(body):
+        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            found[field.target.id] = str(text.value.value)
+    return found
+
+
+def rules_page() -> str:
+    """Every rule in full, under its family."""
+    parts = [HEAD, "# Rules\n\n" + rules_table("")]
+    for digit, (_, _fact, title) in FAMILIES.items():
+        parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
+        parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in family(digit)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def rules_table(page: str) -> str:
+    """The rules in a table, each linked to its heading on the rules page."""
+    rows = [
+        f"| [{rule.code}]({page}#{rule.code.lower()}-{rule.name}) | {rule.name} | {rule.severity} | {rule.summary} |"
+        for digit in FAMILIES
+        for rule in family(digit)
+    ]
+    return "\n".join(["| code | name | severity | finds |", "|---|---|---|---|", *rows])
+
+
+def command_page() -> str:
+    """The help of every command, as click prints it."""
+    parts = [HEAD, "# Command line"]
+    for words in ([], *([name] for name in COMMANDS)):
+        result = CliRunner().invoke(cli, [*words, "--help"], prog_name="tiecheck", terminal_width=100)
+        parts.append(f"## `{' '.join(['tiecheck', *words])}`\n\n```text\n{result.output.strip()}\n```")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def readme(text: str) -> str:
+    """The README with each block between `generated: NAME` marks made anew."""
+    blocks = {"rules": lambda: rules_table("docs/rules.md")}
+    for name, arguments in {
+        "diverged": ["fixtures/models/llama-diverged-head"],
+        "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
+        "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
+    }.items():
+        blocks[name] = lambda arguments=arguments: shown(arguments)
+    pattern = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]()}\n{match[3]}", text)
+
+
+def shown(arguments: list[str]) -> str:
+    """A command and what it prints, the time left out."""
+    with contextlib.chdir(ROOT):
+        os.environ["COLUMNS"] = "80"
+        result = CliRunner().invoke(cli, arguments, prog_name="tiecheck")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise click.ClickException(f"{arguments} failed: {result.exception}")
+    output = re.sub(r" \d+\.\d\d s$", "", result.stdout.strip(), flags=re.MULTILINE)
+    return f"```console\n$ tiecheck {' '.join(arguments)}\n{output}\n```"
+
+
+if __name__ == "__main__":
+    main()

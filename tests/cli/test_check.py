@@ -1,0 +1,126 @@
+"""The check command: default command, options, exit status, formats, and where output goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_a_path_alone_is_check(tiecheck_cli, models: Path) -> None:
+    path = str(models / "llama-healthy-tied")
+    assert tiecheck_cli(path).exit_code == 0
+    assert tiecheck_cli("check", path).exit_code == 0
+    assert tiecheck_cli("--strict", path).exit_code == 0, "an option before the target means check too"
+
+
+def test_several_targets_and_the_summary(tiecheck_cli, models: Path) -> None:
+    result = tiecheck_cli(*(str(models / name) for name in ("llama-healthy-tied", "llama-flag-lost", "llama-untied")))
+    assert result.exit_code == 1
+    assert "3 targets: 2 pass, 1 fail. Findings: 1 error." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ([], 1),
+        (["--exit-zero"], 0),
+        (["--ignore", "TIE102"], 0),
+        (["--ignore", "TIE1"], 0),
+        (["--select", "TIE106,TIE109"], 0),
+        (["--fail-on", "error"], 1),
+    ],
+)
+def test_options_that_decide_the_status(tiecheck_cli, models: Path, options: list[str], status: int) -> None:
+    assert tiecheck_cli(str(models / "llama-flag-lost"), *options).exit_code == status
+
+
+def test_fail_on_info_fails_a_note(tiecheck_cli, models: Path) -> None:
+    path = str(models / "llama-redundant-copy")
+    assert tiecheck_cli(path).exit_code == 0
+    assert tiecheck_cli(path, "--fail-on", "info").exit_code == 1
+
+
+def test_values_never_reads_no_byte_and_says_so(tiecheck_cli, models: Path) -> None:
+    result = tiecheck_cli(str(models / "llama-diverged-head"), "--values", "never", "-f", "json")
+    (target,) = json.loads(result.stdout)["targets"]
+    assert target["findings"] == []
+    assert target["ties"][0]["stored"] == "unknown"
+    assert "--values never" in target["ties"][0]["reason"]
+
+
+def test_values_never_with_strict_does_not_pass(tiecheck_cli, models: Path) -> None:
+    assert tiecheck_cli(str(models / "llama-diverged-head"), "--values", "never", "--strict").exit_code == 1
+
+
+def test_live_rules_without_the_live_layer_check_nothing(tiecheck_cli, models: Path) -> None:
+    assert tiecheck_cli(str(models / "llama-healthy-tied"), "--select", "TIE3").exit_code == 2
+
+
+def test_environment_twin(tiecheck_cli, models: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TIECHECK_CHECK_EXIT_ZERO", "1")
+    assert tiecheck_cli(str(models / "llama-flag-lost")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--select", "TIE999", "{model}"], "no rule's code begins with 'TIE999'"),
+        (["-f", "xml", "{model}"], "there is no output format 'xml'"),
+        (["-f", "json", "-f", "text", "{model}"], "only one format can go to standard output"),
+        (["-o", "/nowhere/report.txt", "{model}"], "/nowhere/report.txt cannot be written"),
+        (["--fail-on", "fatal", "{model}"], "'fatal' is not one of"),
+        (["chekc"], "did you mean check"),
+        (["check"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_status_2(tiecheck_cli, models: Path, arguments: list[str], says: str) -> None:
+    result = tiecheck_cli(*(a.format(model=models / "llama-healthy-tied") for a in arguments))
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_an_error_hides_no_finding_and_gives_2(tiecheck_cli, models: Path, tmp_path: Path) -> None:
+    result = tiecheck_cli(str(tmp_path / "missing"), str(models / "llama-flag-lost"), "-f", "json", "--exit-zero")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert [t["status"] for t in report["targets"]] == ["error", "fail"]
+    assert report["summary"]["errors"] == 1
+
+
+def test_formats_to_files(tiecheck_cli, models: Path, tmp_path: Path) -> None:
+    written = tmp_path / "report.json"
+    result = tiecheck_cli(str(models / "llama-flag-lost"), "-f", "text", "-f", f"json={written}")
+    assert "TIE102" in result.stdout
+    assert json.loads(written.read_text())["targets"][0]["findings"][0]["code"] == "TIE102"
+    only = tmp_path / "report.txt"
+    result = tiecheck_cli(str(models / "llama-flag-lost"), "-o", str(only))
+    assert result.stdout == ""
+    assert "TIE102" in only.read_text()
+
+
+def test_quiet_leaves_out_what_passes(tiecheck_cli, models: Path) -> None:
+    result = tiecheck_cli("-q", str(models / "llama-healthy-tied"), str(models / "llama-flag-lost"))
+    assert "llama-healthy-tied" not in result.stdout
+    assert "llama-flag-lost" in result.stdout
+
+
+def test_rule_command(tiecheck_cli) -> None:
+    one = tiecheck_cli("rule", "tie101")
+    assert one.exit_code == 0
+    assert "trained-head-discarded" in one.stdout
+    assert "## How to mend it" in one.stdout
+    assert "https://github.com/huggingface/transformers/issues/42612" in one.stdout
+    every = tiecheck_cli("rule")
+    assert every.stdout.count("TIE") >= 10
+    wrong = tiecheck_cli("rule", "TIE100")
+    assert wrong.exit_code == 2
+    assert "nearest" in wrong.stderr
+
+
+def test_version(tiecheck_cli) -> None:
+    from tiecheck import __version__
+
+    assert tiecheck_cli("--version").stdout.strip() == f"tiecheck {__version__}"

@@ -1,0 +1,61 @@
+"""What a cold process imports: the start is a feature, so each door has a list of what must stay outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "accelerate", "numpy", "safetensors", "huggingface_hub", "msgspec", "dataclasses")
+PROGRAM = """
+import sys
+sys.argv = ["tiecheck", *{arguments!r}]
+try:
+    from tiecheck.__main__ import main
+    main()
+except SystemExit:
+    pass
+print("\\n" + ",".join(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+
+
+def imported(program: str) -> set[str]:
+    """The top-level packages a fresh process has imported at its end."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split(","))
+
+
+@pytest.mark.parametrize("case", ["llama-healthy-tied", "llama-diverged-head", "gpt2-healthy-sharded", "bert-encoder"])
+def test_checking_safetensors_imports_nothing_heavy(models: Path, case: str) -> None:
+    there = imported(PROGRAM.format(arguments=[str(models / case)]))
+    assert not there & {*HEAVY, "rich"}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["rule", "TIE101"], ["rule"], ["check", "--help"]])
+def test_help_and_rules_import_nothing_heavy(arguments: list[str]) -> None:
+    assert not imported(PROGRAM.format(arguments=arguments)) & {*HEAVY, "rich", "json"}
+
+
+def test_colours_import_rich_and_nothing_else(models: Path) -> None:
+    there = imported(PROGRAM.format(arguments=["--color", "always", str(models / "llama-healthy-tied")]))
+    assert "rich" in there
+    assert not there & {"torch", "transformers", "numpy"}
+
+
+def test_python_door_imports_neither_torch_nor_click() -> None:
+    there = imported("import tiecheck, sys; tiecheck.check; print(','.join(sys.modules))")
+    assert not there & {*HEAVY, "click", "rich"}
+
+
+def test_rules_of_layers_not_asked_for_are_not_loaded(models: Path) -> None:
+    program = PROGRAM.format(arguments=[str(models / "llama-healthy-tied")]).replace('.partition(".")[0]', "")
+    there = imported(program)
+    assert "tiecheck.rules.stored" in there
+    assert "tiecheck.rules.live" not in there
+
+
+def test_pytest_plugin_imports_nothing() -> None:
+    there = imported("import tiecheck.pytest_plugin, sys; print(','.join(sys.modules))")
+    assert not there & {*HEAVY, "click", "rich", "pytest"}

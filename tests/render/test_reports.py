@@ -1,0 +1,89 @@
+"""Both formats say the same; the JSON fits its schema and is stable; the text fits the page and prints nothing raw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import tiecheck
+from tiecheck.render.text import WIDTH, clean
+
+SCHEMA = json.loads((Path(tiecheck.__file__).parent / "data" / "report.schema.json").read_text())
+CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))
+
+
+def test_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_json_fits_the_schema(tiecheck_cli, models: Path, case: str) -> None:
+    report = json.loads(tiecheck_cli(str(models / case), "-f", "json").stdout)
+    jsonschema.validate(report, SCHEMA)
+
+
+def test_json_of_an_unreadable_target_fits_too(tiecheck_cli, tmp_path: Path) -> None:
+    report = json.loads(tiecheck_cli(str(tmp_path / "nothing"), "-f", "json").stdout)
+    jsonschema.validate(report, SCHEMA)
+    assert report["targets"][0]["errors"][0]["message"].startswith("there is no ")
+
+
+def test_contract_example_of_the_readme_fits(tiecheck_cli, models: Path) -> None:
+    report = json.loads(tiecheck_cli(str(models / "llama-diverged-head"), "-f", "json").stdout)
+    (target,) = report["targets"]
+    assert report["schema"] == "tiecheck/1"
+    assert list(report) == ["schema", "version", "targets", "summary"]
+    assert target["layers"] == ["declared", "stored"]
+    (tie,) = target["ties"]
+    assert (tie["kind"], tie["kind_from"], tie["stored"], tie["declared"]) == ("parameter", "table", "separate", True)
+    (finding,) = target["findings"]
+    assert finding["locations"][0] == {
+        "path": "config.json",
+        "line": 28,
+        "column": 3,
+        "role": "primary",
+        "note": "tie_word_embeddings is true",
+    }
+    assert report["summary"]["findings"] == {"error": 1, "warning": 0, "info": 0}
+
+
+def test_json_is_the_same_from_run_to_run(tiecheck_cli, models: Path) -> None:
+    arguments = [str(models / case) for case in CASES]
+    reports = [json.loads(tiecheck_cli(*arguments, "-f", "json").stdout) for _ in range(2)]
+    for report in reports:
+        del report["summary"]["seconds"]
+    assert json.dumps(reports[0]) == json.dumps(reports[1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_text_and_json_agree_and_text_fits_the_page(tiecheck_cli, models: Path, case: str) -> None:
+    path = str(models / case)
+    target = json.loads(tiecheck_cli(path, "-f", "json").stdout)["targets"][0]
+    text = tiecheck_cli(path, "-v").stdout
+    for finding in target["findings"]:
+        assert f"{finding['code']} {finding['severity']}" in text
+    assert text.startswith(target["status"])
+    for line in text.splitlines():
+        assert len(line) <= WIDTH or " " not in line.strip(), "only a single long word may stick out"
+
+
+def test_colours_change_no_word(tiecheck_cli, models: Path) -> None:
+    import re
+
+    path = str(models / "llama-diverged-head")
+    plain, colored = tiecheck_cli(path).stdout, tiecheck_cli(path, "--color", "always").stdout
+    assert "\x1b[" in colored
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", colored)
+    assert [line.rstrip() for line in bare.splitlines()][:-2] == plain.splitlines()[:-2]
+
+
+@pytest.mark.parametrize("raw", ["a\nb", "a\x1b[31mb", "a\u202eb", "a\x00b", "tab\tb"])
+def test_control_characters_are_escaped(raw: str) -> None:
+    assert clean(raw).isprintable()
+
+
+def test_clean_leaves_other_scripts_alone() -> None:
+    assert clean("模型.weight é") == "模型.weight é"

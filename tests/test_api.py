@@ -1,0 +1,90 @@
+"""The Python doors: check on a path and on a module, find_ties, and that looking changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tiecheck
+from tiecheck.errors import UsageError
+
+
+class Tiny(nn.Module):
+    """An embedding and a head, tied as wished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(32, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 32, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.emb(ids)))
+
+
+def test_check_takes_a_path(models: Path) -> None:
+    report = tiecheck.check(models / "llama-diverged-head")
+    assert [f.code for f in report.findings] == ["TIE101"]
+    assert report.targets[0].status == "fail"
+
+
+def test_check_takes_a_module_and_its_options() -> None:
+    model = Tiny()
+    model.head.weight = nn.Parameter(model.emb.weight)
+    report = tiecheck.check(model)
+    assert [f.code for f in report.findings] == ["TIE302"]
+    assert report.targets[0].layers == ("live",)
+    assert tiecheck.check(model, ignore="TIE302").findings == ()
+    assert tiecheck.check(model, select=["TIE301"]).findings == ()
+
+
+def test_unreadable_path_is_an_error_of_the_report(tmp_path: Path) -> None:
+    report = tiecheck.check(tmp_path / "missing")
+    assert report.targets[0].status == "error"
+    assert "there is no" in report.errors[0].message
+
+
+def test_wrong_options_are_told() -> None:
+    with pytest.raises(UsageError):
+        tiecheck.check(Tiny(), select="TIE999")
+    with pytest.raises(TypeError):
+        tiecheck.check(Tiny(), selct="TIE1")
+
+
+@pytest.mark.parametrize(
+    ("tie", "kind"),
+    [
+        (lambda m: setattr(m.head, "weight", m.emb.weight), "parameter"),
+        (lambda m: setattr(m, "head", m.emb), "module"),
+        (lambda m: setattr(m.head, "weight", nn.Parameter(m.emb.weight)), "storage"),
+        (lambda m: setattr(m.head.weight, "data", m.emb.weight.data), "storage"),
+        (lambda m: None, None),
+        (lambda m: setattr(m.head, "weight", nn.Parameter(m.emb.weight.detach().clone())), None),
+    ],
+    ids=["weight", "module", "new-parameter", "data", "untied", "clone"],
+)
+def test_find_ties_kinds(tie, kind: str | None) -> None:
+    model = Tiny()
+    tie(model)
+    assert [t.kind for t in tiecheck.find_ties(model)] == ([kind] if kind else [])
+
+
+def test_looking_changes_nothing() -> None:
+    model = Tiny().train()
+    model.head.weight = model.emb.weight
+    before = {name: (p.data_ptr(), p._version, p.requires_grad) for name, p in model.named_parameters()}
+    random = torch.get_rng_state()
+    tiecheck.check(model)
+    assert {name: (p.data_ptr(), p._version, p.requires_grad) for name, p in model.named_parameters()} == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training
+    assert not model._forward_hooks
+
+
+def test_public_names() -> None:
+    assert set(tiecheck.__all__) <= set(dir(tiecheck))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        tiecheck.nonsense  # noqa: B018
