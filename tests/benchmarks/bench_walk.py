@@ -16,24 +16,36 @@ from torch import nn
 from tiecheck.collect.live import collect_live, find_ties
 
 
-class Block(nn.Module):
-    """Five parameters in four modules, as in a small transformer layer."""
+class Layer(nn.Module):
+    """The modules of a Llama decoder layer: ten parameters, the last one there to be tied."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.proj = nn.Linear(2, 2)
-        self.norm = nn.LayerNorm(2)
-        self.out = nn.Linear(2, 2, bias=False)
+        self.self_attn = nn.Module()
+        self.mlp = nn.Module()
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(self.self_attn, name, nn.Linear(2, 2, bias=False))
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(self.mlp, name, nn.Linear(2, 2, bias=False))
+        self.input_layernorm = nn.RMSNorm(2)
+        self.post_attention_layernorm = nn.RMSNorm(2)
+        self.adapter = nn.Linear(2, 2, bias=False)
 
 
 def build(parameters: int, ties: int, device: str = "cpu") -> nn.Module:
-    """A model with some parameters, of which pairs are tied at the `out` of neighbouring blocks."""
+    """A model with some parameters, of which pairs are tied in neighbouring layers, two a layer at most."""
     model = nn.Module()
     with torch.device(device):
-        blocks = [Block() for _ in range(parameters // 5)]
-    for i in range(0, 2 * ties, 2):
-        blocks[i].out.weight = blocks[i + 1].out.weight
-    model.layers = nn.ModuleList(blocks)
+        layers = [Layer() for _ in range(parameters // 10)]
+    half = len(layers) // 2
+    for i in range(ties):
+        one, other = layers[2 * (i % half)], layers[2 * (i % half) + 1]
+        if i < half:
+            one.adapter.weight = other.adapter.weight
+        else:
+            one.self_attn.o_proj.weight = other.self_attn.o_proj.weight
+    model.model = nn.Module()
+    model.model.layers = nn.ModuleList(layers)
     return model
 
 

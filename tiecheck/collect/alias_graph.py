@@ -91,15 +91,29 @@ class ModuleGraph:
                     labels += held.keys()
                     parents += [number] * len(held)
             low = len(modules)
-            ids = list(map(id, level))
-            if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
-                seen.update(ids)
+            if self._fresh(list(map(id, level)), seen):
                 modules += level  # type: ignore[arg-type]  # id(None) is among the seen
                 self._parent += parents
                 self._label += labels
             else:
                 self._add(zip(level, map(Edge, parents, labels), strict=True), seen, again)
         return again
+
+    def _fresh(self, ids: list[int], seen: set[int]) -> bool:
+        """Whether no module of a level was seen before, nor comes twice in it; if so, they are seen now."""
+        if 4 * len(ids) < len(seen):
+            fresh = seen.isdisjoint(ids) and len(set(ids)) == len(ids)
+            if fresh:
+                seen.update(ids)
+            return fresh
+        before = len(seen)
+        seen.update(ids)  # one pass instead of three; where it was wrong, undone at a cost the level's width bounds
+        if len(seen) == before + len(ids):
+            return True
+        seen.clear()
+        seen.update(map(id, self.modules))
+        seen.add(id(None))
+        return False
 
     def _add(
         self, level: Iterator[tuple[nn.Module | None, Edge]], seen: set[int], again: list[tuple[int, Edge]]
@@ -221,14 +235,17 @@ class ModuleGraph:
         Returns:
             Sorted prefixes, without those that turn round a cycle.
         """
-        if number not in self._counts:
-            parts: list[str] = []
-            while number > 0:
-                parts.append(self._label[number])
-                number = self._parent[number]
-            parts.reverse()
-            return [".".join((*parts, ""))]
-        return self._search(number, cap)
+        return self._search(number, cap) if number in self._counts else [self.path(number, "")]
+
+    def path(self, number: int, attribute: str) -> str:
+        """The name of an attribute of a module by the module's first registration, and that of each above it."""
+        parts = [attribute]
+        labels, parents = self._label, self._parent
+        while number:
+            parts.append(labels[number])
+            number = parents[number]
+        parts.reverse()
+        return ".".join(parts)
 
     def _search(self, target: int, cap: int) -> list[str]:
         """Walk down from the root through ancestors of the target alone, so that no step is in vain."""
@@ -279,6 +296,7 @@ class Registrations:
             registries = [module._buffers for module in graph.modules]
             self.objects = [*graph.parameters, *chain.from_iterable(held.values() for held in registries)]
             self._starts = [*graph.starts, *islice(accumulate(map(len, registries), initial=self.boundary), 1, None)]
+        self._keys: dict[int, list[str]] = {}
         places = list(range(len(self.objects)))
         ids = list(map(id, self.objects))
         self.last: dict[int, int] = dict(zip(ids, places, strict=True))
@@ -305,12 +323,13 @@ class Registrations:
         """The module that registers a place, and the attribute there."""
         number = bisect_right(self._starts, place) - 1
         offset = place - self._starts[number]
-        if place < self.boundary:
-            held = self.graph.modules[number]._parameters
-        else:
-            number -= len(self.graph.modules)
-            held = self.graph.modules[number]._buffers
-        return number, next(islice(held.keys(), offset, None))
+        keys = self._keys.get(number)
+        if keys is None:
+            module = self.graph.modules[number % len(self.graph.modules)]
+            keys = list((module._parameters if place < self.boundary else module._buffers).keys())
+            if len(keys) > 1:
+                self._keys[number] = keys
+        return number % len(self.graph.modules), keys[offset]
 
     def owned(self) -> Iterator[tuple[int, int]]:
         """Number of a module and of each place it registers."""

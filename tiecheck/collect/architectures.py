@@ -42,7 +42,7 @@ def load_architecture(
     if len({row[1] for row in fitting}) != 1:
         types = ", ".join(sorted(t for row in rows for t in row[0].split(",")))
         return Architecture(class_name, False, (), f"{origin} has {class_name} for model type {types} only", None)
-    ties = [tie for key in fitting[0][1].split(",") if key for tie in _ties(_shape(key), config or {})]
+    ties = [tie for key in fitting[0][1].split(",") if key for tie in _ties(_shape(key), config)]
     scale = _scale(fitting[0][2], width, config or {})
     return Architecture(class_name, True, tuple(sorted(ties)), origin, scale)
 
@@ -77,17 +77,34 @@ def _shape(key: str) -> dict[str, Any]:
     return shape
 
 
-def _ties(shape: dict[str, Any], config: Mapping[str, object]) -> list[TieSpec]:
-    level, on, off = _decider(shape, config)
+def _ties(shape: dict[str, Any], config: Mapping[str, object] | None) -> list[TieSpec]:
+    bits, fits = _inner(shape, config)
+    level, on, off = _decider(shape | {"t": bits}, config or {})
     kind: Kind = shape.get("k", "parameter")
     also = {int(i): stems for i, stems in shape.get("a", {}).items()}
     ties = []
     for end in shape["x"]:
         names = tuple(stem + end for stem in shape["n"])
         spellings = {names[i]: tuple(stem + end for stem in stems) for i, stems in also.items()}
-        silent = shape["t"][0] == "1"
-        ties.append(TieSpec(names, names[shape["s"]], kind, silent, on, off, level, "e" not in shape, spellings))
+        exact = fits and "e" not in shape
+        ties.append(TieSpec(names, names[shape["s"]], kind, bits[0] == "1", on, off, level, exact, spellings))
     return ties
+
+
+def _inner(shape: dict[str, Any], config: Mapping[str, object] | None) -> tuple[str, bool]:
+    """The bits under the text model that a composite config holds, and whether the names hold for it.
+
+    Without a config nobody knows what it holds; a config that names no type holds the default one.
+    """
+    bits: str = shape["t"]
+    for key, known in shape.get("m", {}).items():
+        held = config.get(key) if config is not None else {"model_type": None}
+        model_type = held.get("model_type", "") if isinstance(held, Mapping) else ""
+        found = next((b for b, types in known.items() if model_type in types.split(",")), None)
+        if found is None and model_type != "":
+            return bits, False
+        bits = found or bits
+    return bits, True
 
 
 def _decider(shape: dict[str, Any], config: Mapping[str, object]) -> tuple[tuple[str, ...], bool, bool]:

@@ -21,6 +21,10 @@ STANDARD_NAMES = (
 )
 
 
+# What trainers leave beside a model; none of it is the model (transformers 5.23 `trainer.py`, accelerate 1.15).
+NO_MODEL = ("adapter_", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
+
+
 class _Found(NamedTuple):
     """The weight files of a target, before any is opened."""
 
@@ -48,9 +52,16 @@ def read_checkpoint(path: str) -> Checkpoint | None:
         if name is None:
             return None
     else:
-        root, name = os.path.split(os.path.abspath(path))
+        root, name = os.path.split(_followed(os.path.abspath(path)))
     found = _from_index(root, name) if name.endswith(INDEX_ENDING) else _from_file(name)
     return _read(root, found)
+
+
+def _followed(path: str) -> str:
+    """The file behind a link that was named itself, so that it lies in its own directory; the hub cache's stay."""
+    real = os.path.realpath(path)
+    ending = os.path.splitext(path)[1]
+    return real if os.path.islink(path) and os.path.splitext(real)[1] == ending != ".json" else path
 
 
 def _pick(root: str) -> str | None:
@@ -64,9 +75,7 @@ def _pick(root: str) -> str | None:
         if name in there:
             return name
     for ending in (".safetensors" + INDEX_ENDING, ".bin" + INDEX_ENDING, ".safetensors", *PICKLE_ENDINGS):
-        alike = [
-            n for n in names if n.endswith(ending) and not n.startswith(("adapter_", "optimizer", "training_args"))
-        ]
+        alike = [n for n in names if n.endswith(ending) and not n.startswith(NO_MODEL)]
         if len(alike) > 1:
             raise TargetError(
                 f"{root} holds {len(alike)} files like {alike[0]} and neither an index nor a standard name says which "
@@ -93,17 +102,33 @@ def _from_index(root: str, name: str) -> _Found:
     path = inside(root, name)
     data = parse_json(read_bytes(path, path), path, path)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    if not isinstance(weight_map, dict):
         raise TargetError(f"{path} is no index: it lacks the `weight_map` of names to files", path)
     if not weight_map:
         raise TargetError(f"{path} names no tensor at all", path)
+    odd = next((n for n, v in weight_map.items() if not isinstance(v, str)), None)
+    if odd is not None:
+        raise TargetError(f"{path} is broken: what it gives as the file of {odd!r} is no file name", path)
+    shards = sorted(set(weight_map.values()))
+    _check_shards(path, shards)
     files: list[str] = []
     missing: list[str] = []
-    for file in sorted(set(weight_map.values())):
-        if os.path.normpath(file) != file or os.path.dirname(file) or file.startswith(".."):
-            raise TargetError(f"{path} names a shard outside its own directory, {file!r}, which is not read", path)
+    for file in shards:
         (files if os.path.lexists(os.path.join(root, file)) else missing).append(file)
     return _Found(tuple(files), name, weight_map, tuple(missing))
+
+
+def _check_shards(path: str, shards: list[str]) -> None:
+    """Every shard lies in the index's directory by its name, and all are of one known format."""
+    for file in shards:
+        plain = os.path.normpath(file)
+        if os.path.isabs(file) or plain == os.pardir or plain.startswith(os.pardir + os.sep):
+            raise TargetError(f"{path} names a shard outside its own directory, {file!r}, which is not read", path)
+        if not file.endswith((".safetensors", *PICKLE_ENDINGS)) or "\0" in file:
+            raise TargetError(f"{path} names the shard {file!r}, which is no weights file by its ending", path)
+    formats = {file.endswith(".safetensors") for file in shards}
+    if len(formats) > 1:
+        raise TargetError(f"{path} names safetensors files and pickles; a checkpoint is one or the other", path)
 
 
 def _read(root: str, found: _Found) -> Checkpoint:

@@ -15,6 +15,9 @@ CONFIG_NAME = "config.json"
 CONFIG_LIMIT = 32 * 1024 * 1024
 """Bytes of a config that are read at most; a label for each of 100,000 classes takes some 5 MB."""
 
+FLAG_LIMIT = 10_000
+"""Tie flags in one config; the largest composed configs have some twenty."""
+
 FLAG_KEYS = ("tie_word_embeddings", "weight_tying")
 """Keys that say whether the head is tied: transformers' (every version), and OLMo's own (`hf_olmo`, ai2-olmo 0.2)."""
 
@@ -48,11 +51,14 @@ def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
         return ()
     text = raw.decode("utf-8")
     found: dict[tuple[str, ...], Flag] = {}
-    line, line_start, last = 1, 0, 0
+    line, line_start, last, seen = 1, 0, 0, 0
     for path, start in _walk_keys(text):
         line += text.count("\n", last, start)
         line_start = text.rfind("\n", last, start) + 1 or line_start
         last = start
+        seen += 1
+        if seen > FLAG_LIMIT:
+            raise TargetError(f"{CONFIG_NAME} names its tie flags more than {FLAG_LIMIT:,} times; it is broken")
         level: Any = data
         for key in path[:-1]:
             level = level.get(key) if isinstance(level, dict) else None

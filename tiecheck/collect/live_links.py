@@ -36,7 +36,7 @@ def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
         Groups of two or more positions. Disjoint views of one storage are no group.
     """
     with torch_adapter.quiet():
-        lanes, rest = torch_adapter.spans(tensors)
+        plain, rest = torch_adapter.spans(tensors)
         closer: list[tuple[int, View]] = []
         wrappers: dict[int, int] = {}
         if rest:
@@ -47,27 +47,26 @@ def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
                     closer += [(i, view) for view in found]
                     if len(found) > 1:
                         wrappers[i] = len(found)
-    owned = _suspects(lanes, closer)
+    owned = _suspects(plain, closer)
     groups = shared([view for _, view in owned])
     if not wrappers:
         return [Link(tuple(sorted(owned[k][0] for k in g.members)), g.kind, g.reason) for g in groups]
     return _join(groups, [i for i, _ in owned], wrappers)
 
 
-def _suspects(lanes: list[torch_adapter.Spans], closer: list[tuple[int, View]]) -> list[tuple[int, View]]:
+def _suspects(plain: torch_adapter.Spans, closer: list[tuple[int, View]]) -> list[tuple[int, View]]:
     """The views that may share memory: those whose span meets another's, and those without plain addresses."""
-    owned: list[tuple[int, View]] = []
-    spaces = {lane.space for lane in lanes}
-    for space, positions, starts, ends in lanes:
-        beside = [(i, view) for i, view in closer if view.space == space]
-        all_starts = starts + [view.start for _, view in beside]
-        for run in clusters(all_starts, ends + [view.end for _, view in beside]):
-            for k in run:
-                if k < len(starts):
-                    owned.append((positions[k], dense_view(space, starts[k], ends[k])))
-                else:
-                    owned.append(beside[k - len(starts)])
-    return owned + [(i, view) for i, view in closer if view.space not in spaces]
+    beside = [(i, view) for i, view in closer if view.space == torch_adapter.ADDRESS]
+    owned = [(i, view) for i, view in closer if view.space != torch_adapter.ADDRESS]
+    starts = plain.starts + [view.start for _, view in beside]
+    for run in clusters(starts, plain.ends + [view.end for _, view in beside]):
+        for k in run:
+            if k < len(plain.starts):
+                view = dense_view(torch_adapter.ADDRESS, plain.starts[k], plain.ends[k])
+                owned.append((plain.positions[k], view))
+            else:
+                owned.append(beside[k - len(plain.starts)])
+    return owned
 
 
 def _join(groups: list[Shared], owners: list[int], wrappers: dict[int, int]) -> list[Link]:

@@ -7,7 +7,9 @@ numpy 2's `shares_memory`; where the work passes a bound the answer is None, nev
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 from math import gcd
+from operator import lt
 from typing import NamedTuple
 
 from tiecheck.facts import Kind
@@ -163,6 +165,9 @@ def _bitmap(view: View) -> int:
 
 def clusters(starts: Sequence[int], ends: Sequence[int]) -> Iterator[list[int]]:
     """Runs of two or more intervals, sorted by start, each of which begins before all earlier ones have ended."""
+    # The next begins before one has ended somewhere, or nowhere: both columns sorted show which, by C loops.
+    if not any(map(lt, islice(sorted(starts), 1, None), sorted(ends))):
+        return
     top = 0
     run: list[int] = []
     previous = -1

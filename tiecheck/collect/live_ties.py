@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
 from tiecheck.collect.live_links import memory_links
@@ -54,38 +56,36 @@ class _Writer:
 
     def tie(self, keys: list[int], kind: Kind, reason: str | None) -> Tie:
         """The tie of the tensors of some ids that hang together."""
-        objects, graph, boundary, cap = self._places.objects, self._places.graph, self._places.boundary, self._cap
-        found = []
+        places, graph = self._places, self._places.graph
+        aliased = graph.aliased()
+        found: list[tuple[str, int, Registration]] = []
+        names: list[str] = []
+        total: int | None = 0
         for key in keys:
-            for place in self._places.places(key):
-                owner, attribute = self._places.registered(place)
-                found.append(([prefix + attribute for prefix in graph.prefixes(owner, cap)], place, owner, attribute))
+            for place in places.places(key):
+                owner, attribute = places.registered(place)
+                if owner in aliased:
+                    own = [prefix + attribute for prefix in graph.prefixes(owner, self._cap)]
+                    paths = graph.paths(owner)
+                    total = None if total is None or paths is None else min(total + paths, COUNT_LIMIT)
+                else:
+                    own = [graph.path(owner, attribute)]
+                    total = None if total is None else total + 1
+                names += own
+                found.append((own[0], place, self._registration(owner, attribute)))
         found.sort()
-        ordered = [objects[place] for _, place, _, _ in found]
-        if len(keys) > 1:
-            ordered = list({id(tensor): tensor for tensor in ordered}.values())
-        names = [name for place_names, _, _, _ in found for name in place_names]
-        if len(names) > len(found):
-            names.sort()
-        total = self._total([owner for _, _, owner, _ in found])
+        names.sort()
+        ordered: list[Tensor] = [places.objects[place] for _, place, _ in found]  # type: ignore[misc]  # not None
         return Tie(
-            tuple(names[:cap]),
+            tuple(names[: self._cap]),
             total,
             kind,
-            *self._looks.of(ordered[0]),  # type: ignore[arg-type]  # a key is never that of None
-            all([place >= boundary for _, place, _, _ in found]),
-            (ordered[0].requires_grad,) if len(keys) == 1 else tuple([t.requires_grad for t in ordered]),  # type: ignore[union-attr]  # see above
-            tuple([self._registration(owner, attribute) for _, _, owner, attribute in found]),
+            *self._looks.of(ordered[0]),
+            found[0][1] >= places.boundary and all([place >= places.boundary for _, place, _ in found]),
+            tuple([t.requires_grad for t in {id(t): t for t in ordered}.values()]),
+            tuple([registration for _, _, registration in found]),
             reason or (ENDLESS if total is None else None),
         )
-
-    def _total(self, owners: list[int]) -> int | None:
-        """How many names the places of some modules make together."""
-        graph = self._places.graph
-        if not graph.aliased():
-            return len(owners)
-        counts = [graph.paths(owner) for owner in owners]
-        return None if None in counts else min(sum(filter(None, counts)), COUNT_LIMIT)
 
     def _registration(self, number: int, attribute: str) -> Registration:
         """Who registers a place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -15,21 +15,21 @@ from tiecheck.collect.live_memory import View, dims_of
 ADDRESSED = frozenset({"cpu", "cuda", "xpu"})
 """Devices whose `data_ptr()` is an address. On mps it is an object's address plus an offset, on meta and xla 0."""
 
+ADDRESS = "address"
+"""The one space of real addresses: CPU and GPU share it (unified addressing)."""
+
 PLAIN: frozenset[type] = frozenset({Tensor, nn.Parameter})
 """Types without code of their own: anything else may answer `data_ptr()` with an error, a warning or 0."""
 
 CHUNK = 1 << 22
 """Bytes that are compared at once, at most."""
 
-_LANES = (("cpu", attrgetter("is_cpu")), ("cuda", attrgetter("is_cuda")))
 _nbytes = attrgetter("nbytes")
 
 
 class Spans(NamedTuple):
-    """Where the dense plain tensors of one kind of device lie."""
+    """Where the dense plain tensors among some tensors lie."""
 
-    space: str
-    """The kind of device; its addresses are one space (CUDA devices share theirs)."""
     positions: list[int]
     """Position of each such tensor."""
     starts: list[int]
@@ -56,33 +56,23 @@ def quiet() -> torch._C.DisableTorchFunction:
     return torch._C.DisableTorchFunction()
 
 
-def spans(tensors: Sequence[Tensor]) -> tuple[list[Spans], list[int]]:
+def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
     """The byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
 
     A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`.
-    A sparse tensor raises from `nbytes`, so that one of these sends all of its device to the closer look.
+    A sparse tensor raises from `nbytes`, so that one of these sends all to the closer look.
 
     Returns:
-        The ranges by kind of device, and the positions of the tensors that are left.
+        The ranges, and the positions of the tensors that are left.
     """
-    found: list[Spans] = []
-    rest = list(range(len(tensors)))
-    for space, on_device in _LANES:
-        if rest:
-            lane = _lane(tensors, rest, space, on_device)
-            if lane.positions:
-                found.append(lane)
-                inside = set(lane.positions) if len(lane.positions) < len(rest) else None
-                rest = [] if inside is None else [i for i in rest if i not in inside]
-    return found, rest
-
-
-def _lane(tensors: Sequence[Tensor], rest: list[int], space: str, on_device: Callable[[Tensor], bool]) -> Spans:
-    positions = rest
-    chosen = [tensors[i] for i in rest]
+    everything = list(range(len(tensors)))
+    positions, chosen = everything, tensors
     try:
-        if not (PLAIN.issuperset(map(type, chosen)) and all(map(on_device, chosen))):
-            positions = [i for i in rest if type(tensors[i]) in PLAIN and on_device(tensors[i])]
+        if not PLAIN.issuperset(map(type, tensors)):
+            positions = [i for i in positions if type(tensors[i]) in PLAIN]
+        if _foreign_accelerator():
+            positions = [i for i in positions if tensors[i].device.type in ADDRESSED]
+        if positions is not everything:
             chosen = [tensors[i] for i in positions]
         if not all(map(Tensor.is_contiguous, chosen)):
             positions = [i for i in positions if tensors[i].is_contiguous()]
@@ -90,11 +80,19 @@ def _lane(tensors: Sequence[Tensor], rest: list[int], space: str, on_device: Cal
         starts = list(map(Tensor.data_ptr, chosen))
         sizes = list(map(_nbytes, chosen))
     except (RuntimeError, NotImplementedError):
-        return Spans(space, [], [], [])
-    if 0 in starts or 0 in sizes:  # a zero-size tensor has address 0; a functional tensor has it with elements
+        return Spans([], [], []), everything
+    if 0 in starts or 0 in sizes:  # address 0: on meta, and where there is no element
         keep = [k for k in range(len(starts)) if starts[k] and sizes[k]]
         positions, starts, sizes = ([column[k] for k in keep] for column in (positions, starts, sizes))
-    return Spans(space, positions, starts, list(map(int.__add__, starts, sizes)))
+    inside = None if len(positions) == len(tensors) else set(positions)
+    rest = [] if inside is None else [i for i in everything if i not in inside]
+    return Spans(positions, starts, list(map(int.__add__, starts, sizes))), rest
+
+
+def _foreign_accelerator() -> bool:
+    """Whether this build of torch has an accelerator whose `data_ptr()` may be no address."""
+    found = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else torch.device("mps")
+    return found is not None and found.type not in ADDRESSED
 
 
 def lone_storages(tensors: Sequence[Tensor], positions: list[int]) -> set[int]:
@@ -151,7 +149,7 @@ def _base(tensor: Tensor, storage: torch.UntypedStorage) -> tuple[Hashable, int]
         except RuntimeError:  # "invalid python storage": a `_make_wrapper_subclass` tensor
             address = 0
         if address:
-            return kind, address
+            return ADDRESS, address
     return ("storage", storage._cdata), 0
 
 
@@ -212,10 +210,7 @@ class Looks:
 
     def of(self, tensor: Tensor) -> Look:
         """How a tensor looks."""
-        if type(tensor) is nn.Parameter and tensor.layout is torch.strided:
-            shape, nbytes = tuple(tensor.shape), tensor.nbytes
-        else:
-            shape, nbytes = self._special(tensor)
+        shape, nbytes = _size(tensor)
         dtype, device = tensor.dtype, tensor.device
         if dtype not in self._dtypes:
             self._dtypes[dtype] = str(dtype).removeprefix("torch.")
@@ -223,15 +218,15 @@ class Looks:
             self._devices[device] = str(device)
         return Look(shape, self._dtypes[dtype], nbytes, self._devices[device])
 
-    @staticmethod
-    def _special(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
-        """Shape and bytes of a tensor that may not have them: a lazy one says 0 bytes, a sparse one raises."""
-        if is_lazy(tensor):
-            return None, None
-        try:
-            return tuple(tensor.shape), tensor.nbytes
-        except Exception:  # noqa: BLE001  # see `views`
-            return tuple(tensor.shape), None
+
+def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
+    """Shape and bytes of a tensor that may not have them: a lazy one says 0 bytes, a sparse one raises."""
+    if type(tensor) not in PLAIN and is_lazy(tensor):
+        return None, None
+    try:
+        return tuple(tensor.shape), tensor.nbytes
+    except Exception:  # noqa: BLE001  # see `views`
+        return tuple(tensor.shape), None
 
 
 def equal_bytes(a: Tensor, b: Tensor) -> bool:

@@ -31,18 +31,22 @@ OPEN: dict[str, Any] = {
 }
 """Values for attributes that are None in a default config that cannot be built; none of them speaks of tying."""
 
+SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers")
+
 BROKEN: dict[str, dict[str, Any]] = {
-    "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
-    "cohere_compass_text": {
+    "AyaVisionConfig": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
+    "BridgeTowerConfig": {"contrastive_hidden_size": 64},
+    "CohereCompassTextConfig": {
         "rope_parameters": {
             kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
         }
     },
-    "moonshine_streaming": {"num_key_value_heads": 8},
-    "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 64},
-    "granite4_vision": {"downsample_rate": "1/2"},
-    "reformer": {"is_decoder": True},
-    "timm_wrapper": {"model_args": {"embed_dim": 64}},
+    "MoonshineStreamingConfig": {"num_key_value_heads": 8},
+    "Qwen3OmniMoeTalkerConfig": {"spatial_merge_size": 2},
+    "Qwen3OmniMoeTalkerTextConfig": {"shared_expert_intermediate_size": 64},
+    "Granite4VisionConfig": {"downsample_rate": "1/2"},
+    "ReformerConfig": {"is_decoder": True},
+    "TimmWrapperConfig": {"model_args": {"embed_dim": 64}},
 }
 """Attributes without which the defaults of transformers 5.23 contradict themselves; none of them speaks of tying."""
 
@@ -118,20 +122,23 @@ def filled(data: dict[str, Any], config: Any) -> dict[str, Any]:
     whole = copy.deepcopy(data)
     for level, owner in owners(config):
         has = owner.to_dict()
-        width, heads = has.get("hidden_size"), has.get("num_attention_heads")
-        layers = has.get("num_hidden_layers") or 0
+        width, heads, layers = (_integer(has.get(word)) for word in SIZES)
         sizes = {
             **OPEN,
             "num_key_value_heads": heads,
             "head_dim": width // heads if width and heads else None,
-            "layer_types": ["full_attention"] * layers,
-            "mlp_layer_types": ["sparse"] * layers,
+            "layer_types": ["full_attention"] * layers if layers else None,
+            "mlp_layer_types": ["sparse"] * layers if layers else None,
         }
         news = {name: size for name, size in sizes.items() if size is not None and name in has and has[name] is None}
-        news |= BROKEN.get(getattr(owner, "model_type", ""), {})
+        news |= BROKEN.get(type(owner).__name__, {})
         if news:
             at(whole, level).update(news)
     return whole
+
+
+def _integer(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def flagged(data: dict[str, Any], flags: Flags) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tiecheck.data._inner import Inner
 from tiecheck.data._probe import Group
 
 PATH = Path(__file__).with_name("architectures.txt")
@@ -33,16 +34,16 @@ class Row(NamedTuple):
     """The tag of what multiplies its logits; empty where it is not known."""
 
 
-def shapes_of(groups: Iterable[Group], spellings: Spellings) -> tuple[str, ...]:
+def shapes_of(groups: Iterable[Group], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner]) -> tuple[str, ...]:
     """Groups as JSON shapes: groups that differ only in the end of their names (one a layer) become one shape."""
     families: dict[str, list[str]] = {}
     for group in groups:
-        shape, suffix = _factor(group, spellings)
+        shape, suffix = _factor(group, spellings, inner[group.names])
         families.setdefault(_dump(shape), []).append(suffix)
     return tuple(sorted(_dump(json.loads(shape) | {"x": sorted(ends)}) for shape, ends in families.items()))
 
 
-def _factor(group: Group, spellings: Spellings) -> tuple[dict[str, Any], str]:
+def _factor(group: Group, spellings: Spellings, inner: Inner) -> tuple[dict[str, Any], str]:
     """A group as stems and the ending that all its names and spellings have."""
     suffix = _ending([*group.names, *(s for name in group.names for s in spellings.get(name, ()))])
     cut = len(suffix)
@@ -61,9 +62,15 @@ def _factor(group: Group, spellings: Spellings) -> tuple[dict[str, Any], str]:
         "k": "" if group.kind == "parameter" else group.kind,
         "l": list(group.level),
         "e": "" if group.exact else "no",
+        "m": {key: _by_bits(types) for key, types in inner.items()},
         "o": [[list(other.level), other.bits] for other in group.others],
     }
     return shape | {key: value for key, value in optional.items() if value}, suffix
+
+
+def _by_bits(types: Mapping[str, str]) -> dict[str, str]:
+    """Model types, joined by commas, under the bits they share."""
+    return {bits: ",".join(sorted(t for t, b in types.items() if b == bits)) for bits in types.values()}
 
 
 def _ending(names: list[str]) -> str:

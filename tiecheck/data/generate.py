@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable
 
 from tiecheck.data._classes import Candidate, candidates, resolve
+from tiecheck.data._inner import inner_models
 from tiecheck.data._probe import probe
 from tiecheck.data._scale import head_scale_tag
 from tiecheck.data._spell import Speller
@@ -27,7 +28,9 @@ def row_of(candidate: Candidate) -> Row:
     speller = Speller(asked.model)
     spellings = {name: speller.spellings(name) for group in groups for name in group.names}
     tag = head_scale_tag(asked.model, config_class, asked.full, {name for group in groups for name in group.names})
-    return Row(candidate.class_name, candidate.model_type, shapes_of(groups, spellings), tag)
+    return Row(
+        candidate.class_name, candidate.model_type, shapes_of(groups, spellings, inner_models(asked, groups)), tag
+    )
 
 
 def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str]]:

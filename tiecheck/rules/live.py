@@ -15,6 +15,13 @@ NOT_TIED = (
 """accelerate's warning (1.15, `infer_auto_device_map`), true for one of these rules and false for the other."""
 
 
+SHARED_MEMORY = (
+    "Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading "
+    "them again"
+)
+"""safetensors' refusal (0.8, `save_file`)."""
+
+
 class DeclaredTieNotApplied(Rule):
     """The class declares a tie, and the module holds separate parameters.
 
@@ -38,9 +45,7 @@ class DeclaredTieNotApplied(Rule):
     summary = "declared tied, the live members are copies or separate"
     severity = "error"
     confidence = "high"
-    messages = (
-        "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function.",
-    )
+    messages = (NOT_TIED,)
     threads = (
         "vec2text/vec2text#94",
         "rasbt/LLMs-from-scratch#822",
@@ -60,8 +65,8 @@ class DeclaredTieNotApplied(Rule):
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
                 (Location(live.class_name, None, None, "primary", _parts(claim)),),
-                "Call model.tie_weights() after whatever replaced the parameter, and before the optimizer is made; if it "
-                "is meant to be untied, set config.tie_word_embeddings to false.",
+                "Call model.tie_weights() after whatever replaced the parameter, and before the optimizer is made; if "
+                "it is meant to be untied, set config.tie_word_embeddings to false.",
             )
 
     @staticmethod
@@ -108,10 +113,7 @@ class StorageOnlyTie(Rule):
     summary = "different Parameter objects over one memory: looks tied, is not"
     severity = "error"
     confidence = "high"
-    messages = (
-        "Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading "
-        "them again",
-    )
+    messages = (SHARED_MEMORY,)
     threads = (
         "pytorch/pytorch#79788",
         "TransformerLensOrg/TransformerLens#1725",
@@ -196,9 +198,7 @@ class ModuleAlias(Rule):
     summary = "one module under several paths: which tools cannot see the tie"
     severity = "info"
     confidence = "high"
-    messages = (
-        "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function.",
-    )
+    messages = (NOT_TIED,)
     threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
 
     def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
@@ -269,8 +269,9 @@ class TieAgainstConfig(Rule):
                 continue
             shared = tuple(n for n in names if n in tie.names)
             yield Draft(
-                f"{listed(shared)} are one tensor ({tie.kind}), but config.tie_word_embeddings is false. save_pretrained "
-                "drops all but one of them by the class's keys, and a reload makes the dropped ones at random.",
+                f"{listed(shared)} are one tensor ({tie.kind}), but config.tie_word_embeddings is false. "
+                "save_pretrained drops all but one of them by the class's keys, and a reload makes the dropped ones "
+                "at random.",
                 shared,
                 (Location(live.class_name, None, None, "primary", "tie_word_embeddings is false"),),
                 "Set config.tie_word_embeddings = True before saving, or give the head a tensor of its own.",

@@ -281,8 +281,8 @@ class FlattenedTie(Rule):
                 "twice, and training drives them apart.",
                 group.stored_names,
                 (*_stored(group, primary=True), _declaration(group, "related")),
-                f"If the model is meant to be tied, set {_flag_name(group)} to true and delete the copy; if not, nothing "
-                "is wrong.",
+                f"If the model is meant to be tied, set {_flag_name(group)} to true and delete the copy; if not, "
+                "nothing is wrong.",
                 severity="warning" if group.default else None,
                 confidence=_confidence(group),
             )
