@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiecheck
 import torch
 import transformers
+
+import tiecheck
 
 SMALL = {
     "GPT2LMHeadModel": ("GPT2Config", {"vocab_size": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}),
@@ -57,7 +58,7 @@ def save(name: str, where: Path, *, tied: bool) -> transformers.PreTrainedModel:
     model = getattr(transformers, name)(config)
     with torch.no_grad():  # not the default draw of a new model any more
         for parameter in model.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
+            parameter.add_(0.01 * torch.randn_like(parameter))
     model.save_pretrained(where)
     return model
 

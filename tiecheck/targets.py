@@ -8,9 +8,12 @@ from tiecheck.errors import TargetError
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
 
+NEIGHBOURS = 2_000
+"""Names of a folder among which the one that was meant is looked for."""
+
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
-ATTRIBUTE = re.compile(r"^(?P<place>.+?):(?P<attribute>[A-Za-z_][\w.]*)$")
-MODULE = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+ATTRIBUTE = re.compile(r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 class Target(NamedTuple):
@@ -40,26 +43,38 @@ def parse_target(text: str) -> Target:
     Raises:
         TargetError: There is no such thing, or this version does not read that kind.
     """
-    if os.path.isdir(text):
-        return _directory(text)
-    if os.path.exists(text):
-        return _file(text)
+    if _exists(text):
+        return _directory(text) if os.path.isdir(text) else _file(text)
     if os.path.islink(text):
         raise TargetError(f"{text} is a link that leads nowhere, to {os.readlink(text)}", text)
     if "://" in text:
         raise TargetError(
             f"{text}: remote models are not read by this version; download it and name the directory", text
         )
-    match = ATTRIBUTE.match(text)
+    match = ATTRIBUTE.fullmatch(text)
     if match:
         place, attribute = match["place"], match["attribute"]
         if place.endswith(".py"):
-            if not os.path.isfile(place):
-                raise TargetError(f"there is no file {place}", place)
+            if not _exists(place):
+                raise TargetError(_missing(place), place)
             return Target(text, "module", place, attribute)
-        if MODULE.match(place):
+        if MODULE.fullmatch(place):
             return Target(text, "module", place, attribute)
     raise TargetError(_missing(text), text)
+
+
+def _exists(text: str) -> bool:
+    """Whether there is such a path; an empty word, or a path that cannot be looked at, is told at once."""
+    if not text:
+        raise TargetError("a TARGET is empty; give a model directory, a weights file or module:attribute", text)
+    try:
+        os.stat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # no permission, a loop of links, a NUL in the name
+        why = getattr(error, "strerror", None) or error
+        raise TargetError(f"{text} cannot be looked at: {why}", text) from error
+    return True
 
 
 def _directory(text: str) -> Target:
@@ -89,10 +104,12 @@ def _missing(text: str) -> str:
     import difflib
 
     parent, name = os.path.split(text.rstrip("/"))
-    hint = ""
-    if os.path.isdir(parent or "."):
-        near = difflib.get_close_matches(name, os.listdir(parent or "."), n=1)
-        hint = f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
+    try:
+        neighbours = os.listdir(parent or ".")
+    except OSError:
+        neighbours = []
+    near = difflib.get_close_matches(name, neighbours[:NEIGHBOURS], n=1)
+    hint = f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
     if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not os.path.isdir(parent):
         hint = "; if it is a hub model: those are not read by this version, download it and name the directory"
     return f"there is no {text}{hint}"

@@ -127,7 +127,12 @@ def million() -> None:
     """A million parameters beside torch's walk of them."""
     model = build(1_000_000, 100_000)
     ours, walk = side_by_side(1, lambda: find_ties(model), lambda: torch_walk(model))
-    line("find_ties, a million parameters, 100k ties, over named_parameters", ours / walk, "<= 1.3x", held=ours <= 1.3 * walk)
+    line(
+        "find_ties, a million parameters, 100k ties, over named_parameters",
+        ours / walk,
+        "<= 1.3x",
+        held=ours <= 1.3 * walk,
+    )
 
 
 def depths() -> None:

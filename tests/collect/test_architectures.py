@@ -108,8 +108,20 @@ def test_a_nested_flag_decides_where_the_class_forwards_it():
     assert (tie.level, tie.on, tie.off) == (("text_config",), True, False)
     against = forwards | {"tie_word_embeddings": False}
     assert only_tie("LlavaForConditionalGeneration", "llava", config=against).level == ("text_config",)
-    silent = {"model_type": "llava", "text_config": {}}
-    assert only_tie("LlavaForConditionalGeneration", "llava", config=silent).level == ()
+    silent = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    tie = only_tie("LlavaForConditionalGeneration", "llava", config=silent)
+    assert (tie.level, tie.silent, tie.exact) == ((), False, True)
+
+
+def test_the_inner_model_decides_what_silence_means():
+    gemma = {"model_type": "llava", "text_config": {"model_type": "gemma"}}
+    tie = only_tie("LlavaForConditionalGeneration", "llava", config=gemma)
+    assert (tie.silent, tie.on, tie.off, tie.exact) == (True, True, True, True)
+
+
+@pytest.mark.parametrize("config", [None, {"text_config": {"model_type": "opt"}}])
+def test_an_inner_model_that_the_table_does_not_know(config):
+    assert not only_tie("LlavaForConditionalGeneration", "llava", config=config).exact
 
 
 def test_a_nested_flag_that_the_class_ignores():
@@ -125,7 +137,17 @@ def test_names_that_hang_on_the_config_are_marked():
 
 
 def test_an_unknown_class():
-    for class_name in ("OLMoForCausalLM", "", None, "=", "LlamaForCausal", "gpt2"):
+    for class_name in (
+        "OLMoForCausalLM",
+        "",
+        None,
+        "=",
+        "=8b65f14",
+        "#",
+        "Llama\tForCausalLM",
+        "LlamaForCausal",
+        "gpt2",
+    ):
         found = load_architecture(class_name, "olmo")
         assert not found.known
         assert found.ties == ()

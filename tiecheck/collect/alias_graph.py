@@ -8,9 +8,9 @@ each module once, counts names instead of listing them, and writes out only the 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain, compress, islice
-from operator import is_not
+from operator import eq
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from torch import Tensor, nn
 COUNT_LIMIT = 1 << 128
 """Counts of names stop here: a chain of 100,000 doublings has more names than its count has memory to stand in."""
 
+
+
+def repeated(ids: Iterable[int]) -> set[int]:
+    """The numbers that come more than once; by sorting, which for numbers in rough order beats any table."""
+    ordered = sorted(ids)
+    return set(compress(ordered, map(eq, ordered, islice(ordered, 1, None))))
 
 
 class Edge(NamedTuple):
@@ -30,7 +36,7 @@ class Edge(NamedTuple):
 
 
 class ModuleGraph:
-    """Every module below a root once, in breadth-first order, with every registration of it.
+    """Every module below a root once, in the order of the graph, with every registration of it.
 
     A registration that closes a cycle is set apart: it makes names endless, but none is written through it.
     """
@@ -46,89 +52,71 @@ class ModuleGraph:
         """
         if not isinstance(root, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not {type(root).__name__}")
-        self.modules: list[nn.Module] = [root]
+        self._root = root
+        self.modules: list[nn.Module] = []
         self.parameters: list[Tensor | None] = []
         """What the modules register as parameters, module by module."""
         self.starts = [0]
         """Where the parameters of each module begin, and the end of the last."""
-        self._parent = [-1]
-        self._label = [""]
+        self._parent: list[int] = []
+        self._label: list[str] = []
         self._extra: dict[int, list[Edge]] = {}
         self._index: dict[int, int] = {}
         self._back: set[tuple[int, Edge]] = set()
         self._forward: dict[int, list[Edge]] = {}
         self._counts: dict[int, int] = {}
         self._endless: frozenset[int] = frozenset()
-        again = self._walk()
+        again: list[tuple[int, Edge]] = []
+        if not self._walk(None, again):
+            del self.modules[:], self.parameters[:], self.starts[1:], self._parent[:], self._label[:]
+            self._walk({id(None)}, again)
         if again:
             self._index = {id(module): number for number, module in enumerate(self.modules)}
             for key, edge in again:
                 self._extra.setdefault(self._index[key], []).append(edge)
             self._count()
 
-    def _walk(self) -> list[tuple[int, Edge]]:
-        """List modules level by level; return each further registration of a module, by the module's id.
+    def _walk(self, seen: set[int] | None, again: list[tuple[int, Edge]]) -> bool:
+        """List modules depth first, as they were made, which is how they lie in memory: most of the time goes there.
 
-        A module's memory is touched once, for its modules and its parameters: the rest of the time goes there.
+        To remember each module would cost as much as the walk, so the first try does not, and looks now and then
+        whether one came twice; a second try then remembers them, and puts into `again` what it meets twice.
+
+        Returns:
+            Whether the walk was good: False where a module came twice in a first try.
         """
         modules, parameters, starts = self.modules, self.parameters, self.starts
-        again: list[tuple[int, Edge]] = []
-        seen = {id(None), id(modules[0])}
-        low = 0
-        while low < len(modules):
-            level: list[nn.Module | None] = []
-            parents: list[int] = []
-            labels: list[str] = []
-            for number in range(low, len(modules)):
-                attributes = modules[number].__dict__  # not by getattr: `nn.Module.__getattr__` makes that slow
-                held = attributes["_parameters"]
-                if held:
-                    parameters += held.values()
-                starts.append(len(parameters))
-                held = attributes["_modules"]
-                if held:
-                    level += held.values()
-                    labels += held.keys()
-                    parents += [number] * len(held)
-            low = len(modules)
-            if self._fresh(list(map(id, level)), seen):
-                modules += level  # type: ignore[arg-type]  # id(None) is among the seen
-                self._parent += parents
-                self._label += labels
-            else:
-                self._add(zip(level, map(Edge, parents, labels), strict=True), seen, again)
-        return again
-
-    def _fresh(self, ids: list[int], seen: set[int]) -> bool:
-        """Whether no module of a level was seen before, nor comes twice in it; if so, they are seen now."""
-        if 4 * len(ids) < len(seen):
-            fresh = seen.isdisjoint(ids) and len(set(ids)) == len(ids)
-            if fresh:
-                seen.update(ids)
-            return fresh
-        before = len(seen)
-        seen.update(ids)  # one pass instead of three; where it was wrong, undone at a cost the level's width bounds
-        if len(seen) == before + len(ids):
-            return True
-        seen.clear()
-        seen.update(map(id, self.modules))
-        seen.add(id(None))
-        return False
-
-    def _add(
-        self, level: Iterator[tuple[nn.Module | None, Edge]], seen: set[int], again: list[tuple[int, Edge]]
-    ) -> None:
-        """Add a level in which a module is None or was seen before."""
-        for module, edge in level:
+        stack: list[nn.Module | None] = [self._root]
+        labels, parents = [""], [-1]
+        number, look = 0, 1024
+        while stack:
+            module, label, parent = stack.pop(), labels.pop(), parents.pop()
             if module is None:
                 continue
-            if id(module) in seen:
-                again.append((id(module), edge))
-                continue
-            seen.add(id(module))
-            self.modules.append(module)
-            self._parent.append(edge.parent)
-            self._label.append(edge.label)
+            if seen is not None:
+                if id(module) in seen:
+                    again.append((id(module), Edge(parent, label)))
+                    continue
+                seen.add(id(module))
+            elif number == look:
+                if repeated(map(id, modules)):
+                    return False
+                look *= 2
+            modules.append(module)
+            self._parent.append(parent)
+            self._label.append(label)
+            attributes = module.__dict__  # not by getattr: `nn.Module.__getattr__` makes that slow
+            held = attributes["_parameters"]
+            if held:
+                parameters += held.values()
+            starts.append(len(parameters))
+            held = attributes["_modules"]
+            if held:
+                stack += held.values()
+                labels += held.keys()
+                parents += [number] * len(held)
+            number += 1
+        return seen is not None or not repeated(map(id, modules))
 
     def children(self, number: int, *, closing: bool = True) -> Iterator[tuple[str, int]]:
         """Attribute and number of each module that a module registers; without those that close a cycle, if asked."""
@@ -153,7 +141,7 @@ class ModuleGraph:
         return [edge for edge in self.registrations_of(number) if (number, edge) in self._back]
 
     def several(self) -> list[int]:
-        """The modules that are registered more than once (the root: at all), in breadth-first order."""
+        """The modules that are registered more than once (the root: at all), in the order of the graph."""
         return sorted(self._extra)
 
     def aliased(self) -> dict[int, int]:
@@ -165,7 +153,7 @@ class ModuleGraph:
         return None if number in self._endless else self._counts.get(number, 1)
 
     def _below(self, numbers: list[int]) -> list[int]:
-        """Some modules and everything below them, in breadth-first order of the whole graph."""
+        """Some modules and everything below them, in the order of the graph."""
         seen = set(numbers)
         stack = list(numbers)
         while stack:
@@ -297,27 +285,30 @@ class Registrations:
             self.objects = [*graph.parameters, *chain.from_iterable(held.values() for held in registries)]
             self._starts = [*graph.starts, *islice(accumulate(map(len, registries), initial=self.boundary), 1, None)]
         self._keys: dict[int, list[str]] = {}
-        places = list(range(len(self.objects)))
-        ids = list(map(id, self.objects))
-        self.last: dict[int, int] = dict(zip(ids, places, strict=True))
-        """Id of a tensor -> the last place that registers it."""
+        self.firsts = list(range(len(self.objects)))
+        """The first place of each distinct tensor."""
         self.repeats: dict[int, list[int]] = {}
-        """Id of a tensor that is registered several times -> every place but the last."""
-        if len(self.last) < len(ids):
-            for place in compress(places, map(is_not, map(self.last.__getitem__, ids), places)):
-                self.repeats.setdefault(ids[place], []).append(place)
-        self.last.pop(id(None), None)
-        self.repeats.pop(id(None), None)
+        """First place of a tensor that is registered several times -> every place of it."""
+        ids = list(map(id, self.objects))
+        several = repeated(ids)
+        if several or id(None) in ids:
+            several.add(id(None))
+            by_id: dict[int, list[int]] = {}
+            for place in [place for place, key in enumerate(ids) if key in several]:
+                by_id.setdefault(ids[place], []).append(place)
+            by_id.pop(id(None), None)
+            self.repeats = {places[0]: places for places in by_id.values()}
+            self.firsts = [place for place, key in enumerate(ids) if key not in several]
+            self.firsts = sorted([*self.firsts, *self.repeats])
 
     def tensors(self) -> list[Tensor]:
-        """Every distinct tensor, always in one order."""
+        """Every distinct tensor, in the order of `firsts`."""
         objects = self.objects
-        return [objects[place] for place in self.last.values()]  # type: ignore[misc]  # None was popped
+        return [objects[place] for place in self.firsts]  # type: ignore[misc]  # None was left out
 
-    def places(self, key: int) -> list[int]:
-        """Every place that registers the tensor of an id."""
-        last = self.last[key]
-        return [*self.repeats[key], last] if key in self.repeats else [last]
+    def places(self, first: int) -> list[int]:
+        """Every place of the tensor of a first place."""
+        return self.repeats.get(first) or [first]
 
     def registered(self, place: int) -> tuple[int, str]:
         """The module that registers a place, and the attribute there."""
@@ -325,8 +316,8 @@ class Registrations:
         offset = place - self._starts[number]
         keys = self._keys.get(number)
         if keys is None:
-            module = self.graph.modules[number % len(self.graph.modules)]
-            keys = list((module._parameters if place < self.boundary else module._buffers).keys())
+            attributes = self.graph.modules[number % len(self.graph.modules)].__dict__
+            keys = list(attributes["_parameters" if place < self.boundary else "_buffers"].keys())
             if len(keys) > 1:
                 self._keys[number] = keys
         return number % len(self.graph.modules), keys[offset]

@@ -35,15 +35,17 @@ def load_architecture(
     origin = f"transformers {table_version()}"
     if not class_name:
         return Architecture(class_name, False, (), f"{origin}: the config names no class", None)
-    rows = _rows(class_name)
+    rows = _rows(class_name) if class_name.isidentifier() else []
     if not rows:
         return Architecture(class_name, False, (), f"{origin} does not have {class_name}", None)
     fitting = [row for row in rows if model_type is None or model_type in row[0].split(",")]
     if len({row[1] for row in fitting}) != 1:
         types = ", ".join(sorted(t for row in rows for t in row[0].split(",")))
-        return Architecture(class_name, False, (), f"{origin} has {class_name} for model type {types} only", None)
+        why = "for model types that tie differently:" if fitting else "only for model type"
+        return Architecture(class_name, False, (), f"{origin} has {class_name} {why} {types}", None)
     ties = [tie for key in fitting[0][1].split(",") if key for tie in _ties(_shape(key), config)]
-    scale = _scale(fitting[0][2], width, config or {})
+    tags = {row[2] for row in fitting}
+    scale = _scale(tags.pop() if len(tags) == 1 else "", width, config or {})
     return Architecture(class_name, True, tuple(sorted(ties)), origin, scale)
 
 
@@ -111,9 +113,13 @@ def _decider(shape: dict[str, Any], config: Mapping[str, object]) -> tuple[tuple
     """The level whose flag decides a group, and what its true and false do.
 
     Where the table knows of further levels, the config is asked which of them speaks: transformers 5.23 forwards
-    a nested flag for some classes (`LlavaConfig`, `Qwen2VLConfig`).
+    a nested flag for some classes (`LlavaConfig`, `Qwen2VLConfig`), and some are untied by two flags only
+    (`HunYuanVLConfig`).
     """
     level, (_, on, off) = tuple(shape.get("l", ())), (bit == "1" for bit in shape["t"])
+    joint = shape.get("w", ())
+    if joint and all(_flag(config, held) is False for held in joint):
+        return tuple(joint[0]), on, False
     main = _flag(config, level)
     for other_level, bits in shape.get("o", ()):
         other = _flag(config, other_level)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MESSAGE = 300
+"""Characters that are shown of a message of the target's own code."""
+
+
 class Built(NamedTuple):
     """A module that was built, and how."""
 
@@ -74,30 +78,57 @@ def build_attribute(target: Target) -> nn.Module:
         from torch import nn
     except ImportError as error:
         raise MissingExtraError("Building a model", "live") from error
-    with _quiet():
+    with _quiet(), _on_path(_folder(target)):
         value = _attribute(target)
         if not isinstance(value, nn.Module) and callable(value):
-            try:
+            with _told(f"{target.text}: calling it", target.path):
                 value = value()
-            except Exception as error:
-                raise TargetError(
-                    f"{target.text}: calling it raised {type(error).__name__}: {error}", target.path
-                ) from error
     if not isinstance(value, nn.Module):
         raise TargetError(f"{target.text} gives a {type(value).__name__}, not a torch.nn.Module", target.path)
     return value
 
 
+def _folder(target: Target) -> str:
+    """Where the target's own imports are looked for: beside the file, or here."""
+    return os.path.dirname(os.path.abspath(target.path)) if target.path.endswith(".py") else os.getcwd()
+
+
+@contextlib.contextmanager
+def _told(what: str, path: str) -> Iterator[None]:
+    """Turn whatever the target's code raises, `sys.exit` included, into one sentence; Ctrl-C stays what it is."""
+    try:
+        yield
+    except (TargetError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        hint = ""
+        if isinstance(error, TypeError) and "required" in str(error) and "argument" in str(error):
+            hint = "; name a function that needs no arguments and returns the model"
+        raise TargetError(f"{what} raised {type(error).__name__}{_short(error)}{hint}", path) from error
+
+
+def _short(error: BaseException) -> str:
+    """An exception's own words, in one line; a class may fail even at giving them."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  # the target's own code
+        return ""
+    return f": {text[:MESSAGE]}" if text else ""
+
+
 def _attribute(target: Target) -> Any:
     value = _import(target)
     for part in (target.attribute or "").split("."):
-        if not hasattr(value, part):
+        with _told(f"looking {part} up in {target.path}", target.path):
+            found = hasattr(value, part)
+            inner = getattr(value, part, None)
+        if not found:
             import difflib
 
             near = difflib.get_close_matches(part, dir(value), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TargetError(f"{target.path} has no {part!r}{hint}", target.path)
-        value = getattr(value, part)
+        value = inner
     return value
 
 
@@ -105,22 +136,16 @@ def _import(target: Target) -> Any:
     import importlib
     import importlib.util
 
-    try:
+    with _told(f"importing {target.path}", target.path):
         if not target.path.endswith(".py"):
-            with _on_path(os.getcwd()):
-                return importlib.import_module(target.path)
+            return importlib.import_module(target.path)
         name = f"_tiecheck_target_{os.path.splitext(os.path.basename(target.path))[0]}"
         spec = importlib.util.spec_from_file_location(name, target.path)
         if spec is None or spec.loader is None:
             raise TargetError(f"{target.path} cannot be imported", target.path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and pickles look their own module up
-        with _on_path(os.path.dirname(os.path.abspath(target.path))):
-            spec.loader.exec_module(module)
-    except TargetError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise TargetError(f"importing {target.path} raised {type(error).__name__}: {error}", target.path) from error
+        spec.loader.exec_module(module)
     return module
 
 
@@ -136,6 +161,17 @@ def _on_path(directory: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard output carries the report alone: what the built code prints goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr):
+    """Standard output carries the report alone: what the built code prints goes to standard error.
+
+    The descriptor is turned as well, for what is written past `sys.stdout` (C code, child processes).
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed stream, or one that is no file
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            saved = os.dup(1)
+            stack.callback(os.close, saved)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield

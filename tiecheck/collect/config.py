@@ -51,14 +51,13 @@ def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
         return ()
     text = raw.decode("utf-8")
     found: dict[tuple[str, ...], Flag] = {}
-    line, line_start, last, seen = 1, 0, 0, 0
-    for path, start in _walk_keys(text):
+    line, line_start, last = 1, 0, 0
+    for count, (path, start) in enumerate(_walk_keys(text)):
+        if count == FLAG_LIMIT:
+            raise TargetError(f"{CONFIG_NAME} names its tie flags more than {FLAG_LIMIT:,} times; it is broken")
         line += text.count("\n", last, start)
         line_start = text.rfind("\n", last, start) + 1 or line_start
         last = start
-        seen += 1
-        if seen > FLAG_LIMIT:
-            raise TargetError(f"{CONFIG_NAME} names its tie flags more than {FLAG_LIMIT:,} times; it is broken")
         level: Any = data
         for key in path[:-1]:
             level = level.get(key) if isinstance(level, dict) else None

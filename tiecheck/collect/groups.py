@@ -151,8 +151,9 @@ def _packed(checkpoint: Checkpoint, missing: tuple[str, ...]) -> str | None:
     """Whether a missing member's module is stored in another form: quantisers write `lm_head.qweight` and scales."""
     for name in missing:
         owner = name.rpartition(".")[0]
-        other = next((n for n in checkpoint.names() if owner and n.startswith(f"{owner}.")), None)
-        if other is not None and not other.endswith(".bias"):
+        parts = (n for n in checkpoint.names() if owner and n.startswith(f"{owner}.") and not n.endswith(".bias"))
+        other = min(parts, default=None)
+        if other is not None:
             return f"{owner} is stored in another form ({other})"
     return None
 

@@ -34,7 +34,8 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
     """
     rows = config.integer("vocab_size", "embedding_size", "padded_vocab_size") if config else None
     embeddings = _matching(checkpoint, EMBEDDING, rows)
-    heads = [n for n in _matching(checkpoint, HEAD, rows) if n not in embeddings]
+    taken = set(embeddings)
+    heads = [n for n in _matching(checkpoint, HEAD, rows) if n not in taken]
     if len(embeddings) > 1 or len(heads) > 1:
         names = ", ".join(sorted((*embeddings, *heads))[:4])
         return Unknown(f"more than one embedding or head is possible by name and shape ({names})")

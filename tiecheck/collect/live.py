@@ -70,7 +70,7 @@ def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
             candidates=said.candidates,
             flag=said.flag,
             library=said.library,
-            parameters=len(places.last),
+            parameters=len(places.firsts),
             names=_names_total(places),
         )
 

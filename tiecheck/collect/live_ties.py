@@ -27,20 +27,19 @@ def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
     ties: list[Tie] = []
     done: set[int] = set()
     for link in memory_links(tensors):
-        members = [id(tensors[i]) for i in link.members]
-        done.update(members)
-        ties.append(writer.tie(members, link.kind, link.reason))
-    for key in places.repeats:
-        if key not in done:
-            done.add(key)
-            ties.append(writer.tie([key], "parameter", None))
-    counts = places.graph.aliased()
-    several = {number for number, count in counts.items() if count > 1}
+        firsts = [places.firsts[i] for i in link.members]
+        done.update(firsts)
+        ties.append(writer.tie(firsts, link.kind, link.reason))
+    for first in places.repeats:
+        if first not in done:
+            done.add(first)
+            ties.append(writer.tie([first], "parameter", None))
+    several = {number for number, count in places.graph.aliased().items() if count > 1}
     if several:
+        distinct = set(places.firsts)
         for owner, place in places.owned():
-            key = id(places.objects[place])
-            if owner in several and key in places.last and key not in done:
-                ties.append(writer.tie([key], "module", None))
+            if owner in several and place in distinct and place not in done:
+                ties.append(writer.tie([place], "module", None))
     ties.sort()
     return tuple(ties)
 
@@ -54,15 +53,15 @@ class _Writer:
         self._looks = torch_adapter.Looks()
         self._registrations: dict[tuple[type, str], Registration] = {}
 
-    def tie(self, keys: list[int], kind: Kind, reason: str | None) -> Tie:
-        """The tie of the tensors of some ids that hang together."""
+    def tie(self, firsts: list[int], kind: Kind, reason: str | None) -> Tie:
+        """The tie of the tensors of some first places, which hang together."""
         places, graph = self._places, self._places.graph
         aliased = graph.aliased()
         found: list[tuple[str, int, Registration]] = []
         names: list[str] = []
         total: int | None = 0
-        for key in keys:
-            for place in places.places(key):
+        for first in firsts:
+            for place in places.places(first):
                 owner, attribute = places.registered(place)
                 if owner in aliased:
                     own = [prefix + attribute for prefix in graph.prefixes(owner, self._cap)]

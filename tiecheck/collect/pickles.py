@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tiecheck.collect.files import inside, open_regular
 from tiecheck.errors import MissingExtraError, TargetError
-from tiecheck.facts import Shard, StorageSlot
+from tiecheck.facts import Checkpoint, Comparison, Shard, StorageSlot, StoredTensor, Unknown
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ def load_tensors(path: str) -> dict[str, torch.Tensor]:
         TargetError: The pickle wants code run, is broken, or holds no tensors.
     """
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError as error:
         raise MissingExtraError(f"Reading the pickle {os.path.basename(path)}", "live") from error
     data = _load(path)
@@ -44,30 +45,26 @@ def load_tensors(path: str) -> dict[str, torch.Tensor]:
         if isinstance(inner, dict) and inner:
             data = inner
             break
-    tensors = {k: v for k, v in data.items() if isinstance(k, str) and _is_tensor(v)} if isinstance(data, dict) else {}
+    named = data.items() if isinstance(data, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not tensors:
         raise TargetError(f"{path} holds no named tensors", path)
     return tensors
 
 
-def _is_tensor(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
 def _load(path: str) -> Any:
+    """What a pickle holds. Whatever torch makes of a broken file, it ends in one sentence."""
     import pickle
 
     import torch
 
-    if os.path.getsize(path) == 0:
+    # The form before torch 1.6 is no zip archive and cannot be mapped.
+    with os.fdopen(open_regular(path, path), "rb") as file:
+        first = file.read(4)
+    if not first:
         raise TargetError(f"{path} is empty", path)
     try:
-        # The form before torch 1.6 is no zip archive and cannot be mapped.
-        with open(path, "rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=first == b"PK\x03\x04")
     except pickle.UnpicklingError as error:
         cause = " ".join(str(error).split())
         if "weights" in cause.lower() and "global" in cause.lower():
@@ -75,10 +72,14 @@ def _load(path: str) -> Any:
                 f"{path} is a pickle that wants code run when it is loaded, and was not loaded ({_unsafe_name(cause)})",
                 path,
             ) from error
-        raise TargetError(f"{path} is no pickle that torch can read safely: {cause[:200]}", path) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TargetError(f"{path} is broken or no file of torch's: {cause}", path) from error
+        raise TargetError(f"{path} is no pickle that torch can read safely: {_short(cause)}", path) from error
+    except Exception as error:
+        raise TargetError(f"{path} is broken or no file of torch's: {_short(error)}", path) from error
+
+
+def _short(error: object) -> str:
+    """The beginning of a message of torch's, which may hold a stack trace."""
+    return " ".join(str(error).split(" Exception raised from")[0].split())[:200] or type(error).__name__
 
 
 def _unsafe_name(message: str) -> str:
@@ -106,10 +107,65 @@ def read_pickles(paths: list[tuple[str, str]]) -> tuple[tuple[Shard, ...], Mappi
             nbytes = tensor.numel() * tensor.element_size()
             word = str(tensor.dtype).removeprefix("torch.")
             entries[name] = {"dtype": word, "shape": list(tensor.shape), "data_offsets": (0, nbytes)}
-            pointer = tensor.untyped_storage().data_ptr()
-            if pointer:
-                number = numbers.setdefault(pointer, count + len(numbers))
-                slots[name] = StorageSlot(number, int(tensor.storage_offset()), tuple(tensor.stride()))
+            if _why_unreadable(tensor) or not nbytes:
+                continue
+            number = numbers.setdefault(tensor.untyped_storage().data_ptr(), count + len(numbers))
+            slots[name] = StorageSlot(number, int(tensor.storage_offset()), tuple(tensor.stride()))
         count += len(numbers)
         shards.append(Shard(label, 0, entries))
     return tuple(shards), slots
+
+
+def _why_unreadable(tensor: torch.Tensor) -> str | None:
+    """Why the bytes of a pickled tensor cannot be looked at one by one."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return "is sparse or quantised"
+    if tensor.device.type == "meta":
+        return "was saved from the meta device, without values"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return f"is a {type(tensor).__name__}"
+    return None
+
+
+def compare_pickled(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | Unknown:
+    """Compare stored members of pickles, whose elements torch has to find; bytes keep NaN comparable.
+
+    Args:
+        checkpoint: Where they are stored.
+        tensors: Two or more, alike in dtype and shape.
+    """
+    from tiecheck.collect.values import compare_pieces
+
+    files = {file: load_tensors(inside(checkpoint.root, file)) for file in sorted({t.file for t in tensors})}
+    members = []
+    for tensor in tensors:
+        member = files[tensor.file][tensor.name].detach()
+        why = _why_unreadable(member)
+        if why is None and tensor.nbytes > member.untyped_storage().nbytes():
+            why = "is an expanded view, larger than its memory"
+        if why:
+            return Unknown(f"the bytes of {tensor.name} cannot be compared: it {why}")
+        members.append(member)
+    return compare_pieces(
+        tensors[0].shape,
+        tensors[0].nbytes,
+        lambda piece: [_read(member, piece.offset, piece.nbytes) for member in members],
+        everywhere=False,
+    )
+
+
+def _read(tensor: torch.Tensor, offset: int, count: int) -> bytes:
+    """Some bytes of a tensor, as if it were contiguous."""
+    import ctypes
+
+    import torch
+
+    start, end = offset // tensor.element_size(), (offset + count) // tensor.element_size()
+    if tensor.is_contiguous():
+        part = tensor.reshape(-1)[start:end]
+    else:
+        part = tensor[torch.unravel_index(torch.arange(start, end), tensor.shape)]
+    part = part.resolve_conj().resolve_neg().contiguous()
+    return ctypes.string_at(part.data_ptr(), count)

@@ -37,6 +37,8 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
                     if model.class_name
                     else "config.json names no class (architectures)"
                 )
+            if not _is_model_class(cls):
+                return Unknown(f"transformers' {model.class_name} is no model class")
             config = transformers.AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=trust)
             if load:
                 module = cls.from_pretrained(root, config=config, local_files_only=True)
@@ -44,7 +46,7 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
             with torch.device("meta"):
                 # `from_config` of the auto classes sets the dtype; the kind of a tie does not hang on it.
                 return Built(cls(config), "built on meta")
-        except Exception as error:  # noqa: BLE001  # a class may fail in any way it likes
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
             what = "loading" if load else "building"
             return Unknown(f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
 
@@ -65,7 +67,12 @@ def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
     return getattr(transformers, model.class_name, None)
 
 
-def _first_line(error: Exception) -> str:
+def _is_model_class(value: Any) -> bool:
+    """Whether a name in `architectures` led to a model's class, and not to some function of the library."""
+    return isinstance(value, type) and issubclass(value, transformers.PreTrainedModel)
+
+
+def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else "no message"
 

@@ -5,11 +5,14 @@ and no map: a file that is truncated under a map kills the process. Where the me
 are counted, since "only the added tokens' rows" is another story than "all of them".
 """
 
+from __future__ import annotations
+
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tiecheck.collect.files import inside
+from tiecheck.collect.files import inside, open_regular
 from tiecheck.facts import Checkpoint, Comparison, StoredTensor, Unknown
 
 BLOCK = 256 * 1024
@@ -19,8 +22,14 @@ SAMPLES = 64
 SAMPLE = 4096
 """How many blocks are looked at first, and their bytes."""
 
-ROW_BUDGET = 1 << 30
-"""Bytes of a member whose differing rows are counted; beyond it the count is "of the first so many rows"."""
+EXACT = 8 * BLOCK
+"""Bytes of a member up to which differing rows are always counted; beyond it, tensors that differ in every sample
+and in every row of the first block are not read any further."""
+
+BYTE_BUDGET = 1 << 30
+ROW_BUDGET = 1 << 20
+"""Bytes from the first difference on, and rows of blocks that differ, that are looked at to count rows; beyond
+either the count is "of the first so many rows"."""
 
 
 class _Span(NamedTuple):
@@ -28,6 +37,19 @@ class _Span(NamedTuple):
 
     fd: int
     start: int
+
+
+class Piece(NamedTuple):
+    """Some whole rows, or a part of one row that is longer than a block."""
+
+    row: int
+    """The first row."""
+    rows: int
+    """How many; 1 for a part of a row."""
+    offset: int
+    """Where it begins, in bytes from the tensor's beginning."""
+    nbytes: int
+    """Its bytes."""
 
 
 def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | Unknown:
@@ -41,17 +63,21 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compar
 
     Returns:
         The comparison, or why it could not be made (a file that changed or cannot be read).
+
+    Raises:
+        TargetError: A file is not there any more, or is no regular file now.
     """
     if checkpoint.format == "pickle":
-        return _compare_pickled(checkpoint, tensors)
+        from tiecheck.collect.pickles import compare_pickled
+
+        return compare_pickled(checkpoint, tensors)
     fds: dict[str, int] = {}
     try:
         spans = []
         for tensor in tensors:
             if tensor.file not in fds:
-                fds[tensor.file] = os.open(
-                    inside(checkpoint.root, tensor.file), os.O_RDONLY | getattr(os, "O_BINARY", 0)
-                )
+                path = inside(checkpoint.root, tensor.file)
+                fds[tensor.file] = open_regular(path, path)
             spans.append(_Span(fds[tensor.file], tensor.start or 0))
         return _compare_spans(spans, tensors[0])
     except (OSError, EOFError) as error:
@@ -62,43 +88,131 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compar
 
 
 def _compare_spans(spans: list[_Span], tensor: StoredTensor) -> Comparison:
+    """Samples first; then the whole of it, or less where they differ everywhere."""
     nbytes = tensor.nbytes
-    rows = tensor.shape[0] if tensor.shape else 1
-    constant = True
-    equal = True
-    for offset in _sample_offsets(nbytes):
-        blocks = [_read(span, offset, min(SAMPLE, nbytes - offset)) for span in spans]
-        constant = constant and _is_constant(blocks[0], nbytes // max(1, _elements(tensor)))
-        if any(block != blocks[0] for block in blocks[1:]):
-            equal = False
+    everywhere = nbytes > EXACT and all(
+        not _alike(spans, offset, min(SAMPLE, nbytes - offset)) for offset in _sample_offsets(nbytes)
+    )
+    return compare_pieces(
+        tensor.shape,
+        nbytes,
+        lambda piece: [_read(span, piece.offset, piece.nbytes) for span in spans],
+        everywhere=everywhere,
+    )
+
+
+def compare_pieces(
+    shape: tuple[int, ...], nbytes: int, read: Callable[[Piece], list[bytes]], *, everywhere: bool
+) -> Comparison:
+    """Compare members piece by piece.
+
+    Args:
+        shape: Their shape.
+        nbytes: Bytes of each.
+        read: Gives the bytes of one piece, of each member.
+        everywhere: Whether they seem to differ everywhere, so that one block is enough to say so.
+    """
+    rows = shape[0] if shape else 1
+    by_rows = rows > 0 and nbytes % rows == 0
+    width = max(1, nbytes // rows if by_rows else nbytes)
+    constant = Constancy(nbytes, shape)
+    tally = Tally(width)
+    for piece in pieces(nbytes, width):
+        if piece.row == tally.last:  # of this long row it is known that it differs
+            continue
+        if tally.enough(piece, everywhere=everywhere):
             break
-    if equal:
-        equal = all(_equal_blocks(spans, offset, min(BLOCK, nbytes - offset)) for offset in range(0, nbytes, BLOCK))
-    if equal:
-        return Comparison(True, rows, 0, rows, None, None, constant)
-    return _count_rows(spans, tensor, rows)
+        blocks = read(piece)
+        if any(block != blocks[0] for block in blocks[1:]):
+            tally.take(piece, blocks)
+        elif tally.first is None:
+            constant.take(blocks[0], piece.offset)
+    if tally.first is None:
+        return Comparison(True, rows, 0, rows, None, None, constant.holds)
+    if not by_rows:
+        return Comparison(False, rows, None, 0, None, None, False)
+    compared = rows if tally.stopped is None else tally.stopped
+    return Comparison(False, rows, tally.differ, compared, tally.first, tally.last, False)
 
 
-def _elements(tensor: StoredTensor) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count
+class Tally:
+    """Counts the rows in which some member differs from the first one."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.differ = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.stopped: int | None = None
+        self._begin = 0
+        self._looked = 0
+
+    def enough(self, piece: Piece, *, everywhere: bool) -> bool:
+        """Whether to stop before this piece; never within a row."""
+        if self.first is None or piece.offset % self.width:
+            return False
+        all_differ = self.differ == piece.row
+        if (everywhere and all_differ) or piece.offset - self._begin >= BYTE_BUDGET or self._looked >= ROW_BUDGET:
+            self.stopped = piece.row
+        return self.stopped is not None
+
+    def take(self, piece: Piece, blocks: list[bytes]) -> None:
+        """Count the rows of a piece in which not all members agree."""
+        if self.first is None:
+            self._begin = piece.offset
+        if piece.rows == 1:
+            self._add(piece.row)
+            return
+        self._looked += piece.rows
+        for i in range(piece.rows):
+            row = slice(i * self.width, (i + 1) * self.width)
+            if any(block[row] != blocks[0][row] for block in blocks[1:]):
+                self._add(piece.row + i)
+
+    def _add(self, row: int) -> None:
+        self.differ += 1
+        self.first = row if self.first is None else self.first
+        self.last = row
+
+
+class Constancy:
+    """Whether a tensor that comes block by block is one value, over and over."""
+
+    def __init__(self, nbytes: int, shape: tuple[int, ...]) -> None:
+        elements = math.prod(shape)
+        self.holds = nbytes > 0
+        # Whole bytes in which elements repeat: 4 for float32, 3 for four elements of six bits.
+        self._period = nbytes // math.gcd(nbytes, elements) if nbytes else 1
+        self._tile = b""
+
+    def take(self, block: bytes, offset: int) -> None:
+        """Look at the bytes at an offset; the first must be those at 0."""
+        if not self.holds:
+            return
+        if not self._tile:
+            self._tile = block[: self._period] * (BLOCK // self._period + 2)
+        phase = offset % self._period
+        self.holds = len(block) <= BLOCK and block == self._tile[phase : phase + len(block)]
+
+
+def pieces(nbytes: int, width: int) -> Iterator[Piece]:
+    """A tensor in pieces of a block at most: whole rows, or parts of one row."""
+    if width <= BLOCK:
+        step = BLOCK // width
+        for row in range(0, nbytes // width, step):
+            count = min(step, nbytes // width - row)
+            yield Piece(row, count, row * width, count * width)
+        return
+    for row in range(nbytes // width):
+        for offset in range(0, width, BLOCK):
+            yield Piece(row, 1, row * width + offset, min(BLOCK, width - offset))
 
 
 def _sample_offsets(nbytes: int) -> Iterator[int]:
     """Offsets spread evenly over a tensor, its beginning and its end among them."""
-    if nbytes <= SAMPLE * SAMPLES:
-        yield from range(0, nbytes, SAMPLE)
-        return
-    last = (nbytes - SAMPLE) // SAMPLE * SAMPLE
+    last = max(0, nbytes - SAMPLE)
     for i in range(SAMPLES):
-        yield last * i // (SAMPLES - 1) // SAMPLE * SAMPLE
-
-
-def _is_constant(block: bytes, width: int) -> bool:
-    """Whether a block repeats its first element, of `width` bytes."""
-    return width > 0 and block == block[:width] * (len(block) // width)
+        yield last * i // (SAMPLES - 1)
 
 
 def _read(span: _Span, offset: int, count: int) -> bytes:
@@ -109,52 +223,6 @@ def _read(span: _Span, offset: int, count: int) -> bytes:
     return data
 
 
-def _equal_blocks(spans: list[_Span], offset: int, count: int) -> bool:
+def _alike(spans: list[_Span], offset: int, count: int) -> bool:
     first = _read(spans[0], offset, count)
     return all(_read(span, offset, count) == first for span in spans[1:])
-
-
-def _count_rows(spans: list[_Span], tensor: StoredTensor, rows: int) -> Comparison:
-    """Which rows differ; a row differs where any member's does from the first member's."""
-    if rows == 0 or tensor.nbytes % rows:
-        return Comparison(False, rows, None, 0, None, None, False)
-    width = tensor.nbytes // rows
-    step = max(1, BLOCK // width)
-    limit = min(rows, max(step, ROW_BUDGET // width))
-    differ, first, last = 0, None, None
-    for start in range(0, limit, step):
-        count = min(step, limit - start)
-        blocks = [_read(span, start * width, count * width) for span in spans]
-        if all(block == blocks[0] for block in blocks[1:]):
-            continue
-        for i in range(count):
-            row = slice(i * width, (i + 1) * width)
-            if any(block[row] != blocks[0][row] for block in blocks[1:]):
-                differ += 1
-                first = start + i if first is None else first
-                last = start + i
-    return Comparison(False, rows, differ, limit, first, last, False)
-
-
-def _compare_pickled(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | Unknown:
-    """The same for pickles, whose elements torch has to find; a byte view keeps NaN comparable."""
-    import torch
-
-    from tiecheck.collect.pickles import load_tensors
-
-    files = {t.file: load_tensors(inside(checkpoint.root, t.file)) for t in tensors}
-    views = []
-    for tensor in tensors:
-        value = files[tensor.file][tensor.name].detach().contiguous()
-        rows = value.shape[0] if value.dim() else 1
-        views.append(value.reshape(rows, -1).view(torch.uint8) if value.numel() else value.reshape(rows, 0))
-    rows = int(views[0].shape[0])
-    differ = torch.zeros(rows, dtype=torch.bool)
-    for view in views[1:]:
-        differ |= (view != views[0]).any(dim=1)
-    where = differ.nonzero().flatten().tolist()
-    flat = files[tensors[0].file][tensors[0].name].flatten()
-    constant = bool(flat.numel()) and bool((flat == flat[0]).all())
-    if not where:
-        return Comparison(True, rows, 0, rows, None, None, constant)
-    return Comparison(False, rows, len(where), rows, where[0], where[-1], False)

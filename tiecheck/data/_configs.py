@@ -13,7 +13,7 @@ FLAG = "tie_word_embeddings"
 ALIASES = frozenset({FLAG, "tie_embedding", "tie_codebooks_embeddings", "tie_encoder_decoder"})
 """Keys that some config class of transformers 5.23 turns into the flag (lfm2, csm); a silent config has none."""
 
-LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^num_hidden_groups$")
+LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^num_hidden_groups$|^depth$")
 """Attributes that count layers; which of them a config has is looked up, never assumed."""
 
 OPEN: dict[str, Any] = {
@@ -103,7 +103,7 @@ def owners(config: Any) -> list[tuple[Level, Any]]:
 def shrink(data: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
     """The same dict with fewer layers at every level, where the config counts them in the usual words.
 
-    A list with one entry a layer (`layer_types`) is cut to fit.
+    A list with one entry a layer (`layer_types`) is cut to fit, and so is `per_layer_config` (gemma4).
     """
     small = copy.deepcopy(data)
     for level, owner in owners(config):
@@ -114,6 +114,8 @@ def shrink(data: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
         for name, value in list(at(small, level).items()) if counts else ():
             if isinstance(value, list) and len(value) in counts.values():
                 at(small, level)[name] = value[:layers]
+            elif name == "per_layer_config" and isinstance(value, dict):
+                at(small, level)[name] = {layer: v for layer, v in value.items() if int(layer) < layers}
     return small
 
 

@@ -11,7 +11,7 @@ import importlib
 from typing import Any
 
 from tiecheck.data._build import build, groups_of, tied_in
-from tiecheck.data._configs import flagged, shrink
+from tiecheck.data._configs import Flags, flagged, shrink
 from tiecheck.data._probe import Group, Probe
 
 COMMON = (
@@ -43,7 +43,7 @@ def _open_keys(config: Any) -> dict[str, str]:
     texts = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() | auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
     texts |= auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.keys()
     held = {
-        key: getattr(getattr(config, key, None), "model_type", None)
+        key: str(getattr(getattr(config, key, None), "model_type", ""))
         for key, kind in sorted((getattr(config, "sub_configs", None) or {}).items())
         if kind.__name__ == "AutoConfig"
     }
@@ -55,10 +55,10 @@ def _bits(asked: Probe, groups: list[Group], key: str, model_type: str) -> dict[
     auto = importlib.import_module("transformers.models.auto.configuration_auto")
     inner = shrink({"model_type": model_type}, auto.CONFIG_MAPPING[model_type](), 2)
     data = copy.deepcopy(asked.small) | {key: inner}
-    found = {}
+    found: dict[tuple[str, ...], str] = {}
     for level in sorted({group.level for group in groups}):
         try:
-            variants = ({}, {level: True}, {level: False})
+            variants: tuple[Flags, ...] = ({}, {level: True}, {level: False})
             tables = [groups_of(build(asked.model_class, asked.config_class, flagged(data, f))) for f in variants]
         except Exception:  # noqa: BLE001 - this class cannot hold that model
             return {}

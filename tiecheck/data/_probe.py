@@ -40,6 +40,8 @@ class Group(NamedTuple):
     """False where the names hang on the config."""
     others: tuple[Other, ...]
     """Further levels that matter."""
+    joint: tuple[Level, ...]
+    """Levels that must all be false to untie it, where the one level does not (blip, hunyuan_vl)."""
 
 
 class Probe:
@@ -118,7 +120,8 @@ def probe(model_class: Any, config_class: Any) -> tuple[list[Group], Probe]:
         numbered = any(part.isdigit() for name in names for part in name.split("."))
         exact = not (hangs and (numbered or names not in (small or {}))) and not (by_pattern and numbered)
         bits, level, others = _control(tables, lambda g, names=names: tied_in(names, g))  # type: ignore[misc]
-        result.append(Group(names, found.source, found.kind, bits, level, exact, others))
+        joint = _joint(asked, names) if bits[2] == "1" else ()
+        result.append(Group(names, found.source, found.kind, bits, level, exact, others, joint))
     return _without_parts(sorted(result)), asked
 
 
@@ -160,10 +163,26 @@ def _control(tables: dict[str, Groups], tied: Callable[[Groups], bool]) -> tuple
     return "".join("01"[b] for b in (silent, *top)), level, tuple(others)
 
 
+def _joint(asked: Probe, names: tuple[str, ...]) -> tuple[Level, ...]:
+    """The fewest levels whose flags, all false, untie a group; empty where nothing unties it."""
+
+    def untied(held: list[Level]) -> bool:
+        groups = asked.groups(dict.fromkeys(held, False))
+        return groups is not None and not tied_in(names, groups)
+
+    held: list[Level] = [(), *asked.nested]
+    if not untied(held):
+        return ()
+    for level in held[::-1]:
+        fewer = [other for other in held if other != level]
+        held = fewer if untied(fewer) else held
+    return tuple(held)
+
+
 def _without_parts(groups: list[Group]) -> list[Group]:
     """Groups less those that are a part of another group and behave as it does."""
     return [g for g in groups if not any(set(g.names) < set(o.names) and _alike(g, o) for o in groups)]
 
 
 def _alike(a: Group, b: Group) -> bool:
-    return (a.bits, a.level, a.others) == (b.bits, b.level, b.others)
+    return (a.bits, a.level, a.others, a.joint) == (b.bits, b.level, b.others, b.joint)

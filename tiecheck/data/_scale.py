@@ -147,10 +147,16 @@ def _inputs(model: Any) -> dict[str, Any]:
     from transformers.modeling_outputs import BaseModelOutput
 
     ids = torch.randint(3, 100, (2, 12))
-    more: dict[str, Any] = {"decoder_input_ids": ids.flip(0)} if model.config.is_encoder_decoder else {}
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": ids} | _no_cache(model)
     if model.main_input_name == "input_ids":
-        return {"input_ids": ids, **more}
-    return {"encoder_outputs": BaseModelOutput(torch.randn(2, 12, model.config.hidden_size)), **more}
+        return {"input_ids": ids, "decoder_input_ids": ids.flip(0)}
+    made_up = BaseModelOutput(torch.randn(2, 12, model.config.hidden_size))
+    return {"encoder_outputs": made_up, "decoder_input_ids": ids}
+
+
+def _no_cache(model: Any) -> dict[str, Any]:
+    return {"use_cache": False} if hasattr(model.config.get_text_config(), "use_cache") else {}
 
 
 def _tag(meter: Meter, fixed: dict[str, Any]) -> str:

@@ -63,6 +63,7 @@ def _factor(group: Group, spellings: Spellings, inner: Inner) -> tuple[dict[str,
         "l": list(group.level),
         "e": "" if group.exact else "no",
         "m": {key: _by_bits(types) for key, types in inner.items()},
+        "w": [list(level) for level in group.joint],
         "o": [[list(other.level), other.bits] for other in group.others],
     }
     return shape | {key: value for key, value in optional.items() if value}, suffix
