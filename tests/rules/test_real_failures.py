@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
+import cases_gpt2
 import pytest
 import torch
 import transformers
@@ -241,6 +243,57 @@ class TestLive:
         model = llama(tied=False)
         model.lm_head.weight = model.model.embed_tokens.weight
         model.config.tie_word_embeddings = True
+        assert codes(model) == []
+
+
+def t5() -> transformers.T5ForConditionalGeneration:
+    """An untrained tied T5 at T5's own init: N(0, 1) embeddings, and a head that scales by 1/sqrt(d_model)."""
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=512, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
+    return transformers.T5ForConditionalGeneration(config)
+
+
+class TestTraining:
+    """TIE701: the GPT-2 thread, and the models whose large embeddings do no harm."""
+
+    @pytest.mark.parametrize(
+        ("sizes", "predicted"),
+        [
+            pytest.param(cases_gpt2.SMALL, 8.0, id="d64"),
+            pytest.param(cases_gpt2.MIDDLE, 16.0, id="d256"),
+            pytest.param({}, 27.7, id="the-thread", marks=pytest.mark.slow),
+        ],
+    )
+    def test_embedding_draw_on_a_tied_head(self, sizes: dict[str, int], predicted: float) -> None:
+        model = cases_gpt2.build("head_from_embedding", **sizes)
+        (finding,) = tiecheck.check(model).findings
+        assert (finding.code, finding.severity) == ("TIE701", "error")
+        width, vocabulary = model.config.d_model, model.config.vocab_size
+        assert f"deviate by {predicted} as predicted (std * sqrt({width}))" in finding.message
+        assert f"ln({vocabulary}) = {math.log(vocabulary):.2f}" in finding.message
+        measured = float(finding.message.partition(" measured")[0].rpartition(" ")[2])
+        assert measured == pytest.approx(predicted, rel=0.05)
+        loss = float(finding.message.partition(" nats")[0].rpartition(" ")[2])
+        assert loss > 4 * math.log(vocabulary)
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: cases_gpt2.build("embedding_from_head", **cases_gpt2.SMALL),
+            lambda: cases_gpt2.build("embedding_from_head", **cases_gpt2.MIDDLE),
+            t5,
+            lambda: transformers.GPT2LMHeadModel(
+                transformers.GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)
+            ),
+        ],
+        ids=["linear-draw-d64", "linear-draw-d256", "t5", "transformers-gpt2"],
+    )
+    def test_other_untrained_models_are_silent(self, make) -> None:
+        assert codes(make()) == []
+
+    def test_trained_model_with_a_large_embedding_is_silent(self) -> None:
+        model = cases_gpt2.build("head_from_embedding", **cases_gpt2.SMALL)
+        cases_gpt2.train(model, 30)
         assert codes(model) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tiecheck.errors import TiecheckError
+from tiecheck.errors import MissingExtraError, TiecheckError
 from tiecheck.facts import Unknown
 
 
@@ -29,10 +29,16 @@ class Facts:
         return iter(self._providers)
 
     def get(self, name: str) -> Any:
-        """The fact, or the Unknown that stands for it."""
+        """The fact, or the Unknown that stands for it.
+
+        Raises:
+            MissingExtraError: A library of an extra is needed and not installed.
+        """
         if name not in self._made:
             try:
                 self._made[name] = self._providers[name](self)
+            except MissingExtraError:
+                raise  # the layer was asked for and one `pip install` away: an error of the run, not a skip
             except TiecheckError as error:
                 self._made[name] = Unknown(str(error))
         return self._made[name]
