@@ -10,7 +10,7 @@ from tiecheck.collect import architectures
 from tiecheck.collect.architectures import load_architecture
 
 LLAMA = ("lm_head.weight", "model.embed_tokens.weight")
-SAMPLE = ["gpt2", "llama", "t5", "bart", "bert", "gemma3", "llava", "qwen2_vl", "gpt_neox", "bloom", "cohere", "d_fine"]
+SAMPLE = ["gpt2", "llama", "t5", "bart", "bert", "gemma3", "llava", "opt", "gpt_neox", "bloom", "cohere", "roberta"]
 
 
 def only_tie(class_name, model_type, **more):
@@ -99,7 +99,8 @@ def test_a_class_that_ties_nothing_is_known(class_name, model_type):
     ],
 )
 def test_a_legacy_spelling(class_name, name, spelling):
-    assert spelling in only_tie(class_name, None).spellings[name]
+    model_type = "gemma3" if class_name.startswith("Gemma3") else None
+    assert spelling in only_tie(class_name, model_type).spellings[name]
 
 
 def test_a_nested_flag_decides_where_the_class_forwards_it():
@@ -128,6 +129,13 @@ def test_a_nested_flag_that_the_class_ignores():
     ignores = {"model_type": "llava_next", "text_config": {"tie_word_embeddings": True}}
     tie = only_tie("LlavaNextForConditionalGeneration", "llava_next", config=ignores)
     assert (tie.level, tie.silent) == ((), False)
+
+
+def test_a_tie_that_only_two_flags_undo():
+    one = {"model_type": "hunyuan_vl", "tie_word_embeddings": False}
+    assert only_tie("HunYuanVLForConditionalGeneration", "hunyuan_vl", config=one).off
+    both = one | {"text_config": {"tie_word_embeddings": False}}
+    assert not only_tie("HunYuanVLForConditionalGeneration", "hunyuan_vl", config=both).off
 
 
 def test_names_that_hang_on_the_config_are_marked():
@@ -228,6 +236,18 @@ def same_library():
 def test_a_sample_made_again_is_the_committed_table(same_library):
     done = _generate("--only", *SAMPLE)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_table_that_differs_fails_the_check(same_library, tmp_path, monkeypatch):
+    from tiecheck.data import generate
+
+    table = tmp_path / "architectures.txt"
+    text = generate.PATH.read_text(encoding="utf-8")
+    table.write_text(text.replace("BloomForCausalLM\t", "BloomForCausalLM2\t"), encoding="utf-8")
+    monkeypatch.setattr(generate, "PATH", table)
+    assert generate.main(["--check", "--only", "bloom"]) == 1
+    assert generate.main(["--only", "bloom"]) == 0
+    assert generate.parse(text) == [r for r in generate.parse(table.read_text()) if r.class_name != "BloomForCausalLM2"]
 
 
 @pytest.mark.slow

@@ -7,17 +7,15 @@ each module once, counts names instead of listing them, and writes out only the 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, chain, compress, islice
-from operator import eq
+from itertools import compress, islice
+from operator import eq, not_
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 COUNT_LIMIT = 1 << 128
 """Counts of names stop here: a chain of 100,000 doublings has more names than its count has memory to stand in."""
-
 
 
 def repeated(ids: Iterable[int]) -> set[int]:
@@ -41,82 +39,107 @@ class ModuleGraph:
     A registration that closes a cycle is set apart: it makes names endless, but none is written through it.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, *, exact: bool = True) -> None:
         """Walk `root`.
 
         Args:
             root: The module to look at; it is not changed.
+            exact: Whether to remember every module from the start. Otherwise that is done only where a look now
+                and then finds that a module came twice, and the caller is to look again (`exact`).
 
         Raises:
             TypeError: If `root` is no `nn.Module`.
         """
         if not isinstance(root, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not {type(root).__name__}")
-        self._root = root
-        self.modules: list[nn.Module] = []
-        self.parameters: list[Tensor | None] = []
-        """What the modules register as parameters, module by module."""
-        self.starts = [0]
-        """Where the parameters of each module begin, and the end of the last."""
-        self._parent: list[int] = []
-        self._label: list[str] = []
+        self.modules: list[nn.Module]
+        """Each module once, parents before children."""
+        self.parameters: tuple[list[Tensor], list[int], list[str]]
+        """What the modules register as parameters, by which module, under which attribute; three columns."""
+        self._parent: list[int]
+        self._label: list[str]
         self._extra: dict[int, list[Edge]] = {}
         self._index: dict[int, int] = {}
         self._back: set[tuple[int, Edge]] = set()
         self._forward: dict[int, list[Edge]] = {}
         self._counts: dict[int, int] = {}
         self._endless: frozenset[int] = frozenset()
-        again: list[tuple[int, Edge]] = []
-        if not self._walk(None, again):
-            del self.modules[:], self.parameters[:], self.starts[1:], self._parent[:], self._label[:]
-            self._walk({id(None)}, again)
+        self._latest: tuple[int, int, list[str]] = (-1, 0, [])
+        again = None if exact else self._walk(root, None)
+        self.exact = again is None
+        """Whether a module that came twice was recognised as such; else it has a number for each registration."""
+        if again is None:
+            again = self._walk(root, {})
         if again:
             self._index = {id(module): number for number, module in enumerate(self.modules)}
             for key, edge in again:
                 self._extra.setdefault(self._index[key], []).append(edge)
             self._count()
 
-    def _walk(self, seen: set[int] | None, again: list[tuple[int, Edge]]) -> bool:
-        """List modules depth first, as they were made, which is how they lie in memory: most of the time goes there.
+    def _walk(  # noqa: C901, PLR0912  # one loop: a call a module would double its cost
+        self, root: nn.Module, seen: dict[int, None] | None
+    ) -> list[tuple[int, Edge]] | None:
+        """List modules depth first, which is how they lie in memory: most of the time goes there.
 
-        To remember each module would cost as much as the walk, so the first try does not, and looks now and then
-        whether one came twice; a second try then remembers them, and puts into `again` what it meets twice.
+        To remember every module costs a quarter of the walk, so a try can do without. It looks now and then
+        whether a module came twice, and gives up then, so that no cycle and no chain of doublings keeps it.
+
+        Args:
+            root: Where to begin.
+            seen: The ids met, for a try that remembers them.
 
         Returns:
-            Whether the walk was good: False where a module came twice in a first try.
+            Each further registration of a module, by the module's id; None where the try was given up.
         """
-        modules, parameters, starts = self.modules, self.parameters, self.starts
-        stack: list[nn.Module | None] = [self._root]
-        labels, parents = [""], [-1]
-        number, look = 0, 1024
-        while stack:
-            module, label, parent = stack.pop(), labels.pop(), parents.pop()
-            if module is None:
-                continue
-            if seen is not None:
-                if id(module) in seen:
-                    again.append((id(module), Edge(parent, label)))
+        modules, parents, labels = [root], [-1], [""]
+        self.modules, self._parent, self._label = modules, parents, labels
+        parameters: list[Tensor] = []
+        owners: list[int] = []
+        names: list[str] = []
+        self.parameters = parameters, owners, names
+        for name, parameter in root._parameters.items():
+            if parameter is not None:
+                parameters.append(parameter)
+                owners.append(0)
+                names.append(name)
+        again: list[tuple[int, Edge]] = []
+        if seen is not None:
+            seen[id(root)] = None
+        rest, parent, number, look = iter(root._modules.items()), 0, 1, 1024
+        stack: list[tuple[Iterator[tuple[str, nn.Module | None]], int]] = []
+        while True:
+            for label, module in rest:
+                if module is None:
                     continue
-                seen.add(id(module))
-            elif number == look:
-                if repeated(map(id, modules)):
-                    return False
-                look *= 2
-            modules.append(module)
-            self._parent.append(parent)
-            self._label.append(label)
-            attributes = module.__dict__  # not by getattr: `nn.Module.__getattr__` makes that slow
-            held = attributes["_parameters"]
-            if held:
-                parameters += held.values()
-            starts.append(len(parameters))
-            held = attributes["_modules"]
-            if held:
-                stack += held.values()
-                labels += held.keys()
-                parents += [number] * len(held)
-            number += 1
-        return seen is not None or not repeated(map(id, modules))
+                if seen is not None:
+                    if id(module) in seen:
+                        again.append((id(module), Edge(parent, label)))
+                        continue
+                    seen[id(module)] = None
+                modules.append(module)
+                parents.append(parent)
+                labels.append(label)
+                attributes = module.__dict__  # not by getattr: `nn.Module.__getattr__` makes that slow
+                for name, parameter in attributes["_parameters"].items():
+                    if parameter is not None:
+                        parameters.append(parameter)
+                        owners.append(number)
+                        names.append(name)
+                number += 1
+                held = attributes["_modules"]
+                if held:
+                    stack.append((rest, parent))
+                    rest, parent = iter(held.items()), number - 1
+                    break
+            else:
+                if not stack:
+                    break
+                rest, parent = stack.pop()
+            if seen is None and number >= look:
+                look *= 16
+                if len(set(map(id, modules))) < number:
+                    return None
+        return again
 
     def children(self, number: int, *, closing: bool = True) -> Iterator[tuple[str, int]]:
         """Attribute and number of each module that a module registers; without those that close a cycle, if asked."""
@@ -223,7 +246,11 @@ class ModuleGraph:
         Returns:
             Sorted prefixes, without those that turn round a cycle.
         """
-        return self._search(number, cap) if number in self._counts else [self.path(number, "")]
+        if number not in self._counts:
+            return [self.path(number, "")]
+        if self._latest[:2] != (number, cap):
+            self._latest = number, cap, self._search(number, cap)
+        return list(self._latest[2])
 
     def path(self, number: int, attribute: str) -> str:
         """The name of an attribute of a module by the module's first registration, and that of each above it."""
@@ -265,66 +292,63 @@ class ModuleGraph:
 
 
 class Registrations:
-    """Every place where a module of a graph registers a parameter (and, if asked, a buffer), numbered from 0."""
+    """Every place where a module of a graph registers a parameter (and, if asked, a buffer).
 
-    def __init__(self, graph: ModuleGraph, *, buffers: bool) -> None:
-        """List the registrations of each module, in the order of the graph.
+    Place `r` is `objects[r]`, under `attributes[r]` of module `owners[r]`.
+    """
+
+    def __init__(self, root: nn.Module, *, buffers: bool) -> None:
+        """List the registrations of each module below a root.
 
         Args:
-            graph: The modules.
+            root: The module to look at; it is not changed.
             buffers: Whether to list buffers too.
+
+        Raises:
+            TypeError: If `root` is no `nn.Module`.
         """
+        self._list(ModuleGraph(root, exact=False), buffers=buffers)
+        if not self.graph.exact:
+            # A module that came twice without notice, and has a tensor in it or below, has shown that tensor twice.
+            owners = {self.owners[place] for places in self.repeats.values() for place in places}
+            if len({id(self.graph.modules[number]) for number in owners}) < len(owners):
+                self._list(ModuleGraph(root), buffers=buffers)
+
+    def _list(self, graph: ModuleGraph, *, buffers: bool) -> None:
         self.graph = graph
-        self.objects: list[Tensor | None] = graph.parameters
-        """What each place holds."""
-        self.boundary = len(graph.parameters)
+        self.objects, self.owners, self.attributes = graph.parameters
+        self.boundary = len(self.objects)
         """The first place of a buffer."""
-        self._starts = graph.starts
         if buffers:
-            registries = [module._buffers for module in graph.modules]
-            self.objects = [*graph.parameters, *chain.from_iterable(held.values() for held in registries)]
-            self._starts = [*graph.starts, *islice(accumulate(map(len, registries), initial=self.boundary), 1, None)]
-        self._keys: dict[int, list[str]] = {}
-        self.firsts = list(range(len(self.objects)))
+            self._list_buffers()
+        everything = range(len(self.objects))
+        self.firsts = list(everything)
         """The first place of each distinct tensor."""
         self.repeats: dict[int, list[int]] = {}
         """First place of a tensor that is registered several times -> every place of it."""
         ids = list(map(id, self.objects))
         several = repeated(ids)
-        if several or id(None) in ids:
-            several.add(id(None))
+        if several:
             by_id: dict[int, list[int]] = {}
-            for place in [place for place, key in enumerate(ids) if key in several]:
+            among = list(map(several.__contains__, ids))
+            for place in compress(everything, among):
                 by_id.setdefault(ids[place], []).append(place)
-            by_id.pop(id(None), None)
             self.repeats = {places[0]: places for places in by_id.values()}
-            self.firsts = [place for place, key in enumerate(ids) if key not in several]
-            self.firsts = sorted([*self.firsts, *self.repeats])
+            self.firsts = sorted([*compress(everything, map(not_, among)), *self.repeats])
+
+    def _list_buffers(self) -> None:
+        self.objects, self.owners, self.attributes = self.objects[:], self.owners[:], self.attributes[:]
+        for number, module in enumerate(self.graph.modules):
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    self.objects.append(buffer)
+                    self.owners.append(number)
+                    self.attributes.append(name)
 
     def tensors(self) -> list[Tensor]:
         """Every distinct tensor, in the order of `firsts`."""
-        objects = self.objects
-        return [objects[place] for place in self.firsts]  # type: ignore[misc]  # None was left out
+        return [self.objects[place] for place in self.firsts]
 
     def places(self, first: int) -> list[int]:
         """Every place of the tensor of a first place."""
         return self.repeats.get(first) or [first]
-
-    def registered(self, place: int) -> tuple[int, str]:
-        """The module that registers a place, and the attribute there."""
-        number = bisect_right(self._starts, place) - 1
-        offset = place - self._starts[number]
-        keys = self._keys.get(number)
-        if keys is None:
-            attributes = self.graph.modules[number % len(self.graph.modules)].__dict__
-            keys = list(attributes["_parameters" if place < self.boundary else "_buffers"].keys())
-            if len(keys) > 1:
-                self._keys[number] = keys
-        return number % len(self.graph.modules), keys[offset]
-
-    def owned(self) -> Iterator[tuple[int, int]]:
-        """Number of a module and of each place it registers."""
-        modules = len(self.graph.modules)
-        for k, start in enumerate(self._starts[:-1]):
-            for place in range(start, self._starts[k + 1]):
-                yield k % modules, place

@@ -61,7 +61,7 @@ def build_directory(
         from tiecheck.collect.transformers_loading import build_pretrained
     except ImportError as error:
         raise MissingExtraError("Building the class", "live") from error
-    with _quiet():
+    with quiet():
         return build_pretrained(root, model, load=config.load, trust=config.trust_remote_code)
 
 
@@ -78,7 +78,7 @@ def build_attribute(target: Target) -> nn.Module:
         from torch import nn
     except ImportError as error:
         raise MissingExtraError("Building a model", "live") from error
-    with _quiet(), _on_path(_folder(target)):
+    with quiet(), _on_path(_folder(target)):
         value = _attribute(target)
         if not isinstance(value, nn.Module) and callable(value):
             with _told(f"{target.text}: calling it", target.path):
@@ -160,7 +160,7 @@ def _on_path(directory: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Standard output carries the report alone: what the built code prints goes to standard error.
 
     The descriptor is turned as well, for what is written past `sys.stdout` (C code, child processes).

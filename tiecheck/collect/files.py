@@ -13,6 +13,9 @@ from tiecheck.errors import TargetError
 JSON_LIMIT = 256 * 1024 * 1024
 """Bytes of an index that are read at most; the index of a million tensors has some 130 MB."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""How the small text begins that stands for a file which Git LFS has not fetched."""
+
 
 def inside(root: str, name: str) -> str:
     """The full path of a file of a target directory, refused where it leads outside.
@@ -69,6 +72,16 @@ def open_regular(path: str, label: str) -> int:
     return descriptor
 
 
+def refuse_pointer(first: bytes, path: str) -> None:
+    """Refuse the pointer that a clone without Git LFS leaves in place of the weights.
+
+    Raises:
+        TargetError: The first bytes are a pointer's.
+    """
+    if first.startswith(LFS_POINTER):
+        raise TargetError(f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`", path)
+
+
 def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
     """A whole file that is expected to be small.
 
@@ -80,9 +93,11 @@ def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
         if size > limit:
             raise TargetError(f"{label} has {size:,} bytes, more than the {limit:,} that are read", path)
         try:
-            return file.read(limit)
+            raw = file.read(limit)
         except OSError as error:
             raise TargetError(f"{label} cannot be read: {error.strerror or error}", path) from error
+    refuse_pointer(raw, path)
+    return raw
 
 
 def parse_json(raw: bytes, label: str, path: str, constant: Callable[[str], Any] | None = None) -> Any:

@@ -52,7 +52,8 @@ def build_groups(
 
 def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:
     """What the flag at the controlling level says, or the class's default where no level speaks."""
-    flags = [f for f in config.flags if f.key == "tie_word_embeddings" and isinstance(f.value, bool)] if config else []
+    written = [f for f in config.flags if f.key == "tie_word_embeddings"] if config else []
+    flags = [f for f in written if isinstance(f.value, bool)]
     flag = next((f for f in flags if f.level == spec.level), None)
     owner = f"{architecture.class_name} ({architecture.origin})"
     if config and flag:
@@ -61,10 +62,20 @@ def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec
         return _Claim(tied, (by,), flag, None)
     if spec.on == spec.off == spec.silent:
         return _Claim(spec.silent, (f"{owner}, whatever the flag says",), None, None)
+    odd = next((f for f in written if f.level == spec.level and not isinstance(f.value, bool)), None)
+    if odd:
+        return _Claim(None, (), None, _odd_value(odd))
     if flags:
         where = ".".join((*spec.level, "tie_word_embeddings"))
         return _Claim(None, (), flags[0], f"{flags[0].dotted} is set and {where}, which decides, is not")
     return _Claim(spec.silent, (f"default of {owner}",), None, None)
+
+
+def _odd_value(flag: Flag) -> str:
+    """Why a flag that is no truth value leaves the question open (transformers 5.23 validates it, 4.57 does not)."""
+    kind = {str: "text", dict: "an object", list: "a list", type(None): "null"}.get(type(flag.value), "a number")
+    taken = "true" if flag.value else "false"
+    return f"{flag.dotted} is {kind}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
 
 
 def _from_table(

@@ -6,15 +6,21 @@ import re
 
 from tiecheck.facts import Checkpoint, Group, ModelConfig, Unknown
 
-EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|word_embeddings?|tok_embeddings?|token_embeddings?|tok_emb|token_emb|embed_in"
-    r"|shared|embeddings?|embed)\.weight$"
+EMBEDDING = frozenset(
+    (
+        *("embed_tokens", "wte", "embed_in", "shared", "embed", "embedding", "embeddings", "tok_emb", "token_emb"),
+        *("word_embedding", "word_embeddings", "tok_embedding", "tok_embeddings"),
+        *("token_embedding", "token_embeddings"),
+    )
 )
 """Last components that name a token embedding in the public code that was read (Llama, GPT-2, OLMo,
 Bloom, T5, nanoGPT)."""
 
-HEAD = re.compile(
-    r"(?:^|\.)(?:lm_head|embed_out|head|output|ff_out|output_projection|proj_out|out_head|decoder)\.weight$"
+HEAD = frozenset(
+    (
+        *("lm_head", "embed_out", "head", "output", "ff_out", "output_projection", "proj_out", "out_head"),
+        "decoder",
+    )
 )
 """Last components that name a language-model head."""
 
@@ -69,11 +75,12 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
     )
 
 
-def _matching(checkpoint: Checkpoint, pattern: re.Pattern[str], rows: int | None) -> list[str]:
-    """Stored names that fit a pattern outside any layer, and hold a row for each token where that can be checked."""
+def _matching(checkpoint: Checkpoint, words: frozenset[str], rows: int | None) -> list[str]:
+    """Stored names that fit some words outside any layer, and hold a row for each token where that can be checked."""
     found = []
     for name in checkpoint.names():
-        if not pattern.search(name) or LAYER.search(f".{name}"):
+        owner, _, last = name.rpartition(".")
+        if last != "weight" or owner.rpartition(".")[2] not in words or LAYER.search(f".{name}"):
             continue
         tensor = checkpoint.tensor(name)
         if tensor is not None and (len(tensor.shape) != 2 or (rows is not None and tensor.shape[0] < rows)):

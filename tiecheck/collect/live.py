@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tiecheck.collect.alias_graph import COUNT_LIMIT, ModuleGraph, Registrations
+from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
 from tiecheck.collect.live_aliases import aliases_of
 from tiecheck.collect.live_declared import declared_ties
 from tiecheck.collect.live_pause import paused_collector
@@ -41,7 +41,7 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tu
     if cap < 2:  # a group has two names
         raise ValueError(f"cap must be at least 2, not {cap}")
     with paused_collector():
-        return ties_of(Registrations(ModuleGraph(module), buffers=buffers), cap)
+        return ties_of(Registrations(module, buffers=buffers), cap)
 
 
 def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
@@ -58,8 +58,8 @@ def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
         TypeError: If `module` is no `nn.Module`.
     """
     with paused_collector():
-        graph = ModuleGraph(module)
-        places = Registrations(graph, buffers=False)
+        places = Registrations(module, buffers=False)
+        graph = places.graph
         said = declarations(graph, CAP)
         return LiveModel(
             class_name=type(module).__name__,
@@ -78,12 +78,11 @@ def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
 def _names_total(places: Registrations) -> int | None:
     """How many parameter names there are."""
     if not places.graph.aliased():
-        return sum(1 for tensor in places.objects if tensor is not None)
+        return len(places.objects)
     total = 0
-    for owner, place in places.owned():
-        if places.objects[place] is not None:
-            paths = places.graph.paths(owner)
-            if paths is None:
-                return None
-            total += paths
+    for owner in places.owners:
+        paths = places.graph.paths(owner)
+        if paths is None:
+            return None
+        total += paths
     return min(total, COUNT_LIMIT)

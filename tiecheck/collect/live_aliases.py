@@ -8,7 +8,7 @@ from itertools import islice
 from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.facts import Alias
 
-NESTED = 32
+NESTED = 8
 """Aliases that stand below another alias are listed up to this many: a chain of doublings has one a level."""
 LETTERS = 1_000_000
 """And while the listed ones have made fewer letters than this: a chain's paths are as long as the chain."""
@@ -47,17 +47,19 @@ def aliases_of(graph: ModuleGraph, cap: int) -> tuple[Alias, ...]:
 
 def _alias(graph: ModuleGraph, number: int, full: set[int], cap: int) -> Alias:
     prefixes = graph.prefixes(number, cap)
-    for edge in graph.closing(number):  # a cycle is shown turned once
+    closing = graph.closing(number)
+    for edge in closing:  # a cycle is shown turned once
         prefixes += [f"{prefix}{edge.label}." for prefix in graph.prefixes(edge.parent, cap)]
     prefixes = sorted(prefixes)[:cap]
     below = list(islice(_names_below(graph, number, full), cap))
-    names = sorted(prefix + name for prefix in prefixes for name in below)[:cap]
+    names: Iterator[str] = (prefix + name for prefix in prefixes for name in below)
+    names = iter(sorted(names)) if closing else names  # else they come sorted: no prefix begins another
     return Alias(
         paths=tuple(prefix.removesuffix(".") for prefix in prefixes),
         paths_total=graph.paths(number),
         class_name=type(graph.modules[number]).__name__,
         siblings=number > 0 and len({edge.parent for edge in graph.registrations_of(number)}) == 1,
-        names=tuple(names),
+        names=tuple(islice(names, cap)),
     )
 
 

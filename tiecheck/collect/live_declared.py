@@ -106,9 +106,7 @@ def judge(members: Sequence[Member]) -> Verdict:
     parts = sorted((tuple(sorted(m.name for m in part)) for part in held.values()), key=lambda p: (-len(p), p))
     distinct = list(tensors.values())
     links = memory_links(distinct)
-    named = [
-        (link.kind, tuple(sorted(m.name for i in link.members for m in held[id(distinct[i])]))) for link in links
-    ]
+    named = [(link.kind, tuple(sorted(m.name for i in link.members for m in held[id(distinct[i])]))) for link in links]
     missing = [member.why for member in members if member.why is not None]
     if missing:
         kind, reason = "absent", "; ".join(missing)

@@ -39,14 +39,11 @@ def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
         plain, rest = torch_adapter.spans(tensors)
         closer: list[tuple[int, View]] = []
         wrappers: dict[int, int] = {}
-        if rest:
-            lone = torch_adapter.lone_storages(tensors, rest)
-            for i in rest:
-                if i not in lone:
-                    found = torch_adapter.views(tensors[i]) or ()
-                    closer += [(i, view) for view in found]
-                    if len(found) > 1:
-                        wrappers[i] = len(found)
+        for i in torch_adapter.without_lone(tensors, rest):
+            found = torch_adapter.views(tensors[i]) or ()
+            closer += [(i, view) for view in found]
+            if len(found) > 1:
+                wrappers[i] = len(found)
     owned = _suspects(plain, closer)
     groups = shared([view for _, view in owned])
     if not wrappers:

@@ -278,4 +278,3 @@ class Parts:
         for i in range(len(self._up)):
             found.setdefault(self.find(i), []).append(i)
         return list(found.values())
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import nn
 
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
@@ -37,7 +37,7 @@ def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
     several = {number for number, count in places.graph.aliased().items() if count > 1}
     if several:
         distinct = set(places.firsts)
-        for owner, place in places.owned():
+        for place, owner in enumerate(places.owners):
             if owner in several and place in distinct and place not in done:
                 ties.append(writer.tie([place], "module", None))
     ties.sort()
@@ -62,7 +62,7 @@ class _Writer:
         total: int | None = 0
         for first in firsts:
             for place in places.places(first):
-                owner, attribute = places.registered(place)
+                owner, attribute = places.owners[place], places.attributes[place]
                 if owner in aliased:
                     own = [prefix + attribute for prefix in graph.prefixes(owner, self._cap)]
                     paths = graph.paths(owner)
@@ -71,25 +71,26 @@ class _Writer:
                     own = [graph.path(owner, attribute)]
                     total = None if total is None else total + 1
                 names += own
-                found.append((own[0], place, self._registration(owner, attribute)))
+                found.append((own[0], place, self._registration(graph.modules[owner], attribute)))
         found.sort()
         names.sort()
-        ordered: list[Tensor] = [places.objects[place] for _, place, _ in found]  # type: ignore[misc]  # not None
+        ordered = [places.objects[place] for _, place, _ in found]
+        distinct = ordered[:1] if len(firsts) == 1 else list({id(tensor): tensor for tensor in ordered}.values())
         return Tie(
             tuple(names[: self._cap]),
             total,
             kind,
             *self._looks.of(ordered[0]),
-            found[0][1] >= places.boundary and all([place >= places.boundary for _, place, _ in found]),
-            tuple([t.requires_grad for t in {id(t): t for t in ordered}.values()]),
+            found[0][1] >= places.boundary and all(place >= places.boundary for _, place, _ in found),
+            tuple([tensor.requires_grad for tensor in distinct]),
             tuple([registration for _, _, registration in found]),
             reason or (ENDLESS if total is None else None),
         )
 
-    def _registration(self, number: int, attribute: str) -> Registration:
-        """Who registers a place."""
-        owner = type(self._places.graph.modules[number])
-        known = self._registrations.get((owner, attribute))
+    def _registration(self, module: nn.Module, attribute: str) -> Registration:
+        """Who registers a place; one record for all that look alike."""
+        key = (type(module), attribute)
+        known = self._registrations.get(key)
         if known is None:
-            known = self._registrations[owner, attribute] = Registration(owner.__name__, attribute)
+            known = self._registrations[key] = Registration(key[0].__name__, attribute)
         return known

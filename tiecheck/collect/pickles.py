@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.collect.files import inside, open_regular
+from tiecheck.collect.files import LFS_POINTER, inside, open_regular, refuse_pointer
 from tiecheck.errors import MissingExtraError, TargetError
 from tiecheck.facts import Checkpoint, Comparison, Shard, StorageSlot, StoredTensor, Unknown
 
@@ -55,39 +55,50 @@ def load_tensors(path: str) -> dict[str, torch.Tensor]:
 def _load(path: str) -> Any:
     """What a pickle holds. Whatever torch makes of a broken file, it ends in one sentence."""
     import pickle
+    import warnings
 
     import torch
 
-    # The form before torch 1.6 is no zip archive and cannot be mapped.
     with os.fdopen(open_regular(path, path), "rb") as file:
-        first = file.read(4)
+        first = file.read(len(LFS_POINTER))
     if not first:
         raise TargetError(f"{path} is empty", path)
+    refuse_pointer(first, path)
+    # The form before torch 1.6 is no zip archive and cannot be mapped.
+    zipped = first.startswith(b"PK\x03\x04")
+    if not zipped and not first.startswith(b"\x80"):
+        raise TargetError(f"{path} is no file of torch's: it begins with {first[:8]!r}, as no pickle or zip does", path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=first == b"PK\x03\x04")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        cause = " ".join(str(error).split())
-        if "weights" in cause.lower() and "global" in cause.lower():
-            raise TargetError(
-                f"{path} is a pickle that wants code run when it is loaded, and was not loaded ({_unsafe_name(cause)})",
-                path,
-            ) from error
-        raise TargetError(f"{path} is no pickle that torch can read safely: {_short(cause)}", path) from error
+        raise TargetError(_refused(path, " ".join(str(error).split())), path) from error
     except Exception as error:
-        raise TargetError(f"{path} is broken or no file of torch's: {_short(error)}", path) from error
+        cause = _short(error)
+        if "TorchScript" in cause:
+            raise TargetError(f"{path} is a TorchScript program, not a state dict", path) from error
+        raise TargetError(f"{path} is broken or no file of torch's: {cause}", path) from error
+
+
+def _refused(path: str, message: str) -> str:
+    """What torch's safe loader has against a pickle, out of its long message."""
+    import re
+
+    name = re.search(r"GLOBAL ([\w.]+)", message)
+    if name:
+        return (
+            f"{path} was not loaded: it is a pickle that asks for {name[1]}, which is no tensor, and such a name can "
+            "run any code"
+        )
+    cause = message.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    return f"{path} was not loaded: it is no pickle that torch can read safely ({_short(cause)})"
 
 
 def _short(error: object) -> str:
-    """The beginning of a message of torch's, which may hold a stack trace."""
-    return " ".join(str(error).split(" Exception raised from")[0].split())[:200] or type(error).__name__
-
-
-def _unsafe_name(message: str) -> str:
-    """The global that torch names as unsafe, out of its long message."""
-    import re
-
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    return f"it asks for {found.group(1)}" if found else "torch refused it"
+    """The beginning of a message of torch's, which may hold a stack trace or advice."""
+    text = str(error).split(" Exception raised from")[0].split(" This is an internal miniz error")[0]
+    return " ".join(text.split())[:200].rstrip(". ") or type(error).__name__
 
 
 def read_pickles(paths: list[tuple[str, str]]) -> tuple[tuple[Shard, ...], Mapping[str, StorageSlot]]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tiecheck.collect.files import open_regular, parse_json
+from tiecheck.collect.files import LFS_POINTER, open_regular, parse_json, refuse_pointer
 from tiecheck.errors import TargetError
 from tiecheck.facts import Shard, read_entry
 
@@ -70,7 +70,10 @@ def read_shard(path: str, label: str) -> Shard:
     with os.fdopen(open_regular(path, path), "rb") as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
+            first = file.read(8)
+            length = int.from_bytes(first, "little")
+            if LFS_POINTER.startswith(first):
+                refuse_pointer(first + file.read(len(LFS_POINTER)), path)
             _check_length(path, size, length)
             raw = file.read(length)
         except OSError as error:

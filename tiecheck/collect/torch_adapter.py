@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ CHUNK = 1 << 22
 """Bytes that are compared at once, at most."""
 
 _nbytes = attrgetter("nbytes")
+_is_meta = attrgetter("is_meta")
+_cdata = attrgetter("_cdata")
 
 
 class Spans(NamedTuple):
@@ -38,22 +42,10 @@ class Spans(NamedTuple):
     """Address after its last byte."""
 
 
-class Look(NamedTuple):
-    """How a tensor looks, in plain words; None where it cannot say (lazy, sparse)."""
-
-    shape: tuple[int, ...] | None
-    """Shape."""
-    dtype: str | None
-    """Element type without `torch.`."""
-    nbytes: int | None
-    """Bytes of its elements."""
-    device: str | None
-    """Device."""
-
-
-def quiet() -> torch._C.DisableTorchFunction:
+def quiet() -> AbstractContextManager[object]:
     """A context in which no `__torch_function__`, of a subclass or a mode, sees what we ask of tensors."""
-    return torch._C.DisableTorchFunction()
+    context: AbstractContextManager[object] = torch._C.DisableTorchFunction()
+    return context
 
 
 def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
@@ -67,6 +59,8 @@ def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
     """
     everything = list(range(len(tensors)))
     positions, chosen = everything, tensors
+    if tensors and tensors[0].is_meta and all(map(_is_meta, tensors)):
+        return Spans([], [], []), everything
     try:
         if not PLAIN.issuperset(map(type, tensors)):
             positions = [i for i in positions if type(tensors[i]) in PLAIN]
@@ -95,17 +89,20 @@ def _foreign_accelerator() -> bool:
     return found is not None and found.type not in ADDRESSED
 
 
-def lone_storages(tensors: Sequence[Tensor], positions: list[int]) -> set[int]:
-    """The positions of plain meta tensors whose storage no other of these tensors has: they share nothing."""
-    owners: dict[int, list[int]] = {}
+def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
+    """Some positions without the plain meta tensors whose storage no other of them has: they share nothing."""
+    chosen = [tensors[i] for i in positions]
+    if not PLAIN.issuperset(map(type, chosen)) or not all(map(_is_meta, chosen)):
+        return positions
     try:
-        for i in positions:
-            tensor = tensors[i]
-            if type(tensor) in PLAIN and tensor.is_meta:
-                owners.setdefault(tensor.untyped_storage()._cdata, []).append(i)
-    except (RuntimeError, NotImplementedError):
-        return set()
-    return {members[0] for members in owners.values() if len(members) == 1}
+        # The storage objects live until all are read; `_cdata` is the address of the StorageImpl.
+        keys = list(map(_cdata, list(map(Tensor.untyped_storage, chosen))))
+    except (RuntimeError, NotImplementedError):  # a sparse one
+        return positions
+    counts = Counter(keys)
+    if len(counts) == len(keys):
+        return []
+    return [i for i, key in zip(positions, keys, strict=True) if counts[key] > 1]
 
 
 def views(tensor: Tensor) -> tuple[View, ...] | None:
@@ -133,7 +130,7 @@ def _views(tensor: Tensor, depth: int) -> Iterator[View]:
     storage = tensor.untyped_storage()
     dims = dims_of(tensor.shape, tensor.stride(), tensor.element_size())
     space, base = _base(tensor, storage)
-    yield View(space, base + tensor.storage_offset() * tensor.element_size(), dims)
+    yield View(space, base + int(tensor.storage_offset()) * tensor.element_size(), dims)
 
 
 def _base(tensor: Tensor, storage: torch.UntypedStorage) -> tuple[Hashable, int]:
@@ -208,15 +205,15 @@ class Looks:
         self._dtypes: dict[torch.dtype, str] = {}
         self._devices: dict[torch.device, str] = {}
 
-    def of(self, tensor: Tensor) -> Look:
-        """How a tensor looks."""
+    def of(self, tensor: Tensor) -> tuple[tuple[int, ...] | None, str, int | None, str]:
+        """Shape, element type, bytes and device of a tensor; no shape while it is lazy, no bytes if it is sparse."""
         shape, nbytes = _size(tensor)
         dtype, device = tensor.dtype, tensor.device
         if dtype not in self._dtypes:
             self._dtypes[dtype] = str(dtype).removeprefix("torch.")
         if device not in self._devices:
             self._devices[device] = str(device)
-        return Look(shape, self._dtypes[dtype], nbytes, self._devices[device])
+        return shape, self._dtypes[dtype], nbytes, self._devices[device]
 
 
 def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:

@@ -192,7 +192,7 @@ class Constancy:
         if not self._tile:
             self._tile = block[: self._period] * (BLOCK // self._period + 2)
         phase = offset % self._period
-        self.holds = len(block) <= BLOCK and block == self._tile[phase : phase + len(block)]
+        self.holds = self._tile.startswith(block, phase)
 
 
 def pieces(nbytes: int, width: int) -> Iterator[Piece]:

@@ -130,7 +130,7 @@ def _tables(asked: Probe) -> dict[str, Groups]:
     silent = asked.groups({}) or {}
     variants: dict[str, Flags] = {"T": {(): True}, "F": {(): False}}
     everywhere = [asked.groups(dict.fromkeys(asked.nested, value)) for value in (True, False)] if asked.nested else []
-    if any(groups is not None and groups.keys() != silent.keys() for groups in everywhere):
+    if any(groups is None or groups.keys() != silent.keys() for groups in everywhere):
         for level in asked.nested:
             word = ".".join(level)
             variants |= {f"T {word}": {level: True}, f"F {word}": {level: False}}
