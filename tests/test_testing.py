@@ -113,7 +113,7 @@ def test_on_meta_the_reason_is_given():
 
 
 def test_two_of_three_that_are_tied_fail_the_whole():
-    with pytest.raises(AssertionError, match="`emb.weight`, `head.weight`"):
+    with pytest.raises(AssertionError, match=r"`emb\.weight`, `head\.weight`"):
         assert_not_tied(tied(), "layers.0.weight", *NAMES)
     with pytest.raises(AssertionError, match="found separate"):
         assert_tied(tied(), "layers.0.weight", *NAMES)
@@ -121,7 +121,7 @@ def test_two_of_three_that_are_tied_fail_the_whole():
 
 @pytest.mark.parametrize("check", [assert_tied, assert_not_tied])
 def test_a_name_that_does_not_exist_is_an_error_with_close_matches(check):
-    with pytest.raises(AttributeError, match=r"Small: `head.wieght` does not exist; did you mean `head.weight`"):
+    with pytest.raises(AttributeError, match=r"Small: `head\.wieght` does not exist; did you mean `head\.weight`"):
         check(untied(), "emb.weight", "head.wieght")
     with pytest.raises(AttributeError, match=r"`zzz` does not exist$"):
         check(untied(), "emb.weight", "zzz")

@@ -96,7 +96,7 @@ def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdi
     from tiecheck.collect.live_declared import judge, look_up
 
     __tracebackhide__ = True
-    if len(set(names)) < 2:  # noqa: PLR2004  # a tie has two ends
+    if len(set(names)) < 2:  # a tie has two ends
         raise ValueError("two or more different names are wanted")
     members = [look_up(model, name) for name in dict.fromkeys(names)]
     for member in members:
@@ -131,7 +131,7 @@ def _members(members: list[Member]) -> str:
     for member in members:
         if member.tensor is not None:
             shape, dtype, _, device = looks.of(member.tensor)
-            lines.append(f"    {member.name}: {dtype} {list(shape) if shape else '[not initialised]'} on {device}")
+            lines.append(f"    {member.name}: {dtype} {'[not initialised]' if shape is None else list(shape)} on {device}")
     return "\n".join(lines)
 
 
