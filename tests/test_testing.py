@@ -84,7 +84,7 @@ def test_not_tied_means_nothing_shared(found):
     if found in {"copy", "separate"}:
         assert_not_tied(BUILDERS[found](), *NAMES)
     else:
-        with pytest.raises(AssertionError, match="^tied: ") as raised:
+        with pytest.raises(AssertionError, match=r"^tied: ") as raised:
             assert_not_tied(BUILDERS[found](), *NAMES)
         assert f"found {found}: " in str(raised.value)
 

@@ -177,7 +177,12 @@ class Checkpoint(NamedTuple):
                 yield name
 
     def shard_of(self, name: str) -> Shard | None:
-        """The shard whose header really holds a name."""
+        """The shard whose header really holds a name; the one the index names where several do."""
+        named = self.weight_map.get(name)
+        if named is not None:
+            shard = next((s for s in self.shards if s.path == named and name in s.entries), None)
+            if shard is not None:
+                return shard
         return next((s for s in self.shards if name in s.entries), None)
 
     def __contains__(self, name: object) -> bool:
@@ -212,6 +217,8 @@ TORCH_DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
     "C64": "complex64",
     "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
 }

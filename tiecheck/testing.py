@@ -131,7 +131,8 @@ def _members(members: list[Member]) -> str:
     for member in members:
         if member.tensor is not None:
             shape, dtype, _, device = looks.of(member.tensor)
-            lines.append(f"    {member.name}: {dtype} {'[not initialised]' if shape is None else list(shape)} on {device}")
+            size = "(not initialised)" if shape is None else list(shape)
+            lines.append(f"    {member.name}: {dtype} {size} on {device}")
     return "\n".join(lines)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiecheck.config import Config
 from tiecheck.errors import UsageError
+
+if TYPE_CHECKING:
+    from tiecheck.render import Output, Style
+    from tiecheck.report import Report
 
 
 def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,7 +68,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
     from tiecheck.engine import exit_status, run
-    from tiecheck.render import Style, parse_outputs, write_report
+    from tiecheck.render import Style, parse_outputs
 
     config = Config(
         select=options["select"],
@@ -79,7 +84,18 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     try:
         outputs = parse_outputs(formats, options["output_file"])
         report = run(targets, config)
-        write_report(report, outputs, style)
+        _write(report, outputs, style)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
+
+
+def _write(report: Report, outputs: tuple[Output, ...], style: Style) -> None:
+    """Write the reports; a reader who has seen enough (`| head`) does not change the verdict."""
+    from tiecheck.render import write_report
+
+    try:
+        write_report(report, outputs, style)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tiecheck.collect.files import inside, parse_json, read_bytes
 from tiecheck.errors import TargetError
-from tiecheck.facts import Checkpoint, Shard
+from tiecheck.facts import Checkpoint
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 LATER_ENDINGS = {".gguf": "GGUF", ".onnx": "ONNX"}
@@ -100,8 +100,11 @@ def _from_file(name: str) -> _Found:
 def _from_index(root: str, name: str) -> _Found:
     """The shards an index names, each inside the directory; those that are not there are listed apart."""
     path = inside(root, name)
-    data = parse_json(read_bytes(path, path), path, path)
-    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    raw = read_bytes(path, path)
+    weight_map: Any = _large_map(raw)
+    if weight_map is None:
+        data = parse_json(raw, path, path)
+        weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict):
         raise TargetError(f"{path} is no index: it lacks the `weight_map` of names to files", path)
     if not weight_map:
@@ -116,6 +119,22 @@ def _from_index(root: str, name: str) -> _Found:
     for file in shards:
         (files if os.path.lexists(os.path.join(root, file)) else missing).append(file)
     return _Found(tuple(files), name, weight_map, tuple(missing))
+
+
+def _large_map(raw: bytes) -> dict[str, str] | None:
+    """The `weight_map` of an index too large for json; None for a small one, or one that json has to explain."""
+    from tiecheck.collect.safetensors_header import TYPED_FROM, half_characters
+
+    if len(raw) < TYPED_FROM or half_characters(raw):
+        return None
+    import msgspec
+
+    from tiecheck.collect.safetensors_entry import Index
+
+    try:
+        return msgspec.json.decode(raw, type=Index).weight_map
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _check_shards(path: str, shards: list[str]) -> None:
@@ -141,12 +160,7 @@ def _read(root: str, found: _Found) -> Checkpoint:
 
         shards, slots = read_pickles(paths)
     else:
-        from tiecheck.collect.safetensors_header import read_shard
+        from tiecheck.collect.safetensors_header import read_shards
 
-        shards, slots = tuple(read_shard(path, name) for path, name in paths), {}
+        shards, slots = read_shards(paths), {}
     return Checkpoint(form, root, shards, found.index_file, found.weight_map, found.missing, slots)
-
-
-def shard_total(shards: tuple[Shard, ...]) -> int:
-    """How many entries the shards hold together."""
-    return sum(len(shard.entries) for shard in shards)

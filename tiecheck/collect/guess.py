@@ -52,7 +52,7 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
     declared = says.pop() if len(says) == 1 else None
     if not (embeddings and heads) and declared is not True:
         which = (embeddings or heads)[0]
-        return Unknown(f"only {which} is stored: whether the class has another member cannot be told without its code")
+        return Unknown(f"by name only {which} can be a member: what the class ties cannot be told without its code")
     found = tuple(sorted((*embeddings, *heads)))
     return (
         Group(

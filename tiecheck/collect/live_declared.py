@@ -97,6 +97,11 @@ def judge(members: Sequence[Member]) -> Verdict:
     Returns:
         The kind, and how the members fall into parts.
     """
+    with torch_adapter.quiet():
+        return _judge(members)
+
+
+def _judge(members: Sequence[Member]) -> Verdict:
     tensors: dict[int, Tensor] = {}
     held: dict[int, list[Member]] = {}
     for member in members:

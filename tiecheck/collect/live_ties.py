@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from tiecheck.collect import torch_adapter
@@ -22,26 +24,28 @@ def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
     Returns:
         The groups. A registered cycle alone makes no group: each name of one would stand for itself.
     """
+    with torch_adapter.quiet():
+        return tuple(sorted(_groups(places, cap)))
+
+
+def _groups(places: Registrations, cap: int) -> Iterator[Tie]:
     writer = _Writer(places, cap)
     tensors = places.tensors()
-    ties: list[Tie] = []
     done: set[int] = set()
     for link in memory_links(tensors):
         firsts = [places.firsts[i] for i in link.members]
         done.update(firsts)
-        ties.append(writer.tie(firsts, link.kind, link.reason))
+        yield writer.tie(firsts, link.kind, link.reason)
     for first in places.repeats:
         if first not in done:
             done.add(first)
-            ties.append(writer.tie([first], "parameter", None))
+            yield writer.tie([first], "parameter", None)
     several = {number for number, count in places.graph.aliased().items() if count > 1}
     if several:
         distinct = set(places.firsts)
         for place, owner in enumerate(places.owners):
             if owner in several and place in distinct and place not in done:
-                ties.append(writer.tie([place], "module", None))
-    ties.sort()
-    return tuple(ties)
+                yield writer.tie([place], "module", None)
 
 
 class _Writer:

@@ -29,8 +29,23 @@ def facts_of(target: Target, config: Config) -> Facts:
     if target.type == "module":
         from tiecheck.collect.build import build_attribute
 
-        return module_facts(build_attribute(target), config)
-    return _checkpoint_facts(target, config)
+        return _aside(module_facts(build_attribute(target), config))
+    facts = _checkpoint_facts(target, config)
+    return _aside(facts) if config.wants_live else facts
+
+
+def _aside(facts: Facts) -> Facts:
+    """The same facts, made with standard output turned aside: a model's own code runs in some, and may print."""
+    from tiecheck.collect.build import quiet
+
+    def turned(name: str) -> Callable[[Facts], Any]:
+        def make(_: Facts) -> Any:
+            with quiet():
+                return facts.get(name)
+
+        return make
+
+    return Facts({name: turned(name) for name in facts})
 
 
 def _checkpoint_facts(target: Target, config: Config) -> Facts:
@@ -48,6 +63,8 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
         "groups": lambda facts: _groups(facts, model, checkpoint, config),
         "scale": lambda facts: _stored_scale(facts, checkpoint, config),
     }
+    if checkpoint is not None and checkpoint.index_file:
+        providers["index"] = lambda _: checkpoint
     if config.wants_live:
         from tiecheck.collect.build import build_directory
 

@@ -1,4 +1,4 @@
-"""The typed form of a header entry, in a file of its own since msgspec is imported for large headers only."""
+"""The typed forms of a header entry and of an index, apart since msgspec is imported for large ones only."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ class Entry(msgspec.Struct, gc=False):
     """Shape, row-major."""
     data_offsets: tuple[Count, Count] = (-1, -1)
     """First byte and the byte after the last, from the beginning of the data."""
+
+
+class Index(msgspec.Struct, gc=False):
+    """A `*.index.json`: the names, each with its file."""
+
+    weight_map: dict[str, str]
+    """Name -> file."""

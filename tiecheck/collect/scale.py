@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tiecheck.collect import scale_draw
-from tiecheck.collect.files import inside
+from tiecheck.collect.files import inside, open_regular
 from tiecheck.errors import TargetError
 from tiecheck.facts import Checkpoint, InitScale, StoredTensor, Unknown
 
@@ -158,7 +158,8 @@ class _Files:
         """Some bytes of a tensor, from an offset within it."""
         descriptor = self._open.get(tensor.file)
         if descriptor is None:
-            descriptor = self._open[tensor.file] = os.open(inside(self._root, tensor.file), os.O_RDONLY)
+            path = inside(self._root, tensor.file)
+            descriptor = self._open[tensor.file] = open_regular(path, path)
         data = os.pread(descriptor, size, (tensor.start or 0) + offset)
         if len(data) < size:
             raise EOFError(f"{tensor.file} ends within {tensor.name}")

@@ -66,7 +66,7 @@ def forward(module: nn.Module, tied: torch.Tensor) -> Pass | str:
             trace = HeadTrace(tied)
             with _untouched(module, device), watching(module, trace):
                 output = getattr(module, "_orig_mod", module)(*call[0], **call[1])
-        except Exception as error:  # noqa: BLE001 (whatever a model's forward raises is a reason, not a crash)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
             failure = failure or f"the model's forward raised {type(error).__name__}: {_first_line(error)}"
             continue
         logits = _find_logits(output, vocabulary, trace)
@@ -191,5 +191,5 @@ def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200]

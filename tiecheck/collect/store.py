@@ -41,6 +41,8 @@ class Facts:
                 raise  # the layer was asked for and one `pip install` away: an error of the run, not a skip
             except TiecheckError as error:
                 self._made[name] = Unknown(str(error))
+            except SystemExit:
+                self._made[name] = Unknown("the model's own code ended the process (sys.exit)")
         return self._made[name]
 
     def known(self, name: str) -> Any:

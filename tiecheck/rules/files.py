@@ -35,13 +35,11 @@ class IndexDisagreesWithShards(Rule):
     messages = ("does not appear to have a file named",)
     threads = ("ggml-org/llama.cpp#12456", "huggingface/transformers#46835")
 
-    def check(self, checkpoint: Checkpoint) -> Iterator[Draft | Unknown]:
+    def check(self, index: Checkpoint) -> Iterator[Draft | Unknown]:
         """One finding for the files that are not there, one for each shard that lacks names."""
-        index = checkpoint.index_file
-        if index is None:
-            return
+        checkpoint, file_name = index, index.index_file or ""
         if checkpoint.missing_files:
-            yield self._missing(checkpoint, index)
+            yield self._missing(checkpoint, file_name)
         absent: dict[str, list[str]] = {}
         by_path = {shard.path: shard for shard in checkpoint.shards}
         for name, file in checkpoint.weight_map.items():
@@ -49,7 +47,7 @@ class IndexDisagreesWithShards(Rule):
             if shard is not None and name not in shard.entries:
                 absent.setdefault(file, []).append(name)
         for file, names in sorted(absent.items()):
-            yield self._lacking(checkpoint, index, file, sorted(names))
+            yield self._lacking(checkpoint, file_name, file, sorted(names))
 
     @staticmethod
     def _missing(checkpoint: Checkpoint, index: str) -> Draft:
@@ -60,7 +58,7 @@ class IndexDisagreesWithShards(Rule):
         total = len(set(checkpoint.weight_map.values()))
         return Draft(
             f"{len(files)} of the {total} weight files named by {index} are not here ({shown}); they hold "
-            f"{len(names)} tensors. A loader fails, or leaves those tensors random.",
+            f"{len(names):,} tensors. A loader fails, or leaves those tensors random.",
             tuple(names[:8]),
             (Location(index, None, None, "primary", f"names {shown}"),),
             "Download the missing file again, or save the model anew.",
@@ -88,15 +86,18 @@ class IndexDisagreesWithShards(Rule):
 
         first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         whole = {EMBEDDING: first, HEAD: second}
-        yield Case("a single file", {"checkpoint": checkpoint({"model.safetensors": (EMBEDDING,)})})
-        yield Case("index and shards agree", {"checkpoint": checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)})
+        yield Case("index and shards agree", {"index": checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)})
+        yield Case(
+            "index and three shards agree",
+            {"index": checkpoint({first: (EMBEDDING,), second: (HEAD,), "x": ("n",)}, whole | {"n": "x"})},
+        )
         yield Case(
             "the second shard was not downloaded",
-            {"checkpoint": checkpoint({first: (EMBEDDING,)}, whole, (second,))},
+            {"index": checkpoint({first: (EMBEDDING,)}, whole, (second,))},
             finds=("error",),
         )
         yield Case(
             "the index names a head that its shard lacks",
-            {"checkpoint": checkpoint({first: (EMBEDDING,), second: ("norm.weight",)}, whole)},
+            {"index": checkpoint({first: (EMBEDDING,), second: ("norm.weight",)}, whole)},
             finds=("error",),
         )

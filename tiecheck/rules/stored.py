@@ -65,6 +65,7 @@ class TrainedHeadDiscarded(Rule):
                 (_declaration(group), *_stored(group)),
                 f"If the head was trained on its own, set {_flag_name(group)} to false and keep both tensors. If it is "
                 f"left over from a conversion, delete {lost} from the checkpoint.",
+                severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
                 confidence=_confidence(group),
             )
 
@@ -78,6 +79,8 @@ class TrainedHeadDiscarded(Rule):
         yield Case("both stored and different", {"groups": (separate,)}, finds=("error",))
         tail = separate._replace(comparison=compared(rows_differ=3, first=125))
         yield Case("only the rows of three added tokens differ", {"groups": (tail,)}, finds=("error",))
+        guessed = separate._replace(inferred=True, kind=None)
+        yield Case("the same by names, in a class nobody knows", {"groups": (guessed,)}, finds=("warning",))
         yield Case("tied and stored once", {"groups": (group(),)})
         yield Case(
             "untied on purpose",

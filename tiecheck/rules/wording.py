@@ -26,7 +26,7 @@ def rows(comparison: Comparison) -> str:
         return "their bytes differ"
     of = f"of {comparison.rows:,} rows"
     if comparison.rows_compared < comparison.rows:
-        of = f"of the first {comparison.rows_compared:,} of {comparison.rows:,} rows"
+        return f"{comparison.rows_differ:,} of the {comparison.rows_compared:,} rows compared differ ({of[3:]} in all)"
     tail = comparison.first_row is not None and comparison.last_row == comparison.rows - 1
     if tail and comparison.first_row and comparison.rows_differ == comparison.rows - comparison.first_row:
         return (
