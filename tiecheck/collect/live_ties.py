@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
-
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
 from tiecheck.collect.live_links import memory_links
@@ -25,7 +23,12 @@ def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
         The groups. A registered cycle alone makes no group: each name of one would stand for itself.
     """
     with torch_adapter.quiet():
-        return tuple(sorted(_groups(places, cap)))
+        # By first name alone, which no two groups share: to compare whole records takes longer than to write them.
+        return tuple(sorted(_groups(places, cap), key=_first_name))
+
+
+def _first_name(tie: Tie) -> str:
+    return tie.names[0]
 
 
 def _groups(places: Registrations, cap: int) -> Iterator[Tie]:
@@ -55,12 +58,12 @@ class _Writer:
         self._places = places
         self._cap = cap
         self._looks = torch_adapter.Looks()
-        self._registrations: dict[tuple[type, str], Registration] = {}
+        self._registrations: dict[tuple[type, str], Registration] = {}  # one record for all that look alike
 
     def tie(self, firsts: list[int], kind: Kind, reason: str | None) -> Tie:
         """The tie of the tensors of some first places, which hang together."""
         places, graph = self._places, self._places.graph
-        aliased = graph.aliased()
+        aliased, known = graph.aliased(), self._registrations
         found: list[tuple[str, int, Registration]] = []
         names: list[str] = []
         total: int | None = 0
@@ -75,7 +78,11 @@ class _Writer:
                     own = [graph.path(owner, attribute)]
                     total = None if total is None else total + 1
                 names += own
-                found.append((own[0], place, self._registration(graph.modules[owner], attribute)))
+                key = (type(graph.modules[owner]), attribute)
+                registration = known.get(key)
+                if registration is None:
+                    registration = known[key] = Registration(key[0].__name__, attribute)
+                found.append((own[0], place, registration))
         found.sort()
         names.sort()
         ordered = [places.objects[place] for _, place, _ in found]
@@ -90,11 +97,3 @@ class _Writer:
             tuple([registration for _, _, registration in found]),
             reason or (ENDLESS if total is None else None),
         )
-
-    def _registration(self, module: nn.Module, attribute: str) -> Registration:
-        """Who registers a place; one record for all that look alike."""
-        key = (type(module), attribute)
-        known = self._registrations.get(key)
-        if known is None:
-            known = self._registrations[key] = Registration(key[0].__name__, attribute)
-        return known
