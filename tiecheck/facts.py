@@ -413,6 +413,8 @@ class LiveModel(NamedTuple):
     """`config.tie_word_embeddings` as the class reads it; None where there is no such config."""
     library: str | None
     """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
+    reasons: tuple[str, ...]
+    """Why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
     parameters: int
     """Distinct parameters."""
     names: int | None

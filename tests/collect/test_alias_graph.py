@@ -191,7 +191,7 @@ def tangled_models(draw: st.DrawFn) -> nn.Module:
 
 
 @given(tangled_models())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_cycles_of_any_shape_end(model):
     live = collect_live(model, origin="given")
     assert live.parameters == len(list(model.parameters()))

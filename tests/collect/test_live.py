@@ -549,7 +549,7 @@ def test_scripted_modules():
         def forward(self, x):
             return self.a(self.b(x))
 
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         model = torch.jit.script(Scripted())
     assert [(tie.kind, tie.names) for tie in find_ties(model)] == [("parameter", ("a.weight", "b.weight"))]
 

@@ -30,11 +30,14 @@ def view(start: int, stride_and_size: list[tuple[int, int]], itemsize: int) -> V
     return View("", start, dims_of(shape, [stride for stride, _ in stride_and_size], itemsize))
 
 
-@given(st.integers(0, 40), dims, st.sampled_from([1, 2, 4]), st.integers(0, 40), dims, st.sampled_from([1, 2, 4]))
+rows = st.tuples(st.integers(0, 40), dims, st.sampled_from([1, 2, 4]))
+
+
+@given(rows, rows)
 @settings(max_examples=800, deadline=None)
-def test_two_views_against_their_sets(a_start, a_dims, a_item, b_start, b_dims, b_item):
-    a, b = view(a_start, a_dims, a_item), view(b_start, b_dims, b_item)
-    a_set, b_set = covered(a_start, a_dims, a_item), covered(b_start, b_dims, b_item)
+def test_two_views_against_their_sets(one, other):
+    a, b = view(*one), view(*other)
+    a_set, b_set = covered(*one), covered(*other)
     assert (a.start, a.end) == (min(a_set), max(a_set) + 1)
     assert not a.dense or len(a_set) == a.end - a.start
     assert overlap(a, b) is bool(a_set & b_set)

@@ -34,7 +34,7 @@ class Edge(NamedTuple):
 
 
 class ModuleGraph:
-    """Every module below a root once, in the order of the graph, with every registration of it.
+    """Every module below a root, parents first, with every registration of it.
 
     A registration that closes a cycle is set apart: it makes names endless, but none is written through it.
     """
@@ -53,7 +53,7 @@ class ModuleGraph:
         if not isinstance(root, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not {type(root).__name__}")
         self.modules: list[nn.Module]
-        """Each module once, parents before children."""
+        """Each module once; where `exact` is false, one without tensors below may stand here several times."""
         self.parameters: tuple[list[Tensor], list[int], list[str]]
         """What the modules register as parameters, by which module, under which attribute; three columns."""
         self._parent: list[int]
@@ -348,7 +348,3 @@ class Registrations:
     def tensors(self) -> list[Tensor]:
         """Every distinct tensor, in the order of `firsts`."""
         return [self.objects[place] for place in self.firsts]
-
-    def places(self, first: int) -> list[int]:
-        """Every place of the tensor of a first place."""
-        return self.repeats.get(first) or [first]

@@ -49,6 +49,17 @@ def load_architecture(
     return Architecture(class_name, True, tuple(sorted(ties)), origin, scale)
 
 
+def tried_levels(class_name: str | None, model_type: str | None) -> frozenset[tuple[str, ...]]:
+    """The config levels whose flags were tried on a class when the table was made, the top among them.
+
+    A flag at one of them that is not the deciding one changes nothing; what a flag anywhere else does is not known.
+    """
+    rows = _rows(class_name) if class_name and class_name.isidentifier() else []
+    found = {row[3] for row in rows if model_type is None or model_type in row[0].split(",")}
+    levels = found.pop() if len(found) == 1 else ""
+    return frozenset({(), *(tuple(level.split(".")) for level in levels.split(",") if level)})
+
+
 def table_version() -> str:
     """The transformers version that the table was made from."""
     return _table()[: _table().index(b"\n")].split(b"\t")[2].decode()
@@ -62,7 +73,7 @@ def _table() -> bytes:
 
 
 def _rows(class_name: str) -> list[list[str]]:
-    """Model types, shape keys and head scale of every line of a class."""
+    """Model types, shape keys, head scale and levels of every line of a class."""
     table, wanted, rows = _table(), f"\n{class_name}\t".encode(), []
     start = table.find(wanted)
     while start >= 0:

@@ -6,6 +6,7 @@ code) is judged by names, shapes and config, and each of its groups says so (`in
 
 from typing import Literal, NamedTuple
 
+from tiecheck.collect.architectures import tried_levels
 from tiecheck.facts import Architecture, Checkpoint, Flag, Group, Kind, ModelConfig, StoredTensor, TieSpec, Unknown
 
 Values = Literal["auto", "never", "always"]
@@ -65,10 +66,15 @@ def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec
     odd = next((f for f in written if f.level == spec.level and not isinstance(f.value, bool)), None)
     if odd:
         return _Claim(None, (), None, _odd_value(odd))
-    if flags:
-        where = ".".join((*spec.level, "tie_word_embeddings"))
-        return _Claim(None, (), flags[0], f"{flags[0].dotted} is set and {where}, which decides, is not")
-    return _Claim(spec.silent, (f"default of {owner}",), None, None)
+    by = f"default of {owner}"
+    if config and flags:
+        tried = tried_levels(architecture.class_name, config.model_type)
+        odd = next((f for f in flags if f.level not in tried), None)
+        if odd:
+            where = ".".join((*spec.level, "tie_word_embeddings"))
+            return _Claim(None, (), odd, f"{odd.dotted} is set and {where}, which decides, is not")
+        by = f"{by}, which {flags[0].dotted} does not change"
+    return _Claim(spec.silent, (by,), None, None)
 
 
 def _odd_value(flag: Flag) -> str:
@@ -158,15 +164,29 @@ def _with_stored(
     return _compared(group, checkpoint, tensors, values)
 
 
+WRAPPERS = ("base_layer.", "modules_to_save.", "original_module.", "parametrizations.", "_orig_mod.")
+"""What peft, torch's parametrizations and `torch.compile` put between a layer and its weight."""
+
+
 def _packed(checkpoint: Checkpoint, missing: tuple[str, ...]) -> str | None:
-    """Whether a missing member's module is stored in another form: quantisers write `lm_head.qweight` and scales."""
+    """Whether a missing member is stored in another form: quantisers write `lm_head.qweight` and scales."""
     for name in missing:
-        owner = name.rpartition(".")[0]
-        parts = (n for n in checkpoint.names() if owner and n.startswith(f"{owner}.") and not n.endswith(".bias"))
-        other = min(parts, default=None)
+        owner, _, attribute = name.rpartition(".")
+        start = f"{owner}."
+        inside = (n for n in checkpoint.names() if owner and n.startswith(start))
+        other = min((n for n in inside if _other_form(n.removeprefix(start), attribute)), default=None)
         if other is not None:
             return f"{owner} is stored in another form ({other})"
     return None
+
+
+def _other_form(stored: str, attribute: str) -> bool:
+    """Whether what is stored below a layer can stand for its attribute; the parts of a sub-layer cannot."""
+    if stored.startswith(WRAPPERS):
+        return True
+    if attribute == "weight":
+        return stored.startswith("weight.") or ("." not in stored and stored != "bias")
+    return stored.startswith((f"{attribute}.", f"{attribute}_"))
 
 
 def _compared(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:

@@ -70,6 +70,7 @@ def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
             candidates=said.candidates,
             flag=said.flag,
             library=said.library,
+            reasons=said.reasons,
             parameters=len(places.firsts),
             names=_names_total(places),
         )

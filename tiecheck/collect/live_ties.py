@@ -58,42 +58,53 @@ class _Writer:
         self._places = places
         self._cap = cap
         self._looks = torch_adapter.Looks()
-        self._registrations: dict[tuple[type, str], Registration] = {}  # one record for all that look alike
+        self._aliased = places.graph.aliased()
+        self._modules = places.graph.modules
+        self._registrations: dict[tuple[type, str], Registration] = {}
 
     def tie(self, firsts: list[int], kind: Kind, reason: str | None) -> Tie:
         """The tie of the tensors of some first places, which hang together."""
-        places, graph = self._places, self._places.graph
-        aliased, known = graph.aliased(), self._registrations
-        found: list[tuple[str, int, Registration]] = []
-        names: list[str] = []
+        places, graph, cap = self._places, self._places.graph, self._cap
+        found: list[tuple[str, int]] = []
+        more: list[str] = []
         total: int | None = 0
         for first in firsts:
-            for place in places.places(first):
+            for place in places.repeats.get(first) or (first,):
                 owner, attribute = places.owners[place], places.attributes[place]
-                if owner in aliased:
-                    own = [prefix + attribute for prefix in graph.prefixes(owner, self._cap)]
+                if owner in self._aliased:
+                    own = [prefix + attribute for prefix in graph.prefixes(owner, cap)]
                     paths = graph.paths(owner)
                     total = None if total is None or paths is None else min(total + paths, COUNT_LIMIT)
+                    found.append((own[0], place))
+                    more += own[1:]
                 else:
-                    own = [graph.path(owner, attribute)]
                     total = None if total is None else total + 1
-                names += own
-                key = (type(graph.modules[owner]), attribute)
-                registration = known.get(key)
-                if registration is None:
-                    registration = known[key] = Registration(key[0].__name__, attribute)
-                found.append((own[0], place, registration))
+                    found.append((graph.path(owner, attribute), place))
         found.sort()
-        names.sort()
-        ordered = [places.objects[place] for _, place, _ in found]
-        distinct = ordered[:1] if len(firsts) == 1 else list({id(tensor): tensor for tensor in ordered}.values())
+        names = [name for name, _ in found]
+        if more:
+            names = sorted(names + more)
+        objects = places.objects
+        ordered = [objects[place] for _, place in found]
+        if len(firsts) > 1:
+            ordered = list({id(tensor): tensor for tensor in ordered}.values())
+        else:
+            del ordered[1:]
         return Tie(
-            tuple(names[: self._cap]),
+            tuple(names if len(names) <= cap else names[:cap]),
             total,
             kind,
             *self._looks.of(ordered[0]),
-            found[0][1] >= places.boundary and all(place >= places.boundary for _, place, _ in found),
-            tuple([tensor.requires_grad for tensor in distinct]),
-            tuple([registration for _, _, registration in found]),
+            found[0][1] >= places.boundary and all(place >= places.boundary for _, place in found),
+            tuple([tensor.requires_grad for tensor in ordered]),
+            tuple([self._registration(place) for _, place in found]),
             reason or (ENDLESS if total is None else None),
         )
+
+    def _registration(self, place: int) -> Registration:
+        """Who registers a place; one record for all that look alike."""
+        key = (type(self._modules[self._places.owners[place]]), self._places.attributes[place])
+        known = self._registrations.get(key)
+        if known is None:
+            known = self._registrations[key] = Registration(key[0].__name__, key[1])
+        return known

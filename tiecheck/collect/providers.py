@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.collect.config import read_config
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import Architecture, Checkpoint, Group, LiveModel, ModelConfig, Tie, Unknown
+from tiecheck.facts import TIED, Architecture, Checkpoint, Group, LiveModel, ModelConfig, Tie, Unknown
 from tiecheck.targets import Target
 
 if TYPE_CHECKING:
@@ -99,11 +99,13 @@ def _head_like(shape: tuple[int, ...] | None) -> bool:
 
 
 def _embedding_ties(live: LiveModel) -> list[Tie]:
-    """The live ties that can be embedding and head: a matrix that an embedding of some kind registers."""
+    """The real ties that can be embedding and head: a matrix that an embedding of some kind registers."""
     return [
         tie
         for tie in live.ties
-        if _head_like(tie.shape) and any("embedding" in place.owner.lower() for place in tie.registrations)
+        if tie.kind in TIED
+        and _head_like(tie.shape)
+        and any("embedding" in place.owner.lower() for place in tie.registrations)
     ]
 
 

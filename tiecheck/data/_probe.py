@@ -158,8 +158,10 @@ def _control(tables: dict[str, Groups], tied: Callable[[Groups], bool]) -> tuple
             others.append(Other(tuple(word.split(".")), bits))
     level: Level = ()
     if top[0] == top[1] and others:
-        level, top = others[0].level, nested[".".join(others[0].level)]
-        others = others[1:]
+        (level, bits), *others = others
+        if bits[2:] != bits[:2]:  # the top alone decides nothing, and against the nested flag it does (shieldgemma2)
+            others.append(Other((), "".join("01"[b] for b in top) + bits[:1:-1]))
+        top = nested[".".join(level)]
     return "".join("01"[b] for b in (silent, *top)), level, tuple(others)
 
 

@@ -1,7 +1,7 @@
 """The tie table as text: one line a class, groups shared by many classes stored once.
 
 `tiecheck.collect.architectures` reads it by searching for a line's beginning, so that nothing is parsed but what is
-asked for. A line is `class<TAB>model types<TAB>shapes<TAB>head scale`; a shape is `=hash<TAB>json`.
+asked for. A line is `class<TAB>model types<TAB>shapes<TAB>head scale<TAB>levels`; a shape is `=hash<TAB>json`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Row(NamedTuple):
     """Its groups as JSON, sorted."""
     head_scale: str
     """The tag of what multiplies its logits; empty where it is not known."""
+    levels: str
+    """The nested config levels whose flags were tried, dotted and joined by commas; empty for a class without groups."""
 
 
 def shapes_of(groups: Iterable[Group], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner]) -> tuple[str, ...]:
@@ -94,16 +96,16 @@ def digest(shape: str) -> str:
 
 def render(rows: Iterable[Row], version: str) -> str:
     """The whole table, sorted; the same rows give the same bytes."""
-    merged: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+    merged: dict[tuple[str, tuple[str, ...], str, str], list[str]] = {}
     for row in rows:
-        merged.setdefault((row.class_name, row.shapes, row.head_scale), []).append(row.model_type)
-    shapes = {digest(shape): shape for _, shapes, _ in merged for shape in shapes}
-    distinct = {shape for _, shapes, _ in merged for shape in shapes}
+        merged.setdefault((row.class_name, row.shapes, row.head_scale, row.levels), []).append(row.model_type)
+    distinct = {shape for key in merged for shape in key[1]}
+    shapes = {digest(shape): shape for shape in distinct}
     if len(shapes) != len(distinct):
         raise ValueError("two shapes share a digest: make the digest longer")
     lines = [
-        "\t".join((name, ",".join(sorted(types)), ",".join(map(digest, held)), scale))
-        for (name, held, scale), types in merged.items()
+        "\t".join((name, ",".join(sorted(types)), ",".join(map(digest, held)), scale, levels))
+        for (name, held, scale, levels), types in merged.items()
     ]
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.data.generate; do not edit"
     return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
@@ -116,7 +118,7 @@ def parse(text: str) -> list[Row]:
     rows = []
     for name, *rest in lines:
         if not name.startswith("="):
-            types, held, scale = rest
+            types, held, scale, levels = rest
             found = tuple(shapes[key] for key in held.split(",") if key)
-            rows += [Row(name, model_type, found, scale) for model_type in types.split(",")]
+            rows += [Row(name, model_type, found, scale, levels) for model_type in types.split(",")]
     return sorted(rows)

@@ -24,13 +24,13 @@ def row_of(candidate: Candidate) -> Row:
     model_class, config_class = resolve(candidate)
     groups, asked = probe(model_class, config_class)
     if not groups:
-        return Row(candidate.class_name, candidate.model_type, (), "")
+        return Row(candidate.class_name, candidate.model_type, (), "", "")
     speller = Speller(asked.model)
     spellings = {name: speller.spellings(name) for group in groups for name in group.names}
     tag = head_scale_tag(asked.model, config_class, asked.full, {name for group in groups for name in group.names})
-    return Row(
-        candidate.class_name, candidate.model_type, shapes_of(groups, spellings, inner_models(asked, groups)), tag
-    )
+    shapes = shapes_of(groups, spellings, inner_models(asked, groups))
+    tried = ",".join(".".join(level) for level in asked.nested)
+    return Row(candidate.class_name, candidate.model_type, shapes, tag, tried)
 
 
 def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str]]:

@@ -131,6 +131,8 @@ def _state(tie: TieEntry) -> str:
         parts.append(f"declared {'tied' if tie.declared else 'untied'}{by}")
     if tie.stored == "absent" and tie.stored_names:
         parts.append(f"stored once, as {tie.stored_names[0]}")
+    elif tie.stored == "absent":
+        parts.append("no member stored under a name that is known")
     elif tie.stored:
         words = {
             "copy": "with equal bytes",

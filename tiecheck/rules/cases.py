@@ -129,6 +129,7 @@ def live(**changes: Any) -> LiveModel:
         candidates=(PAIR,),
         flag=True,
         library="transformers 5.23.0",
+        reasons=(),
         parameters=10,
         names=11,
     )

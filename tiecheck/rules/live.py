@@ -57,6 +57,8 @@ class DeclaredTieNotApplied(Rule):
 
     def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
         """Declared groups that are copies or separate."""
+        for reason in live.reasons:
+            yield Unknown(reason)
         for claim in live.declared:
             if claim.kind not in ("copy", "separate"):
                 continue
@@ -84,6 +86,8 @@ class DeclaredTieNotApplied(Rule):
         yield Case(
             "placeholders whose identity cannot be told", {"live": live(ties=(), declared=(declared("unknown"),))}
         )
+        unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
+        yield Case("a declaration that cannot be read", {"live": unread}, unknown=True)
         yield Case("nothing declared", {"live": live(ties=(), declared=())})
 
 
