@@ -113,6 +113,8 @@ def _judge(members: Sequence[Member]) -> Verdict:
     links = memory_links(distinct)
     named = [(link.kind, tuple(sorted(m.name for i in link.members for m in held[id(distinct[i])]))) for link in links]
     missing = [member.why for member in members if member.why is not None]
+    kind: Kind
+    reason: str | None
     if missing:
         kind, reason = "absent", "; ".join(missing)
     elif len(distinct) == 1:
