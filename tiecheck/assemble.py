@@ -48,7 +48,8 @@ def _take(items: list[T], names: tuple[str, ...]) -> T | None:
 
 def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_live: bool) -> TieEntry:
     tensor = group.tensors[0] if group.tensors else None
-    kind: Kind | None = tie.kind if tie else claim.kind if claim else None
+    whole = tie if tie and set(group.names) <= set(tie.names) else None  # a tie of some members is no tie of the group
+    kind: Kind | None = whole.kind if whole else claim.kind if claim else None
     kind_from: Literal["live", "table"] | None = "live" if kind else None
     if kind is None and group.kind is not None and not has_live:
         kind, kind_from = group.kind, "table"
@@ -56,7 +57,7 @@ def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_li
     by = tuple(sorted({*group.declared_by, *(claim.by if claim else ())}))
     return TieEntry(
         names=names,
-        names_total=tie.names_total if tie else len(names),
+        names_total=whole.names_total if whole else len(names),
         kind=kind,
         kind_from=kind_from,
         stored=group.stored,

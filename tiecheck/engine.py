@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from tiecheck.rules.base import Draft, Rule
 
 
+TIES = frozenset({"groups", "live"})
+"""The facts that are the ties themselves."""
+
+
 class _Outcome(NamedTuple):
     """What the rules of one target have said so far."""
 
@@ -41,6 +45,8 @@ class _Outcome(NamedTuple):
     skips: list[Skip]
     errors: list[Error]
     ran: list[str]
+    unclear: list[str]
+    """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
 
 
 def run(targets: Iterable[str], config: Config) -> Report:
@@ -107,7 +113,7 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
     from tiecheck.assemble import alias_entries, tie_entries
 
-    outcome = _Outcome([], [], [], [])
+    outcome = _Outcome([], [], [], [], [])
     for rule in select(config.select, config.ignore, facts):
         if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome)
@@ -149,6 +155,8 @@ def _apply(rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome) ->
     outcome.findings.extend(_finding(rule, answer, target) for answer in answers if not isinstance(answer, Unknown))
     if not reasons:
         outcome.ran.append(rule.code)
+    elif rule.severity == "error" and TIES & values.keys():
+        outcome.unclear.append(rule.code)
 
 
 def _finding(rule: type[Rule], draft: Draft, target: Target) -> Finding:
@@ -195,8 +203,8 @@ def _status(outcome: _Outcome, facts: Facts, config: Config) -> Status:
         return "error"
     if at_least(outcome.findings, config.fail_on):
         return "fail"
-    blind = any(isinstance(facts.get(name), Unknown) for name in ("groups", "live") if name in facts)
-    return "unknown" if blind or not outcome.ran else "pass"
+    blind = any(isinstance(facts.get(name), Unknown) for name in TIES if name in facts)
+    return "unknown" if blind or outcome.unclear or not outcome.ran else "pass"
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:

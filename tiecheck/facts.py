@@ -392,6 +392,8 @@ class DeclaredTie(NamedTuple):
     """What limits the kind (`on meta: bytes cannot be read`)."""
     parts: tuple[tuple[str, ...], ...]
     """The members split into those that are really one parameter, largest part first."""
+    stored: Kind | None = None
+    """How the checkpoint that the model was loaded from stores the group; None where none was loaded."""
 
 
 class LiveModel(NamedTuple):

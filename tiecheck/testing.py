@@ -41,6 +41,7 @@ def assert_tied(model: nn.Module, *names: str, kind: Kind = "parameter") -> None
     Raises:
         AssertionError: If they hang together more weakly, with what was found and what to change.
         AttributeError: If the model has no such name, as torch 2.13 `get_parameter` raises it; with close matches.
+        TypeError: If `model` is no module.
         ValueError: If fewer than two names are given, or no kind of that name can be wanted.
     """
     __tracebackhide__ = True
@@ -86,8 +87,7 @@ def assert_not_tied(model: nn.Module, *names: str) -> None:
             f"tied: {_listed(group)}\n"
             f"  found {found}: {meaning}\n"
             f"{_members([m for m in members if m.name in group])}\n"
-            f"  to part them, give one its own memory: {_place(group[0])} = "
-            f"torch.nn.Parameter({_place(group[0])}.detach().clone())"
+            f"  {_parting(found, group[0])}"
         )
 
 
@@ -96,6 +96,8 @@ def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdi
     from tiecheck.collect.live_declared import judge, look_up
 
     __tracebackhide__ = True
+    if not hasattr(model, "named_parameters"):
+        raise TypeError(f"a torch.nn.Module is wanted, not a {type(model).__name__}")
     if len(set(names)) < 2:  # a tie has two ends
         raise ValueError("two or more different names are wanted")
     members = [look_up(model, name) for name in dict.fromkeys(names)]
@@ -143,6 +145,16 @@ def _cure(model: nn.Module, members: list[Member], kind: Kind) -> str:
         return f"to tie them as a module, register one module under both names, not two that share `{source}`"
     first = "call model.tie_weights() after loading and wrapping, or " if hasattr(model, "tie_weights") else ""
     return f"to tie them, {first}assign after loading, moving and wrapping: {_place(target)} = {_place(source)}"
+
+
+def _parting(found: Kind, name: str) -> str:
+    """What gives one member memory of its own."""
+    if found == "module":
+        owner = _place(name.rpartition(".")[0])
+        return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"
+    return (
+        f"to part them, give one its own memory: {_place(name)} = torch.nn.Parameter({_place(name)}.detach().clone())"
+    )
 
 
 def _place(name: str) -> str:

@@ -91,9 +91,9 @@ def test_paths_agree_with_torch(model):
 def test_a_chain_of_64_doublings():
     model = chain(64)
     find_ties(chain(2))
-    start = time.perf_counter()
+    start = time.process_time()
     ties = find_ties(model)
-    assert time.perf_counter() - start < 0.5  # 1 ms; the bound is for a busy machine
+    assert time.process_time() - start < 0.5  # 1 ms; the bound is for a busy machine
     assert [tie.names_total for tie in ties] == [2**64, 2**64]
     assert [len(tie.names) for tie in ties] == [32, 32]
     assert ties[0].names[0] == "a." * 64 + "bias"
@@ -103,9 +103,9 @@ def test_a_chain_of_64_doublings():
 
 def test_a_chain_of_a_hundred_thousand_doublings():
     model = chain(100_000)
-    start = time.perf_counter()
+    start = time.process_time()
     live = collect_live(model, origin="given")
-    assert time.perf_counter() - start < 20  # 1.5 s; the bound is for a busy machine
+    assert time.process_time() - start < 20  # 1.5 s; the bound is for a busy machine
     assert [tie.names_total for tie in live.ties] == [COUNT_LIMIT, COUNT_LIMIT]
     assert live.aliases[0].paths == ("a", "b")
     take_apart(model)

@@ -210,9 +210,9 @@ def test_reading_is_fast_and_light():
 
 
 def _timed():
-    start = time.perf_counter()
+    start = time.process_time()
     load_architecture("Gemma3ForConditionalGeneration", "gemma3")
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_importing_the_reader_loads_nothing_heavy():

@@ -42,9 +42,9 @@ FAILING = {
     "does not compile": ("def make(:\n    pass", r"importing .*m\.py raised SyntaxError: .*\(m\.py, line 1\)"),
     "is no text": ("\0", r"importing .*m\.py raised (SyntaxError|ValueError)"),
     "imports what is not there": ("import not_there_at_all", "raised ModuleNotFoundError: No module named 'not_there_"),
-    "returns a number": ("def make():\n    return 3", "gives a int, not a torch.nn.Module"),
-    "returns nothing": ("def make():\n    pass", "gives a NoneType, not a torch.nn.Module"),
-    "is a number": ("make = 3", "gives a int, not a torch.nn.Module"),
+    "returns a number": ("def make():\n    return 3", "gives an object of type int, not a torch.nn.Module"),
+    "returns nothing": ("def make():\n    pass", "gives an object of type NoneType, not a torch.nn.Module"),
+    "is a number": ("make = 3", "gives an object of type int, not a torch.nn.Module"),
     "is not there": ("maker = 3", r"m\.py has no 'make'; did you mean maker\?"),
     "needs arguments": (
         "from torch import nn\nclass make(nn.Module):\n    def __init__(self, width):\n        super().__init__()",
@@ -173,7 +173,7 @@ class TestDirectory:
         ("source", "says"),
         [
             ("import sys\nsys.exit(0)", "raised SystemExit: 0"),
-            ("raise ValueError('no\\nway')", "raised ValueError: no$"),
+            ("raise ValueError('no\\nway')", "raised ValueError: no way$"),
             ("Odd = 3", "raised|is no model class"),
         ],
     )

@@ -276,9 +276,9 @@ def test_many_entries_take_no_time_of_note(tmp_path: Path) -> None:
         path.write_bytes(file_of(name))
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size + count * 16)
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert len(read_shard(str(path), "it").entries) == count
-        assert time.perf_counter() - begin < 5
+        assert time.process_time() - begin < 5
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -400,10 +400,10 @@ class TestIndex:
     def test_million_names_take_seconds(self, tmp_path: Path) -> None:
         names = {f"layers.{i // 1000}.experts.{i % 1000}.w.weight": f"m-{i % 20}.safetensors" for i in range(300_000)}
         write_index(tmp_path, names)
-        begin = time.perf_counter()
+        begin = time.process_time()
         checkpoint = read(tmp_path)
         assert sum(1 for _ in checkpoint.names()) == 300_000
-        assert time.perf_counter() - begin < 6
+        assert time.process_time() - begin < 6
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -132,16 +132,16 @@ class TestFlags:
 
     def test_config_with_very_many_flags_is_refused_soon(self) -> None:
         text = "{" + ",".join(f'"{i}": {{"{KEY}": true}}' for i in range(FLAG_LIMIT + 1)) + "}"
-        begin = time.perf_counter()
+        begin = time.process_time()
         with pytest.raises(TargetError, match="more than 10,000 times"):
             flags(text)
-        assert time.perf_counter() - begin < 5
+        assert time.process_time() - begin < 5
 
     def test_long_strings_do_not_slow_the_search(self) -> None:
         text = json.dumps({"template": '\\"{' * 1_000_000, KEY: True})
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert len(flags(text)) == 1
-        assert time.perf_counter() - begin < 5
+        assert time.process_time() - begin < 5
 
 
 JSON = st.recursive(

@@ -60,7 +60,7 @@ def test_names_of_public_code_are_known(embedding: str, head: str) -> None:
 
 @pytest.mark.parametrize("name", ["lm_head.weight\n", "lm_head.weights", "xlm_head.weight", "lm_head", "weight", ""])
 def test_name_that_is_only_like_a_head_is_none(name: str) -> None:
-    assert "only wte.weight is stored" in why(guess_groups(config(), checkpoint("wte.weight", name)))
+    assert "by name only wte.weight can be a member" in why(guess_groups(config(), checkpoint("wte.weight", name)))
 
 
 class TestUnknown:
@@ -72,14 +72,14 @@ class TestUnknown:
         assert "more than one embedding or head is possible" in why(found)
 
     def test_member_alone_without_a_flag(self) -> None:
-        assert "only wte.weight is stored" in why(guess_groups(config(), checkpoint("wte.weight")))
+        assert "by name only wte.weight can be a member" in why(guess_groups(config(), checkpoint("wte.weight")))
 
     def test_member_alone_and_the_flag_false(self) -> None:
-        assert "only wte.weight is stored" in why(guess_groups(config(False), checkpoint("wte.weight")))
+        assert "by name only wte.weight can be a member" in why(guess_groups(config(False), checkpoint("wte.weight")))
 
     def test_output_of_a_layer_is_no_head(self) -> None:
         names = ("wte.weight", "blocks.0.ff_out.weight", "blocks.11.ff_out.weight")
-        assert "only wte.weight is stored" in why(guess_groups(config(), checkpoint(*names)))
+        assert "by name only wte.weight can be a member" in why(guess_groups(config(), checkpoint(*names)))
 
     def test_matrix_with_fewer_rows_than_tokens_is_none(self) -> None:
         found = guess_groups(config(vocab_size=9), checkpoint("wte.weight", "head.weight"))
@@ -87,11 +87,11 @@ class TestUnknown:
 
     def test_classifier_of_fewer_rows_is_no_head(self) -> None:
         found = guess_groups(config(), checkpoint("wte.weight", "head.weight", head_weight=[2, 4]))
-        assert "only wte.weight is stored" in why(found)
+        assert "by name only wte.weight can be a member" in why(found)
 
     def test_convolution_is_no_embedding(self) -> None:
         found = guess_groups(config(), checkpoint("embed.weight", "head.weight", embed_weight=[8, 3, 4, 4]))
-        assert "only head.weight is stored" in why(found)
+        assert "by name only head.weight can be a member" in why(found)
 
 
 class TestDeclared:
@@ -119,9 +119,11 @@ class TestDeclared:
         assert (group.declared, group.declared_by) == (None, ())
 
 
-def test_very_many_candidates_take_no_time_of_note() -> None:
-    count = 100_000
-    names = [f"{kind}{i}.{last}.weight" for i in range(count) for kind, last in (("a", "embed"), ("b", "head"))]
-    begin = time.perf_counter()
-    assert "more than one" in why(guess_groups(config(), checkpoint(*names)))
-    assert time.perf_counter() - begin < 5
+def test_very_many_candidates_cost_no_more_than_in_proportion() -> None:
+    def seconds(count: int) -> float:
+        names = [f"{kind}{i}.{last}.weight" for i in range(count) for kind, last in (("a", "embed"), ("b", "head"))]
+        begin = time.process_time()
+        assert "more than one" in why(guess_groups(config(), checkpoint(*names)))
+        return time.process_time() - begin
+
+    assert seconds(20_000) < 40 * max(seconds(2_000), 0.005), "ten times the names; a square would be a hundred"

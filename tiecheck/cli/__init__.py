@@ -34,7 +34,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """A command's name wins; else a path or an option means `check`; else it is a misspelt command."""
         first = args[0]
-        if first in COMMANDS or not _is_target(first):
+        typo = not _is_target(first) and not any(os.path.lexists(word) for word in args[1:])
+        if first in COMMANDS or typo:
             try:
                 return super().resolve_command(ctx, args)
             except click.UsageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,21 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:
         outputs = parse_outputs(formats, options["output_file"])
-        report = run(targets, config)
+        with _aside(config, targets):
+            report = run(targets, config)
         _write(report, outputs, style)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
+
+
+def _aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
+    """Standard output turned aside where code that is not ours may run, since it may print."""
+    if not config.wants_live and not any(":" in text for text in targets):
+        return contextlib.nullcontext()
+    from tiecheck.cli.quiet import quiet
+
+    return quiet()
 
 
 def _write(report: Report, outputs: tuple[Output, ...], style: Style) -> None:

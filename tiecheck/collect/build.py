@@ -61,8 +61,7 @@ def build_directory(
         from tiecheck.collect.transformers_loading import build_pretrained
     except ImportError as error:
         raise MissingExtraError("Building the class", "live") from error
-    with quiet():
-        return build_pretrained(root, model, load=config.load, trust=config.trust_remote_code)
+    return build_pretrained(root, model, load=config.load, trust=config.trust_remote_code)
 
 
 def build_attribute(target: Target) -> nn.Module:
@@ -78,13 +77,15 @@ def build_attribute(target: Target) -> nn.Module:
         from torch import nn
     except ImportError as error:
         raise MissingExtraError("Building a model", "live") from error
-    with quiet(), _on_path(_folder(target)):
+    with _on_path(_folder(target)):
         value = _attribute(target)
         if not isinstance(value, nn.Module) and callable(value):
             with _told(f"{target.text}: calling it", target.path):
                 value = value()
     if not isinstance(value, nn.Module):
-        raise TargetError(f"{target.text} gives a {type(value).__name__}, not a torch.nn.Module", target.path)
+        raise TargetError(
+            f"{target.text} gives an object of type {type(value).__name__}, not a torch.nn.Module", target.path
+        )
     return value
 
 
@@ -157,21 +158,3 @@ def _on_path(directory: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(directory)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Standard output carries the report alone: what the built code prints goes to standard error.
-
-    The descriptor is turned as well, for what is written past `sys.stdout` (C code, child processes).
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed stream, or one that is no file
-            sys.stdout.flush()
-        with contextlib.suppress(OSError):
-            saved = os.dup(1)
-            stack.callback(os.close, saved)
-            os.dup2(2, 1)
-            stack.callback(os.dup2, saved, 1)
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        yield

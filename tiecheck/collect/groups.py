@@ -37,8 +37,14 @@ def build_groups(
         nor the names tell.
     """
     if architecture.known:
-        groups = [_from_table(config, architecture, spec, checkpoint, values) for spec in architecture.ties]
-        return tuple(sorted((g for g in groups if g is not None), key=lambda g: g.names))
+        found = [_from_table(config, architecture, spec, checkpoint, values) for spec in architecture.ties]
+        groups = [group for group in found if group is not None]
+        if found and not groups:  # another text model inside than those the table has names for
+            return Unknown(
+                f"the ties of {architecture.class_name} depend on the models it is made of, and the names that "
+                f"{architecture.origin} gives them are not in this checkpoint; --live builds the class"
+            )
+        return tuple(sorted(groups, key=lambda g: g.names))
     if checkpoint is None:
         return Unknown(f"{architecture.origin}, and there are no weights to tell from")
     from tiecheck.collect.guess import guess_groups
@@ -113,9 +119,11 @@ def _from_table(
         return group
     pairs = _stored_pairs(spec, checkpoint)
     if not spec.exact and len(pairs) < len(spec.names):
-        # One name a layer: the default config's names need not be this model's.
+        # One name a layer, or another text model inside: the default config's names need not be this model's.
         if not pairs:
             return None
+        if not any(part.isdigit() for name in spec.names for part in name.split(".")):
+            group = group._replace(kind=None, declared=None, declared_by=())  # whether there is such a group at all
         return group._replace(
             stored="unknown",
             stored_names=tuple(sorted(stored for _, stored in pairs)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.collect.config import read_config
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import TIED, Architecture, Checkpoint, Group, LiveModel, ModelConfig, Tie, Unknown
+from tiecheck.facts import TIED, Architecture, Checkpoint, Group, Kind, LiveModel, ModelConfig, Tie, Unknown
 from tiecheck.targets import Target
 
 if TYPE_CHECKING:
@@ -29,23 +29,8 @@ def facts_of(target: Target, config: Config) -> Facts:
     if target.type == "module":
         from tiecheck.collect.build import build_attribute
 
-        return _aside(module_facts(build_attribute(target), config))
-    facts = _checkpoint_facts(target, config)
-    return _aside(facts) if config.wants_live else facts
-
-
-def _aside(facts: Facts) -> Facts:
-    """The same facts, made with standard output turned aside: a model's own code runs in some, and may print."""
-    from tiecheck.collect.build import quiet
-
-    def turned(name: str) -> Callable[[Facts], Any]:
-        def make(_: Facts) -> Any:
-            with quiet():
-                return facts.get(name)
-
-        return make
-
-    return Facts({name: turned(name) for name in facts})
+        return module_facts(build_attribute(target), config)
+    return _checkpoint_facts(target, config)
 
 
 def _checkpoint_facts(target: Target, config: Config) -> Facts:
@@ -113,7 +98,7 @@ def _architecture(model: ModelConfig | None) -> Architecture:
     from tiecheck.collect.architectures import load_architecture
 
     if model is None:
-        return load_architecture(None, None)
+        return Architecture(None, False, (), "there is no config.json that names the class", None)
     if model.remote_code:
         return Architecture(
             model.class_name, False, (), f"{model.class_name} is the directory's own code, which was not run", None
@@ -128,7 +113,7 @@ def _groups(
     from tiecheck.collect.groups import build_groups
 
     if checkpoint is None:
-        return Unknown("there are no weights in the directory")
+        return Unknown("there are no weights of a whole model in the directory (an adapter is not judged yet)")
     return build_groups(model, facts.get("architecture"), checkpoint, config.values)
 
 
@@ -157,7 +142,18 @@ def _live(facts: Facts) -> LiveModel | Unknown:
         return built
     from tiecheck.collect.live import collect_live
 
-    return collect_live(built.module, origin=built.origin)
+    live = collect_live(built.module, origin=built.origin)
+    groups: tuple[Group, ...] | Unknown = facts.get("groups")
+    if built.origin != "loaded" or isinstance(groups, Unknown):
+        return live
+    return live._replace(
+        declared=tuple(claim._replace(stored=_stored_kind(claim.names, groups)) for claim in live.declared)
+    )
+
+
+def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | None:
+    """How the checkpoint stores the group that some live names belong to."""
+    return next((g.stored for g in groups if not set(names).isdisjoint(g.names)), None)
 
 
 def _built_scale(facts: Facts, checkpoint: Checkpoint | None) -> Any:

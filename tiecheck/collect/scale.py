@@ -20,7 +20,7 @@ from tiecheck.facts import Checkpoint, InitScale, StoredTensor, Unknown
 HARMLESS = 1.5
 """Predicted deviation of the logits below which there is nothing to say."""
 
-NO_NORM = "no normalisation layer tells whether the model is trained"
+NO_NORM = "no normalisation layer was recognised that could tell whether the model is trained"
 _ZEROS = "the normalisation weights are all zero: an untrained model of a class that adds one to them, or broken"
 _NO_SCALE = "what the class multiplies its logits by is not known"
 

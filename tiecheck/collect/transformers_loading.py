@@ -58,7 +58,7 @@ def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
         references = [v for k, v in auto_map.items() if isinstance(v, str) and k.startswith("AutoModel")]
-        wanted = [r for r in references if r.rpartition(".")[2] == model.class_name] or references
+        wanted = [r for r in references if model.class_name in (None, r.rpartition(".")[2])]
         # `org/name--file.Class` names code in another repository: fetching it was not asked for.
         local = [r for r in wanted if "--" not in r]
         return get_class_from_dynamic_module(local[0], root, local_files_only=True) if local else None
@@ -73,8 +73,8 @@ def _is_model_class(value: Any) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else "no message"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or "no message"  # the first line often ends in a colon
 
 
 @contextlib.contextmanager

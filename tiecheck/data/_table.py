@@ -33,7 +33,7 @@ class Row(NamedTuple):
     head_scale: str
     """The tag of what multiplies its logits; empty where it is not known."""
     levels: str
-    """The nested config levels whose flags were tried, dotted and joined by commas; empty for a class without groups."""
+    """The nested config levels whose flags were tried, dotted, joined by commas; empty for a class without groups."""
 
 
 def shapes_of(groups: Iterable[Group], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner]) -> tuple[str, ...]:

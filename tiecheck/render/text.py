@@ -125,7 +125,8 @@ def _state(tie: TieEntry) -> str:
     """One group in a line: kind, who declares it, how it is stored."""
     parts = []
     if tie.kind:
-        parts.append(f"{tie.kind} ({'live' if tie.kind_from == 'live' else 'as the class builds it'})")
+        meaning = "" if tie.kind in TIED or tie.kind_from != "live" else ", not tied"
+        parts.append(f"{tie.kind} ({'live' if tie.kind_from == 'live' else 'as the class builds it'}){meaning}")
     if tie.declared is not None:
         by = f" by {tie.declared_by[0]}" if tie.declared_by else ""
         parts.append(f"declared {'tied' if tie.declared else 'untied'}{by}")

@@ -67,14 +67,18 @@ class IndexDisagreesWithShards(Rule):
     @staticmethod
     def _lacking(checkpoint: Checkpoint, index: str, file: str, names: list[str]) -> Draft:
         elsewhere = [n for n in names if checkpoint.shard_of(n)]
-        where = "they lie in another shard" if len(elsewhere) == len(names) else "no shard holds them"
+        it = "it lies" if len(names) == 1 else "they lie"
+        pronoun = "it" if len(names) == 1 else "them"
+        where = f"{it} in another shard" if len(elsewhere) == len(names) else f"no shard holds {pronoun}"
         shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
         return Draft(
             f"{index} says that {file} holds {shown}, and its header does not; {where}.",
             tuple(names[:8]),
             (
-                Location(index, None, None, "primary", f"puts {len(names)} names in {file}"),
-                Location(file, None, None, "related", "its header lacks them"),
+                Location(
+                    index, None, None, "primary", f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"
+                ),
+                Location(file, None, None, "related", f"its header lacks {pronoun}"),
             ),
             "Save the model anew, so that index and shards are written together.",
         )

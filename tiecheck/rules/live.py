@@ -35,9 +35,10 @@ class DeclaredTieNotApplied(Rule):
     until the first step, and so passes every test before it.
 
     ## How to mend it
-    Call `model.tie_weights()` after whatever replaced the parameter (`load_state_dict(assign=True)`, `to_empty`,
-    a hand-written loader, a wrapper), and before the optimizer or a sharding wrapper is made. If the model is
-    meant to be untied, set `config.tie_word_embeddings` to false.
+    Find out first which values are right: `tie_weights()` keeps the source's and drops the others, which would
+    destroy a head that was trained on its own. Then call it after whatever replaced the parameter
+    (`load_state_dict(assign=True)`, `to_empty`, a hand-written loader, a wrapper), and before the optimizer or a
+    sharding wrapper is made. If the model is meant to be untied, set `config.tie_word_embeddings` to false.
     """
 
     code = "TIE301"
@@ -60,15 +61,16 @@ class DeclaredTieNotApplied(Rule):
         for reason in live.reasons:
             yield Unknown(reason)
         for claim in live.declared:
-            if claim.kind not in ("copy", "separate"):
-                continue
+            if claim.kind not in ("copy", "separate") or claim.stored == "separate":
+                continue  # a loader that keeps apart what is stored apart is right; the checkpoint is TIE101's matter
             yield Draft(
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
                 (Location(live.class_name, None, None, "primary", _parts(claim)),),
-                "Call model.tie_weights() after whatever replaced the parameter, and before the optimizer is made; if "
-                "it is meant to be untied, set config.tie_word_embeddings to false.",
+                f"Make sure first which values are right: model.tie_weights() keeps those of {claim.source} and drops "
+                "the others. Call it after whatever replaced the parameter, and before the optimizer is made. If the "
+                "model is meant to be untied, set config.tie_word_embeddings to false.",
             )
 
     @staticmethod
@@ -88,6 +90,12 @@ class DeclaredTieNotApplied(Rule):
         )
         unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
         yield Case("a declaration that cannot be read", {"live": unread}, unknown=True)
+        kept = declared("separate", stored="separate")
+        yield Case("loaded as it is stored: two different tensors", {"live": live(ties=(), declared=(kept,))})
+        random = declared("separate", stored="absent")
+        yield Case(
+            "loaded from one tensor, and not tied", {"live": live(ties=(), declared=(random,))}, finds=("error",)
+        )
         yield Case("nothing declared", {"live": live(ties=(), declared=())})
 
 
@@ -150,8 +158,8 @@ class StorageOnlyTie(Rule):
         mend = (
             "Remove the weight_norm, or tie after it in forward."
             if normed
-            else f"Share the object: assign {tie.names[-1]} itself to the other name, not its .data or a new Parameter "
-            "of it."
+            else f"Share the object: model.{tie.names[0]} = model.{tie.names[-1]}, not its .data or a new Parameter of "
+            "it. Where one is the other transposed, keep one and write x @ weight in forward."
         )
         return Draft(
             f"{what}. {cost}",

@@ -53,6 +53,9 @@ class TrainedHeadDiscarded(Rule):
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored bytes differ."""
         for group in groups:
+            yield from _uncompared(group, tied=True)
+            if group.declared is None and not group.inferred and group.stored == "separate":
+                yield Unknown(f"the stored values differ, and who decides is not clear: {group.reason}")
             if not _tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
                 continue
             kept = group.source if group.source in group.names else group.names[-1]
@@ -91,7 +94,9 @@ class TrainedHeadDiscarded(Rule):
         shapes = separate._replace(comparison=None, reason="the members differ in shape or dtype")
         yield Case("different shapes are another rule's matter", {"groups": (shapes,)})
         unread = separate._replace(stored="unknown", comparison=None, reason="not read")
-        yield Case("bytes that were not read", {"groups": (unread,)})
+        yield Case("bytes that were not read", {"groups": (unread,)}, unknown=True)
+        unclear = separate._replace(declared=None, reason="two flags disagree")
+        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
 
 
 class TiedMemberLost(Rule):
@@ -133,9 +138,16 @@ class TiedMemberLost(Rule):
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as untied of which a member is not stored."""
         for group in groups:
-            if group.declared is not False or group.inferred or not group.missing or not group.stored_names:
+            if group.inferred or not group.missing or group.stored == "unknown":
                 continue
-            if group.stored == "unknown":
+            if not group.stored_names:
+                yield Unknown(
+                    f"none of {listed(group.names)} is stored under a name that is known (another class's checkpoint, "
+                    "or names with a prefix?)"
+                )
+            elif group.declared is None:
+                yield Unknown(f"{listed(group.missing)}: not stored, and who decides is not clear: {group.reason}")
+            if group.declared is not False or not group.stored_names:
                 continue
             lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
@@ -169,7 +181,9 @@ class TiedMemberLost(Rule):
         forced = group(stored=(EMBEDDING,))._replace(flag=flag(False), forced=True)
         yield Case("T5's false: the class ties all the same", {"groups": (forced,)})
         unclear = group()._replace(declared=None, declared_by=(), reason="the flags are at other levels")
-        yield Case("nobody knows which flag decides", {"groups": (unclear,)})
+        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
+        prefixed = group(stored=())
+        yield Case("every name has a prefix that nobody knows", {"groups": (prefixed,)}, unknown=True)
         packed = group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
         yield Case("the head is stored quantised, under other names", {"groups": (packed,)})
         yield Case("a class without a head", {"groups": ()})
@@ -213,6 +227,7 @@ class RedundantTiedCopy(Rule):
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored members are equal."""
         for group in groups:
+            yield from _uncompared(group, tied=True)
             if not _tied_by_intent(group) or group.stored != "copy":
                 continue
             kept = group.source if group.source in group.stored_names else group.stored_names[0]
@@ -238,6 +253,68 @@ class RedundantTiedCopy(Rule):
         yield Case("stored once", {"groups": (group(),)})
         yield Case("a pickle keeps the sharing", {"groups": (both._replace(stored="storage", comparison=None),)})
         yield Case("untied and equal is another rule's matter", {"groups": (both._replace(declared=False),)})
+
+
+class TiedShapeMismatch(Rule):
+    """The group is declared as tied, and its members are stored in different shapes or dtypes.
+
+    ## What it does
+    Finds groups that the class ties as whole tensors and whose stored members differ in shape (an error) or only in
+    dtype (a warning).
+
+    ## Why it is bad
+    One tensor has one shape. transformers 5 refuses to load members of different shapes ("size mismatch"); other
+    loaders keep the first and drop the rest, or read past the vocabulary. The usual causes are rows that padding
+    or added tokens gave to one side only, and a draft model's smaller vocabulary under a flag that is true. With
+    different dtypes the loader casts before it compares, so that the dtype you ask for decides whether it ties.
+
+    ## How to mend it
+    Give both members the same rows: resize with `model.resize_token_embeddings(n)` and save again, or trim the
+    padding on both sides. If the two are meant to differ, set `tie_word_embeddings` to false.
+    """
+
+    code = "TIE108"
+    name = "tied-shape-mismatch"
+    summary = "declared tied, stored in different shapes or dtypes: the loader fails or mixes them up"
+    severity = "error"
+    confidence = "high"
+    messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")
+    threads = ("sgl-project/SpecForge#139", "NVIDIA-NeMo/Megatron-Bridge#625", "huggingface/transformers#46835")
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+        """Groups declared as tied whose members cannot be one tensor."""
+        for group in groups:
+            if not _tied_by_intent(group) or group.inferred or len(group.tensors) < 2:
+                continue
+            shapes = {tensor.shape for tensor in group.tensors}
+            dtypes = {tensor.dtype for tensor in group.tensors}
+            if len(shapes) == len(dtypes) == 1:
+                continue
+            what = "shapes" if len(shapes) > 1 else "dtypes"
+            forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
+            yield Draft(
+                f"{_who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
+                f"{forms}. " + ("transformers 5 refuses to load them." if len(shapes) > 1 else _CAST),
+                group.stored_names,
+                (*_stored(group, primary=True), _declaration(group, "related")),
+                f"Give all members the same {what} and save again; if they are meant to differ, set "
+                f"{_flag_name(group)} to false.",
+                severity=None if len(shapes) > 1 else "warning",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Padding on one side, another dtype, and what is alike."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, tensor
+
+        both = group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")
+        padded = both._replace(tensors=(tensor(HEAD, (128, 16)), tensor(EMBEDDING, (136, 16))))
+        yield Case("eight rows of padding on one side", {"groups": (padded,)}, finds=("error",))
+        cast = both._replace(tensors=(tensor(HEAD), tensor(EMBEDDING)._replace(dtype="bfloat16")))
+        yield Case("another dtype", {"groups": (cast,)}, finds=("warning",))
+        yield Case("different on purpose", {"groups": (padded._replace(declared=False),)})
+        yield Case("alike in both", {"groups": (both,)})
+        yield Case("stored once", {"groups": (group(),)})
 
 
 class FlattenedTie(Rule):
@@ -271,6 +348,7 @@ class FlattenedTie(Rule):
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups not declared as tied whose stored matrices are equal and not constant."""
         for group in groups:
+            yield from _uncompared(group, tied=False)
             if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
                 continue
             if len(group.tensors[0].shape) < 2:
@@ -283,9 +361,8 @@ class FlattenedTie(Rule):
                 f"{listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
                 "twice, and training drives them apart.",
                 group.stored_names,
-                (*_stored(group, primary=True), _declaration(group, "related")),
-                f"If the model is meant to be tied, set {_flag_name(group)} to true and delete the copy; if not, "
-                "nothing is wrong.",
+                (*_stored(group, primary=True), *((_declaration(group, "related"),) if group.declared_by else ())),
+                f"If the model is meant to be tied, {_tying(group)} and store one of them; if not, nothing is wrong.",
                 severity="warning" if group.default else None,
                 confidence=_confidence(group),
             )
@@ -307,6 +384,15 @@ class FlattenedTie(Rule):
         yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})
 
 
+_CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
+
+
+def _uncompared(group: Group, *, tied: bool) -> Iterator[Unknown]:
+    """A group whose stored members could not be compared, for the rules that hang on it."""
+    if group.stored == "unknown" and len(group.stored_names) > 1 and bool(group.declared) == tied:
+        yield Unknown(f"{listed(group.stored_names)} were not compared: {group.reason}")
+
+
 def _tied_by_intent(group: Group) -> bool:
     """Declared as tied, and not merely forced by the class against a flag that says otherwise (T5's false)."""
     return group.declared is True and not (group.flag is not None and group.flag.value is False)
@@ -322,6 +408,11 @@ def _word(group: Group) -> str:
 
 def _flag_name(group: Group) -> str:
     return group.flag.dotted if group.flag else "tie_word_embeddings"
+
+
+def _tying(group: Group) -> str:
+    """How the tie is declared, or made where nothing declares it."""
+    return f"set {_flag_name(group)} to true" if group.declared_by else "tie the two in the code"
 
 
 def _who(group: Group) -> str:
