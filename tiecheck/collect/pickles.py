@@ -89,7 +89,8 @@ def _refused(path: str, message: str) -> str:
     if name:
         return (
             f"{path} was not loaded: it is a pickle that asks for {name[1]}, which is no tensor, and such a name can "
-            "run any code"
+            "run any code; if you trust it, save its state_dict alone, or name a function that builds the model "
+            "(file.py:function)"
         )
     cause = message.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
     return f"{path} was not loaded: it is no pickle that torch can read safely ({_short(cause)})"

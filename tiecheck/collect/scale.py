@@ -197,6 +197,8 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _
         elif name not in tied and scale_draw.is_plain_matrix(name):
             matrices.append(name)
     against = scale_draw.no_draw(_samples(checkpoint, files, matrices))
+    if against == scale_draw.NO_MATRIX:
+        return Unknown(f"the normalisation weights are ones, and {against}")
     if against is not None:
         return _Verdict(yes=True, evidence=f"the normalisation weights are ones, but {against}")
     return _Verdict(yes=False, evidence=untrained_evidence(norms))

@@ -90,6 +90,9 @@ def deviation(runs: Iterable[Sequence[float]]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
+NO_MATRIX = "there is no weight matrix that could tell whether the model is trained"
+
+
 def no_draw(samples: Iterable[Sample]) -> str | None:
     """Why some matrices are no default draw, in words; None where all of them look like one.
 
@@ -109,7 +112,7 @@ def no_draw(samples: Iterable[Sample]) -> str | None:
             return f"{sample.name} does not have the distribution of a fresh draw"
         seen.append((sample, moments))
     if not seen:
-        return "there is no weight matrix that could tell"
+        return NO_MATRIX
     for sample, moments in seen:
         expected = [*_fans(sample.shape), *_COMMON, *(m.std for s, m in seen if s is not sample)]
         slack = max(0.03, 4 / math.sqrt(2 * moments.size))

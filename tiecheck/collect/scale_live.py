@@ -161,7 +161,7 @@ def _adds_one(layer: nn.Module, gain: torch.Tensor) -> bool:
     return bool(((rms - 1).abs() < _CLOSE).all())
 
 
-def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> _Verdict:
+def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> _Verdict | Unknown:
     """The evidence of the other weights, once every normalisation layer is as it was made."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)} | {id(tied)}
     named = ((n, p) for n, p in module.named_parameters() if scale_draw.is_plain_matrix(n) and id(p) not in tables)
@@ -169,6 +169,8 @@ def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> _Verdict:
     if not plain and any(is_lazy(p) for p in module.parameters()):
         return _Verdict(untrained=True, evidence=f"{norms} normalisation layers are new, lazy layers saw no input yet")
     against = scale_draw.no_draw(_sample(name, plain[name]) for name in scale_draw.spread(list(plain)))
+    if against == scale_draw.NO_MATRIX:
+        return Unknown(f"the normalisation weights are ones, and {against}")
     if against is not None:
         return _Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
     return _Verdict(untrained=True, evidence=untrained_evidence(norms))
