@@ -306,6 +306,8 @@ class Group(NamedTuple):
     """Who says so: file and key, or the class's default."""
     flag: Flag | None
     """The flag that decides, where one is written."""
+    level: tuple[str, ...]
+    """The config level whose flag decides, written or not."""
     default: bool | None
     """What the class does where the config is silent; None where it is not known."""
     forced: bool

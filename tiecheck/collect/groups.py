@@ -105,6 +105,7 @@ def _from_table(
         declared=claim.tied,
         declared_by=claim.by,
         flag=claim.flag,
+        level=spec.level,
         default=spec.silent,
         forced=spec.off,
         stored=None,
@@ -211,4 +212,7 @@ def _compared(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor,
     if isinstance(result, Unknown):
         return group._replace(stored="unknown", reason=result.reason)
     kind: Kind = "copy" if result.equal else "separate"
-    return group._replace(stored=kind, comparison=result)
+    reason = group.reason
+    if kind == "separate" and group.declared and group.flag is not None and group.flag.value is False:
+        reason = "the flag is false, and transformers 5 keeps apart what is stored apart"
+    return group._replace(stored=kind, comparison=result, reason=reason)

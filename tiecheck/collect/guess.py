@@ -62,6 +62,7 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
             declared=declared,
             declared_by=tuple(f"{config.path}:{f.dotted}" for f in flags) if config and declared is not None else (),
             flag=flags[0] if flags and declared is not None else None,
+            level=(),
             default=None,
             forced=False,
             stored=None,

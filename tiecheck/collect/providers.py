@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck.collect.config import read_config
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import TIED, Architecture, Checkpoint, Group, Kind, LiveModel, ModelConfig, Tie, Unknown
+from tiecheck.facts import TIED, Architecture, Checkpoint, Group, InitScale, Kind, LiveModel, ModelConfig, Tie, Unknown
 from tiecheck.targets import Target
 
 if TYPE_CHECKING:
@@ -122,18 +122,17 @@ def _stored_scale(facts: Facts, checkpoint: Checkpoint | None, config: Config) -
     groups = facts.get("groups")
     if isinstance(groups, Unknown):
         return groups
+    tied = [g for g in groups if g.declared and g.tensors and _head_like(g.tensors[0].shape)]
+    if not tied or checkpoint is None:
+        return ()
     if config.values == "never":
         return Unknown("the values were not to be read (--values never)")
-    if checkpoint is None or checkpoint.format != "safetensors":
+    if checkpoint.format != "safetensors":
         return Unknown("the scale is read from safetensors only; use --load")
     from tiecheck.collect.scale import stored_scale
 
-    architecture: Architecture = facts.get("architecture")
-    return tuple(
-        stored_scale(checkpoint, checkpoint.root, group.names, group.stored_names[0], architecture.head_scale)
-        for group in groups
-        if group.declared and group.tensors and _head_like(group.tensors[0].shape)
-    )
+    scale = facts.get("architecture").head_scale
+    return tuple(stored_scale(checkpoint, checkpoint.root, g.names, g.stored_names[0], scale) for g in tied)
 
 
 def _live(facts: Facts) -> LiveModel | Unknown:
@@ -169,20 +168,24 @@ def _built_scale(facts: Facts, checkpoint: Checkpoint | None) -> Any:
     names = [tie.names for tie in _embedding_ties(live)]
     if built.origin == "loaded":
         return tuple(live_scale(built.module, group) for group in names)
-    if checkpoint is None or checkpoint.format != "safetensors":
+    if names and (checkpoint is None or checkpoint.format != "safetensors"):
         return Unknown("on meta there are no values, and there is no safetensors file to read them from; use --load")
-    from tiecheck.collect.scale import stored_scale
-
-    return tuple(_meta_scale(built, checkpoint, group, stored_scale, live_scale) for group in names)
+    known: tuple[Group, ...] | Unknown = facts.get("groups")
+    groups = () if isinstance(known, Unknown) else known
+    return tuple(_meta_scale(built, checkpoint, group, groups) for group in names) if checkpoint else ()
 
 
 def _meta_scale(
-    built: Built, checkpoint: Checkpoint, names: tuple[str, ...], stored_scale: Any, live_scale: Any
-) -> Any:
+    built: Built, checkpoint: Checkpoint, names: tuple[str, ...], groups: tuple[Group, ...]
+) -> InitScale | Unknown:
     """The deviation from the file, the way from head to logits from the module on meta."""
-    stored = next((name for name in names if name in checkpoint), None)
+    from tiecheck.collect.scale import stored_scale
+    from tiecheck.collect.scale_live import live_scale
+
+    spelled = (n for group in groups if not set(names).isdisjoint(group.names) for n in group.stored_names)
+    stored = next((name for name in (*names, *spelled) if name in checkpoint), None)
     if stored is None:
-        return Unknown(f"none of {', '.join(names)} is stored under that name")
+        return Unknown(f"none of {', '.join(names)} is stored under a name that is known")
     scale = stored_scale(checkpoint, checkpoint.root, names, stored, None)
     if isinstance(scale, Unknown) or not scale.untrained:
         return scale

@@ -39,7 +39,7 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
                 )
             if not _is_model_class(cls):
                 return Unknown(f"transformers' {model.class_name} is no model class")
-            config = transformers.AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=trust)
+            config = _config_of(cls, root, trust=trust)
             if load:
                 module = cls.from_pretrained(root, config=config, local_files_only=True)
                 return Built(module.eval(), "loaded")
@@ -70,6 +70,16 @@ def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
 def _is_model_class(value: Any) -> bool:
     """Whether a name in `architectures` led to a model's class, and not to some function of the library."""
     return isinstance(value, type) and issubclass(value, transformers.PreTrainedModel)
+
+
+def _config_of(cls: Any, root: str, *, trust: bool) -> Any:
+    """The directory's config; by the class's own config class where `AutoConfig` does not know an inner model."""
+    try:
+        return transformers.AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=trust)
+    except ValueError:
+        if cls.config_class is None:
+            raise
+        return cls.config_class.from_pretrained(root, local_files_only=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -353,6 +353,9 @@ class FlattenedTie(Rule):
                 continue
             if len(group.tensors[0].shape) < 2:
                 continue  # equal biases are what a default draw leaves behind
+            if group.declared is None and not group.inferred:
+                yield Unknown(f"{listed(group.stored_names)} are equal, and who decides is not clear: {group.reason}")
+                continue
             says = (
                 f"{_who(group)} that they are not tied" if group.declared is False else "nobody says that they are tied"
             )
@@ -379,6 +382,8 @@ class FlattenedTie(Rule):
         )
         guessed = both._replace(declared=None, declared_by=(), flag=None, default=None, inferred=True)
         yield Case("a class nobody knows, equal by name and shape", {"groups": (guessed,)}, finds=("info",))
+        unclear = both._replace(declared=None, declared_by=(), flag=None, reason="the flags are at other levels")
+        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
         yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=compared(constant=True)),)})
         yield Case("untied and different", {"groups": (both._replace(stored="separate"),)})
         yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})
@@ -407,7 +412,7 @@ def _word(group: Group) -> str:
 
 
 def _flag_name(group: Group) -> str:
-    return group.flag.dotted if group.flag else "tie_word_embeddings"
+    return group.flag.dotted if group.flag else ".".join((*group.level, "tie_word_embeddings"))
 
 
 def _tying(group: Group) -> str:
