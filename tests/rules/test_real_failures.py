@@ -47,7 +47,7 @@ def codes(target: object, **options: object) -> list[str]:
     return [f"{f.code} {f.severity}" for f in report.findings]
 
 
-def set_flag(directory: Path, value: bool | None) -> None:
+def set_flag(directory: Path, value: object) -> None:
     """Change the flag in a saved config; None takes it out."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
@@ -141,6 +141,105 @@ class TestStored:
         model = llama()
         model.model.layers[0].half()
         model.save_pretrained(tmp_path)
+        assert codes(tmp_path) == []
+
+
+class TestLoaded:
+    """What a user sees who loads: the rules on files and on the live model must not contradict each other."""
+
+    def test_head_trained_apart_gets_no_advice_that_would_destroy_it(self, tmp_path: Path) -> None:
+        model = llama()
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + 1)
+        model.save_pretrained(tmp_path)
+        assert codes(tmp_path, load=True) == ["TIE101 error"]
+
+    def test_t5_with_a_head_of_its_own(self, tmp_path: Path) -> None:
+        model = t5()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
+        model.save_pretrained(tmp_path)
+        set_flag(tmp_path, False)
+        for options in ({}, {"live": True}, {"load": True}):
+            assert codes(tmp_path, **options) == []
+        (entry,) = tiecheck.check(tmp_path, load=True).targets[0].ties
+        assert (entry.kind, entry.names_total, len(entry.names)) == ("separate", 4, 4)
+
+    def test_copy_made_after_loading_is_still_found(self, tmp_path: Path) -> None:
+        llama().save_pretrained(tmp_path)
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        assert codes(model) == ["TIE301 error"]
+
+
+class TestNoPassWithoutProof:
+    """What cannot be told is unknown, and fails under `--strict`."""
+
+    @staticmethod
+    def judged(directory: Path, *options: str) -> tuple[str, int]:
+        from click.testing import CliRunner
+
+        from tiecheck.cli import cli
+
+        status = tiecheck.check(directory).targets[0].status
+        return status, CliRunner().invoke(cli, [str(directory), "--strict", *options]).exit_code
+
+    def test_names_with_the_prefix_of_a_compiled_model(self, tmp_path: Path) -> None:
+        model = llama(tied=False)
+        model.save_pretrained(tmp_path)
+        tensors = {f"_orig_mod.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        assert self.judged(tmp_path) == ("unknown", 1)
+
+    def test_neither_member_stored(self, tmp_path: Path) -> None:
+        model = llama(tied=False)
+        model.save_pretrained(tmp_path)
+        names = {"lm_head.weight", "model.embed_tokens.weight"}
+        tensors = {k: v.clone() for k, v in model.state_dict().items() if k not in names}
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        assert self.judged(tmp_path) == ("unknown", 1)
+
+    def test_flag_that_is_text(self, tmp_path: Path) -> None:
+        llama().save_pretrained(tmp_path)
+        set_flag(tmp_path, "false")
+        assert self.judged(tmp_path) == ("unknown", 1)
+
+    def test_bytes_that_were_not_to_be_read(self, tmp_path: Path) -> None:
+        model = llama()
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + 1)
+        model.save_pretrained(tmp_path)
+        assert self.judged(tmp_path, "--values", "never", "--select", "TIE1") == ("fail", 1)
+
+
+class TestShapes:
+    """TIE108: members that cannot be one tensor."""
+
+    @staticmethod
+    def rewrite(directory: Path, head: torch.Tensor) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        save_file(tensors | {"lm_head.weight": head}, directory / "model.safetensors", metadata={"format": "pt"})
+
+    def test_rows_of_padding_on_one_side(self, tmp_path: Path) -> None:
+        llama().save_pretrained(tmp_path)
+        self.rewrite(tmp_path, torch.randn(72, 16))
+        assert codes(tmp_path) == ["TIE108 error"]
+        with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
+            transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+
+    def test_head_in_another_dtype(self, tmp_path: Path) -> None:
+        model = llama()
+        model.save_pretrained(tmp_path)
+        self.rewrite(tmp_path, model.lm_head.weight.detach().to(torch.bfloat16))
+        assert codes(tmp_path) == ["TIE108 warning"]
+        wide = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+        narrow = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        tied = [m.lm_head.weight is m.model.embed_tokens.weight for m in (wide, narrow)]
+        assert tied == [False, True], "the dtype asked for decides"
+
+    def test_different_rows_untied_on_purpose(self, tmp_path: Path) -> None:
+        llama(tied=False).save_pretrained(tmp_path)
+        self.rewrite(tmp_path, torch.randn(72, 16))
         assert codes(tmp_path) == []
 
 
