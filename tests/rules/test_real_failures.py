@@ -396,6 +396,45 @@ class TestTraining:
         assert codes(model) == []
 
 
+def accelerate_018_to_033(model: nn.Module) -> list[str]:
+    """The aliases that accelerate's walk of 0.18 to 0.33 saw: children listed once a parent, parameters once a child."""
+    catalogue = {name for name, _ in model.named_parameters()}
+    found = []
+
+    def walk(module: nn.Module, prefix: str) -> None:
+        found.extend(prefix + n for n, _ in module.named_parameters() if prefix + n not in catalogue)
+        for name, child in module.named_children():
+            walk(child, f"{prefix}{name}.")
+
+    for name, child in model.named_children():
+        walk(child, f"{name}.")
+    return found
+
+
+class TestAlias:
+    """TIE303: what it says of accelerate, against accelerate's walk as it was and as it is."""
+
+    @staticmethod
+    def model(*, siblings: bool) -> nn.Module:
+        model = nn.Module()
+        model.transformer = nn.ModuleDict({"wte": nn.Embedding(8, 4), "ln": nn.LayerNorm(4)})
+        (model.transformer if siblings else model).add_module("ff_out", model.transformer["wte"])
+        return model
+
+    @pytest.mark.parametrize(
+        ("siblings", "says"), [(True, "0.18 to 0.33 reports nothing"), (False, "in every version")]
+    )
+    def test_alias_and_who_sees_it(self, siblings: bool, says: str) -> None:
+        from accelerate.utils import find_tied_parameters
+
+        model = self.model(siblings=siblings)
+        (finding,) = tiecheck.check(model).findings
+        assert (finding.code, finding.severity) == ("TIE303", "info")
+        assert says in finding.message
+        assert bool(accelerate_018_to_033(model)) == (not siblings)
+        assert len(find_tied_parameters(model)) == 1, "the installed one sees both"
+
+
 class SharedBlocks(nn.Module):
     """One block used three times: a looped transformer."""
 

@@ -1,4 +1,4 @@
-"""The rules, one file a family, and the registry that loads a family only when one of its codes is wanted."""
+"""The rules, a file or two a family, and the registry that loads a family only when one of its codes is wanted."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
 
 FAMILIES = {
-    "1": ("stored", "groups", "What is stored against what is declared"),
-    "2": ("files", "checkpoint", "Files"),
-    "3": ("live", "live", "The live model"),
-    "7": ("training", "scale", "Training"),
+    "1": (("stored", "copies"), "groups", "What is stored against what is declared"),
+    "2": (("files",), "checkpoint", "Files"),
+    "3": (("live",), "live", "The live model"),
+    "7": (("training",), "scale", "Training"),
 }
-"""First digit -> the file of the family, the fact none of its rules can do without, and its title."""
+"""First digit -> the files of the family, the fact none of its rules can do without, and its title."""
 
 
 def family(digit: str) -> tuple[type[Rule], ...]:
     """The rules of one family, by code."""
     from tiecheck.rules.base import Rule
 
-    module = import_module(f"tiecheck.rules.{FAMILIES[digit][0]}")
-    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
+    modules = [import_module(f"tiecheck.rules.{name}") for name in FAMILIES[digit][0]]
+    things = [thing for module in modules for thing in vars(module).values()]
+    found = [v for v in things if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
     return tuple(sorted(found, key=lambda rule: rule.code))
 
 

@@ -1,14 +1,18 @@
-"""TIE1xx: what is stored against what is declared. Needs headers and config, and bytes where two members are stored."""
+"""TIE1xx: what is stored against what is declared, where a tensor is lost or ends up wrong.
+
+Needs headers and config, and bytes where two members are stored. `copies.py` has the rules on equal copies.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from tiecheck.facts import Group, Unknown
-from tiecheck.report import Confidence, Location
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.wording import listed, rows, size, them
+from tiecheck.rules.groups import confidence, declaration, flag_name, stored, tied_by_intent, uncompared, who, word
+from tiecheck.rules.wording import listed, rows, them
+
+_CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
 
 
 class TrainedHeadDiscarded(Rule):
@@ -53,23 +57,23 @@ class TrainedHeadDiscarded(Rule):
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored bytes differ."""
         for group in groups:
-            yield from _uncompared(group, tied=True)
+            yield from uncompared(group, tied=True)
             if group.declared is None and not group.inferred and group.stored == "separate":
                 yield Unknown(f"the stored values differ, and who decides is not clear: {group.reason}")
-            if not _tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
+            if not tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
                 continue
             kept = group.source if group.source in group.names else group.names[-1]
             lost = ", ".join(n for n in group.names if n != kept and n not in group.missing)
             yield Draft(
-                f"{_who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
+                f"{who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
                 f"values for them: {rows(group.comparison)}. transformers 4.57 throws {lost} away without a word; "
                 "transformers 5 keeps both, untied, and warns.",
                 group.stored_names,
-                (_declaration(group), *_stored(group)),
-                f"If the head was trained on its own, set {_flag_name(group)} to false and keep both tensors. If it is "
+                (declaration(group), *stored(group)),
+                f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is "
                 f"left over from a conversion, delete {lost} from the checkpoint.",
                 severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
-                confidence=_confidence(group),
+                confidence=confidence(group),
             )
 
     @staticmethod
@@ -152,16 +156,16 @@ class TiedMemberLost(Rule):
             lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
             why = (
-                f"{group.declared_by[0]} is {_word(group)}"
+                f"{group.declared_by[0]} is {word(group)}"
                 if group.flag
-                else f"the config does not set {_flag_name(group)}, and the class does not tie by default"
+                else f"the config does not set {flag_name(group)}, and the class does not tie by default"
             )
             yield Draft(
                 f"{lost} {verb} not stored, and {why}: nothing ties {them(group.missing)} to "
                 f"{listed(group.stored_names)}, so the loader makes {them(group.missing)} at random.",
                 group.names,
-                (_declaration(group), *_stored(group)),
-                f"If the model was trained tied, set {_flag_name(group)} to true. If not, save it again with "
+                (declaration(group), *stored(group)),
+                f"If the model was trained tied, set {flag_name(group)} to true. If not, save it again with "
                 f"{lost} in the checkpoint.",
             )
 
@@ -187,72 +191,6 @@ class TiedMemberLost(Rule):
         packed = group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
         yield Case("the head is stored quantised, under other names", {"groups": (packed,)})
         yield Case("a class without a head", {"groups": ()})
-
-
-class RedundantTiedCopy(Rule):
-    """The group is tied, and stored twice with equal bytes.
-
-    ## What it does
-    Finds groups declared as tied whose members are all stored and identical.
-
-    ## Why it is bad
-    Mostly it is only wasted space, and some consumers even need the copy. Strict loaders refuse it
-    (`KeyError: 'lm_head.weight'`, `Unexpected key(s) in state_dict`), and a later edit of one copy alone turns
-    it into TIE101.
-
-    ## How to mend it
-    Nothing has to be done. To save the space, delete the copies from the checkpoint. Do not set the flag to
-    false to silence a strict loader: that unties the model.
-    """
-
-    code = "TIE106"
-    name = "redundant-tied-copy"
-    summary = "declared tied, stored twice, identical: strict loaders refuse it, disk is wasted"
-    severity = "info"
-    confidence = "high"
-    messages = (
-        "KeyError: 'lm_head.weight'",
-        "Received 1 parameters not in model: lm_head.weight",
-        'Unexpected key(s) in state_dict: "lm_head.weight"',
-        "There is no module or parameter named 'lm_head'",
-    )
-    threads = (
-        "vllm-project/vllm#6758",
-        "vllm-project/vllm#3344",
-        "sgl-project/sglang#2935",
-        "ml-explore/mlx-lm#1298",
-        "meta-pytorch/torchtune#1688",
-    )
-
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
-        """Groups declared as tied whose stored members are equal."""
-        for group in groups:
-            yield from _uncompared(group, tied=True)
-            if not _tied_by_intent(group) or group.stored != "copy":
-                continue
-            kept = group.source if group.source in group.stored_names else group.stored_names[0]
-            extra = tuple(n for n in group.stored_names if n != kept)
-            wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
-            yield Draft(
-                f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
-                f"with equal bytes; {size(wasted)} could be saved. Strict loaders refuse the second name.",
-                group.stored_names,
-                (*_stored(group, primary=True), _declaration(group, "related")),
-                f"Nothing has to be done; {listed(extra)} can be deleted from the checkpoint. Do not set the flag to "
-                "false.",
-                confidence=_confidence(group),
-            )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """An equal copy, and the states next to it."""
-        from tiecheck.rules.cases import PAIR, compared, group
-
-        both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
-        yield Case("stored twice and equal", {"groups": (both,)}, finds=("info",))
-        yield Case("stored once", {"groups": (group(),)})
-        yield Case("a pickle keeps the sharing", {"groups": (both._replace(stored="storage", comparison=None),)})
-        yield Case("untied and equal is another rule's matter", {"groups": (both._replace(declared=False),)})
 
 
 class TiedShapeMismatch(Rule):
@@ -284,7 +222,7 @@ class TiedShapeMismatch(Rule):
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose members cannot be one tensor."""
         for group in groups:
-            if not _tied_by_intent(group) or group.inferred or len(group.tensors) < 2:
+            if not tied_by_intent(group) or group.inferred or len(group.tensors) < 2:
                 continue
             shapes = {tensor.shape for tensor in group.tensors}
             dtypes = {tensor.dtype for tensor in group.tensors}
@@ -293,12 +231,12 @@ class TiedShapeMismatch(Rule):
             what = "shapes" if len(shapes) > 1 else "dtypes"
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
             yield Draft(
-                f"{_who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
+                f"{who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
                 f"{forms}. " + ("transformers 5 refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
-                (*_stored(group, primary=True), _declaration(group, "related")),
+                (*stored(group, primary=True), declaration(group, "related")),
                 f"Give all members the same {what} and save again; if they are meant to differ, set "
-                f"{_flag_name(group)} to false.",
+                f"{flag_name(group)} to false.",
                 severity=None if len(shapes) > 1 else "warning",
             )
 
@@ -315,134 +253,3 @@ class TiedShapeMismatch(Rule):
         yield Case("different on purpose", {"groups": (padded._replace(declared=False),)})
         yield Case("alike in both", {"groups": (both,)})
         yield Case("stored once", {"groups": (group(),)})
-
-
-class FlattenedTie(Rule):
-    """Nobody declares the group as tied, and its members are stored with equal bytes.
-
-    ## What it does
-    Finds groups that are not declared as tied, stored twice, identical, and not one constant value. The groups
-    are those the class can tie; for a class that is not known, embedding and head by name and shape.
-
-    ## Why it is bad
-    The usual cause is an export that wrote a tied model out and lost the flag. The model gives the same output as
-    before; it holds the matrix twice, and training it further lets the two drift apart. Where the architecture
-    ties by default, losing the tie is unlikely to be meant: then it is a warning. Right after a deliberate untie
-    the two are equal as well, and nothing is wrong.
-
-    ## How to mend it
-    If the model is meant to be tied, set `tie_word_embeddings` to true and drop the copy. If it is meant to be
-    untied, leave it: the finding goes away once the two have been trained apart.
-    """
-
-    code = "TIE109"
-    name = "flattened-tie"
-    summary = "not declared tied, stored twice, identical: a tie that an export has flattened"
-    severity = "info"
-    confidence = "high"
-    threads = (
-        "facebookresearch/fairseq2#1064",
-        "facebookresearch/fairseq2#1102",
-    )
-
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
-        """Groups not declared as tied whose stored matrices are equal and not constant."""
-        for group in groups:
-            yield from _uncompared(group, tied=False)
-            if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
-                continue
-            if len(group.tensors[0].shape) < 2:
-                continue  # equal biases are what a default draw leaves behind
-            if group.declared is None and not group.inferred:
-                yield Unknown(f"{listed(group.stored_names)} are equal, and who decides is not clear: {group.reason}")
-                continue
-            says = (
-                f"{_who(group)} that they are not tied" if group.declared is False else "nobody says that they are tied"
-            )
-            usual = ", although the class ties them by default" if group.default else ""
-            yield Draft(
-                f"{listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
-                "twice, and training drives them apart.",
-                group.stored_names,
-                (*_stored(group, primary=True), *((_declaration(group, "related"),) if group.declared_by else ())),
-                f"If the model is meant to be tied, {_tying(group)} and store one of them; if not, nothing is wrong.",
-                severity="warning" if group.default else None,
-                confidence=_confidence(group),
-            )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Equal and undeclared, with and without an architecture that ties by default; constants stay silent."""
-        from tiecheck.rules.cases import PAIR, compared, group
-
-        both = group(value=False, stored=PAIR)._replace(stored="copy", comparison=compared())
-        yield Case("flag false, equal bytes", {"groups": (both,)}, finds=("info",))
-        yield Case(
-            "the same where the class ties by default", {"groups": (both._replace(default=True),)}, finds=("warning",)
-        )
-        guessed = both._replace(declared=None, declared_by=(), flag=None, default=None, inferred=True)
-        yield Case("a class nobody knows, equal by name and shape", {"groups": (guessed,)}, finds=("info",))
-        unclear = both._replace(declared=None, declared_by=(), flag=None, reason="the flags are at other levels")
-        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
-        yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=compared(constant=True)),)})
-        yield Case("untied and different", {"groups": (both._replace(stored="separate"),)})
-        yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})
-
-
-_CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
-
-
-def _uncompared(group: Group, *, tied: bool) -> Iterator[Unknown]:
-    """A group whose stored members could not be compared, for the rules that hang on it."""
-    if group.stored == "unknown" and len(group.stored_names) > 1 and bool(group.declared) == tied:
-        yield Unknown(f"{listed(group.stored_names)} were not compared: {group.reason}")
-
-
-def _tied_by_intent(group: Group) -> bool:
-    """Declared as tied, and not merely forced by the class against a flag that says otherwise (T5's false)."""
-    return group.declared is True and not (group.flag is not None and group.flag.value is False)
-
-
-def _confidence(group: Group) -> Confidence:
-    return "medium" if group.inferred else "high"
-
-
-def _word(group: Group) -> str:
-    return "false" if group.flag is not None and group.flag.value is False else "true"
-
-
-def _flag_name(group: Group) -> str:
-    return group.flag.dotted if group.flag else ".".join((*group.level, "tie_word_embeddings"))
-
-
-def _tying(group: Group) -> str:
-    """How the tie is declared, or made where nothing declares it."""
-    return f"set {_flag_name(group)} to true" if group.declared_by else "tie the two in the code"
-
-
-def _who(group: Group) -> str:
-    return f"{group.declared_by[0]} says" if group.declared_by else "the names suggest"
-
-
-def _declaration(group: Group, where: Literal["primary", "related"] = "primary") -> Location:
-    """Where it is declared: the flag's line, or the config that does not say."""
-    if group.flag:
-        return Location(
-            "config.json", group.flag.line, group.flag.column, where, f"{group.flag.dotted} is {_word(group)}"
-        )
-    note = group.declared_by[0] if group.declared_by else "nothing is said about tying"
-    return Location("config.json", None, None, where, note)
-
-
-def _stored(group: Group, *, primary: bool = False) -> tuple[Location, ...]:
-    """Where each stored member lies."""
-    return tuple(
-        Location(
-            tensor.file,
-            None,
-            None,
-            "primary" if primary and i == 0 else "related",
-            f"{tensor.name}, {tensor.dtype} {list(tensor.shape)}",
-        )
-        for i, tensor in enumerate(group.tensors)
-    )
