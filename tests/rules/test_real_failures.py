@@ -397,7 +397,7 @@ class TestTraining:
 
 
 def accelerate_018_to_033(model: nn.Module) -> list[str]:
-    """The aliases that accelerate's walk of 0.18 to 0.33 saw: children listed once a parent, parameters once a child."""
+    """The aliases that accelerate's walk of 0.18 to 0.33 saw: children once a parent, parameters once a child."""
     catalogue = {name for name, _ in model.named_parameters()}
     found = []
 
