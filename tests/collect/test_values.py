@@ -206,6 +206,9 @@ def test_different_everywhere_is_told_from_few_bytes(tmp_path: Path, reads: list
     assert isinstance(result, Comparison)
     assert (result.equal, result.rows_differ, result.rows_compared, result.first_row) == (False, 64, 64, 0)
     assert sum(reads) <= 2 * (values.BLOCK + values.SAMPLES * values.SAMPLE)
+    whole = compare(checkpoint, pair(checkpoint), exact=True)
+    assert isinstance(whole, Comparison)
+    assert (whole.equal, whole.rows_compared) == (False, rows), "`--values always` reads on to the end"
 
 
 def test_alike_in_one_sample_is_counted_in_full(tmp_path: Path, reads: list[int]) -> None:

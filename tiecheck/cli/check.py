@@ -43,7 +43,7 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     type=click.Choice(["auto", "never", "always"]),
     default="auto",
     show_default=True,
-    help="Whether tensor bytes may be read to compare stored copies.",
+    help="Read tensor bytes to compare stored copies; always: count every row that differs.",
 )
 @click.option(
     "-f",

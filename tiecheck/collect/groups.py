@@ -208,7 +208,7 @@ def _compared(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor,
         return group._replace(stored="unknown", reason="the bytes were not to be read (--values never)")
     from tiecheck.collect.values import compare
 
-    result = compare(checkpoint, tensors)
+    result = compare(checkpoint, tensors, exact=values == "always")
     if isinstance(result, Unknown):
         return group._replace(stored="unknown", reason=result.reason)
     kind: Kind = "copy" if result.equal else "separate"

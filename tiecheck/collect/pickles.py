@@ -141,12 +141,13 @@ def _why_unreadable(tensor: torch.Tensor) -> str | None:
     return None
 
 
-def compare_pickled(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | Unknown:
+def compare_pickled(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool) -> Comparison | Unknown:
     """Compare stored members of pickles, whose elements torch has to find; bytes keep NaN comparable.
 
     Args:
         checkpoint: Where they are stored.
         tensors: Two or more, alike in dtype and shape.
+        exact: Whether to count every row that differs.
     """
     from tiecheck.collect.values import compare_pieces
 
@@ -165,6 +166,7 @@ def compare_pickled(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -
         tensors[0].nbytes,
         lambda piece: [_read(member, piece.offset, piece.nbytes) for member in members],
         everywhere=False,
+        exact=exact,
     )
 
 

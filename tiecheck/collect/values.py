@@ -52,7 +52,7 @@ class Piece(NamedTuple):
     """Its bytes."""
 
 
-def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | Unknown:
+def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False) -> Comparison | Unknown:
     """Hold the bytes of some stored tensors of one dtype and shape against each other.
 
     Equality of bytes is stricter than `torch.equal` for +0 and -0, and looser for NaN.
@@ -60,6 +60,7 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compar
     Args:
         checkpoint: Where they are stored.
         tensors: Two or more, alike in dtype and shape.
+        exact: Whether to count every row that differs, however long that takes.
 
     Returns:
         The comparison, or why it could not be made (a file that changed or cannot be read).
@@ -70,7 +71,7 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compar
     if checkpoint.format == "pickle":
         from tiecheck.collect.pickles import compare_pickled
 
-        return compare_pickled(checkpoint, tensors)
+        return compare_pickled(checkpoint, tensors, exact=exact)
     fds: dict[str, int] = {}
     try:
         spans = []
@@ -79,7 +80,7 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compar
                 path = inside(checkpoint.root, tensor.file)
                 fds[tensor.file] = open_regular(path, path)
             spans.append(_Span(fds[tensor.file], tensor.start or 0))
-        return _compare_spans(spans, tensors[0])
+        return _compare_spans(spans, tensors[0], exact=exact)
     except (OSError, EOFError) as error:
         return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
     finally:
@@ -87,7 +88,7 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compar
             os.close(fd)
 
 
-def _compare_spans(spans: list[_Span], tensor: StoredTensor) -> Comparison:
+def _compare_spans(spans: list[_Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
     """Samples first; then the whole of it, or less where they differ everywhere."""
     nbytes = tensor.nbytes
     everywhere = nbytes > EXACT and all(
@@ -98,11 +99,12 @@ def _compare_spans(spans: list[_Span], tensor: StoredTensor) -> Comparison:
         nbytes,
         lambda piece: [_read(span, piece.offset, piece.nbytes) for span in spans],
         everywhere=everywhere,
+        exact=exact,
     )
 
 
 def compare_pieces(
-    shape: tuple[int, ...], nbytes: int, read: Callable[[Piece], list[bytes]], *, everywhere: bool
+    shape: tuple[int, ...], nbytes: int, read: Callable[[Piece], list[bytes]], *, everywhere: bool, exact: bool
 ) -> Comparison:
     """Compare members piece by piece.
 
@@ -111,6 +113,7 @@ def compare_pieces(
         nbytes: Bytes of each.
         read: Gives the bytes of one piece, of each member.
         everywhere: Whether they seem to differ everywhere, so that one block is enough to say so.
+        exact: Whether to go on to the end all the same.
     """
     rows = shape[0] if shape else 1
     by_rows = rows > 0 and nbytes % rows == 0
@@ -120,7 +123,7 @@ def compare_pieces(
     for piece in pieces(nbytes, width):
         if piece.row == tally.last:  # of this long row it is known that it differs
             continue
-        if tally.enough(piece, everywhere=everywhere):
+        if not exact and tally.enough(piece, everywhere=everywhere):
             break
         blocks = read(piece)
         if any(block != blocks[0] for block in blocks[1:]):
