@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import os
 import re
 import sys
 import types
@@ -167,7 +166,6 @@ def readme(text: str) -> str:
 def shown(arguments: list[str]) -> str:
     """A command and what it prints, the time left out."""
     with contextlib.chdir(ROOT):
-        os.environ["COLUMNS"] = "80"
         result = CliRunner().invoke(cli, arguments, prog_name="tiecheck")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise click.ClickException(f"{arguments} failed: {result.exception}")
