@@ -60,16 +60,6 @@ def predicted_deviation(std: float, width: int, hidden_rms: float, head_scale: f
     return std * math.sqrt(width) * hidden_rms * head_scale
 
 
-def least_loss(deviation: float, vocabulary: int) -> float:
-    """Least cross-entropy of random tokens, in nats, that logits of some deviation give; ln(vocabulary) for 0.
-
-    ln V + a^2/2 while a < sqrt(2 ln V), beyond that a * sqrt(2 ln V): the free energy of V independent normal levels
-    (Derrida's random energy model). An input token that outshines all others adds to it.
-    """
-    edge = math.sqrt(2 * math.log(vocabulary))
-    return math.log(vocabulary) + deviation**2 / 2 if deviation < edge else deviation * edge
-
-
 def stored_scale(
     checkpoint: Checkpoint, root: str, names: tuple[str, ...], stored_name: str, head_scale: float | None
 ) -> InitScale | Unknown:
