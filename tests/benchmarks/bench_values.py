@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import tempfile
 from pathlib import Path
@@ -22,17 +21,19 @@ ROWS, WIDTH = 128_000, 2048
 
 
 def make(path: Path, *, equal: bool) -> None:
-    """Two matrices of random bytes, the same ones or not."""
+    """Two matrices of normal draws, the same one or not."""
     size = ROWS * WIDTH * 2
     header = {
         name: {"dtype": "BF16", "shape": [ROWS, WIDTH], "data_offsets": [i * size, (i + 1) * size]}
         for i, name in enumerate(("lm_head.weight", "model.embed_tokens.weight"))
     }
     text = json.dumps(header).encode()
-    first = os.urandom(size)
+    # No random bytes: a NaN among them would end `torch.equal` at once.
+    first, second = (torch.randn(ROWS, WIDTH, dtype=torch.bfloat16).view(torch.uint8).numpy() for _ in range(2))
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text + first)
-        file.write(first if equal else os.urandom(size))
+        file.write(len(text).to_bytes(8, "little") + text)
+        first.tofile(file)
+        (first if equal else second).tofile(file)
 
 
 def ours(path: Path) -> float:
