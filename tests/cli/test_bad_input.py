@@ -123,9 +123,9 @@ def test_is_one_sentence_and_status_2(tmp_path: Path, tiecheck_cli, case: str) -
     root.mkdir()
     make(root)
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    begin = time.process_time()
+    begin = time.perf_counter()  # by the clock on the wall: waiting for a pipe takes no processor
     result = tiecheck_cli(str(root), "-f", "json")
-    assert time.process_time() - begin < 10
+    assert time.perf_counter() - begin < 10
     assert result.exit_code == 2
     (target,) = json.loads(result.stdout)["targets"]
     assert target["status"] == "error"

@@ -193,7 +193,7 @@ class ModuleAlias(Rule):
     tools miss the tie.
 
     ## Why it is bad
-    The tie is sound. But accelerate's `find_tied_parameters` from 0.18 to 0.33 walks `named_children()`, which
+    The tie is sound. But accelerate's `find_tied_parameters` before 0.34 walks `named_children()`, which
     lists a module once for each parent: an alias among siblings does not exist for it, and it warns that "the
     model weights are not tied". An alias across parents it does find. From 0.34 on both are found. transformers 5
     refuses to save an alias that the class does not declare, and calling the aliased slot runs the wrong
@@ -310,10 +310,12 @@ def _holding(ties: tuple[Tie, ...], names: tuple[str, ...]) -> Tie | None:
 def _accelerate(alias: Alias) -> str:
     if alias.siblings:
         return (
-            "accelerate 0.18 to 0.33 reports nothing for it, since its walk lists a module once for each parent, and "
+            "accelerate before 0.34 reports nothing for it, since its walk lists a module once for each parent, and "
             "warns that the weights are not tied; 0.34 and later find it."
         )
-    return "accelerate finds it in every version, since the paths have different parents."
+    if alias.paths_total == 2:
+        return "accelerate finds it in every version, since the paths have different parents."
+    return "accelerate before 0.34 may find some of the paths only; 0.34 and later find them all."
 
 
 def _state(claim: DeclaredTie) -> str:

@@ -12,8 +12,8 @@ ERROR_FROM = 4.0
 """Predicted logit deviation from which untrained logits drown everything else."""
 
 NOTE_FROM = 1.5
-"""Deviation from which the first steps are spent on shrinking the logits. Sixteen architectures of transformers
-5.23 at their own init stay below 2.8."""
+"""Deviation from which the first steps are spent on shrinking the logits. At their own init, of the tied
+classes of transformers 5.23 that build small, only MT5 and Funnel reach `ERROR_FROM` (8 measured)."""
 
 
 class EmbeddingScaleOnTiedHead(Rule):
