@@ -25,6 +25,13 @@ class Config(NamedTuple):
     trust_remote_code: bool = False
     """Whether the directory's own modeling file may be run; implies `live`."""
 
+    judge_for: tuple[str, ...] = ()
+    """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
+    revision: str | None = None
+    """The branch, tag or commit of a hub model; None for what the address says, else the main branch."""
+    offline: bool = False
+    """Whether nothing may be fetched: a hub model then comes from the local cache alone."""
+
     @property
     def wants_live(self) -> bool:
         """Whether the live layer was asked for."""

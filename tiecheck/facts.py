@@ -270,6 +270,12 @@ class Architecture(NamedTuple):
     """Where it is known from, e.g. `transformers 5.23.0`."""
     head_scale: float | None
     """What the class multiplies its logits by (T5: 1/sqrt(d_model)); None where it is not known."""
+    embedding: str | None = None
+    """The name of the token embedding (`get_input_embeddings`); None where the class has none or it is not known."""
+    head: str | None = None
+    """The name of the language-model head's weight (`get_output_embeddings`); None likewise."""
+    prefix: str = ""
+    """The class's `base_model_prefix`: the part of a name that a base model's own checkpoint leaves out."""
 
 
 class Comparison(NamedTuple):
@@ -326,6 +332,59 @@ class Group(NamedTuple):
     """Why something about the group is unknown."""
     inferred: bool
     """Whether the group was guessed from names and shapes, as for a class the table lacks."""
+
+
+Outcome = Literal[
+    "tied",
+    "kept-apart",
+    "head-discarded",
+    "head-random",
+    "embedding-random",
+    "member-random",
+    "crash",
+    "unknown",
+]
+"""What a loader makes of one stored group: `tied` (one tensor, nothing lost), `kept-apart` (each member as it is
+stored), `head-discarded` (tied, and a stored member that differs is thrown away), `head-random`, `embedding-random` and
+`member-random` (that member is not loaded and nothing ties it), `crash`, `unknown`."""
+
+HURTS: frozenset[Outcome] = frozenset(
+    {"head-discarded", "head-random", "embedding-random", "member-random", "crash"}
+)
+"""The outcomes that cost somebody something."""
+
+
+class LoaderView(NamedTuple):
+    """What one loader, in one range of versions, ends up with for one tie group."""
+
+    loader: str
+    """The loader, by its package's name: `transformers`, `vllm`, `sglang`, `llama.cpp`, `mlx-lm`, `mergekit`."""
+    versions: str
+    """The versions that behave so, e.g. `4.57`, `5`, `<0.25`."""
+    outcome: Outcome
+    """What comes out."""
+    message: str | None
+    """What it prints or raises, or for `unknown` why it is not known."""
+    checked: Literal["run", "source"]
+    """How that is known: the loader itself was run in tests, or its source was read."""
+    names: tuple[str, ...]
+    """The group, by the names `Group.names` has."""
+    reads: str | None
+    """The flag it reads for this config, dotted, written or not; None where it reads none."""
+    value: bool | None
+    """What that flag says; None where it is not written: absent is not false."""
+    ties: bool | None
+    """What it makes of that: whether the loader takes the group for tied; None where it asks no flag or it is unknown."""
+
+    @property
+    def title(self) -> str:
+        """The loader with its versions, as a sentence names it."""
+        return f"{self.loader} {self.versions}" if self.versions else self.loader
+
+    @property
+    def hurts(self) -> bool:
+        """Whether somebody who uses this loader loses something."""
+        return self.outcome in HURTS
 
 
 class Registration(NamedTuple):

@@ -6,7 +6,7 @@ The shape is the JSON contract `tiecheck/1`; `tiecheck/data/report.schema.json` 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from tiecheck.facts import Kind
+from tiecheck.facts import Kind, Outcome
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -56,6 +56,8 @@ class Finding(NamedTuple):
     """Stable identity: code, target and names."""
     suppressed: str | None
     """Why it is not counted, None where it is."""
+    hurts: tuple[str, ...] | None = None
+    """The loaders it hurts, with their versions; null where it hurts whoever loads it."""
 
 
 class Skip(NamedTuple):
@@ -146,12 +148,22 @@ class LoaderOutcome(NamedTuple):
     """The loader."""
     versions: str
     """The versions that behave so."""
-    outcome: str
+    outcome: Outcome
     """What comes out, e.g. `head-discarded`."""
     message: str | None
-    """What it prints, where it prints something."""
-    checked: str
-    """How that is known: `run` or `source`."""
+    """What it prints or raises, where it does; for `unknown` the reason."""
+    checked: Literal["run", "source"]
+    """How that is known: the loader was run in tests, or its source was read."""
+    reads: str | None
+    """The flag it reads for this config, dotted, written or not; null where it reads none."""
+    value: bool | None
+    """What that flag says; null where it is not written."""
+    ties: bool | None
+    """Whether it takes the group for tied; null where it asks no flag or that is not known."""
+    groups: int
+    """How many tie groups come out so."""
+    names: tuple[str, ...]
+    """The members of those groups, sorted; capped."""
 
 
 class TargetReport(NamedTuple):
@@ -178,7 +190,7 @@ class TargetReport(NamedTuple):
     views: tuple[View, ...]
     """What other tools see; empty until a version that asks them."""
     loaders: tuple[LoaderOutcome, ...]
-    """What loaders would do; empty until a version that knows them."""
+    """What loaders make of the stored groups; empty without a checkpoint."""
     findings: tuple[Finding, ...]
     """What is wrong, sorted by code and names."""
     skips: tuple[Skip, ...]

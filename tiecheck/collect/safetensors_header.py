@@ -88,16 +88,32 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
             length = int.from_bytes(first, "little")
             if LFS_POINTER.startswith(first):
                 refuse_pointer(first + file.read(len(LFS_POINTER)), path)
-            _check_length(path, size, length)
+            check_length(path, size, length)
             raw = file.read(length)
         except OSError as error:
             raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
-    entries = _parse(raw, path, typed=typed or length >= TYPED_FROM)
-    _check_entries(path, entries, size - 8 - length)
-    return Shard(label, 8 + length, entries)
+    return shard_of_header(raw, size, path, label, typed=typed)
 
 
-def _check_length(path: str, size: int, length: int) -> None:
+def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool = False) -> Shard:
+    """A shard by the JSON of its header, wherever that came from.
+
+    Args:
+        raw: The header's JSON, without the 8 bytes of length before it.
+        size: Bytes of the whole file.
+        path: What messages call the file.
+        label: The name the report uses for it, relative to the target.
+        typed: Whether to parse a small header like a large one.
+
+    Raises:
+        TargetError: Not JSON, or entries that do not describe the data.
+    """
+    entries = _parse(raw, path, typed=typed or len(raw) >= TYPED_FROM)
+    _check_entries(path, entries, size - 8 - len(raw))
+    return Shard(label, 8 + len(raw), entries)
+
+
+def check_length(path: str, size: int, length: int) -> None:
     if size < 8:
         raise TargetError(
             f"{path} is truncated: it has {size} bytes, and a safetensors file begins with 8 bytes of header length",

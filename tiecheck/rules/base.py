@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any, ClassVar, NamedTuple
 
-from tiecheck.facts import Unknown
+from tiecheck.facts import LoaderView, Unknown
 from tiecheck.report import Confidence, Location, Severity
 
 
@@ -28,6 +28,9 @@ class Draft(NamedTuple):
     """Another severity than the rule's default."""
     confidence: Confidence | None = None
     """Another confidence than the rule's default."""
+    hurts: tuple[LoaderView, ...] | None = None
+    """The loaders that are hurt; None for a finding that hurts whoever loads it. With `--for`, a finding that hurts only
+    others becomes a note."""
 
 
 class Case(NamedTuple):

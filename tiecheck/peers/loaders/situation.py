@@ -1,0 +1,140 @@
+"""What a loader of the matrix is given, and what it answers.
+
+A loader is one small function from a `Situation` to a `Decision`: it reads the flag it reads, says whether it ties,
+and `settle` turns that and what is stored into an outcome by the loader's `Policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from tiecheck.facts import Architecture, Group, ModelConfig, Outcome, TieSpec
+
+
+class Situation(NamedTuple):
+    """One tie group of one checkpoint, with everything that a loader could look at."""
+
+    config: ModelConfig | None
+    """The model's config."""
+    architecture: Architecture
+    """The class, by the installed tie table."""
+    group: Group
+    """The group as transformers 5 names and resolves it, with its stored state."""
+    older: TieSpec | None
+    """The same group as the class of transformers 4.57 ties it; None where it does not or is not known."""
+    older_known: bool
+    """Whether the table of 4.57 has the class at all."""
+
+    @property
+    def head(self) -> bool:
+        """Whether the group is the token embedding and the language-model head: all that engines know of tying."""
+        here = set(self.group.names)
+        return self.architecture.head in here and self.architecture.embedding in here
+
+
+class Decision(NamedTuple):
+    """What one loader makes of a situation; the fields of `LoaderView` that are the loader's own."""
+
+    outcome: Outcome
+    message: str | None = None
+    reads: str | None = None
+    value: bool | None = None
+    ties: bool | None = None
+
+
+class Loader(NamedTuple):
+    """One loader in one range of versions."""
+
+    name: str
+    """The package's name, as `--for` takes it."""
+    versions: str
+    """The range in words, e.g. `4.57`, `<0.25`; empty where one reading covers every version."""
+    since: tuple[int, ...]
+    """The first version it holds for."""
+    until: tuple[int, ...] | None
+    """The first version it does not hold for; None while the newest behaves so."""
+    checked: Literal["run", "source"]
+    """Whether the loader itself was run in tests, or its source read."""
+    decide: Callable[[Situation], Decision | None]
+    """What it makes of a situation; None where the loader has nothing to do with such a group or class."""
+
+
+class Stored(NamedTuple):
+    """What a checkpoint holds of a group."""
+
+    source: bool
+    """Whether the source is stored."""
+    targets: bool
+    """Whether every other member is stored."""
+    some: bool
+    """Whether any member is stored."""
+    alike: bool | None
+    """Whether the stored members are equal in shape and bytes; None where that was not read; True for a single one."""
+    shapes: bool
+    """Whether the stored members have one shape."""
+
+
+def stored_of(group: Group) -> Stored:
+    """The stored state of a group."""
+    missing = set(group.missing)
+    kinds = {"copy": True, "storage": True, "absent": True, "separate": False}
+    return Stored(
+        source=group.source is not None and group.source not in missing and bool(group.stored_names),
+        targets=not missing - {group.source},
+        some=bool(group.stored_names),
+        alike=kinds.get(group.stored or "absent"),
+        shapes=len({tensor.shape for tensor in group.tensors}) < 2,
+    )
+
+
+class Policy(NamedTuple):
+    """What a loader does where tie and stored tensors do not fit; each with what it prints or raises."""
+
+    differ: tuple[Outcome, str | None] = ("head-discarded", None)
+    """It ties, and the stored members differ."""
+    equal: tuple[Outcome, str | None] = ("tied", None)
+    """It ties, and the members are stored with equal bytes."""
+    no_source: tuple[Outcome, str | None] = ("tied", None)
+    """It ties, and only targets are stored."""
+    no_target: tuple[Outcome, str | None] = ("tied", None)
+    """It ties, and only the source is stored: the normal form."""
+    nothing: tuple[Outcome, str | None] = ("head-random", None)
+    """It ties, and no member is stored."""
+    shapes: tuple[Outcome, str | None] = ("crash", "size mismatch")
+    """It ties, and the stored members differ in shape."""
+    lost_target: tuple[Outcome, str | None] = ("head-random", None)
+    """It does not tie, and a target is not stored."""
+    lost_source: tuple[Outcome, str | None] = ("embedding-random", None)
+    """It does not tie, and the source is not stored."""
+
+
+UNREAD = "the stored members were not compared"
+
+
+def settle(ties: bool | None, stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
+    """The outcome for what a loader takes the group for.
+
+    Args:
+        ties: Whether it ties; None where that is not known.
+        stored: What the checkpoint holds.
+        policy: What it does where the two do not fit.
+    """
+    if ties is None:
+        return "unknown", "whether it ties the group is not known"
+    if not ties:
+        if stored.source and stored.targets:
+            return "kept-apart", None
+        return policy.lost_target if stored.source else policy.lost_source
+    if not stored.some:
+        return policy.nothing
+    if not stored.shapes:
+        return policy.shapes
+    if stored.alike is None:
+        same = policy.equal == policy.differ
+        return policy.equal if same else ("unknown", UNREAD)
+    if not stored.alike:
+        return policy.differ
+    if not stored.source:
+        return policy.no_source
+    return policy.equal if stored.targets else policy.no_target
