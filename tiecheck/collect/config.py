@@ -18,8 +18,9 @@ CONFIG_LIMIT = 32 * 1024 * 1024
 FLAG_LIMIT = 10_000
 """Tie flags in one config; the largest composed configs have some twenty."""
 
-FLAG_KEYS = ("tie_word_embeddings", "weight_tying")
-"""Keys that say whether the head is tied: transformers' (every version), and OLMo's own (`hf_olmo`, ai2-olmo 0.2)."""
+FLAG_KEYS = ("tie_word_embeddings", "weight_tying", "tie_embedding", "tie_codebooks_embeddings")
+"""Keys that say whether something is tied: transformers' (every version), OLMo's own (`hf_olmo`, ai2-olmo 0.2), and
+those that lfm2 and csm read instead (transformers 4.57 and 5.23)."""
 
 
 def read_config(root: str) -> ModelConfig | None:
@@ -34,7 +35,19 @@ def read_config(root: str) -> ModelConfig | None:
     if not os.path.lexists(os.path.join(root, CONFIG_NAME)):
         return None
     path = inside(root, CONFIG_NAME)
-    raw = read_bytes(path, path, CONFIG_LIMIT)
+    return parse_config(read_bytes(path, path, CONFIG_LIMIT), path)
+
+
+def parse_config(raw: bytes, path: str) -> ModelConfig:
+    """A config by its text, wherever that came from.
+
+    Args:
+        raw: The text of the file.
+        path: What messages call it.
+
+    Raises:
+        TargetError: It is not a JSON object.
+    """
     data = parse_json(raw, path, path)
     if not isinstance(data, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(data), "a number or a truth value")

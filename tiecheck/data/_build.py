@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -21,13 +23,46 @@ Groups = dict[tuple[str, ...], Found]
 PLAIN = re.compile(r"^[A-Za-z0-9_.]+$")
 
 
+def older() -> bool:
+    """Whether the installed transformers is of the 4.x line, which ties and loads in another way."""
+    import transformers
+
+    return int(transformers.__version__.split(".")[0]) < 5
+
+
 def build(model_class: Any, config_class: Any, data: dict[str, Any]) -> Any:
     """A model on the meta device, its config made from a dict as `from_pretrained` makes it."""
     import torch
 
     config = config_of(model_class, config_class, data)
+    if older():
+        return _build_older(model_class, config)
     with torch.device("meta"):
         return model_class(config)
+
+
+def _build_older(model_class: Any, config: Any) -> Any:
+    """A model as `from_pretrained` of 4.57 has it before it loads: made without values, then tied.
+
+    Its `init_empty_weights` wraps every parameter anew, so a tie that a constructor makes holds only where
+    `tie_weights` makes it again. A class that reads a buffer in its constructor gets buffers with values.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return _made(model_class, copy.deepcopy(config))
+    except Exception:  # noqa: BLE001 - a constructor may read a buffer in any way
+        return _made(model_class, config)
+
+
+def _made(model_class: Any, config: Any) -> Any:
+    with contextlib.ExitStack() as stack:
+        for context in model_class.get_init_context(is_quantized=False, _is_ds_init_called=False):
+            stack.enter_context(context)
+        model = model_class(config)
+    model.tie_weights()
+    return model
 
 
 def config_of(model_class: Any, config_class: Any, data: dict[str, Any]) -> Any:
@@ -50,19 +85,47 @@ def groups_of(model: Any) -> Groups:
             if parameter is not None:
                 names.setdefault(id(parameter), []).append(f"{path}.{attribute}" if path else attribute)
                 owners.setdefault(id(parameter), set()).add((id(module), attribute))
-    targets = dict(getattr(model, "all_tied_weights_keys", None) or {})
     found: Groups = {}
+    source = _older_source(model) if older() else _source(dict(getattr(model, "all_tied_weights_keys", None) or {}))
     for key, members in names.items():
         if len(members) > 1:
             kind = "module" if len(owners[key]) == 1 else "parameter"
-            found[tuple(sorted(members))] = Found(_source(members, targets), kind)
+            found[tuple(sorted(members))] = Found(source(members), kind)
     return found
 
 
-def _source(members: list[str], targets: dict[str, str]) -> str:
-    inside = {t: s for t, s in targets.items() if t in members and s in members}
-    roots = sorted(set(inside.values()) - inside.keys())
-    return roots[0] if roots else members[0]
+def _source(targets: dict[str, str]) -> Callable[[list[str]], str]:
+    """Which of some members the others are redirected to, by what a model of transformers 5 has resolved."""
+
+    def source(members: list[str]) -> str:
+        inside = {t: s for t, s in targets.items() if t in members and s in members}
+        roots = sorted(set(inside.values()) - inside.keys())
+        return roots[0] if roots else members[0]
+
+    return source
+
+
+def _older_source(model: Any) -> Callable[[list[str]], str]:
+    """The same in 4.57, whose declaration lists the targets alone: the member that it leaves out, or the embedding."""
+    patterns = [p for _, declared in declarations(model) for p, _ in declared]
+    embedding = parameter_of(model, "get_input_embeddings")
+
+    def source(members: list[str]) -> str:
+        left = [m for m in members if not any(re.search(p, m) for p in patterns)] or members
+        return embedding if embedding in left else left[0]
+
+    return source
+
+
+def parameter_of(model: Any, getter: str) -> str:
+    """The first name of the weight that a model's `get_input_embeddings` or `get_output_embeddings` has; else empty."""
+    try:
+        module = getattr(model, getter)()
+    except Exception:  # noqa: BLE001 - a class without one may raise anything
+        return ""
+    path = next((name for name, other in model.named_modules() if other is module), None)
+    weight = getattr(module, "_parameters", {}).get("weight")
+    return "" if path is None or weight is None else f"{path}.weight".lstrip(".")
 
 
 def tied_in(names: tuple[str, ...], groups: Groups) -> bool:
@@ -71,8 +134,23 @@ def tied_in(names: tuple[str, ...], groups: Groups) -> bool:
     return any(wanted <= set(members) for members in groups)
 
 
-def declares(model: Any) -> tuple[bool, bool]:
-    """Whether any submodel declares ties (`_tied_weights_keys`, 5.23), and whether by a pattern."""
-    declared = [getattr(m, "_tied_weights_keys", None) or {} for m in model.modules()]
-    words = [w for d in declared for w in (d.items() if isinstance(d, dict) else ((k, k) for k in d))]
-    return bool(words), any(not PLAIN.match(w) for pair in words for w in pair)
+def declarations(model: Any) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What each submodel declares, as (its path, pairs of target and source); 4.57 names no source: it is empty."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    for path, module in model.named_modules():
+        declared = getattr(module, "_tied_weights_keys", None) or {}
+        if declared:
+            pairs = declared.items() if isinstance(declared, dict) else ((pattern, "") for pattern in declared)
+            found.append((path, sorted((_word(target), _word(source)) for target, source in pairs)))
+    return found
+
+
+def _word(declared: Any) -> str:
+    """A declared name or pattern as text: Zamba2 of 4.57 declares compiled patterns."""
+    return str(getattr(declared, "pattern", declared))
+
+
+def declares_patterns(model: Any) -> bool:
+    """Whether a submodel declares ties by a pattern rather than by names."""
+    words = [word for _, pairs in declarations(model) for pair in pairs for word in pair]
+    return any(word and not PLAIN.match(word) for word in words)

@@ -53,6 +53,8 @@ def unmapped(known: set[str]) -> Iterator[tuple[str, str, str]]:
     for package in sorted(m.name for m in pkgutil.iter_modules(models.__path__) if m.ispkg):
         folder = importlib.import_module(f"transformers.models.{package}").__path__
         for module in sorted(m.name for m in pkgutil.iter_modules(folder) if m.name.startswith("modeling_")):
+            if module.startswith(("modeling_tf_", "modeling_flax_")):
+                continue
             try:
                 loaded = importlib.import_module(f"transformers.models.{package}.{module}")
             except ImportError:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from typing import Any
 
+from tiecheck.data._build import older
+
 FLAG = "tie_word_embeddings"
 """The one flag that `PreTrainedModel.get_expanded_tied_weights_keys` (transformers 5.23) reads."""
 
-ALIASES = frozenset({FLAG, "tie_embedding", "tie_codebooks_embeddings", "tie_encoder_decoder"})
-"""Keys that some config class of transformers 5.23 turns into the flag (lfm2, csm); a silent config has none."""
+TIE_KEY = re.compile(r"\btie_[a-z_]+\b")
+"""What a key that speaks of tying looks like; a silent config has none, and each that a config class has is tried."""
 
 LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^num_hidden_groups$|^depth$")
 """Attributes that count layers; which of them a config has is looked up, never assumed."""
@@ -50,6 +53,38 @@ BROKEN: dict[str, dict[str, Any]] = {
 }
 """Attributes without which the defaults of transformers 5.23 contradict themselves; none of them speaks of tying."""
 
+MROPE = {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}}
+LLAMA_INSIDE = {"text_config": {"model_type": "llama", "pad_token_id": 1}}
+NO_TIMM = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_kwargs": None}
+
+BROKEN_OLDER: dict[str, dict[str, Any]] = {
+    "ConditionalDetrConfig": NO_TIMM,
+    "DabDetrConfig": NO_TIMM,
+    "DeformableDetrConfig": NO_TIMM,
+    "DetrConfig": NO_TIMM,
+    "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"] * 16},
+    "Idefics3Config": LLAMA_INSIDE,
+    "MllamaTextConfig": {"rope_scaling": {"rope_type": "default"}},
+    "Qwen3OmniMoeTalkerTextConfig": MROPE,
+    "Qwen3OmniMoeTextConfig": MROPE,
+    "Qwen3VLMoeTextConfig": MROPE,
+    "Qwen3VLTextConfig": MROPE,
+    "SmolVLMConfig": LLAMA_INSIDE,
+    "TableTransformerConfig": NO_TIMM,
+}
+"""The same for 4.57.6."""
+
+PARTS: dict[str, dict[str, str]] = {
+    "encoder-decoder": {"encoder": "bert", "decoder": "bert"},
+    "musicgen": {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": "musicgen_decoder"},
+    "musicgen_melody": {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": "musicgen_melody_decoder"},
+    "rag": {"question_encoder": "dpr", "generator": "bart"},
+    "speech-encoder-decoder": {"encoder": "wav2vec2", "decoder": "bert"},
+    "vision-encoder-decoder": {"encoder": "vit", "decoder": "bert"},
+    "vision-text-dual-encoder": {"vision_config": "vit", "text_config": "bert"},
+}
+"""Composite configs that have no default in 4.57, and the parts that their default has in 5.23."""
+
 Level = tuple[str, ...]
 Flags = dict[Level, bool]
 
@@ -64,15 +99,28 @@ def levels(config: Any) -> list[Level]:
     return sorted(found, key=lambda level: (len(level), level))
 
 
+def default_config(config_class: Any) -> Any:
+    """A config with nothing given; raises what the class raises that cannot be made so."""
+    parts = PARTS.get(config_class.model_type, {}) if older() else {}
+    return (
+        config_class.from_dict({key: {"model_type": kind} for key, kind in parts.items()}) if parts else config_class()
+    )
+
+
 def silent_dict(config: Any) -> dict[str, Any]:
     """What `save_pretrained` writes for a config (`to_json_string`, 5.23), less every statement about tying."""
-    data: dict[str, Any] = type(config)._decode_special_floats(json.loads(config.to_json_string()))
+    try:
+        data: dict[str, Any] = json.loads(config.to_json_string())
+    except AttributeError:  # 4.57 cannot write the difference to a default whose inner configs are None
+        data = json.loads(config.to_json_string(use_diff=False))
+    if hasattr(type(config), "_decode_special_floats"):  # 5 writes infinities as words
+        data = type(config)._decode_special_floats(data)
     _strip(data)
     return data
 
 
 def _strip(data: dict[str, Any]) -> None:
-    for key in ALIASES & data.keys():
+    for key in [key for key in data if TIE_KEY.fullmatch(key)]:
         del data[key]
     for value in data.values():
         if isinstance(value, dict):
@@ -134,6 +182,7 @@ def filled(data: dict[str, Any], config: Any) -> dict[str, Any]:
         }
         news = {name: size for name, size in sizes.items() if size is not None and name in has and has[name] is None}
         news |= BROKEN.get(type(owner).__name__, {})
+        news |= BROKEN_OLDER.get(type(owner).__name__, {}) if older() else {}
         if news:
             at(whole, level).update(news)
     return whole
@@ -143,9 +192,18 @@ def _integer(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def flagged(data: dict[str, Any], flags: Flags) -> dict[str, Any]:
-    """The same dict with the tie flag written at some levels."""
+def flagged(data: dict[str, Any], flags: Flags, key: str = FLAG) -> dict[str, Any]:
+    """The same dict with the tie flag, or another key for it, written at some levels."""
     loud = copy.deepcopy(data)
     for level, value in flags.items():
-        at(loud, level)[FLAG] = value
+        at(loud, level)[key] = value
     return loud
+
+
+def other_keys(config: Any) -> list[tuple[str, Level]]:
+    """Keys other than the flag that the config classes' source speaks of, each with the level they would stand at."""
+    found = []
+    for level, owner in owners(config):
+        source = inspect.getsource(inspect.getmodule(type(owner)) or type(owner))
+        found += [(key, level) for key in sorted({*TIE_KEY.findall(source)} - {FLAG})]
+    return found

@@ -6,13 +6,14 @@ config means, then hang on that type, so common types are tried one by one.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 from typing import Any
 
 from tiecheck.data._build import build, groups_of, tied_in
 from tiecheck.data._configs import Flags, flagged, shrink
-from tiecheck.data._probe import Group, Probe
+from tiecheck.data._probe import Group, Probe, probe
 
 COMMON = (
     *("bert", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"),
@@ -20,8 +21,13 @@ COMMON = (
 )
 """Text model types that composite checkpoints are made of."""
 
+ASKED_WHOLE = ("llama", "t5")
+"""Those of them that are asked for groups of their own too, where a class has other names with them than by default
+(InstructBLIP with Vicuna, BLIP-2 with Flan-T5)."""
+
 Inner = dict[str, dict[str, str]]
-"""Key of the inner config -> model type -> bits (silent, flag true, flag false) of a group under it."""
+"""Key of the inner config -> model type -> bits (silent, flag true, flag false) of a group under it; empty bits where
+the class is known to have no such group with that type."""
 
 
 def inner_models(asked: Probe, groups: list[Group]) -> dict[tuple[str, ...], Inner]:
@@ -34,6 +40,19 @@ def inner_models(asked: Probe, groups: list[Group]) -> dict[tuple[str, ...], Inn
             if model_type != own:
                 for names, bits in _bits(asked, groups, key, model_type).items():
                     found[names][key][model_type] = bits
+    return found
+
+
+def other_groups(asked: Probe, groups: list[Group]) -> list[tuple[str, str, list[Group], Probe]]:
+    """Groups that a class has with another inner model alone: its key, its model type, the groups, what was built."""
+    have = {group.names for group in groups}
+    found = []
+    for key, own in _open_keys(asked.config).items():
+        for model_type in ASKED_WHOLE:
+            if model_type != own:
+                with contextlib.suppress(Exception):  # this class cannot hold that model
+                    others, built = probe(asked.model_class, asked.config_class, {key: {"model_type": model_type}})
+                    found.append((key, model_type, [group for group in others if group.names not in have], built))
     return found
 
 
@@ -62,6 +81,10 @@ def _bits(asked: Probe, groups: list[Group], key: str, model_type: str) -> dict[
             tables = [groups_of(build(asked.model_class, asked.config_class, flagged(data, f))) for f in variants]
         except Exception:  # noqa: BLE001 - this class cannot hold that model
             return {}
-        here = (group for group in groups if group.level == level and any(group.names in t for t in tables))
-        found |= {group.names: "".join("01"[tied_in(group.names, t)] for t in tables) for group in here}
+        for group in groups:
+            if group.level == level:
+                if any(group.names in table for table in tables):
+                    found[group.names] = "".join("01"[tied_in(group.names, table)] for table in tables)
+                elif model_type in ASKED_WHOLE:
+                    found[group.names] = ""
     return found

@@ -7,8 +7,19 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tiecheck.data._build import Groups, build, declares, groups_of, tied_in
-from tiecheck.data._configs import Flags, Level, filled, flagged, levels, shrink, silent_dict
+from tiecheck.data._build import Groups, build, declarations, declares_patterns, groups_of, older, parameter_of, tied_in
+from tiecheck.data._configs import (
+    FLAG,
+    Flags,
+    Level,
+    default_config,
+    filled,
+    flagged,
+    levels,
+    other_keys,
+    shrink,
+    silent_dict,
+)
 
 SMALL = 2
 """Layers of the small build: enough for a group of names to show, few enough to be fast."""
@@ -21,6 +32,17 @@ class Other(NamedTuple):
     """The level."""
     bits: str
     """Tied, as 0 and 1: this level true, this level false, this true under a false top, this false under a true top."""
+
+
+class Alias(NamedTuple):
+    """Another key that says the same as the flag, and wins where both are written (lfm2's `tie_embedding`)."""
+
+    key: str
+    """The key."""
+    level: Level
+    """Its level."""
+    bits: str
+    """Tied, as 0 and 1: the key true, the key false."""
 
 
 class Group(NamedTuple):
@@ -42,18 +64,24 @@ class Group(NamedTuple):
     """Further levels that matter."""
     joint: tuple[Level, ...]
     """Levels that must all be false to untie it, where the one level does not (blip, hunyuan_vl)."""
+    key: str = FLAG
+    """The key of the flag that decides."""
+    aliases: tuple[Alias, ...] = ()
+    """Further keys for it."""
 
 
 class Probe:
     """One class under one config class; every build is made once."""
 
-    def __init__(self, model_class: Any, config_class: Any) -> None:
+    def __init__(self, model_class: Any, config_class: Any, given: dict[str, Any]) -> None:
         self.model_class, self.config_class = model_class, config_class
-        self.config = config_class()
+        self.config = config_class.from_dict(given) if given else default_config(config_class)
         self.full = silent_dict(self.config)
         self.small = self.full
         self.nested = levels(self.config)
-        self.cache: dict[tuple[bool, tuple[tuple[Level, bool], ...]], Groups | None] = {}
+        self.cache: dict[
+            tuple[bool, tuple[tuple[Level, bool], ...], tuple[str, Level, bool] | None], Groups | None
+        ] = {}
         self.model = self._first()
 
     def _first(self) -> Any:
@@ -67,12 +95,16 @@ class Probe:
                     return model
         return build(self.model_class, self.config_class, self.full)
 
-    def groups(self, flags: Flags, *, small: bool = True) -> Groups | None:
-        """The groups under some flags; None where the config or the class refuses them."""
+    def groups(
+        self, flags: Flags, *, small: bool = True, alias: tuple[str, Level, bool] | None = None
+    ) -> Groups | None:
+        """The groups under some flags, and a value of another key; None where the config or the class refuses them."""
         small = small or self.small == self.full
-        key = (small, tuple(sorted(flags.items())))
+        key = (small, tuple(sorted(flags.items())), alias)
         if key not in self.cache:
             data = flagged(self.small if small else self.full, flags)
+            if alias:
+                data = flagged(data, {alias[1]: alias[2]}, alias[0])
             try:
                 model = build(self.model_class, self.config_class, data)
             except Exception:  # noqa: BLE001 - a class may refuse a flag in any words (dbrx, csm)
@@ -99,29 +131,37 @@ def mentions_tying(model_class: Any) -> bool:
         return True
 
 
-def probe(model_class: Any, config_class: Any) -> tuple[list[Group], Probe]:
-    """Every group a class can tie, sorted by names; raises what the default build raises."""
-    asked = Probe(model_class, config_class)
-    declared, by_pattern = declares(asked.model)
-    if not declared and not groups_of(asked.model) and not mentions_tying(model_class):
+def could_tie(model: Any) -> bool:
+    """Whether `tie_weights` of 4.57 finds anything to do: a head anywhere, or a module with a tie of its own."""
+    return any(hasattr(m, "_tie_weights") or parameter_of(m, "get_output_embeddings") for m in model.modules())
+
+
+def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = None) -> tuple[list[Group], Probe]:
+    """Every group a class can tie, sorted by names; raises what the default build, or the one `given`, raises."""
+    asked = Probe(model_class, config_class, given or {})
+    could = could_tie(asked.model) if older() else bool(declarations(asked.model)) or mentions_tying(model_class)
+    if not could and not groups_of(asked.model):
         return [], asked
+    by_pattern = declares_patterns(asked.model)
     full, small = asked.everything(small=False), asked.everything(small=True)
     hangs = full is not None and small is not None and full.keys() != small.keys()
     if hangs:
         asked.small = asked.full
         asked.model = build(model_class, config_class, asked.full)
-        asked.cache = {(True, key[1]): value for key, value in asked.cache.items() if not key[0]}
+        asked.cache = {(True, *key[1:]): value for key, value in asked.cache.items() if not key[0]}
     tables = _tables(asked)
     union: Groups = {}
     for groups in tables.values():
         union |= {names: found for names, found in groups.items() if names not in union}
     result = []
+    keys = [(key, at) for key, at in other_keys(asked.config) if _matters(asked, key, at)]
     for names, found in union.items():
         numbered = any(part.isdigit() for name in names for part in name.split("."))
         exact = not (hangs and (numbered or names not in (small or {}))) and not (by_pattern and numbered)
         bits, level, others = _control(tables, lambda g, names=names: tied_in(names, g))  # type: ignore[misc]
         joint = _joint(asked, names) if bits[2] == "1" else ()
-        result.append(Group(names, found.source, found.kind, bits, level, exact, others, joint))
+        group = Group(names, found.source, found.kind, bits, level, exact, others, joint)
+        result.append(_with_keys(asked, group, keys))
     return _without_parts(sorted(result)), asked
 
 
@@ -165,6 +205,31 @@ def _control(tables: dict[str, Groups], tied: Callable[[Groups], bool]) -> tuple
     return "".join("01"[b] for b in (silent, *top)), level, tuple(others)
 
 
+def _matters(asked: Probe, key: str, level: Level) -> bool:
+    """Whether another key changes what is tied at all; most words that look like one do not."""
+    true, false = (asked.groups({}, alias=(key, level, value)) for value in (True, False))
+    return true is not None and false is not None and true.keys() != false.keys()
+
+
+def _with_keys(asked: Probe, group: Group, keys: list[tuple[str, Level]]) -> Group:
+    """The group with the other keys that decide it: in the flag's place where the flag itself does nothing (csm)."""
+    aliases = []
+    for key, level in keys:
+        bits, wins = "", True
+        for value in (True, False):
+            alone, against = (
+                asked.groups(flags, alias=(key, level, value)) for flags in ({}, {group.level: not value})
+            )
+            bits += "01"[tied_in(group.names, alone or {})]
+            wins = wins and (against is None or tied_in(group.names, against) == (bits[-1] == "1"))
+        if bits[0] != bits[1] and wins:
+            aliases.append(Alias(key, level, bits))
+    if aliases and group.bits[1] == group.bits[2]:
+        key, level, bits = aliases[0]
+        return group._replace(key=key, level=level, bits=group.bits[0] + bits, others=(), joint=())
+    return group._replace(aliases=tuple(aliases))
+
+
 def _joint(asked: Probe, names: tuple[str, ...]) -> tuple[Level, ...]:
     """The fewest levels whose flags, all false, untie a group; empty where nothing unties it."""
 
@@ -187,4 +252,4 @@ def _without_parts(groups: list[Group]) -> list[Group]:
 
 
 def _alike(a: Group, b: Group) -> bool:
-    return (a.bits, a.level, a.others, a.joint) == (b.bits, b.level, b.others, b.joint)
+    return a[3:5] + a[6:] == b[3:5] + b[6:]

@@ -1,7 +1,8 @@
 """The tie table as text: one line a class, groups shared by many classes stored once.
 
 `tiecheck.collect.architectures` reads it by searching for a line's beginning, so that nothing is parsed but what is
-asked for. A line is `class<TAB>model types<TAB>shapes<TAB>head scale<TAB>levels`; a shape is `=hash<TAB>json`.
+asked for. A line is `class<TAB>model types<TAB>shapes<TAB>head scale<TAB>levels<TAB>about`; a shape, and what is said
+about a class, is `=hash<TAB>json`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tiecheck.data._build import declarations, parameter_of
+from tiecheck.data._configs import FLAG
 from tiecheck.data._inner import Inner
 from tiecheck.data._probe import Group
 
 PATH = Path(__file__).with_name("architectures.txt")
-"""The table in the package."""
+"""The table of the newest transformers."""
+
+OLDER_PATH = Path(__file__).with_name("architectures-4.57.txt")
+"""The table of the last transformers before 5, which ties by other rules."""
 
 Spellings = Mapping[str, tuple[str, ...]]
 
@@ -34,13 +40,39 @@ class Row(NamedTuple):
     """The tag of what multiplies its logits; empty where it is not known."""
     levels: str
     """The nested config levels whose flags were tried, dotted, joined by commas; empty for a class without groups."""
+    about: str = ""
+    """What the class says of itself, as JSON (`about_of`); empty for a class without groups and without a head."""
 
 
-def shapes_of(groups: Iterable[Group], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner]) -> tuple[str, ...]:
-    """Groups as JSON shapes: groups that differ only in the end of their names (one a layer) become one shape."""
+def about_of(model: Any, *, only_headed: bool = False) -> str:
+    """Embedding, head, base model prefix and declared ties of a built model, as JSON; patterns stay as declared.
+
+    With `only_headed`, empty for a model that does not have both embedding and head.
+    """
+    found = {
+        "i": parameter_of(model, "get_input_embeddings"),
+        "h": parameter_of(model, "get_output_embeddings"),
+        "p": model.base_model_prefix,
+        "d": [[path, [list(pair) for pair in pairs]] for path, pairs in declarations(model)],
+    }
+    if only_headed and not (found["i"] and found["h"]):
+        return ""
+    return _dump({key: value for key, value in found.items() if value})
+
+
+def shapes_of(
+    groups: Iterable[Group], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner], alone: Any = None
+) -> tuple[str, ...]:
+    """Groups as JSON shapes: groups that differ only in the end of their names (one a layer) become one shape.
+
+    `alone` is the built model of groups that the class has with the inner models of `inner` and with no others: what
+    its embedding and head are called is kept with them.
+    """
     families: dict[str, list[str]] = {}
     for group in groups:
         shape, suffix = _factor(group, spellings, inner[group.names])
+        if alone is not None:
+            shape["z"] = [parameter_of(alone, getter) for getter in ("get_input_embeddings", "get_output_embeddings")]
         families.setdefault(_dump(shape), []).append(suffix)
     return tuple(sorted(_dump(json.loads(shape) | {"x": sorted(ends)}) for shape, ends in families.items()))
 
@@ -67,6 +99,8 @@ def _factor(group: Group, spellings: Spellings, inner: Inner) -> tuple[dict[str,
         "m": {key: _by_bits(types) for key, types in inner.items()},
         "w": [list(level) for level in group.joint],
         "o": [[list(other.level), other.bits] for other in group.others],
+        "q": "" if group.key == FLAG else group.key,
+        "y": [[alias.key, list(alias.level), alias.bits] for alias in group.aliases],
     }
     return shape | {key: value for key, value in optional.items() if value}, suffix
 
@@ -96,16 +130,17 @@ def digest(shape: str) -> str:
 
 def render(rows: Iterable[Row], version: str) -> str:
     """The whole table, sorted; the same rows give the same bytes."""
-    merged: dict[tuple[str, tuple[str, ...], str, str], list[str]] = {}
+    merged: dict[tuple[str, tuple[str, ...], str, str, str], list[str]] = {}
     for row in rows:
-        merged.setdefault((row.class_name, row.shapes, row.head_scale, row.levels), []).append(row.model_type)
-    distinct = {shape for key in merged for shape in key[1]}
+        key = (row.class_name, row.shapes, row.head_scale, row.levels, row.about)
+        merged.setdefault(key, []).append(row.model_type)
+    distinct = {shape for key in merged for shape in (*key[1], key[4]) if shape}
     shapes = {digest(shape): shape for shape in distinct}
     if len(shapes) != len(distinct):
         raise ValueError("two shapes share a digest: make the digest longer")
     lines = [
-        "\t".join((name, ",".join(sorted(types)), ",".join(map(digest, held)), scale, levels))
-        for (name, held, scale, levels), types in merged.items()
+        "\t".join((name, ",".join(sorted(types)), ",".join(map(digest, held)), scale, levels, about and digest(about)))
+        for (name, held, scale, levels, about), types in merged.items()
     ]
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.data.generate; do not edit"
     return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
@@ -118,7 +153,8 @@ def parse(text: str) -> list[Row]:
     rows = []
     for name, *rest in lines:
         if not name.startswith("="):
-            types, held, scale, levels = rest
+            types, held, scale, levels, about = rest
             found = tuple(shapes[key] for key in held.split(",") if key)
-            rows += [Row(name, model_type, found, scale, levels) for model_type in types.split(",")]
+            text = shapes[about] if about else ""
+            rows += [Row(name, model_type, found, scale, levels, text) for model_type in types.split(",")]
     return sorted(rows)

@@ -1,22 +1,25 @@
-"""Makes the tie table: asks every model class of the installed transformers what it ties.
+"""Makes the tie tables: asks every model class of the installed transformers what it ties.
 
-Run as `python -m tiecheck.data.generate`. Nothing in the table is written by hand.
+Run as `python -m tiecheck.data.generate`, once with transformers 5 and once with 4.57, each of which has a table of its
+own. Nothing in them is written by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterable
 
+from tiecheck.data._build import older
 from tiecheck.data._classes import Candidate, candidates, resolve
-from tiecheck.data._inner import inner_models
-from tiecheck.data._probe import probe
+from tiecheck.data._inner import inner_models, other_groups
+from tiecheck.data._probe import Group, Probe, probe
 from tiecheck.data._scale import head_scale_tag
-from tiecheck.data._spell import Speller
-from tiecheck.data._table import PATH, Row, parse, render, shapes_of
+from tiecheck.data._spell import speller
+from tiecheck.data._table import OLDER_PATH, PATH, Row, about_of, parse, render, shapes_of
 
 
 def row_of(candidate: Candidate) -> Row:
@@ -24,13 +27,22 @@ def row_of(candidate: Candidate) -> Row:
     model_class, config_class = resolve(candidate)
     groups, asked = probe(model_class, config_class)
     if not groups:
-        return Row(candidate.class_name, candidate.model_type, (), "", "")
-    speller = Speller(asked.model)
-    spellings = {name: speller.spellings(name) for group in groups for name in group.names}
-    tag = head_scale_tag(asked.model, config_class, asked.full, {name for group in groups for name in group.names})
-    shapes = shapes_of(groups, spellings, inner_models(asked, groups))
+        return Row(candidate.class_name, candidate.model_type, (), "", "", about_of(asked.model, only_headed=True))
+    # What multiplies the logits is asked of the newest transformers alone: it is a matter of the model, not the loader.
+    names = {name for group in groups for name in group.names}
+    tag = "" if older() else head_scale_tag(asked.model, config_class, asked.full, names)
+    shapes = shapes_of(groups, spellings_of(asked, groups), inner_models(asked, groups))
+    for key, model_type, others, built in other_groups(asked, groups):
+        inner = {group.names: {key: {model_type: group.bits}} for group in others}
+        shapes += shapes_of(others, spellings_of(built, others), inner, built.model)
     tried = ",".join(".".join(level) for level in asked.nested)
-    return Row(candidate.class_name, candidate.model_type, shapes, tag, tried)
+    return Row(candidate.class_name, candidate.model_type, tuple(sorted(shapes)), tag, tried, about_of(asked.model))
+
+
+def spellings_of(asked: Probe, groups: list[Group]) -> dict[str, tuple[str, ...]]:
+    """The other names of every member of some groups."""
+    finder = speller(asked.model)
+    return {name: finder.spellings(name) for group in groups for name in group.names}
 
 
 def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str]]:
@@ -57,7 +69,8 @@ def kept(before: str, version: str, failed: dict[Candidate, str], asked: set[tup
 
 
 def library_version() -> str:
-    """The version of the installed transformers; its log is silenced too."""
+    """The version of the installed transformers; its log is silenced too, and the hub kept out of default configs."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -76,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows, failed = generate(asked)
     for candidate, reason in failed.items():
         print(f"left out: {candidate.class_name} ({candidate.model_type}): {reason}")
-    before = PATH.read_text(encoding="utf-8") if PATH.exists() else ""
+    path = OLDER_PATH if older() else PATH
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
     rows += kept(before, version, failed, {c[:2] for c in asked} if options.only else None)
     text = render(rows, version)
     spent = f"{time.monotonic() - started:.0f} s"
@@ -84,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         print("the table is up to date" if text == before else "the table differs: run it again without --check")
         return int(text != before)
-    PATH.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return 0
 
 

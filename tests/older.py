@@ -1,0 +1,76 @@
+"""A Python that has transformers 4.57.6, for the slow tests that ask the older library itself."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+REQUIREMENT = "transformers==4.57.6"
+NAMED = "TIECHECK_TRANSFORMERS_4"
+"""The environment variable that names a Python to use instead."""
+
+ROOT = Path(__file__).parents[1]
+
+
+@functools.cache
+def older_python() -> str:
+    """The path of a Python that imports transformers 4.57.6 and torch.
+
+    The one that `TIECHECK_TRANSFORMERS_4` names, or a virtual environment that is made once from the package index
+    and kept in the user's cache. It has the torch of this environment: what it installs itself comes first.
+
+    Raises:
+        subprocess.CalledProcessError: The package index cannot be reached.
+    """
+    named = os.environ.get(NAMED)
+    if named:
+        return named
+    import torch
+
+    site = Path(torch.__file__).parents[1]
+    key = hashlib.sha256(f"{REQUIREMENT} {sys.version} {site}".encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiecheck-tests"
+    home = cache / f"transformers-4.57.6-{key}"
+    if not home.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            made = Path(folder) / "venv"
+            _make(made, site)
+            try:
+                made.rename(home)
+            except OSError:  # another test process was faster
+                if not home.exists():
+                    raise
+    return str(_python(home))
+
+
+def _make(home: Path, site: Path) -> None:
+    venv.create(home, with_pip=True)
+    python = str(_python(home))
+    subprocess.run([python, "-m", "pip", "install", "--quiet", REQUIREMENT], check=True)
+    found = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    # Only now: pip would take what it sees there for installed.
+    (Path(found.stdout.strip()) / "torch-of-the-tests.pth").write_text(f"{site}\n", encoding="utf-8")
+
+
+def _python(home: Path) -> Path:
+    return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def run_older(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run that Python with this checkout's tiecheck, offline."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [older_python(), *arguments], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+    )
