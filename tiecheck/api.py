@@ -22,7 +22,7 @@ def check(target: str | os.PathLike[str] | nn.Module, **options: Any) -> Report:
             touched. Only where it looks untrained, and its tied matrix far too large for a head, one forward pass
             on random tokens measures the logits, in eval mode, which is restored together with the random state.
         options: Fields of `tiecheck.config.Config`: `select`, `ignore`, `fail_on`, `strict`, `values`, `live`,
-            `load`, `trust_remote_code`.
+            `load`, `trust_remote_code`, `judge_for`, `revision`, `offline`.
 
     Returns:
         The report. A target that cannot be read is in its `errors`, as on the command line.
@@ -33,7 +33,7 @@ def check(target: str | os.PathLike[str] | nn.Module, **options: Any) -> Report:
     """
     from tiecheck.engine import run, run_module
 
-    for name in ("select", "ignore"):
+    for name in ("select", "ignore", "judge_for"):
         value = options.get(name, ())
         options[name] = (value,) if isinstance(value, str) else tuple(value)
     config = Config(**options)

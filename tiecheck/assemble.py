@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-from tiecheck.facts import DeclaredTie, Group, Kind, LiveModel, Tie
-from tiecheck.report import AliasEntry, TieEntry
+from tiecheck.facts import DeclaredTie, Group, Kind, LiveModel, LoaderView, Tie
+from tiecheck.report import AliasEntry, LoaderOutcome, TieEntry
+
+NAMES = 32
+"""Names that one loader's entry lists at most."""
 
 T = TypeVar("T", Tie, DeclaredTie)
 
@@ -35,6 +38,36 @@ def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieE
 def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:
     """The aliased modules of the live layer."""
     return tuple(AliasEntry(a.paths, a.paths_total, a.class_name, a.names) for a in live.aliases) if live else ()
+
+
+def loader_entries(
+    views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
+) -> tuple[LoaderOutcome, ...]:
+    """What each loader makes of the groups: one entry for those that come out alike.
+
+    Args:
+        views: Every loader's word on every group.
+        chosen: The loaders that matter; None for all.
+    """
+    alike: dict[LoaderView, list[LoaderView]] = {}
+    for view in views:
+        if chosen is None or (view.loader, view.versions) in chosen:
+            alike.setdefault(view._replace(names=()), []).append(view)
+    return tuple(
+        LoaderOutcome(
+            loader=key.loader,
+            versions=key.versions,
+            outcome=key.outcome,
+            message=key.message,
+            checked=key.checked,
+            reads=key.reads,
+            value=key.value,
+            ties=key.ties,
+            groups=len(held),
+            names=tuple(sorted({name for view in held for name in view.names}))[:NAMES],
+        )
+        for key, held in alike.items()
+    )
 
 
 def _take(items: list[T], names: tuple[str, ...]) -> T | None:

@@ -26,7 +26,7 @@ from tiecheck.report import (
     fingerprint,
 )
 from tiecheck.rules import select
-from tiecheck.targets import Target, parse_target
+from tiecheck.targets import Target, parse_target, without_secrets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +61,7 @@ def run(targets: Iterable[str], config: Config) -> Report:
     """
     begin = time.perf_counter()
     select(config.select, config.ignore, ())  # a wrong code is told before any work
+    _chosen(config)
     reports = tuple(check_text(text, config) for text in targets)
     return Report(__version__, reports, time.perf_counter() - begin)
 
@@ -79,7 +80,7 @@ def check_text(text: str, config: Config) -> TargetReport:
     """Check one target given as text; whatever keeps it from being read is an error of its report."""
     from tiecheck.collect.providers import facts_of
 
-    target = Target(text, "checkpoint", text, None)
+    target = Target(without_secrets(text), "checkpoint", text, None)
     try:
         target = parse_target(text)
         return judge(target, facts_of(target, config), config)
@@ -111,12 +112,13 @@ def _unread(target: Target, message: str, path: str | None) -> TargetReport:
 
 def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
-    from tiecheck.assemble import alias_entries, tie_entries
+    from tiecheck.assemble import alias_entries, loader_entries, tie_entries
 
     outcome = _Outcome([], [], [], [], [])
+    chosen = _chosen(config)
     for rule in select(config.select, config.ignore, facts):
         if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
-            _apply(rule, facts, target, outcome)
+            _apply(rule, facts, target, outcome, chosen)
     model = facts.known("config")
     live = facts.known("live")
     return TargetReport(
@@ -125,20 +127,32 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
         status=_status(outcome, facts, config),
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
-        judged_for=None,
+        judged_for=config.judge_for or None,
         layers=_layers(facts),
         ties=tie_entries(facts.known("groups") or (), live),
         aliases=alias_entries(live),
         views=(),
-        loaders=(),
+        loaders=loader_entries(facts.known("loaders") or (), chosen),
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
         skips=tuple(outcome.skips),
         errors=tuple(outcome.errors),
         rules_run=tuple(outcome.ran),
+        remote=facts.known("remote"),
     )
 
 
-def _apply(rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome) -> None:
+def _chosen(config: Config) -> frozenset[tuple[str, str]] | None:
+    """The loaders that `--for` names, as name and versions; None where every loader counts."""
+    if not config.judge_for:
+        return None
+    from tiecheck.peers.loaders import parse_for
+
+    return parse_for(config.judge_for)
+
+
+def _apply(
+    rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome, chosen: frozenset[tuple[str, str]] | None
+) -> None:
     """Run one rule: its findings, or its skip, or the error that it crashed."""
     values = {need: facts.get(need) for need in rule.needs()}
     unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
@@ -152,19 +166,25 @@ def _apply(rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome) ->
         return
     reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
     outcome.skips.extend(Skip(rule.code, rule.name, reason) for reason in reasons)
-    outcome.findings.extend(_finding(rule, answer, target) for answer in answers if not isinstance(answer, Unknown))
+    drafts = (answer for answer in answers if not isinstance(answer, Unknown))
+    outcome.findings.extend(_finding(rule, draft, target, chosen) for draft in drafts)
     if not reasons:
         outcome.ran.append(rule.code)
     elif rule.severity == "error" and TIES & values.keys():
         outcome.unclear.append(rule.code)
 
 
-def _finding(rule: type[Rule], draft: Draft, target: Target) -> Finding:
+def _finding(rule: type[Rule], draft: Draft, target: Target, chosen: frozenset[tuple[str, str]] | None) -> Finding:
     names = tuple(sorted(draft.names))
+    spared = (
+        chosen is not None
+        and draft.hurts is not None
+        and not any((view.loader, view.versions) in chosen for view in draft.hurts)
+    )
     return Finding(
         code=rule.code,
         name=rule.name,
-        severity=draft.severity or rule.severity,
+        severity="info" if spared else draft.severity or rule.severity,
         confidence=draft.confidence or rule.confidence,
         message=draft.message,
         names=names,
@@ -173,6 +193,7 @@ def _finding(rule: type[Rule], draft: Draft, target: Target) -> Finding:
         locations=draft.locations,
         fingerprint=fingerprint(rule.code, _relative(target.text), names),
         suppressed=None,
+        hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
     )
 
 

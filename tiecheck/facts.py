@@ -5,8 +5,8 @@ because thirty of those cost a start next to nothing where thirty dataclasses co
 This module imports nothing of ours and nothing heavy.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 Kind = Literal["module", "parameter", "storage", "overlap", "copy", "separate", "absent", "unknown"]
 """How the members of a tie group hang together; `docs/how-tying-breaks.md` explains each word."""
@@ -142,6 +142,14 @@ class StorageSlot(NamedTuple):
     """Stride in elements."""
 
 
+class RemoteBytes(Protocol):
+    """The bytes of a remote checkpoint, read only where somebody asks for them."""
+
+    def compare(self, tensors: Sequence[StoredTensor]) -> "Comparison | Unknown":
+        """Hold the bytes of some stored tensors of one dtype and shape against each other."""
+        ...
+
+
 class Checkpoint(NamedTuple):
     """The stored layer: which names a checkpoint holds, by headers."""
 
@@ -159,6 +167,15 @@ class Checkpoint(NamedTuple):
     """Files the index names that are not there (a partial download)."""
     slots: Mapping[str, StorageSlot]
     """Pickles: name -> place in its storage. Empty for safetensors."""
+    remote: RemoteBytes | None = None
+    """What reads the bytes of a remote checkpoint, a handle and no data; None for a local one."""
+
+    @property
+    def why_absent(self) -> str:
+        """What the files are of which no header was read, as the end of "is in ..."."""
+        if self.format == "pickle" and self.remote is not None:
+            return "a pickle on a remote store, which is never read"
+        return "a file that is not here"
 
     def names(self) -> Iterator[str]:
         """Every stored name, those of absent shards by the index included, each once."""
@@ -230,7 +247,7 @@ def read_entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     if isinstance(entry, dict):
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     else:
-        dtype, shape, (start, end) = entry.dtype, entry.shape, entry.data_offsets
+        dtype, shape, start, end = entry.dtype, entry.shape, entry.data_offsets.start, entry.data_offsets.end
     return TORCH_DTYPES.get(dtype, dtype.lower()), tuple(shape), start, end
 
 
@@ -255,6 +272,12 @@ class TieSpec(NamedTuple):
     """False where the names hang on the config (one a layer), so that they hold for the default config only."""
     spellings: Mapping[str, tuple[str, ...]]
     """Name -> the other names under which its loader finds it in a checkpoint."""
+    key: str = "tie_word_embeddings"
+    """The key of the flag: lfm2 reads `tie_embedding` too, csm `tie_codebooks_embeddings`."""
+    joint: tuple[tuple[str, ...], ...] = ()
+    """Levels whose flags untie the group only if all of them are false; empty where one flag decides."""
+    newer: tuple[tuple[str, str], ...] = ()
+    """In a group of 4.57: (its name, the name of transformers 5 for the same parameter), where the two differ."""
 
 
 class Architecture(NamedTuple):
@@ -276,6 +299,10 @@ class Architecture(NamedTuple):
     """The name of the language-model head's weight (`get_output_embeddings`); None likewise."""
     prefix: str = ""
     """The class's `base_model_prefix`: the part of a name that a base model's own checkpoint leaves out."""
+    declared: tuple[tuple[str, str], ...] = ()
+    """Targets and sources as the class declares them, patterns kept; 4.57 names no source, which is empty then."""
+    tried: frozenset[tuple[str, ...]] = frozenset({()})
+    """The config levels whose flags were tried; what a flag anywhere else does is not known."""
 
 
 class Comparison(NamedTuple):
@@ -295,6 +322,21 @@ class Comparison(NamedTuple):
     """The last row that differs, among those compared."""
     constant: bool
     """Whether every element is one and the same value, so that equality means nothing."""
+    max_difference: float | None = None
+    """Largest absolute difference between the elements of the first member and another's, of those that are finite
+    in both; None where none was measured (equal, a dtype without numbers, or by headers alone)."""
+    rows_measured: int = 0
+    """Differing rows that it was measured over; fewer than `rows_differ` where the reader stopped early."""
+    nonfinite: bool = False
+    """Whether a NaN or an infinity stands where another member holds something else."""
+    form: Literal["same", "transposed", "padded", "cast"] = "same"
+    """How the members were laid against each other: as they are; `transposed`, one as the other's transpose; `padded`,
+    the rows that all of them have, where one has more; `cast`, the wider dtype rounded to the narrower. All above
+    holds in that form."""
+    extra_rows: int = 0
+    """`padded`: the rows that one member has and another has not."""
+    extra_constant: bool = False
+    """`padded`: whether those rows are one and the same value, as padding is."""
 
 
 class Group(NamedTuple):
@@ -332,12 +374,20 @@ class Group(NamedTuple):
     """Why something about the group is unknown."""
     inferred: bool
     """Whether the group was guessed from names and shapes, as for a class the table lacks."""
+    anchored: bool = False
+    """Where no member is stored: whether the checkpoint holds other tensors of the module that owns one, under its
+    names, so that the members are really missing and not only named otherwise."""
+    inert: bool = False
+    """Whether transformers 5 has no tie for the group under any flag, though 4.57 had one."""
+    relation: Comparison | None = None
+    """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""
 
 
 Outcome = Literal[
     "tied",
     "kept-apart",
     "head-discarded",
+    "member-discarded",
     "head-random",
     "embedding-random",
     "member-random",
@@ -345,12 +395,17 @@ Outcome = Literal[
     "unknown",
 ]
 """What a loader makes of one stored group: `tied` (one tensor, nothing lost), `kept-apart` (each member as it is
-stored), `head-discarded` (tied, and a stored member that differs is thrown away), `head-random`, `embedding-random` and
-`member-random` (that member is not loaded and nothing ties it), `crash`, `unknown`."""
+stored), `head-discarded` (tied, and the stored head, which differs, is thrown away), `head-random` and
+`embedding-random` (not loaded, and nothing ties it to what is), `member-discarded` and `member-random` (the same for
+groups that are no embedding and head), `crash`, `unknown`."""
 
-HURTS: frozenset[Outcome] = frozenset(
-    {"head-discarded", "head-random", "embedding-random", "member-random", "crash"}
-)
+DISCARDED: frozenset[Outcome] = frozenset({"head-discarded", "member-discarded"})
+"""The outcomes in which a stored tensor is thrown away."""
+
+RANDOM: frozenset[Outcome] = frozenset({"head-random", "embedding-random", "member-random"})
+"""The outcomes in which a tensor is made anew."""
+
+HURTS: frozenset[Outcome] = DISCARDED | RANDOM | {"crash"}
 """The outcomes that cost somebody something."""
 
 
@@ -374,7 +429,7 @@ class LoaderView(NamedTuple):
     value: bool | None
     """What that flag says; None where it is not written: absent is not false."""
     ties: bool | None
-    """What it makes of that: whether the loader takes the group for tied; None where it asks no flag or it is unknown."""
+    """Whether the loader takes the group for tied; None where that is not known."""
 
     @property
     def title(self) -> str:
@@ -513,3 +568,78 @@ class InitScale(NamedTuple):
     """Measured share of positions whose most likely next token is the input token itself."""
     reason: str | None
     """Why something could not be measured."""
+
+
+class Duplicate(NamedTuple):
+    """A name that stands in the headers of several shards."""
+
+    name: str
+    """The name."""
+    tensors: tuple[StoredTensor, ...]
+    """Its entries, in the order of the shards."""
+    indexed: str | None
+    """The shard that the index gives it; None where the index does not have the name."""
+    comparison: Comparison | None
+    """The byte comparison, where it was made."""
+    reason: str | None
+    """Why it was not made."""
+
+
+class LayoutView(NamedTuple):
+    """What one of several weight layouts of a directory (a file, or an index with its shards) says of one group."""
+
+    file: str
+    """The file, or the index."""
+    stored: Kind
+    """`absent` (at most one member stored), `copy`, `separate`, `storage` or `unknown`."""
+    names: tuple[str, ...]
+    """The stored members, sorted."""
+    reason: str | None
+    """Why it is unknown."""
+
+
+class LayoutGroup(NamedTuple):
+    """One group as each of several weight layouts of a directory stores it, the one that loaders prefer first."""
+
+    names: tuple[str, ...]
+    """The members."""
+    declared: bool | None
+    """Whether the group is declared as tied; None for one that only a pickle's shared memory suggests."""
+    views: tuple[LayoutView, ...]
+    """One for each layout."""
+
+
+class TiedMoments(NamedTuple):
+    """More entries in a saved optimizer state than a tie has tensors."""
+
+    group: Group
+    """The tie."""
+    file: str
+    """The state, relative to the target."""
+    keys: tuple[str, ...]
+    """The entries: parameter names, or numbers."""
+    field: str
+    """The moment that was compared, e.g. `exp_avg`."""
+    shape: tuple[int, ...]
+    """The parameter's shape, by the first entry."""
+    comparison: Comparison | None
+    """How the entries differ; None where their shapes do."""
+    named: bool
+    """Whether the entries have names; otherwise they were found by their shape."""
+    room: int
+    """How many of the entries the stored parameters account for."""
+
+
+class StrictLoad(NamedTuple):
+    """The names of a checkpoint against those of its class, as a strict load would hold them."""
+
+    prefix: str | None
+    """What stands before every stored name and before none of the class's; None where they fit."""
+    renamed: tuple[str, str] | None
+    """One stored name with that prefix, and the class's name for it."""
+    stored: int
+    """How many names are stored."""
+    aliases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    """For each group declared as tied and stored in part: the names that are not stored, and the ones that are."""
+    resumed: tuple[str, ...]
+    """What beside the weights says that a training is to be resumed from here."""

@@ -166,6 +166,15 @@ class LoaderOutcome(NamedTuple):
     """The members of those groups, sorted; capped."""
 
 
+class Traffic(NamedTuple):
+    """What was moved to read a remote target."""
+
+    bytes: int
+    """Bytes of the bodies that were read."""
+    requests: int
+    """Requests that were made, redirects and second tries included."""
+
+
 class TargetReport(NamedTuple):
     """Everything about one target."""
 
@@ -199,6 +208,8 @@ class TargetReport(NamedTuple):
     """What kept the target from being checked."""
     rules_run: tuple[str, ...]
     """Codes of the rules that could judge; the JSON report leaves it out."""
+    remote: Traffic | None = None
+    """What was moved to read it; null for a local target."""
 
     def counted(self) -> tuple[Finding, ...]:
         """The findings that are not suppressed."""

@@ -30,6 +30,14 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
 @click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
 @click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
 @click.option(
+    "--for",
+    "judge_for",
+    multiple=True,
+    callback=_codes,
+    metavar="LOADERS",
+    help="The loaders that matter (transformers==4.57,vllm); what hurts only others becomes a note.",
+)
+@click.option(
     "--fail-on",
     type=click.Choice(["info", "warning", "error"]),
     default="warning",
@@ -54,17 +62,19 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     help="text (default) or json; repeatable, with =FILE it is written there.",
 )
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
+@click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")
+@click.option("--offline", is_flag=True, help="Fetch nothing: a hub model comes from the local cache, or not at all.")
 @click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the evidence of targets that pass.")
 @click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours."
 )
 def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) -> None:
-    """Judge TARGETs: model directories, weights files, or `module:attribute` to build.
+    """Judge TARGETs: model directories, weights files, hub ids (org/name), addresses, or `module:attribute` to build.
 
-    A directory is read by its headers and config, and by bytes where two members of a group are stored. Nothing
-    is imported and no code is run unless --live, --load or --trust-remote-code asks for it. `module:attribute` and
-    `file.py:attribute` run that code.
+    A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
+    model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run
+    unless --live, --load or --trust-remote-code asks for it. `module:attribute` and `file.py:attribute` run that code.
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
@@ -80,6 +90,9 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         live=options["live"],
         load=options["load"],
         trust_remote_code=options["trust_remote_code"],
+        judge_for=options["judge_for"],
+        revision=options["revision"],
+        offline=options["offline"],
     )
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
-from tiecheck.facts import TIED
+from tiecheck.facts import HURTS, TIED
 from tiecheck.render import Style
 from tiecheck.report import Finding, Report, TargetReport, TieEntry
 
@@ -94,6 +94,10 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     yield from _groups(target, style)
     for finding in target.findings:
         yield from _finding(finding, style)
+    if target.remote and style.verbose:
+        moved = target.remote
+        requests = f"{moved.requests:,} request{'' if moved.requests == 1 else 's'}"
+        yield Line(f"fetched {moved.bytes:,} bytes in {requests}", 8, 0, "dim")
     reasons: dict[str, list[str]] = {}
     for skip in target.skips:
         reasons.setdefault(skip.reason, []).append(skip.code)
@@ -112,6 +116,24 @@ def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
         yield Line(f"and {rest} more groups (-v shows them)", 8, 0, "dim")
     if not target.ties and target.rules_run:
         yield Line("no tie group", 8, 0, "dim")
+    if style.verbose or any(entry.outcome in HURTS for entry in target.loaders):
+        yield from _loaders(target)
+
+
+def _loaders(target: TargetReport) -> Iterator[Line]:
+    """What becomes of the groups in each loader, a line an outcome, the costly ones first."""
+    alike: dict[str, dict[str, int]] = {}
+    outcomes: dict[str, set[str]] = {}
+    for entry in target.loaders:
+        outcomes.setdefault(entry.loader, set()).add(entry.outcome)
+    for entry in target.loaders:
+        versions = f" {entry.versions}" if len(outcomes[entry.loader]) > 1 else ""
+        held = alike.setdefault(entry.outcome, {})
+        held[entry.loader + versions] = held.get(entry.loader + versions, 0) + entry.groups
+    groups = len(target.ties)
+    for outcome in sorted(alike, key=lambda word: (word not in HURTS, word)):
+        words = (f"{title} ({n} groups)" if groups > 1 and n > 1 else title for title, n in alike[outcome].items())
+        yield Line(f"{outcome} in {', '.join(words)}", 8, 2, "dim")
 
 
 def _more(tie: TieEntry) -> str:

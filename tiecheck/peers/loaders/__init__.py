@@ -81,7 +81,7 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
             wanted = tuple(int(part) for part in match["version"].split("."))
             fitting = [v for v in versions if _within(wanted, v)]
             if not fitting:
-                known = ", ".join(v.versions for v in versions)
+                known = ", ".join(dict.fromkeys(v.versions for v in versions))
                 raise UsageError(f"--for {spec}: {name} is known in the versions {known} only")
             versions = tuple(fitting)
         chosen |= {(v.name, v.versions) for v in versions}

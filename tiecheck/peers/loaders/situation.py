@@ -4,12 +4,10 @@ A loader is one small function from a `Situation` to a `Decision`: it reads the 
 and `settle` turns that and what is stored into an outcome by the loader's `Policy`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from tiecheck.facts import Architecture, Group, ModelConfig, Outcome, TieSpec
+from tiecheck.facts import Architecture, Group, ModelConfig, Outcome
 
 
 class Situation(NamedTuple):
@@ -21,16 +19,14 @@ class Situation(NamedTuple):
     """The class, by the installed tie table."""
     group: Group
     """The group as transformers 5 names and resolves it, with its stored state."""
-    older: TieSpec | None
-    """The same group as the class of transformers 4.57 ties it; None where it does not or is not known."""
-    older_known: bool
-    """Whether the table of 4.57 has the class at all."""
+    older: tuple[Group, ...] | str
+    """The groups of transformers 4.57's class that share a member with it, by its own names; or why none is known."""
 
     @property
     def head(self) -> bool:
         """Whether the group is the token embedding and the language-model head: all that engines know of tying."""
         here = set(self.group.names)
-        return self.architecture.head in here and self.architecture.embedding in here
+        return self.group.inferred or (self.architecture.head in here and self.architecture.embedding in here)
 
 
 class Decision(NamedTuple):
@@ -78,12 +74,14 @@ class Stored(NamedTuple):
 def stored_of(group: Group) -> Stored:
     """The stored state of a group."""
     missing = set(group.missing)
-    kinds = {"copy": True, "storage": True, "absent": True, "separate": False}
+    alike = {"copy": True, "storage": True, "absent": True, "separate": False}.get(group.stored or "absent")
+    if group.stored == "separate" and group.comparison is None:
+        alike = None  # another dtype: whether they are equal is a matter of the cast
     return Stored(
         source=group.source is not None and group.source not in missing and bool(group.stored_names),
         targets=not missing - {group.source},
         some=bool(group.stored_names),
-        alike=kinds.get(group.stored or "absent"),
+        alike=alike,
         shapes=len({tensor.shape for tensor in group.tensors}) < 2,
     )
 
@@ -99,7 +97,7 @@ class Policy(NamedTuple):
     """It ties, and only targets are stored."""
     no_target: tuple[Outcome, str | None] = ("tied", None)
     """It ties, and only the source is stored: the normal form."""
-    nothing: tuple[Outcome, str | None] = ("head-random", None)
+    nothing: tuple[Outcome, str | None] = ("embedding-random", None)
     """It ties, and no member is stored."""
     shapes: tuple[Outcome, str | None] = ("crash", "size mismatch")
     """It ties, and the stored members differ in shape."""
@@ -122,19 +120,50 @@ def settle(ties: bool | None, stored: Stored, policy: Policy) -> tuple[Outcome, 
     """
     if ties is None:
         return "unknown", "whether it ties the group is not known"
-    if not ties:
-        if stored.source and stored.targets:
-            return "kept-apart", None
-        return policy.lost_target if stored.source else policy.lost_source
+    return _tied(stored, policy) if ties else _untied(stored, policy)
+
+
+def _untied(stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
+    if not stored.shapes:
+        return "unknown", "the members differ in shape, which the class may be made for where they are not tied"
+    if stored.source and stored.targets:
+        return "kept-apart", None
+    return policy.lost_target if stored.source else policy.lost_source
+
+
+def _tied(stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
     if not stored.some:
         return policy.nothing
     if not stored.shapes:
         return policy.shapes
     if stored.alike is None:
-        same = policy.equal == policy.differ
-        return policy.equal if same else ("unknown", UNREAD)
+        return policy.equal if policy.equal == policy.differ else ("unknown", UNREAD)
     if not stored.alike:
         return policy.differ
     if not stored.source:
         return policy.no_source
     return policy.equal if stored.targets else policy.no_target
+
+
+GENERAL: dict[Outcome, Outcome] = {
+    "head-discarded": "member-discarded",
+    "head-random": "member-random",
+    "embedding-random": "member-random",
+}
+"""Outcome of an embedding and head -> the word for any other group."""
+
+
+def worded(decision: Decision, situation: Situation) -> Decision:
+    """A decision in the words of its group: only an embedding and head have a head to lose."""
+    if situation.head:
+        return decision
+    return decision._replace(outcome=GENERAL.get(decision.outcome, decision.outcome))
+
+
+def worst(decisions: Iterable[Decision]) -> Decision:
+    """The decision that costs most, the first among equals; the others are parts of the same group."""
+    order: tuple[Outcome, ...] = (
+        *("crash", "embedding-random", "head-random", "member-random", "head-discarded", "member-discarded"),
+        *("unknown", "kept-apart", "tied"),
+    )
+    return min(decisions, key=lambda d: order.index(d.outcome))

@@ -1,35 +1,127 @@
-"""transformers 4.57 and 5: the two that were run against every cell of the matrix."""
+"""transformers 4.57 and 5: the two whose every cell was run (tests/peers/test_loading.py).
+
+Both tables come from the library itself, so that what is tied under which flag is known. What remains is what each does
+where that and the file do not fit: 5 compares the stored members pair by pair and keeps different ones apart; 4.57 ties
+after loading, the source wins, and nothing is said; where only targets are stored it leaves both on the meta device.
+"""
 
 from __future__ import annotations
 
-from tiecheck.facts import TieSpec
-from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_of
+from tiecheck.facts import Group, Outcome
+from tiecheck.peers.loaders.situation import (
+    UNREAD,
+    Decision,
+    Loader,
+    Policy,
+    Situation,
+    settle,
+    stored_of,
+    worded,
+    worst,
+)
+
+WARNING = (
+    "The tied weights mapping and config for this model specifies to tie ..., but both are present in the checkpoints "
+    "with different values, so we will NOT tie them."
+)
 
 FIVE = Policy(
     differ=(
         "kept-apart",
-        "The tied weights mapping and config for this model specifies to tie ..., but both are present in the "
-        "checkpoints with different values, so we will NOT tie them.",
+        WARNING,
     ),
-    shapes=(
-        "crash",
-        "You set `ignore_mismatched_sizes` to `False`, thus raising an error. For details look at the above report!",
-    ),
+    shapes=("crash", "RuntimeError: You set `ignore_mismatched_sizes` to `False`, thus raising an error."),
 )
 
-OLD = Policy(
-    differ=("head-discarded", None),
-    no_source=("crash", "both members stay on the meta device without a word, and the first forward pass fails"),
+FOUR = Policy(
+    no_source=("crash", "both stay on the meta device without a word, and the first forward pass fails"),
+    shapes=("crash", "RuntimeError: Error(s) in loading state_dict: size mismatch"),
 )
+
+MANY = FOUR._replace(
+    no_source=("unknown", "which member 4.57 takes where the source is not stored differs from class to class")
+)
+"""For what is no pair of embedding and head: the class's own code repairs some (BART's embeddings, CamemBERT's biases),
+and others stay on meta."""
+
+
+def _reads(group: Group) -> tuple[str, bool | None]:
+    """The flag that decides for a group, and what it says."""
+    flag = group.flag
+    value = flag.value if flag is not None and isinstance(flag.value, bool) else None
+    return flag.dotted if flag else ".".join((*group.level, "tie_word_embeddings")), value
 
 
 def _five(situation: Situation) -> Decision:
     """By the resolved group: its declaration is what transformers 5 reads."""
     group = situation.group
-    reads = ".".join((*group.level, "tie_word_embeddings"))
-    value = bool(group.flag.value) if group.flag is not None and isinstance(group.flag.value, bool) else None
+    if group.inferred:
+        return Decision("unknown", "the class is not transformers' own, and its code was not run")
+    reads, value = (None, None) if group.inert else _reads(group)
+    if group.stored == "unknown" and group.missing:
+        return Decision("unknown", group.reason, reads, value, group.declared)
     outcome, message = settle(group.declared, stored_of(group), FIVE)
-    return Decision(outcome, message, reads, value, group.declared)
+    return worded(Decision(outcome, message, reads, value, group.declared), situation)
 
 
-LOADERS = (Loader("transformers", "5", (5,), None, "run", _five),)
+def _four(situation: Situation) -> Decision:
+    """By the groups of 4.57's own class, which may split the group that 5 ties as one (T5's false unties the head)."""
+    older = situation.older
+    if isinstance(older, str):
+        return Decision("unknown", older)
+    if not older:
+        outcome, message = settle(False, stored_of(situation.group), FOUR)
+        return worded(Decision(outcome, message, None, None, False), situation)
+    whole = max(older, key=lambda group: len(group.names))
+    reads, value = _reads(whole)
+    blind = next((g for g in older if g.declared is None or (g.stored == "unknown" and g.missing)), None)
+    if blind is not None:
+        return Decision("unknown", blind.reason, reads, value)
+    if not any(group.declared for group in older):
+        outcome, message = settle(False, stored_of(whole), FOUR)
+        return worded(Decision(outcome, message, reads, value, False), situation)
+    parts = _parts(older)
+    decisions = [Decision(*_part(part, whole, situation), ties=len(part) > 1) for part in parts]
+    decision = worst((*decisions, _passed_over(situation.group, older)))
+    # Of a group that 4.57 ties in part, what is lost tells which part the verdict is about.
+    ties = len(parts) == 1 or (decision.ties is True and decision.outcome == "head-discarded")
+    return worded(decision._replace(reads=reads, value=value, ties=ties), situation)
+
+
+def _passed_over(group: Group, older: tuple[Group, ...]) -> Decision:
+    """What becomes of stored members under names that 4.57 does not have (GPT-NeoX's head is `embed_out` there)."""
+    known = {name for other in older for name in other.stored_names}
+    if set(group.stored_names) <= known:
+        return Decision("tied")
+    alike = stored_of(group).alike
+    return Decision("unknown", UNREAD) if alike is None else Decision("tied" if alike else "head-discarded")
+
+
+def _parts(older: tuple[Group, ...]) -> list[frozenset[str]]:
+    """The members by what 4.57 makes one tensor: those of tied groups together, each other one alone."""
+    parts = [frozenset((name,)) for name in sorted({name for group in older for name in group.names})]
+    for group in older:
+        if group.declared:
+            joined = [part for part in parts if part & set(group.names)]
+            parts = [part for part in parts if part not in joined] + [frozenset().union(*joined)]
+    return parts
+
+
+def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Outcome, str | None]:
+    """What becomes of one part of a group."""
+    older = situation.older if isinstance(situation.older, tuple) else ()
+    if len(part) == 1:
+        (name,) = part
+        lost = any(name in group.missing for group in older)
+        source = name == whole.source
+        return ("embedding-random" if source else "head-random", None) if lost else ("kept-apart", None)
+    group = next((g for g in older if frozenset(g.names) == part), None)
+    if group is None:
+        return "unknown", "several groups of 4.57 overlap"
+    return settle(True, stored_of(group), FOUR if len(part) == 2 and situation.head else MANY)
+
+
+LOADERS = (
+    Loader("transformers", "4.57", (4, 57), (4, 58), "run", _four),
+    Loader("transformers", "5", (5,), None, "run", _five),
+)

@@ -1,0 +1,84 @@
+"""The loader matrix of a checkpoint: each tie group put before each loader."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tiecheck.collect.groups import build_groups, compare_members
+from tiecheck.facts import Architecture, Checkpoint, Group, LoaderView, ModelConfig, Unknown
+from tiecheck.peers.loaders import loaders_of, views_of
+from tiecheck.peers.loaders.situation import Situation
+
+
+def loader_views(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, groups: tuple[Group, ...]
+) -> tuple[LoaderView, ...]:
+    """What every loader of the matrix makes of every group.
+
+    Args:
+        config: The model's config, where there is one.
+        architecture: The class by the table of transformers 5.
+        checkpoint: The stored layer.
+        groups: The groups, compared as far as they are to be.
+
+    Returns:
+        The views, grouped by loader in the matrix's order, each loader's in the order of the groups.
+    """
+    situations = tuple(_situations(config, architecture, checkpoint, groups))
+    return views_of(situations, loaders_of()) if situations else ()
+
+
+def _situations(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, groups: tuple[Group, ...]
+) -> list[Situation]:
+    older = _older(config, architecture, checkpoint) if groups else ""
+    return [Situation(config, architecture, group, _of(group, older, checkpoint)) for group in groups]
+
+
+class _Older(NamedTuple):
+    """A group as the class of transformers 4.57 has it, and what transformers 5 calls its members."""
+
+    group: Group
+    newer: frozenset[str]
+
+
+def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint) -> tuple[_Older, ...] | str:
+    """The groups of 4.57's class, under its own names; no byte is read for them."""
+    from tiecheck.collect.architectures import load_older, newer_names
+
+    if not architecture.known:
+        return "the class is not transformers' own, and its code was not run"
+    data = config.data if config else None
+    older = load_older(architecture.class_name, config.model_type if config else None, config=data)
+    if not older.known:
+        return older.origin
+    found = build_groups(config, older, checkpoint, "never")
+    if isinstance(found, Unknown):
+        return found.reason
+    newer = {tie.names: frozenset(newer_names(tie)) for tie in older.ties}
+    return tuple(_Older(group, newer[group.names]) for group in found)
+
+
+def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -> tuple[Group, ...] | str:
+    """The older groups that share a member, by name or by what is stored, with the comparison that was made."""
+    if isinstance(older, str):
+        return older
+    names, stored = set(group.names), set(group.stored_names)
+    same = (o.group for o in older if o.newer & names or not stored.isdisjoint(o.group.stored_names))
+    return tuple(_compared(other, group, checkpoint) for other in same)
+
+
+def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:
+    """An older group with the comparison of the newer one, where both are about the same tensors.
+
+    What is a part of a group whose members differ is compared by itself, if the bytes were read before.
+    """
+    if other.stored != "unknown" or len(other.stored_names) < 2 or len(other.tensors) < len(other.stored_names):
+        return other
+    if not set(other.stored_names) <= set(group.stored_names):
+        return other
+    if len(other.stored_names) == len(group.stored_names) or group.stored == "copy":
+        return other._replace(stored=group.stored, comparison=group.comparison, reason=group.reason)
+    if group.comparison is None or not other.declared:
+        return other
+    return compare_members(other._replace(reason=None), checkpoint, "always" if checkpoint.remote else "auto")

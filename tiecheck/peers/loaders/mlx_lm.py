@@ -1,0 +1,75 @@
+"""mlx-lm 0.32.2, by the public source of its wheel; the model types of `RAN` were run in every cell as well.
+
+- The model file is chosen by `model_type` (`MODEL_REMAPPING`, `mlx_lm/utils.py`), its arguments from `config.json` by
+  the names of a dataclass (`BaseModelArgs.from_dict`, `models/base.py`): an absent flag is the dataclass's own default,
+  which is true for Llama, and a `TypeError` where it has none.
+- `self.lm_head` is made where the flag is false, otherwise `embed_tokens.as_linear` is the head. `sanitize` takes a
+  stored head away for some models; for the others `load_weights(strict=True)` refuses it
+  (`Received 1 parameters not in model: lm_head.weight.`), and it refuses what is missing
+  (`Missing 1 parameters: lm_head.weight.`). Bytes are never compared.
+
+Which model does which: `tiecheck/data/engines.txt`, made from `mlx_lm/models/*.py`. Unquantised models are meant.
+"""
+
+from __future__ import annotations
+
+from tiecheck.peers.loaders._engines import FLAG, Read, config_of, ending, in_part, nested, pair_of, section
+from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_of
+
+VERSION = "0.32.2"
+RAN = frozenset({"llama", "qwen2", "gemma2", "qwen3", "olmo2", "starcoder2"})
+"""Model types that tests/peers/test_engines_run.py loads in every cell."""
+ABSENT = "ModelArgs.__init__() missing 1 required positional argument: 'tie_word_embeddings'"
+
+
+def _decide(situation: Situation) -> Decision | None:
+    fields = section("mlx-lm", VERSION).get(_model_type(situation) or "")
+    if fields is None or not situation.head:
+        return None
+    tie, level, default, head, _ = fields.split("|")
+    if tie.startswith("unknown"):
+        return Decision("unknown", tie.partition(":")[2])
+    read = Read("", None, tie == "always")
+    if tie == "flag":
+        read = _flag(situation, level, default)
+        if read.ties is None:
+            return Decision("crash", ABSENT, read.dotted)
+    if read.ties is False and not situation.group.stored_names:
+        embedding, head_name = pair_of(situation)
+        return Decision(
+            "crash", f"Missing 2 parameters: {head_name}, {embedding}.", read.dotted or None, read.value, False
+        )
+    outcome, message = settle(read.ties, stored_of(situation.group), _policy(head, situation))
+    return Decision(outcome, message, read.dotted or None, read.value, read.ties)
+
+
+def _policy(head: str, situation: Situation) -> Policy:
+    """What happens where tie and stored tensors do not fit, by what `sanitize` does with the head."""
+    missing = "Missing 1 parameters: {}."
+    embedding, head_name = pair_of(situation)
+    no_head = ending("crash", missing.format(head_name))
+    no_embedding = ending("crash", missing.format(embedding))
+    lost = Policy(nothing=no_embedding, lost_target=no_head, lost_source=no_embedding)
+    if head == "skip":
+        return lost._replace(shapes=("head-discarded", None), no_source=no_embedding)
+    if head == "refuse":
+        extra = ending("crash", f"Received 1 parameters not in model: {head_name}.")
+        return lost._replace(differ=extra, equal=extra, shapes=extra, no_source=extra)
+    reason = ending("unknown", head.partition(":")[2])
+    return lost._replace(differ=reason, equal=reason, shapes=reason, no_source=reason)
+
+
+def _flag(situation: Situation, level: str, default: str) -> Read:
+    here = nested(config_of(situation), level)
+    value = here.get(FLAG) if here is not None else None
+    dotted = f"{level}.{FLAG}".lstrip(".")
+    if isinstance(value, bool):
+        return Read(dotted, value, value)
+    return Read(dotted, None, None if default == "-" else default == "1")
+
+
+def _model_type(situation: Situation) -> str | None:
+    return situation.config.model_type if situation.config is not None else None
+
+
+LOADERS = in_part(Loader("mlx-lm", VERSION, (0, 32, 2), (0, 32, 3), "source", _decide), RAN, _model_type)

@@ -1,0 +1,35 @@
+"""SGLang 0.5.23, by the public source of its wheel.
+
+- Which class, which flag at which level, and what becomes of a stored head: `tiecheck/data/engines.txt`, made from
+  `sglang/srt/models/*.py` (each class that a file names as `EntryClass`: its `__init__` and `load_weights`).
+- Most classes put the embedding itself in the head's place where the flag is true, so that `named_parameters()` has no
+  `lm_head.weight`: a stored head is skipped under the flag, passed over with a warning, or a `KeyError`.
+- Nothing checks that every parameter was loaded (`sglang/srt/model_loader/loader.py`): what is missing stays
+  uninitialised.
+- A composite reads the flag of the config it hands to its language model; no level is copied to another.
+
+Unquantised models on one device are meant.
+"""
+
+from __future__ import annotations
+
+from tiecheck.peers.loaders import _torch
+from tiecheck.peers.loaders._engines import class_of, ending, pair_of, section
+from tiecheck.peers.loaders.situation import Decision, Loader, Situation
+
+VERSION = "0.5.23"
+SKIPPED = "the stored head is skipped, so the one tensor stays uninitialised and nothing is said"
+
+
+def _decide(situation: Situation) -> Decision | None:
+    fields = section("sglang", VERSION).get(class_of(situation) or "")
+    if fields is None or not situation.head or situation.config is None:
+        return None
+    tie, _, _, head, _ = fields.split("|")
+    if tie.startswith("unknown"):
+        return Decision("unknown", tie.partition(":")[2])
+    refusal = f"KeyError: '{pair_of(situation)[1]}'"
+    return _torch.decide(situation, fields, _torch.policy_of(head, refusal, ending("embedding-random", SKIPPED)))
+
+
+LOADERS = (Loader("sglang", VERSION, (0, 5, 23), (0, 5, 24), "source", _decide),)
