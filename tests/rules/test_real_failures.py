@@ -190,7 +190,8 @@ class TestNoPassWithoutProof:
         model.save_pretrained(tmp_path)
         tensors = {f"_orig_mod.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        assert self.judged(tmp_path) == ("unknown", 1)
+        assert self.judged(tmp_path) == ("fail", 1)
+        assert codes(tmp_path) == ["TIE205 warning"]
 
     def test_neither_member_stored(self, tmp_path: Path) -> None:
         model = llama(tied=False)
@@ -198,7 +199,8 @@ class TestNoPassWithoutProof:
         names = {"lm_head.weight", "model.embed_tokens.weight"}
         tensors = {k: v.clone() for k, v in model.state_dict().items() if k not in names}
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        assert self.judged(tmp_path) == ("unknown", 1)
+        assert self.judged(tmp_path) == ("fail", 1)
+        assert codes(tmp_path) == ["TIE102 error"]
 
     def test_flag_that_is_text(self, tmp_path: Path) -> None:
         llama().save_pretrained(tmp_path)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
 
 FAMILIES = {
-    "1": (("stored", "copies"), "groups", "What is stored against what is declared"),
-    "2": (("files",), "checkpoint", "Files"),
+    "1": (("stored", "copies", "flags", "names"), "groups", "What is stored against what is declared"),
+    "2": (("files", "formats", "optimizer", "strict"), "checkpoint", "Files"),
     "3": (("live",), "live", "The live model"),
     "7": (("training",), "scale", "Training"),
 }

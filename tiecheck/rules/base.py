@@ -29,8 +29,10 @@ class Draft(NamedTuple):
     confidence: Confidence | None = None
     """Another confidence than the rule's default."""
     hurts: tuple[LoaderView, ...] | None = None
-    """The loaders that are hurt; None for a finding that hurts whoever loads it. With `--for`, a finding that hurts only
-    others becomes a note."""
+    """The loaders that are hurt; None for a finding that hurts whoever loads it.
+
+    With `--for`, a finding that hurts only others becomes a note.
+    """
 
 
 class Case(NamedTuple):

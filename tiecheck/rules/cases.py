@@ -12,6 +12,8 @@ from tiecheck.facts import (
     Group,
     InitScale,
     LiveModel,
+    LoaderView,
+    Outcome,
     Registration,
     Shard,
     StoredTensor,
@@ -63,6 +65,29 @@ def group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), 
         reason=None,
         inferred=False,
     )
+    return plain._replace(**changes)
+
+
+def judged(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[str, Any]:
+    """The facts `groups` and `loaders`: what transformers 4.57 and 5 make of some groups.
+
+    Args:
+        groups: The groups as transformers 5 reads them.
+        older: The same groups as 4.57 reads them; alike where it is not given.
+    """
+    from tiecheck.facts import Architecture
+    from tiecheck.peers.loaders import loaders_of, views_of
+    from tiecheck.peers.loaders.situation import Situation
+
+    llama = Architecture("LlamaForCausalLM", True, (), "transformers 5.23.0", 1.0, EMBEDDING, HEAD, "model")
+    before = older or groups
+    situations = [Situation(None, llama, group, (other,)) for group, other in zip(groups, before, strict=True)]
+    return {"groups": groups, "loaders": views_of(situations, loaders_of(("transformers",)))}
+
+
+def view(loader: str, outcome: Outcome, **changes: Any) -> LoaderView:
+    """What a loader makes of the Llama's group."""
+    plain = LoaderView(loader, "", outcome, None, "source", PAIR, "tie_word_embeddings", True, True)
     return plain._replace(**changes)
 
 

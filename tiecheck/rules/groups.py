@@ -5,9 +5,103 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from tiecheck.facts import Group, Unknown
-from tiecheck.report import Confidence, Location
-from tiecheck.rules.wording import listed
+from tiecheck.facts import Flag, Group, LoaderView, Unknown
+from tiecheck.report import Confidence, Location, Severity
+from tiecheck.rules.wording import listed, plural
+
+Cause = Literal["levels", "silent", "meaning"]
+"""Why loaders disagree on a group: flags at several levels, a default that differs, a false that means two things."""
+
+WORDS = {
+    "tied": "one tensor, nothing lost",
+    "kept-apart": "each member as it is stored",
+    "head-discarded": "the stored head is thrown away",
+    "member-discarded": "a stored member is thrown away",
+    "head-random": "the head comes out random",
+    "embedding-random": "the embedding comes out random",
+    "member-random": "a member comes out random",
+    "crash": "it fails",
+    "unknown": "not known",
+}
+"""What an outcome means to somebody who loads the checkpoint."""
+
+
+def views_of(group: Group, loaders: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
+    """What the loaders make of one group."""
+    return tuple(view for view in loaders if view.names == group.names)
+
+
+def hurt(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
+    """The loaders in which something is lost."""
+    return tuple(view for view in views if view.hurts)
+
+
+def titles(views: tuple[LoaderView, ...]) -> str:
+    """The loaders in a sentence."""
+    return listed(tuple(dict.fromkeys(view.title for view in views)))
+
+
+def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
+    """Why some loaders tie a group and others do not; None where they agree, or where no flag is behind it.
+
+    Loaders that read no flag at all are left out: what they do is no matter of how the flags are written. Where every
+    transformers takes the group alike and loses something, that it is lost is the news, and not that another does not.
+    """
+    asked = [view for view in views if view.ties is not None and view.reads is not None]
+    if len({view.ties for view in asked}) < 2:
+        return None
+    own = [view for view in asked if view.loader == "transformers"]
+    if own and all(view.hurts for view in own) and len({view.ties for view in own}) == 1:
+        return None
+    said = {view.value for view in asked}
+    if len(said) > 1:
+        return "levels"
+    (value,) = said
+    return "silent" if value is None else "meaning" if value is False else None
+
+
+def spoken_for(views: tuple[LoaderView, ...]) -> bool:
+    """Whether TIE103, TIE104 or TIE105 has the group: they name the cause, where a rule on tensors names the effect."""
+    return disputed(views) is not None and bool(hurt(views))
+
+
+def readings(views: tuple[LoaderView, ...]) -> str:
+    """Who reads which flag and what comes of it, a sentence for each reading."""
+    alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}
+    for view in views:
+        if view.ties is not None:
+            alike.setdefault((view.reads, view.value, view.ties, view.outcome), []).append(view)
+    sentences = []
+    for (reads, value, ties, outcome), held in alike.items():
+        what = {None: "not set", True: "true", False: "false"}[value]
+        many = len({view.title for view in held}) > 1
+        asks = f"{plural('read', many)} {reads} ({what})" if reads else f"{plural('ask', many)} no flag"
+        does = plural("tie", many) if ties else f"{'do' if many else 'does'} not tie"
+        sentences.append(f"{titles(tuple(held))} {asks} and {does}: {WORDS[outcome]}.")
+    return " ".join(sentences)
+
+
+def gravity(views: tuple[LoaderView, ...]) -> Severity | None:
+    """An error where the current transformers loses something; else the rule's own severity."""
+    return "error" if any(v.hurts and (v.loader, v.versions) == ("transformers", "5") for v in views) else None
+
+
+def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: Group) -> tuple[Location, ...]:
+    """The lines of the flags that the loaders read; the config itself where none is written."""
+    read = {view.reads for view in views}
+    there = [flag for flag in flags if flag.dotted in read]
+    if not there:
+        return (declaration(group),)
+    return tuple(
+        Location(
+            "config.json",
+            flag.line,
+            flag.column,
+            "primary" if i == 0 else "related",
+            f"{flag.dotted} is {str(flag.value).lower()}",
+        )
+        for i, flag in enumerate(there)
+    )
 
 
 def uncompared(group: Group, *, tied: bool) -> Iterator[Unknown]:
@@ -19,6 +113,13 @@ def uncompared(group: Group, *, tied: bool) -> Iterator[Unknown]:
 def tied_by_intent(group: Group) -> bool:
     """Declared as tied, and not merely forced by the class against a flag that says otherwise (T5's false)."""
     return group.declared is True and not (group.flag is not None and group.flag.value is False)
+
+
+def fit(group: Group) -> str:
+    """How the stored members fit in another form, transposed, padded or cast, as the end of a sentence."""
+    if group.relation is None or not group.reason:
+        return ""
+    return f" ({group.reason.partition(': ')[2] or group.reason})"
 
 
 def confidence(group: Group) -> Confidence:

@@ -7,10 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import Group, Unknown
+from tiecheck.facts import DISCARDED, Group, LoaderView, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.groups import confidence, declaration, flag_name, stored, tied_by_intent, uncompared, who, word
-from tiecheck.rules.wording import listed, rows, them
+from tiecheck.rules.groups import (
+    confidence,
+    declaration,
+    fit,
+    flag_name,
+    hurt,
+    spoken_for,
+    stored,
+    tied_by_intent,
+    titles,
+    uncompared,
+    views_of,
+    who,
+    word,
+)
+from tiecheck.rules.wording import listed, plural, rows, them
 
 _CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
 
@@ -54,53 +68,75 @@ class TrainedHeadDiscarded(Rule):
         "Lightning-AI/litgpt#1727",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored bytes differ."""
         for group in groups:
+            views = views_of(group, loaders)
             yield from uncompared(group, tied=True)
             if group.declared is None and not group.inferred and group.stored == "separate":
                 yield Unknown(f"the stored values differ, and who decides is not clear: {group.reason}")
             if not tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
                 continue
+            if spoken_for(views):
+                continue
             kept = group.source if group.source in group.names else group.names[-1]
             lost = ", ".join(n for n in group.names if n != kept and n not in group.missing)
             yield Draft(
                 f"{who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
-                f"values for them: {rows(group.comparison)}. transformers 4.57 throws {lost} away without a word; "
-                "transformers 5 keeps both, untied, and warns.",
+                f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, lost)}",
                 group.stored_names,
                 (declaration(group), *stored(group)),
                 f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is "
                 f"left over from a conversion, delete {lost} from the checkpoint.",
                 severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
                 confidence=confidence(group),
+                hurts=hurt(views) or None,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
         """Different, different in the last rows only, and everything that only looks like it."""
-        from tiecheck.rules.cases import PAIR, compared, flag, group
+        from tiecheck.rules.cases import PAIR, compared, flag, group, judged
 
         differ = compared(rows_differ=128, first=0)
         separate = group(stored=PAIR)._replace(stored="separate", comparison=differ)
-        yield Case("both stored and different", {"groups": (separate,)}, finds=("error",))
+        yield Case("both stored and different", judged(separate), finds=("error",))
         tail = separate._replace(comparison=compared(rows_differ=3, first=125))
-        yield Case("only the rows of three added tokens differ", {"groups": (tail,)}, finds=("error",))
+        yield Case("only the rows of three added tokens differ", judged(tail), finds=("error",))
         guessed = separate._replace(inferred=True, kind=None)
-        yield Case("the same by names, in a class nobody knows", {"groups": (guessed,)}, finds=("warning",))
-        yield Case("tied and stored once", {"groups": (group(),)})
+        yield Case("the same by names, in a class nobody knows", judged(guessed), finds=("warning",))
+        yield Case("tied and stored once", judged(group()))
         yield Case(
             "untied on purpose",
-            {"groups": (group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ),)},
+            judged(group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ)),
         )
         forced = separate._replace(flag=flag(False), forced=True)
-        yield Case("T5's false, which means that logits are not scaled", {"groups": (forced,)})
+        yield Case("T5's false, which means that logits are not scaled", judged(forced))
         shapes = separate._replace(comparison=None, reason="the members differ in shape or dtype")
-        yield Case("different shapes are another rule's matter", {"groups": (shapes,)})
+        yield Case("different shapes are another rule's matter", judged(shapes))
         unread = separate._replace(stored="unknown", comparison=None, reason="not read")
-        yield Case("bytes that were not read", {"groups": (unread,)}, unknown=True)
+        yield Case("bytes that were not read", judged(unread), unknown=True)
         unclear = separate._replace(declared=None, reason="two flags disagree")
-        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
+        yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
+
+
+def _fates(views: tuple[LoaderView, ...], lost: str) -> str:
+    """Who throws the head away and who keeps both; what is not known of a loader is not said."""
+    thrown = tuple(v for v in views if v.outcome in DISCARDED)
+    apart = tuple(v for v in views if v.outcome == "kept-apart")
+    failing = tuple(v for v in views if v.outcome == "crash")
+    parts = []
+    if thrown:
+        parts.append(f"{titles(thrown)} {plural('throw', len(thrown) > 1)} {lost} away without a word")
+    if apart:
+        five = any(v.title == "transformers 5" for v in apart)
+        warns = (
+            ", untied, and transformers 5 warns" if five and len(apart) > 1 else ", untied, and warns" if five else ""
+        )
+        parts.append(f"{titles(apart)} {plural('keep', len(apart) > 1)} both{warns}")
+    if failing:
+        parts.append(f"{titles(failing)} {plural('fail', len(failing) > 1)}")
+    return "; ".join(parts) + "." if parts else "What loads it is not known: the code of its class decides."
 
 
 class TiedMemberLost(Rule):
@@ -139,58 +175,82 @@ class TiedMemberLost(Rule):
         "huggingface/transformers#31467",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as untied of which a member is not stored."""
         for group in groups:
             if group.inferred or not group.missing or group.stored == "unknown":
                 continue
-            if not group.stored_names:
+            nothing = not group.stored_names
+            if nothing and not group.anchored:
                 yield Unknown(
                     f"none of {listed(group.names)} is stored under a name that is known (another class's checkpoint, "
                     "or names with a prefix?)"
                 )
             elif group.declared is None:
                 yield Unknown(f"{listed(group.missing)}: not stored, and who decides is not clear: {group.reason}")
-            if group.declared is not False or not group.stored_names:
+            views = views_of(group, loaders)
+            if group.declared is not False or (nothing and not group.anchored):
+                continue
+            if spoken_for(views) and not nothing:
                 continue
             lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
             why = (
-                f"{group.declared_by[0]} is {word(group)}"
+                f"{group.declared_by[0]}, has no tie for it"
+                if group.inert
+                else f"{group.declared_by[0]} is {word(group)}"
                 if group.flag
                 else f"the config does not set {flag_name(group)}, and the class does not tie by default"
             )
             yield Draft(
                 f"{lost} {verb} not stored, and {why}: nothing ties {them(group.missing)} to "
-                f"{listed(group.stored_names)}, so the loader makes {them(group.missing)} at random.",
+                f"{listed(group.stored_names) if group.stored_names else 'anything'}, so the loader makes "
+                f"{them(group.missing)} at random{_elsewhere(views)}.",
                 group.names,
                 (declaration(group), *stored(group)),
-                f"If the model was trained tied, set {flag_name(group)} to true. If not, save it again with "
-                f"{lost} in the checkpoint.",
+                _remedy(group, lost),
+                hurts=hurt(views) or None,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
         """A lost flag, a lost embedding, and checkpoints in which nothing is lost."""
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, flag, group
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, flag, group, judged
 
-        yield Case("flag false, head not stored", {"groups": (group(value=False),)}, finds=("error",))
-        yield Case("flag absent, default untied, head not stored", {"groups": (group(value=None),)}, finds=("error",))
-        yield Case(
-            "flag false, embedding not stored", {"groups": (group(value=False, stored=(HEAD,)),)}, finds=("error",)
-        )
-        yield Case("tied and stored once", {"groups": (group(),)})
-        yield Case("tied and stored under the head's name", {"groups": (group(stored=(HEAD,)),)})
-        yield Case("untied and both stored", {"groups": (group(value=False, stored=PAIR)._replace(stored="separate"),)})
+        yield Case("flag false, head not stored", judged(group(value=False)), finds=("error",))
+        yield Case("flag absent, default untied, head not stored", judged(group(value=None)), finds=("error",))
+        yield Case("flag false, embedding not stored", judged(group(value=False, stored=(HEAD,))), finds=("error",))
+        yield Case("tied and stored once", judged(group()))
+        yield Case("tied and stored under the head's name", judged(group(stored=(HEAD,))))
+        yield Case("untied and both stored", judged(group(value=False, stored=PAIR)._replace(stored="separate")))
         forced = group(stored=(EMBEDDING,))._replace(flag=flag(False), forced=True)
-        yield Case("T5's false: the class ties all the same", {"groups": (forced,)})
+        yield Case("T5's false: the class ties all the same", judged(forced))
+        inert = group(value=True)._replace(declared=False, flag=None, inert=True)
+        yield Case("a class that lost its tie on the way to 5", judged(inert, older=(group(),)), finds=("error",))
         unclear = group()._replace(declared=None, declared_by=(), reason="the flags are at other levels")
-        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
+        yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
         prefixed = group(stored=())
-        yield Case("every name has a prefix that nobody knows", {"groups": (prefixed,)}, unknown=True)
+        yield Case("every name has a prefix that nobody knows", judged(prefixed), unknown=True)
         packed = group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
-        yield Case("the head is stored quantised, under other names", {"groups": (packed,)})
-        yield Case("a class without a head", {"groups": ()})
+        yield Case("the head is stored quantised, under other names", judged(packed))
+        yield Case("a class without a head", judged())
+
+
+def _remedy(group: Group, lost: str) -> str:
+    """How to get the lost member back."""
+    if group.inert:
+        return (
+            f"No flag helps here: load it with transformers 4.57, or write {lost} into the checkpoint as a copy of "
+            f"{listed(group.stored_names)}."
+        )
+    tied = f"If the model was trained tied, set {flag_name(group)} to true."
+    return f"{tied} If not, save it again with {lost} in the checkpoint."
+
+
+def _elsewhere(views: tuple[LoaderView, ...]) -> str:
+    """Which loaders tie it all the same, so that the checkpoint works there."""
+    fine = tuple(v for v in views if v.outcome == "tied")
+    return f"; {titles(fine)} {plural('tie', len(fine) > 1)} it all the same" if fine else ""
 
 
 class TiedShapeMismatch(Rule):
@@ -232,7 +292,7 @@ class TiedShapeMismatch(Rule):
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
             yield Draft(
                 f"{who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
-                f"{forms}. " + ("transformers 5 refuses to load them." if len(shapes) > 1 else _CAST),
+                f"{forms}{fit(group)}. " + ("transformers 5 refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
                 (*stored(group, primary=True), declaration(group, "related")),
                 f"Give all members the same {what} and save again; if they are meant to differ, set "

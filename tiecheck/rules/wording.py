@@ -15,13 +15,22 @@ def listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
+def plural(verb: str, many: bool) -> str:
+    """A verb in the third person."""
+    return verb if many else f"{verb}s"
+
+
 def them(names: tuple[str, ...]) -> str:
     """The pronoun for one name or several."""
     return "it" if len(names) == 1 else "them"
 
 
 def rows(comparison: Comparison) -> str:
-    """How many rows differ, and where, in words."""
+    """How many rows differ, where, and by how much, in words."""
+    return _where(comparison) + _how_far(comparison)
+
+
+def _where(comparison: Comparison) -> str:
     if comparison.rows_differ is None:
         return "their bytes differ"
     of = f"of {comparison.rows:,} rows"
@@ -34,6 +43,20 @@ def rows(comparison: Comparison) -> str:
             "adding tokens"
         )
     return f"{comparison.rows_differ:,} {of} differ"
+
+
+def _how_far(comparison: Comparison) -> str:
+    """The largest difference, and over how many rows it was looked for where that is not all of them."""
+    odd = ", and NaN or infinity stands on one side alone" if comparison.nonfinite else ""
+    if comparison.max_difference is None:
+        return odd
+    far = f"{comparison.max_difference:.3g}"
+    measured = comparison.rows_measured
+    if measured == comparison.rows_differ:
+        return f", by up to {far}{odd}"
+    return (
+        f", by up to {far} in the {measured:,} of them that were measured" if measured else f", by {far} or more"
+    ) + odd
 
 
 def size(nbytes: int) -> str:

@@ -1,0 +1,39 @@
+"""What a comparison says in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from tiecheck.facts import Comparison
+from tiecheck.rules.wording import rows
+
+SOME = Comparison(False, 128, 128, 128, 0, 127, False)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "says"),
+    [
+        (SOME, "128 of 128 rows differ"),
+        (SOME._replace(max_difference=0.03125, rows_measured=128), "128 of 128 rows differ, by up to 0.0312"),
+        (
+            SOME._replace(max_difference=0.5, rows_measured=8),
+            "128 of 128 rows differ, by up to 0.5 in the 8 of them that were measured",
+        ),
+        (SOME._replace(max_difference=3.0), "128 of 128 rows differ, by 3 or more"),
+        (
+            SOME._replace(max_difference=3.0, rows_measured=128, nonfinite=True),
+            "128 of 128 rows differ, by up to 3, and NaN or infinity stands on one side alone",
+        ),
+        (
+            SOME._replace(rows_differ=3, first_row=125, max_difference=1.0, rows_measured=3),
+            "only the last 3 of 128 rows differ, from row 125 on, as after adding tokens, by up to 1",
+        ),
+        (
+            SOME._replace(rows=9000, max_difference=1.0, rows_measured=128),
+            "128 of the 128 rows compared differ (9,000 rows in all), by up to 1",
+        ),
+        (Comparison(False, 2, None, 0, None, None, False), "their bytes differ"),
+    ],
+)
+def test_rows_are_counted_located_and_measured(comparison: Comparison, says: str) -> None:
+    assert rows(comparison) == says

@@ -1,0 +1,36 @@
+"""Which saved optimizer states lie beside a checkpoint, by names alone: a start does not import the readers."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+STATES = re.compile(r"(optimizer|optim)(_\d+)?\.(pt|bin|pth|safetensors)")
+"""transformers' Trainer writes `optimizer.pt` and with FSDP `optimizer.bin`, accelerate `optimizer.bin`, then
+`optimizer_1.bin` (transformers 5.23, accelerate 1.15); mlx and others a safetensors file."""
+
+METADATA = ".metadata"
+"""The file that makes a folder a distributed checkpoint (`torch.distributed.checkpoint`, torch 2.13)."""
+
+ZERO = re.compile(r"global_step\d+")
+"""DeepSpeed's folder of partitioned states."""
+
+TRAINER = "trainer_state.json"
+"""What transformers' Trainer leaves in each of its checkpoints."""
+
+
+def find_states(root: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The optimizer states of a directory, relative to it: files, `.metadata` files, DeepSpeed's folders.
+
+    Args:
+        root: The directory.
+        names: What it holds.
+    """
+    found = []
+    for name in names:
+        if STATES.fullmatch(name) or name == METADATA or ZERO.fullmatch(name):
+            found.append(name)
+        elif "." not in name and os.path.isfile(os.path.join(root, name, METADATA)):
+            found.append(f"{name}/{METADATA}")
+    return tuple(sorted(found))
