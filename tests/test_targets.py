@@ -72,14 +72,6 @@ class TestMissing:
     def test_nothing_near(self, tmp_path: Path) -> None:
         assert says(tmp_path / "x" / "y") == f"there is no {tmp_path}/x/y"
 
-    def test_name_that_may_be_a_hub_model_never_goes_to_the_network(self, tmp_path: Path, monkeypatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        assert "if it is a hub model: those are not read by this version" in says("org/name")
-
-    @pytest.mark.parametrize("text", ["hf://org/name", "https://huggingface.co/org/name", "s3://bucket/model"])
-    def test_address(self, text: str) -> None:
-        assert "remote models are not read by this version" in says(text)
-
     def test_folder_of_very_many_names_is_searched_in_part(self, tmp_path: Path) -> None:
         for i in range(3000):
             (tmp_path / f"model-{i:05}").touch()
@@ -106,6 +98,99 @@ class TestMissing:
     def test_path_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").touch()
         assert says(tmp_path / "config.json" / "x").startswith("there is no")
+
+
+class TestHub:
+    """`org/name` is a hub model only where nothing here can have been meant."""
+
+    @pytest.mark.parametrize("text", ["org/name", "org/name-1.5_x", "0x/3B", "a.b/c.d"])
+    def test_id(self, tmp_path: Path, monkeypatch, text: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert parse_target(text) == (text, "checkpoint", f"hf://{text}", None, True)
+
+    def test_folder_of_that_name_makes_it_a_missing_path(self, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "org").mkdir()
+        assert says("org/name") == "there is no org/name; if it is a hub model, write hf://org/name"
+        (tmp_path / "org" / "names").mkdir()
+        assert says("org/name") == "there is no org/name; did you mean org/names?"
+
+    def test_link_that_leads_nowhere_in_the_place_of_the_folder(self, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "org").symlink_to("gone")
+        assert says("org/name").startswith("there is no org/name")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "name",
+            "models/llama/7b",
+            "./org/name",
+            "../org/name",
+            "~/name",
+            "/org/name",
+            "org/",
+            "org//name",
+            "org/name@main",
+            "out/model.safetensors",
+            "out/config.json",
+            "out/pytorch_model.bin",
+            "out/model.gguf",
+            "src/model.py",
+            "org\\name",
+            "org/näme",
+            "org/na me",
+            "org/.hidden",
+        ],
+    )
+    def test_what_never_goes_to_the_network(self, tmp_path: Path, monkeypatch, text: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert says(text).startswith(f"there is no {text}")
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "text",
+        ["hf://org/name@main/sub", "https://huggingface.co/org/name", "s3://bucket/model", "memory://m", "foo://x"],
+    )
+    def test_address_is_taken_as_it_is(self, text: str) -> None:
+        target = parse_target(text)
+        assert (target.text, target.path, target.remote, target.directory) == (text, text, True, None)
+
+    def test_scheme_in_capitals(self) -> None:
+        assert parse_target("HTTPS://Host/m").path == "https://Host/m"
+
+    def test_secrets_are_not_shown(self) -> None:
+        target = parse_target("https://me:pass@host/m?token=abc#x")
+        assert target.text == "https://host/m"
+        assert target.path == "https://me:pass@host/m?token=abc#x"
+
+    def test_revision_of_the_hub_is_no_secret(self) -> None:
+        assert parse_target("hf://gpt2@main").text == "hf://gpt2@main"
+
+    def test_local_address_is_a_path(self, make_model) -> None:
+        root = make_model()
+        target = parse_target(f"file://{root}")
+        assert (target.text, target.path, target.remote, target.directory) == (
+            f"file://{root}",
+            str(root),
+            False,
+            str(root),
+        )
+        assert parse_target(f"file://localhost{root}/").directory == f"{root}/"
+        assert says(f"file://{root}/none") == f"there is no {root}/none"
+
+    @pytest.mark.parametrize("text", ["simplecache::https://me:pass@host/m", "zip://a::s3://b/c.zip"])
+    def test_chain(self, text: str) -> None:
+        assert "pass" not in says(text)
+
+    @pytest.mark.parametrize("text", ["https://", "s3:///"])
+    def test_no_place(self, text: str) -> None:
+        assert "names no model" in says(text)
+
+    @pytest.mark.parametrize("text", ["https://host/a b", "https://host/a\nb", "https://host/a\x1bb"])
+    def test_control_characters(self, text: str) -> None:
+        assert "holds a blank or a control character" in says(text)
 
 
 class TestAttributes:

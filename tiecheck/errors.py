@@ -20,7 +20,10 @@ class UsageError(TiecheckError):
 
 
 class MissingExtraError(TiecheckError):
-    """A library of an optional extra is needed and not installed."""
+    """A library of an optional extra, or of a store that fsspec reads, is needed and not installed."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional part of tiecheck: pip install 'tiecheck[{extra}]'")
+    def __init__(self, what: str, extra: str | None = None, *, package: str | None = None) -> None:
+        if extra is None:
+            super().__init__(f"{what} needs another package: pip install {package}")
+        else:
+            super().__init__(f"{what} needs an optional part of tiecheck: pip install 'tiecheck[{extra}]'")

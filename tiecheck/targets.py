@@ -8,6 +8,10 @@ from tiecheck.errors import TargetError
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
 
+ADDRESS = r"[A-Za-z][A-Za-z0-9+.:-]*://"
+HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+"""Compiled when they are first asked for: a path that is there needs neither."""
+
 NEIGHBOURS = 2_000
 """Names of a folder among which the one that was meant is looked for."""
 
@@ -20,25 +24,28 @@ class Target(NamedTuple):
     """What is to be checked."""
 
     text: str
-    """As the user wrote it, which is how the report calls it."""
+    """As the user wrote it, which is how the report calls it; an address without its password and query."""
     type: TargetType
     """What kind of thing it is."""
     path: str
-    """Directory or file (`checkpoint`), source file or dotted module (`module`)."""
+    """Directory, file or address (`checkpoint`), source file or dotted module (`module`)."""
     attribute: str | None
     """The attribute to build (`module`)."""
+    remote: bool = False
+    """Whether `path` is an address (`scheme://...`), of which the store itself tells whether it is there."""
 
     @property
     def directory(self) -> str | None:
         """The model directory, where the target is one."""
-        return self.path if self.type == "checkpoint" and os.path.isdir(self.path) else None
+        return self.path if self.type == "checkpoint" and not self.remote and os.path.isdir(self.path) else None
 
 
 def parse_target(text: str) -> Target:
     """Tell what a TARGET argument means. A plain existing path always wins.
 
     Args:
-        text: A model directory, a weights file, an index, `package.module:attribute` or `file.py:attribute`.
+        text: A model directory, a weights file, an index, `package.module:attribute`, `file.py:attribute`,
+            `org/name` on the hub, or an address (`hf://`, `https://`, `s3://` and what else fsspec knows).
 
     Raises:
         TargetError: There is no such thing, or this version does not read that kind.
@@ -47,10 +54,10 @@ def parse_target(text: str) -> Target:
         return _directory(text) if os.path.isdir(text) else _file(text)
     if os.path.islink(text):
         raise TargetError(f"{text} is a link that leads nowhere, to {os.readlink(text)}", text)
-    if "://" in text:
-        raise TargetError(
-            f"{text}: remote models are not read by this version; download it and name the directory", text
-        )
+    if _is_address(text):
+        return _address(text)
+    if _is_hub_id(text):
+        return Target(text, "checkpoint", f"hf://{text}", None, remote=True)
     match = ATTRIBUTE.fullmatch(text)
     if match:
         place, attribute = match["place"], match["attribute"]
@@ -99,6 +106,55 @@ def _file(text: str) -> Target:
     return Target(text, "checkpoint", text, None)
 
 
+def _is_address(text: str) -> bool:
+    """Whether a text begins as `scheme://` does."""
+    return "://" in text and re.match(ADDRESS, text) is not None
+
+
+def _is_hub_id(text: str) -> bool:
+    """Whether a path that is not there is a hub model's id: never below a folder of ours, never with a file's ending.
+
+    So that a typo in a path stays one: whatever is refused here can be written as `hf://...`.
+    """
+    owner = text.partition("/")[0]
+    ending = text.endswith((*FILE_ENDINGS, ".json", ".py", ".gguf", ".onnx"))
+    return re.fullmatch(HUB_ID, text, re.ASCII) is not None and not ending and not os.path.lexists(owner)
+
+
+def _address(text: str) -> Target:
+    """An address: `file://` is a local path, anything else is asked for when it is read."""
+    scheme, _, rest = text.partition("://")
+    if "::" in text:
+        raise TargetError(f"{without_secrets(text)} is a chain of addresses (::), which is not read")
+    if scheme.lower() == "file":
+        path = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
+        if not _exists(path):
+            raise TargetError(_missing(path), path)
+        return (_directory(path) if os.path.isdir(path) else _file(path))._replace(text=text)
+    if not rest.strip("/"):
+        raise TargetError(f"{text} names no model; write {scheme}://... with its place", text)
+    if any(c <= " " or c == "\x7f" for c in text):
+        raise TargetError(f"{without_secrets(text)!r} holds a blank or a control character, and is no address")
+    return Target(without_secrets(text), "checkpoint", f"{scheme.lower()}://{rest}", None, remote=True)
+
+
+def without_secrets(address: str) -> str:
+    """An address without the user, the password and the query (signatures, tokens) that it may hold.
+
+    Text that is no address comes back as it is.
+    """
+    if not _is_address(address):
+        return address
+    if "::" in address:
+        return "::".join(without_secrets(part) for part in address.split("::"))
+    scheme, mark, rest = address.partition("://")
+    rest = rest.partition("#")[0].partition("?")[0]
+    host, slash, path = rest.partition("/")
+    if scheme.lower() != "hf":  # there an @ begins the revision
+        host = host.rpartition("@")[2]
+    return f"{scheme}{mark}{host}{slash}{path}"
+
+
 def _missing(text: str) -> str:
     """What to say of something that is not there, with the nearest thing that is."""
     import difflib
@@ -110,6 +166,6 @@ def _missing(text: str) -> str:
         neighbours = []
     near = difflib.get_close_matches(name, neighbours[:NEIGHBOURS], n=1)
     hint = f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
-    if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not os.path.isdir(parent):
-        hint = "; if it is a hub model: those are not read by this version, download it and name the directory"
+    if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
+        hint = f"; if it is a hub model, write hf://{text}"
     return f"there is no {text}{hint}"

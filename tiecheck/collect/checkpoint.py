@@ -1,7 +1,7 @@
 """The stored layer: which weights a directory holds, and their headers. No tensor is read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from tiecheck.collect.files import inside, parse_json, read_bytes
@@ -53,8 +53,10 @@ def read_checkpoint(path: str) -> Checkpoint | None:
             return None
     else:
         root, name = os.path.split(_followed(os.path.abspath(path)))
-    found = _from_index(root, name) if name.endswith(INDEX_ENDING) else _from_file(name)
-    return _read(root, found)
+    if name.endswith(INDEX_ENDING):
+        return _read(root, _from_index(root, name))
+    check_ending(name)
+    return _read(root, _Found((name,), None, {}, ()))
 
 
 def _followed(path: str) -> str:
@@ -65,12 +67,24 @@ def _followed(path: str) -> str:
 
 
 def _pick(root: str) -> str | None:
-    """The file of a directory that names its weights: the standard ones first, then one that stands alone."""
     try:
-        names = sorted(os.listdir(root))
+        names = os.listdir(root)
     except OSError as error:
         raise TargetError(f"{root} cannot be listed: {error.strerror or error}", root) from error
-    there = set(names)
+    return pick(names, root)
+
+
+def pick(there: Collection[str], root: str) -> str | None:
+    """The file of a directory that names its weights: the standard ones first, then one that stands alone.
+
+    Args:
+        there: The names in the directory.
+        root: What messages call it.
+
+    Raises:
+        TargetError: Several files could be the model.
+    """
+    names = sorted(there)
     for name in STANDARD_NAMES:
         if name in there:
             return name
@@ -87,20 +101,41 @@ def _pick(root: str) -> str | None:
     return None
 
 
-def _from_file(name: str) -> _Found:
+def check_ending(name: str) -> None:
+    """Refuse a file that is no weights file by its ending, or of a format that is not read yet.
+
+    Raises:
+        TargetError: It is refused.
+    """
     ending = os.path.splitext(name)[1]
     if ending in LATER_ENDINGS:
         raise TargetError(f"{name} is a {LATER_ENDINGS[ending]} file, which this version does not read yet", name)
     if ending not in (".safetensors", *PICKLE_ENDINGS):
         known = ", ".join((".safetensors", *PICKLE_ENDINGS, INDEX_ENDING))
         raise TargetError(f"{name} is no weights file that is known by its ending ({known})", name)
-    return _Found((name,), None, {}, ())
 
 
 def _from_index(root: str, name: str) -> _Found:
     """The shards an index names, each inside the directory; those that are not there are listed apart."""
     path = inside(root, name)
-    raw = read_bytes(path, path)
+    weight_map, shards = parse_index(read_bytes(path, path), path)
+    files: list[str] = []
+    missing: list[str] = []
+    for file in shards:
+        (files if os.path.lexists(os.path.join(root, file)) else missing).append(file)
+    return _Found(tuple(files), name, weight_map, tuple(missing))
+
+
+def parse_index(raw: bytes, path: str) -> tuple[Mapping[str, str], list[str]]:
+    """The names of an index, each with its file, and the files, sorted: all beside the index and of one format.
+
+    Args:
+        raw: The text of the file.
+        path: What messages call it.
+
+    Raises:
+        TargetError: It is no index, or names files that are not read.
+    """
     weight_map: Any = _large_map(raw)
     if weight_map is None:
         data = parse_json(raw, path, path)
@@ -109,16 +144,12 @@ def _from_index(root: str, name: str) -> _Found:
         raise TargetError(f"{path} is no index: it lacks the `weight_map` of names to files", path)
     if not weight_map:
         raise TargetError(f"{path} names no tensor at all", path)
-    odd = next((n for n, v in weight_map.items() if not isinstance(v, str)), None)
-    if odd is not None:
+    if set(map(type, weight_map.values())) != {str}:
+        odd = next(n for n, v in weight_map.items() if not isinstance(v, str))
         raise TargetError(f"{path} is broken: what it gives as the file of {odd!r} is no file name", path)
     shards = sorted(set(weight_map.values()))
     _check_shards(path, shards)
-    files: list[str] = []
-    missing: list[str] = []
-    for file in shards:
-        (files if os.path.lexists(os.path.join(root, file)) else missing).append(file)
-    return _Found(tuple(files), name, weight_map, tuple(missing))
+    return weight_map, shards
 
 
 def _large_map(raw: bytes) -> dict[str, str] | None:

@@ -1,0 +1,112 @@
+"""Remote headers: bytes, requests, and models a second, against two exact range requests and a server on loopback.
+
+`python tests/benchmarks/bench_remote.py`. The server has a process of its own, so the CPU seconds are the client's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import urllib3
+from loopback import HEADER
+from timing import ratio, report, seconds
+
+from tiecheck.collect.remote.reading import read_address
+from tiecheck.collect.remote.store import GUESS
+from tiecheck.collect.remote.web import WebStore
+from tiecheck.config import Config
+from tiecheck.engine import check_text
+
+MODELS = 1_500
+THREADS = 64
+NAME = "model.safetensors"
+
+
+@contextmanager
+def server(latency: float) -> Iterator[str]:
+    """The address of a server with so many seconds of latency."""
+    command = [sys.executable, str(Path(__file__).with_name("loopback.py")), str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+def moved(url: str) -> list[int]:
+    """What the server counted: bytes of bodies, and requests."""
+    return json.loads(urllib3.request("GET", f"{url}/moved").data)
+
+
+def exact(url: str, pool: urllib3.PoolManager) -> int:
+    """The header as two range requests get it: its length, then itself."""
+    first = pool.request("GET", url, headers={"Range": "bytes=0-7"}).data
+    length = int.from_bytes(first, "little")
+    return len(pool.request("GET", url, headers={"Range": f"bytes=8-{7 + length}"}).data)
+
+
+def traffic(url: str) -> None:
+    """Bytes and requests of one model, by the server's own count."""
+    before = moved(url)
+    found = read_address(f"{url}/m/model.safetensors", Config())
+    after = moved(url)
+    count, requests = after[0] - before[0], after[1] - before[1]
+    verdict = "meets" if requests == 2 and count <= 65536 + len(HEADER) + 1000 else "MISSES"
+    print(f"one model of 5 GB: {count:,} bytes, {requests} requests, config included; ours says {found.traffic()}")
+    print(f"  {verdict} one request a file and <= 64 KiB + header ({len(HEADER):,})")
+
+
+def fleet(what: str, work: Callable[[int], object], threads: int, goal: float | None) -> None:
+    """Models a second, by the clock and by the client's CPU; the goal is one core's."""
+
+    def one(i: int) -> None:
+        work(i)  # what it gives is dropped: keeping every header would measure the garbage collector
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, range(2 * threads)))
+        cpu, begin = time.process_time(), time.perf_counter()
+        list(pool.map(one, range(MODELS)))
+        spent, wall = time.process_time() - cpu, time.perf_counter() - begin
+    verdict = "" if goal is None else ("meets" if MODELS / spent >= goal else "MISSES") + f" {goal:.0f} a core"
+    print(
+        f"{what:<42} {MODELS / wall:6.0f} a second, {MODELS / spent:6.0f} a second of CPU "
+        f"({spent / MODELS * 1e3:.2f} ms each)  {verdict}"
+    )
+
+
+def main() -> None:
+    """Print the figures."""
+    pool = urllib3.PoolManager(maxsize=THREADS)
+    with server(0) as url:
+        traffic(url)
+    for latency, goal in ((0.0, 1.5), (0.02, 0.6)):
+        with server(latency) as url:
+            weights = f"{url}/m/model.safetensors"
+            ours = ratio(
+                lambda u=weights: seconds(lambda: read_address(u, Config())),
+                lambda u=weights: seconds(lambda: exact(u, pool)),
+            )
+            report(f"config and header, {latency * 1e3:.0f} ms, against two requests", ours, goal)
+    with server(0.02) as url:
+        print(f"{MODELS} models at 20 ms, {THREADS} threads")
+        fleet(
+            "two exact range requests, nothing parsed",
+            lambda i: exact(f"{url}/{i}/model.safetensors", pool),
+            THREADS,
+            None,
+        )
+        fleet("header alone, not parsed", lambda i: WebStore(f"{url}/{i}").starts([(NAME, GUESS)]), THREADS, 600)
+        fleet("config and header, parsed", lambda i: read_address(f"{url}/{i}", Config()), THREADS, 600)
+        fleet("judged", lambda i: check_text(f"{url}/{i}", Config()), THREADS, 600)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Which facts a remote model offers: fewer than a directory, since what is not here is not read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.collect.config import CONFIG_NAME
+from tiecheck.collect.remote.reading import RemoteModel
+from tiecheck.collect.store import Facts
+from tiecheck.config import Config
+from tiecheck.facts import Unknown
+
+if TYPE_CHECKING:
+    from tiecheck.collect.build import Built
+
+
+def adapt(providers: dict[str, Callable[[Facts], Any]], remote: RemoteModel, config: Config) -> None:
+    """Turn the providers of a directory into those of a remote model, in place."""
+    providers["remote"] = lambda _: remote.traffic()
+    if remote.local:
+        return
+    if remote.refused:
+        providers["checkpoint"] = providers["groups"] = lambda _: Unknown(remote.refused)
+    if remote.checkpoint is not None and remote.checkpoint.format == "pickle":
+        providers.pop("index", None)  # its shards are there, and are not read
+    checkpoint = remote.checkpoint
+    if checkpoint is not None and "duplicates" in providers:
+        from tiecheck.collect.shards import duplicates
+
+        providers["duplicates"] = lambda _: duplicates(checkpoint, "never")
+    if config.values == "always":
+        providers["scale"] = lambda _: Unknown("the scale is read from local files; download the model")
+    else:
+        providers.pop("scale", None)
+    if config.wants_live:
+        providers["built"] = lambda _: _build(remote, config)
+
+
+def _build(remote: RemoteModel, config: Config) -> Built | Unknown:
+    """The class by the config alone, from transformers; the config goes to a directory of its own."""
+    from tiecheck.collect.build import build_directory
+
+    model = remote.config
+    if model is None or remote.config_text is None:
+        return Unknown("there is no config.json to build the class from")
+    if model.remote_code:
+        return Unknown(
+            f"{model.class_name or 'the class'} is the model's own code, which is never fetched; download it"
+        )
+    with tempfile.TemporaryDirectory(prefix="tiecheck-") as directory:
+        with open(os.path.join(directory, CONFIG_NAME), "wb") as file:
+            file.write(remote.config_text)
+        return build_directory(directory, model, remote.checkpoint, config)
