@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import types
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,6 +23,7 @@ from click.testing import CliRunner
 
 import tiecheck.report
 from tiecheck.cli import COMMANDS, cli
+from tiecheck.peers.loaders import MODULES, loaders_of
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
 from tiecheck.report import SEVERITIES, TargetReport
@@ -52,6 +54,7 @@ def pages() -> dict[str, str]:
         "tiecheck/data/report.schema.json": json.dumps(schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
+        "docs/loaders.md": loaders_page(),
         "README.md": readme((ROOT / "README.md").read_text(encoding="utf-8")),
     }
 
@@ -150,11 +153,48 @@ def command_page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+OUTCOMES = """\
+For every tie group of a checkpoint the report says what each loader of the matrix ends up with:
+
+| outcome | what it means |
+|---|---|
+| `tied` | one tensor, nothing lost |
+| `kept-apart` | each member as it is stored |
+| `head-discarded`, `member-discarded` | tied, and a stored tensor that differs is thrown away |
+| `head-random`, `embedding-random`, `member-random` | not loaded, and nothing ties it to what is |
+| `crash` | loading or the first forward pass fails; the message says how |
+| `unknown` | not known, and the message says why |
+
+`run` means that the loader itself was run in the tests, `source` that its public source was read; the versions are
+those that were run or read. `--for transformers==4.57,vllm` says which of them matter: what hurts only others becomes a
+note. `value` is what the flag says that the loader reads; null means that it is not written, which is not false. A
+group that a loader has no notion of, and a class that it does not have, get no entry."""
+
+
+def loaders_page() -> str:
+    """The loaders of the matrix, and what is known of each from where."""
+    known: dict[tuple[str, str], list[str]] = {}
+    for loader in loaders_of():
+        known.setdefault((loader.name, loader.versions), []).append(loader.checked)
+    words = {"run": "running it", "source": "its source"}
+    rows = [
+        f"| {name} | {versions} | {', elsewhere '.join(words[word] for word in how)} |"
+        for (name, versions), how in known.items()
+    ]
+    table = "\n".join(["| loader | versions | known by |", "|---|---|---|", *rows])
+    parts = [HEAD, "# What loaders make of a checkpoint", OUTCOMES, table]
+    for name, module in MODULES.items():
+        text = import_module(f"tiecheck.peers.loaders.{module}").__doc__ or ""
+        parts += [f"## {name}", text]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
 def readme(text: str) -> str:
     """The README with each block between `generated: NAME` marks made anew."""
     blocks = {"rules": lambda: rules_table("docs/rules.md")}
     for name, arguments in {
         "diverged": ["fixtures/models/llama-diverged-head"],
+        "loaders": ["fixtures/models/llama-head-name-only", "--for", "transformers==5,vllm"],
         "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
         "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
     }.items():

@@ -1,11 +1,14 @@
-"""Bytes: two stored tensors of 512 MB held against each other, against reading both once, and `torch.equal`.
+"""Bytes: two stored tensors of 524 MB held against each other, against reading both once, and `torch.equal`.
 
-`python tests/benchmarks/bench_values.py`; needs 1.1 GB of disk. Pages are warm.
+`python tests/benchmarks/bench_values.py`; needs 1.1 GB of disk. Warm: the pages are in memory. Cold: they were dropped
+before each run (`posix_fadvise`), which a virtual disk may answer from a cache of its own.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import resource
 import tempfile
 from pathlib import Path
@@ -20,8 +23,8 @@ from tiecheck.collect.values import compare
 ROWS, WIDTH = 128_000, 2048
 
 
-def make(path: Path, *, equal: bool) -> None:
-    """Two matrices of normal draws, the same one or not."""
+def make(path: Path, *, equal: bool, tail: int = 0) -> None:
+    """Two matrices of normal draws, the same one or not; or the same but for the last rows."""
     size = ROWS * WIDTH * 2
     header = {
         name: {"dtype": "BF16", "shape": [ROWS, WIDTH], "data_offsets": [i * size, (i + 1) * size]}
@@ -30,10 +33,19 @@ def make(path: Path, *, equal: bool) -> None:
     text = json.dumps(header).encode()
     # No random bytes: a NaN among them would end `torch.equal` at once.
     first, second = (torch.randn(ROWS, WIDTH, dtype=torch.bfloat16).view(torch.uint8).numpy() for _ in range(2))
+    if tail:
+        second[:-tail] = first[:-tail]
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         first.tofile(file)
         (first if equal else second).tofile(file)
+
+
+def drop(path: Path) -> None:
+    """Drop a file's pages."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def ours(path: Path) -> float:
@@ -66,22 +78,75 @@ def by_torch(path: Path) -> float:
     return seconds(work)
 
 
+def in_memory(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Seconds of `memcmp` over both in memory, which no comparison of files can be faster than."""
+    memcmp = ctypes.CDLL(None).memcmp
+    memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    return seconds(lambda: memcmp(first.data_ptr(), second.data_ptr(), first.nbytes))
+
+
+def memory() -> float:
+    """MiB at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def main() -> None:
     """Print the ratios and the growth of memory."""
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
-        same, other = Path(directory) / "same.safetensors", Path(directory) / "other.safetensors"
-        make(same, equal=True)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ours(same)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(f"{'two tensors of 524 MB, warm':<58} {'ours':>12} {'theirs':>12}  ratio  goal")
-        report("equality proven, against reading both once", ratio(lambda: ours(same), lambda: read_once(same), 5), 0.7)
-        report("equality proven, against torch.equal", ratio(lambda: ours(same), lambda: by_torch(same), 5), 1)
-        same.unlink()
+        same, other, end = (Path(directory) / f"{name}.safetensors" for name in ("same", "other", "end"))
+        print(f"{'two tensors of 524 MB':<58} {'ours':>12} {'theirs':>12}  ratio  goal")
+
         make(other, equal=False)
-        report("difference and its rows, against reading", ratio(lambda: ours(other), lambda: read_once(other), 5), 1.5)
-        print(f"memory grown by {grown:.0f} MiB, goal 32 MiB")
+        print(f"different everywhere: told in {min(ours(other) for _ in range(5)) * 1e3:.1f} ms, goal 5 ms")
+        drop(other)
+        print(f"the same, cold: {ours(other) * 1e3:.1f} ms")
+        other.unlink()
+
+        make(end, equal=False, tail=1024)
+        report("the last 1,024 rows differ, to reading", ratio(lambda: ours(end), lambda: read_once(end), 5), 1.5)
+        end.unlink()
+
+        make(same, equal=True)
+        warm = ratio(lambda: ours(same), lambda: read_once(same), 9)
+        report("equality proven, warm, to reading both once", warm, 0.7)
+        halves = [torch.zeros(ROWS, WIDTH, dtype=torch.int16) for _ in range(2)]
+        floor = ratio(lambda: in_memory(*halves), lambda: read_once(same), 9)
+        report("memcmp of as much in memory, to the same", floor, 0.7)
+        halves.clear()
+
+        def cold_ours() -> float:
+            drop(same)
+            return ours(same)
+
+        def cold_read() -> float:
+            drop(same)
+            return read_once(same)
+
+        def cold_torch() -> float:
+            drop(same)
+            return by_torch(same)
+
+        report("equality proven, cold, to reading both once", ratio(cold_ours, cold_read, 7), 0.7)
+        report("equality proven, cold, to torch.equal", ratio(cold_ours, cold_torch, 3), 1)
+        report("equality proven, warm, to torch.equal", ratio(lambda: ours(same), lambda: by_torch(same), 5), 1)
+
+
+def growth() -> None:
+    """Print by how much a comparison grows a process, before anything large was in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "hole.safetensors"
+        size = 1 << 29
+        header = {n: {"dtype": "BF16", "shape": [1 << 17, 1 << 11], "data_offsets": [i * size, (i + 1) * size]}
+                  for i, n in enumerate("ab")}  # fmt: skip
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        os.truncate(path, 8 + len(text) + 2 * size)
+        before = memory()
+        ours(path)
+        print(f"memory grown by {memory() - before:.0f} MiB, goal 32 MiB")
 
 
 if __name__ == "__main__":
+    growth()
     main()

@@ -73,6 +73,36 @@ def evil_pickle(root: Path) -> None:
     torch.save({"a": torch.zeros(1), "b": Evil(root.parent / "sentinel")}, root / "pytorch_model.bin")
 
 
+def text_header(text: str, data: bytes = b"") -> bytes:
+    return len(text.encode()).to_bytes(8, "little") + text.encode() + data
+
+
+def fields(offsets: str = "[0,4]", shape: str = "[1]") -> str:
+    return f'{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}'
+
+
+def two(first: str, second: str) -> bytes:
+    """A header of two tensors over eight bytes of data."""
+    return text_header(f'{{"a":{first},"b":{second}}}', bytes(8))
+
+
+def long_header(root: Path) -> None:
+    """A header of a byte more than safetensors reads, all of it there."""
+    weights(root, (100_000_001).to_bytes(8, "little") + b"{")
+    os.truncate(root / "model.safetensors", 100_000_009)
+
+
+def weights_loop(root: Path) -> None:
+    config(root, json.dumps(GOOD).encode())
+    (root / "model.safetensors").symlink_to("other.safetensors")
+    (root / "other.safetensors").symlink_to("model.safetensors")
+
+
+def weights_folder(root: Path) -> None:
+    config(root, json.dumps(GOOD).encode())
+    (root / "model.safetensors").mkdir()
+
+
 CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty directory": (lambda _: None, "is an empty directory"),
     "directory of models": (lambda r: ((r / "a").mkdir(), config(r / "a", b"{}")), "holds models in folders"),
@@ -105,6 +135,44 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "weights: a web page": (lambda r: weights(r, b"<!DOCTYPE html>" * 20), "this is no safetensors file or a broken"),
     "weights: a pipe": (pipe("model.safetensors"), "model.safetensors is a pipe"),
+    "weights: a folder": (weights_folder, "model.safetensors is a folder"),
+    "weights: a loop": (weights_loop, "model.safetensors cannot be read: Too many levels"),
+    "weights: a header of 100 MB": (long_header, "a header of 100,000,001 bytes; safetensors refuses more than"),
+    "weights: a header of 9 EB": (lambda r: weights(r, b"\xff" * 7 + b"\x7f{}"), "safetensors refuses more than"),
+    "weights: a name twice": (
+        lambda r: weights(r, text_header(f'{{"a":{fields()},"a":{fields(shape="[1,1]")}}}', bytes(4))),
+        "holds the key 'a' twice",
+    ),
+    "weights: metadata twice": (
+        lambda r: weights(r, text_header(f'{{"__metadata__":{{}},"__metadata__":{{}},"a":{fields()}}}', bytes(4))),
+        "holds the key '__metadata__' twice",
+    ),
+    "weights: overlap": (lambda r: weights(r, two(fields(), fields())), "allows no gap, no overlap"),
+    "weights: gap": (lambda r: weights(r, two(fields(), fields("[8,12]"))), "model.safetensors is truncated"),
+    "weights: out of range": (lambda r: weights(r, two(fields(), fields("[4,8000]", "[1999]"))), "is truncated"),
+    "weights: reversed": (lambda r: weights(r, two(fields(), fields("[8,4]"))), "broken entry for 'b'"),
+    "weights: negative": (lambda r: weights(r, two(fields("[-4,0]"), fields())), "broken entry for 'a'"),
+    "weights: a float": (lambda r: weights(r, two(fields("[0.0,4.0]"), fields("[4,8]"))), "broken entry for 'a'"),
+    "weights: an exponent": (lambda r: weights(r, two(fields("[0,4e0]"), fields("[4,8]"))), "broken entry for 'a'"),
+    "weights: a huge number": (lambda r: weights(r, two(fields(f"[0,{10**30}]"), fields())), "broken entry for 'a'"),
+    "weights: 5,000 digits": (
+        lambda r: weights(r, two(fields(f"[0,{'9' * 5000}]"), fields())),
+        "holds a number that cannot be read",
+    ),
+    "weights: half a character": (
+        lambda r: weights(r, text_header(f'{{"\\ud800":{fields()}}}', bytes(4))),
+        "holds half of a surrogate pair",
+    ),
+    "weights: deep": (lambda r: weights(r, text_header('{"a":' * 100_000)), "is nested too deeply"),
+    "index: half a character": (
+        lambda r: index(r, {"weight_map": {"\ud800": "x.safetensors"}}),
+        "holds half of a surrogate pair",
+    ),
+    "index: deep": (
+        lambda r: (index(r, {}), (r / "model.safetensors.index.json").write_text('{"a":' * 100_000)),
+        "is nested too deeply",
+    ),
+    "config: 5,000 digits": (lambda r: config(r, b'{"a": ' + b"9" * 5000 + b"}"), "holds a number that cannot be"),
     "index: a pipe": (pipe("model.safetensors.index.json"), "index.json is a pipe"),
     "index: a list": (lambda r: index(r, []), "index.json is no index"),
     "index: no names": (lambda r: index(r, {"weight_map": {}}), "names no tensor at all"),
@@ -216,6 +284,72 @@ def test_no_traceback_and_nothing_on_standard_error(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr == ""
     assert "is not valid JSON" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("depth", [100, 400])
+def test_a_deep_config_is_read(tmp_path: Path, tiecheck_cli, models: Path, depth: int) -> None:
+    for file in (models / "llama-healthy-tied").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    deep: dict[str, Any] = {"tie_word_embeddings": False}
+    for _ in range(depth):
+        deep = {"more": deep}
+    data = json.loads((tmp_path / "config.json").read_text())
+    config(tmp_path, json.dumps(data | {"extra": deep}).encode())
+    result = tiecheck_cli(str(tmp_path), "-f", "json")
+    (target,) = json.loads(result.stdout)["targets"]
+    assert target["errors"] == []
+    assert target["ties"][0]["declared"] is True
+
+
+def test_repeated_keys_of_a_config_and_an_index_count_as_for_their_loaders(tmp_path: Path, tiecheck_cli) -> None:
+    """The last one, as Python's json has it: every loader of these two files is written in Python."""
+    text = json.dumps(GOOD)[:-1] + ', "tie_word_embeddings": false}'
+    config(tmp_path, text.encode())
+    (tmp_path / "b.safetensors").write_bytes(ONE)
+    map_text = '{"weight_map": {"a": "a.safetensors", "a": "b.safetensors"}}'
+    (tmp_path / "model.safetensors.index.json").write_text(map_text)
+    result = tiecheck_cli(str(tmp_path), "-f", "json", "--select", "TIE201")
+    (target,) = json.loads(result.stdout)["targets"]
+    assert target["errors"] == []
+    assert target["findings"] == []
+    assert all(tie["declared"] is False for tie in target["ties"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trick", ["", "escaped", "colons"])
+def test_a_million_tensors_over_twenty_shards_take_seconds_and_bounded_memory(tmp_path: Path, trick: str) -> None:
+    per_shard = 50_000
+    config(tmp_path, json.dumps(GOOD | {"tie_word_embeddings": False}).encode())
+    first = {"": "model.layers", "escaped": "model.l\\u0061yers", "colons": "model:layers"}[trick]
+    names: list[str] = []
+    for shard in range(20):
+        mine = [f"{first}.{shard}.experts.{i}.w.weight" for i in range(per_shard)]
+        if shard == 0:
+            mine[:2] = ["model.embed_tokens.weight", "lm_head.weight"]
+        entries = (
+            f'"{name}":{{"dtype":"BF16","shape":[64,32],"data_offsets":[{4096 * i},{4096 * (i + 1)}]}}'
+            for i, name in enumerate(mine)
+        )
+        text = "{" + ",".join(entries) + "}"
+        path = tmp_path / f"m-{shard}.safetensors"
+        path.write_bytes(text_header(text))
+        os.truncate(path, 8 + len(text) + 4096 * per_shard)
+        names += (f'"{name}":"{path.name}"' for name in mine)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map":{' + ",".join(names) + "}}")
+    program = (
+        "import resource, sys; from tiecheck.cli import cli\n"
+        "try: cli(sys.argv[1:])\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
+    )
+    begin = time.perf_counter()
+    command = [sys.executable, "-c", program, str(tmp_path), "-f", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begin
+    (target,) = json.loads(done.stdout)["targets"]
+    assert target["errors"] == []
+    assert target["ties"][0]["stored"] == "copy"  # holes are equal
+    assert seconds < 60
+    assert int(done.stderr.splitlines()[-1]) < 2000
 
 
 @pytest.mark.slow

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tiecheck.collect import values
+from tiecheck.collect import pieces, values
 from tiecheck.collect.checkpoint import read_checkpoint
 from tiecheck.collect.values import compare
 from tiecheck.errors import TargetError
 from tiecheck.facts import Checkpoint, Comparison, StoredTensor, Unknown
 
 WIDTHS = {"F32": 4, "BF16": 2, "F64": 8, "U8": 1, "F8_E4M3": 1}
+TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64, "U8": torch.uint8,
+         "F8_E4M3": torch.float8_e4m3fn}  # fmt: skip
 SHARD = "model-{}.safetensors"
 
 
@@ -48,8 +52,9 @@ def compared(root: Path, count: int) -> Comparison | Unknown:
     return compare(checkpoint, tuple(t for i in range(count) if (t := checkpoint.tensor(f"m{i}")) is not None))
 
 
-def by_force(members: list[bytes], shape: tuple[int, ...], width: int) -> Comparison:
-    """The same answer, row by row and with everything in memory."""
+def by_force(members: list[bytes], shape: tuple[int, ...], dtype: str) -> Comparison:
+    """The same answer, row by row and with everything in memory; the distance by torch."""
+    width = WIDTHS[dtype]
     rows = shape[0] if shape else 1
     size = len(members[0]) // rows if rows else 0
     differ = [
@@ -58,6 +63,15 @@ def by_force(members: list[bytes], shape: tuple[int, ...], width: int) -> Compar
     ]  # fmt: skip
     equal = not differ
     elements = {members[0][i : i + width] for i in range(0, len(members[0]), width)}
+    distances: list[float] = []
+    nonfinite = False
+    for member in members[1:]:
+        for row in differ:
+            part = slice(row * size, (row + 1) * size)
+            a, b = (torch.frombuffer(bytearray(m[part]), dtype=TORCH[dtype]).double() for m in (members[0], member))
+            finite = a.isfinite() & b.isfinite()
+            distances += (a - b).abs()[finite].clamp(max=sys.float_info.max).tolist()
+            nonfinite |= bool((~finite & (a != b) & ~(a.isnan() & b.isnan())).any())
     return Comparison(
         equal,
         rows,
@@ -66,6 +80,9 @@ def by_force(members: list[bytes], shape: tuple[int, ...], width: int) -> Compar
         None if equal else differ[0],
         None if equal else differ[-1],
         equal and len(elements) == 1,
+        max_difference=max(distances, default=None),
+        rows_measured=len(differ),
+        nonfinite=nonfinite,
     )
 
 
@@ -97,8 +114,17 @@ def test_says_what_brute_force_says(tmp_path_factory, problem, block) -> None:
     root = tmp_path_factory.mktemp("values")
     write(root, members, dtype, shape, shards, lead)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "BLOCK", block)  # so that small tensors take many pieces, and rows more than one
-        assert compared(root, len(members)) == by_force(members, shape, WIDTHS[dtype])
+        patch.setattr(pieces, "BLOCK", block)  # so that small tensors take many pieces, and rows more than one
+        result = compared(root, len(members))
+        wanted = by_force(members, shape, dtype)
+        assert isinstance(result, Comparison)
+        if len(members[0]) // (wanted.rows or 1) > block:  # of a row longer than a block the beginning is measured
+            found = result.max_difference
+            assert found is None or (wanted.max_difference is not None and found <= wanted.max_difference)
+            result, wanted = (
+                c._replace(max_difference=None, nonfinite=False, rows_measured=0) for c in (result, wanted)
+            )
+        assert result == wanted
 
 
 @pytest.mark.parametrize("row", [0, 1, 511, 1022, 1023])
@@ -111,14 +137,18 @@ def test_one_row_is_found_wherever_it_is(tmp_path: Path, row: int, width: int) -
     second = bytearray(first)
     second[(row + 1) * width - 1] ^= 1
     write(tmp_path, [first, bytes(second)], "U8", (rows, width), [0, 1], 3)
-    assert compared(tmp_path, 2) == Comparison(False, rows, 1, rows, row, row, False)
+    result = compared(tmp_path, 2)
+    assert isinstance(result, Comparison)
+    assert result[:7] == (False, rows, 1, rows, row, row, False)
+    assert result.max_difference == 1 or width > pieces.BLOCK
 
 
 def test_first_and_last_rows_are_told(tmp_path: Path) -> None:
     first = bytes(200_000)
     second = b"\x01" + bytes(199_998) + b"\x01"
     write(tmp_path, [first, second], "U8", (2000, 100), [0, 0], 0)
-    assert compared(tmp_path, 2) == Comparison(False, 2000, 2, 2000, 0, 1999, False)
+    wanted = Comparison(False, 2000, 2, 2000, 0, 1999, False, max_difference=1, rows_measured=2)
+    assert compared(tmp_path, 2) == wanted
 
 
 class TestConstant:
@@ -198,14 +228,14 @@ def test_different_everywhere_is_told_from_few_bytes(tmp_path: Path, reads: list
     assert start is not None
     with path.open("r+b") as file:  # the places that are looked at: the first block, and every sample
         file.seek(start)
-        file.write(b"\x01" * values.BLOCK)
+        file.write(b"\x01" * pieces.BLOCK)
         for offset in values._sample_offsets(rows * width):
             file.seek(start + offset)
             file.write(b"\x01" * min(values.SAMPLE, rows * width - offset))
     result = compare(checkpoint, pair(checkpoint))
     assert isinstance(result, Comparison)
     assert (result.equal, result.rows_differ, result.rows_compared, result.first_row) == (False, 64, 64, 0)
-    assert sum(reads) <= 2 * (values.BLOCK + values.SAMPLES * values.SAMPLE)
+    assert sum(reads) <= 2 * (pieces.BLOCK + values.SAMPLES * values.SAMPLE)
     whole = compare(checkpoint, pair(checkpoint), exact=True)
     assert isinstance(whole, Comparison)
     assert (whole.equal, whole.rows_compared) == (False, rows), "`--values always` reads on to the end"
@@ -214,7 +244,8 @@ def test_different_everywhere_is_told_from_few_bytes(tmp_path: Path, reads: list
 def test_alike_in_one_sample_is_counted_in_full(tmp_path: Path, reads: list[int]) -> None:
     rows, width = 1 << 14, 4096
     checkpoint = sparse(tmp_path, rows * width, (rows, width), {0: b"\x01", rows * width - 1: b"\x01"})
-    assert compare(checkpoint, pair(checkpoint)) == Comparison(False, rows, 2, rows, 0, rows - 1, False)
+    wanted = Comparison(False, rows, 2, rows, 0, rows - 1, False, max_difference=1, rows_measured=2)
+    assert compare(checkpoint, pair(checkpoint)) == wanted
 
 
 def test_memory_is_bounded_whatever_the_shape(tmp_path: Path) -> None:
@@ -227,7 +258,7 @@ def test_memory_is_bounded_whatever_the_shape(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert isinstance(result, Comparison)
         assert (result.equal, result.rows_differ, result.last_row) == (False, 1, shape[0] - 1)
-        assert peak < 16 * values.BLOCK
+        assert peak < 16 * pieces.BLOCK
 
 
 @pytest.mark.slow
@@ -239,13 +270,13 @@ def test_last_row_of_one_gigabyte_is_found_in_bounded_memory(tmp_path: Path) -> 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     rows = size // 8192
-    assert result == Comparison(False, rows, 1, rows, rows - 1, rows - 1, False)
-    assert peak < 16 * values.BLOCK
+    assert result == Comparison(False, rows, 1, rows, rows - 1, rows - 1, False, max_difference=1, rows_measured=1)
+    assert peak < 16 * pieces.BLOCK
 
 
 def test_very_many_narrow_rows_are_counted_up_to_a_limit(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(values, "ROW_BUDGET", 1000)
-    monkeypatch.setattr(values, "BLOCK", 512)
+    monkeypatch.setattr(pieces, "ROW_BUDGET", 1000)
+    monkeypatch.setattr(pieces, "BLOCK", 512)
     rows = 100_000
     first = bytes(rows)
     second = bytes(50_000) + b"\x01\x00" * 25_000
@@ -290,3 +321,17 @@ class TestFilesThatChange:
         os.truncate(tmp_path / "model.safetensors", 500)
         compare(checkpoint, pair(checkpoint))
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_shards_that_are_one_file_are_not_read_twice(tmp_path: Path, reads: list[int]) -> None:
+    data = bytes(range(256)) * 4096
+    write(tmp_path, [data], "U8", (4096, 256), [0], 0)
+    os.link(tmp_path / SHARD.format(0), tmp_path / SHARD.format(1))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"m0": SHARD.format(0)}}))
+    checkpoint = read_checkpoint(str(tmp_path))
+    assert checkpoint is not None
+    tensor = checkpoint.tensor("m0")
+    assert tensor is not None
+    result = compare(checkpoint, (tensor, tensor._replace(file=SHARD.format(1))))
+    assert result == Comparison(True, 4096, 0, 4096, None, None, False)
+    assert sum(reads) < 2 * len(data)

@@ -6,10 +6,12 @@ code) is judged by names, shapes and config, and each of its groups says so (`in
 
 from typing import Literal, NamedTuple
 
-from tiecheck.collect.architectures import tried_levels
 from tiecheck.facts import Architecture, Checkpoint, Flag, Group, Kind, ModelConfig, StoredTensor, TieSpec, Unknown
 
 Values = Literal["auto", "never", "always"]
+
+
+HANGS_ON_CONFIG = "its names depend on the config, and the table has those of the default config"
 
 
 class _Claim(NamedTuple):
@@ -44,6 +46,7 @@ def build_groups(
                 f"the ties of {architecture.class_name} depend on the models it is made of, and the names that "
                 f"{architecture.origin} gives them are not in this checkpoint; --live builds the class"
             )
+        groups += _unseen(config, architecture, groups) if checkpoint else []
         return tuple(sorted(groups, key=lambda g: g.names))
     if checkpoint is None:
         return Unknown(f"{architecture.origin}, and there are no weights to tell from")
@@ -53,13 +56,13 @@ def build_groups(
     if isinstance(guessed, Unknown):
         return Unknown(f"{architecture.origin}, and {guessed.reason}")
     return tuple(
-        _with_stored(g, checkpoint, [(n, n) for n in g.stored_names], values, architecture.origin) for g in guessed
+        stored_group(g, checkpoint, [(n, n) for n in g.stored_names], values, architecture.origin) for g in guessed
     )
 
 
 def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:
     """What the flag at the controlling level says, or the class's default where no level speaks."""
-    written = [f for f in config.flags if f.key == "tie_word_embeddings"] if config else []
+    written = [f for f in config.flags if f.key == spec.key] if config else []
     flags = [f for f in written if isinstance(f.value, bool)]
     flag = next((f for f in flags if f.level == spec.level), None)
     owner = f"{architecture.class_name} ({architecture.origin})"
@@ -67,20 +70,31 @@ def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec
         tied = spec.on if flag.value else spec.off
         by = f"{config.path}:{flag.dotted}" if tied == flag.value else f"{owner}, whatever the flag says"
         return _Claim(tied, (by,), flag, None)
-    if spec.on == spec.off == spec.silent:
+    if spec.on == spec.off == spec.silent and not spec.joint:
         return _Claim(spec.silent, (f"{owner}, whatever the flag says",), None, None)
     odd = next((f for f in written if f.level == spec.level and not isinstance(f.value, bool)), None)
     if odd:
         return _Claim(None, (), None, _odd_value(odd))
     by = f"default of {owner}"
     if config and flags:
-        tried = tried_levels(architecture.class_name, config.model_type)
-        odd = next((f for f in flags if f.level not in tried), None)
+        odd = next((f for f in flags if f.level not in architecture.tried), None)
         if odd:
-            where = ".".join((*spec.level, "tie_word_embeddings"))
+            where = ".".join((*spec.level, spec.key))
             return _Claim(None, (), odd, f"{odd.dotted} is set and {where}, which decides, is not")
         by = f"{by}, which {flags[0].dotted} does not change"
     return _Claim(spec.silent, (by,), None, None)
+
+
+def _controlling(config: ModelConfig | None, spec: TieSpec) -> TieSpec:
+    """The spec with the level that decides here, where several flags untie the group only if all are false.
+
+    With some of them false the rest decide, an explicit true before a silent one.
+    """
+    said = {f.level: f.value for f in config.flags if f.key == spec.key} if config else {}
+    left = [level for level in spec.joint if said.get(level) is not False]
+    if not left or len(left) == len(spec.joint):
+        return spec
+    return spec._replace(level=next((level for level in left if level in said), left[0]), off=len(left) > 1)
 
 
 def _odd_value(flag: Flag) -> str:
@@ -97,6 +111,7 @@ def _from_table(
     checkpoint: Checkpoint | None,
     values: Values,
 ) -> Group | None:
+    spec = _controlling(config, spec)
     claim = _claim(config, architecture, spec)
     group = Group(
         names=spec.names,
@@ -107,7 +122,7 @@ def _from_table(
         flag=claim.flag,
         level=spec.level,
         default=spec.silent,
-        forced=spec.off,
+        forced=spec.off and not spec.joint,
         stored=None,
         stored_names=(),
         missing=(),
@@ -119,18 +134,48 @@ def _from_table(
     if checkpoint is None:
         return group
     pairs = _stored_pairs(spec, checkpoint)
+    if not pairs and spec.exact:
+        group = group._replace(anchored=_anchored(spec, checkpoint))
     if not spec.exact and len(pairs) < len(spec.names):
         # One name a layer, or another text model inside: the default config's names need not be this model's.
         if not pairs:
             return None
         if not any(part.isdigit() for name in spec.names for part in name.split(".")):
             group = group._replace(kind=None, declared=None, declared_by=())  # whether there is such a group at all
+        there = {name for name, _ in pairs}
         return group._replace(
             stored="unknown",
             stored_names=tuple(sorted(stored for _, stored in pairs)),
-            reason="its names depend on the config, and the table has those of the default config",
+            missing=tuple(name for name in spec.names if name not in there),
+            reason=HANGS_ON_CONFIG,
         )
-    return _with_stored(group, checkpoint, pairs, values, None)
+    return stored_group(group, checkpoint, pairs, values, None)
+
+
+def _unseen(config: ModelConfig | None, architecture: Architecture, found: list[Group]) -> list[Group]:
+    """One group for each that the class has a layer of, and of which the checkpoint holds not one layer.
+
+    The table has the layers of the default config. That some are not there means nothing; that none is there may be
+    this model's way, or its loss.
+    """
+    seen = {any_layer(group.names) for group in found}
+    groups = []
+    for spec in architecture.ties:
+        layers = any_layer(spec.names)
+        if spec.exact or layers == spec.names or layers in seen:
+            continue
+        seen.add(layers)
+        group = _from_table(config, architecture, spec, None, "never")
+        if group is not None:
+            reason = f"nothing of it is stored, and {HANGS_ON_CONFIG}"
+            unsaid = group._replace(kind=None, declared=None, declared_by=(), missing=spec.names)
+            groups.append(unsaid._replace(stored="unknown", reason=reason))
+    return groups
+
+
+def any_layer(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names with `#` in the place of every number."""
+    return tuple(".".join("#" if part.isdigit() else part for part in name.split(".")) for name in names)
 
 
 def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]]:
@@ -146,10 +191,40 @@ def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]
     return pairs
 
 
-def _with_stored(
-    group: Group, checkpoint: Checkpoint, pairs: list[tuple[str, str]], values: Values, reason: str | None
+def _anchored(spec: TieSpec, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint holds other tensors of the module that owns a member, and none in the members' place.
+
+    A checkpoint whose names have another prefix, or that holds another part of the model, has nothing there; a
+    quantised matrix is there in another form.
+    """
+    spelled = {s for name in spec.names for s in (name, *spec.spellings.get(name, ()))}
+    owners = {name.rpartition(".")[0] for name in spelled}
+    parents = tuple(f"{parent}." for parent in {owner.rpartition(".")[0] for owner in owners} if parent)
+    inside = tuple(f"{owner}." for owner in owners if owner)
+    found = False
+    for name in checkpoint.names():
+        if name.startswith(inside):
+            return False
+        found = found or name.startswith(parents)
+    return found
+
+
+def stored_group(
+    group: Group,
+    checkpoint: Checkpoint,
+    pairs: list[tuple[str, str]],
+    values: Values,
+    reason: str | None = None,
 ) -> Group:
-    """The group with its stored members, compared where there are two or more."""
+    """The group with its stored members, compared where there are two or more.
+
+    Args:
+        group: The group, its stored fields empty.
+        checkpoint: The stored layer.
+        pairs: The class's name and the stored name of each member that is there.
+        values: Whether bytes may be read.
+        reason: What limits the verdict on the group, where something does.
+    """
     stored_names = tuple(sorted(stored for _, stored in pairs))
     there = {name for name, _ in pairs}
     tensors = tuple(t for t in (checkpoint.tensor(n) for n in stored_names) if t is not None)
@@ -168,9 +243,9 @@ def _with_stored(
     if len(tensors) < len(stored_names):
         absent = [n for n in stored_names if all(t.name != n for t in tensors)]
         return group._replace(
-            stored="unknown", reason=f"{absent[0]} is in a file that is not here ({checkpoint.weight_map[absent[0]]})"
+            stored="unknown", reason=f"{absent[0]} is in {checkpoint.why_absent} ({checkpoint.weight_map[absent[0]]})"
         )
-    return _compared(group, checkpoint, tensors, values)
+    return compare_members(group, checkpoint, values)
 
 
 WRAPPERS = ("base_layer.", "modules_to_save.", "original_module.", "parametrizations.", "_orig_mod.")
@@ -198,21 +273,49 @@ def _other_form(stored: str, attribute: str) -> bool:
     return stored.startswith((f"{attribute}.", f"{attribute}_"))
 
 
-def _compared(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:
+def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Group:
+    """The group with its stored members, of which every header was read, compared."""
+    tensors = group.tensors
     if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
-        return group._replace(stored="separate", reason="the members differ in shape or dtype")
+        return _unlike(group._replace(stored="separate"), checkpoint, tensors, values)
     slots = [checkpoint.slots.get(t.name) for t in tensors]
     if slots[0] is not None and all(slot == slots[0] for slot in slots):
         return group._replace(stored="storage")
     if values == "never":
         return group._replace(stored="unknown", reason="the bytes were not to be read (--values never)")
-    from tiecheck.collect.values import compare
+    if checkpoint.remote is not None:
+        if values == "auto":
+            return group._replace(
+                stored="unknown", reason="the bytes are on a remote store; --values always reads them"
+            )
+        result = checkpoint.remote.compare(tensors)
+    else:
+        from tiecheck.collect.values import compare
 
-    result = compare(checkpoint, tensors, exact=values == "always")
+        result = compare(checkpoint, tensors, exact=values == "always")
     if isinstance(result, Unknown):
         return group._replace(stored="unknown", reason=result.reason)
     kind: Kind = "copy" if result.equal else "separate"
     reason = group.reason
     if kind == "separate" and group.declared and group.flag is not None and group.flag.value is False:
         reason = "the flag is false, and transformers 5 keeps apart what is stored apart"
-    return group._replace(stored=kind, comparison=result, reason=reason)
+    relation = None
+    if kind == "separate" and len(tensors[0].shape) == 2 and len(set(tensors[0].shape)) == 1:
+        from tiecheck.collect.forms import in_words, transposed
+
+        relation = transposed(checkpoint, tensors)
+        reason = reason if relation is None else in_words(relation)
+    return group._replace(stored=kind, comparison=result, reason=reason, relation=relation)
+
+
+def _unlike(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:
+    """A group whose members cannot be one tensor as they are, and may be in another form."""
+    reason = "the members differ in shape or dtype"
+    if values == "never" or checkpoint.remote is not None:
+        return group._replace(reason=reason)
+    from tiecheck.collect.forms import compare_forms, in_words
+
+    found = compare_forms(checkpoint, tensors, exact=values == "always")
+    if found is None or isinstance(found, Unknown):
+        return group._replace(reason=reason)
+    return group._replace(relation=found, reason=f"{reason}: {in_words(found)}")

@@ -165,6 +165,7 @@ def compare_pickled(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *
         tensors[0].shape,
         tensors[0].nbytes,
         lambda piece: [_read(member, piece.offset, piece.nbytes) for member in members],
+        dtype=tensors[0].dtype,
         everywhere=False,
         exact=exact,
     )

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tiecheck.collect.beside import beside_providers
 from tiecheck.collect.config import read_config
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import TIED, Architecture, Checkpoint, Group, InitScale, Kind, LiveModel, ModelConfig, Tie, Unknown
+from tiecheck.facts import (
+    TIED,
+    Architecture,
+    Checkpoint,
+    Group,
+    InitScale,
+    Kind,
+    LiveModel,
+    LoaderView,
+    ModelConfig,
+    Tie,
+    Unknown,
+)
 from tiecheck.targets import Target
 
 if TYPE_CHECKING:
@@ -36,26 +49,43 @@ def facts_of(target: Target, config: Config) -> Facts:
 def _checkpoint_facts(target: Target, config: Config) -> Facts:
     import os
 
-    from tiecheck.collect.checkpoint import read_checkpoint
+    remote = None
+    if target.remote:
+        from tiecheck.collect.remote.reading import read_address
 
-    root = target.directory or os.path.dirname(os.path.abspath(target.path))
-    model = read_config(root)
-    checkpoint = read_checkpoint(target.path)
+        remote = read_address(target.path, config)
+        if remote.local:
+            target = target._replace(path=remote.local, remote=False)
+    if remote is not None and target.remote:
+        root, model, checkpoint = remote.address, remote.config, remote.checkpoint
+    else:
+        from tiecheck.collect.checkpoint import read_checkpoint
+
+        root = target.directory or os.path.dirname(os.path.abspath(target.path))
+        model = read_config(root)
+        checkpoint = read_checkpoint(target.path)
     providers: dict[str, Callable[[Facts], Any]] = {
         "config": lambda _: model if model is not None else Unknown("there is no config.json"),
         "checkpoint": lambda _: checkpoint if checkpoint is not None else Unknown("there are no weights"),
         "architecture": lambda _: _architecture(model),
         "groups": lambda facts: _groups(facts, model, checkpoint, config),
+        "flags": lambda _: model.flags if model is not None else (),
+        "loaders": lambda facts: _loaders(facts, model, checkpoint),
         "scale": lambda facts: _stored_scale(facts, checkpoint, config),
     }
     if checkpoint is not None and checkpoint.index_file:
         providers["index"] = lambda _: checkpoint
+    providers.update(beside_providers(target.directory, model, checkpoint, config))
     if config.wants_live:
         from tiecheck.collect.build import build_directory
 
         providers["built"] = lambda _: build_directory(root, model, checkpoint, config)
         providers["live"] = _live
         providers["scale"] = lambda facts: _built_scale(facts, checkpoint)
+    if remote is not None:
+        from tiecheck.collect.remote.offer import adapt
+
+        adapt(providers, remote, config)
     return Facts(providers)
 
 
@@ -114,7 +144,30 @@ def _groups(
 
     if checkpoint is None:
         return Unknown("there are no weights of a whole model in the directory (an adapter is not judged yet)")
-    return build_groups(model, facts.get("architecture"), checkpoint, config.values)
+    architecture: Architecture = facts.get("architecture")
+    groups = build_groups(model, architecture, checkpoint, config.values)
+    if isinstance(groups, Unknown) or not architecture.head:
+        return groups
+    if any({architecture.head, architecture.embedding} <= set(tie.names) for tie in architecture.ties):
+        return groups
+    from tiecheck.collect.inert import inert_group
+
+    inert = inert_group(model, architecture, checkpoint, config.values)
+    return groups if inert is None else tuple(sorted((*groups, inert), key=lambda g: g.names))
+
+
+def _loaders(
+    facts: Facts, model: ModelConfig | None, checkpoint: Checkpoint | None
+) -> tuple[LoaderView, ...] | Unknown:
+    """What each loader makes of the groups."""
+    groups: tuple[Group, ...] | Unknown = facts.get("groups")
+    if isinstance(groups, Unknown) or checkpoint is None:
+        return groups if isinstance(groups, Unknown) else Unknown("there are no weights")
+    if not groups:
+        return ()
+    from tiecheck.collect.loaders import loader_views
+
+    return loader_views(model, facts.get("architecture"), checkpoint, groups)
 
 
 def _stored_scale(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> Any:

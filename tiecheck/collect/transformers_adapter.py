@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from tiecheck.collect.alias_graph import ModuleGraph
+from tiecheck.collect.patterns import takes_forever
 
 NAMES = 1_000_000
 """A model with more names than this, or endless ones, is not handed to transformers' own expansion: it lists them."""
@@ -136,6 +137,10 @@ def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str]]:
     counts = [graph.paths(number) for number in graph.aliased()]
     if any(count is None or count > NAMES for count in counts):
         raise ValueError("the model has too many names to match `_tied_weights_keys` against")
+    told = [word for word in (*keys, *keys.values()) if isinstance(word, str)]
+    endless = takes_forever(told, lambda: (name for name, _ in model.named_parameters(remove_duplicate=False)))
+    if endless is not None:
+        raise ValueError(f"the pattern {endless!r} in `_tied_weights_keys` cannot be matched against the names in time")
     declared = dict(model.get_expanded_tied_weights_keys(all_submodels=False))
     return declared, declared or dict(expand(_View(model), all_submodels=False))
 

@@ -1,55 +1,88 @@
 """Are the stored members of a group equal? Byte by byte, in bounded memory, and as early as it can be told.
 
 Sixty-four sampled blocks find almost every difference at once; only equality needs the whole of it. `pread`
-and no map: a file that is truncated under a map kills the process. Where the members differ, the rows that do
-are counted, since "only the added tokens' rows" is another story than "all of them".
+and no map: a file that is truncated under a map kills the process, and a map that is guarded against it (by a
+lease, with the pages brought in beforehand) was measured to save little more than a tenth. Where the members differ,
+the rows that do are counted and measured, since "only the added tokens' rows" is another story than "all of them".
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from tiecheck.collect import pieces
 from tiecheck.collect.files import inside, open_regular
+from tiecheck.collect.pieces import Constancy, Piece, Tally
 from tiecheck.facts import Checkpoint, Comparison, StoredTensor, Unknown
-
-BLOCK = 256 * 1024
-"""Bytes read at a time from each member."""
 
 SAMPLES = 64
 SAMPLE = 4096
 """How many blocks are looked at first, and their bytes."""
 
-EXACT = 8 * BLOCK
+EXACT = 8 * pieces.BLOCK
 """Bytes of a member up to which differing rows are always counted; beyond it, tensors that differ in every sample
 and in every row of the first block are not read any further."""
 
-BYTE_BUDGET = 1 << 30
-ROW_BUDGET = 1 << 20
-"""Bytes from the first difference on, and rows of blocks that differ, that are looked at to count rows; beyond
-either the count is "of the first so many rows"."""
+AHEAD = 8 * 1024 * 1024
+"""Bytes of each member that the system is asked to fetch while the ones before are looked at."""
+
+_FADVISE = getattr(os, "posix_fadvise", None)
+_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
-class _Span(NamedTuple):
+class Span:
     """One member's bytes in an open file."""
 
-    fd: int
-    start: int
+    def __init__(self, fd: int, start: int, nbytes: int) -> None:
+        """The bytes from `start` on; nothing is read yet."""
+        self.nbytes = nbytes
+        self._fd = fd
+        self._start = start
+        self._asked = 0
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What members have in common that are the same bytes on the disk: device, file, first byte."""
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino, self._start
 
-class Piece(NamedTuple):
-    """Some whole rows, or a part of one row that is longer than a block."""
+    def read(self, offset: int, count: int) -> bytes:
+        """Some bytes, counted from the member's beginning.
 
-    row: int
-    """The first row."""
-    rows: int
-    """How many; 1 for a part of a row."""
-    offset: int
-    """Where it begins, in bytes from the tensor's beginning."""
-    nbytes: int
-    """Its bytes."""
+        Raises:
+            EOFError: The file ends before them.
+            OSError: They cannot be read.
+        """
+        data = os.pread(self._fd, count, self._start + offset)
+        if len(data) != count:
+            message = "the file ends too early; was it changed meanwhile?"
+            raise EOFError(message)
+        return data
+
+    def read_on(self, offset: int, count: int) -> bytes:
+        """The same for one who reads from the beginning to the end: what comes next is fetched meanwhile."""
+        if offset + count + AHEAD > self._asked < self.nbytes:
+            ahead = min(AHEAD, self.nbytes - self._asked)
+            if not self._in_memory(self._asked + ahead - 1):
+                self.ask(self._asked, ahead)
+            self._asked += AHEAD
+        return self.read(offset, count)
+
+    def _in_memory(self, offset: int) -> bool:
+        """Whether one byte can be read without waiting: asking for what is there already costs a tenth."""
+        if _NOWAIT is None:
+            return False
+        try:
+            return os.preadv(self._fd, [bytearray(1)], self._start + offset, _NOWAIT) == 1
+        except OSError:  # it would have to wait, or the file system cannot tell
+            return False
+
+    def ask(self, offset: int, count: int) -> None:
+        """Have the system fetch some bytes, without waiting for them."""
+        if _FADVISE is not None:
+            _FADVISE(self._fd, self._start + offset, count, os.POSIX_FADV_WILLNEED)
 
 
 def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False) -> Comparison | Unknown:
@@ -60,7 +93,7 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     Args:
         checkpoint: Where they are stored.
         tensors: Two or more, alike in dtype and shape.
-        exact: Whether to count every row that differs, however long that takes.
+        exact: Whether to count and measure every row that differs, however long that takes.
 
     Returns:
         The comparison, or why it could not be made (a file that changed or cannot be read).
@@ -72,46 +105,64 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
         from tiecheck.collect.pickles import compare_pickled
 
         return compare_pickled(checkpoint, tensors, exact=exact)
+    try:
+        with opened(checkpoint, tensors) as spans:
+            return _compare_spans(spans, tensors[0], exact=exact)
+    except (OSError, EOFError) as error:
+        return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> Iterator[list[Span]]:
+    """The members of a safetensors checkpoint, in files opened for as long as the block takes.
+
+    Raises:
+        TargetError: A file is not there any more, or is no regular file now.
+    """
     fds: dict[str, int] = {}
     try:
-        spans = []
         for tensor in tensors:
             if tensor.file not in fds:
                 path = inside(checkpoint.root, tensor.file)
                 fds[tensor.file] = open_regular(path, path)
-            spans.append(_Span(fds[tensor.file], tensor.start or 0))
-        return _compare_spans(spans, tensors[0], exact=exact)
-    except (OSError, EOFError) as error:
-        return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
+        yield [Span(fds[tensor.file], tensor.start or 0, tensor.nbytes) for tensor in tensors]
     finally:
         for fd in fds.values():
             os.close(fd)
 
 
-def _compare_spans(spans: list[_Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
+def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
     """Samples first; then the whole of it, or less where they differ everywhere."""
     nbytes = tensor.nbytes
-    everywhere = nbytes > EXACT and all(
-        not _alike(spans, offset, min(SAMPLE, nbytes - offset)) for offset in _sample_offsets(nbytes)
-    )
+    distinct = list({span.place: span for span in spans}.values())  # shards may be links to one file
+    if len(distinct) == 1 and nbytes:
+        distinct[0].read(nbytes - 1, 1)
     return compare_pieces(
         tensor.shape,
         nbytes,
-        lambda piece: [_read(span, piece.offset, piece.nbytes) for span in spans],
-        everywhere=everywhere,
+        lambda piece: [span.read_on(piece.offset, piece.nbytes) for span in distinct],
+        dtype=tensor.dtype,
+        everywhere=nbytes > EXACT and not _alike_somewhere(distinct),
         exact=exact,
     )
 
 
-def compare_pieces(
-    shape: tuple[int, ...], nbytes: int, read: Callable[[Piece], list[bytes]], *, everywhere: bool, exact: bool
+def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
+    shape: tuple[int, ...],
+    nbytes: int,
+    read: Callable[[Piece], list[bytes]],
+    *,
+    dtype: str,
+    everywhere: bool,
+    exact: bool,
 ) -> Comparison:
     """Compare members piece by piece.
 
     Args:
         shape: Their shape.
         nbytes: Bytes of each.
-        read: Gives the bytes of one piece, of each member.
+        read: Gives the bytes of one piece, of each member; of one alone where all are the same bytes.
+        dtype: torch's word for their elements.
         everywhere: Whether they seem to differ everywhere, so that one block is enough to say so.
         exact: Whether to go on to the end all the same.
     """
@@ -120,95 +171,38 @@ def compare_pieces(
     width = max(1, nbytes // rows if by_rows else nbytes)
     constant = Constancy(nbytes, shape)
     tally = Tally(width)
-    for piece in pieces(nbytes, width):
+    gauge = None
+    for piece in pieces.pieces(nbytes, width):
         if piece.row == tally.last:  # of this long row it is known that it differs
             continue
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
+        blocks: list[bytes] = []  # the last ones go first: twice as many do not fit into the processor's cache
         blocks = read(piece)
         if any(block != blocks[0] for block in blocks[1:]):
-            tally.take(piece, blocks)
+            if gauge is None:
+                from tiecheck.collect.gauge import Gauge
+
+                gauge = Gauge(dtype, exact=exact, thorough=exact or not everywhere)
+            gauge.take(blocks, tally.take(piece, blocks), whole=piece.nbytes == piece.rows * width)
         elif tally.first is None:
             constant.take(blocks[0], piece.offset)
-    if tally.first is None:
+            if len(blocks) == 1 and not constant.holds:
+                break
+    if gauge is None:
         return Comparison(True, rows, 0, rows, None, None, constant.holds)
+    largest, measured, nonfinite = gauge.distance
+    found = Comparison(False, rows, None, 0, None, None, False, max_difference=largest, nonfinite=nonfinite)
     if not by_rows:
-        return Comparison(False, rows, None, 0, None, None, False)
+        return found
     compared = rows if tally.stopped is None else tally.stopped
-    return Comparison(False, rows, tally.differ, compared, tally.first, tally.last, False)
-
-
-class Tally:
-    """Counts the rows in which some member differs from the first one."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.differ = 0
-        self.first: int | None = None
-        self.last: int | None = None
-        self.stopped: int | None = None
-        self._begin = 0
-        self._looked = 0
-
-    def enough(self, piece: Piece, *, everywhere: bool) -> bool:
-        """Whether to stop before this piece; never within a row."""
-        if self.first is None or piece.offset % self.width:
-            return False
-        all_differ = self.differ == piece.row
-        if (everywhere and all_differ) or piece.offset - self._begin >= BYTE_BUDGET or self._looked >= ROW_BUDGET:
-            self.stopped = piece.row
-        return self.stopped is not None
-
-    def take(self, piece: Piece, blocks: list[bytes]) -> None:
-        """Count the rows of a piece in which not all members agree."""
-        if self.first is None:
-            self._begin = piece.offset
-        if piece.rows == 1:
-            self._add(piece.row)
-            return
-        self._looked += piece.rows
-        for i in range(piece.rows):
-            row = slice(i * self.width, (i + 1) * self.width)
-            if any(block[row] != blocks[0][row] for block in blocks[1:]):
-                self._add(piece.row + i)
-
-    def _add(self, row: int) -> None:
-        self.differ += 1
-        self.first = row if self.first is None else self.first
-        self.last = row
-
-
-class Constancy:
-    """Whether a tensor that comes block by block is one value, over and over."""
-
-    def __init__(self, nbytes: int, shape: tuple[int, ...]) -> None:
-        elements = math.prod(shape)
-        self.holds = nbytes > 0
-        # Whole bytes in which elements repeat: 4 for float32, 3 for four elements of six bits.
-        self._period = nbytes // math.gcd(nbytes, elements) if nbytes else 1
-        self._tile = b""
-
-    def take(self, block: bytes, offset: int) -> None:
-        """Look at the bytes at an offset; the first must be those at 0."""
-        if not self.holds:
-            return
-        if not self._tile:
-            self._tile = block[: self._period] * (BLOCK // self._period + 2)
-        phase = offset % self._period
-        self.holds = self._tile.startswith(block, phase)
-
-
-def pieces(nbytes: int, width: int) -> Iterator[Piece]:
-    """A tensor in pieces of a block at most: whole rows, or parts of one row."""
-    if width <= BLOCK:
-        step = BLOCK // width
-        for row in range(0, nbytes // width, step):
-            count = min(step, nbytes // width - row)
-            yield Piece(row, count, row * width, count * width)
-        return
-    for row in range(nbytes // width):
-        for offset in range(0, width, BLOCK):
-            yield Piece(row, 1, row * width + offset, min(BLOCK, width - offset))
+    return found._replace(
+        rows_differ=tally.differ,
+        rows_compared=compared,
+        first_row=tally.first,
+        last_row=tally.last,
+        rows_measured=measured,
+    )
 
 
 def _sample_offsets(nbytes: int) -> Iterator[int]:
@@ -218,14 +212,15 @@ def _sample_offsets(nbytes: int) -> Iterator[int]:
         yield last * i // (SAMPLES - 1)
 
 
-def _read(span: _Span, offset: int, count: int) -> bytes:
-    data = os.pread(span.fd, count, span.start + offset)
-    if len(data) != count:
-        message = "the file ends too early; was it changed meanwhile?"
-        raise EOFError(message)
-    return data
-
-
-def _alike(spans: list[_Span], offset: int, count: int) -> bool:
-    first = _read(spans[0], offset, count)
-    return all(_read(span, offset, count) == first for span in spans[1:])
+def _alike_somewhere(spans: list[Span]) -> bool:
+    """Whether the members agree in one of the samples."""
+    nbytes = spans[0].nbytes
+    for offset in _sample_offsets(nbytes):
+        for span in spans:
+            span.ask(offset, SAMPLE)
+    for offset in _sample_offsets(nbytes):
+        count = min(SAMPLE, nbytes - offset)
+        first = spans[0].read(offset, count)
+        if all(span.read(offset, count) == first for span in spans[1:]):
+            return True
+    return False

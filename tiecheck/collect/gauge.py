@@ -1,0 +1,212 @@
+"""How far the elements of two tensors lie apart: the largest absolute difference, safe for NaN.
+
+A few elements are measured without numpy, which costs more to import than to do without; more of them by numpy,
+where it is installed.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from operator import sub
+from typing import Any, NamedTuple
+
+FEW = 32 * 1024
+"""Bytes of a member that are measured without numpy."""
+
+MEASURED = 16 * 1024 * 1024
+"""Bytes of each member that are measured, unless all are asked for."""
+
+CODES = {"float32": "f4", "float64": "f8", "float16": "f2", "uint8": "u1", "int8": "i1", "int16": "i2", "uint16": "u2",
+         "int32": "i4", "uint32": "u4", "int64": "i8", "uint64": "u8"}  # fmt: skip
+"""numpy's word for each dtype that it has."""
+
+_FORMATS = {"f4": "f", "f8": "d", "u1": "B", "i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q",
+            "u8": "Q"}  # fmt: skip
+
+_EIGHT_BITS = {
+    "float8_e4m3fn": (4, 7, "one"),
+    "float8_e5m2": (5, 15, "ieee"),
+    "float8_e4m3fnuz": (4, 8, "zero"),
+    "float8_e5m2fnuz": (5, 16, "zero"),
+}
+"""Exponent bits, bias, and where NaN and infinity lie: where IEEE has them, NaN in all ones alone, or NaN in the
+place of -0 (torch 2.13 `c10/util/Float8_*.h`)."""
+
+Decode = Callable[[bytes], Sequence[float]]
+
+
+class Distance(NamedTuple):
+    """What was measured."""
+
+    largest: float | None
+    """The largest absolute difference of two finite elements; None where none was measured."""
+    rows: int
+    """Rows that were measured whole."""
+    nonfinite: bool
+    """Whether a NaN or an infinity stands where another member has something else."""
+
+
+class Gauge:
+    """Measures the rows that differ, of members that come block by block, against the first member."""
+
+    def __init__(self, dtype: str, *, exact: bool, thorough: bool) -> None:
+        """Begin.
+
+        Args:
+            dtype: torch's word.
+            exact: Whether to measure all, however long it takes.
+            thorough: Whether numpy is worth its import.
+        """
+        self._dtype = dtype
+        self._decode = decoder(dtype)
+        self._few = FEW
+        self._bytes = sys.maxsize if exact else MEASURED
+        self._numpy = thorough
+        self._exact = exact
+        self._largest: float | None = None
+        self._rows = 0
+        self._nonfinite = False
+
+    @property
+    def distance(self) -> Distance:
+        """What was measured so far."""
+        return Distance(self._largest, self._rows, self._nonfinite)
+
+    def take(self, blocks: Sequence[bytes], differing: Iterable[slice], *, whole: bool) -> None:
+        """Measure the rows of some blocks that differ.
+
+        Args:
+            blocks: The bytes of each member.
+            differing: Where the rows that differ lie.
+            whole: Whether those are whole rows.
+        """
+        late: list[slice] = []
+        for row in differing:
+            if self._decode is None:
+                continue
+            if row.stop - row.start <= self._few:
+                self._few -= row.stop - row.start
+                for block in blocks[1:]:
+                    self._note(*_apart(self._decode(blocks[0][row]), self._decode(block[row])))
+                self._rows += whole
+            else:
+                late.append(row)
+        if late and self._decode is not None:
+            self._take_late(blocks, late, whole=whole)
+
+    def _take_late(self, blocks: Sequence[bytes], late: list[slice], *, whole: bool) -> None:
+        """Rows beyond the first few elements: by numpy, or by Python if everything is asked for, or a beginning."""
+        span = slice(late[0].start, late[-1].stop)
+        numpy = _import_numpy() if self._numpy and self._bytes > 0 else None
+        decode = self._decode
+        if numpy is None and not self._exact:
+            if self._largest is not None or decode is None:
+                return
+            span, whole = slice(span.start, min(span.stop, span.start + FEW)), False  # a row longer than a few
+        self._bytes -= span.stop - span.start
+        for block in blocks[1:]:
+            if numpy is not None:
+                self._note(*_apart_by_numpy(numpy, self._dtype, blocks[0][span], block[span]))
+            elif decode is not None:
+                self._note(*_apart(decode(blocks[0][span]), decode(block[span])))
+        self._rows += len(late) if whole else 0
+
+    def _note(self, largest: float | None, nonfinite: bool) -> None:
+        if largest is not None:
+            self._largest = largest if self._largest is None else max(self._largest, largest)
+        self._nonfinite = self._nonfinite or nonfinite
+
+
+def decoder(dtype: str) -> Decode | None:
+    """What makes numbers of the bytes of a dtype; None for one that has none that can be told apart."""
+    if sys.byteorder != "little":  # safetensors is, and a cast takes the machine's order
+        return None
+    if dtype == "bfloat16":
+        return _bfloat16
+    if dtype == "float16":
+        return lambda raw: struct.unpack(f"<{len(raw) // 2}e", raw)
+    if dtype in _EIGHT_BITS:
+        table = eight_bit_values(dtype)
+        return lambda raw: [table[byte] for byte in raw]
+    code = CODES.get(dtype)
+    return None if code is None else lambda raw: memoryview(raw).cast(_FORMATS[code])  # type: ignore[call-overload]
+
+
+def _bfloat16(raw: bytes) -> Sequence[float]:
+    """The upper halves of as many float32."""
+    wide = bytearray(2 * len(raw))
+    wide[2::4] = raw[0::2]
+    wide[3::4] = raw[1::2]
+    return memoryview(wide).cast("f")
+
+
+def eight_bit_values(dtype: str) -> list[float]:
+    """What each byte of an 8-bit float dtype stands for."""
+    exponent_bits, bias, kind = _EIGHT_BITS[dtype]
+    mantissa_bits = 7 - exponent_bits
+    top = (1 << exponent_bits) - 1
+    values = []
+    for byte in range(256):
+        exponent = byte >> mantissa_bits & top
+        mantissa = byte & ((1 << mantissa_bits) - 1)
+        fraction = mantissa / (1 << mantissa_bits)
+        value = math.ldexp(fraction + (exponent > 0), max(exponent, 1) - bias)
+        if kind == "ieee" and exponent == top:
+            value = math.nan if mantissa else math.inf
+        elif (kind == "one" and byte & 0x7F == 0x7F) or (kind == "zero" and byte == 0x80):
+            value = math.nan
+        values.append(-value if byte & 0x80 else value)
+    return values
+
+
+def _apart(first: Sequence[float], second: Sequence[float]) -> tuple[float | None, bool]:
+    """The largest finite difference of some elements, and whether a NaN or infinity stands against something else."""
+    apart = list(map(abs, map(sub, first, second)))
+    if math.isfinite(sum(apart)):
+        return float(max(apart, default=0)), False
+    found: float | None = None
+    nonfinite = False
+    for a, b in zip(first, second, strict=True):
+        if math.isfinite(a) and math.isfinite(b):
+            found = max(found or 0.0, min(abs(a - b), sys.float_info.max))
+        elif a != b and not (math.isnan(a) and math.isnan(b)):
+            nonfinite = True
+    return found, nonfinite
+
+
+def _import_numpy() -> Any:
+    """Numpy, or None where it is not installed."""
+    try:
+        import numpy as np
+    except ImportError:
+        return None
+    return np
+
+
+def _apart_by_numpy(numpy: Any, dtype: str, first: bytes, second: bytes) -> tuple[float | None, bool]:
+    """The same by numpy."""
+    a, b = array(numpy, dtype, first), array(numpy, dtype, second)
+    if a.dtype.kind in "iu":
+        unsigned = f"u{a.dtype.itemsize}"
+        return float((numpy.maximum(a, b).view(unsigned) - numpy.minimum(a, b).view(unsigned)).max(initial=0)), False
+    with numpy.errstate(all="ignore"):
+        apart = numpy.abs(a.astype("f8") - b.astype("f8"))
+    largest = float(apart.max(initial=0.0))
+    if math.isfinite(largest):
+        return largest, False
+    finite = numpy.isfinite(a) & numpy.isfinite(b)
+    found = min(float(apart[finite].max()), sys.float_info.max) if finite.any() else None
+    odd = ~finite & (a != b) & ~(numpy.isnan(a) & numpy.isnan(b))
+    return found, bool(odd.any())
+
+
+def array(numpy: Any, dtype: str, raw: bytes) -> Any:
+    """The elements of some bytes, for a dtype that has a decoder; a float type that numpy lacks comes as `f4`."""
+    if dtype == "bfloat16":
+        return (numpy.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    if dtype in _EIGHT_BITS:
+        return numpy.array(eight_bit_values(dtype), "f4")[numpy.frombuffer(raw, "u1")]
+    return numpy.frombuffer(raw, f"<{CODES[dtype]}")
