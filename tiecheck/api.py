@@ -11,7 +11,7 @@ from tiecheck.report import Report
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.facts import Tie
+    from tiecheck.facts_live import Tie
 
 
 def check(target: str | os.PathLike[str] | nn.Module, **options: Any) -> Report:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from tiecheck.facts import DeclaredTie, Group, Kind, LiveModel, LoaderView, Tie
+from tiecheck.facts import Group, Kind, LoaderView
 from tiecheck.report import AliasEntry, LoaderOutcome, TieEntry
+
+if TYPE_CHECKING:
+    from tiecheck.facts_live import DeclaredTie, LiveModel, Tie
 
 NAMES = 32
 """Names that one loader's entry lists at most."""
 
-T = TypeVar("T", Tie, DeclaredTie)
+T = TypeVar("T", "Tie", "DeclaredTie")
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:

@@ -5,8 +5,8 @@ because thirty of those cost a start next to nothing where thirty dataclasses co
 This module imports nothing of ours and nothing heavy.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["module", "parameter", "storage", "overlap", "copy", "separate", "absent", "unknown"]
 """How the members of a tie group hang together; `docs/how-tying-breaks.md` explains each word."""
@@ -142,14 +142,6 @@ class StorageSlot(NamedTuple):
     """Stride in elements."""
 
 
-class RemoteBytes(Protocol):
-    """The bytes of a remote checkpoint, read only where somebody asks for them."""
-
-    def compare(self, tensors: Sequence[StoredTensor]) -> "Comparison | Unknown":
-        """Hold the bytes of some stored tensors of one dtype and shape against each other."""
-        ...
-
-
 class Checkpoint(NamedTuple):
     """The stored layer: which names a checkpoint holds, by headers."""
 
@@ -167,7 +159,7 @@ class Checkpoint(NamedTuple):
     """Files the index names that are not there (a partial download)."""
     slots: Mapping[str, StorageSlot]
     """Pickles: name -> place in its storage. Empty for safetensors."""
-    remote: RemoteBytes | None = None
+    remote: Any = None
     """What reads the bytes of a remote checkpoint, a handle and no data; None for a local one."""
 
     @property
@@ -192,6 +184,10 @@ class Checkpoint(NamedTuple):
         for name, file in self.weight_map.items():
             if file in absent and name not in seen:
                 yield name
+
+    def follows_index(self, shard: Shard) -> bool:
+        """Whether the index gives every name of a shard to that shard, told without a look at each."""
+        return list(map(self.weight_map.get, shard.entries)).count(shard.path) == len(shard.entries)
 
     def shard_of(self, name: str) -> Shard | None:
         """The shard whose header really holds a name; the one the index names where several do."""
@@ -303,6 +299,8 @@ class Architecture(NamedTuple):
     """Targets and sources as the class declares them, patterns kept; 4.57 names no source, which is empty then."""
     tried: frozenset[tuple[str, ...]] = frozenset({()})
     """The config levels whose flags were tried; what a flag anywhere else does is not known."""
+    repairs: bool = False
+    """Whether a class of 4.57 loads with code of its own that looks after missing members (LongT5)."""
 
 
 class Comparison(NamedTuple):
@@ -379,6 +377,8 @@ class Group(NamedTuple):
     names, so that the members are really missing and not only named otherwise."""
     inert: bool = False
     """Whether transformers 5 has no tie for the group under any flag, though 4.57 had one."""
+    key: str = "tie_word_embeddings"
+    """The flag's key: a few classes have a word of their own (lfm2 `tie_embedding`, csm)."""
     relation: Comparison | None = None
     """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""
 
@@ -442,103 +442,6 @@ class LoaderView(NamedTuple):
         return self.outcome in HURTS
 
 
-class Registration(NamedTuple):
-    """One place where a module registers a parameter or buffer."""
-
-    owner: str
-    """The class of the module that registers it."""
-    attribute: str
-    """The attribute's name in that module."""
-
-
-class Tie(NamedTuple):
-    """A live group: names that share a module, a `Parameter` or memory."""
-
-    names: tuple[str, ...]
-    """The names, sorted; capped where there are very many."""
-    names_total: int | None
-    """How many names there really are; None where a registered cycle makes them endless."""
-    kind: Kind
-    """How they hang together: the weakest link that still holds all of them."""
-    shape: tuple[int, ...] | None
-    """Shape of the first member; None while it is uninitialised (a lazy module)."""
-    dtype: str | None
-    """Element type, torch's word without `torch.`."""
-    nbytes: int | None
-    """Bytes of one member."""
-    device: str | None
-    """Device of the first member."""
-    buffer: bool
-    """Whether the group is one of buffers (no gradient, so no finding)."""
-    requires_grad: tuple[bool, ...]
-    """One value a distinct tensor object."""
-    registrations: tuple[Registration, ...]
-    """Who registers the tensors: one entry means that only module aliases make the names."""
-    reason: str | None
-    """Why the kind is unknown, or what limits it."""
-
-
-class Alias(NamedTuple):
-    """One module, with parameters, that is registered under several paths."""
-
-    paths: tuple[str, ...]
-    """The paths, sorted; capped."""
-    paths_total: int | None
-    """How many there are; None for a cycle."""
-    class_name: str
-    """The module's class."""
-    siblings: bool
-    """Whether every registration stands in one parent: what accelerate before 0.34 cannot see."""
-    names: tuple[str, ...]
-    """The parameter names the alias makes, sorted; capped."""
-
-
-class DeclaredTie(NamedTuple):
-    """A group that the live class declares as tied, and how it really hangs together."""
-
-    names: tuple[str, ...]
-    """The declared names, sorted."""
-    source: str
-    """The name the others are to be redirected to."""
-    by: tuple[str, ...]
-    """Who declares it."""
-    kind: Kind
-    """What the module really holds."""
-    reason: str | None
-    """What limits the kind (`on meta: bytes cannot be read`)."""
-    parts: tuple[tuple[str, ...], ...]
-    """The members split into those that are really one parameter, largest part first."""
-    stored: Kind | None = None
-    """How the checkpoint that the model was loaded from stores the group; None where none was loaded."""
-
-
-class LiveModel(NamedTuple):
-    """The live layer of one `nn.Module`."""
-
-    class_name: str
-    """The model's class."""
-    origin: str
-    """How it came to be: `given`, `built on meta`, `loaded`."""
-    ties: tuple[Tie, ...]
-    """Groups of parameters that share a module, a `Parameter` or memory."""
-    aliases: tuple[Alias, ...]
-    """Modules with parameters under several paths."""
-    declared: tuple[DeclaredTie, ...]
-    """Groups that the class declares as tied under the config it has."""
-    candidates: tuple[tuple[str, ...], ...]
-    """Groups the class would tie if its flag were true, declared or not under this config."""
-    flag: bool | None
-    """`config.tie_word_embeddings` as the class reads it; None where there is no such config."""
-    library: str | None
-    """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
-    reasons: tuple[str, ...]
-    """Why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
-    parameters: int
-    """Distinct parameters."""
-    names: int | None
-    """Parameter names, aliases counted; None for a cycle."""
-
-
 class InitScale(NamedTuple):
     """What the scale of a tied embedding does to the logits of an untrained model."""
 
@@ -568,78 +471,3 @@ class InitScale(NamedTuple):
     """Measured share of positions whose most likely next token is the input token itself."""
     reason: str | None
     """Why something could not be measured."""
-
-
-class Duplicate(NamedTuple):
-    """A name that stands in the headers of several shards."""
-
-    name: str
-    """The name."""
-    tensors: tuple[StoredTensor, ...]
-    """Its entries, in the order of the shards."""
-    indexed: str | None
-    """The shard that the index gives it; None where the index does not have the name."""
-    comparison: Comparison | None
-    """The byte comparison, where it was made."""
-    reason: str | None
-    """Why it was not made."""
-
-
-class LayoutView(NamedTuple):
-    """What one of several weight layouts of a directory (a file, or an index with its shards) says of one group."""
-
-    file: str
-    """The file, or the index."""
-    stored: Kind
-    """`absent` (at most one member stored), `copy`, `separate`, `storage` or `unknown`."""
-    names: tuple[str, ...]
-    """The stored members, sorted."""
-    reason: str | None
-    """Why it is unknown."""
-
-
-class LayoutGroup(NamedTuple):
-    """One group as each of several weight layouts of a directory stores it, the one that loaders prefer first."""
-
-    names: tuple[str, ...]
-    """The members."""
-    declared: bool | None
-    """Whether the group is declared as tied; None for one that only a pickle's shared memory suggests."""
-    views: tuple[LayoutView, ...]
-    """One for each layout."""
-
-
-class TiedMoments(NamedTuple):
-    """More entries in a saved optimizer state than a tie has tensors."""
-
-    group: Group
-    """The tie."""
-    file: str
-    """The state, relative to the target."""
-    keys: tuple[str, ...]
-    """The entries: parameter names, or numbers."""
-    field: str
-    """The moment that was compared, e.g. `exp_avg`."""
-    shape: tuple[int, ...]
-    """The parameter's shape, by the first entry."""
-    comparison: Comparison | None
-    """How the entries differ; None where their shapes do."""
-    named: bool
-    """Whether the entries have names; otherwise they were found by their shape."""
-    room: int
-    """How many of the entries the stored parameters account for."""
-
-
-class StrictLoad(NamedTuple):
-    """The names of a checkpoint against those of its class, as a strict load would hold them."""
-
-    prefix: str | None
-    """What stands before every stored name and before none of the class's; None where they fit."""
-    renamed: tuple[str, str] | None
-    """One stored name with that prefix, and the class's name for it."""
-    stored: int
-    """How many names are stored."""
-    aliases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    """For each group declared as tied and stored in part: the names that are not stored, and the ones that are."""
-    resumed: tuple[str, ...]
-    """What beside the weights says that a training is to be resumed from here."""

@@ -11,7 +11,7 @@ from older import run_older
 from tiecheck.collect import architectures
 from tiecheck.collect.architectures import load_architecture, load_older, newer_names
 from tiecheck.collect.groups import build_groups
-from tiecheck.collect.older import older_only, older_parts, older_tie
+from tiecheck.collect.inert import lost_tie
 from tiecheck.facts import Flag, ModelConfig
 
 LLAMA = ("lm_head.weight", "model.embed_tokens.weight")
@@ -330,56 +330,38 @@ class TestOlder:
         assert not load_architecture("BertForMaskedLM", "bert").ties[1].off
 
     def test_a_head_that_was_called_otherwise(self):
-        older = load_older("GPTNeoXForCausalLM", "gpt_neox")
         (group,) = groups("GPTNeoXForCausalLM", "gpt_neox")
-        tie = older_tie(older, group)
-        assert tie is not None
+        (tie,) = load_older("GPTNeoXForCausalLM", "gpt_neox").ties
         assert tie.names == ("embed_out.weight", "gpt_neox.embed_in.weight")
         assert newer_names(tie) == group.names == ("gpt_neox.embed_in.weight", "lm_head.weight")
-
-    def test_the_same_group_where_there_are_parts_of_it(self):
-        (group,) = groups("T5ForConditionalGeneration", "t5")
-        tie = older_tie(load_older("T5ForConditionalGeneration", "t5"), group)
-        assert tie is not None
-        assert tie.names == group.names
-
-    def test_a_group_that_it_does_not_have(self):
-        (group,) = groups("LlamaForCausalLM", "llama")
-        assert older_tie(load_older("GPT2LMHeadModel", "gpt2"), group) is None
-        assert older_tie(load_older("OLMoForCausalLM", "olmo"), group) is None
 
     @pytest.mark.parametrize(
         "class_name",
         ["BigBirdPegasusForCausalLM", "LukeForMaskedLM", "Pop2PianoForConditionalGeneration", "MoshiForCausalLM"],
     )
     def test_a_tie_that_5_lost(self, class_name):
-        older, newest = load_older(class_name, None), load_architecture(class_name, None)
-        lost = older_only(older, newest)
-        assert any({older.head, older.embedding} <= set(tie.names) for tie in lost)
+        newest = load_architecture(class_name, None)
+        tie = lost_tie(load_older(class_name, None), newest)
+        assert tie is not None
+        assert {newest.head, newest.embedding} <= set(newer_names(tie))
 
     def test_a_part_that_false_leaves_tied(self):
         (group,) = groups("PegasusForConditionalGeneration", "pegasus", tie_word_embeddings=False)
-        older = load_older("PegasusForConditionalGeneration", "pegasus")
-        whole = older_tie(older, group)
-        (part,) = older_parts(older, group)
-        assert (group.declared, whole is not None and whole.off, part.off) == (False, False, True)
-        assert set(group.names) - set(part.names) == {"lm_head.weight"}
+        part, whole = sorted(load_older("PegasusForConditionalGeneration", "pegasus").ties, key=lambda t: len(t.names))
+        assert (group.declared, whole.off, part.off) == (False, False, True)
+        assert set(whole.names) - set(part.names) == {"lm_head.weight"}
 
-    def test_a_head_that_is_gone_from_5_is_no_lost_tie(self):
-        older, newest = load_older("ColPaliForRetrieval", None), load_architecture("ColPaliForRetrieval", None)
-        assert [tie.on for tie in older.ties] == [True]
-        assert newest.head is None
-        assert older_only(older, newest) == ()
-
-    @pytest.mark.parametrize("class_name", ["LlamaForCausalLM", "GPTNeoXForCausalLM", "T5ForConditionalGeneration"])
-    def test_a_tie_that_5_kept(self, class_name):
-        assert older_only(load_older(class_name, None), load_architecture(class_name, None)) == ()
+    @pytest.mark.parametrize(
+        "class_name",
+        ["ColPaliForRetrieval", "LlamaForCausalLM", "GPTNeoXForCausalLM", "T5ForConditionalGeneration"],
+    )
+    def test_a_tie_that_5_kept_or_that_has_no_head_there(self, class_name):
+        assert lost_tie(load_older(class_name, None), load_architecture(class_name, None)) is None
 
     def test_an_unknown_class_ties_nothing(self):
         older = load_older("OLMoForCausalLM", "olmo")
         assert (older.known, older.ties) == (False, ())
         assert older.origin.startswith("transformers 4.57.6")
-        assert older_only(older, load_architecture("LlamaForCausalLM", "llama")) == ()
 
 
 class TestTwoFlags:

@@ -138,8 +138,8 @@ FINE_IN_5 = {
     "TIE111": ({HEAD: A}, {"tie_word_embeddings": True}),
     "TIE105": ({"shared.weight": A}, {**T5, "tie_word_embeddings": False}),
 }
-"""What transformers 5 loads well and other loaders do not: untied by default, where mlx-lm ties by default; stored under
-the head's name alone; T5's false, head absent."""
+"""What transformers 5 loads well and other loaders do not: untied by default, where mlx-lm ties by default; stored
+under the head's name alone; T5's false, head absent."""
 
 
 @pytest.mark.parametrize("code", FINE_IN_5)

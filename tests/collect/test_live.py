@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from tiecheck.collect.live import collect_live, find_ties
-from tiecheck.facts import Registration
+from tiecheck.facts_live import Registration
 
 Case = tuple[Callable[[], nn.Module], list[tuple[str, list[str]]]]
 CASES: dict[str, Case] = {}

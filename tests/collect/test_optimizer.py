@@ -22,7 +22,8 @@ from tiecheck.collect.optimizer import tied_moments
 from tiecheck.collect.optimizer_files import find_states
 from tiecheck.collect.pickle_files import TorchFile, compare_stored, read_torch_file
 from tiecheck.collect.pickle_records import Made, PickledTensor
-from tiecheck.facts import TiedMoments, Unknown
+from tiecheck.facts import Unknown
+from tiecheck.facts_files import TiedMoments
 from tiecheck.rules.cases import PAIR, group
 
 TENSORS = {

@@ -118,6 +118,7 @@ def _load(
             for target, source in pairs
         ),
         tried=frozenset({(), *(tuple(level.split(".")) for level in tried if level)}),
+        repairs="f" in about,
     )
 
 

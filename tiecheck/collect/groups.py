@@ -130,6 +130,7 @@ def _from_table(
         comparison=None,
         reason=claim.reason,
         inferred=False,
+        key=spec.key,
     )
     if checkpoint is None:
         return group

@@ -6,7 +6,15 @@ tied, head absent, loads with a random head whatever its config says.
 
 from tiecheck.collect.architectures import load_older, newer_names
 from tiecheck.collect.groups import Values, stored_group
-from tiecheck.facts import Architecture, Checkpoint, Group, ModelConfig
+from tiecheck.facts import Architecture, Checkpoint, Group, ModelConfig, TieSpec
+
+
+def lost_tie(older: Architecture, newest: Architecture) -> TieSpec | None:
+    """What 4.57 ties of a class's embedding and head, where transformers 5 has both and never ties them."""
+    pair = {newest.head, newest.embedding}
+    if None in pair or len(pair) < 2 or any(pair <= set(tie.names) for tie in newest.ties):
+        return None
+    return next((tie for tie in older.ties if pair <= set(newer_names(tie))), None)
 
 
 def inert_group(
@@ -24,20 +32,13 @@ def inert_group(
         None where the class ties them, has no head, was never able to, or where neither is stored.
     """
     head, embedding = architecture.head, architecture.embedding
-    if not (architecture.known and head and embedding) or head == embedding:
+    if head is None or embedding is None or not (head in checkpoint or embedding in checkpoint):
         return None
-    pair = {head, embedding}
-    if any(pair <= set(tie.names) for tie in architecture.ties):
+    data = config.data if config else None
+    older = load_older(architecture.class_name, config.model_type if config else None, config=data)
+    if lost_tie(older, architecture) is None:
         return None
-    older = load_older(
-        architecture.class_name, config.model_type if config else None, config=config.data if config else None
-    )
-    spec = next((tie for tie in older.ties if pair <= set(newer_names(tie))), None)
-    if spec is None or not any(name in checkpoint for name in pair):
-        return None
-    others = {name for tie in architecture.ties if embedding in tie.names for name in tie.names}
-    if embedding not in checkpoint and any(name in checkpoint for name in others):
-        return None  # Pop2Piano's `shared` may be stored as its encoder's: the group of the two speaks for it
+    pair = (head, embedding)
     return stored_group(
         Group(
             names=tuple(sorted(pair)),

@@ -11,7 +11,8 @@ from tiecheck.collect.files import inside, parse_json, read_bytes
 from tiecheck.collect.pickle_files import TorchFile, compare_stored, read_torch_file
 from tiecheck.collect.pickle_records import PickledTensor
 from tiecheck.errors import TargetError
-from tiecheck.facts import Architecture, Checkpoint, Group, Kind, LayoutGroup, LayoutView, Unknown
+from tiecheck.facts import Architecture, Checkpoint, Group, Kind, Unknown
+from tiecheck.facts_files import LayoutGroup, LayoutView
 
 Values = Literal["auto", "never", "always"]
 

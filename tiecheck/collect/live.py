@@ -14,7 +14,7 @@ from tiecheck.collect.live_declared import declared_ties
 from tiecheck.collect.live_pause import paused_collector
 from tiecheck.collect.live_ties import ties_of
 from tiecheck.collect.transformers_adapter import declarations
-from tiecheck.facts import LiveModel, Tie
+from tiecheck.facts_live import LiveModel, Tie
 
 __all__ = ["CAP", "collect_live", "find_ties"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from tiecheck.collect.alias_graph import ModuleGraph
-from tiecheck.facts import Alias
+from tiecheck.facts_live import Alias
 
 NESTED = 8
 """Aliases that stand below another alias are listed up to this many: a chain of doublings has one a level."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.live_links import Link, memory_links
 from tiecheck.collect.transformers_adapter import DeclaredGroup
-from tiecheck.facts import DeclaredTie, Kind, weakest
+from tiecheck.facts import Kind, weakest
+from tiecheck.facts_live import DeclaredTie
 
 ON_META = "on meta: the bytes cannot be read, identity is decisive"
 NOT_INITIALISED = "not initialised yet: identity is decisive"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
 from tiecheck.collect.live_links import memory_links
-from tiecheck.facts import Kind, Registration, Tie
+from tiecheck.facts import Kind
+from tiecheck.facts_live import Registration, Tie
 
 ENDLESS = "a module is registered below itself, which makes the names endless"
 

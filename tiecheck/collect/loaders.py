@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tiecheck.collect.groups import build_groups, compare_members
@@ -39,12 +40,12 @@ class _Older(NamedTuple):
     """A group as the class of transformers 4.57 has it, and what transformers 5 calls its members."""
 
     group: Group
-    newer: frozenset[str]
+    newer: Mapping[str, str]
 
 
 def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint) -> tuple[_Older, ...] | str:
     """The groups of 4.57's class, under its own names; no byte is read for them."""
-    from tiecheck.collect.architectures import load_older, newer_names
+    from tiecheck.collect.architectures import load_older
 
     if not architecture.known:
         return "the class is not transformers' own, and its code was not run"
@@ -55,8 +56,17 @@ def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: C
     found = build_groups(config, older, checkpoint, "never")
     if isinstance(found, Unknown):
         return found.reason
-    newer = {tie.names: frozenset(newer_names(tie)) for tie in older.ties}
+    if older.repairs:
+        found = tuple(_repaired(group) for group in found)
+    newer = {tie.names: {name: name for name in tie.names} | dict(tie.newer) for tie in older.ties}
     return tuple(_Older(group, newer[group.names]) for group in found)
+
+
+def _repaired(group: Group) -> Group:
+    """A group of a class that looks after missing members itself: what it makes of them was not asked."""
+    if group.declared or not group.missing or not group.stored_names:
+        return group
+    return group._replace(declared=None, reason="its class looks after missing members with code of its own")
 
 
 def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -> tuple[Group, ...] | str:
@@ -64,8 +74,16 @@ def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -
     if isinstance(older, str):
         return older
     names, stored = set(group.names), set(group.stored_names)
-    same = (o.group for o in older if o.newer & names or not stored.isdisjoint(o.group.stored_names))
-    return tuple(_compared(other, group, checkpoint) for other in same)
+    same = (o for o in older if not names.isdisjoint(o.newer.values()) or not stored.isdisjoint(o.group.stored_names))
+    return tuple(_compared(_shared(other, names), group, checkpoint) for other in same)
+
+
+def _shared(other: _Older, names: set[str]) -> Group:
+    """An older group that is not tied, without the members that are no matter of the newer group."""
+    kept = tuple(name for name in other.group.names if other.newer[name] in names)
+    if other.group.declared is not False or not kept:
+        return other.group
+    return other.group._replace(names=kept, missing=tuple(n for n in other.group.missing if n in kept))
 
 
 def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:

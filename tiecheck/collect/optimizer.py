@@ -12,7 +12,8 @@ from typing import Literal
 
 from tiecheck.collect.optimizer_state import Moment, SavedState, compare_moments, read_state
 from tiecheck.errors import TargetError
-from tiecheck.facts import Checkpoint, Group, TiedMoments, Unknown, read_entry
+from tiecheck.facts import Checkpoint, Group, Unknown, read_entry
+from tiecheck.facts_files import TiedMoments
 
 Shape = tuple[int, ...]
 

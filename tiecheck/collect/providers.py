@@ -9,25 +9,14 @@ from tiecheck.collect.beside import beside_providers
 from tiecheck.collect.config import read_config
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import (
-    TIED,
-    Architecture,
-    Checkpoint,
-    Group,
-    InitScale,
-    Kind,
-    LiveModel,
-    LoaderView,
-    ModelConfig,
-    Tie,
-    Unknown,
-)
+from tiecheck.facts import TIED, Architecture, Checkpoint, Group, InitScale, Kind, LoaderView, ModelConfig, Unknown
 from tiecheck.targets import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.collect.build import Built
+    from tiecheck.facts_live import LiveModel, Tie
 
 
 def facts_of(target: Target, config: Config) -> Facts:
@@ -146,9 +135,8 @@ def _groups(
         return Unknown("there are no weights of a whole model in the directory (an adapter is not judged yet)")
     architecture: Architecture = facts.get("architecture")
     groups = build_groups(model, architecture, checkpoint, config.values)
-    if isinstance(groups, Unknown) or not architecture.head:
-        return groups
-    if any({architecture.head, architecture.embedding} <= set(tie.names) for tie in architecture.ties):
+    pair = {architecture.head, architecture.embedding}
+    if isinstance(groups, Unknown) or None in pair or any(pair <= set(tie.names) for tie in architecture.ties):
         return groups
     from tiecheck.collect.inert import inert_group
 

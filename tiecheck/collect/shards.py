@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tiecheck.facts import Checkpoint, Duplicate, StoredTensor, Unknown, read_entry
+from tiecheck.facts import Checkpoint, StoredTensor, Unknown, read_entry
+
+if TYPE_CHECKING:
+    from tiecheck.facts_files import Duplicate
 
 COMPARED = 64
 """Names whose bytes are compared at most."""
@@ -30,8 +33,8 @@ def _strays(checkpoint: Checkpoint) -> Iterator[str]:
     """Names in a shard that the index does not give to it: of a name in two shards, one at least."""
     where = checkpoint.weight_map
     for shard in checkpoint.shards:
-        if list(map(where.get, shard.entries)).count(shard.path) == len(shard.entries):
-            continue  # as it should be, and told without a look at each
+        if checkpoint.follows_index(shard):
+            continue
         for name in shard.entries:
             if where.get(name) != shard.path:
                 yield name
@@ -51,6 +54,8 @@ def _entries(checkpoint: Checkpoint, name: str) -> tuple[StoredTensor, ...]:
 def _compared(
     checkpoint: Checkpoint, name: str, tensors: tuple[StoredTensor, ...], values: Literal["auto", "never", "always"]
 ) -> Duplicate:
+    from tiecheck.facts_files import Duplicate
+
     plain = Duplicate(name, tensors, checkpoint.weight_map.get(name), None, None)
     if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
         return plain

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from tiecheck.facts import Architecture, Checkpoint, Group, StrictLoad, Unknown
+from tiecheck.facts import Architecture, Checkpoint, Group, Unknown
+
+if TYPE_CHECKING:
+    from tiecheck.facts_files import StrictLoad
 
 
 def strict_load(
@@ -27,6 +30,8 @@ def strict_load(
     Returns:
         The answer, or why it is not known: a class that nobody knows may have any names.
     """
+    from tiecheck.facts_files import StrictLoad
+
     own = tuple(built) or tuple(name for spec in architecture.ties for name in spec.names)
     prefix, renamed = _prefix(checkpoint, own, architecture)
     if prefix is None and isinstance(groups, Unknown):

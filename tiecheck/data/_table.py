@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tiecheck.data._build import declarations, parameter_of
+from tiecheck.data._build import declarations, older, parameter_of, repairs
 from tiecheck.data._configs import FLAG
 from tiecheck.data._inner import Inner
 from tiecheck.data._probe import Group
@@ -47,6 +47,8 @@ class Row(NamedTuple):
 def about_of(model: Any, *, only_headed: bool = False) -> str:
     """Embedding, head, base model prefix and declared ties of a built model, as JSON; patterns stay as declared.
 
+    `f` is there where a class of 4.57 mends what is missing by itself.
+
     With `only_headed`, empty for a model that does not have both embedding and head.
     """
     found = {
@@ -54,6 +56,7 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
         "h": parameter_of(model, "get_output_embeddings"),
         "p": model.base_model_prefix,
         "d": [[path, [list(pair) for pair in pairs]] for path, pairs in declarations(model)],
+        "f": int(older() and repairs(model)),
     }
     if only_headed and not (found["i"] and found["h"]):
         return ""

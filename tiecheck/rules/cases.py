@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.facts import (
-    Checkpoint,
-    Comparison,
-    DeclaredTie,
-    Flag,
-    Group,
-    InitScale,
-    LiveModel,
-    LoaderView,
-    Outcome,
-    Registration,
-    Shard,
-    StoredTensor,
-    Tie,
-)
+from tiecheck.facts import Checkpoint, Comparison, Flag, Group, InitScale, LoaderView, Outcome, Shard, StoredTensor
+from tiecheck.facts_live import DeclaredTie, LiveModel, Registration, Tie
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from tiecheck.facts import Checkpoint, Duplicate, Unknown
+from tiecheck.facts import Checkpoint, Unknown
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed, rows
+
+if TYPE_CHECKING:
+    from tiecheck.facts_files import Duplicate
 
 
 class IndexDisagreesWithShards(Rule):
@@ -41,6 +45,10 @@ class IndexDisagreesWithShards(Rule):
         checkpoint, file_name = index, index.index_file or ""
         if checkpoint.missing_files:
             yield self._missing(checkpoint, file_name)
+        if len(checkpoint.weight_map) == sum(len(s.entries) for s in checkpoint.shards) and all(
+            map(checkpoint.follows_index, checkpoint.shards)
+        ):
+            return  # the same names on both sides, each in its place
         absent: dict[str, list[str]] = {}
         by_path = {shard.path: shard for shard in checkpoint.shards}
         for name, file in checkpoint.weight_map.items():
@@ -183,6 +191,7 @@ class MemberStoredTwice(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Different, different in shape, equal, and not read."""
+        from tiecheck.facts_files import Duplicate
         from tiecheck.rules.cases import EMBEDDING, HEAD, compared, tensor
 
         one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from tiecheck.facts import LayoutGroup, LayoutView, Unknown
+from tiecheck.facts import Unknown
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.facts_files import LayoutGroup, LayoutView
 
 
 class FormatsDisagree(Rule):
@@ -80,6 +84,7 @@ class FormatsDisagree(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """A trained head in one format only, and the two formats of every converted model."""
+        from tiecheck.facts_files import LayoutGroup, LayoutView
         from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR
 
         single = LayoutView("model.safetensors", "absent", (EMBEDDING,), None)

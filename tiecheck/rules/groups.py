@@ -134,7 +134,7 @@ def word(group: Group) -> str:
 
 def flag_name(group: Group) -> str:
     """The flag that decides, with its level, written or not."""
-    return group.flag.dotted if group.flag else ".".join((*group.level, "tie_word_embeddings"))
+    return group.flag.dotted if group.flag else ".".join((*group.level, group.key))
 
 
 def tying(group: Group) -> str:
@@ -144,7 +144,10 @@ def tying(group: Group) -> str:
 
 def who(group: Group) -> str:
     """Who declares the group, as the beginning of a sentence that goes on with "that"."""
-    return f"{group.declared_by[0]} says" if group.declared_by else "the names suggest"
+    if not group.declared_by:
+        return "the names suggest"
+    by = group.declared_by[0]
+    return f"{by}, declares" if by.endswith("says") else f"{by} says"
 
 
 def declaration(group: Group, where: Literal["primary", "related"] = "primary") -> Location:

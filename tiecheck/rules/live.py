@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import TIED, Alias, DeclaredTie, LiveModel, Tie, Unknown
+from tiecheck.facts import TIED, Unknown
+from tiecheck.facts_live import Alias, DeclaredTie, LiveModel, Tie
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from tiecheck.facts import TiedMoments, Unknown
+from tiecheck.facts import Unknown
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.groups import declaration, flag_name, stored, tied_by_intent
 from tiecheck.rules.wording import listed, rows
+
+if TYPE_CHECKING:
+    from tiecheck.facts_files import TiedMoments
 
 
 class TiedOptimizerStateSplit(Rule):
@@ -105,6 +109,7 @@ class TiedOptimizerStateSplit(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Split by name and by number, and the states that only look like it."""
+        from tiecheck.facts_files import TiedMoments
         from tiecheck.rules.cases import PAIR, compared, flag, group
 
         differ = compared(rows_differ=128, first=0)

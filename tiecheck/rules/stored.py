@@ -75,9 +75,10 @@ class TrainedHeadDiscarded(Rule):
             yield from uncompared(group, tied=True)
             if group.declared is None and not group.inferred and group.stored == "separate":
                 yield Unknown(f"the stored values differ, and who decides is not clear: {group.reason}")
-            if not tied_by_intent(group) or group.stored != "separate" or group.comparison is None:
+            against = group.declared is True and not tied_by_intent(group)  # a false that the class does not heed
+            if not (tied_by_intent(group) or (against and any(_throws_away(view) for view in views))):
                 continue
-            if spoken_for(views):
+            if group.stored != "separate" or group.comparison is None or spoken_for(views):
                 continue
             kept = group.source if group.source in group.names else group.names[-1]
             lost = ", ".join(n for n in group.names if n != kept and n not in group.missing)
@@ -86,8 +87,7 @@ class TrainedHeadDiscarded(Rule):
                 f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, lost)}",
                 group.stored_names,
                 (declaration(group), *stored(group)),
-                f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is "
-                f"left over from a conversion, delete {lost} from the checkpoint.",
+                _apart(group, lost, against=against),
                 severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
                 confidence=confidence(group),
                 hurts=hurt(views) or None,
@@ -111,13 +111,33 @@ class TrainedHeadDiscarded(Rule):
             judged(group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ)),
         )
         forced = separate._replace(flag=flag(False), forced=True)
-        yield Case("T5's false, which means that logits are not scaled", judged(forced))
+        head_apart = forced._replace(declared=False, forced=False)  # 4.57 reads T5's false as it stands
+        yield Case("T5's false, which means that logits are not scaled", judged(forced, older=(head_apart,)))
+        yield Case("a false that 4.57 does not heed either", judged(forced), finds=("error",))
         shapes = separate._replace(comparison=None, reason="the members differ in shape or dtype")
         yield Case("different shapes are another rule's matter", judged(shapes))
         unread = separate._replace(stored="unknown", comparison=None, reason="not read")
         yield Case("bytes that were not read", judged(unread), unknown=True)
         unclear = separate._replace(declared=None, reason="two flags disagree")
         yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
+
+
+def _apart(group: Group, lost: str, *, against: bool) -> str:
+    """How to keep both members, or to have one."""
+    if against:
+        return (
+            f"No flag keeps them apart everywhere: delete {lost} from the checkpoint if it is left over, or load it "
+            "with transformers 5 only."
+        )
+    return (
+        f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is left over "
+        f"from a conversion, delete {lost} from the checkpoint."
+    )
+
+
+def _throws_away(view: LoaderView) -> bool:
+    """Whether a loader that was run ties the group and throws a stored member away."""
+    return view.checked == "run" and view.outcome in DISCARDED
 
 
 def _fates(views: tuple[LoaderView, ...], lost: str) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from tiecheck.facts import StrictLoad, Unknown
+from tiecheck.facts import Unknown
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed, them
+
+if TYPE_CHECKING:
+    from tiecheck.facts_files import StrictLoad
 
 WRAPPERS = {
     "_orig_mod": "torch.compile",
@@ -104,6 +108,7 @@ class StrictLoadWillFail(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Prefixes, a resumed training, and the normal form of a tied model."""
+        from tiecheck.facts_files import StrictLoad
         from tiecheck.rules.cases import EMBEDDING, HEAD
 
         alias = (((HEAD,), (EMBEDDING,)),)

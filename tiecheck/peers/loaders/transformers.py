@@ -45,11 +45,20 @@ MANY = FOUR._replace(
 and others stay on meta."""
 
 
+ALIAS = FOUR._replace(no_source=("tied", None))
+"""For a module that has several names: what is stored under any of them is loaded into it."""
+
+
 def _reads(group: Group) -> tuple[str, bool | None]:
     """The flag that decides for a group, and what it says."""
     flag = group.flag
     value = flag.value if flag is not None and isinstance(flag.value, bool) else None
-    return flag.dotted if flag else ".".join((*group.level, "tie_word_embeddings")), value
+    return flag.dotted if flag else ".".join((*group.level, group.key)), value
+
+
+def _in_part(group: Group) -> bool:
+    """Whether some members are not there under their names, and whether they are there otherwise is not known."""
+    return group.stored == "unknown" and len(group.stored_names) < len(group.names)
 
 
 def _five(situation: Situation) -> Decision:
@@ -58,7 +67,7 @@ def _five(situation: Situation) -> Decision:
     if group.inferred:
         return Decision("unknown", "the class is not transformers' own, and its code was not run")
     reads, value = (None, None) if group.inert else _reads(group)
-    if group.stored == "unknown" and group.missing:
+    if _in_part(group):
         return Decision("unknown", group.reason, reads, value, group.declared)
     outcome, message = settle(group.declared, stored_of(group), FIVE)
     return worded(Decision(outcome, message, reads, value, group.declared), situation)
@@ -74,7 +83,7 @@ def _four(situation: Situation) -> Decision:
         return worded(Decision(outcome, message, None, None, False), situation)
     whole = max(older, key=lambda group: len(group.names))
     reads, value = _reads(whole)
-    blind = next((g for g in older if g.declared is None or (g.stored == "unknown" and g.missing)), None)
+    blind = next((g for g in older if g.declared is None or _in_part(g)), None)
     if blind is not None:
         return Decision("unknown", blind.reason, reads, value)
     if not any(group.declared for group in older):
@@ -118,6 +127,8 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     group = next((g for g in older if frozenset(g.names) == part), None)
     if group is None:
         return "unknown", "several groups of 4.57 overlap"
+    if group.kind == "module":
+        return settle(True, stored_of(group), ALIAS)
     return settle(True, stored_of(group), FOUR if len(part) == 2 and situation.head else MANY)
 
 
