@@ -128,7 +128,7 @@ def field_documents(class_name: str) -> dict[str, str]:
 def rules_page() -> str:
     """Every rule in full, under its family."""
     parts = [HEAD, "# Rules\n\n" + rules_table("")]
-    for digit, (_, _fact, title) in FAMILIES.items():
+    for digit, (_, title) in FAMILIES.items():
         parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
         parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in family(digit)]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -147,8 +147,9 @@ def test_no_target_is_no_pass() -> None:
 
 
 class TestSelect:
-    def test_family_is_loaded_only_for_its_fact(self) -> None:
-        assert {r.code[3] for r in select((), (), ("groups", "checkpoint"))} == {"1", "2"}
+    def test_rules_are_loaded_only_for_their_facts(self) -> None:
+        assert {r.code[3] for r in select((), (), ("groups", "checkpoint"))} == {"1"}
+        assert [r.code for r in select((), (), ("layouts", "scale"))] == ["TIE203", "TIE701"]
 
     def test_prefix_and_ignore(self) -> None:
         codes = [r.code for r in select(("TIE10",), ("TIE106", "TIE107"), ("groups", "live"))]

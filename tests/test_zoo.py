@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -428,3 +429,24 @@ def test_changed_files_of_one_class_a_shape_of_ties(tmp_path: Path) -> None:
                     wrong[f"{candidate.class_name}: {words}"] = found
     assert wrong == {}
     assert len(seen) > 100
+
+
+@pytest.mark.slow
+def test_every_cell_of_one_class_a_shape_of_ties(tmp_path: Path) -> None:
+    """What 5 and 4.57 make of every change of the files; `tests/benchmarks/bench_truth.py` has the whole table."""
+    here = Path(__file__).parent
+    sys.path.insert(0, str(here / "peers"))
+    sys.path.insert(0, str(here / "benchmarks"))
+    from truth.run import Older, classes, row_of
+
+    wrong: dict[str, list[str]] = {}
+    built = 0
+    with Older() as older:
+        for candidate, first in classes():
+            if first:
+                row = row_of(candidate, older, every_flag=True)
+                built += row["not_built"] is None
+                if row["wrong"]:
+                    wrong[candidate.class_name] = row["wrong"]
+    assert wrong == {}
+    assert built > 150

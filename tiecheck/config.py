@@ -1,11 +1,12 @@
 """What a run is to do, in one frozen record made of flags."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from tiecheck.record import Record
 from tiecheck.report import Severity
 
 
-class Config(NamedTuple):
+class Config(Record):
     """The options of one run. The Python functions take the same words as keywords."""
 
     select: tuple[str, ...] = ()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
 from tiecheck.errors import TiecheckError
 from tiecheck.facts import Unknown
+from tiecheck.record import Record
 from tiecheck.report import (
     Error,
     Finding,
@@ -38,7 +39,7 @@ TIES = frozenset({"groups", "live"})
 """The facts that are the ties themselves."""
 
 
-class _Outcome(NamedTuple):
+class _Outcome(Record):
     """What the rules of one target have said so far."""
 
     findings: list[Finding]

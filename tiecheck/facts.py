@@ -1,12 +1,13 @@
 """The records that collectors make and rules read, and the words they are written in.
 
-Facts are plain data: frozen, slotted, serialisable, each with its origin. They are `NamedTuple`s
-because thirty of those cost a start next to nothing where thirty dataclasses cost half of it.
-This module imports nothing of ours and nothing heavy.
+Facts are plain data: frozen, slotted, serialisable, each with its origin. They are `Record`s, named tuples that cost a
+start next to nothing, where as many dataclasses cost half of it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from tiecheck.record import Record
 
 Kind = Literal["module", "parameter", "storage", "overlap", "copy", "separate", "absent", "unknown"]
 """How the members of a tie group hang together; `docs/how-tying-breaks.md` explains each word."""
@@ -35,14 +36,14 @@ def weakest(kinds: Iterable[Kind]) -> Kind:
     return max(kinds, key=KINDS.index)
 
 
-class Unknown(NamedTuple):
+class Unknown(Record):
     """A fact that could not be had. A rule that needs it becomes a Skip with this reason."""
 
     reason: str
     """Why, in words that can stand after "skipped: "."""
 
 
-class Flag(NamedTuple):
+class Flag(Record):
     """One tie flag as it stands in a `config.json`."""
 
     key: str
@@ -62,7 +63,7 @@ class Flag(NamedTuple):
         return ".".join((*self.level, self.key))
 
 
-class ModelConfig(NamedTuple):
+class ModelConfig(Record):
     """A model directory's `config.json`."""
 
     path: str
@@ -103,7 +104,7 @@ class ModelConfig(NamedTuple):
         return None
 
 
-class StoredTensor(NamedTuple):
+class StoredTensor(Record):
     """One tensor of a checkpoint, by its header alone."""
 
     name: str
@@ -120,7 +121,7 @@ class StoredTensor(NamedTuple):
     """Byte offset of the first element in the file; None where the format has no such thing (a pickle)."""
 
 
-class Shard(NamedTuple):
+class Shard(Record):
     """One weights file: its header as the parser gave it, so that a million entries are no million objects."""
 
     path: str
@@ -131,7 +132,7 @@ class Shard(NamedTuple):
     """Name -> raw header entry; `Checkpoint.tensor` wraps the ones that are asked for."""
 
 
-class StorageSlot(NamedTuple):
+class StorageSlot(Record):
     """Where a pickled tensor lies inside its storage; pickles keep aliasing, safetensors cannot."""
 
     storage: int
@@ -142,7 +143,7 @@ class StorageSlot(NamedTuple):
     """Stride in elements."""
 
 
-class Checkpoint(NamedTuple):
+class Checkpoint(Record):
     """The stored layer: which names a checkpoint holds, by headers."""
 
     format: Literal["safetensors", "pickle"]
@@ -247,7 +248,7 @@ def read_entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     return TORCH_DTYPES.get(dtype, dtype.lower()), tuple(shape), start, end
 
 
-class TieSpec(NamedTuple):
+class TieSpec(Record):
     """One group of names that a class can tie, as the tie table learned it from the library itself."""
 
     names: tuple[str, ...]
@@ -276,7 +277,7 @@ class TieSpec(NamedTuple):
     """In a group of 4.57: (its name, the name of transformers 5 for the same parameter), where the two differ."""
 
 
-class Architecture(NamedTuple):
+class Architecture(Record):
     """What is known about a model's class without importing it."""
 
     class_name: str | None
@@ -303,7 +304,7 @@ class Architecture(NamedTuple):
     """Whether a class of 4.57 loads with code of its own that looks after missing members (LongT5)."""
 
 
-class Comparison(NamedTuple):
+class Comparison(Record):
     """What a byte-by-byte look at the stored members of a group showed."""
 
     equal: bool
@@ -337,7 +338,7 @@ class Comparison(NamedTuple):
     """`padded`: whether those rows are one and the same value, as padding is."""
 
 
-class Group(NamedTuple):
+class Group(Record):
     """A tie group as the static layers (declared and stored) see it."""
 
     names: tuple[str, ...]
@@ -409,7 +410,7 @@ HURTS: frozenset[Outcome] = DISCARDED | RANDOM | {"crash"}
 """The outcomes that cost somebody something."""
 
 
-class LoaderView(NamedTuple):
+class LoaderView(Record):
     """What one loader, in one range of versions, ends up with for one tie group."""
 
     loader: str
@@ -442,7 +443,7 @@ class LoaderView(NamedTuple):
         return self.outcome in HURTS
 
 
-class InitScale(NamedTuple):
+class InitScale(Record):
     """What the scale of a tied embedding does to the logits of an untrained model."""
 
     names: tuple[str, ...]

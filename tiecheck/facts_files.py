@@ -1,11 +1,10 @@
 """The records of what lies beside the weights, apart from `facts` since most directories have nothing of the kind."""
 
-from typing import NamedTuple
-
 from tiecheck.facts import Comparison, Group, Kind, StoredTensor
+from tiecheck.record import Record
 
 
-class Duplicate(NamedTuple):
+class Duplicate(Record):
     """A name that stands in the headers of several shards."""
 
     name: str
@@ -20,7 +19,7 @@ class Duplicate(NamedTuple):
     """Why it was not made."""
 
 
-class LayoutView(NamedTuple):
+class LayoutView(Record):
     """What one of several weight layouts of a directory (a file, or an index with its shards) says of one group."""
 
     file: str
@@ -33,7 +32,7 @@ class LayoutView(NamedTuple):
     """Why it is unknown."""
 
 
-class LayoutGroup(NamedTuple):
+class LayoutGroup(Record):
     """One group as each of several weight layouts of a directory stores it, the one that loaders prefer first."""
 
     names: tuple[str, ...]
@@ -44,7 +43,7 @@ class LayoutGroup(NamedTuple):
     """One for each layout."""
 
 
-class TiedMoments(NamedTuple):
+class TiedMoments(Record):
     """More entries in a saved optimizer state than a tie has tensors."""
 
     group: Group
@@ -65,7 +64,7 @@ class TiedMoments(NamedTuple):
     """How many of the entries the stored parameters account for."""
 
 
-class StrictLoad(NamedTuple):
+class StrictLoad(Record):
     """The names of a checkpoint against those of its class, as a strict load would hold them."""
 
     prefix: str | None

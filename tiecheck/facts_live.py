@@ -1,11 +1,10 @@
 """The records of the live layer, apart from `facts` since a check of files never needs them."""
 
-from typing import NamedTuple
-
 from tiecheck.facts import Kind
+from tiecheck.record import Record
 
 
-class Registration(NamedTuple):
+class Registration(Record):
     """One place where a module registers a parameter or buffer."""
 
     owner: str
@@ -14,7 +13,7 @@ class Registration(NamedTuple):
     """The attribute's name in that module."""
 
 
-class Tie(NamedTuple):
+class Tie(Record):
     """A live group: names that share a module, a `Parameter` or memory."""
 
     names: tuple[str, ...]
@@ -41,7 +40,7 @@ class Tie(NamedTuple):
     """Why the kind is unknown, or what limits it."""
 
 
-class Alias(NamedTuple):
+class Alias(Record):
     """One module, with parameters, that is registered under several paths."""
 
     paths: tuple[str, ...]
@@ -56,7 +55,7 @@ class Alias(NamedTuple):
     """The parameter names the alias makes, sorted; capped."""
 
 
-class DeclaredTie(NamedTuple):
+class DeclaredTie(Record):
     """A group that the live class declares as tied, and how it really hangs together."""
 
     names: tuple[str, ...]
@@ -75,7 +74,7 @@ class DeclaredTie(NamedTuple):
     """How the checkpoint that the model was loaded from stores the group; None where none was loaded."""
 
 
-class LiveModel(NamedTuple):
+class LiveModel(Record):
     """The live layer of one `nn.Module`."""
 
     class_name: str

@@ -4,9 +4,10 @@ The shape is the JSON contract `tiecheck/1`; `tiecheck/data/report.schema.json` 
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tiecheck.facts import Kind, Outcome
+from tiecheck.record import Record
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -16,7 +17,7 @@ Confidence = Literal["low", "medium", "high"]
 Status = Literal["pass", "fail", "unknown", "error"]
 
 
-class Location(NamedTuple):
+class Location(Record):
     """A place that bears evidence."""
 
     path: str
@@ -31,7 +32,7 @@ class Location(NamedTuple):
     """What is to be seen there, in a few words."""
 
 
-class Finding(NamedTuple):
+class Finding(Record):
     """A disagreement between two layers that costs somebody something."""
 
     code: str
@@ -60,7 +61,7 @@ class Finding(NamedTuple):
     """The loaders it hurts, with their versions; null where it hurts whoever loads it."""
 
 
-class Skip(NamedTuple):
+class Skip(Record):
     """A rule whose layer was asked for and could not be had. Not a pass, not a finding."""
 
     code: str
@@ -71,7 +72,7 @@ class Skip(NamedTuple):
     """Why."""
 
 
-class Error(NamedTuple):
+class Error(Record):
     """Something that kept tiecheck from doing its job."""
 
     code: str | None
@@ -82,7 +83,7 @@ class Error(NamedTuple):
     """The file, where there is one."""
 
 
-class TieEntry(NamedTuple):
+class TieEntry(Record):
     """One tie group as reported, every layer side by side."""
 
     names: tuple[str, ...]
@@ -111,7 +112,7 @@ class TieEntry(NamedTuple):
     """Why something about the group is unknown."""
 
 
-class AliasEntry(NamedTuple):
+class AliasEntry(Record):
     """One module, with parameters, under several paths."""
 
     paths: tuple[str, ...]
@@ -124,7 +125,7 @@ class AliasEntry(NamedTuple):
     """The parameter names the alias makes, sorted; capped."""
 
 
-class View(NamedTuple):
+class View(Record):
     """The tie groups another tool reports for the same model."""
 
     tool: str
@@ -141,7 +142,7 @@ class View(NamedTuple):
     """The groups, each sorted, in the order of their first names."""
 
 
-class LoaderOutcome(NamedTuple):
+class LoaderOutcome(Record):
     """What one loader would end up with."""
 
     loader: str
@@ -166,7 +167,7 @@ class LoaderOutcome(NamedTuple):
     """The members of those groups, sorted; capped."""
 
 
-class Traffic(NamedTuple):
+class Traffic(Record):
     """What was moved to read a remote target."""
 
     bytes: int
@@ -175,7 +176,7 @@ class Traffic(NamedTuple):
     """Requests that were made, redirects and second tries included."""
 
 
-class TargetReport(NamedTuple):
+class TargetReport(Record):
     """Everything about one target."""
 
     target: str
@@ -216,7 +217,7 @@ class TargetReport(NamedTuple):
         return tuple(f for f in self.findings if f.suppressed is None)
 
 
-class Report(NamedTuple):
+class Report(Record):
     """The outcome of one run over any number of targets."""
 
     version: str

@@ -2,9 +2,10 @@
 
 import os
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tiecheck.errors import TargetError
+from tiecheck.record import Record
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
 
@@ -16,11 +17,11 @@ NEIGHBOURS = 2_000
 """Names of a folder among which the one that was meant is looked for."""
 
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
-ATTRIBUTE = re.compile(r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")
-MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
+MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 
-class Target(NamedTuple):
+class Target(Record):
     """What is to be checked."""
 
     text: str
@@ -58,14 +59,14 @@ def parse_target(text: str) -> Target:
         return _address(text)
     if _is_hub_id(text):
         return Target(text, "checkpoint", f"hf://{text}", None, remote=True)
-    match = ATTRIBUTE.fullmatch(text)
+    match = re.fullmatch(ATTRIBUTE, text)
     if match:
         place, attribute = match["place"], match["attribute"]
         if place.endswith(".py"):
             if not _exists(place):
                 raise TargetError(_missing(place), place)
             return Target(text, "module", place, attribute)
-        if MODULE.fullmatch(place):
+        if re.fullmatch(MODULE, place):
             return Target(text, "module", place, attribute)
     raise TargetError(_missing(text), text)
 

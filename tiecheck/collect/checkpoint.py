@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tiecheck.collect.files import inside, parse_json, read_bytes
 from tiecheck.errors import TargetError
 from tiecheck.facts import Checkpoint
+from tiecheck.record import Record
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 LATER_ENDINGS = {".gguf": "GGUF", ".onnx": "ONNX"}
@@ -25,7 +26,7 @@ STANDARD_NAMES = (
 NO_MODEL = ("adapter_", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
 
 
-class _Found(NamedTuple):
+class _Found(Record):
     """The weight files of a target, before any is opened."""
 
     files: tuple[str, ...]

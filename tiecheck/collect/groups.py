@@ -4,9 +4,10 @@ Names and kinds come from the tie table, which asked the library itself. A class
 code) is judged by names, shapes and config, and each of its groups says so (`inferred`).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tiecheck.facts import Architecture, Checkpoint, Flag, Group, Kind, ModelConfig, StoredTensor, TieSpec, Unknown
+from tiecheck.record import Record
 
 Values = Literal["auto", "never", "always"]
 
@@ -14,7 +15,7 @@ Values = Literal["auto", "never", "always"]
 HANGS_ON_CONFIG = "its names depend on the config, and the table has those of the default config"
 
 
-class _Claim(NamedTuple):
+class _Claim(Record):
     """Who says what about one group."""
 
     tied: bool | None

@@ -29,11 +29,16 @@ def inert_group(
         values: Whether bytes may be read.
 
     Returns:
-        None where the class ties them, has no head, was never able to, or where neither is stored.
+        None where the class ties the head, has none, was never able to, or where neither is stored.
     """
     head, embedding = architecture.head, architecture.embedding
     if head is None or embedding is None or not (head in checkpoint or embedding in checkpoint):
         return None
+    if any(head in tie.names for tie in architecture.ties):
+        return None  # T5Gemma's head is tied to its decoder's embedding, and the encoder's is what words go in by
+    others = {name for tie in architecture.ties if embedding in tie.names for name in tie.names}
+    if embedding not in checkpoint and any(name in checkpoint for name in others):
+        return None  # Pop2Piano's `shared` may be stored as its encoder's: the group of the two speaks for it
     data = config.data if config else None
     older = load_older(architecture.class_name, config.model_type if config else None, config=data)
     if lost_tie(older, architecture) is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from tiecheck.collect.groups import build_groups, compare_members
 from tiecheck.facts import Architecture, Checkpoint, Group, LoaderView, ModelConfig, Unknown
 from tiecheck.peers.loaders import loaders_of, views_of
 from tiecheck.peers.loaders.situation import Situation
+from tiecheck.record import Record
 
 
 def loader_views(
@@ -36,7 +36,7 @@ def _situations(
     return [Situation(config, architecture, group, _of(group, older, checkpoint)) for group in groups]
 
 
-class _Older(NamedTuple):
+class _Older(Record):
     """A group as the class of transformers 4.57 has it, and what transformers 5 calls its members."""
 
     group: Group
@@ -53,6 +53,8 @@ def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: C
     older = load_older(architecture.class_name, config.model_type if config else None, config=data)
     if not older.known:
         return older.origin
+    if not older.ties and not (older.embedding and older.head):
+        return "4.57 ties nothing in this class, and what it calls its parameters is not known"
     found = build_groups(config, older, checkpoint, "never")
     if isinstance(found, Unknown):
         return found.reason
@@ -75,7 +77,16 @@ def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -
         return older
     names, stored = set(group.names), set(group.stored_names)
     same = (o for o in older if not names.isdisjoint(o.newer.values()) or not stored.isdisjoint(o.group.stored_names))
-    return tuple(_compared(_shared(other, names), group, checkpoint) for other in same)
+    found = tuple(same)
+    if any(_crosses(other, names) for other in found):
+        return "4.57 ties some of its members to a parameter outside the group"
+    return tuple(_compared(_shared(other, names), group, checkpoint) for other in found)
+
+
+def _crosses(other: _Older, names: set[str]) -> bool:
+    """Whether 4.57 ties a part of a group to what is no member of it (Udop's biases, T5Gemma's head)."""
+    theirs = set(other.newer.values())
+    return other.group.declared is True and bool(theirs & names) and not (theirs <= names or names <= theirs)
 
 
 def _shared(other: _Older, names: set[str]) -> Group:
@@ -96,7 +107,8 @@ def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:
     if not set(other.stored_names) <= set(group.stored_names):
         return other
     if len(other.stored_names) == len(group.stored_names) or group.stored == "copy":
-        return other._replace(stored=group.stored, comparison=group.comparison, reason=group.reason)
+        reason = other.reason if other.declared is None else group.reason
+        return other._replace(stored=group.stored, comparison=group.comparison, reason=reason)
     if group.comparison is None or not other.declared:
         return other
     return compare_members(other._replace(reason=None), checkpoint, "always" if checkpoint.remote else "auto")

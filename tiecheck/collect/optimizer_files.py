@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Iterable
 
-STATES = re.compile(r"(optimizer|optim)(_\d+)?\.(pt|bin|pth|safetensors)")
+STATES = r"(optimizer|optim)(_\d+)?\.(pt|bin|pth|safetensors)"
 """transformers' Trainer writes `optimizer.pt` and with FSDP `optimizer.bin`, accelerate `optimizer.bin`, then
 `optimizer_1.bin` (transformers 5.23, accelerate 1.15); mlx and others a safetensors file."""
 
 METADATA = ".metadata"
 """The file that makes a folder a distributed checkpoint (`torch.distributed.checkpoint`, torch 2.13)."""
 
-ZERO = re.compile(r"global_step\d+")
+ZERO = r"global_step\d+"
 """DeepSpeed's folder of partitioned states."""
 
 TRAINER = "trainer_state.json"
@@ -29,7 +29,9 @@ def find_states(root: str, names: Iterable[str]) -> tuple[str, ...]:
     """
     found = []
     for name in names:
-        if STATES.fullmatch(name) or name == METADATA or ZERO.fullmatch(name):
+        if name == METADATA or (
+            name.startswith(("optim", "global_step")) and (re.fullmatch(STATES, name) or re.fullmatch(ZERO, name))
+        ):
             found.append(name)
         elif "." not in name and os.path.isfile(os.path.join(root, name, METADATA)):
             found.append(f"{name}/{METADATA}")

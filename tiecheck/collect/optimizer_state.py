@@ -50,7 +50,7 @@ def read_state(root: str, file: str, wanted: Iterable[str]) -> SavedState | Unkn
     Raises:
         TargetError: It leads outside the directory or cannot be opened.
     """
-    if ZERO.fullmatch(file):
+    if re.fullmatch(ZERO, file):
         return Unknown(f"{file} is a state that DeepSpeed has partitioned, which is not read")
     path = inside(root, file)
     if os.path.basename(file) == METADATA:

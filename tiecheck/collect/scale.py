@@ -10,12 +10,13 @@ import os
 import struct
 from collections.abc import Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from tiecheck.collect import scale_draw
 from tiecheck.collect.files import inside, open_regular
 from tiecheck.errors import TargetError
 from tiecheck.facts import Checkpoint, InitScale, StoredTensor, Unknown
+from tiecheck.record import Record
 
 HARMLESS = 1.5
 """Predicted deviation of the logits below which there is nothing to say."""
@@ -28,7 +29,7 @@ _PROBE = 4096
 _STD_RUNS = 256
 
 
-class _Word(NamedTuple):
+class _Word(Record):
     size: int
     one: bytes
     code: str
@@ -125,7 +126,7 @@ def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
     return tensor
 
 
-class _Verdict(NamedTuple):
+class _Verdict(Record):
     yes: bool
     evidence: str
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+
+from tiecheck.record import Record
 
 MATRICES = 6
 """How many weight matrices are looked at, spread over the model."""
@@ -33,7 +34,7 @@ _TABLE = re.compile(r"embed|emb\b|pos|wpe|wte|relative|rotary|token_type|shared\
 _COMMON = (0.02, 0.01, 0.005, 0.006, 0.04, 0.05, 0.1, 1.0)
 
 
-class Sample(NamedTuple):
+class Sample(Record):
     """Elements of one matrix, in runs of neighbours."""
 
     name: str
@@ -44,7 +45,7 @@ class Sample(NamedTuple):
     """The elements: up to `RUNS` runs of up to `RUN` neighbours."""
 
 
-class _Moments(NamedTuple):
+class _Moments(Record):
     size: int
     std: float
     kurtosis: float

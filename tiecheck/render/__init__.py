@@ -2,16 +2,17 @@
 
 import sys
 from importlib import import_module
-from typing import Literal, NamedTuple, TextIO
+from typing import Literal, TextIO
 
 from tiecheck.errors import UsageError
+from tiecheck.record import Record
 from tiecheck.report import Report
 
 FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
 """Format -> the module whose `render(report, style, stream)` writes it."""
 
 
-class Style(NamedTuple):
+class Style(Record):
     """How a report for people looks."""
 
     quiet: bool = False
@@ -22,7 +23,7 @@ class Style(NamedTuple):
     """Colours: where standard output is a terminal, always, or never."""
 
 
-class Output(NamedTuple):
+class Output(Record):
     """One report to write."""
 
     format: str

@@ -29,7 +29,7 @@ def rule_list() -> str:
     from tiecheck.rules import FAMILIES, family
 
     blocks = []
-    for digit, (_, _fact, title) in FAMILIES.items():
+    for digit, (_, title) in FAMILIES.items():
         lines = [f"{rule.code}  {rule.severity:<8} {rule.name}\n        {rule.summary}" for rule in family(digit)]
         blocks.append(f"{title}\n" + "\n".join(lines))
     return "\n\n".join(blocks)

@@ -5,9 +5,10 @@ The lines are the same on a terminal and in a pipe. rich adds the colours, and i
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from tiecheck.facts import HURTS, TIED
+from tiecheck.record import Record
 from tiecheck.render import Style
 from tiecheck.report import Finding, Report, TargetReport, TieEntry
 
@@ -19,7 +20,7 @@ TONES = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow", "er
 SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
 
-class Line(NamedTuple):
+class Line(Record):
     """One paragraph: wrapped to the width, its further lines indented by `hang`."""
 
     text: str

@@ -11,20 +11,35 @@ from tiecheck.errors import UsageError
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
 
-FAMILIES = {
-    "1": (("stored", "copies", "flags", "names"), "groups", "What is stored against what is declared"),
-    "2": (("files", "formats", "optimizer", "strict"), "checkpoint", "Files"),
-    "3": (("live",), "live", "The live model"),
-    "7": (("training",), "scale", "Training"),
+GROUPS = ("groups",)
+FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
+    "1": (dict.fromkeys(("stored", "copies", "flags", "names"), GROUPS), "What is stored against what is declared"),
+    "2": (
+        {
+            "files": ("index", "duplicates"),
+            "formats": ("layouts",),
+            "optimizer": ("optimizer",),
+            "strict": ("strict_load",),
+        },
+        "Files",
+    ),
+    "3": ({"live": ("live",)}, "The live model"),
+    "7": ({"training": ("scale",)}, "Training"),
 }
-"""First digit -> the files of the family, the fact none of its rules can do without, and its title."""
+"""First digit -> the family's files, each with the facts of which its rules need one at least, and its title."""
 
 
-def family(digit: str) -> tuple[type[Rule], ...]:
-    """The rules of one family, by code."""
+def family(digit: str, facts: frozenset[str] | None = None) -> tuple[type[Rule], ...]:
+    """The rules of one family, by code.
+
+    Args:
+        digit: The family.
+        facts: The facts on offer; a file none of whose facts is there is not even loaded. None loads all.
+    """
     from tiecheck.rules.base import Rule
 
-    modules = [import_module(f"tiecheck.rules.{name}") for name in FAMILIES[digit][0]]
+    files = (name for name, any_of in FAMILIES[digit][0].items() if facts is None or not facts.isdisjoint(any_of))
+    modules = [import_module(f"tiecheck.rules.{name}") for name in files]
     things = [thing for module in modules for thing in vars(module).values()]
     found = [v for v in things if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
     return tuple(sorted(found, key=lambda rule: rule.code))
@@ -55,7 +70,7 @@ def select(wanted: Iterable[str], ignored: Iterable[str], facts: Iterable[str]) 
     Args:
         wanted: Codes or prefixes (`TIE1`); empty for all.
         ignored: Codes or prefixes to leave out.
-        facts: The facts the target can offer; a family whose own fact is not among them is not even loaded.
+        facts: The facts the target can offer; rules that have none of theirs among them are not even loaded.
 
     Raises:
         UsageError: A prefix that fits no rule.
@@ -64,12 +79,12 @@ def select(wanted: Iterable[str], ignored: Iterable[str], facts: Iterable[str]) 
     left_out = tuple(p.upper() for p in ignored)
     for prefix in (*chosen, *left_out):
         _check_prefix(prefix)
-    there = set(facts)
+    there = frozenset(facts)
     return tuple(
         rule
-        for digit, (_, fact, _title) in FAMILIES.items()
-        if fact in there and any(_may_match(p, digit) for p in chosen)
-        for rule in family(digit)
+        for digit in FAMILIES
+        if any(_may_match(p, digit) for p in chosen)
+        for rule in family(digit, there)
         if rule.code.startswith(chosen) and not (left_out and rule.code.startswith(left_out))
     )
 

@@ -7,13 +7,14 @@ Tests, `tiecheck rule`, the docs page and the JSON rule list all come from the c
 
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from tiecheck.facts import LoaderView, Unknown
+from tiecheck.record import Record
 from tiecheck.report import Confidence, Location, Severity
 
 
-class Draft(NamedTuple):
+class Draft(Record):
     """A finding before the engine adds what every finding of its rule shares."""
 
     message: str
@@ -35,7 +36,7 @@ class Draft(NamedTuple):
     """
 
 
-class Case(NamedTuple):
+class Case(Record):
     """One situation a rule must find, or must leave alone. Each becomes a test."""
 
     title: str

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import Group, Unknown
+from tiecheck.facts import Group, LoaderView, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.groups import confidence, declaration, stored, tied_by_intent, tying, uncompared, who
+from tiecheck.rules.groups import (
+    confidence,
+    declaration,
+    endings,
+    hurt,
+    stored,
+    tied_by_intent,
+    tying,
+    uncompared,
+    views_of,
+    who,
+)
 from tiecheck.rules.wording import listed, size
 
 
@@ -45,9 +56,10 @@ class RedundantTiedCopy(Rule):
         "meta-pytorch/torchtune#1688",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose stored members are equal."""
         for group in groups:
+            refusing = hurt(views_of(group, loaders))
             yield from uncompared(group, tied=True)
             if not tied_by_intent(group) or group.stored != "copy":
                 continue
@@ -56,24 +68,32 @@ class RedundantTiedCopy(Rule):
             wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
             yield Draft(
                 f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
-                f"with equal bytes; {size(wasted)} could be saved. Strict loaders refuse the second name.",
+                f"with equal bytes; {size(wasted)} could be saved. {_refusals(refusing)}",
                 group.stored_names,
                 (*stored(group, primary=True), declaration(group, "related")),
                 f"Nothing has to be done; {listed(extra)} can be deleted from the checkpoint. Do not set the flag to "
                 "false.",
                 confidence=confidence(group),
+                hurts=refusing or None,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
         """An equal copy, and the states next to it."""
-        from tiecheck.rules.cases import PAIR, compared, group
+        from tiecheck.rules.cases import PAIR, compared, group, judged
 
         both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
-        yield Case("stored twice and equal", {"groups": (both,)}, finds=("info",))
-        yield Case("stored once", {"groups": (group(),)})
-        yield Case("a pickle keeps the sharing", {"groups": (both._replace(stored="storage", comparison=None),)})
-        yield Case("untied and equal is another rule's matter", {"groups": (both._replace(declared=False),)})
+        yield Case("stored twice and equal", judged(both), finds=("info",))
+        yield Case("stored once", judged(group()))
+        yield Case("a pickle keeps the sharing", judged(both._replace(stored="storage", comparison=None)))
+        yield Case("untied and equal is another rule's matter", judged(both._replace(declared=False)))
+
+
+def _refusals(refusing: tuple[LoaderView, ...]) -> str:
+    """Which loaders of the matrix do not take the second name."""
+    if not refusing:
+        return "Every loader that is known takes it; stricter ones refuse the second name."
+    return f"The second name is refused. {endings(refusing)}"
 
 
 class FlattenedTie(Rule):

@@ -65,6 +65,14 @@ def spoken_for(views: tuple[LoaderView, ...]) -> bool:
     return disputed(views) is not None and bool(hurt(views))
 
 
+def endings(failing: tuple[LoaderView, ...]) -> str:
+    """How each loader ends, those that end alike together."""
+    alike: dict[str, list[LoaderView]] = {}
+    for view in failing:
+        alike.setdefault((view.message or WORDS[view.outcome]).rstrip("."), []).append(view)
+    return " ".join(f"{titles(tuple(held))}: {message}." for message, held in alike.items())
+
+
 def readings(views: tuple[LoaderView, ...]) -> str:
     """Who reads which flag and what comes of it, a sentence for each reading."""
     alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from tiecheck.facts import RANDOM, Group, LoaderView, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.groups import (
-    WORDS,
     declaration,
+    endings,
     hurt,
     spoken_for,
     stored,
     tied_by_intent,
-    titles,
     views_of,
     who,
 )
@@ -68,7 +67,7 @@ class HeadNotMaterialised(Rule):
                 continue
             yield Draft(
                 f"{listed(group.names)} are stored once, as {group.stored_names[0]}, which is right. Some loaders look "
-                f"for the other name all the same. {_ends(failing)}",
+                f"for the other name all the same. {endings(failing)}",
                 group.names,
                 (*stored(group, primary=True), declaration(group, "related")),
                 "Nothing is wrong with the checkpoint; use a version of the tool that falls back to the embedding.",
@@ -204,7 +203,7 @@ class KeptTheAliasName(Rule):
                 continue
             yield Draft(
                 f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
-                f"{group.source}, which the others are tied to. {_ends(failing)}",
+                f"{group.source}, which the others are tied to. {endings(failing)}",
                 group.names,
                 (*stored(group, primary=True), declaration(group, "related")),
                 f"Rename {group.stored_names[0]} in the checkpoint to {group.source}.",
@@ -222,11 +221,3 @@ class KeptTheAliasName(Rule):
         yield Case("no loader minds", {"groups": (alias,), "loaders": (fine,)})
         yield Case("stored under the source's name", judged(group(stored=(EMBEDDING,))))
         yield Case("untied, and the embedding lost", judged(group(value=False, stored=(HEAD,))))
-
-
-def _ends(failing: tuple[LoaderView, ...]) -> str:
-    """How each loader ends, those that end alike together."""
-    alike: dict[str, list[LoaderView]] = {}
-    for view in failing:
-        alike.setdefault((view.message or WORDS[view.outcome]).rstrip("."), []).append(view)
-    return " ".join(f"{titles(tuple(held))}: {message}." for message, held in alike.items())

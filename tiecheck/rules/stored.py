@@ -130,8 +130,8 @@ def _apart(group: Group, lost: str, *, against: bool) -> str:
             "with transformers 5 only."
         )
     return (
-        f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is left over "
-        f"from a conversion, delete {lost} from the checkpoint."
+        f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is left "
+        f"over from a conversion, delete {lost} from the checkpoint."
     )
 
 
@@ -299,7 +299,7 @@ class TiedShapeMismatch(Rule):
     messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")
     threads = ("sgl-project/SpecForge#139", "NVIDIA-NeMo/Megatron-Bridge#625", "huggingface/transformers#46835")
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose members cannot be one tensor."""
         for group in groups:
             if not tied_by_intent(group) or group.inferred or len(group.tensors) < 2:
@@ -318,18 +318,19 @@ class TiedShapeMismatch(Rule):
                 f"Give all members the same {what} and save again; if they are meant to differ, set "
                 f"{flag_name(group)} to false.",
                 severity=None if len(shapes) > 1 else "warning",
+                hurts=hurt(views_of(group, loaders)) or None,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
         """Padding on one side, another dtype, and what is alike."""
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, tensor
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, judged, tensor
 
         both = group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")
         padded = both._replace(tensors=(tensor(HEAD, (128, 16)), tensor(EMBEDDING, (136, 16))))
-        yield Case("eight rows of padding on one side", {"groups": (padded,)}, finds=("error",))
+        yield Case("eight rows of padding on one side", judged(padded), finds=("error",))
         cast = both._replace(tensors=(tensor(HEAD), tensor(EMBEDDING)._replace(dtype="bfloat16")))
-        yield Case("another dtype", {"groups": (cast,)}, finds=("warning",))
-        yield Case("different on purpose", {"groups": (padded._replace(declared=False),)})
-        yield Case("alike in both", {"groups": (both,)})
-        yield Case("stored once", {"groups": (group(),)})
+        yield Case("another dtype", judged(cast), finds=("warning",))
+        yield Case("different on purpose", judged(padded._replace(declared=False)))
+        yield Case("alike in both", judged(both))
+        yield Case("stored once", judged(group()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,8 +21,6 @@ MODULES = {
     "mergekit": "mergekit",
 }
 """Loader -> the module beside this one that holds its `LOADERS`, newest version last."""
-
-_SPEC = re.compile(r"(?P<name>[a-z][a-z0-9._-]*?)(==(?P<version>\d+(\.\d+)*))?")
 
 
 def loaders_of(names: Iterable[str] = MODULES) -> tuple[Loader, ...]:
@@ -72,13 +69,13 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
     """
     chosen: set[tuple[str, str]] = set()
     for spec in specs:
-        match = _SPEC.fullmatch(spec.strip().lower())
-        name = match["name"] if match else spec
-        if match is None or name not in MODULES:
+        name, equals, version = spec.strip().lower().partition("==")
+        numbers = version.split(".") if equals else []
+        if name not in MODULES or not all(number.isdecimal() for number in numbers):
             raise UsageError(f"--for {spec}: the matrix has {', '.join(MODULES)}, each alone or with ==VERSION")
         versions = loaders_of((name,))
-        if match["version"]:
-            wanted = tuple(int(part) for part in match["version"].split("."))
+        if numbers:
+            wanted = tuple(map(int, numbers))
             fitting = [v for v in versions if _within(wanted, v)]
             if not fitting:
                 known = ", ".join(dict.fromkeys(v.versions for v in versions))

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from tiecheck.facts import Outcome
 from tiecheck.peers.loaders.situation import Decision, Loader, Situation
+from tiecheck.record import Record
 
 FLAG = "tie_word_embeddings"
 _TABLE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "data", "engines.txt")
-_read: dict[tuple[str, str], Mapping[str, str]] = {}
+_read: dict[tuple[str, str], str] = {}
 
 
 Ending = tuple[Outcome, str | None]
 """An outcome with what is printed or raised."""
 
 
-class Read(NamedTuple):
+class Read(Record):
     """What an engine ends up with when it reads the flag."""
 
     dotted: str
@@ -37,21 +38,42 @@ def ending(outcome: Outcome, message: str | None = None) -> Ending:
     return outcome, message
 
 
+def _sections() -> Mapping[tuple[str, str], str]:
+    """Engine and version -> the lines of its section, as they stand in the file."""
+    if not _read:
+        with open(_TABLE, "rb") as file:
+            parts = file.read().decode().split("@\t")[1:]
+        for part in parts:
+            head, _, lines = part.partition("\n")
+            name, number = head.split("\t")
+            _read[name, number] = lines
+    return _read
+
+
 def section(engine: str, version: str) -> Mapping[str, str]:
     """Architecture (for mlx-lm model type) -> fields, of one engine in one version.
 
     Raises:
         KeyError: The table has no such section.
     """
-    if not _read:
-        with open(_TABLE, encoding="utf-8") as file:
-            parts = file.read().split("@\t")[1:]
-        for part in parts:
-            head, *lines = part.splitlines()
-            name, number = head.split("\t")
-            pairs = (line.split("\t") for line in lines)
-            _read[name, number] = {key: fields for fields, keys in pairs for key in keys.split(" ")}
-    return _read[engine, version]
+    pairs = (line.split("\t") for line in _sections()[engine, version].splitlines())
+    return {key: fields for fields, keys in pairs for key in keys.split(" ")}
+
+
+def fields_of(engine: str, version: str, name: str | None) -> str | None:
+    """The fields of one architecture, found by a search: a start parses nothing else; None where it is not there.
+
+    Raises:
+        KeyError: The table has no such section.
+    """
+    lines = _sections()[engine, version]
+    at = lines.find(name) if name else -1
+    while name and at >= 0:
+        if lines[at - 1] in "\t " and lines[at + len(name)] in " \n":
+            start = lines.rfind("\n", 0, at) + 1
+            return lines[start : lines.index("\t", start)]
+        at = lines.find(name, at + 1)
+    return None
 
 
 def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
@@ -60,7 +82,7 @@ def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
     Returns:
         None where neither version has it, and an `unknown:REASON` where they differ.
     """
-    found = {section(engine, version).get(name or "") for version in (first, last)}
+    found = {fields_of(engine, version, name) for version in (first, last)}
     if len(found) == 1:
         return found.pop()
     return f"unknown:{engine} {first} and {last} treat this class differently"

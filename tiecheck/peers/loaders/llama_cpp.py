@@ -16,7 +16,7 @@ Which class does which: `tiecheck/data/engines.txt`, made from these files. llam
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders._engines import FLAG, class_of, config_of, nested, pair_of, section
+from tiecheck.peers.loaders._engines import FLAG, class_of, config_of, fields_of, nested, pair_of
 from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation, Stored, stored_of
 
 COMMIT = "0c1e57098"
@@ -26,15 +26,14 @@ EXTRA = "done_getting_tensors: wrong number of tensors"
 
 
 def _decide(situation: Situation) -> Decision | None:
-    table = section("llama.cpp", COMMIT)
-    fields = table.get(class_of(situation) or "")
+    fields = fields_of("llama.cpp", COMMIT, class_of(situation))
     if fields is None or not situation.head or situation.config is None:
         return None
     if fields.startswith("unknown"):
         return Decision("unknown", fields.partition(":")[2])
     out, head = fields.split("|")
     for kind, name in zip(("=TOKEN_EMBD", "=OUTPUT"), pair_of(situation), strict=True):
-        if _stem(name) not in table[kind].split(" "):
+        if _stem(name) not in (fields_of("llama.cpp", COMMIT, kind) or "").split(" "):
             return Decision("unknown", f"whether the converter maps {name} was not read")
     reads, value, dropped = None, None, head == "skip"
     if head == "flag":

@@ -15,7 +15,7 @@ Architectures without a definition are inferred from the tensors (`architecture/
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders._engines import class_of, in_part, pair_of, section
+from tiecheck.peers.loaders._engines import class_of, fields_of, in_part, pair_of
 from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation
 
 VERSION = "0.1.5"
@@ -24,7 +24,7 @@ RAN = frozenset({"LlamaForCausalLM", "Gemma2ForCausalLM"})
 
 
 def _decide(situation: Situation) -> Decision | None:
-    fields = section("mergekit", VERSION).get(class_of(situation) or "")
+    fields = fields_of("mergekit", VERSION, class_of(situation))
     if fields is None or not situation.head or situation.config is None:
         return None
     if fields.startswith("unknown"):

@@ -13,7 +13,7 @@ Which model does which: `tiecheck/data/engines.txt`, made from `mlx_lm/models/*.
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders._engines import FLAG, Read, config_of, ending, in_part, nested, pair_of, section
+from tiecheck.peers.loaders._engines import FLAG, Read, config_of, ending, fields_of, in_part, nested, pair_of
 from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_of
 
 VERSION = "0.32.2"
@@ -23,7 +23,7 @@ ABSENT = "ModelArgs.__init__() missing 1 required positional argument: 'tie_word
 
 
 def _decide(situation: Situation) -> Decision | None:
-    fields = section("mlx-lm", VERSION).get(_model_type(situation) or "")
+    fields = fields_of("mlx-lm", VERSION, _model_type(situation))
     if fields is None or not situation.head:
         return None
     tie, level, default, head, _ = fields.split("|")

@@ -14,7 +14,7 @@ Unquantised models on one device are meant.
 from __future__ import annotations
 
 from tiecheck.peers.loaders import _torch
-from tiecheck.peers.loaders._engines import class_of, ending, pair_of, section
+from tiecheck.peers.loaders._engines import class_of, ending, fields_of, pair_of
 from tiecheck.peers.loaders.situation import Decision, Loader, Situation
 
 VERSION = "0.5.23"
@@ -22,7 +22,7 @@ SKIPPED = "the stored head is skipped, so the one tensor stays uninitialised and
 
 
 def _decide(situation: Situation) -> Decision | None:
-    fields = section("sglang", VERSION).get(class_of(situation) or "")
+    fields = fields_of("sglang", VERSION, class_of(situation))
     if fields is None or not situation.head or situation.config is None:
         return None
     tie, _, _, head, _ = fields.split("|")

@@ -5,12 +5,13 @@ and `settle` turns that and what is stored into an outcome by the loader's `Poli
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tiecheck.facts import Architecture, Group, ModelConfig, Outcome
+from tiecheck.record import Record
 
 
-class Situation(NamedTuple):
+class Situation(Record):
     """One tie group of one checkpoint, with everything that a loader could look at."""
 
     config: ModelConfig | None
@@ -29,7 +30,7 @@ class Situation(NamedTuple):
         return self.group.inferred or (self.architecture.head in here and self.architecture.embedding in here)
 
 
-class Decision(NamedTuple):
+class Decision(Record):
     """What one loader makes of a situation; the fields of `LoaderView` that are the loader's own."""
 
     outcome: Outcome
@@ -39,7 +40,7 @@ class Decision(NamedTuple):
     ties: bool | None = None
 
 
-class Loader(NamedTuple):
+class Loader(Record):
     """One loader in one range of versions."""
 
     name: str
@@ -56,7 +57,7 @@ class Loader(NamedTuple):
     """What it makes of a situation; None where the loader has nothing to do with such a group or class."""
 
 
-class Stored(NamedTuple):
+class Stored(Record):
     """What a checkpoint holds of a group."""
 
     source: bool
@@ -86,7 +87,7 @@ def stored_of(group: Group) -> Stored:
     )
 
 
-class Policy(NamedTuple):
+class Policy(Record):
     """What a loader does where tie and stored tensors do not fit; each with what it prints or raises."""
 
     differ: tuple[Outcome, str | None] = ("head-discarded", None)
