@@ -167,7 +167,8 @@ For every tie group of a checkpoint the report says what each loader of the matr
 
 `run` means that the loader itself was run in the tests, `source` that its public source was read; the versions are
 those that were run or read. `--for transformers==4.57,vllm` says which of them matter: what hurts only others becomes a
-note. `value` is what the flag says that the loader reads; null means that it is not written, which is not false. A
+note, and a note that hurts one of them a warning. `llama.cpp` takes the number of llama-cpp-python (`0.3.36`), or the
+commit. `value` is what the flag says that the loader reads; null means that it is not written, which is not false. A
 group that a loader has no notion of, and a class that it does not have, get no entry."""
 
 

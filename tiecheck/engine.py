@@ -177,15 +177,14 @@ def _apply(
 
 def _finding(rule: type[Rule], draft: Draft, target: Target, chosen: frozenset[tuple[str, str]] | None) -> Finding:
     names = tuple(sorted(draft.names))
-    spared = (
-        chosen is not None
-        and draft.hurts is not None
-        and not any((view.loader, view.versions) in chosen for view in draft.hurts)
-    )
+    severity = draft.severity or rule.severity
+    if chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
+        meant = any((view.loader, view.versions) in chosen for view in draft.hurts)
+        severity = "info" if not meant else "warning" if severity == "info" else severity
     return Finding(
         code=rule.code,
         name=rule.name,
-        severity="info" if spared else draft.severity or rule.severity,
+        severity=severity,
         confidence=draft.confidence or rule.confidence,
         message=draft.message,
         names=names,

@@ -430,7 +430,7 @@ class TestStrict:
         tensors = load_file(tmp_path / "model.safetensors")
         save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
         (finding,) = found(tmp_path, "TIE205")
-        assert finding.severity == "warning"
+        assert finding.severity == "error"
         assert f"names begin with {prefix!r}" in finding.message
         _, information = type(model).from_pretrained(tmp_path, output_loading_info=True)
         assert information["missing_keys"] >= set(tensors), "transformers loads none of it"
@@ -508,4 +508,4 @@ class TestStrict:
         tensors = load_file(tmp_path / "model.safetensors")
         assert found(tmp_path, "TIE205", live=True) == []
         save({f"module.{n}": t for n, t in tensors.items()}, tmp_path / "model.safetensors")
-        assert [f.severity for f in found(tmp_path, "TIE205", live=True)] == ["warning"]
+        assert [f.severity for f in found(tmp_path, "TIE205", live=True)] == ["error"]

@@ -191,7 +191,7 @@ class TestNoPassWithoutProof:
         tensors = {f"_orig_mod.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
         assert self.judged(tmp_path) == ("fail", 1)
-        assert codes(tmp_path) == ["TIE205 warning"]
+        assert codes(tmp_path) == ["TIE205 error"]
 
     def test_neither_member_stored(self, tmp_path: Path) -> None:
         model = llama(tied=False)

@@ -203,9 +203,10 @@ def _anchored(spec: TieSpec, checkpoint: Checkpoint) -> bool:
     owners = {name.rpartition(".")[0] for name in spelled}
     parents = tuple(f"{parent}." for parent in {owner.rpartition(".")[0] for owner in owners} if parent)
     inside = tuple(f"{owner}." for owner in owners if owner)
+    prefixed = tuple(f".{name}" for name in spelled)
     found = False
     for name in checkpoint.names():
-        if name.startswith(inside):
+        if name.startswith(inside) or name.endswith(prefixed):
             return False
         found = found or name.startswith(parents)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from tiecheck.collect.groups import build_groups, compare_members
@@ -26,7 +27,15 @@ def loader_views(
         The views, grouped by loader in the matrix's order, each loader's in the order of the groups.
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
-    return views_of(situations, loaders_of()) if situations else ()
+    views = views_of(situations, loaders_of()) if situations else ()
+    odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
+    if odd is None:
+        return views
+    reason = f"{odd.dotted} is neither true nor false, and what it takes that for was not read"
+    return tuple(
+        view if view.loader == "transformers" else view._replace(outcome="unknown", message=reason, ties=None)
+        for view in views
+    )
 
 
 def _situations(
@@ -60,8 +69,22 @@ def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: C
         return found.reason
     if older.repairs:
         found = tuple(_repaired(group) for group in found)
+    found = tuple(_sourceless(group, older) for group in found)
     newer = {tie.names: {name: name for name in tie.names} | dict(tie.newer) for tie in older.ties}
     return tuple(_Older(group, newer[group.names]) for group in found)
+
+
+def _sourceless(group: Group, older: Architecture) -> Group:
+    """A group that 4.57 ties in code and of which it declares every member as a target (FSMT's output projection).
+
+    Where the source is the input embedding it is loaded all the same.
+    """
+    alike = group.kind == "parameter" and group.source != older.embedding
+    if not alike or not all(any(re.search(target, name) for target, _ in older.declared) for name in group.names):
+        return group
+    return group._replace(
+        declared=None, reason="4.57 declares every member as a target, and which it loads is not known"
+    )
 
 
 def _repaired(group: Group) -> Group:

@@ -109,7 +109,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
 def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
     shown = len(target.ties) if style.verbose else GROUPS_SHOWN
     for tie in target.ties[:shown]:
-        mark = " = " if tie.declared or tie.kind in TIED else ", "
+        mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
         yield Line(f"{mark.join(tie.names[:4])}{_more(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     rest = len(target.ties) - shown

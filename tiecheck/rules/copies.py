@@ -71,8 +71,8 @@ class RedundantTiedCopy(Rule):
                 f"with equal bytes; {size(wasted)} could be saved. {_refusals(refusing)}",
                 group.stored_names,
                 (*stored(group, primary=True), declaration(group, "related")),
-                f"Nothing has to be done; {listed(extra)} can be deleted from the checkpoint. Do not set the flag to "
-                "false.",
+                f"{'For these loaders delete' if refusing else 'Nothing has to be done; to save the space delete'} "
+                f"{listed(extra)} from the checkpoint. Do not set the flag to false.",
                 confidence=confidence(group),
                 hurts=refusing or None,
             )

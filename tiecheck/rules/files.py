@@ -66,8 +66,9 @@ class IndexDisagreesWithShards(Rule):
         shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
         total = len(set(checkpoint.weight_map.values()))
         return Draft(
-            f"{len(files)} of the {total} weight files named by {index} are not here ({shown}); they hold "
-            f"{len(names):,} tensors. A loader fails, or leaves those tensors random.",
+            f"{len(files)} of the {total} weight files named by {index} {'is' if len(files) == 1 else 'are'} not here "
+            f"({shown}), with {len(names):,} tensor{'' if len(names) == 1 else 's'}. A loader fails, or leaves them "
+            "random.",
             tuple(names[:8]),
             (Location(index, None, None, "primary", f"names {shown}"),),
             "Download the missing file again, or save the model anew.",

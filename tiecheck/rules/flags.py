@@ -16,6 +16,7 @@ from tiecheck.rules.groups import (
     flag_name,
     flag_places,
     gravity,
+    heeded,
     hurt,
     readings,
     spoken_for,
@@ -207,7 +208,8 @@ class FlagMeansSomethingElse(Rule):
 
     ## What it does
     Finds groups whose flag is false where one loader ties all the same and another does not, and something is lost in
-    one of them. It is an error where the current transformers is the one.
+    one of them. It is an error where the current transformers is the one, and a note where only engines are that never
+    ask the flag: they tie Gemma or GPT-2 whatever it says, and throw a trained head away.
 
     ## Why it is bad
     For T5 `tie_word_embeddings: false` said "do not scale the logits", and encoder, decoder and shared embedding were
@@ -246,9 +248,8 @@ class FlagMeansSomethingElse(Rule):
                     f"{readings(views)}",
                     group.names,
                     (*flag_places(flags, views, group), *stored(group)),
-                    "Store every member under its own name, which every loader understands; or, if the model was "
-                    f"trained tied and its class gives the flag no other meaning, set {flag_name(group)} to true.",
-                    severity=gravity(views),
+                    _meaning(group, views),
+                    severity="info" if heeded(views) else gravity(views),
                     hurts=hurt(views),
                 )
 
@@ -279,6 +280,22 @@ class FlagMeansSomethingElse(Rule):
             view("transformers", "head-random", **old, ties=False),
             view("transformers", "head-random", **new, ties=False),
         )
+        deaf = view("sglang", "head-discarded", reads=None, value=None)
+        yield Case(
+            "an engine ties against the false",
+            {"groups": (both,), "loaders": (apart[0], apart[1]._replace(ties=False), deaf), "flags": flags},
+            finds=("info",),
+        )
         yield Case(
             "untied for everybody is another rule's matter", {"groups": (held,), "loaders": alike, "flags": flags}
         )
+
+
+def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
+    """How to be understood by every loader; where only some engines do not listen, nothing is wrong with the file."""
+    if heeded(views):
+        return "Nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
+    return (
+        "Store every member under its own name, which every loader understands; or, if the model was trained tied and "
+        f"its class gives the flag no other meaning, set {flag_name(group)} to true."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from tiecheck.facts import Flag, Group, LoaderView, Unknown
+from tiecheck.facts import DISCARDED, Flag, Group, LoaderView, Unknown
 from tiecheck.report import Confidence, Location, Severity
 from tiecheck.rules.wording import listed, plural
 
@@ -44,12 +44,14 @@ def titles(views: tuple[LoaderView, ...]) -> str:
 def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
     """Why some loaders tie a group and others do not; None where they agree, or where no flag is behind it.
 
-    Loaders that read no flag at all are left out: what they do is no matter of how the flags are written. Where every
-    transformers takes the group alike and loses something, that it is lost is the news, and not that another does not.
+    Loaders that read no flag at all are left out, but for those that tie against a false and throw something away.
+    Where every transformers takes the group alike and loses something, that it is lost is the news, and not that
+    another does not.
     """
     asked = [view for view in views if view.ties is not None and view.reads is not None]
     if len({view.ties for view in asked}) < 2:
-        return None
+        deaf = any(view.ties and view.reads is None and view.outcome in DISCARDED for view in views)
+        return "meaning" if deaf and {(view.value, view.ties) for view in asked} == {(False, False)} else None
     own = [view for view in asked if view.loader == "transformers"]
     if own and all(view.hurts for view in own) and len({view.ties for view in own}) == 1:
         return None
@@ -69,7 +71,8 @@ def endings(failing: tuple[LoaderView, ...]) -> str:
     """How each loader ends, those that end alike together."""
     alike: dict[str, list[LoaderView]] = {}
     for view in failing:
-        alike.setdefault((view.message or WORDS[view.outcome]).rstrip("."), []).append(view)
+        said = view.message or WORDS[view.outcome]
+        alike.setdefault(said if said.endswith("...") else said.rstrip("."), []).append(view)
     return " ".join(f"{titles(tuple(held))}: {message}." for message, held in alike.items())
 
 
@@ -92,6 +95,11 @@ def readings(views: tuple[LoaderView, ...]) -> str:
 def gravity(views: tuple[LoaderView, ...]) -> Severity | None:
     """An error where the current transformers loses something; else the rule's own severity."""
     return "error" if any(v.hurts and (v.loader, v.versions) == ("transformers", "5") for v in views) else None
+
+
+def heeded(views: tuple[LoaderView, ...]) -> bool:
+    """Whether every loader that reads a flag takes it alike, so that only those that read none stand apart."""
+    return len({view.ties for view in views if view.ties is not None and view.reads is not None}) == 1
 
 
 def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: Group) -> tuple[Location, ...]:
@@ -156,6 +164,12 @@ def who(group: Group) -> str:
         return "the names suggest"
     by = group.declared_by[0]
     return f"{by}, declares" if by.endswith("says") else f"{by} says"
+
+
+def levers(group: Group, views: tuple[LoaderView, ...]) -> str:
+    """Every flag that some loader reads for the group: to write one alone would leave the others to disagree."""
+    read = {view.reads for view in views if view.reads is not None and view.ties is not None}
+    return " and ".join(sorted(read | {flag_name(group)}))
 
 
 def declaration(group: Group, where: Literal["primary", "related"] = "primary") -> Location:

@@ -12,9 +12,11 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.groups import (
     confidence,
     declaration,
+    disputed,
     fit,
     flag_name,
     hurt,
+    levers,
     spoken_for,
     stored,
     tied_by_intent,
@@ -80,14 +82,16 @@ class TrainedHeadDiscarded(Rule):
                 continue
             if group.stored != "separate" or group.comparison is None or spoken_for(views):
                 continue
+            if disputed(views) is not None and not any(view.outcome in DISCARDED for view in views):
+                continue  # nobody throws anything away; that the flags disagree is TIE103's to say
             kept = group.source if group.source in group.names else group.names[-1]
-            lost = ", ".join(n for n in group.names if n != kept and n not in group.missing)
+            lost = tuple(n for n in group.names if n != kept and n not in group.missing)
             yield Draft(
                 f"{who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
-                f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, lost)}",
+                f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, listed(lost))}",
                 group.stored_names,
                 (declaration(group), *stored(group)),
-                _apart(group, lost, against=against),
+                _apart(group, groups, views),
                 severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
                 confidence=confidence(group),
                 hurts=hurt(views) or None,
@@ -122,17 +126,25 @@ class TrainedHeadDiscarded(Rule):
         yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
 
 
-def _apart(group: Group, lost: str, *, against: bool) -> str:
-    """How to keep both members, or to have one."""
-    if against:
-        return (
-            f"No flag keeps them apart everywhere: delete {lost} from the checkpoint if it is left over, or load it "
-            "with transformers 5 only."
-        )
-    return (
-        f"If the head was trained on its own, set {flag_name(group)} to false and keep both tensors. If it is left "
-        f"over from a conversion, delete {lost} from the checkpoint."
-    )
+def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> str:
+    """How to have one tensor again, or to keep both in every loader."""
+    extra = listed(tuple(name for name in group.stored_names if name != _first(group)))
+    drop = f"If the difference is left over from a conversion, delete {extra} from the checkpoint."
+    if group.forced:
+        return f"{drop} No flag keeps them apart everywhere, since the class ties whatever it says."
+    same = (g for g in groups if g.declared and g.level == group.level and g.key == group.key and not g.inferred)
+    missing = tuple(sorted({name for other in same for name in other.missing}))
+    store = f", and store {listed(missing)} as well, which the same flag unties" if missing else ""
+    return f"{drop} If both were trained, set {levers(group, views)} to false and keep both tensors{store}."
+
+
+def _first(group: Group) -> str | None:
+    """The stored name that the others are tied to; the first where that one is not stored."""
+    there = [tensor.name for tensor in group.tensors]
+    if group.source in there:
+        return group.source
+    ends = [name for name in there if group.source is not None and name.endswith(group.source.rpartition(".")[0])]
+    return ends[0] if ends else there[-1] if there else None
 
 
 def _throws_away(view: LoaderView) -> bool:
@@ -228,7 +240,7 @@ class TiedMemberLost(Rule):
                 f"{them(group.missing)} at random{_elsewhere(views)}.",
                 group.names,
                 (declaration(group), *stored(group)),
-                _remedy(group, lost),
+                _remedy(group, views, lost),
                 hurts=hurt(views) or None,
             )
 
@@ -256,14 +268,17 @@ class TiedMemberLost(Rule):
         yield Case("a class without a head", judged())
 
 
-def _remedy(group: Group, lost: str) -> str:
+def _remedy(group: Group, views: tuple[LoaderView, ...], lost: str) -> str:
     """How to get the lost member back."""
     if group.inert:
         return (
             f"No flag helps here: load it with transformers 4.57, or write {lost} into the checkpoint as a copy of "
             f"{listed(group.stored_names)}."
         )
-    tied = f"If the model was trained tied, set {flag_name(group)} to true."
+    rename = ""
+    if group.source in group.missing and group.stored_names:
+        rename = f", and rename {group.stored_names[0]} to {group.source}"
+    tied = f"If the model was trained tied, set {levers(group, views)} to true{rename}."
     return f"{tied} If not, save it again with {lost} in the checkpoint."
 
 
@@ -281,14 +296,15 @@ class TiedShapeMismatch(Rule):
     dtype (a warning).
 
     ## Why it is bad
-    One tensor has one shape. transformers 5 refuses to load members of different shapes ("size mismatch"); other
+    One tensor has one shape. transformers refuses to load members of different shapes ("size mismatch"); other
     loaders keep the first and drop the rest, or read past the vocabulary. The usual causes are rows that padding
     or added tokens gave to one side only, and a draft model's smaller vocabulary under a flag that is true. With
     different dtypes the loader casts before it compares, so that the dtype you ask for decides whether it ties.
 
     ## How to mend it
-    Give both members the same rows: resize with `model.resize_token_embeddings(n)` and save again, or trim the
-    padding on both sides. If the two are meant to differ, set `tie_word_embeddings` to false.
+    Give both members one row a token: trim the padding, or resize with `model.resize_token_embeddings(n)` and save
+    again, so that the rows and the config's `vocab_size` agree. Turn a transposed matrix back. Of two dtypes delete the
+    cast copy; casting it up again makes two different tensors of one (TIE101).
     """
 
     code = "TIE108"
@@ -312,11 +328,10 @@ class TiedShapeMismatch(Rule):
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
             yield Draft(
                 f"{who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
-                f"{forms}{fit(group)}. " + ("transformers 5 refuses to load them." if len(shapes) > 1 else _CAST),
+                f"{forms}{fit(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
                 (*stored(group, primary=True), declaration(group, "related")),
-                f"Give all members the same {what} and save again; if they are meant to differ, set "
-                f"{flag_name(group)} to false.",
+                _mend(group, len(shapes) > 1),
                 severity=None if len(shapes) > 1 else "warning",
                 hurts=hurt(views_of(group, loaders)) or None,
             )
@@ -334,3 +349,19 @@ class TiedShapeMismatch(Rule):
         yield Case("different on purpose", judged(padded._replace(declared=False)))
         yield Case("alike in both", judged(both))
         yield Case("stored once", judged(group()))
+
+
+def _mend(group: Group, shapes: bool) -> str:
+    """How to make one tensor of members that cannot be one."""
+    extra = listed(tuple(tensor.name for tensor in group.tensors if tensor.name != _first(group)))
+    if not shapes:
+        return (
+            f"If {extra} is the same tensor in another dtype, delete it from the checkpoint. If it was trained on its "
+            f"own, set {flag_name(group)} to false."
+        )
+    if group.relation is not None and group.relation.form == "transposed":
+        return f"Delete {extra} from the checkpoint, or write it the right way round."
+    return (
+        "Give every member as many rows as the config's vocab_size says, by trimming the padding or by "
+        f"resize_token_embeddings, and save again; or delete {extra} if the other one has them."
+    )

@@ -27,7 +27,7 @@ class StrictLoadWillFail(Rule):
     """The stored names are not those of the class: all of them wear a wrapper's prefix, or an alias is not stored.
 
     ## What it does
-    Two things. A warning where every stored name begins with a prefix that the class's names do not have
+    Two things. An error where every stored name begins with a prefix that the class's names do not have
     (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`, `pretrained_model.`, `base_model.model.`), so that nothing of
     the file would be loaded. And a note where a training is to be resumed from the directory (`trainer_state.json` or
     an optimizer state is there) and the only members of a declared tie that are missing are aliases of one
@@ -90,6 +90,7 @@ class StrictLoadWillFail(Rule):
             (stored,),
             (Location(stored, None, None, "primary", f"the class's name is {own}"),),
             f"Strip {prefix!r} from every name, or save the model inside the wrapper.",
+            severity="error",
         )
 
     @staticmethod
@@ -115,8 +116,8 @@ class StrictLoadWillFail(Rule):
         normal = StrictLoad(None, None, 11, alias, ())
         wrapped = StrictLoad("module.", (f"module.{EMBEDDING}", EMBEDDING), 11, (), ())
         compiled = StrictLoad("module._orig_mod.", (f"module._orig_mod.{EMBEDDING}", EMBEDDING), 11, (), ())
-        yield Case("saved inside DistributedDataParallel", {"strict_load": wrapped}, finds=("warning",))
-        yield Case("compiled and distributed", {"strict_load": compiled}, finds=("warning",))
+        yield Case("saved inside DistributedDataParallel", {"strict_load": wrapped}, finds=("error",))
+        yield Case("compiled and distributed", {"strict_load": compiled}, finds=("error",))
         yield Case("a Trainer checkpoint", {"strict_load": normal._replace(resumed=("a",))}, finds=("info",))
         yield Case("a tied model as the hub has thousands", {"strict_load": normal})
         yield Case("a Trainer checkpoint, untied", {"strict_load": normal._replace(aliases=(), resumed=("a",))})

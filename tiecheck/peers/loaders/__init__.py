@@ -71,12 +71,13 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
     for spec in specs:
         name, equals, version = spec.strip().lower().partition("==")
         numbers = version.split(".") if equals else []
-        if name not in MODULES or not all(number.isdecimal() for number in numbers):
+        if name not in MODULES:
             raise UsageError(f"--for {spec}: the matrix has {', '.join(MODULES)}, each alone or with ==VERSION")
         versions = loaders_of((name,))
-        if numbers:
-            wanted = tuple(map(int, numbers))
-            fitting = [v for v in versions if _within(wanted, v)]
+        if equals:
+            plain = all(number.isdecimal() for number in numbers)
+            wanted = tuple(map(int, numbers)) if plain else ()
+            fitting = [v for v in versions if v.versions == version or (plain and _within(wanted, v))]
             if not fitting:
                 known = ", ".join(dict.fromkeys(v.versions for v in versions))
                 raise UsageError(f"--for {spec}: {name} is known in the versions {known} only")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tiecheck.peers.loaders._engines import Ending, config_of, ending, flag_at, nested
-from tiecheck.peers.loaders.situation import Decision, Policy, Situation, settle, stored_of
+from tiecheck.peers.loaders.situation import Decision, Policy, Situation, settle, stored_pair
 
 LATER = "both stored members are loaded into the one tensor, and whichever comes later stays"
 SILENT = "nothing is loaded into it and nothing is said"
@@ -43,7 +43,7 @@ def inner_name(situation: Situation, level: str) -> str | None:
 def decide(situation: Situation, fields: str, policy: Policy) -> Decision:
     """The decision for a class whose fields are known and whose policy was chosen."""
     tie, level, default, head, _ = fields.split("|")
-    stored = stored_of(situation.group)
+    stored = stored_pair(situation)
     if tie == "never":
         if head.startswith("unknown"):
             return Decision("unknown", head.partition(":")[2], ties=False)

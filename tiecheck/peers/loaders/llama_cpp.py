@@ -17,7 +17,7 @@ Which class does which: `tiecheck/data/engines.txt`, made from these files. llam
 from __future__ import annotations
 
 from tiecheck.peers.loaders._engines import FLAG, class_of, config_of, fields_of, nested, pair_of
-from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation, Stored, stored_of
+from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation, Stored, stored_pair
 
 COMMIT = "0c1e57098"
 NO_EMBEDDING = "missing tensor 'token_embd.weight'"
@@ -39,7 +39,7 @@ def _decide(situation: Situation) -> Decision | None:
     if head == "flag":
         reads, value = _flag(situation)
         dropped = value is True
-    decision = _settled(out, head, dropped, stored_of(situation.group), situation)
+    decision = _settled(out, head, dropped, stored_pair(situation), situation)
     return decision._replace(reads=reads, value=value)
 
 

@@ -14,7 +14,7 @@ Which model does which: `tiecheck/data/engines.txt`, made from `mlx_lm/models/*.
 from __future__ import annotations
 
 from tiecheck.peers.loaders._engines import FLAG, Read, config_of, ending, fields_of, in_part, nested, pair_of
-from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_of
+from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 
 VERSION = "0.32.2"
 RAN = frozenset({"llama", "qwen2", "gemma2", "qwen3", "olmo2", "starcoder2"})
@@ -39,7 +39,7 @@ def _decide(situation: Situation) -> Decision | None:
         return Decision(
             "crash", f"Missing 2 parameters: {head_name}, {embedding}.", read.dotted or None, read.value, False
         )
-    outcome, message = settle(read.ties, stored_of(situation.group), _policy(head, situation))
+    outcome, message = settle(read.ties, stored_pair(situation), _policy(head, situation))
     return Decision(outcome, message, read.dotted or None, read.value, read.ties)
 
 

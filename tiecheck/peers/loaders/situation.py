@@ -87,6 +87,15 @@ def stored_of(group: Group) -> Stored:
     )
 
 
+def stored_pair(situation: Situation) -> Stored:
+    """The stored state of embedding and head alone, which is all that an engine looks at in a larger group."""
+    group, known = situation.group, situation.architecture
+    stored = stored_of(group)
+    if len(group.names) < 3:
+        return stored
+    return stored._replace(source=known.embedding not in group.missing, targets=known.head not in group.missing)
+
+
 class Policy(Record):
     """What a loader does where tie and stored tensors do not fit; each with what it prints or raises."""
 

@@ -83,15 +83,18 @@ def _four(situation: Situation) -> Decision:
         return worded(Decision(outcome, message, None, None, False), situation)
     whole = max(older, key=lambda group: len(group.names))
     reads, value = _reads(whole)
-    blind = next((g for g in older if g.declared is None or _in_part(g)), None)
-    if blind is not None:
-        return Decision("unknown", blind.reason, reads, value)
+    unread = next((g for g in older if g.declared is None or _in_part(g)), None)
+    if unread is not None:
+        return Decision("unknown", unread.reason, reads, value)
     if not any(group.declared for group in older):
         outcome, message = settle(False, stored_of(whole), FOUR)
         return worded(Decision(outcome, message, reads, value, False), situation)
     parts = _parts(older)
     decisions = [Decision(*_part(part, whole, situation), ties=len(part) > 1) for part in parts]
     decision = worst((*decisions, _passed_over(situation.group, older)))
+    blind = next((part for part in decisions if part.outcome == "unknown"), None)
+    if blind is not None and decision.outcome != "crash":
+        decision = blind  # it may be worse than what is known of the other parts
     # Of a group that 4.57 ties in part, what is lost tells which part the verdict is about.
     ties = len(parts) == 1 or (decision.ties is True and decision.outcome == "head-discarded")
     return worded(decision._replace(reads=reads, value=value, ties=ties), situation)

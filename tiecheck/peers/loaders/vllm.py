@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from tiecheck.peers.loaders import _torch
 from tiecheck.peers.loaders._engines import FLAG, agreed, class_of, ending, flag_at, pair_of
-from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_of
+from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 
 BEFORE = ("0.25.1", "0.28.0")
 AFTER = ("0.29.0", "0.33.0")
@@ -65,7 +65,7 @@ def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> 
     if head != "alias":
         why = head.partition(":")[2] or "the flag is turned off for the stored head, which its loader then drops"
         return Decision("unknown", why, reads, value, None)
-    stored = stored_of(situation.group)
+    stored = stored_pair(situation)
     message = KEPT.format(pair_of(situation)[1])
     policy = Policy(lost_source=("embedding-random", message))
     if stored.source and stored.targets and stored.alike is None:
