@@ -275,6 +275,8 @@ class TieSpec(Record):
     """Levels whose flags untie the group only if all of them are false; empty where one flag decides."""
     newer: tuple[tuple[str, str], ...] = ()
     """In a group of 4.57: (its name, the name of transformers 5 for the same parameter), where the two differ."""
+    unlike: bool = False
+    """Whether the class's own members have different shapes where they are not tied (ImageGPT's head)."""
 
 
 class Architecture(Record):
@@ -380,6 +382,8 @@ class Group(Record):
     """Whether transformers 5 has no tie for the group under any flag, though 4.57 had one."""
     key: str = "tie_word_embeddings"
     """The flag's key: a few classes have a word of their own (lfm2 `tie_embedding`, csm)."""
+    misfit: bool = False
+    """Whether a target is stored in a shape that the class's own, which is another one, may not take."""
     relation: Comparison | None = None
     """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""
 

@@ -167,7 +167,8 @@ def _ties(shape: dict[str, Any], config: Mapping[str, object] | None) -> list[Ti
         spellings = {names[i]: tuple(stem + end for stem in stems) for i, stems in also.items()}
         exact = fits and "e" not in shape
         source, silent = names[shape["s"]], bits[0] == "1"
-        ties.append(TieSpec(names, source, kind, silent, on, off, level, exact, spellings, key, joint))
+        unlike = "u" in shape
+        ties.append(TieSpec(names, source, kind, silent, on, off, level, exact, spellings, key, joint, unlike=unlike))
     return ties
 
 

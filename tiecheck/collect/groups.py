@@ -151,7 +151,18 @@ def _from_table(
             missing=tuple(name for name in spec.names if name not in there),
             reason=HANGS_ON_CONFIG,
         )
-    return stored_group(group, checkpoint, pairs, values, None)
+    found = stored_group(group, checkpoint, pairs, values, None)
+    return _misfit(found, pairs) if spec.unlike else found
+
+
+def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
+    """A group whose members have shapes of their own where they are not tied: a stored copy need not fit."""
+    shapes = {name: tensor.shape for name, stored in pairs for tensor in group.tensors if tensor.name == stored}
+    source = shapes.pop(group.source or "", None)
+    if all(shape != source for shape in shapes.values()) and (source is not None or not shapes):
+        return group
+    reason = "the class has members of different shapes where they are not tied, and a copy of one may not fit"
+    return group._replace(stored="unknown", comparison=None, misfit=True, reason=reason)
 
 
 def _unseen(config: ModelConfig | None, architecture: Architecture, found: list[Group]) -> list[Group]:

@@ -68,6 +68,8 @@ class Group(NamedTuple):
     """The key of the flag that decides."""
     aliases: tuple[Alias, ...] = ()
     """Further keys for it."""
+    unlike: bool = False
+    """Whether the members have different shapes where they are not tied, so that a copy of one does not fit another."""
 
 
 class Probe:
@@ -113,6 +115,15 @@ class Probe:
                 self.cache[key] = groups_of(model)
         return self.cache[key]
 
+    def apart(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all parameters with every flag false; empty where the class refuses that."""
+        data = flagged(self.small, dict.fromkeys([(), *self.nested], False))
+        try:
+            model = build(self.model_class, self.config_class, data)
+        except Exception:  # noqa: BLE001 - as in `groups`
+            return {}
+        return {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+
     def everything(self, *, small: bool) -> Groups | None:
         """The groups with every flag true, or as far as the class allows it."""
         variants: tuple[Flags, ...] = (dict.fromkeys([(), *self.nested], True), {(): True}, {})
@@ -154,6 +165,7 @@ def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = No
     for groups in tables.values():
         union |= {names: found for names, found in groups.items() if names not in union}
     result = []
+    shapes = asked.apart()
     keys = [(key, at) for key, at in other_keys(asked.config) if _matters(asked, key, at)]
     for names, found in union.items():
         numbered = any(part.isdigit() for name in names for part in name.split("."))
@@ -161,7 +173,8 @@ def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = No
         bits, level, others = _control(tables, lambda g, names=names: tied_in(names, g))  # type: ignore[misc]
         joint = _joint(asked, names) if bits[2] == "1" else ()
         group = Group(names, found.source, found.kind, bits, level, exact, others, joint)
-        result.append(_with_keys(asked, group, keys))
+        unlike = len({shapes[name] for name in names if name in shapes}) > 1
+        result.append(_with_keys(asked, group, keys)._replace(unlike=unlike))
     return _without_parts(sorted(result)), asked
 
 

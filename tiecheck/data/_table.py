@@ -103,6 +103,7 @@ def _factor(group: Group, spellings: Spellings, inner: Inner) -> tuple[dict[str,
         "w": [list(level) for level in group.joint],
         "o": [[list(other.level), other.bits] for other in group.others],
         "q": "" if group.key == FLAG else group.key,
+        "u": int(group.unlike),
         "y": [[alias.key, list(alias.level), alias.bits] for alias in group.aliases],
     }
     return shape | {key: value for key, value in optional.items() if value}, suffix

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 GROUPS = ("groups",)
 FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
-    "1": (dict.fromkeys(("stored", "copies", "flags", "names"), GROUPS), "What is stored against what is declared"),
+    "1": (
+        dict.fromkeys(("stored", "copies", "flags", "names", "shapes"), GROUPS),
+        "What is stored against what is declared",
+    ),
     "2": (
         {
             "files": ("index", "duplicates"),

@@ -166,6 +166,15 @@ def who(group: Group) -> str:
     return f"{by}, declares" if by.endswith("says") else f"{by} says"
 
 
+def main_member(group: Group) -> str | None:
+    """The stored name that the others are tied to; the first where that one is not stored."""
+    there = [tensor.name for tensor in group.tensors]
+    if group.source in there:
+        return group.source
+    ends = [name for name in there if group.source is not None and name.endswith(group.source.rpartition(".")[0])]
+    return ends[0] if ends else there[-1] if there else None
+
+
 def levers(group: Group, views: tuple[LoaderView, ...]) -> str:
     """Every flag that some loader reads for the group: to write one alone would leave the others to disagree."""
     read = {view.reads for view in views if view.reads is not None and view.ties is not None}

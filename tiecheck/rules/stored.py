@@ -17,6 +17,7 @@ from tiecheck.rules.groups import (
     flag_name,
     hurt,
     levers,
+    main_member,
     spoken_for,
     stored,
     tied_by_intent,
@@ -27,8 +28,6 @@ from tiecheck.rules.groups import (
     word,
 )
 from tiecheck.rules.wording import listed, plural, rows, them
-
-_CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
 
 
 class TrainedHeadDiscarded(Rule):
@@ -128,7 +127,7 @@ class TrainedHeadDiscarded(Rule):
 
 def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> str:
     """How to have one tensor again, or to keep both in every loader."""
-    extra = listed(tuple(name for name in group.stored_names if name != _first(group)))
+    extra = listed(tuple(name for name in group.stored_names if name != main_member(group)))
     drop = f"If the difference is left over from a conversion, delete {extra} from the checkpoint."
     if group.forced:
         return f"{drop} No flag keeps them apart everywhere, since the class ties whatever it says."
@@ -136,15 +135,6 @@ def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...
     missing = tuple(sorted({name for other in same for name in other.missing}))
     store = f", and store {listed(missing)} as well, which the same flag unties" if missing else ""
     return f"{drop} If both were trained, set {levers(group, views)} to false and keep both tensors{store}."
-
-
-def _first(group: Group) -> str | None:
-    """The stored name that the others are tied to; the first where that one is not stored."""
-    there = [tensor.name for tensor in group.tensors]
-    if group.source in there:
-        return group.source
-    ends = [name for name in there if group.source is not None and name.endswith(group.source.rpartition(".")[0])]
-    return ends[0] if ends else there[-1] if there else None
 
 
 def _throws_away(view: LoaderView) -> bool:
@@ -210,6 +200,8 @@ class TiedMemberLost(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as untied of which a member is not stored."""
         for group in groups:
+            if group.misfit:
+                yield Unknown(f"{listed(group.stored_names)}: {group.reason}")
             if group.inferred or not group.missing or group.stored == "unknown":
                 continue
             nothing = not group.stored_names
@@ -286,82 +278,3 @@ def _elsewhere(views: tuple[LoaderView, ...]) -> str:
     """Which loaders tie it all the same, so that the checkpoint works there."""
     fine = tuple(v for v in views if v.outcome == "tied")
     return f"; {titles(fine)} {plural('tie', len(fine) > 1)} it all the same" if fine else ""
-
-
-class TiedShapeMismatch(Rule):
-    """The group is declared as tied, and its members are stored in different shapes or dtypes.
-
-    ## What it does
-    Finds groups that the class ties as whole tensors and whose stored members differ in shape (an error) or only in
-    dtype (a warning).
-
-    ## Why it is bad
-    One tensor has one shape. transformers refuses to load members of different shapes ("size mismatch"); other
-    loaders keep the first and drop the rest, or read past the vocabulary. The usual causes are rows that padding
-    or added tokens gave to one side only, and a draft model's smaller vocabulary under a flag that is true. With
-    different dtypes the loader casts before it compares, so that the dtype you ask for decides whether it ties.
-
-    ## How to mend it
-    Give both members one row a token: trim the padding, or resize with `model.resize_token_embeddings(n)` and save
-    again, so that the rows and the config's `vocab_size` agree. Turn a transposed matrix back. Of two dtypes delete the
-    cast copy; casting it up again makes two different tensors of one (TIE101).
-    """
-
-    code = "TIE108"
-    name = "tied-shape-mismatch"
-    summary = "declared tied, stored in different shapes or dtypes: the loader fails or mixes them up"
-    severity = "error"
-    confidence = "high"
-    messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")
-    threads = ("sgl-project/SpecForge#139", "NVIDIA-NeMo/Megatron-Bridge#625", "huggingface/transformers#46835")
-
-    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Groups declared as tied whose members cannot be one tensor."""
-        for group in groups:
-            if not tied_by_intent(group) or group.inferred or len(group.tensors) < 2:
-                continue
-            shapes = {tensor.shape for tensor in group.tensors}
-            dtypes = {tensor.dtype for tensor in group.tensors}
-            if len(shapes) == len(dtypes) == 1:
-                continue
-            what = "shapes" if len(shapes) > 1 else "dtypes"
-            forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
-            yield Draft(
-                f"{who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
-                f"{forms}{fit(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
-                group.stored_names,
-                (*stored(group, primary=True), declaration(group, "related")),
-                _mend(group, len(shapes) > 1),
-                severity=None if len(shapes) > 1 else "warning",
-                hurts=hurt(views_of(group, loaders)) or None,
-            )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Padding on one side, another dtype, and what is alike."""
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, judged, tensor
-
-        both = group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")
-        padded = both._replace(tensors=(tensor(HEAD, (128, 16)), tensor(EMBEDDING, (136, 16))))
-        yield Case("eight rows of padding on one side", judged(padded), finds=("error",))
-        cast = both._replace(tensors=(tensor(HEAD), tensor(EMBEDDING)._replace(dtype="bfloat16")))
-        yield Case("another dtype", judged(cast), finds=("warning",))
-        yield Case("different on purpose", judged(padded._replace(declared=False)))
-        yield Case("alike in both", judged(both))
-        yield Case("stored once", judged(group()))
-
-
-def _mend(group: Group, shapes: bool) -> str:
-    """How to make one tensor of members that cannot be one."""
-    extra = listed(tuple(tensor.name for tensor in group.tensors if tensor.name != _first(group)))
-    if not shapes:
-        return (
-            f"If {extra} is the same tensor in another dtype, delete it from the checkpoint. If it was trained on its "
-            f"own, set {flag_name(group)} to false."
-        )
-    if group.relation is not None and group.relation.form == "transposed":
-        return f"Delete {extra} from the checkpoint, or write it the right way round."
-    return (
-        "Give every member as many rows as the config's vocab_size says, by trimming the padding or by "
-        f"resize_token_embeddings, and save again; or delete {extra} if the other one has them."
-    )

@@ -57,8 +57,8 @@ def _reads(group: Group) -> tuple[str, bool | None]:
 
 
 def _in_part(group: Group) -> bool:
-    """Whether some members are not there under their names, and whether they are there otherwise is not known."""
-    return group.stored == "unknown" and len(group.stored_names) < len(group.names)
+    """Whether it is not known that every member is there: under another name, or in a shape that does not fit."""
+    return group.misfit or (group.stored == "unknown" and len(group.stored_names) < len(group.names))
 
 
 def _five(situation: Situation) -> Decision:
