@@ -159,7 +159,8 @@ def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
     """A group whose members have shapes of their own where they are not tied: a stored copy need not fit."""
     shapes = {name: tensor.shape for name, stored in pairs for tensor in group.tensors if tensor.name == stored}
     source = shapes.pop(group.source or "", None)
-    if all(shape != source for shape in shapes.values()) and (source is not None or not shapes):
+    apart = source is not None and group.declared is False and source not in shapes.values()
+    if apart or not shapes:
         return group
     reason = "the class has members of different shapes where they are not tied, and a copy of one may not fit"
     return group._replace(stored="unknown", comparison=None, misfit=True, reason=reason)

@@ -52,7 +52,7 @@ class TiedShapeMismatch(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         """Groups declared as tied whose members cannot be one tensor."""
         for group in groups:
-            if not tied_by_intent(group) or group.inferred or len(group.tensors) < 2:
+            if not tied_by_intent(group) or group.inferred or group.misfit or len(group.tensors) < 2:
                 continue
             shapes = {tensor.shape for tensor in group.tensors}
             dtypes = {tensor.dtype for tensor in group.tensors}
