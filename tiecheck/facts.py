@@ -162,6 +162,8 @@ class Checkpoint(Record):
     """Pickles: name -> place in its storage. Empty for safetensors."""
     remote: Any = None
     """What reads the bytes of a remote checkpoint, a handle and no data; None for a local one."""
+    agrees: bool = False
+    """Whether index and headers were found to hold the same names in the same files; False where nobody looked."""
 
     @property
     def why_absent(self) -> str:
@@ -185,10 +187,6 @@ class Checkpoint(Record):
         for name, file in self.weight_map.items():
             if file in absent and name not in seen:
                 yield name
-
-    def follows_index(self, shard: Shard) -> bool:
-        """Whether the index gives every name of a shard to that shard, told without a look at each."""
-        return list(map(self.weight_map.get, shard.entries)).count(shard.path) == len(shard.entries)
 
     def shard_of(self, name: str) -> Shard | None:
         """The shard whose header really holds a name; the one the index names where several do."""

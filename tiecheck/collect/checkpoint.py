@@ -195,4 +195,13 @@ def _read(root: str, found: _Found) -> Checkpoint:
         from tiecheck.collect.safetensors_header import read_shards
 
         shards, slots = read_shards(paths), {}
-    return Checkpoint(form, root, shards, found.index_file, found.weight_map, found.missing, slots)
+    made = Checkpoint(form, root, shards, found.index_file, found.weight_map, found.missing, slots)
+    return made._replace(agrees=_agrees(made)) if found.index_file else made
+
+
+def _agrees(checkpoint: Checkpoint) -> bool:
+    """Whether index and headers agree, told without a look at each name: it is asked of a million of them."""
+    where = checkpoint.weight_map.get
+    if sum(len(shard.entries) for shard in checkpoint.shards) != len(checkpoint.weight_map):
+        return False
+    return all(list(map(where, shard.entries)).count(shard.path) == len(shard.entries) for shard in checkpoint.shards)

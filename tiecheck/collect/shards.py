@@ -32,9 +32,7 @@ def duplicates(checkpoint: Checkpoint, values: Literal["auto", "never", "always"
 def _strays(checkpoint: Checkpoint) -> Iterator[str]:
     """Names in a shard that the index does not give to it: of a name in two shards, one at least."""
     where = checkpoint.weight_map
-    for shard in checkpoint.shards:
-        if checkpoint.follows_index(shard):
-            continue
+    for shard in () if checkpoint.agrees else checkpoint.shards:
         for name in shard.entries:
             if where.get(name) != shard.path:
                 yield name

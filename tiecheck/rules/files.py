@@ -45,10 +45,8 @@ class IndexDisagreesWithShards(Rule):
         checkpoint, file_name = index, index.index_file or ""
         if checkpoint.missing_files:
             yield self._missing(checkpoint, file_name)
-        if len(checkpoint.weight_map) == sum(len(s.entries) for s in checkpoint.shards) and all(
-            map(checkpoint.follows_index, checkpoint.shards)
-        ):
-            return  # the same names on both sides, each in its place
+        if checkpoint.agrees:
+            return
         absent: dict[str, list[str]] = {}
         by_path = {shard.path: shard for shard in checkpoint.shards}
         for name, file in checkpoint.weight_map.items():
