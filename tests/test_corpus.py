@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).with_name("peers")))
 sys.path.insert(0, str(Path(__file__).with_name("benchmarks")))
 
-import torch
-import transformers
+from test_zoo import quiet  # noqa: F401 - a fixture
 from truth.corpus import CORPUS, Pairing, judged, lay_out, pairings
 from truth.run import Older
 
@@ -28,19 +26,6 @@ pytestmark = [
 ]
 
 NAMES = [entry["name"] for entry in json.loads((CORPUS / "manifest.json").read_text())] if CORPUS.exists() else []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
-    """One thread, and none of transformers' reports."""
-    threads, before = torch.get_num_threads(), transformers.logging.get_verbosity()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.set_verbosity(before)
-    transformers.logging.enable_progress_bar()
-    torch.set_num_threads(threads)
 
 
 def pairing(name: str) -> Pairing:

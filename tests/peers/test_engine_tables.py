@@ -290,7 +290,7 @@ SOURCES = os.environ.get("TIECHECK_ENGINE_SOURCES")
 @pytest.mark.slow
 @pytest.mark.parametrize("key", sorted(sections(PATH.read_text(encoding="utf-8"))), ids="-".join)
 def test_the_table_is_what_the_sources_say(key: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    if SOURCES is None:
+    if SOURCES is None:  # some hundred megabytes of foreign source, which nothing else needs
         pytest.skip("TIECHECK_ENGINE_SOURCES names no folder of unpacked sources (ENGINE-VERSION)")
     folder = Path(SOURCES, "-".join(key))
     if not folder.is_dir():

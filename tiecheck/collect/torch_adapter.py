@@ -73,7 +73,7 @@ def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
             chosen = [tensors[i] for i in positions]
         starts = list(map(Tensor.data_ptr, chosen))
         sizes = list(map(_nbytes, chosen))
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # a wrapper subclass without storage: each is looked at by itself
         return Spans([], [], []), everything
     if 0 in starts or 0 in sizes:  # address 0: on meta, and where there is no element
         keep = [k for k in range(len(starts)) if starts[k] and sizes[k]]
