@@ -1,0 +1,132 @@
+"""Breaks the ties of a class in every way, and holds tiecheck's word against what is true afterwards."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from breaks import BREAKS, Break, Group, NotHereError
+from states import WORDS, state_of
+from subjects import Candidate, truth_of
+from test_zoo import Animal, animal, tied_model
+
+import tiecheck
+from tiecheck.data._configs import at, owners
+from tiecheck.report import Finding
+
+LONGEST = 300
+"""Characters of an exception that a row keeps."""
+
+
+class Outcome(NamedTuple):
+    """One break of one group."""
+
+    way: str
+    """The break."""
+    names: tuple[str, ...]
+    """The group."""
+    state: str
+    """What is true afterwards, a word of `WORDS`; or why it cannot be done."""
+    word: str
+    """`found`, `missed`, `wrong kind`, `right` and `false alarm` where the tie holds, `not here`."""
+    codes: tuple[str, ...]
+    """The error-level findings that name the broken member."""
+
+
+def row_of(candidate: Candidate) -> dict[str, Any]:
+    """Every break of a class, made small and with weights; or why it cannot be had so."""
+    row: dict[str, Any] = {"class": candidate.class_name, "model_type": candidate.model_type, "variant": "broken"}
+    begin = time.process_time()
+    try:
+        one = animal(candidate)
+        model = tied_model(one)
+    except Exception as error:  # noqa: BLE001 - a class may refuse a tiny config in any way
+        return row | {"not_built": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]}
+    found = list(outcomes(model))
+    square = squared(one, model)
+    if square is not None:
+        found = [(o, s) for o, s in found if o.way != "transposed-view"]
+        found += outcomes(square, [BREAKS["transposed-view"]])
+    seconds = {"all": time.process_time() - begin, "tiecheck": sum(seconds for _, seconds in found)}
+    return row | {"not_built": None, "seconds": seconds, "outcomes": [outcome._asdict() for outcome, _ in found]}
+
+
+def squared(one: Animal, model: Any) -> Any:
+    """The model with as many words as its embedding is wide; None where it cannot be had so."""
+    weight = _input_weight(model)
+    if weight is None or weight.dim() != 2:
+        return None
+    config = one.config_class.from_dict(copy.deepcopy(one.data))
+    data = copy.deepcopy(one.data)
+    for level, owner in owners(config):
+        for name, value in owner.to_dict().items():
+            if name.endswith("vocab_size") and type(value) is int:
+                at(data, level)[name] = int(weight.shape[1])
+    try:
+        square = tied_model(one._replace(data=data))
+        shape = _input_weight(square).shape
+    except Exception:  # noqa: BLE001 - a class may refuse it in any way
+        return None
+    return square if shape == torch.Size((weight.shape[1],) * 2) else None
+
+
+def groups_to_break(model: Any) -> list[Group]:
+    """At most three groups of a model: that of the input embeddings, the first of three or more, the first vector."""
+    real = sorted(truth_of(model).groups)
+    targets = getattr(model, "all_tied_weights_keys", None) or {}
+    wanted: dict[tuple[str, ...], None] = {}
+    inputs = _input_weight(model)
+    for fits in (
+        lambda names: model.get_parameter(names[0]) is inputs,
+        lambda names: len(names) > 2,
+        lambda names: model.get_parameter(names[0]).dim() == 1,
+        lambda _: not wanted,
+    ):
+        wanted.update(dict.fromkeys([names for names in real if fits(names)][:1]))
+    return [Group(names, next((n for n in reversed(names) if n in targets), names[-1])) for names in wanted]
+
+
+def _input_weight(model: Any) -> Any:
+    try:
+        return model.get_input_embeddings().weight
+    except Exception:  # noqa: BLE001 - a class without one may raise anything
+        return None
+
+
+def outcomes(model: Any, ways: Iterable[Break] = tuple(BREAKS.values())) -> Iterator[tuple[Outcome, float]]:
+    """Every break of the groups of a model, each done to a copy, with the CPU seconds of tiecheck."""
+    for group in groups_to_break(model):
+        for way in ways:
+            try:
+                broken, member = way.do(copy.deepcopy(model), group)
+            except NotHereError as reason:
+                yield Outcome(way.name, group.names, str(reason), "not here", ()), 0.0
+                continue
+            state = state_of(broken, group.names)
+            begin = time.process_time()
+            report = tiecheck.check(broken, ignore="TIE701").targets[0]
+            seconds = time.process_time() - begin
+            yield judged(way.name, group.names, member, state, report.findings), seconds
+
+
+def judged(way: str, names: tuple[str, ...], member: str, state: str, findings: Iterable[Finding]) -> Outcome:
+    """What the findings are worth."""
+    errors = [f for f in findings if f.severity == "error"]
+    about = [f for f in errors if any(_speaks_of(name, member) for name in f.names)]
+    codes = tuple(sorted({f.code for f in about}))
+    if state == "one":
+        return Outcome(way, names, state, "false alarm" if errors else "right", tuple(sorted({f.code for f in errors})))
+    if not about:
+        return Outcome(way, names, state, "missed", tuple(sorted({f.code for f in errors})))
+    expected = (*WORDS[state], *(("TIE306",) if way == "set-input-embeddings" else ()))
+    return Outcome(way, names, state, "found" if set(codes) & set(expected) else "wrong kind", codes)
+
+
+def _speaks_of(name: str, member: str) -> bool:
+    """Whether a finding's name is the member, or what a parametrization or pruning made of it."""
+    path, _, attribute = member.rpartition(".")
+    made = (f"{path}.parametrizations.{attribute}.", f"{path}.{attribute}_orig")
+    return name == member or name.startswith(made)
