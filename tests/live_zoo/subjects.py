@@ -7,6 +7,7 @@ benchmark `tests/benchmarks/bench_live_zoo.py` runs all of it, the tests of this
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ class Truth(NamedTuple):
     """Elements of distinct parameters."""
     declares: bool
     """Whether a submodule's class has `_tied_weights_keys`."""
+    buffers: set[Names]
+    """Sorted names of buffers that are one tensor."""
     free_aliases: int
     """Modules without parameters that stand under several paths (a shared activation): no tie."""
 
@@ -54,15 +57,19 @@ def make(candidate: Candidate, variant: str) -> Any:
     """
     model_class, config_class = resolve(candidate)
     config = default_config(config_class)
-    if variant == "default":
+    try:
+        if variant == "default":
+            return _on_meta(model_class, copy.deepcopy(config))
+        return build(model_class, config_class, _forced(silent_dict(config), config, variant))
+    except Exception as error:
         with contextlib.suppress(Exception):
-            return _on_meta(model_class, config)
-        config = default_config(config_class)
-    data = silent_dict(config)
-    flags = dict.fromkeys(((), *levels(config)), variant == "true") if variant != "default" else {}
-    with contextlib.suppress(Exception):
-        return build(model_class, config_class, flagged(data, flags))
-    return build(model_class, config_class, flagged(filled(data, config), flags))
+            return build(model_class, config_class, _forced(filled(silent_dict(config), config), config, variant))
+        raise error from None
+
+
+def _forced(data: dict[str, Any], config: Any, variant: str) -> dict[str, Any]:
+    """A config dict with the flag of a variant at every level."""
+    return data if variant == "default" else flagged(data, dict.fromkeys(((), *levels(config)), variant == "true"))
 
 
 def _on_meta(model_class: Any, config: Any) -> Any:
@@ -88,6 +95,9 @@ def truth_of(model: Any) -> Truth:
         if len(members) > 1:
             places = {(id(modules[path]), last) for path, _, last in (name.rpartition(".") for name in members)}
             groups[tuple(sorted(members))] = "module" if len(places) == 1 else "parameter"
+    shared: dict[int, list[str]] = {}
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        shared.setdefault(id(buffer), []).append(name)
     paths: dict[int, int] = {}
     for module in modules.values():
         if next(module.parameters(), None) is None:
@@ -97,6 +107,7 @@ def truth_of(model: Any) -> Truth:
         names,
         sum(distinct.values()),
         any(getattr(module, "_tied_weights_keys", None) for module in modules.values()),
+        {tuple(sorted(members)) for members in shared.values() if len(members) > 1},
         sum(times > 1 for times in paths.values()),
     )
 

@@ -80,7 +80,7 @@ def wrong_report(real: Truth, report: TargetReport) -> Iterator[str]:
     """What the report of a check says of groups and aliases that is not so, and errors of its own."""
     yield from (f"error: {error.message}" for error in report.errors)
     entries = {entry.names: entry for entry in report.ties if entry.kind in ("module", "parameter")}
-    held = {name: group for group in real.groups for name in group}
+    held = {name: group for group in (*real.groups, *real.buffers) for name in group}
     for names, kind in real.groups.items():
         entry = next((e for n, e in entries.items() if set(n) <= set(names) and len(n) > 1), None)
         if entry is None:
