@@ -1,0 +1,315 @@
+"""Bugs of transformers 5.23 in how it ties: each is produced with the library itself, the damage shown, and found.
+
+The letters are those of the list of upstream bugs that the project keeps. `tests/live_zoo/test_upstream_older.py` has the
+control: what 4.57.6 does with the same model. `docs/live-zoo.md` lists which classes have which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from subjects import quiet
+from test_zoo import Animal, animal, by_name
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
+
+import tiecheck
+from tiecheck.data._configs import flagged
+from tiecheck.report import TargetReport
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with quiet():
+        yield
+
+
+def checked(target: Any, **options: Any) -> TargetReport:
+    """The report on one target, the scale of untrained weights left out."""
+    (report,) = tiecheck.check(target, ignore="TIE701", **options).targets
+    assert not report.errors
+    return report
+
+
+def found(report: TargetReport, *names: str) -> dict[str, str]:
+    """Code -> severity of the findings that name one of some names."""
+    return {f.code: f.severity for f in report.findings if set(names) & set(f.names)}
+
+
+def name_of(model: Any, parameter: nn.Parameter) -> str:
+    """The first name of a parameter."""
+    return next(name for name, other in model.named_parameters(remove_duplicate=False) if other is parameter)
+
+
+def head_of(model: Any) -> nn.Parameter:
+    """The weight of the output embeddings."""
+    return model.get_output_embeddings().weight
+
+
+def input_of(model: Any) -> nn.Parameter:
+    """The weight of the input embeddings."""
+    return model.get_input_embeddings().weight
+
+
+def reloaded(model_class: Any, where: Path, seed: int = 1) -> tuple[Any, set[str]]:
+    """The model of a directory, and what was made at random."""
+    torch.manual_seed(seed)
+    model, information = model_class.from_pretrained(where, output_loading_info=True, local_files_only=True)
+    return model, set(information["missing_keys"])
+
+
+def saved_without(model: Any, where: Path, *names: str) -> None:
+    """A checkpoint without some members: what a version that ties them leaves behind."""
+    model.save_pretrained(where)
+    tensors = load_file(where / "model.safetensors")
+    assert set(names) <= tensors.keys(), "5.23 itself stores them: it has not tied them"
+    save_file({k: v for k, v in tensors.items() if k not in names}, where / "model.safetensors", {"format": "pt"})
+
+
+HAND_TIED = [
+    "BartForConditionalGeneration",
+    "BertForMaskedLM",
+    "BloomForCausalLM",
+    "GPT2LMHeadModel",
+    "Gemma3ForConditionalGeneration",
+    "LlamaForCausalLM",
+    "MambaForCausalLM",
+    "WhisperForConditionalGeneration",
+]
+
+
+@pytest.mark.parametrize("name", HAND_TIED)
+def test_u1_a_hand_tie_under_a_false_flag_is_lost_on_save(tmp_path: Path, name: str) -> None:
+    model = animal(by_name(name)).model(value=False)
+    own = name_of(model, head_of(model))
+    model.get_output_embeddings().weight = input_of(model)
+    assert found(checked(model), own).get("TIE305") == "error"
+    model.save_pretrained(tmp_path)
+    assert own not in load_file(tmp_path / "model.safetensors"), "dropped by the class's keys, whatever the flag"
+    again, missing = reloaded(type(model), tmp_path)
+    assert own in missing
+    assert not torch.equal(head_of(again), head_of(model))
+    assert torch.equal(input_of(again), input_of(model))
+
+
+def test_u1_t5_whose_config_forces_the_flag_keeps_it(tmp_path: Path) -> None:
+    model = animal(by_name("T5ForConditionalGeneration")).model(value=False)
+    model.get_output_embeddings().weight = input_of(model)
+    assert checked(model).status == "pass"
+    model.save_pretrained(tmp_path)
+    again, missing = reloaded(type(model), tmp_path)
+    assert not missing
+    assert torch.equal(head_of(again), head_of(model))
+
+
+INERT_BY_DEFAULT = ["BigBirdPegasusForCausalLM", "LukeForMaskedLM", "Pop2PianoForConditionalGeneration"]
+INERT_WHEN_ASKED = [
+    "EvollaForProteinText2Text",
+    "NemotronHForCausalLM",
+    "Qwen2AudioForConditionalGeneration",
+    "VoxtralForConditionalGeneration",
+]
+
+
+@pytest.mark.parametrize("name", INERT_BY_DEFAULT + INERT_WHEN_ASKED)
+def test_u3_the_flag_is_true_and_nothing_ties_the_head(tmp_path: Path, name: str) -> None:
+    model = animal(by_name(name)).model(None if name in INERT_BY_DEFAULT else True)
+    head = head_of(model)
+    assert model.config.tie_word_embeddings is True
+    assert head is not input_of(model)
+    assert head.shape == input_of(model).shape
+    own = name_of(model, head)
+    assert "TIE315" in found(checked(model), own)
+    saved_without(model, tmp_path, own)
+    one, missing = reloaded(type(model), tmp_path, seed=1)
+    other, _ = reloaded(type(model), tmp_path, seed=2)
+    assert own in missing
+    assert not torch.equal(head_of(one), head_of(other)), "random: another head at every load"
+    assert "error" in found(checked(tmp_path, live=True), own).values()
+
+
+def test_u4_fsmt_ties_its_head_by_a_flag_that_used_to_mean_something_else(tmp_path: Path) -> None:
+    model = animal(by_name("FSMTForConditionalGeneration")).model()
+    members = ("model.decoder.embed_tokens.weight", "model.decoder.output_projection.weight")
+    assert model.config.tie_word_embeddings is False
+    assert model.get_parameter(members[0]) is not model.get_parameter(members[1])
+    saved_without(model, tmp_path, members[0])
+    one, missing = reloaded(type(model), tmp_path, seed=1)
+    other, _ = reloaded(type(model), tmp_path, seed=2)
+    assert members[0] in missing
+    assert not torch.equal(one.get_parameter(members[0]), other.get_parameter(members[0]))
+    assert "error" in found(checked(tmp_path, live=True), *members).values()
+    assert "TIE315" in found(checked(model), *members)
+
+
+GATED = [
+    ("BartForConditionalGeneration", ("model.decoder.embed_tokens.weight", "model.encoder.embed_tokens.weight")),
+    ("SwitchTransformersForConditionalGeneration", ("decoder.embed_tokens.weight", "encoder.embed_tokens.weight")),
+]
+
+
+@pytest.mark.parametrize(("name", "members"), GATED)
+def test_u5_a_false_flag_for_the_head_unties_encoder_and_decoder(
+    tmp_path: Path, name: str, members: tuple[str, str]
+) -> None:
+    model = animal(by_name(name)).model(value=False)
+    assert len({id(model.get_parameter(member)) for member in (*members, name_of(model, input_of(model)))}) > 1
+    assert "TIE315" in found(checked(model), *members)
+    apart = [m for m in members if m in load_saved(model, tmp_path)]
+    saved_without(model, tmp_path, *apart)
+    _, missing = reloaded(type(model), tmp_path)
+    assert set(apart) <= missing
+    assert "error" in found(checked(tmp_path, live=True), *members).values()
+
+
+def load_saved(model: Any, where: Path) -> set[str]:
+    """The names that a model saves."""
+    model.save_pretrained(where)
+    return set(load_file(where / "model.safetensors"))
+
+
+def test_u5_a_false_flag_for_the_head_unties_its_bias() -> None:
+    model = animal(by_name("BertForMaskedLM")).model(value=False)
+    biases = ("cls.predictions.bias", "cls.predictions.decoder.bias")
+    assert model.get_parameter(biases[0]) is not model.get_parameter(biases[1])
+    assert "TIE315" in found(checked(model), *biases)
+
+
+NESTED = [
+    "Idefics2ForConditionalGeneration",
+    "Idefics3ForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "Qwen2AudioForConditionalGeneration",
+    "SmolVLMForConditionalGeneration",
+    "VideoLlavaForConditionalGeneration",
+    "VipLlavaForConditionalGeneration",
+    "VoxtralForConditionalGeneration",
+]
+
+
+def with_text_flag(one: Animal) -> Any:
+    """A model of a config that says True in its text config alone, through the config's own constructor."""
+    config = one.config_class.from_dict(flagged(one.data, {("text_config",): True}))
+    torch.manual_seed(0)
+    return one.model_class(config)
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_u6_a_flag_of_the_text_config_is_not_heard(tmp_path: Path, name: str) -> None:
+    model = with_text_flag(animal(by_name(name)))
+    assert model.config.text_config.tie_word_embeddings is True
+    assert head_of(model) is not input_of(model)
+    own = name_of(model, head_of(model))
+    report = checked(model)
+    assert {"TIE315", "TIE103"} & found(report, own).keys()
+    saved_without(model, tmp_path, own)
+    again, missing = reloaded(type(model), tmp_path)
+    assert own in missing
+    assert not torch.equal(head_of(again), head_of(model))
+    assert "error" in found(checked(tmp_path, live=True), own).values()
+
+
+def test_u6_a_config_that_passes_its_text_flag_on_is_no_bug() -> None:
+    model = with_text_flag(animal(by_name("LlavaForConditionalGeneration")))
+    assert head_of(model) is input_of(model)
+    assert checked(model).findings == ()
+
+
+def llama_config(*, tied: bool) -> LlamaConfig:
+    """A tiny config."""
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    return LlamaConfig(**sizes, **heads, tie_word_embeddings=tied)
+
+
+class ListKeys(LlamaForCausalLM):
+    """As remote code for 4.x declares its ties."""
+
+    _tied_weights_keys = ["lm_head.weight"]  # noqa: RUF012 - as it is written out there
+
+
+class NoPostInit(PreTrainedModel):
+    """Remote code for 4.x that ties by hand and never calls `post_init`."""
+
+    config_class = LlamaConfig
+    _tied_weights_keys = ["lm_head.weight"]  # noqa: RUF012 - as it is written out there
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head.weight = self.model.embed_tokens.weight
+
+
+class Aliased(LlamaForCausalLM):
+    """OLMo's line, as LLaDA-family code still carries it."""
+
+    _tied_weights_keys = None
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.lm_head = self.model.embed_tokens
+
+
+def test_u7_list_keys_build_without_the_flag_alone_and_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'keys'"):
+        ListKeys(llama_config(tied=True))
+    model = ListKeys(llama_config(tied=False))
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'keys'"):
+        model.save_pretrained(tmp_path)
+    assert "TIE311" in {f.code for f in checked(model).findings if f.severity == "error"}
+
+
+def test_u7_list_keys_of_a_class_that_ties_by_itself(tmp_path: Path) -> None:
+    model = NoPostInit(llama_config(tied=True))
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'keys'"):
+        model.save_pretrained(tmp_path)
+    LlamaForCausalLM(llama_config(tied=True)).save_pretrained(tmp_path)
+    with pytest.raises(AttributeError, match="all_tied_weights_keys"):
+        NoPostInit.from_pretrained(tmp_path)
+    assert "TIE311" in {f.code for f in checked(model).findings if f.severity == "error"}
+
+
+REMOTE = """
+from transformers import LlamaForCausalLM
+
+class OldSignature(LlamaForCausalLM):
+    def tie_weights(self):
+        self.lm_head.weight = self.model.embed_tokens.weight
+"""
+
+
+def test_u7_the_old_signature_of_tie_weights_cannot_be_built_and_the_reason_is_told(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    LlamaForCausalLM(llama_config(tied=True)).save_pretrained(tmp_path)
+    (tmp_path / "modeling_old.py").write_text(REMOTE)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"architectures": ["OldSignature"], "auto_map": {"AutoModelForCausalLM": "modeling_old.OldSignature"}}
+    path.write_text(json.dumps(config))
+    with pytest.raises(TypeError, match="recompute_mapping"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True, local_files_only=True)
+    (report,) = tiecheck.check(tmp_path, live=True, trust_remote_code=True).targets
+    assert report.status in ("unknown", "fail")
+    reasons = [skip.reason for skip in report.skips] + [finding.message for finding in report.findings]
+    assert any("recompute_mapping" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_u7_a_module_alias_cannot_be_saved(tmp_path: Path, tied: bool) -> None:
+    model = Aliased(llama_config(tied=tied))
+    with pytest.raises(RuntimeError, match="contained shared tensors"):
+        model.save_pretrained(tmp_path)
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    said = found(checked(model), *names)
+    assert said.get("TIE303") in ("info", "warning")
+    assert said.get("TIE304") in ("warning", "error")
