@@ -11,7 +11,8 @@ from tiecheck.facts import KINDS, Kind
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.collect.live_declared import Member, Verdict
+    from tiecheck.collect.live_declared import Verdict
+    from tiecheck.collect.lookup import Member
 
 __all__ = ["assert_not_tied", "assert_tied"]
 
@@ -93,7 +94,8 @@ def assert_not_tied(model: nn.Module, *names: str) -> None:
 
 def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdict]:
     """Look names up, and how they hang together."""
-    from tiecheck.collect.live_declared import judge, look_up
+    from tiecheck.collect.live_declared import judge
+    from tiecheck.collect.lookup import look_up
 
     __tracebackhide__ = True
     if not hasattr(model, "named_parameters"):
