@@ -147,8 +147,10 @@ def test_a_model_does_not_configure_its_checker(project: Path, make_model, monke
     (model / "tiecheck.toml").write_text('ignore = ["TIE"]')
     (model / "model.bin").write_bytes(b"")
     for target in (".", str(model), "model.bin", f"file://{model}"):
-        assert find_settings((target,)) == (None, str(model / "tiecheck.toml"))
+        assert find_settings((target,)) == (None, "tiecheck.toml")
     assert find_settings(("my.module:Net", "org/name", "hf://org/name"))[0] is not None
+    (model / "tiecheck.toml").write_text("broken")
+    assert find_settings((".",)) == (None, "tiecheck.toml")
     (project / "deep" / "tiecheck.toml").write_text("strict = true")
     monkeypatch.chdir("deep")
     assert find_settings((str(model),))[0].fields == {"strict": True}

@@ -79,22 +79,33 @@ def find_settings(targets: Iterable[str] = ()) -> tuple[Settings | None, str | N
         targets: What is to be checked: the folder that one of them is, or lies in, configures nothing.
 
     Returns:
-        What the file says, None where there is none; and a file that was passed over for the reason above.
+        What the file says, None where there is none; and the file that was passed over for the reason above.
 
     Raises:
         UsageError: The file cannot be read, or something in it is wrong.
     """
     passed = None
     for path in _candidates():
-        if _is_models_own(path, targets):
-            passed = passed or path
-            continue
-        from tiecheck.config_file import read_settings
-
-        settings = read_settings(path, asked=False)
-        if settings is not None:
+        own = _is_models_own(path, targets)
+        settings = _read(path, heard=not own)
+        if settings is not None and not own:
             return settings, passed
+        if settings is not None:
+            passed = passed or settings.path
     return None, passed
+
+
+def _read(path: str, *, heard: bool) -> Settings | None:
+    """What a file says; where it has no say, it is no matter whether it is broken."""
+    from tiecheck.config_file import Settings, read_settings
+    from tiecheck.errors import UsageError
+
+    try:
+        return read_settings(path, asked=False)
+    except UsageError:
+        if heard:
+            raise
+        return Settings(os.path.relpath(path), {})
 
 
 def _candidates() -> Iterator[str]:
