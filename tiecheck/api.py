@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.config import Config
+from tiecheck.config import Config, dotted
+from tiecheck.errors import UsageError
 from tiecheck.report import Report
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.contract import Groups
     from tiecheck.facts_live import Tie
 
+    Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
 
-def check(target: str | os.PathLike[str] | nn.Module, **options: Any) -> Report:
+
+def check(
+    target: str | os.PathLike[str] | nn.Module,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    ties: Ties | None = None,
+    **options: Any,
+) -> Report:
     """Check a model and return what was found; nothing is printed.
 
     Args:
         target: What `tiecheck TARGET` takes, or a live `nn.Module`. A module is looked at as it is: no parameter is
             touched. Only where it looks untrained, and its tied matrix far too large for a head, one forward pass
             on random tokens measures the logits, in eval mode, which is restored together with the random state.
+        config: A configuration file to read, as `--config` does; none is looked for, since a library must not depend
+            on the working directory. What is given here goes before what stands there.
+        ties: Your own contract for models that declare nothing: groups of names that are one tensor, by the name or
+            the dotted path of the model's class; or for a module the bare groups, `[["a.weight", "b.weight"]]`.
         options: Fields of `tiecheck.config.Config`: `select`, `ignore`, `fail_on`, `strict`, `values`, `live`,
             `load`, `trust_remote_code`, `judge_for`, `revision`, `offline`.
 
@@ -28,18 +43,44 @@ def check(target: str | os.PathLike[str] | nn.Module, **options: Any) -> Report:
         The report. A target that cannot be read is in its `errors`, as on the command line.
 
     Raises:
-        UsageError: A rule code that does not exist.
+        UsageError: A rule code that does not exist, a contract that is none, a file with something wrong in it.
         TypeError: An option that does not exist.
     """
     from tiecheck.engine import run, run_module
 
-    for name in ("select", "ignore", "judge_for"):
-        value = options.get(name, ())
-        options[name] = (value,) if isinstance(value, str) else tuple(value)
-    config = Config(**options)
+    made = make_config(target, config=config, ties=ties, **options)
     if isinstance(target, (str, os.PathLike)):
-        return run((os.fspath(target),), config)
-    return run_module(target, config)
+        return run((os.fspath(target),), made)
+    return run_module(target, made)
+
+
+def make_config(
+    target: Any, *, config: str | os.PathLike[str] | None = None, ties: Ties | None = None, **options: Any
+) -> Config:
+    """The options of a Python call as the one record; see `check`."""
+    for name in ("select", "ignore", "judge_for"):
+        if name in options:
+            value = options[name]
+            options[name] = (value,) if isinstance(value, str) else tuple(value)
+    if config is not None:
+        from tiecheck.config_file import read_settings
+
+        settings = read_settings(os.fspath(config))
+        options = (settings.fields if settings else {}) | options
+    if ties is not None:
+        options["ties"], options["ties_from"] = _contract(target, ties), "the ties= that were given"
+    return Config(**options)
+
+
+def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
+    """A contract by class; bare groups are those of the module's class."""
+    from tiecheck.contract import read_contract, read_groups
+
+    if isinstance(ties, Mapping):
+        return read_contract(ties, "ties")
+    if isinstance(target, (str, os.PathLike)):
+        raise UsageError('for a path ties= names the class: {"MyGPT": [["a.weight", "b.weight"]]}')
+    return {dotted(type(target)): read_groups(ties, "ties")}
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tuple[Tie, ...]:

@@ -1,9 +1,29 @@
-"""What a run is to do, in one frozen record made of flags."""
+"""What a run is to do, in one frozen record made of flags, the environment, a configuration file and defaults.
 
-from typing import Literal
+The file is `[tool.tiecheck]` of a pyproject.toml, or a tiecheck.toml whose keys stand at top level. It is looked for
+here, from the working directory upwards, with a few calls of the system; `config_file` and tomllib are imported only
+where there is one. A model's own folder is passed over: what was downloaded must not configure its checker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from tiecheck.record import Record
 from tiecheck.report import Severity
+
+if TYPE_CHECKING:
+    from tiecheck.config_file import Settings
+
+OWN = "tiecheck.toml"
+PROJECT = "pyproject.toml"
+SECTION = rb"""tool["']?[ \t]*(\.[ \t]*["']?tiecheck|\]|=)"""
+"""What a pyproject.toml with our section holds, whichever way TOML lets one write it: others are not parsed."""
+
+VALUES = ("auto", "never", "always")
+"""Every word of `Config.values`."""
 
 
 class Config(Record):
@@ -32,8 +52,102 @@ class Config(Record):
     """The branch, tag or commit of a hub model; None for what the address says, else the main branch."""
     offline: bool = False
     """Whether nothing may be fetched: a hub model then comes from the local cache alone."""
+    ties: Mapping[str, tuple[tuple[str, ...], ...]] = {}
+    """The user's own contract: a model's class, by name or dotted path, and the groups of names that are one tensor."""
+    ties_from: str = ""
+    """Where that contract was read, e.g. `pyproject.toml [tool.tiecheck.ties]`; empty where there is none."""
 
     @property
     def wants_live(self) -> bool:
         """Whether the live layer was asked for."""
         return self.live or self.load or self.trust_remote_code
+
+    def ties_of(self, model: type) -> tuple[tuple[str, ...], ...]:
+        """The groups that the user's contract declares for a class; its dotted path is heard before its bare name."""
+        return self.ties.get(dotted(model)) or self.ties.get(model.__name__) or ()
+
+
+def dotted(model: type) -> str:
+    """A class by its dotted path, `my_pkg.model.MyGPT`."""
+    return f"{model.__module__}.{model.__qualname__}"
+
+
+def find_settings(targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
+    """The nearest configuration file from the working directory upwards.
+
+    Args:
+        targets: What is to be checked: the folder that one of them is, or lies in, configures nothing.
+
+    Returns:
+        What the file says, None where there is none; and the file that was passed over for the reason above.
+
+    Raises:
+        UsageError: The file cannot be read, or something in it is wrong.
+    """
+    passed = None
+    for path in _candidates():
+        own = _is_models_own(path, targets)
+        settings = _read(path, heard=not own)
+        if settings is not None and not own:
+            return settings, passed
+        if settings is not None:
+            passed = passed or settings.path
+    return None, passed
+
+
+def _read(path: str, *, heard: bool) -> Settings | None:
+    """What a file says; where it has no say, it is no matter whether it is broken."""
+    from tiecheck.config_file import Settings, read_settings
+    from tiecheck.errors import UsageError
+
+    try:
+        return read_settings(path, asked=False)
+    except UsageError:
+        if heard:
+            raise
+        return Settings(os.path.relpath(path), {})
+
+
+def _candidates() -> Iterator[str]:
+    """The files that may be ours, nearest first."""
+    try:
+        folder = os.getcwd()
+    except OSError:  # the working directory is gone
+        return
+    while True:
+        own = os.path.join(folder, OWN)
+        if os.path.isfile(own):
+            yield own
+        project = os.path.join(folder, PROJECT)
+        if os.path.isfile(project) and _has_section(project):
+            yield project
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return
+        folder = parent
+
+
+def _has_section(path: str) -> bool:
+    """Whether a pyproject.toml may hold our section; one that cannot be read is for `read_settings` to tell."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError:
+        return True
+    if b"tiecheck" not in data:
+        return False
+    import re
+
+    return re.search(SECTION, data) is not None
+
+
+def _is_models_own(path: str, targets: Iterable[str]) -> bool:
+    """Whether a file lies in the folder that a target is, or lies in. What builds a model runs the user's own code."""
+    folder = os.path.realpath(os.path.dirname(path))
+    for target in targets:
+        local = target.removeprefix("file://")
+        if os.path.lexists(local):
+            real = os.path.realpath(local)
+            if folder == (real if os.path.isdir(real) else os.path.dirname(real)):
+                return True
+    return False

@@ -1,5 +1,7 @@
 """The records of the live layer, apart from `facts` since a check of files never needs them."""
 
+from typing import Literal
+
 from tiecheck.facts import Kind
 from tiecheck.record import Record
 
@@ -56,7 +58,7 @@ class Alias(Record):
 
 
 class DeclaredTie(Record):
-    """A group that the live class declares as tied, and how it really hangs together."""
+    """A group that the live class, or the user's own contract, declares as tied, and how it really hangs together."""
 
     names: tuple[str, ...]
     """The declared names, sorted."""
@@ -72,10 +74,139 @@ class DeclaredTie(Record):
     """The members split into those that are really one parameter, largest part first."""
     stored: Kind | None = None
     """How the checkpoint that the model was loaded from stores the group; None where none was loaded."""
+    shapes: tuple[tuple[int, ...] | None, ...] = ()
+    """The shape of each part, in the order of `parts`; None for one that is not initialised."""
+    devices: tuple[str, ...] = ()
+    """The device of each part, in the order of `parts`; `offloaded` where accelerate's hooks hold the values."""
+    missing: tuple[str, ...] = ()
+    """The members that name no parameter."""
+
+
+class Candidate(Record):
+    """A group that a class in the model would tie if its flag were true."""
+
+    names: tuple[str, ...]
+    """The names, sorted."""
+    source: str
+    """The name the others are redirected to."""
+    by: tuple[str, ...]
+    """Which class's attribute says so, and which config's flag."""
+    flag: bool | None
+    """That flag; None where the model has no config."""
+
+
+KeyForm = Literal["list", "signature", "nothing", "itself", "beside", "drops"]
+"""What is wrong with a class's word on its ties: `list`, keys without sources; `signature`, a `tie_weights` of 4.x;
+`nothing`, a key or a source that names no parameter; `itself`, a key that names its own source; `beside`, a key that as
+a pattern matches names beside the one meant; `drops`, one that matches members of a real tie which nobody declares, so
+that a save drops them."""
+
+
+class KeyProblem(Record):
+    """Something in a class's `_tied_weights_keys`, or its `tie_weights`, that the installed transformers misreads."""
+
+    form: KeyForm
+    """What it is."""
+    model: str
+    """Path of the model in the module; empty for the module itself."""
+    class_name: str
+    """Its class."""
+    key: str
+    """The target as declared; for `list` the type's name, for `signature` the method's signature."""
+    source: str | None
+    """The source as declared, where it is about a pair."""
+    names: tuple[str, ...]
+    """The names that are matched and were not meant (`beside`), the real tie (`drops`), or what was found; capped."""
+    flag: bool | None
+    """The flag under which the class reads its keys; None where there is no config."""
+    raised: str | None
+    """What transformers raises because of it, where it was seen to."""
+
+
+class Head(Record):
+    """Where one `PreTrainedModel` of the module takes its words in and gives them out, by its own getters."""
+
+    model: str
+    """Path of the model in the module; empty for the module itself."""
+    class_name: str
+    """Its class."""
+    embedding: tuple[str, ...]
+    """The names of the weight of `get_input_embeddings()`, sorted and capped; empty where it is registered nowhere."""
+    head: tuple[str, ...]
+    """The names of the weight of `get_output_embeddings()`, likewise."""
+    same: bool
+    """Whether the two are one parameter."""
+    alike: bool
+    """Whether they have one shape of two dimensions, so that they could be tied."""
+    flags: tuple[tuple[str, bool], ...]
+    """Every tie flag of the config that is true or false, dotted, the outermost first."""
+    usual: str | None
+    """The name that the class's `get_input_embeddings` has in the tie table; None for a class it lacks."""
+    older: tuple[tuple[str, ...], ...]
+    """Groups that transformers 4.57 ties although the flag is false, by the tie table for it, and this module does not."""
+    encoder_decoder: bool
+    """Whether the config calls the model an encoder-decoder, which may have several embeddings."""
+    stored: bool | None = None
+    """Whether the checkpoint beside it stores the head; None where none was read or it stores neither."""
+
+
+class Effect(Record):
+    """A member of a tie whose module does not use it as it is."""
+
+    name: str
+    """The member."""
+    by: str
+    """What stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
+    adapter: bool
+    """Whether it is an adapter, which is meant to differ while it trains."""
+
+
+class Misfit(Record):
+    """A bias that does not fit the tied weight beside it."""
+
+    bias: str
+    """The bias, or buffer, added to the logits."""
+    weight: str
+    """The tied weight."""
+    rows: int
+    """Rows of the weight."""
+    size: int
+    """Elements of the bias."""
+
+
+class Freeze(Record):
+    """A sign that the members of a tie were meant to differ in `requires_grad` or dtype, which one tensor cannot."""
+
+    form: Literal["attribute", "frozen", "trainable", "dtype"]
+    """`attribute`: `requires_grad` set on a module, which does nothing; `frozen`: the tied tensor alone is frozen;
+    `trainable`: it alone trains below a module that is otherwise frozen; `dtype`: it alone has another dtype."""
+    names: tuple[str, ...]
+    """The tied names."""
+    where: str
+    """The module that was set, or that is otherwise frozen."""
+    found: str
+    """What the tied tensor has: `trains`, `frozen`, or its dtype."""
+    others: str
+    """What the rest has."""
+
+
+class SaveProblem(Record):
+    """A real tie that a model's own `save_pretrained` does not write so that a load brings it back."""
+
+    names: tuple[str, ...]
+    """The tied names, sorted and capped."""
+    model: str
+    """Path of the model that would save it; empty for the module itself."""
+    class_name: str
+    """Its class."""
+    form: Literal["raises", "unpropagated"]
+    """`raises`: it refuses; `unpropagated`: an inner model's own tie, which the outer one drops and does not make anew."""
+    dropped: tuple[str, ...]
+    """The names it leaves out of the file."""
 
 
 class LiveModel(Record):
-    """The live layer of one `nn.Module`."""
+    """The live layer of one `nn.Module`. Names are the user's: without what torch.compile, DDP or PEFT put before."""
 
     class_name: str
     """The model's class."""
@@ -87,10 +218,10 @@ class LiveModel(Record):
     """Modules with parameters under several paths."""
     declared: tuple[DeclaredTie, ...]
     """Groups that the class declares as tied under the config it has."""
-    candidates: tuple[tuple[str, ...], ...]
-    """Groups the class would tie if its flag were true, declared or not under this config."""
+    candidates: tuple[Candidate, ...]
+    """Groups the classes would tie if their flags were true, declared or not under these configs."""
     flag: bool | None
-    """`config.tie_word_embeddings` as the class reads it; None where there is no such config."""
+    """`config.tie_word_embeddings` as the outermost model reads it; None where there is no such config."""
     library: str | None
     """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
     reasons: tuple[str, ...]
@@ -99,3 +230,17 @@ class LiveModel(Record):
     """Distinct parameters."""
     names: int | None
     """Parameter names, aliases counted; None for a cycle."""
+    wrappers: tuple[str, ...] = ()
+    """What wraps the model or parts of it, from the outside in: `torch.compile`, `PEFT`."""
+    problems: tuple[KeyProblem, ...] = ()
+    """What is wrong with the classes' declarations themselves."""
+    heads: tuple[Head, ...] = ()
+    """Input and output embeddings of each `PreTrainedModel` that has both."""
+    effects: tuple[Effect, ...] = ()
+    """Members of ties that their module does not use as they are."""
+    misfits: tuple[Misfit, ...] = ()
+    """Biases beside tied weights that do not fit them."""
+    freezes: tuple[Freeze, ...] = ()
+    """Signs that tied members were meant to differ."""
+    unsaved: tuple[SaveProblem, ...] = ()
+    """Real ties that `save_pretrained` refuses or loses."""

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "accelerate", "numpy", "safetensors", "huggingface_hub", "msgspec", "dataclasses")
+HEAVY = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "huggingface_hub",
+    "msgspec",
+    "dataclasses",
+    "tomllib",
+)
 PROGRAM = """
 import sys
 sys.argv = ["tiecheck", *{arguments!r}]

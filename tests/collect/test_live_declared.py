@@ -23,7 +23,8 @@ from transformers import (
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.collect.live import collect_live
-from tiecheck.collect.live_declared import judge, look_up
+from tiecheck.collect.live_declared import judge
+from tiecheck.collect.lookup import look_up
 from tiecheck.collect.transformers_adapter import declarations
 
 

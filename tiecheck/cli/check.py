@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tiecheck.cli.settings import config_options, settle
 from tiecheck.config import Config
 from tiecheck.errors import UsageError
 
@@ -44,7 +45,7 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     show_default=True,
     help="The mildest severity that makes the exit status 1.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 when a rule had to be skipped.")
+@click.option("--strict/--no-strict", help="Exit with 1 when a rule had to be skipped.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 in spite of findings; what cannot be checked stays 2.")
 @click.option(
     "--values",
@@ -63,7 +64,8 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
 )
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")
-@click.option("--offline", is_flag=True, help="Fetch nothing: a hub model comes from the local cache, or not at all.")
+@click.option("--offline/--no-offline", help="Fetch nothing: a hub model comes from the local cache, or not at all.")
+@config_options
 @click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the evidence of targets that pass.")
 @click.option(
@@ -81,21 +83,10 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     from tiecheck.engine import exit_status, run
     from tiecheck.render import Style, parse_outputs
 
-    config = Config(
-        select=options["select"],
-        ignore=options["ignore"],
-        fail_on=options["fail_on"],
-        strict=options["strict"],
-        values=options["values"],
-        live=options["live"],
-        load=options["load"],
-        trust_remote_code=options["trust_remote_code"],
-        judge_for=options["judge_for"],
-        revision=options["revision"],
-        offline=options["offline"],
-    )
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:
+        settled = settle(options, targets)
+        config = Config(**{field: settled[field] for field in Config._fields if field in settled})
         outputs = parse_outputs(formats, options["output_file"])
         with _aside(config, targets):
             report = run(targets, config)

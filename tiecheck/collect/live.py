@@ -6,20 +6,39 @@ and finish on registered cycles, on aliased chains and on tensors that have no m
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import nn
 
 from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
 from tiecheck.collect.live_aliases import aliases_of
 from tiecheck.collect.live_declared import declared_ties
+from tiecheck.collect.live_heads import heads_of
+from tiecheck.collect.live_names import NamesOf
 from tiecheck.collect.live_pause import paused_collector
+from tiecheck.collect.live_saving import Unsaved, unsaved
+from tiecheck.collect.live_signs import effects_of, freezes_of, logits_misfits, misfits_of
 from tiecheck.collect.live_ties import ties_of
-from tiecheck.collect.transformers_adapter import declarations
+from tiecheck.collect.transformers_adapter import DeclaredGroup, declarations
+from tiecheck.collect.wrappers import PEFT, UserNames, class_name, renamed
 from tiecheck.facts_live import LiveModel, Tie
 
 __all__ = ["CAP", "collect_live", "find_ties"]
 
 CAP = 32
 """Names a group lists; `names_total` says how many there are."""
+
+
+class Contract(NamedTuple):
+    """What a user says is tied, for a model whose class declares nothing."""
+
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Groups of names; the last of each is the one the others are to be redirected to."""
+    origin: str = ""
+    """Where it is written, e.g. `pyproject.toml [tool.tiecheck.ties]`."""
+
+
+NO_CONTRACT = Contract()
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tuple[Tie, ...]:
@@ -44,15 +63,17 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tu
         return ties_of(Registrations(module, buffers=buffers), cap)
 
 
-def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
+def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONTRACT) -> LiveModel:
     """The facts of a live module.
 
     Args:
         module: Any module; it is not changed.
         origin: How it came to be: `given`, `built on meta`, `loaded`.
+        contract: Groups that the user says are tied, and where that is written.
 
     Returns:
-        Ties, aliases, and for each `PreTrainedModel` in it what its class declares (see `transformers_adapter`).
+        Ties, aliases, and for each `PreTrainedModel` in it what its class declares (see `transformers_adapter`). Names
+        are the user's: without what wrappers put before them (see `wrappers`).
 
     Raises:
         TypeError: If `module` is no `nn.Module`.
@@ -60,20 +81,34 @@ def collect_live(module: nn.Module, *, origin: str) -> LiveModel:
     with paused_collector():
         places = Registrations(module, buffers=False)
         graph = places.graph
+        user = UserNames(graph)
+        names = NamesOf(places, CAP)
         said = declarations(graph, CAP)
-        return LiveModel(
-            class_name=type(module).__name__,
+        ties = ties_of(places, CAP)
+        promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
+        saving = unsaved(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())  # which saves adapters
+        models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
+        found = LiveModel(
+            class_name=class_name(module),
             origin=origin,
-            ties=ties_of(places, CAP),
+            ties=ties,
             aliases=aliases_of(graph, CAP),
-            declared=declared_ties(module, said.groups),
+            declared=declared_ties(module, [*said.groups, *promised]),
             candidates=said.candidates,
             flag=said.flag,
             library=said.library,
             reasons=said.reasons,
             parameters=len(places.firsts),
             names=_names_total(places),
+            wrappers=user.wrappers,
+            problems=(*said.problems, *saving.keys),
+            heads=heads_of(said.models, names),
+            effects=effects_of(places, names),
+            misfits=(*misfits_of(places, names), *logits_misfits(models)),
+            freezes=freezes_of(places, names),
+            unsaved=saving.problems,
         )
+        return renamed(found, user) if user.wrappers else found
 
 
 def _names_total(places: Registrations) -> int | None:

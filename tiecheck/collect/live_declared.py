@@ -9,27 +9,16 @@ from torch import Tensor, nn
 
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.live_links import Link, memory_links
+from tiecheck.collect.lookup import Member, look_up
 from tiecheck.collect.transformers_adapter import DeclaredGroup
 from tiecheck.facts import Kind, weakest
 from tiecheck.facts_live import DeclaredTie
 
 ON_META = "on meta: the bytes cannot be read, identity is decisive"
 NOT_INITIALISED = "not initialised yet: identity is decisive"
-
-
-class Member(NamedTuple):
-    """A name looked up in a module."""
-
-    name: str
-    """The name."""
-    tensor: Tensor | None
-    """The parameter or buffer it names; None where it names none."""
-    owner: nn.Module | None
-    """The module that registers it, where one does."""
-    attribute: str
-    """Its attribute there."""
-    why: str | None
-    """Why there is none."""
+ONE_IN_THE_MAP = "offloaded by accelerate, whose map holds one tensor for all of them"
+IN_THE_MAP = "offloaded by accelerate; these are the values that its map holds"
+HIDDEN = "offloaded by accelerate, whose map does not show the values"
 
 
 class Verdict(NamedTuple):
@@ -56,37 +45,26 @@ def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[D
         One record a group, in the order of the groups.
     """
     found = []
+    looks = torch_adapter.Looks()
     for group in groups:
-        verdict = judge([look_up(module, name) for name in group.names])
-        found.append(DeclaredTie(group.names, group.source, group.by, verdict.kind, verdict.reason, verdict.parts))
+        members = [look_up(module, name) for name in group.names]
+        verdict = judge(members)
+        held = {member.name: member for member in members}
+        firsts = [held[part[0]] for part in verdict.parts]
+        found.append(
+            DeclaredTie(
+                names=group.names,
+                source=group.source,
+                by=group.by,
+                kind=verdict.kind,
+                reason=verdict.reason,
+                parts=verdict.parts,
+                shapes=tuple(looks.of(one.tensor)[0] if one.tensor is not None else None for one in firsts),
+                devices=tuple(one.device for one in firsts),
+                missing=tuple(member.name for member in members if member.tensor is None),
+            )
+        )
     return tuple(found)
-
-
-def look_up(module: nn.Module, name: str) -> Member:
-    """Find a parameter or buffer by its dotted name, as torch 2.13 `nn.Module.get_parameter` does.
-
-    An attribute that passes on another module's parameter counts (a LoRA layer's `weight`), one that computes a
-    tensor does not.
-    """
-    *path, attribute = name.split(".")
-    owner: nn.Module | None = module
-    for label in path:
-        owner = owner._modules.get(label) if owner is not None and label in owner._modules else None
-    if owner is None:
-        return Member(name, None, None, attribute, f"`{name}` does not exist")
-    for registry in (owner._parameters, owner._buffers):
-        if attribute in registry and registry[attribute] is not None:
-            return Member(name, registry[attribute], owner, attribute, None)
-    if torch_adapter.parametrized(owner, attribute):
-        return Member(name, None, owner, attribute, f"`{name}` is computed by a parametrization")
-    try:
-        passed = getattr(owner, attribute, None)
-    except Exception:  # noqa: BLE001  # a property runs code of the model's
-        passed = None
-    if isinstance(passed, nn.Parameter):
-        return Member(name, passed, owner, attribute, None)
-    why = f"`{name}` is computed, not registered" if isinstance(passed, Tensor) else f"`{name}` does not exist"
-    return Member(name, None, owner, attribute, why)
 
 
 def judge(members: Sequence[Member]) -> Verdict:
@@ -114,6 +92,7 @@ def _judge(members: Sequence[Member]) -> Verdict:
     links = memory_links(distinct)
     named = [(link.kind, tuple(sorted(m.name for i in link.members for m in held[id(distinct[i])]))) for link in links]
     missing = [member.why for member in members if member.why is not None]
+    elsewhere = [member for member in members if member.offloaded]
     kind: Kind
     reason: str | None
     if missing:
@@ -121,8 +100,14 @@ def _judge(members: Sequence[Member]) -> Verdict:
     elif len(distinct) == 1:
         places = {(id(member.owner), member.attribute) for member in members}
         kind, reason = ("module" if len(places) == 1 else "parameter"), None
+    elif any(member.tensor is not None and member.tensor.is_meta for member in elsewhere):
+        kind, reason = "unknown", HIDDEN
     else:
         kind, reason = _apart(distinct, links)
+        if elsewhere and kind == "storage":  # the hooks lay one memory under every name at each forward pass
+            kind, reason, parts = "parameter", ONE_IN_THE_MAP, [tuple(sorted(m.name for m in members))]
+        elif elsewhere:
+            reason = reason or IN_THE_MAP
     return Verdict(kind, reason, tuple(parts), tuple(named))
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.collect.build import Built
-    from tiecheck.facts_live import LiveModel, Tie
+    from tiecheck.collect.live import Contract
+    from tiecheck.facts_live import Head, KeyProblem, LiveModel, Tie
 
 
 def facts_of(target: Target, config: Config) -> Facts:
@@ -69,7 +70,8 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
         from tiecheck.collect.build import build_directory
 
         providers["built"] = lambda _: build_directory(root, model, checkpoint, config)
-        providers["live"] = _live
+        providers["live"] = lambda facts: _live(facts, checkpoint, config)
+        providers["keys"] = lambda facts: _keys(facts, root, model, config)
         providers["scale"] = lambda facts: _built_scale(facts, checkpoint)
     if remote is not None:
         from tiecheck.collect.remote.offer import adapt
@@ -84,7 +86,7 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
     def live(_: Facts) -> LiveModel:
         from tiecheck.collect.live import collect_live
 
-        return collect_live(module, origin="given")
+        return collect_live(module, origin="given", contract=_contract(module, config))
 
     def scale(facts: Facts) -> Any:
         from tiecheck.collect.scale_live import live_scale
@@ -94,7 +96,7 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
             return Unknown("the values were not to be read (--values never)")
         return tuple(live_scale(module, tie.names) for tie in _embedding_ties(model))
 
-    return Facts({"live": live, "scale": scale})
+    return Facts({"live": live, "keys": lambda facts: facts.get("live").problems, "scale": scale})
 
 
 def _head_like(shape: tuple[int, ...] | None) -> bool:
@@ -176,19 +178,48 @@ def _stored_scale(facts: Facts, checkpoint: Checkpoint | None, config: Config) -
     return tuple(stored_scale(checkpoint, checkpoint.root, g.names, g.stored_names[0], scale) for g in tied)
 
 
-def _live(facts: Facts) -> LiveModel | Unknown:
+def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveModel | Unknown:
     built: Built | Unknown = facts.get("built")
     if isinstance(built, Unknown):
         return built
     from tiecheck.collect.live import collect_live
 
-    live = collect_live(built.module, origin=built.origin)
+    live = collect_live(built.module, origin=built.origin, contract=_contract(built.module, config))
+    if checkpoint is not None:
+        live = live._replace(heads=tuple(head._replace(stored=_head_stored(head, checkpoint)) for head in live.heads))
     groups: tuple[Group, ...] | Unknown = facts.get("groups")
     if built.origin != "loaded" or isinstance(groups, Unknown):
         return live
     return live._replace(
         declared=tuple(claim._replace(stored=_stored_kind(claim.names, groups)) for claim in live.declared)
     )
+
+
+def _contract(module: nn.Module, config: Config) -> Contract:
+    """What the user says is tied in a module of its class."""
+    from tiecheck.collect.live import Contract
+    from tiecheck.collect.wrappers import unwrapped
+
+    return Contract(config.ties_of(type(unwrapped(module))), config.ties_from)
+
+
+def _keys(facts: Facts, root: str, model: ModelConfig | None, config: Config) -> tuple[KeyProblem, ...] | Unknown:
+    """What is wrong with the declaration of a directory's class, built or not."""
+    live: LiveModel | Unknown = facts.get("live")
+    if not isinstance(live, Unknown):
+        return live.problems
+    if model is None or (model.remote_code and not config.trust_remote_code):
+        return live
+    from tiecheck.collect.transformers_loading import unbuilt_problems
+
+    return unbuilt_problems(root, model, trust=config.trust_remote_code) or live
+
+
+def _head_stored(head: Head, checkpoint: Checkpoint) -> bool | None:
+    """Whether a checkpoint stores a head; None where it holds the embedding under no name of the class either."""
+    if any(name in checkpoint for name in head.head):
+        return True
+    return False if any(name in checkpoint for name in head.embedding) else None
 
 
 def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | None:

@@ -1,4 +1,4 @@
-"""The one place that knows what a live transformers model declares, and transformers' quirks (5.23.0)."""
+"""The one place that knows what a live transformers model declares, and transformers' quirks (5.23.0, 4.57.6)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from tiecheck.collect.alias_graph import ModuleGraph
-from tiecheck.collect.patterns import takes_forever
-
-NAMES = 1_000_000
-"""A model with more names than this, or endless ones, is not handed to transformers' own expansion: it lists them."""
+from tiecheck.collect.transformers_keys import Keys, flag_of, read_keys
+from tiecheck.facts_live import Candidate, KeyProblem
 
 
 class DeclaredGroup(NamedTuple):
@@ -26,12 +24,25 @@ class DeclaredGroup(NamedTuple):
     """Which classes' attribute says so, and which config's flag."""
 
 
+class PretrainedModel(NamedTuple):
+    """One `PreTrainedModel` of a module."""
+
+    number: int
+    """Its number in the graph."""
+    prefixes: tuple[str, ...]
+    """Its paths, each with its final dot; capped."""
+    model: Any
+    """The model."""
+    keys: Keys
+    """What its class declares, names counted from it."""
+
+
 class Declarations(NamedTuple):
     """What the `PreTrainedModel`s in a module say about ties."""
 
     groups: tuple[DeclaredGroup, ...]
     """The groups declared under the configs as they are, by first name."""
-    candidates: tuple[tuple[str, ...], ...]
+    candidates: tuple[Candidate, ...]
     """The groups that would be declared if every flag were true, by first name."""
     flag: bool | None
     """`tie_word_embeddings` as the outermost model reads it: an absent one is false in 5.x. None without a model."""
@@ -39,35 +50,20 @@ class Declarations(NamedTuple):
     """The library and its version."""
     reasons: tuple[str, ...]
     """Why a model's declaration could not be had."""
+    problems: tuple[KeyProblem, ...]
+    """What is wrong with the declarations themselves."""
+    models: tuple[PretrainedModel, ...]
+    """The models, outermost first."""
+
+
+NOTHING = Declarations((), (), None, None, (), (), ())
 
 
 class _Pair(NamedTuple):
     target: str
     source: str
     by: tuple[str, ...]
-
-
-class _View:
-    """A model seen by its own method as if its flag were true; neither model nor config is touched."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.config = _Config(model.config)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class _Config:
-    """A config with the flag true."""
-
-    tie_word_embeddings = True
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._config, name)
+    flag: bool | None
 
 
 def declarations(graph: ModuleGraph, cap: int) -> Declarations:
@@ -87,73 +83,51 @@ def declarations(graph: ModuleGraph, cap: int) -> Declarations:
     modeling = sys.modules.get("transformers.modeling_utils")
     base = getattr(modeling, "PreTrainedModel", None)
     if not isinstance(base, type):
-        return Declarations((), (), None, None, ())
-    version = getattr(sys.modules.get("transformers"), "__version__", "?")
-    on: list[_Pair] = []
-    possible: list[_Pair] = []
-    reasons: list[str] = []
-    flag: bool | None = None
-    library = None
-    for number, model in enumerate(graph.modules):
-        if not isinstance(model, base):
-            continue
-        if library is None:
-            library = f"transformers {version}"
-            flag = _flag(model)
-        try:
-            declared, pairs = _expand(model, str(version))
-        except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
-            reasons.append(f"{type(model).__name__}: {type(error).__name__}: {error}")
-            continue
-        if pairs or declared:
-            for prefix in graph.prefixes(number, cap):
-                on += _prefixed(model, declared, prefix)
-                possible += _prefixed(model, pairs, prefix)
-    groups = tuple(_groups(on))
-    return Declarations(groups, tuple(group.names for group in _groups(possible)), flag, library, tuple(reasons))
+        return NOTHING
+    version = str(getattr(sys.modules.get("transformers"), "__version__", "?"))
+    models = tuple(
+        PretrainedModel(number, tuple(graph.prefixes(number, cap)), model, read_keys(model, version))
+        for number, model in enumerate(graph.modules)
+        if isinstance(model, base)
+    )
+    if not models:
+        return NOTHING
+    on = [pair for one in models for pair in _prefixed(one, one.keys.declared)]
+    possible = [pair for one in models for pair in _prefixed(one, one.keys.possible)]
+    return Declarations(
+        groups=tuple(DeclaredGroup(names, source, by) for names, source, by, _ in _groups(on)),
+        candidates=tuple(Candidate(*group) for group in _groups(possible)),
+        flag=flag_of(models[0].model),
+        library=f"transformers {version}",
+        reasons=tuple(dict.fromkeys(one.keys.reason for one in models if one.keys.reason)),
+        problems=tuple(_placed(models)),
+        models=models,
+    )
 
 
-def _flag(model: nn.Module) -> bool | None:
-    """`tie_word_embeddings` as the model reads it."""
-    config = getattr(model, "config", None)
-    return None if config is None else bool(getattr(config, "tie_word_embeddings", False))
+def _placed(models: tuple[PretrainedModel, ...]) -> Iterator[KeyProblem]:
+    """The problems under the paths of the whole module; those of one class once, where it comes many times."""
+    seen = set()
+    for one in models:
+        for problem in one.keys.problems:
+            if problem not in seen:
+                seen.add(problem)
+                prefix = one.prefixes[0] if one.prefixes else ""
+                names = tuple(prefix + name for name in problem.names) if problem.form != "list" else problem.names
+                yield problem._replace(model=prefix.removesuffix("."), names=names)
 
 
-def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str]]:
-    """{target: source} as declared, and as it would be with the flag true.
-
-    Raises:
-        Exception: Whatever the class's own code raises; ValueError for a form without sources.
-    """
-    keys = model._tied_weights_keys
-    if not keys:
-        return {}, {}
-    if not isinstance(keys, dict):
-        raise ValueError(f"`_tied_weights_keys` is a {type(keys).__name__}, which names no sources")  # noqa: TRY004
-    expand = getattr(type(model), "get_expanded_tied_weights_keys", None)
-    if expand is None:
-        raise ValueError(f"transformers {version} cannot expand `_tied_weights_keys`")
-    graph = ModuleGraph(model)
-    counts = [graph.paths(number) for number in graph.aliased()]
-    if any(count is None or count > NAMES for count in counts):
-        raise ValueError("the model has too many names to match `_tied_weights_keys` against")
-    told = [word for word in (*keys, *keys.values()) if isinstance(word, str)]
-    endless = takes_forever(told, lambda: (name for name, _ in model.named_parameters(remove_duplicate=False)))
-    if endless is not None:
-        raise ValueError(f"the pattern {endless!r} in `_tied_weights_keys` cannot be matched against the names in time")
-    declared = dict(model.get_expanded_tied_weights_keys(all_submodels=False))
-    return declared, declared or dict(expand(_View(model), all_submodels=False))
-
-
-def _prefixed(model: nn.Module, pairs: dict[str, str], prefix: str) -> Iterator[_Pair]:
+def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
     """Pairs under the names of the whole module, with who says so."""
-    by = (f"{type(model).__name__}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
-    for target, source in pairs.items():
-        yield _Pair(prefix + target, prefix + source, by)
+    flag = flag_of(one.model)
+    for prefix in one.prefixes:
+        by = (f"{type(one.model).__name__}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
+        for target, source in pairs.items():
+            yield _Pair(prefix + target, prefix + source, by, flag)
 
 
-def _groups(pairs: list[_Pair]) -> list[DeclaredGroup]:
-    """Groups of names from pairs: a source with many targets is one group, and so is a chain."""
+def _groups(pairs: list[_Pair]) -> list[tuple[tuple[str, ...], str, tuple[str, ...], bool | None]]:
+    """Groups of names from pairs, with source, origins and flag: a source with many targets is one, so is a chain."""
     up: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -166,14 +140,17 @@ def _groups(pairs: list[_Pair]) -> list[DeclaredGroup]:
         up[find(pair.target)] = find(pair.source)
     names: dict[str, set[str]] = {}
     by: dict[str, dict[str, None]] = {}
+    flags: dict[str, list[bool | None]] = {}
     for name in up:
         names.setdefault(find(name), set()).add(name)
     targets = {pair.target for pair in pairs if pair.target != pair.source}
     for pair in pairs:
         by.setdefault(find(pair.source), {}).update(dict.fromkeys(pair.by))
+        flags.setdefault(find(pair.source), []).append(pair.flag)
     found = []
     for root, members in names.items():
         if len(members) > 1:
             sources = sorted(members - targets) or sorted(members)
-            found.append(DeclaredGroup(tuple(sorted(members)), sources[0], tuple(by[root])))
-    return sorted(found)
+            flag = True if True in flags[root] else flags[root][0]
+            found.append((tuple(sorted(members)), sources[0], tuple(by[root]), flag))
+    return sorted(found, key=lambda group: group[0])

@@ -13,7 +13,9 @@ import torch
 import transformers
 
 from tiecheck.collect.build import Built
+from tiecheck.collect.transformers_keys import class_problems, read_keys
 from tiecheck.facts import ModelConfig, Unknown
+from tiecheck.facts_live import KeyProblem
 
 
 def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) -> Built | Unknown:
@@ -49,6 +51,35 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
             what = "loading" if load else "building"
             return Unknown(f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
+
+
+def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[KeyProblem, ...]:
+    """What is wrong with the declaration of a class that could not be built.
+
+    Args:
+        root: The directory.
+        model: Its parsed config.
+        trust: Whether the directory's own code may be imported.
+
+    Returns:
+        What shows on the class alone; else, where it can be built with the flag false, what its keys name there.
+    """
+    with _silent():
+        try:
+            cls = _class_of(root, model, trust=trust)
+            if not _is_model_class(cls):
+                return ()
+            found = class_problems(cls)
+            if found:
+                return found
+            config = _config_of(cls, root, trust=trust)
+            config.tie_word_embeddings = False
+            with torch.device("meta"):
+                module = cls(config)
+            problems = read_keys(module, transformers.__version__).problems
+            return tuple(problem._replace(flag=True) for problem in problems)
+        except (Exception, SystemExit):  # noqa: BLE001  # why it was not built is told already
+            return ()
 
 
 def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:

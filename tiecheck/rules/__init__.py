@@ -26,7 +26,10 @@ FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
         },
         "Files",
     ),
-    "3": ({"live": ("live",)}, "The live model"),
+    "3": (
+        dict.fromkeys(("live", "live_groups", "live_flags", "live_members"), ("live",)) | {"live_keys": ("keys",)},
+        "The live model",
+    ),
     "7": ({"training": ("scale",)}, "Training"),
 }
 """First digit -> the family's files, each with the facts of which its rules need one at least, and its title."""

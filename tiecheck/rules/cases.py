@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tiecheck.facts import Checkpoint, Comparison, Flag, Group, InitScale, LoaderView, Outcome, Shard, StoredTensor
-from tiecheck.facts_live import DeclaredTie, LiveModel, Registration, Tie
+from tiecheck.facts_live import Candidate, DeclaredTie, Head, KeyForm, KeyProblem, LiveModel, Registration, Tie
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -131,6 +131,46 @@ def declared(kind: Any, *, parts: tuple[tuple[str, ...], ...] = ((HEAD,), (EMBED
     return plain._replace(**changes)
 
 
+def candidate(**changes: Any) -> Candidate:
+    """The group that a Llama's class can tie."""
+    by = ("LlamaForCausalLM._tied_weights_keys", "config.tie_word_embeddings")
+    return Candidate(PAIR, EMBEDDING, by, flag=True)._replace(**changes)
+
+
+def head(**changes: Any) -> Head:
+    """Embedding and head of a live Llama, tied."""
+    plain = Head(
+        model="",
+        class_name="LlamaForCausalLM",
+        embedding=PAIR,
+        head=PAIR,
+        same=True,
+        alike=True,
+        flags=(("config.tie_word_embeddings", True),),
+        usual=None,
+        older=(),
+        encoder_decoder=False,
+    )
+    if {"head", "embedding"} & changes.keys():
+        changes.setdefault("same", False)
+    return plain._replace(**changes)
+
+
+def key(form: KeyForm, **changes: Any) -> KeyProblem:
+    """Something wrong with what a class declares."""
+    plain = KeyProblem(
+        form=form,
+        model="",
+        class_name="OwnForCausalLM",
+        key="lm_head.weight",
+        source="model.embed_token.weight",
+        names=("lm_head.weight",),
+        flag=True,
+        raised="AttributeError: ... has no attribute `embed_token`",
+    )
+    return plain._replace(**changes)
+
+
 def live(**changes: Any) -> LiveModel:
     """A live Llama with its tie in order."""
     plain = LiveModel(
@@ -139,7 +179,7 @@ def live(**changes: Any) -> LiveModel:
         ties=(tie(),),
         aliases=(),
         declared=(declared("parameter", parts=(PAIR,)),),
-        candidates=(PAIR,),
+        candidates=(candidate(),),
         flag=True,
         library="transformers 5.23.0",
         reasons=(),

@@ -1,19 +1,20 @@
-"""TIE3xx: what a live `nn.Module` really holds against what its class and config say."""
+"""TIE301, 302 and 314: how the members of a declared group hang together in a live `nn.Module`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import TIED, Unknown
-from tiecheck.facts_live import Alias, DeclaredTie, LiveModel, Tie
+from tiecheck.facts import Unknown
+from tiecheck.facts_live import DeclaredTie, LiveModel, Tie
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.claims import parts, speaker
 from tiecheck.rules.wording import listed
 
 NOT_TIED = (
     "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function."
 )
-"""accelerate's warning (1.15, `infer_auto_device_map`), true for one of these rules and false for the other."""
+"""accelerate's warning (1.15, `infer_auto_device_map`), true for a tie that is none, false for an alias it misses."""
 
 
 SHARED_MEMORY = (
@@ -62,13 +63,13 @@ class DeclaredTieNotApplied(Rule):
         for reason in live.reasons:
             yield Unknown(reason)
         for claim in live.declared:
-            if claim.kind not in ("copy", "separate") or claim.stored == "separate":
-                continue  # a loader that keeps apart what is stored apart is right; the checkpoint is TIE101's matter
+            if speaker(claim, live) != self.code:
+                continue
             yield Draft(
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
-                (Location(live.class_name, None, None, "primary", _parts(claim)),),
+                (Location(live.class_name, None, None, "primary", parts(claim)),),
                 f"Make sure first which values are right: model.tie_weights() keeps those of {claim.source} and drops "
                 "the others. Call it after whatever replaced the parameter, and before the optimizer is made. If the "
                 "model is meant to be untied, set config.tie_word_embeddings to false.",
@@ -186,144 +187,63 @@ class StorageOnlyTie(Rule):
         yield Case("views that overlap in part are no tie", {"live": live(ties=(tie(kind="overlap"),))})
 
 
-class ModuleAlias(Rule):
-    """One module stands under several paths: a tie that some tools cannot see.
+class HalfMetaTie(Rule):
+    """One member of the group has data and another is on the meta device.
 
     ## What it does
-    Notes each module with parameters that is registered more than once (`self.ff_out = self.wte`), and says which
-    tools miss the tie.
+    Finds declared groups of which a part is on meta and a part is not, where no hook of accelerate looks after the
+    part on meta.
 
     ## Why it is bad
-    The tie is sound. But accelerate's `find_tied_parameters` before 0.34 walks `named_children()`, which
-    lists a module once for each parent: an alias among siblings does not exist for it, and it warns that "the
-    model weights are not tied". An alias across parents it does find. From 0.34 on both are found. transformers 5
-    refuses to save an alias that the class does not declare, and calling the aliased slot runs the wrong
-    `forward`: an embedding's where a linear layer's was meant.
+    A meta weight has no values. `F.linear` of a CPU tensor with a meta weight does not fail on the CPU: torch 2.13
+    returns memory that nobody wrote, so that the logits are garbage and nothing is said. The usual way there is a model
+    built on meta and tied, and then `load_state_dict(..., assign=True, strict=False)` from a checkpoint that stores the
+    tensor once: only the stored name gets data.
 
     ## How to mend it
-    Nothing has to be done for the model to be right. To be seen by every tool, share the weight and not the
-    module: give the second slot a layer of its own and assign `self.ff_out.weight = self.wte.weight`, or drop the
-    slot and use `F.linear(x, self.wte.weight)`.
+    Tie again after loading: `model.tie_weights()`, or assign the member that has data to the others.
     """
 
-    code = "TIE303"
-    name = "module-alias"
-    summary = "one module under several paths: which tools cannot see the tie"
-    severity = "info"
-    confidence = "high"
-    messages = (NOT_TIED,)
-    threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
-
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """Every module with parameters under several paths."""
-        for alias in live.aliases:
-            times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
-            yield Draft(
-                f"{listed(alias.paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
-                f"{_accelerate(alias)}",
-                alias.names,
-                (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
-                "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
-            )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Siblings, parents apart, and ties without an alias."""
-        from tiecheck.rules.cases import live, tie
-
-        names = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
-        paths = ("model.transformer.ff_out", "model.transformer.wte")
-        siblings = Alias(paths, 2, "Embedding", siblings=True, names=names)
-        module = tie(*names, kind="module")
-        yield Case(
-            "OLMo: siblings in one ModuleDict", {"live": live(ties=(module,), aliases=(siblings,))}, finds=("info",)
-        )
-        apart = siblings._replace(paths=("head", "model.wte"), siblings=False)
-        yield Case("across parents", {"live": live(ties=(module,), aliases=(apart,))}, finds=("info",))
-        endless = siblings._replace(paths_total=None)
-        yield Case("a module that contains itself", {"live": live(aliases=(endless,))}, finds=("info",))
-        yield Case("a parameter tie", {"live": live()})
-        yield Case("shared activations hold no parameter", {"live": live(ties=(), aliases=())})
-
-
-class TieAgainstConfig(Rule):
-    """The members are tied although the config says that they are not.
-
-    ## What it does
-    Finds groups the class can tie that are one parameter in the live module while `config.tie_word_embeddings` is
-    false.
-
-    ## Why it is bad
-    transformers 5 drops the target on `save_pretrained` by the class's keys, whatever the flag says, and on
-    reload the false flag keeps it from tying: the head comes back random. The only sign is a MISSING line in the
-    load report.
-
-    ## How to mend it
-    Set `config.tie_word_embeddings = True` if the tie is meant. If not, give the member a tensor of its own:
-    `lm_head.weight = nn.Parameter(embedding.weight.detach().clone())`.
-    """
-
-    code = "TIE305"
-    name = "tie-against-config"
-    summary = "tied although the config says not: the next save drops the member, the next load makes it random"
+    code = "TIE314"
+    name = "half-meta-tie"
+    summary = "one member has data, another is on meta: a forward pass may return garbage without an error"
     severity = "error"
     confidence = "high"
-    messages = ("lm_head.weight | MISSING",)
-    threads = ("NVIDIA-NeMo/Automodel#2941", "state-spaces/mamba#211", "mosaicml/llm-foundry#989")
+    messages = ("for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter", "device meta")
+    threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
 
     def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """Groups tied against a flag that is false."""
-        if live.flag is not False:
-            return
-        claimed = {name for claim in live.declared for name in claim.names}
-        for names in live.candidates:
-            tie = _holding(live.ties, names)
-            if tie is None or not claimed.isdisjoint(names):
+        """Declared groups that are partly on meta."""
+        for claim in live.declared:
+            if speaker(claim, live) != self.code:
                 continue
-            shared = tuple(n for n in names if n in tie.names)
+            empty = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d == "meta" for n in part)
+            full = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d != "meta" for n in part)
             yield Draft(
-                f"{listed(shared)} are one tensor ({tie.kind}), but config.tie_word_embeddings is false. "
-                "save_pretrained drops all but one of them by the class's keys, and a reload makes the dropped ones "
-                "at random.",
-                shared,
-                (Location(live.class_name, None, None, "primary", "tie_word_embeddings is false"),),
-                "Set config.tie_word_embeddings = True before saving, or give the head a tensor of its own.",
+                f"{listed(empty)} {'is' if len(empty) == 1 else 'are'} on the meta device and {listed(full)} "
+                f"{'has' if len(full) == 1 else 'have'} data, though {claim.by[0]} declares them as one tensor. A "
+                "linear layer of torch 2.13 returns uninitialised memory for such a weight on the CPU, without an "
+                "error.",
+                claim.names,
+                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                f"Tie again after loading: model.tie_weights(), or assign {full[0]} to {listed(empty)}.",
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A hand tie under a false flag, and the states next to it."""
-        from tiecheck.rules.cases import live, tie
+        """Half on meta, all on meta, and what accelerate looks after."""
+        from tiecheck.rules.cases import declared, live
 
-        yield Case("tied by hand, flag false", {"live": live(flag=False, declared=())}, finds=("error",))
-        yield Case("tied, flag true", {"live": live()})
-        yield Case("untied, flag false", {"live": live(flag=False, declared=(), ties=())})
-        other = tie("a.weight", "b.weight")
-        yield Case("another tie under a false flag", {"live": live(flag=False, declared=(), ties=(other,))})
-        yield Case("a model without a config", {"live": live(flag=None, declared=(), candidates=(), library=None)})
-
-
-def _holding(ties: tuple[Tie, ...], names: tuple[str, ...]) -> Tie | None:
-    """The real tie that holds two or more of some names."""
-    return next((t for t in ties if t.kind in TIED and len(set(t.names) & set(names)) > 1), None)
-
-
-def _accelerate(alias: Alias) -> str:
-    if alias.siblings:
-        return (
-            "accelerate before 0.34 reports nothing for it, since its walk lists a module once for each parent, and "
-            "warns that the weights are not tied; 0.34 and later find it."
-        )
-    if alias.paths_total == 2:
-        return "accelerate finds it in every version, since the paths have different parents."
-    return "accelerate before 0.34 may find some of the paths only; 0.34 and later find them all."
+        half = declared("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
+        yield Case("the head on meta", {"live": live(ties=(), declared=(half,))}, finds=("error",))
+        whole = declared("separate", devices=("meta", "meta"))
+        yield Case("all on meta: another rule's matter", {"live": live(ties=(), declared=(whole,))})
+        held = declared("unknown", devices=("offloaded", "cpu"))
+        yield Case("offloaded by accelerate", {"live": live(ties=(), declared=(held,))})
+        yield Case("tied", {"live": live()})
 
 
 def _state(claim: DeclaredTie) -> str:
     if claim.reason:
         return f" ({claim.reason})"
     return " with equal values, which the first update will part" if claim.kind == "copy" else " with different values"
-
-
-def _parts(claim: DeclaredTie) -> str:
-    return "; ".join(" = ".join(part) for part in claim.parts[:4])

@@ -1,0 +1,58 @@
+"""The configuration file under the flags: what neither the command line nor the environment gives comes from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from tiecheck.config import find_settings
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config` and `--isolated` to a command."""
+    isolated = click.option("--isolated", is_flag=True, help="Look for no configuration file.")
+    file = click.option(
+        "--config",
+        metavar="FILE",
+        help="The configuration file. [default: the nearest tiecheck.toml or pyproject.toml with a [tool.tiecheck]]",
+    )
+    return file(isolated(command))
+
+
+def settle(options: dict[str, Any], targets: Iterable[str]) -> dict[str, Any]:
+    """Options as they count: flags, then the environment, then the configuration file, then defaults.
+
+    Args:
+        options: What click parsed for the current command, `config` and `isolated` among it.
+        targets: What is to be checked, whose own folders configure nothing.
+
+    Raises:
+        UsageError: Something in the file is wrong, or `--config` and `--isolated` are both given.
+    """
+    context = click.get_current_context()
+    given = {name for name in options if context.get_parameter_source(name) not in {ParameterSource.DEFAULT, None}}
+    fields = _fields(options["config"], targets, isolated=options["isolated"])
+    return options | {name: value for name, value in fields.items() if name not in given}
+
+
+def _fields(file: str | None, targets: Iterable[str], *, isolated: bool) -> dict[str, Any]:
+    if file is not None:
+        if isolated:
+            raise click.UsageError(
+                "--isolated looks for no configuration file, and --config names one; give one of them"
+            )
+        from tiecheck.config_file import read_settings
+
+        settings = read_settings(file)
+        return settings.fields if settings else {}
+    if isolated:
+        return {}
+    settings, passed = find_settings(targets)
+    if passed:
+        click.echo(
+            f"{passed} lies in the model's own folder and configures nothing; --config {passed} reads it", err=True
+        )
+    return settings.fields if settings else {}

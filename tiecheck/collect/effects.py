@@ -1,0 +1,91 @@
+"""Members of a tie whose module computes another weight from them: pruning, norms, parametrizations, adapters.
+
+The names these leave behind were seen in torch 2.13: `weight_orig` (`torch.nn.utils.prune` and the old `spectral_norm`,
+both a forward pre-hook), `weight_g` and `weight_v` (the old `weight_norm`), `parametrizations.weight.original`, and in
+peft 0.21 `base_layer`. Nothing is computed: what a parametrization makes of a weight would be its own code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tiecheck.collect import torch_adapter
+from tiecheck.collect.alias_graph import Edge, ModuleGraph
+
+HOOKS = {
+    "torch.nn.utils.prune.BasePruningMethod": "torch.nn.utils.prune",
+    "torch.nn.utils.spectral_norm.SpectralNorm": "torch.nn.utils.spectral_norm",
+    "torch.nn.utils.weight_norm.WeightNorm": "torch.nn.utils.weight_norm",
+}
+"""Class of a forward pre-hook -> what users call it; each keeps the attribute it computes in `_tensor_name` or `name`."""
+
+LAYER = "peft.tuners.tuners_utils.BaseTunerLayer"
+
+
+def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, bool] | None:
+    """What stands between a registered parameter and the weight that its module uses.
+
+    Args:
+        graph: The modules.
+        owner: Number of the module that registers the parameter.
+        attribute: Its attribute there.
+
+    Returns:
+        Words for it and whether it is an adapter; None where the parameter is used as it is, for all that shows.
+    """
+    module = graph.modules[owner]
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        return ", ".join(type(part).__name__ for part in module) or "a parametrization", False
+    hooked = _hook(module, attribute)
+    if hooked:
+        return hooked, False
+    return _adapter(graph, owner)
+
+
+def _hook(module: nn.Module, attribute: str) -> str | None:
+    """The hook that computes another attribute from this one, and what it computed last is not the same."""
+    for hook in module._forward_pre_hooks.values():
+        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := _qualified(base)) in HOOKS), None)
+        if title is None:
+            continue
+        computed = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
+        if isinstance(computed, str) and attribute.startswith(f"{computed}_"):
+            now = vars(module).get(computed)
+            if isinstance(now, Tensor) and _alike(now, module._parameters.get(attribute)):
+                return None  # a mask of ones
+            return title
+    return None
+
+
+def _alike(computed: Tensor, original: Any) -> bool:
+    """Whether what a hook computed last is what it was computed from."""
+    if not isinstance(original, Tensor) or original.is_meta or computed.is_meta:
+        return False
+    with torch.no_grad():
+        return computed.shape == original.shape and torch_adapter.equal_bytes(computed, original)
+
+
+def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, bool] | None:
+    """An adapter of PEFT over the module that registers the parameter, which is active and not merged."""
+    edges: list[Edge] = graph.registrations_of(owner)
+    for edge in edges:
+        layer: Any = graph.modules[edge.parent]
+        if edge.label != "base_layer" or LAYER not in map(_qualified, type(layer).__mro__):
+            continue
+        active = [name for name in getattr(layer, "active_adapters", ()) if _has(layer, name)]
+        if active and not getattr(layer, "disable_adapters", False) and not getattr(layer, "merged", False):
+            return f"the adapter {', '.join(active)} ({type(layer).__name__})", True
+    return None
+
+
+def _has(layer: Any, name: str) -> bool:
+    """Whether an adapter has weights in a layer."""
+    held = (getattr(layer, key, {}) for key in getattr(layer, "adapter_layer_names", ()))
+    return any(name in part for part in held)
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

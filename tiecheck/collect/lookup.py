@@ -1,0 +1,70 @@
+"""Finding a parameter or buffer of a live module by its name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tiecheck.collect import torch_adapter
+from tiecheck.collect.offload import OFFLOADED, by_hook, offloaded
+from tiecheck.collect.wrappers import step, unwrapped, wrapping
+
+
+class Member(NamedTuple):
+    """A name looked up in a module."""
+
+    name: str
+    """The name."""
+    tensor: Tensor | None
+    """The parameter or buffer it names; None where it names none."""
+    owner: nn.Module | None
+    """The module that registers it, where one does."""
+    attribute: str
+    """Its attribute there."""
+    why: str | None
+    """Why there is none."""
+    offloaded: bool = False
+    """Whether the tensor is what a hook of accelerate holds for the name."""
+    computed: bool = False
+    """Whether there is none since the module computes the tensor from others."""
+
+    @property
+    def device(self) -> str:
+        """Where the values are."""
+        return OFFLOADED if self.offloaded else str(self.tensor.device) if self.tensor is not None else ""
+
+
+def look_up(module: nn.Module, name: str) -> Member:
+    """Find a parameter or buffer by its dotted name, as torch 2.13 `nn.Module.get_parameter` does.
+
+    An attribute that passes on another module's parameter counts (a LoRA layer's `weight`), one that computes a
+    tensor does not. A name may leave out what torch.compile, DDP, FSDP or PEFT put into it. What accelerate has
+    offloaded is looked up in its hook's map.
+    """
+    *path, attribute = name.split(".")
+    owner: nn.Module | None = module
+    for label in path:
+        owner = step(owner, label) if owner is not None else None
+    if owner is not None and attribute not in {*owner._parameters, *owner._buffers} and wrapping(owner) is not None:
+        owner = unwrapped(owner)
+    if owner is None:
+        return Member(name, None, None, attribute, f"`{name}` does not exist")
+    for registry in (owner._parameters, owner._buffers):
+        tensor = registry.get(attribute)
+        if tensor is not None:
+            if by_hook(owner, attribute):
+                values = offloaded(owner, attribute)
+                return Member(name, tensor if values is None else values, owner, attribute, None, offloaded=True)
+            return Member(name, tensor, owner, attribute, None)
+    if torch_adapter.parametrized(owner, attribute):
+        return Member(name, None, owner, attribute, f"`{name}` is computed by a parametrization", computed=True)
+    try:
+        passed = getattr(owner, attribute, None)
+    except Exception:  # noqa: BLE001  # a property runs code of the model's
+        passed = None
+    if isinstance(passed, nn.Parameter):
+        return Member(name, passed, owner, attribute, None)
+    computed = isinstance(passed, Tensor)
+    why = f"`{name}` is computed, not registered" if computed else f"`{name}` does not exist"
+    return Member(name, None, owner, attribute, why, computed=computed)

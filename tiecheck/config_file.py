@@ -1,0 +1,139 @@
+"""What stands in a configuration file: read whole, and told in one sentence where something in it is wrong.
+
+`config` looks for the file; this module and tomllib are imported only where there is one.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from tiecheck.config import PROJECT, VALUES
+from tiecheck.errors import UsageError
+from tiecheck.record import Record
+from tiecheck.report import SEVERITIES
+
+KEYS = {
+    "select": "select",
+    "ignore": "ignore",
+    "fail-on": "fail_on",
+    "strict": "strict",
+    "values": "values",
+    "for": "judge_for",
+    "offline": "offline",
+    "ties": "ties",
+}
+"""Key in the file -> field of `Config`."""
+
+
+class Settings(Record):
+    """What one configuration file says."""
+
+    path: str
+    """The file, relative to the working directory where it was found by walking up."""
+    fields: dict[str, Any]
+    """Fields of `Config` with their values."""
+
+
+def read_settings(path: str, *, asked: bool = True) -> Settings | None:
+    """Read one configuration file.
+
+    Args:
+        path: The file.
+        asked: Whether somebody named it: then it is an error that it has nothing for us.
+
+    Raises:
+        UsageError: It cannot be read, or something in it is wrong; one sentence with file and key.
+    """
+    shown = path if asked else os.path.relpath(path)
+    table = _parse(path, shown)
+    section = ""
+    if os.path.basename(path) == PROJECT or ("tool" in table and not KEYS.keys() & table):
+        section = "tool.tiecheck"
+        tool = table.get("tool")
+        if not isinstance(tool, dict) or "tiecheck" not in tool:
+            if asked:
+                raise UsageError(f"{shown} has no [tool.tiecheck]", path)
+            return None
+        table = tool["tiecheck"]
+        if not isinstance(table, dict):
+            raise UsageError(f"{shown}: {section} must be a table, not {table!r}", path)
+    try:
+        fields = {KEYS[key]: _value(key, value) for key, value in _known(table).items()}
+    except UsageError as error:
+        place = f"{shown} [{section}]" if section else shown
+        raise UsageError(f"{place}: {error}", path) from error
+    if "ties" in fields:
+        fields["ties_from"] = f"{shown} [{section}.ties]" if section else f"{shown} [ties]"
+    return Settings(shown, fields)
+
+
+def _parse(path: str, shown: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise UsageError(f"{shown} cannot be read: {error.strerror or error}", path) from error
+    except (ValueError, RecursionError) as error:  # tomllib's own and a byte that is no UTF-8 are ValueErrors
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{shown} is no valid TOML: {why}", path) from error
+
+
+def _known(table: dict[str, Any]) -> dict[str, Any]:
+    """A table all of whose keys are known."""
+    for key in table:
+        if key not in KEYS:
+            raise UsageError(f"there is no key {key!r}{nearest(key, KEYS)}")
+    return table
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The word that was meant, or all there are, as the end of a sentence."""
+    import difflib
+
+    known = list(words)
+    near = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1) or difflib.get_close_matches(
+        word, known, n=1
+    )
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+
+
+def _value(key: str, value: Any) -> Any:
+    """One value as `Config` holds it."""
+    if key == "ties":
+        from tiecheck.contract import read_contract
+
+        return read_contract(value, key)
+    if key in {"strict", "offline"}:
+        if not isinstance(value, bool):
+            raise UsageError(f"{key} must be true or false, not {value!r}")
+        return value
+    if key in {"fail-on", "values"}:
+        words = SEVERITIES if key == "fail-on" else VALUES
+        if value not in words:
+            hint = nearest(value, words) if isinstance(value, str) else ""
+            raise UsageError(f"{key} must be one of {', '.join(words)}, not {value!r}{hint}")
+        return value
+    return _codes(key, value)
+
+
+def _codes(key: str, value: Any) -> tuple[str, ...]:
+    """A list of words that the engine knows, told here so that the sentence names the file."""
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise UsageError(f'{key} must be a list of strings, as ["{_example(key)}"], not {value!r}')
+    try:
+        if key == "for":
+            from tiecheck.peers.loaders import parse_for
+
+            parse_for(value)
+        else:
+            from tiecheck.rules import select
+
+            select(value, (), ())
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error
+    return tuple(value)
+
+
+def _example(key: str) -> str:
+    return "vllm" if key == "for" else "TIE101"
