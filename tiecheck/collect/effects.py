@@ -20,7 +20,7 @@ HOOKS = {
     "torch.nn.utils.spectral_norm.SpectralNorm": "torch.nn.utils.spectral_norm",
     "torch.nn.utils.weight_norm.WeightNorm": "torch.nn.utils.weight_norm",
 }
-"""Class of a forward pre-hook -> what users call it; each keeps the attribute it computes in `_tensor_name` or `name`."""
+"""Class of a forward pre-hook -> what users call it; each keeps what it computes in `_tensor_name` or `name`."""
 
 LAYER = "peft.tuners.tuners_utils.BaseTunerLayer"
 
