@@ -22,11 +22,18 @@ CAP = 8
 
 def heads_of(models: Sequence[PretrainedModel], names: NamesOf) -> tuple[Head, ...]:
     """Input and output embeddings of each model, the outermost first; one without a head where 4.57 ties more of it."""
-    found = (_head(one, names) for one in models if one.prefixes)
-    return tuple(head for head in found if head is not None)
+    found: list[Head] = []
+    told: set[tuple[str, ...]] = set()
+    for head in (_head(one, names) for one in models if one.prefixes):
+        if head is not None:
+            older = tuple(group for group in head.older if group not in told)
+            told.update(older)
+            found.append(head._replace(older=older))
+    return tuple(head for head in found if head.embedding and head.head or head.older)
 
 
 def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
+    """One model's embeddings; None where it has neither both nor a group that only 4.57 ties."""
     embedding, head = (weight_of(one.model, getter) for getter in ("get_input_embeddings", "get_output_embeddings"))
     prefix = one.prefixes[0]
     usual, older = _by_table(one, prefix)

@@ -28,6 +28,8 @@ class Member(NamedTuple):
     """Whether the tensor is what a hook of accelerate holds for the name."""
     computed: bool = False
     """Whether there is none since the module computes the tensor from others."""
+    packed: bool = False
+    """Whether there is none since the module holds the values in a form that is no tensor."""
 
     @property
     def device(self) -> str:
@@ -65,6 +67,9 @@ def look_up(module: nn.Module, name: str) -> Member:
         passed = None
     if isinstance(passed, nn.Parameter):
         return Member(name, passed, owner, attribute, None)
-    computed = isinstance(passed, Tensor)
-    why = f"`{name}` is computed, not registered" if computed else f"`{name}` does not exist"
-    return Member(name, None, owner, attribute, why, computed=computed)
+    if passed is None:
+        return Member(name, None, owner, attribute, f"`{name}` does not exist")
+    if callable(passed):  # a quantised layer of torch.ao (2.13) packs its weight and gives it by a method
+        why = f"`{name}` is a method of {type(owner).__name__}, which holds its weight in a form of its own"
+        return Member(name, None, owner, attribute, why, computed=True, packed=True)
+    return Member(name, None, owner, attribute, f"`{name}` is computed, not registered", computed=True)

@@ -10,6 +10,9 @@ from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed
 
+GROUPS = 16
+"""Groups whose names one finding lists."""
+
 
 class TieAgainstConfig(Rule):
     """The members are tied although the config says that they are not.
@@ -110,9 +113,8 @@ class InertTieFlag(Rule):
             true = [dotted for dotted, value in head.flags if value]
             if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
                 yield _inert(live, head, true[0], mapped=not mapped.isdisjoint(head.head))
-            for names in head.older:
-                if not true:
-                    yield _gated(live, head, names)
+            if head.older and not true:
+                yield _gated(live, head)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -159,13 +161,14 @@ def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:
     )
 
 
-def _gated(live: LiveModel, head: Head, names: tuple[str, ...]) -> Draft:
-    """A group that 4.57 ties under a false flag, and 5 does not."""
+def _gated(live: LiveModel, head: Head) -> Draft:
+    """Groups that 4.57 ties under a false flag, and 5 does not."""
+    flag = head.flags[0][0] if head.flags else "the flag"
+    more = f" ({len(head.older)} such groups)" if len(head.older) > 1 else ""
     return Draft(
-        f"{listed(names)} are two parameters or more, since {head.flags[0][0] if head.flags else 'the flag'} is false. "
-        "transformers 4.57 ties them whatever the flag says: a checkpoint that it saved lacks some of them, and loads "
-        "with random ones here.",
-        names,
+        f"{listed(head.older[0])} are separate parameters{more}, since {flag} is false. transformers 4.57 ties them "
+        "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
+        tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
         (Location(live.class_name, None, None, "primary", "one flag gates this tie since transformers 5"),),
         "Load a checkpoint of 4.57 with the flag true, or tie the group by hand after loading.",
         severity="info",
