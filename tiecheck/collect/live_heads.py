@@ -29,7 +29,7 @@ def heads_of(models: Sequence[PretrainedModel], names: NamesOf) -> tuple[Head, .
             older = tuple(group for group in head.older if group not in told)
             told.update(older)
             found.append(head._replace(older=older))
-    return tuple(head for head in found if head.embedding and head.head or head.older)
+    return tuple(head for head in found if (head.embedding and head.head) or head.older)
 
 
 def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
