@@ -128,7 +128,7 @@ def _text_config(sight: Sight) -> Seen:
     model: Any = sight.module
     if not _pretrained(model):
         return Seen(says=False)
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     return Seen(says=_word_embedding(model, text) | _elsewhere(model, config))
 

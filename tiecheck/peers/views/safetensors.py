@@ -38,7 +38,7 @@ def _shared(state: dict[str, Any]) -> list[list[str]]:
 def _whole(tensor: Any) -> bool:
     """Whether a tensor covers all of its storage."""
     size = tensor.nelement() * tensor.element_size()
-    return tensor.data_ptr() == storage_address(tensor) and size == tensor.untyped_storage().nbytes()
+    return bool(tensor.data_ptr() == storage_address(tensor) and size == tensor.untyped_storage().nbytes())
 
 
 def _several(groups: Iterable[Iterable[str]]) -> Groups:
