@@ -67,12 +67,12 @@ def would_warn(views: Iterable[View]) -> tuple[str, ...]:
 
 def _overwriting(sight: Sight) -> Seen:
     """0.9 to 0.17.1: `result[kept] = alias`, so that the last alias is the only one left."""
-    return Seen(ordered((first, names[-1]) for first, names in sight.again))
+    return Seen(ordered((names[0], names[-1]) for names in sight.again))
 
 
 def _appending(sight: Sight) -> Seen:
     """0.18 to 0.33: the same walk, every alias kept."""
-    return Seen(ordered((first, *names) for first, names in sight.again))
+    return Seen(ordered(sight.again))
 
 
 def _difference(sight: Sight) -> Seen:
@@ -83,10 +83,10 @@ def _difference(sight: Sight) -> Seen:
 def _run_find(sight: Sight) -> Seen:
     sight.runnable()
     if not sight.extent().endless:
-        names = sum(len(names) for _, names in sight.parameters)
-        kept = len(sight.parameters)
-        if (names - kept) * kept > COMPARISONS:
-            raise NotRun(f"would compare {(names - kept) * kept} pairs of parameters")
+        further = sum([len(names) - 1 for names in sight.tied])
+        pairs = further * (sight.extent().names - further)
+        if pairs > COMPARISONS:
+            raise NotRun(f"would compare {pairs} pairs of parameters")
     from accelerate.utils.modeling import find_tied_parameters
 
     return Seen(ordered(find_tied_parameters(sight.module)))

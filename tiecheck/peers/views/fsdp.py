@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.peers.views.sight import Peer, Seen, Sight, ordered, united
+from tiecheck.peers.views.sight import Peer, Seen, Sight, united
 
 
 def _one_unit(sight: Sight) -> Seen:
@@ -18,17 +18,16 @@ def _one_unit(sight: Sight) -> Seen:
 
 def _flat(sight: Sight) -> Seen:
     """The shared parameters that the flat parameters of a wrapped model note; else what one unit would."""
+    if not sight.of_class("FullyShardedDataParallel"):
+        return Seen(sight.tied)
     pairs = []
-    wrapped = False
     for number, module in enumerate(sight.graph.modules):
         handle: Any = getattr(module, "_handle", None)
-        if any(base.__name__ == "FullyShardedDataParallel" for base in type(module).__mro__):
-            wrapped = True
         for info in getattr(getattr(handle, "flat_param", None), "_shared_param_infos", ()):
             prefix = sight.graph.path(number, "")
             name, _, path, kept_name, _, kept_path = info
             pairs.append([prefix + ".".join(filter(None, p)) for p in ((kept_path, kept_name), (path, name))])
-    return Seen(united(pairs)) if wrapped else Seen(ordered(sight.tied))
+    return Seen(united(pairs))
 
 
 PEERS = (

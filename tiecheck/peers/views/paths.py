@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from tiecheck.collect.alias_graph import COUNT_LIMIT, ModuleGraph
+from tiecheck.collect.alias_graph import COUNT_LIMIT, ModuleGraph, repeated
 
 STEPS = 1_000_000
 """Paths and names that a walk is followed along at most."""
@@ -52,6 +52,17 @@ class Path(NamedTuple):
     """Position among all paths, in the order of the walk."""
 
 
+class Place(NamedTuple):
+    """One name of a tensor."""
+
+    tensor: Tensor
+    """The tensor."""
+    path: int
+    """The number of the path to the module that registers it."""
+    name: str
+    """The name."""
+
+
 def children(module: nn.Module, *, once: bool) -> Iterator[tuple[str, nn.Module]]:
     """The modules that a module registers; each once, under its first attribute, where `once` asks for that."""
     seen: set[int] = set()
@@ -63,18 +74,23 @@ def children(module: nn.Module, *, once: bool) -> Iterator[tuple[str, nn.Module]
 
 def extent(graph: ModuleGraph, *, once: bool) -> Extent:
     """What a walk would meet, counted in time that grows with the modules and not with their paths."""
-    endless = any(graph.paths(number) is None for number in graph.aliased())
-    paths: dict[int, int] = {}
-    names: dict[int, int] = {}
-    depth: dict[int, int] = {}
+    if not graph.several():
+        depth = [1] * len(graph.modules)
+        for number in range(1, len(depth)):  # parents first
+            depth[number] = depth[graph.registrations_of(number)[0].parent] + 1
+        return Extent(len(depth), len(graph.parameters[0]), max(depth), endless=False)
+    sizes: dict[int, Extent] = {}
     for module, below in _upward(graph.modules[0], once=once):
-        held = [child for child in below if child in paths]  # one that closes a cycle is not counted yet
-        paths[id(module)] = min(COUNT_LIMIT, 1 + sum([paths[child] for child in held]))
+        held = [sizes[child] for child in below if child in sizes]  # one that closes a cycle is not counted yet
         own = sum([parameter is not None for parameter in module._parameters.values()])
-        names[id(module)] = min(COUNT_LIMIT, own + sum([names[child] for child in held]))
-        depth[id(module)] = 1 + max([depth[child] for child in held], default=0)
-    root = id(graph.modules[0])
-    return Extent(paths[root], names[root], depth[root], endless)
+        sizes[id(module)] = Extent(
+            min(COUNT_LIMIT, 1 + sum([size.paths for size in held])),
+            min(COUNT_LIMIT, own + sum([size.names for size in held])),
+            1 + max([size.depth for size in held], default=0),
+            endless=False,
+        )
+    endless = any(graph.paths(number) is None for number in graph.aliased())
+    return sizes[id(graph.modules[0])]._replace(endless=endless)
 
 
 def _upward(root: nn.Module, *, once: bool) -> Iterator[tuple[nn.Module, list[int]]]:
@@ -133,41 +149,55 @@ def walk(root: nn.Module, *, once: bool) -> Iterator[Path]:
             stack.pop()
 
 
-def named(root: nn.Module, *, buffers: bool = False) -> list[tuple[Tensor, list[str]]]:
-    """Each parameter (and buffer, if asked) with all its names, in the order of the walk."""
-    found: dict[int, tuple[Tensor, list[str]]] = {}
-    for path in walk(root, once=False):
-        registries = [path.module._parameters] + ([path.module._buffers] if buffers else [])
+def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
+    """Every place on every path where a tensor stands that has several places, in the order of the walk.
+
+    Args:
+        graph: The modules; `check` has said that the walk ends.
+        once: Whether a parent's second registration of one module is left out.
+        buffers: Whether buffers count as parameters do.
+    """
+    if not graph.several() and not buffers:  # one path a module: the graph has all of it, in this order
+        tensors, owners, attributes = graph.parameters
+        several = repeated(map(id, tensors))
+        for tensor, number, attribute in zip(tensors, owners, attributes, strict=True):
+            if id(tensor) in several:
+                yield Place(tensor, number, graph.path(number, attribute))
+        return
+    found: list[tuple[Tensor, Path, str]] = []
+    for path in walk(graph.modules[0], once=once):
+        registries = (path.module._parameters, path.module._buffers) if buffers else (path.module._parameters,)
         for registry in registries:
-            for attribute, tensor in registry.items():
-                if tensor is not None:
-                    # The tensor is kept beside its id: a scripted module makes a new object for each look.
-                    entry = found.setdefault(id(tensor), (tensor, []))
-                    entry[1].append(path.prefix + attribute)
+            found += [(tensor, path, attribute) for attribute, tensor in registry.items() if tensor is not None]
+    several = repeated([id(tensor) for tensor, _, _ in found])
+    for tensor, path, attribute in found:
+        if id(tensor) in several:
+            yield Place(tensor, path.number, path.prefix + attribute)
+
+
+def named(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
+    """The names of each tensor that has several, in the order of the walk."""
+    found: dict[int, list[str]] = {}
+    for place in places(graph, once=False, buffers=buffers):
+        found.setdefault(id(place.tensor), []).append(place.name)
     return list(found.values())
 
 
-def seen_again(root: nn.Module) -> list[tuple[str, list[str]]]:
-    """What accelerate before 0.34 finds: the first name of a parameter, and the further names it comes upon.
+def seen_again(graph: ModuleGraph) -> list[list[str]]:
+    """What accelerate before 0.34 finds: the first name of a parameter, then the further names it comes upon.
 
     It lists `named_parameters()`, without duplicates, of the root and of each module below it on every path of
     `named_children()`. A further name is come upon where it is the first one inside some module below the root:
     where the name before it, in the order of the walk, does not stand in the same module on the same path.
 
     Returns:
-        First names with the further ones, in the order of the walk; only where there are any.
+        The names of each parameter of which one is come upon, in the order of the walk.
     """
-    latest: dict[int, tuple[Tensor, int]] = {}
-    first: dict[int, str] = {}
-    again: dict[int, list[str]] = {}
-    for path in walk(root, once=True):
-        for attribute, parameter in path.module._parameters.items():
-            if parameter is None:
-                continue
-            key = id(parameter)
-            if key not in latest:
-                first[key] = path.prefix + attribute
-            elif latest[key][1] != path.number:
-                again.setdefault(key, []).append(path.prefix + attribute)
-            latest[key] = parameter, path.number
-    return [(first[key], names) for key, names in again.items()]
+    latest: dict[int, int] = {}
+    found: dict[int, list[str]] = {}
+    for place in places(graph, once=True):
+        key = id(place.tensor)
+        if latest.get(key) != place.path:
+            found.setdefault(key, []).append(place.name)
+        latest[key] = place.path
+    return [names for names in found.values() if len(names) > 1]

@@ -42,7 +42,7 @@ def _pairs(sight: Sight) -> list[tuple[str, str]]:
 
 def _embedding_names(model: Any) -> list[str]:
     ids = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
-    return [name for tensor, names in paths.named(model) if id(tensor) in ids for name in names]
+    return [name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in ids]
 
 
 def _mapped(model: Any) -> list[tuple[str, str]]:

@@ -24,15 +24,18 @@ STILL_SHARED = """
             """  # noqa: E501  # as safetensors has it
 
 
-def _shared(state: dict[str, Any]) -> list[list[str]]:
-    """Every tensor with memory in a group of one storage whose byte ranges meet, or alone."""
+def _by_storage(state: dict[str, Any]) -> list[list[str]]:
+    """The names of every tensor with memory, those of one storage together."""
     held: dict[Any, list[str]] = {}
     meta = torch.device("meta")
     for name, tensor in state.items():
-        if tensor.device != meta and storage_address(tensor) != 0 and tensor.untyped_storage().nbytes() != 0:
-            key = (tensor.device, storage_address(tensor), tensor.untyped_storage().nbytes())
-            held.setdefault(key, []).append(name)
-    return split(held.values(), state, furthest=False)
+        if tensor.device == meta:
+            continue
+        address = storage_address(tensor)
+        size = tensor.untyped_storage().nbytes() if address else 0
+        if size:
+            held.setdefault((tensor.device, address, size), []).append(name)
+    return list(held.values())
 
 
 def _whole(tensor: Any) -> bool:
@@ -46,7 +49,7 @@ def _several(groups: Iterable[Iterable[str]]) -> Groups:
 
 
 def _find(sight: Sight) -> Seen:
-    return Seen(_several(_shared(sight.state)))
+    return Seen(_several(split(_by_storage(sight.state), sight.state, furthest=False)))
 
 
 def _run_find(sight: Sight) -> Seen:
@@ -58,16 +61,17 @@ def _run_find(sight: Sight) -> Seen:
 def _save(sight: Sight) -> Seen:
     """Keep of each group the first name, in order, that covers the storage; refuse where none does."""
     state = sight.state
+    stored = _by_storage(state)
     dropped: list[str] = []
-    groups = []
-    for names in _shared(state):
+    groups = split(stored, state, furthest=False)
+    for names in groups:
         whole = sorted(name for name in names if _whole(state[name]))
         if not whole:
             raise RuntimeError(NONE_WHOLE.format(names=set(names)))
-        groups.append(names)
         dropped += [name for name in names if name != whole[0]]
     left = _left(state, dropped)
-    still = [set(names) for names in _shared(left) if len(names) > 1]
+    beside = [[name for name in names if name in left] for names in stored if len(names) > 1]
+    still = [set(names) for names in split(filter(None, beside), state, furthest=False) if len(names) > 1]
     if still:
         raise RuntimeError(STILL_SHARED.format(names=still))
     return _written(left, Seen(_several(groups), tuple(sorted(dropped))))

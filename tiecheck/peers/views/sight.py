@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.peers.views import paths
@@ -75,26 +75,25 @@ class Sight:
             raise NotRun(f"would go round a cycle with {size.paths} module paths until Python stops it")
 
     @cached_property
-    def parameters(self) -> list[tuple[Tensor, list[str]]]:
-        """Each parameter with all its names.
+    def tied(self) -> Groups:
+        """The groups of names that are one parameter object.
 
         Raises:
             RecursionError: A registered cycle, or a very deep module.
             Endless: Too many names.
         """
         paths.check(self.extent())
-        return paths.named(self.module)
+        return ordered(paths.named(self.graph))
 
     @cached_property
-    def tied(self) -> Groups:
-        """The groups of names that are one parameter object. Raises what `parameters` raises."""
-        return ordered(names for _, names in self.parameters if len(names) > 1)
-
-    @cached_property
-    def again(self) -> list[tuple[str, list[str]]]:
-        """See `paths.seen_again`. Raises what `parameters` raises, by the paths of `named_children`."""
+    def again(self) -> list[list[str]]:
+        """See `paths.seen_again`. Raises what `tied` raises, by the paths of `named_children`."""
         paths.check(self.extent(once=True))
-        return paths.seen_again(self.module)
+        return paths.seen_again(self.graph)
+
+    def of_class(self, name: str) -> bool:
+        """Whether a class of this name is in the ancestry of any of the modules."""
+        return any(base.__name__ == name for kind in set(map(type, self.graph.modules)) for base in kind.__mro__)
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -107,10 +106,8 @@ class Sight:
             Exception: Whatever the module's own code raises.
         """
         paths.check(self.extent())
-        for module in self.graph.modules:
-            # FSDP1 (torch 2.13) gathers in its `state_dict()` and waits for the other ranks.
-            if any(base.__name__ == "FullyShardedDataParallel" for base in type(module).__mro__):
-                raise NotRun("an FSDP1 module's state_dict() waits for every rank")
+        if self.of_class("FullyShardedDataParallel"):  # FSDP1 (torch 2.13) gathers in its `state_dict()`
+            raise NotRun("an FSDP1 module's state_dict() waits for every rank")
         return dict(self.module.state_dict())
 
 

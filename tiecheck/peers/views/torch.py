@@ -24,7 +24,7 @@ def _run_identity(sight: Sight) -> Seen:
 def _with_buffers(sight: Sight) -> Seen:
     """Parameters and buffers in one table, by object."""
     paths.check(sight.extent())
-    return Seen(ordered(names for _, names in paths.named(sight.module, buffers=True) if len(names) > 1))
+    return Seen(ordered(paths.named(sight.graph, buffers=True)))
 
 
 def _run_functional(sight: Sight) -> Seen:
