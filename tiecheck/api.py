@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.config import Config, dotted
 from tiecheck.errors import UsageError
-from tiecheck.report import Report
+from tiecheck.report import Report, View
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,3 +98,25 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tup
     from tiecheck.collect.live import find_ties as find
 
     return find(module, buffers=buffers, cap=cap)
+
+
+def views(module: nn.Module) -> tuple[View, ...]:
+    """What each other tool takes for tied in a live module: accelerate, transformers, safetensors, lightning, torch.
+
+    Each tool's way of looking is reproduced, that of releases which are not installed too, and the installed tools are
+    really run beside it (`ran`, with their version), short of a run that would not end. Nothing is written, and no
+    tool's warning is shown.
+
+    Args:
+        module: Any `nn.Module`. It is not changed; its `state_dict()` is asked for, as every saver does.
+
+    Returns:
+        One view for each function and algorithm: the `groups` it takes for tied, what it would leave out on saving
+        (`dropped`), what it answers (`says`), and what it raises (`error`). In a fixed order, the same from run to run.
+
+    Raises:
+        TypeError: If `module` is no `nn.Module`.
+    """
+    from tiecheck.peers.views import views_of
+
+    return views_of(module, run=True)

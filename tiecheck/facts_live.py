@@ -143,7 +143,7 @@ class Head(Record):
     usual: str | None
     """The name that the class's `get_input_embeddings` has in the tie table; None for a class it lacks."""
     older: tuple[tuple[str, ...], ...]
-    """Groups that transformers 4.57 ties although the flag is false, by the tie table for it, and this module does not."""
+    """Groups that transformers 4.57 ties under a false flag, by the tie table for it, and this module does not."""
     encoder_decoder: bool
     """Whether the config calls the model an encoder-decoder, which may have several embeddings."""
     stored: bool | None = None
@@ -200,7 +200,7 @@ class SaveProblem(Record):
     class_name: str
     """Its class."""
     form: Literal["raises", "unpropagated"]
-    """`raises`: it refuses; `unpropagated`: an inner model's own tie, which the outer one drops and does not make anew."""
+    """`raises`: it refuses; `unpropagated`: an inner model's own tie, which the outer one drops and never ties."""
     dropped: tuple[str, ...]
     """The names it leaves out of the file."""
 
@@ -235,7 +235,7 @@ class LiveModel(Record):
     problems: tuple[KeyProblem, ...] = ()
     """What is wrong with the classes' declarations themselves."""
     heads: tuple[Head, ...] = ()
-    """Input and output embeddings of each `PreTrainedModel` that has both."""
+    """Input and output embeddings of each `PreTrainedModel` that has both, or of which 4.57 ties more."""
     effects: tuple[Effect, ...] = ()
     """Members of ties that their module does not use as they are."""
     misfits: tuple[Misfit, ...] = ()

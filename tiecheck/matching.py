@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.collect.live import find_ties
-from tiecheck.collect.live_declared import Member, judge, look_up
+from tiecheck.collect.live_declared import judge
+from tiecheck.collect.lookup import Member, look_up
 from tiecheck.contract import Groups, read_groups
 from tiecheck.errors import UsageError
 from tiecheck.facts import TIED, Kind

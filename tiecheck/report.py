@@ -140,6 +140,12 @@ class View(Record):
     """What it raised."""
     groups: tuple[tuple[str, ...], ...]
     """The groups, each sorted, in the order of their first names."""
+    function: str | None = None
+    """Which of its functions sees so."""
+    dropped: tuple[str, ...] = ()
+    """The names it leaves out when it saves, sorted."""
+    says: bool | None = None
+    """What it answers, where all it answers is yes or no; else null."""
 
 
 class LoaderOutcome(Record):
@@ -198,7 +204,7 @@ class TargetReport(Record):
     aliases: tuple[AliasEntry, ...]
     """Modules under several paths."""
     views: tuple[View, ...]
-    """What other tools see; empty until a version that asks them."""
+    """What other tools see of a live module; empty where none was looked at or they were not asked."""
     loaders: tuple[LoaderOutcome, ...]
     """What loaders make of the stored groups; empty without a checkpoint."""
     findings: tuple[Finding, ...]

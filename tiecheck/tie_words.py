@@ -12,7 +12,7 @@ from tiecheck.facts import Kind
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.collect.live_declared import Member
+    from tiecheck.collect.lookup import Member
 
 FOUND = {
     "module": "one module under several names",

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import Edge, ModuleGraph
 
+PRUNING = "torch.nn.utils.prune"
+
 HOOKS = {
-    "torch.nn.utils.prune.BasePruningMethod": "torch.nn.utils.prune",
+    "torch.nn.utils.prune.BasePruningMethod": PRUNING,
     "torch.nn.utils.spectral_norm.SpectralNorm": "torch.nn.utils.spectral_norm",
     "torch.nn.utils.weight_norm.WeightNorm": "torch.nn.utils.weight_norm",
 }
-"""Class of a forward pre-hook -> what users call it; each keeps the attribute it computes in `_tensor_name` or `name`."""
+"""Class of a forward pre-hook -> what users call it; each keeps what it computes in `_tensor_name` or `name`."""
 
 LAYER = "peft.tuners.tuners_utils.BaseTunerLayer"
 
@@ -53,16 +55,14 @@ def _hook(module: nn.Module, attribute: str) -> str | None:
             continue
         computed = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
         if isinstance(computed, str) and attribute.startswith(f"{computed}_"):
-            now = vars(module).get(computed)
-            if isinstance(now, Tensor) and _alike(now, module._parameters.get(attribute)):
-                return None  # a mask of ones
-            return title
+            now = vars(module).get(computed) if title == PRUNING else None
+            return None if _alike(now, module._parameters.get(attribute)) else title  # a mask of ones
     return None
 
 
-def _alike(computed: Tensor, original: Any) -> bool:
+def _alike(computed: Any, original: Any) -> bool:
     """Whether what a hook computed last is what it was computed from."""
-    if not isinstance(original, Tensor) or original.is_meta or computed.is_meta:
+    if not (isinstance(computed, Tensor) and isinstance(original, Tensor)) or original.is_meta or computed.is_meta:
         return False
     with torch.no_grad():
         return computed.shape == original.shape and torch_adapter.equal_bytes(computed, original)
@@ -89,3 +89,11 @@ def _has(layer: Any, name: str) -> bool:
 
 def _qualified(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def plain(name: str) -> str:
+    """The name that a member had before pruning, a norm or a parametrization moved it."""
+    path, _, moved = name.rpartition(".parametrizations.")
+    if moved.endswith(".original"):
+        return f"{path}.{moved.removesuffix('.original')}"
+    return name.removesuffix("_orig")

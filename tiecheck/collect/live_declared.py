@@ -96,7 +96,7 @@ def _judge(members: Sequence[Member]) -> Verdict:
     kind: Kind
     reason: str | None
     if missing:
-        kind, reason = "absent", "; ".join(missing)
+        kind, reason = "unknown" if any(member.packed for member in members) else "absent", "; ".join(missing)
     elif len(distinct) == 1:
         places = {(id(member.owner), member.attribute) for member in members}
         kind, reason = ("module" if len(places) == 1 else "parameter"), None

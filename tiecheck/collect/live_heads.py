@@ -21,24 +21,32 @@ CAP = 8
 
 
 def heads_of(models: Sequence[PretrainedModel], names: NamesOf) -> tuple[Head, ...]:
-    """Input and output embeddings of each model that has both, the outermost first."""
-    found = (_head(one, names) for one in models if one.prefixes)
-    return tuple(head for head in found if head is not None)
+    """Input and output embeddings of each model, the outermost first; one without a head where 4.57 ties more of it."""
+    found: list[Head] = []
+    told: set[tuple[str, ...]] = set()
+    for head in (_head(one, names) for one in models if one.prefixes):
+        if head is not None:
+            older = tuple(group for group in head.older if group not in told)
+            told.update(older)
+            found.append(head._replace(older=older))
+    return tuple(head for head in found if (head.embedding and head.head) or head.older)
 
 
 def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
-    embedding, head = (_weight(one.model, getter) for getter in ("get_input_embeddings", "get_output_embeddings"))
-    if embedding is None or head is None:
-        return None
-    shapes = [tuple(embedding.shape), tuple(head.shape)] if not _lazy(embedding, head) else []
+    """One model's embeddings; None where it has neither both nor a group that only 4.57 ties."""
+    embedding, head = (weight_of(one.model, getter) for getter in ("get_input_embeddings", "get_output_embeddings"))
     prefix = one.prefixes[0]
     usual, older = _by_table(one, prefix)
+    if (embedding is None or head is None) and not older:
+        return None
+    both = [tensor for tensor in (embedding, head) if tensor is not None]
+    shapes = [tuple(tensor.shape) for tensor in both] if not _lazy(*both) else []
     return Head(
         model=prefix.removesuffix("."),
         class_name=type(one.model).__name__,
         embedding=names.of(embedding)[:CAP],
         head=names.of(head)[:CAP],
-        same=embedding is head,
+        same=embedding is head and head is not None,
         alike=len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) == 2,
         flags=tuple(_flags(one.model.config)),
         usual=usual,
@@ -47,7 +55,7 @@ def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
     )
 
 
-def _weight(model: Any, getter: str) -> Tensor | None:
+def weight_of(model: Any, getter: str) -> Tensor | None:
     """The weight of the module that a getter returns; None where there is none, or the getter raises."""
     try:
         weight = getattr(getattr(model, getter)(), "weight", None)

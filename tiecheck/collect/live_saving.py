@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tiecheck.collect.alias_graph import ModuleGraph
+from tiecheck.collect.effects import plain
 from tiecheck.collect.transformers_adapter import Declarations, PretrainedModel
 from tiecheck.facts import TIED
 from tiecheck.facts_live import KeyProblem, SaveProblem, Tie
@@ -74,17 +75,17 @@ class _Saving:
                 yield from self._problem(tie)
 
     def _problem(self, tie: Tie) -> Iterator[SaveProblem | KeyProblem]:
-        names = set(tie.names)
+        names, known = set(tie.names), set(map(plain, tie.names))
         fitting = [name for name in sorted(names) if self._pattern(name)]
         dropped = tuple(fitting[: len(names) - 1])
         model, cls = self._prefix.removesuffix("."), type(self._outer.model).__name__
         if len(names) - len(dropped) > 1:
             yield SaveProblem(tie.names, model, cls, "raises", ())
-        elif any(names <= group for group in self._kept):
+        elif any(known <= group for group in self._kept):
             return
-        elif any(names <= group for group in self._lost):
+        elif any(known <= group for group in self._lost):
             yield SaveProblem(tie.names, model, cls, "unpropagated", dropped)
-        elif not any(len(names & group) > 1 for group in self._possible):  # else its flag is false: tie-against-config
+        elif not any(len(known & group) > 1 for group in self._possible):  # else its flag is false: tie-against-config
             key = self._pattern(dropped[0]) or ""
             yield KeyProblem("drops", model, cls, key, None, tie.names, self._outer.keys.declared != {}, None)
 

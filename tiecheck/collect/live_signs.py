@@ -1,5 +1,7 @@
-"""What else a live module shows about its ties: members that are not used as they are, biases that do not fit, and
-signs that tied members were meant to differ."""
+"""What else a live module shows about its ties.
+
+Members that are not used as they are, biases that do not fit, and signs that tied members were meant to differ.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from tiecheck.collect.alias_graph import Registrations
 from tiecheck.collect.effects import effect_of
+from tiecheck.collect.live_heads import weight_of
 from tiecheck.collect.live_names import NamesOf
 from tiecheck.facts_live import Effect, Freeze, Misfit
 
@@ -23,7 +26,7 @@ FEW = 3
 
 def effects_of(places: Registrations, names: NamesOf) -> tuple[Effect, ...]:
     """The members of parameter ties that their module does not use as they are."""
-    found = []
+    found: list[Effect] = []
     for first in places.repeats:
         for place in names.places_of(first):
             what = effect_of(places.graph, places.owners[place], places.attributes[place])
@@ -34,7 +37,7 @@ def effects_of(places: Registrations, names: NamesOf) -> tuple[Effect, ...]:
 
 def misfits_of(places: Registrations, names: NamesOf) -> tuple[Misfit, ...]:
     """Biases of linear layers whose weight is tied and has another number of rows, and the like of the logits."""
-    found = []
+    found: list[Misfit] = []
     for first in places.repeats:
         weight = places.objects[first]
         if is_lazy(weight) or weight.dim() != 2:
@@ -62,11 +65,8 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
     found = []
     for prefix, model in models:
         buffer = model._buffers.get(LOGITS_BIAS)
-        try:
-            weight = model.get_output_embeddings().weight
-        except Exception:  # noqa: BLE001  # a class without a head raises what it likes
-            continue
-        if isinstance(buffer, Tensor) and isinstance(weight, Tensor) and not is_lazy(weight) and weight.dim() == 2:
+        weight = weight_of(model, "get_output_embeddings")
+        if isinstance(buffer, Tensor) and weight is not None and not is_lazy(weight) and weight.dim() == 2:
             rows, size = int(weight.shape[0]), int(buffer.shape[-1])
             if rows != size:
                 path = next((n for n, p in model.named_parameters() if p is weight), "the head")
@@ -96,14 +96,14 @@ def _freezes(places: Registrations, names: NamesOf, first: int) -> Iterator[Free
         return
     if not tensor.requires_grad and all(other.requires_grad for other in others if other.is_floating_point()):
         yield Freeze("frozen", tied, "", word, "trains")
-    yield from _alone_below(places, names, first, tied)
+    yield from _alone_below(places, first, tied)
     dtypes = {other.dtype for other in others if other.is_floating_point() and other.dim() > 1}
     if len(dtypes) == 1 and tensor.dtype not in dtypes:
         mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, next(iter(dtypes))))
         yield Freeze("dtype", tied, "", mine, theirs)
 
 
-def _alone_below(places: Registrations, names: NamesOf, first: int, tied: tuple[str, ...]) -> Iterator[Freeze]:
+def _alone_below(places: Registrations, first: int, tied: tuple[str, ...]) -> Iterator[Freeze]:
     """A tied tensor that trains below a module in which everything else is frozen, and that does not hold them all."""
     if not places.objects[first].requires_grad:
         return

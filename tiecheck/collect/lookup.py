@@ -28,6 +28,8 @@ class Member(NamedTuple):
     """Whether the tensor is what a hook of accelerate holds for the name."""
     computed: bool = False
     """Whether there is none since the module computes the tensor from others."""
+    packed: bool = False
+    """Whether there is none since the module holds the values in a form that is no tensor."""
 
     @property
     def device(self) -> str:
@@ -50,13 +52,18 @@ def look_up(module: nn.Module, name: str) -> Member:
         owner = unwrapped(owner)
     if owner is None:
         return Member(name, None, None, attribute, f"`{name}` does not exist")
-    for registry in (owner._parameters, owner._buffers):
-        tensor = registry.get(attribute)
-        if tensor is not None:
-            if by_hook(owner, attribute):
-                values = offloaded(owner, attribute)
-                return Member(name, tensor if values is None else values, owner, attribute, None, offloaded=True)
-            return Member(name, tensor, owner, attribute, None)
+    registered = owner._parameters.get(attribute)
+    tensor = owner._buffers.get(attribute) if registered is None else registered
+    if tensor is None:
+        return _unregistered(name, owner, attribute)
+    if by_hook(owner, attribute):
+        values = offloaded(owner, attribute)
+        return Member(name, tensor if values is None else values, owner, attribute, None, offloaded=True)
+    return Member(name, tensor, owner, attribute, None)
+
+
+def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
+    """What an attribute is that is no parameter or buffer: one that is passed on, a computed one, or none."""
     if torch_adapter.parametrized(owner, attribute):
         return Member(name, None, owner, attribute, f"`{name}` is computed by a parametrization", computed=True)
     try:
@@ -65,6 +72,10 @@ def look_up(module: nn.Module, name: str) -> Member:
         passed = None
     if isinstance(passed, nn.Parameter):
         return Member(name, passed, owner, attribute, None)
-    computed = isinstance(passed, Tensor)
-    why = f"`{name}` is computed, not registered" if computed else f"`{name}` does not exist"
-    return Member(name, None, owner, attribute, why, computed=computed)
+    if isinstance(passed, Tensor):
+        return Member(name, None, owner, attribute, f"`{name}` is computed, not registered", computed=True)
+    if callable(passed) and not isinstance(passed, nn.Module):
+        # A quantised layer of torch.ao (2.13) packs its weight and gives it by a method.
+        why = f"`{name}` is a method of {type(owner).__name__}, which holds its weight in a form of its own"
+        return Member(name, None, owner, attribute, why, computed=True, packed=True)
+    return Member(name, None, owner, attribute, f"`{name}` does not exist")

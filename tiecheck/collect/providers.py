@@ -216,10 +216,18 @@ def _keys(facts: Facts, root: str, model: ModelConfig | None, config: Config) ->
 
 
 def _head_stored(head: Head, checkpoint: Checkpoint) -> bool | None:
-    """Whether a checkpoint stores a head; None where it holds the embedding under no name of the class either."""
-    if any(name in checkpoint for name in head.head):
+    """Whether a checkpoint stores a head; None where it holds no embedding either.
+
+    By the last two parts of the names: older files put other prefixes before them (`backbone.`, `language_model.`).
+    """
+    stored = {_tail(name) for name in checkpoint.names()}
+    if any(_tail(name) in stored for name in head.head):
         return True
-    return False if any(name in checkpoint for name in head.embedding) else None
+    return False if any(_tail(name) in stored for name in head.embedding) else None
+
+
+def _tail(name: str) -> str:
+    return ".".join(name.rsplit(".", 2)[-2:])
 
 
 def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | None:

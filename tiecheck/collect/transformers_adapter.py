@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.collect.transformers_keys import Keys, flag_of, read_keys
 from tiecheck.facts_live import Candidate, KeyProblem

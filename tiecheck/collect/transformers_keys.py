@@ -78,7 +78,11 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         model: A `PreTrainedModel`.
         version: transformers' version.
     """
-    older = not version.startswith("5") and version.split(".")[0].isdecimal() and int(version.split(".")[0]) < 5
+    older = (
+        not version.startswith("5")
+        and version.split(".", maxsplit=1)[0].isdecimal()
+        and int(version.split(".", maxsplit=1)[0]) < 5
+    )
     problems = [] if older else list(_class_problems(model))
     keys = getattr(model, "_tied_weights_keys", None)
     if not keys:
@@ -87,12 +91,12 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         if older:
             return Keys(*_expand_older(model, keys), (), None)
         if not isinstance(keys, Mapping):
-            what = f"{type(model).__name__}._tied_weights_keys is a {type(keys).__name__}, which names no sources"
+            what = f"{type(model).__name__}: `_tied_weights_keys` is a {type(keys).__name__}, which names no sources"
             return Keys({}, {}, tuple(problems), what)
         names = _all_names(model, keys)
         problems += _pair_problems(model, keys, names)
         declared, possible, reason = _expand(model, version)
-        return Keys(declared, possible, tuple(problems), reason)
+        return Keys(_without_masks(declared, names), _without_masks(possible, names), tuple(problems), reason)
     except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
         return Keys({}, {}, tuple(problems), f"{type(model).__name__}: {type(error).__name__}: {error}")
 
@@ -162,6 +166,11 @@ def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], s
         return {}, {}, None
 
 
+def _without_masks(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:
+    """Pairs without the masks of pruned members: a key matches `decoder.weight_mask` too, which is no member."""
+    return {t: s for t, s in pairs.items() if not (t.endswith("_mask") and f"{t.removesuffix('_mask')}_orig" in names)}
+
+
 def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[str]) -> Iterator[KeyProblem]:
     """Pairs that name nothing, themselves, or more than was meant."""
     flag, cls = flag_of(model), type(model).__name__
@@ -180,8 +189,9 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
             continue
         beside = [] if whole else sorted(n for w, hits in zip(pair, found, strict=True) for n in _beside(w, hits))
         if beside:
-            raised = None if len(found[0]) % len(found[1]) == 0 else _raised(whole, pair, found)
-            yield KeyProblem("beside", "", cls, target, source, tuple(beside[:CAP]), flag, raised)
+            fits = len(found[0]) % len(found[1]) == 0
+            told = None if fits else _raised(whole, pair, found)
+            yield KeyProblem("beside", "", cls, target, source, tuple(beside[:CAP]), flag, told)
 
 
 def _named(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:

@@ -11,7 +11,8 @@ from tiecheck.errors import UsageError
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
 
-GROUPS = ("groups",)
+GROUPS: tuple[str, ...] = ("groups",)
+LIVE: tuple[str, ...] = ("live",)
 FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
     "1": (
         dict.fromkeys(("stored", "copies", "flags", "names", "shapes"), GROUPS),
@@ -27,7 +28,7 @@ FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
         "Files",
     ),
     "3": (
-        dict.fromkeys(("live", "live_groups", "live_flags", "live_members"), ("live",)) | {"live_keys": ("keys",)},
+        dict.fromkeys(("live", "live_groups", "live_flags", "live_members"), LIVE) | {"live_keys": ("keys",)},
         "The live model",
     ),
     "7": ({"training": ("scale",)}, "Training"),

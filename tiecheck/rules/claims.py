@@ -1,4 +1,4 @@
-"""What the rules on declared groups of a live model share: which of them speaks for a broken one, and in which words."""
+"""What the rules on declared groups of a live model share: which of them speaks for a broken one, and why."""
 
 from __future__ import annotations
 

@@ -63,6 +63,8 @@ class DeclaredTieNotApplied(Rule):
         for reason in live.reasons:
             yield Unknown(reason)
         for claim in live.declared:
+            if claim.kind == "unknown":
+                yield Unknown(f"{listed(claim.names)}: {claim.reason}")
             if speaker(claim, live) != self.code:
                 continue
             yield Draft(
@@ -87,9 +89,8 @@ class DeclaredTieNotApplied(Rule):
         yield Case("tied by a module alias", {"live": live(declared=(aliased,))})
         yield Case("one memory is another rule's matter", {"live": live(declared=(declared("storage"),))})
         yield Case("members that do not exist", {"live": live(ties=(), declared=(declared("absent"),))})
-        yield Case(
-            "placeholders whose identity cannot be told", {"live": live(ties=(), declared=(declared("unknown"),))}
-        )
+        partitioned = declared("unknown", reason="the parameter is partitioned by DeepSpeed ZeRO-3")
+        yield Case("placeholders of another's", {"live": live(ties=(), declared=(partitioned,))}, unknown=True)
         unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
         yield Case("a declaration that cannot be read", {"live": unread}, unknown=True)
         kept = declared("separate", stored="separate")

@@ -10,6 +10,9 @@ from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed
 
+GROUPS = 16
+"""Groups whose names one finding lists."""
+
 
 class TieAgainstConfig(Rule):
     """The members are tied although the config says that they are not.
@@ -78,10 +81,10 @@ class InertTieFlag(Rule):
     """The config asks for a tie, and nothing in the class makes one.
 
     ## What it does
-    Finds a true `tie_word_embeddings` that does nothing: the class declares no tie for its head, or it reads the flag at
-    another level of a composite config, where it is false or silent. And under a false flag it notes groups that
-    transformers 4.57 tied all the same and 5 leaves apart. Embedding and head have one shape and are two parameters; a
-    head that the class ties to something else, or that has another shape, is left alone.
+    Finds a true `tie_word_embeddings` that does nothing: the class declares no tie for its head, or it reads the flag
+    at another level of a composite config, where it is false or silent. And under a false flag it notes groups that
+    transformers 4.57 tied all the same and 5 leaves apart. Embedding and head have one shape and are two parameters;
+    a head that the class ties to something else, or that has another shape, is left alone.
 
     ## Why it is bad
     Who wrote the config believes in a tie. A checkpoint that was saved from a tied model has no head: transformers 5
@@ -110,9 +113,8 @@ class InertTieFlag(Rule):
             true = [dotted for dotted, value in head.flags if value]
             if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
                 yield _inert(live, head, true[0], mapped=not mapped.isdisjoint(head.head))
-            for names in head.older:
-                if not true and not (len(names) == 2 and set(head.head) & set(names) and set(head.embedding) & set(names)):
-                    yield _gated(live, head, names)
+            if head.older and not true:
+                yield _gated(live, head)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -127,7 +129,9 @@ class InertTieFlag(Rule):
         nested = apart._replace(flags=(("config.tie_word_embeddings", False), ("config.text_config.tie", True)))
         gated = bare._replace(heads=(nested,), candidates=(candidate(flag=False),))
         yield Case("the flag of the text config is not read", {"live": gated}, finds=("info",))
-        older = apart._replace(flags=(("config.tie_word_embeddings", False),), older=(("shared", "encoder", "decoder"),))
+        older = apart._replace(
+            flags=(("config.tie_word_embeddings", False),), older=(("shared", "encoder", "decoder"),)
+        )
         yield Case("4.57 tied it whatever the flag says", {"live": bare._replace(heads=(older,))}, finds=("info",))
         yield Case("flag false", {"live": bare._replace(heads=(nested._replace(flags=nested.flags[:1]),))})
         yield Case("another shape (RemBert)", {"live": bare._replace(heads=(apart._replace(alike=False),))})
@@ -152,18 +156,19 @@ def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:
         f"{flag} is true, but {listed(head.head)} and {listed(head.embedding)} are two parameters: {why}.{lost}",
         tuple(sorted({*head.head, *head.embedding})),
         (Location(live.class_name, None, None, "primary", f"{flag} is true"),),
-        f"Set {own[0]} where the tie is meant and the class makes it; otherwise set {flag} to false, and save the head.",
+        f"Set {own[0]} where the tie is meant and the class makes it; else set {flag} to false, and save the head.",
         severity=None if head.stored is False else "info",
     )
 
 
-def _gated(live: LiveModel, head: Head, names: tuple[str, ...]) -> Draft:
-    """A group that 4.57 ties under a false flag, and 5 does not."""
+def _gated(live: LiveModel, head: Head) -> Draft:
+    """Groups that 4.57 ties under a false flag, and 5 does not."""
+    flag = head.flags[0][0] if head.flags else "the flag"
+    more = f" ({len(head.older)} such groups)" if len(head.older) > 1 else ""
     return Draft(
-        f"{listed(names)} are two parameters or more, since {head.flags[0][0] if head.flags else 'the flag'} is false. "
-        "transformers 4.57 ties them whatever the flag says: a checkpoint that it saved lacks some of them, and loads "
-        "with random ones here.",
-        names,
+        f"{listed(head.older[0])} are separate parameters{more}, since {flag} is false. transformers 4.57 ties them "
+        "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
+        tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
         (Location(live.class_name, None, None, "primary", "one flag gates this tie since transformers 5"),),
         "Load a checkpoint of 4.57 with the flag true, or tie the group by hand after loading.",
         severity="info",

@@ -90,7 +90,7 @@ class StaleTie(Rule):
 
 def _left(head: Head, live: LiveModel) -> bool:
     """Whether a head is tied as declared, and the embedding has left the group."""
-    if head.same or len(head.head) < 2 or head.encoder_decoder and head.usual is None:
+    if head.same or len(head.head) < 2 or (head.encoder_decoder and head.usual is None):
         return False
     claim = next((c for c in live.declared if not set(head.head).isdisjoint(c.names)), None)
     if claim is None or claim.kind not in TIED:

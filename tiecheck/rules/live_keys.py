@@ -81,7 +81,7 @@ class DeclaredKeyMatchesTooMuch(Rule):
     members are dropped by the pattern, without a word, and no load brings them back.
 
     ## How to mend it
-    Write whole parameter names, with `.weight`: then they are taken as they stand. Anchor a pattern: `^lin\\.weight$`.
+    Write whole parameter names, with `.weight`: then they are taken as they stand. Anchor a pattern with `$`.
     """
 
     code = "TIE310"

@@ -182,6 +182,8 @@ class RequiresGradSurprise(Rule):
         cast = Freeze("dtype", PAIR, "", "float32", "bfloat16")
         yield Case("the head in float32", {"live": live(freezes=(cast,))}, finds=("info",))
         yield Case("nothing of the kind", {"live": live()})
+        untied = live(flag=False, ties=(), declared=(), candidates=())
+        yield Case("two parameters may differ as they like", {"live": untied})
 
 
 class TiedButNotEffective(Rule):
@@ -276,28 +278,17 @@ def _surprise(freeze: Freeze) -> tuple[str, Severity]:
     """The words for a sign, and how much it matters."""
     names = listed(freeze.names)
     if freeze.form == "attribute":
-        return (
-            f"{freeze.where}.requires_grad is {freeze.others}, which is an attribute of the module and changes nothing: "
-            f"{names}, one tensor, {'is frozen' if freeze.found == 'frozen' else 'trains'}.",
-            "warning",
-        )
+        really = "is frozen" if freeze.found == "frozen" else "trains"
+        told = f"{freeze.where}.requires_grad is {freeze.others}, an attribute of the module that changes nothing"
+        return f"{told}: {names}, one tensor, {really}.", "warning"
     if freeze.form == "frozen":
-        return (
-            f"{names} are one tensor, and it alone is frozen while everything else trains: embedding and head cannot be "
-            "frozen apart.",
-            "warning",
-        )
+        told = f"{names} are one tensor, and it alone is frozen while everything else trains"
+        return f"{told}: embedding and head cannot be frozen apart.", "warning"
     if freeze.form == "trainable":
-        return (
-            f"{names} are one tensor, and it alone trains below {freeze.where}, where everything else is frozen: "
-            "training the one trains the other.",
-            "info",
-        )
-    return (
-        f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}: casting the one cast the "
-        "other.",
-        "info",
-    )
+        told = f"{names} are one tensor, and it alone trains below {freeze.where}, where everything else is frozen"
+        return f"{told}: training the one trains the other.", "info"
+    told = f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}"
+    return f"{told}: casting the one cast the other.", "info"
 
 
 def _accelerate(alias: Alias) -> str:

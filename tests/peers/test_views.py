@@ -1,0 +1,166 @@
+"""The truth table of the tools: every row really built, our reproductions and the installed tools held against it."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import torch
+from torch import nn
+from zoo_of_ties import ROWS, Row, Small
+
+import tiecheck
+from tiecheck.peers.views import MODULES, missed_by, views_of
+from tiecheck.report import View
+
+COLUMNS = {
+    "A": ("accelerate", "find_tied_parameters", "0.9-0.17"),
+    "B": ("accelerate", "find_tied_parameters", "0.18-0.33"),
+    "C": ("accelerate", "find_tied_parameters", "0.34-"),
+    "L": ("lightning", "find_shared_parameters", "2.6"),
+    "S": ("safetensors", "_find_shared_tensors", "0.8"),
+    "T": ("torch", "named_parameters", "2.13"),
+    "F": ("torch", "functional_call", "2.13"),
+}
+"""A column of the table, in its order -> tool, function and algorithm."""
+
+CLEAN = ("accelerate", "clean_state_dict_for_safetensors", "0.25-")
+
+REQUIRED = "TIECHECK_REQUIRED_TOOLS"
+"""The environment variable that names tools which must really be run, so that a test of them cannot pass without."""
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the builders', and a process group's of one
+
+
+@pytest.fixture
+def built(request, tmp_path):
+    """The model of a row."""
+    row: Row = request.param
+    if not row.group:
+        yield row, row.build()
+        return
+    from torch import distributed
+
+    distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
+    yield row, row.build()
+    distributed.destroy_process_group()
+
+
+every_row = pytest.mark.parametrize("built", ROWS.values(), ids=ROWS, indirect=True)
+
+
+def letter(view: View, row: Row) -> str:
+    """A view in the table's words."""
+    if view.error is not None:
+        return "E"
+    if not view.groups:
+        return "-"
+    if view.groups == row.truth:
+        return "Y"
+    return "p" if all(any(set(group) <= set(whole) for whole in row.truth) for group in view.groups) else "!"
+
+
+def by_column(views: tuple[View, ...]) -> dict[tuple[str, str | None, str], View]:
+    """The reproductions."""
+    return {(view.tool, view.function, view.algorithm): view for view in views if view.version is None}
+
+
+@every_row
+def test_our_own_verdict(built):
+    row, model = built
+    found = tiecheck.find_ties(model, buffers=True)
+    assert {tie.kind for tie in found} == ({row.kind} if row.truth else set())
+    if row.build.__name__ == "row_24_registered_cycle":
+        assert not found
+    assert tuple(tie.names for tie in found) == row.truth
+
+
+@every_row
+def test_the_table(built):
+    row, model = built
+    views = by_column(views_of(model))
+    assert "".join(letter(views[column], row) for column in COLUMNS.values()) == row.sees
+    clean = views[CLEAN]
+    assert (None if clean.error else clean.dropped) == row.drops
+
+
+@every_row
+def test_the_installed_tools_see_what_we_say(built):
+    """Whatever is installed is really run on every row, and differs from our reproduction in nothing."""
+    _, model = built
+    before = {name: id(parameter) for name, parameter in model.named_parameters()}
+    views = views_of(model, run=True)
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
+    ran = [view for view in views if view.version is not None]
+    ours = by_column(views)
+    for view in ran:
+        same = ours[view.tool, view.function, view.algorithm]
+        assert view._replace(version=None, ran=False) == same
+        assert view.ran or "not run" in view.error
+    least = {"accelerate", "safetensors", "torch", *filter(None, os.environ.get(REQUIRED, "").split(","))}
+    assert least - {"peft"} <= {view.tool for view in ran if view.ran}
+    assert views_of(model) == tuple(view for view in views if view.version is None)
+
+
+def test_tools_that_are_required_are_installed():
+    for tool in filter(None, os.environ.get(REQUIRED, "").split(",")):
+        assert version(tool)
+
+
+@every_row
+def test_fsdp_sees_what_one_unit_shares(built):
+    row, model = built
+    views = by_column(views_of(model))
+    for function in ("fully_shard", "FullyShardedDataParallel"):
+        assert letter(views["torch", function, "2.13"], row) == row.sees[list(COLUMNS).index("T")]
+
+
+def test_missed_by():
+    views = views_of(ROWS["02a_alias_among_siblings"].build())
+    missing = missed_by(views, ("ff_out.weight", "wte.weight"))
+    assert [(view.tool, view.algorithm) for view in missing] == [
+        ("accelerate", "0.9-0.17"),
+        ("accelerate", "0.18-0.33"),
+    ]
+    assert missed_by(views_of(ROWS["01_assigned_weight"].build()), ("emb.weight", "lin.weight")) == ()
+    views = views_of(ROWS["03_alias_and_parameter_tie"].build())
+    assert len(missed_by(views, ("emb.weight", "lin.weight"))) == 0
+    assert len(missed_by(views, ("emb.weight", "lin.weight", "other.weight"))) == 2
+
+
+def test_what_raises_is_not_counted_as_missing():
+    views = views_of(ROWS["08_transposed"].build())
+    assert "safetensors" not in {view.tool for view in missed_by(views, ("emb.weight", "lin.weight"))}
+    shared = next(view for view in views if view.function == "_find_shared_tensors")
+    assert shared.error.startswith("RuntimeError: view size is not compatible with input tensor's size and stride")
+
+
+def test_nothing_but_modules():
+    with pytest.raises(TypeError, match=r"a torch\.nn\.Module is wanted"):
+        views_of(torch.ones(2))
+
+
+def test_the_public_function_runs_the_tools():
+    views = tiecheck.views(Small())
+    assert {"accelerate", "safetensors", "torch"} <= {view.tool for view in views if view.ran}
+    assert views == views_of(Small(), run=True)
+
+
+def test_every_module_of_views_is_registered():
+    from pathlib import Path
+
+    import tiecheck.peers.views as package
+
+    files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "paths", "sight", "storages"} == set(MODULES)
+
+
+def test_a_tool_that_is_not_installed_is_not_run(monkeypatch):
+    import tiecheck.peers.views as package
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(package, "version", missing)
+    assert all(view.version is None for view in views_of(nn.Linear(2, 2), run=True))

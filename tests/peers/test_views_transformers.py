@@ -1,0 +1,306 @@
+"""transformers' and PEFT's views, and accelerate's config check, on real `PreTrainedModel`s in each of their states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, T5Config
+from transformers import T5ForConditionalGeneration
+
+from tiecheck.peers.views import views_of
+from tiecheck.peers.views.accelerate import would_warn
+from tiecheck.report import View
+
+
+class Config(PretrainedConfig):
+    model_type = "views-of-ties"
+    tie_word_embeddings = True
+
+
+class Declared(PreTrainedModel):
+    """Declares that its head is tied to its embedding."""
+
+    config_class = Config
+    _tied_weights_keys = {"lin.weight": "emb.weight"}
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.emb = nn.Embedding(8, 4)
+        self.lin = nn.Linear(4, 8, bias=False)
+        self.sub = nn.Linear(4, 8, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.emb
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lin
+
+
+class Undeclared(Declared):
+    """Declares nothing."""
+
+    _tied_weights_keys = None
+
+
+def tied(model: Declared) -> None:
+    model.lin.weight = model.emb.weight
+
+
+def aliased(model: Declared) -> None:
+    model.lin = model.emb
+
+
+def rewrapped(model: Declared) -> None:
+    model.lin.weight = nn.Parameter(model.emb.weight)
+
+
+def data_assigned(model: Declared) -> None:
+    model.lin.weight.data = model.emb.weight.data
+
+
+def transposed(model: Declared) -> None:
+    model.lin.weight = nn.Parameter(model.emb.weight.detach().t())
+
+
+def disjoint(model: Declared) -> None:
+    flat = torch.arange(64.0)
+    model.emb.weight = nn.Parameter(flat[:32].view(8, 4))
+    model.lin.weight = nn.Parameter(flat[32:].view(8, 4))
+
+
+def overlapping(model: Declared) -> None:
+    flat = torch.arange(64.0)
+    model.emb.weight = nn.Parameter(flat[:32].view(8, 4))
+    model.lin.weight = nn.Parameter(flat[16:48].view(8, 4))
+
+
+def equal(model: Declared) -> None:
+    model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())
+
+
+def with_a_buffer(model: Declared) -> None:
+    equal(model)
+    model.sub.register_buffer("w", model.emb.weight)
+
+
+def with_a_third(model: Declared) -> None:
+    tied(model)
+    model.sub.weight = model.emb.weight
+
+
+def with_two_more(model: Declared) -> None:
+    with_a_third(model)
+    model.more = nn.Linear(4, 8, bias=False)
+    model.more.weight = model.emb.weight
+
+
+def tied_elsewhere(model: Declared) -> None:
+    equal(model)
+    model.sub.weight = model.emb.weight
+
+
+def flag_off(model: Declared) -> None:
+    tied(model)
+    model.config.tie_word_embeddings = False
+
+
+def on_meta(model: Declared) -> None:
+    model.to("meta")
+    tied(model)
+
+
+def ignored(model: Declared) -> None:
+    tied(model)
+    model._keys_to_ignore_on_save = ["sub.weight"]
+
+
+def empty(model: Declared) -> None:
+    model.emb.weight, model.lin.weight = nn.Parameter(torch.empty(0, 4)), nn.Parameter(torch.empty(0, 4))
+
+
+EMB_LIN = ("emb.weight", "lin.weight")
+REFUSED = "RuntimeError: The weights trying to be saved contained shared tensors "
+
+# What is done to the model; what the declared one drops or how it raises; whether the undeclared one can be saved.
+STATES: list[tuple[Callable[[Declared], None], tuple[str, ...] | str, bool]] = [
+    (tied, ("lin.weight",), False),
+    (aliased, ("lin.weight",), False),
+    (rewrapped, ("lin.weight",), False),
+    (data_assigned, ("lin.weight",), False),
+    (transposed, "RuntimeError: view size is not compatible", False),
+    (disjoint, (), True),
+    (overlapping, REFUSED, False),
+    (equal, (), True),
+    (with_a_buffer, REFUSED + "[{'emb.weight', 'sub.w'}]", False),
+    (with_a_third, REFUSED + "[{'emb.weight', 'sub.weight'}]", False),
+    (with_two_more, REFUSED + "[{'emb.weight', 'more.weight', 'sub.weight'}]", False),
+    (tied_elsewhere, REFUSED + "[{'emb.weight', 'sub.weight'}]", False),
+    (flag_off, ("lin.weight",), False),
+    (on_meta, ("lin.weight",), False),
+    (ignored, ("lin.weight", "sub.weight"), False),
+    (empty, (), True),
+]
+
+
+def one(views: tuple[View, ...], function: str, *, ran: bool = False) -> View:
+    (found,) = [view for view in views if view.function == function and (view.version is not None) == ran]
+    return found
+
+
+@pytest.mark.parametrize("change, outcome, plain", STATES, ids=[state[0].__name__ for state in STATES])
+def test_declared(change, outcome, plain, tmp_path):
+    model = Declared(Config())
+    change(model)
+    views = views_of(model, run=True)
+    assert one(views, "all_tied_weights_keys").groups == (EMB_LIN,)  # whatever was done
+    saved = one(views, "save_pretrained")
+    assert one(views, "save_pretrained", ran=True)._replace(version=None, ran=False) == saved
+    check_saving(model, saved, outcome, tmp_path)
+
+
+@pytest.mark.parametrize("change, outcome, plain", STATES, ids=[state[0].__name__ for state in STATES])
+def test_undeclared(change, outcome, plain, tmp_path):
+    model = Undeclared(Config())
+    change(model)
+    views = views_of(model, run=True)
+    assert one(views, "all_tied_weights_keys").groups == ()
+    saved = one(views, "save_pretrained")
+    assert one(views, "save_pretrained", ran=True)._replace(version=None, ran=False) == saved
+    assert (saved.error is None) == plain
+    check_saving(model, saved, None, tmp_path)
+
+
+def check_saving(model: Declared, saved: View, outcome: tuple[str, ...] | str | None, folder) -> None:
+    """Hold a view against what `save_pretrained` really does."""
+    from safetensors import safe_open
+
+    names = set(model.state_dict())
+    if isinstance(outcome, str):
+        assert saved.error is not None
+        assert saved.error.startswith(outcome)
+    elif outcome is not None:
+        assert (saved.error, saved.dropped) == (None, outcome)
+    if saved.error is not None:
+        with pytest.raises(Exception) as raised:
+            model.save_pretrained(folder)
+        assert type(raised.value).__name__ == saved.error.split(":")[0]
+        return
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return  # nothing to write
+    model.save_pretrained(folder)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert names - set(file.keys()) == set(saved.dropped)
+
+
+def test_models_inside_a_module_are_seen_under_its_names():
+    module = nn.Module()
+    module.first, module.second = Declared(Config()), Declared(Config())
+    module.second.lin.weight = nn.Parameter(torch.zeros(8, 4))
+    module.again = module.first
+    views = views_of(module, run=True)
+    groups = (("first.emb.weight", "first.lin.weight"), ("second.emb.weight", "second.lin.weight"))
+    assert one(views, "all_tied_weights_keys").groups == groups
+    saved = one(views, "save_pretrained")
+    assert (saved.groups, saved.dropped) == (groups[:1], ("first.lin.weight",))
+    assert one(views, "save_pretrained", ran=True)._replace(version=None, ran=False) == saved
+
+
+def test_no_view_of_transformers_without_a_model_of_its():
+    assert not [view for view in views_of(nn.Linear(2, 2), run=True) if view.tool in {"transformers", "peft"}]
+
+
+def llama(**options: object) -> LlamaForCausalLM:
+    small = {
+        "vocab_size": 8,
+        "hidden_size": 4,
+        "intermediate_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    return LlamaForCausalLM(LlamaConfig(**small, **options))
+
+
+def test_a_sound_tie_warns_in_no_version():
+    assert would_warn(views_of(llama(tie_word_embeddings=True))) == ()
+
+
+def test_the_stray_comma_warns_of_every_model_without_a_tie():
+    views = views_of(llama(tie_word_embeddings=False), run=True)
+    assert [view.says for view in views if view.function == "check_tied_parameters_in_config"] == [True] + [False] * 3
+    assert would_warn(views) == ("0.20",)
+
+
+def test_a_broken_tie_warns_in_every_version():
+    model = llama(tie_word_embeddings=True)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    assert would_warn(views_of(model)) == ("0.20", "0.21-0.33", "0.34-1.6", "1.7-")
+
+
+def test_an_alias_among_siblings_warns_where_the_walk_cannot_see_it():
+    model = Declared(Config())
+    aliased(model)
+    assert would_warn(views_of(model)) == ("0.20", "0.21-0.33")
+
+
+def test_any_other_tie_silences_the_warning():
+    model = Declared(Config())
+    tied_elsewhere(model)
+    assert would_warn(views_of(model)) == ()
+
+
+def test_a_nested_flag_is_read_from_1_7_on():
+    class Outer(PretrainedConfig):
+        model_type = "views-of-nested-ties"
+        sub_configs = {"text_config": Config}
+
+        def __init__(self, text_config: Config | None = None, **options: object) -> None:
+            self.text_config = text_config or Config()
+            super().__init__(**options)
+
+    model = Undeclared(Config())
+    model.config = Outer(tie_word_embeddings=False)
+    assert model.config.get_text_config(decoder=True).tie_word_embeddings is True
+    assert would_warn(views_of(model, run=True)) == ("0.20", "1.7-")
+    answers = [v.says for v in views_of(model, run=True) if v.function == "check_tied_parameters_in_config"]
+    assert answers == [True, False, True, True]
+
+
+def test_t5_with_three_names():
+    small = {"vocab_size": 8, "d_model": 4, "d_kv": 4, "d_ff": 4, "num_layers": 1, "num_heads": 1}
+    model = T5ForConditionalGeneration(T5Config(**small, tie_word_embeddings=True))
+    views = views_of(model, run=True)
+    group = ("decoder.embed_tokens.weight", "encoder.embed_tokens.weight", "lm_head.weight", "shared.weight")
+    assert one(views, "all_tied_weights_keys").groups == (group,)
+    saved = one(views, "save_pretrained")
+    assert saved.dropped == group[:3]
+    assert one(views, "save_pretrained", ran=True)._replace(version=None, ran=False) == saved
+    (peft,) = [view for view in views if view.tool == "peft" and view.version is None]
+    assert peft.groups == (group,)
+
+
+def test_peft_goes_by_config_and_declaration():
+    name = "_get_module_names_tied_with_embedding"
+    model = Declared(Config())
+    assert one(views_of(model), name).groups == (EMB_LIN,)
+    equal(model)
+    assert one(views_of(model), name).groups == (EMB_LIN,)  # not tied any more
+    tied(model)
+    model.config.tie_word_embeddings = False
+    assert one(views_of(model), name).groups == ()  # tied, and the config says not
+    plain = Undeclared(Config())
+    tied(plain)
+    assert one(views_of(plain), name).groups == ()
+
+
+def test_a_list_of_tied_keys_raises_in_5_and_is_trusted_by_peft():
+    model = Declared(Config())
+    model._tied_weights_keys = ["lin.weight"]
+    views = views_of(model, run=True)
+    saved = one(views, "save_pretrained")
+    assert saved.error == "AttributeError: 'list' object has no attribute 'keys'"
+    assert one(views, "save_pretrained", ran=True).error == saved.error
+    assert one(views, "_get_module_names_tied_with_embedding").groups == (EMB_LIN,)

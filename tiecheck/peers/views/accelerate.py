@@ -1,0 +1,196 @@
+"""accelerate: three ways of `find_tied_parameters`, three of the config check, and what its saver drops.
+
+From the wheels 0.9.0 to 1.15.0, function by function; `accelerate/utils/modeling.py` and `utils/other.py`. The
+functions of 0.17.1, 0.33.0, 0.34.2 and 1.2.1 are run against these in the slow tests, 1.15.0 in every run of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered
+from tiecheck.report import View
+
+COMPARISONS = 100_000_000
+"""Pairs of parameters that the installed accelerate is let compare: it takes some seconds for so many."""
+
+FIND = "find_tied_parameters"
+CHECK = "check_tied_parameters_in_config"
+CLEAN = "clean_state_dict_for_safetensors"
+
+WARNS = (
+    ("0.20", "0.20", "0.18-0.33"),
+    ("0.21-0.33", "0.21-1.6", "0.18-0.33"),
+    ("0.34-1.6", "0.21-1.6", "0.34-"),
+    ("1.7-", "1.7-", "0.34-"),
+)
+"""Versions that warn alike, with the algorithm of the config check and that of the finder they have."""
+
+_SIZES = {
+    torch.int64: 8,
+    torch.float32: 4,
+    torch.int32: 4,
+    torch.bfloat16: 2,
+    torch.float16: 2,
+    torch.int16: 2,
+    torch.uint8: 1,
+    torch.int8: 1,
+    torch.bool: 1,
+    torch.float64: 8,
+}
+"""Bytes of an element, as accelerate has them for storages that raise."""
+
+
+def would_warn(views: Iterable[View]) -> tuple[str, ...]:
+    """The versions of accelerate that say "The model weights are not tied", though they may well be.
+
+    They say so where the config asks for a tie and not one group is found anywhere in the model.
+
+    Args:
+        views: What `views_of` returned.
+
+    Returns:
+        Ranges of versions, oldest first.
+    """
+    here = {(v.function, v.algorithm): v for v in views if v.tool == "accelerate" and not v.ran}
+    found = []
+    for versions, checks, finds in WARNS:
+        asked, seen = here.get((CHECK, checks)), here.get((FIND, finds))
+        if asked is not None and asked.says and seen is not None and seen.error is None and not seen.groups:
+            found.append(versions)
+    return tuple(found)
+
+
+def _overwriting(sight: Sight) -> Seen:
+    """0.9 to 0.17.1: `result[kept] = alias`, so that the last alias is the only one left."""
+    return Seen(ordered((names[0], names[-1]) for names in sight.again))
+
+
+def _appending(sight: Sight) -> Seen:
+    """0.18 to 0.33: the same walk, every alias kept."""
+    return Seen(ordered(sight.again))
+
+
+def _difference(sight: Sight) -> Seen:
+    """From 0.34: every name less those of the list without duplicates."""
+    return Seen(sight.tied)
+
+
+def _run_find(sight: Sight) -> Seen:
+    sight.runnable()
+    if not sight.extent().endless:
+        further = sum([len(names) - 1 for names in sight.tied])
+        pairs = further * (sight.extent().names - further)
+        if pairs > COMPARISONS:
+            raise NotRun(f"would compare {pairs} pairs of parameters")
+    from accelerate.utils.modeling import find_tied_parameters
+
+    return Seen(ordered(find_tied_parameters(sight.module)))
+
+
+def _pretrained(model: Any) -> bool:
+    """Whether a class is called so anywhere in the model's ancestry: accelerate goes by the name."""
+    return any(base.__name__ == "PreTrainedModel" for base in type(model).__mro__)
+
+
+def _word_embedding(model: Any, config: Any) -> bool:
+    return bool(config is not None and getattr(config, "tie_word_embeddings", False) and model.get_output_embeddings())
+
+
+def _elsewhere(model: Any, config: Any) -> bool:
+    """The terms that no transformers 5.23 model meets: encoder tied to decoder, a module with `_tie_weights`."""
+    both = getattr(config, "is_encoder_decoder", False) and getattr(config, "tie_encoder_decoder", False)
+    return bool(both) or any(hasattr(module, "_tie_weights") for module in model.modules())
+
+
+def _stray_comma(sight: Sight) -> Seen:
+    """0.20.0 to 0.20.3: `(... and False),` is a tuple of one, and true."""
+    model: Any = sight.module
+    if not _pretrained(model):
+        return Seen(says=False)
+    _word_embedding(model, getattr(model, "config", None))  # asked first, and may raise
+    return Seen(says=True)
+
+
+def _top_level(sight: Sight) -> Seen:
+    """0.21 to 1.6: the flag of the outermost config."""
+    model: Any = sight.module
+    config = getattr(model, "config", None)
+    return Seen(says=_pretrained(model) and (_word_embedding(model, config) | _elsewhere(model, config)))
+
+
+def _text_config(sight: Sight) -> Seen:
+    """From 1.7: the flag of `get_text_config(decoder=True)`."""
+    model: Any = sight.module
+    if not _pretrained(model):
+        return Seen(says=False)
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    return Seen(says=_word_embedding(model, text) | _elsewhere(model, config))
+
+
+def _run_check(sight: Sight) -> Seen:
+    from accelerate.utils.modeling import check_tied_parameters_in_config
+
+    return Seen(says=bool(check_tied_parameters_in_config(sight.module)))
+
+
+def _storage(tensor: Any) -> tuple[Any, int, int]:
+    """`id_tensor_storage` (1.15.0): 0 and the bytes for any storage on meta, so that equal sizes are one."""
+    try:
+        address = tensor.untyped_storage().data_ptr()
+        size = tensor.untyped_storage().nbytes()
+    except Exception:  # noqa: BLE001  # as accelerate has it
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TypedStorage is deprecated
+                address = tensor.storage().data_ptr()
+                size = tensor.storage().size() * _SIZES[tensor.dtype]
+        except NotImplementedError:
+            address, size = 0, tensor.nelement() * _SIZES[tensor.dtype]
+    return tensor.device, address, size
+
+
+def _by_storage(state: dict[str, Any], key: Any) -> list[list[str]]:
+    held: dict[Any, list[str]] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, str):
+            held.setdefault(key(tensor), []).append(name)
+    return [names for names in held.values() if len(names) > 1]
+
+
+def _cleaned(sight: Sight) -> Seen:
+    """From 0.25: of the names with one storage the first is kept, whatever part of the storage each has."""
+    groups = _by_storage(sight.state, _storage)
+    return Seen(ordered(groups), tuple(sorted(name for names in groups for name in names[1:])))
+
+
+def _run_clean(sight: Sight) -> Seen:
+    from accelerate.utils.modeling import id_tensor_storage
+    from accelerate.utils.other import clean_state_dict_for_safetensors
+
+    groups = ordered(_by_storage(sight.state, id_tensor_storage))
+    left = dict(sight.state)
+    try:
+        clean_state_dict_for_safetensors(left)
+    except RuntimeError as error:
+        # Names are deleted by then; its logger refuses to warn before `PartialState()` was made (1.15.0).
+        if "accelerate state" not in str(error):
+            raise
+    return Seen(groups, tuple(sorted(sight.state.keys() - left.keys())))
+
+
+PEERS = (
+    Peer("accelerate", FIND, "0.9-0.17", _overwriting, None, (0, 9), (0, 18)),
+    Peer("accelerate", FIND, "0.18-0.33", _appending, None, (0, 18), (0, 34)),
+    Peer("accelerate", FIND, "0.34-", _difference, _run_find, (0, 34)),
+    Peer("accelerate", CHECK, "0.20", _stray_comma, None, (0, 20), (0, 21)),
+    Peer("accelerate", CHECK, "0.21-1.6", _top_level, _run_check, (0, 21), (1, 7)),
+    Peer("accelerate", CHECK, "1.7-", _text_config, _run_check, (1, 7)),
+    Peer("accelerate", CLEAN, "0.25-", _cleaned, _run_clean, (0, 25)),
+)
+"""Its functions, oldest algorithm first."""

@@ -1,0 +1,203 @@
+"""How the walks of other tools go through a module: every path to every module, in torch's order.
+
+Two trees of paths: torch's own (`named_modules(remove_duplicate=False)`, torch 2.13), and the one of `named_children`,
+which leaves out what one parent registers a second time. Both are counted before they are walked, so that a walk
+that would never end is told and not begun.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tiecheck.collect.alias_graph import COUNT_LIMIT, ModuleGraph, repeated
+
+STEPS = 1_000_000
+"""Paths and names that a walk is followed along at most."""
+
+CENTURIES = 1 << 50
+"""A walk over so many names ends in nobody's lifetime."""
+
+RECURSION = "maximum recursion depth exceeded"
+
+
+class Extent(NamedTuple):
+    """What a walk along a tree of paths would meet."""
+
+    paths: int
+    """Paths to modules, the root's among them; at most `COUNT_LIMIT`. Those that turn round a cycle are left out."""
+    names: int
+    """Names of parameters on these paths; at most `COUNT_LIMIT`."""
+    depth: int
+    """Modules on the longest path."""
+    endless: bool
+    """Whether a registered cycle makes the walk turn round for ever."""
+
+
+class Endless(Exception):  # noqa: N818  # what is told is the tool's state, not an error of ours
+    """A tool's walk would meet so many names that it is not begun."""
+
+
+class Path(NamedTuple):
+    """One path to a module."""
+
+    prefix: str
+    """The dotted path with its final dot; empty for the root."""
+    module: nn.Module
+    """The module there."""
+    number: int
+    """Position among all paths, in the order of the walk."""
+
+
+class Place(NamedTuple):
+    """One name of a tensor."""
+
+    tensor: Tensor
+    """The tensor."""
+    path: int
+    """The number of the path to the module that registers it."""
+    name: str
+    """The name."""
+
+
+def children(module: nn.Module, *, once: bool) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that a module registers; each once, under its first attribute, where `once` asks for that."""
+    seen: set[int] = set()
+    for label, child in module._modules.items():
+        if child is not None and not (once and id(child) in seen):
+            seen.add(id(child))
+            yield label, child
+
+
+def extent(graph: ModuleGraph, *, once: bool) -> Extent:
+    """What a walk would meet, counted in time that grows with the modules and not with their paths."""
+    if not graph.several():
+        depth = [1] * len(graph.modules)
+        for number in range(1, len(depth)):  # parents first
+            depth[number] = depth[graph.registrations_of(number)[0].parent] + 1
+        return Extent(len(depth), len(graph.parameters[0]), max(depth), endless=False)
+    sizes: dict[int, Extent] = {}
+    for module, below in _upward(graph.modules[0], once=once):
+        held = [sizes[child] for child in below if child in sizes]  # one that closes a cycle is not counted yet
+        own = sum([parameter is not None for parameter in module._parameters.values()])
+        sizes[id(module)] = Extent(
+            min(COUNT_LIMIT, 1 + sum([size.paths for size in held])),
+            min(COUNT_LIMIT, own + sum([size.names for size in held])),
+            1 + max([size.depth for size in held], default=0),
+            endless=False,
+        )
+    endless = any(graph.paths(number) is None for number in graph.aliased())
+    return sizes[id(graph.modules[0])]._replace(endless=endless)
+
+
+def _upward(root: nn.Module, *, once: bool) -> Iterator[tuple[nn.Module, list[int]]]:
+    """Each module once, after all that it registers; with the ids of these."""
+    seen = {id(root)}
+    first = [child for _, child in children(root, once=once)]
+    stack = [(root, first, iter(first))]
+    while stack:
+        module, held, rest = stack[-1]
+        for child in rest:
+            if id(child) not in seen:
+                seen.add(id(child))
+                below = [grandchild for _, grandchild in children(child, once=once)]
+                stack.append((child, below, iter(below)))
+                break
+        else:
+            stack.pop()
+            yield module, list(map(id, held))
+
+
+def check(size: Extent) -> None:
+    """Raise what a recursive walk raises, or would never come to.
+
+    Raises:
+        RecursionError: A cycle, or modules within modules deeper than Python recurses.
+        Endless: More paths than `STEPS`.
+    """
+    if size.endless or size.depth >= sys.getrecursionlimit():
+        raise RecursionError(RECURSION)
+    if max(size.paths, size.names) > STEPS:
+        what, count = ("list", f"{size.names} names") if size.names > STEPS else ("walk", f"{size.paths} module paths")
+        least = "at least " if max(size.paths, size.names) >= COUNT_LIMIT else ""
+        end = "it never ends" if max(size.paths, size.names) > CENTURIES else f"more than the {STEPS} followed here"
+        raise Endless(f"would {what} {least}{count}: {end}")
+
+
+def walk(root: nn.Module, *, once: bool) -> Iterator[Path]:
+    """Every path to every module, each module before what it registers, in the order of registration.
+
+    Args:
+        root: The module; `check` has said that the walk ends.
+        once: Whether a parent's second registration of one module is left out.
+    """
+    yield Path("", root, 0)
+    number = 0
+    stack = [(children(root, once=once), "")]
+    while stack:
+        rest, prefix = stack[-1]
+        for label, child in rest:
+            number += 1
+            below = f"{prefix}{label}."
+            yield Path(below, child, number)
+            stack.append((children(child, once=once), below))
+            break
+        else:
+            stack.pop()
+
+
+def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
+    """Every place on every path where a tensor stands that has several places, in the order of the walk.
+
+    Args:
+        graph: The modules; `check` has said that the walk ends.
+        once: Whether a parent's second registration of one module is left out.
+        buffers: Whether buffers count as parameters do.
+    """
+    if not graph.several() and not buffers:  # one path a module: the graph has all of it, in this order
+        tensors, owners, attributes = graph.parameters
+        several = repeated(map(id, tensors))
+        for tensor, number, attribute in zip(tensors, owners, attributes, strict=True):
+            if id(tensor) in several:
+                yield Place(tensor, number, graph.path(number, attribute))
+        return
+    found: list[tuple[Tensor, Path, str]] = []
+    for path in walk(graph.modules[0], once=once):
+        registries = (path.module._parameters, path.module._buffers) if buffers else (path.module._parameters,)
+        for registry in registries:
+            found += [(tensor, path, attribute) for attribute, tensor in registry.items() if tensor is not None]
+    several = repeated([id(tensor) for tensor, _, _ in found])
+    for tensor, path, attribute in found:
+        if id(tensor) in several:
+            yield Place(tensor, path.number, path.prefix + attribute)
+
+
+def named(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
+    """The names of each tensor that has several, in the order of the walk."""
+    found: dict[int, list[str]] = {}
+    for place in places(graph, once=False, buffers=buffers):
+        found.setdefault(id(place.tensor), []).append(place.name)
+    return list(found.values())
+
+
+def seen_again(graph: ModuleGraph) -> list[list[str]]:
+    """What accelerate before 0.34 finds: the first name of a parameter, then the further names it comes upon.
+
+    It lists `named_parameters()`, without duplicates, of the root and of each module below it on every path of
+    `named_children()`. A further name is come upon where it is the first one inside some module below the root:
+    where the name before it, in the order of the walk, does not stand in the same module on the same path.
+
+    Returns:
+        The names of each parameter of which one is come upon, in the order of the walk.
+    """
+    latest: dict[int, int] = {}
+    found: dict[int, list[str]] = {}
+    for place in places(graph, once=True):
+        key = id(place.tensor)
+        if latest.get(key) != place.path:
+            found.setdefault(key, []).append(place.name)
+        latest[key] = place.path
+    return [names for names in found.values() if len(names) > 1]

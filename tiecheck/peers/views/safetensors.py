@@ -1,0 +1,109 @@
+"""safetensors (0.8.0): `_find_shared_tensors`, and what `save_model` leaves out or refuses (`safetensors/torch.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from tiecheck.peers.views.sight import Groups, Peer, Seen, Sight, ordered
+from tiecheck.peers.views.storages import split, storage_address
+
+NONE_WHOLE = (
+    "Error while trying to find names to remove to save state dict, but found no suitable name to keep for saving"
+    " amongst: {names}. None is covering the entire storage.Refusing to save/load the model since you could be storing"
+    " much more memory than needed. Please refer to https://huggingface.co/docs/safetensors/torch_shared_tensors for"
+    " more information. Or open an issue."
+)
+
+STILL_SHARED = """
+            Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading them again: {names}.
+            A potential way to correctly save your model is to use `save_model`.
+            More information at https://huggingface.co/docs/safetensors/torch_shared_tensors
+            """  # noqa: E501  # as safetensors has it
+
+
+def _by_storage(state: dict[str, Any]) -> list[list[str]]:
+    """The names of every tensor with memory, those of one storage together."""
+    held: dict[Any, list[str]] = {}
+    meta = torch.device("meta")
+    for name, tensor in state.items():
+        if tensor.device == meta:
+            continue
+        address = storage_address(tensor)
+        size = tensor.untyped_storage().nbytes() if address else 0
+        if size:
+            held.setdefault((tensor.device, address, size), []).append(name)
+    return list(held.values())
+
+
+def _whole(tensor: Any) -> bool:
+    """Whether a tensor covers all of its storage."""
+    size = tensor.nelement() * tensor.element_size()
+    return bool(tensor.data_ptr() == storage_address(tensor) and size == tensor.untyped_storage().nbytes())
+
+
+def _several(groups: Iterable[Iterable[str]]) -> Groups:
+    return tuple(group for group in ordered(groups) if len(group) > 1)
+
+
+def _find(sight: Sight) -> Seen:
+    return Seen(_several(split(_by_storage(sight.state), sight.state, furthest=False)))
+
+
+def _run_find(sight: Sight) -> Seen:
+    from safetensors.torch import _find_shared_tensors
+
+    return Seen(_several(_find_shared_tensors(sight.state)))
+
+
+def _save(sight: Sight) -> Seen:
+    """Keep of each group the first name, in order, that covers the storage; refuse where none does."""
+    state = sight.state
+    stored = _by_storage(state)
+    dropped: list[str] = []
+    groups = split(stored, state, furthest=False)
+    for names in groups:
+        whole = sorted(name for name in names if _whole(state[name]))
+        if not whole:
+            raise RuntimeError(NONE_WHOLE.format(names=set(names)))
+        dropped += [name for name in names if name != whole[0]]
+    left = _left(state, dropped)
+    beside = [[name for name in names if name in left] for names in stored if len(names) > 1]
+    still = [set(names) for names in split(filter(None, beside), state, furthest=False) if len(names) > 1]
+    if still:
+        raise RuntimeError(STILL_SHARED.format(names=still))
+    return _written(left, Seen(_several(groups), tuple(sorted(dropped))))
+
+
+def _run_save(sight: Sight) -> Seen:
+    """`save_model` up to the writing."""
+    from safetensors import torch as library
+
+    removed = library._remove_duplicate_names(sight.state)
+    dropped = sorted(name for names in removed.values() for name in names)
+    left = _left(sight.state, dropped)
+    library._evaluate_tensors_for_save(left)
+    return _written(left, Seen(_several([kept, *names] for kept, names in removed.items()), tuple(dropped)))
+
+
+def _left(state: dict[str, Any], dropped: Iterable[str]) -> dict[str, Any]:
+    """What is left to be written; a tensor that is not contiguous is copied before that, and shares nothing."""
+    gone = set(dropped)
+    return {name: tensor for name, tensor in state.items() if name not in gone and tensor.is_contiguous()}
+
+
+def _written(left: dict[str, Any], seen: Seen) -> Seen:
+    """What is seen, if it can be written: the values of a tensor on meta cannot."""
+    for tensor in left.values():
+        if tensor.is_meta:
+            tensor.to("cpu")
+    return seen
+
+
+PEERS = (
+    Peer("safetensors", "_find_shared_tensors", "0.8", _find, _run_find),
+    Peer("safetensors", "save_model", "0.8", _save, _run_save),
+)
+"""Its functions."""

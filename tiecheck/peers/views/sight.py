@@ -1,0 +1,195 @@
+"""What every view is made from: a live module, and what the tools' walks through it meet, each made once.
+
+A view is a `Peer`: a function of one tool, with our reproduction of what it sees and, where the tool can be run, the
+call that runs it. Both return a `Seen`, or raise what the tool raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from tiecheck.collect.alias_graph import ModuleGraph
+from tiecheck.peers.views import paths
+from tiecheck.report import View
+
+Groups = tuple[tuple[str, ...], ...]
+
+CYCLE_STEPS = 1_000
+"""Paths beside a cycle up to which a tool is really run: it goes round with all of them until Python stops it."""
+
+
+class NotRun(Exception):  # noqa: N818  # what is told is why a tool was left alone, not an error of ours
+    """Why the installed tool was not run."""
+
+
+class Seen(NamedTuple):
+    """What a tool makes of a module."""
+
+    groups: Groups = ()
+    """The groups it takes for tied, in our order."""
+    dropped: tuple[str, ...] = ()
+    """The names it leaves out when it saves, sorted."""
+    says: bool | None = None
+    """Its answer, where it answers yes or no."""
+
+
+class Sight:
+    """A module as the tools meet it. Nothing of it is changed."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Look at a module.
+
+        Args:
+            module: Any module.
+
+        Raises:
+            TypeError: If `module` is no `nn.Module`.
+        """
+        self.module = module
+        self.graph = ModuleGraph(module)
+        self._again: dict[bool, paths.Extent] = {}
+
+    def extent(self, *, once: bool = False) -> paths.Extent:
+        """What a walk would meet; `once` for one along `named_children`."""
+        if once not in self._again:
+            self._again[once] = paths.extent(self.graph, once=once)
+        return self._again[once]
+
+    def runnable(self, *, once: bool = False) -> None:
+        """Refuse to run a tool on a module on which it does not end.
+
+        Raises:
+            NotRun: With the reason.
+        """
+        size = self.extent(once=once)
+        try:
+            paths.check(size._replace(endless=False, depth=0))
+        except paths.Endless as reason:
+            raise NotRun(str(reason)) from None
+        if size.endless and size.paths > CYCLE_STEPS:
+            raise NotRun(f"would go round a cycle with {size.paths} module paths until Python stops it")
+
+    @cached_property
+    def tied(self) -> Groups:
+        """The groups of names that are one parameter object.
+
+        Raises:
+            RecursionError: A registered cycle, or a very deep module.
+            Endless: Too many names.
+        """
+        paths.check(self.extent())
+        return ordered(paths.named(self.graph))
+
+    @cached_property
+    def again(self) -> list[list[str]]:
+        """See `paths.seen_again`. Raises what `tied` raises, by the paths of `named_children`."""
+        paths.check(self.extent(once=True))
+        return paths.seen_again(self.graph)
+
+    def of_class(self, name: str) -> bool:
+        """Whether a class of this name is in the ancestry of any of the modules."""
+        return any(base.__name__ == name for kind in set(map(type, self.graph.modules)) for base in kind.__mro__)
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """The module's `state_dict()`, which is what every saver begins with; its tensors are shared, not copied.
+
+        Raises:
+            RecursionError: A registered cycle, or a very deep module.
+            Endless: Too many names.
+            NotRun: It needs every rank of a process group.
+            Exception: Whatever the module's own code raises.
+        """
+        paths.check(self.extent())
+        if self.of_class("FullyShardedDataParallel"):  # FSDP1 (torch 2.13) gathers in its `state_dict()`
+            raise NotRun("an FSDP1 module's state_dict() waits for every rank")
+        return dict(self.module.state_dict())
+
+
+class Peer(NamedTuple):
+    """One function of one tool, in one range of versions."""
+
+    tool: str
+    """The tool."""
+    function: str
+    """Its function."""
+    versions: str
+    """The range of versions that have this algorithm."""
+    look: Callable[[Sight], Seen]
+    """Our reproduction."""
+    run: Callable[[Sight], Seen] | None = None
+    """Runs the installed tool; None where it cannot be asked by itself."""
+    since: tuple[int, ...] = ()
+    """The first version that has the algorithm."""
+    until: tuple[int, ...] | None = None
+    """The first version that no longer has it."""
+    asks: Callable[[Sight], bool] = lambda sight: True  # noqa: ARG005
+    """Whether the tool looks at such a module at all."""
+
+
+def ordered(groups: Iterable[Iterable[str]]) -> Groups:
+    """Groups in our order: names sorted in a group, groups by first name."""
+    return tuple(sorted([tuple(sorted(group)) for group in groups]))
+
+
+def reproduced(peer: Peer, sight: Sight) -> View:
+    """What our reproduction of a tool sees."""
+    return _view(peer, peer.look, sight, None)
+
+
+def ran(peer: Peer, sight: Sight, version: str) -> View:
+    """What the installed tool itself sees."""
+    assert peer.run is not None  # noqa: S101  # for the type checker: the caller has looked
+    return _view(peer, peer.run, sight, version)
+
+
+def _view(peer: Peer, work: Callable[[Sight], Seen], sight: Sight, version: str | None) -> View:
+    """A view of what some work sees, or raises."""
+    seen, error, really = Seen(), None, version is not None
+    try:
+        seen = work(sight)
+    except NotRun as reason:
+        error, really = f"not run: {reason}", False
+    except paths.Endless as reason:
+        error, really = ("not run: " if really else "") + str(reason), False
+    except Exception as raised:  # noqa: BLE001  # a view that raises is shown as raising
+        error = told(raised)
+    return View(peer.tool, peer.versions, version, really, error, seen.groups, peer.function, seen.dropped, seen.says)
+
+
+def told(error: BaseException) -> str:
+    """An exception in words that are the same from run to run: sets in their order, no addresses, no depths."""
+    if isinstance(error, RecursionError):
+        return f"RecursionError: {paths.RECURSION}"
+    text = re.sub(r"\{'[^{}]*'\}", _sorted_set, str(error))
+    text = re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
+    return f"{type(error).__name__}: {text.strip()}"
+
+
+def _sorted_set(found: re.Match[str]) -> str:
+    """The text of a set of names, sorted; a mapping is left as it is."""
+    names = found[0][1:-1].split(", ")
+    return found[0] if any(": " in name for name in names) else "{" + ", ".join(sorted(names)) + "}"
+
+
+def united(pairs: Iterable[Sequence[str]]) -> Groups:
+    """Groups from pairs of names that belong together."""
+    up: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while up.setdefault(name, name) != name:
+            up[name] = up[up[name]]
+            name = up[name]
+        return name
+
+    for one, other in pairs:
+        up[find(one)] = find(other)
+    members: dict[str, list[str]] = {}
+    for name in up:
+        members.setdefault(find(name), []).append(name)
+    return ordered(group for group in members.values() if len(group) > 1)

@@ -1,0 +1,150 @@
+"""transformers (5.23.0): what a model claims is tied, and what `save_pretrained` would leave out or refuse.
+
+`all_tied_weights_keys` is written once, from class and config, and kept whatever becomes of the model: a claim, never
+evidence. What is saved goes by memory and by the patterns of `_tied_weights_keys`, whatever the config's flag says.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from tiecheck.peers.views.sight import Peer, Seen, Sight, ordered, united
+from tiecheck.peers.views.storages import end, split, storage_address
+
+REFUSED = (
+    "The weights trying to be saved contained shared tensors {names} which are not properly defined. "
+    "We found all the potential target tied weights keys to be: {keys}.\n"
+    "This can also just mean that the module's tied weight keys are wrong vs the actual tied weights in the model."
+)
+
+
+def _models(sight: Sight) -> Iterator[tuple[str, Any]]:
+    """The outermost `PreTrainedModel`s, with the prefix of their first path."""
+    base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
+    if not isinstance(base, type):
+        return
+    stack: list[tuple[str, nn.Module]] = [("", sight.module)]
+    seen = {id(sight.module)}
+    while stack:
+        prefix, module = stack.pop()
+        if isinstance(module, base):
+            yield prefix, module
+            continue
+        below = []
+        for label, child in module._modules.items():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                below.append((f"{prefix}{label}.", child))
+        stack += reversed(below)
+
+
+def _has_models(sight: Sight) -> bool:
+    return next(_models(sight), None) is not None
+
+
+def _claims(sight: Sight) -> bool:
+    """Whether there is a model with the attribute: transformers 4 has none."""
+    return any(hasattr(model, "all_tied_weights_keys") for _, model in _models(sight))
+
+
+def _claimed(sight: Sight) -> Seen:
+    pairs = []
+    for prefix, model in _models(sight):
+        claims = getattr(model, "all_tied_weights_keys", None) or {}
+        pairs += [(prefix + target, prefix + source) for target, source in claims.items()]
+    return Seen(united(pairs))
+
+
+def _each(sight: Sight, save: Callable[[Any, dict[str, Any]], Seen]) -> Seen:
+    """What saving each outermost model by itself comes to."""
+    groups: list[list[str]] = []
+    dropped: list[str] = []
+    for prefix, model in _models(sight):
+        state = {name.removeprefix(prefix): value for name, value in sight.state.items() if name.startswith(prefix)}
+        ignored = [key for key in model._keys_to_ignore_on_save or () if key in state]
+        for key in ignored:
+            del state[key]
+        seen = save(model, state)
+        groups += [[prefix + name for name in group] for group in seen.groups]
+        dropped += [prefix + name for name in (*ignored, *seen.dropped)]
+    return Seen(ordered(groups), tuple(sorted(dropped)))
+
+
+def _identifier(model: Any, name: str, tensor: Any) -> Any:
+    """By what `remove_tied_weights_from_state_dict` groups: the storage, on meta the object."""
+    if not isinstance(tensor, Tensor):
+        return id(tensor)
+    if tensor.device.type == "meta":
+        return id(model.get_parameter_or_buffer(name))
+    if any(base.__name__ == "DTensor" for base in type(tensor).__mro__):
+        local: Any = tensor
+        return tensor.device, local.to_local().untyped_storage().data_ptr(), tensor.nbytes
+    return tensor.device, storage_address(tensor), tensor.untyped_storage().nbytes()
+
+
+def _patterns(model: nn.Module) -> list[str]:
+    found: list[str] = []
+    for name, module in model.named_modules():
+        tied: Any = getattr(module, "_tied_weights_keys", {}) or {}
+        found += [f"{name}.{key}" if name else key for key in tied.keys()]  # noqa: SIM118  # a list raises, as there
+    return found
+
+
+def _shared(state: dict[str, Any], key: Callable[[str, Any], Any]) -> list[list[str]]:
+    held: dict[Any, list[str]] = {}
+    for name, tensor in state.items():
+        held.setdefault(key(name, tensor), []).append(name)
+    return [names for names in held.values() if len(names) > 1]
+
+
+def _save(model: Any, state: dict[str, Any]) -> Seen:
+    """`remove_tied_weights_from_state_dict`, without cloning what is disjoint."""
+    shared = _shared(state, lambda name, tensor: _identifier(model, name, tensor))
+    patterns = set(_patterns(model))
+    declared = set()
+    for names in shared:
+        fitting = [name for name in sorted(names) if any(re.search(pattern, name) for pattern in patterns)]
+        declared |= set(fitting[: len(names) - 1])
+    groups = [names for names in split(shared, state, furthest=True) if len(names) > 1]
+    dropped: list[str] = []
+    wrong, parts = [], []
+    for names in groups:
+        if len({(state[name].device, state[name].data_ptr(), end(state[name])) for name in names}) > 1:
+            parts.append(set(names))
+            continue
+        dropped += [name for name in names if name in declared]
+        unknown = set(names) - declared
+        if len(unknown) > 1:
+            wrong.append(unknown)
+    if wrong or parts:
+        raise RuntimeError(REFUSED.format(names=wrong + parts, keys=patterns))
+    return Seen(ordered(groups), tuple(sorted(dropped)))
+
+
+def _saved(sight: Sight) -> Seen:
+    return _each(sight, _save)
+
+
+def _run_save(model: Any, state: dict[str, Any]) -> Seen:
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    left = remove_tied_weights_from_state_dict(dict(state), model)
+    groups = _shared(state, lambda name, tensor: _identifier(model, name, tensor))
+    groups = [names for names in split(groups, state, furthest=True) if len(names) > 1]
+    return Seen(ordered(groups), tuple(sorted(state.keys() - left.keys())))
+
+
+def _run_saved(sight: Sight) -> Seen:
+    return _each(sight, _run_save)
+
+
+PEERS = (
+    Peer("transformers", "all_tied_weights_keys", "5.23", _claimed, asks=_claims),
+    Peer("transformers", "save_pretrained", "5.23", _saved, _run_saved, since=(5,), asks=_has_models),
+)
+"""Its functions."""
