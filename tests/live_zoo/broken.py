@@ -15,10 +15,13 @@ from test_zoo import Animal, animal, tied_model
 
 import tiecheck
 from tiecheck.data._configs import at, owners
-from tiecheck.report import Finding
+from tiecheck.report import TargetReport
 
 LONGEST = 300
 """Characters of an exception that a row keeps."""
+
+OTHERWISE = {"set-input-embeddings": ("TIE306",)}
+"""Rules that say more of one way than what is true of the group afterwards."""
 
 
 class Outcome(NamedTuple):
@@ -31,7 +34,7 @@ class Outcome(NamedTuple):
     state: str
     """What is true afterwards, a word of `WORDS`; or why it cannot be done."""
     word: str
-    """`found`, `missed`, `wrong kind`, `right` and `false alarm` where the tie holds, `not here`."""
+    """`found`, `unknown`, `missed`, `wrong kind`; where the tie holds `right` and `false alarm`; `not here`."""
     codes: tuple[str, ...]
     """The error-level findings that name the broken member."""
 
@@ -74,18 +77,15 @@ def squared(one: Animal, model: Any) -> Any:
 
 
 def groups_to_break(model: Any) -> list[Group]:
-    """At most three groups of a model: that of the input embeddings, the first of three or more, the first vector."""
+    """A few groups of a model: that of the input embeddings or the first matrix, the first of three or more, a vector."""
     real = sorted(truth_of(model).groups)
-    targets = getattr(model, "all_tied_weights_keys", None) or {}
-    wanted: dict[tuple[str, ...], None] = {}
     inputs = _input_weight(model)
-    for fits in (
-        lambda names: model.get_parameter(names[0]) is inputs,
-        lambda names: len(names) > 2,
-        lambda names: model.get_parameter(names[0]).dim() == 1,
-        lambda _: not wanted,
-    ):
-        wanted.update(dict.fromkeys([names for names in real if fits(names)][:1]))
+    held = {names: model.get_parameter(names[0]) for names in real}
+    matrices = sorted((names for names in real if held[names].dim() > 1), key=lambda names: held[names] is not inputs)
+    several = [names for names in real if len(names) > 2]
+    vectors = [names for names in real if held[names].dim() == 1]
+    targets = getattr(model, "all_tied_weights_keys", None) or {}
+    wanted = dict.fromkeys([*matrices[:1], *several[:1], *vectors[:1]])
     return [Group(names, next((n for n in reversed(names) if n in targets), names[-1])) for names in wanted]
 
 
@@ -109,19 +109,22 @@ def outcomes(model: Any, ways: Iterable[Break] = tuple(BREAKS.values())) -> Iter
             begin = time.process_time()
             report = tiecheck.check(broken, ignore="TIE701").targets[0]
             seconds = time.process_time() - begin
-            yield judged(way.name, group.names, member, state, report.findings), seconds
+            yield judged(way.name, group.names, member, state, report), seconds
 
 
-def judged(way: str, names: tuple[str, ...], member: str, state: str, findings: Iterable[Finding]) -> Outcome:
-    """What the findings are worth."""
-    errors = [f for f in findings if f.severity == "error"]
+def judged(way: str, names: tuple[str, ...], member: str, state: str, report: TargetReport) -> Outcome:
+    """What a report is worth."""
+    errors = [f for f in report.findings if f.severity == "error"]
     about = [f for f in errors if any(_speaks_of(name, member) for name in f.names)]
     codes = tuple(sorted({f.code for f in about}))
     if state == "one":
         return Outcome(way, names, state, "false alarm" if errors else "right", tuple(sorted({f.code for f in errors})))
     if not about:
-        return Outcome(way, names, state, "missed", tuple(sorted({f.code for f in errors})))
-    expected = (*WORDS[state], *(("TIE306",) if way == "set-input-embeddings" else ()))
+        word = "unknown" if report.skips else "missed"
+        return Outcome(way, names, state, word, tuple(sorted({f.code for f in errors})))
+    expected = [*WORDS[state], *OTHERWISE.get(way, ())]
+    if any(name.rpartition(".")[2] == "bias" for name in names):
+        expected.append("TIE308")
     return Outcome(way, names, state, "found" if set(codes) & set(expected) else "wrong kind", codes)
 
 
