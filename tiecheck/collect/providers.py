@@ -90,11 +90,12 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
 
     def scale(facts: Facts) -> Any:
         from tiecheck.collect.scale_live import live_scale
+        from tiecheck.collect.wrappers import unwrapped
 
         model: LiveModel = facts.get("live")
         if config.values == "never":
             return Unknown("the values were not to be read (--values never)")
-        return tuple(live_scale(module, tie.names) for tie in _embedding_ties(model))
+        return tuple(live_scale(unwrapped(module), tie.names) for tie in _embedding_ties(model))
 
     return Facts({"live": live, "keys": lambda facts: facts.get("live").problems, "scale": scale})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import TIED, Unknown
+from tiecheck.facts import TIED, LoaderView, Unknown
 from tiecheck.facts_live import Alias, Effect, Freeze, LiveModel, SaveProblem
 from tiecheck.report import Location, Severity
 from tiecheck.rules.base import Case, Draft, Rule
@@ -50,6 +50,7 @@ class ModuleAlias(Rule):
                 alias.names,
                 (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
                 "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
+                hurts=_blind(alias),
             )
 
     @staticmethod
@@ -289,6 +290,16 @@ def _surprise(freeze: Freeze) -> tuple[str, Severity]:
         return f"{told}: training the one trains the other.", "info"
     told = f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}"
     return f"{told}: casting the one cast the other.", "info"
+
+
+def _blind(alias: Alias) -> tuple[LoaderView, ...] | None:
+    """The versions of accelerate that do not see an alias; with `--for` one of them, the note is a warning."""
+    before = ("0.9-0.17", "0.18-0.33")
+    if not alias.siblings:
+        return None
+    return tuple(
+        LoaderView("accelerate", versions, "unknown", None, "run", alias.names, None, None, None) for versions in before
+    )
 
 
 def _accelerate(alias: Alias) -> str:
