@@ -46,12 +46,16 @@ def check(
         UsageError: A rule code that does not exist, a contract that is none, a file with something wrong in it.
         TypeError: An option that does not exist.
     """
+    return check_with(target, make_config(target, config=config, ties=ties, **options))
+
+
+def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
+    """Check a model by options that are made already; see `check`."""
     from tiecheck.engine import run, run_module
 
-    made = make_config(target, config=config, ties=ties, **options)
     if isinstance(target, (str, os.PathLike)):
-        return run((os.fspath(target),), made)
-    return run_module(target, made)
+        return run((os.fspath(target),), config)
+    return run_module(target, config)
 
 
 def make_config(
