@@ -265,6 +265,7 @@ def test_models_are_selected_like_tests(project: pytest.Pytester) -> None:
 
 def test_last_failed_comes_back(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(): pass")
+    project.mkdir("tiecheck")  # a directory of that name is no failed file
     both = ("--tiecheck", "models/llama-healthy-tied", "--tiecheck", "models/llama-flag-lost")
     run(project, *both)
     run(project, *both, "--lf").assert_outcomes(failed=1, deselected=2)
