@@ -84,7 +84,9 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
         return read_contract(ties, "ties")
     if isinstance(target, (str, os.PathLike)):
         raise UsageError('for a path ties= names the class: {"MyGPT": [["a.weight", "b.weight"]]}')
-    return {dotted(type(target)): read_groups(ties, "ties")}
+    from tiecheck.collect.wrappers import own_class
+
+    return {dotted(own_class(target)): read_groups(ties, "ties")}
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tuple[Tie, ...]:

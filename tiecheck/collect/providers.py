@@ -199,9 +199,9 @@ def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveMo
 def _contract(module: nn.Module, config: Config) -> Contract:
     """What the user says is tied in a module of its class."""
     from tiecheck.collect.live import Contract
-    from tiecheck.collect.wrappers import unwrapped
+    from tiecheck.collect.wrappers import own_class
 
-    return Contract(config.ties_of(type(unwrapped(module))), config.ties_from)
+    return Contract(config.ties_of(own_class(module)), config.ties_from)
 
 
 def _keys(facts: Facts, root: str, model: ModelConfig | None, config: Config) -> tuple[KeyProblem, ...] | Unknown:

@@ -66,13 +66,18 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
-def class_name(module: nn.Module) -> str:
-    """The name of a module's own class: of what is wrapped, and without what FSDP2 makes of it."""
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """A module's own class: of what is wrapped, and without what FSDP2 makes of it."""
     cls = type(unwrapped(module))
     if any(qualified(base) == SHARDED for base in cls.__mro__):
         own = [base for base in cls.__mro__[1:] if qualified(base) != SHARDED]
         cls = own[0] if own else cls
-    return cls.__name__
+    return cls
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of a module's own class."""
+    return own_class(module).__name__
 
 
 def step(owner: nn.Module, label: str) -> nn.Module | None:
