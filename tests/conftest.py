@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+pytest_plugins = "pytester"
+
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "models"
 
 

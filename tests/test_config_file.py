@@ -248,6 +248,16 @@ def test_a_contract_is_looked_up_by_name_and_by_path() -> None:
     assert pickle.loads(pickle.dumps(named)) == named
 
 
+def test_a_contract_is_heard_by_what_fsdp_makes_of_a_class() -> None:
+    from torch.distributed.fsdp import FSDPModule
+
+    net = Net()
+    net.__class__ = type("FSDPNet", (FSDPModule, Net), {})
+    for ties in ({"Net": [["a.weight", "b.weight"]]}, [["a.weight", "b.weight"]]):
+        (finding,) = tiecheck.check(net, ties=ties, select="TIE301").findings
+        assert finding.names == ("a.weight", "b.weight")
+
+
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The records that the Python door hands to the engine."""

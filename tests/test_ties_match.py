@@ -177,6 +177,37 @@ def test_a_name_that_is_passed_on_is_not_registered() -> None:
     assert "also the same tensor, by the parameter: `head.inner.weight`" in told
 
 
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [(nn.DataParallel, "module."), (torch.compile, "_orig_mod."), (torch.optim.swa_utils.AveragedModel, "module.")],
+    ids=["DataParallel", "compile", "AveragedModel"],
+)
+def test_a_wrapper_changes_no_name(wrap, prefix: str) -> None:
+    model = wrap(tied("head"))
+    assert_ties_match(model, [HEAD])
+    assert_ties_match(model, [[prefix + name for name in HEAD]])
+    assert "not expected: `emb.weight`, `head.weight`" in message(model, [])
+    assert "it is one name, with and without its wrapper" in message(
+        model, [HEAD, [prefix + "dec.weight", "dec.weight"]]
+    )
+    assert "found separate" in message(wrap(Small()), [HEAD])
+    report = tiecheck.check(model, ties=[["emb.weight", "dec.weight"]])
+    assert any({"emb.weight", "dec.weight"} <= set(f.names) for f in report.findings), (
+        "the contract is the inner model's"
+    )
+
+
+def test_a_tie_that_is_offloaded_is_one() -> None:
+    from accelerate import cpu_offload
+
+    for model, holds in ((tied("head"), True), (Small(), False)):
+        cpu_offload(model, execution_device="cpu")
+        if holds:
+            assert_ties_match(model, [HEAD])
+        else:
+            assert "found separate" in message(model, [HEAD])
+
+
 def test_buffers_count_when_asked() -> None:
     model = nn.Module()
     shared = torch.zeros(3)

@@ -46,12 +46,16 @@ def check(
         UsageError: A rule code that does not exist, a contract that is none, a file with something wrong in it.
         TypeError: An option that does not exist.
     """
+    return check_with(target, make_config(target, config=config, ties=ties, **options))
+
+
+def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
+    """Check a model by options that are made already; see `check`."""
     from tiecheck.engine import run, run_module
 
-    made = make_config(target, config=config, ties=ties, **options)
     if isinstance(target, (str, os.PathLike)):
-        return run((os.fspath(target),), made)
-    return run_module(target, made)
+        return run((os.fspath(target),), config)
+    return run_module(target, config)
 
 
 def make_config(
@@ -80,7 +84,9 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
         return read_contract(ties, "ties")
     if isinstance(target, (str, os.PathLike)):
         raise UsageError('for a path ties= names the class: {"MyGPT": [["a.weight", "b.weight"]]}')
-    return {dotted(type(target)): read_groups(ties, "ties")}
+    from tiecheck.collect.wrappers import own_class
+
+    return {dotted(own_class(target)): read_groups(ties, "ties")}
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tuple[Tie, ...]:

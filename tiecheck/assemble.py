@@ -116,10 +116,12 @@ def _reason(group: Group, tie: Tie | None, claim: DeclaredTie | None) -> str | N
 
 def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> TieEntry:
     nobody = live is not None and live.library is None
+    more = claim is not None and not set(claim.names) <= set(tie.names)  # a tie of some members is none of the group
+    names = tuple(sorted({*tie.names, *claim.names})) if claim and more else tie.names
     return TieEntry(
-        names=tie.names,
-        names_total=tie.names_total,
-        kind=tie.kind,
+        names=names,
+        names_total=len(names) if more else tie.names_total,
+        kind=claim.kind if claim and more else tie.kind,
         kind_from="live",
         stored=None,
         stored_names=(),
@@ -128,7 +130,7 @@ def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> Ti
         shape=tie.shape,
         dtype=tie.dtype,
         nbytes=tie.nbytes,
-        reason=tie.reason,
+        reason=claim.reason if claim and more else tie.reason,
     )
 
 

@@ -5,11 +5,10 @@
 
 import os
 import tomllib
-from collections.abc import Iterable
 from typing import Any
 
 from tiecheck.config import PROJECT, VALUES
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, nearest
 from tiecheck.record import Record
 from tiecheck.report import SEVERITIES
 
@@ -85,17 +84,6 @@ def _known(table: dict[str, Any]) -> dict[str, Any]:
         if key not in KEYS:
             raise UsageError(f"there is no key {key!r}{nearest(key, KEYS)}")
     return table
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The word that was meant, or all there are, as the end of a sentence."""
-    import difflib
-
-    known = list(words)
-    near = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1) or difflib.get_close_matches(
-        word, known, n=1
-    )
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
 def _value(key: str, value: Any) -> Any:

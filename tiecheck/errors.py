@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TiecheckError(Exception):
     """Base of every error tiecheck raises on purpose. The message names the file and the cause."""
@@ -27,3 +29,12 @@ class MissingExtraError(TiecheckError):
             super().__init__(f"{what} needs another package: pip install {package}")
         else:
             super().__init__(f"{what} needs an optional part of tiecheck: pip install 'tiecheck[{extra}]'")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The word that was meant, or all there are, as the end of a sentence."""
+    import difflib
+
+    known = {other.replace("_", "-"): other for other in words}
+    near = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1)
+    return f"; did you mean {known[near[0]]!r}?" if near else f"; there are {', '.join(known.values())}"

@@ -195,6 +195,8 @@ class SaveProblem(Record):
 
     names: tuple[str, ...]
     """The tied names, sorted and capped."""
+    kind: Kind
+    """How they are tied."""
     model: str
     """Path of the model that would save it; empty for the module itself."""
     class_name: str

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tiecheck.collect.live import find_ties
+from tiecheck.collect.alias_graph import Registrations
 from tiecheck.collect.live_declared import judge
+from tiecheck.collect.live_pause import paused_collector
+from tiecheck.collect.live_ties import ties_of
 from tiecheck.collect.lookup import Member, look_up
+from tiecheck.collect.wrappers import UserNames
 from tiecheck.contract import Groups, read_groups
 from tiecheck.errors import UsageError
 from tiecheck.facts import TIED, Kind
@@ -77,21 +80,33 @@ def differences(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
         buffers: Whether buffers count too.
     """
     cap = max(CAP, 2 * sum(map(len, expected)))
-    real = {id(look_up(model, group.names[0]).tensor): group for group in _real(model, cap, buffers=buffers)}
+    with paused_collector():
+        places = Registrations(model, buffers=buffers)
+        user = UserNames(places.graph)
+        groups = _real(model, ties_of(places, cap), user)
+    real = {_key(look_up(model, group.names[0])): group for group in groups}
     missing: list[str] = []
     differing: list[str] = []
     claimed: set[int] = set()
-    for names in expected:
-        members = [look_up(model, name) for name in names]
-        tensors = {id(member.tensor) for member in members}
-        claimed |= tensors
+    for given in expected:
+        members = [look_up(model, name) for name in dict.fromkeys(map(user.of, given))]
+        tensors = {_key(member): member.name for member in members}
+        claimed |= tensors.keys()
         held = [real[tensor] for tensor in tensors if tensor in real]
-        if len(tensors) == 1 and held and set(held[0].names) == set(names) and held[0].total == len(names):
-            continue
-        together = any(not set(group.names).isdisjoint(names) for group in held)
-        (differing if together else missing).append(_told(model, members, held, buffers=buffers))
+        told = _told(model, members, held, buffers=buffers)
+        if told:
+            together = any(not set(group.names).isdisjoint(tensors.values()) for group in held)
+            (differing if together else missing).append("\n".join([_short([m.name for m in members]), *told]))
     extra = [_unexpected(model, group) for tensor, group in real.items() if tensor not in claimed]
     return _sentence(("missing", missing), ("different", differing), ("not expected", extra))
+
+
+def _key(member: Member) -> int:
+    """What tells a tensor from others: the object that is registered, also where an offloader keeps its values."""
+    if member.owner is None:
+        return id(member.tensor)
+    held = member.owner._parameters.get(member.attribute)
+    return id(held if held is not None else member.owner._buffers.get(member.attribute, member.tensor))
 
 
 def _sentence(*kinds: tuple[str, list[str]]) -> str:
@@ -103,46 +118,42 @@ def _sentence(*kinds: tuple[str, list[str]]) -> str:
     return "\n".join([counts, *paragraphs])
 
 
-def _real(model: nn.Module, cap: int, *, buffers: bool) -> list[Real]:
-    """The groups that are one tensor each; those that only share memory are taken apart."""
+def _real(model: nn.Module, ties: Iterable[Tie], user: UserNames) -> list[Real]:
+    """The groups that are one tensor each, without wrappers; those that only share memory are taken apart."""
     groups = []
-    for tie in find_ties(model, buffers=buffers, cap=cap):
-        if tie.kind in TIED:
-            groups.append(Real(tie.names, tie.names_total, tie.kind))
-        else:
-            groups += _parts(model, tie)
+    for tie in ties:
+        names = user.all_of(tie.names)
+        if tie.kind not in TIED:
+            groups += _parts(model, names)
+        elif len(names) > 1:
+            total = tie.names_total if tie.names_total != len(tie.names) else len(names)
+            groups.append(Real(names, total, tie.kind))
     return groups
 
 
-def _parts(model: nn.Module, tie: Tie) -> list[Real]:
+def _parts(model: nn.Module, names: Iterable[str]) -> list[Real]:
     """The names of a group that only shares memory, by tensor."""
     held: dict[int, list[Member]] = {}
-    for name in tie.names:
+    for name in names:
         member = look_up(model, name)
-        held.setdefault(id(member.tensor), []).append(member)
-    return [
-        Real(tuple(member.name for member in part), len(part), _kind(part)) for part in held.values() if len(part) > 1
-    ]
+        held.setdefault(_key(member), []).append(member)
+    return [Real(tuple(m.name for m in part), len(part), _kind(part)) for part in held.values() if len(part) > 1]
 
 
 def _kind(members: Sequence[Member]) -> Kind:
     return "module" if len({(id(m.owner), m.attribute) for m in members}) == 1 else "parameter"
 
 
-def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers: bool) -> str:
-    """One expected group that is not as expected: how it is, and what to change."""
+def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers: bool) -> list[str]:
+    """How a group is that is not as expected, and what to change; nothing where it is as expected."""
     names = [member.name for member in members]
-    lines = [_short(names)]
     odd = {member.name: why for member in members if (why := _odd(model, member, buffers=buffers))}
-    lines += [f"    {why}" for why in odd.values()]
+    lines = [f"    {why}" for why in odd.values()]
+    if len(names) == 1:
+        lines.append("    it is one name, with and without its wrapper")
     sound = [member for member in members if member.name not in odd]
-    if len({id(member.tensor) for member in sound}) > 1:
-        verdict = judge(sound)
-        lines.append(f"    {found(verdict.kind, verdict.reason)}")
-        lines += [f"      one tensor: {_short(part)}" for part in verdict.parts if len(part) > 1]
-        lines += [f"  {line}" for line in looks(sound[:SHOWN]).splitlines()]
-        firsts = [next(m for m in sound if m.name == name) for name in _firsts(names, verdict.parts)]
-        lines += [f"    {cure(model, (firsts[0], other), 'parameter')}" for other in firsts[1:SHOWN]]
+    if len({_key(member) for member in sound}) > 1:
+        lines += _apart(model, sound)
     for group in held:
         others = [name for name in group.names if name not in names]
         if group.total is None:
@@ -150,12 +161,25 @@ def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers:
         elif others:
             lines.append(f"    also the same tensor, by the {group.kind}: {_short(others, _more(group))}")
             lines.append(f"    {parting(group.kind, others[0])}; or expect it too")
-    return "\n".join(lines)
+    return lines
 
 
-def _firsts(names: Sequence[str], parts: Iterable[Sequence[str]]) -> list[str]:
-    """One name of each part, in the order in which they were expected."""
-    return sorted((min(part, key=names.index) for part in parts), key=names.index)
+def _apart(model: nn.Module, members: list[Member]) -> list[str]:
+    """How members that are not one tensor hang together; nothing where they are tied all the same (offloaded)."""
+    verdict = judge(members)
+    if verdict.kind in TIED:
+        return []
+    lines = [f"    {found(verdict.kind, verdict.reason)}"]
+    lines += [f"      one tensor: {_short(part)}" for part in verdict.parts if len(part) > 1]
+    lines += [f"  {line}" for line in looks(members[:SHOWN]).splitlines()]
+    first, *others = _firsts(members, verdict.parts)
+    return lines + [f"    {cure(model, (first, other), 'parameter')}" for other in others[: SHOWN - 1]]
+
+
+def _firsts(members: list[Member], parts: Iterable[Sequence[str]]) -> list[Member]:
+    """One member of each part, in the order in which they were expected."""
+    named = {member.name: i for i, member in enumerate(members)}
+    return [members[i] for i in sorted(min(named[name] for name in part) for part in parts)]
 
 
 def _odd(model: nn.Module, member: Member, *, buffers: bool) -> str | None:

@@ -81,6 +81,9 @@ def assert_ties_match(
 ) -> None:
     """Assert that the ties of a model are the groups given, and no others.
 
+    A tie that accelerate keeps in the map of an offloaded model is seen where it is expected; one that is not expected
+    is not looked for there.
+
     Args:
         model: The model, as it is now.
         expected: Groups of two or more names that are one tensor, in any order; `[]` for a model without ties. Or

@@ -59,6 +59,22 @@ def test_for_comes_from_the_file(tiecheck_cli, models: Path, lost: str) -> None:
     assert target["judged_for"] == ["vllm"]
 
 
+def test_the_contract_reaches_the_engine(tiecheck_cli, lost: str, monkeypatch) -> None:
+    import tiecheck.engine
+
+    seen = []
+    real = tiecheck.engine.run
+    monkeypatch.setattr(tiecheck.engine, "run", lambda targets, config: seen.append(config) or real(targets, config))
+    write('[tool.tiecheck.ties]\nMyGPT = [["lm_head.weight", "wte.weight"]]')
+    tiecheck_cli(lost)
+    assert seen[0].ties == {"MyGPT": (("lm_head.weight", "wte.weight"),)}
+    assert seen[0].ties_from == "pyproject.toml [tool.tiecheck.ties]"
+    Path("deep").mkdir()
+    monkeypatch.chdir("deep")
+    tiecheck_cli(lost)
+    assert seen[1].ties_from == f"{Path('../pyproject.toml')} [tool.tiecheck.ties]"
+
+
 def test_config_names_a_file(tiecheck_cli, lost: str, monkeypatch) -> None:
     Path("other.toml").write_text('ignore = ["TIE102"]')
     write("strict = 3")

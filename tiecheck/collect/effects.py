@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.collect import torch_adapter
-from tiecheck.collect.alias_graph import Edge, ModuleGraph
+from tiecheck.collect.alias_graph import ModuleGraph
+from tiecheck.collect.wrappers import PEFT, qualified, wrapping
 
 PRUNING = "torch.nn.utils.prune"
 
@@ -23,8 +24,6 @@ HOOKS = {
     "torch.nn.utils.weight_norm.WeightNorm": "torch.nn.utils.weight_norm",
 }
 """Class of a forward pre-hook -> what users call it; each keeps what it computes in `_tensor_name` or `name`."""
-
-LAYER = "peft.tuners.tuners_utils.BaseTunerLayer"
 
 
 def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, bool] | None:
@@ -50,7 +49,7 @@ def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, bool
 def _hook(module: nn.Module, attribute: str) -> str | None:
     """The hook that computes another attribute from this one, and what it computed last is not the same."""
     for hook in module._forward_pre_hooks.values():
-        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := _qualified(base)) in HOOKS), None)
+        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := qualified(base)) in HOOKS), None)
         if title is None:
             continue
         computed = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
@@ -70,13 +69,13 @@ def _alike(computed: Any, original: Any) -> bool:
 
 def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, bool] | None:
     """An adapter of PEFT over the module that registers the parameter, which is active and not merged."""
-    edges: list[Edge] = graph.registrations_of(owner)
-    for edge in edges:
+    for edge in graph.registrations_of(owner):
         layer: Any = graph.modules[edge.parent]
-        if edge.label != "base_layer" or LAYER not in map(_qualified, type(layer).__mro__):
+        if (edge.label, PEFT) != wrapping(layer) or getattr(layer, "disable_adapters", False) is True:
             continue
+        merged = getattr(layer, "merged", False)
         active = [name for name in getattr(layer, "active_adapters", ()) if _has(layer, name)]
-        if active and not getattr(layer, "disable_adapters", False) and not getattr(layer, "merged", False):
+        if active and not merged:
             return f"the adapter {', '.join(active)} ({type(layer).__name__})", True
     return None
 
@@ -85,10 +84,6 @@ def _has(layer: Any, name: str) -> bool:
     """Whether an adapter has weights in a layer."""
     held = (getattr(layer, key, {}) for key in getattr(layer, "adapter_layer_names", ()))
     return any(name in part for part in held)
-
-
-def _qualified(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def plain(name: str) -> str:

@@ -14,6 +14,7 @@ from tiecheck.collect.architectures import FLAG, load_architecture, load_older, 
 from tiecheck.collect.live_names import NamesOf
 from tiecheck.collect.lookup import look_up
 from tiecheck.collect.transformers_adapter import PretrainedModel
+from tiecheck.collect.wrappers import unwrapped
 from tiecheck.facts_live import Head
 
 CAP = 8
@@ -58,7 +59,7 @@ def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
 def weight_of(model: Any, getter: str) -> Tensor | None:
     """The weight of the module that a getter returns; None where there is none, or the getter raises."""
     try:
-        weight = getattr(getattr(model, getter)(), "weight", None)
+        weight = getattr(unwrapped(getattr(model, getter)()), "weight", None)
     except Exception:  # noqa: BLE001  # a class without one raises what it likes
         return None
     return weight if isinstance(weight, Tensor) else None

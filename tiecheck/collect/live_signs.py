@@ -5,9 +5,11 @@ Members that are not used as they are, biases that do not fit, and signs that ti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -76,46 +78,71 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
 
 def freezes_of(places: Registrations, names: NamesOf) -> tuple[Freeze, ...]:
     """Signs that the members of a parameter tie were meant to differ in `requires_grad` or dtype."""
-    return tuple(freeze for first in places.repeats for freeze in _freezes(places, names, first))
+    if not places.repeats:
+        return ()
+    tally = _Tally(places)
+    return tuple(freeze for first in places.repeats for freeze in _freezes(places, names, first, tally))
 
 
-def _freezes(places: Registrations, names: NamesOf, first: int) -> Iterator[Freeze]:
+class _Tally:
+    """What the parameters of a module are like, counted once: one of them is held against all others."""
+
+    def __init__(self, places: Registrations) -> None:
+        self.trains: Counter[str] = Counter()
+        """Parameters that train, by the first part of their first name; all of them under the empty word."""
+        self.all: Counter[str] = Counter()
+        """Floating parameters, likewise."""
+        self.dtypes: Counter[torch.dtype] = Counter()
+        """Floating parameters of two dimensions and more."""
+        tops: dict[int, str] = {}
+        for place in places.firsts:
+            tensor, owner = places.objects[place], places.owners[place]
+            if is_lazy(tensor) or not tensor.is_floating_point():
+                continue
+            if owner not in tops:
+                tops[owner] = places.graph.path(owner, "").partition(".")[0]
+            for key in {"", tops[owner]}:
+                self.all[key] += 1
+                self.trains[key] += tensor.requires_grad
+            if tensor.dim() > 1:
+                self.dtypes[tensor.dtype] += 1
+        self.tops = tops
+
+    def others(self, key: str, *, inside: bool, trains: bool) -> tuple[int, int]:
+        """How many parameters there are and how many train, without one that may be among them."""
+        return self.all[key] - inside, self.trains[key] - (inside and trains)
+
+
+def _freezes(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
     tensor = places.objects[first]
     if is_lazy(tensor) or not tensor.is_floating_point():
         return
-    tied = names.of(tensor)
-    word = "trains" if tensor.requires_grad else "frozen"
+    trains = tensor.requires_grad
+    word = "trains" if trains else "frozen"
     for place in names.places_of(first):
         number = places.owners[place]
         said = vars(places.graph.modules[number]).get("requires_grad")
-        if isinstance(said, bool) and said is not tensor.requires_grad:
+        if isinstance(said, bool) and said is not trains:
             where = places.graph.path(number, "").removesuffix(".")
-            yield Freeze("attribute", tied, where, word, str(said).lower())
-    others = [places.objects[place] for place in places.firsts if place != first]
-    if len(others) < FEW:
-        return
-    if not tensor.requires_grad and all(other.requires_grad for other in others if other.is_floating_point()):
-        yield Freeze("frozen", tied, "", word, "trains")
-    yield from _alone_below(places, first, tied)
-    dtypes = {other.dtype for other in others if other.is_floating_point() and other.dim() > 1}
-    if len(dtypes) == 1 and tensor.dtype not in dtypes:
-        mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, next(iter(dtypes))))
-        yield Freeze("dtype", tied, "", mine, theirs)
+            yield Freeze("attribute", names.of(tensor), where, word, str(said).lower())
+    count, training = tally.others("", inside=True, trains=trains)
+    if not trains and count >= FEW and training == count:
+        yield Freeze("frozen", names.of(tensor), "", word, "trains")
+    if trains and training < count:
+        yield from _alone_below(places, names, first, tally)
+    dtypes = tally.dtypes.keys() - {tensor.dtype}
+    alone = tally.dtypes[tensor.dtype] == 1 and tensor.dim() > 1
+    if alone and len(dtypes) == 1 and tally.dtypes.total() > FEW:
+        mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, *dtypes))
+        yield Freeze("dtype", names.of(tensor), "", mine, theirs)
 
 
-def _alone_below(places: Registrations, first: int, tied: tuple[str, ...]) -> Iterator[Freeze]:
+def _alone_below(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
     """A tied tensor that trains below a module in which everything else is frozen, and that does not hold them all."""
-    if not places.objects[first].requires_grad:
-        return
+    tied = names.of(places.objects[first])
+    own = tally.tops.get(places.owners[first], "")
     tops = {name.partition(".")[0] for name in tied}
-    if len(tops) < 2:
-        return
-    graph = places.graph
-    held: dict[str, list[bool]] = {}
-    for place in places.firsts:
-        top = graph.path(places.owners[place], places.attributes[place]).partition(".")[0]
-        if place != first and top in tops:
-            held.setdefault(top, []).append(places.objects[place].requires_grad)
-    for top, grads in sorted(held.items()):
-        if len(grads) >= FEW and not any(grads):
+    for top in sorted(tops) if len(tops) > 1 else ():
+        count, training = tally.others(top, inside=top == own, trains=True)
+        if count >= FEW and training == 0:
             yield Freeze("trainable", tied, top, "trains", "frozen")

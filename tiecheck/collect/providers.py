@@ -90,11 +90,12 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
 
     def scale(facts: Facts) -> Any:
         from tiecheck.collect.scale_live import live_scale
+        from tiecheck.collect.wrappers import unwrapped
 
         model: LiveModel = facts.get("live")
         if config.values == "never":
             return Unknown("the values were not to be read (--values never)")
-        return tuple(live_scale(module, tie.names) for tie in _embedding_ties(model))
+        return tuple(live_scale(unwrapped(module), tie.names) for tie in _embedding_ties(model))
 
     return Facts({"live": live, "keys": lambda facts: facts.get("live").problems, "scale": scale})
 
@@ -198,9 +199,9 @@ def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveMo
 def _contract(module: nn.Module, config: Config) -> Contract:
     """What the user says is tied in a module of its class."""
     from tiecheck.collect.live import Contract
-    from tiecheck.collect.wrappers import unwrapped
+    from tiecheck.collect.wrappers import own_class
 
-    return Contract(config.ties_of(type(unwrapped(module))), config.ties_from)
+    return Contract(config.ties_of(own_class(module)), config.ties_from)
 
 
 def _keys(facts: Facts, root: str, model: ModelConfig | None, config: Config) -> tuple[KeyProblem, ...] | Unknown:

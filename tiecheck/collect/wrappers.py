@@ -31,10 +31,11 @@ INNER: Mapping[str, tuple[str, str]] = {
     "peft.peft_model.PeftModel": ("base_model", PEFT),
     "peft.tuners.tuners_utils.BaseTuner": ("model", PEFT),
     "peft.tuners.tuners_utils.BaseTunerLayer": ("base_layer", PEFT),
+    "peft.utils.other.AuxiliaryTrainingWrapper": ("original_module", PEFT),
 }
 """Class -> the attribute that holds what it wraps, and what users call it (torch 2.13, peft 0.21)."""
 
-SHARDED = "torch.distributed.fsdp._fully_shard._fully_shard.FSDPModule"
+SHARDED = "torch.distributed.fsdp.FSDPModule"
 """What FSDP2 mixes into the class of a module that it shards in place: names stay, the class's own name changes."""
 
 _KNOWN: dict[type, tuple[str, str] | None] = {}
@@ -44,12 +45,13 @@ def wrapping(module: nn.Module) -> tuple[str, str] | None:
     """The attribute that holds what a module wraps, and what users call the wrapper; None for any other module."""
     cls = type(module)
     if cls not in _KNOWN:
-        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := _qualified(base)) in INNER), None)
+        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := qualified(base)) in INNER), None)
     found = _KNOWN[cls]
     return found if found is not None and found[0] in module._modules else None
 
 
-def _qualified(cls: type) -> str:
+def qualified(cls: type) -> str:
+    """A class's name with its module's."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -64,13 +66,18 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
-def class_name(module: nn.Module) -> str:
-    """The name of a module's own class: of what is wrapped, and without what FSDP2 makes of it."""
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """A module's own class: of what is wrapped, and without what FSDP2 makes of it."""
     cls = type(unwrapped(module))
-    if any(_qualified(base) == SHARDED for base in cls.__mro__):
-        own = [base for base in cls.__mro__[1:] if _qualified(base) != SHARDED]
+    if any(qualified(base) == SHARDED for base in cls.__mro__):
+        own = [base for base in cls.__mro__[1:] if qualified(base) != SHARDED]
         cls = own[0] if own else cls
-    return cls.__name__
+    return cls
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of a module's own class."""
+    return own_class(module).__name__
 
 
 def step(owner: nn.Module, label: str) -> nn.Module | None:

@@ -146,6 +146,7 @@ class StorageOnlyTie(Rule):
     @staticmethod
     def _draft(live: LiveModel, tie: Tie) -> Draft:
         meta = tie.device == "meta"
+        adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
         normed = [n for n in tie.names if n.endswith("parametrizations.weight.original1")]
         what = (
             f"{normed[0]} is what weight_norm made of a tied weight: it still shares the memory, and is a parameter of "
@@ -169,7 +170,7 @@ class StorageOnlyTie(Rule):
             tie.names,
             (Location(live.class_name, None, None, "primary", "same memory, different objects"),),
             mend,
-            severity="info" if meta else None,
+            severity="info" if meta or adapters else None,
         )
 
     @staticmethod
@@ -182,6 +183,8 @@ class StorageOnlyTie(Rule):
         normed = tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
         yield Case("weight_norm after tying", {"live": live(ties=(normed,))}, finds=("error",))
         yield Case("on meta", {"live": live(ties=(shared._replace(device="meta"),))}, finds=("info",))
+        lora = tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
+        yield Case("adapters that PEFT ties", {"live": live(ties=(lora,))}, finds=("info",))
         yield Case("a shared buffer", {"live": live(ties=(shared._replace(buffer=True),))})
         yield Case("a parameter tie", {"live": live()})
         yield Case("a module alias", {"live": live(ties=(tie(kind="module"),))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts import TIED, Unknown
+from tiecheck.facts import TIED, LoaderView, Unknown
 from tiecheck.facts_live import Alias, Effect, Freeze, LiveModel, SaveProblem
 from tiecheck.report import Location, Severity
 from tiecheck.rules.base import Case, Draft, Rule
@@ -50,6 +50,7 @@ class ModuleAlias(Rule):
                 alias.names,
                 (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
                 "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
+                hurts=_blind(alias),
             )
 
     @staticmethod
@@ -78,7 +79,8 @@ class UndeclaredTie(Rule):
     ## What it does
     Finds parameters of a `PreTrainedModel` that are one and that no `_tied_weights_keys` covers, so that
     `save_pretrained` refuses; and ties of an inner model that stands in a list or a plain module, where the outer model
-    does not hear of them. A tie of a plain `nn.Module` is nobody's to declare and is left alone.
+    does not hear of them. A tie of a plain `nn.Module` is nobody's to declare and is left alone. A module alias is a
+    note: it loads and runs as it was meant, and only a save minds.
 
     ## Why it is bad
     transformers 5 raises "shared tensors ... which are not properly defined" at the first save, often after days of
@@ -114,10 +116,12 @@ class UndeclaredTie(Rule):
         """A tie of attention weights, an inner model in a list, and what is declared."""
         from tiecheck.rules.cases import PAIR, live
 
-        raises = SaveProblem(("k.weight", "q.weight"), "", "LlamaForCausalLM", "raises", ())
+        raises = SaveProblem(("k.weight", "q.weight"), "parameter", "", "LlamaForCausalLM", "raises", ())
         yield Case("two layers share a weight", {"live": live(unsaved=(raises,))}, finds=("warning",))
-        inner = SaveProblem(PAIR, "", "Outer", "unpropagated", PAIR[:1])
+        inner = SaveProblem(PAIR, "parameter", "", "Outer", "unpropagated", PAIR[:1])
         yield Case("an inner model in a list", {"live": live(unsaved=(inner,))}, finds=("warning",))
+        alias = raises._replace(kind="module")
+        yield Case("a module alias, which loads and runs (OLMo)", {"live": live(unsaved=(alias,))}, finds=("info",))
         pruned = (Effect("k.weight", "torch.nn.utils.prune", adapter=False),)
         yield Case("a member that is not used as it is", {"live": live(unsaved=(raises,), effects=pruned)})
         yield Case("declared and tied", {"live": live()})
@@ -261,7 +265,7 @@ def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
             f"{listed(problem.names)} are one parameter, which {problem.class_name} does not declare: save_pretrained "
             "raises RuntimeError."
         )
-        mend = f'Declare it on the class: _tied_weights_keys = {{"{target}": "{source}"}}, with the flag true.'
+        mend = f'To save it, declare it on the class: _tied_weights_keys = {{"{target}": "{source}"}}, flag true.'
     else:
         what = (
             f"{listed(problem.names)} are one parameter by an inner model's declaration, of which {problem.class_name} "
@@ -270,7 +274,11 @@ def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
         )
         mend = f"Register the inner model as a direct attribute, or declare the pair on {problem.class_name} as well."
     return Draft(
-        what, problem.names, (Location(live.class_name, None, None, "primary", "one parameter, not declared"),), mend
+        what,
+        problem.names,
+        (Location(live.class_name, None, None, "primary", "one parameter, not declared"),),
+        mend,
+        severity="info" if problem.kind == "module" and problem.form == "raises" else None,
     )
 
 
@@ -289,6 +297,16 @@ def _surprise(freeze: Freeze) -> tuple[str, Severity]:
         return f"{told}: training the one trains the other.", "info"
     told = f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}"
     return f"{told}: casting the one cast the other.", "info"
+
+
+def _blind(alias: Alias) -> tuple[LoaderView, ...] | None:
+    """The versions of accelerate that do not see an alias; with `--for` one of them, the note is a warning."""
+    before = ("0.9-0.17", "0.18-0.33")
+    if not alias.siblings:
+        return None
+    return tuple(
+        LoaderView("accelerate", versions, "unknown", None, "run", alias.names, None, None, None) for versions in before
+    )
 
 
 def _accelerate(alias: Alias) -> str:

@@ -19,6 +19,7 @@ MODULES = {
     "llama.cpp": "llama_cpp",
     "mlx-lm": "mlx_lm",
     "mergekit": "mergekit",
+    "accelerate": "accelerate",
 }
 """Loader -> the module beside this one that holds its `LOADERS`, newest version last."""
 
