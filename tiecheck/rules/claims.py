@@ -28,7 +28,7 @@ def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
 
 def follows_weight(claim: DeclaredTie, live: LiveModel) -> bool:
     """Whether a group is of biases, one of which stands beside a weight that is declared tied as well."""
-    if not claim.shapes or any(shape is None or len(shape) != 1 for shape in claim.shapes):
+    if not all(name.rpartition(".")[2].endswith("bias") for name in claim.names):
         return False
     owners = {name.rpartition(".")[0] for name in claim.names}
     weights = {name for other in live.declared for name in other.names if name.endswith("weight")}
