@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tiecheck.facts_live import DeclaredTie, LiveModel
+from tiecheck.rules.wording import place
 
 BROKEN = ("copy", "separate")
 
@@ -45,6 +46,21 @@ def stale(claim: DeclaredTie, live: LiveModel) -> str | None:
         if set(head.head) & set(claim.names) and others and set(head.embedding) & set(claim.names):
             return f"the head is one tensor with {min(others)}"
     return None
+
+
+def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
+    """What ties a group again: the model's own method where there is one, else the assignment.
+
+    Args:
+        claim: The group.
+        live: The model.
+        names: The members that are to be tied again; all but the source where none are given.
+    """
+    if live.library is not None and not claim.by[0].endswith("ties]"):
+        return "model.tie_weights()"
+    others = [name for name in names or claim.names if name != claim.source]
+    source = place(claim.source)
+    return "; ".join(f"{place(name)} = {source}" for name in others[:3])
 
 
 def parts(claim: DeclaredTie) -> str:
