@@ -472,3 +472,25 @@ def test_it(tiecheck):
 def test_a_module_is_checked_without_a_warning(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(NETS + "\ndef test_it(tiecheck):\n    tiecheck(tied()).assert_clean()")
     run(pytester, "-W", "error", "-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_the_configuration_of_the_root_directory_is_heard_as_on_the_command_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml('[tool.tiecheck.ties]\nNet = [["emb.weight", "head.weight"]]\n')
+    pytester.makepyfile(net=NETS)
+    pytester.makepyfile(
+        """
+from net import Net, tied
+
+def test_held(tiecheck):
+    tiecheck(tied()).assert_clean()
+
+def test_broken(tiecheck):
+    tiecheck(Net()).assert_clean()
+"""
+    )
+    result = run(pytester, "--tiecheck", "net.py:Net", "--tiecheck", "net.py:tied")
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*TIE301 declared-tie-not-applied*"])
+    none = pytester.path / "none.toml"
+    none.write_text("")
+    run(pytester, "--tiecheck", "net.py:Net", "--tiecheck-config", "none.toml").assert_outcomes(passed=3)

@@ -115,16 +115,21 @@ def _candidates() -> Iterator[str]:
     except OSError:  # the working directory is gone
         return
     while True:
-        own = os.path.join(folder, OWN)
-        if os.path.isfile(own):
-            yield own
-        project = os.path.join(folder, PROJECT)
-        if os.path.isfile(project) and _has_section(project):
-            yield project
+        yield from files_in(folder)
         parent = os.path.dirname(folder)
         if parent == folder:
             return
         folder = parent
+
+
+def files_in(folder: str) -> Iterator[str]:
+    """The files of one folder that may be ours."""
+    own = os.path.join(folder, OWN)
+    if os.path.isfile(own):
+        yield own
+    project = os.path.join(folder, PROJECT)
+    if os.path.isfile(project) and _has_section(project):
+        yield project
 
 
 def _has_section(path: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from tiecheck.api import check_with, make_config
-from tiecheck.config import Config
+from tiecheck.config import Config, files_in
 from tiecheck.engine import exit_status
 from tiecheck.errors import UsageError, nearest
 from tiecheck.facts import Kind
@@ -40,6 +40,10 @@ def options(config: pytest.Config) -> dict[str, Any]:
         found["config"] = os.path.join(config.invocation_params.dir, file)
     elif config.getini("tiecheck_config"):
         found["config"] = os.path.join(config.rootpath, config.getini("tiecheck_config"))
+    else:  # the project's own, as the command line has it there
+        own = next(files_in(str(config.rootpath)), None)
+        if own is not None:
+            found["config"] = own
     return found
 
 

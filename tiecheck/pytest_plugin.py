@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("strict", "switch", "Fail where a rule had to be skipped, or the ties could not be told."),
         ("fail-on", "severity", "The mildest severity that fails: info, warning (default) or error."),
         ("live", "switch", "Also build the class of each --tiecheck model, without weights."),
-        ("config", "file", "A configuration file of tiecheck; none is looked for."),
+        ("config", "file", "A configuration file of tiecheck. [default: the one in the root directory]"),
     ):
         _add_twins(parser, group, name, kind, text)
 

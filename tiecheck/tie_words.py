@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tiecheck.facts import Kind
+from tiecheck.rules.wording import place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,8 +84,3 @@ def parting(found: Kind, name: str) -> str:
         owner = place(name.rpartition(".")[0])
         return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"
     return f"to part them, give one its own memory: {place(name)} = torch.nn.Parameter({place(name)}.detach().clone())"
-
-
-def place(name: str) -> str:
-    """A name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`."""
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))

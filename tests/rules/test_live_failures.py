@@ -555,3 +555,21 @@ def test_a_contract_of_the_users_own_is_held() -> None:
     assert found(model, ties=[["emb.weight", "head.weight"]]) == {"TIE301": "error"}
     model["head"].weight = model["emb"].weight
     assert found(model, ties=[["emb.weight", "head.weight"]]) == {}
+
+
+# What other tools miss
+
+
+@pytest.mark.parametrize(
+    ("loaders", "severity"),
+    [("accelerate==0.33", "warning"), ("accelerate==0.17", "warning"), ("accelerate==1.15", "info"), ("vllm", "info")],
+)
+def test_an_alias_among_siblings_matters_to_who_plans_with_an_old_accelerate(loaders: str, severity: str) -> None:
+    model = nn.Module()
+    model.wte = nn.Embedding(8, 4)
+    model.ff_out = model.wte
+    assert found(model) == {"TIE303": "info"}
+    assert found(model, judge_for=loaders) == {"TIE303": severity}
+    apart = nn.ModuleDict({"inner": nn.ModuleDict({"wte": nn.Embedding(8, 4)})})
+    apart["ff_out"] = apart["inner"]["wte"]
+    assert found(apart, judge_for=loaders) == {"TIE303": "info"}, "an alias across parents is seen by every version"

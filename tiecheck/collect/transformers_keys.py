@@ -25,6 +25,9 @@ NAMES = 1_000_000
 SHORTCUT = re.compile(r"^[A-Za-z0-9_\.]+(weight)|(bias)$")
 """What a key looks like that 5.23 takes for a whole name, unanchored as it stands there: `a.weighted_head` does too."""
 
+REASON = 300
+"""Characters of a reason: 5.23 lists every name of the model in some."""
+
 CAP = 8
 """Names a problem lists at most."""
 
@@ -98,7 +101,8 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         declared, possible, reason = _expand(model, version)
         return Keys(_without_masks(declared, names), _without_masks(possible, names), tuple(problems), reason)
     except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
-        return Keys({}, {}, tuple(problems), f"{type(model).__name__}: {type(error).__name__}: {error}")
+        what = f"{type(model).__name__}: {type(error).__name__}: {error}"
+        return Keys({}, {}, tuple(problems), what if len(what) <= REASON else f"{what[:REASON]}...")
 
 
 def class_problems(model_class: Any) -> tuple[KeyProblem, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tiecheck.facts_live import DeclaredTie, LiveModel
+from tiecheck.rules.wording import place
 
 BROKEN = ("copy", "separate")
 
@@ -28,7 +29,7 @@ def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
 
 def follows_weight(claim: DeclaredTie, live: LiveModel) -> bool:
     """Whether a group is of biases, one of which stands beside a weight that is declared tied as well."""
-    if not claim.shapes or any(shape is None or len(shape) != 1 for shape in claim.shapes):
+    if not all(name.rpartition(".")[2].endswith("bias") for name in claim.names):
         return False
     owners = {name.rpartition(".")[0] for name in claim.names}
     weights = {name for other in live.declared for name in other.names if name.endswith("weight")}
@@ -45,6 +46,21 @@ def stale(claim: DeclaredTie, live: LiveModel) -> str | None:
         if set(head.head) & set(claim.names) and others and set(head.embedding) & set(claim.names):
             return f"the head is one tensor with {min(others)}"
     return None
+
+
+def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
+    """What ties a group again: the model's own method where there is one, else the assignment.
+
+    Args:
+        claim: The group.
+        live: The model.
+        names: The members that are to be tied again; all but the source where none are given.
+    """
+    if live.library is not None and not claim.by[0].endswith("ties]"):
+        return "model.tie_weights()"
+    others = [name for name in names or claim.names if name != claim.source]
+    source = place(claim.source)
+    return "; ".join(f"{place(name)} = {source}" for name in others[:3])
 
 
 def parts(claim: DeclaredTie) -> str:

@@ -8,7 +8,7 @@ from tiecheck.facts import Unknown
 from tiecheck.facts_live import DeclaredTie, LiveModel, Tie
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.claims import parts, speaker
+from tiecheck.rules.claims import parts, retie, speaker
 from tiecheck.rules.wording import listed
 
 NOT_TIED = (
@@ -72,9 +72,9 @@ class DeclaredTieNotApplied(Rule):
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
                 (Location(live.class_name, None, None, "primary", parts(claim)),),
-                f"Make sure first which values are right: model.tie_weights() keeps those of {claim.source} and drops "
-                "the others. Call it after whatever replaced the parameter, and before the optimizer is made. If the "
-                "model is meant to be untied, set config.tie_word_embeddings to false.",
+                f"Make sure first which values are right: {retie(claim, live)} keeps those of {claim.source} and drops "
+                "the others. Do it after whatever replaced the parameter, and before the optimizer is "
+                f"made.{_untied(live)}",
             )
 
     @staticmethod
@@ -230,7 +230,7 @@ class HalfMetaTie(Rule):
                 "error.",
                 claim.names,
                 (Location(live.class_name, None, None, "primary", parts(claim)),),
-                f"Tie again after loading: model.tie_weights(), or assign {full[0]} to {listed(empty)}.",
+                f"Tie again after loading: {retie(claim, live, empty)}. {listed(full)} has the values.",
             )
 
     @staticmethod
@@ -245,6 +245,13 @@ class HalfMetaTie(Rule):
         held = declared("unknown", devices=("offloaded", "cpu"))
         yield Case("offloaded by accelerate", {"live": live(ties=(), declared=(held,))})
         yield Case("tied", {"live": live()})
+
+
+def _untied(live: LiveModel) -> str:
+    """What to do where the tie was never meant."""
+    if live.library is None:
+        return ""
+    return " If the model is meant to be untied, set config.tie_word_embeddings to false."
 
 
 def _state(claim: DeclaredTie) -> str:

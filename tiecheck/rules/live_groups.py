@@ -8,7 +8,7 @@ from tiecheck.facts import TIED, Unknown
 from tiecheck.facts_live import Head, LiveModel
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.claims import parts, speaker, stale
+from tiecheck.rules.claims import parts, retie, speaker, stale
 from tiecheck.rules.wording import listed
 
 
@@ -139,7 +139,8 @@ class HalfTiedGroup(Rule):
                 f"{'is' if len(alone) == 1 else 'are'} not.",
                 claim.names,
                 (Location(live.class_name, None, None, "primary", parts(claim)),),
-                f"Call model.tie_weights() after whatever replaced {listed(alone)}, and before the optimizer is made.",
+                f"After whatever replaced {listed(alone)}, and before the optimizer is made: "
+                f"{retie(claim, live, alone)}.",
             )
 
     @staticmethod
@@ -199,7 +200,7 @@ class TiedBiasOutOfStep(Rule):
                     "the weight beside is tied.",
                     claim.names,
                     (Location(live.class_name, None, None, "primary", parts(claim)),),
-                    "Call model.tie_weights() after whatever replaced the bias.",
+                    f"After whatever replaced the bias: {retie(claim, live)}.",
                 )
         for misfit in live.misfits:
             yield Draft(

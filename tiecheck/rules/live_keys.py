@@ -50,7 +50,7 @@ class DeclaredKeyMatchesNothing(Rule):
             raised = f" transformers raises {problem.raised}" if problem.raised and problem.flag else ""
             yield Draft(
                 f"{problem.class_name}._tied_weights_keys has {pair}, which {what}: it ties nothing.{_end(raised)}",
-                tuple(dict.fromkeys((problem.key, problem.source or problem.key))),
+                tuple(dict.fromkeys(_placed(problem, word) for word in (problem.key, problem.source or problem.key))),
                 (Location(problem.class_name, None, None, "primary", pair),),
                 "Write both names as model.named_parameters() gives them, the target left and the source right.",
                 severity=None if problem.flag is not False else "info",
@@ -194,6 +194,11 @@ class ListFormTiedKeys(Rule):
         yield Case("tie_weights(self)", {"keys": (key("signature", key="tie_weights(self)"),)}, finds=("error",))
         yield Case("a mapping that names nothing is another rule's", {"keys": (key("nothing"),)})
         yield Case("a mapping", {"keys": ()})
+
+
+def _placed(problem: KeyProblem, word: str) -> str:
+    """A declared word under the path of its model."""
+    return f"{problem.model}.{word}" if problem.model else word
 
 
 def _end(text: str) -> str:

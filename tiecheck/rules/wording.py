@@ -15,6 +15,11 @@ def listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
+def place(name: str) -> str:
+    """A name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`."""
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
+
+
 def plural(verb: str, many: bool) -> str:
     """A verb in the third person."""
     return verb if many else f"{verb}s"
