@@ -23,10 +23,14 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "live_zoo"), str(HERE.parent)]
 
 import broken
+import torch
+import transformers
 import verdicts
+from live_zoo_page import page
 from subjects import VARIANTS, Candidate, every, quiet
 from test_zoo import own
 
+import tiecheck
 from tiecheck.collect.architectures import load_architecture
 
 Row = dict[str, Any]
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="these classes alone, a pattern; their rows are made anew")
     parser.add_argument("--untouched", action="store_true", help="build every class and check it as it is")
     parser.add_argument("--breaks", action="store_true", help="break the ties of every class that has some")
+    parser.add_argument("--write", type=Path, help="write the page")
     options = parser.parse_args()
     only = re.compile(options.only or ".*")
     if options.untouched:
@@ -50,6 +55,14 @@ def main() -> None:
     if options.breaks:
         wanted = [c for c in every() if only.fullmatch(c.class_name) and ties(c)]
         run(breaking, wanted, options.rows.with_suffix(".broken.jsonl"), options.jobs, anew=bool(options.only))
+    if options.write:
+        broken_rows = read_rows(options.rows.with_suffix(".broken.jsonl"))
+        options.write.write_text(page(read_rows(options.rows), broken_rows, versions()))
+
+
+def versions() -> dict[str, str]:
+    """What it was run with."""
+    return {"tiecheck": tiecheck.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
 
 
 def ties(candidate: Candidate) -> bool:
@@ -103,7 +116,8 @@ def read_rows(file: Path) -> list[Row]:
     if not file.exists():
         return []
     rows: Iterable[Row] = (json.loads(line) for line in file.read_text().splitlines())
-    return list({(row["class"], row["model_type"], row["variant"]): row for row in rows}.values())
+    newest = {(row["class"], row["model_type"], row["variant"]): row for row in rows}
+    return [newest[key] for key in sorted(newest)]
 
 
 if __name__ == "__main__":

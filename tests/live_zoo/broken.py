@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from breaks import BREAKS, Break, Group, NotHereError
 from states import WORDS, state_of
-from subjects import Candidate, truth_of
+from subjects import Candidate, make, truth_of
 from test_zoo import Animal, animal, tied_model
 
 import tiecheck
@@ -19,6 +19,15 @@ from tiecheck.report import TargetReport
 
 LONGEST = 300
 """Characters of an exception that a row keeps."""
+
+WITHOUT_VALUES = (
+    *("equal-copy", "other-tensor", "one-of-several", "deepcopy-of-the-module", "set-input-embeddings"),
+    *("frozen-copy", "buffer-instead", "none-instead", "half-of-one-module"),
+)
+"""The ways that mean the same on meta, where a model is as large as it likes."""
+
+BY_HAND = "tied-by-hand"
+"""The way that makes a tie: `lm_head.weight = embedding.weight` under a false flag."""
 
 OTHERWISE = {"set-input-embeddings": ("TIE306",)}
 """Rules that say more of one way than what is true of the group afterwards."""
@@ -40,21 +49,57 @@ class Outcome(NamedTuple):
 
 
 def row_of(candidate: Candidate) -> dict[str, Any]:
-    """Every break of a class, made small and with weights; or why it cannot be had so."""
+    """Every break of a class, made small and with weights, or at full size on meta; or why it cannot be had at all."""
     row: dict[str, Any] = {"class": candidate.class_name, "model_type": candidate.model_type, "variant": "broken"}
     begin = time.process_time()
     try:
         one = animal(candidate)
         model = tied_model(one)
     except Exception as error:  # noqa: BLE001 - a class may refuse a tiny config in any way
-        return row | {"not_built": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]}
+        return row | _on_meta(candidate, " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST])
     found = list(outcomes(model))
     square = squared(one, model)
     if square is not None:
         found = [(o, s) for o, s in found if o.way != "transposed-view"]
         found += outcomes(square, [BREAKS["transposed-view"]])
+    found += tied_by_hand(one)
+    return row | {"not_built": None, "on_meta": None} | _told(found, begin)
+
+
+def _on_meta(candidate: Candidate, why: str) -> dict[str, Any]:
+    """The breaks that need no values, of a class that cannot be had small."""
+    begin = time.process_time()
+    try:
+        model = max((make(candidate, variant) for variant in ("default", "true")), key=lambda m: len(truth_of(m).groups))
+    except Exception as error:  # noqa: BLE001 - as above
+        return {"not_built": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]}
+    found = list(outcomes(model, [BREAKS[way] for way in WITHOUT_VALUES]))
+    return {"not_built": None, "on_meta": why} | _told(found, begin)
+
+
+def _told(found: list[tuple[Outcome, float]], begin: float) -> dict[str, Any]:
     seconds = {"all": time.process_time() - begin, "tiecheck": sum(seconds for _, seconds in found)}
-    return row | {"not_built": None, "seconds": seconds, "outcomes": [outcome._asdict() for outcome, _ in found]}
+    return {"seconds": seconds, "outcomes": [outcome._asdict() for outcome, _ in found]}
+
+
+def tied_by_hand(one: Animal) -> Iterator[tuple[Outcome, float]]:
+    """The head assigned the embedding's weight under a false flag, where the two have one shape (corpora: U1)."""
+    try:
+        model = one.model(value=False)
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        apart = head.weight is not embedding.weight and head.weight.shape == embedding.weight.shape
+    except Exception:  # noqa: BLE001 - a class without one, or one that refuses the flag, may raise anything
+        return
+    if not apart or model.config.tie_word_embeddings is not False:
+        return
+    name = next(n for n, p in model.named_parameters(remove_duplicate=False) if p is head.weight)
+    head.weight = embedding.weight
+    names = next(group for group in truth_of(model).groups if name in group)
+    begin = time.process_time()
+    report = tiecheck.check(model, ignore="TIE701").targets[0]
+    about = sorted({f.code for f in report.findings if name in f.names and f.severity != "info"})
+    word = "found" if {"TIE304", "TIE305"} & set(about) else "unknown" if report.skips else "missed"
+    yield Outcome(BY_HAND, names, "tied against the flag", word, tuple(about)), time.process_time() - begin
 
 
 def squared(one: Animal, model: Any) -> Any:
