@@ -15,6 +15,21 @@ Row = dict[str, Any]
 
 WORDS = ("found", "unknown", "missed", "wrong kind", "right", "false alarm", "not here")
 
+LIFE = """\
+- `lm_head.weight = embed_tokens.weight` under a false flag: `save_pretrained` drops the head by the class's keys, and
+  the load makes it at random (TIE305; `test_u1`, and the last line of the breaks below).
+- `resize_token_embeddings` under a false flag ties encoder, decoder and shared embedding (BART, Pegasus, SeamlessM4T),
+  and the next save drops two of them (TIE305; `test_u2`).
+- `tie_weights()` after `torch.nn.utils.prune` on BERT's head puts the embedding in the place of the pruning mask: the
+  key `decoder.weight` is used as a pattern, and matches `decoder.weight_mask` (TIE310, TIE313; `test_u10`).
+- `Qwen3OmniMoeTalkerCodePredictorModelForConditionalGeneration` declares names that it does not have: with the flag
+  true it cannot be built (TIE309; `test_u9`).
+- A class with list-form `_tied_weights_keys` builds under a false flag, and cannot be saved (TIE311; `test_u7`); with
+  `tie_weights(self)` it cannot be built (the report is unknown, with the reason); a module alias cannot be saved
+  (TIE303, TIE304; `test_u7`).
+"""
+"""What cannot be seen in a class as it is."""
+
 HEAD = """# The live layer over every class
 
 Written by `python tests/benchmarks/bench_live_zoo.py --untouched --breaks --write docs/live-zoo.md`; do not edit it by
@@ -60,7 +75,18 @@ def _counts(rows: list[Row]) -> Iterator[str]:
         "flag true at every level": _of(rows, "true"),
         "flag false at every level": _of(rows, "false"),
     }
-    head = ("", "models", "built", "classes", "declare ties", "hold ties", "by a module alias", "groups", "members", "wrong")
+    head = (
+        "",
+        "models",
+        "built",
+        "classes",
+        "declare ties",
+        "hold ties",
+        "by a module alias",
+        "groups",
+        "members",
+        "wrong",
+    )
     yield from _table(head, ([words, *_count(part)] for words, part in groups.items()))
     built = _built(rows)
     most = max(built, key=lambda row: row["groups"])
@@ -70,8 +96,8 @@ def _counts(rows: list[Row]) -> Iterator[str]:
     yield (
         f"\n{sum(r['parameters'] for r in default) / 1e12:.1f} T parameters described by the default builds, under "
         f"{sum(r['names'] for r in default):,} names (most in one model: {longest['names']:,}, {longest['class']}). "
-        f"Most groups in one model: {most['groups']}, {most['class']}. {sum(r['free_aliases'] > 0 for r in default)} models "
-        f"register modules without parameters under several paths (shared activations): none is reported. "
+        f"Most groups in one model: {most['groups']}, {most['class']}. {sum(r['free_aliases'] > 0 for r in default)} "
+        "models register modules without parameters under several paths (shared activations): none is reported. "
         f"{len(split)} default configs have flags that do not agree with one another.\n"
     )
 
@@ -103,8 +129,13 @@ def _verdicts(rows: list[Row]) -> Iterator[str]:
     )
     yield from (f"- {_title(row)}: {' '.join(row['wrong'][0].split())}" for row in wrong)
     found = Counter((f["code"], f["severity"], row["variant"]) for row in built for f in row["findings"])
-    models = Counter(key for row in built for key in {(f["code"], f["severity"], row["variant"]) for f in row["findings"]})
-    lines = [[code, severity, variant, n, models[code, severity, variant]] for (code, severity, variant), n in sorted(found.items())]
+    models = Counter(
+        key for row in built for key in {(f["code"], f["severity"], row["variant"]) for f in row["findings"]}
+    )
+    lines = [
+        [code, severity, variant, n, models[code, severity, variant]]
+        for (code, severity, variant), n in sorted(found.items())
+    ]
     yield from _table(("rule", "severity", "config", "findings", "models"), lines)
     loud = [(row, f) for row in built for f in row["findings"] if f["severity"] != "info"]
     yield f"\n{len(loud)} errors and warnings.\n"
@@ -118,11 +149,11 @@ def _title(row: Row) -> str:
 def _upstream(rows: list[Row]) -> Iterator[str]:
     yield "## What transformers itself does wrong\n"
     yield (
-        "Each is produced with the library, its damage shown, and found, in `tests/live_zoo/test_upstream.py`; the control by "
-        "4.57.6 is in `tests/live_zoo/test_upstream_older.py`. To see one: `tiecheck.check(CLASS(CONFIG))` with the config "
-        "that is named. The rest of what was found there cannot be seen in a class as it is: a hand tie under a false flag "
-        "is dropped on save (below, under the breaks), and code for 4.x cannot be built, saved or loaded.\n"
+        "Each is produced with the library, its damage shown, and found, in `tests/live_zoo/test_upstream.py`; the "
+        "control by 4.57.6 is in `tests/live_zoo/test_upstream_older.py`. To see one of the tables: "
+        "`tiecheck.check(CLASS(CONFIG))` with the config that stands above it.\n"
     )
+    yield LIFE
     inert = [(row, f) for row in _built(rows) for f in row["findings"] if f["code"] == "TIE315"]
     default = {row["class"]: f for row, f in inert if row["variant"] == "default" and "whatever" not in f["message"]}
     asked = {row["class"]: f for row, f in inert if row["variant"] == "true" and row["class"] not in default}
@@ -142,10 +173,12 @@ def _gathered(gated: dict[str, set[str]]) -> Iterator[list[str]]:
     """Classes by the groups they have, a line each; a group among many of one class is counted."""
     by: dict[str, list[str]] = {}
     for name, groups in gated.items():
-        first = sorted(groups)[0]
+        first = min(groups)
         more = f" and {len(groups) - 1} more" if len(groups) > 1 else ""
         by.setdefault(f"{first}{more}", []).append(name)
-    yield from ([", ".join(sorted(names)), group] for group, names in sorted(by.items(), key=lambda item: sorted(item[1])))
+    yield from (
+        [", ".join(sorted(names)), group] for group, names in sorted(by.items(), key=lambda item: sorted(item[1]))
+    )
 
 
 def _breaks(broken: list[Row]) -> Iterator[str]:
@@ -154,9 +187,9 @@ def _breaks(broken: list[Row]) -> Iterator[str]:
     groups = {(row["class"], row["model_type"], tuple(o["names"])) for row in built for o in row["outcomes"]}
     yield "## Ties broken\n"
     yield (
-        f"{len(built)} classes that tie something, {len(groups)} groups of theirs: that of the input embeddings, the first "
-        f"of three or more members, and the first of vectors. {len(meta)} classes cannot be had small; they are broken on "
-        "meta, in the ways that need no values. `found`: an error names the broken member, by the rule that is for it. "
+        f"{len(built)} classes that tie something, {len(groups)} groups of theirs: that of the input embeddings, the "
+        f"first of three or more members, and the first of vectors. {len(meta)} classes cannot be had small; they are broken "
+        "on meta, in the ways that need no values. `found`: an error names the broken member, by the rule that is for it. "
         "`right`: the tie holds after all, and nothing is said. `not here`: the group has not the shape for it.\n"
     )
     counts: dict[str, Counter[str]] = {}
@@ -177,7 +210,8 @@ def _breaks(broken: list[Row]) -> Iterator[str]:
     for row in built:
         for o in row["outcomes"]:
             if o["word"] in ("missed", "wrong kind", "false alarm"):
-                yield f"- {row['class']}, {o['way']}, {o['names'][0]}: {o['state']}, {o['word']} ({', '.join(o['codes']) or 'nothing'})"
+                said = ", ".join(o["codes"]) or "nothing"
+                yield f"- {row['class']}, {o['way']}, {o['names'][0]}: {o['state']}, {o['word']} ({said})"
 
 
 def _unknown(rows: list[Row]) -> Iterator[str]:
@@ -202,8 +236,10 @@ def _reasons(rows: list[Row]) -> list[list[Any]]:
     found: dict[str, set[str]] = {}
     for row in rows:
         if row["not_built"]:
-            why = re.sub(r"^ImportError: \w+ requires the (\w+) library.*", r"needs the \1 library", row["not_built"])
-            why = re.sub(r"[\d,]{9,} parameters", "more than 10 million parameters however small its config is made", why)
+            why = re.sub(r"^ImportError: \w+ requires the (\w+) lib.*", r"needs the \1 library", row["not_built"])
+            why = re.sub(
+                r"[\d,]{9,} parameters", "more than 10 million parameters however small its config is made", why
+            )
             found.setdefault(why[:160], set()).add(row["class"])
     lines = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     return [[len(names), why, ", ".join(sorted(names))] for why, names in lines]
@@ -214,12 +250,12 @@ def _time(rows: list[Row], broken: list[Row]) -> Iterator[str]:
     cpu = {key: sum(row["seconds"][key] for row in built) for key in ("build", "truth", "tiecheck")}
     slow = sorted(built, key=lambda row: -row["seconds"]["tiecheck"])[:5]
     whole = sorted(built, key=lambda row: -sum(row["seconds"].values()))[:5]
-    small = _built(broken)
+    small = {key: sum(row["seconds"][key] for row in _built(broken)) for key in ("all", "tiecheck")}
     yield "## Time\n"
     yield (
         f"CPU seconds of the untouched models: {cpu['build']:.0f} to build them, {cpu['truth']:.0f} for the truth, "
-        f"{cpu['tiecheck']:.0f} for `find_ties` and `check`. The breaks took {sum(r['seconds']['all'] for r in small):.0f}, "
-        f"{sum(r['seconds']['tiecheck'] for r in small):.0f} of them in `check`.\n"
+        f"{cpu['tiecheck']:.0f} for `find_ties` and `check`. The breaks took {small['all']:.0f}, "
+        f"{small['tiecheck']:.0f} of them in `check`.\n"
     )
     yield f"Slowest for tiecheck: {_slowest(slow, ('tiecheck',))}.\n"
     yield f"Slowest as a whole: {_slowest(whole, ('build', 'truth', 'tiecheck'))}."

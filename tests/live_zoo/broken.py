@@ -70,7 +70,9 @@ def _on_meta(candidate: Candidate, why: str) -> dict[str, Any]:
     """The breaks that need no values, of a class that cannot be had small."""
     begin = time.process_time()
     try:
-        model = max((make(candidate, variant) for variant in ("default", "true")), key=lambda m: len(truth_of(m).groups))
+        model = max(
+            (make(candidate, variant) for variant in ("default", "true")), key=lambda m: len(truth_of(m).groups)
+        )
     except Exception as error:  # noqa: BLE001 - as above
         return {"not_built": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]}
     found = list(outcomes(model, [BREAKS[way] for way in WITHOUT_VALUES]))
@@ -122,7 +124,7 @@ def squared(one: Animal, model: Any) -> Any:
 
 
 def groups_to_break(model: Any) -> list[Group]:
-    """A few groups of a model: that of the input embeddings or the first matrix, the first of three or more, a vector."""
+    """At most three groups: that of the input embeddings or the first matrix, one of three members or more, a bias."""
     real = sorted(truth_of(model).groups)
     inputs = _input_weight(model)
     held = {names: model.get_parameter(names[0]) for names in real}

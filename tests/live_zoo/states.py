@@ -1,4 +1,4 @@
-"""How some names of a module hang together, told without tiecheck: by object, by memory and by what a module computes."""
+"""How some names of a module hang together, told without tiecheck: by object, by memory, by what is computed."""
 
 from __future__ import annotations
 

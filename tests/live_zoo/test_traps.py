@@ -1,4 +1,4 @@
-"""Situations that look broken and are not, each really built: no error, no warning, and `unknown` where nothing can tell.
+"""Situations that look broken and are not, each really built: no error, no warning, `unknown` where nothing can tell.
 
 The numbers are those of the list of false-positive traps; 2, 3 and 6 are about files alone.
 """
