@@ -1,4 +1,4 @@
-"""A Python that has transformers 4.57.6, for the slow tests that ask the older library itself."""
+"""Pythons that have other packages than this one, for the slow tests that ask the other libraries themselves."""
 
 from __future__ import annotations
 
@@ -28,20 +28,34 @@ def older_python() -> str:
     Raises:
         subprocess.CalledProcessError: The package index cannot be reached.
     """
-    named = os.environ.get(NAMED)
-    if named:
-        return named
+    return os.environ.get(NAMED) or python_with("transformers-4.57.6", REQUIREMENT)
+
+
+@functools.cache
+def python_with(name: str, *requirements: str) -> str:
+    """The path of a Python that imports some packages beside everything that this environment has.
+
+    A virtual environment that is made once from the package index and kept in the user's cache. It has the packages of
+    this environment: what it installs itself comes first.
+
+    Args:
+        name: What to call it.
+        requirements: What to install, as pip takes it; options too.
+
+    Raises:
+        subprocess.CalledProcessError: The package index cannot be reached.
+    """
     import torch
 
     site = Path(torch.__file__).parents[1]
-    key = hashlib.sha256(f"{REQUIREMENT} {sys.version} {site}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{' '.join(requirements)} {sys.version} {site}".encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiecheck-tests"
-    home = cache / f"transformers-4.57.6-{key}"
+    home = cache / f"{name}-{key}"
     if not home.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / "venv"
-            _make(made, site)
+            _make(made, site, requirements)
             try:
                 made.rename(home)
             except OSError:  # another test process was faster
@@ -50,10 +64,10 @@ def older_python() -> str:
     return str(_python(home))
 
 
-def _make(home: Path, site: Path) -> None:
+def _make(home: Path, site: Path, requirements: tuple[str, ...]) -> None:
     venv.create(home, with_pip=True)
     python = str(_python(home))
-    subprocess.run([python, "-m", "pip", "install", "--quiet", REQUIREMENT], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
     found = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True,
