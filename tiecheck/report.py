@@ -137,7 +137,7 @@ class View(Record):
     ran: bool
     """Whether the installed tool itself was run."""
     error: str | None
-    """What it raised."""
+    """What it raised, or why it would not come to an end or was not run."""
     groups: tuple[tuple[str, ...], ...]
     """The groups, each sorted, in the order of their first names."""
     function: str | None = None

@@ -24,8 +24,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tiecheck.peers.views import views_of
-from tiecheck.peers.views.accelerate import would_warn
+from tiecheck.peers.views import views_of, would_warn
 from tiecheck.report import View
 
 
@@ -171,3 +170,32 @@ def test_a_list_of_tied_keys_raises_in_5_and_is_trusted_by_peft():
     assert saved.error == "AttributeError: 'list' object has no attribute 'keys'"
     assert one(views, "save_pretrained", ran=True).error == saved.error
     assert one(views, "_get_module_names_tied_with_embedding").groups == (EMB_LIN,)
+
+
+def test_a_pattern_that_explodes_is_not_matched(monkeypatch):
+    from tiecheck.collect import patterns
+
+    monkeypatch.setattr(patterns, "SECONDS", 1.0)
+    model = Declared(Config())
+    model.long = nn.ParameterDict({"a" * 40: nn.Parameter(torch.zeros(1))})
+    model.long.again = model.long["a" * 40]
+    model._tied_weights_keys = {r"long\.(a+)+b": "emb.weight"}
+    views = views_of(model, run=True)
+    reason = r"would match the pattern 'long\\.(a+)+b' for longer than anybody waits"
+    assert one(views, "save_pretrained").error == reason
+    assert one(views, "save_pretrained", ran=True).error == f"not run: {reason}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sharded_model_is_not_asked_what_it_would_save(tmp_path):
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
+    try:
+        views = views_of(fully_shard(Declared(Config())), run=True)
+    finally:
+        distributed.destroy_process_group()
+    for ran in (False, True):
+        reason = "not run: save_pretrained gathers the shards of every rank first"
+        assert one(views, "save_pretrained", ran=ran).error == reason
