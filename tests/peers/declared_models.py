@@ -74,6 +74,19 @@ def overlapping(model: Declared) -> None:
     model.lin.weight = nn.Parameter(flat[16:48].view(8, 4))
 
 
+def nested(model: Declared) -> None:
+    flat = torch.arange(32.0)
+    model.emb.weight = nn.Parameter(flat.view(8, 4))
+    model.lin.weight = nn.Parameter(flat[4:8].view(1, 4))
+    model.sub.weight = nn.Parameter(flat[16:24].view(2, 4))
+
+
+def targets_alone(model: Declared) -> None:
+    equal(model)
+    model._tied_weights_keys = {"lin.weight": "emb.weight", "sub.weight": "emb.weight"}
+    model.sub.weight = model.lin.weight
+
+
 def equal(model: Declared) -> None:
     model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())
 
@@ -130,6 +143,8 @@ STATES: list[tuple[Callable[[Declared], None], tuple[str, ...] | str, bool]] = [
     (transposed, "RuntimeError: view size is not compatible", False),
     (disjoint, (), True),
     (overlapping, REFUSED, False),
+    (nested, REFUSED + "[{'emb.weight', 'lin.weight', 'sub.weight'}]", False),
+    (targets_alone, ("lin.weight",), True),
     (equal, (), True),
     (with_a_buffer, REFUSED + "[{'emb.weight', 'sub.w'}]", False),
     (with_a_third, REFUSED + "[{'emb.weight', 'sub.weight'}]", False),
