@@ -33,7 +33,11 @@ class Line(Record):
 
 def render(report: Report, style: Style, stream: TextIO) -> None:
     """Write the report as text."""
-    lines = list(_lines(report, style))
+    write_lines(list(_lines(report, style)), style, stream)
+
+
+def write_lines(lines: list[Line], style: Style, stream: TextIO) -> None:
+    """Write paragraphs, wrapped; in colour on a terminal, or where it is asked for."""
     colored = style.color == "always" or (style.color == "auto" and stream.isatty() and "NO_COLOR" not in os.environ)
     if colored:
         _write_rich(lines, stream)
@@ -110,7 +114,7 @@ def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
     shown = len(target.ties) if style.verbose else GROUPS_SHOWN
     for tie in target.ties[:shown]:
         mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
-        yield Line(f"{mark.join(tie.names[:4])}{_more(tie)}", 8, 2)
+        yield Line(f"{mark.join(tie.names[:4])}{more(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     rest = len(target.ties) - shown
     if rest > 0:
@@ -137,7 +141,8 @@ def _loaders(target: TargetReport) -> Iterator[Line]:
         yield Line(f"{outcome} in {', '.join(words)}", 8, 2, "dim")
 
 
-def _more(tie: TieEntry) -> str:
+def more(tie: TieEntry) -> str:
+    """How many names there are besides the four that are shown."""
     if tie.names_total is None:
         return " and endlessly many more (a cycle)"
     rest = tie.names_total - min(4, len(tie.names))
