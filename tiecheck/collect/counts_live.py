@@ -93,7 +93,8 @@ class _Counter:
         buffers = self._buffer_memory()
         reasons += [ENDLESS] if endless else []
         reasons += [f"{_several(count)}: {limit}" for limit, count in self._sizes.limits.items()]
-        return Counts("live", unique, objects, by_name, expected, buffers, (*reasons, *self._packed()))
+        reasons += [*self._on_meta(), *self._packed()]
+        return Counts("live", unique, objects, by_name, expected, buffers, tuple(reasons))
 
     def _once(self, among: Sequence[int] | set[int]) -> Tally:
         """The memory of some tensors, each byte once."""
@@ -146,6 +147,11 @@ class _Counter:
         near = {i for i in self._sizes.partners(buffers) if i < self._split} if buffers else set()
         whole, shared = self._sizes.once(near.union(buffers)), self._sizes.once(near)
         return Tally(_less(whole.elements, shared.elements), _less(whole.nbytes, shared.nbytes), 0)
+
+    def _on_meta(self) -> list[str]:
+        """A note where parameters have no memory: built on meta, or offloaded."""
+        count = sum(tensor.is_meta for tensor in self._tensors[: self._split])
+        return [f"{_several(count)}: on meta, their bytes are what they would take"] if count else []
 
     def _packed(self) -> list[str]:
         """A note where parameters are integers, each of which may hold several packed weights."""

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from math import prod
 
-from tiecheck.collect.live_memory import BITMAP, View, bitmap, nested, clusters
+from tiecheck.collect.live_memory import BITMAP, View, bitmap, clusters, nested
 
 
 def covered(views: Sequence[View]) -> int | None:

@@ -85,7 +85,6 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
 
 def module_facts(module: nn.Module, config: Config) -> Facts:
     """The facts of a live module that somebody else made."""
-
     from tiecheck.collect.build import Built
 
     def live(_: Facts) -> LiveModel:

@@ -10,7 +10,7 @@ from typing import TextIO
 from tiecheck.facts import HURTS, TIED
 from tiecheck.record import Record
 from tiecheck.render import Style
-from tiecheck.report import Finding, Report, TargetReport, TieEntry
+from tiecheck.report import Finding, Report, TargetReport, TieEntry, Traffic
 
 WIDTH = 80
 GROUPS_SHOWN = 4
@@ -18,6 +18,15 @@ GROUPS_SHOWN = 4
 
 TONES = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow", "error": "bold magenta"}
 SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+
+
+STORED = {
+    "copy": "with equal bytes",
+    "separate": "with different values",
+    "storage": "sharing one storage",
+    "unknown": "not compared",
+}
+"""How the stored members of a group compare, in words."""
 
 
 class Line(Record):
@@ -101,13 +110,17 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         yield from _finding(finding, style)
     if target.remote and style.verbose:
         moved = target.remote
-        requests = f"{moved.requests:,} request{'' if moved.requests == 1 else 's'}"
-        yield Line(f"fetched {moved.bytes:,} bytes in {requests}", 8, 0, "dim")
+        yield Line(fetched(moved), 8, 0, "dim")
     reasons: dict[str, list[str]] = {}
     for skip in target.skips:
         reasons.setdefault(skip.reason, []).append(skip.code)
     for reason, codes in reasons.items():
         yield Line(f"skipped {', '.join(codes)}: {reason}", 8, 2, "dim")
+
+
+def fetched(moved: Traffic) -> str:
+    """What was moved to read a remote target, in words."""
+    return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
 
 
 def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
@@ -163,13 +176,7 @@ def _state(tie: TieEntry) -> str:
     elif tie.stored == "absent":
         parts.append("no member stored under a name that is known")
     elif tie.stored:
-        words = {
-            "copy": "with equal bytes",
-            "separate": "with different values",
-            "storage": "sharing one storage",
-            "unknown": "not compared",
-        }
-        parts.append(f"stored {len(tie.stored_names)} times, {words.get(tie.stored, tie.stored)}")
+        parts.append(f"stored {len(tie.stored_names)} times, {STORED.get(tie.stored, tie.stored)}")
     text = "; ".join(parts) or "nothing known"
     return f"{text} ({tie.reason})" if tie.reason else text
 
