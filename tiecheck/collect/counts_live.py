@@ -154,14 +154,17 @@ class _Counter:
         return [f"{_several(count)}: on meta, their bytes are what they would take"] if count else []
 
     def _packed(self) -> list[str]:
-        """A note where parameters are integers, each of which may hold several packed weights."""
+        """A note where parameters are integers of which nobody says how many weights one of them packs."""
         tensors = self._tensors[: self._split]
         numbers = {tensor.dtype for tensor in tensors}
         integers = {word for word in numbers if not (word.is_floating_point or word.is_complex)}
         if not integers:
             return []
-        count = sum(tensor.dtype in integers for tensor in tensors)
-        return [f"{_several(count)}: of integers, counted as stored; weights that are packed into them are more"]
+        held = zip(tensors, self._sizes.elements[: self._split], strict=True)
+        count = sum(tensor.dtype in integers and elements == tensor.numel() for tensor, elements in held)
+        return (
+            [f"{_several(count)}: of integers, counted as stored, though one may pack several weights"] if count else []
+        )
 
 
 def _product(values: Sequence[int | None], times: Sequence[int]) -> int | None:

@@ -42,7 +42,8 @@ def count_stored(checkpoint: Checkpoint, groups: tuple[Group, ...] | Unknown) ->
     named = _sum(entry for _, entry in entries)
     reasons = []
     if named.packed:
-        reasons.append(f"{named.packed:,} tensors hold integers, counted as stored; weights packed into them are more")
+        hold = "tensor holds" if named.packed == 1 else "tensors hold"
+        reasons.append(f"{named.packed:,} {hold} integers, counted as stored, though one may pack several weights")
     unique = _once(checkpoint, entries)
     if unique.nbytes is None:
         reasons.append("some tensors are saved as views of which it cannot be told how much memory they share")

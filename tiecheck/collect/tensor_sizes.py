@@ -70,7 +70,7 @@ class Sizes:
         if torch_adapter.wraps(tensor):
             if memory != elements * width:
                 word = type(tensor).__name__
-                self.limits[f"the bytes of a {word} are those of what it holds in this process"] += 1
+                self.limits[f"the bytes are those that the {word} holds in this process"] += 1
             return Amount(elements, memory)
         nbytes = tensor.numel() * width
         if memory is None:

@@ -167,7 +167,7 @@ def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
         part = f"sees {_listed(view.groups)} alone" if tied == 1 and view.groups else missed
         return ("misses", part) if found.missed else ("same", "")
     kinds = sorted({group.kind for group in found.more if group.kind})
-    extra = f"{_listed(tuple(group.names for group in found.more))}, {' and '.join([*kinds, 'not tied'])}"
+    extra = f"{_listed(tuple(group.names for group in found.more))}, {', '.join([*kinds, 'not tied'])}"
     return ("differs", f"misses {missed or 'it'}; has {extra}") if found.missed else ("more", extra)
 
 
