@@ -1,4 +1,4 @@
-"""The walks behind the views: like the tools' own on any graph of modules, and told, not begun, where they never end."""
+"""The walks behind the views: like the tools' own on any graph, and told, not begun, where they never end."""
 
 from __future__ import annotations
 
@@ -177,9 +177,9 @@ sys.path.insert(0, "tests/peers")
 from zoo_of_ties import ROWS
 from tiecheck.peers.views import views_of
 for name, row in ROWS.items():
-    if not row.group:
+    if not row.group and not name.startswith(("13", "22")):  # those take seconds to build
         print(name, views_of(row.build(), run=True))
-from test_views_transformers import STATES, Config, Declared
+from declared_models import STATES, Config, Declared
 for change, _, _ in STATES:
     model = Declared(Config())
     change(model)
