@@ -38,12 +38,13 @@ class Net(nn.Module):
 
 print("this line is not of the report")
 parameter, storage, cycle = (lambda: Net("parameter")), (lambda: Net("storage")), (lambda: Net("cycle"))
+wrapped = lambda: nn.DataParallel(Net("parameter"))
 """
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A file with three little models."""
+    """A file with some little models."""
     path = tmp_path / "net.py"
     path.write_text(TIED)
     return path
@@ -131,6 +132,14 @@ def test_a_module_target_and_its_own_words(tiecheck_cli, source: Path) -> None:
     assert {view["tool"] for view in target["views"]} >= {"accelerate", "safetensors", "torch"}
     result = tiecheck_cli("inspect", f"{source}:parameter")
     assert "not of the report" not in result.stdout
+
+
+def test_views_of_a_wrapped_model_have_the_names_of_its_ties(tiecheck_cli, source: Path) -> None:
+    target = target_of(tiecheck_cli, f"{source}:wrapped")
+    assert [tie["names"] for tie in target["ties"]] == [["emb.weight", "head.weight"]]
+    found = [view["groups"] for view in target["views"] if view["function"] == "find_tied_parameters"]
+    assert found
+    assert all(groups == [["emb.weight", "head.weight"]] for groups in found)
 
 
 def test_a_cycle_is_told_and_ends(tiecheck_cli, source: Path) -> None:

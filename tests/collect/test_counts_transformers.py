@@ -131,3 +131,48 @@ def test_a_parametrized_head_leaves_expected_unknown() -> None:
     counts = tiecheck.count_parameters(model)
     assert counts.expected.elements is None
     assert any("parametrization" in reason for reason in counts.reasons)
+
+
+def small() -> Any:
+    config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16, n_positions=8)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def test_what_accelerate_offloads_is_counted_by_the_map_it_keeps(tmp_path) -> None:
+    from accelerate import cpu_offload, disk_offload
+
+    model = small()
+    whole = tiecheck.count_parameters(model).unique
+    duplicate = model.lm_head.weight.numel()
+    cpu_offload(model, execution_device="cpu")
+    counts = tiecheck.count_parameters(model)
+    assert counts.unique == counts.expected == whole
+    assert counts.objects.elements == sum(p.numel() for p in model.parameters()) == whole.elements + duplicate
+    assert counts.reasons == ()
+
+    model = small()
+    folder = tmp_path / "offloaded"
+    disk_offload(model, str(folder), execution_device="cpu")
+    counts = tiecheck.count_parameters(model)
+    assert counts.unique.elements == whole.elements + duplicate, "two files"
+    assert counts.expected == whole
+    folder.rename(tmp_path / "gone")
+    counts = tiecheck.count_parameters(model)
+    assert counts.unique == counts.expected == Tally(None, None, None)
+    assert any("does not show the values" in reason for reason in counts.reasons)
+
+
+def test_a_wrapper_changes_no_count() -> None:
+    model = small()
+    whole = tiecheck.count_parameters(model)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        counts = tiecheck.count_parameters(wrapped)
+        assert counts.expected == whole.unique
+        assert counts.objects.elements == model.num_parameters()
+
+
+def test_a_contract_of_the_users_own_is_a_declaration() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    (target,) = tiecheck.inspect(model, ties=[["0.weight", "1.weight"]]).targets
+    assert (target.counts.unique.elements, target.counts.expected.elements) == (32, 16)

@@ -9,14 +9,18 @@ import click
 
 from tiecheck.cli.check import aside, write
 from tiecheck.cli.check import command as check
+from tiecheck.cli.settings import settle
 from tiecheck.config import Config
 from tiecheck.errors import UsageError
 
-READING = ("live", "load", "trust_remote_code", "values", "revision", "offline")
+READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "config", "isolated")
 """Options that say how a target is read."""
 
 WRITING = ("formats", "output_file", "color")
 """Options that say how the report is written."""
+
+JUDGING = ("select", "ignore", "fail_on", "strict", "judge_for")
+"""What a configuration file says of judgement means nothing here."""
 
 SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("targets", *READING, *WRITING)]
 """They are those of `check`."""
@@ -35,8 +39,10 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
     from tiecheck.engine import look
     from tiecheck.render import FACTS, Style, parse_outputs
 
-    config = Config(**{name: options[name] for name in READING})
     try:
+        settled = settle(options, targets)
+        fields = [field for field in Config._fields if field in settled and field not in JUDGING]
+        config = Config(**{field: settled[field] for field in fields})
         outputs = parse_outputs(formats, options["output_file"])
         with aside(config, targets):
             report = look(targets, config)

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from tiecheck.collect.alias_graph import COUNT_LIMIT, Registrations
-from tiecheck.collect.live_declared import declared_ties, look_up
+from tiecheck.collect.live import CAP, NO_CONTRACT, Contract
+from tiecheck.collect.live_declared import HIDDEN, declared_ties
 from tiecheck.collect.live_pause import paused_collector
 from tiecheck.collect.live_ties import ENDLESS
+from tiecheck.collect.lookup import look_up
+from tiecheck.collect.offload import by_hook, offloaded
 from tiecheck.collect.tensor_sizes import Sizes
-from tiecheck.collect.transformers_adapter import declarations
+from tiecheck.collect.transformers_adapter import DeclaredGroup, declarations
 from tiecheck.facts import TIED
 from tiecheck.facts_live import DeclaredTie
 from tiecheck.report import Counts, Tally
 
-CAP = 32
-"""Paths of one model below which its declarations are looked at."""
-
 UNTOLD = Tally(None, None, None)
 
 
-def count_live(module: nn.Module) -> Counts:
+def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
     """Count the parameters of a module.
 
     Args:
         module: Any module; on meta, lazy, wrapped, sharded or cyclic too. It is not changed and no element is read.
+        contract: Groups that the user says are tied, beside what the classes declare.
 
     Returns:
         The counts; what cannot be told is null in them, with the reason in `reasons`.
@@ -40,7 +41,9 @@ def count_live(module: nn.Module) -> Counts:
     with paused_collector():
         places = Registrations(module, buffers=True)
         said = declarations(places.graph, CAP)
-        gone = said.reasons[0] if said.reasons else _redirected(module, declared_ties(module, said.groups))
+        promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
+        claims = declared_ties(module, [*said.groups, *promised])
+        gone = said.reasons[0] if said.reasons else _redirected(module, claims)
         return _Counter(places).counts(gone)
 
 
@@ -59,11 +62,13 @@ def _redirected(module: nn.Module, claims: Sequence[DeclaredTie]) -> set[tuple[i
         source = look_up(module, claim.source)
         for name in claim.names:
             member = look_up(module, name)
-            if member.tensor is None and member.owner is not None and hasattr(member.owner, member.attribute):
+            if member.computed:
                 return member.why or f"`{name}` is computed"
             if source.tensor is None or member.tensor is None or member.tensor is source.tensor:
                 continue
-            if member.owner is None or member.owner._parameters.get(member.attribute) is not member.tensor:
+            if (member.owner, member.attribute) == (source.owner, source.attribute):
+                continue  # from disk each look gives another tensor
+            if member.owner is None or member.owner._parameters.get(member.attribute) is None:
                 return f"`{name}` passes on a parameter that is registered elsewhere"
             gone.add((id(member.owner), member.attribute))
     return gone
@@ -77,7 +82,25 @@ class _Counter:
         self._tensors = places.tensors()
         self._split = sum(first < places.boundary for first in places.firsts)
         self._sizes = Sizes(self._tensors)
+        self._hidden = 0
+        values = self._values()
+        self._memory = self._sizes if values is None else Sizes(values)
+        """The tensors that hold the values: other ones where accelerate has offloaded some."""
         self._trains = [tensor.requires_grad for tensor in self._tensors[: self._split]]
+
+    def _values(self) -> list[Tensor] | None:
+        """The tensors, with what accelerate's hooks hold in place of those that are offloaded; None without hooks."""
+        places, modules = self._places, self._places.graph.modules
+        if not any("_hf_hook" in module.__dict__ for module in modules):
+            return None
+        values = list(self._tensors)
+        for i, first in enumerate(places.firsts[: self._split]):
+            owner, attribute = modules[places.owners[first]], places.attributes[first]
+            if by_hook(owner, attribute):
+                value = offloaded(owner, attribute)
+                self._hidden += value is None
+                values[i] = values[i] if value is None else value
+        return values
 
     def counts(self, gone: set[tuple[int, str]] | str) -> Counts:
         """All of them; `expected` by the places that tying would redirect, or unknown for a reason."""
@@ -92,17 +115,21 @@ class _Counter:
         by_name, endless = self._by_name(objects)
         buffers = self._buffer_memory()
         reasons += [ENDLESS] if endless else []
-        reasons += [f"{_several(count)}: {limit}" for limit, count in self._sizes.limits.items()]
+        reasons += [f"{_several(self._hidden)}: {HIDDEN}"] if self._hidden else []
+        limits = self._sizes.limits | self._memory.limits
+        reasons += [f"{_several(count)}: {limit}" for limit, count in limits.items()]
         reasons += [*self._on_meta(), *self._packed()]
         return Counts("live", unique, objects, by_name, expected, buffers, tuple(reasons))
 
     def _once(self, among: Sequence[int] | set[int]) -> Tally:
         """The memory of some tensors, each byte once."""
-        held = self._sizes.once(among)
+        if self._hidden:
+            return UNTOLD
+        held = self._memory.once(among)
         trained = [i for i in among if self._trains[i]]
         if len(trained) == len(among):
             return Tally(held.elements, held.nbytes, held.elements)
-        return Tally(held.elements, held.nbytes, self._sizes.once(set(trained)).elements)
+        return Tally(held.elements, held.nbytes, self._memory.once(set(trained)).elements)
 
     def _weighted(self, times: Sequence[int]) -> Tally:
         """Each tensor some times over."""
@@ -144,13 +171,13 @@ class _Counter:
     def _buffer_memory(self) -> Tally:
         """What the buffers add to the memory of the parameters."""
         buffers = range(self._split, len(self._tensors))
-        near = {i for i in self._sizes.partners(buffers) if i < self._split} if buffers else set()
-        whole, shared = self._sizes.once(near.union(buffers)), self._sizes.once(near)
+        near = {i for i in self._memory.partners(buffers) if i < self._split} if buffers else set()
+        whole, shared = self._memory.once(near.union(buffers)), self._memory.once(near)
         return Tally(_less(whole.elements, shared.elements), _less(whole.nbytes, shared.nbytes), 0)
 
     def _on_meta(self) -> list[str]:
         """A note where parameters have no memory: built on meta, or offloaded."""
-        count = sum(tensor.is_meta for tensor in self._tensors[: self._split])
+        count = sum(tensor.is_meta for tensor in self._memory.tensors[: self._split])
         return [f"{_several(count)}: on meta, their bytes are what they would take"] if count else []
 
     def _packed(self) -> list[str]:

@@ -208,13 +208,21 @@ def _counts(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> Coun
 
 
 def _views(facts: Facts) -> tuple[View, ...] | Unknown:
-    """What the tools that are installed see in the module."""
+    """What the tools that are installed see in the module, under the names that the live facts have."""
     built: Built | Unknown = facts.get("built")
-    if isinstance(built, Unknown):
-        return built
+    live: LiveModel | Unknown = facts.get("live")
+    if isinstance(built, Unknown) or isinstance(live, Unknown):
+        return built if isinstance(built, Unknown) else Unknown("the live layer is unknown")
     from tiecheck.peers.views import views_of
 
-    return views_of(built.module, run=True)
+    views = views_of(built.module, run=True)
+    if not live.wrappers:
+        return views
+    from tiecheck.collect.alias_graph import ModuleGraph
+    from tiecheck.collect.wrappers import UserNames
+
+    user = UserNames(ModuleGraph(built.module))
+    return tuple(v._replace(groups=tuple(map(user.all_of, v.groups)), dropped=user.all_of(v.dropped)) for v in views)
 
 
 def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveModel | Unknown:
