@@ -189,9 +189,8 @@ class _Counter:
             return []
         held = zip(tensors, self._sizes.elements[: self._split], strict=True)
         count = sum(tensor.dtype in integers and elements == tensor.numel() for tensor, elements in held)
-        return (
-            [f"{_several(count)}: of integers, counted as stored, though one may pack several weights"] if count else []
-        )
+        limit = "of integers, counted as stored, though one may pack several weights"
+        return [f"{_several(count)}: {limit}"] if count else []
 
 
 def _product(values: Sequence[int | None], times: Sequence[int]) -> int | None:
