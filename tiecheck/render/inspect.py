@@ -118,7 +118,7 @@ def _counts(counts: Counts) -> Iterator[Line]:
     tallies = {name: getattr(counts, name) for name in COUNTED}
     rows = [(name, _figures(tally)) for name, tally in tallies.items() if tally is not None]
     heads = ("elements", "trainable", "bytes")
-    columns = [i for i in range(3) if any(figures[i] for _, figures in rows)]
+    columns = [0, 1, 2] if counts.layer == "live" else [0, 2]  # a checkpoint does not say what is trained
     wide = {i: max(len(heads[i]), *(len(figures[i]) for _, figures in rows)) for i in columns}
     head = "  ".join(f"{heads[i]:>{wide[i]}}" for i in columns)
     title = "parameters" if counts.layer == "live" else "stored"
@@ -131,14 +131,15 @@ def _counts(counts: Counts) -> Iterator[Line]:
 
 
 def _figures(tally: Tally) -> tuple[str, str, str]:
-    """Elements, trainable ones and bytes of a tally as text; nothing for what a checkpoint does not say."""
-    elements, nbytes = ("?" if value is None else f"{value:,}" for value in (tally.elements, tally.nbytes))
-    return elements, "" if tally.trainable is None else f"{tally.trainable:,}", nbytes
+    """Elements, trainable ones and bytes of a tally as text."""
+    elements, nbytes, trainable = ("?" if value is None else f"{value:,}" for value in tally)
+    return elements, trainable, nbytes
 
 
 def _views(target: TargetReport, style: Style) -> Iterator[Line]:
     yield Line("views: what other tools take for tied, beside the ties above", 0, 2, "bold", 5)
     ran = {(v.tool, v.function, v.algorithm): v._replace(version=None, ran=False) for v in target.views if v.ran}
+    before = ""
     for view in target.views:
         if not view.ran and ran.get((view.tool, view.function, view.algorithm)) == view:
             continue  # the tool itself says the same
@@ -147,8 +148,10 @@ def _views(target: TargetReport, style: Style) -> Iterator[Line]:
         what = f" {view.function}" if view.function else ""
         drops = f"leaves out {_first(view.dropped)}" if view.dropped else ""
         text = "; ".join(part for part in (detail, drops) if part)
-        tone = TONES.get(word, "bold")
-        yield Line(f"{word:<{LABEL}}{title}{what}{': ' if text else ''}{text}", 2, LABEL, tone, LABEL)
+        line = f"{word:<{LABEL}}{title}{what}{': ' if text else ''}{text}"
+        if line != before:  # neither run nor reproduced, for one reason
+            yield Line(line, 2, LABEL, TONES.get(word, "bold"), LABEL)
+        before = line
 
 
 def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
