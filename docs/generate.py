@@ -198,6 +198,8 @@ def readme(text: str) -> str:
         "loaders": ["fixtures/models/llama-head-name-only", "--for", "transformers==5,vllm"],
         "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
         "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
+        "inspect": ["inspect", "fixtures/models/olmo-module-alias", "--load", "--trust-remote-code"],
+        "counts": ["inspect", "fixtures/models/llama-diverged-head"],
     }.items():
         blocks[name] = lambda arguments=arguments: shown(arguments)
     pattern = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
