@@ -63,10 +63,10 @@ def _peers(sight: Sight) -> Iterable[Peer]:
 def _installed(peer: Peer) -> str | None:
     """The installed version of a tool; None where it is not installed or has another algorithm."""
     try:
-        text = version(peer.tool)
+        text = version(peer.tool).partition("+")[0]  # not which build of torch it is
     except PackageNotFoundError:
         return None
-    numbers = tuple(int(part) for part in text.split("+")[0].split(".") if part.isdecimal())
+    numbers = tuple(int(part) for part in text.split(".") if part.isdecimal())
     return text if peer.since <= numbers and (peer.until is None or numbers < peer.until) else None
 
 
