@@ -1,4 +1,4 @@
-"""Write what is generated: the JSON schema, the rules page, the command-line page, and the README's marked blocks.
+"""Write what is generated: the JSON schema, the rules and command-line pages, and the marked blocks of others.
 
 `python docs/generate.py` writes, `python docs/generate.py --check` exits with 1 where something is out of date.
 One source each: the records of `tiecheck/report.py`, the rule classes, the click commands, and the tool's own
@@ -30,6 +30,8 @@ from tiecheck.report import SEVERITIES, TargetReport
 from tiecheck.rules import FAMILIES, family
 
 ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = ("README.md", "docs/inspect.md")
+"""Pages written by hand, with generated blocks in them."""
 HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
 
 
@@ -55,7 +57,7 @@ def pages() -> dict[str, str]:
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
-        "README.md": readme((ROOT / "README.md").read_text(encoding="utf-8")),
+        **{name: with_blocks((ROOT / name).read_text(encoding="utf-8")) for name in BLOCKS},
     }
 
 
@@ -190,14 +192,16 @@ def loaders_page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def readme(text: str) -> str:
-    """The README with each block between `generated: NAME` marks made anew."""
+def with_blocks(text: str) -> str:
+    """A page with each block between `generated: NAME` marks made anew."""
     blocks = {"rules": lambda: rules_table("docs/rules.md")}
     for name, arguments in {
         "diverged": ["fixtures/models/llama-diverged-head"],
         "loaders": ["fixtures/models/llama-head-name-only", "--for", "transformers==5,vllm"],
         "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
         "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
+        "inspect": ["inspect", "fixtures/models/olmo-module-alias", "--load", "--trust-remote-code"],
+        "counts": ["inspect", "fixtures/models/llama-diverged-head"],
     }.items():
         blocks[name] = lambda arguments=arguments: shown(arguments)
     pattern = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -12,14 +12,26 @@ from typing import TYPE_CHECKING, Any
 from tiecheck._version import __version__
 
 if TYPE_CHECKING:
-    from tiecheck.api import check, find_ties, views
+    from tiecheck.api import check, count_parameters, find_ties, inspect, views
     from tiecheck.testing import assert_not_tied, assert_tied, assert_ties_match
 
-__all__ = ["__version__", "assert_not_tied", "assert_tied", "assert_ties_match", "check", "find_ties", "views"]
+__all__ = [
+    "__version__",
+    "assert_not_tied",
+    "assert_tied",
+    "assert_ties_match",
+    "check",
+    "count_parameters",
+    "find_ties",
+    "inspect",
+    "views",
+]
 
 _HOMES = {
     "check": "tiecheck.api",
+    "count_parameters": "tiecheck.api",
     "find_ties": "tiecheck.api",
+    "inspect": "tiecheck.api",
     "views": "tiecheck.api",
     "assert_tied": "tiecheck.testing",
     "assert_not_tied": "tiecheck.testing",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.config import Config, dotted
 from tiecheck.errors import UsageError
-from tiecheck.report import Report, View
+from tiecheck.report import Counts, Report, View
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,6 +87,56 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
     from tiecheck.collect.wrappers import own_class
 
     return {dotted(own_class(target)): read_groups(ties, "ties")}
+
+
+def inspect(
+    target: str | os.PathLike[str] | nn.Module,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    ties: Ties | None = None,
+    **options: Any,
+) -> Report:
+    """The facts about a model, without a judgement; nothing is printed.
+
+    Args:
+        target: What `tiecheck inspect TARGET` takes, or a live `nn.Module`, which is not changed.
+        config: A configuration file, as for `check`.
+        ties: A contract of your own, as for `check`.
+        options: Fields of `tiecheck.config.Config`: `values`, `live`, `load`, `trust_remote_code`, `revision`,
+            `offline`.
+
+    Returns:
+        The report of `check` without findings and skips, with `counts`, and for a live model with `views`: the
+        installed tools are run. What cannot be read is in its `errors`.
+
+    Raises:
+        UsageError: What `check` raises it for.
+        TypeError: An option that does not exist.
+    """
+    from tiecheck.engine import look
+
+    made = make_config(target, config=config, ties=ties, **options)
+    return look((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made)
+
+
+def count_parameters(module: nn.Module) -> Counts:
+    """How many parameters a live module has, ties counted once; and by every other way of counting.
+
+    Args:
+        module: Any `nn.Module`; lazy, meta, wrapped, sharded or cyclic too. No element is read, nothing is changed.
+
+    Returns:
+        `unique` is the number of parameters: each memory once. `objects` is what
+        `sum(p.numel() for p in model.parameters())` gives, `by_name` what a sum over a state dict gives, `expected`
+        what `unique` would be if every declared tie held, `buffers` what buffers add. Each has `elements`, `nbytes`
+        and `trainable`; what cannot be told is None there, and `reasons` says why.
+
+    Raises:
+        TypeError: If `module` is no `nn.Module`.
+    """
+    from tiecheck.collect.counts_live import count_live
+
+    return count_live(module)
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tuple[Tie, ...]:

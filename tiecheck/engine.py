@@ -7,7 +7,7 @@ first rule asks for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
@@ -77,14 +77,47 @@ def run_module(module: nn.Module, config: Config) -> Report:
     return Report(__version__, (report,), time.perf_counter() - begin)
 
 
-def check_text(text: str, config: Config) -> TargetReport:
-    """Check one target given as text; whatever keeps it from being read is an error of its report."""
+def look(targets: Iterable[str | nn.Module], config: Config) -> Report:
+    """Gather the facts of some targets and judge none of them: what `tiecheck inspect` shows.
+
+    Args:
+        targets: What the user typed, or live modules.
+        config: The options; those about rules mean nothing here.
+
+    Returns:
+        A report without findings and skips, with counts and with what the installed tools see in a live module. A
+        layer that was asked for and could not be had is an error of its target.
+    """
+    begin = time.perf_counter()
+    _chosen(config)
+    reports = []
+    for given in targets:
+        if isinstance(given, str):
+            reports.append(check_text(given, config, describe))
+        else:
+            from tiecheck.collect.providers import module_facts
+
+            name = type(given).__qualname__
+            reports.append(describe(Target(name, "module", name, None), module_facts(given, config), config))
+    return Report(__version__, tuple(reports), time.perf_counter() - begin)
+
+
+def check_text(
+    text: str, config: Config, judged: Callable[[Target, Facts, Config], TargetReport] | None = None
+) -> TargetReport:
+    """Check one target given as text; whatever keeps it from being read is an error of its report.
+
+    Args:
+        text: The target.
+        config: The options.
+        judged: What makes the report of the facts; None for `judge`.
+    """
     from tiecheck.collect.providers import facts_of
 
     target = Target(without_secrets(text), "checkpoint", text, None)
     try:
         target = parse_target(text)
-        return judge(target, facts_of(target, config), config)
+        return (judged or judge)(target, facts_of(target, config), config)
     except TiecheckError as error:
         return _unread(target, str(error), error.path)
     except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
@@ -113,19 +146,44 @@ def _unread(target: Target, message: str, path: str | None) -> TargetReport:
 
 def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
-    from tiecheck.assemble import alias_entries, loader_entries, tie_entries
-
     outcome = _Outcome([], [], [], [], [])
     chosen = _chosen(config)
     for rule in select(config.select, config.ignore, facts):
         if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome, chosen)
+    return _known(target, facts, config)._replace(
+        status=_status(outcome, facts, config),
+        findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
+        skips=tuple(outcome.skips),
+        errors=tuple(outcome.errors),
+        rules_run=tuple(outcome.ran),
+    )
+
+
+def describe(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """The facts of one target, unjudged: counts and views among them, which no rule has asked for."""
+    found = {name: facts.get(name) for name in ("groups", "live") if name in facts}
+    lost = [value.reason for name, value in found.items() if isinstance(value, Unknown)]
+    if facts.known("live") is not None:
+        lost = []  # what the files do not tell, the module does
+    return _known(target, facts, config)._replace(
+        status="error" if lost else "unknown",
+        views=facts.known("views") or (),
+        errors=tuple(Error(None, reason, target.text) for reason in dict.fromkeys(lost)),
+        counts=facts.known("counts"),
+    )
+
+
+def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """A report of the layers alone: nothing judged, nothing found."""
+    from tiecheck.assemble import alias_entries, loader_entries, tie_entries
+
     model = facts.known("config")
     live = facts.known("live")
     return TargetReport(
         target=target.text,
         type=target.type,
-        status=_status(outcome, facts, config),
+        status="unknown",
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,
@@ -133,11 +191,11 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
         ties=tie_entries(facts.known("groups") or (), live),
         aliases=alias_entries(live),
         views=(),
-        loaders=loader_entries(facts.known("loaders") or (), chosen),
-        findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
-        skips=tuple(outcome.skips),
-        errors=tuple(outcome.errors),
-        rules_run=tuple(outcome.ran),
+        loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
+        findings=(),
+        skips=(),
+        errors=(),
+        rules_run=(),
         remote=facts.known("remote"),
     )
 

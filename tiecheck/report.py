@@ -137,7 +137,7 @@ class View(Record):
     ran: bool
     """Whether the installed tool itself was run."""
     error: str | None
-    """What it raised."""
+    """What it raised, or why it would not come to an end or was not run."""
     groups: tuple[tuple[str, ...], ...]
     """The groups, each sorted, in the order of their first names."""
     function: str | None = None
@@ -171,6 +171,38 @@ class LoaderOutcome(Record):
     """How many tie groups come out so."""
     names: tuple[str, ...]
     """The members of those groups, sorted; capped."""
+
+
+class Tally(Record):
+    """An amount of parameters."""
+
+    elements: int | None
+    """How many elements; null where it cannot be told, and `Counts.reasons` says why."""
+    nbytes: int | None
+    """Bytes of memory, or of storage, that they take; of a sharded or wrapped tensor what this process holds."""
+    trainable: int | None
+    """How many of the elements require a gradient; null in a checkpoint, which does not say."""
+
+
+class Counts(Record):
+    """How many parameters there are, by each way of counting. Where nothing is tied all of them agree."""
+
+    layer: Literal["stored", "live"]
+    """What was counted: a checkpoint by its headers, or a live module."""
+    unique: Tally
+    """Each memory once: ties count once, storage ties too, and overlapping views are not counted double."""
+    objects: Tally | None
+    """Each `Parameter` object once, as `sum(p.numel() for p in model.parameters())` does: more than `unique` by what
+    different parameters share in memory. Null in a checkpoint, which has no such objects."""
+    by_name: Tally
+    """Each name, as a sum over a state dict does; counts stop at 2**128."""
+    expected: Tally
+    """What `unique` would be if every declared tie held: without the duplicates of the declared groups that are kept
+    apart. The same as `unique` where all hold, or none is declared."""
+    buffers: Tally | None
+    """The buffers' memory that no parameter stands on; null in a checkpoint, which does not tell them apart."""
+    reasons: tuple[str, ...]
+    """Why something is unknown, and what limits a figure."""
 
 
 class Traffic(Record):
@@ -217,6 +249,8 @@ class TargetReport(Record):
     """Codes of the rules that could judge; the JSON report leaves it out."""
     remote: Traffic | None = None
     """What was moved to read it; null for a local target."""
+    counts: Counts | None = None
+    """How many parameters it has; null where that was not asked for (`check`) or cannot be told."""
 
     def counted(self) -> tuple[Finding, ...]:
         """The findings that are not suppressed."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from tiecheck import count_parameters
 from tiecheck.collect.live import collect_live, find_ties
 
 
@@ -123,6 +124,22 @@ def doubling(runs: int) -> None:
     line("find_ties, 200k parameters over 100k", twice / once, "<= 2.2x", held=twice <= 2.2 * once)
 
 
+def counting(runs: int) -> None:
+    """The counts beside the sum that people write by hand, and twice the model beside the model."""
+    small, large = build(100_000, 10_000), build(200_000, 20_000)
+    ours, twice, summed, walk = side_by_side(
+        runs,
+        lambda: count_parameters(small),
+        lambda: count_parameters(large),
+        lambda: sum(p.numel() for p in small.parameters()),
+        lambda: torch_walk(small),
+    )
+    what = "count_parameters, 100k parameters, 10000 ties, over "
+    line(what + "the sum of numel()", ours / summed, "<= 2x", held=ours <= 2 * summed)
+    line(what + "named_parameters", ours / walk, "<= 2x", held=ours <= 2 * walk)
+    line("count_parameters, 200k parameters over 100k", twice / ours, "<= 2.2x", held=twice <= 2.2 * ours)
+
+
 def million() -> None:
     """A million parameters beside torch's walk of them."""
     model = build(1_000_000, 100_000)
@@ -139,7 +156,11 @@ def depths() -> None:
     """Aliased chains, in seconds: torch's walk does not end on these."""
     for depth, goal in ((64, 0.01), (100_000, 2.0)):
         model = doubled(depth)
-        for what, work in (("find_ties", find_ties), ("collect_live", lambda m: collect_live(m, origin="given"))):
+        for what, work in (
+            ("find_ties", find_ties),
+            ("collect_live", lambda m: collect_live(m, origin="given")),
+            ("count_parameters", count_parameters),
+        ):
             start = time.process_time()
             work(model)
             taken = time.process_time() - start
@@ -159,6 +180,7 @@ def main() -> None:
     depths()
     against_torch(arguments.runs)
     doubling(arguments.runs)
+    counting(arguments.runs)
     against_accelerate(full=arguments.full)
     if arguments.million:
         million()

@@ -43,6 +43,21 @@ def test_checking_safetensors_imports_nothing_heavy(models: Path, case: str) -> 
     assert not there & {*HEAVY, "rich"}
 
 
+def test_facts_of_safetensors_import_nothing_heavy(models: Path) -> None:
+    assert not imported(PROGRAM.format(arguments=["inspect", str(models / "llama-diverged-head")])) & {*HEAVY, "rich"}
+
+
+def test_a_check_loads_nothing_of_inspect(models: Path) -> None:
+    program = PROGRAM.format(arguments=[str(models / "llama-healthy-tied")]).replace('.partition(".")[0]', "")
+    others = {
+        "tiecheck.cli.inspect",
+        "tiecheck.render.inspect",
+        "tiecheck.collect.counts_stored",
+        "tiecheck.peers.views",
+    }
+    assert not imported(program) & others
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["rule", "TIE101"], ["rule"], ["check", "--help"]])
 def test_help_and_rules_import_nothing_heavy(arguments: list[str]) -> None:
     assert not imported(PROGRAM.format(arguments=arguments)) & {*HEAVY, "rich", "json"}

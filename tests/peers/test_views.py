@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import torch
 from torch import nn
-from zoo_of_ties import ROWS, Row, Small
+from zoo_of_ties import REQUIRED, ROWS, Row, Small, by_column, every_row
 
 import tiecheck
 from tiecheck.peers.views import MODULES, missed_by, views_of
@@ -27,27 +27,7 @@ COLUMNS = {
 
 CLEAN = ("accelerate", "clean_state_dict_for_safetensors", "0.25-")
 
-REQUIRED = "TIECHECK_REQUIRED_TOOLS"
-"""The environment variable that names tools which must really be run, so that a test of them cannot pass without."""
-
 pytestmark = pytest.mark.filterwarnings("ignore")  # the builders', and a process group's of one
-
-
-@pytest.fixture
-def built(request, tmp_path):
-    """The model of a row."""
-    row: Row = request.param
-    if not row.group:
-        yield row, row.build()
-        return
-    from torch import distributed
-
-    distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
-    yield row, row.build()
-    distributed.destroy_process_group()
-
-
-every_row = pytest.mark.parametrize("built", ROWS.values(), ids=ROWS, indirect=True)
 
 
 def letter(view: View, row: Row) -> str:
@@ -59,11 +39,6 @@ def letter(view: View, row: Row) -> str:
     if view.groups == row.truth:
         return "Y"
     return "p" if all(any(set(group) <= set(whole) for whole in row.truth) for group in view.groups) else "!"
-
-
-def by_column(views: tuple[View, ...]) -> dict[tuple[str, str | None, str], View]:
-    """The reproductions."""
-    return {(view.tool, view.function, view.algorithm): view for view in views if view.version is None}
 
 
 @every_row
@@ -153,7 +128,7 @@ def test_every_module_of_views_is_registered():
     import tiecheck.peers.views as package
 
     files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "paths", "sight", "storages"} == set(MODULES)
+    assert files - {"__init__", "paths", "reading", "sight", "storages"} == set(MODULES)
 
 
 def test_a_tool_that_is_not_installed_is_not_run(monkeypatch):

@@ -2,156 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from declared_models import (
+    EMB_LIN,
+    STATES,
+    Config,
+    Declared,
+    Undeclared,
+    aliased,
+    equal,
+    llama,
+    one,
+    tied,
+    tied_elsewhere,
+)
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, T5Config
-from transformers import T5ForConditionalGeneration
+from transformers import (
+    PretrainedConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from tiecheck.peers.views import views_of
-from tiecheck.peers.views.accelerate import would_warn
+from tiecheck.peers.views import views_of, would_warn
 from tiecheck.report import View
 
 
-class Config(PretrainedConfig):
-    model_type = "views-of-ties"
-    tie_word_embeddings = True
-
-
-class Declared(PreTrainedModel):
-    """Declares that its head is tied to its embedding."""
-
-    config_class = Config
-    _tied_weights_keys = {"lin.weight": "emb.weight"}
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.emb = nn.Embedding(8, 4)
-        self.lin = nn.Linear(4, 8, bias=False)
-        self.sub = nn.Linear(4, 8, bias=False)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.emb
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lin
-
-
-class Undeclared(Declared):
-    """Declares nothing."""
-
-    _tied_weights_keys = None
-
-
-def tied(model: Declared) -> None:
-    model.lin.weight = model.emb.weight
-
-
-def aliased(model: Declared) -> None:
-    model.lin = model.emb
-
-
-def rewrapped(model: Declared) -> None:
-    model.lin.weight = nn.Parameter(model.emb.weight)
-
-
-def data_assigned(model: Declared) -> None:
-    model.lin.weight.data = model.emb.weight.data
-
-
-def transposed(model: Declared) -> None:
-    model.lin.weight = nn.Parameter(model.emb.weight.detach().t())
-
-
-def disjoint(model: Declared) -> None:
-    flat = torch.arange(64.0)
-    model.emb.weight = nn.Parameter(flat[:32].view(8, 4))
-    model.lin.weight = nn.Parameter(flat[32:].view(8, 4))
-
-
-def overlapping(model: Declared) -> None:
-    flat = torch.arange(64.0)
-    model.emb.weight = nn.Parameter(flat[:32].view(8, 4))
-    model.lin.weight = nn.Parameter(flat[16:48].view(8, 4))
-
-
-def equal(model: Declared) -> None:
-    model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())
-
-
-def with_a_buffer(model: Declared) -> None:
-    equal(model)
-    model.sub.register_buffer("w", model.emb.weight)
-
-
-def with_a_third(model: Declared) -> None:
-    tied(model)
-    model.sub.weight = model.emb.weight
-
-
-def with_two_more(model: Declared) -> None:
-    with_a_third(model)
-    model.more = nn.Linear(4, 8, bias=False)
-    model.more.weight = model.emb.weight
-
-
-def tied_elsewhere(model: Declared) -> None:
-    equal(model)
-    model.sub.weight = model.emb.weight
-
-
-def flag_off(model: Declared) -> None:
-    tied(model)
-    model.config.tie_word_embeddings = False
-
-
-def on_meta(model: Declared) -> None:
-    model.to("meta")
-    tied(model)
-
-
-def ignored(model: Declared) -> None:
-    tied(model)
-    model._keys_to_ignore_on_save = ["sub.weight"]
-
-
-def empty(model: Declared) -> None:
-    model.emb.weight, model.lin.weight = nn.Parameter(torch.empty(0, 4)), nn.Parameter(torch.empty(0, 4))
-
-
-EMB_LIN = ("emb.weight", "lin.weight")
-REFUSED = "RuntimeError: The weights trying to be saved contained shared tensors "
-
-# What is done to the model; what the declared one drops or how it raises; whether the undeclared one can be saved.
-STATES: list[tuple[Callable[[Declared], None], tuple[str, ...] | str, bool]] = [
-    (tied, ("lin.weight",), False),
-    (aliased, ("lin.weight",), False),
-    (rewrapped, ("lin.weight",), False),
-    (data_assigned, ("lin.weight",), False),
-    (transposed, "RuntimeError: view size is not compatible", False),
-    (disjoint, (), True),
-    (overlapping, REFUSED, False),
-    (equal, (), True),
-    (with_a_buffer, REFUSED + "[{'emb.weight', 'sub.w'}]", False),
-    (with_a_third, REFUSED + "[{'emb.weight', 'sub.weight'}]", False),
-    (with_two_more, REFUSED + "[{'emb.weight', 'more.weight', 'sub.weight'}]", False),
-    (tied_elsewhere, REFUSED + "[{'emb.weight', 'sub.weight'}]", False),
-    (flag_off, ("lin.weight",), False),
-    (on_meta, ("lin.weight",), False),
-    (ignored, ("lin.weight", "sub.weight"), False),
-    (empty, (), True),
-]
-
-
-def one(views: tuple[View, ...], function: str, *, ran: bool = False) -> View:
-    (found,) = [view for view in views if view.function == function and (view.version is not None) == ran]
-    return found
-
-
-@pytest.mark.parametrize("change, outcome, plain", STATES, ids=[state[0].__name__ for state in STATES])
+@pytest.mark.parametrize(("change", "outcome", "plain"), STATES, ids=[state[0].__name__ for state in STATES])
 def test_declared(change, outcome, plain, tmp_path):
     model = Declared(Config())
     change(model)
@@ -162,7 +39,7 @@ def test_declared(change, outcome, plain, tmp_path):
     check_saving(model, saved, outcome, tmp_path)
 
 
-@pytest.mark.parametrize("change, outcome, plain", STATES, ids=[state[0].__name__ for state in STATES])
+@pytest.mark.parametrize(("change", "outcome", "plain"), STATES, ids=[state[0].__name__ for state in STATES])
 def test_undeclared(change, outcome, plain, tmp_path):
     model = Undeclared(Config())
     change(model)
@@ -213,17 +90,6 @@ def test_no_view_of_transformers_without_a_model_of_its():
     assert not [view for view in views_of(nn.Linear(2, 2), run=True) if view.tool in {"transformers", "peft"}]
 
 
-def llama(**options: object) -> LlamaForCausalLM:
-    small = {
-        "vocab_size": 8,
-        "hidden_size": 4,
-        "intermediate_size": 4,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-    }
-    return LlamaForCausalLM(LlamaConfig(**small, **options))
-
-
 def test_a_sound_tie_warns_in_no_version():
     assert would_warn(views_of(llama(tie_word_embeddings=True))) == ()
 
@@ -255,7 +121,7 @@ def test_any_other_tie_silences_the_warning():
 def test_a_nested_flag_is_read_from_1_7_on():
     class Outer(PretrainedConfig):
         model_type = "views-of-nested-ties"
-        sub_configs = {"text_config": Config}
+        sub_configs = {"text_config": Config}  # noqa: RUF012  # as transformers declares it
 
         def __init__(self, text_config: Config | None = None, **options: object) -> None:
             self.text_config = text_config or Config()
@@ -304,3 +170,32 @@ def test_a_list_of_tied_keys_raises_in_5_and_is_trusted_by_peft():
     assert saved.error == "AttributeError: 'list' object has no attribute 'keys'"
     assert one(views, "save_pretrained", ran=True).error == saved.error
     assert one(views, "_get_module_names_tied_with_embedding").groups == (EMB_LIN,)
+
+
+def test_a_pattern_that_explodes_is_not_matched(monkeypatch):
+    from tiecheck.collect import patterns
+
+    monkeypatch.setattr(patterns, "SECONDS", 1.0)
+    model = Declared(Config())
+    model.long = nn.ParameterDict({"a" * 40: nn.Parameter(torch.zeros(1))})
+    model.long.again = model.long["a" * 40]
+    model._tied_weights_keys = {r"long\.(a+)+b": "emb.weight"}
+    views = views_of(model, run=True)
+    reason = r"would match the pattern 'long\\.(a+)+b' for longer than anybody waits"
+    assert one(views, "save_pretrained").error == reason
+    assert one(views, "save_pretrained", ran=True).error == f"not run: {reason}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sharded_model_is_not_asked_what_it_would_save(tmp_path):
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
+    try:
+        views = views_of(fully_shard(Declared(Config())), run=True)
+    finally:
+        distributed.destroy_process_group()
+    for ran in (False, True):
+        reason = "not run: save_pretrained gathers the shards of every rank first"
+        assert one(views, "save_pretrained", ran=ran).error == reason

@@ -11,11 +11,17 @@ import io
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from tiecheck.report import View
+
 Names = tuple[str, ...]
+
+REQUIRED = "TIECHECK_REQUIRED_TOOLS"
+"""The environment variable that names tools which must really be run, so that a test of them cannot pass without."""
 
 
 class Row(NamedTuple):
@@ -106,8 +112,11 @@ def row_02b_alias_across_parents():
 
 
 @row(
-    "- - Y Y Y Y Y", "module", ("transformer.ff_out.weight", "transformer.wte.weight"), drops=("transformer.ff_out.weight",)
-)  # fmt: skip
+    "- - Y Y Y Y Y",
+    "module",
+    ("transformer.ff_out.weight", "transformer.wte.weight"),
+    drops=("transformer.ff_out.weight",),
+)
 def row_02c_alias_in_a_module_dict():
     model = nn.Module()
     wte = nn.Embedding(8, 4)
@@ -529,3 +538,12 @@ def row_25d_two_parameters_over_one_quantised_tensor():
 @row("- - - - - - -", drops=("b",))
 def row_26_zero_size():
     return holding(a=torch.empty(0, 4), b=torch.empty(0, 4))
+
+
+every_row = pytest.mark.parametrize("built", ROWS.values(), ids=ROWS, indirect=True)
+"""Runs a test on every row: it takes `built`, a row and its model."""
+
+
+def by_column(views: tuple[View, ...]) -> dict[tuple[str, str | None, str], View]:
+    """The reproductions."""
+    return {(view.tool, view.function, view.algorithm): view for view in views if view.version is None}

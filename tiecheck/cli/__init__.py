@@ -8,7 +8,7 @@ import click
 
 from tiecheck._version import __version__
 
-COMMANDS = {"check": "tiecheck.cli.check", "rule": "tiecheck.cli.rule"}
+COMMANDS = {"check": "tiecheck.cli.check", "inspect": "tiecheck.cli.inspect", "rule": "tiecheck.cli.rule"}
 """Command -> the module that holds it as `command`."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,15 +89,15 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         settled = settle(options, targets)
         config = Config(**{field: settled[field] for field in Config._fields if field in settled})
         outputs = parse_outputs(formats, options["output_file"])
-        with _aside(config, targets):
+        with aside(config, targets):
             report = run(targets, config)
-        _write(report, outputs, style)
+        write(report, outputs, style)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
 
 
-def _aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
+def aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
     """Standard output turned aside where code that is not ours may run, since it may print."""
     if not config.wants_live and not any(":" in text for text in targets):
         return contextlib.nullcontext()
@@ -105,12 +106,12 @@ def _aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractConte
     return quiet()
 
 
-def _write(report: Report, outputs: tuple[Output, ...], style: Style) -> None:
+def write(report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None) -> None:
     """Write the reports; a reader who has seen enough (`| head`) does not change the verdict."""
-    from tiecheck.render import write_report
+    from tiecheck.render import FORMATS, write_report
 
     try:
-        write_report(report, outputs, style)
+        write_report(report, outputs, style, formats or FORMATS)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -134,14 +134,14 @@ def same_bytes(a: View, b: View) -> bool | None:
         return False
     if a.dims == b.dims:
         return True
-    if _nested(a.dims) and _nested(b.dims):
+    if nested(a.dims) and nested(b.dims):
         return False
     if a.end - a.start > BITMAP:
         return None
-    return _bitmap(a) == _bitmap(b)
+    return bitmap(a) == bitmap(b)
 
 
-def _nested(dims: tuple[tuple[int, int], ...]) -> bool:
+def nested(dims: tuple[tuple[int, int], ...]) -> bool:
     """Whether each step passes everything below it: then the normal form is unique to the set."""
     reach = 0
     for step, size in dims:
@@ -151,7 +151,7 @@ def _nested(dims: tuple[tuple[int, int], ...]) -> bool:
     return True
 
 
-def _bitmap(view: View) -> int:
+def bitmap(view: View) -> int:
     """A number with a bit for each byte of the view's span, set where the view covers it."""
     bits = 1
     for step, size in view.dims:

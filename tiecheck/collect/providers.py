@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tiecheck.collect.build import Built
     from tiecheck.collect.live import Contract
     from tiecheck.facts_live import Head, KeyProblem, LiveModel, Tie
+    from tiecheck.report import Counts, View
 
 
 def facts_of(target: Target, config: Config) -> Facts:
@@ -62,6 +63,7 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
         "flags": lambda _: model.flags if model is not None else (),
         "loaders": lambda facts: _loaders(facts, model, checkpoint),
         "scale": lambda facts: _stored_scale(facts, checkpoint, config),
+        "counts": lambda facts: _counts(facts, checkpoint, config),
     }
     if checkpoint is not None and checkpoint.index_file:
         providers["index"] = lambda _: checkpoint
@@ -72,6 +74,7 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
         providers["built"] = lambda _: build_directory(root, model, checkpoint, config)
         providers["live"] = lambda facts: _live(facts, checkpoint, config)
         providers["keys"] = lambda facts: _keys(facts, root, model, config)
+        providers["views"] = _views
         providers["scale"] = lambda facts: _built_scale(facts, checkpoint)
     if remote is not None:
         from tiecheck.collect.remote.offer import adapt
@@ -82,6 +85,7 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
 
 def module_facts(module: nn.Module, config: Config) -> Facts:
     """The facts of a live module that somebody else made."""
+    from tiecheck.collect.build import Built
 
     def live(_: Facts) -> LiveModel:
         from tiecheck.collect.live import collect_live
@@ -97,7 +101,17 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
             return Unknown("the values were not to be read (--values never)")
         return tuple(live_scale(unwrapped(module), tie.names) for tie in _embedding_ties(model))
 
-    return Facts({"live": live, "keys": lambda facts: facts.get("live").problems, "scale": scale})
+    built = Built(module, "given")
+    return Facts(
+        {
+            "built": lambda _: built,
+            "live": live,
+            "keys": lambda facts: facts.get("live").problems,
+            "scale": scale,
+            "counts": lambda facts: _counts(facts, None, config),
+            "views": _views,
+        }
+    )
 
 
 def _head_like(shape: tuple[int, ...] | None) -> bool:
@@ -177,6 +191,38 @@ def _stored_scale(facts: Facts, checkpoint: Checkpoint | None, config: Config) -
 
     scale = facts.get("architecture").head_scale
     return tuple(stored_scale(checkpoint, checkpoint.root, g.names, g.stored_names[0], scale) for g in tied)
+
+
+def _counts(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> Counts | Unknown:
+    """How many parameters there are: in the module where there is one, else in the checkpoint."""
+    built: Built | None = facts.known("built")
+    if built is not None:
+        from tiecheck.collect.counts_live import count_live
+
+        return count_live(built.module, _contract(built.module, config))
+    if checkpoint is None:
+        return Unknown("there are no weights")
+    from tiecheck.collect.counts_stored import count_stored
+
+    return count_stored(checkpoint, facts.get("groups"))
+
+
+def _views(facts: Facts) -> tuple[View, ...] | Unknown:
+    """What the tools that are installed see in the module, under the names that the live facts have."""
+    built: Built | Unknown = facts.get("built")
+    live: LiveModel | Unknown = facts.get("live")
+    if isinstance(built, Unknown) or isinstance(live, Unknown):
+        return built if isinstance(built, Unknown) else Unknown("the live layer is unknown")
+    from tiecheck.peers.views import views_of
+
+    views = views_of(built.module, run=True)
+    if not live.wrappers:
+        return views
+    from tiecheck.collect.alias_graph import ModuleGraph
+    from tiecheck.collect.wrappers import UserNames
+
+    user = UserNames(ModuleGraph(built.module))
+    return tuple(v._replace(groups=tuple(map(user.all_of, v.groups)), dropped=user.all_of(v.dropped)) for v in views)
 
 
 def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveModel | Unknown:

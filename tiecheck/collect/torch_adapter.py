@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -224,6 +225,50 @@ def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
         return tuple(tensor.shape), tensor.nbytes
     except Exception:  # noqa: BLE001  # see `views`
         return tuple(tensor.shape), None
+
+
+def plain_sizes(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]] | None:
+    """Elements and bytes of tensors that are all plain and dense, by C loops: this is most models.
+
+    Returns:
+        None where one of them needs a look of its own.
+    """
+    if not PLAIN.issuperset(map(type, tensors)):
+        return None
+    try:
+        if not all(map(Tensor.is_contiguous, tensors)):
+            return None
+        elements, nbytes = list(map(Tensor.numel, tensors)), list(map(_nbytes, tensors))
+    except (RuntimeError, NotImplementedError):  # a sparse one
+        return None
+    return None if 0 in elements or _flattened() else (elements, nbytes)
+
+
+def elements_of(tensor: Tensor) -> int | str:
+    """How many elements a tensor stands for, or why that cannot be told.
+
+    A bitsandbytes 4-bit weight (`Params4bit`, 0.49) packs two elements a byte and keeps its shape aside.
+    """
+    if is_lazy(tensor):
+        return "not initialised yet (a lazy module)"
+    if hasattr(tensor, "ds_id"):
+        return "partitioned by DeepSpeed ZeRO-3"
+    if hasattr(tensor, "_is_flat_param"):  # torch 2.13 `torch.distributed.fsdp._flat_param`
+        return "flattened and sharded by FSDP, which leaves their own sizes to its handles"
+    if type(tensor).__name__ == "Params4bit" and tensor.dtype == torch.uint8:
+        shape = getattr(getattr(tensor, "quant_state", None), "shape", None)
+        return "packed, with its own shape nowhere" if shape is None else int(torch.Size(shape).numel())
+    return tensor.numel()
+
+
+def _flattened() -> bool:
+    """Whether torch's FSDP has been loaded, whose flat parameters look plain."""
+    return "torch.distributed.fsdp._flat_param" in sys.modules
+
+
+def wraps(tensor: Tensor) -> bool:
+    """Whether a tensor stands on the memory of others, which it wraps (DTensor, torchao)."""
+    return bool(_inner(tensor))
 
 
 def equal_bytes(a: Tensor, b: Tensor) -> bool:

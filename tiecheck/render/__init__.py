@@ -1,6 +1,7 @@
 """Reports for people and machines: one file a format, and where each is written."""
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Literal, TextIO
 
@@ -10,6 +11,10 @@ from tiecheck.report import Report
 
 FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
 """Format -> the module whose `render(report, style, stream)` writes it."""
+
+
+FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
+"""The same for a report of facts alone."""
 
 
 class Style(Record):
@@ -53,22 +58,30 @@ def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Ou
     return tuple(outputs)
 
 
-def write_report(report: Report, outputs: tuple[Output, ...], style: Style) -> None:
+def write_report(
+    report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
+) -> None:
     """Write a report in every format asked for.
+
+    Args:
+        report: What to write.
+        outputs: Where, and in which format.
+        style: How it looks to people.
+        formats: The renderers of the command, format -> module.
 
     Raises:
         UsageError: A file cannot be written.
     """
     for output in outputs:
         if output.file is None:
-            _write(report, output.format, style, sys.stdout)
+            _write(report, formats[output.format], style, sys.stdout)
             continue
         try:
             with open(output.file, "w", encoding="utf-8") as stream:
-                _write(report, output.format, style, stream)
+                _write(report, formats[output.format], style, stream)
         except OSError as error:
             raise UsageError(f"{output.file} cannot be written: {error.strerror or error}") from error
 
 
-def _write(report: Report, name: str, style: Style, stream: TextIO) -> None:
-    import_module(FORMATS[name]).render(report, style, stream)
+def _write(report: Report, module: str, style: Style, stream: TextIO) -> None:
+    import_module(module).render(report, style, stream)

@@ -10,7 +10,7 @@ from typing import TextIO
 from tiecheck.facts import HURTS, TIED
 from tiecheck.record import Record
 from tiecheck.render import Style
-from tiecheck.report import Finding, Report, TargetReport, TieEntry
+from tiecheck.report import Finding, Report, TargetReport, TieEntry, Traffic
 
 WIDTH = 80
 GROUPS_SHOWN = 4
@@ -18,6 +18,15 @@ GROUPS_SHOWN = 4
 
 TONES = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow", "error": "bold magenta"}
 SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+
+
+STORED = {
+    "copy": "with equal bytes",
+    "separate": "with different values",
+    "storage": "sharing one storage",
+    "unknown": "not compared",
+}
+"""How the stored members of a group compare, in words."""
 
 
 class Line(Record):
@@ -33,7 +42,11 @@ class Line(Record):
 
 def render(report: Report, style: Style, stream: TextIO) -> None:
     """Write the report as text."""
-    lines = list(_lines(report, style))
+    write_lines(list(_lines(report, style)), style, stream)
+
+
+def write_lines(lines: list[Line], style: Style, stream: TextIO) -> None:
+    """Write paragraphs, wrapped; in colour on a terminal, or where it is asked for."""
     colored = style.color == "always" or (style.color == "auto" and stream.isatty() and "NO_COLOR" not in os.environ)
     if colored:
         _write_rich(lines, stream)
@@ -97,8 +110,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         yield from _finding(finding, style)
     if target.remote and style.verbose:
         moved = target.remote
-        requests = f"{moved.requests:,} request{'' if moved.requests == 1 else 's'}"
-        yield Line(f"fetched {moved.bytes:,} bytes in {requests}", 8, 0, "dim")
+        yield Line(fetched(moved), 8, 0, "dim")
     reasons: dict[str, list[str]] = {}
     for skip in target.skips:
         reasons.setdefault(skip.reason, []).append(skip.code)
@@ -106,11 +118,16 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         yield Line(f"skipped {', '.join(codes)}: {reason}", 8, 2, "dim")
 
 
+def fetched(moved: Traffic) -> str:
+    """What was moved to read a remote target, in words."""
+    return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
+
+
 def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
     shown = len(target.ties) if style.verbose else GROUPS_SHOWN
     for tie in target.ties[:shown]:
         mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
-        yield Line(f"{mark.join(tie.names[:4])}{_more(tie)}", 8, 2)
+        yield Line(f"{mark.join(tie.names[:4])}{more(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     rest = len(target.ties) - shown
     if rest > 0:
@@ -137,7 +154,8 @@ def _loaders(target: TargetReport) -> Iterator[Line]:
         yield Line(f"{outcome} in {', '.join(words)}", 8, 2, "dim")
 
 
-def _more(tie: TieEntry) -> str:
+def more(tie: TieEntry) -> str:
+    """How many names there are besides the four that are shown."""
     if tie.names_total is None:
         return " and endlessly many more (a cycle)"
     rest = tie.names_total - min(4, len(tie.names))
@@ -158,13 +176,7 @@ def _state(tie: TieEntry) -> str:
     elif tie.stored == "absent":
         parts.append("no member stored under a name that is known")
     elif tie.stored:
-        words = {
-            "copy": "with equal bytes",
-            "separate": "with different values",
-            "storage": "sharing one storage",
-            "unknown": "not compared",
-        }
-        parts.append(f"stored {len(tie.stored_names)} times, {words.get(tie.stored, tie.stored)}")
+        parts.append(f"stored {len(tie.stored_names)} times, {STORED.get(tie.stored, tie.stored)}")
     text = "; ".join(parts) or "nothing known"
     return f"{text} ({tie.reason})" if tie.reason else text
 

@@ -34,7 +34,8 @@ def _decide(situation: Situation) -> Decision | None:
     out, head = fields.split("|")
     for kind, name in zip(("=TOKEN_EMBD", "=OUTPUT"), pair_of(situation), strict=True):
         if _stem(name) not in (fields_of("llama.cpp", COMMIT, kind) or "").split(" "):
-            return Decision("unknown", f"whether the converter maps {name} was not read")
+            word = name or "the other member, whose name is not known,"
+            return Decision("unknown", f"whether the converter maps {word} was not read")
     reads, value, dropped = None, None, head == "skip"
     if head == "flag":
         reads, value = _flag(situation)

@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from tiecheck.peers.views.reading import missed_by, would_warn
 from tiecheck.report import View
 
 if TYPE_CHECKING:
@@ -53,25 +54,6 @@ def views_of(module: nn.Module, *, run: bool = False) -> tuple[View, ...]:
     return tuple(found)
 
 
-def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
-    """The views that do not see that some names are one tensor.
-
-    Args:
-        views: What `views_of` returned.
-        names: The members of a tie; two or more.
-
-    Returns:
-        Those without a group that holds all the names. One that only answers yes or no, and one that raises or does
-        not end, is not among them: the latter says so itself.
-    """
-    wanted = set(names)
-    return tuple(
-        view
-        for view in views
-        if view.error is None and view.says is None and not any(wanted <= set(group) for group in view.groups)
-    )
-
-
 def _peers(sight: Sight) -> Iterable[Peer]:
     for name in MODULES:
         peers: tuple[Peer, ...] = import_module(f"tiecheck.peers.views.{name}").PEERS
@@ -81,11 +63,11 @@ def _peers(sight: Sight) -> Iterable[Peer]:
 def _installed(peer: Peer) -> str | None:
     """The installed version of a tool; None where it is not installed or has another algorithm."""
     try:
-        text = version(peer.tool)
+        text = version(peer.tool).partition("+")[0]  # not which build of torch it is
     except PackageNotFoundError:
         return None
-    numbers = tuple(int(part) for part in text.split("+")[0].split(".") if part.isdecimal())
+    numbers = tuple(int(part) for part in text.split(".") if part.isdecimal())
     return text if peer.since <= numbers and (peer.until is None or numbers < peer.until) else None
 
 
-__all__ = ["missed_by", "views_of"]
+__all__ = ["missed_by", "views_of", "would_warn"]

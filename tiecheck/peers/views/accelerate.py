@@ -6,29 +6,19 @@ functions of 0.17.1, 0.33.0, 0.34.2 and 1.2.1 are run against these in the slow 
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from tiecheck.peers.views.reading import CHECK, FIND
 from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered
-from tiecheck.report import View
 
 COMPARISONS = 100_000_000
 """Pairs of parameters that the installed accelerate is let compare: it takes some seconds for so many."""
 
-FIND = "find_tied_parameters"
-CHECK = "check_tied_parameters_in_config"
 CLEAN = "clean_state_dict_for_safetensors"
-
-WARNS = (
-    ("0.20", "0.20", "0.18-0.33"),
-    ("0.21-0.33", "0.21-1.6", "0.18-0.33"),
-    ("0.34-1.6", "0.21-1.6", "0.34-"),
-    ("1.7-", "1.7-", "0.34-"),
-)
-"""Versions that warn alike, with the algorithm of the config check and that of the finder they have."""
 
 _SIZES = {
     torch.int64: 8,
@@ -43,26 +33,6 @@ _SIZES = {
     torch.float64: 8,
 }
 """Bytes of an element, as accelerate has them for storages that raise."""
-
-
-def would_warn(views: Iterable[View]) -> tuple[str, ...]:
-    """The versions of accelerate that say "The model weights are not tied", though they may well be.
-
-    They say so where the config asks for a tie and not one group is found anywhere in the model.
-
-    Args:
-        views: What `views_of` returned.
-
-    Returns:
-        Ranges of versions, oldest first.
-    """
-    here = {(v.function, v.algorithm): v for v in views if v.tool == "accelerate" and not v.ran}
-    found = []
-    for versions, checks, finds in WARNS:
-        asked, seen = here.get((CHECK, checks)), here.get((FIND, finds))
-        if asked is not None and asked.says and seen is not None and seen.error is None and not seen.groups:
-            found.append(versions)
-    return tuple(found)
 
 
 def _overwriting(sight: Sight) -> Seen:
@@ -175,12 +145,16 @@ def _run_clean(sight: Sight) -> Seen:
 
     groups = ordered(_by_storage(sight.state, id_tensor_storage))
     left = dict(sight.state)
+    logger = logging.getLogger(clean_state_dict_for_safetensors.__module__)
+    was, logger.disabled = logger.disabled, True
     try:
         clean_state_dict_for_safetensors(left)
     except RuntimeError as error:
         # Names are deleted by then; its logger refuses to warn before `PartialState()` was made (1.15.0).
         if "accelerate state" not in str(error):
             raise
+    finally:
+        logger.disabled = was
     return Seen(groups, tuple(sorted(sight.state.keys() - left.keys())))
 
 

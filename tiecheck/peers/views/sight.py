@@ -155,6 +155,8 @@ def _view(peer: Peer, work: Callable[[Sight], Seen], sight: Sight, version: str 
         seen = work(sight)
     except NotRun as reason:
         error, really = f"not run: {reason}", False
+    except ImportError as reason:  # a release that keeps it elsewhere, or an installation that is broken
+        error, really = f"not run: {told(reason)}", False
     except paths.Endless as reason:
         error, really = ("not run: " if really else "") + str(reason), False
     except Exception as raised:  # noqa: BLE001  # a view that raises is shown as raising

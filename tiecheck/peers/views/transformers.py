@@ -1,7 +1,8 @@
 """transformers (5.23.0): what a model claims is tied, and what `save_pretrained` would leave out or refuse.
 
 `all_tied_weights_keys` is written once, from class and config, and kept whatever becomes of the model: a claim, never
-evidence. What is saved goes by memory and by the patterns of `_tied_weights_keys`, whatever the config's flag says.
+evidence. What is saved goes by memory (on meta by object) and by the patterns of `_tied_weights_keys`, whatever the
+config's flag says; whether the values can then be written is not looked at.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tiecheck.peers.views.sight import Peer, Seen, Sight, ordered, united
+from tiecheck.collect.patterns import takes_forever
+from tiecheck.peers.views.paths import Endless
+from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered, united
 from tiecheck.peers.views.storages import end, split, storage_address
 
 REFUSED = (
@@ -69,10 +72,25 @@ def _each(sight: Sight, save: Callable[[Any, dict[str, Any]], Seen]) -> Seen:
         ignored = [key for key in model._keys_to_ignore_on_save or () if key in state]
         for key in ignored:
             del state[key]
+        _refuse(model, state)
         seen = save(model, state)
         groups += [[prefix + name for name in group] for group in seen.groups]
         dropped += [prefix + name for name in (*ignored, *seen.dropped)]
     return Seen(ordered(groups), tuple(sorted(dropped)))
+
+
+def _refuse(model: nn.Module, state: dict[str, Any]) -> None:
+    """Leave alone what would wait for other ranks, or match a pattern for ever.
+
+    Raises:
+        NotRun: The tensors are sharded: `save_pretrained` gathers them first.
+        Endless: A pattern of `_tied_weights_keys` cannot be matched in time.
+    """
+    if any(base.__name__ == "DTensor" for kind in set(map(type, state.values())) for base in kind.__mro__):
+        raise NotRun("save_pretrained gathers the shards of every rank first")
+    pattern = takes_forever(_patterns(model), lambda: state)
+    if pattern is not None:
+        raise Endless(f"would match the pattern {pattern!r} for longer than anybody waits")
 
 
 def _identifier(model: Any, name: str, tensor: Any) -> Any:
@@ -81,9 +99,6 @@ def _identifier(model: Any, name: str, tensor: Any) -> Any:
         return id(tensor)
     if tensor.device.type == "meta":
         return id(model.get_parameter_or_buffer(name))
-    if any(base.__name__ == "DTensor" for base in type(tensor).__mro__):
-        local: Any = tensor
-        return tensor.device, local.to_local().untyped_storage().data_ptr(), tensor.nbytes
     return tensor.device, storage_address(tensor), tensor.untyped_storage().nbytes()
 
 

@@ -1,0 +1,53 @@
+"""PEFT's view held against PEFT itself: on plain models in each of their states, and under adapters."""
+
+from __future__ import annotations
+
+import pytest
+from declared_models import STATES, Config, Declared, Undeclared, llama, one
+
+from tiecheck.peers.views import views_of
+from tiecheck.report import View
+
+peft = pytest.importorskip("peft", reason="PEFT is not in the test extra; a slow test installs it")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NAME = "_get_module_names_tied_with_embedding"
+
+
+def both(model) -> View:
+    """Our view, which is the same as that of PEFT."""
+    views = views_of(model, run=True)
+    ours, theirs = one(views, NAME), one(views, NAME, ran=True)
+    assert theirs.ran
+    assert theirs._replace(version=None, ran=False) == ours
+    return ours
+
+
+@pytest.mark.parametrize("model_class", [Declared, Undeclared])
+@pytest.mark.parametrize("change", [state[0] for state in STATES])
+def test_every_state(change, model_class):
+    model = model_class(Config())
+    change(model)
+    both(model)
+
+
+def test_a_list_of_keys():
+    model = Declared(Config())
+    model._tied_weights_keys = ["lin.weight"]
+    assert both(model).groups == (("emb.weight", "lin.weight"),)
+
+
+def test_under_an_adapter():
+    model = llama(tie_word_embeddings=True)
+    names = {"lm_head.weight", "model.embed_tokens.weight"}
+    assert both(model).groups == (tuple(sorted(names)),)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["embed_tokens", "q_proj"], r=2))
+    (group,) = both(wrapped).groups
+    assert any("embed_tokens" in name for name in group)
+    assert any("lm_head" in name for name in group)
+
+
+def test_under_modules_to_save():
+    model = llama(tie_word_embeddings=True)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], r=2))
+    both(wrapped)

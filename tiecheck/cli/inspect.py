@@ -1,0 +1,52 @@
+"""`tiecheck inspect TARGET...`: the facts, and no judgement."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from tiecheck.cli.check import aside, write
+from tiecheck.cli.check import command as check
+from tiecheck.cli.settings import settle
+from tiecheck.config import Config
+from tiecheck.errors import UsageError
+
+READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "config", "isolated")
+"""Options that say how a target is read."""
+
+WRITING = ("formats", "output_file", "color")
+"""Options that say how the report is written."""
+
+JUDGING = ("select", "ignore", "fail_on", "strict", "judge_for")
+"""What a configuration file says of judgement means nothing here."""
+
+SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("targets", *READING, *WRITING)]
+"""They are those of `check`."""
+
+
+@click.command("inspect", short_help="Show the facts about ties and judge nothing.", params=SHARED)
+@click.option("-v", "--verbose", is_flag=True, help="Every group, name and loader of a long report.")
+def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool, **options: Any) -> None:
+    """Show what is known of TARGETs: which names are tied and how, who says so, what is stored, how many parameters.
+
+    Of a live model (--live, --load, `module:attribute`) it also asks the installed tools what they see, each beside
+    what is really there. The JSON report is that of `check`, without findings.
+
+    Exit status: 0 the facts are there, 2 a target, or a layer that was asked for, could not be read.
+    """
+    from tiecheck.engine import look
+    from tiecheck.render import FACTS, Style, parse_outputs
+
+    try:
+        settled = settle(options, targets)
+        fields = [field for field in Config._fields if field in settled and field not in JUDGING]
+        config = Config(**{field: settled[field] for field in fields})
+        outputs = parse_outputs(formats, options["output_file"])
+        with aside(config, targets):
+            report = look(targets, config)
+        write(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    sys.exit(2 if report.errors else 0)

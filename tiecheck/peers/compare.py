@@ -1,0 +1,50 @@
+"""What another tool takes for tied, held against what really is: the groups it misses, and those that are none."""
+
+from collections.abc import Iterable
+
+from tiecheck.facts import TIED, Kind
+from tiecheck.record import Record
+from tiecheck.report import TieEntry, View
+
+
+class More(Record):
+    """A group that a tool sees and that is not tied."""
+
+    names: tuple[str, ...]
+    """Its names, sorted."""
+    kind: Kind | None
+    """How its names really hang together, where they do; null where nothing holds them."""
+
+
+class Difference(Record):
+    """A view beside the truth. Where both are empty the tool sees what is there."""
+
+    missed: tuple[tuple[str, ...], ...]
+    """The tied groups that it does not see, each with the names that it does not put together."""
+    more: tuple[More, ...]
+    """The groups that it sees and that are not tied, or hold names that are not."""
+
+
+def difference(ties: Iterable[TieEntry], view: View) -> Difference:
+    """Hold a view against the ties of a live module.
+
+    Args:
+        ties: The groups of the report; those that are tied in the live module are the truth. Of a group with more
+            names than are listed only those are compared.
+        view: What the tool sees.
+
+    Returns:
+        What it misses and what it sees beyond the truth, in the order of the groups.
+    """
+    live = [tie for tie in ties if tie.kind_from == "live" and tie.kind is not None]
+    true = [tie for tie in live if tie.kind in TIED]
+    seen = {name: i for i, group in enumerate(view.groups) for name in group}
+    missed = [tie.names for tie in true if len({seen.get(name, name) for name in tie.names}) > 1]
+    home = {name: i for i, tie in enumerate(true) for name in tie.names}
+    more = []
+    for group in view.groups:
+        homes = {home.get(name) for name in group}
+        capped = any(i is not None and true[i].names_total != len(true[i].names) for i in homes)
+        if homes == {None} or len(homes - {None} if capped else homes) > 1:
+            more.append(More(group, next((tie.kind for tie in live if set(group) <= set(tie.names)), None)))
+    return Difference(tuple(missed), tuple(more))

@@ -1,0 +1,201 @@
+"""The facts for people: what is really tied first, then what is said, stored, counted and seen. Made for 80 columns."""
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from tiecheck.facts import HURTS, TIED
+from tiecheck.peers.compare import difference
+from tiecheck.render import Style
+from tiecheck.render.text import STORED, Line, fetched, more, write_lines
+from tiecheck.report import Counts, Report, Tally, TargetReport, TieEntry, View
+
+GROUPS_SHOWN = 12
+"""Tie groups and aliases listed for a target; some detection models have hundreds."""
+NAMES_SHOWN = 4
+"""Names listed for a group."""
+LABEL = 10
+"""Columns of the word before each fact of a group."""
+
+ERROR = 200
+"""Characters of what a tool raises."""
+
+TONES = {"same": "green", "misses": "yellow", "more": "yellow", "differs": "yellow", "raises": "magenta"}
+"""The word for a view -> its colour."""
+
+COUNTED = {
+    "unique": "each memory once",
+    "objects": "each Parameter once",
+    "by_name": "each name",
+    "expected": "if every declared tie held",
+    "buffers": "besides",
+}
+"""The ways of counting, in the order of the table."""
+
+
+def render(report: Report, style: Style, stream: TextIO) -> None:
+    """Write the facts as text."""
+    lines: list[Line] = []
+    for target in report.targets:
+        if lines:
+            lines.append(Line(""))
+        lines += _target(target, style)
+    write_lines(lines, style, stream)
+
+
+def _target(target: TargetReport, style: Style) -> Iterator[Line]:
+    of = f"  {target.architecture}" if target.architecture else ""
+    yield Line(f"{target.target}{of}", 0, 2, "bold", len(target.target))
+    if target.layers:
+        yield Line(f"{target.type}; read: {', '.join(target.layers)}", 2, 0, "dim")
+    if target.remote:
+        yield Line(fetched(target.remote), 2, 0, "dim")
+    for error in target.errors:
+        yield Line(f"error: {error.message}", 2, 2, "bold magenta", 5)
+    if target.layers:
+        yield from _ties(target, style)
+    yield from _aliases(target, style)
+    if target.counts:
+        yield from _counts(target.counts)
+    if target.views:
+        yield from _views(target, style)
+    if target.loaders:
+        yield from _loaders(target, style)
+
+
+def _rest(total: int, shown: int, what: str) -> Iterator[Line]:
+    if total > shown:
+        yield Line(f"and {total - shown:,} more {what} (-v shows them)", 2, 0, "dim")
+
+
+def _ties(target: TargetReport, style: Style) -> Iterator[Line]:
+    yield Line("ties" if target.ties else "no tie group", 0, 0, "bold")
+    shown = len(target.ties) if style.verbose else GROUPS_SHOWN
+    for tie in target.ties[:shown]:
+        mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
+        names = tie.names if style.verbose else tie.names[:NAMES_SHOWN]
+        yield Line(f"{mark.join(names)}{'' if len(names) == tie.names_total else more(tie)}", 2, 2)
+        for label, text in _facts(tie):
+            yield Line(f"{label:<{LABEL}}{text}", 4, LABEL, "dim", LABEL)
+    yield from _rest(len(target.ties), shown, "groups")
+
+
+def _facts(tie: TieEntry) -> Iterator[tuple[str, str]]:
+    """What each layer says of a group, under the layer's name."""
+    if tie.kind and tie.kind_from == "live":
+        yield "live", tie.kind if tie.kind in TIED or tie.kind in ("absent", "unknown") else f"{tie.kind}, not tied"
+    elif tie.kind:
+        yield "class", f"{tie.kind}, as the class builds it when it ties"
+    if tie.declared is not None:
+        by = f", by {', '.join(tie.declared_by)}" if tie.declared_by else ""
+        yield "declared", f"{'tied' if tie.declared else 'not tied'}{by}"
+    if tie.stored == "absent":
+        yield "stored", f"once, as {tie.stored_names[0]}" if tie.stored_names else "under no name that is known"
+    elif tie.stored:
+        how = STORED.get(tie.stored, tie.stored)
+        yield "stored", f"{len(tie.stored_names)} times, {how}: {', '.join(tie.stored_names[:NAMES_SHOWN])}"
+    if tie.shape is not None:
+        size = "" if tie.nbytes is None else f", {tie.nbytes:,} bytes"
+        yield "tensor", f"{tie.dtype} {list(tie.shape)}{size}"
+    if tie.reason:
+        yield "because", tie.reason
+
+
+def _aliases(target: TargetReport, style: Style) -> Iterator[Line]:
+    if not target.aliases:
+        return
+    yield Line("modules under several paths", 0, 0, "bold")
+    shown = len(target.aliases) if style.verbose else GROUPS_SHOWN
+    for alias in target.aliases[:shown]:
+        paths = alias.paths if style.verbose else alias.paths[:NAMES_SHOWN]
+        rest = None if alias.paths_total is None else alias.paths_total - len(paths)
+        tail = " and endlessly many more (a cycle)" if rest is None else f" and {rest:,} more" if rest else ""
+        yield Line(f"{' = '.join(path or '(the model)' for path in paths)}{tail}  {alias.module}", 2, 2)
+    yield from _rest(len(target.aliases), shown, "modules")
+
+
+def _counts(counts: Counts) -> Iterator[Line]:
+    """A table: a line a way of counting."""
+    tallies = {name: getattr(counts, name) for name in COUNTED}
+    rows = [(name, _figures(tally)) for name, tally in tallies.items() if tally is not None]
+    heads = ("elements", "trainable", "bytes")
+    columns = [0, 1, 2] if counts.layer == "live" else [0, 2]  # a checkpoint does not say what is trained
+    wide = {i: max(len(heads[i]), *(len(figures[i]) for _, figures in rows)) for i in columns}
+    head = "  ".join(f"{heads[i]:>{wide[i]}}" for i in columns)
+    title = "parameters" if counts.layer == "live" else "stored"
+    yield Line(f"{title:<{LABEL + 2}}{head}", 0, 0, "bold", len(title))
+    for name, figures in rows:
+        cells = "  ".join(f"{figures[i]:>{wide[i]}}" for i in columns)
+        yield Line(f"{name.replace('_', ' '):<{LABEL}}{cells}  {COUNTED[name]}", 2, LABEL)
+    for reason in counts.reasons:
+        yield Line(reason, 2, 2, "dim")
+
+
+def _figures(tally: Tally) -> tuple[str, str, str]:
+    """Elements, trainable ones and bytes of a tally as text."""
+    elements, nbytes, trainable = ("?" if value is None else f"{value:,}" for value in tally)
+    return elements, trainable, nbytes
+
+
+def _views(target: TargetReport, style: Style) -> Iterator[Line]:
+    yield Line("views: what other tools take for tied, beside the ties above", 0, 2, "bold", 5)
+    ran = {(v.tool, v.function, v.algorithm): v._replace(version=None, ran=False) for v in target.views if v.ran}
+    before = ""
+    for view in target.views:
+        if not view.ran and ran.get((view.tool, view.function, view.algorithm)) == view:
+            continue  # the tool itself says the same
+        word, detail = _seen(target, view, style)
+        title = f"{view.tool} {view.version if view.ran else view.algorithm}"
+        what = f" {view.function}" if view.function else ""
+        drops = f"leaves out {_first(view.dropped)}" if view.dropped else ""
+        text = "; ".join(part for part in (detail, drops) if part)
+        line = f"{word:<{LABEL}}{title}{what}{': ' if text else ''}{text}"
+        if line != before:  # neither run nor reproduced, for one reason
+            yield Line(line, 2, LABEL, TONES.get(word, "bold"), LABEL)
+        before = line
+
+
+def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
+    """A view in a word, and what it misses or has too much."""
+    if view.error is not None:
+        text = " ".join(view.error.split())
+        word, text = ("not run", text.removeprefix("not run: ")) if not view.ran else ("raises", text)
+        return word, text if style.verbose or len(text) <= ERROR else f"{text[:ERROR]}..."
+    if view.says is not None:
+        return "says yes" if view.says else "says no", ""
+    found = difference(target.ties, view)
+    tied = sum(tie.kind in TIED and tie.kind_from == "live" for tie in target.ties)
+    every = "" if tied == 1 else f"all {tied:,} groups"
+    missed = every if len(found.missed) == tied else _listed(found.missed) if found.missed else ""
+    if not found.more:
+        part = f"sees {_listed(view.groups)} alone" if tied == 1 and view.groups else missed
+        return ("misses", part) if found.missed else ("same", "")
+    kinds = sorted({group.kind for group in found.more if group.kind})
+    extra = f"{_listed(tuple(group.names for group in found.more))}, {', '.join([*kinds, 'not tied'])}"
+    return ("differs", f"misses {missed or 'it'}; has {extra}") if found.missed else ("more", extra)
+
+
+def _listed(groups: tuple[tuple[str, ...], ...]) -> str:
+    """The first of some groups, and how many more there are."""
+    rest = len(groups) - 1
+    return _first(groups[0], " = ") + (f" and {rest:,} more group{'' if rest == 1 else 's'}" if rest else "")
+
+
+def _first(names: tuple[str, ...], mark: str = ", ") -> str:
+    """The first of some names, and how many more there are."""
+    rest = len(names) - NAMES_SHOWN
+    return mark.join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _loaders(target: TargetReport, style: Style) -> Iterator[Line]:
+    yield Line("loaders, and what becomes of the stored groups in each", 0, 2, "bold", 7)
+    width = max(LABEL, *(len(entry.outcome) + 2 for entry in target.loaders))
+    titles = [(entry.loader, entry.versions) for entry in target.loaders]
+    for entry in sorted(target.loaders, key=lambda e: e.outcome not in HURTS):
+        value = {None: "not written", True: "true", False: "false"}[entry.value]
+        reads = f", reads {entry.reads}: {value}" if entry.reads else ""
+        groups = f" ({entry.groups:,} groups)" if entry.groups > 1 else ""
+        if titles.count((entry.loader, entry.versions)) > 1:  # not every group comes out alike
+            groups += f" for {_first(entry.names)}"
+        message = f"; {entry.message}" if entry.message and (style.verbose or entry.outcome == "unknown") else ""
+        text = f"{entry.outcome:<{width}}{entry.loader} {entry.versions}{groups}{reads}{message}"
+        yield Line(text, 2, width, "yellow" if entry.outcome in HURTS else "green", width)
