@@ -127,7 +127,7 @@ def squared(one: Animal, model: Any) -> Any:
 
 
 def groups_to_break(model: Any) -> list[Group]:
-    """At most three groups: that of the input embeddings or the first matrix, one of three members or more, a bias."""
+    """Up to three: the group of the input embeddings or the first matrix, one of three members or more, a vector."""
     real = sorted(truth_of(model).groups)
     inputs = _input_weight(model)
     held = {names: model.get_parameter(names[0]) for names in real}
