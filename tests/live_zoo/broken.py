@@ -30,7 +30,7 @@ BY_HAND = "tied-by-hand"
 """The way that makes a tie: `lm_head.weight = embedding.weight` under a false flag."""
 
 BY_HAND_RULES = ("TIE304", "TIE305", "TIE310")
-"""Tied against the flag; where the class does not declare it so, undeclared, or dropped by a key that fits by chance."""
+"""Tied against the flag; where the class does not declare it so, undeclared, or dropped by a key that fits too much."""
 
 OTHERWISE = {"set-input-embeddings": ("TIE306",)}
 """Rules that say more of one way than what is true of the group afterwards."""
