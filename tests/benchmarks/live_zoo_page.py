@@ -190,8 +190,8 @@ def _breaks(broken: list[Row]) -> Iterator[str]:
         f"{len(built)} classes that tie something, {len(groups)} groups of theirs: that of the input embeddings, the "
         "first of three or more members, and the first of vectors. What cannot be had small "
         f"({len(meta)} classes) is broken on meta, in the ways that need no values. `found`: an error names the "
-        "broken member, by the rule that is for it. `right`: the tie holds after all, and nothing is said. `not here`: the "
-        "group has not the shape for it.\n"
+        "broken member, by the rule that is for it. `right`: the tie holds after all, and nothing is said. "
+        "`not here`: the group has not the shape for it.\n"
     )
     counts: dict[str, Counter[str]] = {}
     codes: dict[str, Counter[str]] = {}
