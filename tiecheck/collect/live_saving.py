@@ -81,11 +81,11 @@ class _Saving:
         model, cls = self._prefix.removesuffix("."), type(self._outer.model).__name__
         if len(names) - len(dropped) > 1:
             yield SaveProblem(tie.names, tie.kind, model, cls, "raises", ())
-        elif any(known <= group for group in self._kept):
+        elif any(names <= group or known <= group for group in self._kept):
             return
-        elif any(known <= group for group in self._lost):
+        elif any(names <= group or known <= group for group in self._lost):
             yield SaveProblem(tie.names, tie.kind, model, cls, "unpropagated", dropped)
-        elif not any(len(known & group) > 1 for group in self._possible):  # else its flag is false: tie-against-config
+        elif not any(max(len(names & group), len(known & group)) > 1 for group in self._possible):  # else its flag is false: tie-against-config
             key = self._pattern(dropped[0]) or ""
             yield KeyProblem("drops", model, cls, key, None, tie.names, self._outer.keys.declared != {}, None)
 

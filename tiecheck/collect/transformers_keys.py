@@ -25,6 +25,12 @@ NAMES = 1_000_000
 SHORTCUT = re.compile(r"^[A-Za-z0-9_\.]+(weight)|(bias)$")
 """What a key looks like that 5.23 takes for a whole name, unanchored as it stands there: `a.weighted_head` does too."""
 
+BESIDE = ("_mask", "_u", "_v")
+"""What torch's hooks (2.13) put beside a `..._orig`: pruning a mask, `spectral_norm` two vectors."""
+
+PLAIN = re.compile(r"[A-Za-z0-9_.]+")
+"""A word that is a name and no pattern."""
+
 REASON = 300
 """Characters of a reason: 5.23 lists every name of the model in some."""
 
@@ -99,7 +105,7 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         names = _all_names(model, keys)
         problems += _pair_problems(model, keys, names)
         declared, possible, reason = _expand(model, version)
-        return Keys(_without_masks(declared, names), _without_masks(possible, names), tuple(problems), reason)
+        return Keys(_members(declared, names), _members(possible, names), tuple(problems), reason)
     except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
         what = f"{type(model).__name__}: {type(error).__name__}: {error}"
         return Keys({}, {}, tuple(problems), what if len(what) <= REASON else f"{what[:REASON]}...")
@@ -170,9 +176,10 @@ def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], s
         return {}, {}, None
 
 
-def _without_masks(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:
-    """Pairs without the masks of pruned members: a key matches `decoder.weight_mask` too, which is no member."""
-    return {t: s for t, s in pairs.items() if not (t.endswith("_mask") and f"{t.removesuffix('_mask')}_orig" in names)}
+def _members(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:
+    """Pairs without what pruning and `spectral_norm` keep beside a member: a key matches `weight_mask` too."""
+    beside = {f"{name.removesuffix('_orig')}{end}" for name in names if name.endswith("_orig") for end in BESIDE}
+    return {target: source for target, source in pairs.items() if target not in beside}
 
 
 def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[str]) -> Iterator[KeyProblem]:
@@ -185,7 +192,7 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
         if target == source:
             yield KeyProblem("itself", "", cls, target, source, (), flag, None)
             continue
-        found = [_named(model, word, names) if whole else _matches(word, names) for word in pair]
+        found = [_named(model, word, names) if whole else _matched(model, word, names) for word in pair]
         if not all(found):
             there = tuple(sorted(name for hits in found for name in hits))[:CAP]
             raised = _raised(whole, pair, found)
@@ -212,9 +219,15 @@ def _matches(word: str, names: frozenset[str]) -> set[str]:
     return {name for name in names if pattern.search(name)}
 
 
+def _matched(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
+    """What a pattern matches; a plain name that something else now computes counts as there."""
+    found = _matches(word, names)
+    return found or (_named(model, word, names) if PLAIN.fullmatch(word) else set())
+
+
 def _beside(word: str, hits: set[str]) -> list[str]:
     """What a plain word matches beside the parameter or module of that name, where there is one."""
-    if not re.fullmatch(r"[A-Za-z0-9_.]+", word):
+    if not PLAIN.fullmatch(word):
         return []
     meant = {name for name in hits if name == word or name.startswith(f"{word}.")}
     return sorted(hits - meant) if meant else []
