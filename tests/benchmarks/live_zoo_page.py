@@ -155,6 +155,7 @@ def _upstream(rows: list[Row]) -> Iterator[str]:
     )
     yield LIFE
     inert = [(row, f) for row in _built(rows) for f in row["findings"] if f["code"] == "TIE315"]
+    yield _held(_built(rows), {_title(row) for row, f in inert if "whatever" not in f["message"]})
     default = {row["class"]: f for row, f in inert if row["variant"] == "default" and "whatever" not in f["message"]}
     asked = {row["class"]: f for row, f in inert if row["variant"] == "true" and row["class"] not in default}
     gated: dict[str, set[str]] = {}
@@ -167,6 +168,18 @@ def _upstream(rows: list[Row]) -> Iterator[str]:
     yield from _table(("class", "what"), ([name, f["message"]] for name, f in sorted(asked.items())))
     yield f"\n### A false flag unties what 4.57 ties whatever the flag says: {len(gated)} classes\n"
     yield from _table(("classes", "group"), _gathered(gated))
+
+
+def _held(built: list[Row], told: set[str]) -> str:
+    """The flags that tie nothing, told by the getters alone, beside what was found of them."""
+    true = [row for row in built if row["variant"] != "false" and any(row["flags"].values())]
+    apart = [row for row in true if row["heads"] == "two of one shape"]
+    silent = sorted({row["class"] for row in apart if _title(row) not in told})
+    return (
+        "A flag is true at some level, and `get_input_embeddings` and `get_output_embeddings` return two parameters of "
+        f"one shape, in {len(apart)} of the models above; TIE315 speaks of {sum(_title(r) in told for r in apart)} of "
+        f"them. It is silent on {', '.join(silent) or 'none'}, whose head is tied to another embedding than the getter's.\n"
+    )
 
 
 def _gathered(gated: dict[str, set[str]]) -> Iterator[list[str]]:
