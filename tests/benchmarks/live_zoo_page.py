@@ -21,7 +21,7 @@ LIFE = """\
 - `resize_token_embeddings` under a false flag ties encoder, decoder and shared embedding (BART, Pegasus, SeamlessM4T),
   and the next save drops two of them (TIE305; `test_u2`).
 - `tie_weights()` after `torch.nn.utils.prune` on BERT's head puts the embedding in the place of the pruning mask: the
-  key `decoder.weight` is used as a pattern, and matches `decoder.weight_mask` (TIE310, TIE313; `test_u10`).
+  key `decoder.weight` is used as a pattern, and matches `decoder.weight_mask` (TIE313; `test_u10`).
 - `Qwen3OmniMoeTalkerCodePredictorModelForConditionalGeneration` declares names that it does not have: with the flag
   true it cannot be built (TIE309; `test_u9`).
 - A class with list-form `_tied_weights_keys` builds under a false flag, and cannot be saved (TIE311; `test_u7`); with
@@ -178,7 +178,7 @@ def _held(built: list[Row], told: set[str]) -> str:
     return (
         "A flag is true at some level, and `get_input_embeddings` and `get_output_embeddings` return two parameters of "
         f"one shape, in {len(apart)} of the models above; TIE315 speaks of {sum(_title(r) in told for r in apart)} of "
-        f"them. It is silent on {', '.join(silent) or 'none'}, whose head is tied to another embedding than the getter's.\n"
+        f"them. It is silent on {', '.join(silent) or 'none'}: the head there is tied to another embedding.\n"
     )
 
 
