@@ -81,18 +81,23 @@ class _Saving:
         model, cls = self._prefix.removesuffix("."), type(self._outer.model).__name__
         if len(names) - len(dropped) > 1:
             yield SaveProblem(tie.names, tie.kind, model, cls, "raises", ())
-        elif any(names <= group or known <= group for group in self._kept):
+        elif _within(self._kept, names, known):
             return
-        elif any(names <= group or known <= group for group in self._lost):
+        elif _within(self._lost, names, known):
             yield SaveProblem(tie.names, tie.kind, model, cls, "unpropagated", dropped)
-        elif not any(max(len(names & group), len(known & group)) > 1 for group in self._possible):  # else its flag is false: tie-against-config
-            key = self._pattern(dropped[0]) or ""
+        elif not any(max(len(names & group), len(known & group)) > 1 for group in self._possible):
+            key = self._pattern(dropped[0]) or ""  # else its flag is false: tie-against-config
             yield KeyProblem("drops", model, cls, key, None, tie.names, self._outer.keys.declared != {}, None)
 
     def _pattern(self, name: str) -> str | None:
         """The first declared key that, as a pattern, matches a name."""
         own = name.removeprefix(self._prefix)
         return next((pattern for pattern in self._patterns if re.search(pattern, own)), None)
+
+
+def _within(groups: list[set[str]], *names: set[str]) -> bool:
+    """Whether a group holds all of some names, as they are or as they were."""
+    return any(some <= group for group in groups for some in names)
 
 
 def _patterns(model: Any) -> Iterator[str]:
