@@ -33,6 +33,11 @@ _FADVISE = getattr(os, "posix_fadvise", None)
 _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
+def _never(_: Piece) -> bool:
+    """Tell of no piece that all members agree in it."""
+    return False
+
+
 class Span:
     """One member's bytes in an open file."""
 
@@ -152,7 +157,7 @@ def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> C
     def blocks(piece: Piece) -> list[bytes]:
         return [read(span, piece.offset, piece.nbytes) for span in distinct]
 
-    def compared(alike: Callable[[Piece], bool] | None = None) -> Comparison:
+    def compared(alike: Callable[[Piece], bool] = _never) -> Comparison:
         return compare_pieces(
             tensor.shape, nbytes, blocks, dtype=tensor.dtype, everywhere=everywhere, exact=exact, alike=alike
         )
@@ -173,7 +178,7 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     dtype: str,
     everywhere: bool,
     exact: bool,
-    alike: Callable[[Piece], bool] | None = None,
+    alike: Callable[[Piece], bool] = _never,
 ) -> Comparison:
     """Compare members piece by piece.
 
@@ -193,11 +198,10 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     tally = Tally(width)
     gauge = None
     for piece in pieces.pieces(nbytes, width):
-        if piece.row == tally.last:  # of this long row it is known that it differs
-            continue
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
-        if alike is not None and not constant.holds and alike(piece):
+        # Of this long row it is known that it differs; or they agree, and nothing else is asked of it.
+        if piece.row == tally.last or (not constant.holds and alike(piece)):
             continue
         blocks: list[bytes] = []  # the last ones go first: twice as many do not fit into the processor's cache
         blocks = read(piece)
