@@ -177,6 +177,9 @@ class Checkpoint(Record):
         if len(self.shards) == 1 and not self.missing_files:
             yield from self.shards[0].entries
             return
+        if self.agrees:
+            yield from self.weight_map
+            return
         seen: set[str] = set()
         for shard in self.shards:
             for name in shard.entries:
@@ -191,6 +194,8 @@ class Checkpoint(Record):
     def shard_of(self, name: str) -> Shard | None:
         """The shard whose header really holds a name; the one the index names where several do."""
         named = self.weight_map.get(name)
+        if self.agrees:
+            return next((s for s in self.shards if s.path == named), None)
         if named is not None:
             shard = next((s for s in self.shards if s.path == named and name in s.entries), None)
             if shard is not None:
