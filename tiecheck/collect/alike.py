@@ -85,7 +85,11 @@ class _Windows:
     def alike(self, offset: int) -> int:
         """Up to where all members are known to agree from an offset on: the offset itself where that was not told."""
         count = min(self.length, self._spans[0].nbytes - offset)
-        if not all(_held(span.fd) and span.in_memory(offset, count) for span in self._spans):
+        if not all(_held(span.fd) for span in self._spans):
+            for span in self._spans:  # whoever waits need not wait until all is read
+                _give_back(span.fd)
+            return offset
+        if not all(span.in_memory(offset, count) for span in self._spans):
             return offset
         maps: list[mmap.mmap] = []
         try:
