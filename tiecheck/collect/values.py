@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from tiecheck.collect import pieces
 from tiecheck.collect.files import inside, open_regular
@@ -31,11 +32,6 @@ _SHORTER = "the file ends too early; was it changed meanwhile?"
 
 _FADVISE = getattr(os, "posix_fadvise", None)
 _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
-
-
-def _never(_: Piece) -> bool:
-    """Tell of no piece that all members agree in it."""
-    return False
 
 
 class Span:
@@ -157,17 +153,15 @@ def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> C
     def blocks(piece: Piece) -> list[bytes]:
         return [read(span, piece.offset, piece.nbytes) for span in distinct]
 
-    def compared(alike: Callable[[Piece], bool] = _never) -> Comparison:
-        return compare_pieces(
-            tensor.shape, nbytes, blocks, dtype=tensor.dtype, everywhere=everywhere, exact=exact, alike=alike
-        )
-
+    compared = partial(
+        compare_pieces, tensor.shape, nbytes, blocks, dtype=tensor.dtype, everywhere=everywhere, exact=exact
+    )
     if len(distinct) == 1 or (everywhere and not exact):
         return compared()
     from tiecheck.collect.alike import MAPPED_FROM, Alike, leased
 
     with leased(sorted({span.fd for span in distinct}) if nbytes >= MAPPED_FROM else ()) as mapped:
-        return compared(Alike(distinct, mapped=mapped and nbytes >= MAPPED_FROM))
+        return compared(alike=Alike(distinct, mapped=mapped and nbytes >= MAPPED_FROM))
 
 
 def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
@@ -178,7 +172,7 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     dtype: str,
     everywhere: bool,
     exact: bool,
-    alike: Callable[[Piece], bool] = _never,
+    alike: Callable[[Piece], bool] = lambda _: False,
 ) -> Comparison:
     """Compare members piece by piece.
 
