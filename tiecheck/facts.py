@@ -173,7 +173,10 @@ class Checkpoint(Record):
         return "a file that is not here"
 
     def names(self) -> Iterator[str]:
-        """Every stored name, those of absent shards by the index included, each once."""
+        """Every stored name, those of absent shards by the index included, each once.
+
+        In the order of the files, or of the index where the two were found to agree.
+        """
         if len(self.shards) == 1 and not self.missing_files:
             yield from self.shards[0].entries
             return

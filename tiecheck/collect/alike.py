@@ -40,7 +40,7 @@ class Alike:
             mapped: Whether their files are leased, so that they may be mapped.
         """
         self._spans = spans
-        self._windows = _Windows(spans) if mapped else None
+        self._windows = _windows(spans) if mapped else None
         self._buffers: list[bytearray] = []
         self._same = 0  # all members agree up to here, from the beginning of the last window on
         self._looked = 0
@@ -69,6 +69,14 @@ class Alike:
             if first != other:
                 return False
         return True
+
+
+def _windows(spans: Sequence[Span]) -> _Windows | None:
+    """The means to map; None where Python was built without them."""
+    try:
+        return _Windows(spans)
+    except (ImportError, OSError, AttributeError):
+        return None
 
 
 class _Windows:
