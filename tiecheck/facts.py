@@ -4,6 +4,8 @@ Facts are plain data: frozen, slotted, serialisable, each with its origin. They 
 start next to nothing, where as many dataclasses cost half of it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 

@@ -1,5 +1,7 @@
 """The stored layer: which weights a directory holds, and their headers. No tensor is read."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
