@@ -3,6 +3,8 @@
 `config` looks for the file; this module and tomllib are imported only where there is one.
 """
 
+from __future__ import annotations
+
 import os
 import tomllib
 from typing import Any

@@ -4,6 +4,8 @@ Facts are plain data: frozen, slotted, serialisable, each with its origin. They 
 start next to nothing, where as many dataclasses cost half of it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -173,9 +175,15 @@ class Checkpoint(Record):
         return "a file that is not here"
 
     def names(self) -> Iterator[str]:
-        """Every stored name, those of absent shards by the index included, each once."""
+        """Every stored name, those of absent shards by the index included, each once.
+
+        In the order of the files, or of the index where the two were found to agree.
+        """
         if len(self.shards) == 1 and not self.missing_files:
             yield from self.shards[0].entries
+            return
+        if self.agrees:
+            yield from self.weight_map
             return
         seen: set[str] = set()
         for shard in self.shards:
@@ -191,6 +199,8 @@ class Checkpoint(Record):
     def shard_of(self, name: str) -> Shard | None:
         """The shard whose header really holds a name; the one the index names where several do."""
         named = self.weight_map.get(name)
+        if self.agrees:
+            return next((s for s in self.shards if s.path == named), None)
         if named is not None:
             shard = next((s for s in self.shards if s.path == named and name in s.entries), None)
             if shard is not None:

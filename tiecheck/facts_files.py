@@ -1,5 +1,7 @@
 """The records of what lies beside the weights, apart from `facts` since most directories have nothing of the kind."""
 
+from __future__ import annotations
+
 from tiecheck.facts import Comparison, Group, Kind, StoredTensor
 from tiecheck.record import Record
 

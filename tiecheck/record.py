@@ -23,7 +23,9 @@ else:
             defaults = {field: namespace[field] for field in fields if field in namespace}
             for i, field in enumerate(fields):
                 namespace[field] = property(itemgetter(i))
-            namespace |= {"__slots__": (), "_fields": fields, "_field_defaults": defaults, "__match_args__": fields}
+            places = {field: i for i, field in enumerate(fields)}
+            namespace |= {"__slots__": (), "_fields": fields, "_field_defaults": defaults, "_places": places}
+            namespace["__match_args__"] = fields
             return super().__new__(cls, name, bases, namespace)
 
     class Record(metaclass=_RecordType):
@@ -32,29 +34,34 @@ else:
         __slots__ = ()
         _fields = ()
         _field_defaults = {}  # noqa: RUF012 - as of a named tuple
+        _places = {}  # noqa: RUF012 - field -> its place
 
         def __new__(cls, *values, **named):
             fields = cls._fields
             if len(values) == len(fields) and not named:
                 return tuple.__new__(cls, values)
-            if len(values) > len(fields):
-                raise TypeError(f"{cls.__name__} has {len(fields)} fields, and {len(values)} were given")
-            placed = dict(zip(fields, values, strict=False))
-            twice = placed.keys() & named.keys()
-            given = cls._field_defaults | placed | named
-            odd = twice or given.keys() - set(fields) or [field for field in fields if field not in given]
-            if odd:
-                raise TypeError(f"{cls.__name__}: missing, repeated or unknown: {', '.join(sorted(odd))}")
-            return tuple.__new__(cls, [given[field] for field in fields])
+            try:
+                made = [
+                    *values,
+                    *[named.pop(f) if f in named else cls._field_defaults[f] for f in fields[len(values) :]],
+                ]
+            except KeyError as error:
+                raise TypeError(f"{cls.__name__} is made without {error}") from None
+            if named or len(made) > len(fields):
+                odd = ", ".join(named) or f"{len(values)} values"
+                raise TypeError(f"{cls.__name__}: {odd} given twice, or not among its {len(fields)} fields")
+            return tuple.__new__(cls, made)
 
         @classmethod
         def _make(cls, values):
             return cls(*values)
 
         def _replace(self, **changes):
-            made = [changes.pop(field, value) for field, value in zip(self._fields, self, strict=True)]
-            if changes:
-                raise ValueError(f"{type(self).__name__} has no field {', '.join(sorted(changes))}")
+            made = list(self)
+            for field, value in changes.items():
+                if field not in self._places:
+                    raise ValueError(f"{type(self).__name__} has no field {field}")
+                made[self._places[field]] = value
             return tuple.__new__(type(self), made)
 
         def _asdict(self):

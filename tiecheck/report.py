@@ -3,6 +3,8 @@
 The shape is the JSON contract `tiecheck/1`; `tiecheck/data/report.schema.json` states it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Literal
 

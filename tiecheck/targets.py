@@ -1,5 +1,7 @@
 """From what the user typed to a Target. Parses only; no weight is read and no code is run here."""
 
+from __future__ import annotations
+
 import os
 import re
 from typing import Literal

@@ -1,6 +1,8 @@
 """Remote headers: bytes, requests, and models a second, against two exact range requests and a server on loopback.
 
 `python tests/benchmarks/bench_remote.py`. The server has a process of its own, so the CPU seconds are the client's.
+Models "of one kind" have the same bytes, as copies in a fleet do; of those that are "each its own" no two have the same
+config or the same header.
 """
 
 from __future__ import annotations
@@ -104,8 +106,10 @@ def main() -> None:
             None,
         )
         fleet("header alone, not parsed", lambda i: WebStore(f"{url}/{i}").starts([(NAME, GUESS)]), THREADS, 600)
-        fleet("config and header, parsed", lambda i: read_address(f"{url}/{i}", Config()), THREADS, 600)
-        fleet("judged", lambda i: check_text(f"{url}/{i}", Config()), THREADS, 600)
+        for what, path in (("of one kind", ""), ("each its own", "/own")):
+            models = f"{url}{path}"
+            fleet(f"config and header, {what}", lambda i, m=models: read_address(f"{m}/{i}", Config()), THREADS, 600)
+            fleet(f"judged, {what}", lambda i, m=models: check_text(f"{m}/{i}", Config()), THREADS, 600)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A server of one model for bench_remote.py, in a process of its own: `python loopback.py LATENCY` prints its port.
 
 Any path that ends in `config.json` or `model.safetensors` is there; the weights are said to have 5 GB and are zeros.
+Below `/own/` every model has a config and a header of its own: the same class, and no byte-for-byte twin.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ def header() -> bytes:
     }
     text = json.dumps(entries, separators=(",", ":")).encode()
     return len(text).to_bytes(8, "little") + text
+
+
+def own(path: bytes) -> tuple[bytes, bytes]:
+    """A config and a header that no other model has; the header names its model in its `__metadata__`."""
+    name = path.split(b"/")[2]
+    text = b'{"__metadata__":{"format":"pt","model":"%s"},' % name + HEADER[9:]
+    return CONFIG[:-2] + b',\n  "_name_or_path": "%s"\n}' % name, len(text).to_bytes(8, "little") + text
 
 
 HEADER = header()
@@ -58,14 +66,16 @@ class Server(asyncio.Protocol):
             Server.moved -= len(said)
             return
         Server.requests += 1
+        config, begins = own(path) if path.startswith(b"/own/") else (CONFIG, HEADER)
+        whole = SIZE - len(HEADER) + len(begins)
         if path.endswith(b"config.json"):
-            self.send(b"200 OK", CONFIG)
+            self.send(b"200 OK", config)
         elif path.endswith(b"model.safetensors"):
             asked = head.lower().partition(b"range: bytes=")[2].partition(b"\r\n")[0]
             first, _, end = asked.partition(b"-")
-            begin, last = int(first), min(int(end), SIZE - 1)
-            body = HEADER[begin : last + 1].ljust(last + 1 - begin, b"\0")
-            self.send(b"206 Partial Content", body, b"Content-Range: bytes %d-%d/%d\r\n" % (begin, last, SIZE))
+            begin, last = int(first), min(int(end), whole - 1)
+            body = begins[begin : last + 1].ljust(last + 1 - begin, b"\0")
+            self.send(b"206 Partial Content", body, b"Content-Range: bytes %d-%d/%d\r\n" % (begin, last, whole))
         else:
             self.send(b"404 Not Found", b"")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from tiecheck.collect.remote import http
+from tiecheck.collect.remote import http, pool
 from tiecheck.collect.remote.reading import RemoteModel, read_address
 from tiecheck.collect.remote.store import GUESS
 from tiecheck.config import Config
@@ -325,15 +325,15 @@ class TestTls:
         assert server.paths() == []
 
     def test_authorities_of_the_environment(self, serve, model, certificate: str, monkeypatch) -> None:
-        http._manager.cache_clear()
+        pool.manager_of.cache_clear()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
         try:
             assert read(f"{serve(model(SMALL), certificate=certificate).url}/m").checkpoint is not None
         finally:
-            http._manager.cache_clear()
+            pool.manager_of.cache_clear()
 
     def test_https_is_not_left_for_http(self, serve, model, certificate: str, monkeypatch) -> None:
-        http._manager.cache_clear()
+        pool.manager_of.cache_clear()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
         plain = serve(model(SMALL))
         server = serve({}, certificate=certificate)
@@ -341,7 +341,7 @@ class TestTls:
         try:
             assert "redirects from https to http" in says(f"{server.url}/m/model.safetensors")
         finally:
-            http._manager.cache_clear()
+            pool.manager_of.cache_clear()
         assert plain.paths() == []
 
 

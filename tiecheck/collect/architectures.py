@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from tiecheck.facts import Architecture, Kind, TieSpec
@@ -81,7 +82,7 @@ def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
 def _load(
     table: str, class_name: str | None, model_type: str | None, width: int | None, config: Mapping[str, object] | None
 ) -> Architecture:
-    origin = f"transformers {table_version(table)}"
+    origin = _origin(table)
     if not class_name:
         return Architecture(class_name, False, (), f"{origin}: the config names no class", None)
     rows = _rows(class_name, table) if class_name.isidentifier() else []
@@ -128,6 +129,11 @@ def table_version(table: str = _NEWEST) -> str:
     return text[: text.index(b"\n")].split(b"\t")[2].decode()
 
 
+@lru_cache
+def _origin(table: str) -> str:
+    return f"transformers {table_version(table)}"
+
+
 def _table(table: str = _NEWEST) -> bytes:
     if table not in _texts:
         with open(os.path.join(_DATA, table), "rb") as file:
@@ -135,6 +141,7 @@ def _table(table: str = _NEWEST) -> bytes:
     return _texts[table]
 
 
+@lru_cache(1024)  # a fleet has many models of few classes
 def _rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
     """Model types, shape keys, head scale, levels and about key of every line of a class."""
     text, wanted, rows = _table(table), f"\n{class_name}\t".encode(), []
@@ -146,6 +153,7 @@ def _rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
     return rows
 
 
+@lru_cache(1024)
 def _shape(key: str, table: str) -> dict[str, Any]:
     text, wanted = _table(table), f"\n={key}\t".encode()
     start = text.index(wanted) + len(wanted)

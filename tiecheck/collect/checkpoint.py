@@ -1,12 +1,14 @@
 """The stored layer: which weights a directory holds, and their headers. No tensor is read."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from tiecheck.collect.files import inside, parse_json, read_bytes
 from tiecheck.errors import TargetError
-from tiecheck.facts import Checkpoint
+from tiecheck.facts import Checkpoint, Shard
 from tiecheck.record import Record
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -119,7 +121,7 @@ def check_ending(name: str) -> None:
 def _from_index(root: str, name: str) -> _Found:
     """The shards an index names, each inside the directory; those that are not there are listed apart."""
     path = inside(root, name)
-    weight_map, shards = parse_index(read_bytes(path, path), path)
+    weight_map, shards = parse_index(read_bytes(path, path), path, os.listdir(root))
     files: list[str] = []
     missing: list[str] = []
     for file in shards:
@@ -127,17 +129,18 @@ def _from_index(root: str, name: str) -> _Found:
     return _Found(tuple(files), name, weight_map, tuple(missing))
 
 
-def parse_index(raw: bytes, path: str) -> tuple[Mapping[str, str], list[str]]:
+def parse_index(raw: bytes, path: str, there: Collection[str] = ()) -> tuple[Mapping[str, str], list[str]]:
     """The names of an index, each with its file, and the files, sorted: all beside the index and of one format.
 
     Args:
         raw: The text of the file.
         path: What messages call it.
+        there: The names in its directory, where they are known: an index of files that are there is read faster.
 
     Raises:
         TargetError: It is no index, or names files that are not read.
     """
-    weight_map: Any = _large_map(raw)
+    weight_map: Any = _large_map(raw, there)
     if weight_map is None:
         data = parse_json(raw, path, path)
         weight_map = data.get("weight_map") if isinstance(data, dict) else None
@@ -153,7 +156,7 @@ def parse_index(raw: bytes, path: str) -> tuple[Mapping[str, str], list[str]]:
     return weight_map, shards
 
 
-def _large_map(raw: bytes) -> dict[str, str] | None:
+def _large_map(raw: bytes, there: Collection[str]) -> dict[str, str] | None:
     """The `weight_map` of an index too large for json; None for a small one, or one that json has to explain."""
     from tiecheck.collect.safetensors_header import TYPED_FROM, half_characters
 
@@ -161,12 +164,16 @@ def _large_map(raw: bytes) -> dict[str, str] | None:
         return None
     import msgspec
 
-    from tiecheck.collect.safetensors_entry import Index
+    from tiecheck.collect.safetensors_entry import Index, index_of
 
-    try:
-        return msgspec.json.decode(raw, type=Index).weight_map
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    files = [name for name in there if name.endswith((".safetensors", *PICKLE_ENDINGS))]
+    for form in (index_of(files), Index) if files else (Index,):
+        try:
+            found: dict[str, str] = msgspec.json.decode(raw, type=form).weight_map
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        return found
+    return None
 
 
 def _check_shards(path: str, shards: list[str]) -> None:
@@ -191,17 +198,18 @@ def _read(root: str, found: _Found) -> Checkpoint:
         from tiecheck.collect.pickles import read_pickles
 
         shards, slots = read_pickles(paths)
+        agree = bool(found.index_file) and _agree(shards, found.weight_map)
     else:
         from tiecheck.collect.safetensors_header import read_shards
 
-        shards, slots = read_shards(paths), {}
-    made = Checkpoint(form, root, shards, found.index_file, found.weight_map, found.missing, slots)
-    return made._replace(agrees=_agrees(made)) if found.index_file else made
+        shards, agree = read_shards(paths, found.weight_map if found.index_file else None)
+        slots = {}
+        agree = agree and sum(len(shard.entries) for shard in shards) == len(found.weight_map)
+    return Checkpoint(form, root, shards, found.index_file, found.weight_map, found.missing, slots, agrees=agree)
 
 
-def _agrees(checkpoint: Checkpoint) -> bool:
-    """Whether index and headers agree, told without a look at each name: it is asked of a million of them."""
-    where = checkpoint.weight_map.get
-    if sum(len(shard.entries) for shard in checkpoint.shards) != len(checkpoint.weight_map):
-        return False
-    return all(list(map(where, shard.entries)).count(shard.path) == len(shard.entries) for shard in checkpoint.shards)
+def _agree(shards: tuple[Shard, ...], where: Mapping[str, str]) -> bool:
+    """Whether an index and the files it names hold the same names."""
+    return {name: shard.path for shard in shards for name in shard.entries} == where and sum(
+        len(shard.entries) for shard in shards
+    ) == len(where)

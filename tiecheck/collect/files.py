@@ -34,6 +34,8 @@ def inside(root: str, name: str) -> str:
     plain = os.path.normpath(name)
     if os.path.isabs(name) or plain == os.pardir or plain.startswith(os.pardir + os.sep):
         raise TargetError(f"{name!r} lies outside the target directory, and is not read", path)
+    if os.path.basename(plain) == plain == name and not os.path.islink(path):
+        return path
     real = os.path.realpath(path)
     base = os.path.realpath(root)
     if real.startswith(base.rstrip(os.sep) + os.sep) or real == base:

@@ -4,6 +4,8 @@ Names and kinds come from the tie table, which asked the library itself. A class
 code) is judged by names, shapes and config, and each of its groups says so (`inferred`).
 """
 
+from __future__ import annotations
+
 from typing import Literal
 
 from tiecheck.facts import Architecture, Checkpoint, Flag, Group, Kind, ModelConfig, StoredTensor, TieSpec, Unknown

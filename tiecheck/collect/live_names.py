@@ -30,7 +30,3 @@ class NamesOf:
         """The names that one place makes, sorted and capped."""
         owner, attribute = self._places.owners[place], self._places.attributes[place]
         return [prefix + attribute for prefix in self._places.graph.prefixes(owner, self._cap)]
-
-    def first_of(self, tensor: Any) -> int | None:
-        """The first place of a parameter; None where it is registered nowhere."""
-        return self._first.get(id(tensor))

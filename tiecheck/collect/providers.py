@@ -80,6 +80,10 @@ def _checkpoint_facts(target: Target, config: Config) -> Facts:
         from tiecheck.collect.remote.offer import adapt
 
         adapt(providers, remote, config)
+        if target.remote and config.values != "always" and not config.wants_live:
+            from tiecheck.collect.remote.known import facts_of_twins
+
+            return Facts(providers, facts_of_twins(model, checkpoint, config.values))
     return Facts(providers)
 
 

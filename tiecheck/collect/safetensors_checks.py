@@ -55,9 +55,10 @@ def quickly_sound(entries: Mapping[str, Any], available: int) -> bool:
     """
     if not entries:
         return False
-    typed = entries.values()
-    starts = list(map(attrgetter("data_offsets.start"), typed))
-    ends = list(map(attrgetter("data_offsets.end"), typed))
+    typed = list(entries.values())
+    spans = list(map(attrgetter("data_offsets"), typed))
+    starts = list(map(attrgetter("start"), spans))
+    ends = list(map(attrgetter("end"), spans))
     if starts[1:] == ends[:-1]:  # as every writer leaves them
         first, last = starts[0], ends[-1]
     else:

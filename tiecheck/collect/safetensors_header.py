@@ -8,6 +8,7 @@ offsets, and the hub's own parser costs a third of a second to import.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,26 +27,54 @@ _OWN_KEYS = ("dtype", "shape", "data_offsets", "__metadata__")
 """Keys that safetensors itself refuses to read twice."""
 
 
-def read_shards(paths: Iterable[tuple[str, str]]) -> tuple[Shard, ...]:
+def read_shards(
+    paths: Iterable[tuple[str, str]], where: Mapping[str, str] | None = None
+) -> tuple[tuple[Shard, ...], bool]:
     """The headers of some files, typed once the headers read so far are large together.
 
     Args:
         paths: Pairs of a path and the name the report uses for it.
+        where: Name -> file by the index, where there is one.
+
+    Returns:
+        The shards, and whether the index gives every name in them to the shard that holds it. The entries of a large
+        header that agrees are not kept, since the index knows them too.
     """
     import gc
 
     shards: list[Shard] = []
+    agree = where is not None
     parsed = 0
     enabled = gc.isenabled()
     gc.disable()  # over all of them: what is parsed stays, and going through it in between frees nothing
     try:
         for path, label in paths:
-            shards.append(read_shard(path, label, typed=parsed >= TYPED_FROM))
-            parsed += shards[-1].data_start
+            typed = parsed >= TYPED_FROM or "msgspec" in sys.modules  # the index may have brought it
+            raw, size = _header(path)
+            shard = shard_of_header(raw, size, path, label, typed=typed)
+            parsed += shard.data_start
+            agree = agree and where is not None and _given(where, shard)
+            shards.append(_later(shard, raw) if agree and typed and _is_typed(shard.entries) else shard)
     finally:
         if enabled:
             gc.enable()
-    return tuple(shards)
+    return tuple(shards), agree
+
+
+def _given(where: Mapping[str, str], shard: Shard) -> bool:
+    """Whether an index gives every name of a shard to it, told without a look at each: it is asked of a million."""
+    return list(map(where.get, shard.entries)).count(shard.path) == len(shard.entries)
+
+
+def _is_typed(entries: Mapping[str, Any]) -> bool:
+    """Whether the typed parser gave some entries, and not json, to which an odd header is left."""
+    return bool(entries) and not isinstance(next(iter(entries.values())), dict)
+
+
+def _later(shard: Shard, raw: bytes) -> Shard:
+    from tiecheck.collect.late import LateEntries
+
+    return shard._replace(entries=LateEntries(raw, shard.entries))
 
 
 def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
@@ -64,6 +93,12 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
         TargetError: Truncated, a header length beyond the file or the limit, not JSON, or entries that do not
             describe the data.
     """
+    raw, size = _header(path)
+    return shard_of_header(raw, size, path, label, typed=typed)
+
+
+def _header(path: str) -> tuple[bytes, int]:
+    """The JSON of a file's header, and the bytes of the whole file."""
     with os.fdopen(open_regular(path, path), "rb") as file:
         try:
             size = os.fstat(file.fileno()).st_size
@@ -77,7 +112,7 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
                 raise TargetError(f"{path} became shorter while its header was read", path)
         except OSError as error:
             raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
-    return shard_of_header(raw, size, path, label, typed=typed)
+    return raw, size
 
 
 def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool = False) -> Shard:
@@ -200,7 +235,7 @@ def _parse_typed(raw: bytes, available: int) -> Mapping[str, Any] | None:
             # No name holds a quote, so that where this stands once it is the key; a brace in it fails to parse.
             start = raw.index(b"{", raw.index(b'"__metadata__"'))
             notes = NOTES.decode(raw[start : raw.index(b"}", start) + 1])
-        sound = raw.count(b'"__metadata__"') <= 1 and quickly_sound(entries, available)
+        sound = quickly_sound(entries, available)
         return entries if sound and said_once(raw, entries, notes) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -176,7 +176,7 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _
     if checkpoint.missing_files:
         return Unknown(f"whether the model is trained cannot be told without {checkpoint.missing_files[0]}")
     norms, matrices = 0, []
-    for name in checkpoint.names():
+    for name in dict.fromkeys(name for shard in checkpoint.shards for name in shard.entries):  # in the files' order
         gain = scale_draw.is_norm_gain(name)
         if gain or scale_draw.is_norm_offset(name):
             tensor = checkpoint.tensor(name)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from tiecheck.errors import MissingExtraError, TiecheckError
 from tiecheck.facts import Unknown
+
+SHARED = frozenset({"architecture", "groups", "loaders", "strict_load"})
+"""Facts that follow from config and headers alone, wherever those are, as long as no tensor byte is read."""
 
 
 class Facts:
@@ -16,9 +19,18 @@ class Facts:
     then the target has been read and only that layer fails.
     """
 
-    def __init__(self, providers: Mapping[str, Callable[[Facts], Any]]) -> None:
+    def __init__(
+        self, providers: Mapping[str, Callable[[Facts], Any]], shared: MutableMapping[str, Any] | None = None
+    ) -> None:
+        """Begin.
+
+        Args:
+            providers: What makes each fact.
+            shared: Facts of `SHARED` that were made of the same bytes before, to be read and added to.
+        """
         self._providers = providers
         self._made: dict[str, Any] = {}
+        self._shared: MutableMapping[str, Any] = {} if shared is None else shared
 
     def __contains__(self, name: str) -> bool:
         """Whether the layer behind a fact was asked for at all."""
@@ -34,9 +46,13 @@ class Facts:
         Raises:
             MissingExtraError: A library of an extra is needed and not installed.
         """
+        if name not in self._made and name in self._shared:
+            self._made[name] = self._shared[name]
         if name not in self._made:
             try:
                 self._made[name] = self._providers[name](self)
+                if name in SHARED:  # not what an error says, for it names the place
+                    self._shared[name] = self._made[name]
             except MissingExtraError:
                 raise  # the layer was asked for and one `pip install` away: an error of the run, not a skip
             except TiecheckError as error:

@@ -1,9 +1,8 @@
 """Are the stored members of a group equal? Byte by byte, in bounded memory, and as early as it can be told.
 
-Sixty-four sampled blocks find almost every difference at once; only equality needs the whole of it. `pread`
-and no map: a file that is truncated under a map kills the process, and a map that is guarded against it (by a
-lease, with the pages brought in beforehand) was measured to save little more than a tenth. Where the members differ,
-the rows that do are counted and measured, since "only the added tokens' rows" is another story than "all of them".
+Sixty-four sampled blocks find almost every difference at once; only equality needs the whole of it (`alike.py` says
+how). Where the members differ, the rows that do are counted and measured, since "only the added tokens' rows" is
+another story than "all of them".
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from tiecheck.collect import pieces
 from tiecheck.collect.files import inside, open_regular
@@ -28,6 +28,8 @@ and in every row of the first block are not read any further."""
 AHEAD = 8 * 1024 * 1024
 """Bytes of each member that the system is asked to fetch while the ones before are looked at."""
 
+_SHORTER = "the file ends too early; was it changed meanwhile?"
+
 _FADVISE = getattr(os, "posix_fadvise", None)
 _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
@@ -36,17 +38,17 @@ class Span:
     """One member's bytes in an open file."""
 
     def __init__(self, fd: int, start: int, nbytes: int) -> None:
-        """The bytes from `start` on; nothing is read yet."""
+        """The bytes of a file from `start` on; nothing is read yet."""
         self.nbytes = nbytes
-        self._fd = fd
-        self._start = start
+        self.fd = fd
+        self.start = start
         self._asked = 0
 
     @property
     def place(self) -> tuple[int, int, int]:
         """What members have in common that are the same bytes on the disk: device, file, first byte."""
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino, self._start
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino, self.start
 
     def read(self, offset: int, count: int) -> bytes:
         """Some bytes, counted from the member's beginning.
@@ -55,34 +57,42 @@ class Span:
             EOFError: The file ends before them.
             OSError: They cannot be read.
         """
-        data = os.pread(self._fd, count, self._start + offset)
+        data = os.pread(self.fd, count, self.start + offset)
         if len(data) != count:
-            message = "the file ends too early; was it changed meanwhile?"
-            raise EOFError(message)
+            raise EOFError(_SHORTER)
         return data
 
     def read_on(self, offset: int, count: int) -> bytes:
         """The same for one who reads from the beginning to the end: what comes next is fetched meanwhile."""
-        if offset + count + AHEAD > self._asked < self.nbytes:
-            ahead = min(AHEAD, self.nbytes - self._asked)
-            if not self._in_memory(self._asked + ahead - 1):
-                self.ask(self._asked, ahead)
-            self._asked += AHEAD
+        self._fetch(offset, count)
         return self.read(offset, count)
 
-    def _in_memory(self, offset: int) -> bool:
-        """Whether one byte can be read without waiting: asking for what is there already costs a tenth."""
+    def fill(self, offset: int, buffer: bytearray) -> None:
+        """The same again into memory that is there: what is freed after each block may go back to the system."""
+        self._fetch(offset, len(buffer))
+        if os.preadv(self.fd, [buffer], self.start + offset) != len(buffer):
+            raise EOFError(_SHORTER)
+
+    def _fetch(self, offset: int, count: int) -> None:
+        if offset + count + AHEAD > self._asked < self.nbytes:
+            ahead = min(AHEAD, self.nbytes - self._asked)
+            if not self.in_memory(self._asked, ahead):
+                self.ask(self._asked, ahead)
+            self._asked += AHEAD
+
+    def in_memory(self, offset: int, count: int) -> bool:
+        """Whether the last byte of some can be read without waiting: asking for what is there already costs a tenth."""
         if _NOWAIT is None:
             return False
         try:
-            return os.preadv(self._fd, [bytearray(1)], self._start + offset, _NOWAIT) == 1
+            return os.preadv(self.fd, [bytearray(1)], self.start + offset + count - 1, _NOWAIT) == 1
         except OSError:  # it would have to wait, or the file system cannot tell
             return False
 
     def ask(self, offset: int, count: int) -> None:
         """Have the system fetch some bytes, without waiting for them."""
         if _FADVISE is not None:
-            _FADVISE(self._fd, self._start + offset, count, os.POSIX_FADV_WILLNEED)
+            _FADVISE(self.fd, self.start + offset, count, os.POSIX_FADV_WILLNEED)
 
 
 def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False) -> Comparison | Unknown:
@@ -137,14 +147,21 @@ def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> C
     distinct = list({span.place: span for span in spans}.values())  # shards may be links to one file
     if len(distinct) == 1 and nbytes:
         distinct[0].read(nbytes - 1, 1)
-    return compare_pieces(
-        tensor.shape,
-        nbytes,
-        lambda piece: [span.read_on(piece.offset, piece.nbytes) for span in distinct],
-        dtype=tensor.dtype,
-        everywhere=nbytes > EXACT and not _alike_somewhere(distinct),
-        exact=exact,
+    everywhere = nbytes > EXACT and not _alike_somewhere(distinct)
+    read = Span.read if everywhere and not exact else Span.read_on  # of what comes after one block nothing is wanted
+
+    def blocks(piece: Piece) -> list[bytes]:
+        return [read(span, piece.offset, piece.nbytes) for span in distinct]
+
+    compared = partial(
+        compare_pieces, tensor.shape, nbytes, blocks, dtype=tensor.dtype, everywhere=everywhere, exact=exact
     )
+    if len(distinct) == 1 or (everywhere and not exact):
+        return compared()
+    from tiecheck.collect.alike import MAPPED_FROM, Alike, leased
+
+    with leased(sorted({span.fd for span in distinct}) if nbytes >= MAPPED_FROM else ()) as mapped:
+        return compared(alike=Alike(distinct, mapped=mapped and nbytes >= MAPPED_FROM))
 
 
 def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
@@ -155,6 +172,7 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     dtype: str,
     everywhere: bool,
     exact: bool,
+    alike: Callable[[Piece], bool] = lambda _: False,
 ) -> Comparison:
     """Compare members piece by piece.
 
@@ -165,6 +183,7 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
         dtype: torch's word for their elements.
         everywhere: Whether they seem to differ everywhere, so that one block is enough to say so.
         exact: Whether to go on to the end all the same.
+        alike: Tells of a piece whether all members agree in it, faster than reading them does.
     """
     rows = shape[0] if shape else 1
     by_rows = rows > 0 and nbytes % rows == 0
@@ -173,10 +192,11 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     tally = Tally(width)
     gauge = None
     for piece in pieces.pieces(nbytes, width):
-        if piece.row == tally.last:  # of this long row it is known that it differs
-            continue
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
+        # Of this long row it is known that it differs; or they agree, and nothing else is asked of it.
+        if piece.row == tally.last or (not constant.holds and alike(piece)):
+            continue
         blocks: list[bytes] = []  # the last ones go first: twice as many do not fit into the processor's cache
         blocks = read(piece)
         if any(block != blocks[0] for block in blocks[1:]):
@@ -215,6 +235,8 @@ def _sample_offsets(nbytes: int) -> Iterator[int]:
 def _alike_somewhere(spans: list[Span]) -> bool:
     """Whether the members agree in one of the samples."""
     nbytes = spans[0].nbytes
+    for span in spans:
+        span.ask(0, pieces.BLOCK)  # which is read next
     for offset in _sample_offsets(nbytes):
         for span in spans:
             span.ask(offset, SAMPLE)

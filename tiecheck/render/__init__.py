@@ -1,5 +1,7 @@
 """Reports for people and machines: one file a format, and where each is written."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Mapping
 from importlib import import_module

@@ -3,6 +3,8 @@
 The lines are the same on a terminal and in a pipe. rich adds the colours, and is imported for a terminal only.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from typing import TextIO

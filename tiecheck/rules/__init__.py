@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -82,11 +83,15 @@ def select(wanted: Iterable[str], ignored: Iterable[str], facts: Iterable[str]) 
     Raises:
         UsageError: A prefix that fits no rule.
     """
+    return _select(tuple(wanted), tuple(ignored), frozenset(facts))
+
+
+@lru_cache(64)  # for a fleet it is asked the same each time
+def _select(wanted: tuple[str, ...], ignored: tuple[str, ...], there: frozenset[str]) -> tuple[type[Rule], ...]:
     chosen = tuple(p.upper() for p in wanted) or ("TIE",)
     left_out = tuple(p.upper() for p in ignored)
     for prefix in (*chosen, *left_out):
         _check_prefix(prefix)
-    there = frozenset(facts)
     return tuple(
         rule
         for digit in FAMILIES

@@ -5,6 +5,8 @@ reason, where one cannot be had. It yields drafts, or an `Unknown` where the fac
 Tests, `tiecheck rule`, the docs page and the JSON rule list all come from the class.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any, ClassVar

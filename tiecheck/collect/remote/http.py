@@ -8,10 +8,8 @@ A body is read as far as it was asked for, and the connection closed where more 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -20,14 +18,12 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, Pro
 from urllib3.exceptions import TimeoutError as StalledError
 
 from tiecheck._version import __version__
+from tiecheck.collect.remote.pool import opened
 from tiecheck.errors import TargetError
 from tiecheck.targets import without_secrets
 
 if TYPE_CHECKING:
     from tiecheck.collect.remote.store import Meter
-
-CONNECTIONS = 64
-"""Open connections to one host."""
 
 TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
 """Seconds to wait for a connection, and for the next bytes."""
@@ -110,18 +106,8 @@ def get(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: 
 
 def _once(asked: _Asked, meter: Meter) -> Answer:
     """One request without redirects; an answer with an error or a redirect is read as far as its sentence goes."""
-    parts = urlsplit(asked.url)
-    manager = _manager(os.getpid(), _proxy(parts.scheme, parts.hostname or ""))
     try:
-        response = manager.request(
-            "GET",
-            asked.url,
-            headers=dict(asked.headers),
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            timeout=TIMEOUT,
-        )
+        response = opened(asked.url, asked.headers, TIMEOUT)
     except BaseException:
         meter.add(0)
         raise
@@ -210,35 +196,3 @@ def _short(error: BaseException) -> str:
         inner = inner.args[-1]
     text = " ".join(str(inner).split()).rpartition(">: ")[2].rpartition("): ")[2]
     return without_secrets(text)[:200] or type(inner).__name__
-
-
-_PROXY_WORDS = tuple(
-    spelt for word in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for spelt in (word, word.upper())
-)
-
-
-def _proxy(scheme: str, host: str) -> str | None:
-    """The proxy that the environment (`HTTPS_PROXY`, `NO_PROXY` ...) or the system sets for a host."""
-    return _proxy_by(scheme, host, tuple(map(os.environ.get, _PROXY_WORDS)))
-
-
-@lru_cache(64)
-def _proxy_by(scheme: str, host: str, _environment: tuple[str | None, ...]) -> str | None:
-    """The same, looked up once: going through the environment costs a third of a request."""
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    return proxy if proxy and not proxy_bypass(host) else None
-
-
-@cache
-def _manager(_pid: int, proxy: str | None) -> urllib3.PoolManager:
-    """The connections of this process: a forked child must not share its parent's."""
-    authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
-    manager: Callable[..., urllib3.PoolManager] = urllib3.PoolManager
-    if proxy is not None:
-        user = urlsplit(proxy)
-        auth = f"{user.username}:{user.password or ''}" if user.username else None
-        manager = partial(urllib3.ProxyManager, proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=auth))
-    return manager(num_pools=32, maxsize=CONNECTIONS, block=True, ca_certs=authorities)

@@ -15,6 +15,7 @@ from tiecheck.collect.checkpoint import (
 )
 from tiecheck.collect.config import CONFIG_LIMIT, CONFIG_NAME, parse_config
 from tiecheck.collect.files import JSON_LIMIT, LFS_POINTER, refuse_pointer
+from tiecheck.collect.remote.known import SMALL, Recent
 from tiecheck.collect.remote.opening import open_remote
 from tiecheck.collect.remote.store import GUESS, Meter, Span, Start, Store, path_of
 from tiecheck.collect.remote.values import RemoteComparer
@@ -31,6 +32,9 @@ LEAST_ENTRY = len('"":{"dtype":"U8","shape":[],"data_offsets":[0,0]},')
 
 _parsed = Meter()
 """Headers that this process has read: from the first megabyte on, as in a fleet, the faster parser pays."""
+
+_headers: Recent[Shard] = Recent()
+_configs: Recent[ModelConfig] = Recent()
 
 
 class RemoteModel(NamedTuple):
@@ -84,7 +88,7 @@ def read_address(address: str, config: Config) -> RemoteModel:
         store.address,
         store.traffic,
         "",
-        parse_config(raw, path) if raw is not None else None,
+        _config(raw, path) if raw is not None else None,
         raw,
         checkpoint if isinstance(checkpoint, Checkpoint) else None,
         checkpoint.reason if isinstance(checkpoint, Unknown) else "",
@@ -189,6 +193,20 @@ def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tupl
     for name, start, length in zip(names, starts, lengths, strict=True):
         header = start.raw[8 : 8 + length] + tails.pop(name, b"")
         path = path_of(store, name)
-        shards.append(shard_of_header(header, start.size, path, name, typed=_parsed.read().bytes >= TYPED_FROM))
+        shards.append(_shard(header, start.size, path, name))
         _parsed.add(length)
     return tuple(shards)
+
+
+def _shard(header: bytes, size: int, path: str, name: str) -> Shard:
+    """One header, parsed unless it came before."""
+
+    def parse() -> Shard:
+        return shard_of_header(header, size, path, name, typed=_parsed.read().bytes >= TYPED_FROM)
+
+    return _headers.get((name, size, header), parse) if len(header) <= SMALL else parse()
+
+
+def _config(raw: bytes, path: str) -> ModelConfig:
+    """One config, parsed unless it came before."""
+    return _configs.get(raw, lambda: parse_config(raw, path)) if len(raw) <= SMALL else parse_config(raw, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,11 @@ MODULES = {
 
 def loaders_of(names: Iterable[str] = MODULES) -> tuple[Loader, ...]:
     """The loaders of some names, in the matrix's order."""
-    wanted = set(names)
+    return _loaders_of(frozenset(names))
+
+
+@lru_cache(64)
+def _loaders_of(wanted: frozenset[str]) -> tuple[Loader, ...]:
     found: list[Loader] = []
     for name, module in MODULES.items():
         if name in wanted:

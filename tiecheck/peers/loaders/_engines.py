@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from tiecheck.facts import Outcome
@@ -60,6 +61,7 @@ def section(engine: str, version: str) -> Mapping[str, str]:
     return {key: fields for fields, keys in pairs for key in keys.split(" ")}
 
 
+@lru_cache(4096)  # a fleet has many models of few classes
 def fields_of(engine: str, version: str, name: str | None) -> str | None:
     """The fields of one architecture, found by a search: a start parses nothing else; None where it is not there.
 

@@ -4,6 +4,8 @@ A loader is one small function from a `Situation` to a `Decision`: it reads the 
 and `settle` turns that and what is stored into an outcome by the loader's `Policy`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Literal
 
