@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ from tiecheck.collect.effects import effect_of
 from tiecheck.collect.live_heads import weight_of
 from tiecheck.collect.live_names import NamesOf
 from tiecheck.facts_live import Effect, Freeze, Misfit
+
+_dtype = attrgetter("dtype")
+_requires_grad = attrgetter("requires_grad")
 
 LOGITS_BIAS = "final_logits_bias"
 """The buffer that encoder-decoders of transformers add to their logits (BART, Marian and theirs, 5.23)."""
@@ -85,32 +90,41 @@ def freezes_of(places: Registrations, names: NamesOf) -> tuple[Freeze, ...]:
 
 
 class _Tally:
-    """What the parameters of a module are like, counted once: one of them is held against all others."""
+    """What the floating parameters of a module are like, counted once: one of them is held against all others."""
 
     def __init__(self, places: Registrations) -> None:
-        self.trains: Counter[str] = Counter()
-        """Parameters that train, by the first part of their first name; all of them under the empty word."""
-        self.all: Counter[str] = Counter()
-        """Floating parameters, likewise."""
+        self._places = places
+        tensors = [places.objects[place] for place in places.firsts]
+        dtypes = list(map(_dtype, tensors))
+        if not all(dtype.is_floating_point for dtype in set(dtypes)):
+            tensors = [tensor for tensor in tensors if tensor.dtype.is_floating_point]
+        grads = Counter(map(_requires_grad, tensors))
+        self.count = len(tensors)
+        self.training = grads[True]
+        self.mixed = len(grads) > 1
+        """Whether some of them train and some do not."""
         self.dtypes: Counter[torch.dtype] = Counter()
-        """Floating parameters of two dimensions and more."""
-        tops: dict[int, str] = {}
-        for place in places.firsts:
-            tensor, owner = places.objects[place], places.owners[place]
-            if is_lazy(tensor) or not tensor.is_floating_point():
-                continue
-            if owner not in tops:
-                tops[owner] = places.graph.path(owner, "").partition(".")[0]
-            for key in {"", tops[owner]}:
-                self.all[key] += 1
-                self.trains[key] += tensor.requires_grad
-            if tensor.dim() > 1:
-                self.dtypes[tensor.dtype] += 1
-        self.tops = tops
+        """Those of two dimensions and more by dtype; empty where all have one."""
+        if len({tensor.dtype for tensor in tensors}) > 1:
+            self.dtypes.update(t.dtype for t in tensors if not is_lazy(t) and t.dim() > 1)
 
-    def others(self, key: str, *, inside: bool, trains: bool) -> tuple[int, int]:
-        """How many parameters there are and how many train, without one that may be among them."""
-        return self.all[key] - inside, self.trains[key] - (inside and trains)
+    @cached_property
+    def tops(self) -> dict[int, str]:
+        """The first part of the first name of each module that registers a parameter."""
+        path = self._places.graph.path
+        return {owner: path(owner, "").partition(".")[0] for owner in set(self._places.owners)}
+
+    @cached_property
+    def below(self) -> dict[str, tuple[int, int]]:
+        """How many floating parameters stand below each top, and how many of them train."""
+        places, tops = self._places, self.tops
+        found: dict[str, tuple[int, int]] = {}
+        for place in places.firsts:
+            tensor = places.objects[place]
+            if tensor.dtype.is_floating_point:
+                count, training = found.get(tops[places.owners[place]], (0, 0))
+                found[tops[places.owners[place]]] = count + 1, training + tensor.requires_grad
+        return found
 
 
 def _freezes(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
@@ -125,15 +139,13 @@ def _freezes(places: Registrations, names: NamesOf, first: int, tally: _Tally) -
         if isinstance(said, bool) and said is not trains:
             where = places.graph.path(number, "").removesuffix(".")
             yield Freeze("attribute", names.of(tensor), where, word, str(said).lower())
-    count, training = tally.others("", inside=True, trains=trains)
-    if not trains and count >= FEW and training == count:
+    if not trains and tally.count > FEW and tally.training == tally.count - 1:
         yield Freeze("frozen", names.of(tensor), "", word, "trains")
-    if trains and training < count:
+    if trains and tally.mixed:
         yield from _alone_below(places, names, first, tally)
-    dtypes = tally.dtypes.keys() - {tensor.dtype}
-    alone = tally.dtypes[tensor.dtype] == 1 and tensor.dim() > 1
-    if alone and len(dtypes) == 1 and tally.dtypes.total() > FEW:
-        mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, *dtypes))
+    others = tally.dtypes.keys() - {tensor.dtype}
+    if tally.dtypes[tensor.dtype] == 1 and len(others) == 1 and tally.dtypes.total() > FEW and tensor.dim() > 1:
+        mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, *others))
         yield Freeze("dtype", names.of(tensor), "", mine, theirs)
 
 
@@ -143,6 +155,7 @@ def _alone_below(places: Registrations, names: NamesOf, first: int, tally: _Tall
     own = tally.tops.get(places.owners[first], "")
     tops = {name.partition(".")[0] for name in tied}
     for top in sorted(tops) if len(tops) > 1 else ():
-        count, training = tally.others(top, inside=top == own, trains=True)
-        if count >= FEW and training == 0:
+        count, training = tally.below.get(top, (0, 0))
+        mine = top == own
+        if count - mine >= FEW and training == mine:
             yield Freeze("trainable", tied, top, "trains", "frozen")
