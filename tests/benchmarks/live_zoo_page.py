@@ -194,15 +194,20 @@ def _gathered(gated: dict[str, set[str]]) -> Iterator[list[str]]:
     )
 
 
+def _distinct(rows: list[Row]) -> int:
+    """How many classes some rows are about; one may stand under several model types."""
+    return len({row["class"] for row in rows})
+
+
 def _breaks(broken: list[Row]) -> Iterator[str]:
     built = _built(broken)
     meta = [row for row in built if row["on_meta"]]
     groups = {(row["class"], row["model_type"], tuple(o["names"])) for row in built for o in row["outcomes"]}
     yield "## Ties broken\n"
     yield (
-        f"{len({row['class'] for row in built})} classes that tie something, {len(groups)} groups of theirs: that of the input embeddings, the "
+        f"{_distinct(built)} classes that tie something, {len(groups)} groups of theirs: that of the input embeddings, the "
         "first of three or more members, and the first of vectors. What cannot be had small "
-        f"({len({row['class'] for row in meta})} classes) is broken on meta, in the ways that need no values. `found`: an error names the "
+        f"({_distinct(meta)} classes) is broken on meta, in the ways that need no values. `found`: an error names the "
         "broken member, by the rule that is for it. `right`: the tie holds after all, and nothing is said. "
         "`not here`: the group has not the shape for it.\n"
     )
