@@ -205,8 +205,8 @@ def _breaks(broken: list[Row]) -> Iterator[str]:
     groups = {(row["class"], row["model_type"], tuple(o["names"])) for row in built for o in row["outcomes"]}
     yield "## Ties broken\n"
     yield (
-        f"{_distinct(built)} classes that tie something, {len(groups)} groups of theirs: that of the input embeddings, the "
-        "first of three or more members, and the first of vectors. What cannot be had small "
+        f"{_distinct(built)} classes that tie something, {len(groups)} groups of theirs: that of the input "
+        "embeddings, the first of three or more members, and the first of vectors. What cannot be had small "
         f"({_distinct(meta)} classes) is broken on meta, in the ways that need no values. `found`: an error names the "
         "broken member, by the rule that is for it. `right`: the tie holds after all, and nothing is said. "
         "`not here`: the group has not the shape for it.\n"
