@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config import Config, dotted
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, nearest
 from tiecheck.report import Counts, Report, View
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def make_config(
     target: Any, *, config: str | os.PathLike[str] | None = None, ties: Ties | None = None, **options: Any
 ) -> Config:
     """The options of a Python call as the one record; see `check`."""
+    for word in options:
+        if word not in Config._fields:
+            raise TypeError(f"there is no option {word!r}{nearest(word, Config._fields)}")
     for name in ("select", "ignore", "judge_for"):
         if name in options:
             value = options[name]

@@ -158,7 +158,7 @@ class Effect(Record):
     by: str
     """What stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
     adapter: bool
-    """Whether it is an adapter, which is meant to differ while it trains."""
+    """Whether it is meant to differ: an adapter while it trains, or a parametrization that transposes for its layer."""
 
 
 class Misfit(Record):

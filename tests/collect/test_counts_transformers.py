@@ -155,7 +155,8 @@ def test_what_accelerate_offloads_is_counted_by_the_map_it_keeps(tmp_path) -> No
     disk_offload(model, str(folder), execution_device="cpu")
     counts = tiecheck.count_parameters(model)
     assert counts.unique.elements == whole.elements + duplicate, "two files"
-    assert counts.expected == whole
+    assert counts.expected == Tally(None, None, None)
+    assert any("does not tell whether they were one tensor" in reason for reason in counts.reasons)
     folder.rename(tmp_path / "gone")
     counts = tiecheck.count_parameters(model)
     assert counts.unique == counts.expected == Tally(None, None, None)

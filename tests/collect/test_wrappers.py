@@ -134,3 +134,27 @@ def test_adapters_that_peft_ties_by_memory_are_a_note() -> None:
     report = judged(get_peft_model(llama(), config))
     assert set(codes(report).values()) == {"info"}
     assert {tie.kind for tie in report.ties} == {"parameter", "storage"}
+
+
+def test_the_names_that_are_reported_are_names_that_are_accepted() -> None:
+    model = get_peft_model(llama(), LoraConfig(target_modules=["q_proj"]))
+    tiecheck.assert_tied(model, HEAD, EMBEDDING)
+    tiecheck.assert_tied(model, f"base_model.model.{HEAD}", f"base_model.model.{EMBEDDING}")
+    tiecheck.assert_ties_match(model, [[HEAD, EMBEDDING]])
+    untied = get_peft_model(untie(llama()), LoraConfig(target_modules=["q_proj"]))
+    (report,) = tiecheck.check(untied, ties={"LlamaForCausalLM": [[HEAD, EMBEDDING]]}, select="TIE301").targets
+    assert {finding.names for finding in report.findings} == {(HEAD, EMBEDDING)}
+
+
+def test_an_adapter_on_each_side_is_a_note() -> None:
+    model = get_peft_model(llama(), LoraConfig(target_modules=["lm_head", "embed_tokens"]))
+    assert codes(judged(model)) == {"TIE313": "info"}
+
+
+@pytest.mark.usefixtures("group")
+def test_the_mend_of_a_tie_that_fsdp2_split_names_the_one_call() -> None:
+    model = llama()
+    fully_shard(model.lm_head)
+    (finding,) = judged(model).findings
+    assert "fully_shard([embedding, head])" in finding.help
+    assert "FSDPLlama" not in finding.message

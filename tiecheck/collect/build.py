@@ -105,7 +105,26 @@ def _told(what: str, path: str) -> Iterator[None]:
         hint = ""
         if isinstance(error, TypeError) and "required" in str(error) and "argument" in str(error):
             hint = "; name a function that needs no arguments and returns the model"
+        hint = hint or _of_the_4x_line(error)
         raise TargetError(f"{what} raised {type(error).__name__}{_short(error)}{hint}", path) from error
+
+
+def _of_the_4x_line(error: BaseException) -> str:
+    """What is wrong with the declaration of a `PreTrainedModel` that could not be built, where that is why."""
+    if "transformers.modeling_utils" not in sys.modules:
+        return ""
+    from tiecheck.collect.transformers_keys import class_problems
+
+    base = sys.modules["transformers.modeling_utils"].PreTrainedModel
+    trace = error.__traceback__
+    while trace is not None:
+        model = trace.tb_frame.f_locals.get("self")
+        if isinstance(model, base):
+            for problem in class_problems(type(model)):
+                what = "`_tied_weights_keys`" if problem.form == "list" else "`tie_weights`"
+                return f"; {problem.class_name}'s {what} is of the transformers 4 line (tiecheck rule TIE311)"
+        trace = trace.tb_next
+    return ""
 
 
 def _short(error: BaseException) -> str:

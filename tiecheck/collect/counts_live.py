@@ -97,7 +97,7 @@ class _Counter:
         for i, first in enumerate(places.firsts[: self._split]):
             owner, attribute = modules[places.owners[first]], places.attributes[first]
             if by_hook(owner, attribute):
-                value = offloaded(owner, attribute)
+                value, _ = offloaded(owner, attribute)
                 self._hidden += value is None
                 values[i] = values[i] if value is None else value
         return values

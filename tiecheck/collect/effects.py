@@ -35,15 +35,30 @@ def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, bool
         attribute: Its attribute there.
 
     Returns:
-        Words for it and whether it is an adapter; None where the parameter is used as it is, for all that shows.
+        Words for it, and whether it is meant to differ, as an adapter is; None where the parameter is used as it is,
+        for all that shows.
     """
     module = graph.modules[owner]
     if isinstance(module, nn.utils.parametrize.ParametrizationList):
-        return ", ".join(type(part).__name__ for part in module) or "a parametrization", False
+        words = ", ".join(type(part).__name__ for part in module) or "a parametrization"
+        return words, _transposes(graph, owner, module._parameters.get(attribute))
     hooked = _hook(module, attribute)
     if hooked:
         return hooked, False
     return _adapter(graph, owner)
+
+
+def _transposes(graph: ModuleGraph, number: int, original: Any) -> bool:
+    """Whether a linear layer is given the transpose of what it wants, so that the parametrization has to turn it."""
+    above = graph.registrations_of(number)
+    holders = [edge for one in above for edge in graph.registrations_of(one.parent)]
+    owners = [graph.modules[edge.parent] for edge in holders]
+    return any(
+        isinstance(owner, nn.Linear)
+        and isinstance(original, Tensor)
+        and tuple(original.shape) == (owner.in_features, owner.out_features) != (owner.out_features, owner.in_features)
+        for owner in owners
+    )
 
 
 def _hook(module: nn.Module, attribute: str) -> str | None:

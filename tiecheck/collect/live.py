@@ -6,6 +6,7 @@ and finish on registered cycles, on aliased chains and on tensors that have no m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import nn
@@ -21,7 +22,7 @@ from tiecheck.collect.live_signs import effects_of, freezes_of, logits_misfits, 
 from tiecheck.collect.live_ties import ties_of
 from tiecheck.collect.transformers_adapter import DeclaredGroup, declarations
 from tiecheck.collect.wrappers import PEFT, UserNames, class_name, renamed
-from tiecheck.facts_live import LiveModel, Tie
+from tiecheck.facts_live import DeclaredTie, KeyProblem, LiveModel, Tie
 
 __all__ = ["CAP", "collect_live", "find_ties"]
 
@@ -87,13 +88,14 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         ties = ties_of(places, CAP)
         promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
         saving = unsaved(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())  # which saves adapters
+        declared = declared_ties(module, [*said.groups, *promised])
         models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
         found = LiveModel(
             class_name=class_name(module),
             origin=origin,
             ties=ties,
             aliases=aliases_of(graph, CAP),
-            declared=declared_ties(module, [*said.groups, *promised]),
+            declared=declared,
             candidates=said.candidates,
             flag=said.flag,
             library=said.library,
@@ -101,7 +103,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             parameters=len(places.firsts),
             names=_names_total(places),
             wrappers=user.wrappers,
-            problems=(*said.problems, *saving.keys),
+            problems=(*said.problems, *saving.keys, *_unkept(declared, contract)),
             heads=heads_of(said.models, names),
             effects=effects_of(places, names),
             misfits=(*misfits_of(places, names), *logits_misfits(models)),
@@ -109,6 +111,14 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             unsaved=saving.problems,
         )
         return renamed(found, user) if user.wrappers else found
+
+
+def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:
+    """The names of a contract that the module does not have."""
+    for claim in declared:
+        if claim.by == (contract.origin,):
+            for name in claim.missing:
+                yield KeyProblem("nothing", "", contract.origin, name, None, claim.names, True, None)
 
 
 def _names_total(places: Registrations) -> int | None:

@@ -51,6 +51,7 @@ def _alias(graph: ModuleGraph, number: int, full: set[int], cap: int) -> Alias:
     for edge in closing:  # a cycle is shown turned once
         prefixes += [f"{prefix}{edge.label}." for prefix in graph.prefixes(edge.parent, cap)]
     prefixes = sorted(prefixes)[:cap]
+    parents = {edge.parent for edge in graph.registrations_of(number)}
     below = list(islice(_names_below(graph, number, full), cap))
     names: Iterator[str] = (prefix + name for prefix in prefixes for name in below)
     names = iter(sorted(names)) if closing else names  # else they come sorted: no prefix begins another
@@ -58,9 +59,19 @@ def _alias(graph: ModuleGraph, number: int, full: set[int], cap: int) -> Alias:
         paths=tuple(prefix.removesuffix(".") for prefix in prefixes),
         paths_total=graph.paths(number),
         class_name=type(graph.modules[number]).__name__,
-        siblings=number > 0 and len({edge.parent for edge in graph.registrations_of(number)}) == 1,
+        siblings=number > 0 and len(parents) == 1 and _by_one_parent(graph, min(parents)),
         names=tuple(islice(names, cap)),
     )
+
+
+def _by_one_parent(graph: ModuleGraph, number: int) -> bool:
+    """Whether a module, and each above it, stands in one parent alone, be it under several names."""
+    while number:
+        parents = {edge.parent for edge in graph.edges(number)}
+        if len(parents) != 1:
+            return False
+        number = parents.pop()
+    return True
 
 
 def _with_parameters(graph: ModuleGraph) -> set[int]:

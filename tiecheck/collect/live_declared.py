@@ -18,6 +18,7 @@ ON_META = "on meta: the bytes cannot be read, identity is decisive"
 NOT_INITIALISED = "not initialised yet: identity is decisive"
 ONE_IN_THE_MAP = "offloaded by accelerate, whose map holds one tensor for all of them"
 IN_THE_MAP = "offloaded by accelerate; these are the values that its map holds"
+ON_DISK = "offloaded by accelerate into files with equal bytes, which does not tell whether they were one tensor"
 HIDDEN = "offloaded by accelerate, whose map does not show the values"
 
 
@@ -104,7 +105,9 @@ def _judge(members: Sequence[Member]) -> Verdict:
         kind, reason = "unknown", HIDDEN
     else:
         kind, reason = _apart(distinct, links)
-        if elsewhere and kind == "storage":  # the hooks lay one memory under every name at each forward pass
+        if kind == "copy" and all(member.on_disk for member in elsewhere) and elsewhere:
+            kind, reason = "unknown", ON_DISK  # accelerate writes a tied tensor to two files
+        elif elsewhere and kind == "storage":  # the hooks lay one memory under every name at each forward pass
             kind, reason, parts = "parameter", ONE_IN_THE_MAP, [tuple(sorted(m.name for m in members))]
         elif elsewhere:
             reason = reason or IN_THE_MAP

@@ -26,6 +26,8 @@ class Member(NamedTuple):
     """Why there is none."""
     offloaded: bool = False
     """Whether the tensor is what a hook of accelerate holds for the name."""
+    on_disk: bool = False
+    """Whether it holds it in a file."""
     computed: bool = False
     """Whether there is none since the module computes the tensor from others."""
     packed: bool = False
@@ -45,11 +47,7 @@ def look_up(module: nn.Module, name: str) -> Member:
     offloaded is looked up in its hook's map.
     """
     *path, attribute = name.split(".")
-    owner: nn.Module | None = module
-    for label in path:
-        owner = step(owner, label) if owner is not None else None
-    if owner is not None and attribute not in {*owner._parameters, *owner._buffers} and wrapping(owner) is not None:
-        owner = unwrapped(owner)
+    owner = _owner(module, path, attribute)
     if owner is None:
         return Member(name, None, None, attribute, f"`{name}` does not exist")
     registered = owner._parameters.get(attribute)
@@ -57,9 +55,33 @@ def look_up(module: nn.Module, name: str) -> Member:
     if tensor is None:
         return _unregistered(name, owner, attribute)
     if by_hook(owner, attribute):
-        values = offloaded(owner, attribute)
-        return Member(name, tensor if values is None else values, owner, attribute, None, offloaded=True)
+        values, disk = offloaded(owner, attribute)
+        values = tensor if values is None else values
+        return Member(name, values, owner, attribute, None, offloaded=True, on_disk=disk)
     return Member(name, tensor, owner, attribute, None)
+
+
+def _owner(module: nn.Module, path: list[str], attribute: str) -> nn.Module | None:
+    """The module at a path, with wrappers left out where the path does not name them; else with all of them left out.
+
+    The two differ where a wrapper's own attribute is called like one of the model's: PEFT's holds a Llama as `model`.
+    """
+    owner: nn.Module | None = module
+    for label in path:
+        owner = step(owner, label) if owner is not None else None
+    if owner is not None and wrapping(owner) is not None and not _registers(owner, attribute):
+        owner = unwrapped(owner)
+    if owner is not None and _registers(owner, attribute):
+        return owner
+    inner: nn.Module | None = unwrapped(module)
+    for label in path:
+        inner = inner._modules.get(label) if inner is not None else None
+        inner = unwrapped(inner) if inner is not None else None
+    return owner if inner is None else inner
+
+
+def _registers(owner: nn.Module, attribute: str) -> bool:
+    return attribute in owner._parameters or attribute in owner._buffers
 
 
 def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:

@@ -15,24 +15,28 @@ OFFLOADED = "offloaded"
 """The word that stands for the device of such a parameter."""
 
 
-def offloaded(owner: nn.Module, attribute: str) -> Tensor | None:
-    """The values of a parameter that a hook of accelerate holds; None where none does.
+def offloaded(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
+    """The values of a parameter that a hook of accelerate holds, and whether it holds them in a file.
 
     Args:
         owner: The module that registers the parameter.
         attribute: Its attribute there.
 
     Returns:
-        The map's tensor, of which nothing is read: from disk it is a memory map.
+        The map's tensor, of which nothing is read: from disk it is a memory map. None where no hook has one.
     """
     for hook in _hooks(getattr(owner, "_hf_hook", None)):
-        if getattr(hook, "offload", False) and getattr(hook, "weights_map", None) is not None:
+        held = getattr(hook, "weights_map", None)
+        if getattr(hook, "offload", False) and held is not None:
             try:
-                value = hook.weights_map[attribute]
+                value = held[attribute]
             except Exception:  # noqa: BLE001  # a map that lacks it, or a folder that is gone
-                return None
-            return value if isinstance(value, Tensor) else None
-    return None
+                return None, False
+            inner = getattr(held, "dataset", held)
+            key = f"{getattr(held, 'prefix', '')}{attribute}"
+            memory = getattr(inner, "state_dict", inner)
+            return (value if isinstance(value, Tensor) else None), key not in memory
+    return None, False
 
 
 def by_hook(owner: nn.Module, attribute: str) -> bool:

@@ -247,11 +247,18 @@ def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveMo
 
 
 def _contract(module: nn.Module, config: Config) -> Contract:
-    """What the user says is tied in a module of its class."""
+    """What the user says is tied in a module of its class, and in the modules inside of theirs."""
     from tiecheck.collect.live import Contract
-    from tiecheck.collect.wrappers import own_class
+    from tiecheck.collect.wrappers import own_class, unwrapped
 
-    return Contract(config.ties_of(own_class(module)), config.ties_from)
+    if not config.ties:
+        return Contract((), config.ties_from)
+    groups = list(config.ties_of(own_class(module)))
+    outermost = unwrapped(module)
+    for path, inner in outermost.named_modules():
+        if inner is not outermost:
+            groups += [tuple(f"{path}.{name}" for name in group) for group in config.ties_of(own_class(inner))]
+    return Contract(tuple(dict.fromkeys(groups)), config.ties_from)
 
 
 def _keys(facts: Facts, root: str, model: ModelConfig | None, config: Config) -> tuple[KeyProblem, ...] | Unknown:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.collect.transformers_keys import Keys, flag_of, read_keys
+from tiecheck.collect.wrappers import class_name
 from tiecheck.facts_live import Candidate, KeyProblem
 
 
@@ -119,7 +120,7 @@ def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
     """Pairs under the names of the whole module, with who says so."""
     flag = flag_of(one.model)
     for prefix in one.prefixes:
-        by = (f"{type(one.model).__name__}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
+        by = (f"{class_name(one.model)}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
         for target, source in pairs.items():
             yield _Pair(prefix + target, prefix + source, by, flag)
 

@@ -210,7 +210,8 @@ def _named(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
     if word in names:
         return {word}
     member = look_up(model, word)
-    return {word} if member.tensor is not None or member.computed else set()
+    put = member.owner is not None and not member.owner._parameters and not member.owner._modules  # an `nn.Identity`
+    return {word} if member.tensor is not None or member.computed or put else set()
 
 
 def _matches(word: str, names: frozenset[str]) -> set[str]:

@@ -38,6 +38,10 @@ INNER: Mapping[str, tuple[str, str]] = {
 SHARDED = "torch.distributed.fsdp.FSDPModule"
 """What FSDP2 mixes into the class of a module that it shards in place: names stay, the class's own name changes."""
 
+FSDP2 = "FSDP2"
+"""What a module that it sharded is called among the wrappers."""
+
+_SHARDS: dict[type, bool] = {}
 _KNOWN: dict[type, tuple[str, str] | None] = {}
 
 
@@ -69,10 +73,16 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def own_class(module: nn.Module) -> type[nn.Module]:
     """A module's own class: of what is wrapped, and without what FSDP2 makes of it."""
     cls = type(unwrapped(module))
-    if any(qualified(base) == SHARDED for base in cls.__mro__):
+    if _is_sharded(cls):
         own = [base for base in cls.__mro__[1:] if qualified(base) != SHARDED]
         cls = own[0] if own else cls
     return cls
+
+
+def _is_sharded(cls: type) -> bool:
+    if cls not in _SHARDS:
+        _SHARDS[cls] = any(qualified(base) == SHARDED for base in cls.__mro__)
+    return _SHARDS[cls]
 
 
 def class_name(module: nn.Module) -> str:
@@ -98,9 +108,10 @@ class UserNames:
 
     def __init__(self, graph: ModuleGraph) -> None:
         found = [w for module in graph.modules if (w := wrapping(module)) is not None]
+        sharded = any(map(_is_sharded, set(map(type, graph.modules))))
         self._root = graph.modules[0]
         self._labels = {label for label, _ in found}
-        self.wrappers = tuple(dict.fromkeys(title for _, title in found))
+        self.wrappers = (*dict.fromkeys(title for _, title in found), *([FSDP2] if sharded else []))
         """What the wrappers are called, from the outside in."""
 
     def of(self, name: str) -> str:

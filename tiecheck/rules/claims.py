@@ -5,7 +5,10 @@ from __future__ import annotations
 from tiecheck.facts_live import DeclaredTie, LiveModel
 from tiecheck.rules.wording import place
 
-BROKEN = ("copy", "separate")
+OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeed"})
+"""Wrappers that pass on no method of what they wrap."""
+
+BROKEN = ("copy", "separate", "overlap")
 
 
 def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
@@ -16,8 +19,6 @@ def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
     """
     if claim.kind not in BROKEN or claim.stored == "separate":
         return None  # a loader that keeps apart what is stored apart is right; the checkpoint is TIE101's matter
-    if "offloaded" in claim.devices and claim.kind == "copy":
-        return None  # accelerate wrote one tensor to two files, which say the same at every forward pass
     if "meta" in claim.devices and set(claim.devices) - {"meta", "offloaded"}:
         return "TIE314"
     if len(claim.names) > 2 and any(len(part) > 1 for part in claim.parts):
@@ -56,8 +57,11 @@ def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> s
         live: The model.
         names: The members that are to be tied again; all but the source where none are given.
     """
-    if live.library is not None and not claim.by[0].endswith("ties]"):
-        return "model.tie_weights()"
+    flag = next((word for word in claim.by if word.endswith("config.tie_word_embeddings")), None)
+    hop = "model.module" if OUTSIDE & set(live.wrappers) else "model"
+    if flag is not None:
+        path = flag.removesuffix("config.tie_word_embeddings").removesuffix(".")
+        return place(path).replace("model", hop, 1) + ".tie_weights()" if path else f"{hop}.tie_weights()"
     others = [name for name in names or claim.names if name != claim.source]
     source = place(claim.source)
     return "; ".join(f"{place(name)} = {source}" for name in others[:3])

@@ -74,7 +74,7 @@ class DeclaredTieNotApplied(Rule):
                 (Location(live.class_name, None, None, "primary", parts(claim)),),
                 f"Make sure first which values are right: {retie(claim, live)} keeps those of {claim.source} and drops "
                 "the others. Do it after whatever replaced the parameter, and before the optimizer is "
-                f"made.{_untied(live)}",
+                f"made.{_sharded(live)}{_untied(live)}",
             )
 
     @staticmethod
@@ -147,7 +147,7 @@ class StorageOnlyTie(Rule):
     def _draft(live: LiveModel, tie: Tie) -> Draft:
         meta = tie.device == "meta"
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
-        normed = [n for n in tie.names if n.endswith("parametrizations.weight.original1")]
+        normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
         what = (
             f"{normed[0]} is what weight_norm made of a tied weight: it still shares the memory, and is a parameter of "
             "its own"
@@ -160,7 +160,7 @@ class StorageOnlyTie(Rule):
             else "Each has its own gradient and optimizer state, and the first conversion or copy parts them."
         )
         mend = (
-            "Remove the weight_norm, or tie after it in forward."
+            "Remove the weight_norm and tie again, or apply it to both sides before tying."
             if normed
             else f"Share the object: model.{tie.names[0]} = model.{tie.names[-1]}, not its .data or a new Parameter of "
             "it. Where one is the other transposed, keep one and write x @ weight in forward."
@@ -245,6 +245,13 @@ class HalfMetaTie(Rule):
         held = declared("unknown", devices=("offloaded", "cpu"))
         yield Case("offloaded by accelerate", {"live": live(ties=(), declared=(held,))})
         yield Case("tied", {"live": live()})
+
+
+def _sharded(live: LiveModel) -> str:
+    """What FSDP2 wants of a tie."""
+    if "FSDP2" not in live.wrappers:
+        return ""
+    return " FSDP2 parts members that are sharded in different calls: give both to one, fully_shard([embedding, head])."
 
 
 def _untied(live: LiveModel) -> str:

@@ -84,7 +84,8 @@ class InertTieFlag(Rule):
     Finds a true `tie_word_embeddings` that does nothing: the class declares no tie for its head, or it reads the flag
     at another level of a composite config, where it is false or silent. And under a false flag it notes groups that
     transformers 4.57 tied all the same and 5 leaves apart. Embedding and head have one shape and are two parameters;
-    a head that the class ties to something else, or that has another shape, is left alone.
+    a head that the class ties to something else, or that has another shape, is left alone. It is an error where the
+    checkpoint beside it does not store the head, and a note otherwise.
 
     ## Why it is bad
     Who wrote the config believes in a tie. A checkpoint that was saved from a tied model has no head: transformers 5

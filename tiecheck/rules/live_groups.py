@@ -58,10 +58,12 @@ class StaleTie(Rule):
     @staticmethod
     def _draft(live: LiveModel, names: tuple[str, ...], what: str) -> Draft:
         return Draft(
-            f"{what}: the embedding was replaced after the tie was made, and the head was left behind.",
+            f"{what}: one of them was replaced after the tie was made, and the other was left behind.",
             names,
-            (Location(live.class_name, None, None, "primary", "tied before the embedding was replaced"),),
-            "Tie again after the embedding is replaced: model.tie_weights(). resize_token_embeddings does both.",
+            (Location(live.class_name, None, None, "primary", "tied before one of them was replaced"),),
+            "Where the embedding is the right one, model.tie_weights() ties the head to it; config.vocab_size has to "
+            "be its number of rows before a save. resize_token_embeddings does all of it. Where the head is the right "
+            "one, replace the embedding as well, or set config.tie_word_embeddings to false.",
         )
 
     @staticmethod

@@ -17,12 +17,14 @@ class DeclaredKeyMatchesNothing(Rule):
     ## What it does
     Holds each pair of `_tied_weights_keys` against the names of the model, as transformers 5 expands them: a key that
     matches nothing, a source that matches nothing, and a key that is its own source. Names that pruning or an adapter
-    has moved count as there. Under a false flag nothing reads the keys yet, and it is a note.
+    has moved count as there. Under a false flag nothing reads the keys yet, and it is a note. A contract of your own
+    that names what the model does not have is found too.
 
     ## Why it is bad
-    A pair that names itself ties nothing, and nothing is said: the head is random after the next load. A name that is
-    not there raises an AttributeError or a ValueError while the model is built, far from the line that is wrong. A
-    module whose name ends in "weight..." is taken for a parameter, by a pattern that is not anchored.
+    A pair that names itself ties nothing, and nothing is said: two tensors are trained where one was meant, and a
+    checkpoint that holds one of them loads the other at random. A name that is not there raises an AttributeError or a
+    ValueError while the model is built, far from the line that is wrong. A module whose name ends in "weight..." is
+    taken for a parameter, by a pattern that is not anchored.
 
     ## How to mend it
     Write the names as `model.named_parameters()` gives them, the target on the left and the source on the right:
@@ -45,6 +47,9 @@ class DeclaredKeyMatchesNothing(Rule):
         for problem in keys:
             if problem.form not in ("nothing", "itself"):
                 continue
+            if problem.form == "nothing" and problem.source is None:
+                yield _absent(problem)
+                continue
             pair = f'"{problem.key}": "{problem.source}"'
             what = "names itself" if problem.form == "itself" else "names no parameter on one side"
             raised = f" transformers raises {problem.raised}" if problem.raised and problem.flag else ""
@@ -64,6 +69,8 @@ class DeclaredKeyMatchesNothing(Rule):
         yield Case("a source that is not there", {"keys": (key("nothing"),)}, finds=("error",))
         itself = key("itself", source="lm_head.weight", raised=None)
         yield Case("a key that is its own source", {"keys": (itself,)}, finds=("error",))
+        own = key("nothing", key="head.weight", source=None, class_name="[tool.tiecheck.ties]", raised=None)
+        yield Case("a contract that names what is not there", {"keys": (own,)}, finds=("error",))
         yield Case("under a false flag", {"keys": (key("nothing", flag=False),)}, finds=("info",))
         yield Case("a list is another rule's matter", {"keys": (key("list"),)})
         yield Case("keys that fit", {"keys": ()})
@@ -194,6 +201,17 @@ class ListFormTiedKeys(Rule):
         yield Case("tie_weights(self)", {"keys": (key("signature", key="tie_weights(self)"),)}, finds=("error",))
         yield Case("a mapping that names nothing is another rule's", {"keys": (key("nothing"),)})
         yield Case("a mapping", {"keys": ()})
+
+
+def _absent(problem: KeyProblem) -> Draft:
+    """A name of the user's own contract that the model does not have."""
+    return Draft(
+        f"{problem.class_name} says that {listed(problem.names)} are one tensor, and the model has no {problem.key}: "
+        "the group cannot be held.",
+        problem.names,
+        (Location(problem.class_name, None, None, "primary", problem.key),),
+        "Write the names as model.named_parameters() gives them; a parameter may have been renamed since.",
+    )
 
 
 def _placed(problem: KeyProblem, word: str) -> str:

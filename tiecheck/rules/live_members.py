@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.facts import TIED, LoaderView, Unknown
-from tiecheck.facts_live import Alias, Effect, Freeze, LiveModel, SaveProblem
+from tiecheck.facts_live import Alias, Effect, Freeze, LiveModel, SaveProblem, Tie
 from tiecheck.report import Location, Severity
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.live import NOT_TIED, SHARED_MEMORY
@@ -43,9 +43,10 @@ class ModuleAlias(Rule):
     def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
         """Every module with parameters under several paths."""
         for alias in live.aliases:
+            paths = tuple(path or "(the model)" for path in alias.paths)
             times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
             yield Draft(
-                f"{listed(alias.paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
+                f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
                 f"{_accelerate(alias)}",
                 alias.names,
                 (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
@@ -133,7 +134,7 @@ class RequiresGradSurprise(Rule):
     ## What it does
     Notes signs that somebody wanted the members of a tie to differ: `requires_grad` set on a module, where it does
     nothing at all; a tied tensor that alone is frozen, or that alone trains below a module which is otherwise frozen;
-    and one that alone has another dtype.
+    and one that alone has another dtype. Only the first is surely not what was meant: the others are notes.
 
     ## Why it is bad
     One tensor has one `requires_grad` and one dtype. Freezing the embedding freezes the head; training the head trains
@@ -167,8 +168,7 @@ class RequiresGradSurprise(Rule):
                 message,
                 freeze.names,
                 (Location(live.class_name, None, None, "primary", f"{freeze.names[0]}: {freeze.found}"),),
-                "If they are to differ, untie them: config.tie_word_embeddings = False and a parameter of its own for "
-                "the head. Otherwise nothing has to be done.",
+                f"If they are to differ, untie them: {_own(live)}. Otherwise nothing has to be done.",
                 severity=severity,
             )
 
@@ -180,7 +180,7 @@ class RequiresGradSurprise(Rule):
         nothing = Freeze("attribute", PAIR, "lm_head", "trains", "false")
         yield Case("requires_grad set on a module", {"live": live(freezes=(nothing,))}, finds=("warning",))
         frozen = Freeze("frozen", PAIR, "", "frozen", "trains")
-        yield Case("the embedding frozen, and the head with it", {"live": live(freezes=(frozen,))}, finds=("warning",))
+        yield Case("the embedding frozen, and the head with it", {"live": live(freezes=(frozen,))}, finds=("info",))
         alone = Freeze("trainable", PAIR, "model", "trains", "frozen")
         yield Case("the head trains, and the embedding with it", {"live": live(freezes=(alone,))}, finds=("info",))
         cast = Freeze("dtype", PAIR, "", "float32", "bfloat16")
@@ -220,9 +220,12 @@ class TiedButNotEffective(Rule):
         for tie in live.ties:
             changed = [by_name[name] for name in tie.names if name in by_name]
             plain = tuple(name for name in tie.names if name not in by_name)
-            if tie.kind not in TIED or tie.buffer or not changed or not plain:
-                continue
             adapters = all(effect.adapter for effect in changed)
+            if tie.kind not in TIED or tie.buffer or not changed or not (plain or adapters):
+                continue
+            if not plain:
+                yield _both_adapted(live, tie, changed)
+                continue
             after = (
                 f"Merging the adapter would change {plain[0]} as well."
                 if adapters
@@ -235,7 +238,7 @@ class TiedButNotEffective(Rule):
                 (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
                 "Leave it if the two are meant to differ, and do not merge into a tied model."
                 if adapters
-                else "Change both sides alike, or untie them first: tie_word_embeddings false, and a head of its own.",
+                else f"Change both sides alike, or untie them first: {_own(live)}.",
                 severity="info" if adapters else None,
             )
 
@@ -257,6 +260,24 @@ class TiedButNotEffective(Rule):
         yield Case("nothing stands between", {"live": live()})
 
 
+def _own(live: LiveModel) -> str:
+    """How two members become two."""
+    flag = "config.tie_word_embeddings = False, and " if live.library is not None else ""
+    return f"{flag}nn.Parameter(weight.detach().clone()) for one of them"
+
+
+def _both_adapted(live: LiveModel, tie: Tie, changed: list[Effect]) -> Draft:
+    """A tie with an adapter on each side: a merge adds both to the one tensor."""
+    return Draft(
+        f"{listed(tie.names)} are one parameter, and each has an adapter: {changed[0].by} and {changed[-1].by}. "
+        "Merging would add both to the one tensor.",
+        tie.names,
+        (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
+        "Leave it if the two are meant to differ, and do not merge into a tied model.",
+        severity="info",
+    )
+
+
 def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
     """What becomes of a tie at the next save, and how to have it back."""
     source, target = problem.names[-1], problem.names[0]
@@ -265,7 +286,11 @@ def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
             f"{listed(problem.names)} are one parameter, which {problem.class_name} does not declare: save_pretrained "
             "raises RuntimeError."
         )
-        mend = f'To save it, declare it on the class: _tied_weights_keys = {{"{target}": "{source}"}}, flag true.'
+        mend = (
+            f'To save it, add "{target}": "{source}" to the _tied_weights_keys that the class has. They count while '
+            "config.tie_word_embeddings is true, all of them: where another pair is to stay apart, give one of these "
+            "names a tensor of its own before the save instead."
+        )
     else:
         what = (
             f"{listed(problem.names)} are one parameter by an inner model's declaration, of which {problem.class_name} "
@@ -291,7 +316,7 @@ def _surprise(freeze: Freeze) -> tuple[str, Severity]:
         return f"{told}: {names}, one tensor, {really}.", "warning"
     if freeze.form == "frozen":
         told = f"{names} are one tensor, and it alone is frozen while everything else trains"
-        return f"{told}: embedding and head cannot be frozen apart.", "warning"
+        return f"{told}: its members cannot be frozen apart.", "info"
     if freeze.form == "trainable":
         told = f"{names} are one tensor, and it alone trains below {freeze.where}, where everything else is frozen"
         return f"{told}: training the one trains the other.", "info"
