@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import transformers
 from accelerate import cpu_offload, disk_offload
+from peft import LoraConfig, get_peft_model
 from subjects import Candidate, make, quiet, truth_of
 from test_zoo import animal, by_name
 from torch import nn
@@ -534,7 +535,6 @@ def test_12_a_head_quantised_by_itself_is_no_broken_tie() -> None:
 
 
 def test_12_both_copies_under_peft_while_training() -> None:
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
-    model = peft.get_peft_model(llama(tied=False), config)
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    model = get_peft_model(llama(tied=False), config)
     assert loud(report_on(model)) == []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 from declared_models import STATES, Config, Declared, Undeclared, llama, one
 
 from tiecheck.peers.views import views_of
 from tiecheck.report import View
 
-peft = pytest.importorskip("peft", reason="PEFT is not in the test extra; a slow test installs it")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAME = "_get_module_names_tied_with_embedding"

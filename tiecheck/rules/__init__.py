@@ -29,7 +29,8 @@ FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
         "Files",
     ),
     "3": (
-        dict.fromkeys(("live", "live_groups", "live_flags", "live_members"), LIVE) | {"live_keys": ("keys",)},
+        dict.fromkeys(("live", "live_groups", "live_flags", "live_seen", "live_members"), LIVE)
+        | {"live_keys": ("keys",)},
         "The live model",
     ),
     "7": ({"training": ("scale",)}, "Training"),
