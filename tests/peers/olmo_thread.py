@@ -18,7 +18,7 @@ from accelerate import infer_auto_device_map
 from accelerate.utils import modeling
 
 import tiecheck
-from tiecheck.peers.views.accelerate import would_warn
+from tiecheck.peers.views import would_warn
 from tiecheck.render.json import document, plain
 
 WARNING = "The model weights are not tied"
