@@ -1,6 +1,9 @@
-"""The records of the live layer, apart from `facts` since a check of files never needs them."""
+"""The records of the live layer, apart from `facts` since a check of files never needs them.
 
-from typing import Literal
+`Tie` is a plain `NamedTuple`: a model may have tens of thousands, and a `Record` takes longer to make.
+"""
+
+from typing import Literal, NamedTuple
 
 from tiecheck.facts import Kind
 from tiecheck.record import Record
@@ -15,7 +18,7 @@ class Registration(Record):
     """The attribute's name in that module."""
 
 
-class Tie(Record):
+class Tie(NamedTuple):
     """A live group: names that share a module, a `Parameter` or memory."""
 
     names: tuple[str, ...]
