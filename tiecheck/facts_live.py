@@ -153,6 +153,11 @@ class Head(Record):
     """Whether the checkpoint beside it stores the head; None where none was read or it stores neither."""
 
 
+EffectForm = Literal["changes", "adapts", "transposes"]
+"""`changes`: a hook or a parametrization computes another weight; `adapts`: an adapter, meant to differ while it trains;
+`transposes`: a parametrization that turns a matrix round for a linear layer which wants its transpose."""
+
+
 class Effect(Record):
     """A member of a tie whose module does not use it as it is."""
 
@@ -160,8 +165,8 @@ class Effect(Record):
     """The member."""
     by: str
     """What stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
-    adapter: bool
-    """Whether it is meant to differ: an adapter while it trains, or a parametrization that transposes for its layer."""
+    form: EffectForm
+    """What kind of thing that is."""
 
 
 class Misfit(Record):

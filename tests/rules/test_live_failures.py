@@ -449,6 +449,7 @@ def test_a_parametrization_that_transposes_for_its_layer_is_meant() -> None:
     nn.utils.parametrize.register_parametrization(model["dec"], "weight", Transpose(), unsafe=True)
     assert model["dec"](model["enc"](torch.ones(1, 8))).shape == (1, 8)
     assert found(model) == {"TIE313": "info"}
+    assert "adapter" not in said(model, "TIE313")
 
 
 # TIE314

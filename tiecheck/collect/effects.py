@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tiecheck.collect import torch_adapter
 from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.collect.wrappers import PEFT, qualified, wrapping
+from tiecheck.facts_live import EffectForm
 
 PRUNING = "torch.nn.utils.prune"
 
@@ -26,7 +27,7 @@ HOOKS = {
 """Class of a forward pre-hook -> what users call it; each keeps what it computes in `_tensor_name` or `name`."""
 
 
-def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, bool] | None:
+def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, EffectForm] | None:
     """What stands between a registered parameter and the weight that its module uses.
 
     Args:
@@ -35,16 +36,16 @@ def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, bool
         attribute: Its attribute there.
 
     Returns:
-        Words for it, and whether it is meant to differ, as an adapter is; None where the parameter is used as it is,
-        for all that shows.
+        Words for it, and its form; None where the parameter is used as it is, for all that shows.
     """
     module = graph.modules[owner]
     if isinstance(module, nn.utils.parametrize.ParametrizationList):
         words = ", ".join(type(part).__name__ for part in module) or "a parametrization"
-        return words, _transposes(graph, owner, module._parameters.get(attribute))
+        turned = _transposes(graph, owner, module._parameters.get(attribute))
+        return words, "transposes" if turned else "changes"
     hooked = _hook(module, attribute)
     if hooked:
-        return hooked, False
+        return hooked, "changes"
     return _adapter(graph, owner)
 
 
@@ -82,7 +83,7 @@ def _alike(computed: Any, original: Any) -> bool:
         return computed.shape == original.shape and torch_adapter.equal_bytes(computed, original)
 
 
-def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, bool] | None:
+def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, EffectForm] | None:
     """An adapter of PEFT over the module that registers the parameter, which is active and not merged."""
     for edge in graph.registrations_of(owner):
         layer: Any = graph.modules[edge.parent]
@@ -91,7 +92,7 @@ def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, bool] | None:
         merged = getattr(layer, "merged", False)
         active = [name for name in getattr(layer, "active_adapters", ()) if _has(layer, name)]
         if active and not merged:
-            return f"the adapter {', '.join(active)} ({type(layer).__name__})", True
+            return f"the adapter {', '.join(active)} ({type(layer).__name__})", "adapts"
     return None
 
 

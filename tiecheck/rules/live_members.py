@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.facts import TIED, Unknown
-from tiecheck.facts_live import Effect, Freeze, LiveModel, Tie
+from tiecheck.facts_live import Effect, EffectForm, Freeze, LiveModel, Tie
 from tiecheck.report import Location, Severity
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.wording import listed
@@ -78,7 +78,8 @@ class TiedButNotEffective(Rule):
 
     ## What it does
     Finds tied members of which one passes through something before it is used: pruning, `spectral_norm`, the old
-    `weight_norm`, a parametrization. An adapter on one side is a note: it is meant to differ while it trains.
+    `weight_norm`, a parametrization. An adapter is a note, on one side or both: it is meant to differ while it trains.
+    So is a parametrization that gives a linear layer the transpose it wants.
 
     ## Why it is bad
     Whoever looks for the same object finds the tie intact. But the head scores with a pruned or normalised matrix and
@@ -103,26 +104,20 @@ class TiedButNotEffective(Rule):
         for tie in live.ties:
             changed = [by_name[name] for name in tie.names if name in by_name]
             plain = tuple(name for name in tie.names if name not in by_name)
-            adapters = all(effect.adapter for effect in changed)
-            if tie.kind not in TIED or tie.buffer or not changed or not (plain or adapters):
+            forms = {effect.form for effect in changed}
+            if tie.kind not in TIED or tie.buffer or not changed or not (plain or forms == {"adapts"}):
                 continue
             if not plain:
                 yield _both_adapted(live, tie, changed)
                 continue
-            after = (
-                f"Merging the adapter would change {plain[0]} as well."
-                if adapters
-                else f"Removing it would write the changed weight into {plain[0]}."
-            )
+            after, mend = _after(live, forms, plain[0])
             yield Draft(
                 f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
                 f"{changed[0].by} stands between. {plain[0]} is used raw. {after}",
                 tie.names,
                 (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
-                "Leave it if the two are meant to differ, and do not merge into a tied model."
-                if adapters
-                else f"Change both sides alike, or untie them first: {_own(live)}.",
-                severity="info" if adapters else None,
+                mend,
+                severity=None if "changes" in forms else "info",
             )
 
     @staticmethod
@@ -132,15 +127,35 @@ class TiedButNotEffective(Rule):
 
         names = ("lm_head.weight_orig", "model.embed_tokens.weight")
         tied = live(ties=(tie(*names),))
-        one = (Effect(names[0], "torch.nn.utils.prune", adapter=False),)
+        one = (Effect(names[0], "torch.nn.utils.prune", form="changes"),)
         yield Case("the head is pruned", {"live": tied._replace(effects=one)}, finds=("error",))
-        both = (*one, Effect(names[1], "torch.nn.utils.prune", adapter=False))
+        both = (*one, Effect(names[1], "torch.nn.utils.prune", form="changes"))
         yield Case("both are", {"live": tied._replace(effects=both)})
-        lora = (Effect(names[0], "the adapter default (Linear)", adapter=True),)
+        lora = (Effect(names[0], "the adapter default (Linear)", form="adapts"),)
         yield Case("an adapter on the head", {"live": tied._replace(effects=lora)}, finds=("info",))
+        turned = (Effect(names[0], "Transpose", form="transposes"),)
+        yield Case("a tied autoencoder", {"live": tied._replace(effects=turned)}, finds=("info",))
         apart = live(ties=(tie(*names, kind="storage"),), effects=one)
         yield Case("weight_norm makes two parameters: another rule's matter", {"live": apart})
         yield Case("nothing stands between", {"live": live()})
+
+
+def _after(live: LiveModel, forms: set[EffectForm], raw: str) -> tuple[str, str]:
+    """What comes of it, and what to do, by what stands between."""
+    if "changes" in forms:
+        return (
+            f"Removing it would write the changed weight into {raw}.",
+            f"Change both sides alike, or untie them first: {_own(live)}.",
+        )
+    if "adapts" in forms:
+        return (
+            f"Merging the adapter would change {raw} as well.",
+            "Leave it if the two are meant to differ, and do not merge into a tied model.",
+        )
+    return (
+        "It gives a linear layer the transpose that it wants, as a tied autoencoder means it.",
+        "Nothing has to be done; do not remove the parametrization while the two are tied.",
+    )
 
 
 def _own(live: LiveModel) -> str:

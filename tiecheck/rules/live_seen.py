@@ -123,7 +123,7 @@ class UndeclaredTie(Rule):
         yield Case("an inner model in a list", {"live": live(unsaved=(inner,))}, finds=("warning",))
         alias = raises._replace(kind="module")
         yield Case("a module alias, which loads and runs (OLMo)", {"live": live(unsaved=(alias,))}, finds=("info",))
-        pruned = (Effect("k.weight", "torch.nn.utils.prune", adapter=False),)
+        pruned = (Effect("k.weight", "torch.nn.utils.prune", form="changes"),)
         yield Case("a member that is not used as it is", {"live": live(unsaved=(raises,), effects=pruned)})
         yield Case("declared and tied", {"live": live()})
 

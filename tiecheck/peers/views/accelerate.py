@@ -120,7 +120,7 @@ def _storage(tensor: Any) -> tuple[Any, int, int]:
                 warnings.simplefilter("ignore")  # TypedStorage is deprecated
                 address = tensor.storage().data_ptr()
                 size = tensor.storage().size() * _SIZES[tensor.dtype]
-        except NotImplementedError:
+        except NotImplementedError:  # as accelerate has it, for a tensor without a storage
             address, size = 0, tensor.nelement() * _SIZES[tensor.dtype]
     return tensor.device, address, size
 

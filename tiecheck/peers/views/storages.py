@@ -13,7 +13,7 @@ def storage_address(tensor: Any) -> int:
     except Exception:  # noqa: BLE001  # as safetensors has it
         try:
             return int(tensor.storage().data_ptr())
-        except NotImplementedError:
+        except NotImplementedError:  # as safetensors has it, for a tensor without a storage
             return 0
 
 
