@@ -154,7 +154,7 @@ class Head(Record):
 
 
 EffectForm = Literal["changes", "adapts", "transposes"]
-"""`changes`: a hook or a parametrization computes another weight; `adapts`: an adapter, meant to differ while it trains;
+"""`changes`: a hook or a parametrization computes another weight; `adapts`: an adapter, meant to differ in training;
 `transposes`: a parametrization that turns a matrix round for a linear layer which wants its transpose."""
 
 
