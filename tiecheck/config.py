@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tiecheck.record import Record
 from tiecheck.report import Severity
@@ -57,10 +57,24 @@ class Config(Record):
     ties_from: str = ""
     """Where that contract was read, e.g. `pyproject.toml [tool.tiecheck.ties]`; empty where there is none."""
 
+    device_map: str | Mapping[str, Any] | None = None
+    """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies
+    `live`."""
+    max_memory: Mapping[int | str, int | str] | None = None
+    """The memory of each device, as transformers and accelerate take it; None for what this machine has."""
+    dtype: str | None = None
+    """The element type to plan for, torch's word; None for the one that the model would be loaded in."""
+    no_split: tuple[str, ...] | None = None
+    """Class names that must stay on one device; None for those that the model's class names."""
+    hash_seeds: int = 0
+    """Under how many values of PYTHONHASHSEED to plan again."""
+    checkpoint: str | None = None
+    """The checkpoint that a live module is going to be loaded with by accelerate; None for none."""
+
     @property
     def wants_live(self) -> bool:
         """Whether the live layer was asked for."""
-        return self.live or self.load or self.trust_remote_code
+        return self.live or self.load or self.trust_remote_code or self.device_map is not None
 
     def ties_of(self, model: type) -> tuple[tuple[str, ...], ...]:
         """The groups that the user's contract declares for a class; its dotted path is heard before its bare name."""
