@@ -30,7 +30,7 @@ GAINS = ("weight", "scale", "gamma", "g")
 OFFSETS = ("bias", "beta", "b")
 """What its bias is called."""
 
-_TABLE = re.compile(r"embed|emb\b|pos|wpe|wte|relative|rotary|token_type|shared\.", re.IGNORECASE)
+_TABLE = r"(?i)embed|emb\b|pos|wpe|wte|relative|rotary|token_type|shared\."  # a trained model never has it compiled
 _COMMON = (0.02, 0.01, 0.005, 0.006, 0.04, 0.05, 0.1, 1.0)
 
 
@@ -63,7 +63,7 @@ def is_norm_offset(name: str) -> bool:
 
 def is_plain_matrix(name: str) -> bool:
     """Whether a name may be that of a layer's weight matrix: no table of embeddings, no normalisation layer."""
-    return name.endswith(".weight") and not _TABLE.search(name) and not is_norm_gain(name)
+    return name.endswith(".weight") and not re.search(_TABLE, name) and not is_norm_gain(name)
 
 
 def spread(names: Sequence[str], count: int = MATRICES) -> list[str]:

@@ -8,6 +8,7 @@ another story than "all of them".
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,11 @@ and in every row of the first block are not read any further."""
 AHEAD = 8 * 1024 * 1024
 """Bytes of each member that the system is asked to fetch while the ones before are looked at."""
 
+TRIAL = 4 * 1024 * 1024
+QUICK = 400e6
+"""Bytes of each member that are read without asking, and the bytes a second from which asking only costs: a disk that
+gives so much by itself took 1.4 times as long with it."""
+
 _SHORTER = "the file ends too early; was it changed meanwhile?"
 
 _FADVISE = getattr(os, "posix_fadvise", None)
@@ -47,6 +53,8 @@ class Span:
         self.fd = fd
         self.start = start
         self._asked = 0
+        self._began = 0.0
+        self._quick: bool | None = None
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -78,11 +86,21 @@ class Span:
             raise EOFError(_SHORTER)
 
     def _fetch(self, offset: int, count: int) -> None:
-        if offset + count + AHEAD > self._asked < self.nbytes:
+        if self._quick is None:
+            self._pace(offset)
+        if self._quick is False and offset + count + AHEAD > self._asked < self.nbytes:
             ahead = min(AHEAD, self.nbytes - self._asked)
             if not self.in_memory(self._asked, ahead):
                 self.ask(self._asked, ahead)
             self._asked += AHEAD
+
+    def _pace(self, offset: int) -> None:
+        """Find out whether the disk is quick by itself."""
+        if not self._began:
+            self._began = time.perf_counter()
+        elif offset >= TRIAL:
+            self._quick = offset > QUICK * (time.perf_counter() - self._began)
+            self._asked = offset
 
     def in_memory(self, offset: int, count: int) -> bool:
         """Whether the last byte of some can be read without waiting: asking for what is there already costs a tenth."""
