@@ -1,0 +1,84 @@
+"""The words of tied-group-split-across-devices: what is put where, what comes of it, and the keys to change."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tiecheck.facts import TIED
+from tiecheck.facts_live import LiveModel
+from tiecheck.facts_placement import Placed, Placement, Plan
+from tiecheck.report import Location
+from tiecheck.rules.plans import device_of, key_of, loader, normal, proposed, title, where
+from tiecheck.rules.wording import listed, size
+
+APART = (
+    "Tied parameters are on different devices: {...}. Please modify your custom device map or set `device_map='auto'`."
+)
+"""`check_tied_parameters_on_same_device` of accelerate 1.15, which `load_checkpoint_in_model` calls and
+`dispatch_model` does not, and of transformers 5.23 (`integrations/accelerate.py`), whose planner alone calls it: never
+for a given map."""
+
+
+def put(plan: Plan) -> str:
+    return "The given map puts" if plan.tool == "given" else f"{title(plan)} puts"
+
+
+def splits(others: list[tuple[Plan, Placed]]) -> str:
+    return "split" if len(others) > 1 else "splits"
+
+
+def one(group: Placed) -> str:
+    return "one tensor" if group.kind in TIED else "declared as one tensor, which from_pretrained makes them"
+
+
+def twice(group: Placed) -> str:
+    """What a copy on each device takes."""
+    places = len({device for device in group.devices if device})
+    if group.nbytes is None:
+        return f"it is held {places} times"
+    return f"{size(group.nbytes)} are held {places} times, {size(group.nbytes * (places - 1))} more than the tie takes"
+
+
+def then(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
+    """Why the planner split it, what is said of it at the load, and what comes of it."""
+    why = ""
+    if plan.tool == "transformers" and not group.seen:
+        why = "transformers plans from declarations alone, and nobody declares this tie. "
+    elif plan.tool == "accelerate" and not group.seen:
+        why = f"accelerate {plan.version} does not see this tie. "
+    logs = f'logs "{APART[:41]}" and goes on'
+    if plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate"):
+        says = f"load_checkpoint_and_dispatch {logs}, dispatch_model says nothing"
+    elif plan.tool == "transformers" and group.seen:
+        says = f"from_pretrained {logs}"
+    else:
+        says = "from_pretrained says nothing of it"
+    return f"{why}{says}: an update of the copy on one device does not reach the other."
+
+
+def places(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Location, ...]:
+    """The keys of each map that place the names."""
+    found: list[Location] = []
+    for plan, group in at:
+        keys = dict.fromkeys(key_of(name, plan.device_map) for name in group.names)
+        note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
+        path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
+        role: Literal["primary", "related"] = "related" if found else "primary"
+        found.append(Location(path, None, None, role, note or where(group.names, group.devices)))
+    return tuple(found)
+
+
+def together(plan: Plan, group: Placed, placement: Placement) -> str:
+    """The map that keeps the group together: the few keys to change in a given one, or the proposal."""
+    proposal = placement.proposal
+    if plan.tool == "given":
+        target = proposal.device_map if proposal else {}
+        changed = {k: v for k, v in target.items() if k in plan.device_map and normal(v) != normal(plan.device_map[k])}
+        if changed and target.keys() == plan.device_map.keys():
+            return "In the map, " + ", ".join(f"set {key!r} to {device!r}" for key, device in changed.items()) + "."
+    said = proposed(placement, group.names)
+    if said is not None:
+        return said
+    homes = dict.fromkeys(name.rpartition(".")[0] for name in group.names)
+    to = device_of(group.names[-1], plan.device_map)
+    return f"Give {listed(tuple(repr(home) for home in homes))} one device in the map, {to!r} for instance."
