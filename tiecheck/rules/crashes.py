@@ -75,7 +75,7 @@ def _change(crash: Crash) -> str:
         if taken is not None:
             module, other = taken
             first = other.rpartition(".")[0] or other
-            return f"register {first} before {module} in __init__, or rename one, so that {other!r} has no {module + '.'!r}"
+            return f"register {first} before {module} in __init__, or give one a name that does not end like the other"
         return "rename the modules so that no name is the end of another"
     if crash.cause == "sibling":
         return "give the second path a layer of its own and assign the weight to it, instead of the module"

@@ -1,4 +1,4 @@
-"""The words of tied-memory-counted-twice: by how much, what stands elsewhere because of it, and the map without that."""
+"""The words of tied-memory-counted-twice: by how much, what moved because of it, and the map without that."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def moved(plan: Plan) -> str:
 
 
 def counts(plan: Plan, worst: Double) -> tuple[Location, ...]:
+    """The bytes counted and real, and the first modules that moved."""
     path = f"{plan.tool} {plan.version}, {plan.strategy}"
     note = f"{worst.module} on {worst.device}: {worst.counted:,} bytes counted, {worst.real:,} real"
     places = [Location(path, None, None, "primary", note)]

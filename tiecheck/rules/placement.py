@@ -11,7 +11,7 @@ from tiecheck.facts_placement import Double, Placed, Placement, Plan
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.doubles import allow, counts, more, moved
 from tiecheck.rules.plans import aside, hurt, separated, severity, title, unfollowed, where
-from tiecheck.rules.splits import APART, one, places, put, splits, then, together, twice
+from tiecheck.rules.splits import APART, MIXED, one, places, put, splits, then, together, twice
 from tiecheck.rules.wording import listed, size
 
 
@@ -24,9 +24,11 @@ class TiedGroupSplit(Rule):
     it. Devices are compared as torch knows them: `0` and `"cuda:0"` are one, and two names on `disk` are together.
 
     ## Why it is bad
-    One tensor cannot lie on two devices. Each device gets a copy of its own: the memory is taken twice, and after an
-    update of one copy the other still holds the old values. accelerate's `load_checkpoint_in_model` says it
-    in one warning and goes on; its `dispatch_model`, like `from_pretrained` with a given map, says nothing; with `cpu` and `disk` in one map, transformers 5.23 raises for some checkpoints (that is load-raises).
+    One tensor cannot lie on two devices. With two GPUs, accelerate's `dispatch_model` (1.15), which `from_pretrained`
+    calls too, leaves it on one of them, and the first forward pass ends with "Expected all tensors to be on the same
+    device". With a GPU and `cpu` or `disk` a copy stays behind: the memory is taken twice, and after an update of one
+    copy the other still holds the old values. Only accelerate's `load_checkpoint_in_model`, and transformers about its
+    own plan, say so, in one warning. With `cpu` and `disk` transformers may raise (another rule speaks then).
 
     ## How to mend it
     Put every member on one device in the map. Where a planner cannot see the tie, give it the map instead of a
@@ -38,7 +40,7 @@ class TiedGroupSplit(Rule):
     summary = "a device map puts members of a tie on different devices"
     severity = "error"
     confidence = "high"
-    messages = (APART,)
+    messages = (APART, MIXED)
     threads = (
         "huggingface/accelerate#1529",
         "huggingface/accelerate#2330",

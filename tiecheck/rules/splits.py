@@ -18,29 +18,50 @@ APART = (
 `dispatch_model` does not, and of transformers 5.23 (`integrations/accelerate.py`), whose planner alone calls it: never
 for a given map."""
 
+MIXED = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:1!"
+"""torch, from a module whose weight is on one device and whose input is on another."""
+
+OFFLOADED = frozenset({"cpu", "disk", "meta"})
+"""Devices that accelerate's hooks bring the weights from, to the first that computes; on its own `cpu` computes."""
+
 
 def put(plan: Plan) -> str:
+    """Subject and verb of the sentence that says what is put where."""
     return "The given map puts" if plan.tool == "given" else f"{title(plan)} puts"
 
 
 def splits(others: list[tuple[Plan, Placed]]) -> str:
+    """The verb for the other plans that split the same group."""
     return "split" if len(others) > 1 else "splits"
 
 
 def one(group: Placed) -> str:
-    return "one tensor" if group.kind in TIED else "declared as one tensor, which from_pretrained makes them"
+    """What the members are to each other."""
+    of = f" of {size(group.nbytes)}" if group.nbytes is not None else ""
+    return f"one tensor{of}" if group.kind in TIED else f"declared as one tensor{of}, which from_pretrained makes them"
 
 
 def twice(group: Placed) -> str:
-    """What a copy on each device takes."""
-    places = len({device for device in group.devices if device})
-    if group.nbytes is None:
-        return f"it is held {places} times"
-    return f"{size(group.nbytes)} are held {places} times, {size(group.nbytes * (places - 1))} more than the tie takes"
+    """What comes of it, by the devices.
+
+    Run with accelerate 1.15: `dispatch_model` moves each member, ties them again to the first by name that is not
+    offloaded, and sends the inputs of each module to the device of the map. A module that is offloaded to the CPU or
+    to disk keeps a copy there, which is read again in each forward pass.
+    """
+    computing = {device for device in group.devices if device and device not in OFFLOADED}
+    if len(computing) > 1:
+        kept = next(device for device in group.devices if device in computing)
+        return (
+            f"accelerate's dispatch_model, which from_pretrained calls too, leaves it on {kept} alone, and the first "
+            f'forward pass through another of these modules raises "{MIXED[:50]}"'
+        )
+    number = len({device for device in group.devices if device})
+    more = f", {size(group.nbytes * (number - 1))} more than a tie takes" if group.nbytes is not None else ""
+    return f"it is held in {number} places{more}, and an update of one copy does not reach the other"
 
 
 def then(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
-    """Why the planner split it, what is said of it at the load, and what comes of it."""
+    """Why the planner split it, and who says so at the load."""
     why = ""
     if plan.tool == "transformers" and not group.seen:
         why = "transformers plans from declarations alone, and nobody declares this tie. "
@@ -48,12 +69,8 @@ def then(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> st
         why = f"accelerate {plan.version} does not see this tie. "
     logs = f'logs "{APART[:41]}" and goes on'
     if plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate"):
-        says = f"load_checkpoint_and_dispatch {logs}, dispatch_model says nothing"
-    elif plan.tool == "transformers" and group.seen:
-        says = f"from_pretrained {logs}"
-    else:
-        says = "from_pretrained says nothing of it"
-    return f"{why}{says}: an update of the copy on one device does not reach the other."
+        return f"{why}load_checkpoint_and_dispatch {logs}; dispatch_model says nothing."
+    return f"{why}from_pretrained {logs if plan.tool == 'transformers' and group.seen else 'says nothing of it'}."
 
 
 def places(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Location, ...]:
