@@ -49,14 +49,16 @@ def why(crash: Crash) -> str:
             f"of {names} at least one is a parameter of the model itself or of a module that was taken apart. The "
             "planner looks for a module that holds the tied name, and the parameter stands there by itself"
         )
-    at = f" while it places {crash.module}" if crash.module else ""
-    return f"it came to that{at}" if not crash.names else f"it came to that{at} over {names}"
+    at = f" while it placed {crash.module}" if crash.module else ""
+    if crash.names and crash.error.startswith("IndexError"):
+        return f"the module of one of {names} was no longer among those to place{at}"
+    return f"this came up{at}" + (f", over {names}" if crash.names else "")
 
 
 def mend(crash: Crash, plan: Plan, placement: Placement) -> str:
     """What works with this release: a map that was made elsewhere, and the change of the class for this cause."""
     if crash.cause == "other":
-        return proposed(placement, crash.names) or f"{plan.tool} says why; a device_map that is given needs no planner."
+        return proposed(placement, crash.names) or f"{plan.tool} says why. A device_map that is given needs no planner."
     changed = _change(crash)
     said = proposed(placement, crash.names)
     known = placement.proposal.device_map if placement.proposal else {}

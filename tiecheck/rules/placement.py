@@ -9,7 +9,7 @@ from tiecheck.facts import Unknown
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Double, Placed, Placement, Plan
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.doubles import allow, counts, more, moved
+from tiecheck.rules.doubles import allow, counts, more, moved, worse
 from tiecheck.rules.plans import aside, hurt, separated, severity, title, unfollowed, where
 from tiecheck.rules.splits import APART, MIXED, one, places, put, splits, then, together, twice
 from tiecheck.rules.wording import listed, size
@@ -137,16 +137,17 @@ class TiedMemoryCountedTwice(Rule):
             if worst is None or worst.counted <= worst.real:
                 continue
             names = tuple(sorted({name for double in plan.doubles for name in double.names}))
-            quiet = not plan.moved or aside(plan, placement)
+            lost = worse(plan)
+            quiet = not lost or aside(plan, placement)
             yield Draft(
                 f"{title(plan)} counts {size(worst.counted)} on {worst.device} for {worst.module} and what is tied to "
                 f"it by {listed(worst.names)}, which take {size(worst.real)}{more(plan, worst)}. {moved(plan)}"
-                f"{unfollowed(plan, placement) if plan.moved else ''}",
+                f"{unfollowed(plan, placement) if lost else ''}",
                 names,
                 counts(plan, worst),
                 allow(plan, worst),
                 severity="info" if quiet else None,
-                hurts=hurt((plan,), names) if plan.moved else None,
+                hurts=hurt((plan,), names) if lost else None,
             )
 
     @staticmethod
@@ -164,6 +165,8 @@ class TiedMemoryCountedTwice(Rule):
         yield Case("in the plan that is not followed", {"placement": placement(plan(), pushed)}, finds=("info",))
         next_one = counted._replace(moved={"model.norm": ("cuda:1", "cuda:0")})
         yield Case("a module goes to another GPU", {"placement": placement(next_one)}, finds=("warning",))
+        better = counted._replace(moved={"model.norm": ("cuda:0", "cpu")})
+        yield Case("a module stays on the GPU", {"placement": placement(better)}, finds=("info",))
         yield Case("counted once", {"placement": placement()})
         right = counted._replace(doubles=(double._replace(counted=12544),))
         yield Case("counted as much as it takes", {"placement": placement(right)})
