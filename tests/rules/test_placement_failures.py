@@ -134,7 +134,7 @@ def test_who_says_so(tmp_path: Path) -> None:
 def forward_on_fake_gpus(device_map: dict[str, int | str], monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], str]:
     """Where `dispatch_model` leaves the tie, and where the logits are or what forward raises.
 
-    With fake CUDA tensors, of which torch computes shapes and devices alone: the hooks and the retying are accelerate's.
+    With fake CUDA tensors, of which torch computes shapes and devices alone; the hooks and the retying are real.
     Nothing may require a gradient, or autograd asks for the CUDA that is not there.
     """
     monkeypatch.setattr("accelerate.big_modeling.check_cuda_p2p_ib_support", lambda: True)
