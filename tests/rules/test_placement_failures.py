@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plans_by_hand import accelerates, doubled, given, heard, live_of, placement, planned
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -119,7 +119,7 @@ def test_who_says_so(tmp_path: Path) -> None:
     with heard() as lines:
         accelerate.dispatch_model(Net(), dict(apart), offload_dir=str(tmp_path / "other"))
     assert not any(line.startswith(APART[:41]) for line in lines)
-    assert "load_checkpoint_and_dispatch logs" in one(split(Net(), placement(given(Net(), apart)))).message
+    assert "Only load_checkpoint_and_dispatch warns" in one(split(Net(), placement(given(Net(), apart)))).message
 
     LlamaForCausalLM(config()).save_pretrained(tmp_path / "llama")
     halves: dict[str, int | str] = {"model": "cpu", "lm_head": "disk"}
@@ -128,7 +128,7 @@ def test_who_says_so(tmp_path: Path) -> None:
     assert not any(line.startswith(APART[:41]) for line in lines)
     llama = LlamaForCausalLM(config())
     draft = one(split(llama, placement(given(llama, halves)), origin="built on meta"))
-    assert "from_pretrained says nothing of it" in draft.message
+    assert "from_pretrained does not warn" in draft.message
 
 
 def forward_on_fake_gpus(device_map: dict[str, int | str], monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], str]:
@@ -152,7 +152,7 @@ def test_two_gpus_leave_the_tie_on_one_and_forward_raises(monkeypatch: pytest.Mo
     apart: dict[str, int | str] = {"emb": "cuda:1", "body": "cuda:0", "out": "cuda:0"}
     draft = one(split(Net(), placement(given(Net(), apart))))
     assert "leaves it on cuda:1 alone" in draft.message
-    assert MIXED[:50] in draft.message
+    assert MIXED[:53] in draft.message
     left, raised = forward_on_fake_gpus(apart, monkeypatch)
     assert left == {"cuda:1"}
     assert raised.startswith(MIXED[:50])
@@ -162,23 +162,22 @@ def test_two_gpus_leave_the_tie_on_one_and_forward_raises(monkeypatch: pytest.Mo
     assert fine == "cpu"  # where the input came from
 
 
-class Declaring(LlamaForCausalLM):
-    """A Llama whose layers share a matrix, and which says so."""
+class Sharing(LlamaForCausalLM):
+    """A Llama whose layers share a matrix, and which does not say so."""
 
-    _tied_weights_keys = {  # noqa: RUF012  # as transformers has it
-        HEAD: EMBEDDING,
-        "model.layers.1.mlp.up_proj.weight": "model.layers.0.mlp.up_proj.weight",
-    }
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        first, second = (layer.mlp for layer in self.model.layers)
+        second.up_proj.weight = first.up_proj.weight
 
 
-def shared_layers(cls: type[Any] = LlamaForCausalLM) -> Any:
-    model = cls(config())
-    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
-    return model
+def saying(pair: dict[str, str]) -> type[Any]:
+    """The same class, with a pair added to what it declares."""
+    return type("Saying", (Sharing,), {"_tied_weights_keys": {HEAD: EMBEDDING, **pair}})
 
 
 def test_transformers_splits_a_tie_that_nobody_declares() -> None:
-    model, memory = shared_layers(), {0: 11000, 1: 11000, 2: 11000, "cpu": 10**6}
+    model, memory = Sharing(config()), {0: 11000, 1: 11000, 2: 11000, "cpu": 10**6}
     own, theirs = (
         planned("transformers", model, memory),
         planned("accelerate", model, memory, no_split_module_classes=["LlamaDecoderLayer"]),
@@ -186,15 +185,27 @@ def test_transformers_splits_a_tie_that_nobody_declares() -> None:
     draft = one(split(model, placement(own, theirs)))
     assert draft.severity is None
     assert draft.names == ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
-    assert (
-        "model.layers.0.mlp.up_proj.weight on cuda:1 and model.layers.1.mlp.up_proj.weight on cuda:2" in draft.message
-    )
-    assert "plans from declarations alone, and nobody declares this tie. from_pretrained says nothing" in draft.message
+    first, second = draft.names
+    assert f"puts {first} on cuda:1 and {second} on cuda:2" in draft.message
+    assert "nobody declares that, so from_pretrained makes 2 parameters of them, one on each device" in draft.message
+    assert "transformers plans from declarations alone and does not see this tie" in draft.message
     assert draft.hurts is not None
     assert [view.title for view in draft.hurts] == ["transformers 5"]
 
-    declaring = shared_layers(Declaring)
-    assert split(declaring, placement(planned("transformers", declaring, memory))) == []
+    assert draft.help.startswith(f'Add "{first}": "{second}" to the class\'s _tied_weights_keys')
+    said = saying({first: second})(config())
+    assert split(said, placement(planned("transformers", said, memory))) == []
+
+
+def test_from_pretrained_ties_only_what_is_declared(tmp_path: Path) -> None:
+    model = Sharing(config())
+    first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    model.config.save_pretrained(tmp_path)
+    stored = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != HEAD}
+    save_file(stored, str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
+    for cls, tied in ((Sharing, False), (saying({first: second}), True)):
+        layers = cls.from_pretrained(tmp_path, device_map={"": "cpu"}).model.layers
+        assert (layers[0].mlp.up_proj.weight is layers[1].mlp.up_proj.weight) is tied
 
 
 def test_from_pretrained_makes_the_tie_that_a_map_splits(tmp_path: Path) -> None:
@@ -393,7 +404,7 @@ def test_a_planner_that_raises(cause: str, model: nn.Module, says: str, change: 
     plan = planned("accelerate", model, BIG, cause)
     draft = one(crashed(plan))
     assert draft.severity is None
-    assert f"accelerate {accelerate.__version__} raises IndexError: list index out of range" in draft.message
+    assert f'accelerate {accelerate.__version__} raises "IndexError: list index out of range".' in draft.message
     assert says in draft.message
     assert change in draft.help
     assert "Pass a device_map" in draft.help
@@ -526,7 +537,7 @@ def test_the_plan_changes_with_the_hash_seed() -> None:
     draft = one(PlanDependsOnHashSeed().check(placement(plan)))
     assert draft.severity is None
     assert f"depends on the hash seed: 2 seeds gave {plan.seeds.maps} different maps" in draft.message
-    assert "now here, now there" in draft.message
+    assert "on another device from one process to the next" in draft.message
     assert "PYTHONHASHSEED=0" in draft.help
     assert map_in(draft.help) == plan.device_map or len(plan.device_map) > 12
 

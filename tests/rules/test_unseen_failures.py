@@ -1,4 +1,4 @@
-"""What TIE502 says of accelerate's "not tied", real and harmless, with the installed libraries; and whom a plan hurts."""
+"""What TIE502 says of accelerate's "not tied", true and false, with the installed libraries; and whom it hurts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 from plans_by_hand import given, live_of, placement, planned
-from test_placement_failures import BIG, EMBEDDING, HEAD, Net, Olmo, config, shared_layers
+from test_placement_failures import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -50,7 +50,7 @@ def test_a_true_warning_where_nothing_ties_the_head() -> None:
     draft = one(said(model, placement(plan)))
     assert draft.severity is None
     assert draft.names == (HEAD, EMBEDDING)
-    assert "and that is so: lm_head.weight and model.embed_tokens.weight are declared as one tensor" in draft.message
+    assert "and it is right. lm_head.weight and model.embed_tokens.weight are declared as one tensor" in draft.message
     assert "They take 2.0 kB more than tied" in draft.message
     assert "model.tie_weights()" in draft.help
 
@@ -68,7 +68,7 @@ def test_a_true_warning_that_from_pretrained_makes_harmless(tmp_path: Path) -> N
     draft = one(said(model, placement(*both(model)), origin="built on meta"))
     assert draft.severity == "info"
     assert draft.hurts is None
-    assert "It is harmless: from_pretrained ties them while it loads" in draft.message
+    assert "which is harmless: from_pretrained ties them while it loads" in draft.message
 
 
 def test_a_broken_group_behind_another_tie_is_not_warned_of() -> None:
@@ -125,7 +125,7 @@ def test_a_module_alias_is_warned_of_by_versions_that_miss_it() -> None:
     facts = placement(planned("accelerate", model, BIG, "sibling"), warns=("0.20-0.33",))
     draft = one(said(model, facts))
     assert draft.severity == "info"
-    assert "accelerate 0.20-0.33 log" in draft.message
+    assert "accelerate 0.20 to 0.33 log" in draft.message
     assert "ff_out and wte are one module, which accelerate before 0.34 does not see. The tie holds." in draft.message
 
 
@@ -140,7 +140,7 @@ def test_a_plain_untied_module_says_nothing() -> None:
 
 
 def test_an_undeclared_tie_that_stays_together_is_a_note() -> None:
-    model = shared_layers()
+    model = Sharing(config())
     draft = one(said(model, placement(*both(model))))
     assert draft.severity == "info"
     assert "knows only what is declared, and not a tie that the module has" in draft.message

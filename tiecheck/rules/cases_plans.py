@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from tiecheck.facts_placement import Placed, PlacedLoad, Placement, Plan, Proposal
 from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR
+from tiecheck.rules.plans import keyed
 
 MAP: dict[str, int | str] = {"model.embed_tokens": 0, "lm_head": 0, "model.layers": 1, "model.norm": 1}
 VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0", "given": ""}
@@ -27,11 +28,21 @@ def plan(
         tool=tool,
         version=VERSIONS[tool],
         strategy="map" if tool == "given" else "auto",
-        device_map=MAP,
+        device_map=_homes(groups[0]) if groups and groups[0].names == PAIR else MAP,
         placed=groups or (placed(),),
         used={"cuda:0": 8192, "cuda:1": 14656},
     )
     return plain._replace(**changes)
+
+
+def _homes(group: Placed) -> dict[str, int | str]:
+    """The map that puts the Llama's group where it is said to be."""
+    at = {
+        home: keyed(device)
+        for home, device in zip(("lm_head", "model.embed_tokens"), group.devices, strict=True)
+        if device
+    }
+    return {**{key: home for key, home in MAP.items() if key not in ("lm_head", "model.embed_tokens")}, **at}
 
 
 def placement(*plans: Plan, **changes: Any) -> Placement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.facts_placement import Crash, Placement, Plan
+from tiecheck.facts_placement import Crash, Placement
 from tiecheck.rules.plans import proposed
 from tiecheck.rules.wording import listed
 
@@ -28,38 +28,33 @@ def _owners(name: str) -> Iterator[str]:
 
 
 def why(crash: Crash) -> str:
-    """What the planner does wrong, in words that can stand after "raises ...: "."""
+    """What the planner does wrong, as sentences; empty where nothing is known beside what it raises."""
     names = listed(crash.names) if crash.names else "the tied names"
     taken = mistaken(crash.names)
     if crash.cause == "substring" and taken is not None:
         module, other = taken
-        owner = other.rpartition(".")[0]
         return (
-            f"it looks for {module + '.'!r} anywhere inside the tied names, finds it in {other!r}, and takes that for "
-            f"a part of {module}. {module} is placed alone, and when {owner} follows, the module that it is tied to is "
-            "no longer among those to place"
+            f" It looks for {module + '.'!r} anywhere inside the tied names, finds it in {other!r}, and takes that for "
+            f"a part of {module}: it places {module} alone, and finds it gone when {other.rpartition('.')[0]} is due."
         )
     if crash.cause == "sibling":
         return (
-            f"{names} are one module under several paths, and named_children() lists a module once. The planner looks "
-            "for the other path among the modules to place, where it never was"
+            f" {names} are one module under several paths, of which named_children() lists the first: the planner "
+            "looks for the other among the modules to place, where it never was."
         )
     if crash.cause == "root":
         return (
-            f"of {names} at least one is a parameter of the model itself or of a module that was taken apart. The "
-            "planner looks for a module that holds the tied name, and the parameter stands there by itself"
+            f" It looks for the module that holds each of {names}, and one of them is a parameter of the model itself, "
+            "or of a module that was taken apart: it is placed by itself, without a module."
         )
     at = f" while it placed {crash.module}" if crash.module else ""
     if crash.names and crash.error.startswith("IndexError"):
-        return f"the module of one of {names} was no longer among those to place{at}"
-    return f"this came up{at}" + (f", over {names}" if crash.names else "")
+        return f" The module of one of {names} was no longer among those to place{at}."
+    return f" It came up{at}{f', over {names}' if crash.names else ''}." if at or crash.names else ""
 
 
-def mend(crash: Crash, plan: Plan, placement: Placement) -> str:
+def mend(crash: Crash, placement: Placement) -> str:
     """What works with this release: a map that was made elsewhere, and the change of the class for this cause."""
-    if crash.cause == "other":
-        return proposed(placement, crash.names) or f"{plan.tool} says why. A device_map that is given needs no planner."
-    changed = _change(crash)
     said = proposed(placement, crash.names)
     known = placement.proposal.device_map if placement.proposal else {}
     if not known:
@@ -68,17 +63,20 @@ def mend(crash: Crash, plan: Plan, placement: Placement) -> str:
     alias = ""
     if crash.cause == "sibling" and len(known) > 1:
         alias = " accelerate then warns that the key of the second path matches no submodule, which is harmless."
-    return f"{said}{alias} Or change the class: {changed}."
+    return f"{said}{alias}{_change(crash)}"
 
 
 def _change(crash: Crash) -> str:
-    if crash.cause == "substring":
-        taken = mistaken(crash.names)
-        if taken is not None:
-            module, other = taken
-            first = other.rpartition(".")[0] or other
-            return f"register {first} before {module} in __init__, or give one a name that does not end like the other"
-        return "rename the modules so that no name is the end of another"
-    if crash.cause == "sibling":
-        return "give the second path a layer of its own and assign the weight to it, instead of the module"
-    return "keep at most one of the tied parameters on the model itself, and the others in submodules"
+    """What to change in the class, where that helps."""
+    taken = mistaken(crash.names)
+    if crash.cause == "substring" and taken is not None:
+        module, other = taken
+        first = other.rpartition(".")[0] or other
+        how = f"register {first} before {module} in __init__, or give one a name that does not end like the other"
+    elif crash.cause == "sibling":
+        how = "give the second path a layer of its own and assign the weight to it, instead of the module"
+    elif crash.cause == "root":
+        how = "keep at most one of the tied parameters on the model itself, and the others in submodules"
+    else:
+        return ""
+    return f" Or change the class: {how}."

@@ -11,7 +11,7 @@ from tiecheck.facts_placement import Double, Placed, Placement, Plan
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.doubles import allow, counts, more, moved, worse
 from tiecheck.rules.plans import aside, hurt, separated, severity, title, unfollowed, where
-from tiecheck.rules.splits import APART, MIXED, one, places, put, splits, then, together, twice
+from tiecheck.rules.splits import APART, MIXED, follows, one, places, put, splits, together, told
 from tiecheck.rules.wording import listed, size
 
 
@@ -25,10 +25,11 @@ class TiedGroupSplit(Rule):
 
     ## Why it is bad
     One tensor cannot lie on two devices. With two GPUs, accelerate's `dispatch_model` (1.15), which `from_pretrained`
-    calls too, leaves it on one of them, and the first forward pass ends with "Expected all tensors to be on the same
-    device". With a GPU and `cpu` or `disk` a copy stays behind: the memory is taken twice, and after an update of one
-    copy the other still holds the old values. Only accelerate's `load_checkpoint_in_model`, and transformers about its
-    own plan, say so, in one warning. With `cpu` and `disk` transformers may raise (another rule speaks then).
+    calls too, leaves it on one of them, and the first forward pass through another of the modules ends with "Expected
+    all tensors to be on the same device". With a GPU and `cpu` or `disk` a copy stays behind: the memory is taken
+    twice, and after an update of one copy the other still holds the old values. Only accelerate's
+    `load_checkpoint_in_model`, and transformers about a plan of its own, say so, in one warning. With `cpu` and `disk`
+    transformers may raise (another rule speaks then).
 
     ## How to mend it
     Put every member on one device in the map. Where a planner cannot see the tie, give it the map instead of a
@@ -59,12 +60,13 @@ class TiedGroupSplit(Rule):
             (plan, group), *others = at
             plans = [one_plan for one_plan, _ in at]
             also = f" {' and '.join(title(plan) for plan, _ in others)} {splits(others)} it as well." if others else ""
+            why = f"{follows(plan, group, placement, live)}. {told(plan, group, placement, live)}{also}"
             yield Draft(
-                f"{put(plan)} {where(names, group.devices)}, and they are {one(group)}: {twice(group)}. "
-                f"{then(plan, group, placement, live)}{also}{unfollowed(plan, placement)}",
+                f"{put(plan)} {where(names, group.devices)}, and they are {one(group)}: {why}"
+                f"{unfollowed(plan, placement)}",
                 names,
                 places(at, placement),
-                together(plan, group, placement),
+                together(plan, group, placement, live),
                 severity=severity(plans, placement),
                 hurts=hurt(plans, names),
             )

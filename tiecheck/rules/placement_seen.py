@@ -12,7 +12,7 @@ from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.crashes import mend, why
 from tiecheck.rules.live import NOT_TIED
-from tiecheck.rules.plans import aside, hurt, proposed, severity, split, title, unfollowed, written
+from tiecheck.rules.plans import aside, hurt, proposed, severity, since, split, title, unfollowed, written
 from tiecheck.rules.unseen import NO_MODULE, hidden, strangers, undeclared, warned
 from tiecheck.rules.wording import listed
 
@@ -107,12 +107,12 @@ class PlannerWillCrash(Rule):
             plans = [one for one, _ in at]
             tools = " and ".join(f"{one.tool} {one.version}" for one in plans)
             verb = "raises" if not others else "raise"
-            known = f" So do {listed(crash.versions)}." if crash.versions and crash.cause != "other" else ""
+            known = f" {plan.tool} {since(crash.versions)} does so." if crash.versions else ""
             yield Draft(
-                f"The planner of {tools} {verb} {crash.error}: {why(crash)}.{known}{unfollowed(plan, placement)}",
+                f'The planner of {tools} {verb} "{crash.error}".{why(crash)}{known}{unfollowed(plan, placement)}',
                 names or (crash.module or "the model",),
                 tuple(_raises(one, other, "related" if i else "primary") for i, (one, other) in enumerate(at)),
-                mend(crash, plan, placement),
+                mend(crash, placement),
                 severity=severity(plans, placement),
                 hurts=hurt(plans, names),
             )
@@ -217,7 +217,7 @@ def _outcomes(seeds: Seeds) -> str:
     """What came out of how many seeds."""
     parts = [f"{seeds.tried} seeds gave {seeds.maps} different map{'' if seeds.maps == 1 else 's'}"]
     if seeds.splits:
-        parts.append(f"{seeds.splits} of them split a tie")
+        parts.append(f"under {seeds.splits} a tie is split")
     if seeds.crashes:
         parts.append(f"under {seeds.crashes} the planner raises")
     return ", ".join(parts)
@@ -226,7 +226,8 @@ def _outcomes(seeds: Seeds) -> str:
 def _moving(seeds: Seeds) -> str:
     if not seeds.moving:
         return ""
-    return f" {listed(seeds.moving)} {'stands' if len(seeds.moving) == 1 else 'stand'} now here, now there."
+    stand = "stands" if len(seeds.moving) == 1 else "stand"
+    return f" {listed(seeds.moving)} {stand} on another device from one process to the next."
 
 
 def _wavering(plan: Plan, seeds: Seeds) -> tuple[str, ...]:
@@ -242,5 +243,5 @@ def _fixed(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
     said = proposed(placement, names) if placement.proposal and placement.proposal.device_map else None
     if said is None and plan.device_map and not any(split(group) for group in plan.placed):
         said = f"Pass the map of this run: device_map={written(plan.device_map, names)}."
-    seed = "PYTHONHASHSEED=0 in the environment makes every process plan alike, whichever map that is."
-    return f"{said} Or: {seed}" if said else seed
+    seed = "et PYTHONHASHSEED=0 in the environment: then every process plans alike, whatever the plan."
+    return f"{said} Or s{seed}" if said else f"S{seed}"

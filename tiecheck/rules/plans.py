@@ -148,6 +148,22 @@ def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) ->
     return f"{{{entries}...}} ({len(device_map)} entries, all of them in the JSON report)"
 
 
+def declaring(names: tuple[str, ...]) -> str:
+    """How a class declares a tie, as the beginning of a sentence."""
+    pairs = ", ".join(f'"{name}": "{names[-1]}"' for name in names[:-1][:3])
+    return f"Add {pairs} to the class's _tied_weights_keys, with config.tie_word_embeddings true"
+
+
+def since(versions: tuple[str, ...]) -> str:
+    """Ranges of versions in words: `0.34-` is `0.34 and later`, `0.20-0.33` is `0.20 to 0.33`."""
+    ends = [version.partition("-") for version in versions]
+    return listed(
+        tuple(
+            f"{low} and later" if dash and not high else f"{low} to {high}" if high else low for low, dash, high in ends
+        )
+    )
+
+
 def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:
     """The map that keeps every tie together, or why there is none, as a sentence; None where none was made."""
     proposal = placement.proposal

@@ -8,7 +8,7 @@ from tiecheck.facts import TIED
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Placed, Placement, Plan
 from tiecheck.report import Location
-from tiecheck.rules.plans import device_of, key_of, loader, normal, proposed, title, where
+from tiecheck.rules.plans import declaring, device_of, key_of, loader, normal, proposed, title, where
 from tiecheck.rules.wording import listed, size
 
 APART = (
@@ -41,36 +41,41 @@ def one(group: Placed) -> str:
     return f"one tensor{of}" if group.kind in TIED else f"declared as one tensor{of}, which from_pretrained makes them"
 
 
-def twice(group: Placed) -> str:
+def loses(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
+    """Whether `from_pretrained` makes different parameters of a group, whatever the map: nobody declares it (5.23)."""
+    tool = plan.tool if plan.tool != "given" else loader(placement, live)
+    return tool == "transformers" and group.kind == "parameter" and not group.declared
+
+
+def follows(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
     """What comes of it, by the devices.
 
     Run with accelerate 1.15: `dispatch_model` moves each member, ties them again to the first by name that is not
     offloaded, and sends the inputs of each module to the device of the map. A module that is offloaded to the CPU or
     to disk keeps a copy there, which is read again in each forward pass.
     """
+    places = len({device for device in group.devices if device})
+    if loses(plan, group, placement, live):
+        return f"nobody declares that, so from_pretrained makes {places} parameters of them, one on each device"
     computing = {device for device in group.devices if device and device not in OFFLOADED}
     if len(computing) > 1:
         kept = next(device for device in group.devices if device in computing)
-        return (
-            f"accelerate's dispatch_model, which from_pretrained calls too, leaves it on {kept} alone, and the first "
-            f'forward pass through another of these modules raises "{MIXED[:50]}"'
-        )
-    number = len({device for device in group.devices if device})
-    more = f", {size(group.nbytes * (number - 1))} more than a tie takes" if group.nbytes is not None else ""
-    return f"it is held in {number} places{more}, and an update of one copy does not reach the other"
+        return f'dispatch_model leaves it on {kept} alone, and forward raises "{MIXED[:53]}"'
+    more = f", {size(group.nbytes * (places - 1))} more than a tie takes" if group.nbytes is not None else ""
+    return f"it is held in {places} places{more}, and an update of one copy does not reach the other"
 
 
-def then(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
+def told(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
     """Why the planner split it, and who says so at the load."""
-    why = ""
-    if plan.tool == "transformers" and not group.seen:
-        why = "transformers plans from declarations alone, and nobody declares this tie. "
-    elif plan.tool == "accelerate" and not group.seen:
-        why = f"accelerate {plan.version} does not see this tie. "
-    logs = f'logs "{APART[:41]}" and goes on'
-    if plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate"):
-        return f"{why}load_checkpoint_and_dispatch {logs}; dispatch_model says nothing."
-    return f"{why}from_pretrained {logs if plan.tool == 'transformers' and group.seen else 'says nothing of it'}."
+    by_accelerate = plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate")
+    blind = f"{plan.tool} {plan.version} does not see this tie. " if plan.tool != "given" and not group.seen else ""
+    if plan.tool == "transformers" and not group.seen and not group.declared:
+        blind = "transformers plans from declarations alone and does not see this tie. "
+    if by_accelerate:
+        return f'{blind}Only load_checkpoint_and_dispatch warns ("{APART[:40]}"), dispatch_model does not.'
+    if plan.tool == "transformers" and group.seen:
+        return f'{blind}from_pretrained warns ("{APART[:40]}") and goes on.'
+    return f"{blind}from_pretrained does not warn."
 
 
 def places(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Location, ...]:
@@ -85,17 +90,19 @@ def places(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Locatio
     return tuple(found)
 
 
-def together(plan: Plan, group: Placed, placement: Placement) -> str:
+def together(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
     """The map that keeps the group together: the few keys to change in a given one, or the proposal."""
+    declare = ""
+    if loses(plan, group, placement, live):
+        declare = f"{declaring(group.names)}: then from_pretrained ties them and its planner keeps them together. "
     proposal = placement.proposal
     if plan.tool == "given":
         target = proposal.device_map if proposal else {}
         changed = {k: v for k, v in target.items() if k in plan.device_map and normal(v) != normal(plan.device_map[k])}
         if changed and target.keys() == plan.device_map.keys():
-            return "In the map, " + ", ".join(f"set {key!r} to {device!r}" for key, device in changed.items()) + "."
+            return f"{declare}In the map, " + ", ".join(f"set {k!r} to {v!r}" for k, v in changed.items()) + "."
     said = proposed(placement, group.names)
-    if said is not None:
-        return said
-    homes = dict.fromkeys(name.rpartition(".")[0] for name in group.names)
-    to = device_of(group.names[-1], plan.device_map)
-    return f"Give {listed(tuple(repr(home) for home in homes))} one device in the map, {to!r} for instance."
+    if said is None:
+        homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
+        said = f"Give {homes} one device in the map, {device_of(group.names[-1], plan.device_map)!r} for instance."
+    return f"{declare}{said}"

@@ -12,7 +12,7 @@ from tiecheck.report import Location
 from tiecheck.rules.base import Draft
 from tiecheck.rules.claims import retie
 from tiecheck.rules.live import NOT_TIED
-from tiecheck.rules.plans import binds, broken, hurt, loader, split, title
+from tiecheck.rules.plans import binds, broken, declaring, hurt, loader, since, split, title
 from tiecheck.rules.wording import listed, size
 
 NO_MODULE = "The following device_map keys do not match any submodules in the model: "
@@ -27,13 +27,13 @@ def warned(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     ours = next((plan for plan in placement.plans if NOT_TIED in plan.logged), None)
     if ours is None and not placement.warns:
         return
-    versions = f"accelerate {ours.version}" if ours else f"accelerate {' and '.join(placement.warns)}"
+    versions = f"accelerate {ours.version}" if ours else f"accelerate {since(placement.warns)}"
     says = f'{versions} {"logs" if ours else "log"} "The model weights are not tied"'
     apart = broken(live)
     if apart and ours is None:
         return  # hidden() tells what the installed one does not
     if apart:
-        yield _untied(f"{says}, and that is so", apart, placement, live)
+        yield _untied(f"{says}, and it is right", apart, placement, live)
         return
     why, names = _harmless(live)
     yield Draft(
@@ -55,7 +55,7 @@ def hidden(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     if not apart or plan is None or NOT_TIED in plan.logged or found is None or live.library is None:
         return
     says = f"accelerate {plan.version} warns of nothing here, since it finds another tie ({listed(found.names)})"
-    yield _untied(f"{says}: it warns only where there is none at all. But", apart, placement, live)
+    yield _untied(f"{says}: it warns only where there is none at all", apart, placement, live)
 
 
 def _untied(says: str, apart: tuple[tuple[str, ...], ...], placement: Placement, live: LiveModel) -> Draft:
@@ -64,12 +64,12 @@ def _untied(says: str, apart: tuple[tuple[str, ...], ...], placement: Placement,
     what = f"{listed(names)} are declared as one tensor and are {'two' if len(names) == 2 else 'several'}"
     places = (Location(live.class_name, None, None, "primary", f"{names[0]} is not {names[-1]}"),)
     if loader(placement, live) == "transformers":
-        message = f"{says}: {what}. It is harmless: from_pretrained ties them while it loads, and plans by itself."
+        message = f"{says}. {what}, which is harmless: from_pretrained ties them while it loads, and plans by itself."
         return Draft(message, names, places, "Nothing has to be done with from_pretrained.", severity="info")
     sizes = {group.names: _again(group) for plan in placement.plans for group in plan.placed if group.names in apart}
     more = f" They take {size(sum(sizes.values()))} more than tied." if any(sizes.values()) else ""
     mends = "; ".join(retie(claim, live) for claim in live.declared if claim.names in apart)
-    message = f"{says}: {what}. accelerate plans, loads and moves them as different tensors, and ties nothing.{more}"
+    message = f"{says}. {what}: accelerate plans, loads and moves them as different tensors, and ties nothing.{more}"
     plans = tuple(plan for plan in placement.plans if plan.tool == "accelerate")
     return Draft(message, names, places, f"Before the plan is made: {mends}.", hurts=hurt(plans, names) or None)
 
@@ -131,8 +131,7 @@ def _unheard(plan: Plan, groups: list[Placed]) -> Draft:
         f"{'it' if len(groups) == 1 else 'them'} together all the same; with less memory it may not.{apart}",
         names,
         (Location(f"transformers {plan.version}", None, None, "primary", f"{first.names[0]}: not declared"),),
-        f'Declare it in the class ({{"{first.names[0]}": "{first.names[-1]}"}} in _tied_weights_keys), or keep the map '
-        "that was made here.",
+        f"{declaring(first.names)}; or keep the map that was made here.",
         severity=None if large else "info",
         hurts=hurt((plan,), names) if large else None,
     )
