@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tiecheck.facts import Unknown
-from tiecheck.facts_live import LiveModel
+from tiecheck.facts_live import Alias, LiveModel
 from tiecheck.facts_placement import Double, Placed, Placement, Plan
+from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.doubles import allow, counts, more, moved, worse
 from tiecheck.rules.plans import aside, hurt, separated, severity, title, unfollowed, where
-from tiecheck.rules.splits import APART, MIXED, follows, one, places, put, splits, together, told
+from tiecheck.rules.splits import APART, MIXED, follows, once, one, places, put, splits, together, told
 from tiecheck.rules.wording import listed, size
 
 
@@ -29,7 +30,8 @@ class TiedGroupSplit(Rule):
     all tensors to be on the same device". With a GPU and `cpu` or `disk` a copy stays behind: the memory is taken
     twice, and after an update of one copy the other still holds the old values. Only accelerate's
     `load_checkpoint_in_model`, and transformers about a plan of its own, say so, in one warning. With `cpu` and `disk`
-    transformers may raise (another rule speaks then).
+    transformers may raise (another rule speaks then). One module under two paths of one parent is placed once, and a
+    note.
 
     ## How to mend it
     Put every member on one device in the map. Where a planner cannot see the tie, give it the map instead of a
@@ -58,6 +60,9 @@ class TiedGroupSplit(Rule):
                 found.setdefault(group.names, []).append((plan, group))
         for names, at in found.items():
             (plan, group), *others = at
+            if once(group, live):
+                yield _placed_once(plan, group, places(at, placement))
+                continue
             plans = [one_plan for one_plan, _ in at]
             also = f" {' and '.join(title(plan) for plan, _ in others)} {splits(others)} it as well." if others else ""
             why = f"{follows(plan, group, placement, live)}. {told(plan, group, placement, live)}{also}"
@@ -97,6 +102,12 @@ class TiedGroupSplit(Rule):
         own = apart._replace(declared=False, seen=False)
         yield Case("nobody declares it", facts(plan("transformers", own)), finds=("error",))
         yield Case("a plain module", facts(plan("accelerate", apart), of=plain), finds=("error",))
+        alias = live(
+            aliases=(Alias(("lm_head", "model.embed_tokens"), 2, "Embedding", siblings=True, names=apart.names),)
+        )
+        module = plan("given", apart._replace(kind="module"))
+        yield Case("one module among siblings, placed once", facts(module, of=alias), finds=("info",))
+        yield Case("one module under two parents", facts(module), finds=("error",))
         yield Case("together", facts())
         yield Case("0 and cuda:0 are one device", facts(plan("given", placed("cuda:0", "cuda:0"))))
         yield Case("two names on disk", facts(plan("given", placed("disk", "disk"))))
@@ -106,6 +117,18 @@ class TiedGroupSplit(Rule):
         yield Case("stored apart, loaded apart", facts(plan("transformers", untied), of=stored))
         yield Case("unknown is no tie", facts(plan("given", apart._replace(kind="unknown"))))
         yield Case("a name that the map does not place", facts(plan("given", placed(None, "cuda:0"))))
+
+
+def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> Draft:
+    """The note on an alias among siblings: the map says two devices, and the module has one."""
+    return Draft(
+        f"{put(plan)} {where(group.names, group.devices)}, and they are one module under several paths of one parent: "
+        "it is placed once, as the path that was registered first says, and the key of the other does nothing.",
+        group.names,
+        evidence,
+        "Nothing has to be done; give all its paths one device, so that the map says what happens.",
+        severity="info",
+    )
 
 
 class TiedMemoryCountedTwice(Rule):

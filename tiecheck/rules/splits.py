@@ -41,6 +41,15 @@ def one(group: Placed) -> str:
     return f"one tensor{of}" if group.kind in TIED else f"declared as one tensor{of}, which from_pretrained makes them"
 
 
+def once(group: Placed, live: LiveModel) -> bool:
+    """Whether the names are one module under several paths of one parent, which is placed once whatever the map says.
+
+    accelerate 1.15 walks `named_children()`, which lists it under its first path: the key of the other does nothing.
+    Under two parents it is placed twice, and its inputs are sent to another device than its weight.
+    """
+    return group.kind == "module" and any(a.siblings and set(group.names) <= set(a.names) for a in live.aliases)
+
+
 def loses(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
     """Whether `from_pretrained` makes different parameters of a group, whatever the map: nobody declares it (5.23)."""
     tool = plan.tool if plan.tool != "given" else loader(placement, live)
@@ -60,7 +69,8 @@ def follows(plan: Plan, group: Placed, placement: Placement, live: LiveModel) ->
     computing = {device for device in group.devices if device and device not in OFFLOADED}
     if len(computing) > 1:
         kept = next(device for device in group.devices if device in computing)
-        return f'dispatch_model leaves it on {kept} alone, and forward raises "{MIXED[:53]}"'
+        alone = "one of them" if group.kind == "module" else kept
+        return f'dispatch_model leaves it on {alone} alone, and forward raises "{MIXED.partition(",")[0]}"'
     more = f", {size(group.nbytes * (places - 1))} more than a tie takes" if group.nbytes is not None else ""
     return f"it is held in {places} places{more}, and an update of one copy does not reach the other"
 
@@ -72,9 +82,9 @@ def told(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> st
     if plan.tool == "transformers" and not group.seen and not group.declared:
         blind = "transformers plans from declarations alone and does not see this tie. "
     if by_accelerate:
-        return f'{blind}Only load_checkpoint_and_dispatch warns ("{APART[:40]}"), dispatch_model does not.'
+        return f'{blind}Only load_checkpoint_and_dispatch warns ("{APART.partition(":")[0]}"), dispatch_model does not.'
     if plan.tool == "transformers" and group.seen:
-        return f'{blind}from_pretrained warns ("{APART[:40]}") and goes on.'
+        return f'{blind}from_pretrained warns ("{APART.partition(":")[0]}") and goes on.'
     return f"{blind}from_pretrained does not warn."
 
 
@@ -95,6 +105,8 @@ def together(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -
     declare = ""
     if loses(plan, group, placement, live):
         declare = f"{declaring(group.names)}: then from_pretrained ties them and its planner keeps them together. "
+        if plan.tool != "given":
+            return declare.strip()
     proposal = placement.proposal
     if plan.tool == "given":
         target = proposal.device_map if proposal else {}
