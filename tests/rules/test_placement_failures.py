@@ -230,7 +230,7 @@ def test_transformers_splits_a_tie_that_nobody_declares() -> None:
     assert draft.names == ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
     first, second = draft.names
     assert f"puts {first} on cuda:1 and {second} on cuda:2" in draft.message
-    assert "nobody declares that, so from_pretrained makes 2 parameters of them, one on each device" in draft.message
+    assert "no class declares that, so from_pretrained makes 2 parameters of them, one on each device" in draft.message
     assert "transformers plans from declarations alone and does not see this tie" in draft.message
     assert draft.hurts is not None
     assert [view.title for view in draft.hurts] == ["transformers 5"]

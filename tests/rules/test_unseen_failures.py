@@ -143,8 +143,9 @@ def test_an_undeclared_tie_that_stays_together_is_a_note() -> None:
     model = Sharing(config())
     draft = one(said(model, placement(*both(model))))
     assert draft.severity == "info"
+    assert draft.help.startswith('Add "model.layers.0.mlp.up_proj.weight": "model.layers.1.mlp.up_proj.weight" to')
     assert "knows only what is declared, and not a tie that the module has" in draft.message
-    assert "keeps it together all the same" in draft.message
+    assert "from_pretrained too ties only what is declared: it makes parameters apart" in draft.message
 
 
 def test_keys_of_a_map_that_match_no_submodule() -> None:

@@ -54,6 +54,8 @@ def _hidden() -> Iterator[Case]:
     broken = live(ties=(tie(*SHARED),), declared=(declared("separate"),))
     yield Case("a broken head behind another tie", _facts(plan("accelerate"), of=broken), finds=("warning",))
     yield Case("which from_pretrained ties", _facts(plan(), plan("accelerate"), of=broken), finds=("info",))
+    contract = broken._replace(declared=(declared("separate", by=("tiecheck.toml",)),))
+    yield Case("a group of the user's contract, of which no tool hears", _facts(plan("accelerate"), of=contract))
     plain = broken._replace(library=None)
     yield Case("a plain module: accelerate never warns", _facts(plan("accelerate"), of=plain))
     alone = broken._replace(ties=())

@@ -113,6 +113,8 @@ class TiedGroupSplit(Rule):
         yield Case("two names on disk", facts(plan("given", placed("disk", "disk"))))
         yield Case("untied, and nobody says otherwise", facts(plan("given", untied._replace(declared=False))))
         yield Case("accelerate ties nothing", facts(plan("accelerate", untied), of=late))
+        own_word = late._replace(declared=(declared("separate", by=("tiecheck.toml",)),))
+        yield Case("declared by the user's contract alone", facts(plan("transformers", untied), of=own_word))
         stored = late._replace(declared=(declared("separate", stored="separate"),))
         yield Case("stored apart, loaded apart", facts(plan("transformers", untied), of=stored))
         yield Case("unknown is no tie", facts(plan("given", apart._replace(kind="unknown"))))

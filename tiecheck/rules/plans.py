@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tiecheck.facts import TIED, UNTIED, LoaderView
-from tiecheck.facts_live import LiveModel
+from tiecheck.facts_live import DeclaredTie, LiveModel
 from tiecheck.facts_placement import Device, Placed, Placement, Plan
 from tiecheck.report import Severity
 from tiecheck.rules.wording import listed, size
@@ -71,8 +71,20 @@ def _range(version: str) -> str:
 
 
 def broken(live: LiveModel) -> tuple[tuple[str, ...], ...]:
-    """The declared groups that are different parameters and are not stored apart either."""
-    return tuple(claim.names for claim in live.declared if claim.kind in UNTIED and claim.stored != "separate")
+    """The groups that a class declares, that are different parameters, and that are not stored apart either.
+
+    A group of the user's own contract is none of them: no tool hears of it, and no load ties it.
+    """
+    return tuple(
+        claim.names
+        for claim in live.declared
+        if claim.kind in UNTIED and claim.stored != "separate" and by_class(claim)
+    )
+
+
+def by_class(claim: DeclaredTie) -> bool:
+    """Whether a class of transformers declares a group, so that `from_pretrained` and `tie_weights` tie it."""
+    return any(word.endswith("._tied_weights_keys") for word in claim.by)
 
 
 def binds(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
@@ -171,6 +183,8 @@ def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:
         return None
     if proposal.device_map:
         needs = ", ".join(f"{size(nbytes)} on {device}" for device, nbytes in proposal.used.items())
-        return f"Pass device_map={written(proposal.device_map, names)}: it keeps every tie together and puts {needs}."
+        limit = f" ({proposal.reason})" if proposal.reason else ""
+        shown = written(proposal.device_map, names)
+        return f"Pass device_map={shown}: it keeps every tie together and puts {needs}{limit}."
     lacks = f" {size(proposal.lacks)} are missing: raise max_memory by that, or free it." if proposal.lacks else ""
     return f"No map keeps every tie together: {proposal.reason or 'none fits'}.{lacks}"

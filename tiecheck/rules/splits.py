@@ -8,7 +8,7 @@ from tiecheck.facts import TIED
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Placed, Placement, Plan
 from tiecheck.report import Location
-from tiecheck.rules.plans import declaring, device_of, key_of, loader, normal, proposed, title, where
+from tiecheck.rules.plans import by_class, declaring, device_of, key_of, loader, normal, proposed, title, where
 from tiecheck.rules.wording import listed, size
 
 APART = (
@@ -51,9 +51,10 @@ def once(group: Placed, live: LiveModel) -> bool:
 
 
 def loses(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
-    """Whether `from_pretrained` makes different parameters of a group, whatever the map: nobody declares it (5.23)."""
+    """Whether `from_pretrained` (5.23) makes different parameters of a group by any map: no class declares it."""
     tool = plan.tool if plan.tool != "given" else loader(placement, live)
-    return tool == "transformers" and group.kind == "parameter" and not group.declared
+    said = any(by_class(claim) and len(set(claim.names) & set(group.names)) > 1 for claim in live.declared)
+    return tool == "transformers" and group.kind == "parameter" and not (group.declared and said)
 
 
 def follows(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
@@ -65,7 +66,7 @@ def follows(plan: Plan, group: Placed, placement: Placement, live: LiveModel) ->
     """
     places = len({device for device in group.devices if device})
     if loses(plan, group, placement, live):
-        return f"nobody declares that, so from_pretrained makes {places} parameters of them, one on each device"
+        return f"no class declares that, so from_pretrained makes {places} parameters of them, one on each device"
     computing = {device for device in group.devices if device and device not in OFFLOADED}
     if len(computing) > 1:
         kept = next(device for device in group.devices if device in computing)

@@ -126,12 +126,16 @@ def _unheard(plan: Plan, groups: list[Placed]) -> Draft:
     over = min(sum(plan.counted.values()) - sum(plan.used.values()), sum(_again(group) for group in groups))
     large = over > 0 and over >= LARGE * sum(plan.used.values())
     apart = f" It counts {size(over)} for them that nothing takes." if large else ""
+    them = "it" if len(groups) == 1 else "them"
+    kept = f"keeps {them} together all the same; with less memory it may not"
+    if any(group.kind == "parameter" for group in groups):
+        kept = f"keeps {them} together, but from_pretrained too ties only what is declared: it makes parameters apart"
     return Draft(
-        f"{title(plan)} knows only what is declared, and not {ties} that the module has ({which}). The map keeps "
-        f"{'it' if len(groups) == 1 else 'them'} together all the same; with less memory it may not.{apart}",
+        f"{title(plan)} knows only what is declared, and not {ties} that the module has ({which}). "
+        f"The map {kept}.{apart}",
         names,
         (Location(f"transformers {plan.version}", None, None, "primary", f"{first.names[0]}: not declared"),),
-        f"{declaring(first.names)}; or keep the map that was made here.",
+        f"{declaring(first.names)}.",
         severity=None if large else "info",
         hurts=hurt((plan,), names) if large else None,
     )
