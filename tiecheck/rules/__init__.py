@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GROUPS: tuple[str, ...] = ("groups",)
 LIVE: tuple[str, ...] = ("live",)
+PLACEMENT: tuple[str, ...] = ("placement",)
 FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
     "1": (
         dict.fromkeys(("stored", "copies", "flags", "names", "shapes"), GROUPS),
@@ -33,6 +34,7 @@ FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
         | {"live_keys": ("keys",)},
         "The live model",
     ),
+    "5": (dict.fromkeys(("placement", "placement_seen"), PLACEMENT), "Placement and sharding"),
     "7": ({"training": ("scale",)}, "Training"),
 }
 """First digit -> the family's files, each with the facts of which its rules need one at least, and its title."""
