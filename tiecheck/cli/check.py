@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tiecheck.cli.placing import Grouped, placing_options, settle_placing
 from tiecheck.cli.settings import config_options, settle
 from tiecheck.config import Config
 from tiecheck.errors import UsageError
@@ -24,7 +25,7 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
 
-@click.command("check", short_help="Judge models: which names are tied, how, and what is wrong.")
+@click.command("check", cls=Grouped, short_help="Judge models: which names are tied, how, and what is wrong.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--live", is_flag=True, help="Also build the class, on the meta device and without weights.")
 @click.option("--load", is_flag=True, help="Also load the weights. Implies --live.")
@@ -66,6 +67,7 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")
 @click.option("--offline/--no-offline", help="Fetch nothing: a hub model comes from the local cache, or not at all.")
+@placing_options
 @config_options
 @click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the evidence of targets that pass.")
@@ -77,7 +79,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
     model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run
-    unless --live, --load or --trust-remote-code asks for it. `module:attribute` and `file.py:attribute` run that code.
+    unless --live, --load, --trust-remote-code or --device-map asks for it. `module:attribute` and `file.py:attribute`
+    run that code.
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
@@ -86,7 +89,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:
-        settled = settle(options, targets)
+        settled = settle_placing(settle(options, targets))
         config = Config(**{field: settled[field] for field in Config._fields if field in settled})
         outputs = parse_outputs(formats, options["output_file"])
         with aside(config, targets):
