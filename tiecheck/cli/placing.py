@@ -60,7 +60,7 @@ class Grouped(click.Command):
         own: list[tuple[str, str]] = []
         others: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 (own if parameter.name in PLACING else others).append(record)
         for title, records in (("Options", others), ("Placement, the gate before device_map", own)):
