@@ -95,7 +95,9 @@ def _placing(given: dict[str, Any], path: str) -> dict[str, Any]:
         return {}
     from tiecheck.placing_options import read_placing
 
-    return read_placing(given, lambda field: field.replace("_", "-"), text=True, folder=os.path.dirname(path))
+    folder = os.path.relpath(os.path.dirname(path) or os.curdir)
+    folder = "" if folder == os.curdir else folder
+    return read_placing(given, lambda field: field.replace("_", "-"), text=True, folder=folder)
 
 
 def _known(table: dict[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, i
         key = _holder(device, size, place)
         if key in memory:
             raise UsageError(f"{place}: {shown(device)} is given memory twice")
-        memory[key] = parse_memory(size, f"{place} {key}")
+        memory[key] = parse_memory(size, f"{place}, {key}" if place.endswith("=") else f"{place} {key}")
     return memory
 
 
