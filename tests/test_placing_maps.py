@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers.integrations.accelerate import check_and_set_device_map
 
 from tiecheck.errors import UsageError
 from tiecheck.placing_maps import FILE_LIMIT, STRATEGIES, read_map, read_map_file
+from tiecheck.placing_words import devices_of
 
 MAP = {"model.embed_tokens": 0, "model.layers": "cuda:1", "model.norm": "cpu", "lm_head": "disk"}
 
@@ -164,3 +167,51 @@ def test_a_strategy_wins_over_a_file_of_that_name(tmp_path: Path, monkeypatch) -
     assert read_map("auto", text=True)[0] == "auto"
     assert read_map("cpu", text=True)[0] == {"": "cpu"}
     assert read_map_file("auto") == MAP
+
+
+def test_a_path_is_never_printed_raw(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "a\x1b[31m\u202e.json"
+    assert "cannot be read" in said(name)
+    for raw in (b"{", b"[]", b'{"a": 0, "a": 1}', b"version https://git-lfs"):
+        Path(name).write_bytes(raw)
+        assert r"a\x1b[31m\u202e.json" in said(name)
+    assert "no strategy" in said("a\x00b")
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["cpu", "cuda:1", "0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(value=values)
+def test_whatever_json_holds_is_a_map_or_one_sentence(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps(value))
+    try:
+        found = read_map_file(str(path))
+    except UsageError as error:
+        text = str(error)
+    else:
+        assert found == value
+        assert devices_of(found).keys() == found.keys()
+        return
+    assert text.isprintable()
+    assert text.startswith(str(path))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(raw=st.binary(max_size=40))
+def test_whatever_bytes_hold_is_a_map_or_one_sentence(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "map.json"
+    path.write_bytes(raw)
+    with pytest.raises(UsageError):
+        raise UsageError(str(read_map_file(str(path))))

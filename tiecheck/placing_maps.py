@@ -95,21 +95,23 @@ def read_map_file(path: str) -> Map:
     """
     from tiecheck.collect.files import parse_json, read_bytes
 
+    label = path if path.isprintable() else ascii(path)
+
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         held = dict(found)
         if len(held) < len(found):
-            seen: set[str] = set()
-            twice = next(key for key, _ in found if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise UsageError(f"{path} holds the key {shown(twice)} twice; which device counts?", path)
+            names = [name for name, _ in found]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UsageError(f"{label} holds the key {shown(twice)} twice; which device counts?", path)
         return held
 
     try:
-        found = parse_json(read_bytes(path, path, FILE_LIMIT), path, path, pairs=pairs)
+        found = parse_json(read_bytes(path, label, FILE_LIMIT), label, path, pairs=pairs)
     except TargetError as error:
-        raise UsageError(str(error), path) from error
+        raise UsageError(str(error) if str(error).isprintable() else ascii(str(error)), path) from error
     if isinstance(found, str) and found in STRATEGIES:
-        raise UsageError(f"{path} holds the strategy {shown(found)}, not a map; write --device-map {found}", path)
-    return _checked(found, path)
+        raise UsageError(f"{label} holds the strategy {shown(found)}, not a map; write --device-map {found}", path)
+    return _checked(found, label)
 
 
 def _checked(found: Any, place: str) -> Map:
