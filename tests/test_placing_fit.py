@@ -125,6 +125,25 @@ def test_a_key_that_is_misspelt_is_told_with_the_nearest() -> None:
     assert remark.isprintable()
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("transfomer.wte", "transformer.wte"),
+        ("transfomer.blocks.3.lin", "transformer.blocks.3.lin"),
+        ("transformer.blocks.3.lim", "transformer.blocks.3.lin"),
+        ("wte", "transformer.wte"),
+        ("transformer.wte.", None),
+        ("nothing", None),
+        ("blocks.1", "transformer.blocks.1"),
+    ],
+)
+def test_what_was_meant_by_a_key(key: str, meant: str | None) -> None:
+    names, modules, aliases = parts(Olmo(alias=False))
+    (remark,) = check_map({"": 0, key: 1}, names, modules, aliases)
+    assert ("did you mean" in remark) == (meant is not None)
+    assert meant is None or f"did you mean {meant!r}?" in remark
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausalLM]:
     """A tiny tied Llama of twelve layers, saved."""
@@ -181,7 +200,10 @@ def test_transformers_takes_a_key_for_the_beginning_of_a_name(llama) -> None:
         "model.layers.11.mlp.up_proj.weight": "disk"
     }
     (remark,) = check_map(device_map, names, modules, aliases, loader="transformers")
-    assert "takes the key 'model.layers.1' for the beginning of names, and loads 'model.layers.10." in remark
+    assert remark == (
+        "device_map: transformers 5.23 takes the key 'model.layers.1' for the beginning of names, and loads "
+        "'model.layers.10', 'model.layers.11' to disk as well; give each a key"
+    )
     assert check_map(device_map, names, modules, aliases) == (), "accelerate does not"
 
 

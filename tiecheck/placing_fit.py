@@ -112,12 +112,27 @@ def _odd_keys(
     if kinds["tensor"]:
         yield f"{_listed(kinds['tensor'], {})}, of tensors and not of modules: {WARNS}, and follows them"
     if kinds["nothing"]:
-        import difflib
-
-        first = kinds["nothing"][0]
-        near = difflib.get_close_matches(first, [*modules, *alias_paths], n=1)
-        hint = f" (for {shown(first)}, did you mean {shown(near[0])}?)" if near else ""
+        near = _nearest(kinds["nothing"][0], modules | alias_paths.keys())
+        hint = f" (for {shown(kinds['nothing'][0])}, did you mean {shown(near)}?)" if near else ""
         yield f"{_listed(kinds['nothing'], {})}, which the model does not have{hint}"
+
+
+def _nearest(key: str, paths: set[str]) -> str | None:
+    """The module that was meant by a key: one that ends in it, or the same with its first wrong part mended."""
+    import difflib
+
+    ends = min((path for path in paths if path.endswith(f".{key}")), default=None)
+    if ends is not None:
+        return ends
+    parts = key.split(".")
+    right = next(i for i in range(len(parts)) if ".".join(parts[: i + 1]) not in paths)
+    head = "".join(f"{part}." for part in parts[:right])
+    beside = {path[len(head) :] for path in paths if path.startswith(head) and "." not in path[len(head) :]}
+    near = difflib.get_close_matches(parts[right], sorted(beside), n=1)
+    if not near:
+        return None
+    whole = ".".join([head + near[0], *parts[right + 1 :]])
+    return whole if whole in paths else head + near[0]
 
 
 def transformers_key(name: str, keys: Collection[str]) -> str | None:
@@ -138,7 +153,7 @@ def transformers_key(name: str, keys: Collection[str]) -> str | None:
     return "" if "" in keys else None
 
 
-def _taken(device_map: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[str]:
     """Tensors that transformers would load to the device of another module."""
     taken: dict[str, list[str]] = {}
     for name in names:
@@ -147,9 +162,10 @@ def _taken(device_map: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]
         if key is not None and key not in above(name) and key and device_map[key] != device_map.get(own):
             taken.setdefault(key, []).append(name)
     for key, held in taken.items():
+        modules = _modules_of(held, set(names).difference(held))
         yield (
             f"transformers 5.23 takes the key {shown(key)} for the beginning of names, and loads "
-            f"{_listed(held, {})} to {device_map[key]} as well; give their modules keys of their own"
+            f"{_listed(modules, {})} to {device_map[key]} as well; give each a key"
         )
 
 

@@ -7,6 +7,7 @@ A word means what transformers 5.23 `check_and_set_device_map` takes it for. Whe
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,8 +101,8 @@ def read_map_file(path: str) -> Map:
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         held = dict(found)
         if len(held) < len(found):
-            names = [name for name, _ in found]
-            twice = next(name for name in names if names.count(name) > 1)
+            counts = Counter(name for name, _ in found)
+            twice = next(name for name, count in counts.items() if count > 1)
             raise UsageError(f"{label} holds the key {shown(twice)} twice; which device counts?", path)
         return held
 
