@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tiecheck.cli.check import command
-from tiecheck.cli.placing import OPTIONS
+from tiecheck.config import PLACING
 from tiecheck.placing_maps import STRATEGIES, read_map
 from tiecheck.placing_words import parse_memories
 from tiecheck.render import Style, parse_outputs
@@ -74,7 +74,7 @@ def test_the_file_of_the_page_is_a_map(tmp_path: Path) -> None:
 
 def test_every_option_is_on_the_page() -> None:
     rows = re.findall(r"^\| `(--[\w-]+)", PAGE, re.MULTILINE)
-    assert rows == [name for name, _ in OPTIONS]
+    assert rows == [f"--{field.replace('_', '-')}" for field in PLACING[:-1]]
 
 
 def test_the_sample_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
