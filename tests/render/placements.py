@@ -131,7 +131,7 @@ CRASH = Placement(
     proposal=Proposal({EVIL: 0, "モデル😀": "cpu", 'a"b\\': "disk"}, {"cuda:0": 96}, 0, "it is not balanced"),
 )
 NONE = Placement(
-    strategy="cpu",
+    strategy="map",
     origin="--device-map",
     memory=None,
     plans=(Plan(tool="given", version="", strategy="map", device_map={"": "cpu"}, used={"cpu": 96}),),

@@ -152,7 +152,7 @@ def test_a_model_without_a_group() -> None:
     assert (
         text_of(NONE)
         == """\
-    placement: cpu, by --device-map
+    placement: a given map, by --device-map
         the given map: there is no tie group that it could split
           memory: cpu 96 bytes
 """
