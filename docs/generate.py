@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import types
+from collections.abc import Mapping
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import click
 from click.testing import CliRunner
 
-import tiecheck.report
+import tiecheck.facts_placement
 from tiecheck.cli import COMMANDS, cli
 from tiecheck.peers.loaders import MODULES, loaders_of
 from tiecheck.render.json import INTERNAL, SCHEMA
@@ -109,16 +110,19 @@ def type_schema(hint: Any) -> dict[str, Any]:
         return {"anyOf": [type_schema(argument) for argument in arguments]}
     if origin is tuple:
         return {"type": "array", "items": type_schema(arguments[0])}
-    documents = field_documents(hint.__name__)
-    hints = {name: kind for name, kind in get_type_hints(hint).items() if name not in INTERNAL}
+    if origin is Mapping:  # JSON has no keys but texts
+        return {"type": "object", "additionalProperties": type_schema(arguments[1])}
+    documents = field_documents(hint)
+    lazy = vars(tiecheck.facts_placement)  # what the report imports for a type checker alone
+    hints = {name: kind for name, kind in get_type_hints(hint, localns=lazy).items() if name not in INTERNAL}
     described = {name: type_schema(kind) | {"description": documents[name]} for name, kind in hints.items()}
     return strict(described)
 
 
-def field_documents(class_name: str) -> dict[str, str]:
+def field_documents(record: type) -> dict[str, str]:
     """The docstring under each field of a record."""
-    source = Path(tiecheck.report.__file__).read_text(encoding="utf-8")
-    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == class_name).body
+    source = Path(str(sys.modules[record.__module__].__file__)).read_text(encoding="utf-8")
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == record.__name__).body
     found = {}
     for field, text in pairwise(body):
         is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)

@@ -23,6 +23,14 @@ strict = true
 values = "never"
 for = ["transformers==5", "vllm"]
 offline = true
+device-map = "balanced"
+dtype = "bfloat16"
+no-split = ["Block"]
+hash-seeds = 4
+
+[max-memory]
+0 = "10GiB"
+cpu = 1000
 
 [ties]
 MyGPT = [["lm_head.weight", "wte.weight"], ["a.bias", "b.bias", "c.bias"]]
@@ -36,6 +44,11 @@ FIELDS = {
     "values": "never",
     "judge_for": ("transformers==5", "vllm"),
     "offline": True,
+    "device_map": "balanced",
+    "dtype": "bfloat16",
+    "no_split": ("Block",),
+    "hash_seeds": 4,
+    "max_memory": {0: 10 * 2**30, "cpu": 1000},
     "ties": {
         "MyGPT": (("lm_head.weight", "wte.weight"), ("a.bias", "b.bias", "c.bias")),
         "my_pkg.model.Other": (("x.weight", "y.weight"),),
@@ -53,7 +66,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def as_section(text: str) -> str:
     """The text of a tiecheck.toml as it stands in a pyproject.toml."""
-    return "[tool.tiecheck]" + text.replace("[ties]", "[tool.tiecheck.ties]")
+    sections = text.replace("[ties]", "[tool.tiecheck.ties]").replace("[max-memory]", "[tool.tiecheck.max-memory]")
+    return "[tool.tiecheck]" + sections
 
 
 def said(text: str, project: Path) -> str:
@@ -69,10 +83,12 @@ def test_every_key_is_read_from_either_file(project: Path) -> None:
     assert {KEYS[key] for key in KEYS} == set(FIELDS)
     (project / "tiecheck.toml").write_text(FULL)
     settings = read_settings("tiecheck.toml")
-    assert settings.fields == FIELDS | {"ties_from": "tiecheck.toml [ties]"}
+    assert settings.fields == FIELDS | {"ties_from": "tiecheck.toml [ties]", "device_map_from": "tiecheck.toml"}
+    assert list(settings.fields["max_memory"]) == [0, "cpu"]
     (project / "pyproject.toml").write_text('[project]\nname = "x"\n' + as_section(FULL))
     settings = read_settings("pyproject.toml")
-    assert settings.fields == FIELDS | {"ties_from": "pyproject.toml [tool.tiecheck.ties]"}
+    origins = {"ties_from": "pyproject.toml [tool.tiecheck.ties]", "device_map_from": "pyproject.toml [tool.tiecheck]"}
+    assert settings.fields == FIELDS | origins
     assert Config(**settings.fields).ties["MyGPT"][0] == ("lm_head.weight", "wte.weight")
 
 
@@ -290,6 +306,43 @@ def test_the_python_door_reads_a_file_only_when_told(project: Path, models: Path
     tiecheck.check(target, config="tiecheck.toml", values="auto", ties={"M": [["p", "q"]]})
     assert configs[0] == Config()
     expected = FIELDS | {"values": "auto", "ties": {"M": (("p", "q"),)}, "ties_from": "the ties= that were given"}
-    assert configs[1] == Config(**expected)
+    assert configs[1] == Config(**expected, device_map_from="tiecheck.toml")
     with pytest.raises(UsageError, match="cannot be read"):
         tiecheck.check(target, config=project / "none.toml")
+
+
+def test_a_map_of_the_file_is_a_table_or_a_path_from_its_folder(project: Path, monkeypatch) -> None:
+    (project / "maps").mkdir()
+    (project / "maps" / "split.json").write_text('{"model": 0, "lm_head": "cpu"}')
+    (project / "tiecheck.toml").write_text('device-map = "maps/split.json"')
+    monkeypatch.chdir("deep/deeper")
+    fields = find_settings()[0].fields
+    assert fields["device_map"] == {"model": 0, "lm_head": "cpu"}
+    assert fields["device_map_from"] == str(Path("../../maps/split.json"))
+    (project / "tiecheck.toml").write_text('[device-map]\nmodel = 0\nlm_head = "cpu"\n"model.norm" = "disk"')
+    fields = find_settings()[0].fields
+    assert fields["device_map"] == {"model": 0, "lm_head": "cpu", "model.norm": "disk"}
+    assert fields["device_map_from"] == str(Path("../../tiecheck.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('device-map = "autoo"', "tiecheck.toml: device-map: 'autoo' is no strategy"),
+        ("device-map = ['cpu']", "tiecheck.toml: device-map: ['cpu'] is no device"),
+        ("device-map = true", "device-map: True is no device"),
+        ("[device-map]\nmodel.norm = 0", "'model' holds another map; write its keys out, as 'model.norm'"),
+        ('[device-map]\nlm_head = "gpu0"', "device-map, 'lm_head': 'gpu0' is no device"),
+        ('max-memory = "10GiB"', "max-memory must give each device its memory"),
+        ("[max-memory]", "max-memory gives no device any memory"),
+        ('[max-memory]\n0 = "10G"', "max-memory 0: '10G' is no size"),
+        ('[max-memory]\n"cuda:0" = "10GiB"', "'cuda:0' is no key of accelerate's max_memory; write 0: '10GiB'"),
+        ("[max-memory]\n0 = nan", "max-memory 0: nan is no size"),
+        ("dtype = 16", "dtype: 16 is no element type"),
+        ("no-split = 5", "no-split must be names of classes"),
+        ("hash-seeds = -1", "hash-seeds must be a number of hash seeds from 0 to 256, not -1"),
+        ('checkpoint = "."', "there is no key 'checkpoint'"),
+    ],
+)
+def test_a_placement_with_something_wrong_in_it_is_told(project: Path, text: str, says: str) -> None:
+    assert says in said(text, project)

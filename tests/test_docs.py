@@ -82,4 +82,4 @@ def test_the_configuration_shown_is_read_and_complete(tmp_path: Path) -> None:
     (text,) = blocks((DOCS / "configuration.md").read_text(encoding="utf-8"), "toml")
     (tmp_path / "pyproject.toml").write_text(text)
     settings = read_settings(str(tmp_path / "pyproject.toml"))
-    assert settings.fields.keys() - {"ties_from"} == set(KEYS.values())
+    assert settings.fields.keys() - {"ties_from", "device_map_from"} == set(KEYS.values())

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.config import Config, dotted
+from tiecheck.config import PLACING, Config, dotted
 from tiecheck.errors import UsageError, nearest
 from tiecheck.report import Counts, Report, View
 
@@ -37,13 +37,16 @@ def check(
         ties: Your own contract for models that declare nothing: groups of names that are one tensor, by the name or
             the dotted path of the model's class; or for a module the bare groups, `[["a.weight", "b.weight"]]`.
         options: Fields of `tiecheck.config.Config`: `select`, `ignore`, `fail_on`, `strict`, `values`, `live`,
-            `load`, `trust_remote_code`, `judge_for`, `revision`, `offline`.
+            `load`, `trust_remote_code`, `judge_for`, `revision`, `offline`; and of a placement `device_map` (a
+            strategy, a device, a JSON file or a map) with `max_memory`, `dtype`, `no_split`, `hash_seeds` and
+            `checkpoint`.
 
     Returns:
         The report. A target that cannot be read is in its `errors`, as on the command line.
 
     Raises:
-        UsageError: A rule code that does not exist, a contract that is none, a file with something wrong in it.
+        UsageError: A rule code that does not exist, a contract that is none, a file with something wrong in it, a
+            device or a memory that is none.
         TypeError: An option that does not exist.
     """
     return check_with(target, make_config(target, config=config, ties=ties, **options))
@@ -69,6 +72,11 @@ def make_config(
         if name in options:
             value = options[name]
             options[name] = (value,) if isinstance(value, str) else tuple(value)
+    placing = [name for name in PLACING if options.get(name) is not None]
+    if placing:
+        from tiecheck.placing_options import need_map, read_placing
+
+        options |= read_placing(options, _keyword, text=False)
     if config is not None:
         from tiecheck.config_file import read_settings
 
@@ -76,7 +84,13 @@ def make_config(
         options = (settings.fields if settings else {}) | options
     if ties is not None:
         options["ties"], options["ties_from"] = _contract(target, ties), "the ties= that were given"
+    if placing:
+        need_map(options, placing, _keyword)
     return Config(**options)
+
+
+def _keyword(field: str) -> str:
+    return f"{field}="
 
 
 def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
@@ -118,7 +132,11 @@ def inspect(
     """
     from tiecheck.engine import look
 
+    for word in options:
+        if word in PLACING:
+            raise TypeError(f"inspect judges no placement, so there is no option {word!r}; check has it")
     made = make_config(target, config=config, ties=ties, **options)
+    made = made._replace(**{field: Config._field_defaults[field] for field in PLACING})
     return look((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made)
 
 

@@ -25,6 +25,9 @@ SECTION = rb"""tool["']?[ \t]*(\.[ \t]*["']?tiecheck|\]|=)"""
 VALUES = ("auto", "never", "always")
 """Every word of `Config.values`."""
 
+PLACING = ("device_map", "max_memory", "dtype", "no_split", "hash_seeds", "checkpoint", "device_map_from")
+"""The fields of `Config` that say what placement is asked for; all but the first mean nothing without it."""
+
 
 class Config(Record):
     """The options of one run. The Python functions take the same words as keywords."""
@@ -59,9 +62,12 @@ class Config(Record):
 
     device_map: str | Mapping[str, Any] | None = None
     """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies
-    `live`."""
+    `live`. Read already, by `placing_options`: a strategy, or a map of module to device."""
+    device_map_from: str = ""
+    """Where that was said: `--device-map`, `device_map=`, or a file; empty where it was not."""
     max_memory: Mapping[int | str, int | str] | None = None
-    """The memory of each device, as transformers and accelerate take it; None for what this machine has."""
+    """The memory of each device, as transformers and accelerate take it (in bytes where it was read already); None for
+    what this machine has."""
     dtype: str | None = None
     """The element type to plan for, torch's word; None for the one that the model would be loaded in."""
     no_split: tuple[str, ...] | None = None

@@ -9,7 +9,7 @@ import os
 import tomllib
 from typing import Any
 
-from tiecheck.config import PROJECT, VALUES
+from tiecheck.config import PLACING, PROJECT, VALUES
 from tiecheck.errors import UsageError, nearest
 from tiecheck.record import Record
 from tiecheck.report import SEVERITIES
@@ -23,6 +23,11 @@ KEYS = {
     "for": "judge_for",
     "offline": "offline",
     "ties": "ties",
+    "device-map": "device_map",
+    "max-memory": "max_memory",
+    "dtype": "dtype",
+    "no-split": "no_split",
+    "hash-seeds": "hash_seeds",
 }
 """Key in the file -> field of `Config`."""
 
@@ -60,10 +65,14 @@ def read_settings(path: str, *, asked: bool = True) -> Settings | None:
         if not isinstance(table, dict):
             raise UsageError(f"{shown}: {section} must be a table, not {table!r}", path)
     try:
-        fields = {KEYS[key]: _value(key, value) for key, value in _known(table).items()}
+        placing = {KEYS[key]: value for key, value in _known(table).items() if KEYS[key] in PLACING}
+        fields = {KEYS[key]: _value(key, value) for key, value in table.items() if KEYS[key] not in PLACING}
+        fields |= _placing(placing, path)
     except UsageError as error:
         place = f"{shown} [{section}]" if section else shown
         raise UsageError(f"{place}: {error}", path) from error
+    if "device-map" in fields.get("device_map_from", ()):
+        fields["device_map_from"] = f"{shown} [{section}]" if section else shown
     if "ties" in fields:
         fields["ties_from"] = f"{shown} [{section}.ties]" if section else f"{shown} [ties]"
     return Settings(shown, fields)
@@ -78,6 +87,17 @@ def _parse(path: str, shown: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # tomllib's own and a byte that is no UTF-8 are ValueErrors
         why = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(f"{shown} is no valid TOML: {why}", path) from error
+
+
+def _placing(given: dict[str, Any], path: str) -> dict[str, Any]:
+    """The options of a placement; the path of a map counts from the file's folder."""
+    if not given:
+        return {}
+    from tiecheck.placing_options import read_placing
+
+    folder = os.path.relpath(os.path.dirname(path) or os.curdir)
+    folder = "" if folder == os.curdir else folder
+    return read_placing(given, lambda field: field.replace("_", "-"), text=True, folder=folder)
 
 
 def _known(table: dict[str, Any]) -> dict[str, Any]:

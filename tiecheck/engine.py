@@ -152,6 +152,7 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
         if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome, chosen)
     return _known(target, facts, config)._replace(
+        placement=facts.known("placement"),
         status=_status(outcome, facts, config),
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
         skips=tuple(outcome.skips),

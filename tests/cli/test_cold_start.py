@@ -47,13 +47,17 @@ def test_facts_of_safetensors_import_nothing_heavy(models: Path) -> None:
     assert not imported(PROGRAM.format(arguments=["inspect", str(models / "llama-diverged-head")])) & {*HEAVY, "rich"}
 
 
-def test_a_check_loads_nothing_of_inspect(models: Path) -> None:
+def test_a_check_loads_nothing_of_inspect_and_of_placements(models: Path) -> None:
     program = PROGRAM.format(arguments=[str(models / "llama-healthy-tied")]).replace('.partition(".")[0]', "")
     others = {
         "tiecheck.cli.inspect",
         "tiecheck.render.inspect",
         "tiecheck.collect.counts_stored",
         "tiecheck.peers.views",
+        "tiecheck.facts_placement",
+        "tiecheck.placing_options",
+        "tiecheck.placing_words",
+        "tiecheck.render.placement",
     }
     assert not imported(program) & others
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiecheck.cli.settings import config_options, settle
-from tiecheck.config import Config
+from tiecheck.config import PLACING, Config
 from tiecheck.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,17 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
 
-@click.command("check", short_help="Judge models: which names are tied, how, and what is wrong.")
+class Check(click.Command):
+    """A command whose help lists the options of a placement apart."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, grouped."""
+        from tiecheck.cli.placing import write_options
+
+        write_options(self, ctx, formatter)
+
+
+@click.command("check", cls=Check, short_help="Judge models: which names are tied, how, and what is wrong.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--live", is_flag=True, help="Also build the class, on the meta device and without weights.")
 @click.option("--load", is_flag=True, help="Also load the weights. Implies --live.")
@@ -66,6 +76,30 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")
 @click.option("--offline/--no-offline", help="Fetch nothing: a hub model comes from the local cache, or not at all.")
+@click.option(
+    "--device-map",
+    metavar="MAP",
+    help="Judge this placement: auto, balanced, balanced_low_0, sequential, a device (cpu, cuda:1, 0), or a JSON file "
+    "of module to device. Implies --live.",
+)
+@click.option(
+    "--max-memory",
+    multiple=True,
+    metavar="DEVICE=SIZE",
+    help="The memory of a device: 0=10GiB, cpu=30GiB, disk=1000GB; repeatable. No such device has to be here. "
+    "[default: what this machine has]",
+)
+@click.option("--dtype", metavar="TYPE", help="The element type to plan for. [default: the one it is loaded in]")
+@click.option(
+    "--no-split",
+    multiple=True,
+    metavar="CLASS",
+    help="A class that must stay on one device; repeatable. [default: those that the model names]",
+)
+@click.option(
+    "--hash-seeds", type=int, metavar="N", help="Plan again under N values of PYTHONHASHSEED, a process each."
+)
+@click.option("--checkpoint", metavar="PATH", help="What accelerate is going to load a `module:attribute` target with.")
 @config_options
 @click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the evidence of targets that pass.")
@@ -77,7 +111,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
     model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run
-    unless --live, --load or --trust-remote-code asks for it. `module:attribute` and `file.py:attribute` run that code.
+    unless --live, --load, --trust-remote-code or --device-map asks for it. `module:attribute` and `file.py:attribute`
+    run that code.
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
@@ -87,7 +122,13 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:
         settled = settle(options, targets)
-        config = Config(**{field: settled[field] for field in Config._fields if field in settled})
+        placing = any(settled.get(field) not in (None, ()) for field in PLACING)
+        if placing:
+            from tiecheck.cli.placing import settle_placing
+
+            settled = settle_placing(settled)
+        fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
+        config = Config(**{field: settled[field] for field in fields})
         outputs = parse_outputs(formats, options["output_file"])
         with aside(config, targets):
             report = run(targets, config)

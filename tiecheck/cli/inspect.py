@@ -10,7 +10,7 @@ import click
 from tiecheck.cli.check import aside, write
 from tiecheck.cli.check import command as check
 from tiecheck.cli.settings import settle
-from tiecheck.config import Config
+from tiecheck.config import PLACING, Config
 from tiecheck.errors import UsageError
 
 READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "config", "isolated")
@@ -19,8 +19,8 @@ READING = ("live", "load", "trust_remote_code", "values", "revision", "offline",
 WRITING = ("formats", "output_file", "color")
 """Options that say how the report is written."""
 
-JUDGING = ("select", "ignore", "fail_on", "strict", "judge_for")
-"""What a configuration file says of judgement means nothing here."""
+JUDGING = ("select", "ignore", "fail_on", "strict", "judge_for", *PLACING)
+"""What a configuration file says of judgement, or of a placement, means nothing here."""
 
 SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("targets", *READING, *WRITING)]
 """They are those of `check`."""

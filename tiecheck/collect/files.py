@@ -102,7 +102,13 @@ def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
     return raw
 
 
-def parse_json(raw: bytes, label: str, path: str, constant: Callable[[str], Any] | None = None) -> Any:
+def parse_json(
+    raw: bytes,
+    label: str,
+    path: str,
+    constant: Callable[[str], Any] | None = None,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
     """JSON in UTF-8, parsed with the garbage collector paused: it costs a good part of a large header.
 
     As strict as the loaders: `json.loads` would guess UTF-16 and UTF-32 from bytes, which none of them reads.
@@ -112,6 +118,7 @@ def parse_json(raw: bytes, label: str, path: str, constant: Callable[[str], Any]
         label: What the message calls it.
         path: The file it is from.
         constant: What makes values of `NaN` and `Infinity`, which JSON does not have; Python's floats by default.
+        pairs: What makes an object of its keys and values, as they stand; a dict by default, where the last one wins.
 
     Raises:
         TargetError: Not JSON, not UTF-8, not text, or nested too deeply to parse.
@@ -123,7 +130,7 @@ def parse_json(raw: bytes, label: str, path: str, constant: Callable[[str], Any]
     try:
         if raw.startswith(b"\xef\xbb\xbf"):
             raise TargetError(f"{label} begins with a byte order mark, which loaders refuse; save it without one", path)
-        data = json.loads(raw.decode("utf-8"), parse_constant=constant)
+        data = json.loads(raw.decode("utf-8"), parse_constant=constant, object_pairs_hook=pairs)
         if b"\\ud" in raw or b"\\uD" in raw:
             _refuse_half_characters(data, label, path)
     except UnicodeDecodeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from tiecheck.errors import MissingExtraError, TiecheckError
+from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
 from tiecheck.facts import Unknown
 
 SHARED = frozenset({"architecture", "groups", "loaders", "strict_load"})
@@ -45,6 +45,7 @@ class Facts:
 
         Raises:
             MissingExtraError: A library of an extra is needed and not installed.
+            UsageError: An option does not fit the model, as a device map that gives a module no device.
         """
         if name not in self._made and name in self._shared:
             self._made[name] = self._shared[name]
@@ -53,8 +54,8 @@ class Facts:
                 self._made[name] = self._providers[name](self)
                 if name in SHARED:  # not what an error says, for it names the place
                     self._shared[name] = self._made[name]
-            except MissingExtraError:
-                raise  # the layer was asked for and one `pip install` away: an error of the run, not a skip
+            except (MissingExtraError, UsageError):
+                raise  # what was asked for is one `pip install`, or one option, away: an error, no skip
             except TiecheckError as error:
                 self._made[name] = Unknown(str(error))
             except SystemExit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tiecheck.report import SEVERITIES, Report
@@ -34,11 +35,13 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A record as a dict, a tuple as a list, all the way down."""
+    """A record as a dict, a tuple as a list, a mapping with texts for keys and in its own order, all the way down."""
     if hasattr(value, "_fields"):
         return {name: plain(getattr(value, name)) for name in value._fields if name not in INTERNAL}
     if isinstance(value, tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     return value
 
 

@@ -40,6 +40,8 @@ class Line(Record):
     tone: str | None = None
     """rich's style for the first `lead` characters, or for all of them where `lead` is None."""
     lead: int | None = None
+    whole: bool = False
+    """Whether it is never wrapped: a row of a table, a line of code."""
 
 
 def render(report: Report, style: Style, stream: TextIO) -> None:
@@ -72,6 +74,8 @@ def _write_rich(lines: list[Line], stream: TextIO) -> None:
 
 def _wrapped(line: Line, width: int) -> list[str]:
     """The physical lines; words are never broken, so that names and paths can be copied."""
+    if line.whole:
+        return [(" " * line.indent + clean(line.text)).rstrip()]
     words = clean(line.text).split(" ")
     lines: list[str] = []
     current = " " * line.indent + words[0]
@@ -108,6 +112,10 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     for error in target.errors:
         yield Line(error.message, 8, 0)
     yield from _groups(target, style)
+    if target.placement is not None:
+        from tiecheck.render.placement import placement_lines
+
+        yield from placement_lines(target.placement, style)
     for finding in target.findings:
         yield from _finding(finding, style)
     if target.remote and style.verbose:

@@ -1,0 +1,192 @@
+"""A placement for people: each plan with its memory and what its tool says, the groups under it, a map that works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from tiecheck.facts_placement import Crash, Device, PlacedLoad, Placement, Plan, Proposal, Seeds
+from tiecheck.placing_fit import holders
+from tiecheck.placing_words import amount
+from tiecheck.render import Style
+from tiecheck.render.placement_table import badness, rank, table
+from tiecheck.render.text import Line, clean
+
+_T = TypeVar("_T")
+
+NAMES_SHOWN = 4
+"""Entries of a list without `-v`."""
+TEXT = 200
+"""Characters of what a tool says, without `-v`."""
+BOUNDLESS = 2**60
+"""Bytes from which on a memory is no limit."""
+
+CAUSES = {
+    "substring": "it takes a tied name outside of a module for one inside, since the module's name is in it",
+    "sibling": "a tied name runs through an alias, which the planner's list of modules does not have",
+    "root": "a tied name stands on the root module itself",
+    "other": "",
+}
+"""Why a planner raises, in words."""
+
+FORMS = {
+    "raises": "ends with an exception",
+    "overwrites": "puts the values from before the load in place of the loaded ones",
+    "untied": "leaves the members untied",
+    "copies": "keeps the members twice",
+}
+"""What a load does to a group, in words."""
+
+
+def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
+    """The lines of a placement, to stand under those of its target.
+
+    Args:
+        placement: What a map does to the ties.
+        style: Whether everything is listed.
+    """
+    memory = _memory(placement.memory or {}, ())
+    has = f"; memory: {', '.join(f'{device} {amount(size)}' for device, size in memory)}" if memory else ""
+    what = "a given map" if placement.strategy == "map" else placement.strategy
+    yield Line(f"placement: {what}, by {placement.origin}{has}", 4, 2, "bold", 9)
+    before: Plan | None = None
+    for plan in placement.plans:
+        yield from _plan(plan, before, style)
+        before = before or plan
+    for load in placement.loads:
+        yield from _load(load, style)
+    if placement.warns:
+        here = f" (installed: {placement.installed})" if placement.installed else ""
+        yield Line(f'would log "The model weights are not tied": accelerate {_listed(placement.warns)}{here}', 8, 2)
+    if placement.proposal is not None:
+        yield from _proposal(placement.proposal)
+
+
+def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
+    """One plan: what it is, what it comes to, and the groups under it."""
+    title = "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}".strip()
+    split = sum(badness(placed) == 0 for placed in plan.placed)
+    total = f"{len(plan.placed):,} group{'' if len(plan.placed) == 1 else 's'}"
+    if plan.crash is not None:
+        word, tone = "raises", "bold red"
+    elif split:
+        word, tone = f"splits {split:,} of {total}", "bold red"
+    elif not plan.placed:
+        word, tone = "there is no tie group that it could split", "bold"
+    else:
+        word, tone = f"keeps {total} together", "bold green"
+        if any(badness(placed) == 1 for placed in plan.placed):
+            word, tone = f"splits none of {total}, and leaves names out", "bold yellow"
+    yield Line(f"{title}: {word}", 8, 2, tone, len(title))
+    yield from _told(plan, style)
+    same = (
+        before is not None and not plan.crash and (plan.device_map, plan.placed) == (before.device_map, before.placed)
+    )
+    if same and before is not None:
+        yield Line(f"the same map as that of {before.tool}", 10, 2, "dim")
+    elif plan.placed:
+        yield from table(plan.placed, style)
+
+
+def _told(plan: Plan, style: Style) -> Iterator[Line]:
+    """What a plan comes to, and what its tool has to say."""
+    if plan.crash is not None:
+        yield Line(_crash(plan.crash, plan.tool), 10, 2)
+    memory = dict(_memory(plan.memory, plan.used))
+    figures = []
+    for device in sorted({*memory, *plan.used}, key=rank):
+        room = memory.get(device)
+        of = "" if room is None or room >= BOUNDLESS else f" of {amount(room)}"
+        counted = plan.counted.get(device, plan.used.get(device, 0))
+        believes = f" (it counts {amount(counted)})" if counted != plan.used.get(device, 0) else ""
+        figures.append(f"{device} {amount(plan.used.get(device, 0))}{of}{believes}")
+    if figures and plan.crash is None:
+        yield Line(f"memory: {', '.join(figures)}", 10, 2, "dim")
+    for text in _some(plan.logged, style):
+        yield Line(f"logs: {_cut(text, style)}", 10, 2, "yellow", 5)
+    for double in _some(plan.doubles, style):
+        yield Line(
+            f"counts {amount(double.counted)} for {amount(double.real)} where {double.module or 'the model'} goes to "
+            f"{double.device}, because of {_listed(double.names)}",
+            10,
+            2,
+        )
+    if plan.moved:
+        moved = [f"{module} on {here}, not {there}" for module, (here, there) in plan.moved.items()]
+        yield Line(f"for that alone it puts {_listed(moved)}", 10, 2)
+    if plan.seeds is not None:
+        yield Line(_seeds(plan.seeds), 10, 2)
+
+
+def _crash(crash: Crash, tool: str) -> str:
+    at = f" at {crash.module}" if crash.module else ""
+    why = f": {CAUSES[crash.cause]}" if CAUSES[crash.cause] else ""
+    names = f" ({_listed(crash.names)})" if crash.names else ""
+    versions = f"; {tool} {_listed(crash.versions)} raises so" if crash.versions else ""
+    return f"{' '.join(crash.error.split())}{at}{why}{names}{versions}"
+
+
+def _seeds(seeds: Seeds) -> str:
+    maps = "one map" if seeds.maps == 1 else f"{seeds.maps} different maps"
+    counts = ((seeds.splits, "splitting a group"), (seeds.crashes, "raising"))
+    more = [f"{n} {word}" for n, word in counts if n]
+    moving = f"; what moves: {_listed(seeds.moving)}" if seeds.moving else ""
+    return f"under {seeds.tried} hash seeds: {', '.join([maps, *more])}{moving}"
+
+
+def _load(load: PlacedLoad, style: Style) -> Iterator[Line]:
+    where = ", ".join(f"{name} on {device}" for name, device in zip(load.names, load.devices, strict=False))
+    stored = f"; stored: {_listed(load.stored)}" if load.stored else ""
+    message = f": {_cut(load.message, style)}" if load.message else "" if load.form == "raises" else ", silently"
+    harmless = "; harmless, it computes the same" if load.harmless else ""
+    text = f"{load.tool} {load.versions} {load.function} {FORMS[load.form]}{message} ({where}{stored}){harmless}"
+    yield Line(text, 8, 2, "dim" if load.harmless else "red")
+
+
+def _proposal(proposal: Proposal) -> Iterator[Line]:
+    """The map that works, as Python to be pasted from the first column on; or why there is none."""
+    if not proposal.device_map:
+        lacks = f" ({amount(proposal.lacks)} missing)" if proposal.lacks else ""
+        yield Line(f"no map keeps every group together: {proposal.reason or 'none fits'}{lacks}", 8, 2, "bold red", 6)
+        return
+    used = ", ".join(f"{device} {amount(proposal.used[device])}" for device in sorted(proposal.used, key=rank))
+    limit = f" ({proposal.reason})" if proposal.reason else ""
+    yield Line(f"a map that keeps every group together: {used}{limit}", 8, 2, "bold green", 37)
+    yield from (Line(text, whole=True) for text in python_map(proposal.device_map))
+
+
+def python_map(device_map: Mapping[str, int | str]) -> list[str]:
+    """A device map as lines of Python that assign it to `device_map`.
+
+    Args:
+        device_map: Module -> device; a name may hold anything.
+    """
+    entries = [f"    {_literal(name)}: {_literal(device)}," for name, device in device_map.items()]
+    return ["device_map = {", *entries, "}"]
+
+
+def _literal(value: int | str) -> str:
+    """A number or a text as Python writes it, without a character that does not print."""
+    return clean(json.dumps(value, ensure_ascii=False))
+
+
+def _memory(memory: Mapping[int | str, int], used: Mapping[Device, int] | tuple[()]) -> list[tuple[Device, int]]:
+    """A memory by devices in one way of writing them."""
+    return list(zip(holders(memory, used), memory.values(), strict=True))
+
+
+def _some(items: Sequence[_T], style: Style) -> Sequence[_T]:
+    return items if style.verbose else items[:NAMES_SHOWN]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _cut(text: str, style: Style) -> str:
+    """What a tool says, on one line, and cut where not everything is wanted."""
+    line = " ".join(text.split())
+    return line if style.verbose or len(line) <= TEXT else f"{line[:TEXT]}..."
