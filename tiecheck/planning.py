@@ -127,18 +127,16 @@ class _Planner:
             chain = self._gpus[start:]
             if self._cpu is not None:
                 chain = [*chain, Slot("cpu", self._cpu, offload=bool(chain))]
-            if with_disk and (chain or (self._cpu is None and not self._gpus)):
+            if with_disk and (chain or not (self._cpu or self._gpus or disk is None)):
                 chain = [*chain, Slot("disk", disk, offload=bool(chain))]
             if chain:
                 yield chain
 
     def _first_of(self, chains: Iterable[list[Slot]]) -> tuple[list[Slot], Filled] | None:
-        """The first chain that fits and really uses its first device, for that is where offloaded layers compute."""
+        """The first chain that fits, without a tie on disk if possible."""
         spare = None
         for slots in chains:
             for _, filled in self._fitting(slots):
-                if not filled.used[0] and slots[0].key != "cpu" and any(filled.used):
-                    break
                 if slots[-1].key != "disk" or not self._joined_on(filled, len(slots) - 1):
                     return slots, filled
                 spare = spare or (slots, filled)
@@ -160,10 +158,14 @@ class _Planner:
                 return
 
     def _computes(self, slots: list[Slot], filled: Filled) -> bool:
-        """Whether tensors that stand on a split module lie where it computes: no hook will bring them there.
+        """Whether everything can compute: the first device is in use where another one offloads to it.
 
-        What stands on the root is moved to the first device in use; of the rest only what is offloaded is lost.
+        Tensors that stand on a split module must lie where it computes, for no hook will bring them there. What stands
+        on the root is moved to the first device in use; of the rest only what is offloaded is lost.
         """
+        offloads = any(used and slot.offload for used, slot in zip(filled.used, slots, strict=True))
+        if offloads and not filled.used[0] and slots[0].key != "cpu":
+            return False
         if not self._own or sum(1 for used in filled.used if used) < 2:
             return True
         if any(filled.slots[n] for n in self._root):

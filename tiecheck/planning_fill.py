@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tiecheck.planning_units import Item
 
-TRIES = 1 << 19
+TRIES = 1 << 16
 """Items times homes up to which every way of giving homes to the joined items is tried; beyond, a few sensible ones."""
 
 
@@ -133,7 +133,7 @@ def homes_for(items: Sequence[Item], slots: Sequence[Slot], pinned: Mapping[int,
     if not joined:
         return
     yield Homes(pinned, late=True)
-    if len(joined) < 10 and len(slots) ** len(joined) * len(items) <= TRIES:
+    if len(joined) == 1 or (len(joined) < 10 and len(slots) ** len(joined) * len(items) <= TRIES):
         for choice in product(range(len(slots)), repeat=len(joined)):
             yield Homes({**pinned, **dict(zip(joined, choice, strict=True))})
         return

@@ -1,9 +1,9 @@
 """What a plan of ours moves as one: modules that must stay whole, joined where they share a tensor.
 
 A module of a no-split class is one unit, with everything below it; otherwise a module without children is. A module
-that holds both tensors and children stays whole where it is no bigger than a layer. accelerate's hooks (1.15,
+that holds both tensors and children stays whole where it looks like a layer: accelerate's hooks (1.15,
 `attach_align_device_hook_on_blocks`) go by modules and pass over a key that is a parameter's name, so that such a
-tensor must lie where its module computes: `Unit.own` marks what is left of that kind.
+tensor must lie where its module computes. `Unit.own` marks what is left of that kind.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tiecheck.facts_tree import ModuleTree
+
+LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+"""Classes that hold layers: a module with one of them inside is no layer."""
+
+LAYER = 8
+"""How many times as big as the biggest module without children an attention with tensors of its own may be."""
 
 
 class Unit(NamedTuple):
@@ -87,7 +93,7 @@ def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
     """Which nodes stay whole if nothing above them does."""
     nodes, ends = tree.nodes, tree.ends()
     count = len(nodes)
-    sizes, kept = [0] * count, [False] * count
+    sizes, kept, lists = [0] * count, [False] * count, [False] * count
     seen: set[int] = set()
     for number, node in enumerate(nodes):
         for tensor in node.tensors:
@@ -96,15 +102,17 @@ def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
                 sizes[number] += tree.sizes[tensor.number]
     for number in range(count - 1, -1, -1):
         parent = nodes[number].parent
-        kept[number] = kept[number] or nodes[number].class_name in no_split
+        kept[number] |= nodes[number].class_name in no_split
+        lists[number] |= nodes[number].class_name in LISTS
         if parent >= 0:
             sizes[parent] += sizes[number]
-            kept[parent] = kept[parent] or kept[number]
+            kept[parent] |= kept[number]
+            lists[parent] |= lists[number]
     layer = [ends[n] == n + 1 or nodes[n].class_name in no_split for n in range(count)]
     largest = max((sizes[n] for n in range(count) if layer[n]), default=0)
     for number in range(1, count):
-        if nodes[number].tensors and not kept[number] and sizes[number] <= largest:
-            layer[number] = True
+        if nodes[number].tensors and not kept[number]:
+            layer[number] |= sizes[number] <= largest * (1 if lists[number] else LAYER)
     return layer
 
 
