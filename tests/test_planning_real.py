@@ -21,6 +21,7 @@ from tiecheck.collect.module_tree import module_tree
 from tiecheck.facts import TIED, Unknown
 from tiecheck.facts_tree import ModuleTree
 from tiecheck.planning import propose
+from tiecheck.planning_units import units_of
 
 sys.path.insert(0, str(Path(__file__).parent / "live_zoo"))
 from subjects import every, make, quiet
@@ -262,10 +263,11 @@ def judged_by_accelerate(step: int) -> int:
             except Exception:  # noqa: BLE001 - some classes do not build from their default config
                 continue
         tree = tree_of(model)
-        total, biggest = sum(tree.sizes), max(tree.sizes, default=0)
+        no_split = getattr(model, "_no_split_modules", None) or ()
+        total = sum(tree.sizes)
+        biggest = max((item.nbytes for item in units_of(tree, [], no_split).items), default=0)
         if not total:
             continue
-        no_split = getattr(model, "_no_split_modules", None) or ()
         modules, groups = dict(model.named_modules()), groups_of(model)
         for memory in ({0: total * 2 // 3, 1: total * 2 // 3, "cpu": total}, {"cpu": biggest * 2 + total // 3}):
             proposal = propose(tree, [], memory, no_split)

@@ -6,10 +6,13 @@ The shape is the JSON contract `tiecheck/1`; `tiecheck/data/report.schema.json` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tiecheck.facts import Kind, Outcome
 from tiecheck.record import Record
+
+if TYPE_CHECKING:  # its records are made for a placement alone, and a start does not pay for them
+    from tiecheck.facts_placement import Placement
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -253,6 +256,8 @@ class TargetReport(Record):
     """What was moved to read it; null for a local target."""
     counts: Counts | None = None
     """How many parameters it has; null where that was not asked for (`check`) or cannot be told."""
+    placement: Placement | None = None
+    """What a device map does to the ties; null where no placement was asked for or it cannot be told."""
 
     def counted(self) -> tuple[Finding, ...]:
         """The findings that are not suppressed."""
