@@ -54,7 +54,7 @@ def _of(model: nn.Module, promise: Promise, stored: StoredRows | None) -> Iterat
     verdict = judge(members)
     held = _holds(verdict, promise)
     if held is False:
-        yield _untied(model, members, verdict, promise)
+        yield _untied(model, members, verdict, promise, stored)
     yield from _elsewhere(members, promise)
     yield from _other_look(members, promise)
     if held is True and stored is not None:
@@ -74,9 +74,18 @@ def _holds(verdict: Verdict, promise: Promise) -> bool | None:
     return False
 
 
-def _untied(model: nn.Module, members: list[Member], verdict: Verdict, promise: Promise) -> Broken:
+def _untied(
+    model: nn.Module, members: list[Member], verdict: Verdict, promise: Promise, stored: StoredRows | None
+) -> Broken:
     apart = " | ".join(listed(part) for part in verdict.parts)
-    help_ = "load both under one device" if len(set(promise.devices)) > 1 else cure(model, members, "parameter")
+    there = stored.of(promise.names) if stored is not None else ()
+    if len(set(promise.devices)) > 1:
+        help_ = "give all of them one device in the map"
+    elif len(there) > 1:
+        help_ = f"the checkpoint stores {listed(there)}: check it by itself to see which is right, and store that one"
+    else:
+        first = sorted(members, key=lambda member: not isinstance(member.owner, nn.Embedding))
+        help_ = cure(model, first, "parameter")
     return Broken("tie", promise.names, ONE_TENSOR, f"{found(verdict.kind, verdict.reason)} ({apart})", help_)
 
 

@@ -127,8 +127,8 @@ class _Planner:
             chain = self._gpus[start:]
             if self._cpu is not None:
                 chain = [*chain, Slot("cpu", self._cpu, offload=bool(chain))]
-            if with_disk and (chain or not (self._cpu or self._gpus or disk is None)):
-                chain = [*chain, Slot("disk", disk, offload=bool(chain))]
+            if with_disk and chain:
+                chain = [*chain, Slot("disk", disk, offload=True)]
             if chain:
                 yield chain
 
@@ -166,7 +166,8 @@ class _Planner:
         offloads = any(used and slot.offload for used, slot in zip(filled.used, slots, strict=True))
         if offloads and not filled.used[0] and slots[0].key != "cpu":
             return False
-        if not self._own or sum(1 for used in filled.used if used) < 2:
+        used = [slot for slot, nbytes in zip(slots, filled.used, strict=True) if nbytes]
+        if not self._own or (len(used) < 2 and not any(slot.key == "disk" for slot in used)):
             return True
         if any(filled.slots[n] for n in self._root):
             return False
@@ -186,7 +187,7 @@ class _Planner:
                     if best is None or sum(over) < best[0]:
                         best = sum(over), where
         if best is None:
-            return sum(item.nbytes for item in self._units.items), "no device has any memory"
+            return sum(item.nbytes for item in self._units.items), "no device that computes has any memory"
         lacks, where = best
         return lacks, f"{size(lacks)} are missing on {where}{self._biggest()}"
 

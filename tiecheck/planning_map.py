@@ -5,6 +5,8 @@ Measured on accelerate 1.15 (`check_device_map`, `dispatch_model`) and transform
 - Every name of the state dict must be covered, those of aliases too. A key that is a parameter's name, or the path of
   an alias (`named_modules()` has each module once), is taken and does its work; accelerate warns that it matches no
   submodule. A parent's key covers an alias without a word, so that a module is split no further than it must be.
+- The empty key with `disk` ends in a FileNotFoundError of `dispatch_model` (its `extract_submodules_state_dict` looks
+  for names that begin with a dot): the children are named one by one.
 - No key stands below another: transformers matches keys as beginnings of texts, the longest first, and accelerate moves
   everything below a key to its device before it looks at the keys below.
 """
@@ -34,6 +36,8 @@ def map_of(tree: ModuleTree, units: Units, slots: Sequence[int], keys: Sequence[
     """
     nodes, ends = tree.nodes, tree.ends()
     common = _common(tree, units, slots)
+    if common[0] >= 0 and keys[common[0]] == "disk" and not nodes[0].tensors and len(nodes) > 1:
+        common[0] = _MIXED
     found: dict[str, int | str] = {}
     number = 0
     while number < len(nodes):

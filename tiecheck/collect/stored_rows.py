@@ -38,6 +38,10 @@ class StoredRows:
             return None
         return cls(checkpoint) if checkpoint is not None and checkpoint.format == "safetensors" else None
 
+    def of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Which of some names it stores."""
+        return tuple(name for name in names if name in self._checkpoint)
+
     def differ(self, names: Sequence[str], loaded: Tensor | None) -> tuple[str, ...] | None:
         """The stored members of a group, where a loaded tensor has the values of none of them.
 
