@@ -254,16 +254,16 @@ def test_a_thousand_ties_take_no_time() -> None:
         tree = many_ties(pairs)
         total = sum(tree.sizes)
         best = 9.0
-        for _ in range(3):
-            begin = time.perf_counter()
+        for _ in range(5):
+            begin = time.process_time()
             proposal = propose(tree, [], dict.fromkeys(range(4), total // 5) | {"cpu": total})
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.process_time() - begin)
         assert proposal.device_map
         return best
 
     small, large = seconds(1000), seconds(4000)
     assert large < 2.0
-    assert large < small * 9  # 4.0 on a quiet machine
+    assert large < small * 5.5  # 4.0 on a quiet machine
 
 
 def test_a_deep_model_needs_no_recursion() -> None:

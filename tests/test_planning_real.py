@@ -202,14 +202,31 @@ class OnTheRoot(nn.Module):
         return self.mid2(self.mid(x @ self.w)) @ self.v
 
 
-@pytest.mark.parametrize("cls", [Substring, Siblings, OnTheRoot])
+class OneList(nn.Module):
+    """Two modules tied into one list, which the planner places with the first and does not find for the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(2))
+        self.mid = nn.Linear(8, 8)
+        self.mid2 = nn.Linear(8, 8)
+        self.outputs = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(2))
+        for layer, output in zip(self.layers, self.outputs, strict=True):
+            output.weight = layer.weight
+
+    def forward(self, x):
+        for layer in (*self.layers, self.mid, self.mid2, *self.outputs):
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("cls", [Substring, Siblings, OnTheRoot, OneList])
 def test_where_the_planner_crashes_the_proposal_loads(cls, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = cls()
-    memory = {0: 600, "cpu": 10_000}
     with pytest.raises(IndexError):
-        infer_auto_device_map(model, max_memory=memory)
-    proposal = propose(tree_of(model), [], {"cpu": 600, "disk": 10_000})
+        infer_auto_device_map(model, max_memory={0: 600, "cpu": 10_000})
+    proposal = propose(tree_of(model), [], {"cpu": 900 if cls is OneList else 600, "disk": 10_000})
     assert set(proposal.device_map.values()) == {"cpu", "disk"}
     x = torch.randn(2, 8)
     expected = model(x).detach()
@@ -220,8 +237,29 @@ def test_where_the_planner_crashes_the_proposal_loads(cls, tmp_path: Path) -> No
         dispatched = dispatch_model(model, dict(proposal.device_map), offload_dir=tmp_path / "off")
     # What no parent's key covers is named by itself; accelerate says so, and uses it.
     said = [w for w in caught if "do not match any submodules" in str(w.message)]
-    assert len(said) == (cls is not Substring)
+    assert len(said) == (cls in {Siblings, OnTheRoot})
     assert torch.equal(dispatched(x).detach(), expected)
+
+
+@pytest.mark.parametrize("case", ["olmo-module-alias", "olmo-parameter-tie", "olmo-functional-head"])
+def test_every_form_of_the_olmo_tie_loads(case: str, models: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code"))
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    plain = load(models / case, trust_remote_code=True).eval()
+    total = sum(tree_of(plain).sizes)
+    proposal = propose(tree_of(plain), [], {"cpu": total * 2 // 3, "disk": total}, plain._no_split_modules)
+    assert set(proposal.device_map.values()) == {"cpu", "disk"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = load(models / case, trust_remote_code=True, device_map=dict(proposal.device_map))
+    said = [str(w.message) for w in caught if "do not match" in str(w.message)]
+    assert len(said) == (case == "olmo-module-alias")
+    assert all("['model.transformer.ff_out']" in text for text in said)
+    for names in groups_of(plain):
+        assert judge([look_up(found, name) for name in names]).kind in TIED
+    ids = torch.arange(1, 6)[None]
+    assert torch.equal(found(ids).logits, plain(ids).logits)
 
 
 def test_an_alias_needs_its_own_key_or_a_parents() -> None:
@@ -312,6 +350,13 @@ def test_a_cycle_and_a_lazy_module_have_no_tree() -> None:
     model.mid.inner.register_module("again", model)
     assert "inside itself" in getattr(module_tree(model), "reason", "")
     assert "not initialised" in getattr(module_tree(nn.LazyLinear(3)), "reason", "")
+
+
+def test_the_tree_of_a_deep_model_needs_no_recursion() -> None:
+    model: nn.Module = nn.Linear(2, 2)
+    for _ in range(3000):
+        model = nn.Sequential(model)
+    assert len(tree_of(model).nodes) == 3001
 
 
 def test_the_tree_counts_a_tensor_once_and_knows_aliases() -> None:

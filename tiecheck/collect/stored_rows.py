@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tiecheck.collect.torch_adapter import equal_bytes
+from tiecheck.collect import torch_adapter
 from tiecheck.errors import TiecheckError
 from tiecheck.facts import Checkpoint
 
@@ -53,7 +53,9 @@ class StoredRows:
             Their names; None where the values are those of a member, or the two cannot be compared: none is stored
             under its own name, another shape, quantised values, no values at all.
         """
-        if loaded is None or loaded.is_meta or loaded.dtype not in PLAIN or loaded.dim() == 0:
+        if loaded is None or type(loaded) not in torch_adapter.PLAIN:  # a quantised one shows a dtype it has not
+            return None
+        if loaded.is_meta or loaded.dtype not in PLAIN or loaded.dim() == 0:
             return None
         compared = []
         for name in names:
@@ -86,4 +88,4 @@ class StoredRows:
 
 def _equal(stored: Tensor, loaded: Tensor) -> bool:
     """Whether stored rows, cast as a load casts them, are the loaded ones."""
-    return equal_bytes(stored.to(loaded.dtype).contiguous(), loaded.detach().cpu().contiguous())
+    return torch_adapter.equal_bytes(stored.to(loaded.dtype).contiguous(), loaded.detach().cpu().contiguous())
