@@ -213,7 +213,7 @@ def test_the_disk_is_named_or_said() -> None:
     unnamed = propose(tree, [], {0: 6})
     assert unnamed.used == {"cuda:0": 3, "disk": 6}
     assert unnamed.lacks == 3
-    assert unnamed.reason == "it fits only with a part on disk: 3 bytes are missing on cuda:0"
+    assert unnamed.reason == "only with a part on disk: there is too little room on cuda:0; 3 bytes are missing"
     named = propose(tree, [], {0: 6, "disk": 6})
     assert (named.used, named.lacks, named.reason) == ({"cuda:0": 3, "disk": 6}, 0, None)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TargetError
 from tiecheck.report import Report
+from tiecheck.rules.wording import size
 
 if TYPE_CHECKING:
     from tiecheck.facts_placement import Placement
@@ -33,8 +34,10 @@ def no_map(placement: Placement) -> str:
     """Why there is no map to load with."""
     crash = placement.plans[0].crash if placement.plans else None
     raised = f"the planner raises {crash.error}" if crash is not None else "there is no plan"
-    reason = placement.proposal.reason if placement.proposal is not None else None
-    return f"{raised}, and no map of ours fits: {reason}" if reason else f"{raised}, and no map of ours fits"
+    proposal = placement.proposal
+    if proposal is None:
+        return f"{raised}, and no map of ours was made"
+    return f"{raised}, and no map of ours fits: {proposal.reason}; {size(proposal.lacks)} are missing"
 
 
 def given(load: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

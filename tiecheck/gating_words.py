@@ -10,7 +10,7 @@ from tiecheck.facts_placement import Placed, Placement
 from tiecheck.facts_promise import Broken
 from tiecheck.promising import sound
 from tiecheck.report import Finding, TargetReport
-from tiecheck.rules.wording import listed
+from tiecheck.rules.wording import listed, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def _proposed(placement: Placement) -> list[str]:
     if proposal is None or sound(placement):
         return []
     if not proposal.device_map:
-        return [f"  no map keeps them together: {proposal.reason}"]
+        return [f"  no map keeps them together: {proposal.reason}; {size(proposal.lacks)} are missing"]
     text = pprint.pformat(dict(proposal.device_map), sort_dicts=False, compact=True, width=100).splitlines()
     rest = len(text) - SHOWN
     more = [f"    and {rest} more lines: `device_map` of this error has them all"] if rest > 0 else []

@@ -72,7 +72,9 @@ class _Planner:
         found = self._offloaded(disk=None, with_disk=True) if self._disk is None else None
         if found is None:
             return Proposal({}, {}, lacks, reason)
-        return self._written(*found, lacks=lacks, reason=f"it fits only with a part on disk: {reason}")
+        return self._written(
+            *found, lacks=lacks, reason=f"only with a part on disk: {reason}; {size(lacks)} are missing"
+        )
 
     def _on_gpus(self) -> tuple[list[Slot], Filled] | None:
         """Everything on the GPUs, spread as the strategy wants it."""
@@ -189,7 +191,7 @@ class _Planner:
         if best is None:
             return sum(item.nbytes for item in self._units.items), "no device that computes has any memory"
         lacks, where = best
-        return lacks, f"{size(lacks)} are missing on {where}{self._biggest()}"
+        return lacks, f"there is too little room on {where}{self._biggest()}"
 
     def _over(self, slots: list[Slot], filled: Filled, number: int) -> int:
         return max(0, filled.used[number] + filled.kept[number] - (slots[number].room or 0))
