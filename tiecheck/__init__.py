@@ -13,9 +13,15 @@ from tiecheck._version import __version__
 
 if TYPE_CHECKING:
     from tiecheck.api import check, count_parameters, find_ties, inspect, views
+    from tiecheck.errors import PlacementError, TieBroken, TiecheckError
+    from tiecheck.gating import Gate, gate
     from tiecheck.testing import assert_not_tied, assert_tied, assert_ties_match
 
 __all__ = [
+    "Gate",
+    "PlacementError",
+    "TieBroken",
+    "TiecheckError",
     "__version__",
     "assert_not_tied",
     "assert_tied",
@@ -23,6 +29,7 @@ __all__ = [
     "check",
     "count_parameters",
     "find_ties",
+    "gate",
     "inspect",
     "views",
 ]
@@ -33,6 +40,11 @@ _HOMES = {
     "find_ties": "tiecheck.api",
     "inspect": "tiecheck.api",
     "views": "tiecheck.api",
+    "Gate": "tiecheck.gating",
+    "gate": "tiecheck.gating",
+    "PlacementError": "tiecheck.errors",
+    "TieBroken": "tiecheck.errors",
+    "TiecheckError": "tiecheck.errors",
     "assert_tied": "tiecheck.testing",
     "assert_not_tied": "tiecheck.testing",
     "assert_ties_match": "tiecheck.testing",

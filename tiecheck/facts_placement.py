@@ -128,7 +128,8 @@ class Proposal(Record):
     used: Mapping[Device, int]
     """Bytes on each device."""
     lacks: int
-    """Bytes that are missing where none fits within the memory; 0 where one does."""
+    """Bytes that are missing where none fits within the memory; 0 where one does. With a map beside it, that map fits
+    by a disk which the memory does not name."""
     reason: str | None
     """Why none fits, in words that can stand after "none fits: "; or what limits the map that does."""
 
