@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.facts_placement import Ask, Crash, Plan
+from tiecheck.peers.planners.hashing import seeds, seeds_of
 from tiecheck.peers.planners.maps import word
 from tiecheck.peers.planners.releases import Release, release_of
 from tiecheck.peers.planners.reproduction import (
@@ -22,7 +23,6 @@ from tiecheck.peers.planners.reproduction import (
     subject_of,
 )
 from tiecheck.peers.planners.running import Ran, is_pretrained, run, run_fully
-from tiecheck.peers.planners.seeds import seeds, seeds_of
 from tiecheck.peers.planners.sizes import Sized, accelerate_sizer, sizes, sizes_of, transformers_sizer
 from tiecheck.peers.planners.tree import Groups, Tree, tree_of
 from tiecheck.peers.planners.twice import may_double

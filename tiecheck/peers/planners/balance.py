@@ -78,7 +78,7 @@ def _not_host(memory: Memory) -> int:
 
 
 def _blocks(tree: Tree, sizes: Sizes, no_split: tuple[str, ...]) -> int:
-    """accelerate's buffer: of each class that stays whole the first module counts, the largest or not."""
+    """Accelerate's buffer: of each class that stays whole the first module counts, the largest or not."""
     block: Bytes = 0
     if no_split:
         classes = dict(zip(tree.paths, tree.classes, strict=True))
@@ -104,7 +104,7 @@ def _leaves(of: dict[str, Any]) -> set[str]:
 
 
 def _largest(tree: Tree, sizes: Sizes, no_split: tuple[str, ...]) -> int:
-    """transformers' buffer: the largest module that stays whole, or that holds tensors."""
+    """Transformers' buffer: the largest module that stays whole, or that holds tensors."""
     block: Bytes = 0
     if no_split:
         block = max(

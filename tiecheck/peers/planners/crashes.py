@@ -49,3 +49,19 @@ def _taken_for_whole(walk: Walk, path: str, tied: str) -> bool:
 
 def _within(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
+
+
+def lost_of(walk: Walk, name: str) -> Crash:
+    """What transformers raises where a declared name has no device in its map (`_get_param_device`, 5.23).
+
+    The name in its message is empty: it goes up from the name to the root before it gives up.
+    """
+    group = next((tuple(g) for g in walk.setting.groups if name in g), (name,))
+    end = name.find(".")
+    through = name[:end] if end >= 0 else name
+    while through in walk.pending.split_up and end >= 0:
+        end = name.find(".", end + 1)
+        through = name[:end] if end >= 0 else name
+    cause: Cause = "other" if through in walk.pending.listed or walk.pending.tree.no_placement else "sibling"
+    error = "ValueError: The `device_map` does not contain the module ."
+    return Crash(error, cause, "", tuple(sorted(group)), ())

@@ -44,7 +44,7 @@ class Pending:
         self.split_up: set[str] = set()
         """What was replaced by its children."""
         self.gone: set[str] = set()
-        """What was placed out of turn, with a tie."""
+        """What was placed."""
         self.listed: dict[str, Node] = {}
         """Everything that was ever to be placed."""
         roots = self._below("", 0, len(tree.own[0]), root=True)
@@ -59,21 +59,19 @@ class Pending:
             if self.whole(number):
                 continue
             below = [child for _, child in tree.children[number]]
-            # Parents come first in the tree; an alias may stand before what it is an alias of.
-            widths[number] = sum([widths[child] if child > number else -1 for child in below])
-            if any(child <= number for child in below):
-                widths[number] = -1
-        if min(widths, default=1) < 0:
-            return self._count_aliased()
+            if min(below) <= number:
+                return self._count_aliased()
+            widths[number] = sum([widths[child] for child in below])
         return widths
 
     def _count_aliased(self) -> list[int]:
-        """The same where a module stands in the tree before one that registers it."""
+        """The same where an alias stands in the tree before a module that registers it."""
         tree, widths = self.tree, [0] * len(self.tree.classes)
         stack = [0]
         while stack:
             number = stack[-1]
-            below = [] if self.whole(number) else [child for _, child in tree.children[number]]
+            split = not number or not self.whole(number)  # the root always is
+            below = [child for _, child in tree.children[number]] if split else []
             waiting = [child for child in below if not widths[child]]
             if waiting:
                 stack += waiting

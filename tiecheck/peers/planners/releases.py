@@ -30,6 +30,8 @@ class Release(Record):
     """The loop of before accelerate 1.2: whether a module fits is asked first without what is tied to it."""
     again: bool
     """Whether ties are found as accelerate before 0.34 does."""
+    unsorted: bool
+    """Whether the further names of a group then come in the order of a set."""
     exempt: bool
     """Whether integers keep their size under `dtype=`."""
     tensors: bool
@@ -49,8 +51,8 @@ def _release(tool: Literal["accelerate", "transformers"], versions: str, since: 
 
 
 RELEASES = (
-    _release("accelerate", "0.25", (0, 25), "early again"),
-    _release("accelerate", "0.26", (0, 26), "early again dotted"),
+    _release("accelerate", "0.25", (0, 25), "early again unsorted"),
+    _release("accelerate", "0.26", (0, 26), "early again unsorted dotted"),
     _release("accelerate", "0.27", (0, 27), "early again dotted exempt"),
     _release("accelerate", "0.28-0.33", (0, 28), "early again dotted exempt tensors"),
     _release("accelerate", "0.34-1.1", (0, 34), "early dotted exempt tensors"),

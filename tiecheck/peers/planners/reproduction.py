@@ -7,16 +7,16 @@ from typing import Any, Literal, NamedTuple
 
 from tiecheck.facts_placement import Ask, Crash, Double, Plan
 from tiecheck.peers.planners.balance import balanced, in_order
-from tiecheck.peers.planners.crashes import crash_of
+from tiecheck.peers.planners.crashes import crash_of, lost_of
 from tiecheck.peers.planners.early import early
-from tiecheck.peers.planners.maps import SHOWN, cleaned, differing, word
+from tiecheck.peers.planners.maps import SHOWN, cleaned, device_in, differing, word
 from tiecheck.peers.planners.orders import groups_in_order
 from tiecheck.peers.planners.releases import RELEASES, Release, joined, release_of
 from tiecheck.peers.planners.sizes import Sizes, accelerate_sizer, sizes, transformers_sizer
 from tiecheck.peers.planners.tree import Groups, Tree, declared_groups, groups_of, tree_of
 from tiecheck.peers.planners.walk import Counting, Key, Setting, Tripped, Walk, modern
 from tiecheck.peers.views.paths import Endless
-from tiecheck.peers.views.sight import told
+from tiecheck.peers.views.sight import ordered, told
 
 Tool = Literal["accelerate", "transformers"]
 
@@ -121,12 +121,17 @@ def plan_of(
     if isinstance(walked, Tripped):
         crash = crash_of(walked)._replace(versions=raising(subject, order))
         return Plan(subject.tool, version, subject.strategy, {}, crash, memory=dict(subject.memory))
-    whole = release.escapes and subject.tree.no_placement is not None
+    written = written_of(subject, release, walked.placed)
+    looked = _names(walked.setting.groups) if subject.tool == "transformers" else ()
+    lost = next((name for name in looked if device_in(written, name) is None), None)
+    if lost is not None:
+        crash = lost_of(walked, lost)._replace(versions=(version,))
+        return Plan(subject.tool, version, subject.strategy, {}, crash, memory=dict(subject.memory))
     plan = Plan(
         subject.tool,
         version,
         subject.strategy,
-        dict(walked.placed) if whole else cleaned(walked.placed),
+        written,
         memory=dict(subject.memory),
         counted={word(device): int(nbytes) for device, nbytes in walked.counted().items()},
         doubles=doubles_of(walked),
@@ -140,12 +145,17 @@ def walk_of(
     subject: Subject, release: Release, order: Sequence[int] | None = None, counting: Counting = "theirs"
 ) -> Walk | Tripped:
     """Place everything; where the planner raises, what it trips over."""
-    groups = groups_of_tool(subject.tree, subject.tool, release)
-    ordered = groups_in_order(subject.tree, subject.tool, groups) if order is None else [groups[n] for n in order]
+    groups: Sequence[tuple[str, ...]] = groups_of_tool(subject.tree, subject.tool, release)
     if release.again:
-        ordered = list(subject.tree.again)  # these versions go through them in the order of the model
+        # These versions go through the groups in the order of the model.
+        found = subject.tree.again
+        groups = [(n[0], *set(n[1:])) if release.unsorted else tuple(sorted(n)) for n in found]
+    elif order is None:
+        groups = groups_in_order(subject.tree, subject.tool, tuple(groups))
+    else:
+        groups = tuple(groups[number] for number in order)
     setting = Setting(
-        subject.tree, subject.sizes.of, ordered, frozenset(subject.no_split), subject.memory, release, counting
+        subject.tree, subject.sizes.of, groups, frozenset(subject.no_split), subject.memory, release, counting
     )
     walk = Walk(setting)
     try:
@@ -159,7 +169,7 @@ def groups_of_tool(tree: Tree, tool: Tool, release: Release | None = None) -> Gr
     """The groups a planner goes by, in our order."""
     if tool == "transformers":
         return declared_groups(tree)
-    return tuple(sorted(tree.again)) if release is not None and release.again else groups_of(tree)
+    return ordered(tree.again) if release is not None and release.again else groups_of(tree)
 
 
 def raising(subject: Subject, order: Sequence[int] | None = None) -> tuple[str, ...]:
@@ -194,6 +204,10 @@ def _raised(error: BaseException) -> Crash:
     return Crash(text, "other", "", (), ())
 
 
-def names_of(groups: Iterable[Iterable[str]]) -> list[str]:
-    """Every name of some groups."""
-    return [name for group in groups for name in group]
+def written_of(subject: Subject, release: Release, placed: dict[str, Key]) -> dict[str, Key]:
+    """The map as the tool writes it: cleaned, but for a transformers model with `_no_placement_params`."""
+    return dict(placed) if release.escapes and subject.tree.no_placement is not None else cleaned(placed)
+
+
+def _names(groups: Iterable[Iterable[str]]) -> Iterable[str]:
+    return (name for group in groups for name in group)

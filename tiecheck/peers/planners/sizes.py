@@ -69,7 +69,7 @@ def _elements(tensor: torch.Tensor) -> int:
 
 
 def torch_dtype(word: str) -> torch.dtype:
-    """torch's type of a word like `float16` or `torch.float16`.
+    """Torch's type of a word like `float16` or `torch.float16`.
 
     Raises:
         AttributeError: If torch has none.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from tiecheck.collect.alias_graph import ModuleGraph, repeated
+from tiecheck.peers.planners.again import found_again
 from tiecheck.peers.views import paths
 from tiecheck.peers.views.sight import Sight, ordered
 
@@ -28,6 +29,10 @@ class Entry(NamedTuple):
     """The tensor; nothing of it is read but its size and type."""
     buffer: bool
     """Whether it is a buffer."""
+
+
+Sizer = Callable[[Entry], Any]
+"""Bytes of a tensor in a tool's own counting: a fraction where it takes less than a byte an element, None for none."""
 
 
 class Tree(NamedTuple):
@@ -58,7 +63,9 @@ class Tree(NamedTuple):
     no_split: tuple[str, ...] | None
     """The class's `_no_split_modules`; None where it has none."""
     no_placement: tuple[str, ...] | None
-    """The class's `_no_placement_params` (transformers from 5.20); None where it has none."""
+    """The class's `_no_placement_params` (transformers from 5.16); None where it has none."""
+    tensors: tuple[tuple[tuple[str, int, bool], ...], ...]
+    """Attribute, number and whether it is a buffer, of each module's own tensors; empty where `no_placement` is None."""
 
 
 def tree_of(module: nn.Module) -> Tree:
@@ -96,10 +103,11 @@ def tree_of(module: nn.Module) -> Tree:
         names,
         tuple([entry.name for entry in entries]) if tied else (),
         firsts,
-        tuple([tuple(sorted(set(group))) for group in sight.again]) if tied else (),
+        found_again(graph) if tied else (),
         _declared(module),
         _words(module, "_no_split_modules"),
         _words(module, "_no_placement_params"),
+        _tensors(graph) if getattr(module, "_no_placement_params", None) is not None else (),
     )
 
 
@@ -178,6 +186,36 @@ def _buffers(graph: ModuleGraph, found: list[str]) -> list[Entry]:
     return entries
 
 
+def _tensors(graph: ModuleGraph) -> tuple[tuple[tuple[str, int, bool], ...], ...]:
+    """Each module's own tensors, with a number that is the same for the same tensor."""
+    numbers: dict[int, int] = {}
+    held = []
+    for module in graph.modules:
+        here = [(label, tensor, False) for label, tensor in module._parameters.items() if tensor is not None]
+        here += [(label, tensor, True) for label, tensor in module._buffers.items() if tensor is not None]
+        held.append(tuple([(label, numbers.setdefault(id(t), len(numbers)), buffer) for label, t, buffer in here]))
+    return tuple(held)
+
+
+def names_within(tree: Tree, number: int) -> tuple[list[str], list[str]]:
+    """What `named_parameters()` and `named_buffers()` of one module list; for a tree that has its `tensors`."""
+    lists: tuple[list[str], list[str]] = ([], [])
+    seen: set[tuple[int, bool]] = set()
+    walked: set[int] = set()
+    stack = [("", number)]
+    while stack:
+        prefix, here = stack.pop()
+        if here in walked:
+            continue
+        walked.add(here)
+        for label, tensor, buffer in tree.tensors[here]:
+            if (tensor, buffer) not in seen:
+                seen.add((tensor, buffer))
+                lists[buffer].append(prefix + label)
+        stack += [(f"{prefix}{label}.", child) for label, child in reversed(tree.children[here])]
+    return lists
+
+
 def _declared(module: nn.Module) -> dict[str, str] | None:
     keys = getattr(module, "all_tied_weights_keys", None)
     return dict(keys) if isinstance(keys, dict) else None
@@ -189,7 +227,3 @@ def _words(module: nn.Module, attribute: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     return (value,) if isinstance(value, str) else tuple(sorted(value))
-
-
-Sizer = Callable[[Entry], Any]
-"""Bytes of a tensor in a tool's own counting; a fraction where it takes less than a byte an element."""

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 from tiecheck.peers.planners.layers import Layers
 from tiecheck.peers.planners.pending import Node, Pending
-from tiecheck.peers.planners.relevance import Relevance
 from tiecheck.peers.planners.releases import Release
+from tiecheck.peers.planners.relevance import Relevance
 from tiecheck.peers.planners.sizes import Bytes
-from tiecheck.peers.planners.tree import Tree
+from tiecheck.peers.planners.tree import Tree, names_within
 
 Key = int | str
 """A device as accelerate keys it."""
@@ -134,7 +134,7 @@ class Walk:
         device = self.device
         limit = None if device == "disk" else self.setting.memory[device]
         if device in self.main:
-            return limit - self.layers.largest, self.layers.largest  # type: ignore[operator]  # the disk is not main
+            return limit - self.layers.largest, self.layers.largest
         return limit, 0
 
     def take(self) -> Node | None:
@@ -178,6 +178,7 @@ class Walk:
         device = self.device
         self.used[device] += beside.nbytes
         self.placed[node.name] = device
+        self.pending.gone.add(node.name)
         for other in beside.nodes:
             if other.name not in self.pending.gone:
                 self.pending.gone.add(other.name)
@@ -284,12 +285,8 @@ def _escaped(walk: Walk, node: Node, beside: Beside) -> bool:
     following = walk.devices[walk.current + 1]
     if following not in walk.gpus or walk.used[following] + beside.nbytes <= walk.setting.memory[following]:
         return False
-    path = tree.paths[node.number]
-    cut = len(path) + 1
-    # Names in an aliased module are those of its first path: what it holds is the same.
-    inside = [entry for entry in tree.entries if entry.name.startswith(f"{path}.")]
-    names = [entry.name[cut:] for entry in inside]
-    if not any(not e.buffer and n in tree.no_placement for e, n in zip(inside, names, strict=True)):
+    parameters, buffers = names_within(tree, node.number)
+    if not any(name in tree.no_placement for name in parameters):
         return False
-    walk.pending.escape(node, [name for name in names if name not in tree.no_placement])
+    walk.pending.escape(node, [name for name in (*parameters, *buffers) if name not in tree.no_placement])
     return True

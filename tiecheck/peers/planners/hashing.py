@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tiecheck.facts_placement import Ask, Seeds
-from tiecheck.peers.planners.maps import SHOWN, Key, cleaned, differing, splits
+from tiecheck.peers.planners.maps import SHOWN, Key, differing, splits
 from tiecheck.peers.planners.orders import groups_in_order, numbered, orders_under
 from tiecheck.peers.planners.releases import Release, release_of
-from tiecheck.peers.planners.reproduction import Subject, Tool, groups_of_tool, subject_of, walk_of
+from tiecheck.peers.planners.reproduction import Subject, Tool, groups_of_tool, subject_of, walk_of, written_of
 from tiecheck.peers.planners.tree import Groups, declared_groups, groups_of
 from tiecheck.peers.planners.walk import Tripped
 
@@ -57,16 +57,11 @@ def seeds_of(subject: Subject, release: Release, count: int) -> Seeds:
         moving |= differing(placed[0], one).keys()
     return Seeds(
         count,
-        len({frozenset(_written(subject, release, one).items()) for one in placed}),
+        len({frozenset(written_of(subject, release, one).items()) for one in placed}),
         tuple(sorted(moving)[:SHOWN]),
         sum([splits(one, meant) for one in placed]),
         len(tried) - len(placed),
     )
-
-
-def _written(subject: Subject, release: Release, placed: dict[str, Key]) -> dict[str, Key]:
-    """The map as the tool writes it."""
-    return placed if release.escapes and subject.tree.no_placement is not None else cleaned(placed)
 
 
 def _order(subject: Subject, release: Release, groups: Groups, seed: int) -> tuple[int, ...]:
