@@ -42,7 +42,7 @@ NEEDED = {
     "infer_auto_device_map",
     "named_module_tensors",
 }
-"""What their planners are made of, as far as a release has it; what they ask the machine is left to the installed one."""
+"""What their planners are made of, as far as a release has it; what asks the machine is the installed one's."""
 
 
 @cache

@@ -6,28 +6,16 @@ the tie groups, another release or right counting would have given. It runs only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.facts_placement import Ask, Crash, Plan
-from tiecheck.peers.planners.hashing import seeds, seeds_of
-from tiecheck.peers.planners.maps import word
-from tiecheck.peers.planners.releases import Release, release_of
-from tiecheck.peers.planners.reproduction import (
-    Subject,
-    Tool,
-    groups_of_tool,
-    plan_of,
-    reproduce,
-    subject_of,
-)
-from tiecheck.peers.planners.running import Ran, is_pretrained, run, run_fully
-from tiecheck.peers.planners.sizes import Sized, accelerate_sizer, sizes, sizes_of, transformers_sizer
+from tiecheck.facts_placement import Ask, Plan
+from tiecheck.peers.planners.filling import Case, plan_fully
+from tiecheck.peers.planners.hashing import seeds
+from tiecheck.peers.planners.reproduction import Tool, groups_of_tool, reproduce
+from tiecheck.peers.planners.running import is_pretrained, run
+from tiecheck.peers.planners.sizes import Sized, sizes_of
 from tiecheck.peers.planners.tree import Groups, Tree, tree_of
-from tiecheck.peers.planners.twice import may_double
-from tiecheck.peers.views.paths import Endless
-from tiecheck.peers.views.sight import told
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,16 +41,13 @@ def plans_of(
     Raises:
         TypeError: If `module` is no `nn.Module`.
         OSError: If Python cannot be started for another hash seed.
+        subprocess.SubprocessError: If it fails.
     """
-    asked: list[tuple[Any, Tool]] = [(module, "accelerate")]
     for_transformers = module if planned is None else planned
+    cases = [Case(module, "accelerate", ask, None)]
     if is_pretrained(for_transformers):
-        asked.append((for_transformers, "transformers"))
-    return tuple(
-        _plan(subject, tool, ask, quantizer if tool == "transformers" else None, seeds)
-        for subject, tool in asked
-        if _installed("accelerate") and _installed(tool)
-    )
+        cases.append(Case(for_transformers, "transformers", ask, quantizer))
+    return tuple(plan_fully(case, seeds) for case in cases if _installed("accelerate") and _installed(case.tool))
 
 
 def groups_seen(module: nn.Module | Tree, tool: Tool) -> Groups:
@@ -86,63 +71,6 @@ def _installed(tool: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def _plan(module: Any, tool: Tool, ask: Ask, quantizer: Any, count: int) -> Plan:
-    """Run a planner, and add what only the reproduction can tell."""
-    installed = version(tool)
-    try:
-        tree = tree_of(module)
-    except (RecursionError, Endless) as error:
-        text = f"not run: {error}" if isinstance(error, Endless) else told(error)
-        return Plan(tool, installed, ask.strategy, {}, Crash(text, "other", "", (), ()))
-    ran = run_fully(module, tool, ask, quantizer=quantizer)
-    release = release_of(tool, installed)
-    groups = groups_of_tool(tree, tool, release)
-    if release is None:
-        return ran.plan
-    plan = _filled(ran, module, tree, release, groups, ask, quantizer)
-    if count and ran.plan.memory:
-        subject = _subject(ran, module, tree, tool, ask, quantizer)
-        plan = plan._replace(seeds=seeds_of(subject, release, count))
-    return plan
-
-
-def _filled(
-    ran: Ran, module: Any, tree: Tree, release: Release, groups: Sequence[Sequence[str]], ask: Ask, quantizer: Any
-) -> Plan:
-    """A plan with its crash explained, its counting and what was counted twice."""
-    plan = ran.plan
-    tool: Any = plan.tool
-    if plan.crash is None and ran.placed is not None and (release.once or not may_double(groups)):
-        counted = _counted(ran, module, tree, tool, ask, quantizer)
-        return plan._replace(counted=counted)
-    if not plan.memory:
-        return plan  # it raised before anything was placed
-    ours = plan_of(_subject(ran, module, tree, tool, ask, quantizer), release, plan.version)
-    if plan.crash is not None:
-        same = ours.crash is not None and ours.crash.error == plan.crash.error
-        return plan._replace(crash=ours.crash) if same else plan
-    if dict(ours.device_map) != dict(plan.device_map):
-        return plan  # a planner that does not do what we know of it: nothing is said of its counting
-    return plan._replace(counted=ours.counted, doubles=ours.doubles, moved=ours.moved)
-
-
-def _subject(ran: Ran, module: Any, tree: Tree, tool: Tool, ask: Ask, quantizer: Any) -> Subject:
-    known = tree if tool == "accelerate" else module
-    return subject_of(known, tool, ask, quantizer=quantizer, allowed=ran.plan.memory)
-
-
-def _counted(ran: Ran, module: Any, tree: Tree, tool: Tool, ask: Ask, quantizer: Any) -> dict[str, int]:
-    """Bytes on each device as the planner counted them, where it counted nothing twice."""
-    size = accelerate_sizer(ask.dtype)
-    if tool == "transformers":
-        size = transformers_sizer(module, quantizer, tree.declared)
-    of = sizes(tree, size).of
-    found: dict[str, float] = {}
-    for name, device in (ran.placed or {}).items():
-        found[word(device)] = found.get(word(device), 0) + of.get(name, 0)
-    return {device: int(nbytes) for device, nbytes in found.items() if nbytes}
 
 
 __all__ = [

@@ -14,7 +14,7 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 def found_again(graph: ModuleGraph) -> Groups:
-    """The groups of names in the order in which each is first come upon: its first name, and the further ones likewise.
+    """The groups of names, each sorted, in the order in which each is first come upon.
 
     Args:
         graph: The modules; `paths.check` has said that the walk along `named_children` ends.
@@ -36,7 +36,7 @@ def found_again(graph: ModuleGraph) -> Groups:
     met.sort(key=lambda one: (begins[one[1]], one[1].count("."), one[2]))
     for key, _, _, name in met:
         groups[key].append(name)
-    return tuple([tuple(groups[key]) for key in dict.fromkeys(one[0] for one in met)])
+    return tuple([tuple(sorted(set(groups[key]))) for key in dict.fromkeys(one[0] for one in met)])
 
 
 def _stops(name: str) -> list[int]:

@@ -29,7 +29,7 @@ def in_order(memory: Mapping[int | str, Bytes]) -> Memory:
     return {key: memory[key] for key in order}
 
 
-def balanced(
+def balanced(  # noqa: PLR0913  # what the tools' own function takes
     tool: Literal["accelerate", "transformers"],
     tree: Tree,
     sizes: Sizes,

@@ -13,7 +13,9 @@ from tiecheck.peers.planners.tree import Groups, declared_groups, groups_of
 from tiecheck.peers.planners.walk import Tripped
 
 
-def seeds(module: Any, tool: Tool, ask: Ask, count: int, *, version: str, quantizer: Any = None) -> Seeds:
+def seeds(  # noqa: PLR0913  # what a plan takes, and how many
+    module: Any, tool: Tool, ask: Ask, count: int, *, version: str, quantizer: Any = None
+) -> Seeds:
     """Plan under the hash seeds 0, 1, 2 and so on.
 
     Each seed's order of the tie groups comes from a process of its own; the plan is the reproduction's.

@@ -30,8 +30,6 @@ class Release(Record):
     """The loop of before accelerate 1.2: whether a module fits is asked first without what is tied to it."""
     again: bool
     """Whether ties are found as accelerate before 0.34 does."""
-    unsorted: bool
-    """Whether the further names of a group then come in the order of a set."""
     exempt: bool
     """Whether integers keep their size under `dtype=`."""
     tensors: bool
@@ -51,8 +49,8 @@ def _release(tool: Literal["accelerate", "transformers"], versions: str, since: 
 
 
 RELEASES = (
-    _release("accelerate", "0.25", (0, 25), "early again unsorted"),
-    _release("accelerate", "0.26", (0, 26), "early again unsorted dotted"),
+    _release("accelerate", "0.25", (0, 25), "early again"),
+    _release("accelerate", "0.26", (0, 26), "early again dotted"),
     _release("accelerate", "0.27", (0, 27), "early again dotted exempt"),
     _release("accelerate", "0.28-0.33", (0, 28), "early again dotted exempt tensors"),
     _release("accelerate", "0.34-1.1", (0, 34), "early dotted exempt tensors"),
@@ -62,7 +60,7 @@ RELEASES = (
     _release("transformers", "5.13-5.15", (5, 13), "dotted exempt tensors prefix once always"),
     _release("transformers", "5.16-", (5, 16), "dotted exempt tensors prefix once always escapes"),
 )
-"""Every range, oldest first. How memory is balanced differs too (transformers before 5.18) and is taken as it is now."""
+"""Every range, oldest first. How memory is balanced is taken as it is now: transformers before 5.18 differs."""
 
 
 def release_of(tool: str, version: str) -> Release | None:

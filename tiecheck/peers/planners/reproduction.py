@@ -13,10 +13,10 @@ from tiecheck.peers.planners.maps import SHOWN, cleaned, device_in, differing, w
 from tiecheck.peers.planners.orders import groups_in_order
 from tiecheck.peers.planners.releases import RELEASES, Release, joined, release_of
 from tiecheck.peers.planners.sizes import Sizes, accelerate_sizer, sizes, transformers_sizer
-from tiecheck.peers.planners.tree import Groups, Tree, declared_groups, groups_of, tree_of
+from tiecheck.peers.planners.tree import Groups, Sizer, Tree, declared_groups, groups_of, tree_of
 from tiecheck.peers.planners.walk import Counting, Key, Setting, Tripped, Walk, modern
 from tiecheck.peers.views.paths import Endless
-from tiecheck.peers.views.sight import ordered, told
+from tiecheck.peers.views.sight import told
 
 Tool = Literal["accelerate", "transformers"]
 
@@ -36,40 +36,60 @@ class Subject(NamedTuple):
     """Bytes by device, balanced, in the order in which they are filled."""
     strategy: str
     """What was asked for."""
+    dtype: str | None
+    """The type that accelerate was told the weights will have."""
+
+    def under(self, release: Release) -> Subject:
+        """The same with the bytes that a release counts."""
+        if release.exempt or self.dtype is None or self.tool == "transformers":
+            return self
+        return self._replace(sizes=sizes(self.tree, accelerate_sizer(self.dtype, exempt=False)))
 
 
-def subject_of(
-    module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None, allowed: Mapping[Key, Any] | None = None
+def sizer_of(module: Any, tree: Tree, tool: Tool, dtype: str | None, quantizer: Any) -> Sizer:
+    """How a tool counts a tensor."""
+    if tool == "accelerate":
+        return accelerate_sizer(dtype)
+    return transformers_sizer(module, quantizer, tree.declared)
+
+
+def subject_of(  # noqa: PLR0913  # what is known already need not be found again
+    module: Any,
+    tool: Tool,
+    ask: Ask,
+    *,
+    quantizer: Any = None,
+    allowed: Mapping[Key, Any] | None = None,
+    tree: Tree | None = None,
 ) -> Subject:
     """Look at a module for one tool.
 
     Args:
-        module: The module, or its `Tree` where that was made already (accelerate only: transformers asks the module).
+        module: The module.
         tool: Whose planner.
-        ask: What is asked for; memory must be given.
+        ask: What is asked for; the memory must be given, there or in `allowed`.
         quantizer: transformers' quantizer, where there is one.
         allowed: The memory after balancing, where it is known already.
+        tree: The module's tree, where it was made already.
 
     Raises:
         Exception: What the tool raises before it places anything.
     """
-    tree = module if isinstance(module, Tree) else tree_of(module)
+    tree = tree_of(module) if tree is None else tree
     named = tree.no_split if tool == "transformers" or ask.no_split is None else ask.no_split
     no_split = named or ()
-    if tool == "accelerate":
-        counted = sizes(tree, accelerate_sizer(ask.dtype))
-    else:
-        counted = sizes(tree, transformers_sizer(module, quantizer, tree.declared))
+    counted = sizes(tree, sizer_of(module, tree, tool, ask.dtype, quantizer))
     if allowed is None:
-        given = in_order(ask.memory or {})
+        allowed = in_order(ask.memory or {})
         if ask.strategy != "sequential":
             low_zero = ask.strategy == "balanced_low_0"
-            given = balanced(tool, tree, counted, given, no_split, low_zero=low_zero)
-        allowed = quantizer.adjust_max_memory(given) if quantizer is not None and tool == "transformers" else given
-    return Subject(tool, tree, counted, no_split, in_order(allowed), ask.strategy)
+            allowed = balanced(tool, tree, counted, allowed, no_split, low_zero=low_zero)
+        if quantizer is not None:
+            allowed = quantizer.adjust_max_memory(allowed)
+    return Subject(tool, tree, counted, no_split, in_order(allowed), ask.strategy, ask.dtype)
 
 
-def reproduce(  # noqa: PLR0913  # each is a question of its own
+def reproduce(  # noqa: PLR0913, PLR0917  # each is a question of its own
     module: Any,
     tool: Tool,
     version: str,
@@ -83,7 +103,7 @@ def reproduce(  # noqa: PLR0913  # each is a question of its own
     """What a planner gives, without running it.
 
     Args:
-        module: The module, or for accelerate its `Tree`.
+        module: The module; it is not changed.
         tool: Whose planner.
         version: The tool's version; how memory is balanced is that of accelerate 1.15 and transformers 5.23.
         ask: What is asked for; the memory must be given, there or in `allowed`.
@@ -106,7 +126,7 @@ def reproduce(  # noqa: PLR0913  # each is a question of its own
         subject = subject_of(module, tool, ask, quantizer=quantizer, allowed=allowed)
     except Exception as error:  # noqa: BLE001  # what the planner raises
         return Plan(tool, version, ask.strategy, {}, _raised(error))
-    return plan_of(subject, release, version, order, counting)
+    return plan_of(subject.under(release), release, version, order, counting)
 
 
 def plan_of(
@@ -147,9 +167,7 @@ def walk_of(
     """Place everything; where the planner raises, what it trips over."""
     groups: Sequence[tuple[str, ...]] = groups_of_tool(subject.tree, subject.tool, release)
     if release.again:
-        # These versions go through the groups in the order of the model.
-        found = subject.tree.again
-        groups = [(n[0], *set(n[1:])) if release.unsorted else tuple(sorted(n)) for n in found]
+        groups = subject.tree.again  # these versions go through them in the order of the model
     elif order is None:
         groups = groups_in_order(subject.tree, subject.tool, tuple(groups))
     else:
@@ -169,7 +187,7 @@ def groups_of_tool(tree: Tree, tool: Tool, release: Release | None = None) -> Gr
     """The groups a planner goes by, in our order."""
     if tool == "transformers":
         return declared_groups(tree)
-    return ordered(tree.again) if release is not None and release.again else groups_of(tree)
+    return tuple(sorted(tree.again)) if release is not None and release.again else groups_of(tree)
 
 
 def raising(subject: Subject, order: Sequence[int] | None = None) -> tuple[str, ...]:
@@ -178,8 +196,7 @@ def raising(subject: Subject, order: Sequence[int] | None = None) -> tuple[str, 
     for release in RELEASES:
         if release.tool != subject.tool:
             continue
-        here = subject
-        if isinstance(walk_of(here, release, None if release.again else order), Tripped):
+        if isinstance(walk_of(subject.under(release), release, None if release.again else order), Tripped):
             found.append(release)
     return joined(found)
 

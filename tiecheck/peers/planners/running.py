@@ -57,6 +57,7 @@ def run_fully(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Ra
     installed = version(tool)
     texts: list[str] = []
     memory: dict[Key, Any] = {}
+    placed: dict[str, Key] | None
     try:
         with captured(texts):
             if tool == "accelerate":

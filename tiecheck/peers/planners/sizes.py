@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tiecheck.collect.alias_graph import Registrations
 from tiecheck.peers.planners.tree import Entry, Sizer, Tree
@@ -65,7 +66,7 @@ def _once_dotted(name: str) -> str:
 
 def _elements(tensor: torch.Tensor) -> int:
     """Elements of a tensor; none of one whose shape is not known yet (`nn.LazyLinear`)."""
-    return 0 if isinstance(tensor, nn.parameter.UninitializedTensorMixin) else tensor.numel()
+    return 0 if is_lazy(tensor) else tensor.numel()
 
 
 def torch_dtype(word: str) -> torch.dtype:

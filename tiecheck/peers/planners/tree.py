@@ -1,8 +1,8 @@
 """A model as the planners meet it, in plain data: made once, then planned with as often as is wanted.
 
-The planners (accelerate 1.15 and transformers 5.23, `infer_auto_device_map`) go from a module to its `named_children()`,
-which lists a child once a parent, and count tensors by `named_parameters()` and `named_buffers()`, which list each once
-in the model, by its first name.
+The planners (`infer_auto_device_map` of accelerate 1.15 and transformers 5.23) go from a module to its
+`named_children()`, which lists a child once a parent, and count tensors by `named_parameters()` and `named_buffers()`,
+which list each once in the model, by its first name.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Tree(NamedTuple):
     no_placement: tuple[str, ...] | None
     """The class's `_no_placement_params` (transformers from 5.16); None where it has none."""
     tensors: tuple[tuple[tuple[str, int, bool], ...], ...]
-    """Attribute, number and whether it is a buffer, of each module's own tensors; empty where `no_placement` is None."""
+    """Attribute, number and whether it is a buffer, of each module's own tensors; made only with `no_placement`."""
 
 
 def tree_of(module: nn.Module) -> Tree:
@@ -191,9 +191,11 @@ def _tensors(graph: ModuleGraph) -> tuple[tuple[tuple[str, int, bool], ...], ...
     numbers: dict[int, int] = {}
     held = []
     for module in graph.modules:
-        here = [(label, tensor, False) for label, tensor in module._parameters.items() if tensor is not None]
-        here += [(label, tensor, True) for label, tensor in module._buffers.items() if tensor is not None]
-        held.append(tuple([(label, numbers.setdefault(id(t), len(numbers)), buffer) for label, t, buffer in here]))
+        here: list[tuple[str, Tensor | None, bool]] = [(label, t, False) for label, t in module._parameters.items()]
+        here += [(label, tensor, True) for label, tensor in module._buffers.items()]
+        held.append(
+            tuple([(label, numbers.setdefault(id(t), len(numbers)), b) for label, t, b in here if t is not None])
+        )
     return tuple(held)
 
 
