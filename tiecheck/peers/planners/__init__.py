@@ -6,7 +6,7 @@ the tie groups, another release or right counting would have given. It runs only
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.facts_placement import Ask, Plan
@@ -15,7 +15,7 @@ from tiecheck.peers.planners.hashing import seeds
 from tiecheck.peers.planners.reproduction import Tool, groups_of_tool, reproduce
 from tiecheck.peers.planners.running import is_pretrained, run
 from tiecheck.peers.planners.sizes import Sized, sizes_of
-from tiecheck.peers.planners.tree import Groups, Tree, tree_of
+from tiecheck.peers.planners.tree import Groups, Tree
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,10 +44,13 @@ def plans_of(
         subprocess.SubprocessError: If it fails.
     """
     for_transformers = module if planned is None else planned
-    cases = [Case(module, "accelerate", ask, None)]
+    trees: dict[int, Tree] = {}
+    cases = [Case(module, "accelerate", ask, None, trees)]
     if is_pretrained(for_transformers):
-        cases.append(Case(for_transformers, "transformers", ask, quantizer))
-    return tuple(plan_fully(case, seeds) for case in cases if _installed("accelerate") and _installed(case.tool))
+        cases.append(Case(for_transformers, "transformers", ask, quantizer, trees))
+    if find_spec("accelerate") is None:
+        return ()  # transformers' planner needs it too
+    return tuple(plan_fully(case, seeds) for case in cases)
 
 
 def groups_seen(module: nn.Module | Tree, tool: Tool) -> Groups:
@@ -62,15 +65,7 @@ def groups_seen(module: nn.Module | Tree, tool: Tool) -> Groups:
         RecursionError: A registered cycle, or modules within modules deeper than Python recurses.
         Endless: Aliases that make more paths than can be walked.
     """
-    return groups_of_tool(module if isinstance(module, Tree) else tree_of(module), tool)
-
-
-def _installed(tool: str) -> bool:
-    try:
-        version(tool)
-    except PackageNotFoundError:
-        return False
-    return True
+    return groups_of_tool(module if isinstance(module, Tree) else Tree(module), tool)
 
 
 __all__ = [

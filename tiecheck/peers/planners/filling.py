@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import import_module
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from tiecheck.facts_placement import Ask, Crash, Plan
 from tiecheck.peers.planners.hashing import seeds_of
@@ -11,9 +13,9 @@ from tiecheck.peers.planners.maps import word
 from tiecheck.peers.planners.releases import Release, release_of
 from tiecheck.peers.planners.reproduction import Subject, Tool, groups_of_tool, plan_of, sizer_of, subject_of
 from tiecheck.peers.planners.running import Ran, run_fully
-from tiecheck.peers.planners.sizes import sizes
-from tiecheck.peers.planners.tree import Tree, tree_of
-from tiecheck.peers.planners.twice import may_double
+from tiecheck.peers.planners.sizes import accelerate_width, sizes
+from tiecheck.peers.planners.tree import Tree
+from tiecheck.peers.planners.twice import may_double, may_mistake
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
 
@@ -29,6 +31,19 @@ class Case(NamedTuple):
     """What is asked for."""
     quantizer: Any
     """transformers' quantizer, where there is one."""
+    trees: dict[int, Tree]
+    """The trees that were made, by the module's id: two planners may plan for one module."""
+
+    def tree(self) -> Tree:
+        """The model's tree.
+
+        Raises:
+            Exception: As `Tree`.
+        """
+        found = self.trees.get(id(self.module))
+        if found is None:
+            found = self.trees[id(self.module)] = Tree(self.module)
+        return found
 
     def subject(self, tree: Tree, ran: Ran) -> Subject:
         """The model ready to be planned with again, under the memory that the run had."""
@@ -49,15 +64,15 @@ def plan_fully(case: Case, seeds: int) -> Plan:
         OSError: If Python cannot be started for another hash seed.
         subprocess.SubprocessError: If it fails.
     """
-    installed = version(case.tool)
+    installed: str = import_module(case.tool).__version__
     try:
-        tree = tree_of(case.module)
+        tree = case.tree()
     except (RecursionError, Endless) as error:
         text = f"not run: {error}" if isinstance(error, Endless) else told(error)
         return Plan(case.tool, installed, case.ask.strategy, {}, Crash(text, "other", "", (), ()))
     ran = run_fully(case.module, case.tool, case.ask, quantizer=case.quantizer)
     release = release_of(case.tool, installed)
-    if release is None or not ran.plan.memory:
+    if release is None or not ran.started:
         return ran.plan  # too old to be known, or it raised before anything was placed
     plan = _filled(case, tree, ran, release)
     if seeds:
@@ -70,7 +85,8 @@ def _filled(case: Case, tree: Tree, ran: Ran, release: Release) -> Plan:
     plan = ran.plan
     if plan.crash is None and ran.placed is not None:
         groups = groups_of_tool(tree, case.tool, release)
-        if release.once or not may_double(groups):
+        doubled = not release.once and may_double(groups)
+        if not doubled and not may_mistake(groups, ran.placed):
             return plan._replace(counted=_counted(case, tree, ran))
     ours = plan_of(case.subject(tree, ran), release, plan.version)
     if plan.crash is not None:
@@ -83,8 +99,15 @@ def _filled(case: Case, tree: Tree, ran: Ran, release: Release) -> Plan:
 
 def _counted(case: Case, tree: Tree, ran: Ran) -> dict[str, int]:
     """Bytes on each device as the planner counted them, where it counted nothing twice."""
-    of = sizes(tree, sizer_of(case.module, tree, case.tool, case.ask.dtype, case.quantizer)).of
+    placed = ran.placed or {}
+    if case.quantizer is not None:
+        of = sizes(tree, sizer_of(case.module, tree, case.tool, case.ask.dtype, case.quantizer)).of
+        nbytes = [of.get(name, 0) for name in placed]
+    elif case.tool == "accelerate":
+        nbytes = tree.bytes_of(placed, accelerate_width(case.ask.dtype))
+    else:
+        nbytes = tree.bytes_of(placed, Tensor.element_size, tree.declared or ())
     found: dict[str, float] = {}
-    for name, device in (ran.placed or {}).items():
-        found[word(device)] = found.get(word(device), 0) + of.get(name, 0)
-    return {device: int(nbytes) for device, nbytes in found.items() if nbytes}
+    for device, size in zip(placed.values(), nbytes, strict=True):
+        found[word(device)] = found.get(word(device), 0) + size
+    return {device: int(size) for device, size in found.items() if size}

@@ -83,11 +83,8 @@ def groups_in_order(tree: Tree, tool: str, groups: Groups, met: Sequence[str] | 
         by_source = _by_source(tree)
         return [by_source[source] for source in met]
     met = aliases_here(tree) if met is None else met
-    by_first: dict[str, tuple[str, ...]] = {}
     member = {name: group for group in groups for name in group}
-    for alias in met:
-        by_first.setdefault(tree.firsts[alias], member[alias])
-    return list(by_first.values())
+    return list(dict.fromkeys(member[alias] for alias in met))
 
 
 def _by_source(tree: Tree) -> dict[str, tuple[str, ...]]:

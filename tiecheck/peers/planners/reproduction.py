@@ -13,7 +13,7 @@ from tiecheck.peers.planners.maps import SHOWN, cleaned, device_in, differing, w
 from tiecheck.peers.planners.orders import groups_in_order
 from tiecheck.peers.planners.releases import RELEASES, Release, joined, release_of
 from tiecheck.peers.planners.sizes import Sizes, accelerate_sizer, sizes, transformers_sizer
-from tiecheck.peers.planners.tree import Groups, Sizer, Tree, declared_groups, groups_of, tree_of
+from tiecheck.peers.planners.tree import Groups, Sizer, Tree, declared_groups, groups_of
 from tiecheck.peers.planners.walk import Counting, Key, Setting, Tripped, Walk, modern
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
@@ -75,7 +75,7 @@ def subject_of(  # noqa: PLR0913  # what is known already need not be found agai
     Raises:
         Exception: What the tool raises before it places anything.
     """
-    tree = tree_of(module) if tree is None else tree
+    tree = Tree(module) if tree is None else tree
     named = tree.no_split if tool == "transformers" or ask.no_split is None else ask.no_split
     no_split = named or ()
     counted = sizes(tree, sizer_of(module, tree, tool, ask.dtype, quantizer))

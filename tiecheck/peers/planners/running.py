@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from tiecheck.facts_placement import Ask, Crash, Plan
@@ -32,6 +32,8 @@ class Ran(NamedTuple):
     """The plan, without what only the reproduction knows."""
     placed: dict[str, Key] | None
     """The map before it was cleaned; None where that is not known."""
+    started: bool
+    """Whether it came to placing anything; else it raised while it shared the memory out."""
 
 
 def run(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Plan:
@@ -54,22 +56,26 @@ def run(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Plan:
 
 def run_fully(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Ran:
     """The same, with the map before it was cleaned. See `run`."""
-    installed = version(tool)
+    installed: str = import_module(tool).__version__
     texts: list[str] = []
-    memory: dict[Key, Any] = {}
+    allowed: list[dict[Key, Any]] = []
     placed: dict[str, Key] | None
+    crash: Crash | None
     try:
         with captured(texts):
             if tool == "accelerate":
-                device_map, placed = _accelerate(module, ask, memory)
+                device_map, placed = _accelerate(module, ask, allowed)
             else:
-                device_map, placed = _transformers(module, ask, memory, quantizer)
+                device_map, placed = _transformers(module, ask, allowed, quantizer)
     except ImportError:
         raise
     except Exception as error:  # noqa: BLE001  # what it raises is the result
-        crash = Crash(told(error), "other", "", (), ())
-        return Ran(Plan(tool, installed, ask.strategy, {}, crash, tuple(dict.fromkeys(texts)), memory), None)
-    return Ran(Plan(tool, installed, ask.strategy, device_map, None, tuple(dict.fromkeys(texts)), memory), placed)
+        device_map, placed, crash = {}, None, Crash(told(error), "other", "", (), ())
+    else:
+        crash = None
+    memory = allowed[0] if allowed else {}
+    plan = Plan(tool, installed, ask.strategy, device_map, crash, tuple(dict.fromkeys(texts)), memory)
+    return Ran(plan, placed, bool(allowed))
 
 
 def is_pretrained(module: Any) -> bool:
@@ -78,7 +84,7 @@ def is_pretrained(module: Any) -> bool:
     return isinstance(base, type) and isinstance(module, base) and hasattr(module, "all_tied_weights_keys")
 
 
-def _accelerate(module: Any, ask: Ask, memory: dict[Key, Any]) -> tuple[dict[str, Key], dict[str, Key]]:
+def _accelerate(module: Any, ask: Ask, allowed: list[dict[Key, Any]]) -> tuple[dict[str, Key], dict[str, Key]]:
     from accelerate.utils.modeling import clean_device_map, get_balanced_memory, infer_auto_device_map
 
     no_split = getattr(module, "_no_split_modules", None) if ask.no_split is None else ask.no_split
@@ -91,7 +97,7 @@ def _accelerate(module: Any, ask: Ask, memory: dict[Key, Any]) -> tuple[dict[str
         given = get_balanced_memory(module, max_memory=given, low_zero=ask.strategy == "balanced_low_0", **words)
     elif given is None:
         given = _machine()
-    memory.update(given)
+    allowed.append(dict(given))
     found: dict[str, Key] = infer_auto_device_map(module, max_memory=dict(given), clean_result=False, **words)
     placed = dict(found)
     return dict(clean_device_map(found)), placed  # as `clean_result=True` has it done
@@ -104,7 +110,7 @@ def _machine() -> Any:
 
 
 def _transformers(
-    module: Any, ask: Ask, memory: dict[Key, Any], quantizer: Any
+    module: Any, ask: Ask, allowed: list[dict[Key, Any]], quantizer: Any
 ) -> tuple[dict[str, Key], dict[str, Key] | None]:
     from accelerate.utils.modeling import clean_device_map
     from transformers.integrations.accelerate import get_balanced_memory, get_max_memory, infer_auto_device_map
@@ -120,7 +126,7 @@ def _transformers(
         given = get_max_memory(given)
     if quantizer is not None:
         given = quantizer.adjust_max_memory(given)
-    memory.update(given)
+    allowed.append(dict(given))
     words: dict[str, Any] = {"no_split_module_classes": no_split, "hf_quantizer": quantizer}
     whole = getattr(module, "_no_placement_params", None)
     if whole is not None:

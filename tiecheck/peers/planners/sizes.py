@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +79,8 @@ def torch_dtype(word: str) -> torch.dtype:
     return found
 
 
-def accelerate_sizer(dtype: str | None, *, exempt: bool = True) -> Sizer:
-    """How accelerate counts a tensor (`compute_module_sizes`, 1.15).
+def accelerate_width(dtype: str | None, *, exempt: bool = True) -> Callable[[torch.Tensor], Bytes]:
+    """Bytes of an element of a tensor as accelerate counts them (`compute_module_sizes`, 1.15).
 
     Args:
         dtype: What its `dtype=` is; a tensor of a smaller type keeps its own size, so that loading float16 weights as
@@ -89,13 +89,19 @@ def accelerate_sizer(dtype: str | None, *, exempt: bool = True) -> Sizer:
     """
     wanted = None if dtype is None else _width(torch_dtype(dtype))
 
-    def size(entry: Entry) -> Bytes:
-        own = _width(entry.tensor.dtype)
-        if wanted is not None and not (exempt and _whole(entry.tensor.dtype)):
+    def width(tensor: torch.Tensor) -> Bytes:
+        own = _width(tensor.dtype)
+        if wanted is not None and not (exempt and _whole(tensor.dtype)):
             own = min(wanted, own)
-        return entry.tensor.numel() * own
+        return own
 
-    return size
+    return width
+
+
+def accelerate_sizer(dtype: str | None, *, exempt: bool = True) -> Sizer:
+    """How accelerate counts a tensor. See `accelerate_width`."""
+    width = accelerate_width(dtype, exempt=exempt)
+    return lambda entry: entry.tensor.numel() * width(entry.tensor)
 
 
 def transformers_sizer(module: Any, quantizer: Any, declared: dict[str, str] | None) -> Sizer:

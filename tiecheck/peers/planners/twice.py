@@ -1,4 +1,4 @@
-"""Whether a planner can have counted tied memory twice: told from the names alone, so that most models cost nothing."""
+"""Whether a planner can have miscounted tied memory: told from the names alone, so that most models cost nothing."""
 
 from __future__ import annotations
 
@@ -37,3 +37,24 @@ def _parting(one: str, other: str) -> tuple[str, str]:
     while place < min(len(here), len(there)) - 1 and here[place] == there[place]:
         place += 1
     return ".".join(here[: place + 1]), ".".join(there[: place + 1])
+
+
+def may_mistake(groups: Iterable[Sequence[str]], placed: Iterable[str]) -> bool:
+    """Whether a module may have been taken for tied, or not, because its name occurs inside a tied name.
+
+    Args:
+        groups: The tie groups as the planner sees them.
+        placed: What was placed: nothing but these and what is above them was ever looked for.
+    """
+    names = [f"{name}." for group in groups for name in group]
+    if not names:
+        return False
+    looked: set[str] = set()
+    for name in placed:
+        path = name
+        while path and path not in looked:
+            looked.add(path)
+            path = path.rpartition(".")[0]
+    if len(looked) * len(names) > PAIRS:
+        return True
+    return any(tied.find(f"{path}.", 1) >= 0 for path in looked for tied in names)
