@@ -110,3 +110,43 @@ def random_pretrained(draw: random.Random) -> Any:
     if draw.random() < 0.15 and names:
         model._no_placement_params = [draw.choice(names).rpartition(".")[2], "emb", "w"]
     return model
+
+
+def entangled(parts: int = 6) -> nn.Module:
+    """One module whose parameters are tied into several others, so that the order of the ties decides which is split.
+
+    Under `{0: 2850, 1: 2000, "cpu": 10000}` accelerate makes 7 maps of it in 8 hash seeds.
+    """
+    model = nn.Module()
+    model.first = nn.Module()
+    for number in range(parts):
+        model.first.register_parameter(f"w{number}", nn.Parameter(torch.empty(4, 4, device="meta")))
+    for number in range(parts):
+        part = nn.Module()
+        part.own = nn.Linear(4, 4, bias=False, device="meta")
+        part.rest = nn.Linear(4 * (number + 1), 8, bias=False, device="meta")
+        part.own.weight = model.first._parameters[f"w{number}"]
+        model.add_module(f"part{number}x", part)
+    return model
+
+
+ENTANGLED: dict[int | str, int] = {0: 2850, 1: 2000, "cpu": 10_000}
+
+
+def declared_entangled() -> Any:
+    """The same as a transformers model that declares its ties."""
+    from transformers import PreTrainedModel, PretrainedConfig
+
+    class Entangled(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            made = entangled()
+            for label, child in made.named_children():
+                self.add_module(label, child)
+            self.post_init()
+
+    model = Entangled(PretrainedConfig())
+    model.all_tied_weights_keys = {f"part{number}x.own.weight": f"first.w{number}" for number in range(6)}
+    return model
