@@ -98,7 +98,7 @@ def test_the_map_is_that_of_from_pretrained(name, model_type, dtype, tmp_path, m
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_a_load_that_is_not_stopped(name, tmp_path, monkeypatch):
-    class_name = dict((t, n) for n, t in CLASSES)[name]
+    class_name = {t: n for n, t in CLASSES}[name]
     cls = saved(class_name, name, tmp_path / "model", torch.float32)
     built = build_for_plan(str(tmp_path / "model"), read_config(str(tmp_path / "model")))
     total = sum(p.numel() * p.element_size() for p in built.module.parameters())

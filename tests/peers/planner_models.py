@@ -135,7 +135,7 @@ ENTANGLED: dict[int | str, int] = {0: 2850, 1: 2000, "cpu": 10_000}
 
 def declared_entangled() -> Any:
     """The same as a transformers model that declares its ties."""
-    from transformers import PreTrainedModel, PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     class Entangled(PreTrainedModel):
         config_class = PretrainedConfig

@@ -12,11 +12,13 @@ Cause = Literal["substring", "sibling", "root", "other"]
 
 def crash_of(tripped: Tripped) -> Crash:
     """A crash, without the versions that have it."""
-    tied, walk = tripped.tied, tripped.walk
+    tied, walk, node = tripped.tied, tripped.walk, tripped.node
+    module = "" if node is None else node.name
     if tied is None:
-        return Crash(tripped.error, "other", tripped.node.name, (tripped.node.name,), ())
+        return Crash(tripped.error, "other", module, (module,), ())
     group = next((tuple(g) for g in walk.setting.groups if tied in g), (tied,))
-    return Crash(tripped.error, _cause(walk, tripped.node.name, tied), tripped.node.name, tuple(sorted(group)), ())
+    cause = _lost(walk, tied) if node is None else _cause(walk, module, tied)
+    return Crash(tripped.error, cause, module, tuple(sorted(group)), ())
 
 
 def _cause(walk: Walk, placing: str, tied: str) -> Cause:
@@ -51,17 +53,12 @@ def _within(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
 
-def lost_of(walk: Walk, name: str) -> Crash:
-    """What transformers raises where a declared name has no device in its map (`_get_param_device`, 5.23).
-
-    The name in its message is empty: it goes up from the name to the root before it gives up.
-    """
-    group = next((tuple(g) for g in walk.setting.groups if name in g), (name,))
-    end = name.find(".")
-    through = name[:end] if end >= 0 else name
-    while through in walk.pending.split_up and end >= 0:
-        end = name.find(".", end + 1)
-        through = name[:end] if end >= 0 else name
-    cause: Cause = "other" if through in walk.pending.listed or walk.pending.tree.no_placement else "sibling"
-    error = "ValueError: The `device_map` does not contain the module ."
-    return Crash(error, cause, "", tuple(sorted(group)), ())
+def _lost(walk: Walk, name: str) -> Cause:
+    """Why a declared name has no device in transformers' map (`_get_param_device`, 5.23)."""
+    if walk.setting.tree.no_placement is not None:
+        return "other"
+    path, rest = name.partition(".")[::2]
+    while path in walk.pending.split_up and rest:
+        label, rest = rest.partition(".")[::2]
+        path = f"{path}.{label}"
+    return "other" if path in walk.pending.listed else "sibling"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tiecheck.peers.planners.pending import Node
 from tiecheck.peers.planners.sizes import Bytes
-from tiecheck.peers.planners.walk import Beside, Walk
+from tiecheck.peers.planners.state import Beside
+from tiecheck.peers.planners.walk import Walk
 
 
 def early(walk: Walk) -> None:

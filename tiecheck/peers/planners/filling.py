@@ -75,7 +75,7 @@ def plan_fully(case: Case, seeds: int) -> Plan:
     if release is None or not ran.started:
         return ran.plan  # too old to be known, or it raised before anything was placed
     plan = _filled(case, tree, ran, release)
-    if seeds:
+    if seeds and (plan.crash is None or plan.crash.names):
         plan = plan._replace(seeds=seeds_of(case.subject(tree, ran), release, seeds))
     return plan
 
@@ -88,7 +88,10 @@ def _filled(case: Case, tree: Tree, ran: Ran, release: Release) -> Plan:
         doubled = not release.once and may_double(groups)
         if not doubled and not may_mistake(groups, ran.placed):
             return plan._replace(counted=_counted(case, tree, ran))
-    ours = plan_of(case.subject(tree, ran), release, plan.version)
+    try:
+        ours = plan_of(case.subject(tree, ran), release, plan.version)
+    except Exception:  # noqa: BLE001  # it raised over a size or a device, before anything was placed
+        return plan
     if plan.crash is not None:
         same = ours.crash is not None and ours.crash.error == plan.crash.error
         return plan._replace(crash=ours.crash) if same else plan

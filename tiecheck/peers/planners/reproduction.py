@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from tiecheck.facts_placement import Ask, Crash, Double, Plan
 from tiecheck.peers.planners.balance import balanced, in_order
-from tiecheck.peers.planners.crashes import crash_of, lost_of
+from tiecheck.peers.planners.crashes import crash_of
 from tiecheck.peers.planners.early import early
 from tiecheck.peers.planners.maps import SHOWN, cleaned, device_in, differing, word
 from tiecheck.peers.planners.orders import groups_in_order
 from tiecheck.peers.planners.releases import RELEASES, Release, joined, release_of
 from tiecheck.peers.planners.sizes import Sizes, accelerate_sizer, sizes, transformers_sizer
+from tiecheck.peers.planners.state import Counting, Key, Setting
 from tiecheck.peers.planners.tree import Groups, Sizer, Tree, declared_groups, groups_of
-from tiecheck.peers.planners.walk import Counting, Key, Setting, Tripped, Walk, modern
+from tiecheck.peers.planners.walk import Tripped, Walk, modern
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
 
@@ -142,11 +143,6 @@ def plan_of(
         crash = crash_of(walked)._replace(versions=raising(subject, order))
         return Plan(subject.tool, version, subject.strategy, {}, crash, memory=dict(subject.memory))
     written = written_of(subject, release, walked.placed)
-    looked = _names(walked.setting.groups) if subject.tool == "transformers" else ()
-    lost = next((name for name in looked if device_in(written, name) is None), None)
-    if lost is not None:
-        crash = lost_of(walked, lost)._replace(versions=(version,))
-        return Plan(subject.tool, version, subject.strategy, {}, crash, memory=dict(subject.memory))
     plan = Plan(
         subject.tool,
         version,
@@ -178,9 +174,24 @@ def walk_of(
     walk = Walk(setting)
     try:
         (early if release.early else modern)(walk)
+        if subject.tool == "transformers":
+            _look_up(walk, written_of(subject, release, walk.placed))
     except Tripped as tripped:
         return tripped
     return walk
+
+
+def _look_up(walk: Walk, written: Mapping[str, Key]) -> None:
+    """Ask for the device of every declared name, as transformers does at the end.
+
+    Raises:
+        Tripped: One has none; the name in the message is empty, as it goes up to the root before it gives up.
+    """
+    for group in walk.setting.groups:
+        for name in group:
+            if device_in(written, name) is None:
+                error = "ValueError: The `device_map` does not contain the module ."
+                raise Tripped(error, None, name, walk)
 
 
 def groups_of_tool(tree: Tree, tool: Tool, release: Release | None = None) -> Groups:
@@ -224,7 +235,3 @@ def _raised(error: BaseException) -> Crash:
 def written_of(subject: Subject, release: Release, placed: dict[str, Key]) -> dict[str, Key]:
     """The map as the tool writes it: cleaned, but for a transformers model with `_no_placement_params`."""
     return dict(placed) if release.escapes and subject.tree.no_placement is not None else cleaned(placed)
-
-
-def _names(groups: Iterable[Iterable[str]]) -> Iterable[str]:
-    return (name for group in groups for name in group)

@@ -7,33 +7,26 @@ transformers 5 (`infer_auto_device_map`); `early.py` has the one before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from tiecheck.peers.planners.layers import Layers
 from tiecheck.peers.planners.pending import Node, Pending
-from tiecheck.peers.planners.releases import Release
 from tiecheck.peers.planners.relevance import Relevance
 from tiecheck.peers.planners.sizes import Bytes
-from tiecheck.peers.planners.tree import Tree, names_within
-
-Key = int | str
-"""A device as accelerate keys it."""
-
-Counting = Literal["theirs", "right"]
-"""`theirs`: as the planner does; `right`: a module that is placed beside another is counted once."""
+from tiecheck.peers.planners.state import Beside, Key, Setting, Twice
+from tiecheck.peers.planners.tree import names_within
 
 
 class Tripped(Exception):  # noqa: N818  # it is the planner's error, and a result of ours
     """The planner would raise here."""
 
-    def __init__(self, error: str, node: Node, tied: str | None, walk: Walk) -> None:
+    def __init__(self, error: str, node: Node | None, tied: str | None, walk: Walk) -> None:
         """Keep where it was.
 
         Args:
             error: What it raises.
-            node: What was being placed.
-            tied: The tied name it was looking for.
+            node: What was being placed; None where all was.
+            tied: The tied name it was looking for; None where it was looking for something else.
             walk: The state it was in.
         """
         super().__init__(error)
@@ -41,51 +34,6 @@ class Tripped(Exception):  # noqa: N818  # it is the planner's error, and a resu
         self.node = node
         self.tied = tied
         self.walk = walk
-
-
-class Twice(NamedTuple):
-    """A placement in which one module was counted for several tied names."""
-
-    name: str
-    """What was placed."""
-    device: Key
-    """Where."""
-    tied: tuple[str, ...]
-    """The names it was counted for again, sorted."""
-    counted: Bytes
-    """What the planner counted."""
-    real: Bytes
-    """What it takes."""
-
-
-class Beside(NamedTuple):
-    """What a planner makes of the ties of one module."""
-
-    tied: tuple[str, ...]
-    """The tied names outside of it."""
-    nodes: list[Node]
-    """The modules they stand in, one for each name, or each once where the release does that."""
-    nbytes: Bytes
-    """Bytes of it and them, as counted."""
-
-
-class Setting(NamedTuple):
-    """What a walk goes by."""
-
-    tree: Tree
-    """The model."""
-    sizes: dict[str, Bytes]
-    """Bytes by name."""
-    groups: Sequence[Sequence[str]]
-    """The tie groups, in the planner's order."""
-    no_split: frozenset[str]
-    """Class names that stay whole."""
-    memory: Mapping[Key, Bytes]
-    """Bytes by device, in the order in which the devices are filled."""
-    release: Release
-    """Whose rules."""
-    counting: Counting
-    """Whether to count right."""
 
 
 class Walk:
