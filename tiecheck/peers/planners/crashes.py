@@ -33,11 +33,11 @@ def _cause(walk: Walk, placing: str, tied: str) -> Cause:
         path = tied[:end]
         node = walk.pending.listed.get(path)
         if node is None:
-            return "sibling"
+            return _unlisted(walk, tied)
         if path not in walk.pending.split_up:
             return "substring" if node.number >= 0 and _taken_for_whole(walk, path, tied) else "other"
         end = tied.find(".", end + 1)
-    return "other" if tied in walk.pending.listed else "sibling"
+    return "other" if tied in walk.pending.listed else _unlisted(walk, tied)
 
 
 def _taken_for_whole(walk: Walk, path: str, tied: str) -> bool:
@@ -61,4 +61,9 @@ def _lost(walk: Walk, name: str) -> Cause:
     while path in walk.pending.split_up and rest:
         label, rest = rest.partition(".")[::2]
         path = f"{path}.{label}"
-    return "other" if path in walk.pending.listed else "sibling"
+    return "other" if path in walk.pending.listed else _unlisted(walk, name)
+
+
+def _unlisted(walk: Walk, name: str) -> Cause:
+    """A name that no walk along `named_children()` comes to: an alias, or one that the model does not have at all."""
+    return "sibling" if name in set(walk.setting.tree.names) else "other"
