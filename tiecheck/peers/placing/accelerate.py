@@ -16,8 +16,8 @@ from tiecheck.peers.placing.slots import BEFORE, NONE, Fails, Form, Held, Loaded
 
 META_PLACED = "weight is on the meta device, we need a `value` to put in on {}."
 """`set_module_tensor_to_device`; it names the tensor by the last part of its name."""
-OTHER_DEVICE = "Expected all tensors to be on the same device, but found at least two devices, {} and {}!"
-"""torch, of an operation on tensors of two devices."""
+OTHER_DEVICE = "Expected all tensors to be on the same device"
+"""torch, of an operation on tensors of two devices; which two, it goes on to say."""
 
 
 def _inside(name: str, key: str) -> bool:
@@ -140,8 +140,8 @@ class Dispatch:
     def _forward(self) -> dict[str, str]:
         """What the first forward pass reads: `AlignDevicesHook.pre_forward`.
 
-        A tensor from beside gives way to a tied one that is on the device already: `set_module_tensor_to_device` looks in
-        `tied_params_map` for the address of the parameter that stands in the slot.
+        A tensor from beside gives way to a tied one that is on the device already: `set_module_tensor_to_device` looks
+        in `tied_params_map` for the address of the parameter that stands in the slot.
         """
         lost = tuple(name for name in self.names if self._offloads(name) and name not in self.beside)
         if lost:
@@ -156,7 +156,7 @@ class Dispatch:
                 continue
             needed = self.main if device == "cpu" else device
             if held.device != needed:
-                raise Fails("RuntimeError", OTHER_DEVICE.format(needed, held.device), (name,))
+                raise Fails("RuntimeError", OTHER_DEVICE, (name,))
             values[name] = held.value
         return values
 

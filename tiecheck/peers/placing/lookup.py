@@ -25,8 +25,8 @@ def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
     """What `get_device` of transformers gives (5.23, `integrations/accelerate.py`, `expand_device_map`).
 
     Its keys make one alternation, those with more dots first and among them the longer ones, which is matched as a
-    prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is on
-    the device of the empty key, else on the CPU.
+    prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is
+    on the device of the empty key, else on the CPU.
 
     Args:
         device_map: The map as it was given.

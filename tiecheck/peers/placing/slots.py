@@ -1,8 +1,8 @@
-"""The members of one tie group while a load goes on: which Parameter stands in each slot, where, and whose value it has.
+"""The members of one tie group while a load goes on: which Parameter stands in each slot, where, and its value.
 
 The places where the libraries make a new Parameter, put one in another's slot, or raise are followed one by one in
-`transformers.py` and `accelerate.py` beside this. A value is a word: `stored NAME` came from the checkpoint, `before` is
-what the module had, `random` was drawn in the load, and `none` is that of a tensor on meta.
+`transformers.py` and `accelerate.py` beside this. A value is a word: `stored NAME` came from the checkpoint, `before`
+is what the module had, `random` was drawn in the load, and `none` is that of a tensor on meta.
 """
 
 from __future__ import annotations
