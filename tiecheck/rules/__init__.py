@@ -33,6 +33,12 @@ FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
         | {"live_keys": ("keys",)},
         "The live model",
     ),
+    "5": (
+        {
+            "placement_load": ("placement",),
+        },
+        "Placement and sharding",
+    ),
     "7": ({"training": ("scale",)}, "Training"),
 }
 """First digit -> the family's files, each with the facts of which its rules need one at least, and its title."""

@@ -7,6 +7,7 @@ fail without the tie as well is not laid to the tie.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -158,7 +159,10 @@ def _record(  # noqa: PLR0913  # the fields of a record
 def _from_pretrained(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Loaded:
     if load.form == "pickle" and not load.folder and "disk" in device_map.values():
         raise Untold("from_pretrained asks for an offload_folder first")
-    return transformers.from_pretrained(group, device_map, load.form, folder=load.folder)
+    try:
+        return transformers.from_pretrained(group, device_map, load.form, folder=load.folder)
+    except (KeyError, re.error) as error:
+        raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
 
 
 def _in_model(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Loaded:

@@ -33,9 +33,12 @@ def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
         name: A parameter's or buffer's name.
 
     Raises:
-        KeyError: If a key matched what is no key itself (a dot that stood for another character), as the library does.
+        KeyError: If the map is empty, or a key matched what is no key itself (a dot that stood for another character),
+            as the library does.
         re.error: If a key is no pattern, as the library does.
     """
+    if not device_map:  # the alternation of no keys matches every name with nothing
+        raise KeyError("")
     for key in sorted(device_map, key=lambda k: (k.count("."), len(k)), reverse=True):
         found = re.match(key, name)
         if found:

@@ -114,7 +114,7 @@ def from_pretrained(
         Fails: It, or the first forward pass, raises.
         Untold: It hangs on values that are not known.
     """
-    load = _Load(group, device_map or {}, form, folder=folder)
+    load = _Load(group, {"": "cpu"} if device_map is None else device_map, form, folder=folder)
     load.read()
     load.draw()
     load.tie()
