@@ -183,7 +183,11 @@ class TestLoadCheckpoint:
     def test_mended_on_meta(self, tmp_path) -> None:
         trained = saved(tmp_path)
         with torch.device("meta"):
+            everything = transformers.LlamaForCausalLM(trained.config)
+        assert any(buffer.is_meta for buffer in everything.buffers()), "why the rule names the other way first"
+        with accelerate.init_empty_weights():
             fresh = transformers.LlamaForCausalLM(trained.config)
+        fresh.tie_weights()
         stored = load_file(tmp_path / "model.safetensors")
         groups = live_groups(fresh, stored)
         assert [group.names for group in groups] == [PAIR]
@@ -191,11 +195,13 @@ class TestLoadCheckpoint:
         accelerate.load_checkpoint_in_model(fresh, str(tmp_path / "model.safetensors"), device_map={"": "cpu"})
         assert torch.equal(fresh.lm_head.weight, trained.lm_head.weight)
         assert fresh.lm_head.weight is fresh.model.embed_tokens.weight
+        tokens = torch.arange(6)[None]
+        assert torch.equal(fresh.eval()(input_ids=tokens).logits, trained(input_ids=tokens).logits)
 
     def test_safetensors_own_loader_is_no_matter_of_maps(self, tmp_path) -> None:
         """`save_model` keeps the alphabetically first name, so that what it writes is not overwritten."""
         trained = saved(tmp_path)
-        save_model(trained, str(tmp_path / "own.safetensors"))
+        save_model(trained, str(tmp_path / "own.safetensors"), metadata={"format": "pt"})
         stored = load_file(tmp_path / "own.safetensors")
         assert HEAD in stored
         assert EMBEDDING not in stored
@@ -204,7 +210,7 @@ class TestLoadCheckpoint:
         assert found == ()
         accelerate.load_checkpoint_in_model(fresh, str(tmp_path / "own.safetensors"), device_map={"": "cpu"})
         assert torch.equal(fresh.model.embed_tokens.weight, trained.model.embed_tokens.weight)
-        load_model(fresh, tmp_path / "own.safetensors")
+        load_model(fresh, str(tmp_path / "own.safetensors"))
 
 
 class TestDispatch:
@@ -235,8 +241,9 @@ class TestDispatch:
 
     def test_a_member_that_is_not_stored_and_goes_to_the_disk(self, tmp_path) -> None:
         trained = saved(tmp_path)
-        with torch.device("meta"):
+        with accelerate.init_empty_weights():
             fresh = transformers.LlamaForCausalLM(trained.config)
+        fresh.tie_weights()
         torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "weights.bin")
         parts = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb"), "cpu")
         device_map = parts | dict.fromkeys(("model.layers", "lm_head"), "disk")
@@ -248,3 +255,8 @@ class TestDispatch:
             "the first forward pass after load_checkpoint_and_dispatch raises KeyError: 'lm_head.weight'"
             in draft.message
         )
+        loaded = accelerate.load_checkpoint_and_dispatch(
+            fresh, str(tmp_path / "weights.bin"), device_map=device_map, offload_folder=str(tmp_path / "off")
+        )
+        with pytest.raises(KeyError, match=r"lm_head\.weight"):
+            loaded.lm_head(torch.zeros(1, 16))

@@ -26,10 +26,11 @@ class LoadOverwritesTie(Rule):
     comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate 0.18.0 to 1.15.0 do so.
 
     ## How to mend it
-    Make the module without values, so that there is nothing to tie to: build it under `torch.device("meta")`, or under
-    `init_empty_weights()` and call `tie_weights()` once more before the load (the context breaks ties of Parameters).
-    Or load without `device_map`, which writes in place. Or store the first name as well. Calling `tie_weights()` after
-    the load is too late: the loaded values are gone.
+    Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call
+    `tie_weights()` once more before the load, since that context makes a Parameter of its own of each name.
+    `torch.device("meta")` keeps the tie, but leaves buffers that no checkpoint stores on meta too, as the frequencies of
+    rotary embeddings. Or load without `device_map`, which writes in place. Or store the first name as well. Calling
+    `tie_weights()` after the load is too late: the loaded values are gone.
     """
 
     code = "TIE510"
@@ -70,8 +71,8 @@ def _overwritten(load: PlacedLoad, origin: str) -> Draft:
         f"values from before. All of {listed(load.names)} would be those, and nothing is logged.",
         load.names,
         _places(load, origin),
-        f'Build the module under torch.device("meta"), or load without a device_map, or store {first} as well. '
-        "tie_weights() after the load brings nothing back.",
+        "Build the module under init_empty_weights() and call tie_weights() before the load, or load without a "
+        f"device_map, or store {first} as well. To tie after the load brings nothing back.",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tiecheck.facts import Unknown
 from tiecheck.facts_placement import PlacedLoad
 from tiecheck.peers.placing import accelerate, transformers
-from tiecheck.peers.placing.lookup import by_accelerate, by_transformers, device_word
+from tiecheck.peers.placing.lookup import DeviceMap, by_accelerate, by_transformers
 from tiecheck.peers.placing.slots import BEFORE, Fails, Form, Loaded, LoadGroup, Untold, stored_value
 from tiecheck.record import Record
 
@@ -51,11 +51,12 @@ def loads_under(
     Returns:
         One record at most for a group, in the groups' order; an `Unknown` where it cannot be told.
     """
-    found = (_of_group(device_map, group, load) for group in groups)
+    known = DeviceMap.of(device_map)
+    found = (_of_group(known, group, load) for group in groups)
     return tuple(load for load in found if load is not None)
 
 
-def _of_group(device_map: Mapping[str, Any], group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
+def _of_group(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
     if len(group.names) < 2 or (load.function == "from_pretrained" and not group.pairs):
         return None
     if not group.stored and load.function != "dispatch_model":
@@ -70,9 +71,9 @@ def _of_group(device_map: Mapping[str, Any], group: LoadGroup, load: Load) -> Pl
     return None
 
 
-def _judged(device_map: Mapping[str, Any], group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
+def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
     """What becomes of one group of which it is known whether the stored members are equal."""
-    if any(device_word(device) == "meta" for device in device_map.values()):
+    if "meta" in device_map.devices:
         return Unknown("the map puts modules on meta, where nothing is loaded")
     run = _RUNS[load.function]
     try:
@@ -90,7 +91,7 @@ def _judged(device_map: Mapping[str, Any], group: LoadGroup, load: Load) -> Plac
     return None
 
 
-def _failed(device_map: Mapping[str, Any], group: LoadGroup, load: Load, failure: Fails) -> PlacedLoad | Unknown:
+def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails) -> PlacedLoad | Unknown:
     """A failure, unless the members would meet it without a tie as well, or nobody reads what is not there."""
     apart = tuple(range(len(group.names)))
     untied = group._replace(pairs=(), objects=apart, slots=(), stored=group.names)
@@ -127,7 +128,7 @@ def _same(value: str, meant: str, group: LoadGroup, load: Load) -> bool:
 
 
 def _record(  # noqa: PLR0913  # the fields of a record
-    device_map: Mapping[str, Any],
+    device_map: DeviceMap,
     group: LoadGroup,
     load: Load,
     form: Literal["raises", "overwrites", "untied", "copies"],
@@ -140,7 +141,7 @@ def _record(  # noqa: PLR0913  # the fields of a record
     look = by_transformers if ours else by_accelerate
     devices = tuple(look(device_map, name) or "" for name in group.names)
     versions = f"{TRANSFORMERS} with accelerate {ACCELERATE}" if ours else ACCELERATE
-    if any(device_word(device) not in ("cpu", "disk") for device in device_map.values()):
+    if device_map.devices - {"cpu", "disk"}:
         versions += ", by its source"
     return PlacedLoad(
         tool="transformers" if ours else "accelerate",
@@ -156,8 +157,8 @@ def _record(  # noqa: PLR0913  # the fields of a record
     )
 
 
-def _from_pretrained(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Loaded:
-    if load.form == "pickle" and not load.folder and "disk" in device_map.values():
+def _from_pretrained(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+    if load.form == "pickle" and not load.folder and device_map.disk:
         raise Untold("from_pretrained asks for an offload_folder first")
     try:
         return transformers.from_pretrained(group, device_map, load.form, folder=load.folder)
@@ -165,7 +166,7 @@ def _from_pretrained(group: LoadGroup, device_map: Mapping[str, Any], load: Load
         raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
 
 
-def _in_model(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Loaded:
+def _in_model(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
     """Without a dispatch, only what is not on meta can be judged."""
     slots, _ = accelerate.load_checkpoint_in_model(
         group, device_map, load.form, on_meta=load.on_meta, folder=load.folder
@@ -174,19 +175,19 @@ def _in_model(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Lo
     return Loaded((group.names,), values)
 
 
-def _and_dispatch(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Loaded:
+def _and_dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
     return accelerate.load_checkpoint_and_dispatch(
         group, device_map, load.form, on_meta=load.on_meta, folder=load.folder
     )
 
 
-def _dispatch(group: LoadGroup, device_map: Mapping[str, Any], load: Load) -> Loaded:
+def _dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
     if load.on_meta:
         raise Untold("the module has no values to dispatch")
     return accelerate.dispatch_model(group, device_map, folder=load.folder)
 
 
-_RUNS: dict[Function, Callable[[LoadGroup, Mapping[str, Any], Load], Loaded]] = {
+_RUNS: dict[Function, Callable[[LoadGroup, DeviceMap, Load], Loaded]] = {
     "from_pretrained": _from_pretrained,
     "load_checkpoint_in_model": _in_model,
     "load_checkpoint_and_dispatch": _and_dispatch,

@@ -11,18 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.facts_placement import Device
-from tiecheck.peers.placing.lookup import by_accelerate, device_word, keys_above
+from tiecheck.peers.placing.lookup import DeviceMap, by_accelerate, keys_above
 from tiecheck.peers.placing.slots import BEFORE, NONE, Fails, Form, Held, Loaded, LoadGroup, Slots, Untold, stored_value
 
 META_PLACED = "weight is on the meta device, we need a `value` to put in on {}."
 """`set_module_tensor_to_device`; it names the tensor by the last part of its name."""
 OTHER_DEVICE = "Expected all tensors to be on the same device"
 """torch, of an operation on tensors of two devices; which two, it goes on to say."""
-
-
-def _inside(name: str, key: str) -> bool:
-    """`extract_submodules_state_dict`: the empty key has nothing."""
-    return name == key or name.startswith(f"{key}.")
 
 
 def _holds_any(key: str, names: tuple[str, ...]) -> bool:
@@ -44,10 +39,8 @@ class Dispatch:
             index: Name -> value of what lies on the disk already; None where `dispatch_model` writes it itself.
         """
         self.slots, self.names, self.index = slots, names, index
-        self.device_map = {key: device_word(value) for key, value in device_map.items()}
-        gpus = [device for device in self.device_map.values() if device not in ("cpu", "disk")]
-        self.main = gpus[0] if gpus else "cpu"
-        self.offloaded = {"disk"} if self.main in ("cpu", "mps") else {"cpu", "disk"}
+        self.device_map = DeviceMap.of(device_map)
+        self.main, self.offloaded = self.device_map.main, self.device_map.offloaded
         self.beside: dict[str, Held] = {}
         self.pointers: dict[int, dict[Device, Held]] = {}
 
@@ -59,7 +52,7 @@ class Dispatch:
         """
         self._covered()
         self._aliases()
-        if len(set(self.device_map.values())) == 1 and "disk" not in self.device_map.values():
+        if len(self.device_map.devices) == 1 and not self.device_map.disk:
             return self._moved()
         self._set_aside()
         tied = [names for names in self.slots.together(self.names) if len(names) > 1]
@@ -96,10 +89,11 @@ class Dispatch:
 
     def _set_aside(self) -> None:
         """What the hooks of offloaded modules read: on the disk, and with a GPU those of the CPU's modules."""
-        for key, device in self.device_map.items():
-            for name in self.names:
-                if not _inside(name, key):
-                    continue
+        for name in self.names:
+            for key in filter(
+                None, keys_above(self.device_map, name)
+            ):  # `extract_submodules_state_dict`: "" has nothing
+                device = self.device_map.words[key]
                 if device == "disk" and self.index is None:
                     if self.slots[name].device == "meta":
                         raise Fails("NotImplementedError", "Cannot copy out of meta tensor; no data!")
@@ -114,7 +108,7 @@ class Dispatch:
         for key in keys_above(self.device_map, name):
             if key == name:  # hooks are for modules
                 continue
-            device = self.device_map[key]
+            device = self.device_map.words[key]
             if device not in self.offloaded:
                 self._place(name, self.main if device == "cpu" else device)
             elif self.slots[name].device != "meta":
@@ -192,12 +186,12 @@ def load_checkpoint_in_model(
     for name in (name for names in tied for name in names):
         if by_accelerate(device_map, name) is None:  # `_get_param_device` has eaten the name by then
             raise Fails("ValueError", "The `device_map` does not contain the module .")
-    if not folder and "disk" in device_map.values():
+    if not folder and DeviceMap.of(device_map).disk:
         raise Fails(
             "ValueError",
             "At least one of the model submodule will be offloaded to disk, please pass along an `offload_folder`.",
         )
-    if form == "safetensors" and set(device_map.values()) == {"disk"}:  # `load_state_dict` opens the file on it
+    if form == "safetensors" and DeviceMap.of(device_map).devices == {"disk"}:  # `load_state_dict` opens the file on it
         raise Fails("SafetensorError", "device disk is invalid")
     written = {}
     for name in group.stored:
@@ -222,8 +216,8 @@ def load_checkpoint_and_dispatch(
         Fails: One of them, or the first forward pass, raises.
     """
     slots, written = load_checkpoint_in_model(group, device_map, form, on_meta=on_meta, folder=folder)
-    others = (key for key, device in device_map.items() if device == "disk" and not _holds_any(key, group.names))
-    return Dispatch(slots, group.names, device_map, written if written or any(True for _ in others) else None).run()
+    others = any(not _holds_any(key, group.names) for key in DeviceMap.of(device_map).disk)
+    return Dispatch(slots, group.names, device_map, written if written or others else None).run()
 
 
 def dispatch_model(group: LoadGroup, device_map: Mapping[str, Any], *, folder: bool) -> Loaded:
@@ -232,6 +226,6 @@ def dispatch_model(group: LoadGroup, device_map: Mapping[str, Any], *, folder: b
     Raises:
         Fails: It, or the first forward pass, raises.
     """
-    if not folder and "disk" in device_map.values():
+    if not folder and DeviceMap.of(device_map).disk:
         raise Fails("ValueError", "We need an `offload_dir` to dispatch this model according to this `device_map`")
     return Dispatch(Slots(group, "cpu", BEFORE), group.names, device_map, None).run()

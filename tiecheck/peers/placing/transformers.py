@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.peers.placing.accelerate import OTHER_DEVICE, Dispatch
-from tiecheck.peers.placing.lookup import by_transformers
+from tiecheck.peers.placing.lookup import DeviceMap, by_transformers
 from tiecheck.peers.placing.slots import NONE, RANDOM, Fails, Form, Loaded, LoadGroup, Slots, Untold, stored_value
 
 EQUAL_ON_META = "aten::equal: attempted to run this operator with Meta tensors"
@@ -30,7 +30,7 @@ class _Load:
         self.slots = Slots(group._replace(objects=tuple(range(len(group.names)))), "meta", NONE)
         self.missing = set(group.names)
         self.index: dict[str, str] = {}
-        if "disk" in device_map.values() and form == "safetensors":
+        if DeviceMap.of(device_map).disk and form == "safetensors":
             self._index()
 
     def _index(self) -> None:
@@ -119,7 +119,7 @@ def from_pretrained(
     load.draw()
     load.tie()
     slots = load.slots
-    if device_map and (len(set(device_map.values())) > 1 or "disk" in device_map.values()):
+    if device_map and (len(set(device_map.values())) > 1 or DeviceMap.of(device_map).disk):
         return Dispatch(slots, group.names, device_map, load.index).run()
     together = tuple(tuple(names) for names in slots.together(group.names))
     return Loaded(together, {name: slots[name].value for name in group.names})
