@@ -23,13 +23,14 @@ class LoadOverwritesTie(Rule):
     Nothing is raised or logged, and the embedding and the head are random. With a map, accelerate sets each stored
     tensor as a new Parameter, which breaks the tie, and afterwards ties the group anew to its alphabetically first name
     that is not on the meta device. Where that name is not in the checkpoint, it is the untouched one: `lm_head.weight`
-    comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate 0.18.0 to 1.15.0 do so.
+    comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so since it began to tie
+    anew after a load, from 0.18.0 to 1.15.0.
 
     ## How to mend it
     Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call
     `tie_weights()` once more before the load, since that context makes a Parameter of its own of each name.
-    `torch.device("meta")` keeps the tie, but leaves buffers that no checkpoint stores on meta too, as the frequencies of
-    rotary embeddings. Or load without `device_map`, which writes in place. Or store the first name as well. Calling
+    `torch.device("meta")` keeps the tie, but leaves buffers that no checkpoint stores on meta too, as those of rotary
+    embeddings. Or load without `device_map`, which writes in place. Or store the first name as well. Calling
     `tie_weights()` after the load is too late: the loaded values are gone.
     """
 
@@ -38,7 +39,7 @@ class LoadOverwritesTie(Rule):
     summary = "a load under a device map replaces the loaded weight by the random one"
     severity = "error"
     confidence = "high"
-    threads = ("huggingface/accelerate#1529", "huggingface/accelerate#2330", "huggingface/accelerate#4083")
+    threads = ("huggingface/accelerate#1204",)
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
         """Loads that end with another value than the checkpoint's."""
@@ -112,10 +113,12 @@ class LoadFailsUnderMap(Rule):
         "Expected all tensors to be on the same device",
     )
     threads = (
+        "huggingface/accelerate#993",
+        "huggingface/accelerate#1197",
         "huggingface/accelerate#1529",
         "huggingface/accelerate#2330",
-        "huggingface/accelerate#2324",
-        "huggingface/transformers#46566",
+        "huggingface/accelerate#4083",
+        "NVIDIA-NeMo/Automodel#1765",
         "unslothai/unsloth#7215",
     )
 
