@@ -23,8 +23,8 @@ class LoadOverwritesTie(Rule):
     Nothing is raised or logged, and the embedding and the head are random. With a map, accelerate sets each stored
     tensor as a new Parameter, which breaks the tie, and afterwards ties the group anew to its alphabetically first name
     that is not on the meta device. Where that name is not in the checkpoint, it is the untouched one: `lm_head.weight`
-    comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so since it began to tie
-    anew after a load, from 0.18.0 to 1.15.0.
+    comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so
+    since it began to tie anew after a load (huggingface/accelerate#1204), from 0.18.0 to 1.15.0.
 
     ## How to mend it
     Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call
@@ -39,7 +39,6 @@ class LoadOverwritesTie(Rule):
     summary = "a load under a device map replaces the loaded weight by the random one"
     severity = "error"
     confidence = "high"
-    threads = ("huggingface/accelerate#1204",)
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
         """Loads that end with another value than the checkpoint's."""
