@@ -29,6 +29,9 @@ from placing_runs import (
     t5,
 )
 
+from tiecheck.facts import Unknown
+from tiecheck.facts_placement import PlacedLoad
+from tiecheck.peers.placing import Load, loads_under
 from tiecheck.peers.placing import accelerate as ours
 from tiecheck.peers.placing.slots import Fails, Loaded, LoadGroup, Untold
 from tiecheck.peers.placing.transformers import from_pretrained
@@ -62,6 +65,22 @@ def told_of(group: LoadGroup, device_map: Any, form: str, *, folder: bool) -> Lo
         return failure
 
 
+def misjudged(real: Came, right: bool, group: LoadGroup, device_map: Any, load: Load) -> str | None:
+    """What is wrong with the records made of a load; nothing is, where they do not say what they do not know."""
+    for known in {group.equal, None}:
+        found = loads_under(device_map, [group._replace(equal=known)], load)
+        if any(isinstance(said, Unknown) for said in found) or not group.stored:
+            continue
+        loads = [said for said in found if isinstance(said, PlacedLoad)]
+        alarm = any(not said.harmless for said in loads)
+        if alarm != (real.error is not None or not right):
+            return f"equal {known}: {loads}, came {real.error}, {right}"
+        for said in loads:
+            if said.form == "raises" and not str(real.error).startswith(str(said.message).partition(": '")[0]):
+                return f"{said.message}, came {real.error}"
+    return None
+
+
 def by_transformers(tmp_path: Any, model: Any, maps: list[Any], cells: Iterable[Any]) -> Counter[str]:
     """Load each cell under each map and hold it against the prediction; how many came to what."""
     cls, names = type(model), members(model)
@@ -83,6 +102,9 @@ def by_transformers(tmp_path: Any, model: Any, maps: list[Any], cells: Iterable[
             if wrong_how is None and isinstance(told, Loaded) and stored:
                 same = all(told.values[n] == meant.values[n] or group.equal for n in names)  # type: ignore[union-attr]
                 wrong_how = None if torch.equal(real.output, plain.output) == same else "other logits"
+            load = Load("from_pretrained", "pickle" if form == "pickle" else "safetensors", folder=folder is not None)
+            right = real.error is None and torch.equal(real.output, plain.output)
+            wrong_how = wrong_how or misjudged(real, right, group, device_map, load)
             counts[(real.error or "loads").partition(":")[0]] += 1
             if wrong_how:
                 wrong.append(f"{form} {stored} {differing} {device_map} {folder}: {wrong_how}")
@@ -222,6 +244,12 @@ def by_accelerate(tmp_path: Any, cells: Iterable[Cell]) -> Counter[str]:
         )
         lost = not isinstance(told, Fails) and stored and "before" in told[1].values() and kind == "parameter"
         counts["overwritten" if lost else "right"] += right
+        if function != "load_checkpoint_in_model" and kind != "none" and right:
+            read = set(real.output.values()) if isinstance(real.output, dict) else set()
+            sound = not read & {"before", "none"} if function != "dispatch_model" else read == {"before"}
+            load = Load(function, form, on_meta=on_meta)  # type: ignore[arg-type]
+            said = misjudged(real, sound, group_of(paths, kind, stored), device_map, load)
+            wrong += [f"{cell}: {said}"] if said else []
         if not right:
             wrong.append(f"{cell}: told {told}, came {real}")
     assert wrong == []

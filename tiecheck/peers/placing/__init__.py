@@ -78,11 +78,11 @@ def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad |
     run = _RUNS[load.function]
     try:
         out = run(group, device_map, load)
+        meant = _meant(group, load)
     except Untold as reason:
-        return Unknown(str(reason))
+        return Unknown(str(reason)) if device_map.devices != {device_map.main} else None  # one device: as without a map
     except Fails as failure:
         return _failed(device_map, group, load, failure)
-    meant = _meant(group, load)
     if not all(_same(value, meant.values[name], group, load) for name, value in out.values.items()):
         return _record(device_map, group, load, "overwrites")
     if len(out.together) > len(meant.together):
