@@ -159,7 +159,9 @@ class PlacedLoad(Record):
     harmless: bool
     """Whether the loaded model computes what it would with the tie."""
     versions: str
-    """The versions that this was seen in by a run."""
+    """The versions that this was seen in by a run, or "..., by its source" where none could be made."""
+    at: Literal["load", "forward"] = "load"
+    """Whether the function itself raises, or the first forward pass of what it returns."""
 
 
 class Placement(Record):
@@ -181,3 +183,5 @@ class Placement(Record):
     """The versions of accelerate that would log "The model weights are not tied" (see `would_warn`)."""
     installed: str | None = None
     """The installed accelerate."""
+    untold: tuple[str, ...] = ()
+    """Why it cannot be told what loading would do to a group, a reason for each such group."""

@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
         | {"live_keys": ("keys",)},
         "The live model",
     ),
-    "5": (dict.fromkeys(("placement", "placement_seen"), PLACEMENT), "Placement and sharding"),
+    "5": (dict.fromkeys(("placement", "placement_seen", "placement_load"), PLACEMENT), "Placement and sharding"),
     "7": ({"training": ("scale",)}, "Training"),
 }
 """First digit -> the family's files, each with the facts of which its rules need one at least, and its title."""

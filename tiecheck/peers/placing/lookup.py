@@ -1,0 +1,98 @@
+"""The device of a name under a device map, as each library looks it up.
+
+transformers takes a map's keys for patterns and matches them at the beginning of a name, accelerate walks up a name's
+dots. The two agree on a map of whole modules, and not on a key that ends within a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from tiecheck.facts_placement import Device
+
+
+def device_word(value: Any) -> Device:
+    """A device in torch's words with its number: `0`, `"cuda"` and `torch.device("cuda", 0)` are `cuda:0`."""
+    if isinstance(value, int):
+        return f"cuda:{value}"
+    word = str(value)
+    return f"{word}:0" if word in ("cuda", "xpu") else word
+
+
+class DeviceMap(dict[str, Any]):
+    """A map as it was given, and what the lookups need of it, made once."""
+
+    @classmethod
+    def of(cls, device_map: Mapping[str, Any]) -> DeviceMap:
+        """The map itself where it is one already."""
+        return device_map if isinstance(device_map, cls) else cls(device_map)
+
+    @cached_property
+    def words(self) -> dict[str, Device]:
+        """Its devices in torch's words."""
+        return {key: device_word(value) for key, value in self.items()}
+
+    @cached_property
+    def devices(self) -> frozenset[Device]:
+        """Its devices, each once."""
+        return frozenset(self.words.values())
+
+    @cached_property
+    def main(self) -> Device:
+        """The device that runs what is on the CPU or the disk: `dispatch_model` takes the first of the others."""
+        return next((device for device in self.words.values() if device not in ("cpu", "disk")), "cpu")
+
+    @cached_property
+    def offloaded(self) -> frozenset[Device]:
+        """The devices from which a hook fetches weights for a forward pass."""
+        return frozenset({"disk"} if self.main in ("cpu", "mps") else {"cpu", "disk"})
+
+    @cached_property
+    def disk(self) -> tuple[str, ...]:
+        """The keys that go to the disk."""
+        return tuple(key for key, device in self.words.items() if device == "disk")
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Its keys as transformers matches them."""
+        keys = sorted(self, key=lambda key: (key.count("."), len(key)), reverse=True)
+        return re.compile("|".join([f"(?:{key})" for key in keys]))
+
+
+def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
+    """What `get_device` of transformers gives (5.23, `integrations/accelerate.py`, `expand_device_map`).
+
+    Its keys make one alternation, those with more dots first and among them the longer ones, which is matched as a
+    prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is
+    on the device of the empty key, else on the CPU.
+
+    Args:
+        device_map: The map as it was given.
+        name: A parameter's or buffer's name.
+
+    Raises:
+        KeyError: If the map is empty, or a key matched what is no key itself (a dot that stood for another character),
+            as the library does.
+        re.error: If a key is no pattern, as the library does.
+    """
+    known = DeviceMap.of(device_map)
+    found = known.pattern.match(name)
+    return known.words[found[0]] if found else known.words.get("", "cpu")
+
+
+def by_accelerate(device_map: Mapping[str, Any], name: str) -> Device | None:
+    """The device of the longest key that is the name or a module above it; None where there is none.
+
+    accelerate 1.15.0: the walk in `load_checkpoint_in_model`, `_get_param_device` and `check_device_map`.
+    """
+    keys = keys_above(device_map, name)
+    return DeviceMap.of(device_map).words[keys[-1]] if keys else None
+
+
+def keys_above(device_map: Mapping[str, Any], name: str) -> list[str]:
+    """The keys of a map that hold a name, from the outermost in; the name itself may be one."""
+    parts = name.split(".")
+    return [key for n in range(len(parts) + 1) if (key := ".".join(parts[:n])) in device_map]
