@@ -151,8 +151,12 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     for rule in select(config.select, config.ignore, facts):
         if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome, chosen)
+    placement = facts.get("placement") if "placement" in facts else None
+    if isinstance(placement, Unknown):  # the gate was asked for: where it cannot tell, it must not let pass
+        outcome.errors.append(Error(None, f"no placement could be judged: {placement.reason}", target.text))
+        placement = None
     return _known(target, facts, config)._replace(
-        placement=facts.known("placement"),
+        placement=placement,
         status=_status(outcome, facts, config),
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
         skips=tuple(outcome.skips),

@@ -118,6 +118,8 @@ class Plan(Record):
     """Bytes that really lie on each device: a tensor once on each device that has it."""
     seeds: Seeds | None = None
     """What other hash seeds give; None where nobody asked."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about a map that somebody gave and stops nobody, in words."""
 
 
 class Proposal(Record):

@@ -31,6 +31,8 @@ class TreeNode(NamedTuple):
     """What the module itself registers, in the order of registration, parameters first."""
     alias: bool
     """Whether the module stands earlier in the tree under another path."""
+    module: int = -1
+    """The number of the first node of the same module."""
 
 
 class ModuleTree(Record):

@@ -69,6 +69,23 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     return (*remarks, f"{held} ({count}): transformers 5.23 does not mind")
 
 
+def warned_keys(
+    device_map: Mapping[str, Any], modules: Iterable[str], *, loader: Literal["accelerate", "transformers"]
+) -> tuple[str, ...]:
+    """What accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked.
+
+    Args:
+        device_map: The map.
+        modules: The paths of `named_modules()`.
+        loader: Who is going to load; see `check_map`.
+    """
+    known = set(modules)
+    odd = [key for key in device_map if key and key not in known]
+    values = set(device_map.values())
+    asked = loader == "accelerate" or len(values) > 1 or DISK in values
+    return (f"The following device_map keys do not match any submodules in the model: {odd}",) if odd and asked else ()
+
+
 def above(name: str) -> list[str]:
     """A name, and every module that it stands in, the highest first; the root is left out."""
     parts = name.split(".")

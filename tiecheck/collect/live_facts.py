@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tiecheck.collect.live import Contract
     from tiecheck.collect.store import Facts
     from tiecheck.facts_live import Head, KeyProblem, LiveModel, Tie
+    from tiecheck.facts_placement import Placement
     from tiecheck.report import View
 
 
@@ -30,6 +31,7 @@ def built_providers(
         "keys": lambda facts: _keys(facts, root, model, config),
         "views": _views,
         "scale": lambda facts: _built_scale(facts, checkpoint),
+        **_placement(config, lambda: (root, model, checkpoint)),
     }
 
 
@@ -44,7 +46,33 @@ def given_providers(module: nn.Module, config: Config) -> dict[str, Callable[[Fa
         "keys": lambda facts: facts.get("live").problems,
         "scale": lambda facts: _given_scale(module, facts, config),
         "views": _views,
+        **_placement(config, lambda: (None, None, _to_load(config))),
     }
+
+
+def _placement(
+    config: Config, source: Callable[[], tuple[str | None, ModelConfig | None, Checkpoint | None]]
+) -> dict[str, Callable[[Facts], Any]]:
+    """The placement layer, where it was asked for."""
+    if config.device_map is None:
+        return {}
+
+    def made(facts: Facts) -> Placement | Unknown:
+        from tiecheck.collect.placed_loads import Source
+        from tiecheck.collect.placement import collect_placement
+
+        return collect_placement(facts, config, Source(*source()))
+
+    return {"placement": made}
+
+
+def _to_load(config: Config) -> Checkpoint | None:
+    """What a live module is going to be loaded with."""
+    if config.checkpoint is None:
+        return None
+    from tiecheck.collect.checkpoint import read_checkpoint
+
+    return read_checkpoint(config.checkpoint)
 
 
 def _live(facts: Facts, checkpoint: Checkpoint | None, config: Config) -> LiveModel | Unknown:

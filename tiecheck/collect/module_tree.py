@@ -49,7 +49,7 @@ class _Walk:
         self._nodes: list[TreeNode] = []
         self._sizes: list[int] = []
         self._numbers: dict[int, int] = {}
-        self._known: dict[int, tuple[TreeTensor, ...]] = {}  # by the module's id: all of them live as long as the root
+        self._known: dict[int, int] = {}  # a module's id -> its first node: all of them live as long as the root
 
     def tree(self) -> ModuleTree:
         """The tree."""
@@ -78,10 +78,10 @@ class _Walk:
     def _add(self, parent: int, label: str, module: nn.Module) -> None:
         if len(self._nodes) == LIMIT:
             raise _NoTreeError(f"it has more than {LIMIT:,} paths of modules")
-        known = self._known.get(id(module))
-        tensors = tuple(self._own(module)) if known is None else known
-        self._known[id(module)] = tensors
-        self._nodes.append(TreeNode(parent, label, type(module).__name__, tensors, known is not None))
+        number = len(self._nodes)
+        first = self._known.setdefault(id(module), number)
+        tensors = tuple(self._own(module)) if first == number else self._nodes[first].tensors
+        self._nodes.append(TreeNode(parent, label, type(module).__name__, tensors, first != number, first))
 
     def _own(self, module: nn.Module) -> Iterator[TreeTensor]:
         for name, parameter in module._parameters.items():

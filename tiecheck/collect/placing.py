@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tiecheck.facts import TIED, Kind, Unknown
 from tiecheck.facts_placement import Device, Placed, Plan
@@ -11,8 +12,13 @@ from tiecheck.facts_placement import Device, Placed, Plan
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.collect.transformers_planning import Planned
     from tiecheck.facts_live import LiveModel
     from tiecheck.facts_tree import ModuleTree
+
+
+Loader = Literal["accelerate", "transformers"]
+"""Who loads a target and looks its names up in a map."""
 
 
 class Together(NamedTuple):
@@ -53,6 +59,20 @@ class Model(NamedTuple):
         """The paths of `named_modules()`: each module once."""
         return [path for path, node in zip(self.paths, self.tree.nodes, strict=True) if not node.alias]
 
+    def alias_paths(self) -> dict[str, str]:
+        """The further paths of modules -> the path that `named_modules()` has of the same module."""
+        if not any(node.alias for node in self.tree.nodes):
+            return {}
+        pairs = zip(self.paths, self.tree.nodes, strict=True)
+        return {path: self.paths[node.module] for path, node in pairs if node.alias}
+
+    def lookup(self, device_map: Mapping[str, Any], loader: Loader = "accelerate") -> Callable[[str], Device | None]:
+        """What tells the device of a name under a map, as a loader looks for it."""
+        from tiecheck.peers.placing.lookup import DeviceMap, by_transformers
+
+        known = DeviceMap.of(device_map)
+        return partial(by_transformers, known) if loader == "transformers" else known.device_of
+
     def spread(self, plan: Plan, seen: Iterable[Sequence[str]] | None, device: Callable[[str], Device | None]) -> Plan:
         """A plan with where it puts each group, and how many bytes lie on each device.
 
@@ -81,6 +101,19 @@ class Model(NamedTuple):
             for group in self.groups
         )
         return plan._replace(placed=placed, used=used)
+
+
+class Subject(NamedTuple):
+    """What is to be placed."""
+
+    module: nn.Module
+    """The model, without wrappers."""
+    planned: Planned | None
+    """The same as `from_pretrained` has it when it plans, where that is what loads it."""
+    model: Model
+    """Its names, bytes and groups."""
+    natural: Loader
+    """Who loads such a target."""
 
 
 def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model | Unknown:

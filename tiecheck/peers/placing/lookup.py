@@ -56,6 +56,22 @@ class DeviceMap(dict[str, Any]):
         return tuple(key for key, device in self.words.items() if device == "disk")
 
     @cached_property
+    def _known(self) -> dict[str, Device | None]:
+        return dict(self.words)
+
+    def device_of(self, name: str) -> Device | None:
+        """What `by_accelerate` says, quickly where many names are asked for: each parent is looked up once."""
+        known = self._known
+        below = []
+        while name not in known and name:
+            below.append(name)
+            name = name.rpartition(".")[0]
+        device = known.get(name)
+        for path in below:
+            known[path] = device
+        return device
+
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Its keys as transformers matches them."""
         keys = sorted(self, key=lambda key: (key.count("."), len(key)), reverse=True)

@@ -96,14 +96,15 @@ def _accelerate(module: Any, ask: Ask, allowed: list[dict[Key, Any]]) -> tuple[d
     if ask.strategy != "sequential":
         given = get_balanced_memory(module, max_memory=given, low_zero=ask.strategy == "balanced_low_0", **words)
     elif given is None:
-        given = _machine()
+        given = machine_memory()
     allowed.append(dict(given))
     found: dict[str, Key] = infer_auto_device_map(module, max_memory=dict(given), clean_result=False, **words)
     placed = dict(found)
     return dict(clean_device_map(found)), placed  # as `clean_result=True` has it done
 
 
-def _machine() -> Any:
+def machine_memory() -> Any:
+    """Bytes by device that accelerate finds on this machine."""
     from accelerate.utils.modeling import get_max_memory
 
     return get_max_memory()

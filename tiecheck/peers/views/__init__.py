@@ -7,7 +7,7 @@ or never ends. With `run` the installed tools are really run beside that.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -24,12 +24,13 @@ MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "f
 """The modules beside this one that hold `PEERS`, in the order of the views."""
 
 
-def views_of(module: nn.Module, *, run: bool = False) -> tuple[View, ...]:
+def views_of(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
     """What each other tool takes for tied in a live module.
 
     Args:
         module: Any module; cycles, aliased graphs, lazy, meta and quantised parameters included. It is not changed.
         run: Whether to run the installed tools as well. Without it none of them is imported.
+        tools: Which to ask, out of `MODULES`.
 
     Returns:
         A view for each function and algorithm, in the order of `MODULES`; a tool that was run stands behind its
@@ -46,7 +47,7 @@ def views_of(module: nn.Module, *, run: bool = False) -> tuple[View, ...]:
     with paused_collector(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tool's warnings are not the caller's
         sight = Sight(module)
-        for peer in _peers(sight):
+        for peer in _peers(sight, tools):
             found.append(reproduced(peer, sight))
             installed = _installed(peer) if run and peer.run is not None else None
             if installed is not None:
@@ -54,8 +55,8 @@ def views_of(module: nn.Module, *, run: bool = False) -> tuple[View, ...]:
     return tuple(found)
 
 
-def _peers(sight: Sight) -> Iterable[Peer]:
-    for name in MODULES:
+def _peers(sight: Sight, tools: Collection[str]) -> Iterable[Peer]:
+    for name in tools:
         peers: tuple[Peer, ...] = import_module(f"tiecheck.peers.views.{name}").PEERS
         yield from (peer for peer in peers if peer.asks(sight))
 

@@ -1,0 +1,89 @@
+"""What loading a target under a plan's map would do to its ties: which load it is, and what it meets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tiecheck.facts import Architecture, Checkpoint, Group, ModelConfig, Unknown
+from tiecheck.facts_placement import PlacedLoad, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+    from tiecheck.collect.placing import Subject
+    from tiecheck.collect.store import Facts
+    from tiecheck.peers.placing import Load, LoadGroup
+
+
+class Source(NamedTuple):
+    """Where the model is from, beside the module itself."""
+
+    root: str | None = None
+    """Its directory; None for a module that somebody gave."""
+    model: ModelConfig | None = None
+    """Its config."""
+    checkpoint: Checkpoint | None = None
+    """What it will be loaded from."""
+
+
+def loads_of(
+    facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan
+) -> tuple[tuple[PlacedLoad, ...], tuple[str, ...]]:
+    """What the natural load does to each tie group under a plan.
+
+    Args:
+        facts: The target's other facts.
+        checkpoint: What is loaded.
+        subject: The module, and who loads it.
+        plan: The plan that it follows.
+
+    Returns:
+        What is not as it was meant, and why it cannot be told, group by group.
+    """
+    if not plan.device_map:
+        return (), ()
+    from tiecheck.peers.placing import Load, loads_under
+
+    if subject.natural == "transformers":
+        if checkpoint is None or subject.planned is None:
+            return (), ()
+        groups: Iterable[LoadGroup] = _declared(facts, checkpoint, subject.planned.module)
+        load = Load("from_pretrained", checkpoint.format)
+    else:
+        groups, load = _given(subject.module, checkpoint)
+    told = loads_under(dict(plan.device_map), groups, load)
+    return (
+        tuple(one for one in told if isinstance(one, PlacedLoad)),
+        tuple(dict.fromkeys(one.reason for one in told if isinstance(one, Unknown))),
+    )
+
+
+def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> Iterable[LoadGroup]:
+    """The groups that `from_pretrained` ties, with what the checkpoint stores of them."""
+    from tiecheck.peers.placing.groups import declared_groups
+
+    pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
+    known: tuple[Group, ...] = facts.known("groups") or ()
+    architecture: Architecture = facts.get("architecture")
+    spelled = {name: spec.spellings.get(name, ()) for spec in architecture.ties for name in spec.names}
+    names = {*pairs, *pairs.values()}
+    stored = {n for n in names if n in checkpoint or any(s in checkpoint for s in spelled.get(n, ()))}
+    equal = {}
+    for group in known:
+        if group.stored in ("copy", "separate"):
+            equal[group.names] = group.stored == "copy"
+    return declared_groups(pairs, stored, equal)
+
+
+def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[Iterable[LoadGroup], Load]:
+    """The groups that accelerate sees in a live module, and how it comes to its devices."""
+    from tiecheck.peers.placing import Load
+    from tiecheck.peers.placing.groups import live_groups
+
+    on_meta = all(parameter.is_meta for parameter in module.parameters())
+    if checkpoint is None:
+        return (() if on_meta else live_groups(module)), Load("dispatch_model", on_meta=on_meta)
+    stored = set(checkpoint.names())
+    return live_groups(module, stored), Load("load_checkpoint_and_dispatch", checkpoint.format, on_meta=on_meta)

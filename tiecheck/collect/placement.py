@@ -1,0 +1,178 @@
+"""The placement layer of one target: the tools' plans, or a given map, and where each tie group comes to lie.
+
+The planners themselves are run by `peers.planners`, what a load under their map does is told by `placed_loads`, and
+where a tie does not survive it, `planning` proposes a map of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.collect.placed_loads import Source, loads_of
+from tiecheck.collect.placing import Loader, Subject, model_of
+from tiecheck.facts import TIED, Unknown
+from tiecheck.facts_placement import Ask, Placement, Plan, Proposal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.collect.build import Built
+    from tiecheck.collect.store import Facts
+    from tiecheck.config import Config
+    from tiecheck.facts_live import LiveModel
+
+RENAMING = frozenset({"PEFT", "FSDP", "FSDP2", "DeepSpeed"})
+"""Wrappers under which a model's modules have other names, or are sharded already."""
+
+BOUNDLESS = 2**60
+"""Bytes of a device of which no limit is known."""
+
+
+def collect_placement(facts: Facts, config: Config, source: Source) -> Placement | Unknown:
+    """What the placement that was asked for does to the ties of a model.
+
+    Args:
+        facts: The other facts of the target: `built`, `live`, and of a directory `groups` and `architecture`.
+        config: Says what is asked for; it has a `device_map`.
+        source: Where the model is from.
+
+    Returns:
+        The placement, or why there is none.
+
+    Raises:
+        UsageError: The map that was given leaves modules out, or puts more on a device than it has.
+    """
+    built: Built | Unknown = facts.get("built")
+    live: LiveModel | Unknown = facts.get("live")
+    if isinstance(built, Unknown) or isinstance(live, Unknown):
+        return built if isinstance(built, Unknown) else Unknown("the live layer is unknown")
+    wrapped = RENAMING.intersection(live.wrappers)
+    if wrapped:
+        return Unknown(f"the model is wrapped by {', '.join(sorted(wrapped))}; plan for the model before it is")
+    subject = _subject(config, source, built, live)
+    if isinstance(subject, Unknown):
+        return subject
+    plans = _plans(config, subject)
+    if not plans:
+        return Unknown("accelerate is not installed, and without it nobody plans")
+    loads, untold = loads_of(facts, source.checkpoint, subject, plans[0])
+    placement = Placement(
+        strategy="map" if isinstance(config.device_map, Mapping) else str(config.device_map),
+        origin=config.device_map_from,
+        memory=_memory(config),
+        plans=plans,
+        proposal=None,
+        loads=loads,
+        warns=_warns(subject.module),
+        installed=_installed(),
+        untold=untold,
+    )
+    return placement._replace(proposal=_proposal(config, subject, placement)) if _unsound(placement) else placement
+
+
+def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> Subject | Unknown:
+    from tiecheck.collect.wrappers import unwrapped
+
+    natural: Loader = "transformers" if built.origin != "given" and live.library is not None else "accelerate"
+    planned = None
+    if natural == "transformers" and source.root is not None and source.model is not None:
+        from tiecheck.collect.transformers_planning import build_for_plan
+
+        strategy = config.device_map if isinstance(config.device_map, str) else "auto"
+        found = build_for_plan(source.root, source.model, config.dtype, config.trust_remote_code, strategy)
+        if isinstance(found, Unknown):
+            return found
+        planned = found
+    module = unwrapped(built.module)
+    model = model_of(module, live, planned.dtype if planned else config.dtype)
+    return model if isinstance(model, Unknown) else Subject(module, planned, model, natural)
+
+
+def _plans(config: Config, subject: Subject) -> tuple[Plan, ...]:
+    """The given map as a plan, or those of the tools, that of the natural loader first."""
+    if isinstance(config.device_map, Mapping):
+        return (_given(config.device_map, config, subject),)
+    from tiecheck.peers.planners import groups_seen, plans_of
+
+    dtype = subject.planned.dtype if subject.planned else config.dtype
+    ask = Ask(str(config.device_map), _memory(config), config.no_split, dtype)
+    planned = subject.planned
+    found = plans_of(
+        subject.module,
+        ask,
+        planned=planned.module if planned else None,
+        quantizer=planned.quantizer if planned else None,
+        seeds=config.hash_seeds,
+    )
+    spread = []
+    for plan in sorted(found, key=lambda one: one.tool != subject.natural):
+        module = planned.module if planned and plan.tool == "transformers" else subject.module
+        tool: Any = plan.tool
+        seen = () if plan.crash else groups_seen(module, tool)
+        spread.append(subject.model.spread(plan, seen, subject.model.lookup(plan.device_map)))
+    return tuple(spread)
+
+
+def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> Plan:
+    """The map that somebody gave, held against the model."""
+    from tiecheck.placing_fit import check_map, check_room, warned_keys
+
+    model, place = subject.model, config.device_map_from
+    modules = model.modules()
+    remarks = check_map(device_map, model.names(), modules, model.alias_paths(), loader=subject.natural, place=place)
+    logged = warned_keys(device_map, modules, loader=subject.natural)
+    plan = Plan("given", "", "map", dict(device_map), logged=logged, remarks=remarks)
+    plan = model.spread(plan, None, model.lookup(device_map, subject.natural))
+    check_room(plan.used, _memory(config), place)
+    return plan
+
+
+def _memory(config: Config) -> Mapping[int | str, int] | None:
+    """The memory that was given, in bytes (`placing_options` has read it)."""
+    return config.max_memory  # type: ignore[return-value]  # read already
+
+
+def _warns(module: nn.Module) -> tuple[str, ...]:
+    """The versions of accelerate that would say that nothing is tied."""
+    from tiecheck.peers.views import views_of, would_warn
+
+    return would_warn(views_of(module, tools=("accelerate",)))
+
+
+def _installed() -> str | None:
+    try:
+        return version("accelerate")
+    except PackageNotFoundError:
+        return None
+
+
+def _unsound(placement: Placement) -> bool:
+    """Whether there is something that a map of our own would mend."""
+    return any(not load.harmless for load in placement.loads) or any(
+        plan.crash is not None
+        or plan.moved
+        or (plan.seeds is not None and (plan.seeds.maps > 1 or plan.seeds.crashes))
+        or any(len(set(group.devices)) > 1 for group in plan.placed)
+        for plan in placement.plans
+    )
+
+
+def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposal:
+    """A map that keeps the groups together which are one tensor, or will be once they are loaded."""
+    from tiecheck.peers.planners.running import machine_memory
+    from tiecheck.planning import propose
+
+    memory = placement.memory
+    if memory is None and placement.strategy == "map":
+        memory = dict.fromkeys(placement.plans[0].device_map.values(), BOUNDLESS)
+    together = [
+        group.names
+        for group in subject.model.groups
+        if group.kind in TIED or (group.declared and subject.natural == "transformers")
+    ]
+    own = getattr(subject.module, "_no_split_modules", None) or ()
+    no_split = config.no_split if config.no_split is not None else tuple(own)
+    strategy = "sequential" if placement.strategy == "map" else placement.strategy
+    return propose(subject.model.tree, together, memory or machine_memory(), no_split, strategy=strategy)
