@@ -69,7 +69,12 @@ def collect_placement(facts: Facts, config: Config, source: Source) -> Placement
         installed=_installed(),
         untold=untold,
     )
-    return placement._replace(proposal=_proposal(config, subject, placement)) if _unsound(placement) else placement
+    if not _unsound(placement):
+        return placement
+    proposal = _proposal(config, subject, placement)
+    under = plans[0]._replace(device_map=proposal.device_map)
+    fails = any(load.form == "raises" for load in loads_of(facts, source.checkpoint, subject, under)[0])
+    return placement if fails else placement._replace(proposal=proposal)
 
 
 def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> Subject | Unknown:
@@ -150,7 +155,7 @@ def _installed() -> str | None:
 
 def _unsound(placement: Placement) -> bool:
     """Whether there is something that a map of our own would mend."""
-    return any(not load.harmless for load in placement.loads) or any(
+    return any(load.form == "raises" for load in placement.loads) or any(
         plan.crash is not None
         or plan.moved
         or (plan.seeds is not None and (plan.seeds.maps > 1 or plan.seeds.crashes))
@@ -165,14 +170,42 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
     from tiecheck.planning import propose
 
     memory = placement.memory
-    if memory is None and placement.strategy == "map":
-        memory = dict.fromkeys(placement.plans[0].device_map.values(), BOUNDLESS)
     together = [
         group.names
         for group in subject.model.groups
         if group.kind in TIED or (group.declared and subject.natural == "transformers")
     ]
+    if placement.strategy == "map":
+        changed = _amended(placement.plans[0], together, subject)
+        if changed is not None and changed.device_map != placement.plans[0].device_map and _fits(changed.used, memory):
+            return changed
+        computing = [device for device in placement.plans[0].device_map.values() if device not in ("disk", "meta")]
+        memory = memory or dict.fromkeys(computing or ["cpu"], BOUNDLESS)
     own = getattr(subject.module, "_no_split_modules", None) or ()
     no_split = config.no_split if config.no_split is not None else tuple(own)
     strategy = "sequential" if placement.strategy == "map" else placement.strategy
     return propose(subject.model.tree, together, memory or machine_memory(), no_split, strategy=strategy)
+
+
+def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
+    """The given map with the keys changed that part a group."""
+    from tiecheck.planning_amend import amended
+
+    model, natural = subject.model, subject.natural
+    found = amended(plan.device_map, together, lambda device_map: model.lookup(device_map, natural))
+    if found is None:
+        return None
+    return Proposal(
+        found, model.spread(plan._replace(device_map=found), None, model.lookup(found, natural)).used, 0, None
+    )
+
+
+def _fits(used: Mapping[str, int], memory: Mapping[int | str, int] | None) -> bool:
+    from tiecheck.errors import UsageError
+    from tiecheck.placing_fit import check_room
+
+    try:
+        check_room(used, memory)
+    except UsageError:
+        return False
+    return True

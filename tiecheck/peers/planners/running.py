@@ -8,6 +8,7 @@ memory between them is known; `from_pretrained` calls it on the class as built, 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ from tiecheck.peers.views.sight import told
 
 LOGGERS = ("accelerate.utils.modeling", "transformers.integrations.accelerate")
 """Where the planners log."""
+
+
+ABSENT = re.compile(r"^Device .* is not available, available devices are")
+"""What `get_max_memory` of accelerate 1.15 says of a GPU that the memory names and the machine lacks."""
 
 
 class Ran(NamedTuple):
@@ -154,8 +159,10 @@ class _Kept(logging.Handler):
         self._texts = texts
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message."""
-        self._texts.append(record.getMessage())
+        """Keep a message, but not that a device of the plan is not here: a plan is made elsewhere."""
+        text = record.getMessage()
+        if not ABSENT.search(text):
+            self._texts.append(text)
 
 
 @contextmanager
