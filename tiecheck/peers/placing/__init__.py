@@ -99,6 +99,8 @@ def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails)
         _RUNS[load.function](untied, device_map, load)
     except Fails as other:
         return Unknown(f"{load.function} fails under this map whether anything is tied or not ({other})")
+    except Untold as reason:
+        return Unknown(str(reason))
     reads = set(failure.reads) - _containers(group)
     if failure.reads and not reads:
         return Unknown(f"whether a forward pass reads {failure.reads[0]} is not known; it would raise {failure}")

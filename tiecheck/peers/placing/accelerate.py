@@ -105,9 +105,7 @@ class Dispatch:
 
     def _hook(self, name: str) -> None:
         """`attach_align_device_hook_on_blocks`, for the modules above a name, from the outside in."""
-        for key in keys_above(self.device_map, name):
-            if key == name:  # hooks are for modules
-                continue
+        for key in self._modules(name):
             device = self.device_map.words[key]
             if device not in self.offloaded:
                 self._place(name, self.main if device == "cpu" else device)
@@ -128,8 +126,14 @@ class Dispatch:
         if there is not None:
             there[device] = self.slots[name]
 
-    def _offloads(self, name: str) -> bool:
-        return by_accelerate(self.device_map, name) in self.offloaded
+    def _modules(self, name: str) -> list[str]:
+        """The keys that are modules above a name, from the outside in: a hook is for a module, not for a parameter."""
+        return [key for key in keys_above(self.device_map, name) if key != name]
+
+    def _hooked(self, name: str) -> Device | None:
+        """The device that the innermost hook above a name is for; None where there is no hook."""
+        keys = self._modules(name)
+        return self.device_map.words[keys[-1]] if keys else None
 
     def _forward(self) -> dict[str, str]:
         """What the first forward pass reads: `AlignDevicesHook.pre_forward`.
@@ -137,18 +141,20 @@ class Dispatch:
         A tensor from beside gives way to a tied one that is on the device already: `set_module_tensor_to_device` looks
         in `tied_params_map` for the address of the parameter that stands in the slot.
         """
-        lost = tuple(name for name in self.names if self._offloads(name) and name not in self.beside)
+        lost = tuple(name for name in self.names if self._hooked(name) in self.offloaded and name not in self.beside)
         if lost:
             raise Fails("KeyError", repr(lost[0]), lost)
         values = {}
         for name in self.names:
             held = self.slots[name]
-            device = by_accelerate(self.device_map, name)
+            device = self._hooked(name)
             if device in self.offloaded:
                 there = self.pointers.get(held.parameter, {}).get(self.main)
                 values[name] = (there or self.beside[name]).value
                 continue
-            needed = self.main if device == "cpu" else device
+            needed = self.main if device in (None, "cpu") else device
+            if device is None and held.device != needed:
+                raise Untold(f"the map has {name} and not its module, for which there is then no hook")
             if held.device != needed:
                 raise Fails("RuntimeError", OTHER_DEVICE, (name,))
             values[name] = held.value
