@@ -1,4 +1,4 @@
-"""What was found about the planners, each with the installed one: crashes and their causes, and memory counted twice."""
+"""What was found about the planners, each with the installed one: why they raise, and what they count twice."""
 
 from __future__ import annotations
 

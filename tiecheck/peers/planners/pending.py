@@ -8,6 +8,7 @@ stack, and a name's holder is found by going down from the root.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from tiecheck.peers.planners.tree import Tree
@@ -45,6 +46,7 @@ class Pending:
         """What was replaced by its children."""
         self.gone: set[str] = set()
         """What was placed."""
+        self._inner: dict[str, tuple[str, ...]] = {}
         self.listed: dict[str, Node] = {}
         """Everything that was ever to be placed."""
         roots = self._below("", 0, len(tree.own[0]), root=True)
@@ -175,9 +177,31 @@ class Pending:
     def within(self, tied: str, current: str) -> Node | None:
         """The first in line whose name occurs anywhere in a tied name, as accelerate up to 1.2 has it."""
         found: Node | None = None
-        for low in range(len(tied)):
-            for high in range(low + 1, len(tied) + 1):
-                node = self.listed.get(tied[low:high])
-                if node is not None and self.in_line(node, current) and (found is None or node.order < found.order):
-                    found = node
+        for name in self._inside(tied):
+            node = self.listed.get(name)
+            if node is not None and self.in_line(node, current) and (found is None or node.order < found.order):
+                found = node
+        return found
+
+    def _inside(self, tied: str) -> tuple[str, ...]:
+        """Every name of the model that occurs in a tied name."""
+        known = self._inner.get(tied)
+        if known is None:
+            ends = range(len(tied) + 1)
+            pieces = {tied[low:high] for low in ends for high in range(low + 1, len(tied) + 1)}
+            known = self._inner[tied] = tuple(sorted(pieces & self._every))
+        return known
+
+    @cached_property
+    def _every(self) -> set[str]:
+        """The name of everything that could ever be in line."""
+        tree = self.tree
+        found = set(tree.root_buffers)
+        stack = [("", 0)]
+        while stack:
+            before, number = stack.pop()
+            found.update([before + label for label in tree.own[number]])
+            below = [(before + label, child) for label, child in tree.children[number]]
+            found.update([name for name, _ in below])
+            stack += [(f"{name}.", child) for name, child in below]
         return found

@@ -1,0 +1,207 @@
+"""Prints what planning costs: each installed planner, the reproduction, and all that a plan gets beside.
+
+Every line is taken side by side in one run on one thread: medians of CPU time, and the peak of what Python allocates.
+`beside` is `plans_of` with the planners' runs taken out of it. No weight is in memory: models are on meta.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import math
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from tiecheck.facts_placement import Ask
+from tiecheck.peers.planners import filling, plans_of, reproduce, run, seeds, sizes_of
+from tiecheck.peers.planners.running import is_pretrained, run_fully
+
+LONG = 5
+"""Seconds of a run that is not run again to trace its memory, which takes it many times as long."""
+
+VERSIONS: dict[Any, str] = {"accelerate": "1.15.0", "transformers": "5.23.0"}
+
+
+def llama_70b(*, tied: bool) -> nn.Module:
+    """Llama 3 70B: 80 layers; tied for the purpose."""
+    config = LlamaConfig(
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        tie_word_embeddings=tied,
+    )
+    return on_meta(LlamaForCausalLM, config)
+
+
+def deepseek_v3() -> nn.Module:
+    """DeepSeek-V3 with all its 61 layers; transformers 5 holds the experts of a layer in two parameters."""
+    return on_meta(DeepseekV3ForCausalLM, DeepseekV3Config())
+
+
+def on_meta(model_class: Any, config: Any) -> nn.Module:
+    """A model in bfloat16 without weights."""
+    config.dtype = torch.bfloat16
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            model: nn.Module = model_class(config)
+            return model
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Expert(nn.Module):
+    """Three projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(64, 64, bias=False) for _ in range(3))
+
+
+class Layer(nn.Module):
+    """A layer with its experts as modules, as DeepSeek's own code has them."""
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.q_proj, self.o_proj, self.norm = nn.Linear(64, 64), nn.Linear(64, 64), nn.LayerNorm(64)
+        self.experts = nn.ModuleList([Expert() for _ in range(experts)])
+
+
+def of_experts(layers: int) -> nn.Module:
+    """Layers of 256 experts."""
+    with torch.device("meta"):
+        model = nn.Module()
+        model.embed = nn.Embedding(1000, 64)
+        model.layers = nn.ModuleList([Layer(256) for _ in range(layers)])
+        model._no_split_modules = ["Layer"]  # type: ignore[assignment]  # as a class of transformers says it
+    return model
+
+
+def of_ties(modules: int, ties: int) -> nn.Module:
+    """One module whose parameters are tied into as many others, and no class that stays whole.
+
+    Where little fits, each of the others is split for it, one after the other, and accelerate looks through the whole
+    rest of the model each time.
+    """
+    with torch.device("meta"):
+        model = nn.Module()
+        model.first = nn.Module()
+        for number in range(ties):
+            model.first.register_parameter(f"w{number}", nn.Parameter(torch.empty(8, 8)))
+        for number in range(ties):
+            part = nn.Module()
+            part.own = nn.Linear(8, 8, bias=False)
+            part.rest = nn.ModuleList([nn.Linear(8, 8) for _ in range(modules // ties - 3)])
+            part.own.weight = model.first._parameters[f"w{number}"]
+            model.add_module(f"part{number}x", part)
+    return model
+
+
+def ask_of(model: nn.Module) -> Ask:
+    """Two GPUs and the host, of which a third of the model goes to each."""
+    total = sum(one.nbytes for one in sizes_of(model))
+    return Ask("auto", {0: total // 3, 1: total // 3, "cpu": total})
+
+
+def ask_little(model: nn.Module) -> Ask:
+    """One GPU that a quarter of the model fits on."""
+    total = sum(one.nbytes for one in sizes_of(model))
+    return Ask("sequential", {0: total // 4, "cpu": 2 * total})
+
+
+def median(work: Callable[[], object], runs: int) -> float:
+    """Median seconds of CPU time."""
+    taken = []
+    for _ in range(runs):
+        begin = time.process_time()
+        work()
+        taken.append(time.process_time() - begin)
+    return statistics.median(taken)
+
+
+def peak(work: Callable[[], object]) -> float:
+    """Peak mebibytes of Python's allocations."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def measure(title: str, model: nn.Module, runs: int, ask: Ask) -> None:
+    """Every line of one model."""
+    tools: list[Any] = ["accelerate", *(["transformers"] if is_pretrained(model) else [])]
+    ran = {tool: run_fully(model, tool, ask) for tool in tools}
+    count = len(list(model.modules()))
+    print(f"\n{title}: {count} modules, {len(list(model.parameters()))} parameters")
+    once: dict[Any, float] = {}
+    for tool in tools:
+        theirs = once[tool] = median(lambda t=tool: run(model, t, ask), runs)
+        ours = median(lambda t=tool: reproduce(model, t, VERSIONS[t], ask), runs)
+        traced = peak(lambda t=tool: run(model, t, ask)) if theirs < LONG else math.nan
+        mib = [traced, peak(lambda t=tool: reproduce(model, t, VERSIONS[t], ask))]
+        same = reproduce(model, tool, VERSIONS[tool], ask).device_map == ran[tool].plan.device_map
+        print(
+            f"  {tool:<13} {theirs * 1e3:9.1f} ms {mib[0]:6.1f} MiB   reproduced {ours * 1e3:8.1f} ms {mib[1]:6.1f} MiB"
+            f"   {ours / theirs:5.2f}x   {'same map' if same else 'ANOTHER MAP'}"
+        )
+    with mock.patch.object(filling, "run_fully", lambda module, tool, ask, **_: ran[tool]):
+        beside = median(lambda: plans_of(model, ask), runs)
+        mib_beside = peak(lambda: plans_of(model, ask))
+    share = beside / sum(once.values())
+    held = "held" if share <= 0.1 else "MISSED"
+    print(f"  {'beside':<13} {beside * 1e3:9.1f} ms {mib_beside:6.1f} MiB   {share:5.3f} of the runs, <= 0.1 {held}")
+    sizes = median(lambda: sizes_of(model), runs)
+    print(f"  {'sizes_of':<13} {sizes * 1e3:9.1f} ms")
+
+
+def seeds_cost(model: nn.Module, ask: Ask) -> None:
+    """What eight hash seeds cost, each of which is a process and a reproduction."""
+    begin = time.perf_counter()
+    told = seeds(model, "accelerate", ask, 8, version=VERSIONS["accelerate"])
+    print(
+        f"  8 hash seeds  {(time.perf_counter() - begin) * 1e3:9.1f} ms wall, {told.maps} maps, {told.crashes} crashes"
+    )
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--modules", type=int, default=8239, help="of the model with many ties")
+    parser.add_argument("--layers", type=int, default=58, help="of 256 experts")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    with contextlib.suppress(Exception):
+        plans_of(nn.Linear(2, 2), Ask("auto", {0: 100}))  # imports
+    models: list[tuple[str, Callable[[], nn.Module], int]] = [
+        ("Llama 70B, tied", lambda: llama_70b(tied=True), arguments.runs),
+        ("Llama 70B, untied", lambda: llama_70b(tied=False), arguments.runs),
+        ("DeepSeek-V3 of transformers", deepseek_v3, arguments.runs),
+        (f"256 experts in {arguments.layers} layers", lambda: of_experts(arguments.layers), 3),
+    ]
+    for title, build, runs in models:
+        model = build()
+        measure(title, model, runs, ask_of(model))
+    many = of_ties(arguments.modules, 1000)
+    measure("1,000 ties, nothing kept whole", many, 1, ask_little(many))
+    seeds_cost(many, ask_little(many))
+
+
+if __name__ == "__main__":
+    main()
