@@ -13,8 +13,8 @@ import pytest
 
 from tiecheck.cli.check import command
 from tiecheck.config import PLACING
-from tiecheck.placing_maps import STRATEGIES, read_map
-from tiecheck.placing_words import parse_memories
+from tiecheck.placing.maps import STRATEGIES, read_map
+from tiecheck.placing.words import parse_memories
 from tiecheck.render import Style, parse_outputs
 
 ROOT = Path(__file__).parents[1]

@@ -24,10 +24,10 @@ import tiecheck
 from tiecheck.collect.module_tree import module_tree
 from tiecheck.facts import Unknown
 from tiecheck.facts_placement import Crash, Placed, Placement, Plan, Proposal
-from tiecheck.gating import Gate
-from tiecheck.keeping import same_device
-from tiecheck.planning import propose
-from tiecheck.promising import chosen_map, device_of, promises_of
+from tiecheck.gates.door import Gate
+from tiecheck.gates.keeping import same_device
+from tiecheck.gates.promises import chosen_map, device_of, promises_of
+from tiecheck.planning.proposal import propose
 from tiecheck.report import Finding, Report, Skip, TargetReport, TieEntry
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*do not match any submodules.*:UserWarning")

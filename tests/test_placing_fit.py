@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.accelerate import expand_device_map
 
 from tiecheck.errors import UsageError
-from tiecheck.placing_fit import check_map, check_room, transformers_key
+from tiecheck.placing.fit import check_map, check_room, transformers_key
 
 
 class Block(nn.Module):

@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiecheck.errors import UsageError
-from tiecheck.placing_words import (
+from tiecheck.placing.words import (
     LAST,
     NUMBERED,
     SINGLE,
     UNITS,
-    amount,
     devices_of,
     normalise,
     parse_memories,
@@ -264,24 +263,6 @@ def test_a_number_is_the_accelerator_that_the_map_names() -> None:
     assert devices_of({"a": 0, "b": "xpu:1", "c": "cuda"}) == {"a": "cuda:0", "b": "xpu:1", "c": "cuda:0"}
     with pytest.raises(UsageError, match="device_map, 'b': 'gpu' is no device"):
         devices_of({"a": 0, "b": "gpu"})
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "words"),
-    [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (1023, "1,023 bytes"),
-        (2**30, "1 GiB"),
-        (10 * 2**30, "10 GiB"),
-        (int(14.23 * 2**30), "14.2 GiB"),
-        (int(1.5 * 2**30), "1.50 GiB"),
-        (3 * 2**20, "3 MiB"),
-        (2000 * 2**40, "2,000 TiB"),
-    ],
-)
-def test_an_amount_in_words(nbytes: int, words: str) -> None:
-    assert amount(nbytes) == words
 
 
 def test_no_warning_is_given() -> None:

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tiecheck.facts_tree import ModuleTree, TreeNode, TreeTensor
-from tiecheck.planning import propose
-from tiecheck.planning_units import units_of
+from tiecheck.planning.proposal import propose
+from tiecheck.planning.units import units_of
 
 DEVICES = (0, 1, "cpu", "disk")
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")

@@ -20,8 +20,8 @@ from tiecheck.collect.lookup import look_up
 from tiecheck.collect.module_tree import module_tree
 from tiecheck.facts import TIED, Unknown
 from tiecheck.facts_tree import ModuleTree
-from tiecheck.planning import propose
-from tiecheck.planning_units import units_of
+from tiecheck.planning.proposal import propose
+from tiecheck.planning.units import units_of
 
 sys.path.insert(0, str(Path(__file__).parent / "live_zoo"))
 from subjects import every, make, quiet

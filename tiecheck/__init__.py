@@ -14,7 +14,7 @@ from tiecheck._version import __version__
 if TYPE_CHECKING:
     from tiecheck.api import check, count_parameters, find_ties, inspect, views
     from tiecheck.errors import PlacementError, TieBroken, TiecheckError
-    from tiecheck.gating import Gate, gate
+    from tiecheck.gates.door import Gate, gate
     from tiecheck.testing import assert_not_tied, assert_tied, assert_ties_match
 
 __all__ = [
@@ -40,8 +40,8 @@ _HOMES = {
     "find_ties": "tiecheck.api",
     "inspect": "tiecheck.api",
     "views": "tiecheck.api",
-    "Gate": "tiecheck.gating",
-    "gate": "tiecheck.gating",
+    "Gate": "tiecheck.gates.door",
+    "gate": "tiecheck.gates.door",
     "PlacementError": "tiecheck.errors",
     "TieBroken": "tiecheck.errors",
     "TiecheckError": "tiecheck.errors",

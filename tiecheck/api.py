@@ -74,7 +74,7 @@ def make_config(
             options[name] = (value,) if isinstance(value, str) else tuple(value)
     placing = [name for name in PLACING if options.get(name) is not None]
     if placing:
-        from tiecheck.placing_options import need_map, read_placing
+        from tiecheck.placing.options import need_map, read_placing
 
         options |= read_placing(options, _keyword, text=False)
     if config is not None:

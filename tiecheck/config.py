@@ -62,7 +62,7 @@ class Config(Record):
 
     device_map: str | Mapping[str, Any] | None = None
     """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies
-    `live`. Read already, by `placing_options`: a strategy, or a map of module to device."""
+    `live`. Read already, by `placing.options`: a strategy, or a map of module to device."""
     device_map_from: str = ""
     """Where that was said: `--device-map`, `device_map=`, or a file; empty where it was not."""
     max_memory: Mapping[int | str, int | str] | None = None

@@ -93,7 +93,7 @@ def _placing(given: dict[str, Any], path: str) -> dict[str, Any]:
     """The options of a placement; the path of a map counts from the file's folder."""
     if not given:
         return {}
-    from tiecheck.placing_options import read_placing
+    from tiecheck.placing.options import read_placing
 
     folder = os.path.relpath(os.path.dirname(path) or os.curdir)
     folder = "" if folder == os.curdir else folder

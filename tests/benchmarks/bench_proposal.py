@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
 from tiecheck.collect.module_tree import module_tree
 from tiecheck.facts import Unknown
-from tiecheck.planning import propose
+from tiecheck.planning.proposal import propose
 
 GIB = 1 << 30
 LLAMA_70B = LlamaConfig(

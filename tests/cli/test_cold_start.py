@@ -55,8 +55,8 @@ def test_a_check_loads_nothing_of_inspect_and_of_placements(models: Path) -> Non
         "tiecheck.collect.counts_stored",
         "tiecheck.peers.views",
         "tiecheck.facts_placement",
-        "tiecheck.placing_options",
-        "tiecheck.placing_words",
+        "tiecheck.placing.options",
+        "tiecheck.placing.words",
         "tiecheck.render.placement",
     }
     assert not imported(program) & others

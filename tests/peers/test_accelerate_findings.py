@@ -19,7 +19,7 @@ from torch import nn
 
 from tiecheck.peers.placing import Load, loads_under
 from tiecheck.peers.placing.groups import live_groups
-from tiecheck.peers.placing.lookup import device_word
+from tiecheck.placing.lookup import device_word
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WTE = "transformer.wte.weight"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.integrations.accelerate import get_device
 
-from tiecheck.peers.placing.lookup import by_accelerate, by_transformers, device_word
+from tiecheck.placing.lookup import by_accelerate, by_transformers, device_word
 
 PARTS = ("model", "embed", "embed_tokens", "layers", "1", "10", "lm_head", "weight")
 NAMES = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(".".join)

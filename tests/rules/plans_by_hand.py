@@ -20,7 +20,7 @@ from tiecheck.config import Config
 from tiecheck.facts import TIED
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Crash, Double, Placed, Placement, Plan
-from tiecheck.rules.plans import device_of, normal
+from tiecheck.placing.lookup import device_in, device_word
 
 VERSIONS = {"accelerate": accelerate.__version__, "transformers": transformers.__version__, "given": ""}
 
@@ -116,8 +116,8 @@ def places(model: Any, device_map: Mapping[str, int | str], tool: str) -> tuple[
     seen = {tuple(group) for group in planning.find_tied_parameters(model)} if tool == "accelerate" else set(declared)
     found = []
     for names, kind in sorted(kinds.items()):
-        devices = [device_of(name, device_map) for name in names]
-        told = tuple(None if device is None else normal(device) for device in devices)
+        devices = [device_in(device_map, name) for name in names]
+        told = tuple(None if device is None else device_word(device) for device in devices)
         sees = tool == "given" or names in seen
         found.append(Placed(names, kind, names in declared, told, sizes[names[0]], sees))
     return tuple(found)
@@ -142,9 +142,11 @@ def doubled(model: nn.Module, memory: Mapping[int | str, int]) -> Plan:
         once = accelerates(model, memory)
     finally:
         planning.get_module_size_with_ties = theirs
-    homes = {name: (device_of(name, plan.device_map), device_of(name, once)) for name in {*plan.device_map, *once}}
+    homes = {name: (device_in(plan.device_map, name), device_in(once, name)) for name in {*plan.device_map, *once}}
     moved = {
-        n: (normal(now), normal(then)) for n, (now, then) in homes.items() if None not in (now, then) and now != then
+        n: (device_word(now), device_word(then))
+        for n, (now, then) in homes.items()
+        if None not in (now, then) and now != then
     }
     return plan._replace(doubles=tuple(doubles[:1]), moved=moved)
 

@@ -37,3 +37,21 @@ SOME = Comparison(False, 128, 128, 128, 0, 127, False)
 )
 def test_rows_are_counted_located_and_measured(comparison: Comparison, says: str) -> None:
     assert rows(comparison) == says
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "words"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1,023 bytes"),
+        (2**30, "1 GiB"),
+        (10 * 2**30, "10 GiB"),
+        (int(14.23 * 2**30), "14.2 GiB"),
+        (int(1.5 * 2**30), "1.50 GiB"),
+        (3 * 2**20, "3 MiB"),
+        (2000 * 2**40, "2,000 TiB"),
+    ],
+)
+def test_bytes_in_words(nbytes: int, words: str) -> None:
+    assert size(nbytes) == words

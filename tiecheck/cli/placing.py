@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from tiecheck.config import PLACING
-from tiecheck.placing_options import need_map, read_placing
+from tiecheck.placing.options import need_map, read_placing
 
 
 def write_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:

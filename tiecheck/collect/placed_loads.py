@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from tiecheck.collect.placing import Subject
+    from tiecheck.collect.placement_model import Subject
     from tiecheck.collect.store import Facts
     from tiecheck.peers.placing import Load, LoadGroup
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.collect.placed_loads import Source, loads_of
-from tiecheck.collect.placing import Loader, Subject, model_of
+from tiecheck.collect.placement_model import Loader, Subject, model_of
 from tiecheck.facts import TIED, Unknown
 from tiecheck.facts_placement import Ask, Placement, Plan, Proposal
 
@@ -122,7 +122,7 @@ def _plans(config: Config, subject: Subject) -> tuple[Plan, ...]:
 
 def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> Plan:
     """The map that somebody gave, held against the model."""
-    from tiecheck.placing_fit import check_map, check_room, warned_keys
+    from tiecheck.placing.fit import check_map, check_room, warned_keys
 
     model, place = subject.model, config.device_map_from
     modules = model.modules()
@@ -135,7 +135,7 @@ def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> P
 
 
 def _memory(config: Config) -> Mapping[int | str, int] | None:
-    """The memory that was given, in bytes (`placing_options` has read it)."""
+    """The memory that was given, in bytes (`placing.options` has read it)."""
     return config.max_memory  # type: ignore[return-value]  # read already
 
 
@@ -167,7 +167,7 @@ def _unsound(placement: Placement) -> bool:
 def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposal:
     """A map that keeps the groups together which are one tensor, or will be once they are loaded."""
     from tiecheck.peers.planners.running import machine_memory
-    from tiecheck.planning import propose
+    from tiecheck.planning.proposal import propose
 
     memory = placement.memory
     together = [
@@ -189,7 +189,7 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
     """The given map with the keys changed that part a group."""
-    from tiecheck.planning_amend import amended
+    from tiecheck.planning.amend import amended
 
     model, natural = subject.model, subject.natural
     found = amended(plan.device_map, together, lambda device_map: model.lookup(device_map, natural))
@@ -202,7 +202,7 @@ def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> P
 
 def _fits(used: Mapping[str, int], memory: Mapping[int | str, int] | None) -> bool:
     from tiecheck.errors import UsageError
-    from tiecheck.placing_fit import check_room
+    from tiecheck.placing.fit import check_room
 
     try:
         check_room(used, memory)

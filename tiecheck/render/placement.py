@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from tiecheck.facts_placement import Crash, Device, PlacedLoad, Placement, Plan, Proposal, Seeds
-from tiecheck.placing_fit import holders
-from tiecheck.placing_words import amount
+from tiecheck.placing.fit import holders
 from tiecheck.render import Style
 from tiecheck.render.placement_table import badness, rank, table
 from tiecheck.render.text import Line, clean
+from tiecheck.rules.wording import size
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
         style: Whether everything is listed.
     """
     memory = _memory(placement.memory or {}, ())
-    has = f"; memory: {', '.join(f'{device} {amount(size)}' for device, size in memory)}" if memory else ""
+    has = f"; memory: {', '.join(f'{device} {size(room)}' for device, room in memory)}" if memory else ""
     what = "a given map" if placement.strategy == "map" else placement.strategy
     yield Line(f"placement: {what}, by {placement.origin}{has}", 4, 2, "bold", 9)
     before: Plan | None = None
@@ -97,17 +97,17 @@ def _told(plan: Plan, style: Style) -> Iterator[Line]:
     figures = []
     for device in sorted({*memory, *plan.used}, key=rank):
         room = memory.get(device)
-        of = "" if room is None or room >= BOUNDLESS else f" of {amount(room)}"
+        of = "" if room is None or room >= BOUNDLESS else f" of {size(room)}"
         counted = plan.counted.get(device, plan.used.get(device, 0))
-        believes = f" (it counts {amount(counted)})" if counted != plan.used.get(device, 0) else ""
-        figures.append(f"{device} {amount(plan.used.get(device, 0))}{of}{believes}")
+        believes = f" (it counts {size(counted)})" if counted != plan.used.get(device, 0) else ""
+        figures.append(f"{device} {size(plan.used.get(device, 0))}{of}{believes}")
     if figures and plan.crash is None:
         yield Line(f"memory: {', '.join(figures)}", 10, 2, "dim")
     for text in _some(plan.logged, style):
         yield Line(f"logs: {_cut(text, style)}", 10, 2, "yellow", 5)
     for double in _some(plan.doubles, style):
         yield Line(
-            f"counts {amount(double.counted)} for {amount(double.real)} where {double.module or 'the model'} goes to "
+            f"counts {size(double.counted)} for {size(double.real)} where {double.module or 'the model'} goes to "
             f"{double.device}, because of {_listed(double.names)}",
             10,
             2,
@@ -147,10 +147,10 @@ def _load(load: PlacedLoad, style: Style) -> Iterator[Line]:
 def _proposal(proposal: Proposal) -> Iterator[Line]:
     """The map that works, as Python to be pasted from the first column on; or why there is none."""
     if not proposal.device_map:
-        lacks = f" ({amount(proposal.lacks)} missing)" if proposal.lacks else ""
+        lacks = f" ({size(proposal.lacks)} missing)" if proposal.lacks else ""
         yield Line(f"no map keeps every group together: {proposal.reason or 'none fits'}{lacks}", 8, 2, "bold red", 6)
         return
-    used = ", ".join(f"{device} {amount(proposal.used[device])}" for device in sorted(proposal.used, key=rank))
+    used = ", ".join(f"{device} {size(proposal.used[device])}" for device in sorted(proposal.used, key=rank))
     limit = f" ({proposal.reason})" if proposal.reason else ""
     yield Line(f"a map that keeps every group together: {used}{limit}", 8, 2, "bold green", 37)
     yield from (Line(text, whole=True) for text in python_map(proposal.device_map))

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from tiecheck.facts import TIED
 from tiecheck.facts_placement import Device, Placed
-from tiecheck.placing_words import DISK, NUMBERED, SINGLE, amount
+from tiecheck.placing.words import DISK, NUMBERED, SINGLE
 from tiecheck.render import Style
 from tiecheck.render.text import Line, clean
+from tiecheck.rules.wording import size
 
 GROUPS_SHOWN = 4
 """Groups in the table of a plan without `-v`."""
@@ -57,13 +58,13 @@ def table(groups: Sequence[Placed], style: Style) -> Iterator[Line]:
     rows: list[tuple[str, str, str, str | None]] = [("group", "verdict, members", "bytes, devices", "dim")]
     for number, placed in enumerate(shown, 1):
         kind = f"{placed.kind}{'' if placed.kind in TIED else ', not tied'}{', declared' if placed.declared else ''}"
-        size = "?" if placed.nbytes is None else amount(placed.nbytes)
+        takes = "?" if placed.nbytes is None else size(placed.nbytes)
         tone = ("bold red", "bold yellow", "bold yellow", None)[badness(placed)]
         word = verdict(placed)
         if len(word) + len(kind) + 3 <= WIDE:
-            rows.append((str(number), f"{word} ({kind})", size, tone))
+            rows.append((str(number), f"{word} ({kind})", takes, tone))
         else:
-            rows += [(str(number), word, size, tone), ("", f"({kind})", "", tone)]
+            rows += [(str(number), word, takes, tone), ("", f"({kind})", "", tone)]
         pairs = list(zip(placed.names, placed.devices, strict=True))
         listed = pairs if style.verbose else pairs[:NAMES_SHOWN]
         rows += [("", f"  {name}", device or "not in the map", None) for name, device in listed]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from tiecheck.facts import TIED, UNTIED, LoaderView
 from tiecheck.facts_live import DeclaredTie, LiveModel
 from tiecheck.facts_placement import Device, Placed, Placement, Plan
+from tiecheck.placing.lookup import key_of
 from tiecheck.report import Severity
 from tiecheck.rules.wording import listed, size
 
@@ -125,26 +126,6 @@ def where(names: tuple[str, ...], devices: tuple[Device | None, ...]) -> str:
     return listed(tuple(f"{name} on {device}" for name, device in zip(names, devices, strict=True) if device))
 
 
-def device_of(name: str, device_map: Mapping[str, int | str]) -> int | str | None:
-    """The device of a name, by the longest key that holds it."""
-    key = key_of(name, device_map)
-    return None if key is None else device_map[key]
-
-
-def key_of(name: str, device_map: Mapping[str, int | str]) -> str | None:
-    """The longest key of a map that holds a name."""
-    keys = [key for key in device_map if key in ("", name) or name.startswith(key + ".")]
-    return max(keys, key=len, default=None)
-
-
-def normal(device: int | str | None) -> str:
-    """A device of a map in torch's words: `0`, `"cuda"` and `"cuda:0"` are one."""
-    text = str(device)
-    if text.isdecimal():
-        return f"cuda:{text}"
-    return f"{text}:0" if text in ("cuda", "xpu", "npu", "hpu") else text
-
-
 def keyed(device: Device) -> int | str:
     """A device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
     kind, _, number = device.partition(":")
@@ -155,7 +136,7 @@ def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) ->
     """A device map as Python writes it; of a long one the entries of some names, and how many there are."""
     if len(device_map) <= SHOWN_ENTRIES:
         return repr(dict(device_map))
-    keys = dict.fromkeys(key for key in (key_of(name, device_map) for name in names) if key is not None)
+    keys = dict.fromkeys(key for key in (key_of(device_map, name) for name in names) if key is not None)
     entries = "".join(f"{key!r}: {device_map[key]!r}, " for key in [*keys][:6])
     return f"{{{entries}...}} ({len(device_map)} entries, all of them in the JSON report)"
 

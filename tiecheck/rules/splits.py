@@ -7,8 +7,9 @@ from typing import Literal
 from tiecheck.facts import TIED
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Placed, Placement, Plan
+from tiecheck.placing.lookup import device_in, device_word, key_of
 from tiecheck.report import Location
-from tiecheck.rules.plans import by_class, declaring, device_of, key_of, loader, normal, proposed, title, where
+from tiecheck.rules.plans import by_class, declaring, loader, proposed, title, where
 from tiecheck.rules.wording import listed, size
 
 APART = (
@@ -93,7 +94,7 @@ def places(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Locatio
     """The keys of each map that place the names."""
     found: list[Location] = []
     for plan, group in at:
-        keys = dict.fromkeys(key_of(name, plan.device_map) for name in group.names)
+        keys = dict.fromkeys(key_of(plan.device_map, name) for name in group.names)
         note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
         path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
         role: Literal["primary", "related"] = "related" if found else "primary"
@@ -111,11 +112,15 @@ def together(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -
     proposal = placement.proposal
     if plan.tool == "given":
         target = proposal.device_map if proposal else {}
-        changed = {k: v for k, v in target.items() if k in plan.device_map and normal(v) != normal(plan.device_map[k])}
+        changed = {
+            k: v
+            for k, v in target.items()
+            if k in plan.device_map and device_word(v) != device_word(plan.device_map[k])
+        }
         if changed and target.keys() == plan.device_map.keys():
             return f"{declare}In the map, " + ", ".join(f"set {k!r} to {v!r}" for k, v in changed.items()) + "."
     said = proposed(placement, group.names)
     if said is None:
         homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
-        said = f"Give {homes} one device in the map, {device_of(group.names[-1], plan.device_map)!r} for instance."
+        said = f"Give {homes} one device in the map, {device_in(plan.device_map, group.names[-1])!r} for instance."
     return f"{declare}{said}"

@@ -65,8 +65,9 @@ def _how_far(comparison: Comparison) -> str:
 
 
 def size(nbytes: int) -> str:
-    """Bytes in decimal units."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    """Bytes in words: `14.2 GiB`, `10 GiB`, `512 MiB`, `96 bytes`; rounded to three figures or more."""
+    for word, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if nbytes >= scale:
-            return f"{nbytes / scale:.1f} {unit}"
-    return f"{nbytes} bytes"
+            text = f"{nbytes / scale:,.{1 if nbytes >= 10 * scale else 2}f}"
+            return f"{nbytes // scale:,} {word}" if nbytes % scale == 0 else f"{text} {word}"
+    return f"{nbytes:,} byte{'' if nbytes == 1 else 's'}"

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from tiecheck.facts import Unknown
 from tiecheck.facts_placement import PlacedLoad
 from tiecheck.peers.placing import accelerate, transformers
-from tiecheck.peers.placing.lookup import DeviceMap, by_accelerate, by_transformers
 from tiecheck.peers.placing.slots import BEFORE, Fails, Form, Loaded, LoadGroup, Untold, stored_value
+from tiecheck.placing.lookup import DeviceMap, by_accelerate, by_transformers
 from tiecheck.record import Record
 
 __all__ = ["Load", "LoadGroup", "loads_under"]

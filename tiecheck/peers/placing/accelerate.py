@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.facts_placement import Device
-from tiecheck.peers.placing.lookup import DeviceMap, by_accelerate, keys_above
 from tiecheck.peers.placing.slots import BEFORE, NONE, Fails, Form, Held, Loaded, LoadGroup, Slots, Untold, stored_value
+from tiecheck.placing.lookup import DeviceMap, by_accelerate, keys_above
 
 META_PLACED = "weight is on the meta device, we need a `value` to put in on {}."
 """`set_module_tensor_to_device`; it names the tensor by the last part of its name."""

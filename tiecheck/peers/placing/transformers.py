@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.peers.placing.accelerate import OTHER_DEVICE, Dispatch
-from tiecheck.peers.placing.lookup import DeviceMap, by_transformers
 from tiecheck.peers.placing.slots import NONE, RANDOM, Fails, Form, Loaded, LoadGroup, Slots, Untold, stored_value
+from tiecheck.placing.lookup import DeviceMap, by_transformers
 
 EQUAL_ON_META = "aten::equal: attempted to run this operator with Meta tensors"
 """`torch.equal` of a tensor on meta and one that is not (torch 2.13)."""

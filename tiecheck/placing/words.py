@@ -250,12 +250,3 @@ def meant_device(device: Any) -> int | str | None:
 
     near = difflib.get_close_matches(word, (*NUMBERED, *SINGLE, DISK), n=1, cutoff=0.75)
     return near[0] if near else None
-
-
-def amount(nbytes: int) -> str:
-    """A number of bytes in words: `14.2 GiB`, `10 GiB`, `512 MiB`, `96 bytes`; rounded to three figures or more."""
-    for word, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= size:
-            text = f"{nbytes / size:,.{1 if nbytes >= 10 * size else 2}f}"
-            return f"{nbytes // size:,} {word}" if nbytes % size == 0 else f"{text} {word}"
-    return f"{nbytes:,} byte{'' if nbytes == 1 else 's'}"

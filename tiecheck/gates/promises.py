@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tiecheck.facts import TIED
-from tiecheck.facts_placement import Device, Placement, Plan
+from tiecheck.facts_placement import Placement, Plan
 from tiecheck.facts_promise import Promise
+from tiecheck.placing.lookup import by_accelerate
 
 if TYPE_CHECKING:
     from tiecheck.report import TargetReport
@@ -55,23 +56,6 @@ def promises_of(target: TargetReport, device_map: Mapping[str, int | str], dtype
     for group in plan.placed if isinstance(plan, Plan) else ():
         if group.kind in TIED or (group.declared and target.type != "module"):
             tie = known.get(group.names)
-            devices = tuple(device_of(device_map, name) for name in group.names)
+            devices = tuple(by_accelerate(device_map, name) for name in group.names)
             found.append(Promise(group.names, devices, tie.shape if tie else None, dtype, group.nbytes))
     return tuple(found)
-
-
-def device_of(device_map: Mapping[str, int | str], name: str) -> Device | None:
-    """Where a map puts a name: by the longest key that is the name or stands above it, in torch's words."""
-    path = name
-    while True:
-        if path in device_map:
-            return spelled(device_map[path])
-        if not path:
-            return None
-        path = path.rpartition(".")[0]
-
-
-def spelled(device: object) -> Device:
-    """A device of a map in torch's words: a number is the GPU of that number."""
-    text = str(device)
-    return f"cuda:{text}" if text.isdigit() else "cuda:0" if text == "cuda" else text

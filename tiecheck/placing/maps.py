@@ -1,7 +1,7 @@
 """A placement that somebody asks for: a strategy, one device for the whole model, a JSON file, or a map.
 
 A word means what transformers 5.23 `check_and_set_device_map` takes it for. Whether a map fits a model is for
-`placing_fit` to say.
+`fit` to say.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError, UsageError
-from tiecheck.placing_words import DISK, NUMBERED, SINGLE, meant_device, normalise, number_of, shown
+from tiecheck.placing.words import DISK, NUMBERED, SINGLE, meant_device, normalise, number_of, shown
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 """What transformers and accelerate plan a map for."""

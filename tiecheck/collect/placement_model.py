@@ -68,7 +68,7 @@ class Model(NamedTuple):
 
     def lookup(self, device_map: Mapping[str, Any], loader: Loader = "accelerate") -> Callable[[str], Device | None]:
         """What tells the device of a name under a map, as a loader looks for it."""
-        from tiecheck.peers.placing.lookup import DeviceMap, by_transformers
+        from tiecheck.placing.lookup import DeviceMap, by_transformers
 
         known = DeviceMap.of(device_map)
         return partial(by_transformers, known) if loader == "transformers" else known.device_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from tiecheck.planning_units import Item
+from tiecheck.planning.units import Item
 
 TRIES = 1 << 16
 """Items times homes up to which every way of giving homes to the joined items is tried; beyond, a few sensible ones."""

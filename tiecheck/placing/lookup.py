@@ -16,10 +16,25 @@ from tiecheck.facts_placement import Device
 
 def device_word(value: Any) -> Device:
     """A device in torch's words with its number: `0`, `"cuda"` and `torch.device("cuda", 0)` are `cuda:0`."""
-    if isinstance(value, int):
-        return f"cuda:{value}"
     word = str(value)
-    return f"{word}:0" if word in ("cuda", "xpu") else word
+    if word.isdecimal():
+        return f"cuda:{word}"
+    return f"{word}:0" if word in ("cuda", "xpu", "npu") else word
+
+
+def key_of(device_map: Mapping[str, Any], name: str) -> str | None:
+    """The longest key of a map that is a name or stands above it; None where none does."""
+    while name not in device_map:
+        if not name:
+            return None
+        name = name.rpartition(".")[0]
+    return name
+
+
+def device_in(device_map: Mapping[str, Any], name: str) -> Any:
+    """The device of a name as a map has it, by the longest key that holds it; None where none does."""
+    key = key_of(device_map, name)
+    return None if key is None else device_map[key]
 
 
 class DeviceMap(dict[str, Any]):
@@ -104,8 +119,8 @@ def by_accelerate(device_map: Mapping[str, Any], name: str) -> Device | None:
 
     accelerate 1.15.0: the walk in `load_checkpoint_in_model`, `_get_param_device` and `check_device_map`.
     """
-    keys = keys_above(device_map, name)
-    return DeviceMap.of(device_map).words[keys[-1]] if keys else None
+    key = key_of(device_map, name)
+    return None if key is None else device_word(device_map[key])
 
 
 def keys_above(device_map: Mapping[str, Any], name: str) -> list[str]:

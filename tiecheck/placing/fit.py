@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from tiecheck.errors import UsageError
 from tiecheck.facts_placement import Device
-from tiecheck.placing_words import DISK, NUMBERED, amount, devices_of, shown
+from tiecheck.placing.words import DISK, NUMBERED, devices_of, shown
+from tiecheck.rules.wording import size
 
 LISTED = 4
 """Names listed in a message."""
@@ -217,7 +218,7 @@ def holders(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]
 
 def _against(used: int, room: int) -> str:
     """What a device gets and what it has; in bytes where the words for both are the same."""
-    gets, has = amount(used), amount(room)
+    gets, has = size(used), size(room)
     if gets.replace(".00 ", " ").replace(".0 ", " ") == has.replace(".00 ", " ").replace(".0 ", " "):
         return f"{used:,} bytes and has {room:,}"
     return f"{gets} and has {has}"

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tiecheck.errors import PlacementError, TieBroken, TiecheckError, UsageError, nearest
-from tiecheck.gating_parts import given, module_of, no_map, placement_of
-from tiecheck.gating_words import broken_text, hurting_text
-from tiecheck.promising import chosen_map, promises_of, sound
+from tiecheck.gates.parts import given, module_of, no_map, placement_of
+from tiecheck.gates.promises import chosen_map, promises_of, sound
+from tiecheck.gates.words import broken_text, hurting_text
 from tiecheck.report import SEVERITIES, Finding, Report, Severity, at_least
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Gate:
         from torch import nn
 
         from tiecheck.collect.stored_rows import StoredRows
-        from tiecheck.keeping import broken_promises
+        from tiecheck.gates.keeping import broken_promises
 
         if not isinstance(model, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not a {type(model).__name__}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tiecheck.facts_tree import ModuleTree
-from tiecheck.planning_units import Units
+from tiecheck.planning.units import Units
 
 _NONE, _MIXED = -1, -2
 

@@ -1,7 +1,7 @@
 """Our own plan: a device map that keeps every tie group on one device, within the memory.
 
 It works on plain data (`facts_tree`) and imports no library. Layers follow each other over the devices; GPUs first,
-then the CPU, then the disk. Room is kept as accelerate keeps it (`planning_fill`), and every tie is counted once.
+then the CPU, then the disk. Room is kept as accelerate keeps it (`fill`), and every tie is counted once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tiecheck.facts_placement import Proposal
 from tiecheck.facts_tree import ModuleTree
-from tiecheck.planning_fill import Filled, Homes, Slot, fill, homes_for, smallest
-from tiecheck.planning_map import map_of
-from tiecheck.planning_units import Units, units_of
+from tiecheck.planning.fill import Filled, Homes, Slot, fill, homes_for, smallest
+from tiecheck.planning.units import Units, units_of
+from tiecheck.planning.written import map_of
 from tiecheck.rules.wording import listed, size
 
 EVEN = frozenset({"auto", "balanced"})

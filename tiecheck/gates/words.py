@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.facts_placement import Placed, Placement
 from tiecheck.facts_promise import Broken
-from tiecheck.promising import sound
+from tiecheck.gates.promises import sound
 from tiecheck.report import Finding, TargetReport
 from tiecheck.rules.wording import listed, size
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tiecheck.config import PLACING
 from tiecheck.errors import UsageError
-from tiecheck.placing_maps import read_map
-from tiecheck.placing_words import parse_memories, shown
+from tiecheck.placing.maps import read_map
+from tiecheck.placing.words import parse_memories, shown
 
 FIELDS = tuple(field for field in PLACING if field != "device_map_from")
 """Those that somebody gives."""
@@ -90,7 +90,7 @@ def need_map(fields: Mapping[str, Any], given: Iterable[str], say: Callable[[str
 
 def _numbered(value: Any) -> Any:
     """A table of a configuration file with numbers for keys of digits, which TOML does not have."""
-    from tiecheck.placing_words import number_of
+    from tiecheck.placing.words import number_of
 
     if not isinstance(value, Mapping):
         return value

@@ -1,0 +1,1 @@
+"""Our own device map: one that keeps every tie together within the memory."""
