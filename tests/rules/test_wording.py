@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tiecheck.facts import Comparison
-from tiecheck.rules.wording import rows
+from tiecheck.rules.wording import rows, size
 
 SOME = Comparison(False, 128, 128, 128, 0, 127, False)
 

@@ -10,7 +10,7 @@ from tiecheck.facts_placement import Placed, Placement, Plan
 from tiecheck.placing.lookup import device_in, device_word, key_of
 from tiecheck.report import Location
 from tiecheck.rules.plans import by_class, declaring, loader, proposed, title, where
-from tiecheck.rules.wording import listed, size
+from tiecheck.rules.wording import SHOWN, listed, size
 
 APART = (
     "Tied parameters are on different devices: {...}. Please modify your custom device map or set `device_map='auto'`."
@@ -112,12 +112,9 @@ def together(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -
     proposal = placement.proposal
     if plan.tool == "given":
         target = proposal.device_map if proposal else {}
-        changed = {
-            k: v
-            for k, v in target.items()
-            if k in plan.device_map and device_word(v) != device_word(plan.device_map[k])
-        }
-        if changed and target.keys() == plan.device_map.keys():
+        own = {key: device_word(device) for key, device in plan.device_map.items()}
+        changed = {key: device for key, device in target.items() if own.get(key) != device_word(device)}
+        if 0 < len(changed) <= SHOWN and own.keys() <= target.keys():
             return f"{declare}In the map, " + ", ".join(f"set {k!r} to {v!r}" for k, v in changed.items()) + "."
     said = proposed(placement, group.names)
     if said is None:
