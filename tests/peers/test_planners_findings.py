@@ -187,3 +187,13 @@ def test_transformers_counts_a_tied_module_once():
         assert plan.counted == {"cuda:0": total}
         assert plan.doubles == ()
         assert plan.logged == ("Device 0 is not available, available devices are []",) or torch.cuda.is_available()
+
+
+def test_a_class_that_does_not_call_post_init():
+    class Bare(Declared):
+        def post_init(self) -> None:
+            """Leave out what transformers 5 asks every class to call."""
+
+    plans = plans_of(Bare(Config(tie_word_embeddings=True)), ASK)
+    assert [plan.tool for plan in plans] == ["accelerate", "transformers"]
+    assert plans[1].crash.error == "AttributeError: 'Bare' object has no attribute 'all_tied_weights_keys'"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from tiecheck.collect.live_pause import paused_collector
 from tiecheck.facts_placement import Ask, Crash, Plan
 from tiecheck.peers.planners.hashing import seeds_of
 from tiecheck.peers.planners.maps import word
@@ -66,7 +67,8 @@ def plan_fully(case: Case, seeds: int) -> Plan:
     """
     installed: str = import_module(case.tool).__version__
     try:
-        tree = case.tree()
+        with paused_collector():
+            tree = case.tree()
     except (RecursionError, Endless) as error:
         text = f"not run: {error}" if isinstance(error, Endless) else told(error)
         return Plan(case.tool, installed, case.ask.strategy, {}, Crash(text, "other", "", (), ()))
@@ -74,7 +76,8 @@ def plan_fully(case: Case, seeds: int) -> Plan:
     release = release_of(case.tool, installed)
     if release is None or not ran.started:
         return ran.plan  # too old to be known, or it raised before anything was placed
-    plan = _filled(case, tree, ran, release)
+    with paused_collector():
+        plan = _filled(case, tree, ran, release)
     if seeds and (plan.crash is None or plan.crash.names):
         plan = plan._replace(seeds=seeds_of(case.subject(tree, ran), release, seeds))
     return plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from tiecheck.collect.live_pause import paused_collector
 from tiecheck.facts_placement import Ask, Crash, Double, Plan
 from tiecheck.peers.planners.balance import balanced, in_order
 from tiecheck.peers.planners.crashes import crash_of
@@ -87,6 +88,8 @@ def subject_of(  # noqa: PLR0913  # what is known already need not be found agai
             allowed = balanced(tool, tree, counted, allowed, no_split, low_zero=low_zero)
         if quantizer is not None:
             allowed = quantizer.adjust_max_memory(allowed)
+    if tool == "transformers" and tree.declared is None:  # a class that does not call `post_init()`
+        raise AttributeError(f"{type(module).__name__!r} object has no attribute 'all_tied_weights_keys'")
     return Subject(tool, tree, counted, no_split, in_order(allowed), ask.strategy, ask.dtype)
 
 
@@ -123,11 +126,12 @@ def reproduce(  # noqa: PLR0913, PLR0917  # each is a question of its own
     release = release_of(tool, version)
     if release is None:
         raise ValueError(f"what {tool} {version} does is not known")
-    try:
-        subject = subject_of(module, tool, ask, quantizer=quantizer, allowed=allowed)
-    except Exception as error:  # noqa: BLE001  # what the planner raises
-        return Plan(tool, version, ask.strategy, {}, _raised(error))
-    return plan_of(subject.under(release), release, version, order, counting)
+    with paused_collector():
+        try:
+            subject = subject_of(module, tool, ask, quantizer=quantizer, allowed=allowed)
+        except Exception as error:  # noqa: BLE001  # what the planner raises
+            return Plan(tool, version, ask.strategy, {}, _raised(error))
+        return plan_of(subject.under(release), release, version, order, counting)
 
 
 def plan_of(

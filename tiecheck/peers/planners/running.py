@@ -84,9 +84,12 @@ def run_fully(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Ra
 
 
 def is_pretrained(module: Any) -> bool:
-    """Whether transformers would plan for a module: a `PreTrainedModel` of the 5 line."""
+    """Whether transformers plans for a module by itself: a `PreTrainedModel`, from transformers 5 on."""
     base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
-    return isinstance(base, type) and isinstance(module, base) and hasattr(module, "all_tied_weights_keys")
+    if not isinstance(base, type) or not isinstance(module, base):
+        return False
+    installed: str = import_module("transformers").__version__
+    return int(installed.partition(".")[0]) >= 5
 
 
 def _accelerate(module: Any, ask: Ask, allowed: list[dict[Key, Any]]) -> tuple[dict[str, Key], dict[str, Key]]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.collect.alias_graph import Registrations
+from tiecheck.collect.live_pause import paused_collector
 from tiecheck.peers.planners.tree import Entry, Sizer, Tree
 
 Bytes = Any
@@ -45,23 +46,21 @@ def sizes_of(module: nn.Module, dtype: str | None = None) -> tuple[Sized, ...]:
         TypeError: If `module` is no `nn.Module`.
         AttributeError: If torch has no such type.
     """
-    held = Registrations(module, buffers=True)
     width = None if dtype is None else torch_dtype(dtype).itemsize
-    found = []
-    for place in held.firsts:
-        tensor = held.objects[place]
-        names: list[str] = []
-        for where in held.repeats.get(place, [place]):
-            prefixes = held.graph.prefixes(held.owners[where], NAMES)
-            names += [prefix + held.attributes[where] for prefix in prefixes] or [held.attributes[where]]
-        size = width if width is not None and tensor.is_floating_point() else tensor.element_size()
-        names = sorted(_once_dotted(name) for name in names)[:NAMES]
-        found.append(Sized(tuple(names), _elements(tensor) * size, place >= held.boundary))
-    return tuple(found)
+    with paused_collector():
+        held = Registrations(module, buffers=True)
+        return tuple([_sized(held, place, width) for place in held.firsts])
 
 
-def _once_dotted(name: str) -> str:
-    return name.removeprefix(".")
+def _sized(held: Registrations, place: int, width: int | None) -> Sized:
+    """One tensor, by its first place."""
+    tensor = held.objects[place]
+    names: list[str] = []
+    for where in held.repeats.get(place, (place,)):
+        attribute = held.attributes[where]
+        names += [prefix + attribute for prefix in held.graph.prefixes(held.owners[where], NAMES)]
+    size = width if width is not None and tensor.is_floating_point() else tensor.element_size()
+    return Sized(tuple(sorted(names)[:NAMES]), _elements(tensor) * size, place >= held.boundary)
 
 
 def _elements(tensor: torch.Tensor) -> int:

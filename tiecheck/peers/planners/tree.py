@@ -52,9 +52,11 @@ class Tree:
         """
         sight = Sight(module)
         self._graph = graph = sight.graph
-        paths.check(sight.extent())
         if graph.several():
+            paths.check(sight.extent())
             paths.check(sight.extent(once=True))
+        else:
+            paths.check(paths.Extent(0, 0, _depth(graph), endless=False))
         self.tied = paths.named(graph)
         """The names of each parameter that has several, in torch's order."""
         self.declared = _declared(module)
@@ -167,6 +169,14 @@ def declared_groups(tree: Tree) -> Groups:
     for target, source in (tree.declared or {}).items():
         held.setdefault(source, [source]).append(target)
     return ordered(held.values())
+
+
+def _depth(graph: ModuleGraph) -> int:
+    """Modules on the longest path of a graph without aliases."""
+    depths = [1] * len(graph._parent)
+    for number in range(1, len(depths)):  # parents first
+        depths[number] = depths[graph._parent[number]] + 1
+    return max(depths)
 
 
 def _children(graph: ModuleGraph) -> tuple[tuple[tuple[str, int], ...], ...]:
