@@ -26,7 +26,8 @@ from tiecheck.facts import Unknown
 from tiecheck.facts_placement import Crash, Placed, Placement, Plan, Proposal
 from tiecheck.gates.door import Gate
 from tiecheck.gates.keeping import same_device
-from tiecheck.gates.promises import chosen_map, device_of, promises_of
+from tiecheck.gates.promises import chosen_map, promises_of
+from tiecheck.placing.lookup import by_accelerate as device_of
 from tiecheck.planning.proposal import propose
 from tiecheck.report import Finding, Report, Skip, TargetReport, TieEntry
 

@@ -186,7 +186,7 @@ def test_transformers_counts_a_tied_module_once():
     for plan in plans:
         assert plan.counted == {"cuda:0": total}
         assert plan.doubles == ()
-        assert plan.logged == ("Device 0 is not available, available devices are []",) or torch.cuda.is_available()
+        assert plan.logged == ()
 
 
 def test_a_class_that_does_not_call_post_init():

@@ -87,8 +87,8 @@ def test_a_map_over_cpu_and_disk_keeps_an_old_copy(tmp_path: Path) -> None:
     draft = one(split(Net(), placement(given(Net(), apart))))
     assert draft.severity is None
     assert draft.names == ("emb.weight", "out.weight")
-    assert "puts emb.weight on cpu and out.weight on disk, and they are one tensor of 2.0 kB" in draft.message
-    assert "held in 2 places, 2.0 kB more" in draft.message
+    assert "puts emb.weight on cpu and out.weight on disk, and they are one tensor of 2 KiB" in draft.message
+    assert "held in 2 places, 2 KiB more" in draft.message
     assert update_reaches(apart, tmp_path / "apart") == pytest.approx(2)
 
     assert "'emb' and 'out' one device in the map, 'disk'" in draft.help
@@ -106,7 +106,7 @@ def test_the_map_of_a_proposal_is_told_by_the_keys_that_change() -> None:
     assert one(split(Net(), facts._replace(proposal=other))).help.startswith("Pass device_map={'': 0}: ")
     none = Proposal({}, {}, 2048, "the tied modules need 3.1 kB on one device")
     told = one(split(Net(), facts._replace(proposal=none))).help
-    assert told.startswith("No map keeps every tie together: the tied modules need 3.1 kB on one device. 2.0 kB")
+    assert told.startswith("No map keeps every tie together: the tied modules need 3.1 kB on one device. 2 KiB")
 
 
 def test_who_says_so(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_from_pretrained_makes_the_tie_that_a_map_splits(tmp_path: Path) -> None
     late.lm_head.weight = nn.Parameter(late.lm_head.weight.detach().clone())
     facts = placement(given(late, {"model": 0, "lm_head": 1}))
     draft = one(split(late, facts, origin="built on meta"))
-    assert "declared as one tensor of 2.0 kB, which from_pretrained makes them" in draft.message
+    assert "declared as one tensor of 2 KiB, which from_pretrained makes them" in draft.message
     assert split(late, facts, origin="given") == []  # accelerate moves a module that is there, and ties nothing
 
 
@@ -343,10 +343,10 @@ def test_a_double_count_that_moves_a_module() -> None:
     assert plan.moved
     draft = one(counted(plan))
     assert draft.severity is None
-    assert "counts 8.2 kB on cuda:0 for block and what is tied to it by other.first.weight and other.second.weight" in (
+    assert "counts 8 KiB on cuda:0 for block and what is tied to it by other.first.weight and other.second.weight" in (
         draft.message
     )
-    assert "which take 6.1 kB: 2.0 kB too much" in draft.message
+    assert "which take 6 KiB: 2 KiB too much" in draft.message
     assert "on cpu instead of cuda:0" in draft.message
     whole = map_in(draft.help)
     assert {key for key, at in whole.items() if at == 0} == {"block", "other", "tail"}

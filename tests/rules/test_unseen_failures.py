@@ -51,7 +51,7 @@ def test_a_true_warning_where_nothing_ties_the_head() -> None:
     assert draft.severity is None
     assert draft.names == (HEAD, EMBEDDING)
     assert "and it is right. lm_head.weight and model.embed_tokens.weight are declared as one tensor" in draft.message
-    assert "They take 2.0 kB more than tied" in draft.message
+    assert "They take 2 KiB more than tied" in draft.message
     assert "model.tie_weights()" in draft.help
 
     model.tie_weights()
