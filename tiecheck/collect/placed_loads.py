@@ -51,6 +51,8 @@ def loads_of(
             return (), ()
         groups: Iterable[LoadGroup] = _declared(facts, checkpoint, subject.planned.module)
         load = Load("from_pretrained", checkpoint.format)
+    elif checkpoint is None and _stays(plan):
+        return (), ()
     else:
         groups, load = _given(subject.module, checkpoint)
     told = loads_under(dict(plan.device_map), groups, load)
@@ -75,6 +77,11 @@ def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> Iterable[Loa
         if group.stored in ("copy", "separate"):
             equal[group.names] = group.stored == "copy"
     return declared_groups(pairs, stored, equal)
+
+
+def _stays(plan: Plan) -> bool:
+    """Whether no group has a member that is offloaded, or on another device than the others: nothing becomes of it."""
+    return all(len(set(one.devices)) == 1 and one.devices[0] not in ("disk", "meta") for one in plan.placed)
 
 
 def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[Iterable[LoadGroup], Load]:

@@ -7,11 +7,11 @@ where a tie does not survive it, `planning` proposes a map of our own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.collect.placed_loads import Source, loads_of
-from tiecheck.collect.placement_model import Loader, Subject, model_of
+from tiecheck.collect.placement_model import Loader, NoTreeError, Subject, lookup, model_of
 from tiecheck.facts import TIED, Unknown
 from tiecheck.facts_placement import Ask, Placement, Plan, Proposal
 
@@ -54,6 +54,13 @@ def collect_placement(facts: Facts, config: Config, source: Source) -> Placement
     subject = _subject(config, source, built, live)
     if isinstance(subject, Unknown):
         return subject
+    try:
+        return _placement(facts, config, source, subject, live)
+    except NoTreeError as reason:
+        return Unknown(str(reason))
+
+
+def _placement(facts: Facts, config: Config, source: Source, subject: Subject, live: LiveModel) -> Placement | Unknown:
     plans = _plans(config, subject)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
@@ -65,7 +72,7 @@ def collect_placement(facts: Facts, config: Config, source: Source) -> Placement
         plans=plans,
         proposal=None,
         loads=loads,
-        warns=_warns(subject.module),
+        warns=_warns(subject.module) if _may_warn(live) else (),
         installed=_installed(),
         untold=untold,
     )
@@ -91,32 +98,29 @@ def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> S
             return found
         planned = found
     module = unwrapped(built.module)
-    model = model_of(module, live, planned.dtype if planned else config.dtype)
-    return model if isinstance(model, Unknown) else Subject(module, planned, model, natural)
+    return Subject(module, planned, model_of(module, live, planned.dtype if planned else config.dtype), natural)
 
 
 def _plans(config: Config, subject: Subject) -> tuple[Plan, ...]:
     """The given map as a plan, or those of the tools, that of the natural loader first."""
     if isinstance(config.device_map, Mapping):
         return (_given(config.device_map, config, subject),)
-    from tiecheck.peers.planners import groups_seen, plans_of
+    from tiecheck.peers.planners import plans_and_groups
 
     dtype = subject.planned.dtype if subject.planned else config.dtype
     ask = Ask(str(config.device_map), _memory(config), config.no_split, dtype)
     planned = subject.planned
-    found = plans_of(
+    found = plans_and_groups(
         subject.module,
         ask,
         planned=planned.module if planned else None,
         quantizer=planned.quantizer if planned else None,
         seeds=config.hash_seeds,
     )
-    spread = []
-    for plan in sorted(found, key=lambda one: one.tool != subject.natural):
-        module = planned.module if planned and plan.tool == "transformers" else subject.module
-        tool: Any = plan.tool
-        seen = () if plan.crash else groups_seen(module, tool)
-        spread.append(subject.model.spread(plan, seen, subject.model.lookup(plan.device_map)))
+    spread = [
+        subject.model.spread(plan, seen, counted=config.dtype is None)
+        for plan, seen in sorted(found, key=lambda one: one[0].tool != subject.natural)
+    ]
     return tuple(spread)
 
 
@@ -129,7 +133,7 @@ def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> P
     remarks = check_map(device_map, model.names(), modules, model.alias_paths(), loader=subject.natural, place=place)
     logged = warned_keys(device_map, modules, loader=subject.natural)
     plan = Plan("given", "", "map", dict(device_map), logged=logged, remarks=remarks)
-    plan = model.spread(plan, None, model.lookup(device_map, subject.natural))
+    plan = model.spread(plan, None, subject.natural)
     check_room(plan.used, _memory(config), place)
     return plan
 
@@ -137,6 +141,21 @@ def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> P
 def _memory(config: Config) -> Mapping[int | str, int] | None:
     """The memory that was given, in bytes (`placing.options` has read it)."""
     return config.max_memory  # type: ignore[return-value]  # read already
+
+
+def _may_warn(live: LiveModel) -> bool:
+    """Whether any version of accelerate may say that nothing is tied, and be worth a word.
+
+    It says so of a `PreTrainedModel` in which it finds no tie at all. Every version finds one Parameter in two modules
+    that are not one. Of a model that nobody wants tied 0.20 alone says it, of every one, by a slip.
+    """
+    if live.library is None:
+        return False
+    ties = [tie for tie in live.ties if not tie.buffer]
+    plain = (tie.names for tie in ties if tie.kind == "parameter" and len(tie.names) == 2)
+    if any(len({name.rpartition(".")[0] for name in names}) == 2 for names in plain):
+        return False
+    return bool(ties or live.declared or live.flag)
 
 
 def _warns(module: nn.Module) -> tuple[str, ...]:
@@ -147,10 +166,11 @@ def _warns(module: nn.Module) -> tuple[str, ...]:
 
 
 def _installed() -> str | None:
-    try:
-        return version("accelerate")
-    except PackageNotFoundError:
-        return None
+    """The version of accelerate, which has been imported where it plans."""
+    import sys
+
+    found: str | None = getattr(sys.modules.get("accelerate"), "__version__", None)
+    return found
 
 
 def _unsound(placement: Placement) -> bool:
@@ -192,12 +212,10 @@ def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> P
     from tiecheck.planning.amend import amended
 
     model, natural = subject.model, subject.natural
-    found = amended(plan.device_map, together, lambda device_map: model.lookup(device_map, natural))
+    found = amended(plan.device_map, together, partial(lookup, loader=natural))
     if found is None:
         return None
-    return Proposal(
-        found, model.spread(plan._replace(device_map=found), None, model.lookup(found, natural)).used, 0, None
-    )
+    return Proposal(found, model.used(lookup(found, natural)), 0, None)
 
 
 def _fits(used: Mapping[str, int], memory: Mapping[int | str, int] | None) -> bool:

@@ -43,6 +43,14 @@ def plans_of(
         OSError: If Python cannot be started for another hash seed.
         subprocess.SubprocessError: If it fails.
     """
+    found = plans_and_groups(module, ask, planned=planned, quantizer=quantizer, seeds=seeds)
+    return tuple(plan for plan, _ in found)
+
+
+def plans_and_groups(
+    module: nn.Module, ask: Ask, *, planned: nn.Module | None = None, quantizer: Any = None, seeds: int = 0
+) -> tuple[tuple[Plan, Groups], ...]:
+    """The same, each plan with the groups of names that its planner took for one tensor. See `plans_of`."""
     for_transformers = module if planned is None else planned
     trees: dict[int, Tree] = {}
     cases = [Case(module, "accelerate", ask, None, trees)]
@@ -50,7 +58,8 @@ def plans_of(
         cases.append(Case(for_transformers, "transformers", ask, quantizer, trees))
     if find_spec("accelerate") is None:
         return ()  # transformers' planner needs it too
-    return tuple(plan_fully(case, seeds) for case in cases)
+    plans = [(case, plan_fully(case, seeds)) for case in cases]
+    return tuple((plan, () if plan.crash else groups_of_tool(case.tree(), case.tool)) for case, plan in plans)
 
 
 def groups_seen(module: nn.Module | Tree, tool: Tool) -> Groups:
@@ -71,6 +80,7 @@ def groups_seen(module: nn.Module | Tree, tool: Tool) -> Groups:
 __all__ = [
     "Sized",
     "groups_seen",
+    "plans_and_groups",
     "plans_of",
     "reproduce",
     "run",

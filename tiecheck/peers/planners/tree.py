@@ -114,14 +114,14 @@ class Tree:
         tensors, owners, labels = graph.parameters
         again = repeated(map(id, tensors))
         missing = set(left_out)
-        last = {name.rpartition(".")[2] for name in missing}
+        lacking = self._slots(missing)
         seen: set[int] = set()
         for tensor, owner, label in zip(tensors, owners, labels, strict=True):
             if again and id(tensor) in again:
                 if id(tensor) in seen:
                     continue
                 seen.add(id(tensor))
-            if label not in last or graph.path(owner, label) not in missing:
+            if (owner, label) not in lacking:
                 totals[owner] += tensor.numel() * width(tensor)
         for owner, module in enumerate(graph.modules):
             held = module.__dict__["_buffers"]
@@ -136,6 +136,13 @@ class Tree:
         if not all(key in modules for key in wanted):
             modules |= {e.name: e.tensor.numel() * width(e.tensor) for e in self.entries if e.name not in missing}
         return [modules.get(key, 0) for key in wanted]
+
+    def _slots(self, names: set[str]) -> set[tuple[int, str]]:
+        """The module and attribute of some names, where the module stands under its first path."""
+        parts = {tuple(name.rpartition(".")[::2]) for name in names}
+        wanted = {path for path, _ in parts}
+        numbers = {path: number for number, path in enumerate(self.paths) if path in wanted}
+        return {(numbers[path], label) for path, label in parts if path in numbers}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
