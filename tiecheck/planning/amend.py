@@ -30,7 +30,7 @@ def amended(
     """
     found = dict(device_map)
     wanted = [tuple(group) for group in groups]
-    order = list(dict.fromkeys(lookup(found)(name) for group in wanted for name in group))
+    order = list(dict.fromkeys(lookup({"": value})("") for value in device_map.values()))
     for names in wanted:
         device = lookup(found)
         homes = [device(name) for name in names]

@@ -103,6 +103,8 @@ def _told(plan: Plan, style: Style) -> Iterator[Line]:
         figures.append(f"{device} {size(plan.used.get(device, 0))}{of}{believes}")
     if figures and plan.crash is None:
         yield Line(f"memory: {', '.join(figures)}", 10, 2, "dim")
+    for text in _some(plan.remarks, style):
+        yield Line(_cut(text, style), 10, 2, "yellow")
     for text in _some(plan.logged, style):
         yield Line(f"logs: {_cut(text, style)}", 10, 2, "yellow", 5)
     for double in _some(plan.doubles, style):

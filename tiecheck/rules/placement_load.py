@@ -8,6 +8,7 @@ from tiecheck.facts import Unknown
 from tiecheck.facts_placement import PlacedLoad, Placement
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.plans import keys_to_set
 from tiecheck.rules.wording import listed
 
 
@@ -166,6 +167,9 @@ def _raising(load: PlacedLoad, placement: Placement) -> Draft:
 
 def _one_device(load: PlacedLoad, placement: Placement) -> str:
     """The mend of a load that raises: one device, and which."""
+    keys = keys_to_set(placement)
+    if keys is not None and len(set(load.devices)) > 1:
+        return f"Give the modules of {listed(load.names)} one device. {keys}"
     if placement.proposal is not None and placement.proposal.device_map and len(set(load.devices)) > 1:
         proposed = " The proposed map does."
     else:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from tiecheck.facts import TIED, UNTIED, LoaderView
 from tiecheck.facts_live import DeclaredTie, LiveModel
 from tiecheck.facts_placement import Device, Placed, Placement, Plan
-from tiecheck.placing.lookup import key_of
+from tiecheck.placing.lookup import device_word, key_of
 from tiecheck.report import Severity
-from tiecheck.rules.wording import listed, size
+from tiecheck.rules.wording import SHOWN, listed, size
 
 SHOWN_ENTRIES = 12
 """Entries of a device map that are written out; of a longer one those that the finding is about."""
@@ -155,6 +155,18 @@ def since(versions: tuple[str, ...]) -> str:
             f"{low} and later" if dash and not high else f"{low} to {high}" if high else low for low, dash, high in ends
         )
     )
+
+
+def keys_to_set(placement: Placement) -> str | None:
+    """The keys of a given map that the proposal sets otherwise, as a sentence; None where it is another map."""
+    if placement.proposal is None or not placement.plans or placement.plans[0].tool != "given":
+        return None
+    target = placement.proposal.device_map
+    own = {key: device_word(device) for key, device in placement.plans[0].device_map.items()}
+    changed = {key: device for key, device in target.items() if own.get(key) != device_word(device)}
+    if not 0 < len(changed) <= SHOWN or not own.keys() <= target.keys():
+        return None
+    return "In the map, " + ", ".join(f"set {key!r} to {device!r}" for key, device in changed.items()) + "."
 
 
 def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:

@@ -7,10 +7,10 @@ from typing import Literal
 from tiecheck.facts import TIED
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Placed, Placement, Plan
-from tiecheck.placing.lookup import device_in, device_word, key_of
+from tiecheck.placing.lookup import device_in, key_of
 from tiecheck.report import Location
-from tiecheck.rules.plans import by_class, declaring, loader, proposed, title, where
-from tiecheck.rules.wording import SHOWN, listed, size
+from tiecheck.rules.plans import by_class, declaring, keys_to_set, loader, proposed, title, where
+from tiecheck.rules.wording import listed, size
 
 APART = (
     "Tied parameters are on different devices: {...}. Please modify your custom device map or set `device_map='auto'`."
@@ -109,13 +109,9 @@ def together(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -
         declare = f"{declaring(group.names)}: then from_pretrained ties them and its planner keeps them together. "
         if plan.tool != "given":
             return declare.strip()
-    proposal = placement.proposal
-    if plan.tool == "given":
-        target = proposal.device_map if proposal else {}
-        own = {key: device_word(device) for key, device in plan.device_map.items()}
-        changed = {key: device for key, device in target.items() if own.get(key) != device_word(device)}
-        if 0 < len(changed) <= SHOWN and own.keys() <= target.keys():
-            return f"{declare}In the map, " + ", ".join(f"set {k!r} to {v!r}" for k, v in changed.items()) + "."
+    keys = keys_to_set(placement) if plan.tool == "given" else None
+    if keys is not None:
+        return f"{declare}{keys}"
     said = proposed(placement, group.names)
     if said is None:
         homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
