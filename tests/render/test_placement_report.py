@@ -64,9 +64,6 @@ def test_a_pair_that_is_split() -> None:
           under 8 hash seeds: 3 different maps, 2 splitting a group, 1 raising;
             what moves: model.norm, lm_head
           the same map as that of transformers
-        transformers 5.23.0 from_pretrained ends with an exception: KeyError:
-          'lm_head.weight' (lm_head.weight on cpu, model.embed_tokens.weight on
-          cuda:0; stored: model.embed_tokens.weight)
         a map that keeps every group together: cuda:0 8 GiB, cpu 8 KiB
 device_map = {
     "model.embed_tokens": 0,
@@ -76,6 +73,14 @@ device_map = {
 }
 """
     )
+
+
+def test_what_a_load_does_is_told_with_every_detail() -> None:
+    text = text_of(LLAMA, verbose=True)
+    assert "transformers 5.23.0 from_pretrained ends with an exception: KeyError: 'lm_head.weight'" in " ".join(
+        text.split()
+    )
+    assert "ends with an exception" not in text_of(LLAMA)
 
 
 def test_an_alias_that_the_planner_does_not_see() -> None:

@@ -54,7 +54,7 @@ def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
     for plan in placement.plans:
         yield from _plan(plan, before, style)
         before = before or plan
-    for load in placement.loads:
+    for load in placement.loads if style.verbose else ():  # TIE510 and TIE511 say it too
         yield from _load(load, style)
     if placement.warns:
         here = f" (installed: {placement.installed})" if placement.installed else ""
