@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tiecheck.collect import torch_adapter
-from tiecheck.collect.live_memory import Parts, Shared, View, clusters, dense_view, shared
+from tiecheck.collect.live_memory import Shared, View, clusters, dense_view, shared
 from tiecheck.facts import Kind, weakest
+from tiecheck.parts import Parts
 
 
 class Link(NamedTuple):

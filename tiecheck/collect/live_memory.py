@@ -13,6 +13,7 @@ from operator import lt
 from typing import NamedTuple
 
 from tiecheck.facts import Kind
+from tiecheck.parts import Parts
 
 STEPS = 20_000
 """Steps that one equation may take before the answer is "cannot be told"."""
@@ -251,30 +252,3 @@ def _describe(group: list[int], views: Sequence[View], *, certain: bool) -> Shar
     if None in equal:
         return Shared(members, "unknown", "the views share memory; whether all of it is too much to tell")
     return Shared(members, "storage", None)
-
-
-class Parts:
-    """A union-find over the first numbers."""
-
-    def __init__(self, size: int) -> None:
-        self._up = list(range(size))
-
-    def find(self, i: int) -> int:
-        """The representative of a number's part."""
-        up = self._up
-        while up[i] != i:
-            up[i] = up[up[i]]
-            i = up[i]
-        return i
-
-    def join(self, i: int, j: int) -> None:
-        """Make one part of two; the smaller representative stays."""
-        i, j = self.find(i), self.find(j)
-        self._up[max(i, j)] = min(i, j)
-
-    def groups(self) -> list[list[int]]:
-        """The parts, each sorted, by their first member."""
-        found: dict[int, list[int]] = {}
-        for i in range(len(self._up)):
-            found.setdefault(self.find(i), []).append(i)
-        return list(found.values())

@@ -10,6 +10,7 @@ from tiecheck.collect.alias_graph import ModuleGraph
 from tiecheck.collect.transformers_keys import Keys, flag_of, read_keys
 from tiecheck.collect.wrappers import class_name
 from tiecheck.facts_live import Candidate, KeyProblem
+from tiecheck.parts import joined
 
 
 class DeclaredGroup(NamedTuple):
@@ -127,29 +128,18 @@ def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
 
 def _groups(pairs: list[_Pair]) -> list[tuple[tuple[str, ...], str, tuple[str, ...], bool | None]]:
     """Groups of names from pairs, with source, origins and flag: a source with many targets is one, so is a chain."""
-    up: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while up.setdefault(name, name) != name:
-            up[name] = up[up[name]]
-            name = up[name]
-        return name
-
-    for pair in pairs:
-        up[find(pair.target)] = find(pair.source)
-    names: dict[str, set[str]] = {}
-    by: dict[str, dict[str, None]] = {}
-    flags: dict[str, list[bool | None]] = {}
-    for name in up:
-        names.setdefault(find(name), set()).add(name)
+    groups = joined((pair.target, pair.source) for pair in pairs)
+    number = {name: n for n, members in enumerate(groups) for name in members}
+    by: dict[int, dict[str, None]] = {}
+    flags: dict[int, list[bool | None]] = {}
     targets = {pair.target for pair in pairs if pair.target != pair.source}
     for pair in pairs:
-        by.setdefault(find(pair.source), {}).update(dict.fromkeys(pair.by))
-        flags.setdefault(find(pair.source), []).append(pair.flag)
+        by.setdefault(number[pair.source], {}).update(dict.fromkeys(pair.by))
+        flags.setdefault(number[pair.source], []).append(pair.flag)
     found = []
-    for root, members in names.items():
+    for n, members in enumerate(groups):
         if len(members) > 1:
-            sources = sorted(members - targets) or sorted(members)
-            flag = True if True in flags[root] else flags[root][0]
-            found.append((tuple(sorted(members)), sources[0], tuple(by[root]), flag))
+            sources = sorted(set(members) - targets) or sorted(members)
+            flag = True if True in flags[n] else flags[n][0]
+            found.append((tuple(sorted(members)), sources[0], tuple(by[n]), flag))
     return sorted(found, key=lambda group: group[0])

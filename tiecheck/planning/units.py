@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tiecheck.facts_tree import ModuleTree
+from tiecheck.parts import Parts
 
 LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
 """Classes that hold layers: a module with one of them inside is no layer."""
@@ -80,7 +81,7 @@ def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterab
         elif node.tensors:
             own[number] = len(units)
             units.append(Unit(number, own=True))
-    tensors = _Sets(len(tree.sizes))
+    tensors = Parts(len(tree.sizes))
     named = _numbers(tree, groups)
     for numbers in named:
         for number in numbers[1:]:
@@ -136,41 +137,21 @@ def _numbers(tree: ModuleTree, groups: Iterable[Sequence[str]]) -> list[list[int
     return found
 
 
-class _Sets:
-    """Numbers in disjoint sets, joined one by one."""
-
-    def __init__(self, count: int) -> None:
-        self._above = list(range(count))
-
-    def of(self, number: int) -> int:
-        """The number that stands for a number's set, the smallest of it."""
-        above = self._above
-        while above[number] != number:
-            above[number] = above[above[number]]
-            number = above[number]
-        return number
-
-    def join(self, a: int, b: int) -> None:
-        """Make one set of two."""
-        a, b = sorted((self.of(a), self.of(b)))
-        self._above[b] = a
-
-
 def _items(
-    tree: ModuleTree, units: list[Unit], home: list[int], own: dict[int, int], tensors: _Sets
+    tree: ModuleTree, units: list[Unit], home: list[int], own: dict[int, int], tensors: Parts
 ) -> tuple[Item, ...]:
     sizes: dict[int, int] = {}
     for number, nbytes in enumerate(tree.sizes):
-        one = tensors.of(number)
+        one = tensors.find(number)
         sizes[one] = max(sizes.get(one, 0), nbytes)
-    joined = _Sets(len(units))
+    joined = Parts(len(units))
     holds: list[dict[int, str]] = [{} for _ in units]
     first: dict[int, tuple[int, int, str]] = {}
     shared: dict[int, list[str]] = {}
     for number, node in enumerate(tree.nodes):
         unit = home[number] if home[number] >= 0 else own.get(number, -1)
         for tensor in node.tensors:
-            one = tensors.of(tensor.number)
+            one = tensors.find(tensor.number)
             holds[unit].setdefault(one, tensor.attribute)
             before, place, attribute = first.setdefault(one, (unit, number, tensor.attribute))
             if before != unit:
@@ -179,7 +160,7 @@ def _items(
                     shared[one] = [tree.path(place, attribute), tree.path(number, tensor.attribute)]
     members: dict[int, list[int]] = {}
     for unit in range(len(units)):
-        members.setdefault(joined.of(unit), []).append(unit)
+        members.setdefault(joined.find(unit), []).append(unit)
     return tuple(_item(tuple(group), holds, sizes, shared) for group in members.values())
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from tiecheck.collect.alias_graph import ModuleGraph
+from tiecheck.parts import joined
 from tiecheck.peers.views import paths
 from tiecheck.report import View
 
@@ -181,17 +182,4 @@ def _sorted_set(found: re.Match[str]) -> str:
 
 def united(pairs: Iterable[Sequence[str]]) -> Groups:
     """Groups from pairs of names that belong together."""
-    up: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while up.setdefault(name, name) != name:
-            up[name] = up[up[name]]
-            name = up[name]
-        return name
-
-    for one, other in pairs:
-        up[find(one)] = find(other)
-    members: dict[str, list[str]] = {}
-    for name in up:
-        members.setdefault(find(name), []).append(name)
-    return ordered(group for group in members.values() if len(group) > 1)
+    return ordered(group for group in joined(pairs) if len(group) > 1)
