@@ -18,6 +18,7 @@ from accelerate import (
     load_checkpoint_in_model,
 )
 from safetensors.torch import load_file, save_file
+from tiny_models import SMALL, built, groups_of, logits
 from torch import nn
 
 import tiecheck
@@ -33,56 +34,8 @@ from tiecheck.report import Finding, Report, Skip, TargetReport, TieEntry
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*do not match any submodules.*:UserWarning")
 
-SMALL = {
-    "LlamaForCausalLM": {
-        "vocab_size": 400,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-    "GPT2LMHeadModel": {
-        "vocab_size": 400,
-        "n_embd": 32,
-        "n_layer": 3,
-        "n_head": 4,
-        "n_positions": 32,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-    "T5ForConditionalGeneration": {
-        "vocab_size": 400,
-        "d_model": 32,
-        "d_ff": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "d_kv": 8,
-        "decoder_start_token_id": 0,
-        "tie_word_embeddings": True,
-    },
-    "BartForConditionalGeneration": {
-        "vocab_size": 400,
-        "d_model": 32,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": True,
-    },
-}
 LLAMA = "LlamaForCausalLM"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-def built(name: str = LLAMA, **more):
-    torch.manual_seed(0)
-    cls = getattr(transformers, name)
-    return cls(cls.config_class(**SMALL[name] | more)).eval()
 
 
 @pytest.fixture
@@ -90,13 +43,6 @@ def llama(tmp_path: Path) -> Path:
     folder = tmp_path / "llama"
     built().save_pretrained(folder)
     return folder
-
-
-def groups_of(model: nn.Module) -> list[tuple[str, ...]]:
-    held: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        held.setdefault(id(parameter), []).append(name)
-    return [tuple(sorted(names)) for names in held.values() if len(names) > 1]
 
 
 def placed(model: nn.Module, names: tuple[str, ...], device_map) -> Placed:
@@ -153,13 +99,6 @@ def on_two(model: nn.Module, first: str, second: str) -> dict[str, int | str]:
     found = propose(tree, [], memory, getattr(model, "_no_split_modules", None) or ())
     assert set(found.device_map.values()) == {first, second}
     return dict(found.device_map)
-
-
-def logits(model):
-    ids = torch.arange(1, 9)[None]
-    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    with torch.no_grad():
-        return model(input_ids=ids, **more).logits
 
 
 def everything_on_disk(model: nn.Module) -> dict[str, int | str]:

@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 from accelerate import dispatch_model
-from test_gating import SMALL, gate_of, groups_of, logits, on_two
+from test_gating import gate_of, on_two
+from tiny_models import SMALL, groups_of, logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,6 +13,7 @@ import transformers
 from accelerate import dispatch_model, load_checkpoint_and_dispatch
 from accelerate.utils import check_device_map, infer_auto_device_map
 from safetensors.torch import save_file
+from tiny_models import SMALL, built, groups_of, logits
 from torch import nn
 
 from tiecheck.collect.live_declared import judge
@@ -28,74 +29,11 @@ from subjects import every, make, quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype.*", "ignore::FutureWarning")
 
-SMALL = {
-    "LlamaForCausalLM": {
-        "vocab_size": 400,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-    "GPT2LMHeadModel": {
-        "vocab_size": 400,
-        "n_embd": 32,
-        "n_layer": 4,
-        "n_head": 4,
-        "n_positions": 32,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-    "T5ForConditionalGeneration": {
-        "vocab_size": 400,
-        "d_model": 32,
-        "d_ff": 64,
-        "num_layers": 3,
-        "num_heads": 4,
-        "d_kv": 8,
-        "decoder_start_token_id": 0,
-        "tie_word_embeddings": True,
-    },
-    "BartForConditionalGeneration": {
-        "vocab_size": 400,
-        "d_model": 32,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": True,
-    },
-}
-
-
-def built(name: str):
-    torch.manual_seed(0)
-    cls = getattr(transformers, name)
-    return cls(cls.config_class(**SMALL[name])).eval()
-
 
 def tree_of(model: nn.Module) -> ModuleTree:
     tree = module_tree(model)
     assert not isinstance(tree, Unknown)
     return tree
-
-
-def groups_of(model: nn.Module) -> list[list[str]]:
-    held: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        held.setdefault(id(parameter), []).append(name)
-    return [names for names in held.values() if len(names) > 1]
-
-
-def logits(model):
-    ids = torch.arange(1, 9)[None]
-    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    with torch.no_grad():
-        return model(input_ids=ids, **more).logits
 
 
 def split(model, **kind: str):
