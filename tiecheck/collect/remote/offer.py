@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.collect.config import CONFIG_NAME
 from tiecheck.collect.remote.reading import RemoteModel
 from tiecheck.collect.store import Facts
 from tiecheck.config import Config
-from tiecheck.facts import Unknown
+from tiecheck.facts import Checkpoint, Unknown
 
 if TYPE_CHECKING:
     from tiecheck.collect.build import Built
+    from tiecheck.facts_placement import Placement
 
 
 def adapt(providers: dict[str, Callable[[Facts], Any]], remote: RemoteModel, config: Config) -> None:
@@ -37,10 +39,12 @@ def adapt(providers: dict[str, Callable[[Facts], Any]], remote: RemoteModel, con
         providers.pop("scale", None)
     if config.wants_live:
         providers["built"] = lambda _: _build(remote, config)
+    if config.device_map is not None:
+        providers["placement"] = lambda facts: _place(facts, remote, config)
 
 
 def _build(remote: RemoteModel, config: Config) -> Built | Unknown:
-    """The class by the config alone, from transformers; the config goes to a directory of its own."""
+    """The class by the config alone, from transformers."""
     from tiecheck.collect.build import build_directory
 
     model = remote.config
@@ -50,7 +54,35 @@ def _build(remote: RemoteModel, config: Config) -> Built | Unknown:
         return Unknown(
             f"{model.class_name or 'the class'} is the model's own code, which is never fetched; download it"
         )
+    with _directory(remote.config_text) as directory:
+        return build_directory(directory, model, remote.checkpoint, config)
+
+
+def _place(facts: Facts, remote: RemoteModel, config: Config) -> Placement | Unknown:
+    """The placement by config and headers."""
+    from tiecheck.collect.placed_loads import Source
+    from tiecheck.collect.placement import collect_placement
+
+    model, checkpoint = remote.config, remote.checkpoint
+    with _directory(remote.config_text or b"{}") as directory:
+        named = model is None or bool(model.data.get("dtype") or model.data.get("torch_dtype"))
+        dtype = config.dtype or (None if named or checkpoint is None else _first_dtype(checkpoint))
+        return collect_placement(facts, config._replace(dtype=dtype), Source(directory, model, checkpoint))
+
+
+def _first_dtype(checkpoint: Checkpoint) -> str | None:
+    """The element type of the first stored tensor of floating point, which a load takes where the config names none."""
+    for name in checkpoint.names():
+        tensor = checkpoint.tensor(name)
+        if tensor is not None and tensor.dtype in ("float64", "float32", "float16", "bfloat16"):
+            return tensor.dtype
+    return None
+
+
+@contextmanager
+def _directory(config_text: bytes) -> Iterator[str]:
+    """A directory with the config alone, for as long as something is built of it."""
     with tempfile.TemporaryDirectory(prefix="tiecheck-") as directory:
         with open(os.path.join(directory, CONFIG_NAME), "wb") as file:
-            file.write(remote.config_text)
-        return build_directory(directory, model, remote.checkpoint, config)
+            file.write(config_text)
+        yield directory
