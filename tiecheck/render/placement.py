@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from tiecheck.facts_placement import Crash, Device, PlacedLoad, Placement, Plan, Proposal, Seeds
+from tiecheck.gates.promises import sound
 from tiecheck.placing.fit import holders
 from tiecheck.render import Style
 from tiecheck.render.placement_table import badness, rank, table
@@ -59,8 +60,15 @@ def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
     if placement.warns:
         here = f" (installed: {placement.installed})" if placement.installed else ""
         yield Line(f'would log "The model weights are not tied": accelerate {_listed(placement.warns)}{here}', 8, 2)
-    if placement.proposal is not None:
+    if placement.proposal is not None and (style.verbose or _wanted(placement)):
         yield from _proposal(placement.proposal)
+
+
+def _wanted(placement: Placement) -> bool:
+    """Whether the plan that will be followed is one to replace; what another tool gets wrong is for its finding."""
+    first = placement.plans[0]
+    unstable = first.seeds is not None and (first.seeds.maps > 1 or first.seeds.crashes > 0)
+    return unstable or bool(first.moved) or not sound(placement)
 
 
 def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
