@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.facts import Architecture, Checkpoint, Group, ModelConfig, Unknown
 from tiecheck.facts_placement import PlacedLoad, Plan
+from tiecheck.placing.lookup import DeviceMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,7 @@ class Source(NamedTuple):
 
 def loads_of(
     facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan
-) -> tuple[tuple[PlacedLoad, ...], tuple[str, ...]]:
+) -> tuple[tuple[PlacedLoad, ...], dict[tuple[str, ...], Unknown]]:
     """What the natural load does to each tie group under a plan.
 
     Args:
@@ -40,25 +41,26 @@ def loads_of(
         plan: The plan that it follows.
 
     Returns:
-        What is not as it was meant, and why it cannot be told, group by group.
+        What is not as it was meant, group by group, and by the names of a group why it cannot be told.
     """
     if not plan.device_map:
-        return (), ()
+        return (), {}
     from tiecheck.peers.placing import Load, loads_under
 
     if subject.natural == "transformers":
         if checkpoint is None or subject.planned is None:
-            return (), ()
+            return (), {}
         groups: Iterable[LoadGroup] = _declared(facts, checkpoint, subject.planned.module)
         load = Load("from_pretrained", checkpoint.format)
     elif checkpoint is None and _stays(plan):
-        return (), ()
+        return (), {}
     else:
         groups, load = _given(subject.module, checkpoint)
-    told = loads_under(dict(plan.device_map), groups, load)
+    known = DeviceMap.of(plan.device_map)
+    told = [(group.names, one) for group in groups for one in loads_under(known, [group], load)]
     return (
-        tuple(one for one in told if isinstance(one, PlacedLoad)),
-        tuple(dict.fromkeys(one.reason for one in told if isinstance(one, Unknown))),
+        tuple(one for _, one in told if isinstance(one, PlacedLoad)),
+        {names: one for names, one in told if isinstance(one, Unknown)},
     )
 
 

@@ -65,6 +65,7 @@ def _placement(facts: Facts, config: Config, source: Source, subject: Subject, l
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
     loads, untold = loads_of(facts, source.checkpoint, subject, plans[0])
+    reasons = dict.fromkeys(unknown.reason for unknown in untold.values())
     placement = Placement(
         strategy="map" if isinstance(config.device_map, Mapping) else str(config.device_map),
         origin=config.device_map_from,
@@ -74,7 +75,8 @@ def _placement(facts: Facts, config: Config, source: Source, subject: Subject, l
         loads=loads,
         warns=_warns(subject.module) if _may_warn(live) else (),
         installed=_installed(),
-        untold=untold,
+        untold=tuple(reasons),
+        unsure=tuple(untold),
     )
     if not _unsound(placement):
         return placement
