@@ -112,15 +112,15 @@ def raised(names: tuple[str, ...], placement: Placement) -> bool:
     return any(load.form == "raises" and load.names == names for load in placement.loads)
 
 
-def untold(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
-    """Whether it is not known what `from_pretrained` makes of a group between the CPU and the disk.
+def followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
+    """Whether a group between the CPU and the disk was followed through `from_pretrained`.
 
-    It either raises or leaves the group in one place (5.23), and keeps no second copy: load-under-map-fails says that
-    it does not know. accelerate's own functions do keep one.
+    Run with 5.23: it raises, or leaves the group in one place, and never keeps a second copy: where anything comes of
+    it load-under-map-fails says so, or that it does not know. accelerate's own functions do keep one.
     """
     loading = plan.tool if plan.tool != "given" else loader(placement, live)
     inside = {device for device in group.devices if device is not None} <= {"cpu", "disk"}
-    return loading == "transformers" and inside and group.names in placement.unsure
+    return loading == "transformers" and inside and group.names in placement.followed
 
 
 def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
@@ -131,7 +131,7 @@ def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed
         if split(group)
         and binds(group, plan, placement, live)
         and not raised(group.names, placement)
-        and not untold(group, plan, placement, live)
+        and not followed(group, plan, placement, live)
     )
 
 
