@@ -1,4 +1,4 @@
-"""Holds the gate's word on loads against the loads, over every class: `python tests/benchmarks/bench_gate_zoo.py --help`.
+"""Holds the gate's word on loads against the loads: `python tests/benchmarks/bench_gate_zoo.py --help`.
 
 Every class that ties something and can be had small, and a sample of those that tie nothing, is saved in several ways
 and loaded under several device maps on the CPU with the disk. `--rows` keeps a line a class, so that a run goes on
@@ -19,8 +19,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-for _folder in ("", "live_zoo", "peers", "benchmarks"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / _folder))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "live_zoo"))
 
 import accelerate
 import torch

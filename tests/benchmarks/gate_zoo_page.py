@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from live_zoo_page import _reasons, _table
-from placed_zoo import FAILS, MAPS, VARIANTS
+from zoo_loads import FAILS
+from zoo_stores import MAPS, VARIANTS
 
 Row = dict[str, Any]
 Cell = dict[str, Any]
@@ -21,7 +22,8 @@ NONE = ("no truth", "cut")
 
 HEAD = """# The gate's word on loads, over every class
 
-Written by `python tests/benchmarks/bench_gate_zoo.py --run --write docs/gate-zoo.md`; do not edit it by hand. {versions}
+Written by `python tests/benchmarks/bench_gate_zoo.py --run --write docs/gate-zoo.md`; do not edit it by
+hand. {versions}
 
 Every class of the tie table that is built from its own config, and a sample of those that tie nothing, is made small,
 saved, and loaded with `from_pretrained(device_map=..., offload_folder=...)` on the CPU with the disk. What

@@ -1,14 +1,12 @@
 """Classes loaded small under device maps, and what the gate says of each load beforehand.
 
 The truth is `from_pretrained(device_map=...)` on the CPU with the disk, and a forward pass after it, against a load
-without a map. The maps and the members come from transformers' own tree and declaration, never from tiecheck.
+without a map.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
 import shutil
 import tempfile
 import time
@@ -16,83 +14,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from cells import changed_tensors
-from safetensors.torch import save_file
-from test_zoo import Animal, Tensors, animal, few_words, tied_model
-from truth.mutate import _placed, _untied, saved
-from zoo_inputs import Inputs, alike, forward, inputs_for
+from zoo_inputs import Inputs
+from zoo_loads import FAILS, LONGEST, Came, Plain, again, load, plain_of, words_of
+from zoo_stores import Ask, DeviceMap, Store, maps_of, on_meta, runnable
 
 import tiecheck
-from tiecheck.collect.architectures import load_architecture
-from tiecheck.data._build import build
 from tiecheck.data._classes import Candidate
-from tiecheck.data._configs import silent_dict
-from tiecheck.data._scale import tiny
 from tiecheck.report import TargetReport
-
-RUNNABLE = 4_000_000
-"""Parameters of the largest model that is taken for a smaller one because that can be run."""
 
 PATIENCE = 40.0
 """Seconds after which no further map of a class is begun."""
-
-LONGEST = 300
-"""Characters of an exception that a row keeps."""
-
-VARIANTS = {
-    "once": "tied and stored once, as the class saves it",
-    "equal": "every member stored, all equal",
-    "target": "the targets stored and not the source",
-    "pickle": "stored once, as a pickle",
-}
-
-MAPS = {
-    "cpu": "everything on the CPU",
-    "targets": "the targets on the disk",
-    "sources": "the sources on the disk",
-    "members": "all members on the disk, the rest on the CPU",
-    "auto": '`device_map="auto"` with 60 % of the memory that it takes',
-    "proposal": "what the gate proposes in place of one of these",
-    "half": "every other child of the root on the disk",
-}
-
-FAILS = ("raises in the load", "raises in the forward pass", "gives other results")
-
-DeviceMap = dict[str, Any]
-
-
-class Ask(NamedTuple):
-    """One load."""
-
-    word: str
-    """A key of `MAPS`."""
-    device_map: DeviceMap | str
-    """What `from_pretrained` is given."""
-    memory: dict[Any, int] | None = None
-    """Its `max_memory`."""
-
-
-class Plain(NamedTuple):
-    """A directory loaded without a map."""
-
-    inputs: Inputs | None
-    """What its forward pass takes; None where nothing was found that it takes."""
-    outputs: list[torch.Tensor]
-    """What it gives for them."""
-    called: frozenset[str] = frozenset()
-    """The modules that are called."""
-
-
-class Came(NamedTuple):
-    """What a load under a map came to."""
-
-    word: str
-    """One of `FAILS`; `is the same` or, without a forward pass, `loads`."""
-    text: str = ""
-    """The exception."""
-    device_map: DeviceMap | None = None
-    """The map that it was loaded under."""
 
 
 class Told(NamedTuple):
@@ -116,98 +47,6 @@ class Told(NamedTuple):
         """The modules whose weights the forward pass is said to miss."""
         names = [message.partition("KeyError: ")[2].strip("'") for message in self.messages]
         return {name.rpartition(".")[0] for name in names if name}
-
-
-def maps_of(model: Any) -> Iterator[Ask]:
-    """The maps of a model on meta, by its own declaration."""
-    yield Ask("cpu", {"": "cpu"})
-    pairs = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    targets, sources = set(pairs), set(pairs.values()) - set(pairs)
-    total = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
-    if pairs:
-        yield Ask("targets", spread(model, targets))
-        yield Ask("sources", spread(model, sources))
-        yield Ask("members", spread(model, targets | sources))
-    else:
-        children = [name for name, _ in model.named_children()]
-        yield Ask("half", spread(model, {n for n, _ in model.named_parameters() if n.split(".")[0] in children[1::2]}))
-    yield Ask("auto", "auto", {"cpu": int(0.6 * total)})
-
-
-def spread(model: Any, names: set[str]) -> DeviceMap:
-    """A map with the modules that hold some names on the disk and all else on the CPU, in as few keys as can be."""
-    found: DeviceMap = {}
-    owners = {name.rpartition(".")[0] for name in names}
-
-    def walk(module: Any, path: str) -> None:
-        below = [owner for owner in owners if owner == path or owner.startswith(f"{path}." if path else "")]
-        leaf = not any(child is not None for child in module._modules.values())
-        if path and (not below or leaf):
-            found[path] = "disk" if below else "cpu"
-            return
-        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                name = f"{path}.{attribute}".lstrip(".")
-                found[name] = "disk" if name in names else "cpu"
-        for label, child in module._modules.items():
-            if child is not None:
-                walk(child, f"{path}.{label}".lstrip("."))
-
-    walk(model, "")
-    return found
-
-
-def plain_of(cls: Any, where: Path) -> Plain:
-    """A directory loaded without a map; raises what the load raises."""
-    torch.manual_seed(0)
-    model = cls.from_pretrained(where, local_files_only=True)
-    found = inputs_for(model)
-    return Plain(None, []) if found is None else Plain(*found, called(model, found[0]))
-
-
-def again(cls: Any, where: Path, inputs: Inputs | None) -> Plain:
-    """The same with inputs that are known."""
-    torch.manual_seed(0)
-    model = cls.from_pretrained(where, local_files_only=True)
-    return Plain(None, []) if inputs is None else Plain(inputs, forward(model, inputs), called(model, inputs))
-
-
-def called(model: Any, inputs: Inputs) -> frozenset[str]:
-    """The paths of the modules that a forward pass calls."""
-    seen: set[str] = set()
-    hooks = [
-        module.register_forward_pre_hook(lambda _, __, name=name: seen.add(name))
-        for name, module in model.named_modules(remove_duplicate=False)
-    ]
-    forward(model, inputs)
-    for hook in hooks:
-        hook.remove()
-    return frozenset(seen)
-
-
-def load(cls: Any, where: Path, ask: Ask, plain: Plain) -> Came:
-    """A directory loaded under a map, and run."""
-    with tempfile.TemporaryDirectory() as folder:
-        words = {"max_memory": dict(ask.memory)} if ask.memory else {}
-        torch.manual_seed(0)
-        try:
-            model = cls.from_pretrained(
-                where, device_map=copy.copy(ask.device_map), offload_folder=folder, local_files_only=True, **words
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
-            return Came(FAILS[0], _words(error))
-        device_map = dict(getattr(model, "hf_device_map", None) or {})
-        if plain.inputs is None:
-            return Came("loads", "", device_map)
-        try:
-            outputs = forward(model, plain.inputs)
-        except Exception as error:  # noqa: BLE001 - as above
-            return Came(FAILS[1], _words(error), device_map)
-        return Came("is the same" if alike(outputs, plain.outputs) else FAILS[2], "", device_map)
-
-
-def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
 
 
 def told(where: Path, ask: Ask) -> Told:
@@ -251,69 +90,6 @@ def judge(said: Told, came: Came, plain: Plain) -> tuple[str, str]:
     return ("missed", "") if fails else ("right", "")
 
 
-class Store(NamedTuple):
-    """A class that was saved tied, and what else is made of it."""
-
-    one: Animal
-    config: dict[str, Any]
-    tensors: Tensors
-    places: list[Any]
-    where: Path
-
-    @classmethod
-    def of(cls, one: Animal, where: Path) -> Store:
-        """Save a class; raises what it raises."""
-        config, tensors = saved(tied_model(one), where / "base")
-        untied = _untied(one, where / "untied")
-        apart = untied[1] if untied else {}
-        known = load_architecture(config["architectures"][0], config.get("model_type"), config=config)
-        places = [held for tie in known.ties if (held := _placed(tie, tensors, apart)) is not None]
-        return cls(one, config, tensors, places, where)
-
-    def directory(self, variant: str) -> Path:
-        """A directory of a variant."""
-        path = self.where / variant
-        path.mkdir(exist_ok=True)
-        (path / "config.json").write_text(json.dumps(self.config))
-        state = {"equal": "equal", "target": "targets"}.get(variant)
-        tensors = changed_tensors(self.tensors, self.places, state) if state else self.tensors
-        if variant == "pickle":
-            torch.save(tensors, path / "pytorch_model.bin")
-        else:
-            save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-        return path
-
-    def untied(self) -> Path | None:
-        """The class saved with every flag false, its values as drawn; None where it refuses, or stays tied."""
-        path = self.where / "untied"
-        if not (path / "config.json").exists():
-            return None
-        return None if dict(on_meta(self.one.model_class, path).all_tied_weights_keys or {}) else path
-
-
-def on_meta(cls: Any, where: Path) -> Any:
-    """A directory's class on meta."""
-    config = cls.config_class.from_pretrained(where)
-    with torch.device("meta"):
-        return cls(config)
-
-
-def runnable(candidate: Candidate) -> Animal:
-    """A class made small, and where it can then not be run made small in another way; raises what `animal` raises."""
-    one = animal(candidate)
-    if inputs_for(tied_model(one).eval()) is not None:
-        return one
-    config = one.config_class()
-    full = silent_dict(config)
-    for small in (tiny(full, config, 256, 4), few_words(full, config)):
-        other = one._replace(data=small)
-        with contextlib.suppress(Exception):
-            size = sum(p.numel() for p in build(other.model_class, other.config_class, small).parameters())
-            if size <= RUNNABLE and inputs_for(tied_model(other).eval()) is not None:
-                return other
-    return one
-
-
 def row_of(candidate: Candidate, plan: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Every load of a class that a plan names (variant -> maps), judged; or why the class could not be had."""
     row: dict[str, Any] = {"class": candidate.class_name, "model_type": candidate.model_type, "variant": "loads"}
@@ -324,7 +100,7 @@ def row_of(candidate: Candidate, plan: Mapping[str, tuple[str, ...]]) -> dict[st
         store = Store.of(runnable(candidate), where)
         row["cells"] = list(_cells(store, plan, row))
     except Exception as error:  # noqa: BLE001 - a class may refuse a tiny config in any way
-        row["not_built"] = _words(error)
+        row["not_built"] = words_of(error)
     shutil.rmtree(where)
     return row | {"seconds": round(time.perf_counter() - begin, 2)}
 
@@ -340,18 +116,20 @@ def _cells(store: Store, plan: Mapping[str, tuple[str, ...]], row: dict[str, Any
         try:
             plain = again(cls, where, inputs) if number else plain_of(cls, where)
         except Exception as error:  # noqa: BLE001 - then there is no truth
-            yield {"variant": variant, "map": "", "word": "no truth", "why": f"a plain load: {_words(error)}"}
+            yield {"variant": variant, "map": "", "word": "no truth", "why": f"a plain load: {words_of(error)}"}
             continue
         inputs = plain.inputs
         meta = on_meta(cls, where)
         row["ran"] = plain.inputs is not None
         asks = [ask for ask in maps_of(meta) if ask.word in words]
         row["tied"] = bool(dict(meta.all_tied_weights_keys or {}))
-        yield from _under(store, variant, where, plain, asks, until)
+        yield from _under(store, variant, where, plain, asks, until=until)
         shutil.rmtree(where)
 
 
-def _under(store: Store, variant: str, where: Path, plain: Plain, asks: list[Ask], until: float) -> Iterator[dict[str, Any]]:
+def _under(
+    store: Store, variant: str, where: Path, plain: Plain, asks: list[Ask], *, until: float
+) -> Iterator[dict[str, Any]]:
     """One directory under some maps, and under what is proposed for them."""
     tried: list[DeviceMap] = []
     for ask in asks:
@@ -359,15 +137,15 @@ def _under(store: Store, variant: str, where: Path, plain: Plain, asks: list[Ask
             yield {"variant": variant, "map": ask.word, "word": "cut", "why": f"more than {PATIENCE:.0f} seconds"}
             continue
         said, came = told(where, ask), load(store.one.model_class, where, ask, plain)
-        yield _cell(store, variant, ask, said, came, plain)
+        yield _cell(store, variant, ask, said, came, plain=plain)
         if said.proposal is not None and said.proposal not in tried:
             tried.append(said.proposal)
             ours = Ask("proposal", said.proposal)
             came = load(store.one.model_class, where, ours, plain)
-            yield _cell(store, variant, ours, told(where, ours), came, plain) | {"instead": ask.word}
+            yield _cell(store, variant, ours, told(where, ours), came, plain=plain) | {"instead": ask.word}
 
 
-def _cell(store: Store, variant: str, ask: Ask, said: Told, came: Came, plain: Plain) -> dict[str, Any]:
+def _cell(store: Store, variant: str, ask: Ask, said: Told, came: Came, *, plain: Plain) -> dict[str, Any]:
     word, why = judge(said, came, plain)
     if word == "missed":
         other = _control(store, ask)

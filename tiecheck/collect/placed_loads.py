@@ -37,9 +37,7 @@ class Told(NamedTuple):
     """The names of every group that was followed."""
 
 
-def loads_of(
-    facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan
-) -> Told:
+def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan) -> Told:
     """What the natural load does to each tie group under a plan.
 
     Args:

@@ -103,7 +103,8 @@ def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails)
     except Fails as other:
         return Unknown(f"{load.function} fails under this map whether anything is tied or not ({other})")
     except Untold as reason:
-        return Unknown(str(reason))
+        if failure.reads or not reason.loads:
+            return Unknown(str(reason))
     reads = _read(failure.reads, group, load)
     if failure.reads and not reads:
         return Unknown(f"whether a forward pass reads {failure.reads[0]} is not known; it would raise {failure}")
