@@ -187,3 +187,5 @@ class Placement(Record):
     """The installed accelerate."""
     untold: tuple[str, ...] = ()
     """Why it cannot be told what loading would do to a group, a reason for each such group."""
+    followed: tuple[tuple[str, ...], ...] = ()
+    """The groups that were followed through the load, whatever came of it, the names of each sorted."""

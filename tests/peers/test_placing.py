@@ -274,3 +274,43 @@ def test_accelerate_with_two_members(tmp_path) -> None:
 def test_accelerate_with_other_orders_and_three_members(tmp_path) -> None:
     counts = by_accelerate(tmp_path, accelerate_cells((("a", "b"), ("b", "a"), ("t.a", "h", "m.x"))))
     assert counts["overwritten"] > 20
+
+
+CONTAINER, ENCODER, DECODER = "shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
+T5_GROUP = LoadGroup((DECODER, ENCODER, CONTAINER), ((DECODER, CONTAINER), (ENCODER, CONTAINER)), (CONTAINER,))
+
+
+def test_a_missing_weight_hurts_where_its_module_is_called() -> None:
+    load, device_map = Load("from_pretrained"), {"shared": "cpu", "encoder": "disk", "decoder": "disk"}
+    (taken,) = loads_under(device_map, [T5_GROUP], load)
+    (seen,) = loads_under(
+        device_map, [T5_GROUP], load._replace(called=("encoder.embed_tokens", "decoder.embed_tokens"))
+    )
+    (later,) = loads_under(device_map, [T5_GROUP], load._replace(called=("decoder.embed_tokens",)))
+    (never,) = loads_under(device_map, [T5_GROUP], load._replace(called=("lm_head",)))
+    assert [said.message for said in (taken, seen, later)] == [  # type: ignore[union-attr]
+        f"KeyError: {name!r}" for name in (DECODER, ENCODER, DECODER)
+    ]
+    assert isinstance(never, Unknown)
+    assert "whether a forward pass reads" in never.reason
+
+
+def test_a_container_that_is_called_is_read() -> None:
+    group = T5_GROUP._replace(stored=(DECODER, ENCODER))
+    load, device_map = Load("from_pretrained"), {"shared": "disk", "encoder": "cpu", "decoder": "cpu"}
+    (taken,) = loads_under(device_map, [group], load)
+    (seen,) = loads_under(device_map, [group], load._replace(called=("shared", "encoder.embed_tokens")))
+    assert isinstance(taken, Unknown)
+    assert isinstance(seen, PlacedLoad)
+    assert (seen.message, seen.at) == (f"KeyError: {CONTAINER!r}", "forward")
+
+
+def test_a_load_that_raises_is_told_though_a_pass_is_not() -> None:
+    """A key of the map that is a parameter: no hook reads it, and the load compares the two all the same."""
+    names = ("head.bias", "head.decoder.bias")
+    group = LoadGroup(names, (names,), names, equal=True)
+    (said,) = loads_under({"head.bias": "disk", "head.decoder": "cpu"}, [group], Load("from_pretrained"))
+    assert isinstance(said, PlacedLoad)
+    assert (said.form, said.at) == ("raises", "load")
+    (both,) = loads_under({"head.bias": "disk", "head.decoder": "disk"}, [group], Load("from_pretrained"))
+    assert isinstance(both, Unknown)

@@ -8,8 +8,6 @@ from tiecheck.facts import Architecture, Checkpoint, Group, ModelConfig, Unknown
 from tiecheck.facts_placement import PlacedLoad, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import nn
 
     from tiecheck.collect.placement_model import Subject
@@ -28,9 +26,18 @@ class Source(NamedTuple):
     """What it will be loaded from."""
 
 
-def loads_of(
-    facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan
-) -> tuple[tuple[PlacedLoad, ...], tuple[str, ...]]:
+class Told(NamedTuple):
+    """What a load does to the groups of a model."""
+
+    loads: tuple[PlacedLoad, ...] = ()
+    """What is not as it was meant."""
+    untold: tuple[str, ...] = ()
+    """Why it cannot be told what becomes of a group."""
+    followed: tuple[tuple[str, ...], ...] = ()
+    """The names of every group that was followed."""
+
+
+def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan) -> Told:
     """What the natural load does to each tie group under a plan.
 
     Args:
@@ -43,26 +50,32 @@ def loads_of(
         What is not as it was meant, and why it cannot be told, group by group.
     """
     if not plan.device_map:
-        return (), ()
+        return Told()
     from tiecheck.peers.placing import Load, loads_under
 
     if subject.natural == "transformers":
         if checkpoint is None or subject.planned is None:
-            return (), ()
-        groups: Iterable[LoadGroup] = _declared(facts, checkpoint, subject.planned.module)
+            return Told()
+        groups: tuple[LoadGroup, ...] = _declared(facts, checkpoint, subject.planned.module)
         load = Load("from_pretrained", checkpoint.format)
     elif checkpoint is None and _stays(plan):
-        return (), ()
+        return Told()
     else:
         groups, load = _given(subject.module, checkpoint)
-    told = loads_under(dict(plan.device_map), groups, load)
-    return (
-        tuple(one for one in told if isinstance(one, PlacedLoad)),
-        tuple(dict.fromkeys(one.reason for one in told if isinstance(one, Unknown))),
+    found = loads_under(dict(plan.device_map), groups, load)
+    if subject.planned is not None and any(isinstance(one, Unknown) or one.at == "forward" for one in found):
+        from tiecheck.collect.called import called_modules
+
+        load = load._replace(called=called_modules(subject.planned.module))
+        found = loads_under(dict(plan.device_map), groups, load)
+    return Told(
+        tuple(one for one in found if isinstance(one, PlacedLoad)),
+        tuple(dict.fromkeys(one.reason for one in found if isinstance(one, Unknown))),
+        tuple(group.names for group in groups),
     )
 
 
-def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> Iterable[LoadGroup]:
+def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> tuple[LoadGroup, ...]:
     """The groups that `from_pretrained` ties, with what the checkpoint stores of them."""
     from tiecheck.peers.placing.groups import declared_groups
 
@@ -84,7 +97,7 @@ def _stays(plan: Plan) -> bool:
     return all(len(set(one.devices)) == 1 and one.devices[0] not in ("disk", "meta") for one in plan.placed)
 
 
-def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[Iterable[LoadGroup], Load]:
+def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[tuple[LoadGroup, ...], Load]:
     """The groups that accelerate sees in a live module, and how it comes to its devices."""
     from tiecheck.peers.placing import Load
     from tiecheck.peers.placing.groups import live_groups

@@ -64,7 +64,7 @@ def _placement(facts: Facts, config: Config, source: Source, subject: Subject, l
     plans = _plans(config, subject)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
-    loads, untold = loads_of(facts, source.checkpoint, subject, plans[0])
+    loads, untold, followed = loads_of(facts, source.checkpoint, subject, plans[0])
     placement = Placement(
         strategy="map" if isinstance(config.device_map, Mapping) else str(config.device_map),
         origin=config.device_map_from,
@@ -75,12 +75,13 @@ def _placement(facts: Facts, config: Config, source: Source, subject: Subject, l
         warns=_warns(subject.module) if _may_warn(live) else (),
         installed=_installed(),
         untold=untold,
+        followed=followed,
     )
     if not _unsound(placement):
         return placement
     proposal = _proposal(config, subject, placement)
     under = plans[0]._replace(device_map=proposal.device_map)
-    fails = any(load.form == "raises" for load in loads_of(facts, source.checkpoint, subject, under)[0])
+    fails = any(load.form == "raises" for load in loads_of(facts, source.checkpoint, subject, under).loads)
     return placement if fails else placement._replace(proposal=proposal)
 
 

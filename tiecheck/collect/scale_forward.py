@@ -60,11 +60,11 @@ def forward(module: nn.Module, tied: torch.Tensor) -> Pass | str:
     for rows, columns, masked in ((batch, length, True), (1, min(16, length), True), (1, min(4, length), False)):
         ids = random_tokens(vocabulary, (rows, columns), device, seed=0)
         try:
-            call = _arguments(module, ids, masked=masked)
+            call = arguments(module, ids, masked=masked)
             if isinstance(call, str):
                 return call
             trace = HeadTrace(tied)
-            with _untouched(module, device), watching(module, trace):
+            with untouched(module, device), watching(module, trace):
                 output = getattr(module, "_orig_mod", module)(*call[0], **call[1])
         except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
             failure = failure or f"the model's forward raised {type(error).__name__}: {_first_line(error)}"
@@ -128,7 +128,7 @@ def _bounds(module: nn.Module, tied: torch.Tensor) -> Iterator[int]:
             yield table.num_embeddings
 
 
-def _arguments(module: nn.Module, ids: torch.Tensor, *, masked: bool) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
+def arguments(module: nn.Module, ids: torch.Tensor, *, masked: bool) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
     """Positional and named arguments of a forward pass on some tokens, or why they cannot be made."""
     parameters = inspect.signature(module.forward).parameters
     named = {name: ids for name in _TOKENS if name in parameters}
@@ -162,7 +162,7 @@ def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]
 
 
 @contextmanager
-def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
+def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode without gradient; afterwards modes, random state and buffers are what they were.
 
     The flag is set and not `eval()` called: loralib's `train` merges weights.

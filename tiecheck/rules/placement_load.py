@@ -84,7 +84,8 @@ class LoadFailsUnderMap(Rule):
     Follows each tie group through the load under the device map: `from_pretrained` of transformers, or
     `load_checkpoint_in_model`, `load_checkpoint_and_dispatch` and `dispatch_model` of accelerate. Finds the groups over
     which it raises, or over which the first forward pass raises. Notes those that come out as parameters of their own
-    and still compute what they should.
+    and still compute what they should. A weight that only the forward pass would miss counts where a pass on a few
+    tokens, on meta, calls its module; where it does not, it is not known whether another pass would.
 
     ## Why it is bad
     The map sends one member to the disk, or to another device, and the loader does not expect that of a tie. Where both

@@ -112,12 +112,26 @@ def raised(names: tuple[str, ...], placement: Placement) -> bool:
     return any(load.form == "raises" and load.names == names for load in placement.loads)
 
 
+def followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
+    """Whether a group between the CPU and the disk was followed through `from_pretrained`.
+
+    Run with 5.23: it raises, or leaves the group in one place, and never keeps a second copy: where anything comes of
+    it load-under-map-fails says so, or that it does not know. accelerate's own functions do keep one.
+    """
+    loading = plan.tool if plan.tool != "given" else loader(placement, live)
+    inside = {device for device in group.devices if device is not None} <= {"cpu", "disk"}
+    return loading == "transformers" and inside and group.names in placement.followed
+
+
 def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
     """The groups that a plan splits and tied-group-split-across-devices reports."""
     return tuple(
         group
         for group in plan.placed
-        if split(group) and binds(group, plan, placement, live) and not raised(group.names, placement)
+        if split(group)
+        and binds(group, plan, placement, live)
+        and not raised(group.names, placement)
+        and not followed(group, plan, placement, live)
     )
 
 

@@ -36,6 +36,9 @@ class Load(Record):
     """Whether the module has no values before; asked by the two that load into a module."""
     folder: bool = True
     """Whether an offload folder is given."""
+    called: tuple[str, ...] | None = None
+    """The paths of the modules that a forward pass is seen to call, in the order of the calls; None where nobody saw.
+    A weight that is missing hurts where its module is called."""
 
 
 def loads_under(
@@ -100,13 +103,23 @@ def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails)
     except Fails as other:
         return Unknown(f"{load.function} fails under this map whether anything is tied or not ({other})")
     except Untold as reason:
-        return Unknown(str(reason))
-    reads = set(failure.reads) - _containers(group)
+        if failure.reads or not reason.loads:
+            return Unknown(str(reason))
+    reads = _read(failure.reads, group, load)
     if failure.reads and not reads:
         return Unknown(f"whether a forward pass reads {failure.reads[0]} is not known; it would raise {failure}")
-    message = f"KeyError: {min(reads)!r}" if reads and str(failure).startswith("KeyError") else str(failure)
+    message = f"KeyError: {reads[0]!r}" if reads and str(failure).startswith("KeyError") else str(failure)
     at: Literal["load", "forward"] = "forward" if reads else "load"
     return _record(device_map, group, load, "raises", message=message, at=at)
+
+
+def _read(names: tuple[str, ...], group: LoadGroup, load: Load) -> list[str]:
+    """Those of some names that a forward pass is known, or else taken, to read, the first one first."""
+    if load.called is None:
+        return sorted(set(names) - _containers(group))
+    order = {path: place for place, path in enumerate(load.called)}
+    called = [name for name in names if name.rpartition(".")[0] in order]
+    return sorted(called, key=lambda name: order[name.rpartition(".")[0]])
 
 
 def _containers(group: LoadGroup) -> set[str]:

@@ -154,7 +154,8 @@ class Dispatch:
                 continue
             needed = self.main if device in (None, "cpu") else device
             if device is None and held.device != needed:
-                raise Untold(f"the map has {name} and not its module, for which there is then no hook")
+                reason = f"the map has {name} and not its module, for which there is then no hook"
+                raise Untold(reason, loads=True)
             if held.device != needed:
                 raise Fails("RuntimeError", OTHER_DEVICE, (name,))
             values[name] = held.value

@@ -54,6 +54,11 @@ class Fails(Exception):  # noqa: N818  # it tells what a library raises, and is 
 class Untold(Exception):  # noqa: N818  # a reason, not an error
     """Why it cannot be told what happens."""
 
+    def __init__(self, reason: str, *, loads: bool = False) -> None:
+        """Say why, and whether the load at least comes through."""
+        super().__init__(reason)
+        self.loads = loads
+
 
 class Held(NamedTuple):
     """What stands in a slot."""
