@@ -289,3 +289,131 @@ def test_what_the_planners_log_is_kept_and_shown_to_nobody(caplog: pytest.LogCap
     assert [plan.tool for plan in placed(report).plans] == ["accelerate", "transformers"]
     assert any("not tied" in text for text in placed(report).plans[0].logged)
     assert not [record for record in caplog.records if "accelerate" in record.name]
+
+
+CODE = """
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class TyingConfig(PreTrainedConfig):
+    model_type = "tying"
+
+
+class TyingModel(PreTrainedModel):
+    config_class = TyingConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.wte = nn.Embedding(32, 8)
+        self.head = nn.Linear(8, 32, bias=False)
+        self.head.weight = self.wte.weight
+        self.post_init()
+
+    def forward(self, ids):
+        return self.head(self.wte(ids))
+"""
+
+
+def test_an_undeclared_tie_is_lost_by_from_pretrained(tmp_path: Path) -> None:
+    auto = {"AutoConfig": "modeling_tying.TyingConfig", "AutoModel": "modeling_tying.TyingModel"}
+    words = {"model_type": "tying", "architectures": ["TyingModel"], "auto_map": auto, "dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(words))
+    (tmp_path / "modeling_tying.py").write_text(CODE)
+    weight = torch.randn(32, 8)
+    save_file({"wte.weight": weight}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = transformers.AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert torch.equal(loaded.wte.weight, weight)
+    assert not torch.equal(loaded.head.weight, weight)
+
+    report = tiecheck.check(str(tmp_path), device_map="cpu", trust_remote_code=True)
+    assert codes(report, "error") == ["TIE511"]
+    (finding,) = (f for f in report.findings if f.code == "TIE511")
+    assert "head.weight, which is not, is drawn at random" in finding.message
+    assert '"head.weight": "wte.weight"' in finding.help
+
+    save_file({"wte.weight": weight, "head.weight": weight}, tmp_path / "model.safetensors", {"format": "pt"})
+    both = tiecheck.check(str(tmp_path), device_map="cpu", trust_remote_code=True)
+    assert codes(both, "error") == []
+    (tmp_path / "modeling_tying.py").write_text(
+        CODE.replace("config_class =", '_tied_weights_keys = {"head.weight": "wte.weight"}\n    config_class =')
+    )
+    save_file({"wte.weight": weight}, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(words | {"tie_word_embeddings": True}))
+    assert codes(tiecheck.check(str(tmp_path), device_map="cpu", trust_remote_code=True), "error") == []
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"model": "cpu", "model.layers.1": "disk", "lm_head": "cpu"},
+        {"model": "disk", "model.layers": "cpu", "lm_head": "disk"},
+        {"model": "cpu", "model.layers.0.self_attn": "disk", "lm_head": "cpu"},
+    ],
+    ids=str,
+)
+def test_keys_below_others_that_the_hooks_do_not_bear(llama: str, tmp_path: Path, device_map: Any) -> None:
+    report = tiecheck.check(llama, device_map=device_map)
+    assert "is an impossible map" in report.errors[0].message
+    with pytest.raises(ValueError, match="meta device"):
+        transformers.AutoModelForCausalLM.from_pretrained(llama, device_map=device_map, offload_folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"model": "disk", "model.norm": "disk", "lm_head": "disk"},
+        {"model": "cpu", "model.norm": "cpu", "lm_head": "cpu"},
+        {"model": "cpu", "lm_head.weight": "disk"},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:The following device_map keys")
+def test_keys_below_others_that_they_bear(llama: str, tmp_path: Path, device_map: Any) -> None:
+    report = tiecheck.check(llama, device_map=device_map)
+    assert not report.errors
+    assert codes(report, "error") == []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    loaded = load(llama, device_map=device_map, offload_folder=str(tmp_path))
+    assert torch.equal(loaded(IDS).logits, load(llama)(IDS).logits)
+
+
+def test_a_live_module_bears_a_part_on_the_disk_below_the_cpu(tmp_path: Path) -> None:
+    model = Small()
+    before = model(IDS)
+    apart = {"wte": "cpu", "h": "cpu", "h.1": "disk", "lm_head": "cpu"}
+    assert not tiecheck.check(model, device_map=apart).errors
+    assert torch.equal(accelerate.dispatch_model(model, apart, offload_dir=str(tmp_path))(IDS), before)
+
+
+def test_a_changed_map_never_puts_a_key_below_one_that_is_elsewhere(llama: str, tmp_path: Path) -> None:
+    report = tiecheck.check(llama, device_map={"model": "disk", "lm_head": "cpu"})
+    assert codes(report, "error") == ["TIE511"]
+    mended = dict(placed(report).proposal.device_map)
+    assert mended == {"model": "disk", "lm_head": "disk"}
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    loaded = load(llama, device_map=mended, offload_folder=str(tmp_path))
+    assert torch.equal(loaded(IDS).logits, load(llama)(IDS).logits)
+
+
+def test_the_disk_as_memory_is_no_tie_of_a_sound_model(llama: str) -> None:
+    memory = {0: "1MB", "cpu": "1MB", "disk": "1GB"}
+    report = tiecheck.check(llama, device_map="auto", max_memory=memory)
+    assert codes(report, "error") == codes(report, "warning") == []
+    live = tiecheck.check(Small(), device_map="auto", max_memory=memory)
+    with pytest.raises(RuntimeError):
+        accelerate.utils.get_balanced_memory(Small(), max_memory={0: 10**6, "cpu": 10**6, "disk": 10**9})
+    (finding,) = (f for f in live.findings if f.code == "TIE508")
+    assert finding.help.startswith("Leave disk out of max_memory")
+
+
+def test_the_door_judges_the_placement_alone(models: Path) -> None:
+    torn = str(models / "llama-diverged-head")
+    assert {f.code for f in tiecheck.check(torn, device_map="cpu").findings if f.severity == "error"} == {"TIE101"}
+    gate = tiecheck.gate(torn, device_map="cpu")
+    assert gate.ok
+    with pytest.raises(tiecheck.PlacementError, match="TIE101") as raised:
+        tiecheck.gate(torn, device_map="cpu", select=())
+    assert raised.value.device_map == {"": "cpu"}
+    with pytest.raises(tiecheck.TiecheckError, match="device_map=None"):
+        tiecheck.gate(torn, device_map=None)  # type: ignore[arg-type]

@@ -353,7 +353,7 @@ def test_findings_raise_with_code_devices_mend_and_map() -> None:
     assert caught.value.report is gate.report
     assert caught.value.device_map == {"": 1}
     assert str(caught.value).splitlines() == [
-        "loading model with device_map=map will hurt",
+        "loading model under device_map will hurt",
         "  TIE501 tied-group-split-across-devices: the group is split",
         f"    {HEAD} on cuda:1, {EMBEDDING} on cuda:0",
         "    keep it on one device",

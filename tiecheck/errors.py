@@ -39,12 +39,12 @@ class MissingExtraError(TiecheckError):
 class PlacementError(TiecheckError):
     """Loading a model under a device map will hurt: what `tiecheck.gate` raises before a weight is moved."""
 
-    def __init__(self, message: str, report: Report, device_map: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, report: Report, device_map: Mapping[str, Any] | None) -> None:
         super().__init__(message)
         self.report = report
         """The report whose findings say so."""
         self.device_map = device_map
-        """A map that keeps every tie on one device; empty where there is none."""
+        """The map that works better, or the planner's own where the map is not what hurts; None where there is none."""
 
 
 class TieBroken(AssertionError):  # noqa: N818 - a state of the model, as AssertionError's own name is no verb either

@@ -68,8 +68,9 @@ def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan
 
         load = load._replace(called=called_modules(subject.planned.module))
         found = loads_under(dict(plan.device_map), groups, load)
+    lost = _undeclared(subject, checkpoint, plan) if subject.planned is not None and checkpoint is not None else ()
     return Told(
-        tuple(one for one in found if isinstance(one, PlacedLoad)),
+        (*(one for one in found if isinstance(one, PlacedLoad)), *lost),
         tuple(dict.fromkeys(one.reason for one in found if isinstance(one, Unknown))),
         tuple(group.names for group in groups),
     )
@@ -90,6 +91,51 @@ def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> tuple[LoadGr
         if group.stored in ("copy", "separate"):
             equal[group.names] = group.stored == "copy"
     return declared_groups(pairs, stored, equal)
+
+
+def _undeclared(subject: Subject, checkpoint: Checkpoint, plan: Plan) -> tuple[PlacedLoad, ...]:
+    """The ties that a class makes in `__init__` and does not declare, where the checkpoint stores some members only.
+
+    `from_pretrained` (transformers 5.23) gives each stored name a Parameter of its own, and draws the others at random;
+    a class with a `tie_weights` of its own may tie them again.
+    """
+    from transformers import PreTrainedModel
+
+    from tiecheck.peers.placing import TRANSFORMERS
+
+    module: Any = subject.planned.module if subject.planned is not None else None
+    if type(module).tie_weights is not PreTrainedModel.tie_weights:
+        return ()
+    pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
+    declared = {*pairs, *pairs.values()}
+    found = []
+    for group in plan.placed:
+        stored = tuple(name for name in group.names if name in checkpoint)
+        partly = 0 < len(stored) < len(group.names)
+        if group.kind == "parameter" and partly and declared.isdisjoint(group.names) and _one(module, group.names):
+            devices = tuple(device or "" for device in group.devices)
+            found.append(
+                PlacedLoad(
+                    "transformers",
+                    "from_pretrained",
+                    "untied",
+                    group.names,
+                    devices,
+                    stored,
+                    message=None,
+                    harmless=False,
+                    versions=TRANSFORMERS,
+                )
+            )
+    return tuple(found)
+
+
+def _one(module: Any, names: tuple[str, ...]) -> bool:
+    """Whether some names are one parameter of a module."""
+    try:
+        return len({id(module.get_parameter(name)) for name in names}) == 1
+    except AttributeError:
+        return False
 
 
 def _stays(plan: Plan) -> bool:

@@ -127,11 +127,13 @@ def _plans(config: Config, subject: Subject) -> tuple[Plan, ...]:
 
 def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> Plan:
     """The map that somebody gave, held against the model."""
-    from tiecheck.placing.fit import check_map, check_room, warned_keys
+    from tiecheck.placing.fit import check_map, check_nesting, check_room, warned_keys
 
-    model, place = subject.model, config.device_map_from
+    model, place = subject.model, config.device_map_from.rstrip("=")
     modules = model.modules()
     remarks = check_map(device_map, model.names(), modules, model.alias_paths(), loader=subject.natural, place=place)
+    loaded = subject.natural == "transformers" or config.checkpoint is not None
+    check_nesting(device_map, {*modules, *model.alias_paths()}, loaded=loaded, place=place)
     logged = warned_keys(device_map, modules, loader=subject.natural)
     plan = Plan("given", "", "map", dict(device_map), logged=logged, remarks=remarks)
     plan = model.spread(plan, None, subject.natural)
@@ -210,10 +212,17 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
     """The given map with the keys changed that part a group."""
+    from tiecheck.placing.lookup import broken_nesting
     from tiecheck.planning.amend import amended
 
     model, natural = subject.model, subject.natural
-    found = amended(plan.device_map, together, partial(lookup, loader=natural))
+    modules = {*model.modules(), *model.alias_paths()}
+    found = amended(
+        plan.device_map,
+        together,
+        partial(lookup, loader=natural),
+        lambda one: broken_nesting(one, modules, loaded=True) is None,
+    )
     if found is None:
         return None
     return Proposal(found, model.used(lookup(found, natural)), 0, None)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
+PLACEMENT_RULES = ("TIE5",)
+"""The rules that a gate asks where nobody says which."""
+
 
 def gate(  # noqa: PLR0913  # what a load takes, and each has a default
     model_or_path: str | os.PathLike[str] | nn.Module,
@@ -56,6 +59,8 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
         check: Whether to raise; otherwise the findings are in `Gate.report`, and `Gate.ok` is the answer.
         fail_on: The mildest severity that raises.
         options: Further fields of `tiecheck.config.Config`, and `ties=` and `config=`, as `tiecheck.check` takes them.
+            `select` is `TIE5`, the rules of the placement, unless it is given: what else may be wrong with a
+            checkpoint, in this loader or another, is for `tiecheck.check`.
 
     Returns:
         The gate: with the map to load with, and what verifies the loaded model.
@@ -68,10 +73,13 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
     """
     from tiecheck.api import check_with, make_config
 
+    if device_map is None:
+        raise UsageError("device_map=None places nothing; give a strategy ('auto'), a device or a map")
     if fail_on not in SEVERITIES:
         raise UsageError(f"there is no severity {fail_on!r}{nearest(str(fail_on), SEVERITIES)}")
     word = None if dtype is None or dtype == "auto" else str(dtype).removeprefix("torch.")
     source = None if checkpoint is None else os.fspath(checkpoint)
+    options.setdefault("select", PLACEMENT_RULES)
     config = make_config(
         model_or_path,
         device_map=device_map,
@@ -165,8 +173,9 @@ class Gate:
         """
         if self.hurting:
             proposal = self.placement.proposal
-            kept = {} if proposal is None or sound(self.placement) else proposal.device_map
-            raise PlacementError(hurting_text(self.report.targets[0], self.hurting, self.placement), self.report, kept)
+            kept = self._map if proposal is None or sound(self.placement) else proposal.device_map
+            text = hurting_text(self.report.targets[0], self.hurting, self.placement)
+            raise PlacementError(text, self.report, kept or None)
         if not self._map:
             raise TiecheckError(no_map(self.placement))
 

@@ -27,7 +27,8 @@ def hurting_text(target: TargetReport, hurting: Sequence[Finding], placement: Pl
         hurting: What was found.
         placement: Its plans.
     """
-    lines = [f"loading {target.target} with device_map={placement.strategy} will hurt"]
+    what = placement.origin if placement.strategy == "map" else f"device_map={placement.strategy!r}"
+    lines = [f"loading {target.target} under {what.rstrip('=')} will hurt"]
     for finding in hurting[:SHOWN]:
         lines.append(f"  {finding.code} {finding.name}: {finding.message}")
         lines += [f"    {line}" for line in _devices(finding, placement)]

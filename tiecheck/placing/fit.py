@@ -6,11 +6,12 @@ It is held against accelerate 1.15 `check_device_map`, which `dispatch_model` ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from tiecheck.errors import UsageError
 from tiecheck.facts_placement import Device
+from tiecheck.placing.lookup import broken_nesting
 from tiecheck.placing.words import DISK, NUMBERED, devices_of, shown
 from tiecheck.rules.wording import size
 
@@ -68,6 +69,22 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     if checked:
         raise UsageError(f"{held} ({count}): add a key for each; accelerate 1.15 raises ValueError")
     return (*remarks, f"{held} ({count}): transformers 5.23 does not mind")
+
+
+def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool, place: str) -> None:
+    """Whether accelerate's hooks bear the keys that stand below others; see `broken_nesting`.
+
+    Raises:
+        UsageError: They raise ValueError; both keys are named.
+    """
+    found = broken_nesting(device_map, modules, loaded=loaded)
+    if found is not None:
+        above, below = found
+        raise UsageError(
+            f"{place} is an impossible map: {shown(below)} on {device_map[below]} stands below {shown(above)} on "
+            f"{device_map[above]}, and accelerate 1.15 raises ValueError (weight is on the meta device); give the "
+            f"other modules below {shown(above)} keys of their own instead of it"
+        )
 
 
 def warned_keys(

@@ -7,7 +7,7 @@ dots. The two agree on a map of whole modules, and not on a key that ends within
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -91,6 +91,37 @@ class DeviceMap(dict[str, Any]):
         """Its keys as transformers matches them."""
         keys = sorted(self, key=lambda key: (key.count("."), len(key)), reverse=True)
         return re.compile("|".join([f"(?:{key})" for key in keys]))
+
+
+def broken_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool) -> tuple[str, str] | None:
+    """Two keys, one above the other, over which accelerate's hooks raise; None where there are none.
+
+    accelerate 1.15 `attach_align_device_hook_on_blocks`: a key that is not offloaded places everything below it, and
+    raises over what is on meta already. That is what a key above has offloaded, and what a load has left on the disk.
+
+    Args:
+        device_map: The map. One of a single device, other than `disk`, gets no hooks.
+        modules: The paths that name modules: hooks are for these alone.
+        loaded: Whether a load goes before, which leaves what is on the disk on meta.
+    """
+    known = DeviceMap.of(device_map)
+    if len(known.devices) < 2:  # without hooks, or with one
+        return None
+    keys = [key for key in known if not key or key in modules]
+    own = set(keys)
+    for key in keys:
+        above = key
+        while above:
+            above = above.rpartition(".")[0]
+            if above not in own:
+                continue
+            upper, lower = known.words[above], known.words[key]
+            offloaded = known.offloaded
+            if upper in offloaded and lower not in offloaded:
+                return above, key
+            if loaded and upper not in offloaded and lower == "disk":
+                return above, key
+    return None
 
 
 def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:

@@ -14,35 +14,50 @@ def amended(
     device_map: Mapping[str, int | str],
     groups: Iterable[Sequence[str]],
     lookup: Callable[[Mapping[str, int | str]], Callable[[str], Device | None]],
+    bears: Callable[[Mapping[str, int | str]], bool],
 ) -> dict[str, int | str] | None:
-    """The map with the modules of each split group moved to the device that most of its members have.
+    """The map with the modules of each split group moved to one of the devices that its members have.
 
-    Of devices that have as many the one that computes is taken, and of those the one that the map has first.
+    Where several do, the one that most members have, of these one that computes, and of those the one that the map has
+    first.
 
     Args:
         device_map: The map, which places every name.
         groups: The groups, each a sequence of names.
         lookup: What makes a map's lookup: name -> device in torch's words.
+        bears: Whether the hooks bear a map's keys that stand below others (`placing.lookup.broken_nesting`).
 
     Returns:
-        A map with the same keys in the same order and further ones behind them; None where moving the modules of one
-        group parts another, or a member stands on a module that holds other modules without keys of their own.
+        A map with the same keys in the same order and further ones behind them; None where there is none such, or
+        moving the modules of one group parts another.
     """
     found = dict(device_map)
     wanted = [tuple(group) for group in groups]
-    order = list(dict.fromkeys(lookup({"": value})("") for value in device_map.values()))
+    values: dict[Device | None, int | str] = {}
+    for value in device_map.values():
+        values.setdefault(lookup({"": value})(""), value)
+    order = list(values)
     for names in wanted:
         device = lookup(found)
         homes = [device(name) for name in names]
         if len(set(homes)) < 2:  # already together
             continue
-        home = min(dict.fromkeys(homes), key=lambda one: (-homes.count(one), _rank(one), order.index(one)))
-        value = next(v for k, v in device_map.items() if lookup({"": v})("") == home)
-        for name, there in zip(names, homes, strict=True):
-            if there != home:
-                found[name.rpartition(".")[0] or name] = value
+        ranked = sorted(set(homes), key=lambda one: (-homes.count(one), _rank(one), order.index(one)))
+        moved = ({**found, **_moves(names, homes, home, values[home])} for home in ranked)
+        better = next((one for one in moved if bears(one)), None)
+        if better is None:
+            return None
+        found = better
     device = lookup(found)
     return found if all(len({device(name) for name in names}) == 1 for names in wanted) else None
+
+
+def _moves(
+    names: Sequence[str], homes: Sequence[Device | None], home: Device | None, value: int | str
+) -> dict[str, int | str]:
+    """The keys that bring the members of a group home; none that stands below another of them."""
+    keys = {name.rpartition(".")[0] or name for name, there in zip(names, homes, strict=True) if there != home}
+    return {key: value for key in sorted(keys) if not any(key.startswith(f"{other}.") for other in keys)}
 
 
 def _rank(device: Device | None) -> int:

@@ -53,8 +53,18 @@ def why(crash: Crash) -> str:
     return f" It came up{at}{f', over {names}' if crash.names else ''}." if at or crash.names else ""
 
 
+def no_tie(crash: Crash) -> bool:
+    """Whether it raised for another reason than a tie: nothing was placed yet."""
+    return crash.cause == "other" and not crash.names and not crash.error.startswith("IndexError")
+
+
 def mend(crash: Crash, placement: Placement) -> str:
     """What works with this release: a map that was made elsewhere, and the change of the class for this cause."""
+    if no_tie(crash) and "disk" in (placement.memory or {}):
+        return (
+            "Leave disk out of max_memory: the disk is used anyhow where nothing else has room. accelerate balances "
+            "only devices that torch knows."
+        )
     said = proposed(placement, crash.names)
     known = placement.proposal.device_map if placement.proposal else {}
     if not known:

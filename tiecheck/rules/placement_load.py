@@ -8,7 +8,7 @@ from tiecheck.facts import Unknown
 from tiecheck.facts_placement import PlacedLoad, Placement
 from tiecheck.report import Location
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.plans import keys_to_set
+from tiecheck.rules.plans import declaring, keys_to_set
 from tiecheck.rules.wording import listed
 
 
@@ -188,16 +188,34 @@ def _one_device(load: PlacedLoad, placement: Placement) -> str:
 def _apart(load: PlacedLoad, origin: str) -> Draft:
     """A tie that comes out as parameters of their own."""
     twice = " Each has a copy of its own in the offload folder." if load.form == "copies" else ""
-    saved = " A save_pretrained of the loaded model stores each." if load.tool == "transformers" else ""
-    effect = "each reads the same values, so the model computes what it should" if load.harmless else "they can differ"
+    both = load.tool == "transformers" and len(load.stored) == len(load.names)
+    saved = " A save_pretrained of the loaded model stores each." if both and load.harmless else ""
+    lacking = tuple(name for name in load.names if name not in load.stored)
+    effect = "they can differ"
+    if load.harmless:
+        effect = "each reads the same values, so the model computes what it should"
+    elif lacking and load.stored:
+        effect = (
+            f"no class declares the tie, so {listed(load.stored)} gets what is stored, and {listed(lacking)}, which is "
+            "not, is drawn at random"
+        )
     return Draft(
         f"After {load.function} under this device map {listed(load.names)} are parameters of their own: {effect}."
         f"{twice}{saved}",
         load.names,
         _places(load, origin),
-        "Nothing has to be done to run the model. To train or save it, load it without the disk.",
+        _whole(load),
         severity="info" if load.harmless else None,
     )
+
+
+def _whole(load: PlacedLoad) -> str:
+    """How to have one parameter."""
+    run = "Nothing has to be done to run the model. " if load.harmless else ""
+    how = "without the disk" if "disk" in load.devices else "on one device"
+    if load.tool == "transformers" and not load.harmless:
+        return f"{declaring(load.names)}: then from_pretrained ties them."
+    return f"{run}To train or save it, load it {how}."
 
 
 def _where(load: PlacedLoad) -> str:

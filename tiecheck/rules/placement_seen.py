@@ -8,9 +8,9 @@ from typing import Literal
 from tiecheck.facts import Unknown
 from tiecheck.facts_live import LiveModel
 from tiecheck.facts_placement import Crash, Placement, Plan, Seeds
-from tiecheck.report import Location
+from tiecheck.report import Location, Severity
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.crashes import mend, why
+from tiecheck.rules.crashes import mend, no_tie, why
 from tiecheck.rules.live import NOT_TIED
 from tiecheck.rules.plans import aside, hurt, proposed, severity, since, split, title, unfollowed, written
 from tiecheck.rules.unseen import NO_MODULE, hidden, strangers, undeclared, warned
@@ -113,7 +113,7 @@ class PlannerWillCrash(Rule):
                 names or (crash.module or "the model",),
                 tuple(_raises(one, other, "related" if i else "primary") for i, (one, other) in enumerate(at)),
                 mend(crash, placement),
-                severity=severity(plans, placement),
+                severity=_mildly(crash, severity(plans, placement)),
                 hurts=hurt(plans, names),
             )
 
@@ -143,6 +143,11 @@ class PlannerWillCrash(Rule):
         yield Case("something else", {"placement": placement(other)}, finds=("error",))
         yield Case("both come to an end", {"placement": placement()})
         yield Case("a given map meets no planner", {"placement": placement(plan("given"))})
+
+
+def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
+    """A note where another tool's planner raises for a reason that is no tie's."""
+    return "info" if said is not None and no_tie(crash) else said
 
 
 def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Location:
