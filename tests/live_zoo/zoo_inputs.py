@@ -13,6 +13,9 @@ from tiecheck.data._configs import owners
 
 Inputs = dict[str, Any]
 
+LONGEST = 1500
+"""Pairs of frames of the longest spectrum that is tried; Whisper takes no other number than its own."""
+
 
 def forward(model: Any, inputs: Inputs) -> list[torch.Tensor]:
     """Every floating tensor of the output, under one seed: some classes draw in evaluation too."""
@@ -58,6 +61,9 @@ def _tries(model: Any) -> Iterator[Inputs]:
         yield text
         yield text | {"bbox": torch.zeros(1, 8, 4, dtype=torch.long)} if "bbox" in named else text
         yield {"input_ids": ids}
+        yield from _with_an_end(model, ids)
+        if "lang_ids" in named:
+            yield text | {"lang_ids": torch.zeros(1, dtype=torch.long)}
     others = list(_others(model, named))
     for other in others:
         yield other
@@ -65,6 +71,16 @@ def _tries(model: Any) -> Iterator[Inputs]:
         yield other | {"decoder_input_ids": ids}
     with contextlib.suppress(Exception):
         yield dict(model.dummy_inputs)
+
+
+def _with_an_end(model: Any, ids: torch.Tensor) -> Iterator[Inputs]:
+    """Text that ends with the token which a classifier of an encoder and decoder looks for."""
+    for _, owner in owners(model.config):
+        end = getattr(owner, "eos_token_id", None)
+        if isinstance(end, int):
+            ended = ids.clone()
+            ended[0, -1] = end
+            yield {"input_ids": ended}
 
 
 def _others(model: Any, named: Mapping[str, Any]) -> Iterator[Inputs]:
@@ -103,8 +119,12 @@ def _images(config: Any) -> Iterator[tuple[int, int]]:
 
 
 def _bands(config: Any) -> Iterator[tuple[int, int]]:
+    """Bands and lengths of a spectrum: what is short first, for attention over thousands of frames takes minutes."""
     for _, owner in owners(config):
         bands = getattr(owner, "num_mel_bins", None) or getattr(owner, "feature_projection_input_dim", None)
+        length = getattr(owner, "max_source_positions", None)
         if isinstance(bands, int):
-            yield bands, 2 * (getattr(owner, "max_source_positions", None) or 64)
+            yield bands, 64
+            if isinstance(length, int) and length <= LONGEST:
+                yield bands, 2 * length
     yield 80, 64
