@@ -332,7 +332,7 @@ def test_an_undeclared_tie_is_lost_by_from_pretrained(tmp_path: Path) -> None:
     assert "head.weight, which is not, is drawn at random" in finding.message
     assert '"head.weight": "wte.weight"' in finding.help
 
-    save_file({"wte.weight": weight, "head.weight": weight}, tmp_path / "model.safetensors", {"format": "pt"})
+    save_file({"wte.weight": weight, "head.weight": weight.clone()}, tmp_path / "model.safetensors", {"format": "pt"})
     both = tiecheck.check(str(tmp_path), device_map="cpu", trust_remote_code=True)
     assert codes(both, "error") == []
     (tmp_path / "modeling_tying.py").write_text(
@@ -417,3 +417,20 @@ def test_the_door_judges_the_placement_alone(models: Path) -> None:
     assert raised.value.device_map == {"": "cpu"}
     with pytest.raises(tiecheck.TiecheckError, match="device_map=None"):
         tiecheck.gate(torn, device_map=None)  # type: ignore[arg-type]
+
+
+def test_everything_on_the_disk_with_accelerate(tmp_path: Path) -> None:
+    with pytest.raises(tiecheck.TiecheckError, match="FileNotFoundError"):
+        tiecheck.check(Small(), device_map={"": "disk"})
+    with pytest.raises(FileNotFoundError):
+        accelerate.dispatch_model(Small(), {"": "disk"}, offload_dir=str(tmp_path / "one"))
+    apart = dict.fromkeys(("wte", "h", "lm_head"), "disk")
+    assert not tiecheck.check(Small(), device_map=apart).errors
+    accelerate.dispatch_model(Small(), dict(apart), offload_dir=str(tmp_path / "two"))
+
+    file = str(tmp_path / "model.safetensors")
+    save_file({name: value.clone() for name, value in Small().state_dict().items()}, file, {"format": "pt"})
+    with pytest.raises(tiecheck.TiecheckError, match="device disk is invalid"):
+        tiecheck.check(Small(), device_map=apart, checkpoint=file)
+    with pytest.raises(Exception, match="device disk is invalid"):
+        accelerate.load_checkpoint_and_dispatch(Small(), file, dict(apart), offload_folder=str(tmp_path / "three"))

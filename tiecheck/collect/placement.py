@@ -61,7 +61,7 @@ def collect_placement(facts: Facts, config: Config, source: Source) -> Placement
 
 
 def _placement(facts: Facts, config: Config, source: Source, subject: Subject, live: LiveModel) -> Placement | Unknown:
-    plans = _plans(config, subject)
+    plans = _plans(config, subject, source)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
     loads, untold, followed = loads_of(facts, source.checkpoint, subject, plans[0])
@@ -102,10 +102,10 @@ def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> S
     return Subject(module, planned, model_of(module, live, planned.dtype if planned else config.dtype), natural)
 
 
-def _plans(config: Config, subject: Subject) -> tuple[Plan, ...]:
+def _plans(config: Config, subject: Subject, source: Source) -> tuple[Plan, ...]:
     """The given map as a plan, or those of the tools, that of the natural loader first."""
     if isinstance(config.device_map, Mapping):
-        return (_given(config.device_map, config, subject),)
+        return (_given(config.device_map, config, subject, source),)
     from tiecheck.peers.planners import plans_and_groups
 
     dtype = subject.planned.dtype if subject.planned else config.dtype
@@ -125,15 +125,17 @@ def _plans(config: Config, subject: Subject) -> tuple[Plan, ...]:
     return tuple(spread)
 
 
-def _given(device_map: Mapping[str, Any], config: Config, subject: Subject) -> Plan:
+def _given(device_map: Mapping[str, Any], config: Config, subject: Subject, source: Source) -> Plan:
     """The map that somebody gave, held against the model."""
-    from tiecheck.placing.fit import check_map, check_nesting, check_room, warned_keys
+    from tiecheck.placing.fit import check_disk, check_map, check_nesting, check_room, warned_keys
 
     model, place = subject.model, config.device_map_from.rstrip("=")
     modules = model.modules()
     remarks = check_map(device_map, model.names(), modules, model.alias_paths(), loader=subject.natural, place=place)
     loaded = subject.natural == "transformers" or config.checkpoint is not None
     check_nesting(device_map, {*modules, *model.alias_paths()}, loaded=loaded, place=place)
+    if subject.natural == "accelerate":
+        check_disk(device_map, source.checkpoint.format if source.checkpoint else None, place)
     logged = warned_keys(device_map, modules, loader=subject.natural)
     plan = Plan("given", "", "map", dict(device_map), logged=logged, remarks=remarks)
     plan = model.spread(plan, None, subject.natural)

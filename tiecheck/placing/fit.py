@@ -87,6 +87,31 @@ def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loa
         )
 
 
+def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> None:
+    """Whether accelerate 1.15 can leave everything on the disk as a map wants it.
+
+    Args:
+        device_map: The map.
+        form: How the checkpoint is stored that it loads; None where `dispatch_model` writes the disk itself.
+        place: Where the map is from.
+
+    Raises:
+        UsageError: It cannot: the empty key has no weights to write, and safetensors are opened on a device.
+    """
+    if set(device_map.values()) != {DISK}:
+        return
+    if form is None and "" in device_map:
+        raise UsageError(
+            f"{place} is an impossible map: accelerate 1.15 writes nothing for '' on disk, and raises "
+            "FileNotFoundError; give each child of the model a key of its own"
+        )
+    if form == "safetensors":
+        raise UsageError(
+            f"{place} is an impossible map: with everything on disk accelerate 1.15 raises SafetensorError (device "
+            "disk is invalid); put one module on the cpu, or load with from_pretrained"
+        )
+
+
 def warned_keys(
     device_map: Mapping[str, Any], modules: Iterable[str], *, loader: Literal["accelerate", "transformers"]
 ) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ def follows(plan: Plan, group: Placed, placement: Placement, live: LiveModel) ->
     places = len({device for device in group.devices if device})
     if loses(plan, group, placement, live):
         return f"no class declares that, so from_pretrained makes {places} parameters of them, one on each device"
+    if "meta" in group.devices:
+        return "a module on meta gets no values, and a forward pass over it raises or gives none"
     computing = {device for device in group.devices if device and device not in OFFLOADED}
     if len(computing) > 1:
         kept = next(device for device in group.devices if device in computing)
