@@ -43,6 +43,7 @@ SAMPLE = [
     "MobileBertForMaskedLM",
     "Qwen2VLForConditionalGeneration",
     "T5ForConditionalGeneration",
+    "T5Gemma2ForConditionalGeneration",
     "WhisperForConditionalGeneration",
 ]
 """A class or two of each shape of ties, and those that the gate has been wrong about."""

@@ -214,17 +214,10 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
     """The given map with the keys changed that part a group."""
-    from tiecheck.placing.lookup import broken_nesting
     from tiecheck.planning.amend import amended
 
     model, natural = subject.model, subject.natural
-    modules = {*model.modules(), *model.alias_paths()}
-    found = amended(
-        plan.device_map,
-        together,
-        partial(lookup, loader=natural),
-        lambda one: broken_nesting(one, modules, loaded=True) is None,
-    )
+    found = amended(plan.device_map, together, partial(lookup, loader=natural))
     if found is None:
         return None
     return Proposal(found, model.used(lookup(found, natural)), 0, None)

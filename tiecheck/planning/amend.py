@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tiecheck.facts_placement import Device
+from tiecheck.placing.lookup import DeviceMap, key_of
 
 ASIDE = ("cpu", "disk", "meta")
 """Devices in the order in which they are worse as a home than any that computes."""
@@ -14,7 +15,6 @@ def amended(
     device_map: Mapping[str, int | str],
     groups: Iterable[Sequence[str]],
     lookup: Callable[[Mapping[str, int | str]], Callable[[str], Device | None]],
-    bears: Callable[[Mapping[str, int | str]], bool],
 ) -> dict[str, int | str] | None:
     """The map with the modules of each split group moved to one of the devices that its members have.
 
@@ -25,11 +25,11 @@ def amended(
         device_map: The map, which places every name.
         groups: The groups, each a sequence of names.
         lookup: What makes a map's lookup: name -> device in torch's words.
-        bears: Whether the hooks bear a map's keys that stand below others (`placing.lookup.broken_nesting`).
 
     Returns:
-        A map with the same keys in the same order and further ones behind them; None where there is none such, or
-        moving the modules of one group parts another.
+        A map with the same keys in the same order and further ones behind them; None where moving the modules of one
+        group parts another, or every further key would take a module out of one that is offloaded, or offload a part
+        of one that is not.
     """
     found = dict(device_map)
     wanted = [tuple(group) for group in groups]
@@ -44,7 +44,7 @@ def amended(
             continue
         ranked = sorted(set(homes), key=lambda one: (-homes.count(one), _rank(one), order.index(one)))
         moved = ({**found, **_moves(names, homes, home, values[home])} for home in ranked)
-        better = next((one for one in moved if bears(one)), None)
+        better = next((one for one in moved if not _nested(one, device_map)), None)
         if better is None:
             return None
         found = better
@@ -62,3 +62,17 @@ def _moves(
 
 def _rank(device: Device | None) -> int:
     return 1 + ASIDE.index(device) if device in ASIDE else 0
+
+
+def _nested(found: Mapping[str, int | str], device_map: Mapping[str, int | str]) -> bool:
+    """Whether a further key lies below another one, and one of the two alone is offloaded.
+
+    accelerate 1.15 hooks the outer module first: what the inner key sends to the disk is on meta by then, and to put it
+    on the outer's device raises, tied or not (`from_pretrained` of transformers 5.23 under such a map).
+    """
+    known = DeviceMap.of(found)
+    for key in found.keys() - device_map.keys():
+        outer = key_of(device_map, key.rpartition(".")[0])
+        if outer is not None and (known.words[key] in known.offloaded) != (known.words[outer] in known.offloaded):
+            return True
+    return False
