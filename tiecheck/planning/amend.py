@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tiecheck.facts_placement import Device
-from tiecheck.placing.lookup import DeviceMap, key_of
 
 ASIDE = ("cpu", "disk", "meta")
 """Devices in the order in which they are worse as a home than any that computes."""
@@ -27,8 +26,7 @@ def amended(
 
     Returns:
         A map with the same keys in the same order and further ones behind them; None where moving the modules of one
-        group parts another, or a member stands on a module that holds other modules without keys of their own, or a
-        further key would take a module out of one that is offloaded, or offload a part of one that is not.
+        group parts another, or a member stands on a module that holds other modules without keys of their own.
     """
     found = dict(device_map)
     wanted = [tuple(group) for group in groups]
@@ -43,25 +41,9 @@ def amended(
         for name, there in zip(names, homes, strict=True):
             if there != home:
                 found[name.rpartition(".")[0] or name] = value
-    if _nested(found, device_map):
-        return None
     device = lookup(found)
     return found if all(len({device(name) for name in names}) == 1 for names in wanted) else None
 
 
 def _rank(device: Device | None) -> int:
     return 1 + ASIDE.index(device) if device in ASIDE else 0
-
-
-def _nested(found: Mapping[str, int | str], device_map: Mapping[str, int | str]) -> bool:
-    """Whether a further key lies below another one, and one of the two alone is offloaded.
-
-    accelerate 1.15 hooks the outer module first: what the inner key sends to the disk is on meta by then, and to put it
-    on the outer's device raises, tied or not (`from_pretrained` of transformers 5.23 under such a map).
-    """
-    known = DeviceMap.of(found)
-    for key in found.keys() - device_map.keys():
-        outer = key_of(device_map, key.rpartition(".")[0])
-        if outer is not None and (known.words[key] in known.offloaded) != (known.words[outer] in known.offloaded):
-            return True
-    return False
