@@ -152,6 +152,12 @@ def test_a_proposal_is_found_where_any_homes_allow_one(situation) -> None:
     assert possible == bool(proposal.device_map and not proposal.lacks)
 
 
+def test_a_cpu_without_room_for_what_is_brought_back_is_left_out() -> None:
+    proposal = propose(chain(2, 1, 0, 11), [], {0: 13, "disk": 12, "cpu": 1})
+    assert proposal.used == {"cuda:0": 2, "disk": 12}
+    assert not proposal.lacks
+
+
 @settings(max_examples=150, deadline=None)
 @given(situations())
 def test_what_is_said_to_be_missing_is_enough(situation) -> None:

@@ -126,13 +126,13 @@ class _Planner:
     def _chains(self, disk: int | None, *, with_disk: bool) -> Iterator[list[Slot]]:
         """The devices to fill in turn; with fewer and fewer GPUs, since the first in use has to keep room."""
         for start in range(len(self._gpus) + 1):
-            chain = self._gpus[start:]
-            if self._cpu is not None:
-                chain = [*chain, Slot("cpu", self._cpu, offload=bool(chain))]
-            if with_disk and chain:
-                chain = [*chain, Slot("disk", disk, offload=True)]
+            gpus = self._gpus[start:]
+            chain = gpus if self._cpu is None else [*gpus, Slot("cpu", self._cpu, offload=bool(gpus))]
+            last = [Slot("disk", disk, offload=True)] if with_disk else []
             if chain:
-                yield chain
+                yield [*chain, *last]
+            if last and gpus and self._cpu is not None:  # a CPU that is in use has to keep room too
+                yield [*gpus, *last]
 
     def _first_of(self, chains: Iterable[list[Slot]]) -> tuple[list[Slot], Filled] | None:
         """The first chain that fits, without a tie on disk if possible."""
