@@ -216,6 +216,8 @@ def test_what_cannot_be_placed_is_an_error(models: Path, tiecheck_cli: Any) -> N
         (("{'model': 'cpu', 'lm_head.bias': 'disk'}", None), "gives no device to 'lm_head'"),
         (("{'model': 0, 'lm_head': 0}", "0=9KB"), "is an impossible map: cuda:0 gets 26.3 KiB and has 8.79 KiB"),
         (("{'model': 'gpu0', 'lm_head': 0}", None), "'gpu0'"),
+        (("{'model': 0, 'lm_head': 0, 'lm_head[': 0}", None), "a key that is no pattern"),
+        (("{'model': 0, 'lm.head': 0}", None), "one of which matches 'lm_head', and that is no key"),
         (("{'model': 0, 'lm_head': 0}", "0=10G"), "'10G' is no size"),
     ],
 )

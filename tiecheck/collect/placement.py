@@ -127,11 +127,14 @@ def _plans(config: Config, subject: Subject, source: Source) -> tuple[Plan, ...]
 
 def _given(device_map: Mapping[str, Any], config: Config, subject: Subject, source: Source) -> Plan:
     """The map that somebody gave, held against the model."""
-    from tiecheck.placing.fit import check_disk, check_map, check_nesting, check_room, warned_keys
+    from tiecheck.placing.fit import check_disk, check_map, check_nesting, check_patterns, check_room, warned_keys
 
     model, place = subject.model, config.device_map_from.rstrip("=")
     modules = model.modules()
-    remarks = check_map(device_map, model.names(), modules, model.alias_paths(), loader=subject.natural, place=place)
+    names = model.names()
+    if subject.natural == "transformers":
+        check_patterns(device_map, names, place)
+    remarks = check_map(device_map, names, modules, model.alias_paths(), loader=subject.natural, place=place)
     loaded = subject.natural == "transformers" or config.checkpoint is not None
     check_nesting(device_map, {*modules, *model.alias_paths()}, loaded=loaded, place=place)
     if subject.natural == "accelerate":

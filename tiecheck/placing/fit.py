@@ -6,12 +6,13 @@ It is held against accelerate 1.15 `check_device_map`, which `dispatch_model` ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from tiecheck.errors import UsageError
 from tiecheck.facts_placement import Device
-from tiecheck.placing.lookup import broken_nesting
+from tiecheck.placing.lookup import DeviceMap, broken_nesting, by_transformers
 from tiecheck.placing.words import DISK, NUMBERED, devices_of, shown
 from tiecheck.rules.wording import size
 
@@ -110,6 +111,27 @@ def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> N
             f"{place} is an impossible map: with everything on disk accelerate 1.15 raises SafetensorError (device "
             "disk is invalid); put one module on the cpu, or load with from_pretrained"
         )
+
+
+def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: str) -> None:
+    """Whether transformers 5.23 gets through a map, whose keys it takes for patterns (`expand_device_map`).
+
+    Raises:
+        UsageError: A key is no pattern, or matches what is no key, over which it raises.
+    """
+    known = DeviceMap.of(device_map)
+    try:
+        for name in names:
+            by_transformers(known, name)
+    except re.error as error:
+        raise UsageError(
+            f"{place} has a key that is no pattern, for which transformers 5.23 takes it: {error}"
+        ) from error
+    except KeyError as error:
+        raise UsageError(
+            f"{place}: transformers 5.23 takes keys for patterns, one of which matches {shown(error.args[0])}, and "
+            "that is no key: it raises KeyError"
+        ) from error
 
 
 def warned_keys(
