@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tiecheck.errors import UsageError
 from tiecheck.facts_placement import Device
-from tiecheck.placing.lookup import DeviceMap, broken_nesting, by_transformers
+from tiecheck.placing.lookup import DeviceMap, broken_nesting, by_transformers, transformers_key
 from tiecheck.placing.words import DISK, NUMBERED, devices_of, shown
 from tiecheck.rules.wording import size
 
@@ -215,24 +215,6 @@ def _nearest(key: str, paths: set[str]) -> str | None:
         return None
     whole = ".".join([head + near[0], *parts[right + 1 :]])
     return whole if whole in paths else head + near[0]
-
-
-def transformers_key(name: str, keys: Collection[str]) -> str | None:
-    """The key of a map that transformers loads a tensor by; None where it finds none.
-
-    transformers 5.23 `expand_device_map` takes a key for the beginning of a name and not for a module, so that
-    `layers.1` takes in `layers.10.weight` where no longer key does; of several the one with the most dots counts, and
-    of these the longest. (It uses the keys as patterns, so that a dot stands for any character; that is not
-    reproduced.)
-
-    Args:
-        name: The tensor.
-        keys: The keys of the map; a set or a mapping, for speed.
-    """
-    found = [name[:end] for end in range(1, len(name) + 1) if name[:end] in keys]
-    if found:
-        return max(found, key=lambda key: (key.count("."), len(key)))
-    return "" if "" in keys else None
 
 
 def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[str]:

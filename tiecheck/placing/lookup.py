@@ -7,11 +7,14 @@ dots. The two agree on a map of whole modules, and not on a key that ends within
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from functools import cached_property
 from typing import Any
 
 from tiecheck.facts_placement import Device
+
+PATTERNS = 256
+"""Keys up to which a map is matched as one pattern, as transformers does it; time grows with keys times names."""
 
 
 def device_word(value: Any) -> Device:
@@ -35,6 +38,24 @@ def device_in(device_map: Mapping[str, Any], name: str) -> Any:
     """The device of a name as a map has it, by the longest key that holds it; None where none does."""
     key = key_of(device_map, name)
     return None if key is None else device_map[key]
+
+
+def transformers_key(name: str, keys: Collection[str]) -> str | None:
+    """The key of a map that transformers loads a tensor by; None where it finds none.
+
+    transformers 5.23 `expand_device_map` takes a key for the beginning of a name and not for a module, so that
+    `layers.1` takes in `layers.10.weight` where no longer key does; of several the one with the most dots counts, and
+    of these the longest. (It uses the keys as patterns, so that a dot stands for any character; that is not
+    reproduced.)
+
+    Args:
+        name: The tensor.
+        keys: The keys of the map; a set or a mapping, for speed.
+    """
+    found = [name[:end] for end in range(1, len(name) + 1) if name[:end] in keys]
+    if found:
+        return max(found, key=lambda key: (key.count("."), len(key)))
+    return "" if "" in keys else None
 
 
 class DeviceMap(dict[str, Any]):
@@ -141,6 +162,9 @@ def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
         re.error: If a key is no pattern, as the library does.
     """
     known = DeviceMap.of(device_map)
+    if len(known) > PATTERNS:  # then a dot is a dot
+        key = transformers_key(name, known)
+        return "cpu" if key is None else known.words[key]
     found = known.pattern.match(name)
     return known.words[found[0]] if found else known.words.get("", "cpu")
 

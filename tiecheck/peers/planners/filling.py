@@ -10,7 +10,6 @@ from torch import Tensor
 from tiecheck.collect.live_pause import paused_collector
 from tiecheck.facts_placement import Ask, Crash, Plan
 from tiecheck.peers.planners.hashing import seeds_of
-from tiecheck.peers.planners.maps import word
 from tiecheck.peers.planners.releases import Release, release_of
 from tiecheck.peers.planners.reproduction import Subject, Tool, groups_of_tool, plan_of, sizer_of, subject_of
 from tiecheck.peers.planners.running import Ran, run_fully
@@ -19,6 +18,7 @@ from tiecheck.peers.planners.tree import Tree
 from tiecheck.peers.planners.twice import may_double, may_mistake
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
+from tiecheck.placing.lookup import device_word
 
 
 class Case(NamedTuple):
@@ -115,5 +115,5 @@ def _counted(case: Case, tree: Tree, ran: Ran) -> dict[str, int]:
         nbytes = tree.bytes_of(placed, Tensor.element_size, tree.declared or ())
     found: dict[str, float] = {}
     for device, size in zip(placed.values(), nbytes, strict=True):
-        found[word(device)] = found.get(word(device), 0) + size
+        found[device_word(device)] = found.get(device_word(device), 0) + size
     return {device: int(size) for device, size in found.items() if size}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tiecheck.placing.lookup import device_in
+
 Key = int | str
 
 SHOWN = 20
@@ -42,15 +44,6 @@ def _above(name: str) -> Iterable[str]:
         end = name.find(".", end + 1)
 
 
-def device_in(device_map: Mapping[str, Key], name: str) -> Key | None:
-    """The device of a name by the longest key that holds it; None where none does."""
-    while name not in device_map:
-        if not name:
-            return None
-        name = name.rpartition(".")[0]
-    return device_map[name]
-
-
 def splits(device_map: Mapping[str, Key], groups: Iterable[Iterable[str]]) -> bool:
     """Whether a map puts members of a group on different devices; one without a device says nothing."""
     for group in groups:
@@ -74,8 +67,3 @@ def differing(one: Mapping[str, Key], other: Mapping[str, Key]) -> dict[str, tup
         if here is not None and there is not None and here != there:
             found[key] = here, there
     return found
-
-
-def word(device: Key) -> str:
-    """A device in torch's words: `cuda:0` for accelerate's 0."""
-    return f"cuda:{device}" if isinstance(device, int) else device

@@ -10,7 +10,7 @@ from tiecheck.facts_placement import Ask, Crash, Double, Plan
 from tiecheck.peers.planners.balance import balanced, in_order
 from tiecheck.peers.planners.crashes import crash_of
 from tiecheck.peers.planners.early import early
-from tiecheck.peers.planners.maps import SHOWN, cleaned, device_in, differing, word
+from tiecheck.peers.planners.maps import SHOWN, cleaned, differing
 from tiecheck.peers.planners.orders import groups_in_order
 from tiecheck.peers.planners.releases import RELEASES, Release, joined, release_of
 from tiecheck.peers.planners.sizes import Sizes, accelerate_sizer, sizes, transformers_sizer
@@ -19,6 +19,7 @@ from tiecheck.peers.planners.tree import Groups, Sizer, Tree, declared_groups, g
 from tiecheck.peers.planners.walk import Tripped, Walk, modern
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
+from tiecheck.placing.lookup import device_in, device_word
 
 Tool = Literal["accelerate", "transformers"]
 
@@ -153,7 +154,7 @@ def plan_of(
         subject.strategy,
         written,
         memory=dict(subject.memory),
-        counted={word(device): int(nbytes) for device, nbytes in walked.counted().items()},
+        counted={device_word(device): int(nbytes) for device, nbytes in walked.counted().items()},
         doubles=doubles_of(walked),
     )
     if plan.doubles and counting == "theirs":
@@ -218,7 +219,9 @@ def raising(subject: Subject, order: Sequence[int] | None = None) -> tuple[str, 
 
 def doubles_of(walk: Walk) -> tuple[Double, ...]:
     """Where a walk counted a module for more than one name."""
-    return tuple(Double(one.name, word(one.device), one.tied, int(one.counted), int(one.real)) for one in walk.twice)
+    return tuple(
+        Double(one.name, device_word(one.device), one.tied, int(one.counted), int(one.real)) for one in walk.twice
+    )
 
 
 def moved_of(subject: Subject, release: Release, order: Sequence[int] | None, walk: Walk) -> dict[str, tuple[str, str]]:
@@ -227,7 +230,7 @@ def moved_of(subject: Subject, release: Release, order: Sequence[int] | None, wa
     if isinstance(right, Tripped):
         return {}
     found = differing(walk.placed, right.placed)
-    return {name: (word(here), word(there)) for name, (here, there) in list(found.items())[:SHOWN]}
+    return {name: (device_word(here), device_word(there)) for name, (here, there) in list(found.items())[:SHOWN]}
 
 
 def _raised(error: BaseException) -> Crash:
