@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import logging
 import math
 import statistics
@@ -18,8 +19,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from bench_proposal import LLAMA_70B
 from torch import nn
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM
 
 from tiecheck.collect.placed_loads import Source
 from tiecheck.collect.placement import collect_placement
@@ -37,15 +39,8 @@ VERSIONS: dict[Any, str] = {"accelerate": "1.15.0", "transformers": "5.23.0"}
 
 def llama_70b(*, tied: bool) -> nn.Module:
     """Llama 3 70B: 80 layers; tied for the purpose."""
-    config = LlamaConfig(
-        hidden_size=8192,
-        intermediate_size=28672,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        vocab_size=128256,
-        tie_word_embeddings=tied,
-    )
+    config = copy.deepcopy(LLAMA_70B)
+    config.tie_word_embeddings = tied
     return on_meta(LlamaForCausalLM, config)
 
 

@@ -293,6 +293,6 @@ def test_the_table_is_what_the_sources_say(key: tuple[str, str], capsys: pytest.
     if SOURCES is None:  # some hundred megabytes of foreign source, which nothing else needs
         pytest.skip("TIECHECK_ENGINE_SOURCES names no folder of unpacked sources (ENGINE-VERSION)")
     folder = Path(SOURCES, "-".join(key))
-    if not folder.is_dir():
+    if not folder.is_dir():  # whoever looks at one engine need not unpack the others
         pytest.skip(f"no {folder.name} among the sources")
     assert main([*key, str(folder), "--check"]) == 0, capsys.readouterr().out

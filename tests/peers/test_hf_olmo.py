@@ -40,7 +40,7 @@ def said(olmo: str, accelerate: str) -> dict[str, Any]:
     try:
         python = python_with("hf-olmo", *NEEDS)
         path = (layer(f"ai2-olmo=={olmo}"), layer(f"accelerate=={accelerate}"))
-    except subprocess.CalledProcessError as error:
+    except subprocess.CalledProcessError as error:  # releases of 2024, which an index may have lost
         pytest.skip(f"pip could not install what the thread needs: {error.cmd[4:]}")
     done = run_with(python, str(SCRIPT), path=path)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -13,6 +13,7 @@ import torch
 from declared_models import STATES, Config, Declared, Undeclared, rewrapped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from planner_asks import asks_of
 from planner_models import random_ask, random_model, random_pretrained
 from torch import nn
 from zoo_of_ties import every_row
@@ -30,19 +31,6 @@ VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0"}
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 
 
-def settings_of(total: int) -> list[Ask]:
-    """Memory that is enough, tight, tighter with cpu and disk; and each strategy."""
-    third = max(total // 3, 1)
-    return [
-        Ask("auto", {0: 4 * total, "cpu": 4 * total}),
-        Ask("auto", {0: third * 2, 1: third * 2, "cpu": third}),
-        Ask("auto", {0: third, 1: third // 2, "cpu": third // 2}),
-        Ask("balanced_low_0", {0: total, 1: total, 2: total, "cpu": total}),
-        Ask("sequential", {0: third * 2, 1: third, "cpu": third}),
-        Ask("sequential", {"cpu": third * 2}),
-    ]
-
-
 def hold(module: Any, tool: Any, ask: Ask) -> None:
     """The reproduction gives what the installed planner gives, and the warning is foretold."""
     real = run(module, tool, ask)
@@ -58,7 +46,7 @@ def hold(module: Any, tool: Any, ask: Ask) -> None:
 def test_every_kind_of_tie(built):
     _, module = built
     total = 2000
-    for ask in settings_of(total):
+    for ask in asks_of(total):
         hold(module, "accelerate", ask)
 
 
@@ -70,10 +58,10 @@ def test_every_state_of_a_declared_tie(flag, model_class):
         model = model_class(Config(tie_word_embeddings=flag))
         if change is not None:
             change(model)
-        for ask in settings_of(400):
+        for ask in asks_of(400):
             hold(model, "accelerate", ask)
             hold(model, "transformers", ask)
-        warned += any(text.startswith(NOT_TIED) for text in run(model, "accelerate", settings_of(400)[0]).logged)
+        warned += any(text.startswith(NOT_TIED) for text in run(model, "accelerate", asks_of(400)[0]).logged)
     assert bool(warned) == flag
 
 
@@ -83,10 +71,10 @@ def test_the_olmo_thread(form):
     built = build_pretrained(root, read_config(root), load=True, trust=True)
     model = built.module
     total = sum(p.numel() * 4 for p in model.parameters())
-    for ask in settings_of(total):
+    for ask in asks_of(total):
         hold(model, "accelerate", ask)
         hold(model, "transformers", ask)
-    plan = plans_of(model, settings_of(total)[0])[0]
+    plan = plans_of(model, asks_of(total)[0])[0]
     crashed = plan.crash is not None
     warned = any(text.startswith(NOT_TIED) for text in plan.logged)
     assert (crashed, warned) == (False, False)
