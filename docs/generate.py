@@ -1,7 +1,7 @@
 """Write what is generated: the JSON schema, the rules and command-line pages, and the marked blocks of others.
 
 `python docs/generate.py` writes, `python docs/generate.py --check` exits with 1 where something is out of date.
-One source each: the records of `tiecheck/report.py`, the rule classes, the click commands, and the tool's own
+One source each: the records of `tiecheck/records/report.py`, the rule classes, the click commands, and the tool's own
 output on the fixtures.
 """
 
@@ -22,13 +22,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import click
 from click.testing import CliRunner
 
-import tiecheck.facts_placement
-from tiecheck.cli import COMMANDS, cli
-from tiecheck.peers.loaders import MODULES, loaders_of
+import tiecheck.records.placement
+from tiecheck.cli.main import COMMANDS, cli
+from tiecheck.peers.loaders.registry import MODULES, loaders_of
+from tiecheck.records.report import SEVERITIES, TargetReport
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
-from tiecheck.report import SEVERITIES, TargetReport
-from tiecheck.rules import FAMILIES, family
+from tiecheck.rules.registry import FAMILIES, family
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = ("README.md", "docs/inspect.md")
@@ -54,7 +54,7 @@ def main() -> None:
 def pages() -> dict[str, str]:
     """Each generated file with its text."""
     return {
-        "tiecheck/data/report.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "tiecheck/render/report.schema.json": json.dumps(schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
@@ -113,7 +113,7 @@ def type_schema(hint: Any) -> dict[str, Any]:
     if origin is Mapping:  # JSON has no keys but texts
         return {"type": "object", "additionalProperties": type_schema(arguments[1])}
     documents = field_documents(hint)
-    lazy = vars(tiecheck.facts_placement)  # what the report imports for a type checker alone
+    lazy = vars(tiecheck.records.placement)  # what the report imports for a type checker alone
     hints = {name: kind for name, kind in get_type_hints(hint, localns=lazy).items() if name not in INTERNAL}
     described = {name: type_schema(kind) | {"description": documents[name]} for name, kind in hints.items()}
     return strict(described)

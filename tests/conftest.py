@@ -23,7 +23,7 @@ def models() -> Path:
 @pytest.fixture
 def tiecheck_cli():
     """Run the command line in this process."""
-    from tiecheck.cli import cli
+    from tiecheck.cli.main import cli
 
     def invoke(*args: str) -> Result:
         return CliRunner().invoke(cli, list(args), prog_name="tiecheck")
@@ -58,3 +58,17 @@ def make_model(tmp_path: Path):
         return tmp_path
 
     return make
+
+
+@pytest.fixture
+def built(request, tmp_path):
+    """The model of a row."""
+    row = request.param
+    if not row.group:
+        yield row, row.build()
+        return
+    from torch import distributed
+
+    distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
+    yield row, row.build()
+    distributed.destroy_process_group()

@@ -6,14 +6,9 @@ The corpus lies beside the project and is no part of it: without it these tests 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).with_name("peers")))
-sys.path.insert(0, str(Path(__file__).with_name("benchmarks")))
-
 from test_zoo import quiet  # noqa: F401 - a fixture
 from truth.corpus import CORPUS, Pairing, judged, lay_out, pairings
 from truth.run import Older

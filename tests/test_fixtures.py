@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tiecheck.cli import cli
+from tiecheck.cli.main import cli
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 OPTIONS = {"check": [], "live": ["--live", "--trust-remote-code"], "load": ["--load", "--trust-remote-code"]}

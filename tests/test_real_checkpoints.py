@@ -63,7 +63,7 @@ def save(name: str, where: Path, *, tied: bool) -> transformers.PreTrainedModel:
     return model
 
 
-def only(report: tiecheck.report.Report) -> tiecheck.report.TargetReport:
+def only(report: tiecheck.records.report.Report) -> tiecheck.records.report.TargetReport:
     (target,) = report.targets
     return target
 

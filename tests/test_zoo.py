@@ -10,7 +10,6 @@ import contextlib
 import copy
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,12 +21,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import tiecheck
-from tiecheck.collect.architectures import load_architecture
-from tiecheck.data._build import build, config_of, groups_of
-from tiecheck.data._classes import Candidate, candidates, load_config_class, resolve
-from tiecheck.data._configs import FLAG, Level, at, filled, flagged, levels, owners, shrink, silent_dict
-from tiecheck.data._scale import tiny
-from tiecheck.report import Finding, TargetReport, TieEntry
+from tiecheck.records.report import Finding, TargetReport, TieEntry
+from tiecheck.tables.architectures import load_architecture
+from tiecheck.tables.generate.build import build, config_of, groups_of
+from tiecheck.tables.generate.classes import Candidate, candidates, load_config_class, resolve
+from tiecheck.tables.generate.configs import FLAG, Level, at, filled, flagged, levels, owners, shrink, silent_dict
+from tiecheck.tables.generate.head_scale import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -438,9 +437,6 @@ def test_changed_files_of_one_class_a_shape_of_ties(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_cell_of_one_class_a_shape_of_ties(tmp_path: Path) -> None:
     """What 5 and 4.57 make of every change of the files; `tests/benchmarks/bench_truth.py` has the whole table."""
-    here = Path(__file__).parent
-    sys.path.insert(0, str(here / "peers"))
-    sys.path.insert(0, str(here / "benchmarks"))
     from truth.run import Older, classes, row_of
 
     wrong: dict[str, list[str]] = {}

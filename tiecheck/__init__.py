@@ -13,9 +13,10 @@ from tiecheck._version import __version__
 
 if TYPE_CHECKING:
     from tiecheck.api import check, count_parameters, find_ties, inspect, views
-    from tiecheck.errors import PlacementError, TieBroken, TiecheckError
-    from tiecheck.gates.door import Gate, gate
-    from tiecheck.testing import assert_not_tied, assert_tied, assert_ties_match
+    from tiecheck.errors import TiecheckError
+    from tiecheck.guard.errors import PlacementError, TieBroken
+    from tiecheck.guard.gate import Gate, gate
+    from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_match
 
 __all__ = [
     "Gate",
@@ -40,14 +41,14 @@ _HOMES = {
     "find_ties": "tiecheck.api",
     "inspect": "tiecheck.api",
     "views": "tiecheck.api",
-    "Gate": "tiecheck.gates.door",
-    "gate": "tiecheck.gates.door",
-    "PlacementError": "tiecheck.errors",
-    "TieBroken": "tiecheck.errors",
+    "Gate": "tiecheck.guard.gate",
+    "gate": "tiecheck.guard.gate",
+    "PlacementError": "tiecheck.guard.errors",
+    "TieBroken": "tiecheck.guard.errors",
     "TiecheckError": "tiecheck.errors",
-    "assert_tied": "tiecheck.testing",
-    "assert_not_tied": "tiecheck.testing",
-    "assert_ties_match": "tiecheck.testing",
+    "assert_tied": "tiecheck.testing.asserts",
+    "assert_not_tied": "tiecheck.testing.asserts",
+    "assert_ties_match": "tiecheck.testing.asserts",
 }
 
 

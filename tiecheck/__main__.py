@@ -11,7 +11,7 @@ YOUNG = 100_000
 def main() -> None:
     """Run the command line."""
     gc.set_threshold(YOUNG)
-    from tiecheck.cli import cli
+    from tiecheck.cli.main import cli
 
     cli.main(prog_name="tiecheck")
 

@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.config import PLACING, Config, dotted
-from tiecheck.errors import UsageError, nearest
-from tiecheck.report import Counts, Report, View
+from tiecheck.config.options import PLACING, Config
+from tiecheck.engine.options import check_with, make_config
+from tiecheck.records.report import Counts, Report, View
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.contract import Groups
-    from tiecheck.facts_live import Tie
+    from tiecheck.records.live import Tie
 
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
 
@@ -36,8 +35,8 @@ def check(
             on the working directory. What is given here goes before what stands there.
         ties: Your own contract for models that declare nothing: groups of names that are one tensor, by the name or
             the dotted path of the model's class; or for a module the bare groups, `[["a.weight", "b.weight"]]`.
-        options: Fields of `tiecheck.config.Config`: `select`, `ignore`, `fail_on`, `strict`, `values`, `live`,
-            `load`, `trust_remote_code`, `judge_for`, `revision`, `offline`; and of a placement `device_map` (a
+        options: Fields of `Config` (`tiecheck.config.options`): `select`, `ignore`, `fail_on`, `strict`, `values`,
+            `live`, `load`, `trust_remote_code`, `judge_for`, `revision`, `offline`; and of a placement `device_map` (a
             strategy, a device, a JSON file or a map) with `max_memory`, `dtype`, `no_split`, `hash_seeds` and
             `checkpoint`.
 
@@ -50,60 +49,6 @@ def check(
         TypeError: An option that does not exist.
     """
     return check_with(target, make_config(target, config=config, ties=ties, **options))
-
-
-def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
-    """Check a model by options that are made already; see `check`."""
-    from tiecheck.engine import run, run_module
-
-    if isinstance(target, (str, os.PathLike)):
-        return run((os.fspath(target),), config)
-    return run_module(target, config)
-
-
-def make_config(
-    target: Any, *, config: str | os.PathLike[str] | None = None, ties: Ties | None = None, **options: Any
-) -> Config:
-    """The options of a Python call as the one record; see `check`."""
-    for word in options:
-        if word not in Config._fields:
-            raise TypeError(f"there is no option {word!r}{nearest(word, Config._fields)}")
-    for name in ("select", "ignore", "judge_for"):
-        if name in options:
-            value = options[name]
-            options[name] = (value,) if isinstance(value, str) else tuple(value)
-    placing = [name for name in PLACING if options.get(name) is not None]
-    if placing:
-        from tiecheck.placing.options import need_map, read_placing
-
-        options |= read_placing(options, _keyword, text=False)
-    if config is not None:
-        from tiecheck.config_file import read_settings
-
-        settings = read_settings(os.fspath(config))
-        options = (settings.fields if settings else {}) | options
-    if ties is not None:
-        options["ties"], options["ties_from"] = _contract(target, ties), "the ties= that were given"
-    if placing:
-        need_map(options, placing, _keyword)
-    return Config(**options)
-
-
-def _keyword(field: str) -> str:
-    return f"{field}="
-
-
-def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
-    """A contract by class; bare groups are those of the module's class."""
-    from tiecheck.contract import read_contract, read_groups
-
-    if isinstance(ties, Mapping):
-        return read_contract(ties, "ties")
-    if isinstance(target, (str, os.PathLike)):
-        raise UsageError('for a path ties= names the class: {"MyGPT": [["a.weight", "b.weight"]]}')
-    from tiecheck.collect.wrappers import own_class
-
-    return {dotted(own_class(target)): read_groups(ties, "ties")}
 
 
 def inspect(
@@ -119,7 +64,7 @@ def inspect(
         target: What `tiecheck inspect TARGET` takes, or a live `nn.Module`, which is not changed.
         config: A configuration file, as for `check`.
         ties: A contract of your own, as for `check`.
-        options: Fields of `tiecheck.config.Config`: `values`, `live`, `load`, `trust_remote_code`, `revision`,
+        options: Fields of `tiecheck.config.options.Config`: `values`, `live`, `load`, `trust_remote_code`, `revision`,
             `offline`.
 
     Returns:
@@ -130,7 +75,7 @@ def inspect(
         UsageError: What `check` raises it for.
         TypeError: An option that does not exist.
     """
-    from tiecheck.engine import look
+    from tiecheck.engine.run import look
 
     for word in options:
         if word in PLACING:
@@ -155,7 +100,7 @@ def count_parameters(module: nn.Module) -> Counts:
     Raises:
         TypeError: If `module` is no `nn.Module`.
     """
-    from tiecheck.collect.counts_live import count_live
+    from tiecheck.live.counts import count_live
 
     return count_live(module)
 
@@ -172,7 +117,7 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tup
         The groups, sorted by first name. A group declared as tied whose members are copies, separate or absent is
         in the report of `check`, not here.
     """
-    from tiecheck.collect.live import find_ties as find
+    from tiecheck.live.collect import find_ties as find
 
     return find(module, buffers=buffers, cap=cap)
 
@@ -194,6 +139,6 @@ def views(module: nn.Module) -> tuple[View, ...]:
     Raises:
         TypeError: If `module` is no `nn.Module`.
     """
-    from tiecheck.peers.views import views_of
+    from tiecheck.peers.views.registry import views_of
 
     return views_of(module, run=True)

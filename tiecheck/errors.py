@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tiecheck.facts_promise import Broken
-    from tiecheck.report import Report
+from collections.abc import Iterable
 
 
 class TiecheckError(Exception):
@@ -34,26 +29,6 @@ class MissingExtraError(TiecheckError):
             super().__init__(f"{what} needs another package: pip install {package}")
         else:
             super().__init__(f"{what} needs an optional part of tiecheck: pip install 'tiecheck[{extra}]'")
-
-
-class PlacementError(TiecheckError):
-    """Loading a model under a device map will hurt: what `tiecheck.gate` raises before a weight is moved."""
-
-    def __init__(self, message: str, report: Report, device_map: Mapping[str, Any] | None) -> None:
-        super().__init__(message)
-        self.report = report
-        """The report whose findings say so."""
-        self.device_map = device_map
-        """The map that works better, or the planner's own where the map is not what hurts; None where there is none."""
-
-
-class TieBroken(AssertionError):  # noqa: N818 - a state of the model, as AssertionError's own name is no verb either
-    """A tie that was promised does not hold, or does not lie where it was to lie."""
-
-    def __init__(self, message: str, broken: tuple[Broken, ...]) -> None:
-        super().__init__(message)
-        self.broken = broken
-        """Each promise that is broken: the names, what was promised, what is, and the mend."""
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -19,9 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "live_zoo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import accelerate
 import torch
@@ -33,7 +31,7 @@ from test_zoo import own
 from truth.run import classes
 
 import tiecheck
-from tiecheck.data._classes import Candidate
+from tiecheck.tables.generate.classes import Candidate
 
 Row = dict[str, Any]
 

@@ -19,8 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "live_zoo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import broken
 import torch
@@ -31,7 +30,7 @@ from subjects import VARIANTS, Candidate, every, quiet
 from test_zoo import own
 
 import tiecheck
-from tiecheck.collect.architectures import load_architecture
+from tiecheck.tables.architectures import load_architecture
 
 Row = dict[str, Any]
 

@@ -23,13 +23,14 @@ from bench_proposal import LLAMA_70B
 from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM
 
-from tiecheck.collect.placed_loads import Source
-from tiecheck.collect.placement import collect_placement
-from tiecheck.collect.providers import module_facts
-from tiecheck.config import Config
-from tiecheck.facts_placement import Ask
-from tiecheck.peers.planners import filling, plans_of, reproduce, run, seeds, sizes_of
-from tiecheck.peers.planners.running import is_pretrained, run_fully
+from tiecheck.config.options import Config
+from tiecheck.facts.providers import module_facts
+from tiecheck.placement.collect import collect_placement
+from tiecheck.placement.load_outcomes import Source
+from tiecheck.placement.planners import filling
+from tiecheck.placement.planners.plans import plans_of, reproduce, run, seeds, sizes_of
+from tiecheck.placement.planners.running import is_pretrained, run_fully
+from tiecheck.records.placement import Ask
 
 LONG = 5
 """Seconds of a run that is not run again to trace its memory, which takes it many times as long."""

@@ -16,9 +16,9 @@ from timing import seconds
 from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
-from tiecheck.collect.module_tree import module_tree
-from tiecheck.facts import Unknown
-from tiecheck.planning.proposal import propose
+from tiecheck.placement.module_tree import module_tree
+from tiecheck.placement.proposal.propose import propose
+from tiecheck.records.words import Unknown
 
 GIB = 1 << 30
 LLAMA_70B = LlamaConfig(

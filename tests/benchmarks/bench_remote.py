@@ -20,11 +20,11 @@ import urllib3
 from loopback import HEADER
 from timing import ratio, report, seconds
 
-from tiecheck.collect.remote.reading import read_address
-from tiecheck.collect.remote.store import GUESS
-from tiecheck.collect.remote.web import WebStore
-from tiecheck.config import Config
-from tiecheck.engine import check_text
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_text
+from tiecheck.files.remote.reading import read_address
+from tiecheck.files.remote.store import GUESS
+from tiecheck.files.remote.web_directory import WebStore
 
 MODELS = 1_500
 THREADS = 64

@@ -17,8 +17,8 @@ import torch
 from safetensors import safe_open
 from timing import ratio, report, seconds
 
-from tiecheck.collect.checkpoint import read_checkpoint
-from tiecheck.collect.values import compare
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.compare.equality import compare
 
 ROWS, WIDTH = 128_000, 2048
 

@@ -11,7 +11,7 @@ import time
 import torch
 from bench_walk import build, doubled, line, side_by_side
 
-from tiecheck.peers.views import views_of
+from tiecheck.peers.views.registry import views_of
 
 
 def against_torch(runs: int) -> None:

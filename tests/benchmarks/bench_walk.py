@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tiecheck import count_parameters
-from tiecheck.collect.live import collect_live, find_ties
+from tiecheck.live.collect import collect_live, find_ties
 
 
 class Layer(nn.Module):

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from test_zoo import Animal, changed, untouched, zoo
 
 VERDICTS = ("right", "unknown", "wrong")

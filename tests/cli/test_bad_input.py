@@ -337,7 +337,7 @@ def test_a_million_tensors_over_twenty_shards_take_seconds_and_bounded_memory(tm
         names += (f'"{name}":"{path.name}"' for name in mine)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map":{' + ",".join(names) + "}}")
     program = (
-        "import resource, sys; from tiecheck.cli import cli\n"
+        "import resource, sys; from tiecheck.cli.main import cli\n"
         "try: cli(sys.argv[1:])\n"
         "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
     )

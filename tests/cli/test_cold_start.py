@@ -52,11 +52,11 @@ def test_a_check_loads_nothing_of_inspect_and_of_placements(models: Path) -> Non
     others = {
         "tiecheck.cli.inspect",
         "tiecheck.render.inspect",
-        "tiecheck.collect.counts_stored",
-        "tiecheck.peers.views",
-        "tiecheck.facts_placement",
-        "tiecheck.placing.options",
-        "tiecheck.placing.words",
+        "tiecheck.stored.counts",
+        "tiecheck.peers.views.registry",
+        "tiecheck.records.placement",
+        "tiecheck.placement.asked.options",
+        "tiecheck.placement.asked.memory",
         "tiecheck.render.placement",
     }
     assert not imported(program) & others
@@ -81,11 +81,11 @@ def test_python_door_imports_neither_torch_nor_click() -> None:
 def test_rules_of_layers_not_asked_for_are_not_loaded(models: Path) -> None:
     program = PROGRAM.format(arguments=[str(models / "llama-healthy-tied")]).replace('.partition(".")[0]', "")
     there = imported(program)
-    assert "tiecheck.rules.stored" in there
-    assert "tiecheck.rules.live" not in there
+    assert "tiecheck.rules.stored.lost" in there
+    assert "tiecheck.rules.live.applied" not in there
 
 
 def test_pytest_plugin_imports_pytest_and_nothing_else() -> None:
-    program = "import pytest, sys; before = set(sys.modules); import tiecheck.pytest_plugin"
+    program = "import pytest, sys; before = set(sys.modules); import tiecheck.testing.plugin"
     there = imported(f"{program}; print(','.join(set(sys.modules) - before))")
-    assert there == {"tiecheck", "tiecheck._version", "tiecheck.pytest_plugin"}
+    assert there == {"tiecheck", "tiecheck._version", "tiecheck.testing", "tiecheck.testing.plugin"}

@@ -11,10 +11,10 @@ import pytest
 from torch import nn
 
 import tiecheck
-from tiecheck.api import make_config
-from tiecheck.config import PLACING, Config
+from tiecheck.config.options import PLACING, Config
+from tiecheck.engine.options import make_config
 from tiecheck.errors import UsageError
-from tiecheck.report import Report
+from tiecheck.records.report import Report
 
 GIB = 2**30
 MAP = {"model.embed_tokens": 0, "model.layers": "cuda:1", "model.norm": "cpu", "lm_head": 0}
@@ -33,7 +33,7 @@ def asked(tiecheck_cli, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
             seen.append(config)
             return Report("0", (), 0.0)
 
-        monkeypatch.setattr("tiecheck.engine.run", run)
+        monkeypatch.setattr("tiecheck.engine.run.run", run)
         result = tiecheck_cli("check", str(models / "llama-healthy-tied"), *options)
         assert result.exit_code == 2, "nothing was checked, or the options are wrong"
         assert result.exception is None or isinstance(result.exception, SystemExit)

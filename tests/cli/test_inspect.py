@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import tiecheck
 from tiecheck.render.text import WIDTH
 
-SCHEMA = json.loads((Path(tiecheck.__file__).parent / "data" / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))
 OLMO = ("olmo-module-alias", "--load", "--trust-remote-code")
 

@@ -18,7 +18,7 @@ from subjects import Candidate, every, quiet
 from test_zoo import animal, by_name, own, tied_model
 from torch import nn
 
-from tiecheck.collect.architectures import load_architecture
+from tiecheck.tables.architectures import load_architecture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

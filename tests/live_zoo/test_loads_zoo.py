@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("peers", "benchmarks")]
-
 from placed_zoo import judge, row_of, told
 from subjects import Candidate, every, quiet
 from test_zoo import animal, by_name, own

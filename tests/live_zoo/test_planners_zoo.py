@@ -12,8 +12,8 @@ import pytest
 from planner_asks import asks_of
 from subjects import Candidate, every, make, quiet
 
-from tiecheck.peers.planners import reproduce, run, sizes_of
-from tiecheck.peers.views import views_of, would_warn
+from tiecheck.peers.views.registry import views_of, would_warn
+from tiecheck.placement.planners.plans import reproduce, run, sizes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -23,7 +23,7 @@ from test_zoo import animal, by_name
 from torch import nn
 
 import tiecheck
-from tiecheck.report import TargetReport
+from tiecheck.records.report import TargetReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

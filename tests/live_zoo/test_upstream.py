@@ -21,8 +21,8 @@ from torch.nn.utils import prune
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
 import tiecheck
-from tiecheck.data._configs import flagged
-from tiecheck.report import TargetReport
+from tiecheck.records.report import TargetReport
+from tiecheck.tables.generate.configs import flagged
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,7 +16,7 @@ from test_zoo import animal, by_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-SCRIPT = Path(__file__).parents[1] / "peers" / "loading.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "loading.py"
 
 Pair = tuple[str, str]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tiecheck.facts import Kind
 from tiecheck.peers.compare import Difference, More, difference
-from tiecheck.report import TieEntry, View
+from tiecheck.records.report import TieEntry, View
+from tiecheck.records.words import Kind
 
 Groups = tuple[tuple[str, ...], ...]
 

@@ -11,8 +11,8 @@ import pytest
 from situations import STORED, situation
 
 from tiecheck.errors import UsageError
-from tiecheck.peers.loaders import MODULES, loaders_of, parse_for, views_of
-from tiecheck.peers.loaders._engines import section
+from tiecheck.peers.loaders.engines import section
+from tiecheck.peers.loaders.registry import MODULES, loaders_of, parse_for, views_of
 from tiecheck.peers.loaders.situation import Decision, Situation
 
 TRUE: dict[str, Any] = {"tie_word_embeddings": True}

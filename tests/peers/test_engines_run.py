@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from situations import EMBEDDING, HEAD, STORED, situation
 
-from tiecheck.peers.loaders import loaders_of, mergekit, mlx_lm
+from tiecheck.peers.loaders import mergekit, mlx_lm
+from tiecheck.peers.loaders.registry import loaders_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

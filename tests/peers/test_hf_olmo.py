@@ -28,7 +28,7 @@ NEEDS = (
     "omegaconf==2.4.0",
     "antlr4-python3-runtime==4.13.2",
 )
-SCRIPT = Path(__file__).with_name("olmo_thread.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "olmo_thread.py"
 PAIR = ["model.transformer.ff_out.weight", "model.transformer.wte.weight"]
 
 BEFORE, CHANGED, LATEST = ("0.27.2", "0.33.0"), "0.34.2", "1.15.0"

@@ -15,10 +15,10 @@ from loading import load
 from older import older_python
 from test_zoo import animal, by_name, quiet  # noqa: F401 - a fixture
 
-from tiecheck.collect.providers import facts_of
-from tiecheck.config import Config
-from tiecheck.facts import LoaderView
-from tiecheck.targets import parse_target
+from tiecheck.config.options import Config
+from tiecheck.facts.providers import facts_of
+from tiecheck.records.loaders import LoaderView
+from tiecheck.targets.parse import parse_target
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -66,7 +66,7 @@ def load_older(some: list[Cell], where: Path) -> list[list[list[str]]]:
     """What transformers 4.57 makes of some cells, in its own environment."""
     listing = where / "cells.json"
     listing.write_text(json.dumps([cell.plain() for cell in some]))
-    script = Path(__file__).with_name("loading.py")
+    script = Path(__file__).parents[1] / "support" / "loading.py"
     done = subprocess.run(
         [older_python(), str(script), str(listing)],
         check=True,

@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 from zoo_of_ties import EMB_LIN, ROWS, by_column, row_01_assigned_weight
 
-from tiecheck.peers.views import views_of
+from tiecheck.peers.views.registry import views_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

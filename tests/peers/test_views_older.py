@@ -16,7 +16,7 @@ from declared_models import STATES, Config, Declared, Undeclared
 from older import ROOT, python_with
 from zoo_of_ties import REQUIRED, by_column, every_row
 
-from tiecheck.peers.views import views_of
+from tiecheck.peers.views.registry import views_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

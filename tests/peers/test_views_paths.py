@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tiecheck.peers.views import MODULES, views_of
+from tiecheck.peers.views.registry import MODULES, views_of
 from tiecheck.peers.views.sight import told
 
 ROOT = Path(__file__).parents[2]
@@ -173,9 +173,9 @@ def test_an_error_reads_the_same_from_run_to_run():
 ROWS_PROGRAM = """
 import sys, warnings
 warnings.simplefilter("ignore")
-sys.path.insert(0, "tests/peers")
+sys.path.insert(0, "tests/support")
 from zoo_of_ties import ROWS
-from tiecheck.peers.views import views_of
+from tiecheck.peers.views.registry import views_of
 for name, row in ROWS.items():
     if not row.group and not name.startswith(("13", "22")):  # those take seconds to build
         print(name, views_of(row.build(), run=True))
@@ -217,7 +217,7 @@ def test_our_reproductions_import_none_of_the_tools():
     program = """
 import sys
 from torch import nn
-from tiecheck.peers.views import views_of
+from tiecheck.peers.views.registry import views_of
 before = set(sys.modules)
 views_of(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
 print(sorted({name.split(".")[0] for name in set(sys.modules) - before}))
@@ -226,7 +226,9 @@ print(sorted({name.split(".")[0] for name in set(sys.modules) - before}))
 
 
 def test_reading_views_takes_no_torch():
-    program = "import sys; from tiecheck.peers.views import missed_by, would_warn; print('torch' in sys.modules)"
+    program = (
+        "import sys; from tiecheck.peers.views.registry import missed_by, would_warn; print('torch' in sys.modules)"
+    )
     assert python(program) == "False\n"
 
 
@@ -235,7 +237,7 @@ def test_accelerate_does_not_log_what_it_removed():
 import logging
 from torch import nn
 from accelerate import PartialState
-from tiecheck.peers.views import views_of
+from tiecheck.peers.views.registry import views_of
 logging.basicConfig()
 PartialState(cpu=True)
 shared = nn.Linear(2, 2)

@@ -6,8 +6,8 @@ import peft
 import pytest
 from declared_models import STATES, Config, Declared, Undeclared, llama, one
 
-from tiecheck.peers.views import views_of
-from tiecheck.report import View
+from tiecheck.peers.views.registry import views_of
+from tiecheck.records.report import View
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -24,8 +24,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tiecheck.peers.views import views_of, would_warn
-from tiecheck.report import View
+from tiecheck.peers.views.registry import views_of, would_warn
+from tiecheck.records.report import View
 
 
 @pytest.mark.parametrize(("change", "outcome", "plain"), STATES, ids=[state[0].__name__ for state in STATES])
@@ -173,7 +173,7 @@ def test_a_list_of_tied_keys_raises_in_5_and_is_trusted_by_peft():
 
 
 def test_a_pattern_that_explodes_is_not_matched(monkeypatch):
-    from tiecheck.collect import patterns
+    from tiecheck import patterns
 
     monkeypatch.setattr(patterns, "SECONDS", 1.0)
     model = Declared(Config())

@@ -11,20 +11,20 @@ import pytest
 from placements import CRASH, LLAMA, NONE, OLMO, SAMPLES, THREE, placed
 
 import tiecheck
-from tiecheck.collect.store import Facts
-from tiecheck.config import Config
-from tiecheck.engine import check_text, judge
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_text, judge
 from tiecheck.errors import UsageError
-from tiecheck.facts_placement import Placement
-from tiecheck.render import Style
+from tiecheck.facts.store import Facts
+from tiecheck.records.placement import Placement
+from tiecheck.records.report import Report
 from tiecheck.render.json import document, plain
 from tiecheck.render.placement import placement_lines, python_map
 from tiecheck.render.placement_table import verdict
+from tiecheck.render.reports import Style
 from tiecheck.render.text import WIDTH, render, write_lines
-from tiecheck.report import Report
-from tiecheck.targets import Target
+from tiecheck.targets.parse import Target
 
-SCHEMA = json.loads((Path(tiecheck.__file__).parent / "data" / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 
 
 def text_of(placement: Placement, **style: object) -> str:
@@ -256,6 +256,6 @@ def test_a_map_that_does_not_fit_is_an_error_of_the_target(monkeypatch, models: 
 
     with pytest.raises(UsageError):
         Facts({"placement": provider}).get("placement")
-    monkeypatch.setattr("tiecheck.collect.providers.facts_of", lambda *_: Facts({"placement": provider}))
+    monkeypatch.setattr("tiecheck.facts.providers.facts_of", lambda *_: Facts({"placement": provider}))
     report = check_text(str(models / "llama-healthy-tied"), Config())
     assert (report.status, report.errors[0].message) == ("error", "map.json is an impossible map")

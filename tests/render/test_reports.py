@@ -11,7 +11,7 @@ import pytest
 import tiecheck
 from tiecheck.render.text import WIDTH, clean
 
-SCHEMA = json.loads((Path(tiecheck.__file__).parent / "data" / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))
 
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tiecheck.facts import Unknown
-from tiecheck.rules import FAMILIES, all_rules
+from tiecheck.records.words import Unknown
 from tiecheck.rules.base import SECTIONS, Case, Rule
+from tiecheck.rules.registry import FAMILIES, all_rules
 
 RULES = all_rules()
 CASES = [pytest.param(rule, case, id=f"{rule.code}: {case.title}") for rule in RULES for case in rule.cases()]

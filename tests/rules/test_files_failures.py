@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import tiecheck
-from tiecheck.report import Finding
+from tiecheck.records.report import Finding
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}

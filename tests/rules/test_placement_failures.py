@@ -20,11 +20,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from tiecheck.facts_placement import PlacedLoad, Placement, Plan, Proposal, Seeds
+from tiecheck.records.placement import PlacedLoad, Placement, Plan, Proposal, Seeds
 from tiecheck.rules.base import Draft
-from tiecheck.rules.placement import TiedGroupSplit, TiedMemoryCountedTwice
-from tiecheck.rules.placement_seen import PlanDependsOnHashSeed, PlannerWillCrash
-from tiecheck.rules.splits import APART, MIXED
+from tiecheck.rules.placement.planners import PlanDependsOnHashSeed, PlannerWillCrash
+from tiecheck.rules.placement.split_words import APART, MIXED
+from tiecheck.rules.placement.splits import TiedGroupSplit, TiedMemoryCountedTwice
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SAME = MIXED.partition(",")[0]

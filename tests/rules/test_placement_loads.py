@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file, load_model, save_file, save_model
 from test_real_failures import llama
 
-from tiecheck.facts import Unknown
-from tiecheck.facts_placement import PlacedLoad, Placement
-from tiecheck.peers.placing import Load, loads_under
-from tiecheck.peers.placing.groups import declared_groups, live_groups
+from tiecheck.placement.loads.follow import Load, loads_under
+from tiecheck.placement.loads.groups import declared_groups, live_groups
+from tiecheck.records.placement import PlacedLoad, Placement
+from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Draft
-from tiecheck.rules.placement_load import LoadFailsUnderMap, LoadOverwritesTie
+from tiecheck.rules.placement.loads import LoadFailsUnderMap, LoadOverwritesTie
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

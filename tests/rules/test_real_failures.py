@@ -180,7 +180,7 @@ class TestNoPassWithoutProof:
     def judged(directory: Path, *options: str) -> tuple[str, int]:
         from click.testing import CliRunner
 
-        from tiecheck.cli import cli
+        from tiecheck.cli.main import cli
 
         status = tiecheck.check(directory).targets[0].status
         return status, CliRunner().invoke(cli, [str(directory), "--strict", *options]).exit_code

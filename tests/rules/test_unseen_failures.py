@@ -12,14 +12,14 @@ from test_placement_failures import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, co
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from tiecheck.engine import _finding
-from tiecheck.facts_placement import Double, Placement, Plan
-from tiecheck.report import Finding
+from tiecheck.engine.run import _finding
+from tiecheck.records.placement import Double, Placement, Plan
+from tiecheck.records.report import Finding
 from tiecheck.rules.base import Draft
-from tiecheck.rules.live import NOT_TIED
-from tiecheck.rules.placement import TiedMemoryCountedTwice
-from tiecheck.rules.placement_seen import TieInvisibleToLoader
-from tiecheck.targets import Target
+from tiecheck.rules.live.applied import NOT_TIED
+from tiecheck.rules.placement.planners import TieInvisibleToLoader
+from tiecheck.rules.placement.splits import TiedMemoryCountedTwice
+from tiecheck.targets.parse import Target
 
 
 def said(model: nn.Module, facts: Placement, **changes: Any) -> list[Draft]:

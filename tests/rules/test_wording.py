@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tiecheck.facts import Comparison
-from tiecheck.rules.wording import rows, size
+from tiecheck.records.stored import Comparison
+from tiecheck.rules.row_words import rows
+from tiecheck.wording import size
 
 SOME = Comparison(False, 128, 128, 128, 0, 127, False)
 

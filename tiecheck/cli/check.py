@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiecheck.cli.settings import config_options, settle
-from tiecheck.config import PLACING, Config
+from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
 if TYPE_CHECKING:
-    from tiecheck.render import Output, Style
-    from tiecheck.report import Report
+    from tiecheck.records.report import Report
+    from tiecheck.render.reports import Output, Style
 
 
 def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ class Check(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, grouped."""
-        from tiecheck.cli.placing import write_options
+        from tiecheck.cli.placement import write_options
 
         write_options(self, ctx, formatter)
 
@@ -116,15 +116,15 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
-    from tiecheck.engine import exit_status, run
-    from tiecheck.render import Style, parse_outputs
+    from tiecheck.engine.run import exit_status, run
+    from tiecheck.render.reports import Style, parse_outputs
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:
         settled = settle(options, targets)
         placing = any(settled.get(field) not in (None, ()) for field in PLACING)
         if placing:
-            from tiecheck.cli.placing import settle_placing
+            from tiecheck.cli.placement import settle_placing
 
             settled = settle_placing(settled)
         fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
@@ -149,7 +149,7 @@ def aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContex
 
 def write(report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None) -> None:
     """Write the reports; a reader who has seen enough (`| head`) does not change the verdict."""
-    from tiecheck.render import FORMATS, write_report
+    from tiecheck.render.reports import FORMATS, write_report
 
     try:
         write_report(report, outputs, style, formats or FORMATS)

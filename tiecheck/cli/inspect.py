@@ -10,7 +10,7 @@ import click
 from tiecheck.cli.check import aside, write
 from tiecheck.cli.check import command as check
 from tiecheck.cli.settings import settle
-from tiecheck.config import PLACING, Config
+from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
 READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "config", "isolated")
@@ -36,8 +36,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
 
     Exit status: 0 the facts are there, 2 a target, or a layer that was asked for, could not be read.
     """
-    from tiecheck.engine import look
-    from tiecheck.render import FACTS, Style, parse_outputs
+    from tiecheck.engine.run import look
+    from tiecheck.render.reports import FACTS, Style, parse_outputs
 
     try:
         settled = settle(options, targets)

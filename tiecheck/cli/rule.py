@@ -12,7 +12,7 @@ from tiecheck.errors import UsageError
 def command(code: str | None) -> None:
     """Explain the rule CODE: what it does, why it is bad, how to mend it, the messages and threads behind it."""
     from tiecheck.render.rules import rule_list, rule_text
-    from tiecheck.rules import rule_of
+    from tiecheck.rules.registry import rule_of
 
     if code is None:
         click.echo(rule_list())

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from tiecheck.config import find_settings
+from tiecheck.engine.settings import find_settings
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +44,7 @@ def _fields(file: str | None, targets: Iterable[str], *, isolated: bool) -> dict
             raise click.UsageError(
                 "--isolated looks for no configuration file, and --config names one; give one of them"
             )
-        from tiecheck.config_file import read_settings
+        from tiecheck.engine.settings import read_settings
 
         settings = read_settings(file)
         return settings.fields if settings else {}

@@ -1,1 +1,4 @@
-"""What other tools see and do, one file a tool."""
+"""What other tools see and do: `loaders` what each makes of a checkpoint, `views` what each takes for tied.
+
+One file a tool; each fact with the version and the function it comes from.
+"""

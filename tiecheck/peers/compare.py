@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from tiecheck.facts import TIED, Kind
-from tiecheck.record import Record
-from tiecheck.report import TieEntry, View
+from tiecheck.records.record import Record
+from tiecheck.records.report import TieEntry, View
+from tiecheck.records.words import TIED, Kind
 
 
 class More(Record):

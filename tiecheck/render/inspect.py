@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import TextIO
 
-from tiecheck.facts import HURTS, TIED
 from tiecheck.peers.compare import difference
-from tiecheck.render import Style
+from tiecheck.records.report import Counts, Report, Tally, TargetReport, TieEntry, View
+from tiecheck.records.words import HURTS, TIED
+from tiecheck.render.reports import Style
 from tiecheck.render.text import STORED, Line, fetched, more, write_lines
-from tiecheck.report import Counts, Report, Tally, TargetReport, TieEntry, View
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tiecheck.report import SEVERITIES, Report
+from tiecheck.records.report import SEVERITIES, Report
 
 if TYPE_CHECKING:
-    from tiecheck.render import Style
+    from tiecheck.render.reports import Style
 
 SCHEMA = "tiecheck/1"
 """The contract's name; a change that is not compatible gets another number."""

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from tiecheck.facts_placement import Crash, Device, PlacedLoad, Placement, Plan, Proposal, Seeds
-from tiecheck.gates.promises import sound
-from tiecheck.placing.fit import holders
-from tiecheck.render import Style
+from tiecheck.placement.asked.fit import holders
+from tiecheck.placement.promises import sound
+from tiecheck.records.placement import Crash, Device, PlacedLoad, Placement, Plan, Proposal, Seeds
 from tiecheck.render.placement_table import badness, rank, table
+from tiecheck.render.reports import Style
 from tiecheck.render.text import Line, clean
-from tiecheck.rules.wording import size
+from tiecheck.wording import size
 
 _T = TypeVar("_T")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tiecheck.facts import TIED
-from tiecheck.facts_placement import Device, Placed
-from tiecheck.placing.words import DISK, NUMBERED, SINGLE
-from tiecheck.render import Style
+from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
+from tiecheck.records.placement import Device, Placed
+from tiecheck.records.words import TIED
+from tiecheck.render.reports import Style
 from tiecheck.render.text import Line, clean
-from tiecheck.rules.wording import size
+from tiecheck.wording import size
 
 GROUPS_SHOWN = 4
 """Groups in the table of a plan without `-v`."""

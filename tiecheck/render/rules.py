@@ -26,7 +26,7 @@ def rule_text(rule: type[Rule]) -> str:
 
 def rule_list() -> str:
     """Every rule in one line each, under its family's title."""
-    from tiecheck.rules import FAMILIES, family
+    from tiecheck.rules.registry import FAMILIES, family
 
     blocks = []
     for digit, (_, title) in FAMILIES.items():

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator
 from typing import TextIO
 
-from tiecheck.facts import HURTS, TIED
-from tiecheck.record import Record
-from tiecheck.render import Style
-from tiecheck.report import Finding, Report, TargetReport, TieEntry, Traffic
+from tiecheck.records.record import Record
+from tiecheck.records.report import Finding, Report, TargetReport, TieEntry, Traffic
+from tiecheck.records.words import HURTS, TIED
+from tiecheck.render.reports import Style
 
 WIDTH = 80
 GROUPS_SHOWN = 4

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any, ClassVar
 
-from tiecheck.facts import LoaderView, Unknown
-from tiecheck.record import Record
-from tiecheck.report import Confidence, Location, Severity
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.record import Record
+from tiecheck.records.report import Confidence, Location, Severity
+from tiecheck.records.words import Unknown
 
 
 class Draft(Record):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.facts import Checkpoint, Comparison, Flag, Group, InitScale, LoaderView, Outcome, Shard, StoredTensor
-from tiecheck.facts_live import Candidate, DeclaredTie, Head, KeyForm, KeyProblem, LiveModel, Registration, Tie
+from tiecheck.records.declared import Flag
+from tiecheck.records.live import Candidate, DeclaredTie, Head, KeyForm, KeyProblem, LiveModel, Registration, Tie
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.scale import InitScale
+from tiecheck.records.stored import Checkpoint, Comparison, Group, Shard, StoredTensor
+from tiecheck.records.words import Outcome
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -62,9 +66,9 @@ def judged(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[str, 
         groups: The groups as transformers 5 reads them.
         older: The same groups as 4.57 reads them; alike where it is not given.
     """
-    from tiecheck.facts import Architecture
-    from tiecheck.peers.loaders import loaders_of, views_of
+    from tiecheck.peers.loaders.registry import loaders_of, views_of
     from tiecheck.peers.loaders.situation import Situation
+    from tiecheck.records.declared import Architecture
 
     llama = Architecture("LlamaForCausalLM", True, (), "transformers 5.23.0", 1.0, EMBEDDING, HEAD, "model")
     before = older or groups

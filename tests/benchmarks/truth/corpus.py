@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from test_zoo import Animal, Tensors, animal, by_name, tied_model, written
 
 import tiecheck
-from tiecheck.collect.architectures import FLAG, load_architecture
-from tiecheck.data._build import build, groups_of
-from tiecheck.data._classes import load_config_class
-from tiecheck.data._configs import levels, silent_dict
-from tiecheck.data._scale import tiny
-from tiecheck.facts import TieSpec
+from tiecheck.records.declared import TieSpec
+from tiecheck.tables.architectures import FLAG, load_architecture
+from tiecheck.tables.generate.build import build, groups_of
+from tiecheck.tables.generate.classes import load_config_class
+from tiecheck.tables.generate.configs import levels, silent_dict
+from tiecheck.tables.generate.head_scale import tiny
 from truth.judge import Pair, words_on
 from truth.mutate import saved
 

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from loading import stored_tensors
 
-from tiecheck.collect.groups import any_layer
-from tiecheck.collect.providers import facts_of
-from tiecheck.config import Config
-from tiecheck.engine import judge
-from tiecheck.facts import LoaderView, Unknown
-from tiecheck.report import Finding, TargetReport
-from tiecheck.targets import parse_target
+from tiecheck.config.options import Config
+from tiecheck.engine.run import judge
+from tiecheck.facts.providers import facts_of
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.report import Finding, TargetReport
+from tiecheck.records.words import Unknown
+from tiecheck.stored.groups import any_layer
+from tiecheck.targets.parse import parse_target
 
 ASK = Config(select=("TIE1", "TIE2"), judge_for=("transformers",))
 """What is asked of tiecheck: the rules on files, for the two loaders that were run."""

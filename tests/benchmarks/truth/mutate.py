@@ -14,9 +14,9 @@ from cells import Place, changed_tensors, place
 from safetensors.torch import load_file, save_file
 from test_zoo import Animal, Tensors, flag_edits, tied_model, written
 
-from tiecheck.collect.architectures import FLAG, load_architecture
-from tiecheck.data._configs import Level
-from tiecheck.facts import TieSpec
+from tiecheck.records.declared import TieSpec
+from tiecheck.tables.architectures import FLAG, load_architecture
+from tiecheck.tables.generate.configs import Level
 
 STATES = {
     "source": "the source alone (the head dropped)",

@@ -19,13 +19,13 @@ from loading import load
 from older import older_python
 from test_zoo import Animal, animal, own
 
-from tiecheck.collect.architectures import load_architecture, load_older
-from tiecheck.data._build import build, groups_of
-from tiecheck.data._classes import Candidate, candidates
+from tiecheck.tables.architectures import load_architecture, load_older
+from tiecheck.tables.generate.build import build, groups_of
+from tiecheck.tables.generate.classes import Candidate, candidates
 from truth.judge import Pair, words_on
 from truth.mutate import Cell, mutations
 
-SCRIPT = Path(__file__).parents[2] / "peers" / "loading.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "loading.py"
 
 
 class Older:

@@ -10,13 +10,13 @@
   never read, and the embedding serves. Neither reads the flag: a lost head becomes the embedding.
 - `token_embd.weight` is required of every model: an inverted checkpoint converts and does not load.
 
-Which class does which: `tiecheck/data/engines.txt`, made from these files. llama.cpp has commits, not versions that
+Which class does which: `tiecheck/tables/engines.txt`, made from these files. llama.cpp has commits, not versions that
 `--for` could take: its range is the number of llama-cpp-python, which carries that commit.
 """
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders._engines import FLAG, class_of, config_of, fields_of, nested, pair_of
+from tiecheck.peers.loaders.engines import FLAG, class_of, config_of, fields_of, nested, pair_of
 from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation, Stored, stored_pair
 
 COMMIT = "0c1e57098"

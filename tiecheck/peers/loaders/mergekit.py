@@ -15,7 +15,7 @@ Architectures without a definition are inferred from the tensors (`architecture/
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders._engines import class_of, fields_of, in_part, pair_of
+from tiecheck.peers.loaders.engines import class_of, fields_of, in_part, pair_of
 from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation
 
 VERSION = "0.1.5"

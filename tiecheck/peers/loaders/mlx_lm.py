@@ -8,12 +8,12 @@
   (`Received 1 parameters not in model: lm_head.weight.`), and it refuses what is missing
   (`Missing 1 parameters: lm_head.weight.`). Bytes are never compared.
 
-Which model does which: `tiecheck/data/engines.txt`, made from `mlx_lm/models/*.py`. Unquantised models are meant.
+Which model does which: `tiecheck/tables/engines.txt`, made from `mlx_lm/models/*.py`. Unquantised models are meant.
 """
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders._engines import FLAG, Read, config_of, ending, fields_of, in_part, nested, pair_of
+from tiecheck.peers.loaders.engines import FLAG, Read, config_of, ending, fields_of, in_part, nested, pair_of
 from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 
 VERSION = "0.32.2"

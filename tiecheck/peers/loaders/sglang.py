@@ -1,6 +1,6 @@
 """SGLang 0.5.23, by the public source of its wheel.
 
-- Which class, which flag at which level, and what becomes of a stored head: `tiecheck/data/engines.txt`, made from
+- Which class, which flag at which level, and what becomes of a stored head: `tiecheck/tables/engines.txt`, made from
   `sglang/srt/models/*.py` (each class that a file names as `EntryClass`: its `__init__` and `load_weights`).
 - Most classes put the embedding itself in the head's place where the flag is true, so that `named_parameters()` has no
   `lm_head.weight`: a stored head is skipped under the flag, passed over with a warning, or a `KeyError`.
@@ -13,8 +13,8 @@ Unquantised models on one device are meant.
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders import _torch
-from tiecheck.peers.loaders._engines import class_of, ending, fields_of, pair_of
+from tiecheck.peers.loaders import torch_engines
+from tiecheck.peers.loaders.engines import class_of, ending, fields_of, pair_of
 from tiecheck.peers.loaders.situation import Decision, Loader, Situation
 
 VERSION = "0.5.23"
@@ -29,7 +29,9 @@ def _decide(situation: Situation) -> Decision | None:
     if tie.startswith("unknown"):
         return Decision("unknown", tie.partition(":")[2])
     refusal = f"KeyError: '{pair_of(situation)[1]}'"
-    return _torch.decide(situation, fields, _torch.policy_of(head, refusal, ending("embedding-random", SKIPPED)))
+    return torch_engines.decide(
+        situation, fields, torch_engines.policy_of(head, refusal, ending("embedding-random", SKIPPED))
+    )
 
 
 LOADERS = (Loader("sglang", VERSION, (0, 5, 23), (0, 5, 24), "source", _decide),)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from tiecheck.facts import Architecture, Group, ModelConfig, Outcome
-from tiecheck.record import Record
+from tiecheck.records.declared import Architecture, ModelConfig
+from tiecheck.records.record import Record
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Outcome
 
 
 class Situation(Record):

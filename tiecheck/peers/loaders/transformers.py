@@ -7,7 +7,6 @@ after loading, the source wins, and nothing is said; where only targets are stor
 
 from __future__ import annotations
 
-from tiecheck.facts import Group, Outcome
 from tiecheck.peers.loaders.situation import (
     UNREAD,
     Decision,
@@ -19,6 +18,8 @@ from tiecheck.peers.loaders.situation import (
     worded,
     worst,
 )
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Outcome
 
 WARNING = (
     "The tied weights mapping and config for this model specifies to tie ..., but both are present in the checkpoints "

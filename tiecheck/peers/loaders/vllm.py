@@ -1,6 +1,6 @@
 """vLLM before and after its August 2026 change, by the public source of 0.25.1, 0.28.0, 0.29.0 and 0.33.0 (sdists).
 
-- Which class, which flag at which level, and what becomes of a stored head: `tiecheck/data/engines.txt`, made from
+- Which class, which flag at which level, and what becomes of a stored head: `tiecheck/tables/engines.txt`, made from
   `vllm/model_executor/models/*.py` (`registry.py`, each class's `__init__` and `load_weights`).
 - Composite models: `VllmConfig.with_hf_config` (`vllm/config/vllm.py`) copies the top level's flag to the text one.
 - Up to 0.28: `AutoWeightsLoader(skip_prefixes=["lm_head."])` under the flag drops a stored head unread
@@ -18,8 +18,8 @@ Unquantised models on one device are meant.
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders import _torch
-from tiecheck.peers.loaders._engines import FLAG, agreed, class_of, ending, flag_at, pair_of
+from tiecheck.peers.loaders import torch_engines
+from tiecheck.peers.loaders.engines import FLAG, agreed, class_of, ending, flag_at, pair_of
 from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 
 BEFORE = ("0.25.1", "0.28.0")
@@ -35,8 +35,8 @@ def _before(situation: Situation) -> Decision | None:
     found = _fields(situation, BEFORE)
     if found is None or found.startswith("unknown") or "|" not in found:
         return _unknown(found)
-    policy = _torch.policy_of(found.split("|")[3], _refusal(situation), ending("embedding-random", SKIPPED))
-    return _torch.decide(situation, found, policy)
+    policy = torch_engines.policy_of(found.split("|")[3], _refusal(situation), ending("embedding-random", SKIPPED))
+    return torch_engines.decide(situation, found, policy)
 
 
 def _after(situation: Situation) -> Decision | None:
@@ -57,7 +57,7 @@ def _after(situation: Situation) -> Decision | None:
         if top.ties:
             return _untied(situation, head, read.dotted, read.value)
     ends = ending("crash", alone) if head == "alias" else ending("embedding-random", SKIPPED)
-    return _torch.decide(situation, found, _torch.policy_of(head, _refusal(situation), ends))
+    return torch_engines.decide(situation, found, torch_engines.policy_of(head, _refusal(situation), ends))
 
 
 def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> Decision:
@@ -73,7 +73,7 @@ def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> 
     if stored.source and stored.targets and stored.shapes and stored.alike:
         return Decision("tied", None, reads, value, True)
     if not stored.shapes:
-        return Decision("unknown", _torch.SHAPES, reads, value, None)
+        return Decision("unknown", torch_engines.SHAPES, reads, value, None)
     outcome, text = settle(False, stored, policy)
     return Decision(outcome, text or message, reads, value, False)
 
@@ -88,7 +88,7 @@ def _fields(situation: Situation, versions: tuple[str, str]) -> str | None:
     _, level, _, head, _ = found.split("|")
     if head != "pass":
         return f"unknown:{head.partition(':')[2]}"
-    name = _torch.inner_name(situation, level)
+    name = torch_engines.inner_name(situation, level)
     if name is None:
         return "unknown:the config does not name the class of its language model"
     below = agreed("vllm", *versions, name)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from tiecheck.collect.alias_graph import COUNT_LIMIT, ModuleGraph, repeated
+from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph, repeated
 
 STEPS = 1_000_000
 """Paths and names that a walk is followed along at most."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tiecheck.report import View
+from tiecheck.records.report import View
 
 FIND = "find_tied_parameters"
 CHECK = "check_tied_parameters_in_config"

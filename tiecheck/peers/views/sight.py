@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from tiecheck.collect.alias_graph import ModuleGraph
-from tiecheck.parts import joined
+from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.peers.views import paths
-from tiecheck.report import View
+from tiecheck.records.report import View
+from tiecheck.union_find import joined
 
 Groups = tuple[tuple[str, ...], ...]
 

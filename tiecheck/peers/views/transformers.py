@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tiecheck.collect.patterns import takes_forever
+from tiecheck.patterns import takes_forever
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered, united
 from tiecheck.peers.views.storages import end, split, storage_address

@@ -1,0 +1,168 @@
+"""The engine: facts on demand, skips with their reasons, crashes that name the rule, and the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tiecheck.config.options import Config
+from tiecheck.engine import run
+from tiecheck.engine.run import exit_status, judge
+from tiecheck.errors import TargetError, UsageError
+from tiecheck.facts.store import Facts
+from tiecheck.records.report import Location, Report, TargetReport
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.registry import select
+from tiecheck.targets.parse import Target
+
+TARGET = Target("model", "checkpoint", "model", None)
+PLACE = (Location("config.json", 1, 1, "primary", "here"),)
+
+
+def rule_of(check, severity="warning") -> type[Rule]:
+    """A rule made for one test."""
+    return type(
+        "Made", (Rule,), {"code": "TIE999", "name": "made", "severity": severity, "confidence": "high", "check": check}
+    )
+
+
+def judged(monkeypatch, rule: type[Rule], config: Config = Config(), **facts) -> TargetReport:  # noqa: B008
+    monkeypatch.setattr(run, "select", lambda *_: (rule,))
+    return judge(TARGET, Facts({name: lambda _, value=value: value for name, value in facts.items()}), config)
+
+
+def status(report: TargetReport, config: Config = Config(), **options) -> int:  # noqa: B008
+    return exit_status(Report("0", (report,), 0.0), config, **options)
+
+
+def found(self, groups) -> Iterator[Draft]:
+    yield Draft("wrong", ("b", "a"), PLACE, "mend it")
+
+
+def silent(self, groups) -> Iterator[Draft]:
+    yield from ()
+
+
+def test_finding_takes_what_its_rule_says(monkeypatch) -> None:
+    report = judged(monkeypatch, rule_of(found), groups=())
+    (finding,) = report.findings
+    assert (finding.code, finding.severity, finding.names) == ("TIE999", "warning", ("a", "b"))
+    assert report.status == "fail"
+    assert status(report) == 1
+    assert status(report, exit_zero=True) == 0
+    assert status(report, Config(fail_on="error")) == 0
+
+
+def test_missing_fact_is_a_skip_with_its_reason(monkeypatch) -> None:
+    report = judged(monkeypatch, rule_of(silent), groups=Unknown("the shard is elsewhere"))
+    assert [(s.code, s.reason) for s in report.skips] == [("TIE999", "the shard is elsewhere")]
+    assert report.status == "unknown"
+    assert status(report) == 2, "nothing was checked: that is no pass"
+
+
+def test_provider_that_fails_is_a_skip(monkeypatch) -> None:
+    def provider(_):
+        raise TargetError("the file went away")
+
+    monkeypatch.setattr(run, "select", lambda *_: (rule_of(silent),))
+    report = judge(TARGET, Facts({"groups": provider}), Config())
+    assert report.skips[0].reason == "the file went away"
+
+
+def test_rule_that_says_unknown_is_a_skip_and_strict_fails_it(monkeypatch) -> None:
+    def cannot_tell(self, groups):
+        yield Unknown("two readings fit")
+
+    made = rule_of(cannot_tell)
+    report = judged(monkeypatch, made, groups=())
+    assert report.skips[0].reason == "two readings fit"
+    assert report.rules_run == ()
+
+
+def test_strict_turns_a_skip_into_a_failure(monkeypatch) -> None:
+    def sees(self, groups):
+        yield from ()
+
+    def blind(self, scale):
+        yield Unknown("not loaded")
+
+    first, second = rule_of(sees), rule_of(blind)
+    monkeypatch.setattr(run, "select", lambda *_: (first, second))
+    report = judge(TARGET, Facts({"groups": lambda _: (), "scale": lambda _: ()}), Config())
+    assert status(report) == 0
+    assert status(report, Config(strict=True)) == 1
+
+
+def test_layer_not_asked_for_is_no_skip(monkeypatch) -> None:
+    def check(self, live):
+        yield from ()
+
+    report = judged(monkeypatch, rule_of(check), groups=())
+    assert report.skips == ()
+    assert report.rules_run == ()
+    assert status(report) == 2
+
+
+def test_crashing_rule_is_named_and_hides_nothing(monkeypatch) -> None:
+    def crash(self, groups):
+        yield Draft("first", ("a",), PLACE, "mend")
+        raise KeyError("lm_head")
+
+    report = judged(monkeypatch, rule_of(crash), groups=())
+    assert report.errors[0].code == "TIE999"
+    assert "KeyError" in report.errors[0].message
+    assert report.status == "error"
+    assert status(report, exit_zero=True) == 2
+
+
+def test_fact_is_made_once() -> None:
+    calls = []
+    facts = Facts({"a": lambda _: calls.append(1) or "made", "b": lambda f: f.get("a") + "!"})
+    assert facts.get("b") == "made!"
+    assert facts.get("a") == "made"
+    assert len(calls) == 1
+
+
+def test_bug_of_ours_is_an_error_of_that_target_alone(monkeypatch, models) -> None:
+    from tiecheck.facts import providers
+
+    real = providers.facts_of
+
+    def broken(target, config):
+        if "untied" in target.text:
+            raise RuntimeError("boom")
+        return real(target, config)
+
+    monkeypatch.setattr(providers, "facts_of", broken)
+    report = run.run([str(models / "llama-untied"), str(models / "llama-healthy-tied")], Config())
+    assert [t.status for t in report.targets] == ["error", "pass"]
+    assert "boom" in report.targets[0].errors[0].message
+    assert exit_status(report, Config()) == 2
+
+
+def test_no_target_is_no_pass() -> None:
+    assert exit_status(Report("0", (), 0.0), Config()) == 2
+
+
+class TestSelect:
+    def test_rules_are_loaded_only_for_their_facts(self) -> None:
+        assert {r.code[3] for r in select((), (), ("groups", "checkpoint"))} == {"1"}
+        assert [r.code for r in select((), (), ("layouts", "scale"))] == ["TIE203", "TIE701"]
+
+    def test_prefix_and_ignore(self) -> None:
+        codes = [r.code for r in select(("TIE10",), ("TIE106", "TIE107"), ("groups", "live"))]
+        assert codes == ["TIE101", "TIE102", "TIE103", "TIE104", "TIE105", "TIE108", "TIE109"]
+
+    def test_case_does_not_matter(self) -> None:
+        assert [r.code for r in select(("tie101",), (), ("groups",))] == ["TIE101"]
+
+    @pytest.mark.parametrize("bad", ["TIE999", "TIE8", "nonsense", ""])
+    def test_unknown_code_is_refused(self, bad: str) -> None:
+        with pytest.raises(UsageError, match="no rule's code begins with"):
+            select((bad,), (), ("groups",))
+
+
+def test_case_record_defaults_to_silent() -> None:
+    assert Case("quiet", {}).finds == ()

@@ -1,0 +1,114 @@
+"""A fleet that repeats itself: what came before is not parsed again, and every model is judged as if it were alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_text
+from tiecheck.files.remote import reading, repeated_headers
+from tiecheck.files.remote.repeated_headers import Recent
+from tiecheck.records.report import TargetReport
+
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(monkeypatch)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_headers", Recent())
+    monkeypatch.setattr(reading, "_configs", Recent())
+    monkeypatch.setattr(repeated_headers, "_models", Recent())
+
+
+def both(embed: bytes = b"\1" * 32, head: bytes = b"\2" * 32, rows: int = 4) -> dict[str, Any]:
+    return {EMBED: ("F32", [rows, 32 // 4 // rows], embed), HEAD: ("F32", [rows, 32 // 4 // rows], head)}
+
+
+def judged(url: str, **options: Any) -> TargetReport:
+    """A report without what is the address's own."""
+    found = check_text(url, Config(**options))
+    assert found.target == url
+    text = json.dumps(found, default=str)
+    assert url in text
+    findings = tuple(f._replace(fingerprint="") for f in found.findings)
+    return found._replace(target="", findings=findings, remote=None)
+
+
+def test_the_second_of_two_twins_is_judged_like_the_first(serve, model, monkeypatch) -> None:
+    files = model(both(), tie_word_embeddings=True)
+    first, second = serve(files), serve(files)
+    report = judged(f"{first.url}/m")
+    assert report.ties
+    assert report.findings or report.skips
+    monkeypatch.setattr(reading, "shard_of_header", lambda *_, **__: pytest.fail("the header was parsed again"))
+    monkeypatch.setattr(reading, "parse_config", lambda *_, **__: pytest.fail("the config was parsed again"))
+    assert judged(f"{second.url}/m") == report
+    assert sorted(second.paths()) == ["/m/config.json", "/m/model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config"),
+    [
+        (both(), {"tie_word_embeddings": False}),
+        (both(rows=2), {"tie_word_embeddings": True}),
+        ({EMBED: both()[EMBED]}, {"tie_word_embeddings": True}),
+        ({EMBED: both()[EMBED]}, {"tie_word_embeddings": False}),
+        (both(), {"tie_word_embeddings": True, "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}),
+    ],
+)
+def test_a_model_that_differs_is_judged_by_itself(serve, model, monkeypatch, tensors, config) -> None:
+    url = f"{serve(model(tensors, **config)).url}/m"
+    alone = judged(url)
+    forget(monkeypatch)
+    twin = judged(f"{serve(model(both(), tie_word_embeddings=True)).url}/m")
+    assert judged(url) == alone != twin
+
+
+def test_options_are_part_of_the_question(serve, model, monkeypatch) -> None:
+    url = f"{serve(model(both(), tie_word_embeddings=True)).url}/m"
+    alone = {}
+    for values in ("auto", "never", "always"):
+        forget(monkeypatch)
+        alone[values] = judged(url, values=values)
+    forget(monkeypatch)
+    for values in ("always", "never", "auto", "always", "auto", "never"):
+        assert judged(url, values=values) == alone[values]
+    assert alone["always"].ties[0].stored == "separate"
+    assert alone["auto"].ties[0].reason != alone["never"].ties[0].reason
+
+
+def test_the_bytes_of_twins_are_their_own(serve, model) -> None:
+    alike = f"{serve(model(both(head=bytes([1]) * 32), tie_word_embeddings=True)).url}/m"
+    apart = f"{serve(model(both(), tie_word_embeddings=True)).url}/m"
+    for url, kind in ((alike, "copy"), (apart, "separate"), (alike, "copy")):
+        assert judged(url, values="always").ties[0].stored == kind
+
+
+def test_a_broken_header_is_told_with_its_own_address_each_time(serve, model) -> None:
+    files = model(both())
+    files["model.safetensors"] = files["model.safetensors"][:-1]
+    for server in (serve(files), serve(files)):
+        report = check_text(f"{server.url}/m", Config())
+        assert [f"{server.url}/m/model.safetensors" in error.message for error in report.errors] == [True]
+
+
+def test_only_the_last_ones_are_kept() -> None:
+    recent: Recent[int] = Recent(2)
+    made: list[str] = []
+
+    def get(key: str) -> int:
+        return recent.get(key, lambda: made.append(key) or len(made))  # type: ignore[func-returns-value]
+
+    for key in "abacab":
+        get(key)
+    assert made == ["a", "b", "c", "b"]
+    with pytest.raises(ZeroDivisionError):
+        recent.get("z", lambda: 1 // 0)
+    assert recent.get("z", lambda: 7) == 7

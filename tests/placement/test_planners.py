@@ -1,0 +1,234 @@
+"""The installed planners against the reproduction: every kind of tie, the OLMo thread, and random models."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from declared_models import STATES, Config, Declared, Undeclared, rewrapped
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from planner_asks import asks_of
+from planner_models import random_ask, random_model, random_pretrained
+from torch import nn
+from zoo_of_ties import every_row
+
+from tiecheck.files.model_config import read_config
+from tiecheck.live.transformers.loading import build_pretrained
+from tiecheck.peers.views.registry import views_of, would_warn
+from tiecheck.placement.planners.plans import groups_seen, plans_of, reproduce, run, sizes_of
+from tiecheck.records.placement import Ask
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NOT_TIED = "The model weights are not tied."
+VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0"}
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
+
+
+def hold(module: Any, tool: Any, ask: Ask) -> None:
+    """The reproduction gives what the installed planner gives, and the warning is foretold."""
+    real = run(module, tool, ask)
+    ours = reproduce(module, tool, VERSIONS[tool], ask)
+    assert (ours.crash and ours.crash.error) == (real.crash and real.crash.error), (ours, real)
+    assert ours.device_map == real.device_map
+    if tool == "accelerate" and (real.crash is None or real.memory):
+        warned = any(text.startswith(NOT_TIED) for text in real.logged)
+        assert warned == ("1.7-" in would_warn(views_of(module)))
+
+
+@every_row
+def test_every_kind_of_tie(built):
+    _, module = built
+    total = 2000
+    for ask in asks_of(total):
+        hold(module, "accelerate", ask)
+
+
+@pytest.mark.parametrize("model_class", [Declared, Undeclared])
+@pytest.mark.parametrize("flag", [True, False])
+def test_every_state_of_a_declared_tie(flag, model_class):
+    warned = 0
+    for change in [None, *(state[0] for state in STATES)]:
+        model = model_class(Config(tie_word_embeddings=flag))
+        if change is not None:
+            change(model)
+        for ask in asks_of(400):
+            hold(model, "accelerate", ask)
+            hold(model, "transformers", ask)
+        warned += any(text.startswith(NOT_TIED) for text in run(model, "accelerate", asks_of(400)[0]).logged)
+    assert bool(warned) == flag
+
+
+@pytest.mark.parametrize("form", ["olmo-functional-head", "olmo-module-alias", "olmo-parameter-tie"])
+def test_the_olmo_thread(form):
+    root = str(FIXTURES / form)
+    built = build_pretrained(root, read_config(root), load=True, trust=True)
+    model = built.module
+    total = sum(p.numel() * 4 for p in model.parameters())
+    for ask in asks_of(total):
+        hold(model, "accelerate", ask)
+        hold(model, "transformers", ask)
+    plan = plans_of(model, asks_of(total)[0])[0]
+    crashed = plan.crash is not None
+    warned = any(text.startswith(NOT_TIED) for text in plan.logged)
+    assert (crashed, warned) == (False, False)
+    tight = plans_of(model, Ask("sequential", {0: total // 2, "cpu": total}))[0]
+    if form == "olmo-module-alias":
+        # `ff_out` is `wte` itself beside it in one ModuleDict: `named_children()` does not list it.
+        assert tight.crash.cause == "sibling"
+        assert tight.crash.names == ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
+        assert tight.crash.versions == ("0.34-",)
+    else:
+        assert tight.crash is None
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_random_modules(shape, memory):
+    model = random_model(random.Random(shape))
+    total = max(8, sum(one.nbytes for one in sizes_of(model)))
+    hold(model, "accelerate", random_ask(random.Random(memory), total))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_random_transformers_models(shape, memory):
+    model = random_pretrained(random.Random(shape))
+    total = max(8, sum(one.nbytes for one in sizes_of(model)))
+    hold(model, "transformers", random_ask(random.Random(memory), total))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2**32), st.sampled_from(["accelerate", "transformers"]))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_added_to_a_run_is_what_the_reproduction_says(shape, memory, tool):
+    draw = random.Random(shape)
+    model = random_model(draw) if tool == "accelerate" else random_pretrained(draw)
+    total = max(8, sum(one.nbytes for one in sizes_of(model)))
+    ask = random_ask(random.Random(memory), total)
+    plan = next(plan for plan in plans_of(model, ask) if plan.tool == tool)
+    ours = reproduce(model, tool, VERSIONS[tool], ask)
+    assert plan.counted == ours.counted
+    assert plan.doubles == ours.doubles
+    assert plan.moved == ours.moved
+    if plan.memory:
+        assert plan.crash == ours.crash
+
+
+def test_nothing_reaches_the_user_and_nothing_is_changed(caplog, recwarn):
+    model = Declared(Config(tie_word_embeddings=True))
+    rewrapped(model)
+    memory: dict[int | str, int] = {0: 100, 1: 100, "cpu": 1000}
+    logger = logging.getLogger("accelerate.utils.modeling")
+    before = (list(logger.handlers), logger.propagate, logger.level, logging.root.manager.disable)
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        plans = plans_of(model, Ask("auto", memory))
+    assert any(text.startswith(NOT_TIED) for text in plans[0].logged)
+    assert memory == {0: 100, 1: 100, "cpu": 1000}
+    assert not caplog.records
+    assert not shown
+    assert not recwarn.list
+    assert before == (list(logger.handlers), logger.propagate, logger.level, logging.root.manager.disable)
+
+
+def test_what_is_logged_is_kept_though_the_user_has_logging_off():
+    model = Declared(Config(tie_word_embeddings=True))
+    rewrapped(model)
+    logging.disable(logging.CRITICAL)
+    try:
+        plan = run(model, "accelerate", Ask("sequential", {"cpu": 10_000}))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert any(text.startswith(NOT_TIED) for text in plan.logged)
+    assert len(plan.logged) == len(set(plan.logged))
+
+
+def test_buffers_that_fit_nowhere_are_warned_of():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(400))
+    plan = run(model, "accelerate", Ask("sequential", {0: 100, "cpu": 20_000}))
+    assert any("bytes of buffer for offloaded layers" in text for text in plan.logged)
+
+
+def test_the_machines_own_memory():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    for plan in plans_of(model, Ask("auto", None)):
+        assert plan.memory["cpu"] > 0
+        assert plan.counted == {"cpu": 160}
+
+
+def test_a_memory_that_names_the_disk():
+    """accelerate 1.15 asks torch for a device of that name, unless the strategy is `sequential`."""
+    model = nn.Linear(4, 4)
+    memory: dict[int | str, int] = {0: 1000, "cpu": 1000, "disk": 1000}
+    plan = plans_of(model, Ask("auto", memory))[0]
+    assert plan.crash.error.startswith("RuntimeError: Expected one of")
+    assert plan.crash.cause == "other"
+    assert plans_of(model, Ask("sequential", memory))[0].crash is None
+
+
+def test_an_unknown_device():
+    plan = plans_of(nn.Linear(4, 4), Ask("sequential", {"gpu": 1000}))[0]
+    assert plan.crash.error.startswith("ValueError: Device gpu is not recognized")
+
+
+def test_a_cycle_and_a_chain_that_never_ends():
+    model = nn.Module()
+    model.child = nn.Linear(2, 2)
+    model.child.parent = model
+    plan = plans_of(model, Ask("auto", {0: 1000}))[0]
+    assert plan.crash.error == "RecursionError: maximum recursion depth exceeded"
+    top = nn.Linear(2, 2)
+    for _ in range(64):
+        above = nn.Module()
+        above.a, above.b = nn.Sequential(top), nn.Sequential(top)
+        top = above
+    plan = plans_of(top, Ask("auto", {0: 1000}))[0]
+    assert plan.crash.error.startswith("not run: would ")
+
+
+def test_groups_seen():
+    model = Declared(Config(tie_word_embeddings=True))
+    rewrapped(model)
+    assert groups_seen(model, "accelerate") == ()
+    assert groups_seen(model, "transformers") == (("emb.weight", "lin.weight"),)
+    model.lin.weight = model.emb.weight
+    model.more = nn.Linear(2, 2)
+    model.again = model.more
+    assert groups_seen(model, "accelerate") == (
+        ("again.bias", "more.bias"),
+        ("again.weight", "more.weight"),
+        ("emb.weight", "lin.weight"),
+    )
+
+
+def test_sizes():
+    model = nn.Module()
+    model.emb, model.lin = nn.Embedding(8, 4), nn.Linear(4, 8, dtype=torch.bfloat16)
+    model.head = nn.Linear(4, 8, bias=False)
+    model.head.weight = model.emb.weight
+    model.register_buffer("ids", torch.zeros(3, dtype=torch.int64))
+    held = {one.names: one.nbytes for one in sizes_of(model)}
+    assert held == {("emb.weight", "head.weight"): 128, ("lin.weight",): 64, ("lin.bias",): 16, ("ids",): 24}
+    half = {one.names: one.nbytes for one in sizes_of(model, "float16")}
+    assert half == {("emb.weight", "head.weight"): 64, ("lin.weight",): 64, ("lin.bias",): 16, ("ids",): 24}
+    full = {one.names: one.nbytes for one in sizes_of(model, "float32")}
+    assert full[("lin.weight",)] == 128
+    assert [one.buffer for one in sizes_of(model)] == [False, False, False, True]
+
+
+def test_a_planner_asks_for_what_the_class_says():
+    model = Declared(Config(tie_word_embeddings=True))
+    model.sub2 = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model._no_split_modules = {"Sequential"}
+    ask = Ask("sequential", {0: 400, "cpu": 1000})
+    split = dict(run(model, "accelerate", ask._replace(no_split=())).device_map)
+    whole = dict(run(model, "accelerate", ask).device_map)
+    assert "sub2" in whole
+    assert split != whole
+    assert dict(run(model, "accelerate", ask._replace(no_split=("Sequential",))).device_map) == whole

@@ -1,0 +1,79 @@
+"""The command line. Each command lives in a module of its own, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from tiecheck._version import __version__
+
+COMMANDS = {"check": "tiecheck.cli.check", "inspect": "tiecheck.cli.inspect", "rule": "tiecheck.cli.rule"}
+"""Command -> the module that holds it as `command`."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, and takes anything that looks like a target for `check`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """Every command, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        command = import_module(COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)  # noqa: S101  # ours, and mypy wants to know
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A command's name wins; else a path or an option means `check`; else it is a misspelt command."""
+        first = args[0]
+        typo = not _is_target(first) and not any(os.path.lexists(word) for word in args[1:])
+        if first in COMMANDS or typo:
+            try:
+                return super().resolve_command(ctx, args)
+            except click.UsageError as error:
+                raise click.UsageError(
+                    f"{first!r} is neither a command nor an existing path{_near(first)}", ctx
+                ) from error
+        return "check", self.get_command(ctx, "check"), args
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`tiecheck --live DIR` is `tiecheck check --live DIR`."""
+        own = {"--help", "-h", "--version"}
+        if args and args[0].startswith("-") and args[0] not in own:
+            args = ["check", *args]
+        return super().parse_args(ctx, args)
+
+
+def _is_target(word: str) -> bool:
+    return os.path.lexists(word) or any(mark in word for mark in "/\\:.")
+
+
+def _near(word: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, (*COMMANDS, *os.listdir()), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "TIECHECK",
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__, prog_name="tiecheck", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Find broken weight tying in PyTorch models, and tell the truth about it.
+
+    `tiecheck path/to/model` is short for `tiecheck check path/to/model`.
+    """

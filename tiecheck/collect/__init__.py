@@ -1,1 +1,0 @@
-"""Collectors: they know formats and libraries, make facts, and never judge."""

@@ -1,0 +1,116 @@
+"""Finding the configuration file, from the working directory upwards, with a few calls of the system.
+
+The file is `[tool.tiecheck]` of a pyproject.toml, or a tiecheck.toml whose keys stand at top level; what reads it is
+handed in. A model's own folder is passed over: what was downloaded must not configure its checker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tiecheck.errors import UsageError
+from tiecheck.records.record import Record
+
+OWN = "tiecheck.toml"
+PROJECT = "pyproject.toml"
+SECTION = rb"""tool["']?[ \t]*(\.[ \t]*["']?tiecheck|\]|=)"""
+"""What a pyproject.toml with our section holds, whichever way TOML lets one write it: others are not parsed."""
+
+
+class Settings(Record):
+    """What one configuration file says."""
+
+    path: str
+    """The file, relative to the working directory where it was found by walking up."""
+    fields: dict[str, Any]
+    """Fields of `Config` with their values."""
+
+
+Read = Callable[[str], Settings | None]
+"""What reads a file that was found; it raises `UsageError`, and gives None where the file has nothing for us."""
+
+
+def find_settings(read: Read, targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
+    """The nearest configuration file from the working directory upwards.
+
+    Args:
+        read: What reads a file.
+        targets: What is to be checked: the folder that one of them is, or lies in, configures nothing.
+
+    Returns:
+        What the file says, None where there is none; and the file that was passed over for the reason above.
+
+    Raises:
+        UsageError: The file cannot be read, or something in it is wrong.
+    """
+    passed = None
+    for path in _candidates():
+        own = _is_models_own(path, targets)
+        settings = _read(path, read, heard=not own)
+        if settings is not None and not own:
+            return settings, passed
+        if settings is not None:
+            passed = passed or settings.path
+    return None, passed
+
+
+def _read(path: str, read: Read, *, heard: bool) -> Settings | None:
+    """What a file says; where it has no say, it is no matter whether it is broken."""
+    try:
+        return read(path)
+    except UsageError:
+        if heard:
+            raise
+        return Settings(os.path.relpath(path), {})
+
+
+def _candidates() -> Iterator[str]:
+    """The files that may be ours, nearest first."""
+    try:
+        folder = os.getcwd()
+    except OSError:  # the working directory is gone
+        return
+    while True:
+        yield from files_in(folder)
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return
+        folder = parent
+
+
+def files_in(folder: str) -> Iterator[str]:
+    """The files of one folder that may be ours."""
+    own = os.path.join(folder, OWN)
+    if os.path.isfile(own):
+        yield own
+    project = os.path.join(folder, PROJECT)
+    if os.path.isfile(project) and _has_section(project):
+        yield project
+
+
+def _has_section(path: str) -> bool:
+    """Whether a pyproject.toml may hold our section; one that cannot be read is for `read_settings` to tell."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError:
+        return True
+    if b"tiecheck" not in data:
+        return False
+    import re
+
+    return re.search(SECTION, data) is not None
+
+
+def _is_models_own(path: str, targets: Iterable[str]) -> bool:
+    """Whether a file lies in the folder that a target is, or lies in. What builds a model runs the user's own code."""
+    folder = os.path.realpath(os.path.dirname(path))
+    for target in targets:
+        local = target.removeprefix("file://")
+        if os.path.lexists(local):
+            real = os.path.realpath(local)
+            if folder == (real if os.path.isdir(real) else os.path.dirname(real)):
+                return True
+    return False

@@ -1,0 +1,143 @@
+"""What stands in a configuration file: read whole, and told in one sentence where something in it is wrong.
+
+`discovery` looks for the file; this module and tomllib are imported only where there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+from tiecheck.config.contract import read_contract
+from tiecheck.config.discovery import PROJECT, Settings
+from tiecheck.config.options import PLACING, VALUES
+from tiecheck.errors import UsageError, nearest
+from tiecheck.records.record import Record
+from tiecheck.records.report import SEVERITIES
+
+KEYS = {
+    "select": "select",
+    "ignore": "ignore",
+    "fail-on": "fail_on",
+    "strict": "strict",
+    "values": "values",
+    "for": "judge_for",
+    "offline": "offline",
+    "ties": "ties",
+    "device-map": "device_map",
+    "max-memory": "max_memory",
+    "dtype": "dtype",
+    "no-split": "no_split",
+    "hash-seeds": "hash_seeds",
+}
+"""Key in the file -> field of `Config`."""
+
+
+class Checks(Record):
+    """What knows the words that other rooms define."""
+
+    codes: Callable[[list[str]], object]
+    """Raises `UsageError` for a code that no rule has."""
+    loaders: Callable[[list[str]], object]
+    """Raises `UsageError` for a loader that the matrix lacks."""
+    placing: Callable[[dict[str, Any], str], dict[str, Any]]
+    """Reads the options of a placement; its second argument is what relative paths count from."""
+
+
+def read_settings(path: str, checks: Checks, *, asked: bool = True) -> Settings | None:
+    """Read one configuration file.
+
+    Args:
+        path: The file.
+        checks: What knows the rules, the loaders and the placements.
+        asked: Whether somebody named it: then it is an error that it has nothing for us.
+
+    Raises:
+        UsageError: It cannot be read, or something in it is wrong; one sentence with file and key.
+    """
+    shown = path if asked else os.path.relpath(path)
+    table = _parse(path, shown)
+    section = ""
+    if os.path.basename(path) == PROJECT or ("tool" in table and not KEYS.keys() & table):
+        section = "tool.tiecheck"
+        tool = table.get("tool")
+        if not isinstance(tool, dict) or "tiecheck" not in tool:
+            if asked:
+                raise UsageError(f"{shown} has no [tool.tiecheck]", path)
+            return None
+        table = tool["tiecheck"]
+        if not isinstance(table, dict):
+            raise UsageError(f"{shown}: {section} must be a table, not {table!r}", path)
+    try:
+        placing = {KEYS[key]: value for key, value in _known(table).items() if KEYS[key] in PLACING}
+        fields = {KEYS[key]: _value(key, value, checks) for key, value in table.items() if KEYS[key] not in PLACING}
+        fields |= _placing(placing, path, checks)
+    except UsageError as error:
+        place = f"{shown} [{section}]" if section else shown
+        raise UsageError(f"{place}: {error}", path) from error
+    if "device-map" in fields.get("device_map_from", ()):
+        fields["device_map_from"] = f"{shown} [{section}]" if section else shown
+    if "ties" in fields:
+        fields["ties_from"] = f"{shown} [{section}.ties]" if section else f"{shown} [ties]"
+    return Settings(shown, fields)
+
+
+def _parse(path: str, shown: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise UsageError(f"{shown} cannot be read: {error.strerror or error}", path) from error
+    except (ValueError, RecursionError) as error:  # tomllib's own and a byte that is no UTF-8 are ValueErrors
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{shown} is no valid TOML: {why}", path) from error
+
+
+def _placing(given: dict[str, Any], path: str, checks: Checks) -> dict[str, Any]:
+    """The options of a placement; the path of a map counts from the file's folder."""
+    if not given:
+        return {}
+    folder = os.path.relpath(os.path.dirname(path) or os.curdir)
+    return checks.placing(given, "" if folder == os.curdir else folder)
+
+
+def _known(table: dict[str, Any]) -> dict[str, Any]:
+    """A table all of whose keys are known."""
+    for key in table:
+        if key not in KEYS:
+            raise UsageError(f"there is no key {key!r}{nearest(key, KEYS)}")
+    return table
+
+
+def _value(key: str, value: Any, checks: Checks) -> Any:
+    """One value as `Config` holds it."""
+    if key == "ties":
+        return read_contract(value, key)
+    if key in {"strict", "offline"}:
+        if not isinstance(value, bool):
+            raise UsageError(f"{key} must be true or false, not {value!r}")
+        return value
+    if key in {"fail-on", "values"}:
+        words = SEVERITIES if key == "fail-on" else VALUES
+        if value not in words:
+            hint = nearest(value, words) if isinstance(value, str) else ""
+            raise UsageError(f"{key} must be one of {', '.join(words)}, not {value!r}{hint}")
+        return value
+    return _words(key, value, checks.loaders if key == "for" else checks.codes)
+
+
+def _words(key: str, value: Any, check: Callable[[list[str]], object]) -> tuple[str, ...]:
+    """A list of words that the engine knows, told here so that the sentence names the file."""
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise UsageError(f'{key} must be a list of strings, as ["{_example(key)}"], not {value!r}')
+    try:
+        check(value)
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error
+    return tuple(value)
+
+
+def _example(key: str) -> str:
+    return "vllm" if key == "for" else "TIE101"

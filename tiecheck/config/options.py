@@ -1,0 +1,81 @@
+"""What a run is to do, in one frozen record made of flags, the environment, a configuration file and defaults.
+
+The Python functions take the same words as keywords.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tiecheck.records.record import Record
+from tiecheck.records.report import Severity
+
+VALUES = ("auto", "never", "always")
+"""Every word of `Config.values`."""
+
+PLACING = ("device_map", "max_memory", "dtype", "no_split", "hash_seeds", "checkpoint", "device_map_from")
+"""The fields of `Config` that say what placement is asked for; all but the first mean nothing without it."""
+
+
+class Config(Record):
+    """The options of one run. The Python functions take the same words as keywords."""
+
+    select: tuple[str, ...] = ()
+    """Rule codes or prefixes to run; empty for all."""
+    ignore: tuple[str, ...] = ()
+    """Rule codes or prefixes to leave out."""
+    fail_on: Severity = "warning"
+    """The mildest severity that fails a target."""
+    strict: bool = False
+    """Whether a skip fails the run."""
+    values: Literal["auto", "never", "always"] = "auto"
+    """Whether tensor bytes may be read."""
+    live: bool = False
+    """Whether to build the class on the meta device."""
+    load: bool = False
+    """Whether to load the weights too; implies `live`."""
+    trust_remote_code: bool = False
+    """Whether the directory's own modeling file may be run; implies `live`."""
+
+    judge_for: tuple[str, ...] = ()
+    """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
+    revision: str | None = None
+    """The branch, tag or commit of a hub model; None for what the address says, else the main branch."""
+    offline: bool = False
+    """Whether nothing may be fetched: a hub model then comes from the local cache alone."""
+    ties: Mapping[str, tuple[tuple[str, ...], ...]] = {}
+    """The user's own contract: a model's class, by name or dotted path, and the groups of names that are one tensor."""
+    ties_from: str = ""
+    """Where that contract was read, e.g. `pyproject.toml [tool.tiecheck.ties]`; empty where there is none."""
+
+    device_map: str | Mapping[str, Any] | None = None
+    """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies
+    `live`. Read already, by `placing.options`: a strategy, or a map of module to device."""
+    device_map_from: str = ""
+    """Where that was said: `--device-map`, `device_map=`, or a file; empty where it was not."""
+    max_memory: Mapping[int | str, int | str] | None = None
+    """The memory of each device, as transformers and accelerate take it (in bytes where it was read already); None for
+    what this machine has."""
+    dtype: str | None = None
+    """The element type to plan for, torch's word; None for the one that the model would be loaded in."""
+    no_split: tuple[str, ...] | None = None
+    """Class names that must stay on one device; None for those that the model's class names."""
+    hash_seeds: int = 0
+    """Under how many values of PYTHONHASHSEED to plan again."""
+    checkpoint: str | None = None
+    """The checkpoint that a live module is going to be loaded with by accelerate; None for none."""
+
+    @property
+    def wants_live(self) -> bool:
+        """Whether the live layer was asked for."""
+        return self.live or self.load or self.trust_remote_code or self.device_map is not None
+
+    def ties_of(self, model: type) -> tuple[tuple[str, ...], ...]:
+        """The groups that the user's contract declares for a class; its dotted path is heard before its bare name."""
+        return self.ties.get(dotted(model)) or self.ties.get(model.__name__) or ()
+
+
+def dotted(model: type) -> str:
+    """A class by its dotted path, `my_pkg.model.MyGPT`."""
+    return f"{model.__module__}.{model.__qualname__}"

@@ -1,1 +1,0 @@
-"""Package data: the tie table and the JSON schema, and what makes them."""

@@ -1,0 +1,153 @@
+"""The groups of a report: what each layer says of a group, side by side in one entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.report import AliasEntry, LoaderOutcome, TieEntry
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Kind
+
+if TYPE_CHECKING:
+    from tiecheck.records.live import DeclaredTie, LiveModel, Tie
+
+NAMES = 32
+"""Names that one loader's entry lists at most."""
+
+T = TypeVar("T", "Tie", "DeclaredTie")
+
+
+def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:
+    """Static groups with the live layer's word where there is one, then what only the live layer knows.
+
+    Returns:
+        Sorted by first name.
+    """
+    ties = list(live.ties) if live else []
+    declared = list(live.declared) if live else []
+    entries = []
+    for group in groups:
+        tie = _take(ties, group.names)
+        claim = _take(declared, group.names)
+        if live and group.inferred and len(group.names) == 1 and not tie and not claim:
+            continue  # a guess that the module answers: one name is no tie
+        entries.append(_from_group(group, tie, claim, live is not None))
+    for tie in ties:
+        claim = _take(declared, tie.names)
+        entries.append(_from_tie(tie, claim, live))
+    entries += [_from_claim(claim) for claim in declared]
+    return tuple(sorted(entries, key=lambda entry: entry.names))
+
+
+def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:
+    """The aliased modules of the live layer."""
+    return tuple(AliasEntry(a.paths, a.paths_total, a.class_name, a.names) for a in live.aliases) if live else ()
+
+
+def loader_entries(
+    views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
+) -> tuple[LoaderOutcome, ...]:
+    """What each loader makes of the groups: one entry for those that come out alike.
+
+    Args:
+        views: Every loader's word on every group.
+        chosen: The loaders that matter; None for all.
+    """
+    alike: dict[LoaderView, list[LoaderView]] = {}
+    for view in views:
+        if chosen is None or (view.loader, view.versions) in chosen:
+            alike.setdefault(view._replace(names=()), []).append(view)
+    return tuple(
+        LoaderOutcome(
+            loader=key.loader,
+            versions=key.versions,
+            outcome=key.outcome,
+            message=key.message,
+            checked=key.checked,
+            reads=key.reads,
+            value=key.value,
+            ties=key.ties,
+            groups=len(held),
+            names=tuple(sorted({name for view in held for name in view.names}))[:NAMES],
+        )
+        for key, held in alike.items()
+    )
+
+
+def _take(items: list[T], names: tuple[str, ...]) -> T | None:
+    """Take out the first item that shares a name."""
+    wanted = set(names)
+    for i, item in enumerate(items):
+        if not wanted.isdisjoint(item.names):
+            return items.pop(i)
+    return None
+
+
+def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_live: bool) -> TieEntry:
+    tensor = group.tensors[0] if group.tensors else None
+    whole = tie if tie and set(group.names) <= set(tie.names) else None  # a tie of some members is no tie of the group
+    kind: Kind | None = whole.kind if whole else claim.kind if claim else None
+    kind_from: Literal["live", "table"] | None = "live" if kind else None
+    if kind is None and group.kind is not None and not has_live:
+        kind, kind_from = group.kind, "table"
+    names = tuple(sorted({*group.names, *(tie.names if tie else ())}))
+    by = tuple(sorted({*group.declared_by, *(claim.by if claim else ())}))
+    return TieEntry(
+        names=names,
+        names_total=whole.names_total if whole else len(names),
+        kind=kind,
+        kind_from=kind_from,
+        stored=group.stored,
+        stored_names=group.stored_names,
+        declared=True if claim else group.declared,
+        declared_by=by,
+        shape=tensor.shape if tensor else tie.shape if tie else None,
+        dtype=tensor.dtype if tensor else tie.dtype if tie else None,
+        nbytes=tensor.nbytes if tensor else tie.nbytes if tie else None,
+        reason=_reason(group, tie, claim),
+    )
+
+
+def _reason(group: Group, tie: Tie | None, claim: DeclaredTie | None) -> str | None:
+    """Why something is unknown; that the class was not run is no reason once it was."""
+    if claim and claim.reason:
+        return claim.reason
+    return None if tie and group.inferred else group.reason
+
+
+def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> TieEntry:
+    nobody = live is not None and live.library is None
+    more = claim is not None and not set(claim.names) <= set(tie.names)  # a tie of some members is none of the group
+    names = tuple(sorted({*tie.names, *claim.names})) if claim and more else tie.names
+    return TieEntry(
+        names=names,
+        names_total=len(names) if more else tie.names_total,
+        kind=claim.kind if claim and more else tie.kind,
+        kind_from="live",
+        stored=None,
+        stored_names=(),
+        declared=True if claim else None if nobody else False,
+        declared_by=claim.by if claim else (),
+        shape=tie.shape,
+        dtype=tie.dtype,
+        nbytes=tie.nbytes,
+        reason=claim.reason if claim and more else tie.reason,
+    )
+
+
+def _from_claim(claim: DeclaredTie) -> TieEntry:
+    return TieEntry(
+        names=claim.names,
+        names_total=len(claim.names),
+        kind=claim.kind,
+        kind_from="live",
+        stored=None,
+        stored_names=(),
+        declared=True,
+        declared_by=claim.by,
+        shape=None,
+        dtype=None,
+        nbytes=None,
+        reason=claim.reason,
+    )

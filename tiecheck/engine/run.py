@@ -1,0 +1,290 @@
+"""From a target to its report: collect facts on demand, hand them to rules, put the answers together.
+
+The only orchestrator. Rules never see a collector, collectors never judge, and a fact is made once, when the
+first rule asks for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from tiecheck._version import __version__
+from tiecheck.config.options import Config
+from tiecheck.errors import TiecheckError
+from tiecheck.facts.store import Facts
+from tiecheck.records.record import Record
+from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
+from tiecheck.records.words import Unknown
+from tiecheck.rules.registry import select
+from tiecheck.targets.parse import Target, parse_target, without_secrets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.rules.base import Draft, Rule
+
+
+TIES = frozenset({"groups", "live"})
+"""The facts that are the ties themselves."""
+
+
+class _Outcome(Record):
+    """What the rules of one target have said so far."""
+
+    findings: list[Finding]
+    skips: list[Skip]
+    errors: list[Error]
+    ran: list[str]
+    unclear: list[str]
+    """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
+
+
+def run(targets: Iterable[str], config: Config) -> Report:
+    """Check some targets.
+
+    Args:
+        targets: What the user typed.
+        config: The options.
+
+    Raises:
+        UsageError: An option is wrong, whatever the targets are.
+    """
+    begin = time.perf_counter()
+    select(config.select, config.ignore, ())  # a wrong code is told before any work
+    _chosen(config)
+    reports = tuple(check_text(text, config) for text in targets)
+    return Report(__version__, reports, time.perf_counter() - begin)
+
+
+def run_module(module: nn.Module, config: Config) -> Report:
+    """Check a live module."""
+    from tiecheck.facts.providers import module_facts
+
+    begin = time.perf_counter()
+    name = type(module).__qualname__
+    report = judge(Target(name, "module", name, None), module_facts(module, config), config)
+    return Report(__version__, (report,), time.perf_counter() - begin)
+
+
+def look(targets: Iterable[str | nn.Module], config: Config) -> Report:
+    """Gather the facts of some targets and judge none of them: what `tiecheck inspect` shows.
+
+    Args:
+        targets: What the user typed, or live modules.
+        config: The options; those about rules mean nothing here.
+
+    Returns:
+        A report without findings and skips, with counts and with what the installed tools see in a live module. A
+        layer that was asked for and could not be had is an error of its target.
+    """
+    begin = time.perf_counter()
+    _chosen(config)
+    reports = []
+    for given in targets:
+        if isinstance(given, str):
+            reports.append(check_text(given, config, describe))
+        else:
+            from tiecheck.facts.providers import module_facts
+
+            name = type(given).__qualname__
+            reports.append(describe(Target(name, "module", name, None), module_facts(given, config), config))
+    return Report(__version__, tuple(reports), time.perf_counter() - begin)
+
+
+def check_text(
+    text: str, config: Config, judged: Callable[[Target, Facts, Config], TargetReport] | None = None
+) -> TargetReport:
+    """Check one target given as text; whatever keeps it from being read is an error of its report.
+
+    Args:
+        text: The target.
+        config: The options.
+        judged: What makes the report of the facts; None for `judge`.
+    """
+    from tiecheck.facts.providers import facts_of
+
+    target = Target(without_secrets(text), "checkpoint", text, None)
+    try:
+        target = parse_target(text)
+        return (judged or judge)(target, facts_of(target, config), config)
+    except TiecheckError as error:
+        return _unread(target, str(error), error.path)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
+        return _unread(target, f"tiecheck itself failed, please report it: {type(error).__name__}: {error}", None)
+
+
+def _unread(target: Target, message: str, path: str | None) -> TargetReport:
+    return TargetReport(
+        target=target.text,
+        type=target.type,
+        status="error",
+        architecture=None,
+        model_type=None,
+        judged_for=None,
+        layers=(),
+        ties=(),
+        aliases=(),
+        views=(),
+        loaders=(),
+        findings=(),
+        skips=(),
+        errors=(Error(None, message, path or target.text),),
+        rules_run=(),
+    )
+
+
+def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """Run the selected rules over the facts of one target."""
+    outcome = _Outcome([], [], [], [], [])
+    chosen = _chosen(config)
+    for rule in select(config.select, config.ignore, facts):
+        if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
+            _apply(rule, facts, target, outcome, chosen)
+    placement = facts.get("placement") if "placement" in facts else None
+    if isinstance(placement, Unknown):  # the gate was asked for: where it cannot tell, it must not let pass
+        outcome.errors.append(Error(None, f"no placement could be judged: {placement.reason}", target.text))
+        placement = None
+    return _known(target, facts, config)._replace(
+        placement=placement,
+        status=_status(outcome, facts, config),
+        findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
+        skips=tuple(outcome.skips),
+        errors=tuple(outcome.errors),
+        rules_run=tuple(outcome.ran),
+    )
+
+
+def describe(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """The facts of one target, unjudged: counts and views among them, which no rule has asked for."""
+    found = {name: facts.get(name) for name in ("groups", "live") if name in facts}
+    lost = [value.reason for name, value in found.items() if isinstance(value, Unknown)]
+    if facts.known("live") is not None:
+        lost = []  # what the files do not tell, the module does
+    return _known(target, facts, config)._replace(
+        status="error" if lost else "unknown",
+        views=facts.known("views") or (),
+        errors=tuple(Error(None, reason, target.text) for reason in dict.fromkeys(lost)),
+        counts=facts.known("counts"),
+    )
+
+
+def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """A report of the layers alone: nothing judged, nothing found."""
+    from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries
+
+    model = facts.known("config")
+    live = facts.known("live")
+    return TargetReport(
+        target=target.text,
+        type=target.type,
+        status="unknown",
+        architecture=(model.class_name if model else None) or (live.class_name if live else None),
+        model_type=model.model_type if model else None,
+        judged_for=config.judge_for or None,
+        layers=_layers(facts),
+        ties=tie_entries(facts.known("groups") or (), live),
+        aliases=alias_entries(live),
+        views=(),
+        loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
+        findings=(),
+        skips=(),
+        errors=(),
+        rules_run=(),
+        remote=facts.known("remote"),
+    )
+
+
+def _chosen(config: Config) -> frozenset[tuple[str, str]] | None:
+    """The loaders that `--for` names, as name and versions; None where every loader counts."""
+    if not config.judge_for:
+        return None
+    from tiecheck.peers.loaders.registry import parse_for
+
+    return parse_for(config.judge_for)
+
+
+def _apply(
+    rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome, chosen: frozenset[tuple[str, str]] | None
+) -> None:
+    """Run one rule: its findings, or its skip, or the error that it crashed."""
+    values = {need: facts.get(need) for need in rule.needs()}
+    unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
+    if unknown is not None:
+        outcome.skips.append(Skip(rule.code, rule.name, unknown.reason))
+        return
+    try:
+        answers = list(rule().check(**values))
+    except Exception as error:  # noqa: BLE001  # any crash of a rule is reported as that rule's
+        outcome.errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
+        return
+    reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
+    outcome.skips.extend(Skip(rule.code, rule.name, reason) for reason in reasons)
+    drafts = (answer for answer in answers if not isinstance(answer, Unknown))
+    outcome.findings.extend(_finding(rule, draft, target, chosen) for draft in drafts)
+    if not reasons:
+        outcome.ran.append(rule.code)
+    elif rule.severity == "error" and TIES & values.keys():
+        outcome.unclear.append(rule.code)
+
+
+def _finding(rule: type[Rule], draft: Draft, target: Target, chosen: frozenset[tuple[str, str]] | None) -> Finding:
+    names = tuple(sorted(draft.names))
+    severity = draft.severity or rule.severity
+    if chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
+        meant = any((view.loader, view.versions) in chosen for view in draft.hurts)
+        severity = "info" if not meant else "warning" if severity == "info" else severity
+    return Finding(
+        code=rule.code,
+        name=rule.name,
+        severity=severity,
+        confidence=draft.confidence or rule.confidence,
+        message=draft.message,
+        names=names,
+        help=draft.help,
+        fixable=rule.fixable,
+        locations=draft.locations,
+        fingerprint=fingerprint(rule.code, _relative(target.text), names),
+        suppressed=None,
+        hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
+    )
+
+
+def _relative(text: str) -> str:
+    """A target's name relative to the working directory where it lies inside it, so that it means the same anywhere."""
+    import os
+
+    if not os.path.exists(text):
+        return text
+    path = os.path.relpath(text)
+    return text if path.startswith("..") else path
+
+
+def _layers(facts: Facts) -> tuple[str, ...]:
+    """The layers that were really read."""
+    there = []
+    if facts.known("config") is not None:
+        there.append("declared")
+    if facts.known("checkpoint") is not None:
+        there.append("stored")
+    if facts.known("live") is not None:
+        there.append("live")
+    return tuple(there)
+
+
+def _status(outcome: _Outcome, facts: Facts, config: Config) -> Status:
+    if outcome.errors:
+        return "error"
+    if at_least(outcome.findings, config.fail_on):
+        return "fail"
+    blind = any(isinstance(facts.get(name), Unknown) for name in TIES if name in facts)
+    return "unknown" if blind or outcome.unclear or not outcome.ran else "pass"
+
+
+def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:
+    """0 checked and clean, 1 findings (or skips under `strict`), 2 the job could not be done."""
+    if not report.targets or any(t.errors or not t.rules_run for t in report.targets):
+        return 2
+    failed = at_least(report.findings, config.fail_on) or (config.strict and report.skips)
+    return 1 if failed and not exit_zero else 0

@@ -1,0 +1,110 @@
+"""`config.json`: the parsed object, and each tie flag with its line, so that a finding can point at it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tiecheck.errors import TargetError
+from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.records.declared import Flag, ModelConfig
+
+CONFIG_NAME = "config.json"
+
+CONFIG_LIMIT = 32 * 1024 * 1024
+"""Bytes of a config that are read at most; a label for each of 100,000 classes takes some 5 MB."""
+
+FLAG_LIMIT = 10_000
+"""Tie flags in one config; the largest composed configs have some twenty."""
+
+FLAG_KEYS = ("tie_word_embeddings", "weight_tying", "tie_embedding", "tie_codebooks_embeddings")
+"""Keys that say whether something is tied: transformers' (every version), OLMo's own (`hf_olmo`, ai2-olmo 0.2), and
+those that lfm2 and csm read instead (transformers 4.57 and 5.23)."""
+
+
+def read_config(root: str) -> ModelConfig | None:
+    """The config of a model directory; None where it has none.
+
+    Args:
+        root: The model directory.
+
+    Raises:
+        TargetError: The file is there and is not a JSON object.
+    """
+    if not os.path.lexists(os.path.join(root, CONFIG_NAME)):
+        return None
+    path = inside(root, CONFIG_NAME)
+    return parse_config(read_bytes(path, path, CONFIG_LIMIT), path)
+
+
+def parse_config(raw: bytes, path: str) -> ModelConfig:
+    """A config by its text, wherever that came from.
+
+    Args:
+        raw: The text of the file.
+        path: What messages call it.
+
+    Raises:
+        TargetError: It is not a JSON object.
+    """
+    data = parse_json(raw, path, path)
+    if not isinstance(data, dict):
+        kind = {list: "a list", str: "a string", type(None): "null"}.get(type(data), "a number or a truth value")
+        raise TargetError(f"{path} holds {kind}, not the JSON object a config is", path)
+    return ModelConfig(CONFIG_NAME, data, _find_flags(raw, data))
+
+
+def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
+    """Every tie flag with its level, value, line and column, in the order of the file.
+
+    The parsed object says which flags there are: of a repeated key, or a repeated level, the last one counts.
+    """
+    if not any(key.encode() in raw for key in FLAG_KEYS) and b"\\u" not in raw:
+        return ()
+    text = raw.decode("utf-8")
+    found: dict[tuple[str, ...], Flag] = {}
+    line, line_start, last = 1, 0, 0
+    for count, (path, start) in enumerate(_walk_keys(text)):
+        if count == FLAG_LIMIT:
+            raise TargetError(f"{CONFIG_NAME} names its tie flags more than {FLAG_LIMIT:,} times; it is broken")
+        line += text.count("\n", last, start)
+        line_start = text.rfind("\n", last, start) + 1 or line_start
+        last = start
+        level: Any = data
+        for key in path[:-1]:
+            level = level.get(key) if isinstance(level, dict) else None
+        if isinstance(level, dict) and path[-1] in level:
+            found.pop(path, None)
+            found[path] = Flag(path[-1], path[:-1], level[path[-1]], line, start - line_start + 1)
+    return tuple(found.values())
+
+
+def _walk_keys(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and position of each tie flag in a valid JSON text.
+
+    One pass over the tokens and no recursion. Keys of objects inside lists are left out: no config keeps a
+    flag there.
+    """
+    import json
+    import re
+
+    token = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s{}\[\]:,"]++')
+    levels: list[str | None] = []  # one entry an open bracket: the key it is the value of, None for a list
+    lists = 0
+    key: str | None = None
+    last, last_at = "", 0
+    for match in token.finditer(text):
+        word = match.group()
+        if word == ":":
+            key = json.loads(last) if "\\" in last else last[1:-1]
+            if key in FLAG_KEYS and not lists:
+                yield (*(level or "" for level in levels[1:]), key), last_at
+        elif word in "{[":
+            lists += word == "["
+            levels.append(None if word == "[" else key or "")
+            key = None
+        elif word in "}]":
+            lists -= word == "]"
+            levels.pop()
+        last, last_at = word, match.start()

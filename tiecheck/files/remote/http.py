@@ -1,0 +1,198 @@
+"""One GET at a time over HTTP, by urllib3: redirects, retries, limits and time are ours to decide, and all is counted.
+
+A token goes to the host it is for and to no other: it is dropped at a redirect that leaves the scheme, host or port.
+A body is read as far as it was asked for, and the connection closed where more would come: a server that ignores
+`Range` moves no weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, SSLError
+from urllib3.exceptions import TimeoutError as StalledError
+
+from tiecheck._version import __version__
+from tiecheck.errors import TargetError
+from tiecheck.files.remote.connections import opened
+from tiecheck.targets.parse import without_secrets
+
+if TYPE_CHECKING:
+    from tiecheck.files.remote.store import Meter
+
+TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
+"""Seconds to wait for a connection, and for the next bytes."""
+
+PATIENCE = 600.0
+"""Seconds that one body may take altogether, so that a server which drips cannot keep us for ever."""
+
+HOPS = 5
+"""Redirects that are followed."""
+
+TRIES = 4
+LONGEST_WAIT = 20.0
+"""How often a request is made that a busy server or a lost connection fails, and the longest wait in seconds."""
+
+BUSY = frozenset({429, 502, 503, 504})
+CHUNK = 256 * 1024
+
+
+class Answer(NamedTuple):
+    """What a server said in the end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    """As much of the body as was wanted."""
+    whole: bool
+    """Whether that is all of it."""
+    url: str
+    """Where it came from in the end; a signature may be in it."""
+
+
+class _Asked(NamedTuple):
+    """One request, and what was asked for."""
+
+    url: str
+    headers: Mapping[str, str]
+    limit: int
+    label: str
+
+
+def get(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: Meter) -> Answer:
+    """Make a GET request, follow its redirects, wait a little where the server is busy.
+
+    Args:
+        url: The address; user and password in it are sent as basic authentication.
+        label: What messages call it, without secrets.
+        limit: Bytes of the body that are read at most.
+        headers: Sent along; `Authorization` to this host only.
+        meter: Counts each request and what it moved.
+
+    Raises:
+        TargetError: No answer, or none that can be used. Any status of 400 and more is an answer.
+    """
+    asked = _Asked(
+        url, {"accept-encoding": "identity", "user-agent": f"tiecheck/{__version__}", **headers}, limit, label
+    )
+    attempt = 0
+    hops = 0
+    while True:
+        attempt += 1
+        try:
+            answer = _once(asked, meter)
+        except TargetError:
+            raise
+        except (HTTPError, OSError) as error:
+            if attempt < TRIES and _lost(error):
+                time.sleep(0.1 * 2**attempt)
+                continue
+            raise TargetError(f"{label} cannot be read: {_why(error, asked.url)}", label) from error
+        if answer.status in BUSY and attempt < TRIES:
+            time.sleep(_wait(answer, attempt, label))
+        elif answer.status in {301, 302, 303, 307, 308}:
+            hops += 1
+            if hops > HOPS:
+                raise TargetError(f"{label} cannot be read: more than {HOPS} redirects", label)
+            asked, attempt = _redirected(asked, answer), 0
+        else:
+            return answer
+
+
+def _once(asked: _Asked, meter: Meter) -> Answer:
+    """One request without redirects; an answer with an error or a redirect is read as far as its sentence goes."""
+    try:
+        response = opened(asked.url, asked.headers, TIMEOUT)
+    except BaseException:
+        meter.add(0)
+        raise
+    body = bytearray()
+    try:
+        limit = asked.limit if response.status < 300 else min(asked.limit, 4096)
+        end = time.monotonic() + PATIENCE
+        whole = False
+        while len(body) < limit:
+            piece = response.read1(min(CHUNK, limit - len(body)), decode_content=False)
+            if not piece:
+                whole = True
+                break
+            body += piece
+            if time.monotonic() > end:
+                raise TargetError(f"{asked.label} cannot be read: the server is too slow", asked.label)
+        else:
+            whole = response.length_remaining == 0 or (response.length_remaining is None and not response.read1(1))
+        if whole:
+            response.release_conn()
+        return Answer(response.status, response.headers, bytes(body), whole, asked.url)
+    finally:
+        meter.add(len(body))
+        if not response.closed:
+            response.close()
+
+
+def _redirected(asked: _Asked, answer: Answer) -> _Asked:
+    """The request a redirect leads to; secrets stay behind where it leaves the host, and https is not left."""
+    old = urlsplit(asked.url)
+    try:
+        url = urljoin(asked.url, answer.headers.get("location", ""))
+        new = urlsplit(url)
+        same = (old.scheme, old.hostname, old.port) == (new.scheme, new.hostname, new.port)
+    except ValueError as error:
+        raise TargetError(
+            f"{asked.label} cannot be read: the server redirects to no HTTP address", asked.label
+        ) from error
+    if new.scheme not in {"http", "https"} or not new.hostname:
+        raise TargetError(f"{asked.label} cannot be read: the server redirects to no HTTP address", asked.label)
+    if old.scheme == "https" and new.scheme == "http":
+        raise TargetError(f"{asked.label} cannot be read: the server redirects from https to http", asked.label)
+    headers = asked.headers if same else {k: v for k, v in asked.headers.items() if k.lower() not in _SECRET}
+    return asked._replace(url=url, headers=headers)
+
+
+_SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+def _wait(answer: Answer, attempt: int, label: str) -> float:
+    """Seconds to wait, by the server's own word; refused where it asks for more patience than a check has."""
+    said = answer.headers.get("retry-after")
+    seconds: float = 0.25 * 2**attempt
+    if said:
+        with contextlib.suppress(HTTPError):
+            seconds = urllib3.Retry().parse_retry_after(said)
+    if seconds > LONGEST_WAIT:
+        raise TargetError(
+            f"{label} cannot be read now: the server is busy ({answer.status}) and says to wait {seconds:.0f} s", label
+        )
+    return seconds
+
+
+def _lost(error: Exception) -> bool:
+    """Whether a connection broke, which a second try may mend; a certificate that is not trusted stays so."""
+    return isinstance(error, ProtocolError) and not isinstance(error, SSLError)
+
+
+def _why(error: Exception, url: str) -> str:
+    """A failure in a few words."""
+    cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    host = urlsplit(url).hostname
+    if isinstance(cause, SSLError):
+        return f"{host} cannot prove who it is (TLS): {_short(cause)}; SSL_CERT_FILE names other authorities"
+    if isinstance(cause, StalledError) and not isinstance(cause, NewConnectionError):
+        return f"{host} does not answer in time"
+    if isinstance(cause, ProtocolError):
+        return f"{host} ended the connection too early ({_short(cause)})"
+    return f"no connection to {host}: {_short(cause)}"
+
+
+def _short(error: BaseException) -> str:
+    """The last words of an exception: urllib3 puts its object before them."""
+    inner: BaseException = error
+    while inner.args and isinstance(inner.args[-1], BaseException):
+        inner = inner.args[-1]
+    text = " ".join(str(inner).split()).rpartition(">: ")[2].rpartition("): ")[2]
+    return without_secrets(text)[:200] or type(inner).__name__

@@ -1,0 +1,207 @@
+"""Config and checkpoint of a remote store, by headers: what `read_config` and `read_checkpoint` do with a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from tiecheck.config.options import Config
+from tiecheck.errors import TargetError
+from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, STANDARD_NAMES, check_ending, parse_index, pick
+from tiecheck.files.local import JSON_LIMIT, LFS_POINTER, refuse_pointer
+from tiecheck.files.model_config import CONFIG_LIMIT, CONFIG_NAME, parse_config
+from tiecheck.files.remote.compare_ranges import RemoteComparer
+from tiecheck.files.remote.opening import open_remote
+from tiecheck.files.remote.repeated_headers import SMALL, Recent
+from tiecheck.files.remote.store import GUESS, Meter, Span, Start, Store, path_of
+from tiecheck.files.remote.web_directory import later
+from tiecheck.files.safetensors.header import HEADER_LIMIT, TYPED_FROM, check_length, shard_of_header
+from tiecheck.records.declared import ModelConfig
+from tiecheck.records.report import Traffic
+from tiecheck.records.stored import Checkpoint, Shard
+from tiecheck.records.words import Unknown
+
+LEAST_ENTRY = len('"":{"dtype":"U8","shape":[],"data_offsets":[0,0]},')
+"""Bytes that a header's entry has at least, beside the name."""
+
+
+_parsed = Meter()
+"""Headers that this process has read: from the first megabyte on, as in a fleet, the faster parser pays."""
+
+_headers: Recent[Shard] = Recent()
+_configs: Recent[ModelConfig] = Recent()
+
+
+class RemoteModel(NamedTuple):
+    """What an address leads to."""
+
+    address: str
+    """What messages call it."""
+    traffic: Callable[[], Traffic]
+    """What was moved up to the call."""
+    local: str
+    """The path in the hub's cache that has all of it, and is read in its place; else empty."""
+    config: ModelConfig | None = None
+    config_text: bytes | None = None
+    """The config as it was sent."""
+    checkpoint: Checkpoint | None = None
+    refused: str = ""
+    """Why the weights that are there are not read; else empty."""
+
+
+def read_address(address: str, config: Config) -> RemoteModel:
+    """Config and headers of a remote model, fetched side by side.
+
+    Args:
+        address: `scheme://...`.
+        config: Says which revision, and whether anything may be fetched.
+
+    Raises:
+        TargetError: There is nothing there, or a file is broken, refused, or of a format that is not read.
+        MissingExtraError: The library that reads such addresses is not installed.
+    """
+    found = open_remote(address, config)
+    store = found.store
+    if store is None or found.local:
+        return RemoteModel(address, store.traffic if store else Meter().read, found.local)
+    _refuse_options(store, config)
+    names = None if found.file else store.names()
+    raw = None
+    fetched = None
+    if names is None or CONFIG_NAME in names:
+        fetched = later(lambda: store.small(CONFIG_NAME, CONFIG_LIMIT))
+    try:
+        checkpoint = _checkpoint(store, found.file, names)
+    finally:
+        raw = fetched() if fetched is not None else None
+    if raw is None and checkpoint is None:
+        raise TargetError(f"{store.address} holds no config.json and no weights under the names that are known")
+    path = path_of(store, CONFIG_NAME)
+    if raw is not None:
+        refuse_pointer(raw, path)
+    return RemoteModel(
+        store.address,
+        store.traffic,
+        "",
+        _config(raw, path) if raw is not None else None,
+        raw,
+        checkpoint if isinstance(checkpoint, Checkpoint) else None,
+        checkpoint.reason if isinstance(checkpoint, Unknown) else "",
+    )
+
+
+def _refuse_options(store: Store, config: Config) -> None:
+    """Refuse what would need the whole model here."""
+    option = "--load" if config.load else "--trust-remote-code" if config.trust_remote_code else None
+    if option:
+        raise TargetError(
+            f"{store.address}: {option} needs the model here; download it and name its directory", store.address
+        )
+
+
+def _checkpoint(store: Store, file: str, names: Collection[str] | None) -> Checkpoint | Unknown | None:
+    if not file and names is None:
+        return _probed(store)
+    name = file or pick(names or (), store.address)
+    if name is None:
+        return None
+    path = path_of(store, name)
+    if name.endswith(INDEX_ENDING):
+        index = store.small(name, JSON_LIMIT)
+        if index is None:
+            raise TargetError(f"there is no {path}", path)
+        return _indexed(store, name, index)
+    check_ending(name)
+    if name.endswith(PICKLE_ENDINGS):
+        if file:
+            raise TargetError(_pickle(path).reason, path)
+        return _pickle(path)
+    start = store.starts([(name, GUESS)])[0]
+    if start is None:
+        raise TargetError(f"there is no {path}", path)
+    return _single(store, name, start)
+
+
+def _probed(store: Store) -> Checkpoint | Unknown | None:
+    """The standard names one after the other, where the store cannot list."""
+    for name in STANDARD_NAMES:
+        if name.endswith(INDEX_ENDING):
+            index = store.small(name, JSON_LIMIT)
+            if index is not None:
+                return _indexed(store, name, index)
+            continue
+        pickled = name.endswith(PICKLE_ENDINGS)
+        start = store.starts([(name, len(LFS_POINTER) if pickled else GUESS)])[0]
+        if start is not None:
+            return _pickle(path_of(store, name)) if pickled else _single(store, name, start)
+    return None
+
+
+def _pickle(path: str) -> Unknown:
+    return Unknown(f"{path} is a pickle, which is never read from a remote store; download it and name its directory")
+
+
+def _single(store: Store, name: str, start: Start) -> Checkpoint:
+    shards = _shards(store, [name], [start])
+    return Checkpoint("safetensors", store.address, shards, None, {}, (), {}, RemoteComparer(store))
+
+
+def _indexed(store: Store, name: str, raw: bytes) -> Checkpoint:
+    """The shards of an index; of pickles the names alone."""
+    path = path_of(store, name)
+    refuse_pointer(raw, path)
+    weight_map, files = parse_index(raw, path)
+    if not files[0].endswith(".safetensors"):
+        return Checkpoint("pickle", store.address, (), name, weight_map, tuple(files), {}, RemoteComparer(store))
+    starts = store.starts(list(_guesses(weight_map, files).items()))
+    there = [(file, start) for file, start in zip(files, starts, strict=True) if start is not None]
+    missing = tuple(file for file, start in zip(files, starts, strict=True) if start is None)
+    shards = _shards(store, [file for file, _ in there], [start for _, start in there])
+    return Checkpoint("safetensors", store.address, shards, name, weight_map, missing, {}, RemoteComparer(store))
+
+
+def _guesses(weight_map: Mapping[str, str], files: Sequence[str]) -> dict[str, int]:
+    """How much to ask for of each shard: what its names take at the very least, and 64 KiB for the rest.
+
+    So no more than 64 KiB and the header is moved, and one request does for shards of some two thousand tensors too.
+    """
+    guesses = dict.fromkeys(files, GUESS)
+    for name, file in weight_map.items():
+        guesses[file] += len(name) + LEAST_ENTRY
+    return {file: min(guess, HEADER_LIMIT) for file, guess in guesses.items()}
+
+
+def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tuple[Shard, ...]:
+    """The headers that begin so, and the rest of those that are longer than what was asked for."""
+    lengths: list[int] = []
+    rest: list[Span] = []
+    for name, start in zip(names, starts, strict=True):
+        path = path_of(store, name)
+        refuse_pointer(start.raw, path)
+        length = int.from_bytes(start.raw[:8], "little")
+        check_length(path, start.size, length)
+        lengths.append(length)
+        if 8 + length > len(start.raw):
+            rest.append(Span(name, len(start.raw), 8 + length - len(start.raw)))
+    tails = dict(zip((span.name for span in rest), store.spans(rest), strict=True)) if rest else {}
+    shards: list[Shard] = []
+    for name, start, length in zip(names, starts, lengths, strict=True):
+        header = start.raw[8 : 8 + length] + tails.pop(name, b"")
+        path = path_of(store, name)
+        shards.append(_shard(header, start.size, path, name))
+        _parsed.add(length)
+    return tuple(shards)
+
+
+def _shard(header: bytes, size: int, path: str, name: str) -> Shard:
+    """One header, parsed unless it came before."""
+
+    def parse() -> Shard:
+        return shard_of_header(header, size, path, name, typed=_parsed.read().bytes >= TYPED_FROM)
+
+    return _headers.get((name, size, header), parse) if len(header) <= SMALL else parse()
+
+
+def _config(raw: bytes, path: str) -> ModelConfig:
+    """One config, parsed unless it came before."""
+    return _configs.get(raw, lambda: parse_config(raw, path)) if len(raw) <= SMALL else parse_config(raw, path)

@@ -1,0 +1,78 @@
+"""What a fleet repeats: headers and configs that came before, known again by their bytes, and what follows from them.
+
+A fleet has many models of few architectures, and many copies of one model. To hold the bytes against those that came
+before costs a tenth of parsing them. Only small ones are kept, and only some: a process that reads a million models
+stays as small as one that reads ten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from tiecheck.records.declared import ModelConfig
+from tiecheck.records.stored import Checkpoint
+
+KEPT = 64
+"""How many headers, configs and models are kept."""
+
+SMALL = 128 * 1024
+"""Bytes of the largest text that is kept."""
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """The last few things that were made; threads may share it."""
+
+    def __init__(self, count: int = KEPT) -> None:
+        self._count = count
+        self._held: dict[Hashable, T] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made for a key, or is made now; what fails is not kept."""
+        with self._lock:
+            found = self._held.pop(key, None)
+            if found is not None:
+                self._held[key] = found  # the last one asked for is the last to go
+                return found
+        made = make()
+        with self._lock:
+            self._held[key] = made
+            while len(self._held) > self._count:
+                del self._held[next(iter(self._held))]
+        return made
+
+
+class _Model(NamedTuple):
+    """What is known of one config with one header."""
+
+    config: ModelConfig
+    entries: object
+    facts: dict[str, Any]
+
+
+_models: Recent[_Model] = Recent()
+
+
+def facts_of_twins(
+    config: ModelConfig | None, checkpoint: Checkpoint | None, options: Hashable
+) -> dict[str, Any] | None:
+    """The facts that were made of the very same config and header, to be read and added to.
+
+    Args:
+        config: A config, the same object for the same text.
+        checkpoint: A checkpoint of one file, its entries the same object for the same header.
+        options: What the facts hang on besides.
+
+    Returns:
+        None for what is not kept.
+    """
+    if config is None or checkpoint is None or checkpoint.index_file or len(checkpoint.shards) != 1:
+        return None
+    shard = checkpoint.shards[0]
+    # The model holds on to both objects, so that no other can have their numbers while it is there.
+    key = (id(config), id(shard.entries), shard.path, options)
+    return _models.get(key, lambda: _Model(config, shard.entries, {})).facts

@@ -1,0 +1,217 @@
+"""The tie groups that somebody expects, held against the ones a module has.
+
+A group is found by its tensor and not by its names, so that a name that is missing, or one too many, is told as a
+difference of that group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tiecheck.config.contract import Groups, read_groups
+from tiecheck.errors import UsageError
+from tiecheck.guard.tie_words import close, cure, found, listed, looks, parting
+from tiecheck.live.declared import judge
+from tiecheck.live.gc_pause import paused_collector
+from tiecheck.live.lookup import Member, look_up
+from tiecheck.live.module_graph import Registrations
+from tiecheck.live.ties import ties_of
+from tiecheck.live.wrappers import UserNames
+from tiecheck.records.live import Tie
+from tiecheck.records.words import TIED, Kind
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CAP = 10_000
+"""Names of a real group that are listed; one with more is no group that somebody wrote down."""
+
+PATTERN = "*^$|+?[(\\"
+"""What a name does not hold and a pattern of transformers does."""
+
+SHOWN = 8
+"""Groups that a message tells of in full, and names of a group that it lists."""
+
+
+class Real(NamedTuple):
+    """A group of names of a module that are one tensor."""
+
+    names: tuple[str, ...]
+    """The names, sorted; capped."""
+    total: int | None
+    """How many there are; None where a cycle makes them endless."""
+    kind: Kind
+    """`module` or `parameter`."""
+
+
+def read_expected(expected: Iterable[Iterable[str]] | Mapping[str, str]) -> Groups:
+    """The expected groups, from groups or from target to source.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    try:
+        if isinstance(expected, Mapping):
+            return read_groups(_joined(expected), "the expected ties")
+        return read_groups(expected, "the expected ties")
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _joined(pairs: Mapping[str, Any]) -> list[list[str]]:
+    """Pairs of target and source as groups: what has a name in common is one."""
+    groups: list[list[str]] = []
+    for target, source in pairs.items():
+        if not isinstance(source, str) or target == source:
+            raise UsageError(f"the expected ties: {target!r} is to be tied to another name, not to {source!r}")
+        touched = [group for group in groups if target in group or source in group]
+        groups = [group for group in groups if group not in touched]
+        groups.append(list(dict.fromkeys([*(name for group in touched for name in group), source, target])))
+    return groups
+
+
+def differences(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
+    """What is different, as the end of a sentence and a paragraph a group; empty where nothing is.
+
+    Args:
+        model: The module, which is not changed.
+        expected: Disjoint groups of names.
+        buffers: Whether buffers count too.
+    """
+    cap = max(CAP, 2 * sum(map(len, expected)))
+    with paused_collector():
+        places = Registrations(model, buffers=buffers)
+        user = UserNames(places.graph)
+        groups = _real(model, ties_of(places, cap), user)
+    real = {_key(look_up(model, group.names[0])): group for group in groups}
+    missing: list[str] = []
+    differing: list[str] = []
+    claimed: set[int] = set()
+    for given in expected:
+        members = [look_up(model, name) for name in dict.fromkeys(map(user.of, given))]
+        tensors = {_key(member): member.name for member in members}
+        claimed |= tensors.keys()
+        held = [real[tensor] for tensor in tensors if tensor in real]
+        told = _told(model, members, held, buffers=buffers)
+        if told:
+            together = any(not set(group.names).isdisjoint(tensors.values()) for group in held)
+            (differing if together else missing).append("\n".join([_short([m.name for m in members]), *told]))
+    extra = [_unexpected(model, group) for tensor, group in real.items() if tensor not in claimed]
+    return _sentence(("missing", missing), ("different", differing), ("not expected", extra))
+
+
+def _key(member: Member) -> int:
+    """What tells a tensor from others: the object that is registered, also where an offloader keeps its values."""
+    if member.owner is None:
+        return id(member.tensor)
+    held = member.owner._parameters.get(member.attribute)
+    return id(held if held is not None else member.owner._buffers.get(member.attribute, member.tensor))
+
+
+def _sentence(*kinds: tuple[str, list[str]]) -> str:
+    counts = ", ".join(f"{len(told)} {word}" for word, told in kinds if told)
+    paragraphs = [f"  {word}: {text}" for word, told in kinds for text in told]
+    more = len(paragraphs) - SHOWN
+    if more > 0:
+        paragraphs[SHOWN:] = [f"  and {more} more"]
+    return "\n".join([counts, *paragraphs])
+
+
+def _real(model: nn.Module, ties: Iterable[Tie], user: UserNames) -> list[Real]:
+    """The groups that are one tensor each, without wrappers; those that only share memory are taken apart."""
+    groups = []
+    for tie in ties:
+        names = user.all_of(tie.names)
+        if tie.kind not in TIED:
+            groups += _parts(model, names)
+        elif len(names) > 1:
+            total = tie.names_total if tie.names_total != len(tie.names) else len(names)
+            groups.append(Real(names, total, tie.kind))
+    return groups
+
+
+def _parts(model: nn.Module, names: Iterable[str]) -> list[Real]:
+    """The names of a group that only shares memory, by tensor."""
+    held: dict[int, list[Member]] = {}
+    for name in names:
+        member = look_up(model, name)
+        held.setdefault(_key(member), []).append(member)
+    return [Real(tuple(m.name for m in part), len(part), _kind(part)) for part in held.values() if len(part) > 1]
+
+
+def _kind(members: Sequence[Member]) -> Kind:
+    return "module" if len({(id(m.owner), m.attribute) for m in members}) == 1 else "parameter"
+
+
+def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers: bool) -> list[str]:
+    """How a group is that is not as expected, and what to change; nothing where it is as expected."""
+    names = [member.name for member in members]
+    odd = {member.name: why for member in members if (why := _odd(model, member, buffers=buffers))}
+    lines = [f"    {why}" for why in odd.values()]
+    if len(names) == 1:
+        lines.append("    it is one name, with and without its wrapper")
+    sound = [member for member in members if member.name not in odd]
+    if len({_key(member) for member in sound}) > 1:
+        lines += _apart(model, sound)
+    for group in held:
+        others = [name for name in group.names if name not in names]
+        if group.total is None:
+            lines.append("    it has endlessly many names: a module is registered below itself")
+        elif others:
+            lines.append(f"    also the same tensor, by the {group.kind}: {_short(others, _more(group))}")
+            lines.append(f"    {parting(group.kind, others[0])}; or expect it too")
+    return lines
+
+
+def _apart(model: nn.Module, members: list[Member]) -> list[str]:
+    """How members that are not one tensor hang together; nothing where they are tied all the same (offloaded)."""
+    verdict = judge(members)
+    if verdict.kind in TIED:
+        return []
+    lines = [f"    {found(verdict.kind, verdict.reason)}"]
+    lines += [f"      one tensor: {_short(part)}" for part in verdict.parts if len(part) > 1]
+    lines += [f"  {line}" for line in looks(members[:SHOWN]).splitlines()]
+    first, *others = _firsts(members, verdict.parts)
+    return lines + [f"    {cure(model, (first, other), 'parameter')}" for other in others[: SHOWN - 1]]
+
+
+def _firsts(members: list[Member], parts: Iterable[Sequence[str]]) -> list[Member]:
+    """One member of each part, in the order in which they were expected."""
+    named = {member.name: i for i, member in enumerate(members)}
+    return [members[i] for i in sorted(min(named[name] for name in part) for part in parts)]
+
+
+def _odd(model: nn.Module, member: Member, *, buffers: bool) -> str | None:
+    """Why a name cannot be a member of a group."""
+    if member.tensor is None:
+        pattern = not set(PATTERN).isdisjoint(member.name)
+        hint = "; names are taken as they are, not as patterns" if pattern else close(model, member.name)
+        return f"{member.why}{hint}"
+    owner = member.owner
+    if owner is not None and owner._buffers.get(member.attribute) is member.tensor and not buffers:
+        return f"`{member.name}` is a buffer, and buffers=True was not given"
+    if owner is not None and member.attribute not in owner._parameters and member.attribute not in owner._buffers:
+        return f"`{member.name}` is not registered: it passes on another module's parameter"
+    return None
+
+
+def _unexpected(model: nn.Module, group: Real) -> str:
+    members = [look_up(model, name) for name in group.names[:SHOWN]]
+    lines = [_short(group.names, _more(group)), f"    {found(group.kind, None)}"]
+    lines += [f"  {line}" for line in looks(members).splitlines()]
+    return "\n".join([*lines, f"    {parting(group.kind, group.names[0])}; or expect it too"])
+
+
+def _more(group: Real) -> int | None:
+    """Names of a group beyond those listed; None for endlessly many."""
+    return None if group.total is None else group.total - len(group.names)
+
+
+def _short(names: Sequence[str], more: int | None = 0) -> str:
+    """Names, the first few of them."""
+    rest = None if more is None else more + len(names) - len(names[:SHOWN])
+    text = listed(names[:SHOWN])
+    if rest is None:
+        return f"{text} and endlessly many more (a module is registered below itself)"
+    return f"{text} and {rest:,} more" if rest else text

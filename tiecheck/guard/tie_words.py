@@ -1,0 +1,86 @@
+"""The words of a failed assertion about ties: what was found, how the members look, and what to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from tiecheck.records.words import Kind
+from tiecheck.wording import place
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.live.lookup import Member
+
+FOUND = {
+    "module": "one module under several names",
+    "parameter": "one parameter under several names",
+    "storage": "different parameters over the same memory: each has its own gradient, and `.to(dtype)` parts them",
+    "overlap": "different parameters over partly the same memory",
+    "copy": "separate memory with equal bytes: equal only until one of them is written",
+    "separate": "separate memory with different bytes",
+    "unknown": "it cannot be told",
+}
+"""What each kind means, in the words of a failed test."""
+
+_LISTED = 10_000
+"""Names that are looked through for one that was meant."""
+
+
+def close(model: nn.Module, name: str) -> str:
+    """The names of a model that look like one it does not have."""
+    from tiecheck.live.module_graph import Registrations
+
+    places = Registrations(model, buffers=True)
+    known = (
+        places.graph.prefixes(owner, 1)[0] + attribute
+        for owner, attribute in zip(places.owners, places.attributes, strict=True)
+    )
+    near = difflib.get_close_matches(name, list(islice(known, _LISTED)), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(f'`{match}`' for match in near)}?" if near else ""
+
+
+def found(kind: Kind, reason: str | None) -> str:
+    """A kind, what it means, and what limits it."""
+    if kind == "unknown" and reason:
+        return f"found unknown: it cannot be told: {reason}"
+    return f"found {kind}: {FOUND[kind]}" + (f" ({reason})" if reason else "")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def looks(members: Iterable[Member]) -> str:
+    """A line a member: how its tensor looks."""
+    from tiecheck.live.torch_adapter import Looks
+
+    seen = Looks()
+    lines = []
+    for member in members:
+        if member.tensor is not None:
+            shape, dtype, _, device = seen.of(member.tensor)
+            size = "(not initialised)" if shape is None else list(shape)
+            lines.append(f"    {member.name}: {dtype} {size} on {device}")
+    return "\n".join(lines)
+
+
+def cure(model: nn.Module, members: Sequence[Member], kind: Kind) -> str:
+    """What makes the members one."""
+    source, target = members[0].name, members[1].name
+    if kind == "module":
+        return f"to tie them as a module, register one module under both names, not two that share `{source}`"
+    first = "call model.tie_weights() after loading and wrapping, or " if hasattr(model, "tie_weights") else ""
+    return f"to tie them, {first}assign after loading, moving and wrapping: {place(target)} = {place(source)}"
+
+
+def parting(found: Kind, name: str) -> str:
+    """What gives one member memory of its own."""
+    if found == "module":
+        owner = place(name.rpartition(".")[0])
+        return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"
+    return f"to part them, give one its own memory: {place(name)} = torch.nn.Parameter({place(name)}.detach().clone())"

@@ -1,0 +1,139 @@
+"""Whether a loaded model keeps what a plan promised; accelerate's hooks are looked through.
+
+Nothing is changed. Values are read only to tell copies apart, and a few rows where a checkpoint is to be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from tiecheck.guard.tie_words import cure, found
+from tiecheck.live.declared import ON_DISK, Verdict, judge
+from tiecheck.live.lookup import Member, look_up
+from tiecheck.records.promises import Broken, Promise
+from tiecheck.records.words import TIED
+from tiecheck.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.guard.stored_rows import StoredRows
+
+MAP_HELP = "load with device_map=gate.device_map, and let nothing move the model afterwards"
+ONE_TENSOR = "one tensor under all of these names"
+VALUES_HELP = (
+    "build the model on the meta device before its checkpoint is loaded, or load with device_map=None; accelerate's "
+    "load_checkpoint_in_model takes the old value of another member for the group's"
+)
+
+
+def broken_promises(model: nn.Module, promises: Iterable[Promise], stored: StoredRows | None) -> tuple[Broken, ...]:
+    """The promises that a model does not keep.
+
+    Args:
+        model: The loaded model, dispatched or not.
+        promises: What was promised.
+        stored: The checkpoint it was loaded from, to hold values against; None for no such look.
+
+    Returns:
+        One record each, in the order of the promises. What cannot be told is not among them.
+    """
+    return tuple(broken for promise in promises for broken in _of(model, promise, stored))
+
+
+def _of(model: nn.Module, promise: Promise, stored: StoredRows | None) -> Iterator[Broken]:
+    members = [look_up(model, name) for name in promise.names]
+    missing = tuple(m.name for m in members if m.tensor is None and not m.computed)
+    if missing:
+        why = "; ".join(str(m.why) for m in members if m.name in missing)
+        yield Broken("missing", missing, ONE_TENSOR, why, "load the class that the plan was made for")
+        return
+    if any(m.tensor is None for m in members):  # computed or packed: not to be told
+        return
+    verdict = judge(members)
+    held = _holds(verdict, promise)
+    if held is False:
+        yield _untied(model, members, verdict, promise, stored)
+    yield from _elsewhere(members, promise)
+    yield from _other_look(members, promise)
+    if held is True and stored is not None:
+        rows = stored.differ(promise.names, members[0].tensor)
+        if rows is not None:
+            names = f"what the checkpoint stores as {listed(rows)}"
+            yield Broken("values", promise.names, names, "other values, of before the load", VALUES_HELP)
+
+
+def _holds(verdict: Verdict, promise: Promise) -> bool | None:
+    """Whether a group is one tensor; None where that cannot be told."""
+    if verdict.kind in TIED:
+        return True
+    if verdict.kind == "unknown":
+        # accelerate writes a tied tensor to two files: on disk equal bytes are all that can be kept.
+        return True if verdict.reason == ON_DISK and set(promise.devices) == {"disk"} else None
+    return False
+
+
+def _untied(
+    model: nn.Module, members: list[Member], verdict: Verdict, promise: Promise, stored: StoredRows | None
+) -> Broken:
+    apart = " | ".join(listed(part) for part in verdict.parts)
+    there = stored.of(promise.names) if stored is not None else ()
+    if len(set(promise.devices)) > 1:
+        help_ = "give all of them one device in the map"
+    elif len(there) > 1:
+        help_ = f"the checkpoint stores {listed(there)}: check it by itself to see which is right, and store that one"
+    else:
+        first = sorted(members, key=lambda member: not isinstance(member.owner, nn.Embedding))
+        help_ = cure(model, first, "parameter")
+    return Broken("tie", promise.names, ONE_TENSOR, f"{found(verdict.kind, verdict.reason)} ({apart})", help_)
+
+
+def _elsewhere(members: Sequence[Member], promise: Promise) -> Iterator[Broken]:
+    """The members that do not lie where the map put them."""
+    wrong: dict[tuple[str, str], list[str]] = {}
+    for member, device in zip(members, promise.devices, strict=True):
+        place = _place(member)
+        if device is not None and place is not None and not same_device(device, place):
+            wrong.setdefault((device, place), []).append(member.name)
+    for (device, place), names in wrong.items():
+        yield Broken("device", tuple(names), f"on {device}", f"on {place}", MAP_HELP)
+
+
+def _place(member: Member) -> str | None:
+    """Where a member's values lie; None where a hook hides it."""
+    if member.tensor is None or (member.offloaded and member.tensor.is_meta):
+        return None
+    return "disk" if member.on_disk else str(member.tensor.device)
+
+
+def same_device(promised: str, place: str) -> bool:
+    """Whether a place is the promised one: a GPU by its number, whatever the accelerator is called.
+
+    A map's number means the machine's own kind of accelerator (`xpu:0`, `npu:0`); `mps` has one device.
+    """
+    if promised == place:
+        return True
+    kind, _, number = place.partition(":")
+    if promised.partition(":")[0] == kind:
+        return (promised.partition(":")[2] or "0") == (number or "0")
+    return promised.startswith("cuda:") and kind not in {"cpu", "meta", "disk", "mps"} and promised[5:] == number
+
+
+def _other_look(members: Sequence[Member], promise: Promise) -> Iterator[Broken]:
+    """Members of another element type, shape or size than promised."""
+    for member in members:
+        tensor = member.tensor
+        if not isinstance(tensor, Tensor):
+            continue
+        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        if promise.shape is not None and shape != promise.shape:
+            help_ = "load the config that the plan was made for; quantisation and resizing change shapes"
+            yield Broken("shape", (member.name,), f"of shape {list(promise.shape)}", f"of shape {list(shape)}", help_)
+        if promise.dtype is not None and dtype != promise.dtype:
+            help_ = f"load with dtype={promise.dtype!r}"
+            yield Broken("dtype", (member.name,), f"as {promise.dtype}", f"as {dtype}", help_)
+        elif promise.dtype is None and promise.nbytes is not None and tensor.nbytes > promise.nbytes:
+            help_ = f"give the gate the dtype of the load: dtype={dtype!r}"
+            promised, what = f"{promise.nbytes:,} bytes", f"{tensor.nbytes:,} bytes ({dtype})"
+            yield Broken("dtype", (member.name,), promised, what, help_)

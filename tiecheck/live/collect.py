@@ -1,0 +1,134 @@
+"""The live layer: what an `nn.Module` really holds, and what its class says about it.
+
+`find_ties` and `collect_live` change nothing, read no values except to tell a copy from a separate tensor,
+and finish on registered cycles, on aliased chains and on tensors that have no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import nn
+
+from tiecheck.live.aliases import aliases_of
+from tiecheck.live.declared import declared_ties
+from tiecheck.live.gc_pause import paused_collector
+from tiecheck.live.module_graph import COUNT_LIMIT, Registrations
+from tiecheck.live.signs import effects_of, freezes_of, logits_misfits, misfits_of
+from tiecheck.live.tensor_names import NamesOf
+from tiecheck.live.ties import ties_of
+from tiecheck.live.transformers.declarations import DeclaredGroup, declarations
+from tiecheck.live.transformers.heads import heads_of
+from tiecheck.live.transformers.saving import Unsaved, unsaved
+from tiecheck.live.wrappers import PEFT, UserNames, class_name, renamed
+from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
+
+__all__ = ["CAP", "collect_live", "find_ties"]
+
+CAP = 32
+"""Names a group lists; `names_total` says how many there are."""
+
+
+class Contract(NamedTuple):
+    """What a user says is tied, for a model whose class declares nothing."""
+
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Groups of names; the last of each is the one the others are to be redirected to."""
+    origin: str = ""
+    """Where it is written, e.g. `pyproject.toml [tool.tiecheck.ties]`."""
+
+
+NO_CONTRACT = Contract()
+
+
+def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tuple[Tie, ...]:
+    """The groups of parameters of a module that share a module, a `Parameter` or memory.
+
+    Args:
+        module: Any module; on meta, lazy, wrapped or sharded too. It is not changed.
+        buffers: Whether to add groups of buffers (`Tie.buffer`), and of a parameter with a buffer.
+        cap: Names a group lists at most, the first in order.
+
+    Returns:
+        Groups by first name, names sorted; in names and membership what
+        `named_parameters(remove_duplicate=False)` (torch 2.13) gives, where that finishes, plus shared memory.
+
+    Raises:
+        TypeError: If `module` is no `nn.Module`.
+        ValueError: If `cap` is below 2.
+    """
+    if cap < 2:  # a group has two names
+        raise ValueError(f"cap must be at least 2, not {cap}")
+    with paused_collector():
+        return ties_of(Registrations(module, buffers=buffers), cap)
+
+
+def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONTRACT) -> LiveModel:
+    """The facts of a live module.
+
+    Args:
+        module: Any module; it is not changed.
+        origin: How it came to be: `given`, `built on meta`, `loaded`.
+        contract: Groups that the user says are tied, and where that is written.
+
+    Returns:
+        Ties, aliases, and for each `PreTrainedModel` in it what its class declares (see `transformers_adapter`). Names
+        are the user's: without what wrappers put before them (see `wrappers`).
+
+    Raises:
+        TypeError: If `module` is no `nn.Module`.
+    """
+    with paused_collector():
+        places = Registrations(module, buffers=False)
+        graph = places.graph
+        user = UserNames(graph)
+        names = NamesOf(places, CAP)
+        said = declarations(graph, CAP)
+        ties = ties_of(places, CAP)
+        promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
+        saving = unsaved(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())  # which saves adapters
+        declared = declared_ties(module, [*said.groups, *promised])
+        models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
+        found = LiveModel(
+            class_name=class_name(module),
+            origin=origin,
+            ties=ties,
+            aliases=aliases_of(graph, CAP),
+            declared=declared,
+            candidates=said.candidates,
+            flag=said.flag,
+            library=said.library,
+            reasons=said.reasons,
+            parameters=len(places.firsts),
+            names=_names_total(places),
+            wrappers=user.wrappers,
+            problems=(*said.problems, *saving.keys, *_unkept(declared, contract)),
+            heads=heads_of(said.models, names),
+            effects=effects_of(places, names),
+            misfits=(*misfits_of(places, names), *logits_misfits(models)),
+            freezes=freezes_of(places, names),
+            unsaved=saving.problems,
+        )
+        return renamed(found, user) if user.wrappers else found
+
+
+def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:
+    """The names of a contract that the module does not have."""
+    for claim in declared:
+        if claim.by == (contract.origin,):
+            for name in claim.missing:
+                yield KeyProblem("nothing", "", contract.origin, name, None, claim.names, True, None)
+
+
+def _names_total(places: Registrations) -> int | None:
+    """How many parameter names there are."""
+    if not places.graph.aliased():
+        return len(places.objects)
+    total = 0
+    for owner in places.owners:
+        paths = places.graph.paths(owner)
+        if paths is None:
+            return None
+        total += paths
+    return min(total, COUNT_LIMIT)

@@ -1,0 +1,150 @@
+"""How some named members of a live module really hang together: the verdict on a declared group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tiecheck.live import torch_adapter
+from tiecheck.live.lookup import Member, look_up
+from tiecheck.live.memory_links import Link, memory_links
+from tiecheck.live.transformers.declarations import DeclaredGroup
+from tiecheck.records.live import DeclaredTie
+from tiecheck.records.words import Kind, weakest
+
+ON_META = "on meta: the bytes cannot be read, identity is decisive"
+NOT_INITIALISED = "not initialised yet: identity is decisive"
+ONE_IN_THE_MAP = "offloaded by accelerate, whose map holds one tensor for all of them"
+IN_THE_MAP = "offloaded by accelerate; these are the values that its map holds"
+ON_DISK = "offloaded by accelerate into files with equal bytes, which does not tell whether they were one tensor"
+HIDDEN = "offloaded by accelerate, whose map does not show the values"
+
+
+class Verdict(NamedTuple):
+    """How some members hang together."""
+
+    kind: Kind
+    """The kind of the group."""
+    reason: str | None
+    """What limits it."""
+    parts: tuple[tuple[str, ...], ...]
+    """The members that exist, split into those that are one tensor; largest first, then by name."""
+    links: tuple[tuple[Kind, tuple[str, ...]], ...]
+    """The members that share memory without being one tensor."""
+
+
+def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[DeclaredTie, ...]:
+    """Hold declared groups against what a module really has.
+
+    Args:
+        module: The module that the names count from.
+        groups: What its classes declare.
+
+    Returns:
+        One record a group, in the order of the groups.
+    """
+    found = []
+    looks = torch_adapter.Looks()
+    for group in groups:
+        members = [look_up(module, name) for name in group.names]
+        verdict = judge(members)
+        held = {member.name: member for member in members}
+        firsts = [held[part[0]] for part in verdict.parts]
+        found.append(
+            DeclaredTie(
+                names=group.names,
+                source=group.source,
+                by=group.by,
+                kind=verdict.kind,
+                reason=verdict.reason,
+                parts=verdict.parts,
+                shapes=tuple(looks.of(one.tensor)[0] if one.tensor is not None else None for one in firsts),
+                devices=tuple(one.device for one in firsts),
+                missing=tuple(member.name for member in members if member.tensor is None),
+            )
+        )
+    return tuple(found)
+
+
+def judge(members: Sequence[Member]) -> Verdict:
+    """How some members hang together: the weakest link that still holds all of them.
+
+    Args:
+        members: Two or more names, looked up.
+
+    Returns:
+        The kind, and how the members fall into parts.
+    """
+    with torch_adapter.quiet():
+        return _judge(members)
+
+
+def _judge(members: Sequence[Member]) -> Verdict:
+    tensors: dict[int, Tensor] = {}
+    held: dict[int, list[Member]] = {}
+    for member in members:
+        if member.tensor is not None:
+            tensors[id(member.tensor)] = member.tensor
+            held.setdefault(id(member.tensor), []).append(member)
+    parts = sorted((tuple(sorted(m.name for m in part)) for part in held.values()), key=lambda p: (-len(p), p))
+    distinct = list(tensors.values())
+    links = memory_links(distinct)
+    named = [(link.kind, tuple(sorted(m.name for i in link.members for m in held[id(distinct[i])]))) for link in links]
+    missing = [member.why for member in members if member.why is not None]
+    elsewhere = [member for member in members if member.offloaded]
+    kind: Kind
+    reason: str | None
+    if missing:
+        kind, reason = "unknown" if any(member.packed for member in members) else "absent", "; ".join(missing)
+    elif len(distinct) == 1:
+        places = {(id(member.owner), member.attribute) for member in members}
+        kind, reason = ("module" if len(places) == 1 else "parameter"), None
+    elif any(member.tensor is not None and member.tensor.is_meta for member in elsewhere):
+        kind, reason = "unknown", HIDDEN
+    else:
+        kind, reason = _apart(distinct, links)
+        if kind == "copy" and all(member.on_disk for member in elsewhere) and elsewhere:
+            kind, reason = "unknown", ON_DISK  # accelerate writes a tied tensor to two files
+        elif elsewhere and kind == "storage":  # the hooks lay one memory under every name at each forward pass
+            kind, reason, parts = "parameter", ONE_IN_THE_MAP, [tuple(sorted(m.name for m in members))]
+        elif elsewhere:
+            reason = reason or IN_THE_MAP
+    return Verdict(kind, reason, tuple(parts), tuple(named))
+
+
+def _apart(tensors: list[Tensor], links: list[Link]) -> tuple[Kind, str | None]:
+    """What holds different tensors together."""
+    for tensor in tensors:
+        reason = torch_adapter.placeholder(tensor)
+        if reason is not None:
+            return "unknown", reason
+    kinds: list[Kind] = [link.kind for link in links]
+    reasons = [link.reason for link in links if link.reason]
+    linked = {i: k for k, link in enumerate(links) for i in link.members}
+    heads = [links[k].members[0] for k in range(len(links))] + [i for i in range(len(tensors)) if i not in linked]
+    heads.sort()
+    for i in heads[1:]:
+        kind, reason = _compare(tensors[heads[0]], tensors[i])
+        kinds.append(kind)
+        if reason:
+            reasons.append(reason)
+    return weakest(kinds), reasons[-1] if reasons else None
+
+
+def _compare(a: Tensor, b: Tensor) -> tuple[Kind, str | None]:
+    """Whether two tensors over separate memory are copies of each other."""
+    reason = torch_adapter.opaque(a) or torch_adapter.opaque(b)
+    if reason:
+        return "unknown", reason
+    if torch_adapter.lazy(a) or torch_adapter.lazy(b):
+        return "separate", NOT_INITIALISED
+    if a.is_meta or b.is_meta:
+        return "separate", ON_META
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return "separate", None
+    try:
+        return ("copy" if torch_adapter.equal_bytes(a, b) else "separate"), None
+    except Exception as error:  # noqa: BLE001  # whatever a foreign tensor raises: the bytes were not read
+        return "unknown", f"the bytes could not be read ({type(error).__name__}: {error})"

@@ -1,0 +1,103 @@
+"""Finding a parameter or buffer of a live module by its name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tiecheck.live import torch_adapter
+from tiecheck.live.offload import OFFLOADED, by_hook, offloaded
+from tiecheck.live.wrappers import step, unwrapped, wrapping
+
+
+class Member(NamedTuple):
+    """A name looked up in a module."""
+
+    name: str
+    """The name."""
+    tensor: Tensor | None
+    """The parameter or buffer it names; None where it names none."""
+    owner: nn.Module | None
+    """The module that registers it, where one does."""
+    attribute: str
+    """Its attribute there."""
+    why: str | None
+    """Why there is none."""
+    offloaded: bool = False
+    """Whether the tensor is what a hook of accelerate holds for the name."""
+    on_disk: bool = False
+    """Whether it holds it in a file."""
+    computed: bool = False
+    """Whether there is none since the module computes the tensor from others."""
+    packed: bool = False
+    """Whether there is none since the module holds the values in a form that is no tensor."""
+
+    @property
+    def device(self) -> str:
+        """Where the values are."""
+        return OFFLOADED if self.offloaded else str(self.tensor.device) if self.tensor is not None else ""
+
+
+def look_up(module: nn.Module, name: str) -> Member:
+    """Find a parameter or buffer by its dotted name, as torch 2.13 `nn.Module.get_parameter` does.
+
+    An attribute that passes on another module's parameter counts (a LoRA layer's `weight`), one that computes a
+    tensor does not. A name may leave out what torch.compile, DDP, FSDP or PEFT put into it. What accelerate has
+    offloaded is looked up in its hook's map.
+    """
+    *path, attribute = name.split(".")
+    owner = _owner(module, path, attribute)
+    if owner is None:
+        return Member(name, None, None, attribute, f"`{name}` does not exist")
+    registered = owner._parameters.get(attribute)
+    tensor = owner._buffers.get(attribute) if registered is None else registered
+    if tensor is None:
+        return _unregistered(name, owner, attribute)
+    if by_hook(owner, attribute):
+        values, disk = offloaded(owner, attribute)
+        values = tensor if values is None else values
+        return Member(name, values, owner, attribute, None, offloaded=True, on_disk=disk)
+    return Member(name, tensor, owner, attribute, None)
+
+
+def _owner(module: nn.Module, path: list[str], attribute: str) -> nn.Module | None:
+    """The module at a path, with wrappers left out where the path does not name them; else with all of them left out.
+
+    The two differ where a wrapper's own attribute is called like one of the model's: PEFT's holds a Llama as `model`.
+    """
+    owner: nn.Module | None = module
+    for label in path:
+        owner = step(owner, label) if owner is not None else None
+    if owner is not None and wrapping(owner) is not None and not _registers(owner, attribute):
+        owner = unwrapped(owner)
+    if owner is not None and _registers(owner, attribute):
+        return owner
+    inner: nn.Module | None = unwrapped(module)
+    for label in path:
+        inner = inner._modules.get(label) if inner is not None else None
+        inner = unwrapped(inner) if inner is not None else None
+    return owner if inner is None else inner
+
+
+def _registers(owner: nn.Module, attribute: str) -> bool:
+    return attribute in owner._parameters or attribute in owner._buffers
+
+
+def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
+    """What an attribute is that is no parameter or buffer: one that is passed on, a computed one, or none."""
+    if torch_adapter.parametrized(owner, attribute):
+        return Member(name, None, owner, attribute, f"`{name}` is computed by a parametrization", computed=True)
+    try:
+        passed = getattr(owner, attribute, None)
+    except Exception:  # noqa: BLE001  # a property runs code of the model's
+        passed = None
+    if isinstance(passed, nn.Parameter):
+        return Member(name, passed, owner, attribute, None)
+    if isinstance(passed, Tensor):
+        return Member(name, None, owner, attribute, f"`{name}` is computed, not registered", computed=True)
+    if callable(passed) and not isinstance(passed, nn.Module):
+        # A quantised layer of torch.ao (2.13) packs its weight and gives it by a method.
+        why = f"`{name}` is a method of {type(owner).__name__}, which holds its weight in a form of its own"
+        return Member(name, None, owner, attribute, why, computed=True, packed=True)
+    return Member(name, None, owner, attribute, f"`{name}` does not exist")

@@ -1,0 +1,161 @@
+"""What else a live module shows about its ties.
+
+Members that are not used as they are, biases that do not fit, and signs that tied members were meant to differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from tiecheck.live.derived_weights import effect_of
+from tiecheck.live.module_graph import Registrations
+from tiecheck.live.tensor_names import NamesOf
+from tiecheck.live.transformers.heads import weight_of
+from tiecheck.records.live import Effect, Freeze, Misfit
+
+_dtype = attrgetter("dtype")
+_requires_grad = attrgetter("requires_grad")
+
+LOGITS_BIAS = "final_logits_bias"
+"""The buffer that encoder-decoders of transformers add to their logits (BART, Marian and theirs, 5.23)."""
+
+FEW = 3
+"""Other parameters that a module must have for their agreement to show an intent."""
+
+
+def effects_of(places: Registrations, names: NamesOf) -> tuple[Effect, ...]:
+    """The members of parameter ties that their module does not use as they are."""
+    found: list[Effect] = []
+    for first in places.repeats:
+        for place in names.places_of(first):
+            what = effect_of(places.graph, places.owners[place], places.attributes[place])
+            if what is not None:
+                found += [Effect(name, *what) for name in names.at(place)]
+    return tuple(sorted(found))
+
+
+def misfits_of(places: Registrations, names: NamesOf) -> tuple[Misfit, ...]:
+    """Biases of linear layers whose weight is tied and has another number of rows, and the like of the logits."""
+    found: list[Misfit] = []
+    for first in places.repeats:
+        weight = places.objects[first]
+        if is_lazy(weight) or weight.dim() != 2:
+            continue
+        for place in names.places_of(first):
+            owner = places.graph.modules[places.owners[place]]
+            bias = owner._parameters.get("bias")
+            if isinstance(owner, nn.Linear) and places.attributes[place] == "weight" and bias is not None:
+                found += _misfit(bias, weight, names.at(place))
+    return tuple(sorted(found))
+
+
+def _misfit(bias: Tensor, weight: Tensor, names: Sequence[str]) -> Iterator[Misfit]:
+    if not is_lazy(bias) and bias.numel() not in (weight.shape[0], 1):
+        for name in names:
+            yield Misfit(name.removesuffix("weight") + "bias", name, int(weight.shape[0]), bias.numel())
+
+
+def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
+    """The buffers added to the logits of some models that do not fit the weight of their head.
+
+    Args:
+        models: Path, with its final dot, and model.
+    """
+    found = []
+    for prefix, model in models:
+        buffer = model._buffers.get(LOGITS_BIAS)
+        weight = weight_of(model, "get_output_embeddings")
+        if isinstance(buffer, Tensor) and weight is not None and not is_lazy(weight) and weight.dim() == 2:
+            rows, size = int(weight.shape[0]), int(buffer.shape[-1])
+            if rows != size:
+                path = next((n for n, p in model.named_parameters() if p is weight), "the head")
+                found.append(Misfit(f"{prefix}{LOGITS_BIAS}", prefix + path, rows, size))
+    return tuple(found)
+
+
+def freezes_of(places: Registrations, names: NamesOf) -> tuple[Freeze, ...]:
+    """Signs that the members of a parameter tie were meant to differ in `requires_grad` or dtype."""
+    if not places.repeats:
+        return ()
+    tally = _Tally(places)
+    return tuple(freeze for first in places.repeats for freeze in _freezes(places, names, first, tally))
+
+
+class _Tally:
+    """What the floating parameters of a module are like, counted once: one of them is held against all others."""
+
+    def __init__(self, places: Registrations) -> None:
+        self._places = places
+        tensors = [places.objects[place] for place in places.firsts]
+        dtypes = list(map(_dtype, tensors))
+        if not all(dtype.is_floating_point for dtype in set(dtypes)):
+            tensors = [tensor for tensor in tensors if tensor.dtype.is_floating_point]
+        grads = Counter(map(_requires_grad, tensors))
+        self.count = len(tensors)
+        self.training = grads[True]
+        self.mixed = len(grads) > 1
+        """Whether some of them train and some do not."""
+        self.dtypes: Counter[torch.dtype] = Counter()
+        """Those of two dimensions and more by dtype; empty where all have one."""
+        if len({tensor.dtype for tensor in tensors}) > 1:
+            self.dtypes.update(t.dtype for t in tensors if not is_lazy(t) and t.dim() > 1)
+
+    @cached_property
+    def tops(self) -> dict[int, str]:
+        """The first part of the first name of each module that registers a parameter."""
+        path = self._places.graph.path
+        return {owner: path(owner, "").partition(".")[0] for owner in set(self._places.owners)}
+
+    @cached_property
+    def below(self) -> dict[str, tuple[int, int]]:
+        """How many floating parameters stand below each top, and how many of them train."""
+        places, tops = self._places, self.tops
+        found: dict[str, tuple[int, int]] = {}
+        for place in places.firsts:
+            tensor = places.objects[place]
+            if tensor.dtype.is_floating_point:
+                count, training = found.get(tops[places.owners[place]], (0, 0))
+                found[tops[places.owners[place]]] = count + 1, training + tensor.requires_grad
+        return found
+
+
+def _freezes(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
+    tensor = places.objects[first]
+    if is_lazy(tensor) or not tensor.is_floating_point():
+        return
+    trains = tensor.requires_grad
+    word = "trains" if trains else "frozen"
+    for place in names.places_of(first):
+        number = places.owners[place]
+        said = vars(places.graph.modules[number]).get("requires_grad")
+        if isinstance(said, bool) and said is not trains:
+            where = places.graph.path(number, "").removesuffix(".")
+            yield Freeze("attribute", names.of(tensor), where, word, str(said).lower())
+    if not trains and tally.count > FEW and tally.training == tally.count - 1:
+        yield Freeze("frozen", names.of(tensor), "", word, "trains")
+    if trains and tally.mixed:
+        yield from _alone_below(places, names, first, tally)
+    others = tally.dtypes.keys() - {tensor.dtype}
+    if tally.dtypes[tensor.dtype] == 1 and len(others) == 1 and tally.dtypes.total() > FEW and tensor.dim() > 1:
+        mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, *others))
+        yield Freeze("dtype", names.of(tensor), "", mine, theirs)
+
+
+def _alone_below(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
+    """A tied tensor that trains below a module in which everything else is frozen, and that does not hold them all."""
+    tied = names.of(places.objects[first])
+    own = tally.tops.get(places.owners[first], "")
+    tops = {name.partition(".")[0] for name in tied}
+    for top in sorted(tops) if len(tops) > 1 else ():
+        count, training = tally.below.get(top, (0, 0))
+        mine = top == own
+        if count - mine >= FEW and training == mine:
+            yield Freeze("trainable", tied, top, "trains", "frozen")

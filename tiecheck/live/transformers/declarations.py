@@ -1,0 +1,145 @@
+"""The one place that knows what a live transformers model declares, and transformers' quirks (5.23.0, 4.57.6)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.transformers.keys import Keys, flag_of, read_keys
+from tiecheck.live.wrappers import class_name
+from tiecheck.records.live import Candidate, KeyProblem
+from tiecheck.union_find import joined
+
+
+class DeclaredGroup(NamedTuple):
+    """A group that the classes in a module declare."""
+
+    names: tuple[str, ...]
+    """The names, sorted."""
+    source: str
+    """The name the others are redirected to."""
+    by: tuple[str, ...]
+    """Which classes' attribute says so, and which config's flag."""
+
+
+class PretrainedModel(NamedTuple):
+    """One `PreTrainedModel` of a module."""
+
+    number: int
+    """Its number in the graph."""
+    prefixes: tuple[str, ...]
+    """Its paths, each with its final dot; capped."""
+    model: Any
+    """The model."""
+    keys: Keys
+    """What its class declares, names counted from it."""
+
+
+class Declarations(NamedTuple):
+    """What the `PreTrainedModel`s in a module say about ties."""
+
+    groups: tuple[DeclaredGroup, ...]
+    """The groups declared under the configs as they are, by first name."""
+    candidates: tuple[Candidate, ...]
+    """The groups that would be declared if every flag were true, by first name."""
+    flag: bool | None
+    """`tie_word_embeddings` as the outermost model reads it: an absent one is false in 5.x. None without a model."""
+    library: str | None
+    """The library and its version."""
+    reasons: tuple[str, ...]
+    """Why a model's declaration could not be had."""
+    problems: tuple[KeyProblem, ...]
+    """What is wrong with the declarations themselves."""
+    models: tuple[PretrainedModel, ...]
+    """The models, outermost first."""
+
+
+NOTHING = Declarations((), (), None, None, (), (), ())
+
+
+class _Pair(NamedTuple):
+    target: str
+    source: str
+    by: tuple[str, ...]
+    flag: bool | None
+
+
+def declarations(graph: ModuleGraph, cap: int) -> Declarations:
+    """What the `PreTrainedModel`s in a module declare, each under its own config.
+
+    The class's `_tied_weights_keys` expanded against real names, as transformers 5.23
+    `get_expanded_tied_weights_keys` does it. `all_tied_weights_keys` is never read: it is written once and kept,
+    whatever becomes of the model.
+
+    Args:
+        graph: The modules.
+        cap: Paths of one model that are looked at.
+
+    Returns:
+        The declarations; nothing of them, and no import, where transformers' models are not loaded already.
+    """
+    modeling = sys.modules.get("transformers.modeling_utils")
+    base = getattr(modeling, "PreTrainedModel", None)
+    if not isinstance(base, type):
+        return NOTHING
+    version = str(getattr(sys.modules.get("transformers"), "__version__", "?"))
+    models = tuple(
+        PretrainedModel(number, tuple(graph.prefixes(number, cap)), model, read_keys(model, version))
+        for number, model in enumerate(graph.modules)
+        if isinstance(model, base)
+    )
+    if not models:
+        return NOTHING
+    on = [pair for one in models for pair in _prefixed(one, one.keys.declared)]
+    possible = [pair for one in models for pair in _prefixed(one, one.keys.possible)]
+    return Declarations(
+        groups=tuple(DeclaredGroup(names, source, by) for names, source, by, _ in _groups(on)),
+        candidates=tuple(Candidate(*group) for group in _groups(possible)),
+        flag=flag_of(models[0].model),
+        library=f"transformers {version}",
+        reasons=tuple(dict.fromkeys(one.keys.reason for one in models if one.keys.reason)),
+        problems=tuple(_placed(models)),
+        models=models,
+    )
+
+
+def _placed(models: tuple[PretrainedModel, ...]) -> Iterator[KeyProblem]:
+    """The problems under the paths of the whole module; those of one class once, where it comes many times."""
+    seen = set()
+    for one in models:
+        for problem in one.keys.problems:
+            if problem not in seen:
+                seen.add(problem)
+                prefix = one.prefixes[0] if one.prefixes else ""
+                names = tuple(prefix + name for name in problem.names) if problem.form != "list" else problem.names
+                yield problem._replace(model=prefix.removesuffix("."), names=names)
+
+
+def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
+    """Pairs under the names of the whole module, with who says so."""
+    flag = flag_of(one.model)
+    for prefix in one.prefixes:
+        by = (f"{class_name(one.model)}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
+        for target, source in pairs.items():
+            yield _Pair(prefix + target, prefix + source, by, flag)
+
+
+def _groups(pairs: list[_Pair]) -> list[tuple[tuple[str, ...], str, tuple[str, ...], bool | None]]:
+    """Groups of names from pairs, with source, origins and flag: a source with many targets is one, so is a chain."""
+    groups = joined((pair.target, pair.source) for pair in pairs)
+    number = {name: n for n, members in enumerate(groups) for name in members}
+    by: dict[int, dict[str, None]] = {}
+    flags: dict[int, list[bool | None]] = {}
+    targets = {pair.target for pair in pairs if pair.target != pair.source}
+    for pair in pairs:
+        by.setdefault(number[pair.source], {}).update(dict.fromkeys(pair.by))
+        flags.setdefault(number[pair.source], []).append(pair.flag)
+    found = []
+    for n, members in enumerate(groups):
+        if len(members) > 1:
+            sources = sorted(set(members) - targets) or sorted(members)
+            flag = True if True in flags[n] else flags[n][0]
+            found.append((tuple(sorted(members)), sources[0], tuple(by[n]), flag))
+    return sorted(found, key=lambda group: group[0])

@@ -1,0 +1,262 @@
+"""What one `PreTrainedModel` class declares with `_tied_weights_keys`, and what is wrong with the declaration.
+
+Expanded by transformers' own method, so that what it makes of a pattern is what we report (5.23.0,
+`get_expanded_tied_weights_keys`). 4.x has lists of names and patterns without sources: there the input embedding is the
+source of what has its shape (`_tie_or_clone_weights`, 4.57.6), and the rest is not known.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from tiecheck.live.lookup import look_up
+from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.patterns import takes_forever
+from tiecheck.records.live import KeyForm, KeyProblem
+
+NAMES = 1_000_000
+"""A model with more names than this, or endless ones, is not handed to transformers' own expansion: it lists them."""
+
+SHORTCUT = re.compile(r"^[A-Za-z0-9_\.]+(weight)|(bias)$")
+"""What a key looks like that 5.23 takes for a whole name, unanchored as it stands there: `a.weighted_head` does too."""
+
+BESIDE = ("_mask", "_u", "_v")
+"""What torch's hooks (2.13) put beside a `..._orig`: pruning a mask, `spectral_norm` two vectors."""
+
+PLAIN = re.compile(r"[A-Za-z0-9_.]+")
+"""A word that is a name and no pattern."""
+
+REASON = 300
+"""Characters of a reason: 5.23 lists every name of the model in some."""
+
+CAP = 8
+"""Names a problem lists at most."""
+
+
+class Keys(NamedTuple):
+    """What a model's class says about ties."""
+
+    declared: dict[str, str]
+    """{target: source} under the config as it is."""
+    possible: dict[str, str]
+    """The same as it would be with the flag true."""
+    problems: tuple[KeyProblem, ...]
+    """What is wrong with it."""
+    reason: str | None
+    """Why some of it could not be read."""
+
+
+class _View:
+    """A model seen by its own method as if its flag were true; neither model nor config is touched."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.config = _Config(model.config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class _Config:
+    """A config with the flag true."""
+
+    tie_word_embeddings = True
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
+
+
+def flag_of(model: nn.Module) -> bool | None:
+    """`tie_word_embeddings` as the model reads it: absent is false in transformers 5, true in 4.x."""
+    config = getattr(model, "config", None)
+    return None if config is None else bool(getattr(config, "tie_word_embeddings", False))
+
+
+def read_keys(model: nn.Module, version: str) -> Keys:
+    """What a model's class declares, names counted from the model.
+
+    Args:
+        model: A `PreTrainedModel`.
+        version: transformers' version.
+    """
+    older = (
+        not version.startswith("5")
+        and version.split(".", maxsplit=1)[0].isdecimal()
+        and int(version.split(".", maxsplit=1)[0]) < 5
+    )
+    problems = [] if older else list(_class_problems(model))
+    keys = getattr(model, "_tied_weights_keys", None)
+    if not keys:
+        return Keys({}, {}, tuple(problems), None)
+    try:
+        if older:
+            return Keys(*_expand_older(model, keys), (), None)
+        if not isinstance(keys, Mapping):
+            what = f"{type(model).__name__}: `_tied_weights_keys` is a {type(keys).__name__}, which names no sources"
+            return Keys({}, {}, tuple(problems), what)
+        names = _all_names(model, keys)
+        problems += _pair_problems(model, keys, names)
+        declared, possible, reason = _expand(model, version)
+        return Keys(_members(declared, names), _members(possible, names), tuple(problems), reason)
+    except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
+        what = f"{type(model).__name__}: {type(error).__name__}: {error}"
+        return Keys({}, {}, tuple(problems), what if len(what) <= REASON else f"{what[:REASON]}...")
+
+
+def class_problems(model_class: Any) -> tuple[KeyProblem, ...]:
+    """What is wrong with a class's declaration that shows without an instance: the forms of 4.x."""
+    return tuple(_class_problems(model_class))
+
+
+def _class_problems(model: Any) -> Iterator[KeyProblem]:
+    """The forms that transformers 5 cannot read: a list of keys, and a `tie_weights` without its two arguments."""
+    cls = model if isinstance(model, type) else type(model)
+    flag = None if isinstance(model, type) else flag_of(model)
+
+    def problem(form: KeyForm, key: str, names: tuple[str, ...], raised: str) -> KeyProblem:
+        return KeyProblem(form, "", cls.__name__, key, None, names, flag, raised)
+
+    keys = getattr(model, "_tied_weights_keys", None)
+    if keys and not isinstance(keys, Mapping):
+        word = type(keys).__name__
+        listed = tuple(sorted(str(getattr(key, "pattern", key)) for key in keys))[:CAP] if _several(keys) else ()
+        yield problem("list", word, listed, f"AttributeError: '{word}' object has no attribute 'keys'")
+    tie_weights = getattr(cls, "tie_weights", None)
+    if tie_weights is not None:
+        parameters = inspect.signature(tie_weights).parameters
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        missing = [name for name in ("missing_keys", "recompute_mapping") if name not in parameters]
+        if missing and not open_ended:
+            text = f"tie_weights({', '.join(parameters)})"
+            raised = f"TypeError: {cls.__name__}.tie_weights() got an unexpected keyword argument '{missing[-1]}'"
+            yield problem("signature", text, (), raised)
+
+
+def _several(keys: Any) -> bool:
+    return isinstance(keys, (list, tuple, set, frozenset))
+
+
+def _all_names(model: Any, keys: Mapping[Any, Any]) -> frozenset[str]:
+    """Every name of a parameter or buffer, as transformers lists them to match the keys against.
+
+    Raises:
+        ValueError: There are too many, or a pattern takes forever on them.
+    """
+    graph = ModuleGraph(model)
+    counts = [graph.paths(number) for number in graph.aliased()]
+    if any(count is None or count > NAMES for count in counts):
+        raise ValueError("the model has too many names to match `_tied_weights_keys` against")
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    told = [word for word in (*keys, *keys.values()) if isinstance(word, str)]
+    endless = takes_forever(told, lambda: iter(names))
+    if endless is not None:
+        raise ValueError(f"the pattern {endless!r} in `_tied_weights_keys` cannot be matched against the names in time")
+    return frozenset(names).union(name for name, _ in model.named_buffers(remove_duplicate=False))
+
+
+def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """{target: source} as declared, as it would be with the flag true, and why the first could not be had."""
+    expand = getattr(type(model), "get_expanded_tied_weights_keys", None)
+    if expand is None:
+        return {}, {}, f"transformers {version} cannot expand `_tied_weights_keys`"
+    declared = dict(model.get_expanded_tied_weights_keys(all_submodels=False))
+    if declared or flag_of(model):
+        return declared, declared, None
+    try:
+        return {}, dict(expand(_View(model), all_submodels=False)), None
+    except ValueError:  # keys that fit nothing in this model, which nothing asks for: a note, and no reason
+        return {}, {}, None
+
+
+def _members(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:
+    """Pairs without what pruning and `spectral_norm` keep beside a member: a key matches `weight_mask` too."""
+    beside = {f"{name.removesuffix('_orig')}{end}" for name in names if name.endswith("_orig") for end in BESIDE}
+    return {target: source for target, source in pairs.items() if target not in beside}
+
+
+def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[str]) -> Iterator[KeyProblem]:
+    """Pairs that name nothing, themselves, or more than was meant."""
+    flag, cls = flag_of(model), type(model).__name__
+    words = [(t, s) for t, s in keys.items() if isinstance(t, str) and isinstance(s, str)]
+    whole = all(SHORTCUT.match(word) for pair in words for word in pair)
+    for target, source in words:
+        pair = (target, source)
+        if target == source:
+            yield KeyProblem("itself", "", cls, target, source, (), flag, None)
+            continue
+        found = [_named(model, word, names) if whole else _matched(model, word, names) for word in pair]
+        if not all(found):
+            there = tuple(sorted(name for hits in found for name in hits))[:CAP]
+            raised = _raised(whole, pair, found)
+            yield KeyProblem("nothing", "", cls, target, source, there, flag, raised)
+            continue
+        beside = [] if whole else sorted(n for w, hits in zip(pair, found, strict=True) for n in _beside(w, hits))
+        if beside:
+            fits = len(found[0]) % len(found[1]) == 0
+            told = None if fits else _raised(whole, pair, found)
+            yield KeyProblem("beside", "", cls, target, source, tuple(beside[:CAP]), flag, told)
+
+
+def _named(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
+    """The parameter or buffer of that name; what pruning, a parametrization or an adapter makes of it counts too."""
+    if word in names:
+        return {word}
+    member = look_up(model, word)
+    put = member.owner is not None and not member.owner._parameters and not member.owner._modules  # an `nn.Identity`
+    return {word} if member.tensor is not None or member.computed or put else set()
+
+
+def _matches(word: str, names: frozenset[str]) -> set[str]:
+    """The names that 5.23 takes a key or a source for: `re.search` of it, anchored at the front alone."""
+    pattern = re.compile("^" + word)
+    return {name for name in names if pattern.search(name)}
+
+
+def _matched(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
+    """What a pattern matches; a plain name that something else now computes counts as there."""
+    found = _matches(word, names)
+    return found or (_named(model, word, names) if PLAIN.fullmatch(word) else set())
+
+
+def _beside(word: str, hits: set[str]) -> list[str]:
+    """What a plain word matches beside the parameter or module of that name, where there is one."""
+    if not PLAIN.fullmatch(word):
+        return []
+    meant = {name for name in hits if name == word or name.startswith(f"{word}.")}
+    return sorted(hits - meant) if meant else []
+
+
+def _raised(whole: bool, pair: tuple[str, str], found: list[set[str]]) -> str:
+    """What 5.23 raises for a pair that does not fit, as a sentence may quote it."""
+    if whole:
+        lacking = next(word for word, hits in zip(pair, found, strict=True) if not hits)
+        return f"AttributeError: ... has no attribute `{lacking.rpartition('.')[0].rpartition('.')[2] or lacking}`"
+    return f"ValueError: There is an issue with your definition of `tie_weights_keys` for ^{pair[1]}:^{pair[0]}."
+
+
+def _expand_older(model: Any, keys: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """{target: source} by the list of 4.x: what has the input embedding's shape is tied to it.
+
+    Raises:
+        ValueError: A listed name whose source the list does not tell.
+    """
+    embedding = model.get_input_embeddings()
+    weight = getattr(embedding, "weight", None)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    source = next((name for name, value in named.items() if value is weight), None)
+    patterns = [str(getattr(key, "pattern", key)) for key in keys]
+    targets = [name for name in named if name != source and any(re.search(p, name) for p in patterns)]
+    pairs = {name: source for name in targets if source and named[name].shape == named[source].shape}
+    rest = [name for name in targets if name not in pairs and named[name].dim() > 1]
+    if rest:
+        raise ValueError(f"`_tied_weights_keys` is a list, which does not tell what {rest[0]} is tied to")
+    config = model.config
+    return (pairs if getattr(config, "tie_word_embeddings", True) else {}), pairs

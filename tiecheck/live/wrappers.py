@@ -1,0 +1,174 @@
+"""Modules that only wrap another one, and the names that the wrapped model has without them.
+
+torch itself writes a state dict's names without most of these (`torch.distributed.checkpoint.state_dict._get_fqns`,
+2.13): nobody who compiled a Llama calls its head `_orig_mod.lm_head`. A wrapper is known by the qualified name of its
+class, so that no library is imported to be looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.records.live import LiveModel
+
+PEFT = "PEFT"
+"""What the wrappers of PEFT are called."""
+
+INNER: Mapping[str, tuple[str, str]] = {
+    "torch._dynamo.eval_frame.OptimizedModule": ("_orig_mod", "torch.compile"),
+    "torch.nn.parallel.distributed.DistributedDataParallel": ("module", "DistributedDataParallel"),
+    "torch.nn.parallel.data_parallel.DataParallel": ("module", "DataParallel"),
+    "torch.optim.swa_utils.AveragedModel": ("module", "AveragedModel"),
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": ("_fsdp_wrapped_module", "FSDP"),
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": (
+        "_checkpoint_wrapped_module",
+        "activation checkpointing",
+    ),
+    "deepspeed.runtime.engine.DeepSpeedEngine": ("module", "DeepSpeed"),
+    "peft.peft_model.PeftModel": ("base_model", PEFT),
+    "peft.tuners.tuners_utils.BaseTuner": ("model", PEFT),
+    "peft.tuners.tuners_utils.BaseTunerLayer": ("base_layer", PEFT),
+    "peft.utils.other.AuxiliaryTrainingWrapper": ("original_module", PEFT),
+}
+"""Class -> the attribute that holds what it wraps, and what users call it (torch 2.13, peft 0.21)."""
+
+SHARDED = "torch.distributed.fsdp.FSDPModule"
+"""What FSDP2 mixes into the class of a module that it shards in place: names stay, the class's own name changes."""
+
+FSDP2 = "FSDP2"
+"""What a module that it sharded is called among the wrappers."""
+
+_SHARDS: dict[type, bool] = {}
+_KNOWN: dict[type, tuple[str, str] | None] = {}
+
+
+def wrapping(module: nn.Module) -> tuple[str, str] | None:
+    """The attribute that holds what a module wraps, and what users call the wrapper; None for any other module."""
+    cls = type(module)
+    if cls not in _KNOWN:
+        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := qualified(base)) in INNER), None)
+    found = _KNOWN[cls]
+    return found if found is not None and found[0] in module._modules else None
+
+
+def qualified(cls: type) -> str:
+    """A class's name with its module's."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside any number of wrappers."""
+    for _ in range(64):  # a wrapper that holds itself ends here
+        found = wrapping(module)
+        inner = module._modules[found[0]] if found else None
+        if inner is None:
+            break
+        module = inner
+    return module
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """A module's own class: of what is wrapped, and without what FSDP2 makes of it."""
+    cls = type(unwrapped(module))
+    if _is_sharded(cls):
+        own = [base for base in cls.__mro__[1:] if qualified(base) != SHARDED]
+        cls = own[0] if own else cls
+    return cls
+
+
+def _is_sharded(cls: type) -> bool:
+    if cls not in _SHARDS:
+        _SHARDS[cls] = any(qualified(base) == SHARDED for base in cls.__mro__)
+    return _SHARDS[cls]
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of a module's own class."""
+    return own_class(module).__name__
+
+
+def step(owner: nn.Module, label: str) -> nn.Module | None:
+    """The module that a label names below another, wrappers passed through; None where there is none."""
+    for _ in range(64):
+        inner = owner._modules.get(label)
+        if inner is not None:
+            return inner
+        found = wrapping(owner)
+        if found is None:
+            return None
+        owner = owner._modules[found[0]]  # type: ignore[assignment]  # `wrapping` has looked
+    return None
+
+
+class UserNames:
+    """Writes the names of a model as its user knows them: without the wrappers' own parts."""
+
+    def __init__(self, graph: ModuleGraph) -> None:
+        found = [w for module in graph.modules if (w := wrapping(module)) is not None]
+        sharded = any(map(_is_sharded, set(map(type, graph.modules))))
+        self._root = graph.modules[0]
+        self._labels = {label for label, _ in found}
+        self.wrappers = (*dict.fromkeys(title for _, title in found), *([FSDP2] if sharded else []))
+        """What the wrappers are called, from the outside in."""
+
+    def of(self, name: str) -> str:
+        """One name of a parameter, buffer or module, without wrappers."""
+        if not self._labels:
+            return name
+        parts = name.split(".")
+        if self._labels.isdisjoint(parts):
+            return name
+        kept = []
+        module: nn.Module | None = self._root
+        for part in parts:
+            found = wrapping(module) if module is not None else None
+            if found is None or found[0] != part:
+                kept.append(part)
+            module = module._modules.get(part) if module is not None else None
+        return ".".join(kept)
+
+    def all_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Some names without wrappers, sorted anew."""
+        return tuple(sorted({self.of(name) for name in names})) if self._labels else names
+
+
+def renamed(live: LiveModel, user: UserNames) -> LiveModel:
+    """The facts of a wrapped module with every name as its user knows it."""
+    of, all_of = user.of, user.all_of
+    return live._replace(
+        ties=tuple(sorted((t._replace(names=all_of(t.names)) for t in live.ties), key=lambda t: t.names)),
+        aliases=tuple(a._replace(paths=all_of(a.paths), names=all_of(a.names)) for a in live.aliases),
+        declared=tuple(
+            d._replace(
+                names=all_of(d.names),
+                source=of(d.source),
+                by=tuple(map(of, d.by)),
+                parts=tuple(map(all_of, d.parts)),
+                missing=all_of(d.missing),
+            )
+            for d in live.declared
+        ),
+        candidates=tuple(
+            c._replace(names=all_of(c.names), source=of(c.source), by=tuple(map(of, c.by))) for c in live.candidates
+        ),
+        problems=tuple(p._replace(model=of(p.model), names=tuple(map(of, p.names))) for p in live.problems),
+        heads=tuple(
+            h._replace(
+                model=of(h.model),
+                embedding=all_of(h.embedding),
+                head=all_of(h.head),
+                usual=of(h.usual) if h.usual else None,
+                older=tuple(map(all_of, h.older)),
+            )
+            for h in live.heads
+        ),
+        effects=tuple(e._replace(name=of(e.name)) for e in live.effects),
+        misfits=tuple(m._replace(bias=of(m.bias), weight=of(m.weight)) for m in live.misfits),
+        freezes=tuple(f._replace(names=all_of(f.names), where=of(f.where)) for f in live.freezes),
+        unsaved=tuple(
+            u._replace(names=all_of(u.names), model=of(u.model), dropped=all_of(u.dropped)) for u in live.unsaved
+        ),
+    )

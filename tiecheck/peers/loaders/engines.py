@@ -1,0 +1,172 @@
+"""The table of the engines as a loader reads it, and what a flag says at the level that an engine reads.
+
+`python -m tiecheck.tables.generate.engines` makes the table from the engines' own source. Fields are joined by `|`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from tiecheck.peers.loaders.situation import Decision, Loader, Situation
+from tiecheck.records.record import Record
+from tiecheck.records.words import Outcome
+
+FLAG = "tie_word_embeddings"
+_TABLE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "tables", "engines.txt")
+_read: dict[tuple[str, str], str] = {}
+
+
+Ending = tuple[Outcome, str | None]
+"""An outcome with what is printed or raised."""
+
+
+class Read(Record):
+    """What an engine ends up with when it reads the flag."""
+
+    dotted: str
+    """The flag, with its level."""
+    value: bool | None
+    """What the config says there; None where it is silent."""
+    ties: bool | None
+    """What the engine takes it for; None where the class's default at that level is not known."""
+
+
+def ending(outcome: Outcome, message: str | None = None) -> Ending:
+    """An outcome with its message, as a policy holds it."""
+    return outcome, message
+
+
+def _sections() -> Mapping[tuple[str, str], str]:
+    """Engine and version -> the lines of its section, as they stand in the file."""
+    if not _read:
+        with open(_TABLE, "rb") as file:
+            parts = file.read().decode().split("@\t")[1:]
+        for part in parts:
+            head, _, lines = part.partition("\n")
+            name, number = head.split("\t")
+            _read[name, number] = lines
+    return _read
+
+
+def section(engine: str, version: str) -> Mapping[str, str]:
+    """Architecture (for mlx-lm model type) -> fields, of one engine in one version.
+
+    Raises:
+        KeyError: The table has no such section.
+    """
+    pairs = (line.split("\t") for line in _sections()[engine, version].splitlines())
+    return {key: fields for fields, keys in pairs for key in keys.split(" ")}
+
+
+@lru_cache(4096)  # a fleet has many models of few classes
+def fields_of(engine: str, version: str, name: str | None) -> str | None:
+    """The fields of one architecture, found by a search: a start parses nothing else; None where it is not there.
+
+    Raises:
+        KeyError: The table has no such section.
+    """
+    lines = _sections()[engine, version]
+    at = lines.find(name) if name else -1
+    while name and at >= 0:
+        if lines[at - 1] in "\t " and lines[at + len(name)] in " \n":
+            start = lines.rfind("\n", 0, at) + 1
+            return lines[start : lines.index("\t", start)]
+        at = lines.find(name, at + 1)
+    return None
+
+
+def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
+    """The fields of an architecture that two versions agree on.
+
+    Returns:
+        None where neither version has it, and an `unknown:REASON` where they differ.
+    """
+    found = {fields_of(engine, version, name) for version in (first, last)}
+    if len(found) == 1:
+        return found.pop()
+    return f"unknown:{engine} {first} and {last} treat this class differently"
+
+
+def config_of(situation: Situation) -> Mapping[str, Any]:
+    """The parsed config; empty where there is none."""
+    return situation.config.data if situation.config is not None else {}
+
+
+def class_of(situation: Situation) -> str | None:
+    """The class that `architectures` names, which is what engines choose their own class by."""
+    name = situation.architecture.class_name
+    return None if name is not None and name.startswith("=") else name  # what stands for no class in the table
+
+
+def pair_of(situation: Situation) -> tuple[str, str]:
+    """The names of embedding and head; for a class that the tie table lacks, the group's source and another member."""
+    embedding = situation.architecture.embedding or situation.group.source or ""
+    other = next((name for name in situation.group.names if name != embedding), "")
+    return embedding, situation.architecture.head or other
+
+
+def in_part(loader: Loader, ran: frozenset[str], key: Callable[[Situation], str | None]) -> tuple[Loader, Loader]:
+    """A loader of which only some classes were run, as two: those that were, and the rest, which were read."""
+
+    def run(situation: Situation) -> Decision | None:
+        return loader.decide(situation) if key(situation) in ran else None
+
+    def read(situation: Situation) -> Decision | None:
+        return loader.decide(situation) if key(situation) not in ran else None
+
+    return loader._replace(checked="run", decide=run), loader._replace(checked="source", decide=read)
+
+
+def nested(config: Mapping[str, Any], level: str) -> Mapping[str, Any] | None:
+    """The config at a dotted level; None where there is none."""
+    found: object = config
+    for key in level.split(".") if level else ():
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else None
+
+
+def level_of(config: Mapping[str, Any], level: str) -> str | None:
+    """The level that the table's word stands for in this config; None where that cannot be told.
+
+    `text()` is transformers' `get_text_config()`: the nested text config where there is one, else the config itself.
+    A `>` says that the engine copies the top level's flag there before it is read.
+    """
+    if level.startswith(">"):
+        return ""
+    if not level.endswith("text()"):
+        return level
+    above = level.removesuffix("text()").removesuffix(".")
+    here = nested(config, above)
+    if here is None:
+        return None
+    if isinstance(here.get("text_config"), Mapping):
+        return f"{above}.text_config".lstrip(".")
+    others = ("text_encoder", "decoder", "generator", "text_model")
+    return None if any(isinstance(here.get(key), Mapping) for key in others) else above
+
+
+def flag_at(situation: Situation, level: str, default: str) -> Read:
+    """The flag as a transformers config object has it: what is written, else the class's default at that level.
+
+    Args:
+        situation: The group; its own level and default are known from the tie table.
+        level: The level as the table words it.
+        default: What the engine takes a missing attribute for: `0`, `1`, or `-` where it reads it outright.
+    """
+    config = config_of(situation)
+    found = level_of(config, level)
+    if found is None:
+        return Read(FLAG, None, None)
+    dotted = f"{found}.{FLAG}".lstrip(".")
+    here = nested(config, found)
+    value = here.get(FLAG) if here is not None else None
+    if isinstance(value, bool):
+        return Read(dotted, value, value)
+    group = situation.group
+    known = group.default if tuple(found.split(".") if found else ()) == group.level else None
+    if known is False and default == "1":
+        known = None  # the attribute may be absent as well as false, and then the engine's own default counts
+    return Read(dotted, None, known)

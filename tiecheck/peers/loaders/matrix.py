@@ -1,0 +1,140 @@
+"""The loader matrix of a checkpoint: each tie group put before each loader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tiecheck.peers.loaders.registry import loaders_of, views_of
+from tiecheck.peers.loaders.situation import Situation
+from tiecheck.records.declared import Architecture, ModelConfig
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.record import Record
+from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.records.words import Unknown
+from tiecheck.stored.groups import build_groups, compare_members
+
+
+def loader_views(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, groups: tuple[Group, ...]
+) -> tuple[LoaderView, ...]:
+    """What every loader of the matrix makes of every group.
+
+    Args:
+        config: The model's config, where there is one.
+        architecture: The class by the table of transformers 5.
+        checkpoint: The stored layer.
+        groups: The groups, compared as far as they are to be.
+
+    Returns:
+        The views, grouped by loader in the matrix's order, each loader's in the order of the groups.
+    """
+    situations = tuple(_situations(config, architecture, checkpoint, groups))
+    views = views_of(situations, loaders_of()) if situations else ()
+    odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
+    if odd is None:
+        return views
+    reason = f"{odd.dotted} is neither true nor false, and what it takes that for was not read"
+    return tuple(
+        view if view.loader == "transformers" else view._replace(outcome="unknown", message=reason, ties=None)
+        for view in views
+    )
+
+
+def _situations(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, groups: tuple[Group, ...]
+) -> list[Situation]:
+    older = _older(config, architecture, checkpoint) if groups else ""
+    return [Situation(config, architecture, group, _of(group, older, checkpoint)) for group in groups]
+
+
+class _Older(Record):
+    """A group as the class of transformers 4.57 has it, and what transformers 5 calls its members."""
+
+    group: Group
+    newer: Mapping[str, str]
+
+
+def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint) -> tuple[_Older, ...] | str:
+    """The groups of 4.57's class, under its own names; no byte is read for them."""
+    from tiecheck.tables.architectures import load_older
+
+    if not architecture.known:
+        return "the class is not transformers' own, and its code was not run"
+    data = config.data if config else None
+    older = load_older(architecture.class_name, config.model_type if config else None, config=data)
+    if not older.known:
+        return older.origin
+    if not older.ties and not (older.embedding and older.head):
+        return "4.57 ties nothing in this class, and what it calls its parameters is not known"
+    found = build_groups(config, older, checkpoint, "never")
+    if isinstance(found, Unknown):
+        return found.reason
+    if older.repairs:
+        found = tuple(_repaired(group) for group in found)
+    found = tuple(_sourceless(group, older) for group in found)
+    newer = {tie.names: {name: name for name in tie.names} | dict(tie.newer) for tie in older.ties}
+    return tuple(_Older(group, newer[group.names]) for group in found)
+
+
+def _sourceless(group: Group, older: Architecture) -> Group:
+    """A group that 4.57 ties in code and of which it declares every member as a target (FSMT's output projection).
+
+    Where the source is the input embedding it is loaded all the same.
+    """
+    alike = group.kind == "parameter" and group.source != older.embedding
+    if not alike or not all(any(re.search(target, name) for target, _ in older.declared) for name in group.names):
+        return group
+    return group._replace(
+        declared=None, reason="4.57 declares every member as a target, and which it loads is not known"
+    )
+
+
+def _repaired(group: Group) -> Group:
+    """A group of a class that looks after missing members itself: what it makes of them was not asked."""
+    if group.declared or not group.missing or not group.stored_names:
+        return group
+    return group._replace(declared=None, reason="its class looks after missing members with code of its own")
+
+
+def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -> tuple[Group, ...] | str:
+    """The older groups that share a member, by name or by what is stored, with the comparison that was made."""
+    if isinstance(older, str):
+        return older
+    names, stored = set(group.names), set(group.stored_names)
+    same = (o for o in older if not names.isdisjoint(o.newer.values()) or not stored.isdisjoint(o.group.stored_names))
+    found = tuple(same)
+    if any(_crosses(other, names) for other in found):
+        return "4.57 ties some of its members to a parameter outside the group"
+    return tuple(_compared(_shared(other, names), group, checkpoint) for other in found)
+
+
+def _crosses(other: _Older, names: set[str]) -> bool:
+    """Whether 4.57 ties a part of a group to what is no member of it (Udop's biases, T5Gemma's head)."""
+    theirs = set(other.newer.values())
+    return other.group.declared is True and bool(theirs & names) and not (theirs <= names or names <= theirs)
+
+
+def _shared(other: _Older, names: set[str]) -> Group:
+    """An older group that is not tied, without the members that are no matter of the newer group."""
+    kept = tuple(name for name in other.group.names if other.newer[name] in names)
+    if other.group.declared is not False or not kept:
+        return other.group
+    return other.group._replace(names=kept, missing=tuple(n for n in other.group.missing if n in kept))
+
+
+def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:
+    """An older group with the comparison of the newer one, where both are about the same tensors.
+
+    What is a part of a group whose members differ is compared by itself, if the bytes were read before.
+    """
+    if other.stored != "unknown" or len(other.stored_names) < 2 or len(other.tensors) < len(other.stored_names):
+        return other
+    if not set(other.stored_names) <= set(group.stored_names):
+        return other
+    if len(other.stored_names) == len(group.stored_names) or group.stored == "copy":
+        reason = other.reason if other.declared is None else group.reason
+        return other._replace(stored=group.stored, comparison=group.comparison, reason=reason)
+    if group.comparison is None or not other.declared:
+        return other
+    return compare_members(other._replace(reason=None), checkpoint, "always" if checkpoint.remote else "auto")

@@ -1,0 +1,97 @@
+"""What each loader would do with a checkpoint: one module a loader, and the registry that asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tiecheck.errors import UsageError
+from tiecheck.records.loaders import LoaderView
+
+if TYPE_CHECKING:
+    from tiecheck.peers.loaders.situation import Loader, Situation
+
+MODULES = {
+    "transformers": "transformers",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llama.cpp": "llama_cpp",
+    "mlx-lm": "mlx_lm",
+    "mergekit": "mergekit",
+    "accelerate": "accelerate",
+}
+"""Loader -> the module beside this one that holds its `LOADERS`, newest version last."""
+
+
+def loaders_of(names: Iterable[str] = MODULES) -> tuple[Loader, ...]:
+    """The loaders of some names, in the matrix's order."""
+    return _loaders_of(frozenset(names))
+
+
+@lru_cache(64)
+def _loaders_of(wanted: frozenset[str]) -> tuple[Loader, ...]:
+    found: list[Loader] = []
+    for name, module in MODULES.items():
+        if name in wanted:
+            found += import_module(f"tiecheck.peers.loaders.{module}").LOADERS
+    return tuple(found)
+
+
+def views_of(situations: Iterable[Situation], loaders: Iterable[Loader]) -> tuple[LoaderView, ...]:
+    """What each loader makes of each group: grouped by loader, in the matrix's order."""
+    held = tuple(situations)
+    views = []
+    for loader in loaders:
+        for situation in held:
+            decision = loader.decide(situation)
+            if decision is not None:
+                outcome, message, reads, value, ties = decision
+                views.append(
+                    LoaderView(
+                        loader.name,
+                        loader.versions,
+                        outcome,
+                        message,
+                        loader.checked,
+                        situation.group.names,
+                        reads,
+                        value,
+                        ties,
+                    )
+                )
+    return tuple(views)
+
+
+def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """The loaders that `--for` names, as pairs of name and version range.
+
+    Args:
+        specs: `name` for every version of the matrix, or `name==version`.
+
+    Raises:
+        UsageError: A loader or a version that the matrix does not have.
+    """
+    chosen: set[tuple[str, str]] = set()
+    for spec in specs:
+        name, equals, version = spec.strip().lower().partition("==")
+        numbers = version.split(".") if equals else []
+        if name not in MODULES:
+            raise UsageError(f"--for {spec}: the matrix has {', '.join(MODULES)}, each alone or with ==VERSION")
+        versions = loaders_of((name,))
+        if equals:
+            plain = all(number.isdecimal() for number in numbers)
+            wanted = tuple(map(int, numbers)) if plain else ()
+            fitting = [v for v in versions if v.versions == version or (plain and _within(wanted, v))]
+            if not fitting:
+                known = ", ".join(dict.fromkeys(v.versions for v in versions))
+                raise UsageError(f"--for {spec}: {name} is known in the versions {known} only")
+            versions = tuple(fitting)
+        chosen |= {(v.name, v.versions) for v in versions}
+    return frozenset(chosen)
+
+
+def _within(version: tuple[int, ...], loader: Loader) -> bool:
+    size = len(version)
+    return version >= loader.since[:size] and (loader.until is None or version < loader.until)

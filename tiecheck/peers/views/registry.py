@@ -1,0 +1,74 @@
+"""What every other tool takes for tied in a live module: one file a tool, and the registry that asks them.
+
+Each tool's own way of looking is reproduced, in time that grows with the names, and also where the tool itself raises
+or never ends. With `run` the installed tools are really run beside that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from tiecheck.peers.views.reading import missed_by, would_warn
+from tiecheck.records.report import View
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.peers.views.sight import Peer, Sight
+
+MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "fsdp", "peft")
+"""The modules beside this one that hold `PEERS`, in the order of the views."""
+
+
+def views_of(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
+    """What each other tool takes for tied in a live module.
+
+    Args:
+        module: Any module; cycles, aliased graphs, lazy, meta and quantised parameters included. It is not changed.
+        run: Whether to run the installed tools as well. Without it none of them is imported.
+        tools: Which to ask, out of `MODULES`.
+
+    Returns:
+        A view for each function and algorithm, in the order of `MODULES`; a tool that was run stands behind its
+        reproduction. A tool that raises, or would not end, has that in `error`. transformers and PEFT have views only
+        where they would look at the module at all.
+
+    Raises:
+        TypeError: If `module` is no `nn.Module`.
+    """
+    from tiecheck.live.gc_pause import paused_collector
+    from tiecheck.peers.views.sight import Sight, ran, reproduced
+
+    found: list[View] = []
+    with paused_collector(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a tool's warnings are not the caller's
+        sight = Sight(module)
+        for peer in _peers(sight, tools):
+            found.append(reproduced(peer, sight))
+            installed = _installed(peer) if run and peer.run is not None else None
+            if installed is not None:
+                found.append(ran(peer, sight, installed))
+    return tuple(found)
+
+
+def _peers(sight: Sight, tools: Collection[str]) -> Iterable[Peer]:
+    for name in tools:
+        peers: tuple[Peer, ...] = import_module(f"tiecheck.peers.views.{name}").PEERS
+        yield from (peer for peer in peers if peer.asks(sight))
+
+
+def _installed(peer: Peer) -> str | None:
+    """The installed version of a tool; None where it is not installed or has another algorithm."""
+    try:
+        text = version(peer.tool).partition("+")[0]  # not which build of torch it is
+    except PackageNotFoundError:
+        return None
+    numbers = tuple(int(part) for part in text.split(".") if part.isdecimal())
+    return text if peer.since <= numbers and (peer.until is None or numbers < peer.until) else None
+
+
+__all__ = ["missed_by", "views_of", "would_warn"]

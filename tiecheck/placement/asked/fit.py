@@ -1,0 +1,270 @@
+"""Whether a given device map fits a model: every tensor has a device, every key is known, every device has room.
+
+It is held against accelerate 1.15 `check_device_map`, which `dispatch_model` calls, and transformers 5.23
+`expand_device_map`, which says where a tensor is loaded to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from tiecheck.errors import UsageError
+from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown
+from tiecheck.placement.map_lookup import DeviceMap, broken_nesting, by_transformers, transformers_key
+from tiecheck.records.placement import Device
+from tiecheck.wording import size
+
+LISTED = 4
+"""Names listed in a message."""
+
+WARNS = "accelerate 1.15 warns that such keys do not match any submodules"
+
+
+def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
+    device_map: Mapping[str, int | str],
+    names: Iterable[str],
+    modules: Collection[str],
+    alias_paths: Mapping[str, str],
+    *,
+    loader: Literal["accelerate", "transformers"] = "accelerate",
+    place: str = "device_map",
+) -> tuple[str, ...]:
+    """Whether a map has a place for every tensor, as the loaders look for it.
+
+    accelerate 1.15 `check_device_map` raises where a name of the state dict stands under no key, and warns of a key
+    that `named_modules()` does not list. So it wants the other path of an aliased module in the map, and warns of it.
+    transformers 5.23 comes to that check only where the map has two different devices, or `disk`; else it puts on the
+    CPU what stands under no key.
+
+    Args:
+        device_map: The map, as it was written.
+        names: Every name of the state dict, those that aliases make included.
+        modules: The paths of `named_modules()`, each module once; the root's empty one may be left out.
+        alias_paths: Other path of a module -> the path of it that is in `modules`.
+        loader: Who is going to load.
+        place: Where the map is from, for messages.
+
+    Returns:
+        What is odd about it and stops nobody, in words.
+
+    Raises:
+        UsageError: Names without a device, which the loader would raise for.
+    """
+    names = tuple(names)
+    values = set(device_map.values())
+    checked = loader == "accelerate" or len(values) > 1 or DISK in values
+    remarks = [
+        f"{place} names {text}"
+        for text in _odd_keys(device_map, set(modules), alias_paths, set(names))
+        if checked or WARNS not in text
+    ]
+    if loader == "transformers":
+        remarks += [f"{place}: {text}" for text in _taken(device_map, names)]
+    lacking = [] if "" in device_map else [name for name in names if device_map.keys().isdisjoint(above(name))]
+    if not lacking:
+        return tuple(remarks)
+    count = f"{len(lacking):,} tensor{'' if len(lacking) == 1 else 's'}"
+    held = f"{place} gives no device to {_listed(_modules_of(lacking, set(names).difference(lacking)), alias_paths)}"
+    if checked:
+        raise UsageError(f"{held} ({count}): add a key for each; accelerate 1.15 raises ValueError")
+    return (*remarks, f"{held} ({count}): transformers 5.23 does not mind")
+
+
+def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool, place: str) -> None:
+    """Whether accelerate's hooks bear the keys that stand below others; see `broken_nesting`.
+
+    Raises:
+        UsageError: They raise ValueError; both keys are named.
+    """
+    found = broken_nesting(device_map, modules, loaded=loaded)
+    if found is not None:
+        above, below = found
+        raise UsageError(
+            f"{place} is an impossible map: {shown(below)} on {device_map[below]} stands below {shown(above)} on "
+            f"{device_map[above]}, and accelerate 1.15 raises ValueError (weight is on the meta device); give the "
+            f"other modules below {shown(above)} keys of their own instead of it"
+        )
+
+
+def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> None:
+    """Whether accelerate 1.15 can leave everything on the disk as a map wants it.
+
+    Args:
+        device_map: The map.
+        form: How the checkpoint is stored that it loads; None where `dispatch_model` writes the disk itself.
+        place: Where the map is from.
+
+    Raises:
+        UsageError: It cannot: the empty key has no weights to write, and safetensors are opened on a device.
+    """
+    if set(device_map.values()) != {DISK}:
+        return
+    if form is None and "" in device_map:
+        raise UsageError(
+            f"{place} is an impossible map: accelerate 1.15 writes nothing for '' on disk, and raises "
+            "FileNotFoundError; give each child of the model a key of its own"
+        )
+    if form == "safetensors":
+        raise UsageError(
+            f"{place} is an impossible map: with everything on disk accelerate 1.15 raises SafetensorError (device "
+            "disk is invalid); put one module on the cpu, or load with from_pretrained"
+        )
+
+
+def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: str) -> None:
+    """Whether transformers 5.23 gets through a map, whose keys it takes for patterns (`expand_device_map`).
+
+    Raises:
+        UsageError: A key is no pattern, or matches what is no key, over which it raises.
+    """
+    known = DeviceMap.of(device_map)
+    try:
+        for name in names:
+            by_transformers(known, name)
+    except re.error as error:
+        raise UsageError(
+            f"{place} has a key that is no pattern, for which transformers 5.23 takes it: {error}"
+        ) from error
+    except KeyError as error:
+        raise UsageError(
+            f"{place}: transformers 5.23 takes keys for patterns, one of which matches {shown(error.args[0])}, and "
+            "that is no key: it raises KeyError"
+        ) from error
+
+
+def warned_keys(
+    device_map: Mapping[str, Any], modules: Iterable[str], *, loader: Literal["accelerate", "transformers"]
+) -> tuple[str, ...]:
+    """What accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked.
+
+    Args:
+        device_map: The map.
+        modules: The paths of `named_modules()`.
+        loader: Who is going to load; see `check_map`.
+    """
+    known = set(modules)
+    odd = [key for key in device_map if key and key not in known]
+    values = set(device_map.values())
+    asked = loader == "accelerate" or len(values) > 1 or DISK in values
+    return (f"The following device_map keys do not match any submodules in the model: {odd}",) if odd and asked else ()
+
+
+def above(name: str) -> list[str]:
+    """A name, and every module that it stands in, the highest first; the root is left out."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _modules_of(lacking: list[str], covered: set[str]) -> list[str]:
+    """The highest modules none of whose tensors has a device."""
+    partly = {path for name in covered for path in above(name)}
+    return list(dict.fromkeys(next((path for path in above(name) if path not in partly), name) for name in lacking))
+
+
+def _real(path: str, alias_paths: Mapping[str, str]) -> str | None:
+    """The first path of a module that is named by another one; None where it is named by no alias."""
+    for head in reversed(above(path)):
+        if head in alias_paths:
+            return alias_paths[head] + path[len(head) :]
+    return None
+
+
+def _listed(paths: list[str], alias_paths: Mapping[str, str]) -> str:
+    """Some paths in words, aliases with what they are."""
+    words = [
+        shown(path) + (f" (the module {shown(real)} by another path)" if (real := _real(path, alias_paths)) else "")
+        for path in paths[:LISTED]
+    ]
+    rest = len(paths) - len(words)
+    return ", ".join(words) + (f" and {rest:,} more" if rest else "")
+
+
+def _odd_keys(
+    device_map: Mapping[str, Any], modules: set[str], alias_paths: Mapping[str, str], names: set[str]
+) -> Iterator[str]:
+    """What is to be said of keys that `named_modules()` does not list, a remark a kind."""
+    kinds: dict[str, list[str]] = {"alias": [], "tensor": [], "nothing": []}
+    for key in device_map:
+        if key and key not in modules:
+            kinds["alias" if _real(key, alias_paths) else "tensor" if key in names else "nothing"].append(key)
+    if kinds["alias"]:
+        yield f"{_listed(kinds['alias'], alias_paths)}: {WARNS}, and wants them all the same"
+    if kinds["tensor"]:
+        yield f"{_listed(kinds['tensor'], {})}, of tensors and not of modules: {WARNS}, and follows them"
+    if kinds["nothing"]:
+        near = _nearest(kinds["nothing"][0], modules | alias_paths.keys())
+        hint = f" (for {shown(kinds['nothing'][0])}, did you mean {shown(near)}?)" if near else ""
+        yield f"{_listed(kinds['nothing'], {})}, which the model does not have{hint}"
+
+
+def _nearest(key: str, paths: set[str]) -> str | None:
+    """The module that was meant by a key: one that ends in it, or the same with its first wrong part mended."""
+    import difflib
+
+    ends = min((path for path in paths if path.endswith(f".{key}")), default=None)
+    if ends is not None:
+        return ends
+    parts = key.split(".")
+    right = next(i for i in range(len(parts)) if ".".join(parts[: i + 1]) not in paths)
+    head = "".join(f"{part}." for part in parts[:right])
+    beside = {path[len(head) :] for path in paths if path.startswith(head) and "." not in path[len(head) :]}
+    near = difflib.get_close_matches(parts[right], sorted(beside), n=1)
+    if not near:
+        return None
+    whole = ".".join([head + near[0], *parts[right + 1 :]])
+    return whole if whole in paths else head + near[0]
+
+
+def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[str]:
+    """Tensors that transformers would load to the device of another module."""
+    taken: dict[str, list[str]] = {}
+    for name in names:
+        key = transformers_key(name, device_map.keys())
+        own = next((path for path in reversed(above(name)) if path in device_map), "")
+        if key is not None and key not in above(name) and key and device_map[key] != device_map.get(own):
+            taken.setdefault(key, []).append(name)
+    for key, held in taken.items():
+        modules = _modules_of(held, set(names).difference(held))
+        yield (
+            f"transformers 5.23 takes the key {shown(key)} for the beginning of names, and loads "
+            f"{_listed(modules, {})} to {device_map[key]} as well; give each a key"
+        )
+
+
+def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | None, place: str = "device_map") -> None:
+    """Whether what a map puts on each device fits into the memory that was given for it.
+
+    Args:
+        used: Bytes by device, in one way of writing it (`Plan.used`).
+        memory: Bytes by device as accelerate keys them; None, or a device that is not in it, sets no limit.
+        place: Where the map is from, for the message.
+
+    Raises:
+        UsageError: It does not fit; every device that overflows is named, with both figures.
+    """
+    room = dict(zip(holders(memory or {}, used), (memory or {}).values(), strict=True))
+    over = [f"{device} gets {_against(used[device], has)}" for device, has in room.items() if used.get(device, 0) > has]
+    if over:
+        raise UsageError(f"{place} is an impossible map: {', '.join(over)}")
+
+
+def holders(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]:
+    """The keys of a memory as devices, in their order; a number is the kind of accelerator that is used.
+
+    Args:
+        memory: GPUs' numbers, `mps`, `cpu`, `disk`.
+        used: Devices that stand in plans.
+    """
+    keyed: dict[str, int | str] = {f"key {i}": key for i, key in enumerate(memory)}
+    kinds = {device: device for device in used if device.partition(":")[0] in NUMBERED}
+    return list(devices_of(keyed | kinds).values())[: len(keyed)]
+
+
+def _against(used: int, room: int) -> str:
+    """What a device gets and what it has; in bytes where the words for both are the same."""
+    gets, has = size(used), size(room)
+    if gets.replace(".00 ", " ").replace(".0 ", " ") == has.replace(".00 ", " ").replace(".0 ", " "):
+        return f"{used:,} bytes and has {room:,}"
+    return f"{gets} and has {has}"

@@ -1,0 +1,252 @@
+"""The words of a placement: memory sizes, the devices they are for, and devices as a map names them.
+
+They mean what accelerate 1.15 and transformers 5.23 take them for; what those refuse is one sentence here, which says
+what to write. Neither library is imported, nor torch.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tiecheck.errors import UsageError
+from tiecheck.records.placement import Device
+
+UNITS = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 10**9, "mb": 10**6, "kb": 10**3}
+"""Units of a memory size, in lower case, with their bytes (accelerate 1.15 `convert_file_size_to_int`)."""
+
+HOLDERS = ("mps", "cpu", "disk")
+"""What may be given memory beside the numbers of GPUs (accelerate 1.15 `get_max_memory`)."""
+
+NUMBERED = (
+    "cuda",
+    "xpu",
+    "npu",
+    "mlu",
+    "sdaa",
+    "musa",
+    "hip",
+    "xla",
+    "mtia",
+    "maia",
+    "privateuseone",
+    "ve",
+    "fpga",
+    "ipu",
+)
+"""Kinds of which a machine may have several: those that `torch.device` of torch 2.13 parses, and those that its
+extensions for other accelerators register (accelerate 1.15 knows `npu`, `mlu`, `sdaa` and `musa`)."""
+
+SINGLE = ("cpu", "mps", "meta", "hpu")
+"""Kinds of which a process sees one: a number behind them changes nothing."""
+
+DISK = "disk"
+"""The word for weights left in a file; a map's own, torch has no such device."""
+
+LAST = 127
+"""The highest number of a device: torch 2.13 keeps it in a signed byte, and makes `cuda:-24` of `cuda:1000`."""
+
+SHOWN = 60
+"""Characters shown of a value that is wrong."""
+
+
+def shown(value: Any) -> str:
+    """A value in a message, on one line, without control characters, and cut where it is long."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def parse_memory(size: Any, place: str = "max_memory") -> int:
+    """A memory size in bytes.
+
+    A unit in lower case that ends in `b` means bits for `GB`, `MB` and `KB` (`10Gb` is 1.25 GB), as in accelerate.
+
+    Args:
+        size: A number of bytes, or a number with a unit (`10GiB`, `512MB`).
+        place: What to call it in a message.
+
+    Raises:
+        UsageError: It is neither, or negative, or without end; accelerate fails on the same strings.
+    """
+    if isinstance(size, str):
+        return _sized(size, place)
+    try:
+        if isinstance(size, bool):
+            raise TypeError
+        count = int(size) if isinstance(size, float) else operator.index(size)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{place}: {shown(size)} is no size; write 10GiB, or a number of bytes") from error
+    if count < 0:
+        raise UsageError(f"{place}: {shown(size)} is negative; a device's memory is 0 or more")
+    return count
+
+
+def _sized(text: str, place: str) -> int:
+    """A number with its unit, read as accelerate 1.15 reads it."""
+    unit = next((unit for unit in UNITS if text.lower().endswith(unit)), None)
+    if unit is None:
+        raise UsageError(f"{place}: {shown(text)} is no size{_instead(text)}")
+    try:
+        count = int(float(text[: -len(unit)]) * UNITS[unit])
+    except OverflowError as error:
+        raise UsageError(f"{place}: {shown(text)} is without end; write the size, as 10GiB") from error
+    except ValueError as error:
+        raise UsageError(f"{place}: {shown(text)} is no size{_instead(text)}") from error
+    if len(unit) == 2 and text.endswith("b"):
+        count //= 8
+    if count < 0:
+        raise UsageError(f"{place}: {shown(text)} is negative; a device's memory is 0 or more")
+    return count
+
+
+def _instead(text: str) -> str:
+    """What was meant by a size without a unit that is known, as the end of a sentence."""
+    found = re.fullmatch(
+        r"\s*([0-9.]{1,12})\s*([kmgt]?)(?:i?b?|igs?|egs?|ig?bytes?)?\s*", text, re.ASCII | re.IGNORECASE
+    )
+    if not found or found[1].count(".") > 1 or not found[1].strip("."):
+        return "; write a number and GiB, MiB, KiB, GB, MB or KB, as 10GiB"
+    if found[2].lower() == "t":
+        return f"; there is no TiB: write {float(found[1]) * 1024:g}GiB"
+    return f"; write a unit, as {found[1]}{(found[2] or 'g').upper()}iB"
+
+
+def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, int]:
+    """The memory of some devices in bytes, in the order in which they are given.
+
+    Args:
+        given: Texts, each `DEVICE=SIZE` (`0=10GiB`, `cpu=30GiB`), or a mapping as `max_memory=` of accelerate takes it,
+            whose GPUs are numbers.
+        place: What to call it in a message.
+
+    Returns:
+        Bytes by device: a GPU's number, `mps`, `cpu` or `disk`, as accelerate keys them.
+
+    Raises:
+        UsageError: A device that accelerate does not take memory for, one that comes twice, a size that is none, or
+            nothing at all.
+    """
+    if not isinstance(given, Mapping) and (isinstance(given, (str, bytes)) or not isinstance(given, Iterable)):
+        raise UsageError(
+            f"{place} must give each device its memory, as {{0: '10GiB', 'cpu': '30GiB'}}, not {shown(given)}"
+        )
+    pairs = list(given.items()) if isinstance(given, Mapping) else [_pair(text, place) for text in given]
+    if not pairs:
+        raise UsageError(f"{place} gives no device any memory; leave it out to plan with what this machine has")
+    memory: dict[int | str, int] = {}
+    for device, size in pairs:
+        key = _holder(device, size, place)
+        if key in memory:
+            raise UsageError(f"{place}: {shown(device)} is given memory twice")
+        memory[key] = parse_memory(size, f"{place}, {key}" if place.endswith("=") else f"{place} {key}")
+    return memory
+
+
+def _pair(text: Any, place: str) -> tuple[int | str, str]:
+    """`DEVICE=SIZE` as its two sides."""
+    device, mark, size = text.partition("=") if isinstance(text, str) else ("", "", "")
+    if not mark:
+        raise UsageError(f"{place}: {shown(text)} is not DEVICE=SIZE; write it as 0=10GiB or cpu=30GiB")
+    if "=" in size:
+        raise UsageError(f"{place}: {shown(text)} names several devices; give {place} once for each")
+    return number_of(device.strip()), size
+
+
+def number_of(text: str) -> int | str:
+    """A device that was written as text: the number of a GPU where it is one, else the text."""
+    return int(text) if re.fullmatch("0|[1-9][0-9]{0,8}", text) else text
+
+
+def _holder(device: Any, size: Any, place: str) -> int | str:
+    """A device as accelerate keys memory."""
+    number = isinstance(device, int) and not isinstance(device, bool)
+    if number and 0 <= device <= LAST:
+        return int(device)
+    if isinstance(device, str) and device in HOLDERS:
+        return device
+    meant = meant_device(device)
+    if meant is None or not re.fullmatch(r"\d+|mps|cpu|disk", str(meant)):
+        raise UsageError(
+            f"{place}: {shown(device)} is no device that takes memory; there are a GPU's number, mps, cpu and disk, "
+            "as 0=10GiB"
+        )
+    plain = size if isinstance(size, str) and size.isprintable() and len(size) < SHOWN else "10GiB"
+    write = f"{meant}={plain}" if place.startswith("--") else f"{meant!r}: {plain!r}"
+    raise UsageError(f"{place}: {shown(device)} is no key of accelerate's max_memory; write {write}")
+
+
+def normalise(device: Any, place: str = "device_map") -> Device:
+    """A device in one way of writing it: `0`, `"cuda"` and `torch.device("cuda", 0)` are all `cuda:0`.
+
+    A bare number is a CUDA device here; `devices_of` looks at the whole map. A string of digits is refused: torch 2.13
+    raises "Invalid device string: '0'" for it, in accelerate and in transformers alike.
+
+    Args:
+        device: What a device map has for a module: a number, a word, or a `torch.device` (taken by what it prints).
+        place: What to call it in a message.
+
+    Raises:
+        UsageError: It is no device.
+    """
+    if isinstance(device, bool) or not isinstance(device, (int, str)):
+        if type(device).__module__.partition(".")[0] != "torch" or type(device).__name__ != "device":
+            raise UsageError(f"{place}: {shown(device)} is no device{_hint(device)}")
+    elif isinstance(device, int):
+        if not 0 <= device <= LAST:
+            raise UsageError(f"{place}: {device} is no device; a GPU's number is 0 to {LAST}")
+        return f"cuda:{device}"
+    device = str(device)
+    if device == DISK:
+        return DISK
+    kind, mark, number = device.partition(":")
+    if (kind not in NUMBERED and kind not in SINGLE) or (mark and not re.fullmatch("0|[1-9][0-9]{0,2}", number)):
+        raise UsageError(f"{place}: {shown(device)} is no device{_hint(device)}")
+    if int(number or 0) > LAST:
+        raise UsageError(f"{place}: {shown(device)} is no device; a device's number is 0 to {LAST}")
+    return kind if kind in SINGLE else f"{kind}:{number or 0}"
+
+
+def devices_of(device_map: Mapping[str, Any], place: str = "device_map") -> dict[str, Device]:
+    """A map with every device in one way of writing it.
+
+    A bare number is the accelerator of the machine: where the map names one kind other than CUDA beside it (`xpu:1`),
+    it is one of those, otherwise a CUDA device.
+
+    Raises:
+        UsageError: Something in it is no device; the message names the module.
+    """
+    found = {name: normalise(device, f"{place}, {shown(name)}") for name, device in device_map.items()}
+    words = {found[name].partition(":")[0] for name, device in device_map.items() if not isinstance(device, int)}
+    kinds = words & set(NUMBERED)
+    if len(kinds) != 1 or "cuda" in kinds:
+        return found
+    kind = kinds.pop()
+    numbers = {name: f"{kind}:{device}" for name, device in device_map.items() if isinstance(device, int)}
+    return found | numbers
+
+
+def _hint(device: Any) -> str:
+    """What was meant by a word that is no device, as the end of a sentence."""
+    meant = meant_device(device)
+    if meant is None:
+        return "; there are numbers of GPUs, cuda:0, cpu, mps, meta, disk and other words of torch's"
+    return f"; write {meant} or 'cuda:{meant}'" if isinstance(meant, int) else f"; write {meant!r}"
+
+
+def meant_device(device: Any) -> int | str | None:
+    """The device that a wrong word seems to mean: `gpu0` is 0, `CPU` is `cpu`."""
+    word = str(device).strip().lower()
+    found = re.fullmatch(r"(?:gpu|cuda|device|rank)?[ :_/-]*(\d{1,3})", word, re.ASCII)
+    if found and int(found[1]) <= LAST and not re.fullmatch(r"-\d+", word):
+        return int(found[1])
+    if word in ("gpu", "cuda"):
+        return 0
+    head, _, _ = word.partition(":")
+    if head in (*SINGLE, DISK):
+        return head
+    import difflib
+
+    near = difflib.get_close_matches(word, (*NUMBERED, *SINGLE, DISK), n=1, cutoff=0.75)
+    return near[0] if near else None

@@ -1,0 +1,157 @@
+"""What loading a target under a plan's map would do to its ties: which load it is, and what it meets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tiecheck.records.declared import Architecture, ModelConfig
+from tiecheck.records.placement import PlacedLoad, Plan
+from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.records.words import Unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.facts.store import Facts
+    from tiecheck.placement.loads.follow import Load, LoadGroup
+    from tiecheck.placement.model import Subject
+
+
+class Source(NamedTuple):
+    """Where the model is from, beside the module itself."""
+
+    root: str | None = None
+    """Its directory; None for a module that somebody gave."""
+    model: ModelConfig | None = None
+    """Its config."""
+    checkpoint: Checkpoint | None = None
+    """What it will be loaded from."""
+
+
+class Told(NamedTuple):
+    """What a load does to the groups of a model."""
+
+    loads: tuple[PlacedLoad, ...] = ()
+    """What is not as it was meant."""
+    untold: tuple[str, ...] = ()
+    """Why it cannot be told what becomes of a group."""
+    followed: tuple[tuple[str, ...], ...] = ()
+    """The names of every group that was followed."""
+
+
+def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan) -> Told:
+    """What the natural load does to each tie group under a plan.
+
+    Args:
+        facts: The target's other facts.
+        checkpoint: What is loaded.
+        subject: The module, and who loads it.
+        plan: The plan that it follows.
+
+    Returns:
+        What is not as it was meant, and why it cannot be told, group by group.
+    """
+    if not plan.device_map:
+        return Told()
+    from tiecheck.placement.loads.follow import Load, loads_under
+
+    if subject.natural == "transformers":
+        if checkpoint is None or subject.planned is None:
+            return Told()
+        groups: tuple[LoadGroup, ...] = _declared(facts, checkpoint, subject.planned.module)
+        load = Load("from_pretrained", checkpoint.format)
+    elif checkpoint is None and _stays(plan):
+        return Told()
+    else:
+        groups, load = _given(subject.module, checkpoint)
+    found = loads_under(dict(plan.device_map), groups, load)
+    if subject.planned is not None and any(isinstance(one, Unknown) or one.at == "forward" for one in found):
+        from tiecheck.trace.called_modules import called_modules
+
+        load = load._replace(called=called_modules(subject.planned.module))
+        found = loads_under(dict(plan.device_map), groups, load)
+    lost = _undeclared(subject, checkpoint, plan) if subject.planned is not None and checkpoint is not None else ()
+    return Told(
+        (*(one for one in found if isinstance(one, PlacedLoad)), *lost),
+        tuple(dict.fromkeys(one.reason for one in found if isinstance(one, Unknown))),
+        tuple(group.names for group in groups),
+    )
+
+
+def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> tuple[LoadGroup, ...]:
+    """The groups that `from_pretrained` ties, with what the checkpoint stores of them."""
+    from tiecheck.placement.loads.groups import declared_groups
+
+    pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
+    known: tuple[Group, ...] = facts.known("groups") or ()
+    architecture: Architecture = facts.get("architecture")
+    spelled = {name: spec.spellings.get(name, ()) for spec in architecture.ties for name in spec.names}
+    names = {*pairs, *pairs.values()}
+    stored = {n for n in names if n in checkpoint or any(s in checkpoint for s in spelled.get(n, ()))}
+    equal = {}
+    for group in known:
+        if group.stored in ("copy", "separate"):
+            equal[group.names] = group.stored == "copy"
+    return declared_groups(pairs, stored, equal)
+
+
+def _undeclared(subject: Subject, checkpoint: Checkpoint, plan: Plan) -> tuple[PlacedLoad, ...]:
+    """The ties that a class makes in `__init__` and does not declare, where the checkpoint stores some members only.
+
+    `from_pretrained` (transformers 5.23) gives each stored name a Parameter of its own, and draws the others at random;
+    a class with a `tie_weights` of its own may tie them again.
+    """
+    from transformers import PreTrainedModel
+
+    from tiecheck.placement.loads.follow import TRANSFORMERS
+
+    module: Any = subject.planned.module if subject.planned is not None else None
+    if type(module).tie_weights is not PreTrainedModel.tie_weights:
+        return ()
+    pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
+    declared = {*pairs, *pairs.values()}
+    found = []
+    for group in plan.placed:
+        stored = tuple(name for name in group.names if name in checkpoint)
+        partly = 0 < len(stored) < len(group.names)
+        if group.kind == "parameter" and partly and declared.isdisjoint(group.names) and _one(module, group.names):
+            devices = tuple(device or "" for device in group.devices)
+            found.append(
+                PlacedLoad(
+                    "transformers",
+                    "from_pretrained",
+                    "untied",
+                    group.names,
+                    devices,
+                    stored,
+                    message=None,
+                    harmless=False,
+                    versions=TRANSFORMERS,
+                )
+            )
+    return tuple(found)
+
+
+def _one(module: Any, names: tuple[str, ...]) -> bool:
+    """Whether some names are one parameter of a module."""
+    try:
+        return len({id(module.get_parameter(name)) for name in names}) == 1
+    except AttributeError:
+        return False
+
+
+def _stays(plan: Plan) -> bool:
+    """Whether no group has a member that is offloaded, or on another device than the others: nothing becomes of it."""
+    return all(len(set(one.devices)) == 1 and one.devices[0] not in ("disk", "meta") for one in plan.placed)
+
+
+def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[tuple[LoadGroup, ...], Load]:
+    """The groups that accelerate sees in a live module, and how it comes to its devices."""
+    from tiecheck.placement.loads.follow import Load
+    from tiecheck.placement.loads.groups import live_groups
+
+    on_meta = all(parameter.is_meta for parameter in module.parameters())
+    if checkpoint is None:
+        return (() if on_meta else live_groups(module)), Load("dispatch_model", on_meta=on_meta)
+    stored = set(checkpoint.names())
+    return live_groups(module, stored), Load("load_checkpoint_and_dispatch", checkpoint.format, on_meta=on_meta)

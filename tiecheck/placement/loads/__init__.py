@@ -1,0 +1,1 @@
+"""What becomes of tie groups in a load under a device map, told without loading."""

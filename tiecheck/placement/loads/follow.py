@@ -1,0 +1,210 @@
+"""What becomes of tie groups in a load under a device map, told without loading.
+
+Each function of `transformers.py` and `accelerate.py` here follows one loader with the members of one group;
+`loads_under` holds what comes out against a load without a map and tells what is not as it was meant. A load that would
+fail without the tie as well is not laid to the tie.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from tiecheck.placement.loads import accelerate, transformers
+from tiecheck.placement.loads.slots import BEFORE, Fails, Form, Loaded, LoadGroup, Untold, stored_value
+from tiecheck.placement.map_lookup import DeviceMap, by_accelerate, by_transformers
+from tiecheck.records.placement import PlacedLoad
+from tiecheck.records.record import Record
+from tiecheck.records.words import Unknown
+
+__all__ = ["Load", "LoadGroup", "loads_under"]
+
+Function = Literal["from_pretrained", "load_checkpoint_in_model", "load_checkpoint_and_dispatch", "dispatch_model"]
+ACCELERATE = "1.15.0"
+TRANSFORMERS = "5.23.0"
+
+
+class Load(Record):
+    """How a model is loaded, or dispatched."""
+
+    function: Function
+    """Who does it: transformers' `from_pretrained`, or one of accelerate's three."""
+    form: Form = "safetensors"
+    """How the checkpoint is stored; not asked by `dispatch_model`."""
+    on_meta: bool = True
+    """Whether the module has no values before; asked by the two that load into a module."""
+    folder: bool = True
+    """Whether an offload folder is given."""
+    called: tuple[str, ...] | None = None
+    """The paths of the modules that a forward pass is seen to call, in the order of the calls; None where nobody saw.
+    A weight that is missing hurts where its module is called."""
+
+
+def loads_under(
+    device_map: Mapping[str, Any], groups: Iterable[LoadGroup], load: Load
+) -> tuple[PlacedLoad | Unknown, ...]:
+    """What becomes of each tie group, where that is not what was meant.
+
+    Args:
+        device_map: The map as it is given to the function: a dict, no strategy.
+        groups: The groups. transformers asks for their pairs, accelerate for their slots and objects.
+        load: How it is loaded.
+
+    Returns:
+        One record at most for a group, in the groups' order; an `Unknown` where it cannot be told.
+    """
+    known = DeviceMap.of(device_map)
+    found = (_of_group(known, group, load) for group in groups)
+    return tuple(load for load in found if load is not None)
+
+
+def _of_group(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
+    if len(group.names) < 2 or (load.function == "from_pretrained" and not group.pairs):
+        return None
+    if not group.stored and load.function != "dispatch_model":
+        return None  # nothing of it is loaded, with a map or without
+    if group.equal is not None or len(group.stored) < 2:
+        return _judged(device_map, group, load)
+    one, other = (_judged(device_map, group._replace(equal=equal), load) for equal in (True, False))
+    if one == other or (isinstance(one, Unknown) and isinstance(other, Unknown)):
+        return one
+    if any(isinstance(said, PlacedLoad) and not said.harmless for said in (one, other)):
+        return Unknown(f"what becomes of {group.names[0]} hangs on whether the stored members are equal")
+    return None
+
+
+def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
+    """What becomes of one group of which it is known whether the stored members are equal."""
+    if "meta" in device_map.devices:
+        return Unknown("the map puts modules on meta, where nothing is loaded")
+    run = _RUNS[load.function]
+    try:
+        out = run(group, device_map, load)
+        meant = _meant(group, load)
+    except Untold as reason:
+        return Unknown(str(reason)) if device_map.devices != {device_map.main} else None  # one device: as without a map
+    except Fails as failure:
+        return _failed(device_map, group, load, failure)
+    if not all(_same(value, meant.values[name], group, load) for name, value in out.values.items()):
+        return _record(device_map, group, load, "overwrites")
+    if len(out.together) > len(meant.together):
+        twice = out.files > 1 and load.function == "dispatch_model"
+        return _record(device_map, group, load, "copies" if twice else "untied", harmless=True)
+    return None
+
+
+def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails) -> PlacedLoad | Unknown:
+    """A failure, unless the members would meet it without a tie as well, or nobody reads what is not there."""
+    apart = tuple(range(len(group.names)))
+    untied = group._replace(pairs=(), objects=apart, slots=(), stored=group.names)
+    try:
+        _RUNS[load.function](untied, device_map, load)
+    except Fails as other:
+        return Unknown(f"{load.function} fails under this map whether anything is tied or not ({other})")
+    except Untold as reason:
+        if failure.reads or not reason.loads:
+            return Unknown(str(reason))
+    reads = _read(failure.reads, group, load)
+    if failure.reads and not reads:
+        return Unknown(f"whether a forward pass reads {failure.reads[0]} is not known; it would raise {failure}")
+    message = f"KeyError: {reads[0]!r}" if reads and str(failure).startswith("KeyError") else str(failure)
+    at: Literal["load", "forward"] = "forward" if reads else "load"
+    return _record(device_map, group, load, "raises", message=message, at=at)
+
+
+def _read(names: tuple[str, ...], group: LoadGroup, load: Load) -> list[str]:
+    """Those of some names that a forward pass is known, or else taken, to read, the first one first."""
+    if load.called is None:
+        return sorted(set(names) - _containers(group))
+    order = {path: place for place, path in enumerate(load.called)}
+    called = [name for name in names if name.rpartition(".")[0] in order]
+    return sorted(called, key=lambda name: order[name.rpartition(".")[0]])
+
+
+def _containers(group: LoadGroup) -> set[str]:
+    """Sources of several targets: `shared` of T5 and BART holds the weight and is not called (transformers 5.23)."""
+    sources = [source for _, source in group.pairs]
+    return {source for source in sources if sources.count(source) > 1}
+
+
+def _meant(group: LoadGroup, load: Load) -> Loaded:
+    """What a load without a map gives."""
+    if load.function == "from_pretrained":
+        return transformers.from_pretrained(group, None, load.form, folder=load.folder)
+    value = stored_value(group.stored[0]) if group.stored and load.function != "dispatch_model" else BEFORE
+    return Loaded((group.names,), dict.fromkeys(group.names, value))
+
+
+def _same(value: str, meant: str, group: LoadGroup, load: Load) -> bool:
+    """Whether two values are equal. Of different values under a real tie accelerate keeps one, map or not."""
+    both_stored = value.startswith("stored ") and meant.startswith("stored ")
+    return value == meant or (both_stored and (bool(group.equal) or load.function != "from_pretrained"))
+
+
+def _record(  # noqa: PLR0913  # the fields of a record
+    device_map: DeviceMap,
+    group: LoadGroup,
+    load: Load,
+    form: Literal["raises", "overwrites", "untied", "copies"],
+    *,
+    message: str | None = None,
+    harmless: bool = False,
+    at: Literal["load", "forward"] = "load",
+) -> PlacedLoad:
+    ours = load.function == "from_pretrained"
+    look = by_transformers if ours else by_accelerate
+    devices = tuple(look(device_map, name) or "" for name in group.names)
+    versions = f"{TRANSFORMERS} with accelerate {ACCELERATE}" if ours else ACCELERATE
+    if device_map.devices - {"cpu", "disk"}:
+        versions += ", by its source"
+    return PlacedLoad(
+        tool="transformers" if ours else "accelerate",
+        function=load.function,
+        form=form,
+        names=group.names,
+        devices=devices,
+        stored=tuple(sorted(group.stored)) if load.function != "dispatch_model" else (),
+        message=message,
+        harmless=harmless,
+        versions=versions,
+        at=at,
+    )
+
+
+def _from_pretrained(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+    if load.form == "pickle" and not load.folder and device_map.disk:
+        raise Untold("from_pretrained asks for an offload_folder first")
+    try:
+        return transformers.from_pretrained(group, device_map, load.form, folder=load.folder)
+    except (KeyError, re.error) as error:
+        raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
+
+
+def _in_model(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+    """Without a dispatch, only what is not on meta can be judged."""
+    slots, _ = accelerate.load_checkpoint_in_model(
+        group, device_map, load.form, on_meta=load.on_meta, folder=load.folder
+    )
+    values = {name: slots[name].value for name in group.names if slots[name].device != "meta"}
+    return Loaded((group.names,), values)
+
+
+def _and_dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+    return accelerate.load_checkpoint_and_dispatch(
+        group, device_map, load.form, on_meta=load.on_meta, folder=load.folder
+    )
+
+
+def _dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+    if load.on_meta:
+        raise Untold("the module has no values to dispatch")
+    return accelerate.dispatch_model(group, device_map, folder=load.folder)
+
+
+_RUNS: dict[Function, Callable[[LoadGroup, DeviceMap, Load], Loaded]] = {
+    "from_pretrained": _from_pretrained,
+    "load_checkpoint_in_model": _in_model,
+    "load_checkpoint_and_dispatch": _and_dispatch,
+    "dispatch_model": _dispatch,
+}

@@ -1,0 +1,184 @@
+"""The device of a name under a device map, as each library looks it up.
+
+transformers takes a map's keys for patterns and matches them at the beginning of a name, accelerate walks up a name's
+dots. The two agree on a map of whole modules, and not on a key that ends within a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Container, Mapping
+from functools import cached_property
+from typing import Any
+
+from tiecheck.records.placement import Device
+
+PATTERNS = 256
+"""Keys up to which a map is matched as one pattern, as transformers does it; time grows with keys times names."""
+
+
+def device_word(value: Any) -> Device:
+    """A device in torch's words with its number: `0`, `"cuda"` and `torch.device("cuda", 0)` are `cuda:0`."""
+    word = str(value)
+    if word.isdecimal():
+        return f"cuda:{word}"
+    return f"{word}:0" if word in ("cuda", "xpu", "npu") else word
+
+
+def key_of(device_map: Mapping[str, Any], name: str) -> str | None:
+    """The longest key of a map that is a name or stands above it; None where none does."""
+    while name not in device_map:
+        if not name:
+            return None
+        name = name.rpartition(".")[0]
+    return name
+
+
+def device_in(device_map: Mapping[str, Any], name: str) -> Any:
+    """The device of a name as a map has it, by the longest key that holds it; None where none does."""
+    key = key_of(device_map, name)
+    return None if key is None else device_map[key]
+
+
+def transformers_key(name: str, keys: Collection[str]) -> str | None:
+    """The key of a map that transformers loads a tensor by; None where it finds none.
+
+    transformers 5.23 `expand_device_map` takes a key for the beginning of a name and not for a module, so that
+    `layers.1` takes in `layers.10.weight` where no longer key does; of several the one with the most dots counts, and
+    of these the longest. (It uses the keys as patterns, so that a dot stands for any character; that is not
+    reproduced.)
+
+    Args:
+        name: The tensor.
+        keys: The keys of the map; a set or a mapping, for speed.
+    """
+    found = [name[:end] for end in range(1, len(name) + 1) if name[:end] in keys]
+    if found:
+        return max(found, key=lambda key: (key.count("."), len(key)))
+    return "" if "" in keys else None
+
+
+class DeviceMap(dict[str, Any]):
+    """A map as it was given, and what the lookups need of it, made once."""
+
+    @classmethod
+    def of(cls, device_map: Mapping[str, Any]) -> DeviceMap:
+        """The map itself where it is one already."""
+        return device_map if isinstance(device_map, cls) else cls(device_map)
+
+    @cached_property
+    def words(self) -> dict[str, Device]:
+        """Its devices in torch's words."""
+        return {key: device_word(value) for key, value in self.items()}
+
+    @cached_property
+    def devices(self) -> frozenset[Device]:
+        """Its devices, each once."""
+        return frozenset(self.words.values())
+
+    @cached_property
+    def main(self) -> Device:
+        """The device that runs what is on the CPU or the disk: `dispatch_model` takes the first of the others."""
+        return next((device for device in self.words.values() if device not in ("cpu", "disk")), "cpu")
+
+    @cached_property
+    def offloaded(self) -> frozenset[Device]:
+        """The devices from which a hook fetches weights for a forward pass."""
+        return frozenset({"disk"} if self.main in ("cpu", "mps") else {"cpu", "disk"})
+
+    @cached_property
+    def disk(self) -> tuple[str, ...]:
+        """The keys that go to the disk."""
+        return tuple(key for key, device in self.words.items() if device == "disk")
+
+    @cached_property
+    def _known(self) -> dict[str, Device | None]:
+        return dict(self.words)
+
+    def device_of(self, name: str) -> Device | None:
+        """What `by_accelerate` says, quickly where many names are asked for: each parent is looked up once."""
+        known = self._known
+        below = []
+        while name not in known and name:
+            below.append(name)
+            name = name.rpartition(".")[0]
+        device = known.get(name)
+        for path in below:
+            known[path] = device
+        return device
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Its keys as transformers matches them."""
+        keys = sorted(self, key=lambda key: (key.count("."), len(key)), reverse=True)
+        return re.compile("|".join([f"(?:{key})" for key in keys]))
+
+
+def broken_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool) -> tuple[str, str] | None:
+    """Two keys, one above the other, over which accelerate's hooks raise; None where there are none.
+
+    accelerate 1.15 `attach_align_device_hook_on_blocks`: a key that is not offloaded places everything below it, and
+    raises over what is on meta already. That is what a key above has offloaded, and what a load has left on the disk.
+
+    Args:
+        device_map: The map. One of a single device, other than `disk`, gets no hooks.
+        modules: The paths that name modules: hooks are for these alone.
+        loaded: Whether a load goes before, which leaves what is on the disk on meta.
+    """
+    known = DeviceMap.of(device_map)
+    if len(known.devices) < 2:  # without hooks, or with one
+        return None
+    keys = [key for key in known if not key or key in modules]
+    own = set(keys)
+    for key in keys:
+        above = key
+        while above:
+            above = above.rpartition(".")[0]
+            if above not in own:
+                continue
+            upper, lower = known.words[above], known.words[key]
+            offloaded = known.offloaded
+            if upper in offloaded and lower not in offloaded:
+                return above, key
+            if loaded and upper not in offloaded and lower == "disk":
+                return above, key
+    return None
+
+
+def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
+    """What `get_device` of transformers gives (5.23, `integrations/accelerate.py`, `expand_device_map`).
+
+    Its keys make one alternation, those with more dots first and among them the longer ones, which is matched as a
+    prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is
+    on the device of the empty key, else on the CPU.
+
+    Args:
+        device_map: The map as it was given.
+        name: A parameter's or buffer's name.
+
+    Raises:
+        KeyError: If the map is empty, or a key matched what is no key itself (a dot that stood for another character),
+            as the library does.
+        re.error: If a key is no pattern, as the library does.
+    """
+    known = DeviceMap.of(device_map)
+    if len(known) > PATTERNS:  # then a dot is a dot
+        key = transformers_key(name, known)
+        return "cpu" if key is None else known.words[key]
+    found = known.pattern.match(name)
+    return known.words[found[0]] if found else known.words.get("", "cpu")
+
+
+def by_accelerate(device_map: Mapping[str, Any], name: str) -> Device | None:
+    """The device of the longest key that is the name or a module above it; None where there is none.
+
+    accelerate 1.15.0: the walk in `load_checkpoint_in_model`, `_get_param_device` and `check_device_map`.
+    """
+    key = key_of(device_map, name)
+    return None if key is None else device_word(device_map[key])
+
+
+def keys_above(device_map: Mapping[str, Any], name: str) -> list[str]:
+    """The keys of a map that hold a name, from the outermost in; the name itself may be one."""
+    parts = name.split(".")
+    return [key for n in range(len(parts) + 1) if (key := ".".join(parts[:n])) in device_map]

@@ -1,0 +1,214 @@
+"""A model as a placement sees it: its names and their bytes, its tie groups, and where a plan puts them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from tiecheck.placement.map_lookup import DeviceMap, by_transformers
+from tiecheck.records.placement import Device, Placed, Plan
+from tiecheck.records.words import TIED, Kind, Unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.live.transformers.planning import Planned
+    from tiecheck.records.live import LiveModel, Tie
+    from tiecheck.records.module_tree import ModuleTree
+
+
+Loader = Literal["accelerate", "transformers"]
+"""Who loads a target and looks its names up in a map."""
+
+
+class Together(NamedTuple):
+    """Names that are one tensor, or are declared to be."""
+
+    names: tuple[str, ...]
+    """The names, sorted."""
+    kind: Kind
+    """How they really hang together."""
+    declared: bool
+    """Whether the class or the user's contract says that they are one."""
+    nbytes: int | None
+    """Bytes of one member in the element type of the load; None where the tree has to tell."""
+
+
+class Model:
+    """What a placement has to know of a model. Its tree is made when it is first asked for: a sound plan needs none."""
+
+    def __init__(self, tree: Callable[[], ModuleTree], groups: tuple[Together, ...]) -> None:
+        """Begin.
+
+        Args:
+            tree: What makes its modules and tensors, in the element type of the load.
+            groups: The groups that must stay together.
+        """
+        self._tree = tree
+        self.groups = groups
+
+    @cached_property
+    def tree(self) -> ModuleTree:
+        """Its modules and tensors."""
+        return self._tree()
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The path of each node of the tree."""
+        found: list[str] = []
+        for node in self.tree.nodes:
+            above = found[node.parent] if node.parent >= 0 else ""
+            found.append(f"{above}.{node.label}" if above else node.label)
+        return tuple(found)
+
+    @cached_property
+    def tensors(self) -> tuple[tuple[str, ...], ...]:
+        """The names of each tensor of the tree, by its number."""
+        found: list[list[str]] = [[] for _ in self.tree.sizes]
+        for path, node in zip(self.paths, self.tree.nodes, strict=True):
+            for tensor in node.tensors:
+                found[tensor.number].append(f"{path}.{tensor.attribute}" if path else tensor.attribute)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by name, in the element type of the load."""
+        pairs = zip(self.tensors, self.tree.sizes, strict=True)
+        return {name: nbytes for names, nbytes in pairs for name in names}
+
+    def names(self) -> list[str]:
+        """Every name of the state dict, those that aliases make included."""
+        return [
+            f"{path}.{tensor.attribute}" if path else tensor.attribute
+            for path, node in zip(self.paths, self.tree.nodes, strict=True)
+            for tensor in node.tensors
+            if tensor.persistent
+        ]
+
+    def modules(self) -> list[str]:
+        """The paths of `named_modules()`: each module once."""
+        return [path for path, node in zip(self.paths, self.tree.nodes, strict=True) if not node.alias]
+
+    def alias_paths(self) -> dict[str, str]:
+        """The further paths of modules -> the path that `named_modules()` has of the same module."""
+        pairs = zip(self.paths, self.tree.nodes, strict=True)
+        return {path: self.paths[node.module] for path, node in pairs if node.alias}
+
+    def used(self, device: Callable[[str], Device | None]) -> dict[Device, int]:
+        """Bytes that lie on each device: a tensor once on each device that has one of its names.
+
+        Args:
+            device: The device of a name.
+        """
+        found: dict[Device, int] = {}
+        for names, nbytes in zip(self.tensors, self.tree.sizes, strict=True):
+            for where in {device(name) for name in names}:
+                if where is not None:
+                    found[where] = found.get(where, 0) + nbytes
+        return found
+
+    def spread(
+        self, plan: Plan, seen: Iterable[Sequence[str]] | None, loader: Loader = "accelerate", *, counted: bool = False
+    ) -> Plan:
+        """A plan with where it puts each group, and how many bytes lie on each device.
+
+        Args:
+            plan: The plan; one that raised comes back as it is.
+            seen: What its planner took for one tensor; None for a map that somebody gave.
+            loader: Who looks the names up in its map.
+            counted: Whether what the planner counted is what there is, as long as no group is split or counted twice.
+        """
+        if not plan.device_map:
+            return plan
+        device = lookup(plan.device_map, loader)
+        of_name = None if seen is None else {name: number for number, group in enumerate(seen) for name in group}
+        placed = tuple(
+            Placed(
+                names=group.names,
+                kind=group.kind,
+                declared=group.declared,
+                devices=tuple(map(device, group.names)),
+                nbytes=self.sizes.get(group.names[0]) if group.nbytes is None else group.nbytes,
+                seen=of_name is None or len({of_name.get(name, name) for name in group.names}) == 1,
+            )
+            for group in self.groups
+        )
+        sound = counted and plan.counted and not plan.doubles and all(len(set(one.devices)) == 1 for one in placed)
+        return plan._replace(placed=placed, used=plan.counted if sound else self.used(device))
+
+
+def lookup(device_map: Mapping[str, Any], loader: Loader = "accelerate") -> Callable[[str], Device | None]:
+    """What tells the device of a name under a map, as a loader looks for it."""
+    known = DeviceMap.of(device_map)
+    return partial(by_transformers, known) if loader == "transformers" else known.device_of
+
+
+class Subject(NamedTuple):
+    """What is to be placed."""
+
+    module: nn.Module
+    """The model, without wrappers."""
+    planned: Planned | None
+    """The same as `from_pretrained` has it when it plans, where that is what loads it."""
+    model: Model
+    """Its names, bytes and groups."""
+    natural: Loader
+    """Who loads such a target."""
+
+
+class NoTreeError(Exception):
+    """Why a model has no tree that could be planned with."""
+
+
+def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
+    """What a placement has to know of a module.
+
+    Args:
+        module: The model, without wrappers.
+        live: Its live layer.
+        dtype: The element type of the load, torch's word; None for the module's own.
+    """
+    from tiecheck.placement.module_tree import module_tree
+
+    def tree() -> ModuleTree:
+        found = module_tree(module, dtype)
+        if isinstance(found, Unknown):
+            raise NoTreeError(f"no map can be made for it: {found.reason}")
+        return found
+
+    return Model(tree, groups_of(live, dtype))
+
+
+def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Together, ...]:
+    """The groups of parameters that a placement must keep on one device.
+
+    Args:
+        live: The live layer.
+        dtype: The element type of the load, for their bytes; None for their own.
+
+    Returns:
+        The real ties, and the declared groups that are none, by their first names.
+    """
+    real = {tie.names: tie for tie in live.ties if tie.kind in TIED and not tie.buffer}
+    held = {name: names for names in real for name in names}
+    said = [claim for claim in live.declared if not claim.missing]
+    inside = {held[claim.names[0]] for claim in said if claim.kind in TIED and claim.names[0] in held}
+    found = {names: Together(names, tie.kind, names in inside, _nbytes(tie, dtype)) for names, tie in real.items()}
+    for claim in said:
+        if claim.kind not in TIED:
+            found.setdefault(claim.names, Together(claim.names, claim.kind, declared=True, nbytes=None))
+    return tuple(found[names] for names in sorted(found))
+
+
+def _nbytes(tie: Tie, dtype: str | None) -> int | None:
+    """Bytes of a tied tensor in the element type of the load, where it is known to be one of floating point."""
+    if dtype is None or tie.shape is None:
+        return tie.nbytes
+    import torch
+
+    own, wanted = (getattr(torch, word or "", None) for word in (tie.dtype, dtype))
+    if not isinstance(own, torch.dtype) or not isinstance(wanted, torch.dtype):
+        return None
+    return math.prod(tie.shape) * (wanted if own.is_floating_point else own).itemsize

@@ -1,0 +1,1 @@
+"""A device map of our own that keeps every tie together within the memory."""

@@ -1,0 +1,221 @@
+"""Our own plan: a device map that keeps every tie group on one device, within the memory.
+
+It works on plain data (`facts_tree`) and imports no library. Layers follow each other over the devices; GPUs first,
+then the CPU, then the disk. Room is kept as accelerate keeps it (`fill`), and every tie is counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tiecheck.placement.proposal.device_map import map_of
+from tiecheck.placement.proposal.fill import Filled, Homes, Slot, fill, homes_for, smallest
+from tiecheck.placement.proposal.units import Units, units_of
+from tiecheck.records.module_tree import ModuleTree
+from tiecheck.records.placement import Proposal
+from tiecheck.wording import listed, size
+
+EVEN = frozenset({"auto", "balanced"})
+"""The strategies that spread a model evenly over the GPUs."""
+
+
+def propose(
+    tree: ModuleTree,
+    groups: Iterable[Sequence[str]],
+    memory: Mapping[int | str, int],
+    no_split: Iterable[str] = (),
+    *,
+    strategy: str = "auto",
+) -> Proposal:
+    """A device map under which no tie is split, or how much is missing for one.
+
+    Args:
+        tree: The model's modules (`tiecheck.placement.module_tree`).
+        groups: The groups that must stay together beside the ties that the tree shows: declared ones that a load will
+            make.
+        memory: Bytes by device, as accelerate keys them. The disk is used only where it is named here, or where
+            nothing else fits; a named disk is filled to the bytes given.
+        no_split: Classes whose modules stay on one device.
+        strategy: `auto`, `balanced`, `balanced_low_0` or `sequential`; any other word is taken as `sequential`.
+
+    Returns:
+        The proposal. Where the model fits only with a disk that the memory does not name there is a map, and `lacks`
+        says how many bytes are missing without it.
+    """
+    return _Planner(tree, units_of(tree, groups, no_split), memory, strategy).proposal()
+
+
+class _Planner:
+    """One search for a map."""
+
+    def __init__(self, tree: ModuleTree, units: Units, memory: Mapping[int | str, int], strategy: str) -> None:
+        self._tree = tree
+        self._units = units
+        self._strategy = strategy
+        self._own = {n for n, item in enumerate(units.items) if any(units.units[u].own for u in item.units)}
+        root = units.own.get(0)
+        self._root = {n for n, item in enumerate(units.items) if root in item.units}
+        given = {key: int(room) for key, room in memory.items() if int(room) > 0}
+        self._gpus = [Slot(key, room, offload=False) for key, room in given.items() if key not in {"cpu", "disk"}]
+        self._gpus.sort(key=lambda slot: (isinstance(slot.key, str), slot.key if isinstance(slot.key, int) else 0))
+        self._cpu = given.get("cpu")
+        self._disk = given.get("disk")
+
+    def proposal(self) -> Proposal:
+        """The best map there is."""
+        found = self._on_gpus() or self._offloaded(disk=self._disk, with_disk=False)
+        if found is None and self._disk is not None:
+            found = self._offloaded(disk=self._disk, with_disk=True)
+        if found is not None:
+            return self._written(*found, lacks=0, reason=None)
+        lacks, reason = self._missing()
+        found = self._offloaded(disk=None, with_disk=True) if self._disk is None else None
+        if found is None:
+            return Proposal({}, {}, lacks, reason)
+        return self._written(
+            *found, lacks=lacks, reason=f"only with a part on disk: {reason}; {size(lacks)} are missing"
+        )
+
+    def _on_gpus(self) -> tuple[list[Slot], Filled] | None:
+        """Everything on the GPUs, spread as the strategy wants it."""
+        if not self._gpus:
+            return None
+        if self._strategy == "balanced_low_0" and len(self._gpus) > 1:
+            others = self._gpus[1:]
+            found = self._even(others)
+            if found is not None:
+                return others, found
+            return self._low_first()
+        if self._strategy in EVEN:
+            found = self._even(self._gpus)
+            return (self._gpus, found) if found is not None else None
+        return self._first_of([self._gpus[start:] for start in range(len(self._gpus))])
+
+    def _even(self, slots: list[Slot]) -> Filled | None:
+        """The placement whose fullest device is least full, for the first homes that fit at all."""
+        for homes, full in self._fitting(slots):
+            total = sum(full.used)
+            low = max(-(-total // len(slots)), *(item.nbytes for item in self._units.items))
+            high = max(full.used)
+
+            def fits(limit: int, homes: Homes = homes) -> Filled | None:
+                lower = [slot._replace(room=min(slot.room or 0, limit)) for slot in slots]
+                filled = fill(self._units.items, lower, homes)
+                return filled if filled is not None and self._computes(lower, filled) else None
+
+            return smallest(low, max(low, high), fits) or full
+        return None
+
+    def _low_first(self) -> tuple[list[Slot], Filled] | None:
+        """The others filled up, and on the first what does not fit there."""
+        first, *others = self._gpus
+        for homes, _ in self._fitting(self._gpus):
+
+            def fits(limit: int, homes: Homes = homes) -> Filled | None:
+                return fill(self._units.items, [first._replace(room=limit), *others], homes)
+
+            found = smallest(0, first.room or 0, fits)
+            if found is not None:
+                return self._gpus, found
+        return None
+
+    def _offloaded(self, *, disk: int | None, with_disk: bool) -> tuple[list[Slot], Filled] | None:
+        """A part on the CPU, or on disk."""
+        return self._first_of(list(self._chains(disk, with_disk=with_disk)))
+
+    def _chains(self, disk: int | None, *, with_disk: bool) -> Iterator[list[Slot]]:
+        """The devices to fill in turn; with fewer and fewer GPUs, since the first in use has to keep room."""
+        for start in range(len(self._gpus) + 1):
+            gpus = self._gpus[start:]
+            chain = gpus if self._cpu is None else [*gpus, Slot("cpu", self._cpu, offload=bool(gpus))]
+            last = [Slot("disk", disk, offload=True)] if with_disk else []
+            if chain:
+                yield [*chain, *last]
+            if last and gpus and self._cpu is not None:  # a CPU that is in use has to keep room too
+                yield [*gpus, *last]
+
+    def _first_of(self, chains: Iterable[list[Slot]]) -> tuple[list[Slot], Filled] | None:
+        """The first chain that fits, without a tie on disk if possible."""
+        spare = None
+        for slots in chains:
+            for _, filled in self._fitting(slots):
+                if slots[-1].key != "disk" or not self._joined_on(filled, len(slots) - 1):
+                    return slots, filled
+                spare = spare or (slots, filled)
+        return spare
+
+    def _joined_on(self, filled: Filled, slot: int) -> bool:
+        """Whether a tie lies on a device; a tie on disk is read twice, so another home is looked for."""
+        return any(at == slot and len(item.units) > 1 for item, at in zip(self._units.items, filled.slots, strict=True))
+
+    def _fitting(self, slots: list[Slot]) -> Iterator[tuple[Homes, Filled]]:
+        """Homes under which everything fits, the natural ones first."""
+        items = self._units.items
+        for pinned in ({}, dict.fromkeys(self._root, 0), dict.fromkeys(self._own, 0)):
+            for homes in homes_for(items, slots, pinned):
+                filled = fill(items, slots, homes)
+                if filled is not None and self._computes(slots, filled):
+                    yield homes, filled
+            if not self._own:
+                return
+
+    def _computes(self, slots: list[Slot], filled: Filled) -> bool:
+        """Whether everything can compute: the first device is in use where another one offloads to it.
+
+        Tensors that stand on a split module must lie where it computes, for no hook will bring them there. What stands
+        on the root is moved to the first device in use; of the rest only what is offloaded is lost.
+        """
+        offloads = any(used and slot.offload for used, slot in zip(filled.used, slots, strict=True))
+        if offloads and not filled.used[0] and slots[0].key != "cpu":
+            return False
+        used = [slot for slot, nbytes in zip(slots, filled.used, strict=True) if nbytes]
+        if not self._own or (len(used) < 2 and not any(slot.key == "disk" for slot in used)):
+            return True
+        if any(filled.slots[n] for n in self._root):
+            return False
+        return not any(slots[filled.slots[n]].offload for n in self._own)
+
+    def _missing(self) -> tuple[int, str]:
+        """How many bytes are missing, and where."""
+        best: tuple[int, str] | None = None
+        for slots in self._chains(self._disk, with_disk=self._disk is not None):
+            for grown in ({len(slots) - 1}, {0, len(slots) - 1}):
+                wide = [slot._replace(room=None) if n in grown else slot for n, slot in enumerate(slots)]
+                for _, filled in self._fitting(wide):
+                    over = [self._over(slots, filled, n) for n in sorted(grown)]
+                    where = " and ".join(
+                        str(_device(slots[n].key)) for n, o in zip(sorted(grown), over, strict=True) if o
+                    )
+                    if best is None or sum(over) < best[0]:
+                        best = sum(over), where
+        if best is None:
+            return sum(item.nbytes for item in self._units.items), "no device that computes has any memory"
+        lacks, where = best
+        return lacks, f"there is too little room on {where}{self._biggest()}"
+
+    def _over(self, slots: list[Slot], filled: Filled, number: int) -> int:
+        return max(0, filled.used[number] + filled.kept[number] - (slots[number].room or 0))
+
+    def _biggest(self) -> str:
+        """What is said of joined units that are bigger than every device."""
+        rooms = [slot.room or 0 for slot in self._gpus] + [self._cpu or 0]
+        item = max(self._units.items, key=lambda one: one.nbytes)
+        if item.nbytes <= max(rooms):
+            return ""
+        what = f"{listed(item.names)} are one tensor, and what holds it" if item.names else "the biggest module"
+        return f"; {what} takes {size(item.nbytes)}, more than any device has"
+
+    def _written(self, slots: list[Slot], filled: Filled, *, lacks: int, reason: str | None) -> Proposal:
+        """The proposal in the words of the tools."""
+        placed = [0] * len(self._units.units)
+        for item, slot in zip(self._units.items, filled.slots, strict=True):
+            for unit in item.units:
+                placed[unit] = slot
+        keys = [slot.key for slot in slots]
+        used = {_device(key): used for key, used in zip(keys, filled.used, strict=True) if used}
+        return Proposal(map_of(self._tree, self._units, placed, keys), used, lacks, reason)
+
+
+def _device(key: int | str) -> str:
+    """A device in torch's words."""
+    return f"cuda:{key}" if isinstance(key, int) else key

@@ -1,0 +1,175 @@
+"""What a plan of ours moves as one: modules that must stay whole, joined where they share a tensor.
+
+A module of a no-split class is one unit, with everything below it; otherwise a module without children is. A module
+that holds both tensors and children stays whole where it looks like a layer: accelerate's hooks (1.15,
+`attach_align_device_hook_on_blocks`) go by modules and pass over a key that is a parameter's name, so that such a
+tensor must lie where its module computes. `Unit.own` marks what is left of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tiecheck.records.module_tree import ModuleTree
+from tiecheck.union_find import Parts
+
+LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+"""Classes that hold layers: a module with one of them inside is no layer."""
+
+LAYER = 8
+"""How many times as big as the biggest module without children an attention with tensors of its own may be."""
+
+
+class Unit(NamedTuple):
+    """What goes to one device whatever the plan."""
+
+    node: int
+    """Its module in the tree."""
+    own: bool
+    """Whether it is the module's own tensors alone, the children being units of their own."""
+
+
+class Item(NamedTuple):
+    """Units that share tensors: they go together, and what they share counts once."""
+
+    units: tuple[int, ...]
+    """The units, in order."""
+    nbytes: int
+    """Bytes of all of it."""
+    layer: int
+    """Bytes of the biggest of its units: what has to fit beside the rest where it is brought in for a forward pass."""
+    names: tuple[str, ...]
+    """Two names of a tensor that two of its units share; empty for a single unit."""
+
+
+class Units(NamedTuple):
+    """The units of a tree and how they hang together."""
+
+    units: tuple[Unit, ...]
+    """In the order of registration."""
+    items: tuple[Item, ...]
+    """Every unit in one item, in the order of each item's first unit."""
+    home: tuple[int, ...]
+    """For each node its unit; -1 for one whose children are apart."""
+    own: dict[int, int]
+    """For such a node that has tensors of its own the unit of these."""
+
+
+def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterable[str]) -> Units:
+    """Cut a tree into units and join those that share a tensor.
+
+    Args:
+        tree: The modules.
+        groups: Names that are, or will be, one tensor, beside those that the tree itself shows. Names it does not have
+            are passed over.
+        no_split: Classes whose modules stay whole.
+
+    Returns:
+        The units and items. Time grows with nodes and names.
+    """
+    whole = _whole(tree, frozenset(no_split))
+    units: list[Unit] = []
+    home = [-1] * len(tree.nodes)
+    own: dict[int, int] = {}
+    for number, node in enumerate(tree.nodes):
+        if node.parent >= 0 and home[node.parent] >= 0:
+            home[number] = home[node.parent]
+        elif whole[number]:
+            home[number] = len(units)
+            units.append(Unit(number, own=False))
+        elif node.tensors:
+            own[number] = len(units)
+            units.append(Unit(number, own=True))
+    tensors = Parts(len(tree.sizes))
+    named = _numbers(tree, groups)
+    for numbers in named:
+        for number in numbers[1:]:
+            tensors.join(numbers[0], number)
+    items = _items(tree, units, home, own, tensors)
+    return Units(tuple(units), items, tuple(home), own)
+
+
+def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
+    """Which nodes stay whole if nothing above them does."""
+    nodes, ends = tree.nodes, tree.ends()
+    count = len(nodes)
+    sizes, kept, lists = [0] * count, [False] * count, [False] * count
+    seen: set[int] = set()
+    for number, node in enumerate(nodes):
+        for tensor in node.tensors:
+            if tensor.number not in seen:
+                seen.add(tensor.number)
+                sizes[number] += tree.sizes[tensor.number]
+    for number in range(count - 1, -1, -1):
+        parent = nodes[number].parent
+        kept[number] |= nodes[number].class_name in no_split
+        lists[number] |= nodes[number].class_name in LISTS
+        if parent >= 0:
+            sizes[parent] += sizes[number]
+            kept[parent] |= kept[number]
+            lists[parent] |= lists[number]
+    layer = [ends[n] == n + 1 or nodes[n].class_name in no_split for n in range(count)]
+    largest = max((sizes[n] for n in range(count) if layer[n]), default=0)
+    for number in range(1, count):
+        if nodes[number].tensors and not kept[number]:
+            layer[number] |= sizes[number] <= largest * (1 if lists[number] else LAYER)
+    return layer
+
+
+def _numbers(tree: ModuleTree, groups: Iterable[Sequence[str]]) -> list[list[int]]:
+    """The tensors that the names of some groups mean."""
+    wanted = [tuple(group) for group in groups]
+    if not wanted:
+        return []
+    below = {(node.parent, node.label): number for number, node in enumerate(tree.nodes)}
+    found = []
+    for group in wanted:
+        numbers = []
+        for name in group:
+            *path, attribute = name.split(".")
+            number: int | None = 0
+            for label in path:
+                number = below.get((number, label)) if number is not None else None
+            if number is not None:
+                numbers += [t.number for t in tree.nodes[number].tensors if t.attribute == attribute]
+        found.append(numbers)
+    return found
+
+
+def _items(
+    tree: ModuleTree, units: list[Unit], home: list[int], own: dict[int, int], tensors: Parts
+) -> tuple[Item, ...]:
+    sizes: dict[int, int] = {}
+    for number, nbytes in enumerate(tree.sizes):
+        one = tensors.find(number)
+        sizes[one] = max(sizes.get(one, 0), nbytes)
+    joined = Parts(len(units))
+    holds: list[dict[int, str]] = [{} for _ in units]
+    first: dict[int, tuple[int, int, str]] = {}
+    shared: dict[int, list[str]] = {}
+    for number, node in enumerate(tree.nodes):
+        unit = home[number] if home[number] >= 0 else own.get(number, -1)
+        for tensor in node.tensors:
+            one = tensors.find(tensor.number)
+            holds[unit].setdefault(one, tensor.attribute)
+            before, place, attribute = first.setdefault(one, (unit, number, tensor.attribute))
+            if before != unit:
+                joined.join(before, unit)
+                if one not in shared:
+                    shared[one] = [tree.path(place, attribute), tree.path(number, tensor.attribute)]
+    members: dict[int, list[int]] = {}
+    for unit in range(len(units)):
+        members.setdefault(joined.find(unit), []).append(unit)
+    return tuple(_item(tuple(group), holds, sizes, shared) for group in members.values())
+
+
+def _item(
+    group: tuple[int, ...], holds: list[dict[int, str]], sizes: dict[int, int], shared: dict[int, list[str]]
+) -> Item:
+    layer = max(sum(sizes[one] for one in holds[unit]) for unit in group)
+    if len(group) == 1:
+        return Item(group, layer, layer, ())
+    together = {one for unit in group for one in holds[unit]}
+    names = next((shared[one] for one in sorted(together) if one in shared), [])
+    return Item(group, sum(sizes[one] for one in together), layer, tuple(names))

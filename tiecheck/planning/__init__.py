@@ -1,1 +1,0 @@
-"""Our own device map: one that keeps every tie together within the memory."""

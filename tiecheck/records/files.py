@@ -1,0 +1,82 @@
+"""The records of what lies beside the weights, apart from `facts` since most directories have nothing of the kind."""
+
+from __future__ import annotations
+
+from tiecheck.records.record import Record
+from tiecheck.records.stored import Comparison, Group, StoredTensor
+from tiecheck.records.words import Kind
+
+
+class Duplicate(Record):
+    """A name that stands in the headers of several shards."""
+
+    name: str
+    """The name."""
+    tensors: tuple[StoredTensor, ...]
+    """Its entries, in the order of the shards."""
+    indexed: str | None
+    """The shard that the index gives it; None where the index does not have the name."""
+    comparison: Comparison | None
+    """The byte comparison, where it was made."""
+    reason: str | None
+    """Why it was not made."""
+
+
+class LayoutView(Record):
+    """What one of several weight layouts of a directory (a file, or an index with its shards) says of one group."""
+
+    file: str
+    """The file, or the index."""
+    stored: Kind
+    """`absent` (at most one member stored), `copy`, `separate`, `storage` or `unknown`."""
+    names: tuple[str, ...]
+    """The stored members, sorted."""
+    reason: str | None
+    """Why it is unknown."""
+
+
+class LayoutGroup(Record):
+    """One group as each of several weight layouts of a directory stores it, the one that loaders prefer first."""
+
+    names: tuple[str, ...]
+    """The members."""
+    declared: bool | None
+    """Whether the group is declared as tied; None for one that only a pickle's shared memory suggests."""
+    views: tuple[LayoutView, ...]
+    """One for each layout."""
+
+
+class TiedMoments(Record):
+    """More entries in a saved optimizer state than a tie has tensors."""
+
+    group: Group
+    """The tie."""
+    file: str
+    """The state, relative to the target."""
+    keys: tuple[str, ...]
+    """The entries: parameter names, or numbers."""
+    field: str
+    """The moment that was compared, e.g. `exp_avg`."""
+    shape: tuple[int, ...]
+    """The parameter's shape, by the first entry."""
+    comparison: Comparison | None
+    """How the entries differ; None where their shapes do."""
+    named: bool
+    """Whether the entries have names; otherwise they were found by their shape."""
+    room: int
+    """How many of the entries the stored parameters account for."""
+
+
+class StrictLoad(Record):
+    """The names of a checkpoint against those of its class, as a strict load would hold them."""
+
+    prefix: str | None
+    """What stands before every stored name and before none of the class's; None where they fit."""
+    renamed: tuple[str, str] | None
+    """One stored name with that prefix, and the class's name for it."""
+    stored: int
+    """How many names are stored."""
+    aliases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    """For each group declared as tied and stored in part: the names that are not stored, and the ones that are."""
+    resumed: tuple[str, ...]
+    """What beside the weights says that a training is to be resumed from here."""

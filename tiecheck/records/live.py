@@ -1,0 +1,256 @@
+"""The records of the live layer, apart from `facts` since a check of files never needs them.
+
+`Tie` is a plain `NamedTuple`: a model may have tens of thousands, and a `Record` takes longer to make.
+"""
+
+from typing import Literal, NamedTuple
+
+from tiecheck.records.record import Record
+from tiecheck.records.words import Kind
+
+
+class Registration(Record):
+    """One place where a module registers a parameter or buffer."""
+
+    owner: str
+    """The class of the module that registers it."""
+    attribute: str
+    """The attribute's name in that module."""
+
+
+class Tie(NamedTuple):
+    """A live group: names that share a module, a `Parameter` or memory."""
+
+    names: tuple[str, ...]
+    """The names, sorted; capped where there are very many."""
+    names_total: int | None
+    """How many names there really are; None where a registered cycle makes them endless."""
+    kind: Kind
+    """How they hang together: the weakest link that still holds all of them."""
+    shape: tuple[int, ...] | None
+    """Shape of the first member; None while it is uninitialised (a lazy module)."""
+    dtype: str | None
+    """Element type, torch's word without `torch.`."""
+    nbytes: int | None
+    """Bytes of one member."""
+    device: str | None
+    """Device of the first member."""
+    buffer: bool
+    """Whether the group is one of buffers (no gradient, so no finding)."""
+    requires_grad: tuple[bool, ...]
+    """One value a distinct tensor object."""
+    registrations: tuple[Registration, ...]
+    """Who registers the tensors: one entry means that only module aliases make the names."""
+    reason: str | None
+    """Why the kind is unknown, or what limits it."""
+
+
+class Alias(Record):
+    """One module, with parameters, that is registered under several paths."""
+
+    paths: tuple[str, ...]
+    """The paths, sorted; capped."""
+    paths_total: int | None
+    """How many there are; None for a cycle."""
+    class_name: str
+    """The module's class."""
+    siblings: bool
+    """Whether every registration stands in one parent: what accelerate before 0.34 cannot see."""
+    names: tuple[str, ...]
+    """The parameter names the alias makes, sorted; capped."""
+
+
+class DeclaredTie(Record):
+    """A group that the live class, or the user's own contract, declares as tied, and how it really hangs together."""
+
+    names: tuple[str, ...]
+    """The declared names, sorted."""
+    source: str
+    """The name the others are to be redirected to."""
+    by: tuple[str, ...]
+    """Who declares it."""
+    kind: Kind
+    """What the module really holds."""
+    reason: str | None
+    """What limits the kind (`on meta: bytes cannot be read`)."""
+    parts: tuple[tuple[str, ...], ...]
+    """The members split into those that are really one parameter, largest part first."""
+    stored: Kind | None = None
+    """How the checkpoint that the model was loaded from stores the group; None where none was loaded."""
+    shapes: tuple[tuple[int, ...] | None, ...] = ()
+    """The shape of each part, in the order of `parts`; None for one that is not initialised."""
+    devices: tuple[str, ...] = ()
+    """The device of each part, in the order of `parts`; `offloaded` where accelerate's hooks hold the values."""
+    missing: tuple[str, ...] = ()
+    """The members that name no parameter."""
+
+
+class Candidate(Record):
+    """A group that a class in the model would tie if its flag were true."""
+
+    names: tuple[str, ...]
+    """The names, sorted."""
+    source: str
+    """The name the others are redirected to."""
+    by: tuple[str, ...]
+    """Which class's attribute says so, and which config's flag."""
+    flag: bool | None
+    """That flag; None where the model has no config."""
+
+
+KeyForm = Literal["list", "signature", "nothing", "itself", "beside", "drops"]
+"""What is wrong with a class's word on its ties: `list`, keys without sources; `signature`, a `tie_weights` of 4.x;
+`nothing`, a key or a source that names no parameter; `itself`, a key that names its own source; `beside`, a key that as
+a pattern matches names beside the one meant; `drops`, one that matches members of a real tie which nobody declares, so
+that a save drops them."""
+
+
+class KeyProblem(Record):
+    """Something in a class's `_tied_weights_keys`, or its `tie_weights`, that the installed transformers misreads."""
+
+    form: KeyForm
+    """What it is."""
+    model: str
+    """Path of the model in the module; empty for the module itself."""
+    class_name: str
+    """Its class."""
+    key: str
+    """The target as declared; for `list` the type's name, for `signature` the method's signature."""
+    source: str | None
+    """The source as declared, where it is about a pair."""
+    names: tuple[str, ...]
+    """The names that are matched and were not meant (`beside`), the real tie (`drops`), or what was found; capped."""
+    flag: bool | None
+    """The flag under which the class reads its keys; None where there is no config."""
+    raised: str | None
+    """What transformers raises because of it, where it was seen to."""
+
+
+class Head(Record):
+    """Where one `PreTrainedModel` of the module takes its words in and gives them out, by its own getters."""
+
+    model: str
+    """Path of the model in the module; empty for the module itself."""
+    class_name: str
+    """Its class."""
+    embedding: tuple[str, ...]
+    """The names of the weight of `get_input_embeddings()`, sorted and capped; empty where it is registered nowhere."""
+    head: tuple[str, ...]
+    """The names of the weight of `get_output_embeddings()`, likewise."""
+    same: bool
+    """Whether the two are one parameter."""
+    alike: bool
+    """Whether they have one shape of two dimensions, so that they could be tied."""
+    flags: tuple[tuple[str, bool], ...]
+    """Every tie flag of the config that is true or false, dotted, the outermost first."""
+    usual: str | None
+    """The name that the class's `get_input_embeddings` has in the tie table; None for a class it lacks."""
+    older: tuple[tuple[str, ...], ...]
+    """Groups that transformers 4.57 ties under a false flag, by the tie table for it, and this module does not."""
+    encoder_decoder: bool
+    """Whether the config calls the model an encoder-decoder, which may have several embeddings."""
+    stored: bool | None = None
+    """Whether the checkpoint beside it stores the head; None where none was read or it stores neither."""
+
+
+EffectForm = Literal["changes", "adapts", "transposes"]
+"""`changes`: a hook or a parametrization computes another weight; `adapts`: an adapter, meant to differ in training;
+`transposes`: a parametrization that turns a matrix round for a linear layer which wants its transpose."""
+
+
+class Effect(Record):
+    """A member of a tie whose module does not use it as it is."""
+
+    name: str
+    """The member."""
+    by: str
+    """What stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
+    form: EffectForm
+    """What kind of thing that is."""
+
+
+class Misfit(Record):
+    """A bias that does not fit the tied weight beside it."""
+
+    bias: str
+    """The bias, or buffer, added to the logits."""
+    weight: str
+    """The tied weight."""
+    rows: int
+    """Rows of the weight."""
+    size: int
+    """Elements of the bias."""
+
+
+class Freeze(Record):
+    """A sign that the members of a tie were meant to differ in `requires_grad` or dtype, which one tensor cannot."""
+
+    form: Literal["attribute", "frozen", "trainable", "dtype"]
+    """`attribute`: `requires_grad` set on a module, which does nothing; `frozen`: the tied tensor alone is frozen;
+    `trainable`: it alone trains below a module that is otherwise frozen; `dtype`: it alone has another dtype."""
+    names: tuple[str, ...]
+    """The tied names."""
+    where: str
+    """The module that was set, or that is otherwise frozen."""
+    found: str
+    """What the tied tensor has: `trains`, `frozen`, or its dtype."""
+    others: str
+    """What the rest has."""
+
+
+class SaveProblem(Record):
+    """A real tie that a model's own `save_pretrained` does not write so that a load brings it back."""
+
+    names: tuple[str, ...]
+    """The tied names, sorted and capped."""
+    kind: Kind
+    """How they are tied."""
+    model: str
+    """Path of the model that would save it; empty for the module itself."""
+    class_name: str
+    """Its class."""
+    form: Literal["raises", "unpropagated"]
+    """`raises`: it refuses; `unpropagated`: an inner model's own tie, which the outer one drops and never ties."""
+    dropped: tuple[str, ...]
+    """The names it leaves out of the file."""
+
+
+class LiveModel(Record):
+    """The live layer of one `nn.Module`. Names are the user's: without what torch.compile, DDP or PEFT put before."""
+
+    class_name: str
+    """The model's class."""
+    origin: str
+    """How it came to be: `given`, `built on meta`, `loaded`."""
+    ties: tuple[Tie, ...]
+    """Groups of parameters that share a module, a `Parameter` or memory."""
+    aliases: tuple[Alias, ...]
+    """Modules with parameters under several paths."""
+    declared: tuple[DeclaredTie, ...]
+    """Groups that the class declares as tied under the config it has."""
+    candidates: tuple[Candidate, ...]
+    """Groups the classes would tie if their flags were true, declared or not under these configs."""
+    flag: bool | None
+    """`config.tie_word_embeddings` as the outermost model reads it; None where there is no such config."""
+    library: str | None
+    """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
+    reasons: tuple[str, ...]
+    """Why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
+    parameters: int
+    """Distinct parameters."""
+    names: int | None
+    """Parameter names, aliases counted; None for a cycle."""
+    wrappers: tuple[str, ...] = ()
+    """What wraps the model or parts of it, from the outside in: `torch.compile`, `PEFT`."""
+    problems: tuple[KeyProblem, ...] = ()
+    """What is wrong with the classes' declarations themselves."""
+    heads: tuple[Head, ...] = ()
+    """Input and output embeddings of each `PreTrainedModel` that has both, or of which 4.57 ties more."""
+    effects: tuple[Effect, ...] = ()
+    """Members of ties that their module does not use as they are."""
+    misfits: tuple[Misfit, ...] = ()
+    """Biases beside tied weights that do not fit them."""
+    freezes: tuple[Freeze, ...] = ()
+    """Signs that tied members were meant to differ."""
+    unsaved: tuple[SaveProblem, ...] = ()
+    """Real ties that `save_pretrained` refuses or loses."""

@@ -1,0 +1,191 @@
+"""The records of the placement layer: what a device map does to the ties of a model, before a weight is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from tiecheck.records.record import Record
+from tiecheck.records.words import Kind
+
+Device = str
+"""A device in torch's words with its number (`cuda:0`, `cpu`, `mps`), or `disk`, or `meta`."""
+
+
+class Ask(Record):
+    """What a planner is asked for."""
+
+    strategy: str
+    """`auto`, `balanced`, `balanced_low_0` or `sequential`."""
+    memory: Mapping[int | str, int] | None
+    """Bytes by device, keyed as accelerate keys them: a GPU's number, `mps`, `cpu`, `disk`; None for the machine's."""
+    no_split: tuple[str, ...] | None = None
+    """Class names that must stay on one device; None for those that the model's class names (`_no_split_modules`)."""
+    dtype: str | None = None
+    """The element type that the weights will be loaded in, torch's word; None for the model's own."""
+
+
+class Crash(Record):
+    """Why a planner raises on a model."""
+
+    error: str
+    """What it raises, e.g. `IndexError: list index out of range`."""
+    cause: Literal["substring", "sibling", "root", "other"]
+    """`substring`: the planner looks for a module's name anywhere inside a tied name, and takes one that is outside for
+    contained (`head.` in `lm_head.weight.`); `sibling`: the tied name runs through an alias that `named_children()`
+    does not list; `root`: it stands on the root module itself; `other`: none of these."""
+    module: str
+    """The module that was being placed when it raised; empty where that is not known."""
+    names: tuple[str, ...]
+    """The tied names it tripped over."""
+    versions: tuple[str, ...]
+    """Ranges of the tool's versions that raise on this model (`0.25-`), as far as that is known."""
+
+
+class Double(Record):
+    """Tied memory that a planner counted more than once while it placed one module."""
+
+    module: str
+    """The module that was placed, together with the modules tied to it."""
+    device: Device
+    """Where they went."""
+    names: tuple[str, ...]
+    """The tied names because of which it counted more; sorted."""
+    counted: int
+    """Bytes the planner counted for them all."""
+    real: int
+    """Bytes they really take there."""
+
+
+class Placed(Record):
+    """One tie group under one device map."""
+
+    names: tuple[str, ...]
+    """The names, sorted; capped as in `Tie`."""
+    kind: Kind
+    """How they hang together in the model."""
+    declared: bool
+    """Whether the model's class, or the user's contract, declares the group."""
+    devices: tuple[Device | None, ...]
+    """The device of each name, by the longest key of the map that holds it; None where the map has none."""
+    nbytes: int | None
+    """Bytes of one member in the dtype it is loaded in."""
+    seen: bool
+    """Whether the planner took the names for one tensor; true for a map that somebody gave."""
+
+
+class Seeds(Record):
+    """What a planner gives under several values of PYTHONHASHSEED."""
+
+    tried: int
+    """How many seeds."""
+    maps: int
+    """How many different maps came out; the order of their entries does not count."""
+    moving: tuple[str, ...]
+    """Modules whose device differs between seeds; capped."""
+    splits: int
+    """Under how many seeds the map splits a tie group."""
+    crashes: int
+    """Under how many seeds the planner raises."""
+
+
+class Plan(Record):
+    """The device map of one tool, or the one that was given."""
+
+    tool: Literal["accelerate", "transformers", "given"]
+    """Whose plan it is."""
+    version: str
+    """The tool's version; empty for a given map."""
+    strategy: str
+    """What it was asked for; `map` for a given one."""
+    device_map: Mapping[str, int | str]
+    """Module (or parameter) -> device as the tool writes it, in its order; empty where it raised."""
+    crash: Crash | None = None
+    """Why there is none."""
+    logged: tuple[str, ...] = ()
+    """What the tool logged or warned while it planned, each once, in order."""
+    memory: Mapping[int | str, int] = {}
+    """Bytes by device that the planner allowed itself, after balancing."""
+    counted: Mapping[Device, int] = {}
+    """Bytes that the planner believes to have put on each device, what it kept free left out."""
+    doubles: tuple[Double, ...] = ()
+    """Where it counted tied memory more than once."""
+    moved: Mapping[str, tuple[Device, Device]] = {}
+    """Modules that stand elsewhere only because of that: (where they are, where they would be)."""
+    placed: tuple[Placed, ...] = ()
+    """Every tie group under it."""
+    used: Mapping[Device, int] = {}
+    """Bytes that really lie on each device: a tensor once on each device that has it."""
+    seeds: Seeds | None = None
+    """What other hash seeds give; None where nobody asked."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about a map that somebody gave and stops nobody, in words."""
+
+
+class Proposal(Record):
+    """A device map that keeps every tie group together."""
+
+    device_map: Mapping[str, int | str]
+    """Module -> device, as transformers and accelerate take it; empty where none fits."""
+    used: Mapping[Device, int]
+    """Bytes on each device."""
+    lacks: int
+    """Bytes that are missing where none fits within the memory; 0 where one does. With a map beside it, that map fits
+    by a disk which the memory does not name."""
+    reason: str | None
+    """Why none fits, in words that can stand after "none fits: "; or what limits the map that does."""
+
+
+LoadForm = Literal["raises", "overwrites", "untied", "copies"]
+"""`raises`: it ends with an exception; `overwrites`: the loaded values are replaced by the ones the model had before;
+`untied`: the members are left as different parameters; `copies`: tied in the module, held twice in memory or files."""
+
+
+class PlacedLoad(Record):
+    """What becomes of one tie group in a load under a device map, where that is not what was meant."""
+
+    tool: Literal["accelerate", "transformers"]
+    """Who loads."""
+    function: str
+    """The function: `from_pretrained`, `load_checkpoint_in_model`, `dispatch_model`."""
+    form: LoadForm
+    """What happens."""
+    names: tuple[str, ...]
+    """The group, sorted."""
+    devices: tuple[Device, ...]
+    """The device of each name."""
+    stored: tuple[str, ...]
+    """The members that the checkpoint stores."""
+    message: str | None
+    """What is raised or logged, as the library words it; None where it is silent."""
+    harmless: bool
+    """Whether the loaded model computes what it would with the tie."""
+    versions: str
+    """The versions that this was seen in by a run, or "..., by its source" where none could be made."""
+    at: Literal["load", "forward"] = "load"
+    """Whether the function itself raises, or the first forward pass of what it returns."""
+
+
+class Placement(Record):
+    """The placement layer of one model."""
+
+    strategy: str
+    """What was asked for: a strategy, or `map`."""
+    origin: str
+    """Where that was said: `--device-map`, a file, `device_map=`."""
+    memory: Mapping[int | str, int] | None
+    """The memory that was given; None for the machine's own."""
+    plans: tuple[Plan, ...]
+    """The plans, the one that the natural loader of the target follows first."""
+    proposal: Proposal | None
+    """A map of our own, where a plan splits a group or raises; None where none is needed."""
+    loads: tuple[PlacedLoad, ...] = ()
+    """What loading would do to the groups under the first plan."""
+    warns: tuple[str, ...] = ()
+    """The versions of accelerate that would log "The model weights are not tied" (see `would_warn`)."""
+    installed: str | None = None
+    """The installed accelerate."""
+    untold: tuple[str, ...] = ()
+    """Why it cannot be told what loading would do to a group, a reason for each such group."""
+    followed: tuple[tuple[str, ...], ...] = ()
+    """The groups that were followed through the load, whatever came of it, the names of each sorted."""

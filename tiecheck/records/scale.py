@@ -1,0 +1,36 @@
+"""What the scale of a tied embedding does to untrained logits."""
+
+from __future__ import annotations
+
+from tiecheck.records.record import Record
+
+
+class InitScale(Record):
+    """What the scale of a tied embedding does to the logits of an untrained model."""
+
+    names: tuple[str, ...]
+    """The tied group: embedding and head."""
+    untrained: bool
+    """Whether the evidence says that nothing has been trained."""
+    evidence: str
+    """What that evidence is, in words."""
+    std: float | None
+    """Standard deviation of the tied tensor; None where a trained model made reading it pointless."""
+    width: int
+    """Columns of the tied tensor, d_model."""
+    vocabulary: int
+    """Rows of the tied tensor."""
+    head_scale: float | None
+    """What multiplies the logits after the head; None where nobody could see it."""
+    hidden_rms: float | None
+    """Root mean square of the head's input as measured; None without a forward pass (1 after a final norm)."""
+    predicted: float | None
+    """Predicted deviation of the logits: std * sqrt(width) * rms * head_scale."""
+    measured: float | None
+    """Measured deviation of the logits, each position's own input token left out; None without a forward pass."""
+    loss: float | None
+    """Measured cross-entropy of random tokens, in nats, to hold against ln(vocabulary)."""
+    repeats: float | None
+    """Measured share of positions whose most likely next token is the input token itself."""
+    reason: str | None
+    """Why something could not be measured."""

@@ -1,0 +1,89 @@
+"""Reports for people and machines: one file a format, and where each is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Literal, TextIO
+
+from tiecheck.errors import UsageError
+from tiecheck.records.record import Record
+from tiecheck.records.report import Report
+
+FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
+"""Format -> the module whose `render(report, style, stream)` writes it."""
+
+
+FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
+"""The same for a report of facts alone."""
+
+
+class Style(Record):
+    """How a report for people looks."""
+
+    quiet: bool = False
+    """Only targets with findings or errors."""
+    verbose: bool = False
+    """Also the evidence of targets that pass."""
+    color: Literal["auto", "always", "never"] = "auto"
+    """Colours: where standard output is a terminal, always, or never."""
+
+
+class Output(Record):
+    """One report to write."""
+
+    format: str
+    """A key of `FORMATS`."""
+    file: str | None
+    """The file, or None for standard output."""
+
+
+def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Output, ...]:
+    """What `-f` and `-o` ask for.
+
+    Args:
+        formats: Each `FORMAT` or `FORMAT=FILE`.
+        output_file: Where the format without a file of its own goes.
+
+    Raises:
+        UsageError: An unknown format, or two formats for standard output.
+    """
+    outputs = []
+    for text in formats or ("text",):
+        name, mark, file = text.partition("=")
+        if name not in FORMATS:
+            raise UsageError(f"there is no output format {name!r}; there are {', '.join(FORMATS)}")
+        outputs.append(Output(name, file if mark else output_file))
+    if sum(output.file is None for output in outputs) > 1:
+        raise UsageError("only one format can go to standard output; write the others as FORMAT=FILE")
+    return tuple(outputs)
+
+
+def write_report(
+    report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
+) -> None:
+    """Write a report in every format asked for.
+
+    Args:
+        report: What to write.
+        outputs: Where, and in which format.
+        style: How it looks to people.
+        formats: The renderers of the command, format -> module.
+
+    Raises:
+        UsageError: A file cannot be written.
+    """
+    for output in outputs:
+        if output.file is None:
+            _write(report, formats[output.format], style, sys.stdout)
+            continue
+        try:
+            with open(output.file, "w", encoding="utf-8") as stream:
+                _write(report, formats[output.format], style, stream)
+        except OSError as error:
+            raise UsageError(f"{output.file} cannot be written: {error.strerror or error}") from error
+
+
+def _write(report: Report, module: str, style: Style, stream: TextIO) -> None:
+    import_module(module).render(report, style, stream)

@@ -1,0 +1,1 @@
+"""Rules on the files of a checkpoint against one another (TIE2xx)."""

@@ -1,0 +1,227 @@
+"""TIE2xx: the files of a checkpoint against one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tiecheck.records.report import Location
+from tiecheck.records.stored import Checkpoint
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.row_words import rows
+from tiecheck.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.records.files import Duplicate
+
+
+class IndexDisagreesWithShards(Rule):
+    """A name stands in the index and in no shard, or a shard is not there at all.
+
+    ## What it does
+    Holds the `weight_map` of a sharded checkpoint against the headers of its shards: a file that the index
+    names must be there, and hold the names the index gives it.
+
+    ## Why it is bad
+    A loader follows the index. With a shard missing (a partial download, a file left out of a commit) loading
+    fails, or, where the loader is told to go on, the missing weights stay random. Where the index names a
+    tied member that no shard holds, the loader may take the tie for stored and never make it.
+
+    ## How to mend it
+    Fetch the missing file again, or write the index anew by saving the model once more. tiecheck judges such a
+    checkpoint by the names in the index; values that lie in a missing shard are not compared, and the report
+    says so.
+    """
+
+    code = "TIE201"
+    name = "index-disagrees-with-shards"
+    summary = "a name is in the index and in no shard, or a shard is missing"
+    severity = "error"
+    confidence = "high"
+    messages = ("does not appear to have a file named",)
+    threads = ("ggml-org/llama.cpp#12456", "huggingface/transformers#46835")
+
+    def check(self, index: Checkpoint) -> Iterator[Draft | Unknown]:
+        """One finding for the files that are not there, one for each shard that lacks names."""
+        checkpoint, file_name = index, index.index_file or ""
+        if checkpoint.missing_files:
+            yield self._missing(checkpoint, file_name)
+        if checkpoint.agrees:
+            return
+        absent: dict[str, list[str]] = {}
+        by_path = {shard.path: shard for shard in checkpoint.shards}
+        for name, file in checkpoint.weight_map.items():
+            shard = by_path.get(file)
+            if shard is not None and name not in shard.entries:
+                absent.setdefault(file, []).append(name)
+        for file, names in sorted(absent.items()):
+            yield self._lacking(checkpoint, file_name, file, sorted(names))
+
+    @staticmethod
+    def _missing(checkpoint: Checkpoint, index: str) -> Draft:
+        files = checkpoint.missing_files
+        absent = set(files)
+        names = sorted(n for n, f in checkpoint.weight_map.items() if f in absent)
+        shown = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
+        total = len(set(checkpoint.weight_map.values()))
+        return Draft(
+            f"{len(files)} of the {total} weight files named by {index} {'is' if len(files) == 1 else 'are'} not here "
+            f"({shown}), with {len(names):,} tensor{'' if len(names) == 1 else 's'}. A loader fails, or leaves them "
+            "random.",
+            tuple(names[:8]),
+            (Location(index, None, None, "primary", f"names {shown}"),),
+            "Download the missing file again, or save the model anew.",
+        )
+
+    @staticmethod
+    def _lacking(checkpoint: Checkpoint, index: str, file: str, names: list[str]) -> Draft:
+        elsewhere = [n for n in names if checkpoint.shard_of(n)]
+        it = "it lies" if len(names) == 1 else "they lie"
+        pronoun = "it" if len(names) == 1 else "them"
+        where = f"{it} in another shard" if len(elsewhere) == len(names) else f"no shard holds {pronoun}"
+        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        return Draft(
+            f"{index} says that {file} holds {shown}, and its header does not; {where}.",
+            tuple(names[:8]),
+            (
+                Location(
+                    index, None, None, "primary", f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"
+                ),
+                Location(file, None, None, "related", f"its header lacks {pronoun}"),
+            ),
+            "Save the model anew, so that index and shards are written together.",
+        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A whole checkpoint, a partial download, a name no shard holds."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, checkpoint
+
+        first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+        whole = {EMBEDDING: first, HEAD: second}
+        yield Case("index and shards agree", {"index": checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)})
+        yield Case(
+            "index and three shards agree",
+            {"index": checkpoint({first: (EMBEDDING,), second: (HEAD,), "x": ("n",)}, whole | {"n": "x"})},
+        )
+        yield Case(
+            "the second shard was not downloaded",
+            {"index": checkpoint({first: (EMBEDDING,)}, whole, (second,))},
+            finds=("error",),
+        )
+        yield Case(
+            "the index names a head that its shard lacks",
+            {"index": checkpoint({first: (EMBEDDING,), second: ("norm.weight",)}, whole)},
+            finds=("error",),
+        )
+
+
+class MemberStoredTwice(Rule):
+    """One name stands in two shards.
+
+    ## What it does
+    Finds names that the headers of several shards hold, whatever the index says, and compares their bytes. Different
+    values, shapes or types are an error, equal ones a note. The bytes of the first 64 such names are compared.
+
+    ## Why it is bad
+    Only one of the two can be loaded, and it need not be the one that the index names: transformers 4.57 and 5.23
+    and accelerate 1.15 read every shard in the order of the file names and let the last one win, without
+    a word. A tool that follows the index may get the other. So the same files are two models, depending on who reads
+    them. It happens where a script writes a tensor anew and leaves the old one where it was, and where the shards of
+    two saves lie in one directory.
+
+    ## How to mend it
+    Find out which save the right values come from, and save the checkpoint anew from there, into an empty directory,
+    so that shards and index are written together.
+    """
+
+    code = "TIE202"
+    name = "member-stored-twice"
+    summary = "one name in two shards: which one is loaded depends on the loader"
+    severity = "error"
+    confidence = "high"
+
+    def check(self, duplicates: tuple[Duplicate, ...]) -> Iterator[Draft | Unknown]:
+        """One finding for the names whose entries differ, one for those that are equal."""
+        for shards in sorted({tuple(t.file for t in d.tensors) for d in duplicates}):
+            here = [d for d in duplicates if tuple(t.file for t in d.tensors) == shards]
+            differ = [d for d in here if d.reason is None and (d.comparison is None or not d.comparison.equal)]
+            equal = [d for d in here if d.comparison is not None and d.comparison.equal and d.tensors[0].nbytes]
+            if differ:
+                yield self._draft(differ, equal=False)
+            if equal:
+                yield self._draft(equal, equal=True)
+            unread = [d for d in here if d.reason is not None]
+            if unread:
+                yield Unknown(
+                    f"{listed(tuple(d.name for d in unread))} stand in {listed(shards)}, and were not compared: "
+                    f"{unread[0].reason}"
+                )
+
+    @staticmethod
+    def _draft(found: list[Duplicate], *, equal: bool) -> Draft:
+        first = found[0]
+        files = tuple(tensor.file for tensor in first.tensors)
+        names = tuple(d.name for d in found)
+        if equal:
+            how = "with equal values: nothing is lost but disk space."
+        else:
+            how = (
+                f"with {_difference(first)}. transformers and accelerate take what {files[-1]} has, the last file by "
+                f"name; {_by_index(first, files[-1])}."
+            )
+        return Draft(
+            f"{listed(names)} {'stands' if len(names) == 1 else 'stand'} in {listed(files)}, {how}",
+            names[:8],
+            tuple(
+                Location(
+                    tensor.file,
+                    None,
+                    None,
+                    "related" if i else "primary",
+                    f"{tensor.name}, {tensor.dtype} {list(tensor.shape)}"
+                    + (", the one in the index" if tensor.file == first.indexed else ""),
+                )
+                for i, tensor in enumerate(first.tensors)
+            ),
+            "Save the checkpoint anew into an empty directory, from the save whose values are right.",
+            severity="info" if equal else None,
+        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Different, different in shape, equal, and not read."""
+        from tiecheck.records.files import Duplicate
+        from tiecheck.rules.cases import EMBEDDING, HEAD, compared, tensor
+
+        one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+        both = (tensor(HEAD, file=one), tensor(HEAD, file=two))
+        differ = Duplicate(HEAD, both, one, compared(rows_differ=128, first=0), None)
+        yield Case("two different heads", {"duplicates": (differ,)}, finds=("error",))
+        other = differ._replace(name=EMBEDDING, comparison=compared())
+        yield Case("one that differs and one that is equal", {"duplicates": (differ, other)}, finds=("error", "info"))
+        shape = differ._replace(tensors=(both[0], tensor(HEAD, (130, 16), two)), comparison=None, indexed=None)
+        yield Case("two shapes", {"duplicates": (shape,)}, finds=("error",))
+        yield Case("an equal copy", {"duplicates": (other,)}, finds=("info",))
+        yield Case("each name once", {"duplicates": ()})
+        empty = other._replace(tensors=(tensor(HEAD, (0, 16), one), tensor(HEAD, (0, 16), two)))
+        yield Case("an empty tensor, of which nothing is lost", {"duplicates": (empty,)})
+        unread = differ._replace(comparison=None, reason="the bytes were not read")
+        yield Case("not read", {"duplicates": (unread,)}, unknown=True)
+        yield Case("a file that is gone", {"duplicates": (unread._replace(reason="it is gone"),)}, unknown=True)
+
+
+def _difference(duplicate: Duplicate) -> str:
+    if duplicate.comparison is not None:
+        return f"different values ({rows(duplicate.comparison)})"
+    kinds = tuple(f"{t.dtype} {list(t.shape)}" for t in duplicate.tensors)
+    return f"different shapes or types ({listed(kinds)})"
+
+
+def _by_index(duplicate: Duplicate, last: str) -> str:
+    if duplicate.indexed is None:
+        return "the index does not have the name"
+    if duplicate.indexed == last:
+        return "the index names that one too, and the other is left over"
+    return f"the index names {duplicate.indexed}, which a tool that follows it takes"

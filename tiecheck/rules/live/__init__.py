@@ -1,0 +1,1 @@
+"""Rules on the live model (TIE3xx)."""

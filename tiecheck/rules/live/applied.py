@@ -1,0 +1,267 @@
+"""TIE301, 302 and 314: how the members of a declared group hang together in a live `nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.live import DeclaredTie, LiveModel, Tie
+from tiecheck.records.report import Location
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.live.precedence import parts, retie, speaker
+from tiecheck.wording import listed
+
+NOT_TIED = (
+    "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function."
+)
+"""accelerate's warning (1.15, `infer_auto_device_map`), true for a tie that is none, false for an alias it misses."""
+
+
+SHARED_MEMORY = (
+    "Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading "
+    "them again"
+)
+"""safetensors' refusal (0.8, `save_file`)."""
+
+
+class DeclaredTieNotApplied(Rule):
+    """The class declares a tie, and the module holds separate parameters.
+
+    ## What it does
+    Finds groups that class and config declare as tied and whose members are `copy` (separate memory, equal
+    bytes) or `separate` in the live module. On the meta device the identity of the objects decides.
+
+    ## Why it is bad
+    Everything that trusts the declaration goes wrong: savers drop the member they believe to be an alias, the
+    optimizer moves two tensors where one was meant, each with half of the gradient. A copy gives the right output
+    until the first step, and so passes every test before it.
+
+    ## How to mend it
+    Find out first which values are right: `tie_weights()` keeps the source's and drops the others, which would
+    destroy a head that was trained on its own. Then call it after whatever replaced the parameter
+    (`load_state_dict(assign=True)`, `to_empty`, a hand-written loader, a wrapper), and before the optimizer or a
+    sharding wrapper is made. If the model is meant to be untied, set `config.tie_word_embeddings` to false.
+    """
+
+    code = "TIE301"
+    name = "declared-tie-not-applied"
+    summary = "declared tied, the live members are copies or separate"
+    severity = "error"
+    confidence = "high"
+    messages = (NOT_TIED,)
+    threads = (
+        "vec2text/vec2text#94",
+        "rasbt/LLMs-from-scratch#822",
+        "Modalities/modalities#357",
+        "verl-project/verl#7835",
+        "huggingface/accelerate#3668",
+        "pytorch/xla#1245",
+    )
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Declared groups that are copies or separate."""
+        for reason in live.reasons:
+            yield Unknown(reason)
+        for claim in live.declared:
+            if claim.kind == "unknown":
+                yield Unknown(f"{listed(claim.names)}: {claim.reason}")
+            if speaker(claim, live) != self.code:
+                continue
+            yield Draft(
+                f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
+                f"{len(claim.parts)} separate parameters{_state(claim)}.",
+                claim.names,
+                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                f"Make sure first which values are right: {retie(claim, live)} keeps those of {claim.source} and drops "
+                "the others. Do it after whatever replaced the parameter, and before the optimizer is "
+                f"made.{_sharded(live)}{_untied(live)}",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A copy, separate members, and what holds together."""
+        from tiecheck.rules.cases import PAIR, declared, live
+
+        yield Case("separate values", {"live": live(ties=(), declared=(declared("separate"),))}, finds=("error",))
+        yield Case("an equal copy", {"live": live(ties=(), declared=(declared("copy"),))}, finds=("error",))
+        yield Case("tied as declared", {"live": live()})
+        aliased = declared("module", parts=(PAIR,))
+        yield Case("tied by a module alias", {"live": live(declared=(aliased,))})
+        yield Case("one memory is another rule's matter", {"live": live(declared=(declared("storage"),))})
+        yield Case("members that do not exist", {"live": live(ties=(), declared=(declared("absent"),))})
+        partitioned = declared("unknown", reason="the parameter is partitioned by DeepSpeed ZeRO-3")
+        yield Case("placeholders of another's", {"live": live(ties=(), declared=(partitioned,))}, unknown=True)
+        unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
+        yield Case("a declaration that cannot be read", {"live": unread}, unknown=True)
+        kept = declared("separate", stored="separate")
+        yield Case("loaded as it is stored: two different tensors", {"live": live(ties=(), declared=(kept,))})
+        random = declared("separate", stored="absent")
+        yield Case(
+            "loaded from one tensor, and not tied", {"live": live(ties=(), declared=(random,))}, finds=("error",)
+        )
+        yield Case("nothing declared", {"live": live(ties=(), declared=())})
+
+
+class StorageOnlyTie(Rule):
+    """Two `Parameter` objects lie over the same memory: it looks tied, and is not.
+
+    ## What it does
+    Finds different parameters with the same memory, offset and elements, a transposed view included. The usual
+    makers are `head.weight.data = embedding.weight.data`, `nn.Parameter(embedding.weight)`,
+    `nn.Parameter(embedding.weight.t())`, and `weight_norm` on a member that was tied.
+
+    ## Why it is bad
+    The values agree, so every comparison of values passes. But each object has a gradient of its own, the
+    optimizer holds two states and steps the memory twice, and the two part for good at the first `.half()`,
+    `deepcopy`, `to_empty` or `load_state_dict(assign=True)`. Tools that look for the same object (accelerate,
+    lightning, torch) do not see it; tools that look at memory (safetensors) refuse to save it.
+
+    ## How to mend it
+    Share the object: `head.weight = embedding.weight`. For a transposed use, keep one parameter and write
+    `x @ embedding.weight` in `forward`. Apply `weight_norm` or another parametrization before tying, or not at all.
+    On the meta device, accelerate's `init_empty_weights` makes such ties by itself, and transformers' loader ties
+    again afterwards: there it is only a note.
+    """
+
+    code = "TIE302"
+    name = "storage-only-tie"
+    summary = "different Parameter objects over one memory: looks tied, is not"
+    severity = "error"
+    confidence = "high"
+    messages = (SHARED_MEMORY,)
+    threads = (
+        "pytorch/pytorch#79788",
+        "TransformerLensOrg/TransformerLens#1725",
+        "huggingface/transformers#33688",
+        "mindspore-ai/hyper-parallel#606",
+    )
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Live groups held together by memory alone."""
+        for tie in live.ties:
+            if tie.kind != "storage" or tie.buffer:
+                continue
+            yield self._draft(live, tie)
+
+    @staticmethod
+    def _draft(live: LiveModel, tie: Tie) -> Draft:
+        meta = tie.device == "meta"
+        adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
+        normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
+        what = (
+            f"{normed[0]} is what weight_norm made of a tied weight: it still shares the memory, and is a parameter of "
+            "its own"
+            if normed
+            else f"{listed(tie.names)} share their memory, but are {len(tie.requires_grad)} different Parameter objects"
+        )
+        cost = (
+            "accelerate's init_empty_weights makes these; the loader has to tie again."
+            if meta
+            else "Each has its own gradient and optimizer state, and the first conversion or copy parts them."
+        )
+        mend = (
+            "Remove the weight_norm and tie again, or apply it to both sides before tying."
+            if normed
+            else f"Share the object: model.{tie.names[0]} = model.{tie.names[-1]}, not its .data or a new Parameter of "
+            "it. Where one is the other transposed, keep one and write x @ weight in forward."
+        )
+        return Draft(
+            f"{what}. {cost}",
+            tie.names,
+            (Location(live.class_name, None, None, "primary", "same memory, different objects"),),
+            mend,
+            severity="info" if meta or adapters else None,
+        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Shared memory with and without data, weight_norm, and real ties."""
+        from tiecheck.rules.cases import live, tie
+
+        shared = tie(kind="storage", requires_grad=(True, True))
+        yield Case("`.data =` or `nn.Parameter(w)`", {"live": live(ties=(shared,))}, finds=("error",))
+        normed = tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
+        yield Case("weight_norm after tying", {"live": live(ties=(normed,))}, finds=("error",))
+        yield Case("on meta", {"live": live(ties=(shared._replace(device="meta"),))}, finds=("info",))
+        lora = tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
+        yield Case("adapters that PEFT ties", {"live": live(ties=(lora,))}, finds=("info",))
+        yield Case("a shared buffer", {"live": live(ties=(shared._replace(buffer=True),))})
+        yield Case("a parameter tie", {"live": live()})
+        yield Case("a module alias", {"live": live(ties=(tie(kind="module"),))})
+        yield Case("views that overlap in part are no tie", {"live": live(ties=(tie(kind="overlap"),))})
+
+
+class HalfMetaTie(Rule):
+    """One member of the group has data and another is on the meta device.
+
+    ## What it does
+    Finds declared groups of which a part is on meta and a part is not, where no hook of accelerate looks after the
+    part on meta.
+
+    ## Why it is bad
+    A meta weight has no values. `F.linear` of a CPU tensor with a meta weight does not fail on the CPU: torch 2.13
+    returns memory that nobody wrote, so that the logits are garbage and nothing is said. The usual way there is a model
+    built on meta and tied, and then `load_state_dict(..., assign=True, strict=False)` from a checkpoint that stores the
+    tensor once: only the stored name gets data.
+
+    ## How to mend it
+    Tie again after loading: `model.tie_weights()`, or assign the member that has data to the others.
+    """
+
+    code = "TIE314"
+    name = "half-meta-tie"
+    summary = "one member has data, another is on meta: a forward pass may return garbage without an error"
+    severity = "error"
+    confidence = "high"
+    messages = ("for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter", "device meta")
+    threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Declared groups that are partly on meta."""
+        for claim in live.declared:
+            if speaker(claim, live) != self.code:
+                continue
+            empty = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d == "meta" for n in part)
+            full = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d != "meta" for n in part)
+            yield Draft(
+                f"{listed(empty)} {'is' if len(empty) == 1 else 'are'} on the meta device and {listed(full)} "
+                f"{'has' if len(full) == 1 else 'have'} data, though {claim.by[0]} declares them as one tensor. A "
+                "linear layer of torch 2.13 returns uninitialised memory for such a weight on the CPU, without an "
+                "error.",
+                claim.names,
+                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                f"Tie again after loading: {retie(claim, live, empty)}. {listed(full)} has the values.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Half on meta, all on meta, and what accelerate looks after."""
+        from tiecheck.rules.cases import declared, live
+
+        half = declared("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
+        yield Case("the head on meta", {"live": live(ties=(), declared=(half,))}, finds=("error",))
+        whole = declared("separate", devices=("meta", "meta"))
+        yield Case("all on meta: another rule's matter", {"live": live(ties=(), declared=(whole,))})
+        held = declared("unknown", devices=("offloaded", "cpu"))
+        yield Case("offloaded by accelerate", {"live": live(ties=(), declared=(held,))})
+        yield Case("tied", {"live": live()})
+
+
+def _sharded(live: LiveModel) -> str:
+    """What FSDP2 wants of a tie."""
+    if "FSDP2" not in live.wrappers:
+        return ""
+    return " FSDP2 parts members that are sharded in different calls: give both to one, fully_shard([embedding, head])."
+
+
+def _untied(live: LiveModel) -> str:
+    """What to do where the tie was never meant."""
+    if live.library is None:
+        return ""
+    return " If the model is meant to be untied, set config.tie_word_embeddings to false."
+
+
+def _state(claim: DeclaredTie) -> str:
+    if claim.reason:
+        return f" ({claim.reason})"
+    return " with equal values, which the first update will part" if claim.kind == "copy" else " with different values"

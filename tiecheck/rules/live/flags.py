@@ -1,0 +1,186 @@
+"""TIE305 and 315: what a live module ties against the flags of its configs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.live import Candidate, Head, LiveModel, Tie
+from tiecheck.records.report import Location
+from tiecheck.records.words import TIED, Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.wording import listed
+
+GROUPS = 16
+"""Groups whose names one finding lists."""
+
+
+class TieAgainstConfig(Rule):
+    """The members are tied although the config says that they are not.
+
+    ## What it does
+    Finds groups the class can tie that are one parameter in the live module while `config.tie_word_embeddings` is
+    false.
+
+    ## Why it is bad
+    transformers 5 drops the target on `save_pretrained` by the class's keys, whatever the flag says, and on
+    reload the false flag keeps it from tying: the head comes back random. The only sign is a MISSING line in the
+    load report.
+
+    ## How to mend it
+    Set `config.tie_word_embeddings = True` if the tie is meant. If not, give the member a tensor of its own:
+    `lm_head.weight = nn.Parameter(embedding.weight.detach().clone())`.
+    """
+
+    code = "TIE305"
+    name = "tie-against-config"
+    summary = "tied although the config says not: the next save drops the member, the next load makes it random"
+    severity = "error"
+    confidence = "high"
+    messages = ("lm_head.weight | MISSING",)
+    threads = ("NVIDIA-NeMo/Automodel#2941", "state-spaces/mamba#211", "mosaicml/llm-foundry#989")
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Groups tied against a flag that is false."""
+        claimed = {name for claim in live.declared for name in claim.names}
+        for candidate in live.candidates:
+            names, flag = candidate.names, _flag(candidate)
+            tie = _holding(live.ties, names)
+            if candidate.flag is not False or tie is None or not claimed.isdisjoint(names):
+                continue
+            shared = tuple(n for n in names if n in tie.names)
+            yield Draft(
+                f"{listed(shared)} are one tensor ({tie.kind}), but {flag} is false. save_pretrained drops all but one "
+                "of them by the class's keys, and a reload makes the dropped ones at random.",
+                shared,
+                (Location(live.class_name, None, None, "primary", f"{flag} is false"),),
+                f"Set {flag} = True before saving, or give the head a tensor of its own.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A hand tie under a false flag, and the states next to it."""
+        from tiecheck.rules.cases import candidate, live, tie
+
+        off = candidate(flag=False)
+        by_hand = live(flag=False, declared=(), candidates=(off,))
+        yield Case("tied by hand, flag false", {"live": by_hand}, finds=("error",))
+        inner = candidate(flag=False, by=("LlamaForCausalLM._tied_weights_keys", "text.config.tie_word_embeddings"))
+        yield Case(
+            "an inner model's flag false, the outer's true",
+            {"live": live(flag=True, declared=(), candidates=(inner,))},
+            finds=("error",),
+        )
+        yield Case("tied, flag true", {"live": live()})
+        yield Case("untied, flag false", {"live": by_hand._replace(ties=())})
+        other = tie("a.weight", "b.weight")
+        yield Case("another tie under a false flag", {"live": by_hand._replace(ties=(other,))})
+        yield Case("a model without a config", {"live": live(flag=None, declared=(), candidates=(), library=None)})
+
+
+class InertTieFlag(Rule):
+    """The config asks for a tie, and nothing in the class makes one.
+
+    ## What it does
+    Finds a true `tie_word_embeddings` that does nothing: the class declares no tie for its head, or it reads the flag
+    at another level of a composite config, where it is false or silent. And under a false flag it notes groups that
+    transformers 4.57 tied all the same and 5 leaves apart. Embedding and head have one shape and are two parameters;
+    a head that the class ties to something else, or that has another shape, is left alone. It is an error where the
+    checkpoint beside it does not store the head, and a note otherwise.
+
+    ## Why it is bad
+    Who wrote the config believes in a tie. A checkpoint that was saved from a tied model has no head: transformers 5
+    loads it with a random one, where 4.57 tied it. Saved by 5 the model is twice as large as meant, and a tool that
+    believes the flag throws the trained head away.
+
+    ## How to mend it
+    Write the flag where the class reads it (for most composite models the top level), or set it to false. Where the
+    class lost its declaration, tie by hand after loading and save the head with the checkpoint:
+    `model.lm_head.weight = model.get_input_embeddings().weight`.
+    """
+
+    code = "TIE315"
+    name = "inert-tie-flag"
+    summary = "the config asks for a tie and the class ties nothing"
+    severity = "error"
+    confidence = "high"
+    messages = ("lm_head.weight | MISSING",)
+    threads = ("huggingface/transformers#48779", "huggingface/transformers#48824", "NVIDIA-NeMo/Automodel#2732")
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Heads apart from their embedding under a true flag, and groups that only 4.57 ties."""
+        claimed = {name for claim in live.declared for name in claim.names}
+        mapped = {name for candidate in live.candidates for name in candidate.names}
+        for head in live.heads:
+            true = [dotted for dotted, value in head.flags if value]
+            if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
+                yield _inert(live, head, true[0], mapped=not mapped.isdisjoint(head.head))
+            if head.older and not true:
+                yield _gated(live, head)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A class without a declaration, a flag at the wrong level, and heads that are apart for a reason."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, candidate, declared, head, live
+
+        apart = head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
+        bare = live(ties=(), declared=(), candidates=())
+        yield Case("nothing is declared for the head", {"live": bare._replace(heads=(apart,))}, finds=("info",))
+        lost = apart._replace(stored=False)
+        yield Case("and the checkpoint has no head", {"live": bare._replace(heads=(lost,))}, finds=("error",))
+        nested = apart._replace(flags=(("config.tie_word_embeddings", False), ("config.text_config.tie", True)))
+        gated = bare._replace(heads=(nested,), candidates=(candidate(flag=False),))
+        yield Case("the flag of the text config is not read", {"live": gated}, finds=("info",))
+        older = apart._replace(
+            flags=(("config.tie_word_embeddings", False),), older=(("shared", "encoder", "decoder"),)
+        )
+        yield Case("4.57 tied it whatever the flag says", {"live": bare._replace(heads=(older,))}, finds=("info",))
+        yield Case("flag false", {"live": bare._replace(heads=(nested._replace(flags=nested.flags[:1]),))})
+        yield Case("another shape (RemBert)", {"live": bare._replace(heads=(apart._replace(alike=False),))})
+        broken = live(ties=(), declared=(declared("separate"),), heads=(apart,))
+        yield Case("declared and broken is another rule's matter", {"live": broken})
+        yield Case("tied", {"live": live(heads=(head(),))})
+        yield Case("no head (an encoder, a classifier)", {"live": bare})
+
+
+def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:
+    """A true flag that leaves head and embedding apart."""
+    own = head.flags[0]
+    why = (
+        f"{head.class_name} reads {own[0]}, which is false"
+        if flag != own[0]
+        else f"{head.class_name} declares no tie that the flag could make"
+    )
+    if mapped and flag == own[0]:
+        why = f"{head.class_name} leaves them apart"
+    lost = " The checkpoint does not store the head, which comes out random." if head.stored is False else ""
+    return Draft(
+        f"{flag} is true, but {listed(head.head)} and {listed(head.embedding)} are two parameters: {why}.{lost}",
+        tuple(sorted({*head.head, *head.embedding})),
+        (Location(live.class_name, None, None, "primary", f"{flag} is true"),),
+        f"Set {own[0]} where the tie is meant and the class makes it; else set {flag} to false, and save the head.",
+        severity=None if head.stored is False else "info",
+    )
+
+
+def _gated(live: LiveModel, head: Head) -> Draft:
+    """Groups that 4.57 ties under a false flag, and 5 does not."""
+    flag = head.flags[0][0] if head.flags else "the flag"
+    more = f" ({len(head.older)} such groups)" if len(head.older) > 1 else ""
+    return Draft(
+        f"{listed(head.older[0])} are separate parameters{more}, since {flag} is false. transformers 4.57 ties them "
+        "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
+        tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
+        (Location(live.class_name, None, None, "primary", "one flag gates this tie since transformers 5"),),
+        "Load a checkpoint of 4.57 with the flag true, or tie the group by hand after loading.",
+        severity="info",
+    )
+
+
+def _flag(candidate: Candidate) -> str:
+    """The flag that decides, as its user reaches it."""
+    return next((word for word in candidate.by if word.endswith("config.tie_word_embeddings")), "the config's flag")
+
+
+def _holding(ties: tuple[Tie, ...], names: tuple[str, ...]) -> Tie | None:
+    """The real tie that holds two or more of some names."""
+    return next((t for t in ties if t.kind in TIED and len(set(t.names) & set(names)) > 1), None)

@@ -1,0 +1,231 @@
+"""TIE306, 307 and 308: declared groups of a live module that hold together in part, or hold the wrong tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.live import Head, LiveModel
+from tiecheck.records.report import Location
+from tiecheck.records.words import TIED, Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.live.precedence import parts, retie, speaker, stale
+from tiecheck.wording import listed
+
+
+class StaleTie(Rule):
+    """The head is tied to a tensor that is not the embedding any more.
+
+    ## What it does
+    Finds a head that is tied, or was, to another tensor than the one `get_input_embeddings()` returns now: the two have
+    different shapes, or the head shares a parameter with something else. What the class's getter usually returns is
+    known from the tie table, so that a class with two embeddings is left alone.
+
+    ## Why it is bad
+    Somebody put a new embedding in the model (more tokens, another language, a wrapper) after the tie was made. The
+    head still scores against the old rows: new tokens cannot be predicted, training moves two tensors, and the save
+    drops whichever the class's keys name.
+
+    ## How to mend it
+    Tie again after the swap: `model.tie_weights()`. It keeps the embedding's values. To add tokens use
+    `resize_token_embeddings`, which swaps and ties.
+    """
+
+    code = "TIE306"
+    name = "stale-tie"
+    summary = "the head is tied to a tensor that get_input_embeddings() no longer returns"
+    severity = "error"
+    confidence = "high"
+    messages = ("The size of tensor a (...) must match the size of tensor b (...) at non-singleton dimension",)
+    threads = (
+        "NVIDIA-NeMo/Automodel#2601",
+        "lightseekorg/tokenspeed#837",
+        "huggingface/transformers#8224",
+        "fastai/fastai#2090",
+    )
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Broken groups that a swap explains, and whole ones that the embedding has left."""
+        for claim in live.declared:
+            why = stale(claim, live)
+            if speaker(claim, live) == self.code and why:
+                yield self._draft(live, claim.names, f"{listed(claim.names)} are declared as one tensor, and {why}")
+        for head in live.heads:
+            if _left(head, live):
+                where = head.embedding[0] if head.embedding else "a tensor that is registered nowhere in the model"
+                what = f"{listed(head.head)} are one tensor, and get_input_embeddings() returns {where}"
+                yield self._draft(live, head.head, what)
+
+    @staticmethod
+    def _draft(live: LiveModel, names: tuple[str, ...], what: str) -> Draft:
+        return Draft(
+            f"{what}: one of them was replaced after the tie was made, and the other was left behind.",
+            names,
+            (Location(live.class_name, None, None, "primary", "tied before one of them was replaced"),),
+            "Where the embedding is the right one, model.tie_weights() ties the head to it; config.vocab_size has to "
+            "be its number of rows before a save. resize_token_embeddings does all of it. Where the head is the right "
+            "one, replace the embedding as well, or set config.tie_word_embeddings to false.",
+        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """An embedding of another size, one beside the group, and classes that have two."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared, head, live
+
+        grown = declared("separate", shapes=((128, 16), (160, 16)), devices=("cpu", "cpu"))
+        yield Case("a longer embedding was put in", {"live": live(ties=(), declared=(grown,))}, finds=("error",))
+        beside = head(head=(HEAD, EMBEDDING), embedding=("model.new_tokens.weight",), usual=EMBEDDING)
+        yield Case("the getter returns another one", {"live": live(heads=(beside,))}, finds=("error",))
+        nowhere = head(head=PAIR, embedding=(), usual=EMBEDDING)
+        yield Case("the getter returns one of no name", {"live": live(heads=(nowhere,))}, finds=("error",))
+        old = head(head=(HEAD, "model.old.weight"), embedding=(EMBEDDING,))
+        broken = live(ties=(), declared=(declared("separate"),), heads=(old,))
+        yield Case("the head is tied to the old one", {"live": broken}, finds=("error",))
+        two = head(head=(HEAD, "decoder.embed_tokens.weight"), embedding=("encoder.embed_tokens.weight",))
+        apart = declared("parameter", parts=((HEAD, "decoder.embed_tokens.weight"),))
+        usual = two._replace(usual="encoder.embed_tokens.weight")
+        yield Case("T5Gemma: words go in by the encoder", {"live": live(declared=(apart,), heads=(usual,))})
+        unknown = two._replace(encoder_decoder=True)
+        yield Case("an encoder-decoder that no table knows", {"live": live(declared=(apart,), heads=(unknown,))})
+        yield Case("alike and apart is another rule's", {"live": live(ties=(), declared=(declared("separate"),))})
+        yield Case("tied", {"live": live(heads=(head(),))})
+
+
+def _left(head: Head, live: LiveModel) -> bool:
+    """Whether a head is tied as declared, and the embedding has left the group."""
+    if head.same or len(head.head) < 2 or (head.encoder_decoder and head.usual is None):
+        return False
+    claim = next((c for c in live.declared if not set(head.head).isdisjoint(c.names)), None)
+    if claim is None or claim.kind not in TIED:
+        return False
+    return head.usual in claim.names if head.usual is not None else head.alike or not head.embedding
+
+
+class HalfTiedGroup(Rule):
+    """A group of three or more of which only some members are tied.
+
+    ## What it does
+    Finds declared groups of three names or more of which some are one parameter and others are not: an encoder-decoder
+    whose head left the shared embedding, a decoder that kept its own.
+
+    ## Why it is bad
+    It looks tied wherever somebody checks one pair. The member that was left behind is trained on its own, dropped by
+    the next save as an alias, and random after the next load.
+
+    ## How to mend it
+    Call `model.tie_weights()` after whatever replaced the member, or assign the shared parameter to it.
+    """
+
+    code = "TIE307"
+    name = "half-tied-group"
+    summary = "a group of three or more of which only some are tied"
+    severity = "error"
+    confidence = "high"
+    messages = ("newly initialized: ['model.decoder.embed_tokens.weight','model.encoder.embed_tokens.weight']",)
+    threads = (
+        "huggingface/transformers#26266",
+        "huggingface/transformers#8719",
+        "huggingface/transformers#42362",
+        "vllm-project/vllm#23426",
+        "huggingface/accelerate#1241",
+    )
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Groups that hold together in part."""
+        for claim in live.declared:
+            if speaker(claim, live) != self.code:
+                continue
+            held, *left = claim.parts
+            alone = tuple(sorted(name for part in left for name in part))
+            yield Draft(
+                f"{claim.by[0]} declares {listed(claim.names)} as one tensor. {listed(held)} are, and {listed(alone)} "
+                f"{'is' if len(alone) == 1 else 'are'} not.",
+                claim.names,
+                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                f"After whatever replaced {listed(alone)}, and before the optimizer is made: "
+                f"{retie(claim, live, alone)}.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Some tied, all tied, none tied."""
+        from tiecheck.rules.cases import declared, live
+
+        whole = ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight")
+        half = declared("separate", parts=(whole[1:], whole[:1]))
+        yield Case("the head left", {"live": live(declared=(half,))}, finds=("error",))
+        copied = declared("copy", parts=(whole[1:], whole[:1]))
+        yield Case("the head left as a copy", {"live": live(declared=(copied,))}, finds=("error",))
+        yield Case("all tied", {"live": live(declared=(declared("parameter", parts=(whole,)),))})
+        none = declared("separate", parts=tuple((name,) for name in whole))
+        yield Case("none tied is another rule's matter", {"live": live(ties=(), declared=(none,))})
+        yield Case("a pair", {"live": live(ties=(), declared=(declared("separate"),))})
+
+
+class TiedBiasOutOfStep(Rule):
+    """A bias that must follow the tie does not.
+
+    ## What it does
+    Finds a bias that the class declares tied beside a tied weight (BERT's `decoder.bias` and `predictions.bias`) and
+    that is a second object, and a bias whose length is not the number of rows of the tied weight beside it.
+
+    ## Why it is bad
+    After a resize the weight has more rows than the bias, and the forward pass fails on the sizes; or the two biases
+    are trained apart, one of them is never used, and the save keeps the wrong one.
+
+    ## How to mend it
+    Tie again after the resize: `model.tie_weights()` pads and ties the bias with the weight. A bias of another length
+    has to be made anew: `head.bias = nn.Parameter(torch.zeros(len(head.weight)))`.
+    """
+
+    code = "TIE308"
+    name = "tied-bias-out-of-step"
+    summary = "a bias that must follow the tie does not: another object, or another length"
+    severity = "error"
+    confidence = "high"
+    messages = ("The size of tensor a (21215) must match the size of tensor b (21128) at non-singleton dimension 2",)
+    threads = (
+        "huggingface/transformers#851",
+        "huggingface/transformers#2480",
+        "huggingface/transformers#2521",
+        "huggingface/transformers#2928",
+        "huggingface/transformers#9058",
+        "huggingface/transformers#12426",
+        "stephantul/skeletoken#108",
+    )
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Declared biases that are apart, and biases of another length than their tied weight."""
+        for claim in live.declared:
+            if speaker(claim, live) == self.code:
+                yield Draft(
+                    f"{listed(claim.names)} are declared as one bias, and the module holds {len(claim.parts)}, though "
+                    "the weight beside is tied.",
+                    claim.names,
+                    (Location(live.class_name, None, None, "primary", parts(claim)),),
+                    f"After whatever replaced the bias: {retie(claim, live)}.",
+                )
+        for misfit in live.misfits:
+            yield Draft(
+                f"{misfit.bias} has {misfit.size:,} elements, and {misfit.weight}, which is tied, has {misfit.rows:,} "
+                "rows: adding the one to the other's output fails.",
+                (misfit.bias, misfit.weight),
+                (Location(live.class_name, None, None, "primary", f"{misfit.size:,} against {misfit.rows:,}"),),
+                f"Make {misfit.bias} as long as the weight has rows; resize_token_embeddings does it for its own head.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A second bias, a short one, and biases that are meant to be alone."""
+        from tiecheck.records.live import Misfit
+        from tiecheck.rules.cases import declared, live
+
+        weight = declared("parameter", parts=(("cls.decoder.weight", "bert.embeddings.weight"),))
+        biases = (("cls.bias",), ("cls.decoder.bias",))
+        second = declared("separate", parts=biases, shapes=((128,), (128,)), devices=("cpu", "cpu"))
+        yield Case("a second bias", {"live": live(declared=(weight, second))}, finds=("error",))
+        short = Misfit("lm_head.bias", "lm_head.weight", 160, 128)
+        yield Case("a bias that was not resized", {"live": live(misfits=(short,))}, finds=("error",))
+        whole = declared("parameter", parts=(("cls.bias", "cls.decoder.bias"),), shapes=((128,),), devices=("cpu",))
+        yield Case("tied with the weight", {"live": live(declared=(weight, whole))})
+        yield Case("a bias apart without a tied weight", {"live": live(ties=(), declared=(second,))})
+        yield Case("a head without a bias", {"live": live()})

@@ -1,0 +1,224 @@
+"""TIE309, 310 and 311: what a class declares about its ties, and what the installed transformers reads from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.live import KeyProblem
+from tiecheck.records.report import Location
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.wording import listed
+
+
+class DeclaredKeyMatchesNothing(Rule):
+    """A declared key, pattern or source names no parameter, or names itself.
+
+    ## What it does
+    Holds each pair of `_tied_weights_keys` against the names of the model, as transformers 5 expands them: a key that
+    matches nothing, a source that matches nothing, and a key that is its own source. Names that pruning or an adapter
+    has moved count as there. Under a false flag nothing reads the keys yet, and it is a note. A contract of your own
+    that names what the model does not have is found too.
+
+    ## Why it is bad
+    A pair that names itself ties nothing, and nothing is said: two tensors are trained where one was meant, and a
+    checkpoint that holds one of them loads the other at random. A name that is not there raises an AttributeError or a
+    ValueError while the model is built, far from the line that is wrong. A module whose name ends in "weight..." is
+    taken for a parameter, by a pattern that is not anchored.
+
+    ## How to mend it
+    Write the names as `model.named_parameters()` gives them, the target on the left and the source on the right:
+    `_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}`.
+    """
+
+    code = "TIE309"
+    name = "declared-key-matches-nothing"
+    summary = "a declared key, pattern or source names no parameter, or names itself"
+    severity = "error"
+    confidence = "high"
+    messages = (
+        "There is an issue with your definition of `tie_weights_keys`",
+        "has no attribute",
+    )
+    threads = ("huggingface/transformers#48238", "NVIDIA/Model-Optimizer#2071", "unslothai/unsloth#6540")
+
+    def check(self, keys: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
+        """Pairs that name nothing, or themselves."""
+        for problem in keys:
+            if problem.form not in ("nothing", "itself"):
+                continue
+            if problem.form == "nothing" and problem.source is None:
+                yield _absent(problem)
+                continue
+            pair = f'"{problem.key}": "{problem.source}"'
+            what = "names itself" if problem.form == "itself" else "names no parameter on one side"
+            raised = f" transformers raises {problem.raised}" if problem.raised and problem.flag else ""
+            yield Draft(
+                f"{problem.class_name}._tied_weights_keys has {pair}, which {what}: it ties nothing.{_end(raised)}",
+                tuple(dict.fromkeys(_placed(problem, word) for word in (problem.key, problem.source or problem.key))),
+                (Location(problem.class_name, None, None, "primary", pair),),
+                "Write both names as model.named_parameters() gives them, the target left and the source right.",
+                severity=None if problem.flag is not False else "info",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Misspelt names, a pair of one name, and keys that fit."""
+        from tiecheck.rules.cases import key
+
+        yield Case("a source that is not there", {"keys": (key("nothing"),)}, finds=("error",))
+        itself = key("itself", source="lm_head.weight", raised=None)
+        yield Case("a key that is its own source", {"keys": (itself,)}, finds=("error",))
+        own = key("nothing", key="head.weight", source=None, class_name="[tool.tiecheck.ties]", raised=None)
+        yield Case("a contract that names what is not there", {"keys": (own,)}, finds=("error",))
+        yield Case("under a false flag", {"keys": (key("nothing", flag=False),)}, finds=("info",))
+        yield Case("a list is another rule's matter", {"keys": (key("list"),)})
+        yield Case("keys that fit", {"keys": ()})
+
+
+class DeclaredKeyMatchesTooMuch(Rule):
+    """A declared key is used as a pattern, and matches names beside the one meant.
+
+    ## What it does
+    Finds plain names in `_tied_weights_keys` that transformers 5 expands as patterns (`lin` matches `lin2.weight`), and
+    real, undeclared ties whose members a key of another group matches when the model is saved.
+
+    ## Why it is bad
+    In the expansion the names beside are tied too, or the counts do not fit and a ValueError is raised. On a save the
+    members are dropped by the pattern, without a word, and no load brings them back.
+
+    ## How to mend it
+    Write whole parameter names, with `.weight`: then they are taken as they stand. Anchor a pattern with `$`.
+    """
+
+    code = "TIE310"
+    name = "declared-key-matches-too-much"
+    summary = "a key used as a pattern matches names beside the one meant"
+    severity = "warning"
+    confidence = "high"
+    messages = ("There is an issue with your definition of `tie_weights_keys`",)
+    threads = ("huggingface/transformers#46566", "huggingface/accelerate#3308", "huggingface/accelerate#2324")
+
+    def check(self, keys: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
+        """Keys that match more than was meant."""
+        for problem in keys:
+            if problem.form == "beside":
+                what = f"also matches {listed(problem.names)}"
+                raised = f" transformers raises {problem.raised}" if problem.raised and problem.flag else ""
+                cost = raised or " They are tied as well."
+            elif problem.form == "drops":
+                what = f"matches members of {listed(problem.names)}, which are one parameter and declared by nobody"
+                cost = " save_pretrained drops all but one of them, and a load makes the dropped ones at random."
+            else:
+                continue
+            off = problem.flag is False and problem.form == "beside"
+            yield Draft(
+                f'"{problem.key}" in {problem.class_name}._tied_weights_keys {what}.{_end(cost)}',
+                problem.names,
+                (Location(problem.class_name, None, None, "primary", f'"{problem.key}" is a pattern'),),
+                "Write whole parameter names, or anchor the pattern, and declare every tie that is real.",
+                severity="info" if off else None,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A name that begins another, a pattern that drops another tie, and keys that fit."""
+        from tiecheck.rules.cases import key
+
+        beside = key("beside", key="lin", source="emb", names=("lin2.weight",), raised=None)
+        yield Case("lin matches lin2", {"keys": (beside,)}, finds=("warning",))
+        yield Case("under a false flag", {"keys": (beside._replace(flag=False),)}, finds=("info",))
+        drops = key("drops", source=None, names=("aux.lm_head.weight", "aux.emb.weight"), flag=False, raised=None)
+        yield Case("a save drops another tie by it", {"keys": (drops,)}, finds=("warning",))
+        yield Case("a key that matches nothing", {"keys": (key("nothing"),)})
+        yield Case("keys that fit", {"keys": ()})
+
+
+class ListFormTiedKeys(Rule):
+    """The class was written for transformers 4, and the installed one cannot read its word on ties.
+
+    ## What it does
+    Finds `_tied_weights_keys` as a list or another collection without sources, and a `tie_weights` method without the
+    arguments that transformers 5 gives it, on any `PreTrainedModel` in the module. Where the class cannot even be built
+    because of it, `--live` says so instead of the bare exception.
+
+    ## Why it is bad
+    With the flag true the model cannot be built: `AttributeError: 'list' object has no attribute 'keys'`, or a
+    TypeError about `recompute_mapping`. With the flag false it builds, trains, and fails at the first save.
+
+    ## How to mend it
+    Write a mapping from target to source, `_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}`, and
+    `def tie_weights(self, missing_keys=None, recompute_mapping=True)`, or leave the method out: the mapping does its
+    work. To stay on 4.x, pin `transformers<5`.
+    """
+
+    code = "TIE311"
+    name = "list-form-tied-keys"
+    summary = "_tied_weights_keys, or tie_weights, in a form of 4.x that the installed transformers cannot read"
+    severity = "error"
+    confidence = "high"
+    messages = (
+        "AttributeError: 'list' object has no attribute 'keys'",
+        "object has no attribute 'all_tied_weights_keys'",
+        "tie_weights() got an unexpected keyword argument 'recompute_mapping'",
+    )
+    threads = (
+        "huggingface/transformers#44861",
+        "LG-AI-EXAONE/EXAONE-3.5#7",
+        "PrimeIntellect-ai/prime-rl#1998",
+        "unslothai/unsloth#6540",
+        "NVIDIA-NeMo/Automodel#1631",
+        "ML-GSAI/LLaDA#130",
+        "vllm-project/compressed-tensors#577",
+    )
+
+    def check(self, keys: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
+        """Declarations of the 4.x form."""
+        for problem in keys:
+            if problem.form == "list":
+                what = f"{problem.class_name}._tied_weights_keys is a {problem.key}, which names no sources"
+                mend = 'Write a mapping: _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}.'
+            elif problem.form == "signature":
+                what = f"{problem.class_name}.{problem.key} lacks the arguments that transformers 5 gives it"
+                mend = "Write def tie_weights(self, missing_keys=None, recompute_mapping=True), or leave it out."
+            else:
+                continue
+            built = "at the first save" if problem.flag is False and problem.form == "list" else "when it is built"
+            yield Draft(
+                f"{what}: {built} it fails with {problem.raised}.",
+                problem.names or (problem.key,),
+                (Location(problem.class_name, None, None, "primary", problem.key),),
+                mend,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A list, an old method, and what 5 reads."""
+        from tiecheck.rules.cases import key
+
+        yield Case("a list", {"keys": (key("list"),)}, finds=("error",))
+        yield Case("a list under a false flag: the save fails", {"keys": (key("list", flag=False),)}, finds=("error",))
+        yield Case("tie_weights(self)", {"keys": (key("signature", key="tie_weights(self)"),)}, finds=("error",))
+        yield Case("a mapping that names nothing is another rule's", {"keys": (key("nothing"),)})
+        yield Case("a mapping", {"keys": ()})
+
+
+def _absent(problem: KeyProblem) -> Draft:
+    """A name of the user's own contract that the model does not have."""
+    return Draft(
+        f"{problem.class_name} says that {listed(problem.names)} are one tensor, and the model has no {problem.key}: "
+        "the group cannot be held.",
+        problem.names,
+        (Location(problem.class_name, None, None, "primary", problem.key),),
+        "Write the names as model.named_parameters() gives them; a parameter may have been renamed since.",
+    )
+
+
+def _placed(problem: KeyProblem, word: str) -> str:
+    """A declared word under the path of its model."""
+    return f"{problem.model}.{word}" if problem.model else word
+
+
+def _end(text: str) -> str:
+    """A sentence that ends."""
+    return text if not text or text.endswith(".") else f"{text}."

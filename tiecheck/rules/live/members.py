@@ -1,0 +1,193 @@
+"""TIE312 and 313: tied members that were meant to differ, or are not used as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.live import Effect, EffectForm, Freeze, LiveModel, Tie
+from tiecheck.records.report import Location, Severity
+from tiecheck.records.words import TIED, Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.wording import listed
+
+
+class RequiresGradSurprise(Rule):
+    """Members of one tensor that were meant to differ in `requires_grad` or dtype cannot.
+
+    ## What it does
+    Notes signs that somebody wanted the members of a tie to differ: `requires_grad` set on a module, where it does
+    nothing at all; a tied tensor that alone is frozen, or that alone trains below a module which is otherwise frozen;
+    and one that alone has another dtype. Only the first is surely not what was meant: the others are notes.
+
+    ## Why it is bad
+    One tensor has one `requires_grad` and one dtype. Freezing the embedding freezes the head; training the head trains
+    the embedding; casting the head to float32 casts the embedding as well.
+
+    ## How to mend it
+    If the members are to differ, they have to be two: set `config.tie_word_embeddings` to false and give the head
+    `nn.Parameter(weight.detach().clone())`. To freeze a module call `module.requires_grad_(False)`, with the
+    underscore.
+    """
+
+    code = "TIE312"
+    name = "requires-grad-surprise"
+    summary = "tied members that were meant to differ in requires_grad or dtype"
+    severity = "warning"
+    confidence = "medium"
+    messages = ()
+    threads = (
+        "huggingface/transformers#31467",
+        "huggingface/transformers#11903",
+        "kohjingyu/fromage#18",
+        "huggingface/trl#4446",
+        "allenai/open-instruct#1387",
+    )
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Every sign that tied members were to differ."""
+        for freeze in live.freezes:
+            message, severity = _surprise(freeze)
+            yield Draft(
+                message,
+                freeze.names,
+                (Location(live.class_name, None, None, "primary", f"{freeze.names[0]}: {freeze.found}"),),
+                f"If they are to differ, untie them: {_own(live)}. Otherwise nothing has to be done.",
+                severity=severity,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """The four signs."""
+        from tiecheck.rules.cases import PAIR, live
+
+        nothing = Freeze("attribute", PAIR, "lm_head", "trains", "false")
+        yield Case("requires_grad set on a module", {"live": live(freezes=(nothing,))}, finds=("warning",))
+        frozen = Freeze("frozen", PAIR, "", "frozen", "trains")
+        yield Case("the embedding frozen, and the head with it", {"live": live(freezes=(frozen,))}, finds=("info",))
+        alone = Freeze("trainable", PAIR, "model", "trains", "frozen")
+        yield Case("the head trains, and the embedding with it", {"live": live(freezes=(alone,))}, finds=("info",))
+        cast = Freeze("dtype", PAIR, "", "float32", "bfloat16")
+        yield Case("the head in float32", {"live": live(freezes=(cast,))}, finds=("info",))
+        yield Case("nothing of the kind", {"live": live()})
+        untied = live(flag=False, ties=(), declared=(), candidates=())
+        yield Case("two parameters may differ as they like", {"live": untied})
+
+
+class TiedButNotEffective(Rule):
+    """The members are one `Parameter`, and `forward` uses another weight on one side.
+
+    ## What it does
+    Finds tied members of which one passes through something before it is used: pruning, `spectral_norm`, the old
+    `weight_norm`, a parametrization. An adapter is a note, on one side or both: it is meant to differ while it trains.
+    So is a parametrization that gives a linear layer the transpose it wants.
+
+    ## Why it is bad
+    Whoever looks for the same object finds the tie intact. But the head scores with a pruned or normalised matrix and
+    the embedding looks up the raw one. `prune.remove` and `remove_parametrizations` then write the changed weight into
+    the embedding in place, as merging an adapter does.
+
+    ## How to mend it
+    Prune or normalise before tying, or both sides alike. To bake it in on one side only, untie first.
+    """
+
+    code = "TIE313"
+    name = "tied-but-not-effective"
+    summary = "one Parameter, and another weight in forward on one side: pruning, a norm, a parametrization, an adapter"
+    severity = "error"
+    confidence = "high"
+    messages = ("Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",)
+    threads = ("huggingface/peft#2018", "huggingface/peft#1750")
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Ties of which some members are changed on their way."""
+        by_name = {effect.name: effect for effect in live.effects}
+        for tie in live.ties:
+            changed = [by_name[name] for name in tie.names if name in by_name]
+            plain = tuple(name for name in tie.names if name not in by_name)
+            forms = {effect.form for effect in changed}
+            if tie.kind not in TIED or tie.buffer or not changed or not (plain or forms == {"adapts"}):
+                continue
+            if not plain:
+                yield _both_adapted(live, tie, changed)
+                continue
+            after, mend = _after(live, forms, plain[0])
+            yield Draft(
+                f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
+                f"{changed[0].by} stands between. {plain[0]} is used raw. {after}",
+                tie.names,
+                (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
+                mend,
+                severity=None if "changes" in forms else "info",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """One side, both sides, an adapter."""
+        from tiecheck.rules.cases import live, tie
+
+        names = ("lm_head.weight_orig", "model.embed_tokens.weight")
+        tied = live(ties=(tie(*names),))
+        one = (Effect(names[0], "torch.nn.utils.prune", form="changes"),)
+        yield Case("the head is pruned", {"live": tied._replace(effects=one)}, finds=("error",))
+        both = (*one, Effect(names[1], "torch.nn.utils.prune", form="changes"))
+        yield Case("both are", {"live": tied._replace(effects=both)})
+        lora = (Effect(names[0], "the adapter default (Linear)", form="adapts"),)
+        yield Case("an adapter on the head", {"live": tied._replace(effects=lora)}, finds=("info",))
+        turned = (Effect(names[0], "Transpose", form="transposes"),)
+        yield Case("a tied autoencoder", {"live": tied._replace(effects=turned)}, finds=("info",))
+        apart = live(ties=(tie(*names, kind="storage"),), effects=one)
+        yield Case("weight_norm makes two parameters: another rule's matter", {"live": apart})
+        yield Case("nothing stands between", {"live": live()})
+
+
+def _after(live: LiveModel, forms: set[EffectForm], raw: str) -> tuple[str, str]:
+    """What comes of it, and what to do, by what stands between."""
+    if "changes" in forms:
+        return (
+            f"Removing it would write the changed weight into {raw}.",
+            f"Change both sides alike, or untie them first: {_own(live)}.",
+        )
+    if "adapts" in forms:
+        return (
+            f"Merging the adapter would change {raw} as well.",
+            "Leave it if the two are meant to differ, and do not merge into a tied model.",
+        )
+    return (
+        "It gives a linear layer the transpose that it wants, as a tied autoencoder means it.",
+        "Nothing has to be done; do not remove the parametrization while the two are tied.",
+    )
+
+
+def _own(live: LiveModel) -> str:
+    """How two members become two."""
+    flag = "config.tie_word_embeddings = False, and " if live.library is not None else ""
+    return f"{flag}nn.Parameter(weight.detach().clone()) for one of them"
+
+
+def _both_adapted(live: LiveModel, tie: Tie, changed: list[Effect]) -> Draft:
+    """A tie with an adapter on each side: a merge adds both to the one tensor."""
+    return Draft(
+        f"{listed(tie.names)} are one parameter, and each has an adapter: {changed[0].by} and {changed[-1].by}. "
+        "Merging would add both to the one tensor.",
+        tie.names,
+        (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
+        "Leave it if the two are meant to differ, and do not merge into a tied model.",
+        severity="info",
+    )
+
+
+def _surprise(freeze: Freeze) -> tuple[str, Severity]:
+    """The words for a sign, and how much it matters."""
+    names = listed(freeze.names)
+    if freeze.form == "attribute":
+        really = "is frozen" if freeze.found == "frozen" else "trains"
+        told = f"{freeze.where}.requires_grad is {freeze.others}, an attribute of the module that changes nothing"
+        return f"{told}: {names}, one tensor, {really}.", "warning"
+    if freeze.form == "frozen":
+        told = f"{names} are one tensor, and it alone is frozen while everything else trains"
+        return f"{told}: its members cannot be frozen apart.", "info"
+    if freeze.form == "trainable":
+        told = f"{names} are one tensor, and it alone trains below {freeze.where}, where everything else is frozen"
+        return f"{told}: training the one trains the other.", "info"
+    told = f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}"
+    return f"{told}: casting the one cast the other.", "info"

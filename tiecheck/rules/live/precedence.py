@@ -1,0 +1,72 @@
+"""What the rules on declared groups of a live model share: which of them speaks for a broken one, and why."""
+
+from __future__ import annotations
+
+from tiecheck.records.live import DeclaredTie, LiveModel
+from tiecheck.wording import place
+
+OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeed"})
+"""Wrappers that pass on no method of what they wrap."""
+
+BROKEN = ("copy", "separate", "overlap")
+
+
+def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
+    """The code of the one rule that reports a declared group; None where the group is not broken.
+
+    Where one cause fits several rules, the more precise one speaks: half on meta, half tied, a bias out of step with
+    its weight, a head tied to an embedding that was replaced, and last that the tie is not applied.
+    """
+    if claim.kind not in BROKEN or claim.stored == "separate":
+        return None  # a loader that keeps apart what is stored apart is right; the checkpoint is TIE101's matter
+    if "meta" in claim.devices and set(claim.devices) - {"meta", "offloaded"}:
+        return "TIE314"
+    if len(claim.names) > 2 and any(len(part) > 1 for part in claim.parts):
+        return "TIE307"
+    if follows_weight(claim, live):
+        return "TIE308"
+    return "TIE306" if stale(claim, live) else "TIE301"
+
+
+def follows_weight(claim: DeclaredTie, live: LiveModel) -> bool:
+    """Whether a group is of biases, one of which stands beside a weight that is declared tied as well."""
+    if not all(name.rpartition(".")[2].endswith("bias") for name in claim.names):
+        return False
+    owners = {name.rpartition(".")[0] for name in claim.names}
+    weights = {name for other in live.declared for name in other.names if name.endswith("weight")}
+    return any(weight.rpartition(".")[0] in owners for weight in weights)
+
+
+def stale(claim: DeclaredTie, live: LiveModel) -> str | None:
+    """Why a broken group looks like a tie to an embedding that was replaced; None where nothing says so."""
+    two = [shape for shape in claim.shapes if shape is not None and len(shape) == 2]
+    if len(two) > 1 and len(set(two)) > 1:
+        return "they have different shapes: " + " and ".join(str(list(shape)) for shape in dict.fromkeys(two))
+    for head in live.heads:
+        others = set(head.head) - set(claim.names)
+        if set(head.head) & set(claim.names) and others and set(head.embedding) & set(claim.names):
+            return f"the head is one tensor with {min(others)}"
+    return None
+
+
+def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
+    """What ties a group again: the model's own method where there is one, else the assignment.
+
+    Args:
+        claim: The group.
+        live: The model.
+        names: The members that are to be tied again; all but the source where none are given.
+    """
+    flag = next((word for word in claim.by if word.endswith("config.tie_word_embeddings")), None)
+    hop = "model.module" if OUTSIDE & set(live.wrappers) else "model"
+    if flag is not None:
+        path = flag.removesuffix("config.tie_word_embeddings").removesuffix(".")
+        return place(path).replace("model", hop, 1) + ".tie_weights()" if path else f"{hop}.tie_weights()"
+    others = [name for name in names or claim.names if name != claim.source]
+    source = place(claim.source)
+    return "; ".join(f"{place(name)} = {source}" for name in others[:3])
+
+
+def parts(claim: DeclaredTie) -> str:
+    """The members as they fall apart."""
+    return "; ".join(" = ".join(part) for part in claim.parts[:4])

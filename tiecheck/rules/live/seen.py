@@ -1,0 +1,179 @@
+"""TIE303 and 304: real ties of a live module that tools do not see, or that no save keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.live import Alias, Effect, LiveModel, SaveProblem
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.report import Location
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
+from tiecheck.wording import listed
+
+
+class ModuleAlias(Rule):
+    """One module stands under several paths: a tie that some tools cannot see.
+
+    ## What it does
+    Notes each module with parameters that is registered more than once (`self.ff_out = self.wte`), and says which
+    tools miss the tie.
+
+    ## Why it is bad
+    The tie is sound. But accelerate's `find_tied_parameters` before 0.34 walks `named_children()`, which
+    lists a module once for each parent: an alias among siblings does not exist for it, and it warns that "the
+    model weights are not tied". An alias across parents it does find. From 0.34 on both are found. transformers 5
+    refuses to save an alias that the class does not declare, and calling the aliased slot runs the wrong
+    `forward`: an embedding's where a linear layer's was meant.
+
+    ## How to mend it
+    Nothing has to be done for the model to be right. To be seen by every tool, share the weight and not the
+    module: give the second slot a layer of its own and assign `self.ff_out.weight = self.wte.weight`, or drop the
+    slot and use `F.linear(x, self.wte.weight)`.
+    """
+
+    code = "TIE303"
+    name = "module-alias"
+    summary = "one module under several paths: which tools cannot see the tie"
+    severity = "info"
+    confidence = "high"
+    messages = (NOT_TIED,)
+    threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Every module with parameters under several paths."""
+        for alias in live.aliases:
+            paths = tuple(path or "(the model)" for path in alias.paths)
+            times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
+            yield Draft(
+                f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
+                f"{_accelerate(alias)}",
+                alias.names,
+                (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
+                "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
+                hurts=_blind(alias),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Siblings, parents apart, and ties without an alias."""
+        from tiecheck.rules.cases import live, tie
+
+        names = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
+        paths = ("model.transformer.ff_out", "model.transformer.wte")
+        siblings = Alias(paths, 2, "Embedding", siblings=True, names=names)
+        module = tie(*names, kind="module")
+        yield Case(
+            "OLMo: siblings in one ModuleDict", {"live": live(ties=(module,), aliases=(siblings,))}, finds=("info",)
+        )
+        apart = siblings._replace(paths=("head", "model.wte"), siblings=False)
+        yield Case("across parents", {"live": live(ties=(module,), aliases=(apart,))}, finds=("info",))
+        endless = siblings._replace(paths_total=None)
+        yield Case("a module that contains itself", {"live": live(aliases=(endless,))}, finds=("info",))
+        yield Case("a parameter tie", {"live": live()})
+        yield Case("shared activations hold no parameter", {"live": live(ties=(), aliases=())})
+
+
+class UndeclaredTie(Rule):
+    """The module ties what its class does not declare, and cannot save it.
+
+    ## What it does
+    Finds parameters of a `PreTrainedModel` that are one and that no `_tied_weights_keys` covers, so that
+    `save_pretrained` refuses; and ties of an inner model that stands in a list or a plain module, where the outer model
+    does not hear of them. A tie of a plain `nn.Module` is nobody's to declare and is left alone. A module alias is a
+    note: it loads and runs as it was meant, and only a save minds.
+
+    ## Why it is bad
+    transformers 5 raises "shared tensors ... which are not properly defined" at the first save, often after days of
+    training. The inner model's tie is worse: the save drops the member, and the load leaves it random, because
+    `post_init` asks direct children alone.
+
+    ## How to mend it
+    Declare it: `_tied_weights_keys = {"target.weight": "source.weight"}` on the class, and set
+    `config.tie_word_embeddings` to true. For an inner model, register it as a direct attribute, or repeat its keys with
+    their prefix on the outer class.
+    """
+
+    code = "TIE304"
+    name = "undeclared-tie"
+    summary = "a real tie that the class does not declare: save_pretrained raises, or drops it"
+    severity = "warning"
+    confidence = "high"
+    messages = (
+        "The weights trying to be saved contained shared tensors",
+        SHARED_MEMORY,
+    )
+    threads = ("safetensors/safetensors#98", "safetensors/safetensors#202", "huggingface/trl#5150")
+
+    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """Ties that a save refuses or loses."""
+        changed = {effect.name for effect in live.effects}
+        for problem in live.unsaved:
+            if changed.isdisjoint(problem.names):  # else tied-but-not-effective speaks
+                yield _unsaved(live, problem)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A tie of attention weights, an inner model in a list, and what is declared."""
+        from tiecheck.rules.cases import PAIR, live
+
+        raises = SaveProblem(("k.weight", "q.weight"), "parameter", "", "LlamaForCausalLM", "raises", ())
+        yield Case("two layers share a weight", {"live": live(unsaved=(raises,))}, finds=("warning",))
+        inner = SaveProblem(PAIR, "parameter", "", "Outer", "unpropagated", PAIR[:1])
+        yield Case("an inner model in a list", {"live": live(unsaved=(inner,))}, finds=("warning",))
+        alias = raises._replace(kind="module")
+        yield Case("a module alias, which loads and runs (OLMo)", {"live": live(unsaved=(alias,))}, finds=("info",))
+        pruned = (Effect("k.weight", "torch.nn.utils.prune", form="changes"),)
+        yield Case("a member that is not used as it is", {"live": live(unsaved=(raises,), effects=pruned)})
+        yield Case("declared and tied", {"live": live()})
+
+
+def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
+    """What becomes of a tie at the next save, and how to have it back."""
+    source, target = problem.names[-1], problem.names[0]
+    if problem.form == "raises":
+        what = (
+            f"{listed(problem.names)} are one parameter, which {problem.class_name} does not declare: save_pretrained "
+            "raises RuntimeError."
+        )
+        mend = (
+            f'To save it, add "{target}": "{source}" to the _tied_weights_keys that the class has. They count while '
+            "config.tie_word_embeddings is true, all of them: where another pair is to stay apart, give one of these "
+            "names a tensor of its own before the save instead."
+        )
+    else:
+        what = (
+            f"{listed(problem.names)} are one parameter by an inner model's declaration, of which {problem.class_name} "
+            f"does not hear: save_pretrained drops {listed(problem.dropped)}, and a load makes "
+            f"{'it' if len(problem.dropped) == 1 else 'them'} at random."
+        )
+        mend = f"Register the inner model as a direct attribute, or declare the pair on {problem.class_name} as well."
+    return Draft(
+        what,
+        problem.names,
+        (Location(live.class_name, None, None, "primary", "one parameter, not declared"),),
+        mend,
+        severity="info" if problem.kind == "module" and problem.form == "raises" else None,
+    )
+
+
+def _blind(alias: Alias) -> tuple[LoaderView, ...] | None:
+    """The versions of accelerate that do not see an alias; with `--for` one of them, the note is a warning."""
+    before = ("0.9-0.17", "0.18-0.33")
+    if not alias.siblings:
+        return None
+    return tuple(
+        LoaderView("accelerate", versions, "unknown", None, "run", alias.names, None, None, None) for versions in before
+    )
+
+
+def _accelerate(alias: Alias) -> str:
+    if alias.siblings:
+        return (
+            "accelerate before 0.34 reports nothing for it, since its walk lists a module once for each parent, and "
+            "warns that the weights are not tied; 0.34 and later find it."
+        )
+    if alias.paths_total == 2:
+        return "accelerate finds it in every version, since the paths have different parents."
+    return "accelerate before 0.34 may find some of the paths only; 0.34 and later find them all."

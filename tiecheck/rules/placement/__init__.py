@@ -1,0 +1,1 @@
+"""Rules on device maps (TIE5xx)."""

@@ -1,0 +1,84 @@
+"""The cases of tie-invisible-to-loader: true and false warnings of accelerate, and what planners do not hear of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tiecheck.records.live import Alias, LiveModel
+from tiecheck.records.placement import Plan
+from tiecheck.rules.base import Case
+from tiecheck.rules.cases import EMBEDDING, HEAD, declared, head, live, tie
+from tiecheck.rules.live.applied import NOT_TIED
+from tiecheck.rules.placement.cases_plans import placed, placement, plan
+from tiecheck.rules.placement.warning_words import NO_MODULE
+
+SHARED = ("model.layers.0.mlp.weight", "model.layers.1.mlp.weight")
+SLOTS = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
+PATHS = ("model.transformer.ff_out", "model.transformer.wte")
+
+
+def _facts(*plans: Plan, of: LiveModel, **changes: Any) -> dict[str, Any]:
+    return {"placement": placement(*plans, **changes), "live": of}
+
+
+def unseen_cases() -> Iterator[Case]:
+    """Every case, the warnings first."""
+    yield from _warnings()
+    yield from _hidden()
+    yield from _undeclared()
+    yield from _keys()
+
+
+def _warnings() -> Iterator[Case]:
+    logs = plan("accelerate", logged=(NOT_TIED,))
+    functional = live(ties=(), declared=(), heads=(head(head=(EMBEDDING,), embedding=(EMBEDDING,), same=True),))
+    yield Case("OLMo, MPT: the embedding is the head", _facts(logs, of=functional), finds=("info",))
+    module = tie(*SLOTS, kind="module")
+    alias = Alias(PATHS, 2, "Embedding", siblings=True, names=SLOTS)
+    older = _facts(plan("accelerate"), of=live(ties=(module,), aliases=(alias,)), warns=("0.20-0.33",))
+    yield Case("an alias that older versions miss", older, finds=("info",))
+    apart = live(ties=(), declared=(declared("separate"),), origin="given")
+    yield Case("really untied, and nothing ties it", _facts(logs, of=apart), finds=("warning",))
+    late = apart._replace(origin="built on meta")
+    yield Case("untied until from_pretrained ties it", _facts(plan(), logs, of=late), finds=("info",))
+    lone = live(ties=(), declared=(), heads=(head(head=(HEAD,), embedding=(EMBEDDING,)),))
+    yield Case("a flag that nothing follows", _facts(logs, of=lone), finds=("info",))
+    stored = apart._replace(declared=(declared("separate", stored="separate"),))
+    yield Case("stored apart and kept apart: no warning", _facts(plan("accelerate"), of=stored))
+    yield Case("tied, and nobody warns", _facts(of=live()))
+    yield Case("an untied model", _facts(of=live(flag=False, ties=(), declared=(), candidates=())))
+
+
+def _hidden() -> Iterator[Case]:
+    broken = live(ties=(tie(*SHARED),), declared=(declared("separate"),))
+    yield Case("a broken head behind another tie", _facts(plan("accelerate"), of=broken), finds=("warning",))
+    yield Case("which from_pretrained ties", _facts(plan(), plan("accelerate"), of=broken), finds=("info",))
+    contract = broken._replace(declared=(declared("separate", by=("tiecheck.toml",)),))
+    yield Case("a group of the user's contract, of which no tool hears", _facts(plan("accelerate"), of=contract))
+    plain = broken._replace(library=None)
+    yield Case("a plain module: accelerate never warns", _facts(plan("accelerate"), of=plain))
+    alone = broken._replace(ties=())
+    yield Case("no other tie: accelerate warns, by its log", _facts(plan("accelerate"), of=alone))
+
+
+def _undeclared() -> Iterator[Case]:
+    unheard = placed(names=SHARED, declared=False, seen=False)
+    of = live(ties=(tie(), tie(*SHARED)))
+    yield Case("together all the same", _facts(plan("transformers", unheard), of=of), finds=("info",))
+    large = plan("transformers", unheard, counted={"cuda:0": 30000}, used={"cuda:0": 20000})
+    yield Case("and counted apart", _facts(large, of=of), finds=("warning",))
+    apart = unheard._replace(devices=("cuda:0", "cuda:1"))
+    yield Case("split: TIE501", _facts(plan("transformers", apart), of=of))
+    untied = unheard._replace(kind="copy")
+    yield Case("no tie at all", _facts(plan("transformers", untied), of=live()))
+
+
+def _keys() -> Iterator[Case]:
+    module = live(aliases=(Alias(PATHS, 2, "Embedding", siblings=True, names=SLOTS),))
+    second = plan("given", logged=(f"{NO_MODULE}['{PATHS[0]}']",))
+    yield Case("a key for an alias", _facts(second, of=module), finds=("info",))
+    typo = plan("given", logged=(f"{NO_MODULE}['model.embed_token']",))
+    yield Case("a key that names nothing", _facts(typo, of=live()), finds=("warning",))
+    weight = plan("given", logged=(f"{NO_MODULE}['{EMBEDDING}']",))
+    yield Case("a key that names a parameter", _facts(weight, of=live()))

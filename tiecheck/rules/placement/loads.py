@@ -1,0 +1,230 @@
+"""TIE510 and 511: what loading under a device map does to a tie group, where that is not what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.placement import PlacedLoad, Placement
+from tiecheck.records.report import Location
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.placement.plans import declaring, keys_to_set
+from tiecheck.wording import listed
+
+
+class LoadOverwritesTie(Rule):
+    """Loading under a device map puts the module's old values in the place of the loaded ones.
+
+    ## What it does
+    Finds tie groups of which `load_checkpoint_in_model` (and `load_checkpoint_and_dispatch`) of accelerate reads the
+    weight from the checkpoint, and then throws it away for the value that the module had before, under the map in
+    question.
+
+    ## Why it is bad
+    Nothing is raised or logged, and the embedding and the head are random. With a map, accelerate sets each stored
+    tensor as a new Parameter, which breaks the tie, and afterwards ties the group anew to its alphabetically first name
+    that is not on the meta device. Where that name is not in the checkpoint, it is the untouched one: `lm_head.weight`
+    comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so
+    since it began to tie anew after a load (huggingface/accelerate#1204), from 0.18.0 to 1.15.0.
+
+    ## How to mend it
+    Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call
+    `tie_weights()` once more before the load, since that context makes a Parameter of its own of each name.
+    `torch.device("meta")` keeps the tie, but leaves buffers that no checkpoint stores on meta too, as those of rotary
+    embeddings. Or load without `device_map`, which writes in place. Or store the first name as well. Calling
+    `tie_weights()` after the load is too late: the loaded values are gone.
+    """
+
+    code = "TIE510"
+    name = "load-overwrites-tied-weight"
+    summary = "a load under a device map replaces the loaded weight by the random one"
+    severity = "error"
+    confidence = "high"
+
+    def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
+        """Loads that end with another value than the checkpoint's."""
+        for load in placement.loads:
+            if load.form == "overwrites":
+                yield _overwritten(load, placement.origin)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """The head first in the alphabet and not stored, and loads that end well."""
+        from tiecheck.rules.placement.cases_loads import placed_load, placement
+
+        lost = placed_load("overwrites")
+        yield Case("only the embedding is stored", {"placement": placement(loads=(lost,))}, finds=("error",))
+        three = lost._replace(
+            names=("a.weight", "b.weight", "c.weight"), stored=("b.weight", "c.weight"), devices=("cpu",) * 3
+        )
+        yield Case("three members, two stored", {"placement": placement(loads=(three,))}, finds=("error",))
+        raises = placed_load("raises", message="KeyError: 'lm_head.weight'")
+        yield Case("a load that raises", {"placement": placement(loads=(raises,))})
+        yield Case("nothing goes wrong", {"placement": placement()})
+
+
+def _overwritten(load: PlacedLoad, origin: str) -> Draft:
+    """What is lost, to which name, and how not to."""
+    first = next((name for name in load.names if name not in load.stored), load.names[0])
+    return Draft(
+        f"{load.function} would read {listed(load.stored)} from the checkpoint and lose it: accelerate ties the group "
+        f"again to {first}, the alphabetically first name that is not on meta, which is not stored and still has the "
+        f"values from before. All of {listed(load.names)} would be those, and nothing is logged.",
+        load.names,
+        _places(load, origin),
+        "Build the module under init_empty_weights() and call tie_weights() before the load, or load without a "
+        f"device_map, or store {first} as well. To tie after the load brings nothing back.",
+    )
+
+
+class LoadFailsUnderMap(Rule):
+    """Loading a tied model under this device map raises, or leaves the tie apart.
+
+    ## What it does
+    Follows each tie group through the load under the device map: `from_pretrained` of transformers, or
+    `load_checkpoint_in_model`, `load_checkpoint_and_dispatch` and `dispatch_model` of accelerate. Finds the groups over
+    which it raises, or over which the first forward pass raises. Notes those that come out as parameters of their own
+    and still compute what they should. A weight that only the forward pass would miss counts where a pass on a few
+    tokens, on meta, calls its module; where it does not, it is not known whether another pass would.
+
+    ## Why it is bad
+    The map sends one member to the disk, or to another device, and the loader does not expect that of a tie. Where both
+    members are stored it compares a real tensor with one on meta. Where one is stored, the other takes its place: on
+    meta, where a value is needed, or looked up on the disk under a name that nobody wrote. The message names the
+    symptom, a key or the meta device, and never the tie; part of it comes only with the first forward pass, after
+    everything was loaded.
+
+    ## How to mend it
+    Give every module of the group one device in the map. Where that is the disk, the source has to be stored: a
+    checkpoint that stores the target alone, and a pickle that stores one member alone, fail there too, and load on the
+    CPU or a GPU.
+    """
+
+    code = "TIE511"
+    name = "load-under-map-fails"
+    summary = "loading under the device map raises over a tie group, or leaves it apart"
+    severity = "error"
+    confidence = "high"
+    messages = (
+        "KeyError: 'lm_head.weight'",
+        "weight is on the meta device, we need a `value` to put in on cpu.",
+        "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors",
+        "Tied parameters are on different devices",
+        "The `device_map` does not contain the module .",
+        "Expected all tensors to be on the same device",
+    )
+    threads = (
+        "huggingface/accelerate#993",
+        "huggingface/accelerate#1197",
+        "huggingface/accelerate#1529",
+        "huggingface/accelerate#2330",
+        "huggingface/accelerate#4083",
+        "NVIDIA-NeMo/Automodel#1765",
+        "unslothai/unsloth#7215",
+    )
+
+    def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
+        """Loads that raise, and ties that come apart."""
+        for load in placement.loads:
+            if load.form == "raises":
+                yield _raising(load, placement)
+            elif load.form in ("untied", "copies"):
+                yield _apart(load, placement.origin)
+        for reason in placement.untold:
+            yield Unknown(reason)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Each way to fail, a tie that comes apart without harm, and what is another rule's."""
+        from tiecheck.rules.placement.cases_loads import placed_load, placement
+
+        meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"
+        both = placed_load("raises", devices=("disk", "cpu"), message=meta)
+        yield Case("both stored, one on the disk", {"placement": placement(loads=(both,))}, finds=("error",))
+        key = both._replace(message="KeyError: 'lm_head.weight'", at="forward")
+        yield Case("one stored, the head on the disk", {"placement": placement(loads=(key,))}, finds=("error",))
+        alone = key._replace(devices=("disk", "disk"))
+        yield Case("the target alone, all on the disk", {"placement": placement(loads=(alone,))}, finds=("error",))
+        apart = placed_load("untied", devices=("disk", "disk"), harmless=True)
+        yield Case("both stored, both on the disk", {"placement": placement(loads=(apart,))}, finds=("info",))
+        yield Case("overwritten", {"placement": placement(loads=(placed_load("overwrites"),))})
+        yield Case("nothing goes wrong", {"placement": placement()})
+        told = placement(untold=("whether the stored members are equal is not known",))
+        yield Case("it cannot be told", {"placement": told}, unknown=True)
+
+
+def _raising(load: PlacedLoad, placement: Placement) -> Draft:
+    """A load, or the first forward pass after it, that raises."""
+    when = f"{load.function} raises" if load.at == "load" else f"the first forward pass after {load.function} raises"
+    stored = f"the checkpoint stores {listed(load.stored)}" if load.stored else "the module has its values"
+    text = load.message or "an exception"
+    return Draft(
+        f"Under this device map {when} {text if text.endswith('.') else text + '.'} {_where(load)}, and {stored}.",
+        load.names,
+        _places(load, placement.origin),
+        _one_device(load, placement),
+    )
+
+
+def _one_device(load: PlacedLoad, placement: Placement) -> str:
+    """The mend of a load that raises: one device, and which."""
+    keys = keys_to_set(placement)
+    if keys is not None and len(set(load.devices)) > 1:
+        return f"Give the modules of {listed(load.names)} one device. {keys}"
+    if placement.proposal is not None and placement.proposal.device_map and len(set(load.devices)) > 1:
+        proposed = " The proposed map does."
+    else:
+        proposed = ""
+    if "disk" not in load.devices:
+        return f"Give the modules of {listed(load.names)} one device in the map.{proposed}"
+    if len(set(load.devices)) == 1:
+        return (
+            f"Keep the modules of {listed(load.names)} on a GPU or the CPU. Or load the model without a map and save "
+            "it again with save_pretrained, which stores the source as safetensors: then they may be on the disk."
+        )
+    return f"Give the modules of {listed(load.names)} one device in the map, the CPU or a GPU.{proposed}"
+
+
+def _apart(load: PlacedLoad, origin: str) -> Draft:
+    """A tie that comes out as parameters of their own."""
+    twice = " Each has a copy of its own in the offload folder." if load.form == "copies" else ""
+    both = load.tool == "transformers" and len(load.stored) == len(load.names)
+    saved = " A save_pretrained of the loaded model stores each." if both and load.harmless else ""
+    lacking = tuple(name for name in load.names if name not in load.stored)
+    effect = "they can differ"
+    if load.harmless:
+        effect = "each reads the same values, so the model computes what it should"
+    elif lacking and load.stored:
+        effect = (
+            f"no class declares the tie, so {listed(load.stored)} gets what is stored, and {listed(lacking)}, which is "
+            "not, is drawn at random"
+        )
+    return Draft(
+        f"After {load.function} under this device map {listed(load.names)} are parameters of their own: {effect}."
+        f"{twice}{saved}",
+        load.names,
+        _places(load, origin),
+        _whole(load),
+        severity="info" if load.harmless else None,
+    )
+
+
+def _whole(load: PlacedLoad) -> str:
+    """How to have one parameter."""
+    run = "Nothing has to be done to run the model. " if load.harmless else ""
+    how = "without the disk" if "disk" in load.devices else "on one device"
+    if load.tool == "transformers" and not load.harmless:
+        return f"{declaring(load.names)}: then from_pretrained ties them."
+    return f"{run}To train or save it, load it {how}."
+
+
+def _where(load: PlacedLoad) -> str:
+    """The device of each member, as the beginning of a sentence."""
+    by: dict[str, list[str]] = {}
+    for name, device in zip(load.names, load.devices, strict=True):
+        by.setdefault(device or "no device", []).append(name)
+    return ", ".join(f"{listed(tuple(names))} {'is' if len(names) == 1 else 'are'} on {d}" for d, names in by.items())
+
+
+def _places(load: PlacedLoad, origin: str) -> tuple[Location, ...]:
+    return (Location(origin, None, None, "primary", f"{_where(load)} ({load.tool} {load.versions})"),)

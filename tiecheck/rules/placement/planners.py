@@ -1,0 +1,252 @@
+"""TIE502, 508 and 509: what planners do not see of a tie, where they raise over it, and where it makes them waver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from tiecheck.records.live import LiveModel
+from tiecheck.records.placement import Crash, Placement, Plan, Seeds
+from tiecheck.records.report import Location, Severity
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.live.applied import NOT_TIED
+from tiecheck.rules.placement.crash_words import mend, no_tie, why
+from tiecheck.rules.placement.plans import aside, hurt, proposed, severity, since, split, title, unfollowed, written
+from tiecheck.rules.placement.warning_words import NO_MODULE, hidden, strangers, undeclared, warned
+from tiecheck.wording import listed
+
+
+class TieInvisibleToLoader(Rule):
+    """A tool warns of a tie, or would have to, or plans without it; and whether that is harmless.
+
+    ## What it does
+    Says what is behind accelerate's "The model weights are not tied": a tie that it cannot see (one module under two
+    paths, or an embedding that is used as the head), which is harmless and a note, or declared members that really are
+    different parameters. Finds broken groups of which accelerate says nothing because it finds another tie, real ties
+    that transformers' planner does not hear of since nobody declares them, and keys of a given map that name no module.
+
+    ## Why it is bad
+    A false warning teaches people to ignore the true one. Where the group really is untied and nothing ties it at the
+    load, the head is planned, loaded and trained apart, or stays random.
+
+    ## How to mend it
+    Nothing, where it is harmless. Else call `model.tie_weights()`, or assign the weight, before the plan is made.
+    """
+
+    code = "TIE502"
+    name = "tie-invisible-to-loader"
+    summary = "accelerate or transformers warns of a tie or plans without it; whether that is harmless"
+    severity = "warning"
+    confidence = "high"
+    messages = (NOT_TIED, NO_MODULE + "[...]")
+    threads = (
+        "allenai/OLMo#485",
+        "allenai/OLMo#503",
+        "huggingface/accelerate#1761",
+        "huggingface/accelerate#2984",
+        "huggingface/accelerate#1529",
+        "huggingface/accelerate#3049",
+        "huggingface/transformers#30001",
+    )
+
+    def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """What accelerate says, what it does not say, what transformers does not hear, and strange keys."""
+        yield from warned(placement, live)
+        yield from hidden(placement, live)
+        yield from undeclared(placement, live)
+        yield from strangers(placement, live)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Warnings that are true and false, silence that is wrong, and keys."""
+        from tiecheck.rules.placement.cases_warnings import unseen_cases
+
+        yield from unseen_cases()
+
+
+class PlannerWillCrash(Rule):
+    """The installed planner raises on this model because of a tie.
+
+    ## What it does
+    Runs the planners of accelerate and transformers on the model, and says which raises, over which names, and why:
+    they look for `head.` anywhere inside a tied name and find it in `lm_head.weight`; they look for the second path of
+    a module that is registered twice, which `named_children()` does not list; or for the module of a parameter that
+    stands by itself.
+
+    ## Why it is bad
+    `device_map="auto"` ends with `IndexError: list index out of range`, which names neither the tie nor a module.
+
+    ## How to mend it
+    Pass a device map that was made elsewhere: a given map never meets the planner. Or change the class: the order of
+    the two modules, a name, or a layer of its own instead of an alias.
+    """
+
+    code = "TIE508"
+    name = "planner-will-crash"
+    summary = 'device_map="auto" raises on this model because of a tie: which names, which versions'
+    severity = "error"
+    confidence = "high"
+    messages = ("IndexError: list index out of range",)
+    threads = (
+        "huggingface/accelerate#958",
+        "huggingface/accelerate#1510",
+        "huggingface/accelerate#3308",
+        "huggingface/transformers#35824",
+        "huggingface/transformers#46566",
+    )
+
+    def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
+        """Every crash, once over all planners that have it."""
+        found: dict[tuple[str, ...], list[tuple[Plan, Crash]]] = {}
+        for plan in placement.plans:
+            if plan.crash is not None:
+                found.setdefault(plan.crash.names, []).append((plan, plan.crash))
+        for names, at in found.items():
+            (plan, crash), *others = at
+            plans = [one for one, _ in at]
+            tools = " and ".join(f"{one.tool} {one.version}" for one in plans)
+            verb = "raises" if not others else "raise"
+            known = f" {plan.tool} {since(crash.versions)} does so." if crash.versions else ""
+            yield Draft(
+                f'The planner of {tools} {verb} "{crash.error}".{why(crash)}{known}{unfollowed(plan, placement)}',
+                names or (crash.module or "the model",),
+                tuple(_raises(one, other, "related" if i else "primary") for i, (one, other) in enumerate(at)),
+                mend(crash, placement),
+                severity=_mildly(crash, severity(plans, placement)),
+                hurts=hurt(plans, names),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """The three causes, another one, and planners that come to an end."""
+        from tiecheck.rules.placement.cases_plans import placement, plan, proposal
+
+        index = "IndexError: list index out of range"
+        inside = Crash(index, "substring", "lm_head", ("head.weight", "lm_head.weight"), ("0.25-",))
+        raising = plan("accelerate", device_map={}, placed=(), crash=inside)
+        yield Case("head in lm_head", {"placement": placement(raising)}, finds=("error",))
+        fits = placement(raising, proposal=proposal())
+        yield Case("and a map that works", {"placement": fits}, finds=("error",))
+        yield Case(
+            "in accelerate only, of a class of transformers", {"placement": placement(plan(), raising)}, ("warning",)
+        )
+        both = placement(plan("transformers", device_map={}, placed=(), crash=inside), raising)
+        yield Case("both planners", {"placement": both}, finds=("error",))
+        siblings = inside._replace(cause="sibling", module="wte", names=("ff_out.weight", "wte.weight"))
+        alias = raising._replace(crash=siblings)
+        yield Case("an alias among siblings", {"placement": placement(alias)}, finds=("error",))
+        root = raising._replace(crash=inside._replace(cause="root", names=("v", "w"), module="w"))
+        yield Case("two names on the root", {"placement": placement(root)}, finds=("error",))
+        text = "ValueError: max_memory has no cpu"
+        other = raising._replace(crash=Crash(text, "other", "", (), ()))
+        yield Case("something else", {"placement": placement(other)}, finds=("error",))
+        yield Case("both come to an end", {"placement": placement()})
+        yield Case("a given map meets no planner", {"placement": placement(plan("given"))})
+
+
+def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
+    """A note where another tool's planner raises for a reason that is no tie's."""
+    return "info" if said is not None and no_tie(crash) else said
+
+
+def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Location:
+    """Where a planner raises, as evidence."""
+    at = f" at {crash.module}" if crash.module else ""
+    note = f"{crash.error}{at}"
+    return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note)
+
+
+class PlanDependsOnHashSeed(Rule):
+    """The same model, memory and versions give another device map in the next process.
+
+    ## What it does
+    Reports plans that come out differently under several values of PYTHONHASHSEED: which modules move, and under how
+    many seeds a tie is split or the planner raises. accelerate from 0.34 on and transformers 5 gather tied names in
+    sets, whose order of strings is another in each process; with several ties it decides what is placed first.
+
+    ## Why it is bad
+    A job that fits today runs out of memory tomorrow, or raises, or splits a tie, with nothing changed. The ranks of
+    one job may each make another map.
+
+    ## How to mend it
+    Give the map explicitly, or set PYTHONHASHSEED before Python starts.
+    """
+
+    code = "TIE509"
+    name = "plan-depends-on-hash-seed"
+    summary = "the planned device map differs from process to process, with the hash seed"
+    severity = "warning"
+    confidence = "high"
+    messages = ()
+    threads = ()
+
+    def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
+        """Plans that differ between seeds."""
+        for plan in placement.plans:
+            seeds = plan.seeds
+            if seeds is None or seeds.crashes == seeds.tried or (seeds.maps < 2 and not seeds.crashes):
+                continue
+            names = _wavering(plan, seeds)
+            met = unfollowed(plan, placement)
+            yield Draft(
+                f"{title(plan)} depends on the hash seed: {_outcomes(seeds)}.{_moving(seeds)}{met}",
+                names,
+                (Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, "primary", _outcomes(seeds)),),
+                _fixed(plan, placement, names),
+                severity="info" if aside(plan, placement) else None,
+                hurts=hurt((plan,), names),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Seeds that matter, seeds that do not, and nobody asked."""
+        from tiecheck.rules.placement.cases_plans import placement, plan
+
+        seven = Seeds(tried=8, maps=7, moving=("model.layers.0", "model.layers.1"), splits=0, crashes=0)
+        wavers = plan("accelerate", seeds=seven)
+        yield Case("seven maps in eight seeds", {"placement": placement(wavers)}, finds=("warning",))
+        yield Case("of a plan not followed", {"placement": placement(plan(), wavers)}, finds=("info",))
+        some = wavers._replace(seeds=seven._replace(maps=1, moving=(), crashes=3))
+        yield Case("it raises under some", {"placement": placement(some)}, finds=("warning",))
+        broken = wavers._replace(seeds=seven._replace(splits=2))
+        yield Case("it splits a tie under some", {"placement": placement(broken)}, finds=("warning",))
+        always = wavers._replace(seeds=Seeds(8, 0, (), 0, 8))
+        yield Case("it raises under all: TIE508", {"placement": placement(always)})
+        same = wavers._replace(seeds=Seeds(8, 1, (), 0, 0))
+        yield Case("one map", {"placement": placement(same)})
+        yield Case("nobody asked", {"placement": placement()})
+
+
+def _outcomes(seeds: Seeds) -> str:
+    """What came out of how many seeds."""
+    parts = [f"{seeds.tried} seeds gave {seeds.maps} different map{'' if seeds.maps == 1 else 's'}"]
+    if seeds.splits:
+        parts.append(f"under {seeds.splits} a tie is split")
+    if seeds.crashes:
+        parts.append(f"under {seeds.crashes} the planner raises")
+    return ", ".join(parts)
+
+
+def _moving(seeds: Seeds) -> str:
+    if not seeds.moving:
+        return ""
+    stand = "stands" if len(seeds.moving) == 1 else "stand"
+    return f" {listed(seeds.moving)} {stand} on another device from one process to the next."
+
+
+def _wavering(plan: Plan, seeds: Seeds) -> tuple[str, ...]:
+    """The tied names in the modules that move; else every tied name, or the modules."""
+    tied = {name for group in plan.placed for name in group.names}
+    within = {name for name in tied if any(name.startswith(module + ".") for module in seeds.moving)}
+    crashed = plan.crash.names if plan.crash else ()
+    return tuple(sorted(within or tied)) or crashed or seeds.moving or ("the model",)
+
+
+def _fixed(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
+    """The map to give, or the seed to set."""
+    said = proposed(placement, names) if placement.proposal and placement.proposal.device_map else None
+    if said is None and plan.device_map and not any(split(group) for group in plan.placed):
+        said = f"Pass the map of this run: device_map={written(plan.device_map, names)}."
+    seed = "et PYTHONHASHSEED=0 in the environment: then every process plans alike, whatever the plan."
+    return f"{said} Or s{seed}" if said else f"S{seed}"

@@ -1,0 +1,198 @@
+"""What the rules on placement share: whose plan it is, whom it hurts, what is split, and the map that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tiecheck.placement.map_lookup import device_word, key_of
+from tiecheck.records.live import DeclaredTie, LiveModel
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.placement import Device, Placed, Placement, Plan
+from tiecheck.records.report import Severity
+from tiecheck.records.words import TIED, UNTIED
+from tiecheck.wording import SHOWN, listed, size
+
+SHOWN_ENTRIES = 12
+"""Entries of a device map that are written out; of a longer one those that the finding is about."""
+
+ACCELERATE = (("0.9-0.17", (0, 18)), ("0.18-0.33", (0, 34)), ("0.34-", None))
+"""The versions of accelerate that `--for` knows, each with the first version beyond it."""
+
+
+def title(plan: Plan) -> str:
+    """A plan in a sentence: `accelerate 1.15.0's plan`, `the given map`."""
+    return "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}'s plan"
+
+
+def loader(placement: Placement, live: LiveModel) -> str:
+    """Who really loads the target: `transformers` (`from_pretrained`) or `accelerate`.
+
+    The first plan is its own. A given map says nothing: then it is `from_pretrained` for a class of transformers that
+    was built from a directory, and else accelerate, which is what takes a map for a module that is there.
+    """
+    first = placement.plans[0].tool if placement.plans else "given"
+    if first != "given":
+        return first
+    return "transformers" if live.library is not None and live.origin != "given" else "accelerate"
+
+
+def aside(plan: Plan, placement: Placement) -> bool:
+    """Whether a plan is another than the natural loader's, so that nobody may ever follow it."""
+    return bool(placement.plans) and plan.tool != placement.plans[0].tool
+
+
+def severity(plans: Iterable[Plan], placement: Placement) -> Severity | None:
+    """The rule's own severity where the natural loader follows one of some plans, and else a warning."""
+    return "warning" if all(aside(plan, placement) for plan in plans) else None
+
+
+def unfollowed(plan: Plan, placement: Placement) -> str:
+    """Who meets a defect of a plan that the natural loader does not follow, as a sentence; empty for its own."""
+    if not aside(plan, placement):
+        return ""
+    if plan.tool == "accelerate":
+        met = "infer_auto_device_map or load_checkpoint_and_dispatch"
+        return f" from_pretrained makes its own plan and does not meet this; code that calls accelerate's {met} does."
+    return " accelerate's functions do not meet this; from_pretrained of this class does."
+
+
+def hurt(plans: Iterable[Plan], names: tuple[str, ...]) -> tuple[LoaderView, ...] | None:
+    """The loaders that follow some plans; None where one is a given map, which hurts whoever follows it."""
+    views = []
+    for plan in plans:
+        if plan.tool == "given":
+            return None
+        versions = "5" if plan.tool == "transformers" else _range(plan.version)
+        views.append(LoaderView(plan.tool, versions, "unknown", None, "run", names, None, None, None))
+    return tuple(views)
+
+
+def _range(version: str) -> str:
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    return next((name for name, beyond in ACCELERATE if beyond is None or numbers < beyond), ACCELERATE[-1][0])
+
+
+def broken(live: LiveModel) -> tuple[tuple[str, ...], ...]:
+    """The groups that a class declares, that are different parameters, and that are not stored apart either.
+
+    A group of the user's own contract is none of them: no tool hears of it, and no load ties it.
+    """
+    return tuple(
+        claim.names
+        for claim in live.declared
+        if claim.kind in UNTIED and claim.stored != "separate" and by_class(claim)
+    )
+
+
+def by_class(claim: DeclaredTie) -> bool:
+    """Whether a class of transformers declares a group, so that `from_pretrained` and `tie_weights` tie it."""
+    return any(word.endswith("._tied_weights_keys") for word in claim.by)
+
+
+def binds(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
+    """Whether the names of a group are one tensor once the model is loaded as the plan means it.
+
+    Either they are in the module, or `from_pretrained` ties them because they are declared. accelerate ties nothing
+    that is not tied, and `from_pretrained` leaves apart what is stored with different values (5.23).
+    """
+    if group.kind in TIED:
+        return True
+    if group.kind not in UNTIED or not group.declared:
+        return False
+    tying = plan.tool if plan.tool != "given" else loader(placement, live)
+    return tying == "transformers" and group.names in broken(live)
+
+
+def split(group: Placed) -> bool:
+    """Whether the names lie on different devices; names that the map does not place count as nowhere."""
+    return len({device for device in group.devices if device is not None}) > 1
+
+
+def raised(names: tuple[str, ...], placement: Placement) -> bool:
+    """Whether the load of these names ends with an exception: then load-raises speaks, as the more precise rule."""
+    return any(load.form == "raises" and load.names == names for load in placement.loads)
+
+
+def followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
+    """Whether a group between the CPU and the disk was followed through `from_pretrained`.
+
+    Run with 5.23: it raises, or leaves the group in one place, and never keeps a second copy: where anything comes of
+    it load-under-map-fails says so, or that it does not know. accelerate's own functions do keep one.
+    """
+    loading = plan.tool if plan.tool != "given" else loader(placement, live)
+    inside = {device for device in group.devices if device is not None} <= {"cpu", "disk"}
+    return loading == "transformers" and inside and group.names in placement.followed
+
+
+def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
+    """The groups that a plan splits and tied-group-split-across-devices reports."""
+    return tuple(
+        group
+        for group in plan.placed
+        if split(group)
+        and binds(group, plan, placement, live)
+        and not raised(group.names, placement)
+        and not followed(group, plan, placement, live)
+    )
+
+
+def where(names: tuple[str, ...], devices: tuple[Device | None, ...]) -> str:
+    """Each name with its device: `lm_head.weight on cuda:1 and model.embed_tokens.weight on cuda:0`."""
+    return listed(tuple(f"{name} on {device}" for name, device in zip(names, devices, strict=True) if device))
+
+
+def keyed(device: Device) -> int | str:
+    """A device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
+    kind, _, number = device.partition(":")
+    return int(number) if kind == "cuda" and number.isdecimal() else device
+
+
+def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) -> str:
+    """A device map as Python writes it; of a long one the entries of some names, and how many there are."""
+    if len(device_map) <= SHOWN_ENTRIES:
+        return repr(dict(device_map))
+    keys = dict.fromkeys(key for key in (key_of(device_map, name) for name in names) if key is not None)
+    entries = "".join(f"{key!r}: {device_map[key]!r}, " for key in [*keys][:6])
+    return f"{{{entries}...}} ({len(device_map)} entries, all of them in the JSON report)"
+
+
+def declaring(names: tuple[str, ...]) -> str:
+    """How a class declares a tie, as the beginning of a sentence."""
+    pairs = ", ".join(f'"{name}": "{names[-1]}"' for name in names[:-1][:3])
+    return f"Add {pairs} to the class's _tied_weights_keys, with config.tie_word_embeddings true"
+
+
+def since(versions: tuple[str, ...]) -> str:
+    """Ranges of versions in words: `0.34-` is `0.34 and later`, `0.20-0.33` is `0.20 to 0.33`."""
+    ends = [version.partition("-") for version in versions]
+    return listed(
+        tuple(
+            f"{low} and later" if dash and not high else f"{low} to {high}" if high else low for low, dash, high in ends
+        )
+    )
+
+
+def keys_to_set(placement: Placement) -> str | None:
+    """The keys of a given map that the proposal sets otherwise, as a sentence; None where it is another map."""
+    if placement.proposal is None or not placement.plans or placement.plans[0].tool != "given":
+        return None
+    target = placement.proposal.device_map
+    own = {key: device_word(device) for key, device in placement.plans[0].device_map.items()}
+    changed = {key: device for key, device in target.items() if own.get(key) != device_word(device)}
+    if not 0 < len(changed) <= SHOWN or not own.keys() <= target.keys():
+        return None
+    return "In the map, " + ", ".join(f"set {key!r} to {device!r}" for key, device in changed.items()) + "."
+
+
+def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:
+    """The map that keeps every tie together, or why there is none, as a sentence; None where none was made."""
+    proposal = placement.proposal
+    if proposal is None:
+        return None
+    if proposal.device_map:
+        needs = ", ".join(f"{size(nbytes)} on {device}" for device, nbytes in proposal.used.items())
+        limit = f" ({proposal.reason})" if proposal.reason else ""
+        shown = written(proposal.device_map, names)
+        return f"Pass device_map={shown}: it keeps every tie together and puts {needs}{limit}."
+    lacks = f" {size(proposal.lacks)} are missing: raise max_memory by that, or free it." if proposal.lacks else ""
+    return f"No map keeps every tie together: {proposal.reason or 'none fits'}.{lacks}"

@@ -1,0 +1,1 @@
+"""Rules on what is stored against what is declared (TIE1xx)."""

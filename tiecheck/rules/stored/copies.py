@@ -1,0 +1,170 @@
+"""TIE1xx: equal copies in a checkpoint, declared as one tensor or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.groups import (
+    confidence,
+    declaration,
+    endings,
+    hurt,
+    stored,
+    tied_by_intent,
+    tying,
+    uncompared,
+    views_of,
+    who,
+)
+from tiecheck.wording import listed, size
+
+
+class RedundantTiedCopy(Rule):
+    """The group is tied, and stored twice with equal bytes.
+
+    ## What it does
+    Finds groups declared as tied whose members are all stored and identical.
+
+    ## Why it is bad
+    Mostly it is only wasted space, and some consumers even need the copy. Strict loaders refuse it
+    (`KeyError: 'lm_head.weight'`, `Unexpected key(s) in state_dict`), and a later edit of one copy alone turns
+    it into TIE101.
+
+    ## How to mend it
+    Nothing has to be done. To save the space, delete the copies from the checkpoint. Do not set the flag to
+    false to silence a strict loader: that unties the model.
+    """
+
+    code = "TIE106"
+    name = "redundant-tied-copy"
+    summary = "declared tied, stored twice, identical: strict loaders refuse it, disk is wasted"
+    severity = "info"
+    confidence = "high"
+    messages = (
+        "KeyError: 'lm_head.weight'",
+        "Received 1 parameters not in model: lm_head.weight",
+        'Unexpected key(s) in state_dict: "lm_head.weight"',
+        "There is no module or parameter named 'lm_head'",
+    )
+    threads = (
+        "vllm-project/vllm#6758",
+        "vllm-project/vllm#3344",
+        "sgl-project/sglang#2935",
+        "ml-explore/mlx-lm#1298",
+        "meta-pytorch/torchtune#1688",
+    )
+
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
+        """Groups declared as tied whose stored members are equal."""
+        for group in groups:
+            refusing = hurt(views_of(group, loaders))
+            yield from uncompared(group, tied=True)
+            if not tied_by_intent(group) or group.stored != "copy":
+                continue
+            kept = group.source if group.source in group.stored_names else group.stored_names[0]
+            extra = tuple(n for n in group.stored_names if n != kept)
+            wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
+            yield Draft(
+                f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
+                f"with equal bytes; {size(wasted)} could be saved. {_refusals(refusing)}",
+                group.stored_names,
+                (*stored(group, primary=True), declaration(group, "related")),
+                f"{'For these loaders delete' if refusing else 'Nothing has to be done; to save the space delete'} "
+                f"{listed(extra)} from the checkpoint. Do not set the flag to false.",
+                confidence=confidence(group),
+                hurts=refusing or None,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """An equal copy, and the states next to it."""
+        from tiecheck.rules.cases import PAIR, compared, group, judged
+
+        both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
+        yield Case("stored twice and equal", judged(both), finds=("info",))
+        yield Case("stored once", judged(group()))
+        yield Case("a pickle keeps the sharing", judged(both._replace(stored="storage", comparison=None)))
+        yield Case("untied and equal is another rule's matter", judged(both._replace(declared=False)))
+
+
+def _refusals(refusing: tuple[LoaderView, ...]) -> str:
+    """Which loaders of the matrix do not take the second name."""
+    if not refusing:
+        return "Every loader that is known takes it; stricter ones refuse the second name."
+    return f"The second name is refused. {endings(refusing)}"
+
+
+class FlattenedTie(Rule):
+    """Nobody declares the group as tied, and its members are stored with equal bytes.
+
+    ## What it does
+    Finds groups that are not declared as tied, stored twice, identical, and not one constant value. The groups
+    are those the class can tie; for a class that is not known, embedding and head by name and shape.
+
+    ## Why it is bad
+    The usual cause is an export that wrote a tied model out and lost the flag. The model gives the same output as
+    before; it holds the matrix twice, and training it further lets the two drift apart. Where the architecture
+    ties by default, losing the tie is unlikely to be meant: then it is a warning. Right after a deliberate untie
+    the two are equal as well, and nothing is wrong.
+
+    ## How to mend it
+    If the model is meant to be tied, set `tie_word_embeddings` to true and drop the copy. If it is meant to be
+    untied, leave it: the finding goes away once the two have been trained apart.
+    """
+
+    code = "TIE109"
+    name = "flattened-tie"
+    summary = "not declared tied, stored twice, identical: a tie that an export has flattened"
+    severity = "info"
+    confidence = "high"
+    threads = (
+        "facebookresearch/fairseq2#1064",
+        "facebookresearch/fairseq2#1102",
+    )
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+        """Groups not declared as tied whose stored matrices are equal and not constant."""
+        for group in groups:
+            yield from uncompared(group, tied=False)
+            if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
+                continue
+            if len(group.tensors[0].shape) < 2:
+                continue  # equal biases are what a default draw leaves behind
+            if group.declared is None and not group.inferred:
+                yield Unknown(f"{listed(group.stored_names)} are equal, and who decides is not clear: {group.reason}")
+                continue
+            says = (
+                f"{who(group)} that they are not tied" if group.declared is False else "nobody says that they are tied"
+            )
+            usual = ", although the class ties them by default" if group.default else ""
+            yield Draft(
+                f"{listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
+                "twice, and training drives them apart.",
+                group.stored_names,
+                (*stored(group, primary=True), *((declaration(group, "related"),) if group.declared_by else ())),
+                f"If the model is meant to be tied, {tying(group)} and store one of them; if not, nothing is wrong.",
+                severity="warning" if group.default else None,
+                confidence=confidence(group),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Equal and undeclared, with and without an architecture that ties by default; constants stay silent."""
+        from tiecheck.rules.cases import PAIR, compared, group
+
+        both = group(value=False, stored=PAIR)._replace(stored="copy", comparison=compared())
+        yield Case("flag false, equal bytes", {"groups": (both,)}, finds=("info",))
+        yield Case(
+            "the same where the class ties by default", {"groups": (both._replace(default=True),)}, finds=("warning",)
+        )
+        guessed = both._replace(declared=None, declared_by=(), flag=None, default=None, inferred=True)
+        yield Case("a class nobody knows, equal by name and shape", {"groups": (guessed,)}, finds=("info",))
+        unclear = both._replace(declared=None, declared_by=(), flag=None, reason="the flags are at other levels")
+        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
+        yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=compared(constant=True)),)})
+        yield Case("untied and different", {"groups": (both._replace(stored="separate"),)})
+        yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})

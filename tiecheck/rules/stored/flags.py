@@ -1,0 +1,304 @@
+"""TIE1xx: the flags themselves, where loaders read them differently and something is lost for it.
+
+The three rules divide one disagreement by its cause (`groups.disputed`), so that a group is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.declared import Flag
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.report import Severity
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Outcome, Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.groups import (
+    Cause,
+    disputed,
+    flag_name,
+    flag_places,
+    gravity,
+    heeded,
+    hurt,
+    readings,
+    spoken_for,
+    stored,
+    views_of,
+)
+from tiecheck.wording import listed
+
+
+def _disputes(
+    groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], cause: Cause
+) -> Iterator[tuple[Group, tuple[LoaderView, ...]]]:
+    """The groups on which loaders disagree for one cause."""
+    for group in groups:
+        views = views_of(group, loaders)
+        if disputed(views) == cause and group.stored_names and group.declared is not None:
+            yield group, views
+
+
+def _mend(group: Group, views: tuple[LoaderView, ...]) -> str:
+    """Which value every level needs, by what is stored; both where that does not tell."""
+    flags = " and ".join(sorted({view.reads for view in views if view.reads is not None and view.ties is not None}))
+    if group.missing:
+        return f"Write true to {flags}: the checkpoint stores one tensor for the group."
+    if group.stored == "separate":
+        return f"Write false to {flags} if the head was trained on its own: the checkpoint stores both."
+    return f"Write the same value to {flags}, true if the model was trained tied."
+
+
+class ConflictingTieFlags(Rule):
+    """The config's tie flags stand at several levels, and loaders read different ones.
+
+    ## What it does
+    Finds groups for which some loaders read a flag that ties and others a flag that does not: the top level says one
+    thing and `text_config`, or another nested config, says another or nothing. A flag that no loader reads is left
+    alone.
+
+    ## Why it is bad
+    transformers 5 reads the level of the config that sees both layers, 4.57 asks `get_text_config()`, serving engines
+    have their own way. With one file, one of them ties and another does not: a random head, or a trained head thrown
+    away, depending on who loads it. Where both members are stored and equal nothing is lost yet, and it is a warning.
+
+    ## How to mend it
+    Write the same value at every level that the finding names. What the checkpoint stores tells which: one tensor for
+    the group means true, two different ones mean false.
+    """
+
+    code = "TIE103"
+    name = "conflicting-tie-flags"
+    summary = "nested and top-level flags disagree, and loaders read different ones"
+    severity = "error"
+    confidence = "medium"
+    threads = (
+        "vllm-project/vllm#33359",
+        "vllm-project/vllm#51063",
+        "huggingface/transformers#45857",
+        "huggingface/transformers#46456",
+        "NVIDIA-NeMo/Automodel#2732",
+        "ml-explore/mlx-lm#648",
+    )
+
+    def check(
+        self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
+    ) -> Iterator[Draft | Unknown]:
+        """Groups that loaders tie or not by flags at different levels."""
+        for group, views in _disputes(groups, loaders, "levels"):
+            if not hurt(views) and any(view.outcome == "unknown" for view in views if view.ties is not None):
+                continue  # whether anything is lost hangs on bytes that were not compared
+            yield Draft(
+                f"The flags for {listed(group.names)} do not agree. {readings(views)}",
+                group.names,
+                (*flag_places(flags, views, group), *stored(group)),
+                _mend(group, views),
+                severity=None if hurt(views) else "warning",
+                hurts=hurt(views) or None,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A VLM whose levels disagree, with one tensor stored, with two, and with equal ones; and agreement."""
+        from tiecheck.rules.cases import PAIR, compared, flag, group, view
+
+        nested = {"reads": "text_config.tie_word_embeddings", "value": False, "ties": False}
+        flags = (flag(True), flag(False, "text_config"))
+        both = group(stored=PAIR)
+        stories: tuple[tuple[str, Group, tuple[Outcome, Outcome], Severity], ...] = (
+            ("one tensor stored: the nested false makes a random head", group(), ("tied", "head-random"), "error"),
+            (
+                "two different ones stored: a nested true would throw one away",
+                both._replace(stored="separate", comparison=compared(rows_differ=3, first=0)),
+                ("kept-apart", "head-discarded"),
+                "error",
+            ),
+            (
+                "two equal ones stored: nothing is lost yet",
+                both._replace(stored="copy", comparison=compared()),
+                ("tied", "kept-apart"),
+                "warning",
+            ),
+        )
+        for title, held, outcomes, severity in stories:
+            top = view("transformers", outcomes[0], versions="5")
+            other = view("transformers", outcomes[1], versions="4.57", **nested)
+            yield Case(title, {"groups": (held,), "loaders": (top, other), "flags": flags}, finds=(severity,))
+        silent = view("transformers", "head-random", versions="5", value=None, ties=False)
+        loud = view("transformers", "tied", versions="4.57", reads="text_config.tie_word_embeddings")
+        yield Case(
+            "a nested true under a silent top",
+            {"groups": (group(),), "loaders": (silent, loud), "flags": (flag(True, "text_config"),)},
+            finds=("error",),
+        )
+        agreed = view("vllm", "tied", reads="text_config.tie_word_embeddings")
+        tying = (view("mlx-lm", "tied"), agreed)
+        yield Case("all levels agree", {"groups": (group(),), "loaders": tying, "flags": flags})
+        deaf = view("mergekit", "crash", reads=None, value=None, ties=False)
+        yield Case(
+            "a loader that reads no flag",
+            {"groups": (group(),), "loaders": (view("mlx-lm", "tied"), deaf), "flags": flags},
+        )
+        random = view("transformers", "head-random", value=None, ties=False)
+        engine = view("mlx-lm", "tied", reads="text_config.tie_word_embeddings")
+        yield Case(
+            "every transformers loses the head alike: TIE102",
+            {"groups": (group(),), "loaders": (random, engine), "flags": flags},
+        )
+
+
+class ImplicitTieFlag(Rule):
+    """The config does not set the flag, and loaders take different things for granted.
+
+    ## What it does
+    Finds groups whose flag is not written, that some loaders tie by default and others do not, where one of the two
+    loses something. It is an error where the current transformers is the one.
+
+    ## Why it is bad
+    transformers 4 took an absent flag for true, transformers 5 asks the class, and other loaders have defaults of
+    their own. The checkpoint works where it was written, and comes out with a random head, or without its trained one,
+    elsewhere.
+
+    ## How to mend it
+    Write the flag into `config.json`: true where the checkpoint stores one tensor for the group, false where it stores
+    two that differ.
+    """
+
+    code = "TIE104"
+    name = "implicit-tie-flag"
+    summary = "the flag is absent, its default differs between loaders, and so does the outcome"
+    severity = "warning"
+    confidence = "medium"
+    threads = ("huggingface/transformers#44931", "huggingface/transformers#44988", "ml-explore/mlx-examples#566")
+
+    def check(
+        self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
+    ) -> Iterator[Draft | Unknown]:
+        """Groups that loaders tie or not by their own defaults."""
+        for group, views in _disputes(groups, loaders, "silent"):
+            if spoken_for(views):
+                yield Draft(
+                    f"The config does not set {flag_name(group)}, and what that means for {listed(group.names)} "
+                    f"differs. {readings(views)}",
+                    group.names,
+                    (*flag_places(flags, views, group), *stored(group)),
+                    _mend(group, views),
+                    severity=gravity(views),
+                    hurts=hurt(views),
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A default that changed, harmful in the one or the other; and where it changes nothing."""
+        from tiecheck.rules.cases import PAIR, compared, group, view
+
+        old = {"versions": "4.57", "value": None}
+        new = {"versions": "5", "value": None, "ties": False}
+        lost = (view("transformers", "tied", **old), view("transformers", "head-random", **new))
+        silent = group(value=None)
+        yield Case("tied before, random now", {"groups": (silent,), "loaders": lost, "flags": ()}, finds=("error",))
+        thrown = (view("transformers", "head-discarded", **old), view("transformers", "kept-apart", **new))
+        both = group(value=None, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
+        yield Case("4.57 throws the head away", {"groups": (both,), "loaders": thrown, "flags": ()}, finds=("warning",))
+        equal = (view("transformers", "tied", **old), view("transformers", "kept-apart", **new))
+        yield Case("equal copies: nothing is lost", {"groups": (both,), "loaders": equal, "flags": ()})
+        alike = (view("transformers", "tied", **old), view("transformers", "tied", versions="5", value=None))
+        yield Case("every default ties", {"groups": (silent,), "loaders": alike, "flags": ()})
+
+
+class FlagMeansSomethingElse(Rule):
+    """The flag is false, which some loaders take for "not tied" and others do not.
+
+    ## What it does
+    Finds groups whose flag is false where one loader ties all the same and another does not, and something is lost in
+    one of them. It is an error where the current transformers is the one, and a note where only engines are that never
+    ask the flag: they tie Gemma or GPT-2 whatever it says, and throw a trained head away.
+
+    ## Why it is bad
+    For T5 `tie_word_embeddings: false` said "do not scale the logits", and encoder, decoder and shared embedding were
+    one tensor all along; BART's, Marian's and many others' encoder and decoder embeddings, and the bias of BERT's head,
+    were tied in transformers 4 whatever the flag said. A loader that takes false at its word leaves them random.
+
+    ## How to mend it
+    Store every member that is to be kept (save with the flag false and all tensors in the file), or, where the model
+    was trained tied, set the flag to true. For a T5 that must not scale its logits keep false, and store `lm_head`.
+    """
+
+    code = "TIE105"
+    name = "flag-means-something-else"
+    summary = "a false flag that some loaders do not take for `not tied`, and something is lost for it"
+    severity = "warning"
+    confidence = "medium"
+    messages = ("encoder.embed_tokens.weight | MISSING",)
+    threads = (
+        "huggingface/transformers#47620",
+        "huggingface/transformers#48154",
+        "huggingface/transformers#48238",
+        "modelscope/DiffSynth-Studio#636",
+        "vllm-project/vllm-omni#2760",
+        "huggingface/text-generation-inference#556",
+        "ml-explore/mlx-examples#591",
+    )
+
+    def check(
+        self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
+    ) -> Iterator[Draft | Unknown]:
+        """Groups that a false flag unties for some loaders only."""
+        for group, views in _disputes(groups, loaders, "meaning"):
+            if spoken_for(views):
+                yield Draft(
+                    f"{flag_name(group)} is false, and what that means for {listed(group.names)} differs. "
+                    f"{readings(views)}",
+                    group.names,
+                    (*flag_places(flags, views, group), *stored(group)),
+                    _meaning(group, views),
+                    severity="info" if heeded(views) else gravity(views),
+                    hurts=hurt(views),
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """T5 without a head, BART without its encoder's embedding, and a T5 1.1 that is in order."""
+        from tiecheck.rules.cases import PAIR, compared, flag, group, view
+
+        flags = (flag(False),)
+        old, new = {"versions": "4.57", "value": False}, {"versions": "5", "value": False}
+        held = group(value=False)
+        random = (view("transformers", "head-random", **old, ties=False), view("transformers", "tied", **new))
+        yield Case(
+            "stored once: 4.57 makes the head at random",
+            {"groups": (held,), "loaders": random, "flags": flags},
+            finds=("warning",),
+        )
+        swapped = (view("transformers", "tied", **old), view("transformers", "member-random", **new, ties=False))
+        yield Case(
+            "stored once: 5 makes a member at random",
+            {"groups": (held,), "loaders": swapped, "flags": flags},
+            finds=("error",),
+        )
+        apart = (view("transformers", "kept-apart", **old, ties=False), view("transformers", "kept-apart", **new))
+        both = group(value=False, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
+        yield Case("T5 1.1 with its own head stored", {"groups": (both,), "loaders": apart, "flags": flags})
+        alike = (
+            view("transformers", "head-random", **old, ties=False),
+            view("transformers", "head-random", **new, ties=False),
+        )
+        deaf = view("sglang", "head-discarded", reads=None, value=None)
+        yield Case(
+            "an engine ties against the false",
+            {"groups": (both,), "loaders": (apart[0], apart[1]._replace(ties=False), deaf), "flags": flags},
+            finds=("info",),
+        )
+        yield Case(
+            "untied for everybody is another rule's matter", {"groups": (held,), "loaders": alike, "flags": flags}
+        )
+
+
+def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
+    """How to be understood by every loader; where only some engines do not listen, nothing is wrong with the file."""
+    if heeded(views):
+        return "Nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
+    return (
+        "Store every member under its own name, which every loader understands; or, if the model was trained tied and "
+        f"its class gives the flag no other meaning, set {flag_name(group)} to true."
+    )

@@ -1,0 +1,208 @@
+"""How the rules on stored groups read a group: who declares it, where it is stored, and what could not be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from tiecheck.records.declared import Flag
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.report import Confidence, Location, Severity
+from tiecheck.records.stored import Group
+from tiecheck.records.words import DISCARDED, Unknown
+from tiecheck.wording import listed, plural
+
+Cause = Literal["levels", "silent", "meaning"]
+"""Why loaders disagree on a group: flags at several levels, a default that differs, a false that means two things."""
+
+WORDS = {
+    "tied": "one tensor, nothing lost",
+    "kept-apart": "each member as it is stored",
+    "head-discarded": "the stored head is thrown away",
+    "member-discarded": "a stored member is thrown away",
+    "head-random": "the head comes out random",
+    "embedding-random": "the embedding comes out random",
+    "member-random": "a member comes out random",
+    "crash": "it fails",
+    "unknown": "not known",
+}
+"""What an outcome means to somebody who loads the checkpoint."""
+
+
+def views_of(group: Group, loaders: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
+    """What the loaders make of one group."""
+    return tuple(view for view in loaders if view.names == group.names)
+
+
+def hurt(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
+    """The loaders in which something is lost."""
+    return tuple(view for view in views if view.hurts)
+
+
+def titles(views: tuple[LoaderView, ...]) -> str:
+    """The loaders in a sentence."""
+    return listed(tuple(dict.fromkeys(view.title for view in views)))
+
+
+def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
+    """Why some loaders tie a group and others do not; None where they agree, or where no flag is behind it.
+
+    Loaders that read no flag at all are left out, but for those that tie against a false and throw something away.
+    Where every transformers takes the group alike and loses something, that it is lost is the news, and not that
+    another does not.
+    """
+    asked = [view for view in views if view.ties is not None and view.reads is not None]
+    if len({view.ties for view in asked}) < 2:
+        deaf = any(view.ties and view.reads is None and view.outcome in DISCARDED for view in views)
+        return "meaning" if deaf and {(view.value, view.ties) for view in asked} == {(False, False)} else None
+    own = [view for view in asked if view.loader == "transformers"]
+    if own and all(view.hurts for view in own) and len({view.ties for view in own}) == 1:
+        return None
+    said = {view.value for view in asked}
+    if len(said) > 1:
+        return "levels"
+    (value,) = said
+    return "silent" if value is None else "meaning" if value is False else None
+
+
+def spoken_for(views: tuple[LoaderView, ...]) -> bool:
+    """Whether TIE103, TIE104 or TIE105 has the group: they name the cause, where a rule on tensors names the effect."""
+    return disputed(views) is not None and bool(hurt(views))
+
+
+def endings(failing: tuple[LoaderView, ...]) -> str:
+    """How each loader ends, those that end alike together."""
+    alike: dict[str, list[LoaderView]] = {}
+    for view in failing:
+        said = view.message or WORDS[view.outcome]
+        alike.setdefault(said if said.endswith("...") else said.rstrip("."), []).append(view)
+    return " ".join(f"{titles(tuple(held))}: {message}." for message, held in alike.items())
+
+
+def readings(views: tuple[LoaderView, ...]) -> str:
+    """Who reads which flag and what comes of it, a sentence for each reading."""
+    alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}
+    for view in views:
+        if view.ties is not None:
+            alike.setdefault((view.reads, view.value, view.ties, view.outcome), []).append(view)
+    sentences = []
+    for (reads, value, ties, outcome), held in alike.items():
+        what = {None: "not set", True: "true", False: "false"}[value]
+        many = len({view.title for view in held}) > 1
+        asks = f"{plural('read', many)} {reads} ({what})" if reads else f"{plural('ask', many)} no flag"
+        does = plural("tie", many) if ties else f"{'do' if many else 'does'} not tie"
+        sentences.append(f"{titles(tuple(held))} {asks} and {does}: {WORDS[outcome]}.")
+    return " ".join(sentences)
+
+
+def gravity(views: tuple[LoaderView, ...]) -> Severity | None:
+    """An error where the current transformers loses something; else the rule's own severity."""
+    return "error" if any(v.hurts and (v.loader, v.versions) == ("transformers", "5") for v in views) else None
+
+
+def heeded(views: tuple[LoaderView, ...]) -> bool:
+    """Whether every loader that reads a flag takes it alike, so that only those that read none stand apart."""
+    return len({view.ties for view in views if view.ties is not None and view.reads is not None}) == 1
+
+
+def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: Group) -> tuple[Location, ...]:
+    """The lines of the flags that the loaders read; the config itself where none is written."""
+    read = {view.reads for view in views}
+    there = [flag for flag in flags if flag.dotted in read]
+    if not there:
+        return (declaration(group),)
+    return tuple(
+        Location(
+            "config.json",
+            flag.line,
+            flag.column,
+            "primary" if i == 0 else "related",
+            f"{flag.dotted} is {str(flag.value).lower()}",
+        )
+        for i, flag in enumerate(there)
+    )
+
+
+def uncompared(group: Group, *, tied: bool) -> Iterator[Unknown]:
+    """A group whose stored members could not be compared, for the rules that hang on it."""
+    if group.stored == "unknown" and len(group.stored_names) > 1 and bool(group.declared) == tied:
+        yield Unknown(f"{listed(group.stored_names)} were not compared: {group.reason}")
+
+
+def tied_by_intent(group: Group) -> bool:
+    """Declared as tied, and not merely forced by the class against a flag that says otherwise (T5's false)."""
+    return group.declared is True and not (group.flag is not None and group.flag.value is False)
+
+
+def fit(group: Group) -> str:
+    """How the stored members fit in another form, transposed, padded or cast, as the end of a sentence."""
+    if group.relation is None or not group.reason:
+        return ""
+    return f" ({group.reason.partition(': ')[2] or group.reason})"
+
+
+def confidence(group: Group) -> Confidence:
+    """Medium for a group that was guessed from names and shapes."""
+    return "medium" if group.inferred else "high"
+
+
+def word(group: Group) -> str:
+    """What the deciding flag says."""
+    return "false" if group.flag is not None and group.flag.value is False else "true"
+
+
+def flag_name(group: Group) -> str:
+    """The flag that decides, with its level, written or not."""
+    return group.flag.dotted if group.flag else ".".join((*group.level, group.key))
+
+
+def tying(group: Group) -> str:
+    """How the tie is declared, or made where nothing declares it."""
+    return f"set {flag_name(group)} to true" if group.declared_by else "tie the two in the code"
+
+
+def who(group: Group) -> str:
+    """Who declares the group, as the beginning of a sentence that goes on with "that"."""
+    if not group.declared_by:
+        return "the names suggest"
+    by = group.declared_by[0]
+    return f"{by}, declares" if by.endswith("says") else f"{by} says"
+
+
+def main_member(group: Group) -> str | None:
+    """The stored name that the others are tied to; the first where that one is not stored."""
+    there = [tensor.name for tensor in group.tensors]
+    if group.source in there:
+        return group.source
+    ends = [name for name in there if group.source is not None and name.endswith(group.source.rpartition(".")[0])]
+    return ends[0] if ends else there[-1] if there else None
+
+
+def levers(group: Group, views: tuple[LoaderView, ...]) -> str:
+    """Every flag that some loader reads for the group: to write one alone would leave the others to disagree."""
+    read = {view.reads for view in views if view.reads is not None and view.ties is not None}
+    return " and ".join(sorted(read | {flag_name(group)}))
+
+
+def declaration(group: Group, where: Literal["primary", "related"] = "primary") -> Location:
+    """Where it is declared: the flag's line, or the config that does not say."""
+    if group.flag:
+        return Location(
+            "config.json", group.flag.line, group.flag.column, where, f"{group.flag.dotted} is {word(group)}"
+        )
+    note = group.declared_by[0] if group.declared_by else "nothing is said about tying"
+    return Location("config.json", None, None, where, note)
+
+
+def stored(group: Group, *, primary: bool = False) -> tuple[Location, ...]:
+    """Where each stored member lies."""
+    return tuple(
+        Location(
+            tensor.file,
+            None,
+            None,
+            "primary" if primary and i == 0 else "related",
+            f"{tensor.name}, {tensor.dtype} {list(tensor.shape)}",
+        )
+        for i, tensor in enumerate(group.tensors)
+    )

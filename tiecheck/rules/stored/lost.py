@@ -1,0 +1,283 @@
+"""TIE1xx: what is stored against what is declared, where a tensor is lost or ends up wrong.
+
+Needs headers and config, and bytes where two members are stored. `copies.py` has the rules on equal copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.stored import Group
+from tiecheck.records.words import DISCARDED, Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.row_words import rows
+from tiecheck.rules.stored.groups import (
+    confidence,
+    declaration,
+    disputed,
+    fit,
+    flag_name,
+    hurt,
+    levers,
+    main_member,
+    spoken_for,
+    stored,
+    tied_by_intent,
+    titles,
+    uncompared,
+    views_of,
+    who,
+    word,
+)
+from tiecheck.wording import listed, plural, them
+
+
+class TrainedHeadDiscarded(Rule):
+    """The config ties head and embedding, and the checkpoint stores two different tensors for them.
+
+    ## What it does
+    Finds groups that config or class declare as tied, whose members are all stored and whose bytes differ. It
+    says how many rows differ, and whether only the last ones do, as after adding tokens.
+
+    ## Why it is bad
+    Loaders do different things with such a checkpoint. transformers 4.57 ties, and throws the stored head away
+    without a word; so do engines that skip `lm_head` whenever the flag is true. transformers 5 compares the
+    values, keeps both untied, and logs a warning; but any later `tie_weights()` or `resize_token_embeddings()`
+    ties them again, and `save_pretrained` keeps the flag. The model that was trained is not the model that is
+    served: fluent gibberish, repeated tokens, a drop in accuracy.
+
+    ## How to mend it
+    Find out which copy is right: "differs" does not say. After full fine-tuning, or after merging an adapter
+    that trained the head, both are: set `tie_word_embeddings` to false, at the level the finding names, and keep
+    both tensors. Where the second tensor is left over from a conversion, delete it from the checkpoint.
+    """
+
+    code = "TIE101"
+    name = "trained-head-discarded"
+    summary = "declared tied, stored as different tensors: some loaders throw one away"
+    severity = "error"
+    confidence = "high"
+    fixable = False
+    messages = (
+        "The tied weights mapping and config for this model specifies to tie",
+        "but both are present in the checkpoints with different values, so we will NOT tie them",
+    )
+    threads = (
+        "huggingface/transformers#42612",
+        "huggingface/transformers#45127",
+        "vllm-project/vllm#51063",
+        "vllm-project/vllm#51665",
+        "huggingface/peft#2777",
+        "Lightning-AI/litgpt#1727",
+    )
+
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
+        """Groups declared as tied whose stored bytes differ."""
+        for group in groups:
+            views = views_of(group, loaders)
+            yield from uncompared(group, tied=True)
+            if group.declared is None and not group.inferred and group.stored == "separate":
+                yield Unknown(f"the stored values differ, and who decides is not clear: {group.reason}")
+            against = group.declared is True and not tied_by_intent(group)  # a false that the class does not heed
+            if not (tied_by_intent(group) or (against and any(_throws_away(view) for view in views))):
+                continue
+            if group.stored != "separate" or group.comparison is None or spoken_for(views):
+                continue
+            if disputed(views) is not None and not any(view.outcome in DISCARDED for view in views):
+                continue  # nobody throws anything away; that the flags disagree is TIE103's to say
+            kept = group.source if group.source in group.names else group.names[-1]
+            lost = tuple(n for n in group.names if n != kept and n not in group.missing)
+            yield Draft(
+                f"{who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
+                f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, listed(lost))}",
+                group.stored_names,
+                (declaration(group), *stored(group)),
+                _apart(group, groups, views),
+                severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
+                confidence=confidence(group),
+                hurts=hurt(views) or None,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Different, different in the last rows only, and everything that only looks like it."""
+        from tiecheck.rules.cases import PAIR, compared, flag, group, judged
+
+        differ = compared(rows_differ=128, first=0)
+        separate = group(stored=PAIR)._replace(stored="separate", comparison=differ)
+        yield Case("both stored and different", judged(separate), finds=("error",))
+        tail = separate._replace(comparison=compared(rows_differ=3, first=125))
+        yield Case("only the rows of three added tokens differ", judged(tail), finds=("error",))
+        guessed = separate._replace(inferred=True, kind=None)
+        yield Case("the same by names, in a class nobody knows", judged(guessed), finds=("warning",))
+        yield Case("tied and stored once", judged(group()))
+        yield Case(
+            "untied on purpose",
+            judged(group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ)),
+        )
+        forced = separate._replace(flag=flag(False), forced=True)
+        head_apart = forced._replace(declared=False, forced=False)  # 4.57 reads T5's false as it stands
+        yield Case("T5's false, which means that logits are not scaled", judged(forced, older=(head_apart,)))
+        yield Case("a false that 4.57 does not heed either", judged(forced), finds=("error",))
+        shapes = separate._replace(comparison=None, reason="the members differ in shape or dtype")
+        yield Case("different shapes are another rule's matter", judged(shapes))
+        unread = separate._replace(stored="unknown", comparison=None, reason="not read")
+        yield Case("bytes that were not read", judged(unread), unknown=True)
+        unclear = separate._replace(declared=None, reason="two flags disagree")
+        yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
+
+
+def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> str:
+    """How to have one tensor again, or to keep both in every loader."""
+    extra = listed(tuple(name for name in group.stored_names if name != main_member(group)))
+    drop = f"If the difference is left over from a conversion, delete {extra} from the checkpoint."
+    if group.forced:
+        return f"{drop} No flag keeps them apart everywhere, since the class ties whatever it says."
+    same = (g for g in groups if g.declared and g.level == group.level and g.key == group.key and not g.inferred)
+    missing = tuple(sorted({name for other in same for name in other.missing}))
+    store = f", and store {listed(missing)} as well, which the same flag unties" if missing else ""
+    return f"{drop} If both were trained, set {levers(group, views)} to false and keep both tensors{store}."
+
+
+def _throws_away(view: LoaderView) -> bool:
+    """Whether a loader that was run ties the group and throws a stored member away."""
+    return view.checked == "run" and view.outcome in DISCARDED
+
+
+def _fates(views: tuple[LoaderView, ...], lost: str) -> str:
+    """Who throws the head away and who keeps both; what is not known of a loader is not said."""
+    thrown = tuple(v for v in views if v.outcome in DISCARDED)
+    apart = tuple(v for v in views if v.outcome == "kept-apart")
+    failing = tuple(v for v in views if v.outcome == "crash")
+    parts = []
+    if thrown:
+        parts.append(f"{titles(thrown)} {plural('throw', len(thrown) > 1)} {lost} away without a word")
+    if apart:
+        five = any(v.title == "transformers 5" for v in apart)
+        warns = (
+            ", untied, and transformers 5 warns" if five and len(apart) > 1 else ", untied, and warns" if five else ""
+        )
+        parts.append(f"{titles(apart)} {plural('keep', len(apart) > 1)} both{warns}")
+    if failing:
+        parts.append(f"{titles(failing)} {plural('fail', len(failing) > 1)}")
+    return "; ".join(parts) + "." if parts else "What loads it is not known: the code of its class decides."
+
+
+class TiedMemberLost(Rule):
+    """A member of a group is not stored, and nothing the loader reads ties it to one that is.
+
+    ## What it does
+    Finds groups that the class can tie, of which a member is missing in the checkpoint while the config, or the
+    class's default, says that they are not tied.
+
+    ## Why it is bad
+    The missing tensor is made anew at random: gibberish, or logits that are nearly uniform. transformers says so
+    in one line of its load report and speaks of training, not of tying; other loaders leave zeros and say
+    nothing.
+
+    ## How to mend it
+    If the model was trained tied, the flag was lost on the way: set `tie_word_embeddings` to true at the level
+    the finding names. If it was trained untied, the tensor was lost: save the model again, with the head.
+    """
+
+    code = "TIE102"
+    name = "tied-member-lost"
+    summary = "a member is not stored and nothing ties it: a random or zero head"
+    severity = "error"
+    confidence = "medium"
+    fixable = False
+    messages = (
+        "were not initialized from the model checkpoint and are newly initialized: ['lm_head.weight']",
+        "lm_head.weight | MISSING",
+    )
+    threads = (
+        "huggingface/transformers#43429",
+        "huggingface/transformers#44931",
+        "huggingface/transformers#47620",
+        "vllm-project/vllm#53020",
+        "GradientHQ/parallax#444",
+        "huggingface/transformers#31467",
+    )
+
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
+        """Groups declared as untied of which a member is not stored."""
+        for group in groups:
+            if group.misfit:
+                yield Unknown(f"{listed(group.stored_names)}: {group.reason}")
+            if group.inferred or not group.missing or group.stored == "unknown":
+                continue
+            nothing = not group.stored_names
+            if nothing and not group.anchored:
+                yield Unknown(
+                    f"none of {listed(group.names)} is stored under a name that is known (another class's checkpoint, "
+                    "or names with a prefix?)"
+                )
+            elif group.declared is None:
+                yield Unknown(f"{listed(group.missing)}: not stored, and who decides is not clear: {group.reason}")
+            views = views_of(group, loaders)
+            if group.declared is not False or (nothing and not group.anchored):
+                continue
+            if spoken_for(views) and not nothing:
+                continue
+            lost = listed(group.missing)
+            verb = "is" if len(group.missing) == 1 else "are"
+            why = (
+                f"{group.declared_by[0]}, has no tie for it"
+                if group.inert
+                else f"{group.declared_by[0]} is {word(group)}"
+                if group.flag
+                else f"the config does not set {flag_name(group)}, and the class does not tie by default"
+            )
+            yield Draft(
+                f"{lost} {verb} not stored, and {why}: nothing ties {them(group.missing)} to "
+                f"{listed(group.stored_names) if group.stored_names else 'anything'}, so the loader makes "
+                f"{them(group.missing)} at random{_elsewhere(views)}.",
+                group.names,
+                (declaration(group), *stored(group)),
+                _remedy(group, views, lost),
+                hurts=hurt(views) or None,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A lost flag, a lost embedding, and checkpoints in which nothing is lost."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, flag, group, judged
+
+        yield Case("flag false, head not stored", judged(group(value=False)), finds=("error",))
+        yield Case("flag absent, default untied, head not stored", judged(group(value=None)), finds=("error",))
+        yield Case("flag false, embedding not stored", judged(group(value=False, stored=(HEAD,))), finds=("error",))
+        yield Case("tied and stored once", judged(group()))
+        yield Case("tied and stored under the head's name", judged(group(stored=(HEAD,))))
+        yield Case("untied and both stored", judged(group(value=False, stored=PAIR)._replace(stored="separate")))
+        forced = group(stored=(EMBEDDING,))._replace(flag=flag(False), forced=True)
+        yield Case("T5's false: the class ties all the same", judged(forced))
+        inert = group(value=True)._replace(declared=False, flag=None, inert=True)
+        yield Case("a class that lost its tie on the way to 5", judged(inert, older=(group(),)), finds=("error",))
+        unclear = group()._replace(declared=None, declared_by=(), reason="the flags are at other levels")
+        yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
+        prefixed = group(stored=())
+        yield Case("every name has a prefix that nobody knows", judged(prefixed), unknown=True)
+        packed = group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
+        yield Case("the head is stored quantised, under other names", judged(packed))
+        yield Case("a class without a head", judged())
+
+
+def _remedy(group: Group, views: tuple[LoaderView, ...], lost: str) -> str:
+    """How to get the lost member back."""
+    if group.inert:
+        return (
+            f"No flag helps here: load it with transformers 4.57, or write {lost} into the checkpoint as a copy of "
+            f"{listed(group.stored_names)}."
+        )
+    rename = ""
+    if group.source in group.missing and group.stored_names:
+        rename = f", and rename {group.stored_names[0]} to {group.source}"
+    tied = f"If the model was trained tied, set {levers(group, views)} to true{rename}."
+    return f"{tied} If not, save it again with {lost} in the checkpoint."
+
+
+def _elsewhere(views: tuple[LoaderView, ...]) -> str:
+    """Which loaders tie it all the same, so that the checkpoint works there."""
+    fine = tuple(v for v in views if v.outcome == "tied")
+    return f"; {titles(fine)} {plural('tie', len(fine) > 1)} it all the same" if fine else ""

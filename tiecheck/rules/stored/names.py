@@ -1,0 +1,216 @@
+"""TIE1xx: under which name a tied group is stored, and who cannot do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.groups import declaration, endings, hurt, spoken_for, stored, tied_by_intent, views_of, who
+from tiecheck.wording import listed
+
+
+class HeadNotMaterialised(Rule):
+    """The group is tied and stored once, as it should be, and some tool reads the other name without asking.
+
+    ## What it does
+    Finds healthy tied checkpoints that a loader of the matrix cannot take, because it reads `lm_head.weight` (or
+    another target) unconditionally, or does not know the name that the tensor is stored under. It is a note: the
+    checkpoint is right. It is a warning where a transformers goes on without the tensor, as 4.57 does for the base
+    checkpoints of some classes.
+
+    ## Why it is bad
+    The tool ends in `KeyError: 'lm_head.weight'` or "weight lm_head.weight does not exist", which looks like a broken
+    checkpoint and is not.
+
+    ## How to mend it
+    Use a version of the tool that falls back to the embedding. Where that cannot be had, make a copy of the checkpoint
+    for that tool alone, with the head written out; do not change the flag.
+    """
+
+    code = "TIE107"
+    name = "head-not-materialised"
+    summary = "correctly tied and stored once: which tools read the other name unconditionally and fail"
+    severity = "info"
+    confidence = "medium"
+    messages = (
+        "KeyError: 'lm_head.weight'",
+        "weight lm_head.weight does not exist",
+        "Missing 1 parameters: lm_head.weight",
+    )
+    threads = (
+        "arcee-ai/mergekit#350",
+        "arcee-ai/mergekit#615",
+        "NVIDIA/TensorRT-LLM#1733",
+        "tdrussell/qlora-pipe#30",
+        "huggingface/transformers#30202",
+        "IBM/text-generation-inference#76",
+        "pytorch/torchtitan#919",
+    )
+
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
+        """Tied groups, stored under the source's name alone, that a loader fails on."""
+        for group in groups:
+            views = views_of(group, loaders)
+            failing = hurt(views)
+            normal = tied_by_intent(group) and group.source not in group.missing and group.stored == "absent"
+            if not normal or not group.stored_names or not failing or spoken_for(views):
+                continue
+            yield Draft(
+                f"{listed(group.names)} are stored once, as {group.stored_names[0]}, which is right. Some loaders look "
+                f"for the other name all the same. {endings(failing)}",
+                group.names,
+                (*stored(group, primary=True), declaration(group, "related")),
+                "Nothing is wrong with the checkpoint; use a version of the tool that falls back to the embedding.",
+                severity="warning" if any(_silent(view) for view in failing) else None,
+                hurts=failing,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """A tool that fails, tools that do not, and states that are other rules' matter."""
+        from tiecheck.rules.cases import HEAD, group, judged, view
+
+        fails = view("mergekit", "crash", reads=None, value=None, ties=None, message="KeyError: 'lm_head.weight'")
+        yield Case(
+            "a tool reads the head unconditionally", {"groups": (group(),), "loaders": (fails,)}, finds=("info",)
+        )
+        random = view("transformers", "embedding-random", versions="4.57", checked="run")
+        yield Case(
+            "4.57 does not know the name it is stored under, and goes on with a random one",
+            {"groups": (group(),), "loaders": (random,)},
+            finds=("warning",),
+        )
+        yield Case("every loader ties", judged(group()))
+        yield Case("stored under the head's name", {"groups": (group(stored=(HEAD,)),), "loaders": (fails,)})
+        yield Case("not tied", {"groups": (group(value=False),), "loaders": (fails,)})
+
+
+def _silent(view: LoaderView) -> bool:
+    """Whether a transformers, which was run, goes on without the tensor: random, or left on the meta device."""
+    return view.checked == "run"
+
+
+class OrphanedTieGroup(Rule):
+    """The group is declared as tied, and no member of it is stored.
+
+    ## What it does
+    Finds checkpoints that hold other tensors of the module that owns a member, under the class's own names, and none
+    of the members themselves, in no other form either. A checkpoint with names nobody knows is a skip of TIE102, not
+    this.
+
+    ## Why it is bad
+    Embedding and head are then both made at random: transformers 5 says that the checkpoint seems corrupted and goes
+    on, others say nothing. Everything the model reads and writes passes through that matrix.
+
+    ## How to mend it
+    Find the tensor: it was dropped by a script that deletes shared tensors by both names, or lies in a shard that was
+    not copied. Save the model again from where it is whole.
+    """
+
+    code = "TIE110"
+    name = "orphaned-tie-group"
+    summary = "no member of a declared group is stored"
+    severity = "error"
+    confidence = "medium"
+    messages = (
+        "This checkpoint seem corrupted. The tied weights mapping for this model specifies to tie",
+        "newly initialized: ['model.decoder.embed_tokens.weight','model.encoder.embed_tokens.weight']",
+    )
+    threads = (
+        "huggingface/transformers#26266",
+        "huggingface/transformers#42362",
+        "vllm-project/vllm#23426",
+        "NVIDIA/Model-Optimizer#2071",
+    )
+
+    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+        """Declared groups of which nothing is stored, in a checkpoint of that class."""
+        for group in groups:
+            if group.declared and not group.inferred and group.anchored and not group.stored_names:
+                yield Draft(
+                    f"{who(group)} that {listed(group.names)} are one tensor, and the checkpoint holds it under no "
+                    "name at all, while the tensors beside it are there: it comes out random.",
+                    group.names,
+                    (declaration(group),),
+                    f"Save the model again with {group.source or group.names[0]}, from where it is whole.",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Nothing stored beside its neighbours, and checkpoints that only look so."""
+        from tiecheck.rules.cases import group
+
+        lost = group(stored=())._replace(anchored=True)
+        yield Case("neither is stored, its neighbours are", {"groups": (lost,)}, finds=("error",))
+        yield Case("names that nobody knows", {"groups": (group(stored=()),)})
+        yield Case("one is stored", {"groups": (group(),)})
+        yield Case("not declared", {"groups": (lost._replace(declared=False),)})
+        packed = lost._replace(anchored=False, stored="unknown", reason="stored as embed_tokens.qweight")
+        yield Case("stored in another form", {"groups": (packed,)})
+
+
+class KeptTheAliasName(Rule):
+    """The group is tied and stored under a target's name only.
+
+    ## What it does
+    Finds tied groups whose source is not stored while a target is, and names the loaders that cannot take it. Where
+    every loader that is known takes it, nothing is said.
+
+    ## Why it is bad
+    Savers that drop shared tensors without asking which name is the canonical one keep the alphabetically first:
+    `lm_head.weight` stays, `model.embed_tokens.weight` goes. transformers 5 swaps the two roles and loads it. 4.57
+    leaves both on the meta device without a word, and serving engines and converters that look for the embedding fail.
+
+    ## How to mend it
+    Rename the tensor in the file to the source's name. Savers take a hint: `_tied_weights_keys` on the class, or
+    `state_dict_keys_to_discard` of huggingface_hub's `save_torch_state_dict`.
+    """
+
+    code = "TIE111"
+    name = "kept-the-alias-name"
+    summary = "the group is stored under the target's name only: which loaders fail"
+    severity = "warning"
+    confidence = "high"
+    messages = ("tensor 'token_embd.weight' not found", "Tensor on device meta is not on the expected device")
+    threads = (
+        "huggingface/transformers#35080",
+        "huggingface/huggingface_hub#2696",
+        "casper-hansen/AutoAWQ#644",
+        "casper-hansen/AutoAWQ#665",
+        "axolotl-ai-cloud/axolotl#2150",
+        "microsoft/onnxruntime-genai#1089",
+        "QwenLM/Qwen3#1101",
+        "huggingface/lerobot#2151",
+    )
+
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
+        """Tied groups whose source is not stored, and loaders that need it."""
+        for group in groups:
+            views = views_of(group, loaders)
+            failing = hurt(views)
+            alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
+            if not alias or group.inferred or not failing or spoken_for(views):
+                continue
+            yield Draft(
+                f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
+                f"{group.source}, which the others are tied to. {endings(failing)}",
+                group.names,
+                (*stored(group, primary=True), declaration(group, "related")),
+                f"Rename {group.stored_names[0]} in the checkpoint to {group.source}.",
+                hurts=failing,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """The head's name alone, and what every loader takes."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, group, judged, view
+
+        alias = group(stored=(HEAD,))
+        yield Case("only the head's name is stored", judged(alias), finds=("warning",))
+        fine = view("transformers", "tied", versions="5")
+        yield Case("no loader minds", {"groups": (alias,), "loaders": (fine,)})
+        yield Case("stored under the source's name", judged(group(stored=(EMBEDDING,))))
+        yield Case("untied, and the embedding lost", judged(group(value=False, stored=(HEAD,))))

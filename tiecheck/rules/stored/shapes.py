@@ -1,0 +1,103 @@
+"""TIE1xx: members that cannot be one tensor, by their shape or dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.groups import (
+    declaration,
+    fit,
+    flag_name,
+    hurt,
+    main_member,
+    stored,
+    tied_by_intent,
+    views_of,
+    who,
+)
+from tiecheck.wording import listed
+
+_CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
+
+
+class TiedShapeMismatch(Rule):
+    """The group is declared as tied, and its members are stored in different shapes or dtypes.
+
+    ## What it does
+    Finds groups that the class ties as whole tensors and whose stored members differ in shape (an error) or only in
+    dtype (a warning).
+
+    ## Why it is bad
+    One tensor has one shape. transformers refuses to load members of different shapes ("size mismatch"); other
+    loaders keep the first and drop the rest, or read past the vocabulary. The usual causes are rows that padding
+    or added tokens gave to one side only, and a draft model's smaller vocabulary under a flag that is true. With
+    different dtypes the loader casts before it compares, so that the dtype you ask for decides whether it ties.
+
+    ## How to mend it
+    Give both members one row a token: trim the padding, or resize with `model.resize_token_embeddings(n)` and save
+    again, so that the rows and the config's `vocab_size` agree. Turn a transposed matrix back. Of two dtypes delete the
+    cast copy; casting it up again makes two different tensors of one (TIE101).
+    """
+
+    code = "TIE108"
+    name = "tied-shape-mismatch"
+    summary = "declared tied, stored in different shapes or dtypes: the loader fails or mixes them up"
+    severity = "error"
+    confidence = "high"
+    messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")
+    threads = ("sgl-project/SpecForge#139", "NVIDIA-NeMo/Megatron-Bridge#625", "huggingface/transformers#46835")
+
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
+        """Groups declared as tied whose members cannot be one tensor."""
+        for group in groups:
+            if not tied_by_intent(group) or group.inferred or group.misfit or len(group.tensors) < 2:
+                continue
+            shapes = {tensor.shape for tensor in group.tensors}
+            dtypes = {tensor.dtype for tensor in group.tensors}
+            if len(shapes) == len(dtypes) == 1:
+                continue
+            what = "shapes" if len(shapes) > 1 else "dtypes"
+            forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
+            yield Draft(
+                f"{who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
+                f"{forms}{fit(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
+                group.stored_names,
+                (*stored(group, primary=True), declaration(group, "related")),
+                _mend(group, len(shapes) > 1),
+                severity=None if len(shapes) > 1 else "warning",
+                hurts=hurt(views_of(group, loaders)) or None,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Padding on one side, another dtype, and what is alike."""
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, judged, tensor
+
+        both = group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")
+        padded = both._replace(tensors=(tensor(HEAD, (128, 16)), tensor(EMBEDDING, (136, 16))))
+        yield Case("eight rows of padding on one side", judged(padded), finds=("error",))
+        cast = both._replace(tensors=(tensor(HEAD), tensor(EMBEDDING)._replace(dtype="bfloat16")))
+        yield Case("another dtype", judged(cast), finds=("warning",))
+        yield Case("different on purpose", judged(padded._replace(declared=False)))
+        yield Case("alike in both", judged(both))
+        yield Case("stored once", judged(group()))
+
+
+def _mend(group: Group, shapes: bool) -> str:
+    """How to make one tensor of members that cannot be one."""
+    extra = listed(tuple(tensor.name for tensor in group.tensors if tensor.name != main_member(group)))
+    if not shapes:
+        return (
+            f"If {extra} is the same tensor in another dtype, delete it from the checkpoint. If it was trained on its "
+            f"own, set {flag_name(group)} to false."
+        )
+    if group.relation is not None and group.relation.form == "transposed":
+        return f"Delete {extra} from the checkpoint, or write it the right way round."
+    return (
+        "Give every member as many rows as the config's vocab_size says, by trimming the padding or by "
+        f"resize_token_embeddings, and save again; or delete {extra} if the other one has them."
+    )

@@ -1,0 +1,115 @@
+"""TIE7xx: what a tie does to training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.report import Location
+from tiecheck.records.scale import InitScale
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule
+
+ERROR_FROM = 4.0
+"""Predicted logit deviation from which untrained logits drown everything else."""
+
+NOTE_FROM = 1.5
+"""Deviation from which the first steps are spent on shrinking the logits. At their own init, of the tied
+classes of transformers 5.23 that build small, only MT5 and Funnel reach `ERROR_FROM` (8 measured)."""
+
+
+class EmbeddingScaleOnTiedHead(Rule):
+    """The tied matrix keeps the embedding's N(0, 1) draw, which is far too large for a head.
+
+    ## What it does
+    Predicts the deviation of an untrained model's logits, `std * sqrt(d_model)` times the scale of the head's
+    input (1 after a final norm) and of the head itself, and reports 4 and more as an error, 1.5 to 4 as a note.
+    It speaks only on evidence that nothing was trained yet (every normalisation weight exactly one), and only
+    where the head's scale is known; T5 divides by sqrt(d_model), for one. With weights loaded it also measures.
+
+    ## Why it is bad
+    `nn.Embedding` draws from N(0, 1), `nn.Linear` from a narrow uniform. `lm_head.weight = embedding.weight`
+    keeps the first: for d_model 768 the logits deviate by about 28, and the loss starts in the hundreds where
+    ln(vocabulary) is 10.8. Each token's own logit is the largest by far, so that sampling repeats the input. The
+    tie itself is sound; `embedding.weight = lm_head.weight` keeps the small draw, and only that differs.
+
+    ## How to mend it
+    Initialise the tied tensor for its role as a head: `nn.init.normal_(embedding.weight, std=0.02)` after tying
+    (GPT-2's choice), or a deviation of at most `sqrt(0.2 / d_model)`, which keeps the first loss within 0.1 of
+    ln(vocabulary). Tying in the other order works by accident of nn.Linear's default.
+    """
+
+    code = "TIE701"
+    name = "embedding-scale-on-tied-head"
+    summary = "the shared tensor's scale blows up untrained logits"
+    severity = "error"
+    confidence = "high"
+    threads = (
+        "https://discuss.pytorch.org/t/212223",
+        "huggingface/transformers#26441",
+        "huggingface/transformers#16749",
+        "Modalities/modalities#456",
+        "fastai/fastai#2090",
+    )
+
+    def check(self, scale: tuple[InitScale | Unknown, ...]) -> Iterator[Draft | Unknown]:
+        """Untrained groups whose predicted logit deviation is too large."""
+        for fact in scale:
+            if isinstance(fact, Unknown):
+                yield fact
+            elif not fact.untrained or fact.std is None:
+                continue
+            elif fact.predicted is None:
+                unscaled = fact.std * fact.width**0.5
+                if unscaled >= NOTE_FROM:
+                    yield Unknown(
+                        f"the model is untrained, and its logits would deviate by {unscaled:.1f} if nothing scaled "
+                        f"them; whether something does is not known ({fact.reason or 'the class was not run'})"
+                    )
+            elif fact.predicted >= NOTE_FROM:
+                yield self._draft(fact, fact.std, fact.predicted)
+
+    @staticmethod
+    def _draft(fact: InitScale, std: float, predicted: float) -> Draft:
+        import math
+
+        blown = predicted >= ERROR_FROM
+        measured = f", {fact.measured:.1f} measured" if fact.measured is not None else ""
+        loss = (
+            f" The loss of random tokens is {fact.loss:.1f} nats, against ln({fact.vocabulary}) = "
+            f"{math.log(fact.vocabulary):.2f}."
+            if fact.loss is not None
+            else ""
+        )
+        repeats = (
+            f" In {fact.repeats:.0%} of the positions the input token itself is the most likely next one."
+            if fact.repeats is not None
+            else ""
+        )
+        wanted = math.sqrt(0.2 / fact.width)
+        return Draft(
+            f"{' and '.join(fact.names)} are one tensor with standard deviation {std:.3g}, and the model is "
+            f"untrained ({fact.evidence}). Its logits deviate by {predicted:.1f} as predicted "
+            f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
+            fact.names,
+            (Location(fact.names[0], None, None, "primary", f"std {std:.3g}, d_model {fact.width}"),),
+            f"Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most {wanted:.3f} for "
+            "this width. The tie itself is sound.",
+            severity=None if blown else "info",
+        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """The embedding's draw at two widths, the linear draw, a trained model, T5, and what cannot be known."""
+        from tiecheck.rules.cases import scale
+
+        yield Case("GPT-2's width with the embedding's draw", {"scale": (scale(),)}, finds=("error",))
+        small = scale(width=64, predicted=8.0, measured=None, loss=None, repeats=None)
+        yield Case("d_model 64, nothing measured", {"scale": (small,)}, finds=("error",))
+        yield Case("a note below 4", {"scale": (scale(std=0.1, predicted=2.8, measured=2.8),)}, finds=("info",))
+        yield Case("the linear layer's draw", {"scale": (scale(std=0.0208, predicted=0.58, measured=0.58),)})
+        yield Case("a trained model", {"scale": (scale(untrained=False),)})
+        yield Case("T5, which scales by 1/sqrt(d_model)", {"scale": (scale(head_scale=768**-0.5, predicted=1.0),)})
+        blind = scale(head_scale=None, predicted=None, measured=None, loss=None, repeats=None)
+        yield Case("the head's scale is not known", {"scale": (blind,)}, unknown=True)
+        yield Case("no norm tells whether it was trained", {"scale": (Unknown("no norm"),)}, unknown=True)
+        yield Case("nothing tied", {"scale": ()})

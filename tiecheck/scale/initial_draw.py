@@ -1,0 +1,162 @@
+"""Whether weights still are the draw they were initialised with: names of normalisation layers, moments of samples.
+
+Nothing here reads a file or a module. The stored and the live half of TIE701's fact judge by the same words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from tiecheck.records.record import Record
+
+MATRICES = 6
+"""How many weight matrices are looked at, spread over the model."""
+
+RUNS = 32
+"""How many runs of neighbouring elements are taken from one matrix."""
+
+RUN = 256
+"""Elements in a run."""
+
+LEAST = 256
+"""A matrix with fewer elements says nothing about how it was drawn."""
+
+_NORM = re.compile(r"norm|^ln|ln$|_ln_|^bn\d*$|layer_?norm", re.IGNORECASE)
+GAINS = ("weight", "scale", "gamma", "g")
+"""What a normalisation layer's weight is called."""
+
+OFFSETS = ("bias", "beta", "b")
+"""What its bias is called."""
+
+_TABLE = r"(?i)embed|emb\b|pos|wpe|wte|relative|rotary|token_type|shared\."  # a trained model never has it compiled
+_COMMON = (0.02, 0.01, 0.005, 0.006, 0.04, 0.05, 0.1, 1.0)
+
+
+class Sample(Record):
+    """Elements of one matrix, in runs of neighbours."""
+
+    name: str
+    """The parameter."""
+    shape: tuple[int, ...]
+    """Its shape, two numbers."""
+    runs: Sequence[Sequence[float]]
+    """The elements: up to `RUNS` runs of up to `RUN` neighbours."""
+
+
+class _Moments(Record):
+    size: int
+    std: float
+    kurtosis: float
+
+
+def is_norm_gain(name: str) -> bool:
+    """Whether a parameter's name is that of a normalisation layer's weight (`ln_f.weight`, `final_norm.weight`)."""
+    return _is_norm(name, GAINS)
+
+
+def is_norm_offset(name: str) -> bool:
+    """Whether a parameter's name is that of a normalisation layer's bias."""
+    return _is_norm(name, OFFSETS)
+
+
+def is_plain_matrix(name: str) -> bool:
+    """Whether a name may be that of a layer's weight matrix: no table of embeddings, no normalisation layer."""
+    return name.endswith(".weight") and not re.search(_TABLE, name) and not is_norm_gain(name)
+
+
+def spread(names: Sequence[str], count: int = MATRICES) -> list[str]:
+    """At most `count` of some names, evenly spread, the first and the last among them."""
+    if len(names) <= count:
+        return list(names)
+    return [names[i * (len(names) - 1) // (count - 1)] for i in range(count)]
+
+
+def starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
+    """First elements of evenly spread runs over a tensor, and the length of a run.
+
+    A tensor smaller than the sample is taken whole.
+    """
+    if elements <= runs * run:
+        whole = max(1, min(run, elements))
+        return list(range(0, elements - whole + 1, whole)), whole
+    return [i * (elements - run) // (runs - 1) for i in range(runs)], run
+
+
+def deviation(runs: Iterable[Sequence[float]]) -> float:
+    """Standard deviation of all elements of some runs."""
+    values = [value for run in runs for value in run]
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+
+
+NO_MATRIX = "there is no weight matrix that could tell whether the model is trained"
+
+
+def no_draw(samples: Iterable[Sample]) -> str | None:
+    """Why some matrices are no default draw, in words; None where all of them look like one.
+
+    A default draw is uniform or (truncated) normal, equally wide everywhere in the matrix, and its deviation is
+    one that initialisers give: a function of the fan (nn.Linear: 1/sqrt(3 fan_in)), a usual constant (0.02), or
+    the very deviation of another matrix. Constant matrices (zeros) speak neither for nor against.
+
+    Training in pure bfloat16 makes this necessary: normalisation weights stay at exactly one, since steps below half
+    a unit in the last place are rounded away, while the rows of the matrices drift apart within twenty steps.
+    """
+    seen: list[tuple[Sample, _Moments]] = []
+    for sample in samples:
+        moments = _moments(sample.runs)
+        if moments.std == 0:
+            continue
+        if not _one_draw(sample.runs, moments):
+            return f"{sample.name} does not have the distribution of a fresh draw"
+        seen.append((sample, moments))
+    if not seen:
+        return NO_MATRIX
+    for sample, moments in seen:
+        expected = [*_fans(sample.shape), *_COMMON, *(m.std for s, m in seen if s is not sample)]
+        slack = max(0.03, 4 / math.sqrt(2 * moments.size))
+        if not any(abs(moments.std / std - 1) < slack for std in expected):
+            return f"the deviation of {sample.name}, {moments.std:.4g}, is none that initialisers give"
+    return None
+
+
+def _is_norm(name: str, leaves: tuple[str, ...]) -> bool:
+    head, _, leaf = name.rpartition(".")
+    return leaf in leaves and _NORM.search(head.rpartition(".")[2] or head) is not None
+
+
+def _moments(runs: Sequence[Sequence[float]]) -> _Moments:
+    values = [value for run in runs for value in run]
+    count = len(values)
+    mean = math.fsum(values) / count
+    squares = [(value - mean) ** 2 for value in values]
+    variance = math.fsum(squares) / count
+    if not variance > 0:
+        return _Moments(count, 0.0, 0.0)
+    fourth = math.fsum(square * square for square in squares) / count
+    return _Moments(count, math.sqrt(variance), fourth / variance**2)
+
+
+def _one_draw(runs: Sequence[Sequence[float]], moments: _Moments) -> bool:
+    """Whether the shape is uniform (kurtosis 1.8) or (truncated) normal (2.2 to 3), and the runs equally wide."""
+    error = math.sqrt(24 / moments.size)
+    uniform = abs(moments.kurtosis - 1.8) < max(0.1, 2 * error)
+    normal = 2.2 < moments.kurtosis < 3 + max(0.15, 4 * error)  # truncated at two deviations: 2.37
+    if not (uniform or normal):
+        return False
+    if len(runs) < 8 or len(runs[0]) < 64:  # too few to compare
+        return True
+    widths = [deviation([run]) ** 2 for run in runs]
+    mean = math.fsum(widths) / len(widths)
+    spread_of = math.fsum((width - mean) ** 2 for width in widths) / (len(widths) - 1)
+    expected = (moments.kurtosis - 1) / len(runs[0]) * mean**2
+    return spread_of < expected * (1 + 5 * math.sqrt(2 / (len(runs) - 1)))
+
+
+def _fans(shape: tuple[int, ...]) -> list[float]:
+    """Deviations that initialisers make of a matrix's two fans, either orientation (nn.Linear, GPT-2's Conv1D)."""
+    rows, columns = shape
+    fans = [math.sqrt(gain / fan) for fan in (rows, columns) for gain in (1 / 3, 1.0, 2.0)]
+    return [*fans, math.sqrt(2 / (rows + columns))]

@@ -1,0 +1,340 @@
+"""Tie groups as the static layers see them: what config and class declare, and what the checkpoint stores.
+
+Names and kinds come from the tie table, which asked the library itself. A class the table lacks (remote
+code) is judged by names, shapes and config, and each of its groups says so (`inferred`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tiecheck.records.declared import Architecture, Flag, ModelConfig, TieSpec
+from tiecheck.records.record import Record
+from tiecheck.records.stored import Checkpoint, Group, StoredTensor
+from tiecheck.records.words import Kind, Unknown
+
+Values = Literal["auto", "never", "always"]
+
+
+HANGS_ON_CONFIG = "its names depend on the config, and the table has those of the default config"
+
+
+class _Claim(Record):
+    """Who says what about one group."""
+
+    tied: bool | None
+    by: tuple[str, ...]
+    flag: Flag | None
+    reason: str | None
+
+
+def build_groups(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint | None, values: Values
+) -> tuple[Group, ...] | Unknown:
+    """Every tie group that the class, or failing that the names, suggest.
+
+    Args:
+        config: The model's config, where there is one.
+        architecture: What the tie table knows of the class.
+        checkpoint: The stored layer, where there is one.
+        values: Whether bytes may be read.
+
+    Returns:
+        The groups, sorted by first name; none for a class that ties nothing. Unknown where neither the table
+        nor the names tell.
+    """
+    if architecture.known:
+        found = [_from_table(config, architecture, spec, checkpoint, values) for spec in architecture.ties]
+        groups = [group for group in found if group is not None]
+        if found and not groups:  # another text model inside than those the table has names for
+            return Unknown(
+                f"the ties of {architecture.class_name} depend on the models it is made of, and the names that "
+                f"{architecture.origin} gives them are not in this checkpoint; --live builds the class"
+            )
+        groups += _unseen(config, architecture, groups) if checkpoint else []
+        return tuple(sorted(groups, key=lambda g: g.names))
+    if checkpoint is None:
+        return Unknown(f"{architecture.origin}, and there are no weights to tell from")
+    from tiecheck.stored.name_guesses import guess_groups
+
+    guessed = guess_groups(config, checkpoint)
+    if isinstance(guessed, Unknown):
+        return Unknown(f"{architecture.origin}, and {guessed.reason}")
+    return tuple(
+        stored_group(g, checkpoint, [(n, n) for n in g.stored_names], values, architecture.origin) for g in guessed
+    )
+
+
+def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:
+    """What the flag at the controlling level says, or the class's default where no level speaks."""
+    written = [f for f in config.flags if f.key == spec.key] if config else []
+    flags = [f for f in written if isinstance(f.value, bool)]
+    flag = next((f for f in flags if f.level == spec.level), None)
+    owner = f"{architecture.class_name} ({architecture.origin})"
+    if config and flag:
+        tied = spec.on if flag.value else spec.off
+        by = f"{config.path}:{flag.dotted}" if tied == flag.value else f"{owner}, whatever the flag says"
+        return _Claim(tied, (by,), flag, None)
+    if spec.on == spec.off == spec.silent and not spec.joint:
+        return _Claim(spec.silent, (f"{owner}, whatever the flag says",), None, None)
+    odd = next((f for f in written if f.level == spec.level and not isinstance(f.value, bool)), None)
+    if odd:
+        return _Claim(None, (), None, _odd_value(odd))
+    by = f"default of {owner}"
+    if config and flags:
+        odd = next((f for f in flags if f.level not in architecture.tried), None)
+        if odd:
+            where = ".".join((*spec.level, spec.key))
+            return _Claim(None, (), odd, f"{odd.dotted} is set and {where}, which decides, is not")
+        by = f"{by}, which {flags[0].dotted} does not change"
+    return _Claim(spec.silent, (by,), None, None)
+
+
+def _controlling(config: ModelConfig | None, spec: TieSpec) -> TieSpec:
+    """The spec with the level that decides here, where several flags untie the group only if all are false.
+
+    With some of them false the rest decide, an explicit true before a silent one.
+    """
+    said = {f.level: f.value for f in config.flags if f.key == spec.key} if config else {}
+    left = [level for level in spec.joint if said.get(level) is not False]
+    if not left or len(left) == len(spec.joint):
+        return spec
+    return spec._replace(level=next((level for level in left if level in said), left[0]), off=len(left) > 1)
+
+
+def _odd_value(flag: Flag) -> str:
+    """Why a flag that is no truth value leaves the question open (transformers 5.23 validates it, 4.57 does not)."""
+    kind = {str: "text", dict: "an object", list: "a list", type(None): "null"}.get(type(flag.value), "a number")
+    taken = "true" if flag.value else "false"
+    return f"{flag.dotted} is {kind}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
+
+
+def _from_table(
+    config: ModelConfig | None,
+    architecture: Architecture,
+    spec: TieSpec,
+    checkpoint: Checkpoint | None,
+    values: Values,
+) -> Group | None:
+    spec = _controlling(config, spec)
+    claim = _claim(config, architecture, spec)
+    group = Group(
+        names=spec.names,
+        source=spec.source,
+        kind=spec.kind if claim.tied else None,
+        declared=claim.tied,
+        declared_by=claim.by,
+        flag=claim.flag,
+        level=spec.level,
+        default=spec.silent,
+        forced=spec.off and not spec.joint,
+        stored=None,
+        stored_names=(),
+        missing=(),
+        tensors=(),
+        comparison=None,
+        reason=claim.reason,
+        inferred=False,
+        key=spec.key,
+    )
+    if checkpoint is None:
+        return group
+    pairs = _stored_pairs(spec, checkpoint)
+    if not pairs and spec.exact:
+        group = group._replace(anchored=_anchored(spec, checkpoint))
+    if not spec.exact and len(pairs) < len(spec.names):
+        # One name a layer, or another text model inside: the default config's names need not be this model's.
+        if not pairs:
+            return None
+        if not any(part.isdigit() for name in spec.names for part in name.split(".")):
+            group = group._replace(kind=None, declared=None, declared_by=())  # whether there is such a group at all
+        there = {name for name, _ in pairs}
+        return group._replace(
+            stored="unknown",
+            stored_names=tuple(sorted(stored for _, stored in pairs)),
+            missing=tuple(name for name in spec.names if name not in there),
+            reason=HANGS_ON_CONFIG,
+        )
+    found = stored_group(group, checkpoint, pairs, values, None)
+    return _misfit(found, pairs) if spec.unlike else found
+
+
+def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
+    """A group whose members have shapes of their own where they are not tied: a stored copy need not fit."""
+    shapes = {name: tensor.shape for name, stored in pairs for tensor in group.tensors if tensor.name == stored}
+    source = shapes.pop(group.source or "", None)
+    apart = source is not None and group.declared is False and source not in shapes.values()
+    if apart or not shapes:
+        return group
+    reason = "the class has members of different shapes where they are not tied, and a copy of one may not fit"
+    return group._replace(stored="unknown", comparison=None, misfit=True, reason=reason)
+
+
+def _unseen(config: ModelConfig | None, architecture: Architecture, found: list[Group]) -> list[Group]:
+    """One group for each that the class has a layer of, and of which the checkpoint holds not one layer.
+
+    The table has the layers of the default config. That some are not there means nothing; that none is there may be
+    this model's way, or its loss.
+    """
+    seen = {any_layer(group.names) for group in found}
+    groups = []
+    for spec in architecture.ties:
+        layers = any_layer(spec.names)
+        if spec.exact or layers == spec.names or layers in seen:
+            continue
+        seen.add(layers)
+        group = _from_table(config, architecture, spec, None, "never")
+        if group is not None:
+            reason = f"nothing of it is stored, and {HANGS_ON_CONFIG}"
+            unsaid = group._replace(kind=None, declared=None, declared_by=(), missing=spec.names)
+            groups.append(unsaid._replace(stored="unknown", reason=reason))
+    return groups
+
+
+def any_layer(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names with `#` in the place of every number."""
+    return tuple(".".join("#" if part.isdigit() else part for part in name.split(".")) for name in names)
+
+
+def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """The class's name and the stored name of each member that the checkpoint holds, each stored name once."""
+    pairs: list[tuple[str, str]] = []
+    taken: set[str] = set()
+    for name in spec.names:
+        for spelling in (name, *spec.spellings.get(name, ())):
+            if spelling not in taken and spelling in checkpoint:
+                pairs.append((name, spelling))
+                taken.add(spelling)
+                break
+    return pairs
+
+
+def _anchored(spec: TieSpec, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint holds other tensors of the module that owns a member, and none in the members' place.
+
+    A checkpoint whose names have another prefix, or that holds another part of the model, has nothing there; a
+    quantised matrix is there in another form.
+    """
+    spelled = {s for name in spec.names for s in (name, *spec.spellings.get(name, ()))}
+    owners = {name.rpartition(".")[0] for name in spelled}
+    parents = tuple(f"{parent}." for parent in {owner.rpartition(".")[0] for owner in owners} if parent)
+    inside = tuple(f"{owner}." for owner in owners if owner)
+    prefixed = tuple(f".{name}" for name in spelled)
+    found = False
+    for name in checkpoint.names():
+        if name.startswith(inside) or name.endswith(prefixed):
+            return False
+        found = found or name.startswith(parents)
+    return found
+
+
+def stored_group(
+    group: Group,
+    checkpoint: Checkpoint,
+    pairs: list[tuple[str, str]],
+    values: Values,
+    reason: str | None = None,
+) -> Group:
+    """The group with its stored members, compared where there are two or more.
+
+    Args:
+        group: The group, its stored fields empty.
+        checkpoint: The stored layer.
+        pairs: The class's name and the stored name of each member that is there.
+        values: Whether bytes may be read.
+        reason: What limits the verdict on the group, where something does.
+    """
+    stored_names = tuple(sorted(stored for _, stored in pairs))
+    there = {name for name, _ in pairs}
+    tensors = tuple(t for t in (checkpoint.tensor(n) for n in stored_names) if t is not None)
+    missing = tuple(n for n in group.names if n not in there)
+    packed = _packed(checkpoint, missing) if group.declared is not True and not group.inferred else None
+    if packed:
+        return group._replace(stored="unknown", stored_names=stored_names, tensors=tensors, reason=packed)
+    group = group._replace(
+        stored_names=stored_names,
+        missing=missing,
+        tensors=tensors,
+        reason=group.reason or reason,
+    )
+    if len(pairs) < 2:
+        return group._replace(stored="absent")
+    if len(tensors) < len(stored_names):
+        absent = [n for n in stored_names if all(t.name != n for t in tensors)]
+        return group._replace(
+            stored="unknown", reason=f"{absent[0]} is in {checkpoint.why_absent} ({checkpoint.weight_map[absent[0]]})"
+        )
+    return compare_members(group, checkpoint, values)
+
+
+WRAPPERS = ("base_layer.", "modules_to_save.", "original_module.", "parametrizations.", "_orig_mod.")
+"""What peft, torch's parametrizations and `torch.compile` put between a layer and its weight."""
+
+
+def _packed(checkpoint: Checkpoint, missing: tuple[str, ...]) -> str | None:
+    """Whether a missing member is stored in another form: quantisers write `lm_head.qweight` and scales."""
+    for name in missing:
+        owner, _, attribute = name.rpartition(".")
+        start = f"{owner}."
+        inside = (n for n in checkpoint.names() if owner and n.startswith(start))
+        other = min((n for n in inside if _other_form(n.removeprefix(start), attribute)), default=None)
+        if other is not None:
+            return f"{owner} is stored in another form ({other})"
+    return None
+
+
+def _other_form(stored: str, attribute: str) -> bool:
+    """Whether what is stored below a layer can stand for its attribute; the parts of a sub-layer cannot."""
+    if stored.startswith(WRAPPERS):
+        return True
+    if attribute == "weight":
+        return stored.startswith("weight.") or ("." not in stored and stored != "bias")
+    return stored.startswith((f"{attribute}.", f"{attribute}_"))
+
+
+def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Group:
+    """The group with its stored members, of which every header was read, compared."""
+    tensors = group.tensors
+    if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
+        return _unlike(group._replace(stored="separate"), checkpoint, tensors, values)
+    slots = [checkpoint.slots.get(t.name) for t in tensors]
+    if slots[0] is not None and all(slot == slots[0] for slot in slots):
+        return group._replace(stored="storage")
+    if values == "never":
+        return group._replace(stored="unknown", reason="the bytes were not to be read (--values never)")
+    if checkpoint.remote is not None:
+        if values == "auto":
+            return group._replace(
+                stored="unknown", reason="the bytes are on a remote store; --values always reads them"
+            )
+        result = checkpoint.remote.compare(tensors)
+    else:
+        from tiecheck.files.compare.equality import compare
+
+        result = compare(checkpoint, tensors, exact=values == "always")
+    if isinstance(result, Unknown):
+        return group._replace(stored="unknown", reason=result.reason)
+    kind: Kind = "copy" if result.equal else "separate"
+    reason = group.reason
+    if kind == "separate" and group.declared and group.flag is not None and group.flag.value is False:
+        reason = "the flag is false, and transformers 5 keeps apart what is stored apart"
+    relation = None
+    if kind == "separate" and len(tensors[0].shape) == 2 and len(set(tensors[0].shape)) == 1:
+        from tiecheck.files.compare.reshaped import in_words, transposed
+
+        relation = transposed(checkpoint, tensors)
+        reason = reason if relation is None else in_words(relation)
+    return group._replace(stored=kind, comparison=result, reason=reason, relation=relation)
+
+
+def _unlike(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:
+    """A group whose members cannot be one tensor as they are, and may be in another form."""
+    reason = "the members differ in shape or dtype"
+    if values == "never" or checkpoint.remote is not None:
+        return group._replace(reason=reason)
+    from tiecheck.files.compare.reshaped import compare_forms, in_words
+
+    found = compare_forms(checkpoint, tensors, exact=values == "always")
+    if found is None or isinstance(found, Unknown):
+        return group._replace(reason=reason)
+    return group._replace(relation=found, reason=f"{reason}: {in_words(found)}")

@@ -1,0 +1,78 @@
+"""The names of a checkpoint against the names of its class: a wrapper's prefix, and aliases that are not stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, cast
+
+from tiecheck.records.declared import Architecture
+from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.records.words import Unknown
+
+if TYPE_CHECKING:
+    from tiecheck.records.files import StrictLoad
+
+
+def strict_load(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    groups: tuple[Group, ...] | Unknown,
+    built: Iterable[str],
+    resumed: tuple[str, ...],
+) -> StrictLoad | Unknown:
+    """How the stored names fit the class.
+
+    Args:
+        checkpoint: The stored names.
+        architecture: What the tie table knows of the class's names.
+        groups: The ties.
+        built: The names of the class itself, where it was built.
+        resumed: What beside the weights says that a training is to be resumed from here.
+
+    Returns:
+        The answer, or why it is not known: a class that nobody knows may have any names.
+    """
+    from tiecheck.records.files import StrictLoad
+
+    own = tuple(built) or tuple(name for spec in architecture.ties for name in spec.names)
+    prefix, renamed = _prefix(checkpoint, own, architecture)
+    if prefix is None and isinstance(groups, Unknown):
+        return groups
+    known = () if isinstance(groups, Unknown) else groups
+    aliases = tuple((g.missing, g.stored_names) for g in known if g.declared and g.missing and g.stored_names)
+    stored = sum(len(shard.entries) for shard in checkpoint.shards)
+    return StrictLoad(prefix, renamed, stored, aliases if prefix is None else (), resumed)
+
+
+def may_be_wrapped(checkpoint: Checkpoint) -> bool:
+    """Whether the first and the last name of each shard all begin with one part, as under a wrapper's prefix."""
+    ends = {end for shard in checkpoint.shards for end in _ends(shard.entries)}
+    return len({name.partition(".")[0] for name in ends}) == 1 and all("." in name for name in ends)
+
+
+def _ends(entries: Mapping[str, object]) -> tuple[str, ...]:
+    if not entries:
+        return ()
+    return next(iter(entries)), next(reversed(cast("dict[str, object]", entries)))
+
+
+def _prefix(
+    checkpoint: Checkpoint, own: tuple[str, ...], architecture: Architecture
+) -> tuple[str | None, tuple[str, str] | None]:
+    """What stands before every stored name, such that without it the class would find its own."""
+    spelt = {other for spec in architecture.ties for others in spec.spellings.values() for other in others}
+    if not own or not may_be_wrapped(checkpoint) or any(name in checkpoint for name in {*own, *spelt}):
+        return None, None
+    endings = tuple(f".{member}" for member in own)
+    for shard in checkpoint.shards:
+        for name in shard.entries:
+            if name.endswith(endings):
+                member = next(m for m in sorted(own, key=len, reverse=True) if name.endswith(f".{m}"))
+                prefix = name[: -len(member)]
+                if prefix != f"{architecture.prefix}." and _everywhere(prefix, checkpoint):
+                    return prefix, (name, member)
+    return None, None
+
+
+def _everywhere(prefix: str, checkpoint: Checkpoint) -> bool:
+    return all(name.startswith(prefix) for shard in checkpoint.shards for name in shard.entries)

@@ -1,0 +1,1 @@
+"""Make the tables: the tie table from transformers itself, the engine tables from their source."""

@@ -1,0 +1,174 @@
+"""From what the user typed to a Target. Parses only; no weight is read and no code is run here."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Literal
+
+from tiecheck.errors import TargetError
+from tiecheck.records.record import Record
+
+TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
+
+ADDRESS = r"[A-Za-z][A-Za-z0-9+.:-]*://"
+HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+"""Compiled when they are first asked for: a path that is there needs neither."""
+
+NEIGHBOURS = 2_000
+"""Names of a folder among which the one that was meant is looked for."""
+
+FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
+MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+
+
+class Target(Record):
+    """What is to be checked."""
+
+    text: str
+    """As the user wrote it, which is how the report calls it; an address without its password and query."""
+    type: TargetType
+    """What kind of thing it is."""
+    path: str
+    """Directory, file or address (`checkpoint`), source file or dotted module (`module`)."""
+    attribute: str | None
+    """The attribute to build (`module`)."""
+    remote: bool = False
+    """Whether `path` is an address (`scheme://...`), of which the store itself tells whether it is there."""
+
+    @property
+    def directory(self) -> str | None:
+        """The model directory, where the target is one."""
+        return self.path if self.type == "checkpoint" and not self.remote and os.path.isdir(self.path) else None
+
+
+def parse_target(text: str) -> Target:
+    """Tell what a TARGET argument means. A plain existing path always wins.
+
+    Args:
+        text: A model directory, a weights file, an index, `package.module:attribute`, `file.py:attribute`,
+            `org/name` on the hub, or an address (`hf://`, `https://`, `s3://` and what else fsspec knows).
+
+    Raises:
+        TargetError: There is no such thing, or this version does not read that kind.
+    """
+    if _exists(text):
+        return _directory(text) if os.path.isdir(text) else _file(text)
+    if os.path.islink(text):
+        raise TargetError(f"{text} is a link that leads nowhere, to {os.readlink(text)}", text)
+    if _is_address(text):
+        return _address(text)
+    if _is_hub_id(text):
+        return Target(text, "checkpoint", f"hf://{text}", None, remote=True)
+    match = re.fullmatch(ATTRIBUTE, text)
+    if match:
+        place, attribute = match["place"], match["attribute"]
+        if place.endswith(".py"):
+            if not _exists(place):
+                raise TargetError(_missing(place), place)
+            return Target(text, "module", place, attribute)
+        if re.fullmatch(MODULE, place):
+            return Target(text, "module", place, attribute)
+    raise TargetError(_missing(text), text)
+
+
+def _exists(text: str) -> bool:
+    """Whether there is such a path; an empty word, or a path that cannot be looked at, is told at once."""
+    if not text:
+        raise TargetError("a TARGET is empty; give a model directory, a weights file or module:attribute", text)
+    try:
+        os.stat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # no permission, a loop of links, a NUL in the name
+        why = getattr(error, "strerror", None) or error
+        raise TargetError(f"{text} cannot be looked at: {why}", text) from error
+    return True
+
+
+def _directory(text: str) -> Target:
+    try:
+        names = os.listdir(text)
+    except OSError as error:
+        raise TargetError(f"{text} cannot be listed: {error.strerror or error}", text) from error
+    if not names:
+        raise TargetError(f"{text} is an empty directory", text)
+    if "config.json" in names or any(name.endswith(FILE_ENDINGS) for name in names):
+        return Target(text, "checkpoint", text, None)
+    if any(os.path.isfile(os.path.join(text, name, "config.json")) for name in names):
+        raise TargetError(f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*", text)
+    raise TargetError(f"{text} holds no config.json and no weights that are known by their ending", text)
+
+
+def _file(text: str) -> Target:
+    if text.endswith(".py"):
+        raise TargetError(f"{text} is source; to build a model from it write {text}:NAME (that runs the file)", text)
+    if os.path.basename(text) == "config.json":
+        raise TargetError(f"{text} is a config alone; name its directory", text)
+    return Target(text, "checkpoint", text, None)
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text begins as `scheme://` does."""
+    return "://" in text and re.match(ADDRESS, text) is not None
+
+
+def _is_hub_id(text: str) -> bool:
+    """Whether a path that is not there is a hub model's id: never below a folder of ours, never with a file's ending.
+
+    So that a typo in a path stays one: whatever is refused here can be written as `hf://...`.
+    """
+    owner = text.partition("/")[0]
+    ending = text.endswith((*FILE_ENDINGS, ".json", ".py", ".gguf", ".onnx"))
+    return re.fullmatch(HUB_ID, text, re.ASCII) is not None and not ending and not os.path.lexists(owner)
+
+
+def _address(text: str) -> Target:
+    """An address: `file://` is a local path, anything else is asked for when it is read."""
+    scheme, _, rest = text.partition("://")
+    if "::" in text:
+        raise TargetError(f"{without_secrets(text)} is a chain of addresses (::), which is not read")
+    if scheme.lower() == "file":
+        path = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
+        if not _exists(path):
+            raise TargetError(_missing(path), path)
+        return (_directory(path) if os.path.isdir(path) else _file(path))._replace(text=text)
+    if not rest.strip("/"):
+        raise TargetError(f"{text} names no model; write {scheme}://... with its place", text)
+    if any(c <= " " or c == "\x7f" for c in text):
+        raise TargetError(f"{without_secrets(text)!r} holds a blank or a control character, and is no address")
+    return Target(without_secrets(text), "checkpoint", f"{scheme.lower()}://{rest}", None, remote=True)
+
+
+def without_secrets(address: str) -> str:
+    """An address without the user, the password and the query (signatures, tokens) that it may hold.
+
+    Text that is no address comes back as it is.
+    """
+    if not _is_address(address):
+        return address
+    if "::" in address:
+        return "::".join(without_secrets(part) for part in address.split("::"))
+    scheme, mark, rest = address.partition("://")
+    rest = rest.partition("#")[0].partition("?")[0]
+    host, slash, path = rest.partition("/")
+    if scheme.lower() != "hf":  # there an @ begins the revision
+        host = host.rpartition("@")[2]
+    return f"{scheme}{mark}{host}{slash}{path}"
+
+
+def _missing(text: str) -> str:
+    """What to say of something that is not there, with the nearest thing that is."""
+    import difflib
+
+    parent, name = os.path.split(text.rstrip("/"))
+    try:
+        neighbours = os.listdir(parent or ".")
+    except OSError:
+        neighbours = []
+    near = difflib.get_close_matches(name, neighbours[:NEIGHBOURS], n=1)
+    hint = f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
+    if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
+        hint = f"; if it is a hub model, write hf://{text}"
+    return f"there is no {text}{hint}"

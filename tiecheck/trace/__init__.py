@@ -1,0 +1,4 @@
+"""One forward pass, watched.
+
+May import the live module; knows torch.
+"""

@@ -1,0 +1,195 @@
+"""One forward pass of a language model on random tokens that leaves the model as it was, and what its logits show."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from tiecheck.trace.head_use import HeadTrace, watching
+
+BATCH = 4
+LENGTH = 64
+LOGITS = 1 << 24
+"""Most logits that are made at a time; a larger vocabulary gets fewer rows."""
+
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "block_size", "n_ctx")
+_TOKENS = ("input_ids", "decoder_input_ids")
+
+
+class Pass(NamedTuple):
+    """A forward pass that came through."""
+
+    ids: torch.Tensor
+    """The tokens, shape (batch, length)."""
+    logits: torch.Tensor
+    """The logits, their last dimension the vocabulary."""
+    trace: HeadTrace
+    """What was seen of the head."""
+
+
+class Shown(NamedTuple):
+    """What the logits of random tokens show."""
+
+    deviation: float
+    """Standard deviation over the vocabulary, each position's own input token left out."""
+    loss: float
+    """Cross-entropy of random next tokens, in nats."""
+    repeats: float
+    """Share of positions whose most likely next token is the input token."""
+
+
+def forward(module: nn.Module, tied: torch.Tensor) -> Pass | str:
+    """Run a model on random tokens, shorter ones if it refuses; a string says why nothing came of it.
+
+    Evaluation mode, no gradient; modes, random state, buffers and hooks are as before afterwards.
+
+    Args:
+        module: The model.
+        tied: Its tied tensor, shape (vocabulary, width).
+    """
+    vocabulary, device = tied.shape[0], tied.device
+    length = min([LENGTH, *_bounds(module, tied)])
+    batch = max(1, min(BATCH, LOGITS // max(1, length * vocabulary)))
+    failure = ""
+    for rows, columns, masked in ((batch, length, True), (1, min(16, length), True), (1, min(4, length), False)):
+        ids = random_tokens(vocabulary, (rows, columns), device, seed=0)
+        try:
+            call = arguments(module, ids, masked=masked)
+            if isinstance(call, str):
+                return call
+            trace = HeadTrace(tied)
+            with untouched(module, device), watching(module, trace):
+                output = getattr(module, "_orig_mod", module)(*call[0], **call[1])
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
+            failure = failure or f"the model's forward raised {type(error).__name__}: {_first_line(error)}"
+            continue
+        logits = _find_logits(output, vocabulary, trace)
+        if logits is None:
+            return f"the model's output holds no logits over {vocabulary} tokens"
+        return Pass(ids, logits, trace)
+    return failure
+
+
+def random_tokens(vocabulary: int, shape: tuple[int, ...], device: torch.device, *, seed: int) -> torch.Tensor:
+    """Random token ids from a generator of their own; zeros on meta."""
+    if device.type == "meta":
+        return torch.zeros(shape, dtype=torch.long, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, vocabulary, shape, generator=generator).to(device)
+
+
+@torch.no_grad()
+def show(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
+    """Deviation, loss and repetition of the logits of random tokens.
+
+    Args:
+        logits: Shape (batch, positions, vocabulary), the last positions of `ids`, or (batch * length, vocabulary).
+        ids: The input tokens, shape (batch, length).
+    """
+    batch, length = ids.shape
+    if logits.dim() == 2 and logits.shape[0] in (batch, batch * length):  # positions, vocabulary
+        logits = logits.reshape(batch, -1, logits.shape[-1])
+    if logits.dim() != 3 or logits.shape[0] != batch or logits.shape[1] > length:  # batch first
+        return f"logits of shape {list(logits.shape)} cannot be matched with tokens of shape {list(ids.shape)}"
+    own = ids[:, length - logits.shape[1] :].reshape(-1, 1)
+    vocabulary = logits.shape[-1]
+    flat = logits.reshape(-1, vocabulary).float()
+    flat = flat - flat.mean(dim=-1, keepdim=True)
+    mine = flat.gather(1, own)
+    mean = (flat.sum(dim=-1, keepdim=True) - mine) / (vocabulary - 1)
+    square = (flat.square().sum(dim=-1, keepdim=True) - mine.square()) / (vocabulary - 1)
+    targets = random_tokens(vocabulary, (flat.shape[0],), flat.device, seed=1)
+    figures = Shown(
+        deviation=math.sqrt(max(0.0, float((square - mean.square()).mean()))),
+        loss=float(nn.functional.cross_entropy(flat, targets)),
+        repeats=float((flat.argmax(dim=-1, keepdim=True) == own).float().mean()),
+    )
+    return figures if all(map(math.isfinite, figures)) else "the logits are not finite"
+
+
+def _bounds(module: nn.Module, tied: torch.Tensor) -> Iterator[int]:
+    """Sequence lengths that a model cannot exceed: by its config, and by its smaller tables (positions).
+
+    An index beyond a table is an error that can be caught on a CPU, and takes the process down on a GPU.
+    """
+    config = getattr(module, "config", None)
+    for key in _LENGTHS:
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            yield value
+    for table in module.modules():
+        if isinstance(table, nn.Embedding) and table.weight is not tied and table.num_embeddings >= 8:
+            yield table.num_embeddings
+
+
+def arguments(module: nn.Module, ids: torch.Tensor, *, masked: bool) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
+    """Positional and named arguments of a forward pass on some tokens, or why they cannot be made."""
+    parameters = inspect.signature(module.forward).parameters
+    named = {name: ids for name in _TOKENS if name in parameters}
+    if masked and "attention_mask" in parameters:
+        named["attention_mask"] = torch.ones_like(
+            ids, device="cpu" if ids.is_meta else None
+        )  # its values are looked at
+    plain = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    first: tuple[Any, ...] = ()
+    if "input_ids" not in named:
+        first, plain = (ids,), plain[1:]
+    missing = [p.name for p in plain if p.default is p.empty and p.name not in named]
+    return f"the model's forward needs {missing[0]}, which cannot be made up" if missing else (first, named)
+
+
+def _find_logits(output: Any, vocabulary: int, trace: HeadTrace) -> torch.Tensor | None:
+    """The logits in a model's output: what the head's product is seen to reach, else the first that fits."""
+    found = list(_floating(output, vocabulary, 0))
+    return next((t for t in found if trace.reached(t) is not None), found[0] if found else None)
+
+
+def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and value.dim() > 1 and value.shape[-1] == vocabulary:
+            yield value
+    elif depth < 3:  # a tuple in an output, a dict in a tuple
+        logits = getattr(value, "logits", None)
+        items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+        for item in (logits, *items):
+            yield from _floating(item, vocabulary, depth + 1)
+
+
+@contextmanager
+def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode without gradient; afterwards modes, random state and buffers are what they were.
+
+    The flag is set and not `eval()` called: loralib's `train` merges weights.
+    """
+    modules = list(module.modules())
+    modes = [m.training for m in modules]
+    buffers = [dict(m._buffers) for m in modules]
+    values = [(b, b._version, b.clone()) for held in buffers for b in held.values() if b is not None]
+    accelerator = device.type not in ("cpu", "meta")
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if accelerator:
+            stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
+        try:
+            for m in modules:
+                m.training = False
+            yield
+        finally:
+            for m, mode, held in zip(modules, modes, buffers, strict=True):
+                m.training = mode
+                m._buffers.clear()
+                m._buffers.update(held)
+            for buffer, version, value in values:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
