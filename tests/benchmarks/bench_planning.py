@@ -175,7 +175,7 @@ def placement_of(model: nn.Module, ask: Ask) -> Callable[[], object]:
     config = Config(device_map=ask.strategy, max_memory=ask.memory, device_map_from="--device-map")
     facts = module_facts(model, config)
     facts.get("live")
-    return lambda: collect_placement(facts, config, Source())
+    return lambda: collect_placement(facts.get("built"), facts.get("live"), Source(), config)
 
 
 def seeds_cost(model: nn.Module, ask: Ask) -> None:

@@ -64,7 +64,8 @@ def _placement(
         from tiecheck.placement.collect import collect_placement
         from tiecheck.placement.load_outcomes import Source
 
-        return collect_placement(facts, config, Source(*source()))
+        found = Source(*source(), facts.known("groups") or (), facts.known("architecture"))
+        return collect_placement(facts.get("built"), facts.get("live"), found, config)
 
     return {"placement": made}
 

@@ -68,7 +68,8 @@ def _place(facts: Facts, remote: RemoteModel, config: Config) -> Placement | Unk
     with _directory(remote.config_text or b"{}") as directory:
         named = model is None or bool(model.data.get("dtype") or model.data.get("torch_dtype"))
         dtype = config.dtype or (None if named or checkpoint is None else _first_dtype(checkpoint))
-        return collect_placement(facts, config._replace(dtype=dtype), Source(directory, model, checkpoint))
+        source = Source(directory, model, checkpoint, facts.known("groups") or (), facts.known("architecture"))
+        return collect_placement(facts.get("built"), facts.get("live"), source, config._replace(dtype=dtype))
 
 
 def _first_dtype(checkpoint: Checkpoint) -> str | None:

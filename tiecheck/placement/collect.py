@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.config.options import Config
-    from tiecheck.facts.store import Facts
     from tiecheck.live.build import Built
     from tiecheck.records.live import LiveModel
 
@@ -30,13 +29,16 @@ BOUNDLESS = 2**60
 """Bytes of a device of which no limit is known."""
 
 
-def collect_placement(facts: Facts, config: Config, source: Source) -> Placement | Unknown:
-    """What the placement that was asked for does to the ties of a model.
+def collect_placement(
+    built: Built | Unknown, live: LiveModel | Unknown, source: Source, config: Config
+) -> Placement | Unknown:
+    """Return what the placement that was asked for does to the ties of a model.
 
     Args:
-        facts: The other facts of the target: `built`, `live`, and of a directory `groups` and `architecture`.
+        built: The module.
+        live: Its live layer.
+        source: Where the model is from, and what is known of that.
         config: Says what is asked for; it has a `device_map`.
-        source: Where the model is from.
 
     Returns:
         The placement, or why there is none.
@@ -44,8 +46,6 @@ def collect_placement(facts: Facts, config: Config, source: Source) -> Placement
     Raises:
         UsageError: The map that was given leaves modules out, or puts more on a device than it has.
     """
-    built: Built | Unknown = facts.get("built")
-    live: LiveModel | Unknown = facts.get("live")
     if isinstance(built, Unknown) or isinstance(live, Unknown):
         return built if isinstance(built, Unknown) else Unknown("the live layer is unknown")
     wrapped = RENAMING.intersection(live.wrappers)
@@ -55,16 +55,16 @@ def collect_placement(facts: Facts, config: Config, source: Source) -> Placement
     if isinstance(subject, Unknown):
         return subject
     try:
-        return _placement(facts, config, source, subject, live)
+        return _placement(config, source, subject, live)
     except NoTreeError as reason:
         return Unknown(str(reason))
 
 
-def _placement(facts: Facts, config: Config, source: Source, subject: Subject, live: LiveModel) -> Placement | Unknown:
+def _placement(config: Config, source: Source, subject: Subject, live: LiveModel) -> Placement | Unknown:
     plans = _plans(config, subject, source)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
-    loads, untold, followed = loads_of(facts, source.checkpoint, subject, plans[0])
+    loads, untold, followed = loads_of(source, subject, plans[0])
     placement = Placement(
         strategy="map" if isinstance(config.device_map, Mapping) else str(config.device_map),
         origin=config.device_map_from,
@@ -81,7 +81,7 @@ def _placement(facts: Facts, config: Config, source: Source, subject: Subject, l
         return placement
     proposal = _proposal(config, subject, placement)
     under = plans[0]._replace(device_map=proposal.device_map)
-    fails = any(load.form == "raises" for load in loads_of(facts, source.checkpoint, subject, under).loads)
+    fails = any(load.form == "raises" for load in loads_of(source, subject, under).loads)
     return placement if fails else placement._replace(proposal=proposal)
 
 

@@ -12,7 +12,6 @@ from tiecheck.records.words import Unknown
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.facts.store import Facts
     from tiecheck.placement.loads.follow import Load, LoadGroup
     from tiecheck.placement.model import Subject
 
@@ -26,6 +25,10 @@ class Source(NamedTuple):
     """Its config."""
     checkpoint: Checkpoint | None = None
     """What it will be loaded from."""
+    groups: tuple[Group, ...] = ()
+    """How that stores the groups that are declared or suspected, as far as it is known."""
+    architecture: Architecture | None = None
+    """The architecture that the config names."""
 
 
 class Told(NamedTuple):
@@ -39,18 +42,18 @@ class Told(NamedTuple):
     """The names of every group that was followed."""
 
 
-def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan: Plan) -> Told:
-    """What the natural load does to each tie group under a plan.
+def loads_of(source: Source, subject: Subject, plan: Plan) -> Told:
+    """Return what the natural load does to each tie group under a plan.
 
     Args:
-        facts: The target's other facts.
-        checkpoint: What is loaded.
+        source: What is loaded.
         subject: The module, and who loads it.
         plan: The plan that it follows.
 
     Returns:
         What is not as it was meant, and why it cannot be told, group by group.
     """
+    checkpoint = source.checkpoint
     if not plan.device_map:
         return Told()
     from tiecheck.placement.loads.follow import Load, loads_under
@@ -58,7 +61,7 @@ def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan
     if subject.natural == "transformers":
         if checkpoint is None or subject.planned is None:
             return Told()
-        groups: tuple[LoadGroup, ...] = _declared(facts, checkpoint, subject.planned.module)
+        groups: tuple[LoadGroup, ...] = _declared(source, checkpoint, subject.planned.module)
         load = Load("from_pretrained", checkpoint.format)
     elif checkpoint is None and _stays(plan):
         return Told()
@@ -78,18 +81,17 @@ def loads_of(facts: Facts, checkpoint: Checkpoint | None, subject: Subject, plan
     )
 
 
-def _declared(facts: Facts, checkpoint: Checkpoint, module: Any) -> tuple[LoadGroup, ...]:
+def _declared(source: Source, checkpoint: Checkpoint, module: Any) -> tuple[LoadGroup, ...]:
     """The groups that `from_pretrained` ties, with what the checkpoint stores of them."""
     from tiecheck.placement.loads.groups import declared_groups
 
     pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
-    known: tuple[Group, ...] = facts.known("groups") or ()
-    architecture: Architecture = facts.get("architecture")
-    spelled = {name: spec.spellings.get(name, ()) for spec in architecture.ties for name in spec.names}
+    ties = source.architecture.ties if source.architecture is not None else ()
+    spelled = {name: spec.spellings.get(name, ()) for spec in ties for name in spec.names}
     names = {*pairs, *pairs.values()}
     stored = {n for n in names if n in checkpoint or any(s in checkpoint for s in spelled.get(n, ()))}
     equal = {}
-    for group in known:
+    for group in source.groups:
         if group.stored in ("copy", "separate"):
             equal[group.names] = group.stored == "copy"
     return declared_groups(pairs, stored, equal)
