@@ -13,7 +13,7 @@ from test_zoo import animal
 from transformers import modeling_utils
 
 from tiecheck.files.model_config import read_config
-from tiecheck.live.transformers.planning import Planned, build_for_plan
+from tiecheck.live.transformers.loading import Planned, build_for_plan
 from tiecheck.placement.planners.plans import groups_seen, reproduce, run
 from tiecheck.records.placement import Ask
 from tiecheck.records.words import Unknown

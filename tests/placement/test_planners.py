@@ -68,8 +68,7 @@ def test_every_state_of_a_declared_tie(flag, model_class):
 @pytest.mark.parametrize("form", ["olmo-functional-head", "olmo-module-alias", "olmo-parameter-tie"])
 def test_the_olmo_thread(form):
     root = str(FIXTURES / form)
-    built = build_pretrained(root, read_config(root), load=True, trust=True)
-    model = built.module
+    model = build_pretrained(root, read_config(root), load=True, trust=True)
     total = sum(p.numel() * 4 for p in model.parameters())
     for ask in asks_of(total):
         hold(model, "accelerate", ask)

@@ -13,9 +13,8 @@ from tiecheck.config.contract import Groups, read_groups
 from tiecheck.errors import UsageError
 from tiecheck.guard.tie_words import close, cure, found, listed, looks, parting
 from tiecheck.live.declared import judge
-from tiecheck.live.gc_pause import paused_collector
 from tiecheck.live.lookup import Member, look_up
-from tiecheck.live.module_graph import Registrations
+from tiecheck.live.registrations import Registrations, paused_collector
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames
 from tiecheck.records.live import Tie

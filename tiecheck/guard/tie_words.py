@@ -32,7 +32,7 @@ _LISTED = 10_000
 
 def close(model: nn.Module, name: str) -> str:
     """The names of a model that look like one it does not have."""
-    from tiecheck.live.module_graph import Registrations
+    from tiecheck.live.registrations import Registrations
 
     places = Registrations(model, buffers=True)
     known = (

@@ -63,7 +63,8 @@ def build_directory(
         from tiecheck.live.transformers.loading import build_pretrained
     except ImportError as error:
         raise MissingExtraError("Building the class", "live") from error
-    return build_pretrained(root, model, load=config.load, trust=config.trust_remote_code)
+    found = build_pretrained(root, model, load=config.load, trust=config.trust_remote_code)
+    return found if isinstance(found, Unknown) else Built(found, "loaded" if config.load else "built on meta")
 
 
 def build_attribute(target: Target) -> nn.Module:

@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 from torch import nn
 
-from tiecheck.live.aliases import aliases_of
 from tiecheck.live.declared import declared_ties
-from tiecheck.live.gc_pause import paused_collector
-from tiecheck.live.module_graph import COUNT_LIMIT, Registrations
-from tiecheck.live.signs import effects_of, freezes_of, logits_misfits, misfits_of
-from tiecheck.live.tensor_names import NamesOf
-from tiecheck.live.ties import ties_of
+from tiecheck.live.derived_weights import effects_of
+from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of
+from tiecheck.live.registrations import CAP, Registrations, paused_collector
+from tiecheck.live.ties import aliases_of, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, declarations
 from tiecheck.live.transformers.heads import heads_of
 from tiecheck.live.transformers.saving import Unsaved, unsaved
@@ -25,9 +23,6 @@ from tiecheck.live.wrappers import PEFT, UserNames, class_name, renamed
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
 
 __all__ = ["CAP", "collect_live", "find_ties"]
-
-CAP = 32
-"""Names a group lists; `names_total` says how many there are."""
 
 
 class Contract(NamedTuple):
@@ -83,7 +78,6 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         places = Registrations(module, buffers=False)
         graph = places.graph
         user = UserNames(graph)
-        names = NamesOf(places, CAP)
         said = declarations(graph, CAP)
         ties = ties_of(places, CAP)
         promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
@@ -101,13 +95,13 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             library=said.library,
             reasons=said.reasons,
             parameters=len(places.firsts),
-            names=_names_total(places),
+            names=places.names_total(),
             wrappers=user.wrappers,
             problems=(*said.problems, *saving.keys, *_unkept(declared, contract)),
-            heads=heads_of(said.models, names),
-            effects=effects_of(places, names),
-            misfits=(*misfits_of(places, names), *logits_misfits(models)),
-            freezes=freezes_of(places, names),
+            heads=heads_of(said.models, places),
+            effects=effects_of(places),
+            misfits=(*misfits_of(places), *logits_misfits(models)),
+            freezes=freezes_of(places),
             unsaved=saving.problems,
         )
         return renamed(found, user) if user.wrappers else found
@@ -119,16 +113,3 @@ def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[K
         if claim.by == (contract.origin,):
             for name in claim.missing:
                 yield KeyProblem("nothing", "", contract.origin, name, None, claim.names, True, None)
-
-
-def _names_total(places: Registrations) -> int | None:
-    """How many parameter names there are."""
-    if not places.graph.aliased():
-        return len(places.objects)
-    total = 0
-    for owner in places.owners:
-        paths = places.graph.paths(owner)
-        if paths is None:
-            return None
-        total += paths
-    return min(total, COUNT_LIMIT)

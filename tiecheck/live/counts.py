@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tiecheck.live.collect import CAP, NO_CONTRACT, Contract
+from tiecheck.live.collect import NO_CONTRACT, Contract
 from tiecheck.live.declared import HIDDEN, declared_ties
-from tiecheck.live.gc_pause import paused_collector
-from tiecheck.live.lookup import look_up
-from tiecheck.live.module_graph import COUNT_LIMIT, Registrations
-from tiecheck.live.offload import by_hook, offloaded
-from tiecheck.live.tensor_sizes import Sizes
+from tiecheck.live.lookup import by_hook, look_up, offloaded
+from tiecheck.live.memory import Sizes
+from tiecheck.live.module_graph import COUNT_LIMIT
+from tiecheck.live.registrations import CAP, Registrations, paused_collector
 from tiecheck.live.ties import ENDLESS
 from tiecheck.live.transformers.declarations import DeclaredGroup, declarations
 from tiecheck.records.live import DeclaredTie

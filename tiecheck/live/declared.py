@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tiecheck.live import torch_adapter
 from tiecheck.live.lookup import Member, look_up
-from tiecheck.live.memory_links import Link, memory_links
+from tiecheck.live.memory import Link, memory_links
 from tiecheck.live.transformers.declarations import DeclaredGroup
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.words import Kind, weakest
@@ -138,7 +139,7 @@ def _compare(a: Tensor, b: Tensor) -> tuple[Kind, str | None]:
     reason = torch_adapter.opaque(a) or torch_adapter.opaque(b)
     if reason:
         return "unknown", reason
-    if torch_adapter.lazy(a) or torch_adapter.lazy(b):
+    if is_lazy(a) or is_lazy(b):
         return "separate", NOT_INITIALISED
     if a.is_meta or b.is_meta:
         return "separate", ON_META

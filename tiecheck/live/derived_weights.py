@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tiecheck.live import torch_adapter
 from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.wrappers import PEFT, qualified, wrapping
-from tiecheck.records.live import EffectForm
+from tiecheck.records.live import Effect, EffectForm
 
 PRUNING = "torch.nn.utils.prune"
 
@@ -27,17 +28,19 @@ HOOKS = {
 """Class of a forward pre-hook -> what users call it; each keeps what it computes in `_tensor_name` or `name`."""
 
 
-def effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, EffectForm] | None:
-    """What stands between a registered parameter and the weight that its module uses.
+def effects_of(places: Registrations) -> tuple[Effect, ...]:
+    """The members of parameter ties that their module does not use as they are."""
+    found: list[Effect] = []
+    for first in places.repeats:
+        for place in places.places_of(first):
+            what = _effect_of(places.graph, places.owners[place], places.attributes[place])
+            if what is not None:
+                found += [Effect(name, *what) for name in places.names_at(place)]
+    return tuple(sorted(found))
 
-    Args:
-        graph: The modules.
-        owner: Number of the module that registers the parameter.
-        attribute: Its attribute there.
 
-    Returns:
-        Words for it, and its form; None where the parameter is used as it is, for all that shows.
-    """
+def _effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, EffectForm] | None:
+    """Describe what stands between a parameter and the weight that its module uses, with its form; None if nothing."""
     module = graph.modules[owner]
     if isinstance(module, nn.utils.parametrize.ParametrizationList):
         words = ", ".join(type(part).__name__ for part in module) or "a parametrization"
@@ -102,7 +105,7 @@ def _has(layer: Any, name: str) -> bool:
     return any(name in part for part in held)
 
 
-def plain(name: str) -> str:
+def name_before(name: str) -> str:
     """The name that a member had before pruning, a norm or a parametrization moved it."""
     path, _, moved = name.rpartition(".parametrizations.")
     if moved.endswith(".original"):

@@ -1,14 +1,21 @@
-"""Finding a parameter or buffer of a live module by its name."""
+"""Finds a parameter or buffer of a live module by its name, and the values that accelerate's hooks hold for it.
+
+`dispatch_model`, `cpu_offload` and `disk_offload` (accelerate 1.15, `hooks.py`) leave a meta parameter of its own under
+each name of a tie, and put the values into a map behind `AlignDevicesHook.weights_map`, by name. A tie is there two
+tensors of the map over one memory (CPU), or two files (disk). Pointers of the module itself are all 0 then.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from tiecheck.live import torch_adapter
-from tiecheck.live.offload import OFFLOADED, by_hook, offloaded
 from tiecheck.live.wrappers import step, unwrapped, wrapping
+
+OFFLOADED = "offloaded"
+"""Word that stands for the device of a parameter whose values a hook holds."""
 
 
 class Member(NamedTuple):
@@ -86,7 +93,7 @@ def _registers(owner: nn.Module, attribute: str) -> bool:
 
 def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
     """What an attribute is that is no parameter or buffer: one that is passed on, a computed one, or none."""
-    if torch_adapter.parametrized(owner, attribute):
+    if is_parametrized(owner, attribute):
         return Member(name, None, owner, attribute, f"`{name}` is computed by a parametrization", computed=True)
     try:
         passed = getattr(owner, attribute, None)
@@ -101,3 +108,44 @@ def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
         why = f"`{name}` is a method of {type(owner).__name__}, which holds its weight in a form of its own"
         return Member(name, None, owner, attribute, why, computed=True, packed=True)
     return Member(name, None, owner, attribute, f"`{name}` does not exist")
+
+
+def offloaded(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
+    """The values of a parameter that a hook of accelerate holds, and whether it holds them in a file.
+
+    Args:
+        owner: The module that registers the parameter.
+        attribute: Its attribute there.
+
+    Returns:
+        The map's tensor, of which nothing is read: from disk it is a memory map. None where no hook has one.
+    """
+    for hook in _hooks(getattr(owner, "_hf_hook", None)):
+        held = getattr(hook, "weights_map", None)
+        if getattr(hook, "offload", False) and held is not None:
+            try:
+                value = held[attribute]
+            except Exception:  # noqa: BLE001  # a map that lacks it, or a folder that is gone
+                return None, False
+            inner = getattr(held, "dataset", held)
+            key = f"{getattr(held, 'prefix', '')}{attribute}"
+            memory = getattr(inner, "state_dict", inner)
+            return (value if isinstance(value, Tensor) else None), key not in memory
+    return None, False
+
+
+def by_hook(owner: nn.Module, attribute: str) -> bool:
+    """Whether a hook of accelerate looks after a parameter's values, whether or not they can be had."""
+    registered = owner._parameters.get(attribute)
+    hooks = _hooks(getattr(owner, "_hf_hook", None))
+    return registered is not None and registered.is_meta and any(getattr(hook, "offload", False) for hook in hooks)
+
+
+def _hooks(hook: Any, depth: int = 0) -> list[Any]:
+    """A hook, or those of a `SequentialHook`, in order."""
+    if hook is None:
+        return []
+    inner = getattr(hook, "hooks", None)
+    if isinstance(inner, tuple) and depth < 8:  # hooks of hooks end
+        return [one for part in inner for one in _hooks(part, depth + 1)]
+    return [hook]

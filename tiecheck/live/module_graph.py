@@ -8,8 +8,9 @@ each module once, counts names instead of listing them, and writes out only the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import compress, islice
-from operator import eq, not_
+from operator import eq
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -59,7 +60,6 @@ class ModuleGraph:
         self._parent: list[int]
         self._label: list[str]
         self._extra: dict[int, list[Edge]] = {}
-        self._index: dict[int, int] = {}
         self._back: set[tuple[int, Edge]] = set()
         self._forward: dict[int, list[Edge]] = {}
         self._counts: dict[int, int] = {}
@@ -71,12 +71,11 @@ class ModuleGraph:
         if again is None:
             again = self._walk(root, {})
         if again:
-            self._index = {id(module): number for number, module in enumerate(self.modules)}
             for key, edge in again:
                 self._extra.setdefault(self._index[key], []).append(edge)
             self._count()
 
-    def _walk(  # noqa: C901, PLR0912  # one loop: a call a module would double its cost
+    def _walk(  # noqa: C901  # one loop: a call a module would double its cost
         self, root: nn.Module, seen: dict[int, None] | None
     ) -> list[tuple[int, Edge]] | None:
         """List modules depth first, which is how they lie in memory: most of the time goes there.
@@ -85,27 +84,22 @@ class ModuleGraph:
         whether a module came twice, and gives up then, so that no cycle and no chain of doublings keeps it.
 
         Args:
-            root: Where to begin.
+            root: Module to begin at.
             seen: The ids met, for a try that remembers them.
 
         Returns:
             Each further registration of a module, by the module's id; None where the try was given up.
         """
-        modules, parents, labels = [root], [-1], [""]
-        self.modules, self._parent, self._label = modules, parents, labels
+        modules: list[nn.Module] = []
+        parents: list[int] = []
+        labels: list[str] = []
         parameters: list[Tensor] = []
         owners: list[int] = []
         names: list[str] = []
-        self.parameters = parameters, owners, names
-        for name, parameter in root._parameters.items():
-            if parameter is not None:
-                parameters.append(parameter)
-                owners.append(0)
-                names.append(name)
+        self.modules, self._parent, self._label, self.parameters = modules, parents, labels, (parameters, owners, names)
         again: list[tuple[int, Edge]] = []
-        if seen is not None:
-            seen[id(root)] = None
-        rest, parent, number, look = iter(root._modules.items()), 0, 1, 1024
+        above: Iterable[tuple[str, nn.Module | None]] = [("", root)]
+        rest, parent, number, look = iter(above), -1, 0, 1024
         stack: list[tuple[Iterator[tuple[str, nn.Module | None]], int]] = []
         while True:
             for label, module in rest:
@@ -133,13 +127,17 @@ class ModuleGraph:
                     break
             else:
                 if not stack:
-                    break
+                    return again
                 rest, parent = stack.pop()
             if seen is None and number >= look:
                 look *= 16
                 if len(set(map(id, modules))) < number:
                     return None
-        return again
+
+    @cached_property
+    def _index(self) -> dict[int, int]:
+        """Number of each module by its id."""
+        return {id(module): number for number, module in enumerate(self.modules)}
 
     def children(self, number: int, *, closing: bool = True) -> Iterator[tuple[str, int]]:
         """Attribute and number of each module that a module registers; without those that close a cycle, if asked."""
@@ -289,62 +287,3 @@ class ModuleGraph:
                 parts.append(label)
                 walk.append(iter(sorted(downward[number])))
         return found
-
-
-class Registrations:
-    """Every place where a module of a graph registers a parameter (and, if asked, a buffer).
-
-    Place `r` is `objects[r]`, under `attributes[r]` of module `owners[r]`.
-    """
-
-    def __init__(self, root: nn.Module, *, buffers: bool) -> None:
-        """List the registrations of each module below a root.
-
-        Args:
-            root: The module to look at; it is not changed.
-            buffers: Whether to list buffers too.
-
-        Raises:
-            TypeError: If `root` is no `nn.Module`.
-        """
-        self._list(ModuleGraph(root, exact=False), buffers=buffers)
-        if not self.graph.exact:
-            # A module that came twice without notice, and has a tensor in it or below, has shown that tensor twice.
-            owners = {self.owners[place] for places in self.repeats.values() for place in places}
-            if len({id(self.graph.modules[number]) for number in owners}) < len(owners):
-                self._list(ModuleGraph(root), buffers=buffers)
-
-    def _list(self, graph: ModuleGraph, *, buffers: bool) -> None:
-        self.graph = graph
-        self.objects, self.owners, self.attributes = graph.parameters
-        self.boundary = len(self.objects)
-        """The first place of a buffer."""
-        if buffers:
-            self._list_buffers()
-        everything = range(len(self.objects))
-        self.firsts = list(everything)
-        """The first place of each distinct tensor."""
-        self.repeats: dict[int, list[int]] = {}
-        """First place of a tensor that is registered several times -> every place of it."""
-        ids = list(map(id, self.objects))
-        several = repeated(ids)
-        if several:
-            by_id: dict[int, list[int]] = {}
-            among = list(map(several.__contains__, ids))
-            for place in compress(everything, among):
-                by_id.setdefault(ids[place], []).append(place)
-            self.repeats = {places[0]: places for places in by_id.values()}
-            self.firsts = sorted([*compress(everything, map(not_, among)), *self.repeats])
-
-    def _list_buffers(self) -> None:
-        self.objects, self.owners, self.attributes = self.objects[:], self.owners[:], self.attributes[:]
-        for number, module in enumerate(self.graph.modules):
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    self.objects.append(buffer)
-                    self.owners.append(number)
-                    self.attributes.append(name)
-
-    def tensors(self) -> list[Tensor]:
-        """Every distinct tensor, in the order of `firsts`."""
-        return [self.objects[place] for place in self.firsts]

@@ -121,7 +121,7 @@ def views(tensor: Tensor) -> tuple[View, ...] | None:
 def _views(tensor: Tensor, depth: int) -> Iterator[View]:
     if is_lazy(tensor):
         return
-    inner = _inner(tensor)
+    inner = wrapped_tensors(tensor)
     if inner and depth < 8:  # wrappers of wrappers end; one that wraps itself does not
         for part in inner:
             yield from _views(part, depth + 1)
@@ -156,7 +156,7 @@ def _is_fake(tensor: Tensor) -> bool:
     return any(base.__name__ == "FakeTensor" for base in type(tensor).__mro__)
 
 
-def _inner(tensor: Tensor) -> list[Tensor]:
+def wrapped_tensors(tensor: Tensor) -> list[Tensor]:
     """What a wrapper subclass wraps, by the protocol of `torch.compile` (DTensor, torchao); [] for any other tensor."""
     if type(tensor) in PLAIN or not hasattr(tensor, "__tensor_flatten__"):
         return []
@@ -172,7 +172,7 @@ def opaque(tensor: Tensor) -> str | None:
     """
     if views(tensor) is None:
         return f"the memory of a {tensor.layout} {type(tensor).__name__} cannot be told".replace("torch.", "")
-    if type(tensor) in PLAIN or is_lazy(tensor) or _inner(tensor) or _is_fake(tensor):
+    if type(tensor) in PLAIN or is_lazy(tensor) or wrapped_tensors(tensor) or _is_fake(tensor):
         return None
     try:
         if tensor.device.type != "meta" and tensor.numel():
@@ -192,11 +192,6 @@ def placeholder(tensor: Tensor) -> str | None:
     if not is_lazy(tensor) and tensor.layout is torch.strided and tensor.numel() == 0:
         return "the members have no elements"
     return None
-
-
-def lazy(tensor: Tensor) -> bool:
-    """Whether a tensor is uninitialised: its shape, numel, data_ptr and storage raise (torch 2.13)."""
-    return is_lazy(tensor)
 
 
 class Looks:
@@ -241,7 +236,8 @@ def plain_sizes(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]] | None
         elements, nbytes = list(map(Tensor.numel, tensors)), list(map(_nbytes, tensors))
     except (RuntimeError, NotImplementedError):  # a sparse one
         return None
-    return None if 0 in elements or _flattened() else (elements, nbytes)
+    flat = "torch.distributed.fsdp._flat_param" in sys.modules  # FSDP's flat parameters look plain
+    return None if flat or 0 in elements else (elements, nbytes)
 
 
 def elements_of(tensor: Tensor) -> int | str:
@@ -261,16 +257,6 @@ def elements_of(tensor: Tensor) -> int | str:
     return tensor.numel()
 
 
-def _flattened() -> bool:
-    """Whether torch's FSDP has been loaded, whose flat parameters look plain."""
-    return "torch.distributed.fsdp._flat_param" in sys.modules
-
-
-def wraps(tensor: Tensor) -> bool:
-    """Whether a tensor stands on the memory of others, which it wraps (DTensor, torchao)."""
-    return bool(_inner(tensor))
-
-
 def equal_bytes(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape, element type and device hold the same bytes, in bounded memory.
 
@@ -284,7 +270,7 @@ def equal_bytes(a: Tensor, b: Tensor) -> bool:
 
 
 def _equal_bytes(a: Tensor, b: Tensor) -> bool:
-    inner_a, inner_b = _inner(a), _inner(b)
+    inner_a, inner_b = wrapped_tensors(a), wrapped_tensors(b)
     if inner_a or inner_b:
         return len(inner_a) == len(inner_b) and all(map(_equal_bytes, inner_a, inner_b))
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
@@ -298,8 +284,3 @@ def _equal_bytes(a: Tensor, b: Tensor) -> bool:
     if rows == 1 and a.nbytes // len(a) > CHUNK:
         return all(_equal_bytes(a[i], b[i]) for i in range(len(a)))
     return all(_equal_bytes(a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
-
-
-def parametrized(module: nn.Module, attribute: str) -> bool:
-    """Whether an attribute is computed by `torch.nn.utils.parametrize` from other parameters."""
-    return nn.utils.parametrize.is_parametrized(module, attribute)

@@ -91,7 +91,7 @@ def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> S
     natural: Loader = "transformers" if built.origin != "given" and live.library is not None else "accelerate"
     planned = None
     if natural == "transformers" and source.root is not None and source.model is not None:
-        from tiecheck.live.transformers.planning import build_for_plan
+        from tiecheck.live.transformers.loading import build_for_plan
 
         strategy = config.device_map if isinstance(config.device_map, str) else "auto"
         found = build_for_plan(source.root, source.model, config.dtype, config.trust_remote_code, strategy)

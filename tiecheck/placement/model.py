@@ -14,7 +14,7 @@ from tiecheck.records.words import TIED, Kind, Unknown
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.live.transformers.planning import Planned
+    from tiecheck.live.transformers.loading import Planned
     from tiecheck.records.live import LiveModel, Tie
     from tiecheck.records.module_tree import ModuleTree
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from tiecheck.live.transformers.loading import _silent
+from tiecheck.live.transformers.loading import silent
 from tiecheck.trace.forward import arguments, untouched
 
 SHAPE = (1, 4)
@@ -50,7 +50,7 @@ def _passes(module: nn.Module, *, masked: bool) -> bool:
     if isinstance(call, str):
         return False
     try:
-        with _silent(), untouched(module, torch.device("meta")):
+        with silent(), untouched(module, torch.device("meta")):
             module(*call[0], **call[1])
     except (Exception, SystemExit):  # noqa: BLE001  # a forward pass may fail in any way, on meta above all
         return False

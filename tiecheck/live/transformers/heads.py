@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tiecheck.live.lookup import look_up
-from tiecheck.live.tensor_names import NamesOf
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.declarations import PretrainedModel
 from tiecheck.live.wrappers import unwrapped
 from tiecheck.records.live import Head
@@ -21,11 +21,11 @@ CAP = 8
 """Names a record lists at most."""
 
 
-def heads_of(models: Sequence[PretrainedModel], names: NamesOf) -> tuple[Head, ...]:
+def heads_of(models: Sequence[PretrainedModel], places: Registrations) -> tuple[Head, ...]:
     """Input and output embeddings of each model, the outermost first; one without a head where 4.57 ties more of it."""
     found: list[Head] = []
     told: set[tuple[str, ...]] = set()
-    for head in (_head(one, names) for one in models if one.prefixes):
+    for head in (_head(one, places) for one in models if one.prefixes):
         if head is not None:
             older = tuple(group for group in head.older if group not in told)
             told.update(older)
@@ -33,7 +33,7 @@ def heads_of(models: Sequence[PretrainedModel], names: NamesOf) -> tuple[Head, .
     return tuple(head for head in found if (head.embedding and head.head) or head.older)
 
 
-def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
+def _head(one: PretrainedModel, places: Registrations) -> Head | None:
     """One model's embeddings; None where it has neither both nor a group that only 4.57 ties."""
     embedding, head = (weight_of(one.model, getter) for getter in ("get_input_embeddings", "get_output_embeddings"))
     prefix = one.prefixes[0]
@@ -45,8 +45,8 @@ def _head(one: PretrainedModel, names: NamesOf) -> Head | None:
     return Head(
         model=prefix.removesuffix("."),
         class_name=type(one.model).__name__,
-        embedding=names.of(embedding)[:CAP],
-        head=names.of(head)[:CAP],
+        embedding=places.names_of(embedding)[:CAP],
+        head=places.names_of(head)[:CAP],
         same=embedding is head and head is not None,
         alike=len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) == 2,
         flags=tuple(_flags(one.model.config)),

@@ -1,71 +1,108 @@
-"""How transformers builds and loads a directory's class; its private corners are touched here.
+"""Builds the class of a model directory as transformers does: on meta, with its weights, or as it plans a device map.
 
-Tested on transformers 5.23.
+Private names of transformers 5.23 are touched here (`PreTrainedModel.from_pretrained` up to `_get_device_map`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
+from torch import nn
 
-from tiecheck.live.build import Built
 from tiecheck.live.transformers.keys import class_problems, read_keys
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 
+_NEEDS = re.compile(r"pip install (?:-\S+ )*[`'\"]*([\w-]+)")
 
-def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) -> Built | Unknown:
-    """The class of a model directory, on meta or with its weights; nothing is fetched.
+
+class Planned(NamedTuple):
+    """A model as transformers has it when it plans: not tied, quantised, without weights."""
+
+    module: nn.Module
+    """The model, in the dtype it will be loaded in; its ties are declared and not made."""
+    quantizer: Any
+    """transformers' quantizer; None for a model that is not quantised."""
+    dtype: str
+    """The dtype that floating weights will have, torch's word."""
+
+
+def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) -> nn.Module | Unknown:
+    """Build the class of a model directory on meta, or load it with its weights; nothing is fetched.
 
     Args:
         root: The directory.
         model: Its parsed config.
-        load: Whether to load the weights with `from_pretrained`.
-        trust: Whether the directory's own code may be imported.
+        load: True to load the weights with `from_pretrained`.
+        trust: True to let the directory's own code be imported.
 
     Returns:
         The module, or why it could not be built.
     """
-    with _silent():
+    with silent():
         try:
             cls = _class_of(root, model, trust=trust)
             if cls is None:
-                return Unknown(
-                    f"transformers {transformers.__version__} has no class {model.class_name!r}"
-                    if model.class_name
-                    else "config.json names no class (architectures)"
-                )
+                return _no_class(model, "class")
             if not _is_model_class(cls):
                 return Unknown(f"transformers' {model.class_name} is no model class")
             config = _config_of(cls, root, trust=trust)
             if load:
-                module = cls.from_pretrained(root, config=config, local_files_only=True)
-                return Built(module.eval(), "loaded")
-            with torch.device("meta"):
-                # `from_config` of the auto classes sets the dtype; the kind of a tie does not hang on it.
-                return Built(cls(config), "built on meta")
+                module: nn.Module = cls.from_pretrained(root, config=config, local_files_only=True)
+                return module.eval()
+            return _on_meta(cls, config)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
             what = "loading" if load else "building"
             return Unknown(f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
 
 
-def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[KeyProblem, ...]:
-    """What is wrong with the declaration of a class that could not be built.
+def build_for_plan(
+    root: str, model: ModelConfig, dtype: str | None = None, trust: bool = False, device_map: str = "auto"
+) -> Planned | Unknown:
+    """Build the class of a model directory as `from_pretrained` would; nothing is fetched and no weight is read.
 
     Args:
         root: The directory.
         model: Its parsed config.
-        trust: Whether the directory's own code may be imported.
+        dtype: The `dtype=` of the load, torch's word; None for its default, which is the config's, or that of the
+            stored weights where the config names none, or torch's own where there are none.
+        trust: True to let the directory's own code be imported.
+        device_map: The strategy that is asked for: a quantizer may refuse one.
+
+    Returns:
+        The model and its quantizer, or why it could not be built.
+    """
+    with silent():
+        try:
+            cls = _class_of(root, model, trust=trust)
+            if not _is_model_class(cls):
+                return _no_class(model, "model class")
+            return _planned(cls, copy.deepcopy(_config_of(cls, root, trust=trust)), root, dtype, device_map)
+        except ImportError as error:
+            return Unknown(_missing(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
+            return Unknown(f"building {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
+
+
+def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[KeyProblem, ...]:
+    """Return what is wrong with the declaration of a class that could not be built.
+
+    Args:
+        root: The directory.
+        model: Its parsed config.
+        trust: True to let the directory's own code be imported.
 
     Returns:
         What shows on the class alone; else, where it can be built with the flag false, what its keys name there.
     """
-    with _silent():
+    with silent():
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -75,9 +112,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
                 return found
             config = _config_of(cls, root, trust=trust)
             config.tie_word_embeddings = False
-            with torch.device("meta"):
-                module = cls(config)
-            problems = read_keys(module, transformers.__version__).problems
+            problems = read_keys(_on_meta(cls, config), transformers.__version__).problems
             return tuple(problem._replace(flag=True) for problem in problems)
         except (Exception, SystemExit):  # noqa: BLE001  # why it was not built is told already
             return ()
@@ -99,8 +134,21 @@ def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
     return getattr(transformers, model.class_name, None)
 
 
+def _no_class(model: ModelConfig, what: str) -> Unknown:
+    if not model.class_name:
+        return Unknown("config.json names no class (architectures)")
+    return Unknown(f"transformers {transformers.__version__} has no {what} {model.class_name!r}")
+
+
+def _on_meta(cls: Any, config: Any) -> nn.Module:
+    """Build a class on meta, in no dtype of its own: the kind of a tie does not hang on it."""
+    with torch.device("meta"):
+        module: nn.Module = cls(config)
+    return module
+
+
 def _is_model_class(value: Any) -> bool:
-    """Whether a name in `architectures` led to a model's class, and not to some function of the library."""
+    """True for a model's class: a name in `architectures` may lead to some function of the library."""
     return isinstance(value, type) and issubclass(value, transformers.PreTrainedModel)
 
 
@@ -114,13 +162,64 @@ def _config_of(cls: Any, root: str, *, trust: bool) -> Any:
         return cls.config_class.from_pretrained(root, local_files_only=True)
 
 
+def _planned(cls: Any, config: Any, root: str, dtype: str | None, device_map: str) -> Planned:
+    """Take the steps of `from_pretrained`, in its order."""
+    from transformers.modeling_utils import _get_dtype
+    from transformers.quantizers.auto import get_hf_quantizer
+    from transformers.utils.generic import ContextManagers
+
+    # A quantizer reads the strategy, may refuse it, and may change the attention that the class is built with.
+    quantizer, config, _ = get_hf_quantizer(config, None, device_map, weights_only=True, user_agent={})
+    files, sharded = _files(cls, config, root)
+    asked = "auto" if dtype is None else dtype
+    if asked == "auto" and getattr(config, "dtype", None) is None and files is None:
+        asked = str(torch.get_default_dtype()).removeprefix("torch.")
+    config, wanted = _get_dtype(asked, files, config, sharded, None, True, quantizer)
+    contexts = cls.get_init_context(wanted, quantizer is not None, False, False)
+    with ContextManagers(contexts):
+        module = cls(copy.deepcopy(config))
+        if quantizer is not None:
+            quantizer.preprocess_model(
+                model=module, dtype=wanted, device_map=device_map, checkpoint_files=files, use_kernels=False
+            )
+    return Planned(module, quantizer, str(wanted).removeprefix("torch."))
+
+
+def _files(cls: Any, config: Any, root: str) -> tuple[list[str] | None, Any]:
+    """The files of the weights, which tell the dtype where the config does not; None where there are none."""
+    from transformers.modeling_utils import _get_resolved_checkpoint_files
+
+    try:
+        found: tuple[list[str] | None, Any] = _get_resolved_checkpoint_files(
+            pretrained_model_name_or_path=root,
+            variant=None,
+            gguf_file=None,
+            use_safetensors=None,
+            user_agent={},
+            is_remote_code=cls.is_remote_code(),
+            transformers_explicit_filename=getattr(config, "transformers_weights", None),
+            download_kwargs={"local_files_only": True},
+        )
+    except OSError:
+        return None, None
+    return found
+
+
+def _missing(error: ImportError) -> str:
+    """Name the library that has to be installed, out of the words of a quantizer's `validate_environment`."""
+    text = _first_line(error)
+    named = _NEEDS.search(text)
+    library = named[1] if named else error.name
+    return f"{library} is not installed, and the class is not built without it: {text}" if library else text
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:300] or "no message"  # the first line often ends in a colon
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Switch transformers' own warnings and progress bars off: what they say is what tiecheck reports."""
     from transformers.utils import logging
 

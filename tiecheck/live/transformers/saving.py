@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tiecheck.live.derived_weights import plain
+from tiecheck.live.derived_weights import name_before
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.declarations import Declarations, PretrainedModel
 from tiecheck.records.live import KeyProblem, SaveProblem, Tie
@@ -75,7 +75,7 @@ class _Saving:
                 yield from self._problem(tie)
 
     def _problem(self, tie: Tie) -> Iterator[SaveProblem | KeyProblem]:
-        names, known = set(tie.names), set(map(plain, tie.names))
+        names, known = set(tie.names), set(map(name_before, tie.names))
         fitting = [name for name in sorted(names) if self._pattern(name)]
         dropped = tuple(fitting[: len(names) - 1])
         model, cls = self._prefix.removesuffix("."), type(self._outer.model).__name__

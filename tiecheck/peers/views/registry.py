@@ -40,7 +40,7 @@ def views_of(module: nn.Module, *, run: bool = False, tools: Collection[str] = M
     Raises:
         TypeError: If `module` is no `nn.Module`.
     """
-    from tiecheck.live.gc_pause import paused_collector
+    from tiecheck.live.registrations import paused_collector
     from tiecheck.peers.views.sight import Sight, ran, reproduced
 
     found: list[View] = []

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tiecheck.live.gc_pause import paused_collector
+from tiecheck.live.registrations import paused_collector
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
 from tiecheck.placement.map_lookup import device_word

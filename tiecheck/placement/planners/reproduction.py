@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from tiecheck.live.gc_pause import paused_collector
+from tiecheck.live.registrations import paused_collector
 from tiecheck.peers.views.paths import Endless
 from tiecheck.peers.views.sight import told
 from tiecheck.placement.map_lookup import device_in, device_word

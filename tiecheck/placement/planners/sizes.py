@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tiecheck.live.gc_pause import paused_collector
-from tiecheck.live.module_graph import Registrations
+from tiecheck.live.registrations import Registrations, paused_collector
 from tiecheck.placement.planners.tree import Entry, Sizer, Tree
 
 Bytes = Any

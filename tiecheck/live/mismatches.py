@@ -1,7 +1,4 @@
-"""What else a live module shows about its ties.
-
-Members that are not used as they are, biases that do not fit, and signs that tied members were meant to differ.
-"""
+"""Signs in a live module that a tie was not meant: biases that do not fit, members that were meant to differ."""
 
 from __future__ import annotations
 
@@ -15,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from tiecheck.live.derived_weights import effect_of
-from tiecheck.live.module_graph import Registrations
-from tiecheck.live.tensor_names import NamesOf
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.heads import weight_of
-from tiecheck.records.live import Effect, Freeze, Misfit
+from tiecheck.records.live import Freeze, Misfit
 
 _dtype = attrgetter("dtype")
 _requires_grad = attrgetter("requires_grad")
@@ -31,29 +26,18 @@ FEW = 3
 """Other parameters that a module must have for their agreement to show an intent."""
 
 
-def effects_of(places: Registrations, names: NamesOf) -> tuple[Effect, ...]:
-    """The members of parameter ties that their module does not use as they are."""
-    found: list[Effect] = []
-    for first in places.repeats:
-        for place in names.places_of(first):
-            what = effect_of(places.graph, places.owners[place], places.attributes[place])
-            if what is not None:
-                found += [Effect(name, *what) for name in names.at(place)]
-    return tuple(sorted(found))
-
-
-def misfits_of(places: Registrations, names: NamesOf) -> tuple[Misfit, ...]:
+def misfits_of(places: Registrations) -> tuple[Misfit, ...]:
     """Biases of linear layers whose weight is tied and has another number of rows, and the like of the logits."""
     found: list[Misfit] = []
     for first in places.repeats:
         weight = places.objects[first]
         if is_lazy(weight) or weight.dim() != 2:
             continue
-        for place in names.places_of(first):
+        for place in places.places_of(first):
             owner = places.graph.modules[places.owners[place]]
             bias = owner._parameters.get("bias")
             if isinstance(owner, nn.Linear) and places.attributes[place] == "weight" and bias is not None:
-                found += _misfit(bias, weight, names.at(place))
+                found += _misfit(bias, weight, places.names_at(place))
     return tuple(sorted(found))
 
 
@@ -81,12 +65,12 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
     return tuple(found)
 
 
-def freezes_of(places: Registrations, names: NamesOf) -> tuple[Freeze, ...]:
+def freezes_of(places: Registrations) -> tuple[Freeze, ...]:
     """Signs that the members of a parameter tie were meant to differ in `requires_grad` or dtype."""
     if not places.repeats:
         return ()
     tally = _Tally(places)
-    return tuple(freeze for first in places.repeats for freeze in _freezes(places, names, first, tally))
+    return tuple(freeze for first in places.repeats for freeze in _freezes(places, first, tally))
 
 
 class _Tally:
@@ -127,31 +111,31 @@ class _Tally:
         return found
 
 
-def _freezes(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
+def _freezes(places: Registrations, first: int, tally: _Tally) -> Iterator[Freeze]:
     tensor = places.objects[first]
     if is_lazy(tensor) or not tensor.is_floating_point():
         return
     trains = tensor.requires_grad
     word = "trains" if trains else "frozen"
-    for place in names.places_of(first):
+    for place in places.places_of(first):
         number = places.owners[place]
         said = vars(places.graph.modules[number]).get("requires_grad")
         if isinstance(said, bool) and said is not trains:
             where = places.graph.path(number, "").removesuffix(".")
-            yield Freeze("attribute", names.of(tensor), where, word, str(said).lower())
+            yield Freeze("attribute", places.names_of(tensor), where, word, str(said).lower())
     if not trains and tally.count > FEW and tally.training == tally.count - 1:
-        yield Freeze("frozen", names.of(tensor), "", word, "trains")
+        yield Freeze("frozen", places.names_of(tensor), "", word, "trains")
     if trains and tally.mixed:
-        yield from _alone_below(places, names, first, tally)
+        yield from _alone_below(places, first, tally)
     others = tally.dtypes.keys() - {tensor.dtype}
     if tally.dtypes[tensor.dtype] == 1 and len(others) == 1 and tally.dtypes.total() > FEW and tensor.dim() > 1:
         mine, theirs = (str(d).removeprefix("torch.") for d in (tensor.dtype, *others))
-        yield Freeze("dtype", names.of(tensor), "", mine, theirs)
+        yield Freeze("dtype", places.names_of(tensor), "", mine, theirs)
 
 
-def _alone_below(places: Registrations, names: NamesOf, first: int, tally: _Tally) -> Iterator[Freeze]:
+def _alone_below(places: Registrations, first: int, tally: _Tally) -> Iterator[Freeze]:
     """A tied tensor that trains below a module in which everything else is frozen, and that does not hold them all."""
-    tied = names.of(places.objects[first])
+    tied = places.names_of(places.objects[first])
     own = tally.tops.get(places.owners[first], "")
     tops = {name.partition(".")[0] for name in tied}
     for top in sorted(tops) if len(tops) > 1 else ():

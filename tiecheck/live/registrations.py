@@ -1,0 +1,120 @@
+"""Every place where a module, or a module inside of it, registers a parameter or buffer, and the names these make."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import compress
+from operator import not_
+from typing import Any
+
+from torch import Tensor, nn
+
+from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph, repeated
+
+CAP = 32
+"""Names a group lists; `names_total` says how many there are."""
+
+
+class Registrations:
+    """Every place where a module of a graph registers a parameter (and, if asked, a buffer).
+
+    Place `r` is `objects[r]`, under `attributes[r]` of module `owners[r]`.
+    """
+
+    def __init__(self, root: nn.Module, *, buffers: bool) -> None:
+        """List the registrations of each module below a root.
+
+        Args:
+            root: The module to look at; it is not changed.
+            buffers: Whether to list buffers too.
+
+        Raises:
+            TypeError: If `root` is no `nn.Module`.
+        """
+        self._list(ModuleGraph(root, exact=False), buffers=buffers)
+        if not self.graph.exact:
+            # A module that came twice without notice, and has a tensor in it or below, has shown that tensor twice.
+            owners = {self.owners[place] for places in self.repeats.values() for place in places}
+            if len({id(self.graph.modules[number]) for number in owners}) < len(owners):
+                self._list(ModuleGraph(root), buffers=buffers)
+
+    def _list(self, graph: ModuleGraph, *, buffers: bool) -> None:
+        self.graph = graph
+        self.objects, self.owners, self.attributes = graph.parameters
+        self.boundary = len(self.objects)
+        """The first place of a buffer."""
+        if buffers:
+            self._list_buffers()
+        everything = range(len(self.objects))
+        self.firsts = list(everything)
+        """The first place of each distinct tensor."""
+        self.repeats: dict[int, list[int]] = {}
+        """First place of a tensor that is registered several times -> every place of it."""
+        ids = list(map(id, self.objects))
+        several = repeated(ids)
+        if several:
+            by_id: dict[int, list[int]] = {}
+            among = list(map(several.__contains__, ids))
+            for place in compress(everything, among):
+                by_id.setdefault(ids[place], []).append(place)
+            self.repeats = {places[0]: places for places in by_id.values()}
+            self.firsts = sorted([*compress(everything, map(not_, among)), *self.repeats])
+
+    def _list_buffers(self) -> None:
+        self.objects, self.owners, self.attributes = self.objects[:], self.owners[:], self.attributes[:]
+        for number, module in enumerate(self.graph.modules):
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    self.objects.append(buffer)
+                    self.owners.append(number)
+                    self.attributes.append(name)
+
+    def tensors(self) -> list[Tensor]:
+        """Every distinct tensor, in the order of `firsts`."""
+        return [self.objects[place] for place in self.firsts]
+
+    @cached_property
+    def _first_by_id(self) -> dict[int, int]:
+        return {id(self.objects[first]): first for first in self.firsts}
+
+    def names_of(self, tensor: Any) -> tuple[str, ...]:
+        """Names of a tensor, sorted, the first `CAP` of them; none where it is registered nowhere."""
+        first = self._first_by_id.get(id(tensor))
+        if first is None:
+            return ()
+        return tuple(sorted(name for place in self.places_of(first) for name in self.names_at(place))[:CAP])
+
+    def places_of(self, first: int) -> list[int]:
+        """Every place that registers the tensor of a first place."""
+        return self.repeats.get(first) or [first]
+
+    def names_at(self, place: int) -> list[str]:
+        """Names that one place makes, sorted, the first `CAP` of them."""
+        return [prefix + self.attributes[place] for prefix in self.graph.prefixes(self.owners[place], CAP)]
+
+    def names_total(self) -> int | None:
+        """Number of names of the parameters; None where a registered cycle makes them endless."""
+        if not self.graph.aliased():
+            return self.boundary
+        total = 0
+        for owner in self.owners[: self.boundary]:
+            paths = self.graph.paths(owner)
+            if paths is None:
+                return None
+            total += paths
+        return min(total, COUNT_LIMIT)
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pause the garbage collector while many small records are made: it would walk the whole model several times."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
