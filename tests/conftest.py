@@ -61,6 +61,15 @@ def make_model(tmp_path: Path):
 
 
 @pytest.fixture
+def quiet():
+    """One thread, and none of the reports and warnings that classes of transformers make."""
+    from subjects import quiet as hushed
+
+    with hushed():
+        yield
+
+
+@pytest.fixture
 def built(request, tmp_path):
     """The model of a row."""
     row = request.param

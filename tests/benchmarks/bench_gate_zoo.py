@@ -27,8 +27,8 @@ import transformers
 from gate_zoo_page import page
 from placed_zoo import row_of
 from subjects import every, quiet
-from test_zoo import own
 from truth.run import classes
+from zoo import own
 
 import tiecheck
 from tiecheck.tables.generate.classes import Candidate

@@ -27,7 +27,7 @@ import transformers
 import verdicts
 from live_zoo_page import page
 from subjects import VARIANTS, Candidate, every, quiet
-from test_zoo import own
+from zoo import own
 
 import tiecheck
 from tiecheck.tables.architectures import load_architecture

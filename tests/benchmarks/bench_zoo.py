@@ -21,7 +21,8 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from test_zoo import Animal, changed, untouched, zoo
+from zoo import Animal, zoo
+from zoo_truth import changed, untouched
 
 VERDICTS = ("right", "unknown", "wrong")
 

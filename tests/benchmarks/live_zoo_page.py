@@ -149,8 +149,8 @@ def _title(row: Row) -> str:
 def _upstream(rows: list[Row]) -> Iterator[str]:
     yield "## What transformers itself does wrong\n"
     yield (
-        "Each is produced with the library, its damage shown, and found, in `tests/live_zoo/test_upstream.py`; the "
-        "control by 4.57.6 is in `tests/live_zoo/test_upstream_older.py`. To see one of the tables: "
+        "Each is produced with the library, its damage shown, and found, in `tests/differential/test_upstream.py`, "
+        "with a control by 4.57.6. To see one of the tables: "
         "`tiecheck.check(CLASS(CONFIG))` with the config that stands above it.\n"
     )
     yield LIFE

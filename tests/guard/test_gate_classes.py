@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from accelerate import dispatch_model
-from test_gate import gate_of, on_two
+from gates import gate_of, on_two
 from tiny_models import SMALL, groups_of, logits
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_zoo import animal
 from transformers import modeling_utils
+from zoo import animal
 
 from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers.loading import Planned, build_for_plan

@@ -13,14 +13,14 @@ import pytest
 from cells import Cell, cells
 from loading import load
 from older import older_python
-from test_zoo import animal, by_name, quiet  # noqa: F401 - a fixture
+from zoo import animal, by_name
 
 from tiecheck.config.options import Config
 from tiecheck.facts.providers import facts_of
 from tiecheck.records.loaders import LoaderView
 from tiecheck.targets.parse import parse_target
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 SAMPLE = (
     "BartForConditionalGeneration",

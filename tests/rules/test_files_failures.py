@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from accelerate import init_empty_weights, load_checkpoint_in_model
+from rule_failures import codes, gpt2, llama
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
@@ -27,23 +28,6 @@ from tiecheck.records.report import Finding
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
-
-
-def llama(*, tied: bool = True) -> transformers.LlamaForCausalLM:
-    """A tiny Llama that does not look untrained."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=tied)
-    model = transformers.LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    return model
-
-
-def gpt2() -> transformers.GPT2LMHeadModel:
-    """A tiny GPT-2."""
-    torch.manual_seed(0)
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2))
 
 
 def t5() -> transformers.T5ForConditionalGeneration:
@@ -70,13 +54,6 @@ def found(target: Path, code: str, **options: object) -> list[Finding]:
 def skipped(target: Path, code: str) -> list[str]:
     """Why one rule was skipped."""
     return [skip.reason for skip in tiecheck.check(target).targets[0].skips if skip.code == code]
-
-
-def codes(target: Path, **options: object) -> list[str]:
-    """Codes and severities of everything that is found."""
-    report = tiecheck.check(target, **options)
-    assert not report.errors
-    return [f"{f.code} {f.severity}" for f in report.findings]
 
 
 def save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import save_torch_state_dict
+from rule_failures import codes, llama, set_flag
 from safetensors.torch import load_file, save_file
-from test_real_failures import codes, llama, set_flag
 
 import tiecheck
 

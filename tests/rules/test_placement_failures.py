@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from plans_by_hand import accelerates, doubled, given, heard, live_of, placement, planned
 from safetensors.torch import save_file, save_model
+from split_models import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -26,32 +27,8 @@ from tiecheck.rules.placement.planners import PlanDependsOnHashSeed, PlannerWill
 from tiecheck.rules.placement.split_words import APART, MIXED
 from tiecheck.rules.placement.splits import TiedGroupSplit, TiedMemoryCountedTwice
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SAME = MIXED.partition(",")[0]
-BIG = {0: 10**6, 1: 10**6, "cpu": 10**6}
 IDS = torch.tensor([[1, 2, 3]])
-
-
-class Net(nn.Module):
-    """An embedding, a layer, and a head that shares the embedding's weight; or does not."""
-
-    def __init__(self, *, tied: bool = True) -> None:
-        super().__init__()
-        self.emb = nn.Embedding(32, 16)
-        self.body = nn.Linear(16, 16, bias=False)
-        self.out = nn.Linear(16, 32, bias=False)
-        if tied:
-            self.out.weight = self.emb.weight
-
-    def forward(self, ids: Any) -> Any:
-        return self.out(self.body(self.emb(ids)))
-
-
-def config(**changes: Any) -> LlamaConfig:
-    small = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
-    return LlamaConfig(
-        **small, num_attention_heads=2, num_key_value_heads=2, **({"tie_word_embeddings": True} | changes)
-    )
 
 
 def one(answers: Any) -> Draft:
@@ -161,15 +138,6 @@ def test_two_gpus_leave_the_tie_on_one_and_forward_raises(monkeypatch: pytest.Mo
     kept, fine = forward_on_fake_gpus({**apart, "emb": "cuda:0"}, monkeypatch)
     assert kept == {"cuda:0"}
     assert fine == "cpu"  # where the input came from
-
-
-class Sharing(LlamaForCausalLM):
-    """A Llama whose layers share a matrix, and which does not say so."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        first, second = (layer.mlp for layer in self.model.layers)
-        second.up_proj.weight = first.up_proj.weight
 
 
 def saying(pair: dict[str, str]) -> type[Any]:
@@ -392,20 +360,6 @@ class Heads(nn.Module):
         self.body = nn.Linear(16, 16, bias=False)
         setattr(self, second, nn.Linear(16, 32, bias=False))
         getattr(self, second).weight = getattr(self, first).weight
-
-
-class Olmo(nn.Module):
-    """OLMo's alias: the head is the embedding's module, and unused; or a layer of its own with its weight."""
-
-    def __init__(self, *, own: bool = False) -> None:
-        super().__init__()
-        self.wte = nn.Embedding(32, 16)
-        self.body = nn.Linear(16, 16, bias=False)
-        self.ff_out: Any = nn.Linear(16, 32, bias=False) if own else self.wte
-        self.ff_out.weight = self.wte.weight
-
-    def forward(self, ids: Any) -> Any:
-        return F.linear(self.body(self.wte(ids)), self.wte.weight)
 
 
 class Holder(nn.Module):

@@ -10,8 +10,8 @@ import accelerate
 import pytest
 import torch
 import transformers
+from rule_failures import llama
 from safetensors.torch import load_file, load_model, save_file, save_model
-from test_real_failures import llama
 
 from tiecheck.placement.loads.follow import Load, loads_under
 from tiecheck.placement.loads.groups import declared_groups, live_groups

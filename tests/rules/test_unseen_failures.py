@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 from plans_by_hand import given, live_of, placement, planned
-from test_placement_failures import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
+from split_models import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 

@@ -11,7 +11,7 @@ import torch
 from breaks import BREAKS, Break, Group, NotHereError
 from states import WORDS, state_of
 from subjects import Candidate, make, truth_of
-from test_zoo import Animal, animal, tied_model
+from zoo import Animal, animal, tied_model
 
 import tiecheck
 from tiecheck.records.report import TargetReport

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from cells import changed_tensors
 from safetensors.torch import save_file
-from test_zoo import Animal, Tensors, animal, few_words, tied_model
 from truth.mutate import _placed, _untied, saved
+from zoo import Animal, Tensors, animal, few_words, tied_model
 from zoo_inputs import inputs_for
 
 from tiecheck.tables.architectures import load_architecture

@@ -18,7 +18,7 @@ import torch
 import transformers
 from loading import load
 from safetensors.torch import save_file
-from test_zoo import Animal, Tensors, animal, by_name, tied_model, written
+from zoo import Animal, Tensors, animal, by_name, tied_model, written
 
 import tiecheck
 from tiecheck.records.declared import TieSpec

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from cells import Place, changed_tensors, place
 from safetensors.torch import load_file, save_file
-from test_zoo import Animal, Tensors, flag_edits, tied_model, written
+from zoo import Animal, Tensors, flag_edits, tied_model, written
 
 from tiecheck.records.declared import TieSpec
 from tiecheck.tables.architectures import FLAG, load_architecture

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from loading import load
 from older import older_python
-from test_zoo import Animal, animal, own
+from zoo import Animal, animal, own
 
 from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.tables.generate.build import build, groups_of

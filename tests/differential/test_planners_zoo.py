@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from planner_asks import asks_of
-from subjects import Candidate, every, make, quiet
+from subjects import Candidate, every, make
 
 from tiecheck.peers.views.registry import views_of, would_warn
 from tiecheck.placement.planners.plans import reproduce, run, sizes_of
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 SAMPLE = [
     ("AlbertForMaskedLM", "albert"),
@@ -64,12 +63,6 @@ SAMPLE = [
 """Every shape of ties, and classes without any."""
 
 VERSIONS: dict[Any, str] = {"accelerate": "1.15.0", "transformers": "5.23.0"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
 
 
 def compared(candidate: Candidate, model: Any) -> Counter[str]:

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_zoo import quiet  # noqa: F401 - a fixture
 from truth.corpus import CORPUS, Pairing, judged, lay_out, pairings
 from truth.run import Older
 
@@ -17,6 +16,7 @@ import tiecheck
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("quiet"),
     pytest.mark.skipif(not (CORPUS / "manifest.json").exists(), reason=f"there is no corpus at {CORPUS}"),
 ]
 

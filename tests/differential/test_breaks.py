@@ -14,13 +14,13 @@ import torch
 from breaks import BREAKS, Group
 from broken import outcomes, row_of
 from states import WORDS, state_of
-from subjects import Candidate, every, quiet
-from test_zoo import animal, by_name, own, tied_model
+from subjects import Candidate, every
 from torch import nn
+from zoo import animal, by_name, own, tied_model
 
 from tiecheck.tables.architectures import load_architecture
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 SAMPLE = [
     "BartForConditionalGeneration",
@@ -39,12 +39,6 @@ SAMPLE = [
 """Pairs, groups of three and four, biases, composites, patterns and module names as keys."""
 
 BAD = ("missed", "wrong kind", "false alarm")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
 
 
 @pytest.mark.parametrize("name", SAMPLE)

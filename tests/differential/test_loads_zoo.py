@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from placed_zoo import judge, row_of, told
-from subjects import Candidate, every, quiet
-from test_zoo import animal, by_name, own
+from subjects import Candidate, every
 from truth.run import classes
+from zoo import animal, by_name, own
 from zoo_loads import FAILS, again, load, plain_of
 from zoo_stores import Ask, Store, maps_of, on_meta, spread
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 PLAN = {
     "once": ("targets", "sources", "members", "auto"),
@@ -50,12 +49,6 @@ UNRUN = ["Qwen2VLForConditionalGeneration"]
 UNTIED = ["ViTForImageClassification", "LlamaForSequenceClassification"]
 
 WRONG = ("missed", "false alarm", "other map")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
 
 
 def wrong(row: dict[str, Any]) -> list[str]:

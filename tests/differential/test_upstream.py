@@ -1,36 +1,31 @@
 """Bugs of transformers 5.23 in how it ties: each is produced with the library itself, the damage shown, and found.
 
-The numbers are those of the list of upstream bugs that the project keeps. `test_upstream_older.py` has the control:
-what 4.57.6 does with the same model. `docs/live-zoo.md` lists which classes have which.
+The numbers are those of the list of upstream bugs that the project keeps. The slow lane has the control: 4.57.6 loads
+the same checkpoint and ties what 5.23 leaves random. `docs/live-zoo.md` lists which classes have which.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from older import run_older
 from safetensors.torch import load_file, save_file
-from subjects import Candidate, every, make, quiet, truth_of
-from test_zoo import Animal, animal, by_name
+from subjects import Candidate, every, make, truth_of
 from torch import nn
 from torch.nn.utils import prune
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
+from zoo import Animal, animal, by_name
 
 import tiecheck
 from tiecheck.records.report import TargetReport
 from tiecheck.tables.generate.configs import flagged
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 
 def checked(target: Any, **options: Any) -> TargetReport:
@@ -374,3 +369,48 @@ def test_u7_a_module_alias_cannot_be_saved(tmp_path: Path, tied: bool) -> None:
     said = found(checked(model), *names)
     assert said.get("TIE303") in ("info", "warning")
     assert "TIE304" in said
+
+
+SCRIPT = Path(__file__).parents[1] / "support" / "loading.py"
+
+
+def head_pair(model: Any) -> tuple[str, str]:
+    """The names of head and embedding."""
+    return name_of(model, model.get_output_embeddings().weight), name_of(model, model.get_input_embeddings().weight)
+
+
+def loaded_by_older(model: Any, where: Path, dropped: str, kept: str) -> list[str]:
+    """What 4.57.6 makes of a checkpoint that holds one member of a pair: the outcome and its detail."""
+    saved_without(model, where, dropped)
+    value = model.get_parameter(kept)
+    stored = load_file(where / "model.safetensors")
+    name = next(key for key, tensor in stored.items() if tensor.shape == value.shape and torch.equal(tensor, value))
+    group = {"names": [dropped, kept], "source": kept, "stored": {kept: name}}
+    (where / "cells.json").write_text(json.dumps([{"path": str(where), "groups": [group]}]))
+    run = run_older(str(SCRIPT), str(where / "cells.json"))
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.strip().splitlines()[-1])["outcomes"][0]
+
+
+BY_OLDER: dict[str, Callable[[], tuple[Any, tuple[str, str]]]] = {}
+
+
+def of(model: Any, pair: tuple[str, str] | None = None) -> tuple[Any, tuple[str, str]]:
+    """A model with the member to drop and the one to keep."""
+    return model, pair or head_pair(model)
+
+
+for _name in INERT_BY_DEFAULT:
+    BY_OLDER[f"u3-{_name}"] = lambda name=_name: of(animal(by_name(name)).model())
+BY_OLDER["u4-FSMT"] = lambda: of(animal(by_name("FSMTForConditionalGeneration")).model(), FSMT)
+for _name, _pair in GATED:
+    BY_OLDER[f"u5-{_name}"] = lambda name=_name, pair=_pair: of(animal(by_name(name)).model(value=False), pair)
+for _name in ("LlavaNextForConditionalGeneration", "VipLlavaForConditionalGeneration"):
+    BY_OLDER[f"u6-{_name}"] = lambda name=_name: of(with_text_flag(animal(by_name(name))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BY_OLDER)
+def test_4_57_ties_what_5_leaves_random(tmp_path: Path, case: str) -> None:
+    model, (dropped, kept) = BY_OLDER[case]()
+    assert loaded_by_older(model, tmp_path, dropped, kept) == ["tied", ""]

@@ -6,14 +6,13 @@ whole table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from subjects import VARIANTS, Candidate, every, quiet
+from subjects import VARIANTS, Candidate, every
 from verdicts import row_of
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 SAMPLE = [
     ("AlbertForMaskedLM", "albert"),
@@ -43,12 +42,6 @@ SAMPLE = [
     ("Zamba2ForCausalLM", "zamba2"),
 ]
 """One class of each shape of ties, and those that a checker is likely to be wrong about."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
 
 
 def loud(row: dict[str, Any]) -> list[str]:

@@ -18,23 +18,17 @@ import torch.nn.functional as F
 import transformers
 from accelerate import cpu_offload, disk_offload
 from peft import LoraConfig, get_peft_model
-from subjects import Candidate, make, quiet, truth_of
-from test_zoo import animal, by_name
+from subjects import Candidate, make, truth_of
 from torch import nn
+from zoo import animal, by_name
 
 import tiecheck
 from tiecheck.records.report import TargetReport
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
 Builder = Callable[[], nn.Module]
 TRAPS: dict[str, Builder] = {}
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
 
 
 def trap(build: Builder) -> Builder:
