@@ -1,6 +1,7 @@
 """Write what is generated: the JSON schema, the rules and command-line pages, and the marked blocks of others.
 
-`python docs/generate.py` writes, `python docs/generate.py --check` exits with 1 where something is out of date.
+`python docs/generate.py` writes, `python docs/generate.py --check` exits with 1 where something is out of date. Where
+the `live` extra is not installed, the few blocks that need it stay as they are, and their names are printed.
 One source each: the records of `tiecheck/records/report.py`, the rule classes, the click commands, and the tool's own
 output on the fixtures.
 """
@@ -12,9 +13,11 @@ import contextlib
 import json
 import re
 import sys
+import tomllib
 import types
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -31,16 +34,18 @@ from tiecheck.render.rules import rule_text
 from tiecheck.rules.registry import FAMILIES, family
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = ("README.md", "docs/inspect.md")
+BLOCKS = ("README.md", "CONTRIBUTING.md", "docs/inspect.md")
 """Pages written by hand, with generated blocks in them."""
+LIVE = all(find_spec(name) for name in ("torch", "transformers", "accelerate"))
 HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
 
 
 def main() -> None:
     """Write every generated file, or compare with `--check`."""
     check = "--check" in sys.argv[1:]
+    kept: set[str] = set()
     stale = []
-    for name, text in pages().items():
+    for name, text in pages(kept).items():
         path = ROOT / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
@@ -48,22 +53,24 @@ def main() -> None:
                 path.write_text(text, encoding="utf-8")
     verb = "out of date" if check else "written"
     print("\n".join(f"{name}: {verb}" for name in stale) or "everything generated is up to date")
+    if kept:
+        print(f"not looked at without torch, transformers and accelerate: {', '.join(sorted(kept))}")
     sys.exit(1 if check and stale else 0)
 
 
-def pages() -> dict[str, str]:
-    """Each generated file with its text."""
+def pages(kept: set[str]) -> dict[str, str]:
+    """Return each generated file with its text; `kept` gets the blocks that cannot be made here."""
     return {
         "tiecheck/render/report.schema.json": json.dumps(schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
-        **{name: with_blocks((ROOT / name).read_text(encoding="utf-8")) for name in BLOCKS},
+        **{name: with_blocks((ROOT / name).read_text(encoding="utf-8"), kept) for name in BLOCKS},
     }
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of the report, off the records' types and their fields' docstrings."""
+    """Return the JSON schema of the report, off the records' types and their fields' docstrings."""
     count = {"type": "integer", "minimum": 0}
     summary = {
         "targets": count,
@@ -89,7 +96,7 @@ def schema() -> dict[str, Any]:
 
 
 def strict(properties: dict[str, Any]) -> dict[str, Any]:
-    """An object with exactly these properties."""
+    """Return the schema of an object with exactly these properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -99,7 +106,7 @@ def strict(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def type_schema(hint: Any) -> dict[str, Any]:
-    """The schema of one type of a field."""
+    """Return the schema of one type of a field."""
     plain = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
     if hint in plain:
         return {"type": plain[hint]}
@@ -120,7 +127,7 @@ def type_schema(hint: Any) -> dict[str, Any]:
 
 
 def field_documents(record: type) -> dict[str, str]:
-    """The docstring under each field of a record."""
+    """Return the docstring under each field of a record."""
     source = Path(str(sys.modules[record.__module__].__file__)).read_text(encoding="utf-8")
     body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == record.__name__).body
     found = {}
@@ -132,7 +139,7 @@ def field_documents(record: type) -> dict[str, str]:
 
 
 def rules_page() -> str:
-    """Every rule in full, under its family."""
+    """Return every rule in full, under its family."""
     parts = [HEAD, "# Rules\n\n" + rules_table("")]
     for digit, (_, title) in FAMILIES.items():
         parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
@@ -141,7 +148,7 @@ def rules_page() -> str:
 
 
 def rules_table(page: str) -> str:
-    """The rules in a table, each linked to its heading on the rules page."""
+    """Return the rules in a table, each linked to its heading on the rules page."""
     rows = [
         f"| [{rule.code}]({page}#{rule.code.lower()}-{rule.name}) | {rule.name} | {rule.severity} | {rule.summary} |"
         for digit in FAMILIES
@@ -151,7 +158,7 @@ def rules_table(page: str) -> str:
 
 
 def command_page() -> str:
-    """The help of every command, as click prints it."""
+    """Return the help of every command, as click prints it."""
     parts = [HEAD, "# Command line"]
     for words in ([], *([name] for name in COMMANDS)):
         result = CliRunner().invoke(cli, [*words, "--help"], prog_name="tiecheck", terminal_width=100)
@@ -179,7 +186,7 @@ group that a loader has no notion of, and a class that it does not have, get no 
 
 
 def loaders_page() -> str:
-    """The loaders of the matrix, and what is known of each from where."""
+    """Return the loaders of the matrix, with the source of what is known of each."""
     known: dict[tuple[str, str], list[str]] = {}
     for loader in loaders_of():
         known.setdefault((loader.name, loader.versions), []).append(loader.checked)
@@ -196,24 +203,65 @@ def loaders_page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def with_blocks(text: str) -> str:
-    """A page with each block between `generated: NAME` marks made anew."""
-    blocks = {"rules": lambda: rules_table("docs/rules.md")}
-    for name, arguments in {
-        "diverged": ["fixtures/models/llama-diverged-head"],
-        "loaders": ["fixtures/models/llama-head-name-only", "--for", "transformers==5,vllm"],
-        "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
-        "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
-        "inspect": ["inspect", "fixtures/models/olmo-module-alias", "--load", "--trust-remote-code"],
-        "counts": ["inspect", "fixtures/models/llama-diverged-head"],
-    }.items():
-        blocks[name] = lambda arguments=arguments: shown(arguments)
-    pattern = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]()}\n{match[3]}", text)
+RUNS: Mapping[str, list[str]] = {
+    "diverged": ["fixtures/models/llama-diverged-head"],
+    "loaders": ["fixtures/models/llama-head-name-only", "--for", "transformers==5,vllm"],
+    "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
+    "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
+    "inspect": ["inspect", "fixtures/models/olmo-module-alias", "--load", "--trust-remote-code"],
+    "counts": ["inspect", "fixtures/models/llama-diverged-head"],
+}
+"""Blocks that are commands with what they print."""
+
+
+def with_blocks(text: str, kept: set[str]) -> str:
+    """Return a page with each block between `generated: NAME` marks made anew.
+
+    Args:
+        text: The page as it is.
+        kept: Gets the blocks that only the `live` extra could make, where it is not installed: they stay as they are.
+    """
+    tables = {"rules": lambda: rules_table("docs/rules.md"), "rooms": rooms_table}
+    if find_spec("tiecheck.facts.registry"):
+        tables["facts"] = facts_table
+
+    def block(match: re.Match[str]) -> str:
+        name = match[2]
+        if name in tables:
+            return f"{match[1]}{tables[name]()}\n{match[3]}"
+        if name == "facts":
+            return match[0]
+        if {"--load", "--live"} & set(RUNS[name]) and not LIVE:
+            kept.add(name)
+            return match[0]
+        return f"{match[1]}{shown(RUNS[name])}\n{match[3]}"
+
+    return re.sub(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", block, text, flags=re.DOTALL)
+
+
+def rooms_table() -> str:
+    """Return the rooms of the package, high to low, each with its own words for what lives there."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    rows = []
+    for name in next(contract["layers"] for contract in contracts if contract["type"] == "layers"):
+        package = ROOT / "tiecheck" / name
+        if package.is_dir():
+            text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+            rows.append(f"| `{name}/` | {' '.join(text.split())} |")
+    return "\n".join(["| room | what lives there, and what it may touch |", "|---|---|", *rows])
+
+
+def facts_table() -> str:
+    """Return the facts that rules and other facts may ask for, by the module that makes them."""
+    facts = import_module("tiecheck.facts.registry").all_facts()
+    rows = [f"| `{one.name}` | {one.doc} | {', '.join(f'`{want.name}`' for want in one.wants)} |" for one in facts]
+    return "\n".join(["| fact | what it tells | made of |", "|---|---|---|", *rows])
 
 
 def shown(arguments: list[str]) -> str:
-    """A command and what it prints, the time left out."""
+    """Run a command and return it with its output, the time left out."""
     with contextlib.chdir(ROOT):
         result = CliRunner().invoke(cli, arguments, prog_name="tiecheck")
     if result.exception is not None and not isinstance(result.exception, SystemExit):

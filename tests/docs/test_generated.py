@@ -1,4 +1,4 @@
-"""What is generated is up to date: docs, schema, README."""
+"""What is generated is up to date (docs, schema, README, CONTRIBUTING), also where the `live` extra is missing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,36 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HERE = os.environ | {"PYTHONPATH": str(ROOT)}
+"""The package beside this test, whatever is installed."""
+WITHOUT_LIVE = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "accelerate"):
+            raise ModuleNotFoundError(name)
+from importlib import util
+found = util.find_spec
+util.find_spec = lambda name: None if name in ("torch", "transformers", "accelerate") else found(name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["docs/generate.py", "--check"]
+runpy.run_path("docs/generate.py", run_name="__main__")
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=HERE)
 
 
 def test_generated_files_are_up_to_date() -> None:
-    here = os.environ | {"PYTHONPATH": str(ROOT)}  # the package beside this test, whatever is installed
-    done = subprocess.run(
-        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False, env=here
-    )
+    done = python("docs/generate.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "everything generated is up to date\n", "every block was looked at"
+
+
+def test_without_the_live_extra_all_but_three_blocks_are_looked_at() -> None:
+    done = python("-c", WITHOUT_LIVE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[1:] == [
+        "not looked at without torch, transformers and accelerate: gpt2, inspect, olmo"
+    ]
