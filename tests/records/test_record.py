@@ -61,6 +61,39 @@ def test_replacing_comparing_hashing_and_pickling(a: int, b: str, c: float, othe
     assert record.both == f"{a}{b}"
 
 
+NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), min_size=1, max_size=6, unique=True)
+
+
+@given(NAMES, st.data(), st.booleans())
+def test_fields_are_read_with_and_without_the_future_import(
+    names: list[str], data: st.DataObject, future: bool
+) -> None:
+    fields = [f"field_{name}" for name in names]
+    plain = data.draw(st.integers(0, len(fields)))
+    body = [f"    {name}: int{'' if i < plain else f' = {i}'}\n" for i, name in enumerate(fields)]
+    source = "class Drawn(Base):\n" + "".join(body) + "    @property\n    def first(self) -> int: return self[0]\n"
+    made = {}
+    for base in (Record, NamedTuple):
+        scope = {"Base": base, "__name__": "drawn"}
+        text = f"from __future__ import annotations\n{source}" if future else source
+        exec(compile(text, "drawn", "exec", dont_inherit=True), scope)
+        made[base] = scope["Drawn"]
+    drawn, peer = made[Record], made[NamedTuple]
+    assert drawn._fields == peer._fields == tuple(fields)
+    assert drawn._field_defaults == peer._field_defaults
+    values = range(10, 10 + plain)
+    assert tuple(drawn(*values)) == tuple(peer(*values))
+    assert drawn(*values).first == peer(*values).first
+
+
+@pytest.mark.parametrize("base", [Record, Plain])
+def test_a_record_of_no_fields_is_refused(base: type) -> None:
+    with pytest.raises(TypeError, match="Empty is a record without fields"):
+
+        class Empty(base):
+            value = 1
+
+
 def test_it_is_frozen_and_has_no_dict() -> None:
     record = Plain(1, "x")
     with pytest.raises(AttributeError):

@@ -13,13 +13,30 @@ if TYPE_CHECKING:
 else:
     from operator import itemgetter
 
+    def _annotated(namespace):
+        """Return the names that a class body annotates, in order."""
+        if "__annotations__" in namespace:
+            return tuple(namespace["__annotations__"])
+        try:
+            import annotationlib
+        except ImportError:  # before Python 3.14 there is no other place
+            return ()
+        # 3.14 leaves a body without `from __future__ import annotations` a function that makes them (PEP 649).
+        annotate = annotationlib.get_annotate_from_class_namespace(namespace)
+        if annotate is None:
+            return ()
+        # As texts nothing is evaluated, so a name that only a type checker imports is no error.
+        return tuple(annotationlib.call_annotate_function(annotate, annotationlib.Format.STRING))
+
     class _RecordType(type):
         """Turns the annotations of a class body into fields."""
 
         def __new__(cls, name, bases, namespace):
             if not bases:
                 return super().__new__(cls, name, (tuple,), namespace)
-            fields = tuple(namespace.get("__annotations__", ()))
+            fields = _annotated(namespace)
+            if not fields:
+                raise TypeError(f"{name} is a record without fields")
             defaults = {field: namespace[field] for field in fields if field in namespace}
             for i, field in enumerate(fields):
                 namespace[field] = property(itemgetter(i))
