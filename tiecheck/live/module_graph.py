@@ -139,13 +139,23 @@ class ModuleGraph:
         """Number of each module by its id."""
         return {id(module): number for number, module in enumerate(self.modules)}
 
-    def children(self, number: int, *, closing: bool = True) -> Iterator[tuple[str, int]]:
-        """Attribute and number of each module that a module registers; without those that close a cycle, if asked."""
+    def children(self, number: int, *, closing: bool = True, once: bool = False) -> Iterator[tuple[str, int]]:
+        """Yield attribute and number of each module that a module registers, in order.
+
+        Args:
+            number: The module that registers them.
+            closing: False to leave out registrations that close a cycle.
+            once: True to leave out what the module registers a second time (torch's `named_children`).
+        """
+        seen: set[int] = set()
         for label, module in self.modules[number]._modules.items():
-            if module is not None:
-                child = self._index[id(module)]
-                if closing or not self._back or (child, Edge(number, label)) not in self._back:
-                    yield label, child
+            if module is None or (once and id(module) in seen):
+                continue
+            if once:
+                seen.add(id(module))
+            child = self._index[id(module)]
+            if closing or not self._back or (child, Edge(number, label)) not in self._back:
+                yield label, child
 
     def registrations_of(self, number: int) -> list[Edge]:
         """Every registration of a module, those that close a cycle included; the root may have none."""
@@ -185,54 +195,50 @@ class ModuleGraph:
         return sorted(seen)
 
     def _count(self) -> None:
-        """Count paths by adding up, in topological order, over the part of the graph that aliasing reaches."""
-        affected = self._below(self.several())
-        self._forward = {number: self.registrations_of(number) for number in affected}
-        order = self._topological(affected)
-        if len(order) < len(affected):
-            self._back = self._find_back(affected)
+        """Count paths by adding up, parents first, over the part of the graph that aliasing reaches."""
+        order, self._back = self.parents_first(self._below(self.several()))
+        self._forward = {number: self.registrations_of(number) for number in order}
+        if self._back:
             for number in {number for number, _ in self._back}:
                 self._forward[number] = [e for e in self._forward[number] if (number, e) not in self._back]
             self._endless = frozenset(self._below([number for number, _ in self._back]))
-            order = self._topological(affected)
         counts = self._counts
         for number in order:
             total = sum([counts.get(parent, 1) for parent, _ in self._forward[number]])
             counts[number] = min(max(total, 1), COUNT_LIMIT)
 
-    def _topological(self, affected: list[int]) -> list[int]:
-        """The affected modules, parents first (Kahn); those on a cycle, and below one, are left out."""
-        inside = self._forward
-        waiting = {n: sum([parent in inside for parent, _ in inside[n]]) for n in affected}
-        order = [number for number in affected if waiting[number] == 0]
-        for number in order:
-            for _, child in self.children(number, closing=False):
-                waiting[child] -= 1
-                if waiting[child] == 0:
-                    order.append(child)
-        return order
+    def parents_first(self, numbers: Iterable[int]) -> tuple[list[int], set[tuple[int, Edge]]]:
+        """Order some modules and all below them so that each comes after every module that registers it.
 
-    def _find_back(self, affected: list[int]) -> set[tuple[int, Edge]]:
-        """The registrations that close a cycle: those that lead back onto the path of a depth-first walk."""
+        Args:
+            numbers: The modules, in the order of the graph.
+
+        Returns:
+            The order, and the registrations that close a cycle: those that lead back onto the path of the walk.
+        """
         back: set[tuple[int, Edge]] = set()
-        state: dict[int, bool] = {}  # True while on the path, False when done
-        for start in affected:
-            if start in state:
+        order: list[int] = []
+        on_path: dict[int, bool] = {}
+        for start in numbers:
+            if start in on_path:
                 continue
-            state[start] = True
+            on_path[start] = True
             stack = [(start, self.children(start))]
             while stack:
                 number, rest = stack[-1]
-                label, child = next(rest, ("", -1))
-                if child < 0:
-                    state[number] = False
+                for label, child in rest:
+                    if child not in on_path:
+                        on_path[child] = True
+                        stack.append((child, self.children(child)))
+                        break
+                    if on_path[child]:
+                        back.add((child, Edge(number, label)))
+                else:
+                    on_path[number] = False
+                    order.append(number)
                     stack.pop()
-                elif state.get(child):
-                    back.add((child, Edge(number, label)))
-                elif child not in state:
-                    state[child] = True
-                    stack.append((child, self.children(child)))
-        return back
+        order.reverse()
+        return order, back
 
     def prefixes(self, number: int, cap: int) -> list[str]:
         """The first paths of a module in the order of their names, each with its final dot; `""` for the root.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph, repeated
 
@@ -41,17 +41,6 @@ class Endless(Exception):  # noqa: N818  # what is told is the tool's state, not
     """A tool's walk would meet so many names that it is not begun."""
 
 
-class Path(NamedTuple):
-    """One path to a module."""
-
-    prefix: str
-    """The dotted path with its final dot; empty for the root."""
-    module: nn.Module
-    """The module there."""
-    number: int
-    """Position among all paths, in the order of the walk."""
-
-
 class Place(NamedTuple):
     """One name of a tensor."""
 
@@ -63,52 +52,24 @@ class Place(NamedTuple):
     """The name."""
 
 
-def children(module: nn.Module, *, once: bool) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that a module registers; each once, under its first attribute, where `once` asks for that."""
-    seen: set[int] = set()
-    for label, child in module._modules.items():
-        if child is not None and not (once and id(child) in seen):
-            seen.add(id(child))
-            yield label, child
-
-
 def extent(graph: ModuleGraph, *, once: bool) -> Extent:
-    """What a walk would meet, counted in time that grows with the modules and not with their paths."""
+    """Count what a walk would meet, in time that grows with the modules and not with their paths."""
     if not graph.several():
         depth = [1] * len(graph.modules)
         for number in range(1, len(depth)):  # parents first
             depth[number] = depth[graph.registrations_of(number)[0].parent] + 1
         return Extent(len(depth), len(graph.parameters[0]), max(depth), endless=False)
     sizes: dict[int, Extent] = {}
-    for module, below in _upward(graph.modules[0], once=once):
-        held = [sizes[child] for child in below if child in sizes]  # one that closes a cycle is not counted yet
-        own = sum([parameter is not None for parameter in module._parameters.values()])
-        sizes[id(module)] = Extent(
+    for number in reversed(graph.parents_first(range(len(graph.modules)))[0]):
+        held = [sizes[child] for _, child in graph.children(number, closing=False, once=once)]
+        own = sum([parameter is not None for parameter in graph.modules[number]._parameters.values()])
+        sizes[number] = Extent(
             min(COUNT_LIMIT, 1 + sum([size.paths for size in held])),
             min(COUNT_LIMIT, own + sum([size.names for size in held])),
             1 + max([size.depth for size in held], default=0),
             endless=False,
         )
-    endless = any(graph.paths(number) is None for number in graph.aliased())
-    return sizes[id(graph.modules[0])]._replace(endless=endless)
-
-
-def _upward(root: nn.Module, *, once: bool) -> Iterator[tuple[nn.Module, list[int]]]:
-    """Each module once, after all that it registers; with the ids of these."""
-    seen = {id(root)}
-    first = [child for _, child in children(root, once=once)]
-    stack = [(root, first, iter(first))]
-    while stack:
-        module, held, rest = stack[-1]
-        for child in rest:
-            if id(child) not in seen:
-                seen.add(id(child))
-                below = [grandchild for _, grandchild in children(child, once=once)]
-                stack.append((child, below, iter(below)))
-                break
-        else:
-            stack.pop()
-            yield module, list(map(id, held))
+    return sizes[0]._replace(endless=any(graph.paths(number) is None for number in graph.aliased()))
 
 
 def check(size: Extent) -> None:
@@ -127,23 +88,21 @@ def check(size: Extent) -> None:
         raise Endless(f"would {what} {least}{count}: {end}")
 
 
-def walk(root: nn.Module, *, once: bool) -> Iterator[Path]:
-    """Every path to every module, each module before what it registers, in the order of registration.
+def walk(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
+    """Yield every path to every module, with its final dot, and the module's number; parents first.
 
     Args:
-        root: The module; `check` has said that the walk ends.
-        once: Whether a parent's second registration of one module is left out.
+        graph: The modules; `check` has said that the walk ends.
+        once: True to leave out a parent's second registration of one module.
     """
-    yield Path("", root, 0)
-    number = 0
-    stack = [(children(root, once=once), "")]
+    yield "", 0
+    stack = [(graph.children(0, once=once), "")]
     while stack:
         rest, prefix = stack[-1]
         for label, child in rest:
-            number += 1
             below = f"{prefix}{label}."
-            yield Path(below, child, number)
-            stack.append((children(child, once=once), below))
+            yield below, child
+            stack.append((graph.children(child, once=once), below))
             break
         else:
             stack.pop()
@@ -164,15 +123,13 @@ def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator
             if id(tensor) in several:
                 yield Place(tensor, number, graph.path(number, attribute))
         return
-    found: list[tuple[Tensor, Path, str]] = []
-    for path in walk(graph.modules[0], once=once):
-        registries = (path.module._parameters, path.module._buffers) if buffers else (path.module._parameters,)
-        for registry in registries:
-            found += [(tensor, path, attribute) for attribute, tensor in registry.items() if tensor is not None]
-    several = repeated([id(tensor) for tensor, _, _ in found])
-    for tensor, path, attribute in found:
-        if id(tensor) in several:
-            yield Place(tensor, path.number, path.prefix + attribute)
+    found: list[Place] = []
+    for path, (prefix, number) in enumerate(walk(graph, once=once)):
+        module = graph.modules[number]
+        for registry in (module._parameters, module._buffers) if buffers else (module._parameters,):
+            found += [Place(held, path, prefix + name) for name, held in registry.items() if held is not None]
+    several = repeated([id(place.tensor) for place in found])
+    yield from (place for place in found if id(place.tensor) in several)
 
 
 def named(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:

@@ -194,11 +194,7 @@ def _children(graph: ModuleGraph) -> tuple[tuple[tuple[str, int], ...], ...]:
         for number in range(1, len(graph.modules)):
             listed[graph._parent[number]].append((graph._label[number], number))
         return tuple(map(tuple, listed))
-    index = {id(module): number for number, module in enumerate(graph.modules)}
-    return tuple(
-        tuple([(label, index[id(child)]) for label, child in paths.children(module, once=True)])
-        for module in graph.modules
-    )
+    return tuple(tuple(graph.children(number, once=True)) for number in range(len(graph.modules)))
 
 
 def _labels(items: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
