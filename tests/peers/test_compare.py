@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiecheck.peers.compare import Difference, More, difference
+from tiecheck.peers.views.differences import Difference, More, difference
 from tiecheck.records.report import TieEntry, View
 from tiecheck.records.words import Kind
 

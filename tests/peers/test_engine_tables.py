@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
+import engine_sections
 import pytest
 
-from tiecheck.peers.loaders import engines
 from tiecheck.tables.generate.engines import ORDER, PATH, main, read, render, section, sections
 
 VLLM = """
@@ -280,7 +280,7 @@ def test_the_table_is_its_sections_and_stays_small() -> None:
     assert [engine for engine, _ in held] == sorted((engine for engine, _ in held), key=ORDER.index)
     assert len(text) < 64_000
     for engine, version in held:
-        lines = engines.section(engine, version)
+        lines = engine_sections.section(engine, version)
         assert section(engine, version, lines) == held[engine, version]
 
 

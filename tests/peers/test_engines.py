@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from engine_sections import section
 from situations import STORED, situation
 
 from tiecheck.errors import UsageError
-from tiecheck.peers.loaders.engines import section
 from tiecheck.peers.loaders.registry import MODULES, loaders_of, parse_for, views_of
 from tiecheck.peers.loaders.situation import Decision, Situation
 

@@ -128,7 +128,7 @@ def test_every_module_of_views_is_registered():
     import tiecheck.peers.views.registry as package
 
     files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "registry", "paths", "reading", "sight", "storages"} == set(MODULES)
+    assert files - {"__init__", "registry", "paths", "differences", "sight"} == set(MODULES)
 
 
 def test_a_tool_that_is_not_installed_is_not_run(monkeypatch):

@@ -222,7 +222,7 @@ before = set(sys.modules)
 views_of(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
 print(sorted({name.split(".")[0] for name in set(sys.modules) - before}))
 """
-    assert set(eval(python(program))) & ({*MODULES, "lightning", "pytorch_lightning"} - {"torch", "fsdp"}) == set()
+    assert set(eval(python(program))) & ({*MODULES, "lightning", "pytorch_lightning"} - {"torch"}) == set()
 
 
 def test_reading_views_takes_no_torch():

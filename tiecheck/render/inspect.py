@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TextIO
 
-from tiecheck.peers.compare import difference
+from tiecheck.peers.views.differences import difference
 from tiecheck.records.report import Counts, Report, Tally, TargetReport, TieEntry, View
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.reports import Style

@@ -1,4 +1,4 @@
-"""The table of the engines as a loader reads it, and what a flag says at the level that an engine reads.
+"""The table of the engines as a loader reads it, the flag at the level they read, and how vLLM and SGLang decide.
 
 `python -m tiecheck.tables.generate.engines` makes the table from the engines' own source. Fields are joined by `|`.
 """
@@ -10,13 +10,18 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from tiecheck.peers.loaders.situation import Decision, Loader, Situation
+from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 from tiecheck.records.record import Record
 from tiecheck.records.words import Outcome
 
 FLAG = "tie_word_embeddings"
 _TABLE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "tables", "engines.txt")
 _read: dict[tuple[str, str], str] = {}
+
+SKIPPED = "the stored head is skipped, so the one tensor stays uninitialised and nothing is said"
+LATER = "both stored members are loaded into the one tensor, and whichever comes later stays"
+SILENT = "nothing is loaded into it and nothing is said"
+SHAPES = "what it does with stored members of two shapes was not read"
 
 
 Ending = tuple[Outcome, str | None]
@@ -34,11 +39,6 @@ class Read(Record):
     """What the engine takes it for; None where the class's default at that level is not known."""
 
 
-def ending(outcome: Outcome, message: str | None = None) -> Ending:
-    """An outcome with its message, as a policy holds it."""
-    return outcome, message
-
-
 def _sections() -> Mapping[tuple[str, str], str]:
     """Engine and version -> the lines of its section, as they stand in the file."""
     if not _read:
@@ -49,16 +49,6 @@ def _sections() -> Mapping[tuple[str, str], str]:
             name, number = head.split("\t")
             _read[name, number] = lines
     return _read
-
-
-def section(engine: str, version: str) -> Mapping[str, str]:
-    """Architecture (for mlx-lm model type) -> fields, of one engine in one version.
-
-    Raises:
-        KeyError: The table has no such section.
-    """
-    pairs = (line.split("\t") for line in _sections()[engine, version].splitlines())
-    return {key: fields for fields, keys in pairs for key in keys.split(" ")}
 
 
 @lru_cache(4096)  # a fleet has many models of few classes
@@ -170,3 +160,52 @@ def flag_at(situation: Situation, level: str, default: str) -> Read:
     if known is False and default == "1":
         known = None  # the attribute may be absent as well as false, and then the engine's own default counts
     return Read(dotted, None, known)
+
+
+def torch_policy(head: str, refusal: str, alone: Ending) -> Policy:
+    """What a tied class does with stored members, by what its loader does with the head's name.
+
+    Args:
+        head: The field of the table.
+        refusal: What it raises for a head that it does not take.
+        alone: What comes out where the head alone is stored and skipped.
+    """
+    lost = Policy(
+        shapes=("unknown", SHAPES), lost_target=("head-random", SILENT), lost_source=("embedding-random", SILENT)
+    )
+    if head == "load":
+        return lost._replace(differ=("unknown", LATER))
+    if head in {"skip", "alias"}:
+        discarded: Ending = ("head-discarded", None)
+        return lost._replace(differ=discarded, shapes=discarded, no_source=alone)
+    if head in {"keyerror", "refuse"}:
+        crash: Ending = ("crash", refusal)
+        return lost._replace(differ=crash, equal=crash, shapes=crash, no_source=crash)
+    reason: Ending = ("unknown", head.partition(":")[2] or "what it does with a stored head was not read")
+    return lost._replace(differ=reason, equal=reason, shapes=reason, no_source=reason)
+
+
+def inner_name(situation: Situation, level: str) -> str | None:
+    """The class that a composite's config names for its language model."""
+    here = nested(config_of(situation), level.lstrip(">").removesuffix("text()").removesuffix(".") or "text_config")
+    names = here.get("architectures") if here is not None else None
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+
+
+def decide_by_fields(situation: Situation, fields: str, policy: Policy) -> Decision:
+    """The decision for a class whose fields are known and whose policy was chosen."""
+    tie, level, default, head, _ = fields.split("|")
+    stored = stored_pair(situation)
+    if tie == "never":
+        if head.startswith("unknown"):
+            return Decision("unknown", head.partition(":")[2], ties=False)
+        outcome, message = settle(False, stored, policy)
+        return Decision(outcome, message, ties=False)
+    if tie == "always":
+        outcome, message = settle(True, stored, policy)
+        return Decision(outcome, message, ties=True)
+    read = flag_at(situation, level, default)
+    if read.ties is None:
+        return Decision("unknown", f"{read.dotted} is not written, and its default is not known", read.dotted)
+    outcome, message = settle(read.ties, stored, policy)
+    return Decision(outcome, message, read.dotted, read.value, read.ties)

@@ -13,7 +13,7 @@ Which model does which: `tiecheck/tables/engines.txt`, made from `mlx_lm/models/
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders.engines import FLAG, Read, config_of, ending, fields_of, in_part, nested, pair_of
+from tiecheck.peers.loaders.engines import FLAG, Ending, Read, config_of, fields_of, in_part, nested, pair_of
 from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 
 VERSION = "0.32.2"
@@ -47,15 +47,15 @@ def _policy(head: str, situation: Situation) -> Policy:
     """What happens where tie and stored tensors do not fit, by what `sanitize` does with the head."""
     missing = "Missing 1 parameters: {}."
     embedding, head_name = pair_of(situation)
-    no_head = ending("crash", missing.format(head_name))
-    no_embedding = ending("crash", missing.format(embedding))
+    no_head: Ending = ("crash", missing.format(head_name))
+    no_embedding: Ending = ("crash", missing.format(embedding))
     lost = Policy(nothing=no_embedding, lost_target=no_head, lost_source=no_embedding)
     if head == "skip":
         return lost._replace(shapes=("head-discarded", None), no_source=no_embedding)
     if head == "refuse":
-        extra = ending("crash", f"Received 1 parameters not in model: {head_name}.")
+        extra: Ending = ("crash", f"Received 1 parameters not in model: {head_name}.")
         return lost._replace(differ=extra, equal=extra, shapes=extra, no_source=extra)
-    reason = ending("unknown", head.partition(":")[2])
+    reason: Ending = ("unknown", head.partition(":")[2])
     return lost._replace(differ=reason, equal=reason, shapes=reason, no_source=reason)
 
 

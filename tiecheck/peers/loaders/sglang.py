@@ -13,12 +13,10 @@ Unquantised models on one device are meant.
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders import torch_engines
-from tiecheck.peers.loaders.engines import class_of, ending, fields_of, pair_of
+from tiecheck.peers.loaders.engines import SKIPPED, class_of, decide_by_fields, fields_of, pair_of, torch_policy
 from tiecheck.peers.loaders.situation import Decision, Loader, Situation
 
 VERSION = "0.5.23"
-SKIPPED = "the stored head is skipped, so the one tensor stays uninitialised and nothing is said"
 
 
 def _decide(situation: Situation) -> Decision | None:
@@ -29,9 +27,7 @@ def _decide(situation: Situation) -> Decision | None:
     if tie.startswith("unknown"):
         return Decision("unknown", tie.partition(":")[2])
     refusal = f"KeyError: '{pair_of(situation)[1]}'"
-    return torch_engines.decide(
-        situation, fields, torch_engines.policy_of(head, refusal, ending("embedding-random", SKIPPED))
-    )
+    return decide_by_fields(situation, fields, torch_policy(head, refusal, ("embedding-random", SKIPPED)))
 
 
 LOADERS = (Loader("sglang", VERSION, (0, 5, 23), (0, 5, 24), "source", _decide),)

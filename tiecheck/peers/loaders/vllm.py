@@ -18,13 +18,23 @@ Unquantised models on one device are meant.
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders import torch_engines
-from tiecheck.peers.loaders.engines import FLAG, agreed, class_of, ending, flag_at, pair_of
+from tiecheck.peers.loaders.engines import (
+    FLAG,
+    SHAPES,
+    SKIPPED,
+    Ending,
+    agreed,
+    class_of,
+    decide_by_fields,
+    flag_at,
+    inner_name,
+    pair_of,
+    torch_policy,
+)
 from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
 
 BEFORE = ("0.25.1", "0.28.0")
 AFTER = ("0.29.0", "0.33.0")
-SKIPPED = "the stored head is skipped, so the one tensor stays uninitialised and nothing is said"
 KEPT = (
     "The config for ... says the word embeddings are tied, but the checkpoint contains a different {}, which has been "
     "used instead of tying."
@@ -35,8 +45,8 @@ def _before(situation: Situation) -> Decision | None:
     found = _fields(situation, BEFORE)
     if found is None or found.startswith("unknown") or "|" not in found:
         return _unknown(found)
-    policy = torch_engines.policy_of(found.split("|")[3], _refusal(situation), ending("embedding-random", SKIPPED))
-    return torch_engines.decide(situation, found, policy)
+    policy = torch_policy(found.split("|")[3], _refusal(situation), ("embedding-random", SKIPPED))
+    return decide_by_fields(situation, found, policy)
 
 
 def _after(situation: Situation) -> Decision | None:
@@ -56,8 +66,8 @@ def _after(situation: Situation) -> Decision | None:
             return Decision("unknown", f"{FLAG} is not written, and its default is not known", read.dotted)
         if top.ties:
             return _untied(situation, head, read.dotted, read.value)
-    ends = ending("crash", alone) if head == "alias" else ending("embedding-random", SKIPPED)
-    return torch_engines.decide(situation, found, torch_engines.policy_of(head, _refusal(situation), ends))
+    ends: Ending = ("crash", alone) if head == "alias" else ("embedding-random", SKIPPED)
+    return decide_by_fields(situation, found, torch_policy(head, _refusal(situation), ends))
 
 
 def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> Decision:
@@ -73,7 +83,7 @@ def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> 
     if stored.source and stored.targets and stored.shapes and stored.alike:
         return Decision("tied", None, reads, value, True)
     if not stored.shapes:
-        return Decision("unknown", torch_engines.SHAPES, reads, value, None)
+        return Decision("unknown", SHAPES, reads, value, None)
     outcome, text = settle(False, stored, policy)
     return Decision(outcome, text or message, reads, value, False)
 
@@ -88,7 +98,7 @@ def _fields(situation: Situation, versions: tuple[str, str]) -> str | None:
     _, level, _, head, _ = found.split("|")
     if head != "pass":
         return f"unknown:{head.partition(':')[2]}"
-    name = torch_engines.inner_name(situation, level)
+    name = inner_name(situation, level)
     if name is None:
         return "unknown:the config does not name the class of its language model"
     below = agreed("vllm", *versions, name)

@@ -12,26 +12,18 @@ from typing import Any
 
 import torch
 
-from tiecheck.peers.views.reading import CHECK, FIND
-from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered
+from tiecheck.peers.loaders.accelerate import CLEANERS, CONFIG_CHECKS, FINDERS
+from tiecheck.peers.views.differences import CHECK, FIND
+from tiecheck.peers.views.paths import grouped
+from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, one_object, ordered
 
 COMPARISONS = 100_000_000
 """Pairs of parameters that the installed accelerate is let compare: it takes some seconds for so many."""
 
 CLEAN = "clean_state_dict_for_safetensors"
 
-_SIZES = {
-    torch.int64: 8,
-    torch.float32: 4,
-    torch.int32: 4,
-    torch.bfloat16: 2,
-    torch.float16: 2,
-    torch.int16: 2,
-    torch.uint8: 1,
-    torch.int8: 1,
-    torch.bool: 1,
-    torch.float64: 8,
-}
+_SIZES = {dtype: dtype.itemsize for dtype in (torch.int64, torch.float32, torch.int32, torch.bfloat16, torch.float16)}
+_SIZES |= {dtype: dtype.itemsize for dtype in (torch.int16, torch.uint8, torch.int8, torch.bool, torch.float64)}
 """Bytes of an element, as accelerate has them for storages that raise."""
 
 
@@ -43,11 +35,6 @@ def _overwriting(sight: Sight) -> Seen:
 def _appending(sight: Sight) -> Seen:
     """0.18 to 0.33: the same walk, every alias kept."""
     return Seen(ordered(sight.again))
-
-
-def _difference(sight: Sight) -> Seen:
-    """From 0.34: every name less those of the list without duplicates."""
-    return Seen(sight.tied)
 
 
 def _run_find(sight: Sight) -> Seen:
@@ -126,11 +113,7 @@ def _storage(tensor: Any) -> tuple[Any, int, int]:
 
 
 def _by_storage(state: dict[str, Any], key: Any) -> list[list[str]]:
-    held: dict[Any, list[str]] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, str):
-            held.setdefault(key(tensor), []).append(name)
-    return [names for names in held.values() if len(names) > 1]
+    return grouped((key(tensor), name) for name, tensor in state.items() if not isinstance(tensor, str))
 
 
 def _cleaned(sight: Sight) -> Seen:
@@ -159,12 +142,18 @@ def _run_clean(sight: Sight) -> Seen:
 
 
 PEERS = (
-    Peer("accelerate", FIND, "0.9-0.17", _overwriting, None, (0, 9), (0, 18)),
-    Peer("accelerate", FIND, "0.18-0.33", _appending, None, (0, 18), (0, 34)),
-    Peer("accelerate", FIND, "0.34-", _difference, _run_find, (0, 34)),
-    Peer("accelerate", CHECK, "0.20", _stray_comma, None, (0, 20), (0, 21)),
-    Peer("accelerate", CHECK, "0.21-1.6", _top_level, _run_check, (0, 21), (1, 7)),
-    Peer("accelerate", CHECK, "1.7-", _text_config, _run_check, (1, 7)),
-    Peer("accelerate", CLEAN, "0.25-", _cleaned, _run_clean, (0, 25)),
+    *(
+        Peer("accelerate", FIND, releases.versions, look, run, releases.since, releases.until)
+        for releases, look, run in zip(
+            FINDERS, (_overwriting, _appending, one_object), (None, None, _run_find), strict=True
+        )
+    ),
+    *(
+        Peer("accelerate", CHECK, releases.versions, look, run, releases.since, releases.until)
+        for releases, look, run in zip(
+            CONFIG_CHECKS, (_stray_comma, _top_level, _text_config), (None, _run_check, _run_check), strict=True
+        )
+    ),
+    *(Peer("accelerate", CLEAN, new.versions, _cleaned, _run_clean, new.since, new.until) for new in CLEANERS),
 )
 """Its functions, oldest algorithm first."""

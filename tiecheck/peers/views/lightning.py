@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.peers.views.sight import Peer, Seen, Sight, ordered
-
-
-def _shared(sight: Sight) -> Seen:
-    return Seen(sight.tied)
+from tiecheck.peers.views.sight import Peer, Seen, Sight, one_object, ordered
 
 
 def _run(sight: Sight) -> Seen:
@@ -16,5 +12,5 @@ def _run(sight: Sight) -> Seen:
     return Seen(ordered(find_shared_parameters(sight.module)))
 
 
-PEERS = (Peer("lightning", "find_shared_parameters", "2.6", _shared, _run),)
+PEERS = (Peer("lightning", "find_shared_parameters", "2.6", one_object, _run),)
 """Its functions."""

@@ -8,7 +8,7 @@ that would never end is told and not begun.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -132,12 +132,17 @@ def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator
     yield from (place for place in found if id(place.tensor) in several)
 
 
+def grouped(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
+    """Return the names of each key that has several, in the order of their first names."""
+    held: dict[Hashable, list[str]] = {}
+    for key, name in keyed:
+        held.setdefault(key, []).append(name)
+    return [names for names in held.values() if len(names) > 1]
+
+
 def named(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
     """The names of each tensor that has several, in the order of the walk."""
-    found: dict[int, list[str]] = {}
-    for place in places(graph, once=False, buffers=buffers):
-        found.setdefault(id(place.tensor), []).append(place.name)
-    return list(found.values())
+    return grouped((id(place.tensor), place.name) for place in places(graph, once=False, buffers=buffers))
 
 
 def seen_again(graph: ModuleGraph) -> list[list[str]]:

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from tiecheck.peers.views.reading import missed_by, would_warn
+from tiecheck.peers.views.differences import missed_by, would_warn
 from tiecheck.records.report import View
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tiecheck.peers.views.sight import Peer, Sight
 
-MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "fsdp", "peft")
+MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "peft")
 """The modules beside this one that hold `PEERS`, in the order of the views."""
 
 

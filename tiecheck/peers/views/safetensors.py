@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from tiecheck.peers.views.sight import Groups, NotRun, Peer, Seen, Sight, ordered
-from tiecheck.peers.views.storages import split, storage_address
 
 NONE_WHOLE = (
     "Error while trying to find names to remove to save state dict, but found no suitable name to keep for saving"
@@ -22,6 +21,51 @@ STILL_SHARED = """
             A potential way to correctly save your model is to use `save_model`.
             More information at https://huggingface.co/docs/safetensors/torch_shared_tensors
             """  # noqa: E501  # as safetensors has it
+
+
+def storage_address(tensor: Any) -> int:
+    """`safetensors.torch.storage_ptr` (0.8.0); 0 on meta. Raises what torch raises for a tensor without memory."""
+    try:
+        return int(tensor.untyped_storage().data_ptr())
+    except Exception:  # noqa: BLE001  # as safetensors has it
+        try:
+            return int(tensor.storage().data_ptr())
+        except NotImplementedError:  # as safetensors has it, for a tensor without a storage
+            return 0
+
+
+def end_address(tensor: Any) -> int:
+    """`_end_ptr` (safetensors 0.8.0, transformers 5.23.0): raises for a tensor that is not contiguous."""
+    if tensor.nelement():
+        return int(tensor.view(-1)[-1].data_ptr()) + int(tensor.element_size())
+    return int(tensor.data_ptr())
+
+
+def split_by_range(groups: Iterable[list[str]], state: dict[str, Any], *, furthest: bool) -> list[list[str]]:
+    """Groups of one storage, split into runs of ranges that meet.
+
+    Args:
+        groups: Names by storage; a single name stays as it is and is not measured.
+        state: The tensors.
+        furthest: Whether the end of a run is its furthest end (transformers 5.23.0), or that of its last member, so
+            that a short range within a long one cuts the run off (safetensors 0.8.0).
+    """
+    found = []
+    for names in groups:
+        if len(names) < 2:
+            found.append(names)
+            continue
+        areas = sorted((int(state[name].data_ptr()), end_address(state[name]), name) for name in names)
+        run = [areas[0][2]]
+        last = areas[0][1]
+        for start, stop, name in areas[1:]:
+            if start >= last:
+                found.append(run)
+                run = []
+            run.append(name)
+            last = max(last, stop) if furthest else stop
+        found.append(run)
+    return found
 
 
 def _by_storage(state: dict[str, Any]) -> list[list[str]]:
@@ -49,7 +93,7 @@ def _several(groups: Iterable[Iterable[str]]) -> Groups:
 
 
 def _find(sight: Sight) -> Seen:
-    return Seen(_several(split(_by_storage(sight.state), sight.state, furthest=False)))
+    return Seen(_several(split_by_range(_by_storage(sight.state), sight.state, furthest=False)))
 
 
 def _run_find(sight: Sight) -> Seen:
@@ -63,7 +107,7 @@ def _save(sight: Sight) -> Seen:
     state = sight.state
     stored = _by_storage(state)
     dropped: list[str] = []
-    groups = split(stored, state, furthest=False)
+    groups = split_by_range(stored, state, furthest=False)
     for names in groups:
         whole = sorted(name for name in names if _whole(state[name]))
         if not whole:
@@ -71,7 +115,7 @@ def _save(sight: Sight) -> Seen:
         dropped += [name for name in names if name != whole[0]]
     left = _left(state, dropped)
     beside = [[name for name in names if name in left] for names in stored if len(names) > 1]
-    still = [set(names) for names in split(filter(None, beside), state, furthest=False) if len(names) > 1]
+    still = [set(names) for names in split_by_range(filter(None, beside), state, furthest=False) if len(names) > 1]
     if still:
         raise RuntimeError(STILL_SHARED.format(names=still))
     return _written(left, Seen(_several(groups), tuple(sorted(dropped))))

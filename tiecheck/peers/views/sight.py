@@ -133,6 +133,11 @@ class Peer(NamedTuple):
     """Whether the tool looks at such a module at all."""
 
 
+def one_object(sight: Sight) -> Seen:
+    """See every group of names that are one parameter object."""
+    return Seen(sight.tied)
+
+
 def ordered(groups: Iterable[Iterable[str]]) -> Groups:
     """Groups in our order: names sorted in a group, groups by first name."""
     return tuple(sorted([tuple(sorted(group)) for group in groups]))

@@ -1,24 +1,28 @@
-"""torch itself (2.13.0): the names it leaves out as duplicates, and what `functional_call` takes for tied."""
+"""torch itself (2.13.0): the names it leaves out as duplicates, and what `functional_call` and FSDP take for tied.
+
+FSDP: groups of one `Parameter` object within one unit, as one unit on the root would see them. FSDP2 (`fully_shard`)
+gives the sharded parameter to every place in its unit that held the same object, and to no other, so that a model that
+is sharded already shows by identity what its units saw. FSDP1 notes it in each flat parameter; that part runs in the
+tests, the wrapper around it was read in source only, since it refuses to run without an accelerator. Both refuse
+modules on other grounds (strides, lazy parameters, containers), which is no view of a tie.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tiecheck.peers.views import paths
-from tiecheck.peers.views.sight import Peer, Seen, Sight, ordered
+from tiecheck.peers.views.paths import grouped
+from tiecheck.peers.views.sight import Peer, Seen, Sight, one_object, ordered, united
 
-
-def _identity(sight: Sight) -> Seen:
-    return Seen(sight.tied)
+_WRAPPER = "_fsdp_wrapped_module."
+"""Part that FSDP1's own `named_parameters()` leaves out of names."""
 
 
 def _run_identity(sight: Sight) -> Seen:
     sight.runnable()
-    kept = {id(parameter): [name] for name, parameter in sight.module.named_parameters()}
-    for name, parameter in sight.module.named_parameters(remove_duplicate=False):
-        if name != kept[id(parameter)][0]:
-            kept[id(parameter)].append(name)
-    return Seen(ordered(names for names in kept.values() if len(names) > 1))
+    every = sight.module.named_parameters(remove_duplicate=False)
+    return Seen(ordered(grouped((id(parameter), name) for name, parameter in every)))
 
 
 def _with_buffers(sight: Sight) -> Seen:
@@ -37,14 +41,27 @@ def _run_functional(sight: Sight) -> Seen:
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         first.setdefault(id(tensor), name)
     given: dict[str, Any] = {name: object() for name in first.values()}
-    groups: dict[int, list[str]] = {}
-    for name, value in _untie_named_tensors_map(module, given).items():
-        groups.setdefault(id(value), []).append(name)
-    return Seen(ordered(names for names in groups.values() if len(names) > 1))
+    return Seen(ordered(grouped((id(v), name) for name, v in _untie_named_tensors_map(module, given).items())))
+
+
+def _flat(sight: Sight) -> Seen:
+    """The shared parameters that the flat parameters of a wrapped model note; else what one unit would."""
+    if not sight.of_class("FullyShardedDataParallel"):
+        return Seen(sight.tied)
+    pairs = []
+    for number, module in enumerate(sight.graph.modules):
+        handle: Any = getattr(module, "_handle", None)
+        for info in getattr(getattr(handle, "flat_param", None), "_shared_param_infos", ()):
+            kept = (info.prim_module_name, info.prim_param_name)
+            places = [".".join(filter(None, place)) for place in (kept, (info.module_name, info.param_name))]
+            pairs.append([(sight.graph.path(number, "") + place).replace(_WRAPPER, "") for place in places])
+    return Seen(united(pairs))
 
 
 PEERS = (
-    Peer("torch", "named_parameters", "2.13", _identity, _run_identity),
+    Peer("torch", "named_parameters", "2.13", one_object, _run_identity),
     Peer("torch", "functional_call", "2.13", _with_buffers, _run_functional),
+    Peer("torch", "FullyShardedDataParallel", "2.13", _flat),
+    Peer("torch", "fully_shard", "2.13", one_object),
 )
 """Its functions."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from tiecheck.patterns import takes_forever
-from tiecheck.peers.views.paths import Endless
+from tiecheck.peers.views.paths import Endless, grouped
+from tiecheck.peers.views.safetensors import end_address, split_by_range, storage_address
 from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered, united
-from tiecheck.peers.views.storages import end, split, storage_address
 
 REFUSED = (
     "The weights trying to be saved contained shared tensors {names} which are not properly defined. "
@@ -46,10 +47,6 @@ def _models(sight: Sight) -> Iterator[tuple[str, Any]]:
         stack += reversed(below)
 
 
-def _has_models(sight: Sight) -> bool:
-    return next(_models(sight), None) is not None
-
-
 def _claims(sight: Sight) -> bool:
     """Whether there is a model with the attribute: transformers 4 has none."""
     return any(hasattr(model, "all_tied_weights_keys") for _, model in _models(sight))
@@ -63,7 +60,7 @@ def _claimed(sight: Sight) -> Seen:
     return Seen(united(pairs))
 
 
-def _each(sight: Sight, save: Callable[[Any, dict[str, Any]], Seen]) -> Seen:
+def _each(save: Callable[[Any, dict[str, Any]], Seen], sight: Sight) -> Seen:
     """What saving each outermost model by itself comes to."""
     groups: list[list[str]] = []
     dropped: list[str] = []
@@ -110,26 +107,23 @@ def _patterns(model: nn.Module) -> list[str]:
     return found
 
 
-def _shared(state: dict[str, Any], key: Callable[[str, Any], Any]) -> list[list[str]]:
-    held: dict[Any, list[str]] = {}
-    for name, tensor in state.items():
-        held.setdefault(key(name, tensor), []).append(name)
-    return [names for names in held.values() if len(names) > 1]
+def _shared(model: Any, state: dict[str, Any]) -> list[list[str]]:
+    return grouped((_identifier(model, name, tensor), name) for name, tensor in state.items())
 
 
 def _save(model: Any, state: dict[str, Any]) -> Seen:
     """`remove_tied_weights_from_state_dict`, without cloning what is disjoint."""
-    shared = _shared(state, lambda name, tensor: _identifier(model, name, tensor))
+    shared = _shared(model, state)
     patterns = set(_patterns(model))
     declared = set()
     for names in shared:
         fitting = [name for name in sorted(names) if any(re.search(pattern, name) for pattern in patterns)]
         declared |= set(fitting[: len(names) - 1])
-    groups = [names for names in split(shared, state, furthest=True) if len(names) > 1]
+    groups = [names for names in split_by_range(shared, state, furthest=True) if len(names) > 1]
     dropped: list[str] = []
     wrong, parts = [], []
     for names in groups:
-        if len({(state[name].device, state[name].data_ptr(), end(state[name])) for name in names}) > 1:
+        if len({(state[name].device, state[name].data_ptr(), end_address(state[name])) for name in names}) > 1:
             parts.append(set(names))
             continue
         dropped += [name for name in names if name in declared]
@@ -141,25 +135,24 @@ def _save(model: Any, state: dict[str, Any]) -> Seen:
     return Seen(ordered(groups), tuple(sorted(dropped)))
 
 
-def _saved(sight: Sight) -> Seen:
-    return _each(sight, _save)
-
-
 def _run_save(model: Any, state: dict[str, Any]) -> Seen:
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
     left = remove_tied_weights_from_state_dict(dict(state), model)
-    groups = _shared(state, lambda name, tensor: _identifier(model, name, tensor))
-    groups = [names for names in split(groups, state, furthest=True) if len(names) > 1]
+    groups = [names for names in split_by_range(_shared(model, state), state, furthest=True) if len(names) > 1]
     return Seen(ordered(groups), tuple(sorted(state.keys() - left.keys())))
-
-
-def _run_saved(sight: Sight) -> Seen:
-    return _each(sight, _run_save)
 
 
 PEERS = (
     Peer("transformers", "all_tied_weights_keys", "5.23", _claimed, asks=_claims),
-    Peer("transformers", "save_pretrained", "5.23", _saved, _run_saved, since=(5,), asks=_has_models),
+    Peer(
+        "transformers",
+        "save_pretrained",
+        "5.23",
+        partial(_each, _save),
+        partial(_each, _run_save),
+        since=(5,),
+        asks=lambda sight: any(True for _ in _models(sight)),
+    ),
 )
 """Its functions."""

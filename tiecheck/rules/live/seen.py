@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.peers.loaders.accelerate import FINDERS
 from tiecheck.records.live import Alias, Effect, LiveModel, SaveProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Location
@@ -160,11 +161,11 @@ def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
 
 def _blind(alias: Alias) -> tuple[LoaderView, ...] | None:
     """The versions of accelerate that do not see an alias; with `--for` one of them, the note is a warning."""
-    before = ("0.9-0.17", "0.18-0.33")
     if not alias.siblings:
         return None
     return tuple(
-        LoaderView("accelerate", versions, "unknown", None, "run", alias.names, None, None, None) for versions in before
+        LoaderView("accelerate", before.versions, "unknown", None, "run", alias.names, None, None, None)
+        for before in FINDERS[:-1]
     )
 
 

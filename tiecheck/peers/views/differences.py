@@ -1,10 +1,16 @@
-"""What another tool takes for tied, held against what really is: the groups it misses, and those that are none."""
+"""What a tool takes for tied held against what is: plain data in and out, without torch and without the tools."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tiecheck.peers.loaders.accelerate import WARNERS
 from tiecheck.records.record import Record
 from tiecheck.records.report import TieEntry, View
 from tiecheck.records.words import TIED, Kind
+
+FIND = "find_tied_parameters"
+CHECK = "check_tied_parameters_in_config"
 
 
 class More(Record):
@@ -23,6 +29,45 @@ class Difference(Record):
     """The tied groups that it does not see, each with the names that it does not put together."""
     more: tuple[More, ...]
     """The groups that it sees and that are not tied, or hold names that are not."""
+
+
+def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
+    """The views that do not see that some names are one tensor.
+
+    Args:
+        views: What `views_of` returned.
+        names: The members of a tie; two or more.
+
+    Returns:
+        Those without a group that holds all the names. One that only answers yes or no, and one that raises or does
+        not end, is not among them: the latter says so itself.
+    """
+    wanted = set(names)
+    return tuple(
+        view
+        for view in views
+        if view.error is None and view.says is None and not any(wanted <= set(group) for group in view.groups)
+    )
+
+
+def would_warn(views: Iterable[View]) -> tuple[str, ...]:
+    """The versions of accelerate that say "The model weights are not tied", though they may well be.
+
+    They say so where the config asks for a tie and not one group is found anywhere in the model.
+
+    Args:
+        views: What `views_of` returned.
+
+    Returns:
+        Ranges of versions, oldest first.
+    """
+    here = {(v.function, v.algorithm): v for v in views if v.tool == "accelerate" and not v.ran}
+    found = []
+    for versions, checks, finds in WARNERS:
+        asked, seen = here.get((CHECK, checks)), here.get((FIND, finds))
+        if asked is not None and asked.says and seen is not None and seen.error is None and not seen.groups:
+            found.append(versions)
+    return tuple(found)
 
 
 def difference(ties: Iterable[TieEntry], view: View) -> Difference:
