@@ -39,7 +39,7 @@ class Built(NamedTuple):
 def build_directory(
     root: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config
 ) -> Built | Unknown:
-    """The class a model directory names, on the meta device, or with its weights.
+    """Build the class a model directory names, on the meta device, or with its weights.
 
     Args:
         root: The directory.
@@ -68,7 +68,7 @@ def build_directory(
 
 
 def build_attribute(target: Target) -> nn.Module:
-    """The module a `package.module:attribute` or `file.py:attribute` names. Runs that code.
+    """Build the module that a `package.module:attribute` or `file.py:attribute` names. Runs that code.
 
     The attribute may be a module, or a class or function that returns one when called without arguments.
 
@@ -93,7 +93,7 @@ def build_attribute(target: Target) -> nn.Module:
 
 
 def _folder(target: Target) -> str:
-    """Where the target's own imports are looked for: beside the file, or here."""
+    """Return where the target's own imports are looked for: beside the file, or here."""
     return os.path.dirname(os.path.abspath(target.path)) if target.path.endswith(".py") else os.getcwd()
 
 
@@ -113,7 +113,7 @@ def _told(what: str, path: str) -> Iterator[None]:
 
 
 def _of_the_4x_line(error: BaseException) -> str:
-    """What is wrong with the declaration of a `PreTrainedModel` that could not be built, where that is why."""
+    """Say what is wrong with the declaration of a `PreTrainedModel` that could not be built, where that is why."""
     if "transformers.modeling_utils" not in sys.modules:
         return ""
     from tiecheck.live.transformers.keys import class_problems
@@ -131,7 +131,7 @@ def _of_the_4x_line(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    """An exception's own words, in one line; a class may fail even at giving them."""
+    """Return an exception's own words, in one line; a class may fail even at giving them."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # noqa: BLE001  # the target's own code

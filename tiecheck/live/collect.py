@@ -26,7 +26,7 @@ __all__ = ["CAP", "collect_live", "find_ties"]
 
 
 class Contract(NamedTuple):
-    """What a user says is tied, for a model whose class declares nothing."""
+    """Promise of a user that names are tied, for a model whose class declares nothing."""
 
     groups: tuple[tuple[str, ...], ...] = ()
     """Groups of names; the last of each is the one the others are to be redirected to."""
@@ -38,11 +38,11 @@ NO_CONTRACT = Contract()
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tuple[Tie, ...]:
-    """The groups of parameters of a module that share a module, a `Parameter` or memory.
+    """Return the groups of parameters of a module that share a module, a `Parameter` or memory.
 
     Args:
         module: Any module; on meta, lazy, wrapped or sharded too. It is not changed.
-        buffers: Whether to add groups of buffers (`Tie.buffer`), and of a parameter with a buffer.
+        buffers: True to add groups of buffers (`Tie.buffer`), and of a parameter with a buffer.
         cap: Names a group lists at most, the first in order.
 
     Returns:
@@ -60,7 +60,7 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tu
 
 
 def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONTRACT) -> LiveModel:
-    """The facts of a live module.
+    """Collect the facts of a live module.
 
     Args:
         module: Any module; it is not changed.
@@ -108,7 +108,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
 
 
 def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:
-    """The names of a contract that the module does not have."""
+    """Yield the names of a contract that the module does not have."""
     for claim in declared:
         if claim.by == (contract.origin,):
             for name in claim.missing:

@@ -1,4 +1,4 @@
-"""How many parameters a live module has, by each way of counting: see `Counts`.
+"""Counts the parameters of a live module, by each way of counting: see `Counts`.
 
 Linear in modules and registrations: names are counted by the paths that lead to a module, and never listed.
 """
@@ -47,7 +47,7 @@ def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
 
 
 def _redirected(module: nn.Module, claims: Sequence[DeclaredTie]) -> set[tuple[int, str]] | str:
-    """The places that would hold another tensor if every declared tie held.
+    """Return the places that would hold another tensor if every declared tie held.
 
     Returns:
         Pairs of the owner's id and the attribute; or why it cannot be told.
@@ -88,7 +88,7 @@ class _Counter:
         self._trains = [tensor.requires_grad for tensor in self._tensors[: self._split]]
 
     def _values(self) -> list[Tensor] | None:
-        """The tensors, with what accelerate's hooks hold in place of those that are offloaded; None without hooks."""
+        """Return the tensors, offloaded ones as accelerate's hooks hold them; None without hooks."""
         places, modules = self._places, self._places.graph.modules
         if not any("_hf_hook" in module.__dict__ for module in modules):
             return None
@@ -102,7 +102,7 @@ class _Counter:
         return values
 
     def counts(self, gone: set[tuple[int, str]] | str) -> Counts:
-        """All of them; `expected` by the places that tying would redirect, or unknown for a reason."""
+        """Return all counts; `expected` by the places that tying would redirect, or unknown for a reason."""
         unique = self._once(range(self._split))
         reasons: list[str] = []
         if isinstance(gone, str):
@@ -121,7 +121,7 @@ class _Counter:
         return Counts("live", unique, objects, by_name, expected, buffers, tuple(reasons))
 
     def _once(self, among: Sequence[int] | set[int]) -> Tally:
-        """The memory of some tensors, each byte once."""
+        """Return the memory of some tensors, each byte once."""
         if self._hidden:
             return UNTOLD
         held = self._memory.once(among)
@@ -131,13 +131,13 @@ class _Counter:
         return Tally(held.elements, held.nbytes, self._memory.once(set(trained)).elements)
 
     def _weighted(self, times: Sequence[int]) -> Tally:
-        """Each tensor some times over."""
+        """Count each tensor some times over."""
         elements, nbytes = (values[: self._split] for values in (self._sizes.elements, self._sizes.nbytes))
         trains = [n if yes else 0 for n, yes in zip(times, self._trains, strict=True)]
         return Tally(_product(elements, times), _product(nbytes, times), _product(elements, trains))
 
     def _by_name(self, objects: Tally) -> tuple[Tally, bool]:
-        """Each name, by the number of paths to its module; and whether a cycle makes them endless."""
+        """Count each name, by the number of paths to its module; and whether a cycle makes them endless."""
         places, graph = self._places, self._places.graph
         aliased = graph.aliased()
         if not aliased and not places.repeats:
@@ -158,7 +158,7 @@ class _Counter:
         return Tally(*(None if value is None else min(value, COUNT_LIMIT) for value in tally)), False
 
     def _kept(self, gone: set[tuple[int, str]]) -> set[int]:
-        """The tensors that some place would still hold if every declared tie held."""
+        """Return the tensors that some place would still hold if every declared tie held."""
         places, modules = self._places, self._places.graph.modules
         held = {
             id(places.objects[place])
@@ -168,19 +168,19 @@ class _Counter:
         return {i for i, tensor in enumerate(self._tensors[: self._split]) if id(tensor) in held}
 
     def _buffer_memory(self) -> Tally:
-        """What the buffers add to the memory of the parameters."""
+        """Return what the buffers add to the memory of the parameters."""
         buffers = range(self._split, len(self._tensors))
         near = {i for i in self._memory.partners(buffers) if i < self._split} if buffers else set()
         whole, shared = self._memory.once(near.union(buffers)), self._memory.once(near)
         return Tally(_less(whole.elements, shared.elements), _less(whole.nbytes, shared.nbytes), 0)
 
     def _on_meta(self) -> list[str]:
-        """A note where parameters have no memory: built on meta, or offloaded."""
+        """Return a note where parameters have no memory: built on meta, or offloaded."""
         count = sum(tensor.is_meta for tensor in self._memory.tensors[: self._split])
         return [f"{_several(count)}: on meta, their bytes are what they would take"] if count else []
 
     def _packed(self) -> list[str]:
-        """A note where parameters are integers of which nobody says how many weights one of them packs."""
+        """Return a note where parameters are integers of which nobody says how many weights one of them packs."""
         tensors = self._tensors[: self._split]
         numbers = {tensor.dtype for tensor in tensors}
         integers = {word for word in numbers if not (word.is_floating_point or word.is_complex)}
@@ -193,7 +193,7 @@ class _Counter:
 
 
 def _product(values: Sequence[int | None], times: Sequence[int]) -> int | None:
-    """The sum of some values, each some times over; None where one that counts is unknown."""
+    """Return the sum of some values, each some times over; None where one that counts is unknown."""
     found = 0
     for value, n in zip(values, times, strict=True):
         if value is None:

@@ -1,4 +1,4 @@
-"""How some named members of a live module really hang together: the verdict on a declared group."""
+"""Judges how some named members of a live module really hang together: the verdict on a declared group."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HIDDEN = "offloaded by accelerate, whose map does not show the values"
 
 
 class Verdict(NamedTuple):
-    """How some members hang together."""
+    """Verdict on how some members hang together."""
 
     kind: Kind
     """The kind of the group."""
     reason: str | None
-    """What limits it."""
+    """Limit of what could be told; None where there is none."""
     parts: tuple[tuple[str, ...], ...]
     """The members that exist, split into those that are one tensor; largest first, then by name."""
     links: tuple[tuple[Kind, tuple[str, ...]], ...]
@@ -70,7 +70,7 @@ def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[D
 
 
 def judge(members: Sequence[Member]) -> Verdict:
-    """How some members hang together: the weakest link that still holds all of them.
+    """Judge how some members hang together: the weakest link that still holds all of them.
 
     Args:
         members: Two or more names, looked up.
@@ -116,7 +116,7 @@ def _judge(members: Sequence[Member]) -> Verdict:
 
 
 def _apart(tensors: list[Tensor], links: list[Link]) -> tuple[Kind, str | None]:
-    """What holds different tensors together."""
+    """Return the kind that holds different tensors together, and the reason that limits it."""
     for tensor in tensors:
         reason = torch_adapter.placeholder(tensor)
         if reason is not None:
@@ -135,7 +135,7 @@ def _apart(tensors: list[Tensor], links: list[Link]) -> tuple[Kind, str | None]:
 
 
 def _compare(a: Tensor, b: Tensor) -> tuple[Kind, str | None]:
-    """Whether two tensors over separate memory are copies of each other."""
+    """Return True if two tensors over separate memory are copies of each other."""
     reason = torch_adapter.opaque(a) or torch_adapter.opaque(b)
     if reason:
         return "unknown", reason

@@ -29,7 +29,7 @@ HOOKS = {
 
 
 def effects_of(places: Registrations) -> tuple[Effect, ...]:
-    """The members of parameter ties that their module does not use as they are."""
+    """Return the members of parameter ties that their module does not use as they are."""
     found: list[Effect] = []
     for first in places.repeats:
         for place in places.places_of(first):
@@ -53,7 +53,7 @@ def _effect_of(graph: ModuleGraph, owner: int, attribute: str) -> tuple[str, Eff
 
 
 def _transposes(graph: ModuleGraph, number: int, original: Any) -> bool:
-    """Whether a linear layer is given the transpose of what it wants, so that the parametrization has to turn it."""
+    """Return True if a linear layer holds the transpose of what it wants, which the parametrization has to turn."""
     above = graph.registrations_of(number)
     holders = [edge for one in above for edge in graph.registrations_of(one.parent)]
     owners = [graph.modules[edge.parent] for edge in holders]
@@ -66,7 +66,7 @@ def _transposes(graph: ModuleGraph, number: int, original: Any) -> bool:
 
 
 def _hook(module: nn.Module, attribute: str) -> str | None:
-    """The hook that computes another attribute from this one, and what it computed last is not the same."""
+    """Name the hook that computes another attribute from this one, where what it computed last is not the same."""
     for hook in module._forward_pre_hooks.values():
         title = next((HOOKS[n] for base in type(hook).__mro__ if (n := qualified(base)) in HOOKS), None)
         if title is None:
@@ -79,7 +79,7 @@ def _hook(module: nn.Module, attribute: str) -> str | None:
 
 
 def _alike(computed: Any, original: Any) -> bool:
-    """Whether what a hook computed last is what it was computed from."""
+    """Return True if what a hook computed last is what it was computed from."""
     if not (isinstance(computed, Tensor) and isinstance(original, Tensor)) or original.is_meta or computed.is_meta:
         return False
     with torch.no_grad():
@@ -87,7 +87,7 @@ def _alike(computed: Any, original: Any) -> bool:
 
 
 def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, EffectForm] | None:
-    """An adapter of PEFT over the module that registers the parameter, which is active and not merged."""
+    """Describe an adapter of PEFT over the module that registers the parameter, which is active and not merged."""
     for edge in graph.registrations_of(owner):
         layer: Any = graph.modules[edge.parent]
         if (edge.label, PEFT) != wrapping(layer) or getattr(layer, "disable_adapters", False) is True:
@@ -100,13 +100,13 @@ def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, EffectForm] | None:
 
 
 def _has(layer: Any, name: str) -> bool:
-    """Whether an adapter has weights in a layer."""
+    """Return True if an adapter has weights in a layer."""
     held = (getattr(layer, key, {}) for key in getattr(layer, "adapter_layer_names", ()))
     return any(name in part for part in held)
 
 
 def name_before(name: str) -> str:
-    """The name that a member had before pruning, a norm or a parametrization moved it."""
+    """Return the name that a member had before pruning, a norm or a parametrization moved it."""
     path, _, moved = name.rpartition(".parametrizations.")
     if moved.endswith(".original"):
         return f"{path}.{moved.removesuffix('.original')}"

@@ -30,15 +30,15 @@ class Member(NamedTuple):
     attribute: str
     """Its attribute there."""
     why: str | None
-    """Why there is none."""
+    """Reason for there being none; None where there is one."""
     offloaded: bool = False
-    """Whether the tensor is what a hook of accelerate holds for the name."""
+    """True if the tensor is what a hook of accelerate holds for the name."""
     on_disk: bool = False
-    """Whether it holds it in a file."""
+    """True if it holds it in a file."""
     computed: bool = False
-    """Whether there is none since the module computes the tensor from others."""
+    """True if there is none since the module computes the tensor from others."""
     packed: bool = False
-    """Whether there is none since the module holds the values in a form that is no tensor."""
+    """True if there is none since the module holds the values in a form that is no tensor."""
 
     @property
     def device(self) -> str:
@@ -69,7 +69,7 @@ def look_up(module: nn.Module, name: str) -> Member:
 
 
 def _owner(module: nn.Module, path: list[str], attribute: str) -> nn.Module | None:
-    """The module at a path, with wrappers left out where the path does not name them; else with all of them left out.
+    """Return the module at a path, without the wrappers that the path does not name; else without any of them.
 
     The two differ where a wrapper's own attribute is called like one of the model's: PEFT's holds a Llama as `model`.
     """
@@ -92,7 +92,7 @@ def _registers(owner: nn.Module, attribute: str) -> bool:
 
 
 def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
-    """What an attribute is that is no parameter or buffer: one that is passed on, a computed one, or none."""
+    """Tell what an attribute is that is no parameter or buffer: one that is passed on, a computed one, or none."""
     if is_parametrized(owner, attribute):
         return Member(name, None, owner, attribute, f"`{name}` is computed by a parametrization", computed=True)
     try:
@@ -111,7 +111,7 @@ def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
 
 
 def offloaded(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
-    """The values of a parameter that a hook of accelerate holds, and whether it holds them in a file.
+    """Return the values of a parameter that a hook of accelerate holds, and whether it holds them in a file.
 
     Args:
         owner: The module that registers the parameter.
@@ -135,14 +135,14 @@ def offloaded(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
 
 
 def by_hook(owner: nn.Module, attribute: str) -> bool:
-    """Whether a hook of accelerate looks after a parameter's values, whether or not they can be had."""
+    """Return True if a hook of accelerate looks after a parameter's values, whether or not they can be had."""
     registered = owner._parameters.get(attribute)
     hooks = _hooks(getattr(owner, "_hf_hook", None))
     return registered is not None and registered.is_meta and any(getattr(hook, "offload", False) for hook in hooks)
 
 
 def _hooks(hook: Any, depth: int = 0) -> list[Any]:
-    """A hook, or those of a `SequentialHook`, in order."""
+    """Return a hook, or those of a `SequentialHook`, in order."""
     if hook is None:
         return []
     inner = getattr(hook, "hooks", None)

@@ -26,11 +26,11 @@ class Link(NamedTuple):
     kind: Kind
     """`storage`, `overlap`, or `unknown` where it could not be told."""
     reason: str | None
-    """Why it could not be told."""
+    """Reason for an `unknown`; None otherwise."""
 
 
 def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
-    """The groups of different tensors that share memory.
+    """Return the groups of different tensors that share memory.
 
     Dense tensors of a CPU or GPU are compared by address, in one sort. The others (strided, meta, wrappers,
     lazy) get a closer look each. A tensor whose memory cannot be told is in no group.
@@ -58,7 +58,7 @@ def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
 
 
 def _suspects(plain: torch_adapter.Spans, closer: list[tuple[int, View]]) -> list[tuple[int, View]]:
-    """The views that may share memory: those whose span meets another's, and those without plain addresses."""
+    """Return the views that may share memory: those whose span meets another's, and those without plain addresses."""
     beside = [(i, view) for i, view in closer if view.space == torch_adapter.ADDRESS]
     owned = [(i, view) for i, view in closer if view.space != torch_adapter.ADDRESS]
     starts = plain.starts + [view.start for _, view in beside]
@@ -73,7 +73,7 @@ def _suspects(plain: torch_adapter.Spans, closer: list[tuple[int, View]]) -> lis
 
 
 def _join(groups: list[Shared], owners: list[int], wrappers: dict[int, int]) -> list[Link]:
-    """Groups of tensors from groups of views, where a tensor may stand on several."""
+    """Join groups of views to groups of tensors, where a tensor may stand on several."""
     numbers = sorted(set(owners))
     at = {tensor: k for k, tensor in enumerate(numbers)}
     parts = Parts(len(numbers))
@@ -119,7 +119,7 @@ class Sizes:
         """
         self.tensors = tensors
         self.limits: Counter[str] = Counter()
-        """What limits the figures, in words that follow "2 tensors: " -> how many tensors it goes for."""
+        """Limits of the figures, in words that follow "2 tensors: " -> how many tensors each goes for."""
         self._memory: dict[int, Amount] = {}  # what a tensor stands on, where that is not what it says
         with torch_adapter.quiet():
             plain = torch_adapter.plain_sizes(tensors)
@@ -132,7 +132,7 @@ class Sizes:
         self._linked = {i for link in self._links for i in link.members}
 
     def _look(self, i: int, tensor: Tensor) -> Amount:
-        """Elements and bytes of one tensor; notes where its memory is another amount."""
+        """Return elements and bytes of one tensor; notes where its memory is another amount."""
         plain = torch_adapter.plain_sizes((tensor,))
         if plain is not None:
             return Amount(plain[0][0], plain[1][0])
@@ -160,7 +160,7 @@ class Sizes:
         return Amount(elements, nbytes)
 
     def once(self, among: Collection[int]) -> Amount:
-        """The memory of some of the tensors, each byte once.
+        """Return the memory of some of the tensors, each byte once.
 
         Args:
             among: Their positions.
@@ -172,12 +172,12 @@ class Sizes:
         return Amount(total([part.elements for part in parts]), total([part.nbytes for part in parts]))
 
     def partners(self, some: Collection[int]) -> set[int]:
-        """Other tensors that share memory with some of them, through others too."""
+        """Return other tensors that share memory with some of them, through others too."""
         near = {i for link in self._links if any(i in some for i in link.members) for i in link.members}
         return near.difference(some)
 
     def _union(self, link: Link, members: list[int]) -> Amount:
-        """The memory that some members of a link stand on."""
+        """Return the memory that some members of a link stand on."""
         if len(members) < 2:
             return self._alone(members[0]) if members else Amount(0, 0)
         if link.kind == "unknown":
@@ -191,11 +191,11 @@ class Sizes:
         return Amount(self._elements(link, members, nbytes), nbytes)
 
     def _alone(self, i: int) -> Amount:
-        """What one tensor stands on."""
+        """Return the memory that one tensor stands on."""
         return self._memory.get(i, Amount(self.elements[i], self.nbytes[i]))
 
     def _elements(self, link: Link, members: list[int], nbytes: int) -> int | None:
-        """How many elements the bytes are that some members of a link share."""
+        """Return how many elements the bytes are that some members of a link share."""
         alike = {self._alone(i) for i in members}
         if link.kind == "storage" and len(alike) == 1:
             return alike.pop().elements
@@ -207,6 +207,6 @@ class Sizes:
 
 
 def total(values: Sequence[int | None]) -> int | None:
-    """The sum of some amounts; None where one of them is unknown."""
+    """Return the sum of some amounts; None where one of them is unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None

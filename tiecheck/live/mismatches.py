@@ -27,7 +27,7 @@ FEW = 3
 
 
 def misfits_of(places: Registrations) -> tuple[Misfit, ...]:
-    """Biases of linear layers whose weight is tied and has another number of rows, and the like of the logits."""
+    """Return biases of linear layers whose weight is tied and has another number of rows."""
     found: list[Misfit] = []
     for first in places.repeats:
         weight = places.objects[first]
@@ -48,7 +48,7 @@ def _misfit(bias: Tensor, weight: Tensor, names: Sequence[str]) -> Iterator[Misf
 
 
 def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
-    """The buffers added to the logits of some models that do not fit the weight of their head.
+    """Return the buffers added to the logits of some models that do not fit the weight of their head.
 
     Args:
         models: Path, with its final dot, and model.
@@ -66,7 +66,7 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
 
 
 def freezes_of(places: Registrations) -> tuple[Freeze, ...]:
-    """Signs that the members of a parameter tie were meant to differ in `requires_grad` or dtype."""
+    """Return signs that the members of a parameter tie were meant to differ in `requires_grad` or dtype."""
     if not places.repeats:
         return ()
     tally = _Tally(places)
@@ -74,7 +74,7 @@ def freezes_of(places: Registrations) -> tuple[Freeze, ...]:
 
 
 class _Tally:
-    """What the floating parameters of a module are like, counted once: one of them is held against all others."""
+    """Counts of a module's floating parameters by what they are like, made once: one is held against all others."""
 
     def __init__(self, places: Registrations) -> None:
         self._places = places
@@ -86,7 +86,7 @@ class _Tally:
         self.count = len(tensors)
         self.training = grads[True]
         self.mixed = len(grads) > 1
-        """Whether some of them train and some do not."""
+        """True if some of them train and some do not."""
         self.dtypes: Counter[torch.dtype] = Counter()
         """Those of two dimensions and more by dtype; empty where all have one."""
         if len({tensor.dtype for tensor in tensors}) > 1:
@@ -100,7 +100,7 @@ class _Tally:
 
     @cached_property
     def below(self) -> dict[str, tuple[int, int]]:
-        """How many floating parameters stand below each top, and how many of them train."""
+        """Numbers of floating parameters below each top, and of those that train."""
         places, tops = self._places, self.tops
         found: dict[str, tuple[int, int]] = {}
         for place in places.firsts:
@@ -134,7 +134,7 @@ def _freezes(places: Registrations, first: int, tally: _Tally) -> Iterator[Freez
 
 
 def _alone_below(places: Registrations, first: int, tally: _Tally) -> Iterator[Freeze]:
-    """A tied tensor that trains below a module in which everything else is frozen, and that does not hold them all."""
+    """Yield a tied tensor that trains below a module where all else is frozen, and that does not hold them all."""
     tied = places.names_of(places.objects[first])
     own = tally.tops.get(places.owners[first], "")
     tops = {name.partition(".")[0] for name in tied}

@@ -20,7 +20,7 @@ COUNT_LIMIT = 1 << 128
 
 
 def repeated(ids: Iterable[int]) -> set[int]:
-    """The numbers that come more than once; by sorting, which for numbers in rough order beats any table."""
+    """Return the numbers that come more than once; by sorting, which for numbers in rough order beats any table."""
     ordered = sorted(ids)
     return set(compress(ordered, map(eq, ordered, islice(ordered, 1, None))))
 
@@ -45,7 +45,7 @@ class ModuleGraph:
 
         Args:
             root: The module to look at; it is not changed.
-            exact: Whether to remember every module from the start. Otherwise that is done only where a look now
+            exact: True to remember every module from the start. Otherwise that is done only where a look now
                 and then finds that a module came twice, and the caller is to look again (`exact`).
 
         Raises:
@@ -56,7 +56,7 @@ class ModuleGraph:
         self.modules: list[nn.Module]
         """Each module once; where `exact` is false, one without tensors below may stand here several times."""
         self.parameters: tuple[list[Tensor], list[int], list[str]]
-        """What the modules register as parameters, by which module, under which attribute; three columns."""
+        """Parameters that the modules register, by which module, under which attribute; three columns."""
         self._parent: list[int]
         self._label: list[str]
         self._extra: dict[int, list[Edge]] = {}
@@ -67,7 +67,7 @@ class ModuleGraph:
         self._latest: tuple[int, int, list[str]] = (-1, 0, [])
         again = None if exact else self._walk(root, None)
         self.exact = again is None
-        """Whether a module that came twice was recognised as such; else it has a number for each registration."""
+        """True if a module that came twice was recognised as such; else it has a number for each registration."""
         if again is None:
             again = self._walk(root, {})
         if again:
@@ -158,33 +158,33 @@ class ModuleGraph:
                 yield label, child
 
     def registrations_of(self, number: int) -> list[Edge]:
-        """Every registration of a module, those that close a cycle included; the root may have none."""
+        """Return every registration of a module, those that close a cycle included; the root may have none."""
         first = [] if number == 0 else [Edge(self._parent[number], self._label[number])]
         return first + self._extra.get(number, [])
 
     def edges(self, number: int) -> list[Edge]:
-        """The registrations of a module that close no cycle."""
+        """Return the registrations of a module that close no cycle."""
         found = self._forward.get(number)
         return self.registrations_of(number) if found is None else found
 
     def closing(self, number: int) -> list[Edge]:
-        """The registrations of a module that close a cycle."""
+        """Return the registrations of a module that close a cycle."""
         return [edge for edge in self.registrations_of(number) if (number, edge) in self._back]
 
     def several(self) -> list[int]:
-        """The modules that are registered more than once (the root: at all), in the order of the graph."""
+        """Return the modules that are registered more than once (the root: at all), in the order of the graph."""
         return sorted(self._extra)
 
     def aliased(self) -> dict[int, int]:
-        """Number of paths of each module at or below one of `several`; every other module has one path."""
+        """Return the number of paths of each module at or below one of `several`; every other module has one path."""
         return self._counts
 
     def paths(self, number: int) -> int | None:
-        """How many paths lead to a module, at most `COUNT_LIMIT`; None where a cycle makes them endless."""
+        """Count the paths that lead to a module, at most `COUNT_LIMIT`; None where a cycle makes them endless."""
         return None if number in self._endless else self._counts.get(number, 1)
 
     def _below(self, numbers: list[int]) -> list[int]:
-        """Some modules and everything below them, in the order of the graph."""
+        """Return some modules and everything below them, in the order of the graph."""
         seen = set(numbers)
         stack = list(numbers)
         while stack:
@@ -241,7 +241,7 @@ class ModuleGraph:
         return order, back
 
     def prefixes(self, number: int, cap: int) -> list[str]:
-        """The first paths of a module in the order of their names, each with its final dot; `""` for the root.
+        """Return the first paths of a module in the order of their names, each with its final dot; `""` for the root.
 
         Args:
             number: The module.
@@ -257,7 +257,7 @@ class ModuleGraph:
         return list(self._latest[2])
 
     def path(self, number: int, attribute: str) -> str:
-        """The name of an attribute of a module by the module's first registration, and that of each above it."""
+        """Return the name of an attribute of a module by the module's first registration, and that of each above it."""
         parts = [attribute]
         labels, parents = self._label, self._parent
         while number:

@@ -29,7 +29,7 @@ class Registrations:
 
         Args:
             root: The module to look at; it is not changed.
-            buffers: Whether to list buffers too.
+            buffers: True to list buffers too.
 
         Raises:
             TypeError: If `root` is no `nn.Module`.
@@ -73,7 +73,7 @@ class Registrations:
                     self.attributes.append(name)
 
     def tensors(self) -> list[Tensor]:
-        """Every distinct tensor, in the order of `firsts`."""
+        """Return every distinct tensor, in the order of `firsts`."""
         return [self.objects[place] for place in self.firsts]
 
     @cached_property
@@ -81,22 +81,22 @@ class Registrations:
         return {id(self.objects[first]): first for first in self.firsts}
 
     def names_of(self, tensor: Any) -> tuple[str, ...]:
-        """Names of a tensor, sorted, the first `CAP` of them; none where it is registered nowhere."""
+        """Return the names of a tensor, sorted, the first `CAP` of them; none where it is registered nowhere."""
         first = self._first_by_id.get(id(tensor))
         if first is None:
             return ()
         return tuple(sorted(name for place in self.places_of(first) for name in self.names_at(place))[:CAP])
 
     def places_of(self, first: int) -> list[int]:
-        """Every place that registers the tensor of a first place."""
+        """Return every place that registers the tensor of a first place."""
         return self.repeats.get(first) or [first]
 
     def names_at(self, place: int) -> list[str]:
-        """Names that one place makes, sorted, the first `CAP` of them."""
+        """Return the names that one place makes, sorted, the first `CAP` of them."""
         return [prefix + self.attributes[place] for prefix in self.graph.prefixes(self.owners[place], CAP)]
 
     def names_total(self) -> int | None:
-        """Number of names of the parameters; None where a registered cycle makes them endless."""
+        """Return the number of names of the parameters; None where a registered cycle makes them endless."""
         if not self.graph.aliased():
             return self.boundary
         total = 0

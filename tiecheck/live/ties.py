@@ -21,7 +21,7 @@ LETTERS = 1_000_000
 
 
 def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
-    """Every group of names that share a module, a tensor or memory, by the first name.
+    """Return every group of names that share a module, a tensor or memory, by the first name.
 
     Args:
         places: The registrations of a module.
@@ -71,7 +71,7 @@ class _Writer:
         self._registrations: dict[tuple[type, str], Registration] = {}
 
     def tie(self, firsts: list[int], kind: Kind, reason: str | None) -> Tie:
-        """The tie of the tensors of some first places, which hang together."""
+        """Return the tie of the tensors of some first places, which hang together."""
         places, graph, cap = self._places, self._places.graph, self._cap
         found: list[tuple[str, int]] = []
         more: list[str] = []
@@ -110,7 +110,7 @@ class _Writer:
         )
 
     def _registration(self, place: int) -> Registration:
-        """Who registers a place; one record for all that look alike."""
+        """Return who registers a place; one record for all that look alike."""
         key = (type(self._modules[self._places.owners[place]]), self._places.attributes[place])
         known = self._registrations.get(key)
         if known is None:
@@ -119,7 +119,7 @@ class _Writer:
 
 
 def aliases_of(graph: ModuleGraph, cap: int) -> tuple[Alias, ...]:
-    """The modules that are themselves registered several times, not what stands below them.
+    """Return the modules that are themselves registered several times, not what stands below them.
 
     Args:
         graph: The modules.
@@ -169,7 +169,7 @@ def _alias(graph: ModuleGraph, number: int, full: set[int], cap: int) -> Alias:
 
 
 def _by_one_parent(graph: ModuleGraph, number: int) -> bool:
-    """Whether a module, and each above it, stands in one parent alone, be it under several names."""
+    """Return True if a module, and each above it, stands in one parent alone, be it under several names."""
     while number:
         parents = {edge.parent for edge in graph.edges(number)}
         if len(parents) != 1:
@@ -179,7 +179,7 @@ def _by_one_parent(graph: ModuleGraph, number: int) -> bool:
 
 
 def _with_parameters(graph: ModuleGraph) -> set[int]:
-    """The modules with a parameter in them or below."""
+    """Return the modules with a parameter in them or below."""
     full = {
         number
         for number, module in enumerate(graph.modules)
@@ -195,7 +195,7 @@ def _with_parameters(graph: ModuleGraph) -> set[int]:
 
 
 def _names_below(graph: ModuleGraph, top: int, full: set[int]) -> Iterator[str]:
-    """The parameter names below a module, in order, written one at a time; no cycle is turned."""
+    """Yield the parameter names below a module, in order, written one at a time; no cycle is turned."""
     parts: list[str] = []
     walk = [iter(_labels(graph, top, full))]
     while walk:
@@ -212,7 +212,7 @@ def _names_below(graph: ModuleGraph, top: int, full: set[int]) -> Iterator[str]:
 
 
 def _labels(graph: ModuleGraph, number: int, full: set[int]) -> list[tuple[str, int]]:
-    """What a module registers that leads to a parameter: its own parameters (-1), and modules with a final dot."""
+    """List what of a module leads to a parameter: its own parameters (-1), and modules with a final dot."""
     own = [(label, -1) for label, tensor in graph.modules[number]._parameters.items() if tensor is not None]
     below = [(f"{label}.", child) for label, child in graph.children(number, closing=False) if child in full]
     return sorted(own + below)

@@ -44,13 +44,13 @@ class Spans(NamedTuple):
 
 
 def quiet() -> AbstractContextManager[object]:
-    """A context in which no `__torch_function__`, of a subclass or a mode, sees what we ask of tensors."""
+    """Return a context in which no `__torch_function__`, of a subclass or a mode, sees what we ask of tensors."""
     context: AbstractContextManager[object] = torch._C.DisableTorchFunction()
     return context
 
 
 def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
-    """The byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
+    """Return the byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
 
     A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`.
     A sparse tensor raises from `nbytes`, so that one of these sends all to the closer look.
@@ -85,13 +85,13 @@ def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
 
 
 def _foreign_accelerator() -> bool:
-    """Whether this build of torch has an accelerator whose `data_ptr()` may be no address."""
+    """Return True if this build of torch has an accelerator whose `data_ptr()` may be no address."""
     found = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else torch.device("mps")
     return found is not None and found.type not in ADDRESSED
 
 
 def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
-    """Some positions without the plain meta tensors whose storage no other of them has: they share nothing."""
+    """Return some positions without the plain meta tensors whose storage no other of them has: they share nothing."""
     chosen = [tensors[i] for i in positions]
     if not PLAIN.issuperset(map(type, chosen)) or not all(map(_is_meta, chosen)):
         return positions
@@ -107,7 +107,7 @@ def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
 
 
 def views(tensor: Tensor) -> tuple[View, ...] | None:
-    """The memory a tensor stands on: one view, several for a wrapper, none for an empty or lazy tensor.
+    """Return the memory a tensor stands on: one view, several for a wrapper, none for an empty or lazy tensor.
 
     Returns:
         None where the memory cannot be told: a sparse tensor, a wrapper that does not say what it wraps.
@@ -135,7 +135,7 @@ def _views(tensor: Tensor, depth: int) -> Iterator[View]:
 
 
 def _base(tensor: Tensor, storage: torch.UntypedStorage) -> tuple[Hashable, int]:
-    """The space a storage's addresses count in, and its first address there.
+    """Return the space a storage's addresses count in, and its first address there.
 
     Two `torch.from_numpy` of one array share memory under two StorageImpl, so real memory goes by address;
     without addresses the StorageImpl (`_cdata`, private; right on meta, FakeTensor and DTensor in 2.13) has to do.
@@ -152,12 +152,12 @@ def _base(tensor: Tensor, storage: torch.UntypedStorage) -> tuple[Hashable, int]
 
 
 def _is_fake(tensor: Tensor) -> bool:
-    """Whether a tensor is a FakeTensor: asking one for its address warns."""
+    """Return True if a tensor is a FakeTensor: asking one for its address warns."""
     return any(base.__name__ == "FakeTensor" for base in type(tensor).__mro__)
 
 
 def wrapped_tensors(tensor: Tensor) -> list[Tensor]:
-    """What a wrapper subclass wraps, by the protocol of `torch.compile` (DTensor, torchao); [] for any other tensor."""
+    """Return what a wrapper subclass wraps, by `torch.compile`'s protocol (DTensor, torchao); else []."""
     if type(tensor) in PLAIN or not hasattr(tensor, "__tensor_flatten__"):
         return []
     names, _ = tensor.__tensor_flatten__()
@@ -165,7 +165,7 @@ def wrapped_tensors(tensor: Tensor) -> list[Tensor]:
 
 
 def opaque(tensor: Tensor) -> str | None:
-    """Why the memory of a tensor says nothing about what it shares with another; None where it does.
+    """Say why the memory of a tensor does not tell what it shares with another; None where it does.
 
     A wrapper made by `_make_wrapper_subclass` has a storage without memory: one and the same storage means
     shared, two do not mean separate.
@@ -183,7 +183,7 @@ def opaque(tensor: Tensor) -> str | None:
 
 
 def placeholder(tensor: Tensor) -> str | None:
-    """Why a tensor stands for values that are elsewhere; None where it holds its own.
+    """Say why a tensor stands for values that are elsewhere; None where it holds its own.
 
     DeepSpeed ZeRO-3 leaves an empty tensor with `ds_id` in place of each partitioned parameter.
     """
@@ -202,7 +202,7 @@ class Looks:
         self._devices: dict[torch.device, str] = {}
 
     def of(self, tensor: Tensor) -> tuple[tuple[int, ...] | None, str, int | None, str]:
-        """Shape, element type, bytes and device of a tensor; no shape while it is lazy, no bytes if it is sparse."""
+        """Return shape, element type, bytes and device of a tensor; no shape if it is lazy, no bytes if sparse."""
         shape, nbytes = _size(tensor)
         dtype, device = tensor.dtype, tensor.device
         if dtype not in self._dtypes:
@@ -213,7 +213,7 @@ class Looks:
 
 
 def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
-    """Shape and bytes of a tensor that may not have them: a lazy one says 0 bytes, a sparse one raises."""
+    """Return shape and bytes of a tensor that may not have them: a lazy one says 0 bytes, a sparse one raises."""
     if type(tensor) not in PLAIN and is_lazy(tensor):
         return None, None
     try:
@@ -223,7 +223,7 @@ def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
 
 
 def plain_sizes(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]] | None:
-    """Elements and bytes of tensors that are all plain and dense, by C loops: this is most models.
+    """Return elements and bytes of tensors that are all plain and dense, by C loops: this is most models.
 
     Returns:
         None where one of them needs a look of its own.
@@ -241,7 +241,7 @@ def plain_sizes(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]] | None
 
 
 def elements_of(tensor: Tensor) -> int | str:
-    """How many elements a tensor stands for, or why that cannot be told.
+    """Count the elements that a tensor stands for, or say why that cannot be told.
 
     A bitsandbytes 4-bit weight (`Params4bit`, 0.49) packs two elements a byte and keeps its shape aside.
     """
@@ -258,7 +258,7 @@ def elements_of(tensor: Tensor) -> int | str:
 
 
 def equal_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape, element type and device hold the same bytes, in bounded memory.
+    """Return True if two tensors of one shape, element type and device hold the same bytes, in bounded memory.
 
     Stricter than `torch.equal` for +0 and -0, looser for NaN.
 

@@ -15,7 +15,7 @@ from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.records.live import LiveModel
 
 PEFT = "PEFT"
-"""What the wrappers of PEFT are called."""
+"""Title of the wrappers of PEFT."""
 
 INNER: Mapping[str, tuple[str, str]] = {
     "torch._dynamo.eval_frame.OptimizedModule": ("_orig_mod", "torch.compile"),
@@ -36,17 +36,17 @@ INNER: Mapping[str, tuple[str, str]] = {
 """Class -> the attribute that holds what it wraps, and what users call it (torch 2.13, peft 0.21)."""
 
 SHARDED = "torch.distributed.fsdp.FSDPModule"
-"""What FSDP2 mixes into the class of a module that it shards in place: names stay, the class's own name changes."""
+"""Class that FSDP2 mixes into that of a module that it shards in place: names stay, the class's own name changes."""
 
 FSDP2 = "FSDP2"
-"""What a module that it sharded is called among the wrappers."""
+"""Title of a module that it sharded among the wrappers."""
 
 _SHARDS: dict[type, bool] = {}
 _KNOWN: dict[type, tuple[str, str] | None] = {}
 
 
 def wrapping(module: nn.Module) -> tuple[str, str] | None:
-    """The attribute that holds what a module wraps, and what users call the wrapper; None for any other module."""
+    """Return the attribute that holds what a module wraps, and the wrapper's title; None for any other module."""
     cls = type(module)
     if cls not in _KNOWN:
         _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := qualified(base)) in INNER), None)
@@ -55,12 +55,12 @@ def wrapping(module: nn.Module) -> tuple[str, str] | None:
 
 
 def qualified(cls: type) -> str:
-    """A class's name with its module's."""
+    """Return a class's name with its module's."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside any number of wrappers."""
+    """Return the model inside any number of wrappers."""
     for _ in range(64):  # a wrapper that holds itself ends here
         found = wrapping(module)
         inner = module._modules[found[0]] if found else None
@@ -71,7 +71,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """A module's own class: of what is wrapped, and without what FSDP2 makes of it."""
+    """Return a module's own class: of what is wrapped, and without what FSDP2 makes of it."""
     cls = type(unwrapped(module))
     if _is_sharded(cls):
         own = [base for base in cls.__mro__[1:] if qualified(base) != SHARDED]
@@ -86,12 +86,12 @@ def _is_sharded(cls: type) -> bool:
 
 
 def class_name(module: nn.Module) -> str:
-    """The name of a module's own class."""
+    """Return the name of a module's own class."""
     return own_class(module).__name__
 
 
 def step(owner: nn.Module, label: str) -> nn.Module | None:
-    """The module that a label names below another, wrappers passed through; None where there is none."""
+    """Return the module that a label names below another, wrappers passed through; None where there is none."""
     for _ in range(64):
         inner = owner._modules.get(label)
         if inner is not None:
@@ -112,10 +112,10 @@ class UserNames:
         self._root = graph.modules[0]
         self._labels = {label for label, _ in found}
         self.wrappers = (*dict.fromkeys(title for _, title in found), *([FSDP2] if sharded else []))
-        """What the wrappers are called, from the outside in."""
+        """Titles of the wrappers, from the outside in."""
 
     def of(self, name: str) -> str:
-        """One name of a parameter, buffer or module, without wrappers."""
+        """Write one name of a parameter, buffer or module, without wrappers."""
         if not self._labels:
             return name
         parts = name.split(".")
@@ -131,12 +131,12 @@ class UserNames:
         return ".".join(kept)
 
     def all_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Some names without wrappers, sorted anew."""
+        """Write some names without wrappers, sorted anew."""
         return tuple(sorted({self.of(name) for name in names})) if self._labels else names
 
 
 def renamed(live: LiveModel, user: UserNames) -> LiveModel:
-    """The facts of a wrapped module with every name as its user knows it."""
+    """Return the facts of a wrapped module with every name as its user knows it."""
     of, all_of = user.of, user.all_of
     return live._replace(
         ties=tuple(sorted((t._replace(names=all_of(t.names)) for t in live.ties), key=lambda t: t.names)),

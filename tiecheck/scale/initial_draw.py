@@ -1,4 +1,4 @@
-"""Whether weights still are the draw they were initialised with: names of normalisation layers, moments of samples.
+"""Tells if weights still are the draw they were initialised with: names of normalisation layers, moments of samples.
 
 Nothing here reads a file or a module. The stored and the live half of TIE701's fact judge by the same words.
 """
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from tiecheck.records.record import Record
 
 MATRICES = 6
-"""How many weight matrices are looked at, spread over the model."""
+"""Weight matrices that are looked at, spread over the model."""
 
 RUNS = 32
-"""How many runs of neighbouring elements are taken from one matrix."""
+"""Runs of neighbouring elements that are taken from one matrix."""
 
 RUN = 256
 """Elements in a run."""
@@ -25,10 +25,10 @@ LEAST = 256
 
 _NORM = re.compile(r"norm|^ln|ln$|_ln_|^bn\d*$|layer_?norm", re.IGNORECASE)
 GAINS = ("weight", "scale", "gamma", "g")
-"""What a normalisation layer's weight is called."""
+"""Names of a normalisation layer's weight."""
 
 OFFSETS = ("bias", "beta", "b")
-"""What its bias is called."""
+"""Names of its bias."""
 
 _TABLE = r"(?i)embed|emb\b|pos|wpe|wte|relative|rotary|token_type|shared\."  # a trained model never has it compiled
 _COMMON = (0.02, 0.01, 0.005, 0.006, 0.04, 0.05, 0.1, 1.0)
@@ -52,29 +52,29 @@ class _Moments(Record):
 
 
 def is_norm_gain(name: str) -> bool:
-    """Whether a parameter's name is that of a normalisation layer's weight (`ln_f.weight`, `final_norm.weight`)."""
+    """Return True for the name of a normalisation layer's weight (`ln_f.weight`, `final_norm.weight`)."""
     return _is_norm(name, GAINS)
 
 
 def is_norm_offset(name: str) -> bool:
-    """Whether a parameter's name is that of a normalisation layer's bias."""
+    """Return True if a parameter's name is that of a normalisation layer's bias."""
     return _is_norm(name, OFFSETS)
 
 
 def is_plain_matrix(name: str) -> bool:
-    """Whether a name may be that of a layer's weight matrix: no table of embeddings, no normalisation layer."""
+    """Return True if a name may be that of a layer's weight matrix: no table of embeddings, no normalisation layer."""
     return name.endswith(".weight") and not re.search(_TABLE, name) and not is_norm_gain(name)
 
 
 def spread(names: Sequence[str], count: int = MATRICES) -> list[str]:
-    """At most `count` of some names, evenly spread, the first and the last among them."""
+    """Return at most `count` of some names, evenly spread, the first and the last among them."""
     if len(names) <= count:
         return list(names)
     return [names[i * (len(names) - 1) // (count - 1)] for i in range(count)]
 
 
 def starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
-    """First elements of evenly spread runs over a tensor, and the length of a run.
+    """Return the first elements of evenly spread runs over a tensor, and the length of a run.
 
     A tensor smaller than the sample is taken whole.
     """
@@ -85,7 +85,7 @@ def starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
 
 
 def deviation(runs: Iterable[Sequence[float]]) -> float:
-    """Standard deviation of all elements of some runs."""
+    """Return the standard deviation of all elements of some runs."""
     values = [value for run in runs for value in run]
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
@@ -95,7 +95,7 @@ NO_MATRIX = "there is no weight matrix that could tell whether the model is trai
 
 
 def no_draw(samples: Iterable[Sample]) -> str | None:
-    """Why some matrices are no default draw, in words; None where all of them look like one.
+    """Say why some matrices are no default draw; None where all of them look like one.
 
     A default draw is uniform or (truncated) normal, equally wide everywhere in the matrix, and its deviation is
     one that initialisers give: a function of the fan (nn.Linear: 1/sqrt(3 fan_in)), a usual constant (0.02), or
@@ -140,7 +140,7 @@ def _moments(runs: Sequence[Sequence[float]]) -> _Moments:
 
 
 def _one_draw(runs: Sequence[Sequence[float]], moments: _Moments) -> bool:
-    """Whether the shape is uniform (kurtosis 1.8) or (truncated) normal (2.2 to 3), and the runs equally wide."""
+    """Return True if values are uniform (kurtosis 1.8) or (truncated) normal (2.2 to 3), and runs equally wide."""
     error = math.sqrt(24 / moments.size)
     uniform = abs(moments.kurtosis - 1.8) < max(0.1, 2 * error)
     normal = 2.2 < moments.kurtosis < 3 + max(0.15, 4 * error)  # truncated at two deviations: 2.37
@@ -156,7 +156,7 @@ def _one_draw(runs: Sequence[Sequence[float]], moments: _Moments) -> bool:
 
 
 def _fans(shape: tuple[int, ...]) -> list[float]:
-    """Deviations that initialisers make of a matrix's two fans, either orientation (nn.Linear, GPT-2's Conv1D)."""
+    """Return deviations that initialisers make of two fans, either orientation (nn.Linear, GPT-2's Conv1D)."""
     rows, columns = shape
     fans = [math.sqrt(gain / fan) for fan in (rows, columns) for gain in (1 / 3, 1.0, 2.0)]
     return [*fans, math.sqrt(2 / (rows + columns))]

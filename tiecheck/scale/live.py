@@ -1,4 +1,4 @@
-"""What a tied embedding's scale does to untrained logits, seen in a live module: TIE701's live half."""
+"""Measures what a tied embedding's scale does to untrained logits, in a live module: TIE701's live half."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMALL = "no forward pass: the scale does no harm unless the class multiplies it
 
 
 class _Head(NamedTuple):
-    """What is known of the way from the last normalisation to the logits."""
+    """Facts on the way from the last normalisation to the logits."""
 
     scale: float | None
     rms: float | None
@@ -38,7 +38,7 @@ class _Verdict(NamedTuple):
 
 
 def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None = None) -> InitScale | Unknown:
-    """The scale of a live module's tied tensor, predicted and, where it may do harm, measured.
+    """Return the scale of a live module's tied tensor, predicted and, where it may do harm, measured.
 
     A module with weights is judged by them. If it is untrained and the logits' deviation may reach `HARMLESS`, one
     forward pass on random tokens measures it; below, `head_scale` stays None and `predicted` takes it for 1. Only
@@ -66,7 +66,7 @@ def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None =
 
 
 def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor) -> InitScale | Unknown:
-    """The record of a module that has weights; a forward pass only where it may show something."""
+    """Return the record of a module that has weights; a forward pass only where it may show something."""
     if any(p.is_meta and not is_lazy(p) for p in module.parameters()):
         return Unknown("some weights are on meta")
     std = _deviation(tied)
@@ -84,7 +84,7 @@ def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor)
 
 
 def _tied(module: nn.Module, names: tuple[str, ...]) -> torch.Tensor | Unknown:
-    """The one tensor behind some names, if it is a plain floating matrix."""
+    """Return the one tensor behind some names, if it is a plain floating matrix."""
     found: list[torch.Tensor] = []
     for name in names:
         try:
@@ -124,14 +124,14 @@ def _record(names: tuple[str, ...], tied: torch.Tensor, std: float, verdict: _Ve
 
 @torch.no_grad()
 def _deviation(tensor: torch.Tensor) -> float:
-    """Standard deviation, over evenly spread rows where there are very many elements."""
+    """Return the standard deviation, over evenly spread rows where there are very many elements."""
     step = -(-tensor.numel() // _ELEMENTS)
     return float(tensor.detach()[::step].float().std(correction=0))
 
 
 @torch.no_grad()
 def _verdict(module: nn.Module, tied: torch.Tensor) -> _Verdict | Unknown:
-    """Whether the evidence says that nothing has been trained."""
+    """Return True if the evidence says that nothing has been trained."""
     norms = 0
     for path, layer in module.named_modules():
         for leaf, parameter in layer.named_parameters(recurse=False):
@@ -153,7 +153,7 @@ def _verdict(module: nn.Module, tied: torch.Tensor) -> _Verdict | Unknown:
 
 
 def _adds_one(layer: nn.Module, gain: torch.Tensor) -> bool:
-    """Whether a normalisation layer whose weight is zero gives out normalised values: it adds one (Gemma)."""
+    """Return True if a normalisation layer whose weight is zero gives out normalised values: it adds one (Gemma)."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(4, gain.numel(), generator=generator).to(gain)
     try:
@@ -164,7 +164,7 @@ def _adds_one(layer: nn.Module, gain: torch.Tensor) -> bool:
 
 
 def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> _Verdict | Unknown:
-    """The evidence of the other weights, once every normalisation layer is as it was made."""
+    """Return the evidence of the other weights, once every normalisation layer is as it was made."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)} | {id(tied)}
     named = ((n, p) for n, p in module.named_parameters() if initial_draw.is_plain_matrix(n) and id(p) not in tables)
     plain = {name: p for name, p in named if _is_matrix(p)}
@@ -191,7 +191,7 @@ def _sample(name: str, tensor: torch.Tensor) -> initial_draw.Sample:
 
 
 def _on_meta(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor, std: float) -> InitScale | Unknown:
-    """The head's scale, watched on meta; nothing if the head's input or its product cannot be followed."""
+    """Return the head's scale, watched on meta; nothing if the head's input or its product cannot be followed."""
     passed = forward.forward(module, tied)
     if isinstance(passed, str):
         return Unknown(passed)
@@ -204,7 +204,7 @@ def _on_meta(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor, std:
 
 
 def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
-    """The record of an untrained module, completed by a forward pass."""
+    """Complete the record of an untrained module by a forward pass."""
     if any(is_lazy(p) for p in module.parameters()):
         try:
             module = copy.deepcopy(module)
@@ -225,7 +225,7 @@ def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
 
 
 def _head(passed: forward.Pass, *, measure: bool) -> _Head:
-    """The head's scale and the root mean square of its input, as counted from the last normalisation layer."""
+    """Return the head's scale and the root mean square of its input, as counted from the last normalisation layer."""
     trace = passed.trace
     if not trace.uses:
         return _Head(None, None, "no product with the tied tensor was seen in the forward pass")
@@ -243,7 +243,7 @@ def _head(passed: forward.Pass, *, measure: bool) -> _Head:
 
 @torch.no_grad()
 def _ratio(passed: forward.Pass) -> float | None:
-    """The constant factor between the head's product and the logits, if there is one."""
+    """Return the constant factor between the head's product and the logits, if there is one."""
     product, logits = passed.trace.uses[-1].product, passed.logits
     if product is logits or product.numel() != logits.numel():
         return None

@@ -1,4 +1,4 @@
-"""What a tied embedding's scale does to untrained logits, read from a safetensors file: TIE701's stored half.
+"""Reads what a tied embedding's scale does to untrained logits from a safetensors file: TIE701's stored half.
 
 A trained model is told by one normalisation weight, a read of a few kilobytes, because every cold check pays for it.
 """
@@ -46,7 +46,7 @@ _WORDS: Mapping[str, _Word] = {
 
 
 def predicted_deviation(std: float, width: int, hidden_rms: float, head_scale: float) -> float:
-    """Deviation of the logits of an untrained model: std * sqrt(width) * hidden_rms * head_scale.
+    """Return the deviation of the logits of an untrained model: std * sqrt(width) * hidden_rms * head_scale.
 
     A logit is the product of the head's input with one row of the tied tensor. The rows are independent draws of
     deviation `std`, so the logits of one position have the deviation `std` times the input's length, which is
@@ -66,7 +66,7 @@ def predicted_deviation(std: float, width: int, hidden_rms: float, head_scale: f
 def stored_scale(
     checkpoint: Checkpoint, root: str, names: tuple[str, ...], stored_name: str, head_scale: float | None
 ) -> InitScale | Unknown:
-    """The scale of a stored tied tensor, and whether its model is untrained.
+    """Return the scale of a stored tied tensor, and whether its model is untrained.
 
     A trained model comes back at once, with `untrained` false, `std` None (the tensor was not read) and no
     prediction. The prediction takes the head's input for normalised (rms 1). Where nobody can say whether the
@@ -98,7 +98,7 @@ def stored_scale(
 def _harmless(
     files: _Files, names: tuple[str, ...], tensor: StoredTensor, why: Unknown, head_scale: float | None
 ) -> InitScale | None:
-    """The record of a tensor whose scale does no harm, whatever the model is: no need to leave it unknown."""
+    """Return the record of a tensor whose scale does no harm, whatever the model is: no need to leave it unknown."""
     if head_scale is None:
         return None
     std = initial_draw.deviation(_runs(files, tensor, initial_draw.RUNS))
@@ -111,13 +111,13 @@ def _harmless(
 
 
 def untrained_evidence(norms: int) -> str:
-    """The evidence for an untrained model, in words."""
+    """Return the evidence for an untrained model, in words."""
     layers = "1 normalisation layer is" if norms == 1 else f"{norms} normalisation layers are"
     return f"{layers} exactly one with zero biases, other weights are a default draw"
 
 
 def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
-    """The tied tensor's header facts, if elements of it can be read at all."""
+    """Return the tied tensor's header facts, if elements of it can be read at all."""
     tensor = checkpoint.tensor(name)
     if checkpoint.format != "safetensors" or tensor is None:
         return Unknown(f"{name} is not in a safetensors file that could be read")
@@ -148,7 +148,7 @@ class _Files:
             os.close(descriptor)
 
     def read(self, tensor: StoredTensor, offset: int, size: int) -> bytes:
-        """Some bytes of a tensor, from an offset within it."""
+        """Read some bytes of a tensor, from an offset within it."""
         descriptor = self._open.get(tensor.file)
         if descriptor is None:
             path = inside(self._root, tensor.file)
@@ -160,7 +160,7 @@ class _Files:
 
 
 def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _Verdict | Unknown:
-    """Whether the model is trained: one normalisation weight first, and all the rest only if that one is all ones."""
+    """Judge if the model is trained: by one normalisation weight first, by the rest only if that one is all ones."""
     for shard in checkpoint.shards:
         for name in filter(initial_draw.is_norm_gain, shard.entries):
             tensor = checkpoint.tensor(name)
@@ -174,7 +174,7 @@ def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _Ve
 
 
 def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _Verdict | Unknown:
-    """The whole evidence, for a model whose first normalisation weight is exactly one."""
+    """Return the whole evidence, for a model whose first normalisation weight is exactly one."""
     if checkpoint.missing_files:
         return Unknown(f"whether the model is trained cannot be told without {checkpoint.missing_files[0]}")
     norms, matrices = 0, []
@@ -212,20 +212,20 @@ def _is_matrix(tensor: StoredTensor) -> bool:
 
 
 def _holds(files: _Files, tensor: StoredTensor, word: bytes, limit: int) -> bool:
-    """Whether the first bytes of a tensor are one word over and over."""
+    """Return True if the first bytes of a tensor are one word over and over."""
     size = min(tensor.nbytes, limit)
     return files.read(tensor, 0, size) == word * (size // len(word))
 
 
 def _runs(files: _Files, tensor: StoredTensor, runs: int) -> list[tuple[float, ...]]:
-    """Evenly spread runs of a tensor's elements."""
+    """Read evenly spread runs of a tensor's elements."""
     size = _WORDS[tensor.dtype].size
     first, run = initial_draw.starts(math.prod(tensor.shape), runs, initial_draw.RUN)
     return [_decode(files.read(tensor, start * size, run * size), tensor.dtype) for start in first]
 
 
 def _decode(data: bytes, dtype: str) -> tuple[float, ...]:
-    """Elements from little-endian bytes, on any host."""
+    """Decode elements from little-endian bytes, on any host."""
     if dtype == "bfloat16":
         wide = bytearray(2 * len(data))
         wide[2::4], wide[3::4] = data[0::2], data[1::2]

@@ -31,7 +31,7 @@ def load_architecture(
     width: int | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Architecture:
-    """What the tie table of transformers 5 knows of a class.
+    """Look up what the tie table of transformers 5 knows of a class.
 
     Args:
         class_name: The class, as `architectures` in a `config.json` names it.
@@ -49,7 +49,7 @@ def load_older(
     width: int | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Architecture:
-    """The same as transformers 4.57 has it, under the names that it gives its parameters.
+    """Look up the same as transformers 4.57 has it, under the names that it gives its parameters.
 
     `TieSpec.newer` says what transformers 5 calls them, where it has a group with them.
     """
@@ -61,13 +61,13 @@ def load_older(
 
 
 def newer_names(tie: TieSpec) -> tuple[str, ...]:
-    """The names of a group of 4.57 as transformers 5 has them, sorted."""
+    """Return the names of a group of 4.57 as transformers 5 has them, sorted."""
     newer = dict(tie.newer)
     return tuple(sorted(newer.get(name, name) for name in tie.names))
 
 
 def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
-    """Pairs of names that a file saved by 4.57 turns from one into the other when transformers 5 loads it."""
+    """Return pairs of names that a file saved by 4.57 turns from one into the other when transformers 5 loads it."""
     spelled = {name: {name, *t.spellings.get(name, ())} for t in newest.ties for name in t.names}
     found = []
     for name in tie.names:
@@ -125,7 +125,7 @@ def _load(
 
 
 def table_version(table: str = _NEWEST) -> str:
-    """The transformers version that a table was made from."""
+    """Return the transformers version that a table was made from."""
     text = _table(table)
     return text[: text.index(b"\n")].split(b"\t")[2].decode()
 
@@ -144,7 +144,7 @@ def _table(table: str = _NEWEST) -> bytes:
 
 @lru_cache(1024)  # a fleet has many models of few classes
 def _rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
-    """Model types, shape keys, head scale, levels and about key of every line of a class."""
+    """Return model types, shape keys, head scale, levels and about key of every line of a class."""
     text, wanted, rows = _table(table), f"\n{class_name}\t".encode(), []
     start = text.find(wanted)
     while start >= 0:
@@ -182,7 +182,7 @@ def _ties(shape: dict[str, Any], config: Mapping[str, object] | None) -> list[Ti
 
 
 def _inner(shape: dict[str, Any], config: Mapping[str, object] | None) -> tuple[str, bool]:
-    """The bits under the text model that a composite config holds, and whether the names hold for it.
+    """Return the bits under the text model that a composite config holds, and whether the names hold for it.
 
     Without a config nobody knows what it holds; a config that names no type holds the default one. The bits are
     empty where the class has no such group with that text model.
@@ -200,7 +200,7 @@ def _inner(shape: dict[str, Any], config: Mapping[str, object] | None) -> tuple[
 
 
 def _decider(shape: dict[str, Any], config: Mapping[str, object]) -> tuple[str, tuple[str, ...], bool, bool]:
-    """The key and level of the flag that decides a group, and what its true and false do.
+    """Return the key and level of the flag that decides a group, and what its true and false do.
 
     Where the table knows of further keys and levels, the config is asked which of them speaks: transformers 5.23
     forwards a nested flag for some classes (`LlavaConfig`, `Qwen2VLConfig`), some are untied by two flags only
@@ -235,7 +235,7 @@ def _flag(config: Mapping[str, object], level: Any, key: str = FLAG) -> bool | N
 
 
 def _scale(tag: str, width: int | None, config: Mapping[str, object]) -> float | None:
-    """A head scale by its tag (`tables.generate.head_scale` says what tags there are); None if not known."""
+    """Return a head scale by its tag (`tables.generate.head_scale` says what tags there are); None if not known."""
     if "|" in tag:
         tag, other, switches = tag.split("|")
         state = next((config[key] for key in switches.split(",") if isinstance(config.get(key), bool)), None)

@@ -1,4 +1,4 @@
-"""Which modules a forward pass on tokens calls, told on meta."""
+"""Tells on meta which modules a forward pass on tokens calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPE = (1, 4)
 
 
 def called_modules(module: nn.Module) -> tuple[str, ...] | None:
-    """The modules that a forward pass calls, by their first paths, in the order of their first calls.
+    """Return the modules that a forward pass calls, by their first paths, in the order of their first calls.
 
     A pass that is given other inputs (images, entities) may call more; one that is given fewer, less. A weight that is
     read without a call of its module (`F.linear(x, embedding.weight)`) is not seen.

@@ -30,11 +30,11 @@ class Pass(NamedTuple):
     logits: torch.Tensor
     """The logits, their last dimension the vocabulary."""
     trace: HeadTrace
-    """What was seen of the head."""
+    """Uses of the head that were seen."""
 
 
 class Shown(NamedTuple):
-    """What the logits of random tokens show."""
+    """Figures that the logits of random tokens show."""
 
     deviation: float
     """Standard deviation over the vocabulary, each position's own input token left out."""
@@ -77,7 +77,7 @@ def forward(module: nn.Module, tied: torch.Tensor) -> Pass | str:
 
 
 def random_tokens(vocabulary: int, shape: tuple[int, ...], device: torch.device, *, seed: int) -> torch.Tensor:
-    """Random token ids from a generator of their own; zeros on meta."""
+    """Return random token ids from a generator of their own; zeros on meta."""
     if device.type == "meta":
         return torch.zeros(shape, dtype=torch.long, device=device)
     generator = torch.Generator().manual_seed(seed)
@@ -86,7 +86,7 @@ def random_tokens(vocabulary: int, shape: tuple[int, ...], device: torch.device,
 
 @torch.no_grad()
 def show(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
-    """Deviation, loss and repetition of the logits of random tokens.
+    """Return deviation, loss and repetition of the logits of random tokens.
 
     Args:
         logits: Shape (batch, positions, vocabulary), the last positions of `ids`, or (batch * length, vocabulary).
@@ -114,7 +114,7 @@ def show(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
 
 
 def _bounds(module: nn.Module, tied: torch.Tensor) -> Iterator[int]:
-    """Sequence lengths that a model cannot exceed: by its config, and by its smaller tables (positions).
+    """Yield sequence lengths that a model cannot exceed: by its config, and by its smaller tables (positions).
 
     An index beyond a table is an error that can be caught on a CPU, and takes the process down on a GPU.
     """
@@ -129,7 +129,7 @@ def _bounds(module: nn.Module, tied: torch.Tensor) -> Iterator[int]:
 
 
 def arguments(module: nn.Module, ids: torch.Tensor, *, masked: bool) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
-    """Positional and named arguments of a forward pass on some tokens, or why they cannot be made."""
+    """Return positional and named arguments of a forward pass on some tokens, or why they cannot be made."""
     parameters = inspect.signature(module.forward).parameters
     named = {name: ids for name in _TOKENS if name in parameters}
     if masked and "attention_mask" in parameters:
@@ -145,7 +145,7 @@ def arguments(module: nn.Module, ids: torch.Tensor, *, masked: bool) -> tuple[tu
 
 
 def _find_logits(output: Any, vocabulary: int, trace: HeadTrace) -> torch.Tensor | None:
-    """The logits in a model's output: what the head's product is seen to reach, else the first that fits."""
+    """Return the logits in a model's output: what the head's product is seen to reach, else the first that fits."""
     found = list(_floating(output, vocabulary, 0))
     return next((t for t in found if trace.reached(t) is not None), found[0] if found else None)
 
@@ -163,7 +163,7 @@ def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]
 
 @contextmanager
 def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradient; afterwards modes, random state and buffers are what they were.
+    """Set evaluation mode without gradient; afterwards modes, random state and buffers are what they were.
 
     The flag is set and not `eval()` called: loralib's `train` merges weights.
     """

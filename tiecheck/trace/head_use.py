@@ -31,13 +31,13 @@ class HeadUse(NamedTuple):
     """One product of something with the tied tensor: the head at work."""
 
     hidden: torch.Tensor
-    """What was multiplied, shape (..., width)."""
+    """Tensor that was multiplied, shape (..., width)."""
     product: torch.Tensor
     """The result, shape (..., vocabulary), bias included where the call adds it."""
     weight_factor: float
-    """What the weight was multiplied by before."""
+    """Factor that the weight was multiplied by before."""
     norm_factor: float | None
-    """What lies between a normalisation layer's output and `hidden`; None if it does not come from one."""
+    """Factor between a normalisation layer's output and `hidden`; None if it does not come from one."""
 
 
 class _Traced(NamedTuple):
@@ -81,7 +81,7 @@ class HeadTrace(TorchFunctionMode):
             self._note(out, _NORM, 1.0)
 
     def reached(self, logits: torch.Tensor) -> tuple[HeadUse, float] | None:
-        """The head's use that some logits come from and what multiplied them since; None where the trail is lost."""
+        """Return the head's use that some logits come from and their factor since; None where the trail is lost."""
         traced = self._traced.get(id(logits))
         if traced is None or not isinstance(traced.origin, int):
             return None
@@ -129,7 +129,7 @@ class HeadTrace(TorchFunctionMode):
         return None if traced is None else traced.origin
 
     def _factor(self, name: str, operands: tuple[Any, ...], traced: _Traced) -> float | None:
-        """What a call multiplies a followed value by; None where it does something else to it."""
+        """Return what a call multiplies a followed value by; None where it does something else to it."""
         if name in _SAME or (name in _PARTS and traced.origin != _WEIGHT):
             return 1.0
         if len(operands) != 2:  # the value and what it is combined with
@@ -146,14 +146,14 @@ class HeadTrace(TorchFunctionMode):
 
 
 def _number(value: Any) -> float | None:
-    """A factor that is known without looking at data; None for anything else, and for zero."""
+    """Return a factor that is known without looking at data; None for anything else, and for zero."""
     if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_meta:
         value = value.item()
     return float(value) if type(value) in (int, float) and value != 0 else None
 
 
 def is_norm_layer(module: nn.Module) -> bool:
-    """Whether a module is a normalisation layer, by its class's name; a block that contains one is none."""
+    """Return True if a module is a normalisation layer, by its class's name; a block that contains one is none."""
     return "norm" in type(module).__name__.lower() and next(module.children(), None) is None
 
 

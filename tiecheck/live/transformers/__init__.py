@@ -1,1 +1,1 @@
-"""What a live model of transformers declares and how it is built; private names of transformers stand here."""
+"""Declarations of a live model of transformers, and its building; private names of transformers stand here."""

@@ -21,7 +21,7 @@ class DeclaredGroup(NamedTuple):
     source: str
     """The name the others are redirected to."""
     by: tuple[str, ...]
-    """Which classes' attribute says so, and which config's flag."""
+    """Attributes of classes that say so, and flags of configs."""
 
 
 class PretrainedModel(NamedTuple):
@@ -34,11 +34,11 @@ class PretrainedModel(NamedTuple):
     model: Any
     """The model."""
     keys: Keys
-    """What its class declares, names counted from it."""
+    """Declarations of its class, names counted from it."""
 
 
 class Declarations(NamedTuple):
-    """What the `PreTrainedModel`s in a module say about ties."""
+    """Ties that the `PreTrainedModel`s in a module speak of."""
 
     groups: tuple[DeclaredGroup, ...]
     """The groups declared under the configs as they are, by first name."""
@@ -49,9 +49,9 @@ class Declarations(NamedTuple):
     library: str | None
     """The library and its version."""
     reasons: tuple[str, ...]
-    """Why a model's declaration could not be had."""
+    """Reasons for a model's declaration not being had."""
     problems: tuple[KeyProblem, ...]
-    """What is wrong with the declarations themselves."""
+    """Problems of the declarations themselves."""
     models: tuple[PretrainedModel, ...]
     """The models, outermost first."""
 
@@ -67,7 +67,7 @@ class _Pair(NamedTuple):
 
 
 def declarations(graph: ModuleGraph, cap: int) -> Declarations:
-    """What the `PreTrainedModel`s in a module declare, each under its own config.
+    """Collect what the `PreTrainedModel`s in a module declare, each under its own config.
 
     The class's `_tied_weights_keys` expanded against real names, as transformers 5.23
     `get_expanded_tied_weights_keys` does it. `all_tied_weights_keys` is never read: it is written once and kept,
@@ -106,7 +106,7 @@ def declarations(graph: ModuleGraph, cap: int) -> Declarations:
 
 
 def _placed(models: tuple[PretrainedModel, ...]) -> Iterator[KeyProblem]:
-    """The problems under the paths of the whole module; those of one class once, where it comes many times."""
+    """Yield the problems under the paths of the whole module; those of one class once, where it comes many times."""
     seen = set()
     for one in models:
         for problem in one.keys.problems:
@@ -118,7 +118,7 @@ def _placed(models: tuple[PretrainedModel, ...]) -> Iterator[KeyProblem]:
 
 
 def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
-    """Pairs under the names of the whole module, with who says so."""
+    """Yield pairs under the names of the whole module, with who says so."""
     flag = flag_of(one.model)
     for prefix in one.prefixes:
         by = (f"{class_name(one.model)}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
@@ -127,7 +127,7 @@ def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
 
 
 def _groups(pairs: list[_Pair]) -> list[tuple[tuple[str, ...], str, tuple[str, ...], bool | None]]:
-    """Groups of names from pairs, with source, origins and flag: a source with many targets is one, so is a chain."""
+    """Join pairs to groups, with source, origins and flag: many targets of one source are a group, so is a chain."""
     groups = joined((pair.target, pair.source) for pair in pairs)
     number = {name: n for n, members in enumerate(groups) for name in members}
     by: dict[int, dict[str, None]] = {}

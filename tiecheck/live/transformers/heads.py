@@ -22,7 +22,7 @@ CAP = 8
 
 
 def heads_of(models: Sequence[PretrainedModel], places: Registrations) -> tuple[Head, ...]:
-    """Input and output embeddings of each model, the outermost first; one without a head where 4.57 ties more of it."""
+    """Return the embeddings of each model, outermost first; one without a head where 4.57 ties more of it."""
     found: list[Head] = []
     told: set[tuple[str, ...]] = set()
     for head in (_head(one, places) for one in models if one.prefixes):
@@ -34,7 +34,7 @@ def heads_of(models: Sequence[PretrainedModel], places: Registrations) -> tuple[
 
 
 def _head(one: PretrainedModel, places: Registrations) -> Head | None:
-    """One model's embeddings; None where it has neither both nor a group that only 4.57 ties."""
+    """Return one model's embeddings; None where it has neither both nor a group that only 4.57 ties."""
     embedding, head = (weight_of(one.model, getter) for getter in ("get_input_embeddings", "get_output_embeddings"))
     prefix = one.prefixes[0]
     usual, older = _by_table(one, prefix)
@@ -57,7 +57,7 @@ def _head(one: PretrainedModel, places: Registrations) -> Head | None:
 
 
 def weight_of(model: Any, getter: str) -> Tensor | None:
-    """The weight of the module that a getter returns; None where there is none, or the getter raises."""
+    """Return the weight of the module that a getter returns; None where there is none, or the getter raises."""
     try:
         weight = getattr(unwrapped(getattr(model, getter)()), "weight", None)
     except Exception:  # noqa: BLE001  # a class without one raises what it likes
@@ -72,7 +72,7 @@ def _lazy(*tensors: Tensor) -> bool:
 
 
 def _flags(config: Any, path: str = "config", depth: int = 0) -> Iterator[tuple[str, bool]]:
-    """Every flag of a config and of its inner configs that is true or false, dotted."""
+    """Yield every flag of a config and of its inner configs that is true or false, dotted."""
     value = getattr(config, FLAG, None)
     if isinstance(value, bool):
         yield f"{path}.{FLAG}", value
@@ -85,7 +85,7 @@ def _flags(config: Any, path: str = "config", depth: int = 0) -> Iterator[tuple[
 
 
 def _by_table(one: PretrainedModel, prefix: str) -> tuple[str | None, tuple[tuple[str, ...], ...]]:
-    """The class's usual embedding, and the groups that 4.57 ties though the flag is false, by the tie tables."""
+    """Return the class's usual embedding, and the groups that 4.57 ties though the flag is false, by the tie tables."""
     cls = type(one.model)
     if not cls.__module__.startswith("transformers."):
         return None, ()
@@ -102,7 +102,7 @@ def _by_table(one: PretrainedModel, prefix: str) -> tuple[str | None, tuple[tupl
 
 
 def _apart(model: Any, names: tuple[str, ...]) -> bool:
-    """Whether some names are all there, in one shape, and are not one parameter."""
+    """Return True if some names are all there, in one shape, and are not one parameter."""
     tensors = [look_up(model, name).tensor for name in names]
     there = [tensor for tensor in tensors if tensor is not None and not _lazy(tensor)]
     alike = len({tuple(tensor.shape) for tensor in there}) == 1

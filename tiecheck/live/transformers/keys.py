@@ -1,4 +1,4 @@
-"""What one `PreTrainedModel` class declares with `_tied_weights_keys`, and what is wrong with the declaration.
+"""Reads what one `PreTrainedModel` class declares with `_tied_weights_keys`, and what is wrong with the declaration.
 
 Expanded by transformers' own method, so that what it makes of a pattern is what we report (5.23.0,
 `get_expanded_tied_weights_keys`). 4.x has lists of names and patterns without sources: there the input embedding is the
@@ -23,10 +23,10 @@ NAMES = 1_000_000
 """A model with more names than this, or endless ones, is not handed to transformers' own expansion: it lists them."""
 
 SHORTCUT = re.compile(r"^[A-Za-z0-9_\.]+(weight)|(bias)$")
-"""What a key looks like that 5.23 takes for a whole name, unanchored as it stands there: `a.weighted_head` does too."""
+"""Form of a key that 5.23 takes for a whole name, unanchored as it stands there: `a.weighted_head` has it too."""
 
 BESIDE = ("_mask", "_u", "_v")
-"""What torch's hooks (2.13) put beside a `..._orig`: pruning a mask, `spectral_norm` two vectors."""
+"""Ends of what torch's hooks (2.13) put beside a `..._orig`: pruning a mask, `spectral_norm` two vectors."""
 
 PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 """A word that is a name and no pattern."""
@@ -39,16 +39,16 @@ CAP = 8
 
 
 class Keys(NamedTuple):
-    """What a model's class says about ties."""
+    """Ties that a model's class speaks of."""
 
     declared: dict[str, str]
     """{target: source} under the config as it is."""
     possible: dict[str, str]
     """The same as it would be with the flag true."""
     problems: tuple[KeyProblem, ...]
-    """What is wrong with it."""
+    """Problems of the declaration."""
     reason: str | None
-    """Why some of it could not be read."""
+    """Reason for some of it not being read."""
 
 
 class _View:
@@ -75,13 +75,13 @@ class _Config:
 
 
 def flag_of(model: nn.Module) -> bool | None:
-    """`tie_word_embeddings` as the model reads it: absent is false in transformers 5, true in 4.x."""
+    """Read `tie_word_embeddings` as the model does: absent is false in transformers 5, true in 4.x."""
     config = getattr(model, "config", None)
     return None if config is None else bool(getattr(config, "tie_word_embeddings", False))
 
 
 def read_keys(model: nn.Module, version: str) -> Keys:
-    """What a model's class declares, names counted from the model.
+    """Read what a model's class declares, names counted from the model.
 
     Args:
         model: A `PreTrainedModel`.
@@ -112,12 +112,12 @@ def read_keys(model: nn.Module, version: str) -> Keys:
 
 
 def class_problems(model_class: Any) -> tuple[KeyProblem, ...]:
-    """What is wrong with a class's declaration that shows without an instance: the forms of 4.x."""
+    """Return what is wrong with a class's declaration that shows without an instance: the forms of 4.x."""
     return tuple(_class_problems(model_class))
 
 
 def _class_problems(model: Any) -> Iterator[KeyProblem]:
-    """The forms that transformers 5 cannot read: a list of keys, and a `tie_weights` without its two arguments."""
+    """Yield the forms that transformers 5 cannot read: a list of keys, a `tie_weights` without its two arguments."""
     cls = model if isinstance(model, type) else type(model)
     flag = None if isinstance(model, type) else flag_of(model)
 
@@ -145,7 +145,7 @@ def _several(keys: Any) -> bool:
 
 
 def _all_names(model: Any, keys: Mapping[Any, Any]) -> frozenset[str]:
-    """Every name of a parameter or buffer, as transformers lists them to match the keys against.
+    """Return every name of a parameter or buffer, as transformers lists them to match the keys against.
 
     Raises:
         ValueError: There are too many, or a pattern takes forever on them.
@@ -163,7 +163,7 @@ def _all_names(model: Any, keys: Mapping[Any, Any]) -> frozenset[str]:
 
 
 def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], str | None]:
-    """{target: source} as declared, as it would be with the flag true, and why the first could not be had."""
+    """Return {target: source} as declared and as with the flag true, and why the first could not be had."""
     expand = getattr(type(model), "get_expanded_tied_weights_keys", None)
     if expand is None:
         return {}, {}, f"transformers {version} cannot expand `_tied_weights_keys`"
@@ -177,13 +177,13 @@ def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], s
 
 
 def _members(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:
-    """Pairs without what pruning and `spectral_norm` keep beside a member: a key matches `weight_mask` too."""
+    """Return pairs without what pruning and `spectral_norm` keep beside a member: a key matches `weight_mask` too."""
     beside = {f"{name.removesuffix('_orig')}{end}" for name in names if name.endswith("_orig") for end in BESIDE}
     return {target: source for target, source in pairs.items() if target not in beside}
 
 
 def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[str]) -> Iterator[KeyProblem]:
-    """Pairs that name nothing, themselves, or more than was meant."""
+    """Yield pairs that name nothing, themselves, or more than was meant."""
     flag, cls = flag_of(model), type(model).__name__
     words = [(t, s) for t, s in keys.items() if isinstance(t, str) and isinstance(s, str)]
     whole = all(SHORTCUT.match(word) for pair in words for word in pair)
@@ -206,7 +206,7 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
 
 
 def _named(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
-    """The parameter or buffer of that name; what pruning, a parametrization or an adapter makes of it counts too."""
+    """Return the parameter or buffer of that name, or what pruning, a parametrization or an adapter made of it."""
     if word in names:
         return {word}
     member = look_up(model, word)
@@ -215,19 +215,19 @@ def _named(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
 
 
 def _matches(word: str, names: frozenset[str]) -> set[str]:
-    """The names that 5.23 takes a key or a source for: `re.search` of it, anchored at the front alone."""
+    """Return the names that 5.23 takes a key or a source for: `re.search` of it, anchored at the front alone."""
     pattern = re.compile("^" + word)
     return {name for name in names if pattern.search(name)}
 
 
 def _matched(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:
-    """What a pattern matches; a plain name that something else now computes counts as there."""
+    """Return what a pattern matches; a plain name that something else now computes counts as there."""
     found = _matches(word, names)
     return found or (_named(model, word, names) if PLAIN.fullmatch(word) else set())
 
 
 def _beside(word: str, hits: set[str]) -> list[str]:
-    """What a plain word matches beside the parameter or module of that name, where there is one."""
+    """Return what a plain word matches beside the parameter or module of that name, where there is one."""
     if not PLAIN.fullmatch(word):
         return []
     meant = {name for name in hits if name == word or name.startswith(f"{word}.")}
@@ -235,7 +235,7 @@ def _beside(word: str, hits: set[str]) -> list[str]:
 
 
 def _raised(whole: bool, pair: tuple[str, str], found: list[set[str]]) -> str:
-    """What 5.23 raises for a pair that does not fit, as a sentence may quote it."""
+    """Word what 5.23 raises for a pair that does not fit, as a sentence may quote it."""
     if whole:
         lacking = next(word for word, hits in zip(pair, found, strict=True) if not hits)
         return f"AttributeError: ... has no attribute `{lacking.rpartition('.')[0].rpartition('.')[2] or lacking}`"
@@ -243,7 +243,7 @@ def _raised(whole: bool, pair: tuple[str, str], found: list[set[str]]) -> str:
 
 
 def _expand_older(model: Any, keys: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """{target: source} by the list of 4.x: what has the input embedding's shape is tied to it.
+    """Return {target: source} by the list of 4.x: what has the input embedding's shape is tied to it.
 
     Raises:
         ValueError: A listed name whose source the list does not tell.

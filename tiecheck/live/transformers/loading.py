@@ -119,7 +119,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 
 
 def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
-    """The class that `architectures` names, out of the directory's own code where `auto_map` says so."""
+    """Return the class that `architectures` names, out of the directory's own code where `auto_map` says so."""
     auto_map = model.data.get("auto_map")
     if trust and isinstance(auto_map, dict):
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -148,12 +148,12 @@ def _on_meta(cls: Any, config: Any) -> nn.Module:
 
 
 def _is_model_class(value: Any) -> bool:
-    """True for a model's class: a name in `architectures` may lead to some function of the library."""
+    """Return True for a model's class: a name in `architectures` may lead to some function of the library."""
     return isinstance(value, type) and issubclass(value, transformers.PreTrainedModel)
 
 
 def _config_of(cls: Any, root: str, *, trust: bool) -> Any:
-    """The directory's config; by the class's own config class where `AutoConfig` does not know an inner model."""
+    """Read the directory's config; by the class's own config class where `AutoConfig` does not know an inner model."""
     try:
         return transformers.AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=trust)
     except ValueError:
@@ -186,7 +186,7 @@ def _planned(cls: Any, config: Any, root: str, dtype: str | None, device_map: st
 
 
 def _files(cls: Any, config: Any, root: str) -> tuple[list[str] | None, Any]:
-    """The files of the weights, which tell the dtype where the config does not; None where there are none."""
+    """Return the files of the weights, which tell the dtype where the config does not; None where there are none."""
     from transformers.modeling_utils import _get_resolved_checkpoint_files
 
     try:

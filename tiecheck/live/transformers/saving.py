@@ -14,7 +14,7 @@ from tiecheck.records.words import TIED
 
 
 class Unsaved(NamedTuple):
-    """What becomes of the real ties of a module when its models save themselves."""
+    """Fate of the real ties of a module when its models save themselves."""
 
     problems: tuple[SaveProblem, ...]
     """Ties that a save refuses or loses."""
@@ -23,7 +23,7 @@ class Unsaved(NamedTuple):
 
 
 def unsaved(graph: ModuleGraph, said: Declarations, ties: Sequence[Tie]) -> Unsaved:
-    """The real ties that the outermost model around them does not save so that a load brings them back.
+    """Return the real ties that the outermost model around them does not save so that a load brings them back.
 
     Args:
         graph: The modules.
@@ -41,7 +41,7 @@ def unsaved(graph: ModuleGraph, said: Declarations, ties: Sequence[Tie]) -> Unsa
 
 
 def _outermost(graph: ModuleGraph, models: Sequence[PretrainedModel]) -> Iterator[PretrainedModel]:
-    """The models that stand in no other."""
+    """Yield the models that stand in no other."""
     numbers = {one.number for one in models}
     for one in models:
         above = {edge.parent for edge in graph.registrations_of(one.number)}
@@ -54,7 +54,7 @@ def _outermost(graph: ModuleGraph, models: Sequence[PretrainedModel]) -> Iterato
 
 
 class _Saving:
-    """What `save_pretrained` of one outermost model does (`remove_tied_weights_from_state_dict`, 5.23)."""
+    """Ways of `save_pretrained` of one outermost model (`remove_tied_weights_from_state_dict`, 5.23)."""
 
     def __init__(self, graph: ModuleGraph, models: Sequence[PretrainedModel], outer: PretrainedModel) -> None:
         self._prefix = outer.prefixes[0]
@@ -68,7 +68,7 @@ class _Saving:
         self._possible = [_names(one, one.keys.possible) for one in inside]
 
     def problems(self, ties: Sequence[Tie]) -> Iterator[SaveProblem | KeyProblem]:
-        """What becomes of some ties, where it is nothing good."""
+        """Yield what becomes of some ties, where it is nothing good."""
         for tie in ties if self._readable else ():
             real = tie.kind in TIED and not tie.buffer and tie.names_total == len(tie.names)
             if real and all(name.startswith(self._prefix) for name in tie.names):
@@ -90,25 +90,25 @@ class _Saving:
             yield KeyProblem("drops", model, cls, key, None, tie.names, self._outer.keys.declared != {}, None)
 
     def _pattern(self, name: str) -> str | None:
-        """The first declared key that, as a pattern, matches a name."""
+        """Return the first declared key that, as a pattern, matches a name."""
         own = name.removeprefix(self._prefix)
         return next((pattern for pattern in self._patterns if re.search(pattern, own)), None)
 
 
 def _within(groups: list[set[str]], *names: set[str]) -> bool:
-    """Whether a group holds all of some names, as they are or as they were."""
+    """Return True if a group holds all of some names, as they are or as they were."""
     return any(some <= group for group in groups for some in names)
 
 
 def _patterns(model: Any) -> Iterator[str]:
-    """The keys of every module of a model as `_get_tied_weight_keys` joins them (5.23): the path is a pattern too."""
+    """Yield the keys of every module as `_get_tied_weight_keys` joins them (5.23): the path is a pattern too."""
     for name, module in model.named_modules():
         keys = getattr(module, "_tied_weights_keys", None) or {}
         yield from (f"{name}.{key}" if name else key for key in keys if isinstance(key, str))
 
 
 def _heard(graph: ModuleGraph, outer: PretrainedModel, one: PretrainedModel) -> bool:
-    """Whether the outer model hears of an inner one's ties: `post_init` asks its direct children alone (5.23)."""
+    """Return True if the outer model hears of an inner one's ties: `post_init` asks direct children alone (5.23)."""
     number = one.number
     while number != outer.number:
         parents = {edge.parent for edge in graph.edges(number)}

@@ -1,1 +1,1 @@
-"""What each loader makes of a checkpoint: one file a loader."""
+"""Outcomes of a checkpoint in each loader: one file a loader."""

@@ -29,18 +29,18 @@ Ending = tuple[Outcome, str | None]
 
 
 class Read(Record):
-    """What an engine ends up with when it reads the flag."""
+    """Flag as an engine reads it."""
 
     dotted: str
     """The flag, with its level."""
     value: bool | None
-    """What the config says there; None where it is silent."""
+    """Value that the config has there; None where it is silent."""
     ties: bool | None
-    """What the engine takes it for; None where the class's default at that level is not known."""
+    """Value that the engine takes it for; None where the class's default at that level is not known."""
 
 
 def _sections() -> Mapping[tuple[str, str], str]:
-    """Engine and version -> the lines of its section, as they stand in the file."""
+    """Map engine and version to the lines of its section, as they stand in the file."""
     if not _read:
         with open(_TABLE, "rb") as file:
             parts = file.read().decode().split("@\t")[1:]
@@ -53,7 +53,7 @@ def _sections() -> Mapping[tuple[str, str], str]:
 
 @lru_cache(4096)  # a fleet has many models of few classes
 def fields_of(engine: str, version: str, name: str | None) -> str | None:
-    """The fields of one architecture, found by a search: a start parses nothing else; None where it is not there.
+    """Search the fields of one architecture, since a start parses nothing else; None where it is not there.
 
     Raises:
         KeyError: The table has no such section.
@@ -69,7 +69,7 @@ def fields_of(engine: str, version: str, name: str | None) -> str | None:
 
 
 def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
-    """The fields of an architecture that two versions agree on.
+    """Return the fields of an architecture that two versions agree on.
 
     Returns:
         None where neither version has it, and an `unknown:REASON` where they differ.
@@ -81,25 +81,25 @@ def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
 
 
 def config_of(situation: Situation) -> Mapping[str, Any]:
-    """The parsed config; empty where there is none."""
+    """Return the parsed config; empty where there is none."""
     return situation.config.data if situation.config is not None else {}
 
 
 def class_of(situation: Situation) -> str | None:
-    """The class that `architectures` names, which is what engines choose their own class by."""
+    """Return the class that `architectures` names, which is what engines choose their own class by."""
     name = situation.architecture.class_name
     return None if name is not None and name.startswith("=") else name  # what stands for no class in the table
 
 
 def pair_of(situation: Situation) -> tuple[str, str]:
-    """The names of embedding and head; for a class that the tie table lacks, the group's source and another member."""
+    """Return the names of embedding and head; of an unknown class, the group's source and another member."""
     embedding = situation.architecture.embedding or situation.group.source or ""
     other = next((name for name in situation.group.names if name != embedding), "")
     return embedding, situation.architecture.head or other
 
 
 def in_part(loader: Loader, ran: frozenset[str], key: Callable[[Situation], str | None]) -> tuple[Loader, Loader]:
-    """A loader of which only some classes were run, as two: those that were, and the rest, which were read."""
+    """Split a loader of which only some classes were run, as two: those that were, and the rest, which were read."""
 
     def run(situation: Situation) -> Decision | None:
         return loader.decide(situation) if key(situation) in ran else None
@@ -111,7 +111,7 @@ def in_part(loader: Loader, ran: frozenset[str], key: Callable[[Situation], str 
 
 
 def nested(config: Mapping[str, Any], level: str) -> Mapping[str, Any] | None:
-    """The config at a dotted level; None where there is none."""
+    """Return the config at a dotted level; None where there is none."""
     found: object = config
     for key in level.split(".") if level else ():
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -119,7 +119,7 @@ def nested(config: Mapping[str, Any], level: str) -> Mapping[str, Any] | None:
 
 
 def level_of(config: Mapping[str, Any], level: str) -> str | None:
-    """The level that the table's word stands for in this config; None where that cannot be told.
+    """Return the level that the table's word stands for in this config; None where that cannot be told.
 
     `text()` is transformers' `get_text_config()`: the nested text config where there is one, else the config itself.
     A `>` says that the engine copies the top level's flag there before it is read.
@@ -139,7 +139,7 @@ def level_of(config: Mapping[str, Any], level: str) -> str | None:
 
 
 def flag_at(situation: Situation, level: str, default: str) -> Read:
-    """The flag as a transformers config object has it: what is written, else the class's default at that level.
+    """Read the flag as a transformers config object has it: what is written, else the class's default at that level.
 
     Args:
         situation: The group; its own level and default are known from the tie table.
@@ -163,7 +163,7 @@ def flag_at(situation: Situation, level: str, default: str) -> Read:
 
 
 def torch_policy(head: str, refusal: str, alone: Ending) -> Policy:
-    """What a tied class does with stored members, by what its loader does with the head's name.
+    """Return the policy of a tied class by what its loader does with the head's name.
 
     Args:
         head: The field of the table.
@@ -186,14 +186,14 @@ def torch_policy(head: str, refusal: str, alone: Ending) -> Policy:
 
 
 def inner_name(situation: Situation, level: str) -> str | None:
-    """The class that a composite's config names for its language model."""
+    """Return the class that a composite's config names for its language model."""
     here = nested(config_of(situation), level.lstrip(">").removesuffix("text()").removesuffix(".") or "text_config")
     names = here.get("architectures") if here is not None else None
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
 
 def decide_by_fields(situation: Situation, fields: str, policy: Policy) -> Decision:
-    """The decision for a class whose fields are known and whose policy was chosen."""
+    """Return the decision for a class whose fields are known and whose policy was chosen."""
     tie, level, default, head, _ = fields.split("|")
     stored = stored_pair(situation)
     if tie == "never":

@@ -45,7 +45,7 @@ def _decide(situation: Situation) -> Decision | None:
 
 
 def _settled(out: str, head: str, dropped: bool, stored: Stored, situation: Situation) -> Decision:
-    """What the loader gets from what the converter wrote."""
+    """Decide by what the loader gets from what the converter wrote."""
     head_name = pair_of(situation)[1]
     turned = situation.group.source == head_name
     has_head, has_embedding = (stored.source, stored.targets) if turned else (stored.targets, stored.source)
@@ -59,7 +59,7 @@ def _settled(out: str, head: str, dropped: bool, stored: Stored, situation: Situ
 
 
 def _without(out: str, has_head: bool, stored: Stored) -> Decision:
-    """A GGUF file without `output.weight`, the head being lost or dropped."""
+    """Decide for a GGUF file without `output.weight`, the head being lost or dropped."""
     if out == "required":
         return Decision("crash", NO_HEAD, ties=False)
     if has_head and stored.alike is None:
@@ -78,7 +78,7 @@ def _flag(situation: Situation) -> tuple[str, bool | None]:
 
 
 def _stem(name: str) -> str:
-    """A name as the converter looks it up: without its suffix, and without `language_model.`."""
+    """Return a name as the converter looks it up: without its suffix, and without `language_model.`."""
     return name.removesuffix(".weight").replace("language_model.", "")
 
 

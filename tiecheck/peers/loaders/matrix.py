@@ -18,7 +18,7 @@ from tiecheck.stored.groups import build_groups, compare_members
 def loader_views(
     config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, groups: tuple[Group, ...]
 ) -> tuple[LoaderView, ...]:
-    """What every loader of the matrix makes of every group.
+    """Ask every loader of the matrix what it makes of every group.
 
     Args:
         config: The model's config, where there is one.
@@ -56,7 +56,7 @@ class _Older(Record):
 
 
 def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint) -> tuple[_Older, ...] | str:
-    """The groups of 4.57's class, under its own names; no byte is read for them."""
+    """Return the groups of 4.57's class, under its own names; no byte is read for them."""
     from tiecheck.tables.architectures import load_older
 
     if not architecture.known:
@@ -78,7 +78,7 @@ def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: C
 
 
 def _sourceless(group: Group, older: Architecture) -> Group:
-    """A group that 4.57 ties in code and of which it declares every member as a target (FSMT's output projection).
+    """Leave open a group that 4.57 ties in code with every member declared a target (FSMT's output projection).
 
     Where the source is the input embedding it is loaded all the same.
     """
@@ -91,14 +91,14 @@ def _sourceless(group: Group, older: Architecture) -> Group:
 
 
 def _repaired(group: Group) -> Group:
-    """A group of a class that looks after missing members itself: what it makes of them was not asked."""
+    """Leave open a group of a class that looks after missing members itself: what it makes of them was not asked."""
     if group.declared or not group.missing or not group.stored_names:
         return group
     return group._replace(declared=None, reason="its class looks after missing members with code of its own")
 
 
 def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -> tuple[Group, ...] | str:
-    """The older groups that share a member, by name or by what is stored, with the comparison that was made."""
+    """Return the older groups that share a member, by name or by what is stored, with the comparison that was made."""
     if isinstance(older, str):
         return older
     names, stored = set(group.names), set(group.stored_names)
@@ -110,13 +110,13 @@ def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -
 
 
 def _crosses(other: _Older, names: set[str]) -> bool:
-    """Whether 4.57 ties a part of a group to what is no member of it (Udop's biases, T5Gemma's head)."""
+    """Return True if 4.57 ties a part of a group to what is no member of it (Udop's biases, T5Gemma's head)."""
     theirs = set(other.newer.values())
     return other.group.declared is True and bool(theirs & names) and not (theirs <= names or names <= theirs)
 
 
 def _shared(other: _Older, names: set[str]) -> Group:
-    """An older group that is not tied, without the members that are no matter of the newer group."""
+    """Return an older group that is not tied, without the members that are no matter of the newer group."""
     kept = tuple(name for name in other.group.names if other.newer[name] in names)
     if other.group.declared is not False or not kept:
         return other.group
@@ -124,7 +124,7 @@ def _shared(other: _Older, names: set[str]) -> Group:
 
 
 def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:
-    """An older group with the comparison of the newer one, where both are about the same tensors.
+    """Return an older group with the comparison of the newer one, where both are about the same tensors.
 
     What is a part of a group whose members differ is compared by itself, if the bytes were read before.
     """

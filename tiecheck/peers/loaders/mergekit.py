@@ -36,7 +36,7 @@ def _decide(situation: Situation) -> Decision | None:
 
 
 def _merged(situation: Situation, fields: str, stored: set[str]) -> Decision | None:
-    """What is written of the members that are stored."""
+    """Decide what is written of the members that are stored."""
     embedding, head = pair_of(situation)
     weights = {field.split("=")[0].rstrip("?"): field for field in fields.split(" ")}
     if embedding not in weights:
@@ -50,7 +50,7 @@ def _merged(situation: Situation, fields: str, stored: set[str]) -> Decision | N
 
 
 def _lost(field: str, stored: set[str]) -> str | None:
-    """What is raised where a weight is wanted and none of its names is stored."""
+    """Word what is raised where a weight is wanted and none of its names is stored."""
     names = field.split("=")
     names[0] = names[0].rstrip("?")
     if field.split("=", maxsplit=1)[0].endswith("?") or stored & set(names):
@@ -59,7 +59,7 @@ def _lost(field: str, stored: set[str]) -> str | None:
 
 
 def _both(situation: Situation, named: bool, head: str) -> Decision:
-    """Embedding and head are stored: written both, or the embedding alone where the definition has no head."""
+    """Decide for a stored embedding and head: both are written, or the first alone where no head is defined."""
     if named:
         return Decision("kept-apart")
     if situation.group.stored == "copy":

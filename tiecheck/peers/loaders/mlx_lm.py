@@ -44,7 +44,7 @@ def _decide(situation: Situation) -> Decision | None:
 
 
 def _policy(head: str, situation: Situation) -> Policy:
-    """What happens where tie and stored tensors do not fit, by what `sanitize` does with the head."""
+    """Return what happens where tie and stored tensors do not fit, by what `sanitize` does with the head."""
     missing = "Missing 1 parameters: {}."
     embedding, head_name = pair_of(situation)
     no_head: Ending = ("crash", missing.format(head_name))

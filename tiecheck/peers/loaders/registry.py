@@ -1,4 +1,4 @@
-"""What each loader would do with a checkpoint: one module a loader, and the registry that asks them."""
+"""Asks each loader what it would do with a checkpoint: one module a loader, registered here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODULES = {
 
 
 def loaders_of(names: Iterable[str] = MODULES) -> tuple[Loader, ...]:
-    """The loaders of some names, in the matrix's order."""
+    """Return the loaders of some names, in the matrix's order."""
     return _loaders_of(frozenset(names))
 
 
@@ -40,7 +40,7 @@ def _loaders_of(wanted: frozenset[str]) -> tuple[Loader, ...]:
 
 
 def views_of(situations: Iterable[Situation], loaders: Iterable[Loader]) -> tuple[LoaderView, ...]:
-    """What each loader makes of each group: grouped by loader, in the matrix's order."""
+    """Ask each loader what it makes of each group: grouped by loader, in the matrix's order."""
     held = tuple(situations)
     views = []
     for loader in loaders:
@@ -65,7 +65,7 @@ def views_of(situations: Iterable[Situation], loaders: Iterable[Loader]) -> tupl
 
 
 def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """The loaders that `--for` names, as pairs of name and version range.
+    """Parse the loaders that `--for` names, as pairs of name and version range.
 
     Args:
         specs: `name` for every version of the matrix, or `name==version`.

@@ -1,4 +1,4 @@
-"""What a loader of the matrix is given, and what it answers.
+"""Defines what a loader of the matrix is given, and what it answers.
 
 A loader is one small function from a `Situation` to a `Decision`: it reads the flag it reads, says whether it ties,
 and `settle` turns that and what is stored into an outcome by the loader's `Policy`.
@@ -29,13 +29,13 @@ class Situation(Record):
 
     @property
     def head(self) -> bool:
-        """Whether the group is the token embedding and the language-model head: all that engines know of tying."""
+        """True if the group is the token embedding and the language-model head: all that engines know of tying."""
         here = set(self.group.names)
         return self.group.inferred or (self.architecture.head in here and self.architecture.embedding in here)
 
 
 class Decision(Record):
-    """What one loader makes of a situation; the fields of `LoaderView` that are the loader's own."""
+    """Answer of one loader to a situation; the fields of `LoaderView` that are the loader's own."""
 
     outcome: Outcome
     message: str | None = None
@@ -56,28 +56,28 @@ class Loader(Record):
     until: tuple[int, ...] | None
     """The first version it does not hold for; None while the newest behaves so."""
     checked: Literal["run", "source"]
-    """Whether the loader itself was run in tests, or its source read."""
+    """True if the loader itself was run in tests, or its source read."""
     decide: Callable[[Situation], Decision | None]
-    """What it makes of a situation; None where the loader has nothing to do with such a group or class."""
+    """Function that answers a situation; None where the loader has nothing to do with such a group or class."""
 
 
 class Stored(Record):
-    """What a checkpoint holds of a group."""
+    """State of a group in a checkpoint."""
 
     source: bool
-    """Whether the source is stored."""
+    """True if the source is stored."""
     targets: bool
-    """Whether every other member is stored."""
+    """True if every other member is stored."""
     some: bool
-    """Whether any member is stored."""
+    """True if any member is stored."""
     alike: bool | None
-    """Whether the stored members are equal in shape and bytes; None where that was not read; True for a single one."""
+    """True if the stored members are equal in shape and bytes; None where that was not read; True for a single one."""
     shapes: bool
-    """Whether the stored members have one shape."""
+    """True if the stored members have one shape."""
 
 
 def stored_of(group: Group) -> Stored:
-    """The stored state of a group."""
+    """Return the stored state of a group."""
     missing = set(group.missing)
     alike = {"copy": True, "storage": True, "absent": True, "separate": False}.get(group.stored or "absent")
     if group.stored == "separate" and group.comparison is None:
@@ -92,7 +92,7 @@ def stored_of(group: Group) -> Stored:
 
 
 def stored_pair(situation: Situation) -> Stored:
-    """The stored state of embedding and head alone, which is all that an engine looks at in a larger group."""
+    """Return the stored state of embedding and head alone, which is all that an engine looks at in a larger group."""
     group, known = situation.group, situation.architecture
     stored = stored_of(group)
     if len(group.names) < 3:
@@ -101,7 +101,7 @@ def stored_pair(situation: Situation) -> Stored:
 
 
 class Policy(Record):
-    """What a loader does where tie and stored tensors do not fit; each with what it prints or raises."""
+    """Outcomes in a loader where tie and stored tensors do not fit; each with what it prints or raises."""
 
     differ: tuple[Outcome, str | None] = ("head-discarded", None)
     """It ties, and the stored members differ."""
@@ -125,10 +125,10 @@ UNREAD = "the stored members were not compared"
 
 
 def settle(ties: bool | None, stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
-    """The outcome for what a loader takes the group for.
+    """Return the outcome for what a loader takes the group for.
 
     Args:
-        ties: Whether it ties; None where that is not known.
+        ties: True if it ties; None where that is not known.
         stored: What the checkpoint holds.
         policy: What it does where the two do not fit.
     """
@@ -168,14 +168,14 @@ GENERAL: dict[Outcome, Outcome] = {
 
 
 def worded(decision: Decision, situation: Situation) -> Decision:
-    """A decision in the words of its group: only an embedding and head have a head to lose."""
+    """Word a decision in the words of its group: only an embedding and head have a head to lose."""
     if situation.head:
         return decision
     return decision._replace(outcome=GENERAL.get(decision.outcome, decision.outcome))
 
 
 def worst(decisions: Iterable[Decision]) -> Decision:
-    """The decision that costs most, the first among equals; the others are parts of the same group."""
+    """Return the decision that costs most, the first among equals; the others are parts of the same group."""
     order: tuple[Outcome, ...] = (
         *("crash", "embedding-random", "head-random", "member-random", "head-discarded", "member-discarded"),
         *("unknown", "kept-apart", "tied"),

@@ -51,19 +51,19 @@ ALIAS = FOUR._replace(no_source=("tied", None))
 
 
 def _reads(group: Group) -> tuple[str, bool | None]:
-    """The flag that decides for a group, and what it says."""
+    """Return the flag that decides for a group, and what it says."""
     flag = group.flag
     value = flag.value if flag is not None and isinstance(flag.value, bool) else None
     return flag.dotted if flag else ".".join((*group.level, group.key)), value
 
 
 def _in_part(group: Group) -> bool:
-    """Whether it is not known that every member is there: under another name, or in a shape that does not fit."""
+    """Return True if a member may not be there: it has another name, or a shape that does not fit."""
     return group.misfit or (group.stored == "unknown" and len(group.stored_names) < len(group.names))
 
 
 def _five(situation: Situation) -> Decision:
-    """By the resolved group: its declaration is what transformers 5 reads."""
+    """Decide by the resolved group: its declaration is what transformers 5 reads."""
     group = situation.group
     if group.inferred:
         return Decision("unknown", "the class is not transformers' own, and its code was not run")
@@ -75,7 +75,7 @@ def _five(situation: Situation) -> Decision:
 
 
 def _four(situation: Situation) -> Decision:
-    """By the groups of 4.57's own class, which may split the group that 5 ties as one (T5's false unties the head)."""
+    """Decide by the groups of 4.57's own class, which may split what 5 ties as one (T5's false unties the head)."""
     older = situation.older
     if isinstance(older, str):
         return Decision("unknown", older)
@@ -102,7 +102,7 @@ def _four(situation: Situation) -> Decision:
 
 
 def _passed_over(group: Group, older: tuple[Group, ...]) -> Decision:
-    """What becomes of stored members under names that 4.57 does not have (GPT-NeoX's head is `embed_out` there)."""
+    """Decide for stored members under names that 4.57 does not have (GPT-NeoX's head is `embed_out` there)."""
     known = {name for other in older for name in other.stored_names}
     if set(group.stored_names) <= known:
         return Decision("tied")
@@ -111,7 +111,7 @@ def _passed_over(group: Group, older: tuple[Group, ...]) -> Decision:
 
 
 def _parts(older: tuple[Group, ...]) -> list[frozenset[str]]:
-    """The members by what 4.57 makes one tensor: those of tied groups together, each other one alone."""
+    """Return the members by what 4.57 makes one tensor: those of tied groups together, each other one alone."""
     parts = [frozenset((name,)) for name in sorted({name for group in older for name in group.names})]
     for group in older:
         if group.declared:
@@ -121,7 +121,7 @@ def _parts(older: tuple[Group, ...]) -> list[frozenset[str]]:
 
 
 def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Outcome, str | None]:
-    """What becomes of one part of a group."""
+    """Return what becomes of one part of a group."""
     older = situation.older if isinstance(situation.older, tuple) else ()
     if len(part) == 1:
         (name,) = part

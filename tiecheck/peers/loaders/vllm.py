@@ -71,7 +71,7 @@ def _after(situation: Situation) -> Decision | None:
 
 
 def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> Decision:
-    """The flag says tied and a head is stored: it is loaded apart, compared, and tied again where it is equal."""
+    """Decide for a true flag and a stored head, which is loaded apart, compared, and tied again where it is equal."""
     if head != "alias":
         why = head.partition(":")[2] or "the flag is turned off for the stored head, which its loader then drops"
         return Decision("unknown", why, reads, value, None)
@@ -89,7 +89,7 @@ def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> 
 
 
 def _fields(situation: Situation, versions: tuple[str, str]) -> str | None:
-    """The fields of the class, those of the named language model for a composite."""
+    """Return the fields of the class, those of the named language model for a composite."""
     if not situation.head or situation.config is None:
         return None
     found = agreed("vllm", *versions, class_of(situation))
@@ -109,7 +109,7 @@ def _fields(situation: Situation, versions: tuple[str, str]) -> str | None:
 
 
 def _unknown(fields: str | None) -> Decision | None:
-    """No decision for a class that vLLM does not have; the reason where the source was not understood."""
+    """Return no decision for a class that vLLM does not have; the reason where the source was not understood."""
     return None if fields is None else Decision("unknown", fields.partition(":")[2].split("|")[0])
 
 

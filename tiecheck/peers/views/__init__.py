@@ -1,1 +1,1 @@
-"""What each tool takes for tied in a live module: one file a tool."""
+"""Tie groups that each tool sees in a live module: one file a tool."""

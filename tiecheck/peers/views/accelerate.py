@@ -28,12 +28,12 @@ _SIZES |= {dtype: dtype.itemsize for dtype in (torch.int16, torch.uint8, torch.i
 
 
 def _overwriting(sight: Sight) -> Seen:
-    """0.9 to 0.17.1: `result[kept] = alias`, so that the last alias is the only one left."""
+    """Keep the last alias alone, by `result[kept] = alias` (0.9 to 0.17.1)."""
     return Seen(ordered((names[0], names[-1]) for names in sight.again))
 
 
 def _appending(sight: Sight) -> Seen:
-    """0.18 to 0.33: the same walk, every alias kept."""
+    """Keep every alias of the same walk (0.18 to 0.33)."""
     return Seen(ordered(sight.again))
 
 
@@ -50,7 +50,7 @@ def _run_find(sight: Sight) -> Seen:
 
 
 def _pretrained(model: Any) -> bool:
-    """Whether a class is called so anywhere in the model's ancestry: accelerate goes by the name."""
+    """Return True if a class is called so anywhere in the model's ancestry: accelerate goes by the name."""
     return any(base.__name__ == "PreTrainedModel" for base in type(model).__mro__)
 
 
@@ -59,13 +59,13 @@ def _word_embedding(model: Any, config: Any) -> bool:
 
 
 def _elsewhere(model: Any, config: Any) -> bool:
-    """The terms that no transformers 5.23 model meets: encoder tied to decoder, a module with `_tie_weights`."""
+    """Return the terms that no transformers 5.23 model meets: encoder tied to decoder, a module with `_tie_weights`."""
     both = getattr(config, "is_encoder_decoder", False) and getattr(config, "tie_encoder_decoder", False)
     return bool(both) or any(hasattr(module, "_tie_weights") for module in model.modules())
 
 
 def _stray_comma(sight: Sight) -> Seen:
-    """0.20.0 to 0.20.3: `(... and False),` is a tuple of one, and true."""
+    """Say yes for every model: `(... and False),` is a tuple of one, and true (0.20.0 to 0.20.3)."""
     model: Any = sight.module
     if not _pretrained(model):
         return Seen(says=False)
@@ -74,14 +74,14 @@ def _stray_comma(sight: Sight) -> Seen:
 
 
 def _top_level(sight: Sight) -> Seen:
-    """0.21 to 1.6: the flag of the outermost config."""
+    """Read the flag of the outermost config (0.21 to 1.6)."""
     model: Any = sight.module
     config = getattr(model, "config", None)
     return Seen(says=_pretrained(model) and (_word_embedding(model, config) | _elsewhere(model, config)))
 
 
 def _text_config(sight: Sight) -> Seen:
-    """From 1.7: the flag of `get_text_config(decoder=True)`."""
+    """Read the flag of `get_text_config(decoder=True)` (from 1.7)."""
     model: Any = sight.module
     if not _pretrained(model):
         return Seen(says=False)
@@ -97,7 +97,7 @@ def _run_check(sight: Sight) -> Seen:
 
 
 def _storage(tensor: Any) -> tuple[Any, int, int]:
-    """`id_tensor_storage` (1.15.0): 0 and the bytes for any storage on meta, so that equal sizes are one."""
+    """Reproduce `id_tensor_storage` (1.15.0): 0 and the bytes for any storage on meta, so that equal sizes are one."""
     try:
         address = tensor.untyped_storage().data_ptr()
         size = tensor.untyped_storage().nbytes()
@@ -117,7 +117,7 @@ def _by_storage(state: dict[str, Any], key: Any) -> list[list[str]]:
 
 
 def _cleaned(sight: Sight) -> Seen:
-    """From 0.25: of the names with one storage the first is kept, whatever part of the storage each has."""
+    """Keep the first of the names with one storage, whatever part of it each has (from 0.25)."""
     groups = _by_storage(sight.state, _storage)
     return Seen(ordered(groups), tuple(sorted(name for names in groups for name in names[1:])))
 

@@ -1,4 +1,4 @@
-"""What a tool takes for tied held against what is: plain data in and out, without torch and without the tools."""
+"""Holds what a tool takes for tied against what is tied: plain data in and out, without torch or the tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class More(Record):
     names: tuple[str, ...]
     """Its names, sorted."""
     kind: Kind | None
-    """How its names really hang together, where they do; null where nothing holds them."""
+    """Kind that its names really have together; null where nothing holds them."""
 
 
 class Difference(Record):
@@ -32,7 +32,7 @@ class Difference(Record):
 
 
 def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
-    """The views that do not see that some names are one tensor.
+    """Return the views that do not see that some names are one tensor.
 
     Args:
         views: What `views_of` returned.
@@ -51,7 +51,7 @@ def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
 
 
 def would_warn(views: Iterable[View]) -> tuple[str, ...]:
-    """The versions of accelerate that say "The model weights are not tied", though they may well be.
+    """Return the versions of accelerate that say "The model weights are not tied", though they may well be.
 
     They say so where the config asks for a tie and not one group is found anywhere in the model.
 

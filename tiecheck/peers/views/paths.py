@@ -1,4 +1,4 @@
-"""How the walks of other tools go through a module: every path to every module, in torch's order.
+"""Follows the walks of other tools through a module: every path to every module, in torch's order.
 
 Two trees of paths: torch's own (`named_modules(remove_duplicate=False)`, torch 2.13), and the one of `named_children`,
 which leaves out what one parent registers a second time. Both are counted before they are walked, so that a walk
@@ -25,7 +25,7 @@ RECURSION = "maximum recursion depth exceeded"
 
 
 class Extent(NamedTuple):
-    """What a walk along a tree of paths would meet."""
+    """Size of what a walk along a tree of paths would meet."""
 
     paths: int
     """Paths to modules, the root's among them; at most `COUNT_LIMIT`. Those that turn round a cycle are left out."""
@@ -34,7 +34,7 @@ class Extent(NamedTuple):
     depth: int
     """Modules on the longest path."""
     endless: bool
-    """Whether a registered cycle makes the walk turn round for ever."""
+    """True if a registered cycle makes the walk turn round for ever."""
 
 
 class Endless(Exception):  # noqa: N818  # what is told is the tool's state, not an error of ours
@@ -109,12 +109,12 @@ def walk(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
 
 
 def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
-    """Every place on every path where a tensor stands that has several places, in the order of the walk.
+    """Yield every place on every path where a tensor stands that has several places, in the order of the walk.
 
     Args:
         graph: The modules; `check` has said that the walk ends.
-        once: Whether a parent's second registration of one module is left out.
-        buffers: Whether buffers count as parameters do.
+        once: True to leave out a parent's second registration of one module.
+        buffers: True to count buffers as parameters.
     """
     if not graph.several() and not buffers:  # one path a module: the graph has all of it, in this order
         tensors, owners, attributes = graph.parameters
@@ -141,12 +141,12 @@ def grouped(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
 
 
 def named(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
-    """The names of each tensor that has several, in the order of the walk."""
+    """Return the names of each tensor that has several, in the order of the walk."""
     return grouped((id(place.tensor), place.name) for place in places(graph, once=False, buffers=buffers))
 
 
 def seen_again(graph: ModuleGraph) -> list[list[str]]:
-    """What accelerate before 0.34 finds: the first name of a parameter, then the further names it comes upon.
+    """Return what accelerate before 0.34 finds: the first name of a parameter, then the further names it comes upon.
 
     It lists `named_parameters()`, without duplicates, of the root and of each module below it on every path of
     `named_children()`. A further name is come upon where it is the first one inside some module below the root:

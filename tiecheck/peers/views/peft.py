@@ -16,19 +16,19 @@ _BASE_LAYER = re.compile(r"[^.]+\.base_layer\.")
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model below PEFT's own wrappers."""
+    """Return the model below PEFT's own wrappers."""
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     return model.model if hasattr(model, "tuner_layer_cls") else model
 
 
 def _asks(sight: Sight) -> bool:
-    """Whether a model declares anything: PEFT sees no tie of any other, and does not look for one."""
+    """Return True if a model declares anything: PEFT sees no tie of any other, and does not look for one."""
     return hasattr(_unwrapped(sight.module), "_tied_weights_keys")
 
 
 def _pairs(sight: Sight) -> list[tuple[str, str]]:
-    """Each name that is taken for tied, with the embedding's."""
+    """Return each name that is taken for tied, with the embedding's."""
     model = _unwrapped(sight.module)
     config = getattr(model, "config", None)
     if getattr(config, "tie_word_embeddings", None) is False:
@@ -75,7 +75,7 @@ def _tied(sight: Sight) -> Seen:
 
 
 def _run(sight: Sight) -> Seen:
-    """The pairs whose module PEFT names: it names no more than that."""
+    """Return the pairs whose module PEFT names: it names no more than that."""
     sight.runnable()
     from peft.utils.other import _get_module_names_tied_with_embedding
 

@@ -1,4 +1,4 @@
-"""What every other tool takes for tied in a live module: one file a tool, and the registry that asks them.
+"""Asks every other tool what it takes for tied in a live module: one file a tool, registered here.
 
 Each tool's own way of looking is reproduced, in time that grows with the names, and also where the tool itself raises
 or never ends. With `run` the installed tools are really run beside that.
@@ -25,11 +25,11 @@ MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "p
 
 
 def views_of(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
-    """What each other tool takes for tied in a live module.
+    """Ask each other tool what it takes for tied in a live module.
 
     Args:
         module: Any module; cycles, aliased graphs, lazy, meta and quantised parameters included. It is not changed.
-        run: Whether to run the installed tools as well. Without it none of them is imported.
+        run: True to run the installed tools as well. Without it none of them is imported.
         tools: Which to ask, out of `MODULES`.
 
     Returns:
@@ -62,7 +62,7 @@ def _peers(sight: Sight, tools: Collection[str]) -> Iterable[Peer]:
 
 
 def _installed(peer: Peer) -> str | None:
-    """The installed version of a tool; None where it is not installed or has another algorithm."""
+    """Return the installed version of a tool; None where it is not installed or has another algorithm."""
     try:
         text = version(peer.tool).partition("+")[0]  # not which build of torch it is
     except PackageNotFoundError:

@@ -24,7 +24,7 @@ STILL_SHARED = """
 
 
 def storage_address(tensor: Any) -> int:
-    """`safetensors.torch.storage_ptr` (0.8.0); 0 on meta. Raises what torch raises for a tensor without memory."""
+    """Return `safetensors.torch.storage_ptr` (0.8.0), 0 on meta; raises what torch raises without memory."""
     try:
         return int(tensor.untyped_storage().data_ptr())
     except Exception:  # noqa: BLE001  # as safetensors has it
@@ -35,19 +35,19 @@ def storage_address(tensor: Any) -> int:
 
 
 def end_address(tensor: Any) -> int:
-    """`_end_ptr` (safetensors 0.8.0, transformers 5.23.0): raises for a tensor that is not contiguous."""
+    """Return `_end_ptr` (safetensors 0.8.0, transformers 5.23.0); raises for a tensor that is not contiguous."""
     if tensor.nelement():
         return int(tensor.view(-1)[-1].data_ptr()) + int(tensor.element_size())
     return int(tensor.data_ptr())
 
 
 def split_by_range(groups: Iterable[list[str]], state: dict[str, Any], *, furthest: bool) -> list[list[str]]:
-    """Groups of one storage, split into runs of ranges that meet.
+    """Return groups of one storage, split into runs of ranges that meet.
 
     Args:
         groups: Names by storage; a single name stays as it is and is not measured.
         state: The tensors.
-        furthest: Whether the end of a run is its furthest end (transformers 5.23.0), or that of its last member, so
+        furthest: True if the end of a run is its furthest end (transformers 5.23.0), or that of its last member, so
             that a short range within a long one cuts the run off (safetensors 0.8.0).
     """
     found = []
@@ -69,7 +69,7 @@ def split_by_range(groups: Iterable[list[str]], state: dict[str, Any], *, furthe
 
 
 def _by_storage(state: dict[str, Any]) -> list[list[str]]:
-    """The names of every tensor with memory, those of one storage together."""
+    """Return the names of every tensor with memory, those of one storage together."""
     held: dict[Any, list[str]] = {}
     meta = torch.device("meta")
     for name, tensor in state.items():
@@ -83,7 +83,7 @@ def _by_storage(state: dict[str, Any]) -> list[list[str]]:
 
 
 def _whole(tensor: Any) -> bool:
-    """Whether a tensor covers all of its storage."""
+    """Return True if a tensor covers all of its storage."""
     size = tensor.nelement() * tensor.element_size()
     return bool(tensor.data_ptr() == storage_address(tensor) and size == tensor.untyped_storage().nbytes())
 
@@ -122,7 +122,7 @@ def _save(sight: Sight) -> Seen:
 
 
 def _run_save(sight: Sight) -> Seen:
-    """`save_model` up to the writing."""
+    """Run `save_model` up to the writing."""
     from safetensors import torch as library
 
     check = getattr(library, "_evaluate_tensors_for_save", None)
@@ -136,13 +136,13 @@ def _run_save(sight: Sight) -> Seen:
 
 
 def _left(state: dict[str, Any], dropped: Iterable[str]) -> dict[str, Any]:
-    """What is left to be written; a tensor that is not contiguous is copied before that, and shares nothing."""
+    """Return what is left to be written; a tensor that is not contiguous is copied before that, and shares nothing."""
     gone = set(dropped)
     return {name: tensor for name, tensor in state.items() if name not in gone and tensor.is_contiguous()}
 
 
 def _written(left: dict[str, Any], seen: Seen) -> Seen:
-    """What is seen, if it can be written: the values of a tensor on meta cannot."""
+    """Return what is seen, if it can be written: the values of a tensor on meta cannot."""
     for tensor in left.values():
         if tensor.is_meta:
             tensor.to("cpu")

@@ -1,4 +1,4 @@
-"""What every view is made from: a live module, and what the tools' walks through it meet, each made once.
+"""Holds what every view is made from: a live module, and what the tools' walks through it meet, each made once.
 
 A view is a `Peer`: a function of one tool, with our reproduction of what it sees and, where the tool can be run, the
 call that runs it. Both return a `Seen`, or raise what the tool raises.
@@ -25,11 +25,11 @@ CYCLE_STEPS = 1_000
 
 
 class NotRun(Exception):  # noqa: N818  # what is told is why a tool was left alone, not an error of ours
-    """Why the installed tool was not run."""
+    """Reason for not running the installed tool."""
 
 
 class Seen(NamedTuple):
-    """What a tool makes of a module."""
+    """Answer of a tool to a module."""
 
     groups: Groups = ()
     """The groups it takes for tied, in our order."""
@@ -56,7 +56,7 @@ class Sight:
         self._again: dict[bool, paths.Extent] = {}
 
     def extent(self, *, once: bool = False) -> paths.Extent:
-        """What a walk would meet; `once` for one along `named_children`."""
+        """Count what a walk would meet; `once` for one along `named_children`."""
         if once not in self._again:
             self._again[once] = paths.extent(self.graph, once=once)
         return self._again[once]
@@ -93,7 +93,7 @@ class Sight:
         return paths.seen_again(self.graph)
 
     def of_class(self, name: str) -> bool:
-        """Whether a class of this name is in the ancestry of any of the modules."""
+        """Return True if a class of this name is in the ancestry of any of the modules."""
         return any(base.__name__ == name for kind in set(map(type, self.graph.modules)) for base in kind.__mro__)
 
     @cached_property
@@ -130,7 +130,7 @@ class Peer(NamedTuple):
     until: tuple[int, ...] | None = None
     """The first version that no longer has it."""
     asks: Callable[[Sight], bool] = lambda sight: True  # noqa: ARG005
-    """Whether the tool looks at such a module at all."""
+    """True if the tool looks at such a module at all."""
 
 
 def one_object(sight: Sight) -> Seen:
@@ -139,23 +139,23 @@ def one_object(sight: Sight) -> Seen:
 
 
 def ordered(groups: Iterable[Iterable[str]]) -> Groups:
-    """Groups in our order: names sorted in a group, groups by first name."""
+    """Return groups in our order: names sorted in a group, groups by first name."""
     return tuple(sorted([tuple(sorted(group)) for group in groups]))
 
 
 def reproduced(peer: Peer, sight: Sight) -> View:
-    """What our reproduction of a tool sees."""
+    """View a module by our reproduction of a tool."""
     return _view(peer, peer.look, sight, None)
 
 
 def ran(peer: Peer, sight: Sight, version: str) -> View:
-    """What the installed tool itself sees."""
+    """View a module by the installed tool itself."""
     assert peer.run is not None  # noqa: S101  # for the type checker: the caller has looked
     return _view(peer, peer.run, sight, version)
 
 
 def _view(peer: Peer, work: Callable[[Sight], Seen], sight: Sight, version: str | None) -> View:
-    """A view of what some work sees, or raises."""
+    """Make a view of what some work sees, or raises."""
     seen, error, really = Seen(), None, version is not None
     try:
         seen = work(sight)
@@ -171,7 +171,7 @@ def _view(peer: Peer, work: Callable[[Sight], Seen], sight: Sight, version: str 
 
 
 def told(error: BaseException) -> str:
-    """An exception in words that are the same from run to run: sets in their order, no addresses, no depths."""
+    """Word an exception the same from run to run: sets in their order, no addresses, no depths."""
     if isinstance(error, RecursionError):
         return f"RecursionError: {paths.RECURSION}"
     text = re.sub(r"\{'[^{}]*'\}", _sorted_set, str(error))
@@ -180,11 +180,11 @@ def told(error: BaseException) -> str:
 
 
 def _sorted_set(found: re.Match[str]) -> str:
-    """The text of a set of names, sorted; a mapping is left as it is."""
+    """Return the text of a set of names, sorted; a mapping is left as it is."""
     names = found[0][1:-1].split(", ")
     return found[0] if any(": " in name for name in names) else "{" + ", ".join(sorted(names)) + "}"
 
 
 def united(pairs: Iterable[Sequence[str]]) -> Groups:
-    """Groups from pairs of names that belong together."""
+    """Return groups from pairs of names that belong together."""
     return ordered(group for group in joined(pairs) if len(group) > 1)

@@ -26,7 +26,7 @@ def _run_identity(sight: Sight) -> Seen:
 
 
 def _with_buffers(sight: Sight) -> Seen:
-    """Parameters and buffers in one table, by object."""
+    """See parameters and buffers in one table, by object."""
     paths.check(sight.extent())
     return Seen(ordered(paths.named(sight.graph, buffers=True)))
 
@@ -45,7 +45,7 @@ def _run_functional(sight: Sight) -> Seen:
 
 
 def _flat(sight: Sight) -> Seen:
-    """The shared parameters that the flat parameters of a wrapped model note; else what one unit would."""
+    """See the shared parameters that the flat parameters of a wrapped model note; else what one unit would."""
     if not sight.of_class("FullyShardedDataParallel"):
         return Seen(sight.tied)
     pairs = []

@@ -28,7 +28,7 @@ REFUSED = (
 
 
 def _models(sight: Sight) -> Iterator[tuple[str, Any]]:
-    """The outermost `PreTrainedModel`s, with the prefix of their first path."""
+    """Yield the outermost `PreTrainedModel`s, with the prefix of their first path."""
     base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
     if not isinstance(base, type):
         return
@@ -48,7 +48,7 @@ def _models(sight: Sight) -> Iterator[tuple[str, Any]]:
 
 
 def _claims(sight: Sight) -> bool:
-    """Whether there is a model with the attribute: transformers 4 has none."""
+    """Return True if there is a model with the attribute: transformers 4 has none."""
     return any(hasattr(model, "all_tied_weights_keys") for _, model in _models(sight))
 
 
@@ -61,7 +61,7 @@ def _claimed(sight: Sight) -> Seen:
 
 
 def _each(save: Callable[[Any, dict[str, Any]], Seen], sight: Sight) -> Seen:
-    """What saving each outermost model by itself comes to."""
+    """Save each outermost model by itself, and see what that comes to."""
     groups: list[list[str]] = []
     dropped: list[str] = []
     for prefix, model in _models(sight):
@@ -91,7 +91,7 @@ def _refuse(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def _identifier(model: Any, name: str, tensor: Any) -> Any:
-    """By what `remove_tied_weights_from_state_dict` groups: the storage, on meta the object."""
+    """Return what `remove_tied_weights_from_state_dict` groups by: the storage, on meta the object."""
     if not isinstance(tensor, Tensor):
         return id(tensor)
     if tensor.device.type == "meta":
@@ -112,7 +112,7 @@ def _shared(model: Any, state: dict[str, Any]) -> list[list[str]]:
 
 
 def _save(model: Any, state: dict[str, Any]) -> Seen:
-    """`remove_tied_weights_from_state_dict`, without cloning what is disjoint."""
+    """Reproduce `remove_tied_weights_from_state_dict`, without cloning what is disjoint."""
     shared = _shared(model, state)
     patterns = set(_patterns(model))
     declared = set()
