@@ -116,7 +116,7 @@ def _of_the_4x_line(error: BaseException) -> str:
     """Say what is wrong with the declaration of a `PreTrainedModel` that could not be built, where that is why."""
     if "transformers.modeling_utils" not in sys.modules:
         return ""
-    from tiecheck.live.transformers.keys import class_problems
+    from tiecheck.live.transformers.tied_weights_keys import class_problems
 
     base = sys.modules["transformers.modeling_utils"].PreTrainedModel
     trace = error.__traceback__

@@ -80,23 +80,15 @@ class ModuleGraph:
     ) -> list[tuple[int, Edge]] | None:
         """List modules depth first, which is how they lie in memory: most of the time goes there.
 
-        To remember every module costs a quarter of the walk, so a try can do without. It looks now and then
-        whether a module came twice, and gives up then, so that no cycle and no chain of doublings keeps it.
-
-        Args:
-            root: Module to begin at.
-            seen: The ids met, for a try that remembers them.
+        To remember every module costs a quarter of the walk, so a try can do without (`seen` None). It looks now and
+        then whether a module came twice, and gives up then, so that no cycle and no chain of doublings keeps it.
 
         Returns:
             Each further registration of a module, by the module's id; None where the try was given up.
         """
-        modules: list[nn.Module] = []
-        parents: list[int] = []
-        labels: list[str] = []
-        parameters: list[Tensor] = []
-        owners: list[int] = []
-        names: list[str] = []
-        self.modules, self._parent, self._label, self.parameters = modules, parents, labels, (parameters, owners, names)
+        self.modules, self._parent, self._label, self.parameters = [], [], [], ([], [], [])
+        modules, parents, labels = self.modules, self._parent, self._label
+        parameters, owners, names = self.parameters
         again: list[tuple[int, Edge]] = []
         above: Iterable[tuple[str, nn.Module | None]] = [("", root)]
         rest, parent, number, look = iter(above), -1, 0, 1024

@@ -69,7 +69,7 @@ def loads_of(source: Source, subject: Subject, plan: Plan) -> Told:
         groups, load = _given(subject.module, checkpoint)
     found = loads_under(dict(plan.device_map), groups, load)
     if subject.planned is not None and any(isinstance(one, Unknown) or one.at == "forward" for one in found):
-        from tiecheck.trace.called_modules import called_modules
+        from tiecheck.trace.forward import called_modules
 
         load = load._replace(called=called_modules(subject.planned.module))
         found = loads_under(dict(plan.device_map), groups, load)

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
-from tiecheck.scale.stored import HARMLESS, NO_NORM, predicted_deviation, untrained_evidence
+from tiecheck.scale.stored import HARMLESS, NO_NORM, Verdict, predicted_deviation, scale_record, untrained_evidence
 from tiecheck.trace import forward
 from tiecheck.trace.head_use import is_norm_layer
 
@@ -30,11 +30,6 @@ class _Head(NamedTuple):
     scale: float | None
     rms: float | None
     reason: str | None
-
-
-class _Verdict(NamedTuple):
-    untrained: bool
-    evidence: str
 
 
 def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None = None) -> InitScale | Unknown:
@@ -75,11 +70,11 @@ def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor)
     verdict = _verdict(module, tied)
     assumed = predicted_deviation(std, tied.shape[1], 1.0, 1.0)
     if assumed < HARMLESS:
-        known = _Verdict(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
-        return _record(names, tied, std, known)._replace(predicted=assumed, reason=_SMALL)
+        known = Verdict(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
+        return scale_record(names, tied.shape, std, known)._replace(predicted=assumed, reason=_SMALL)
     if isinstance(verdict, Unknown):
         return verdict
-    base = _record(names, tied, std, verdict)
+    base = scale_record(names, tied.shape, std, verdict)
     return _measured(module, names[0], base) if verdict.untrained else base
 
 
@@ -103,25 +98,6 @@ def _tied(module: nn.Module, names: tuple[str, ...]) -> torch.Tensor | Unknown:
     return tied
 
 
-def _record(names: tuple[str, ...], tied: torch.Tensor, std: float, verdict: _Verdict) -> InitScale:
-    vocabulary, width = tied.shape
-    return InitScale(
-        names=names,
-        untrained=verdict.untrained,
-        evidence=verdict.evidence,
-        std=std,
-        width=width,
-        vocabulary=vocabulary,
-        head_scale=None,
-        hidden_rms=None,
-        predicted=None,
-        measured=None,
-        loss=None,
-        repeats=None,
-        reason=None,
-    )
-
-
 @torch.no_grad()
 def _deviation(tensor: torch.Tensor) -> float:
     """Return the standard deviation, over evenly spread rows where there are very many elements."""
@@ -130,7 +106,7 @@ def _deviation(tensor: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _verdict(module: nn.Module, tied: torch.Tensor) -> _Verdict | Unknown:
+def _verdict(module: nn.Module, tied: torch.Tensor) -> Verdict | Unknown:
     """Return True if the evidence says that nothing has been trained."""
     norms = 0
     for path, layer in module.named_modules():
@@ -145,9 +121,9 @@ def _verdict(module: nn.Module, tied: torch.Tensor) -> _Verdict | Unknown:
                     if not _adds_one(layer, parameter):
                         return Unknown(f"{name} is all zero, and the layer could not be seen to add one to it")
                 else:
-                    return _Verdict(untrained=False, evidence=f"{name} is not all ones")
+                    return Verdict(untrained=False, evidence=f"{name} is not all ones")
             if offset and bool((parameter != 0).any()):
-                return _Verdict(untrained=False, evidence=f"{name} is not all zeros")
+                return Verdict(untrained=False, evidence=f"{name} is not all zeros")
             norms += gain
     return _fresh(module, tied, norms) if norms else Unknown(NO_NORM)
 
@@ -163,19 +139,19 @@ def _adds_one(layer: nn.Module, gain: torch.Tensor) -> bool:
     return bool(((rms - 1).abs() < _CLOSE).all())
 
 
-def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> _Verdict | Unknown:
+def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> Verdict | Unknown:
     """Return the evidence of the other weights, once every normalisation layer is as it was made."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)} | {id(tied)}
     named = ((n, p) for n, p in module.named_parameters() if initial_draw.is_plain_matrix(n) and id(p) not in tables)
     plain = {name: p for name, p in named if _is_matrix(p)}
     if not plain and any(is_lazy(p) for p in module.parameters()):
-        return _Verdict(untrained=True, evidence=f"{norms} normalisation layers are new, lazy layers saw no input yet")
+        return Verdict(untrained=True, evidence=f"{norms} normalisation layers are new, lazy layers saw no input yet")
     against = initial_draw.no_draw(_sample(name, plain[name]) for name in initial_draw.spread(list(plain)))
     if against == initial_draw.NO_MATRIX:
         return Unknown(f"the normalisation weights are ones, and {against}")
     if against is not None:
-        return _Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
-    return _Verdict(untrained=True, evidence=untrained_evidence(norms))
+        return Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
+    return Verdict(untrained=True, evidence=untrained_evidence(norms))
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:
@@ -199,7 +175,7 @@ def _on_meta(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor, std:
     if head.scale is None or head.rms is None:
         return Unknown(head.reason or "the head could not be followed")
     predicted = predicted_deviation(std, tied.shape[1], head.rms, head.scale)
-    base = _record(names, tied, std, _Verdict(untrained=False, evidence=_ON_META))
+    base = scale_record(names, tied.shape, std, Verdict(untrained=False, evidence=_ON_META))
     return base._replace(head_scale=head.scale, hidden_rms=head.rms, predicted=predicted)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +29,15 @@ _NO_SCALE = "what the class multiplies its logits by is not known"
 
 _PROBE = 4096
 _STD_RUNS = 256
+
+
+class Verdict(Record):
+    """Judgement whether anything has been trained."""
+
+    untrained: bool
+    """True if the evidence says that nothing has been trained."""
+    evidence: str
+    """The evidence, in words."""
 
 
 class _Word(Record):
@@ -63,6 +72,12 @@ def predicted_deviation(std: float, width: int, hidden_rms: float, head_scale: f
     return std * math.sqrt(width) * hidden_rms * head_scale
 
 
+def scale_record(names: tuple[str, ...], shape: Sequence[int], std: float | None, verdict: Verdict) -> InitScale:
+    """Return the record of a tied tensor of which nothing was measured but its deviation."""
+    (vocabulary, width), unmeasured = shape, [None] * 7
+    return InitScale(names, verdict.untrained, verdict.evidence, std, width, vocabulary, *unmeasured)
+
+
 def stored_scale(
     checkpoint: Checkpoint, root: str, names: tuple[str, ...], stored_name: str, head_scale: float | None
 ) -> InitScale | Unknown:
@@ -87,12 +102,16 @@ def stored_scale(
             trained = _trained(checkpoint, files, frozenset((*names, stored_name)))
             if isinstance(trained, Unknown):
                 return _harmless(files, names, tensor, trained, head_scale) or trained
-            std = None if trained.yes else initial_draw.deviation(_runs(files, tensor, _STD_RUNS))
+            std = None if not trained.untrained else initial_draw.deviation(_runs(files, tensor, _STD_RUNS))
     except (OSError, EOFError, TargetError) as error:
         return Unknown(f"weights could not be read: {error}")
     if std is not None and not math.isfinite(std):
         return Unknown(f"{stored_name} holds values that are not finite")
-    return _record(names, tensor, trained, std, head_scale)
+    record = scale_record(names, tensor.shape, std, trained)
+    if not trained.untrained or head_scale is None:
+        return record._replace(head_scale=head_scale, reason=_NO_SCALE if trained.untrained else None)
+    predicted = None if std is None else predicted_deviation(std, record.width, 1.0, head_scale)
+    return record._replace(head_scale=head_scale, predicted=predicted)
 
 
 def _harmless(
@@ -105,9 +124,8 @@ def _harmless(
     predicted = predicted_deviation(std, tensor.shape[1], 1.0, head_scale)
     if not predicted < HARMLESS:
         return None
-    return _record(names, tensor, _Verdict(yes=True, evidence=why.reason), std, head_scale)._replace(
-        predicted=predicted
-    )
+    record = scale_record(names, tensor.shape, std, Verdict(untrained=False, evidence=why.reason))
+    return record._replace(head_scale=head_scale, predicted=predicted)
 
 
 def untrained_evidence(norms: int) -> str:
@@ -126,11 +144,6 @@ def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
     if len(tensor.shape) != 2 or 0 in tensor.shape:  # rows and columns
         return Unknown(f"{name} is no matrix: shape {list(tensor.shape)}")
     return tensor
-
-
-class _Verdict(Record):
-    yes: bool
-    evidence: str
 
 
 class _Files:
@@ -159,7 +172,7 @@ class _Files:
         return data
 
 
-def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _Verdict | Unknown:
+def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> Verdict | Unknown:
     """Judge if the model is trained: by one normalisation weight first, by the rest only if that one is all ones."""
     for shard in checkpoint.shards:
         for name in filter(initial_draw.is_norm_gain, shard.entries):
@@ -168,12 +181,12 @@ def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _Ve
                 continue
             if not _holds(files, tensor, _WORDS[tensor.dtype].one, _PROBE):
                 zero = _holds(files, tensor, b"\0", _PROBE)
-                return Unknown(_ZEROS) if zero else _Verdict(yes=True, evidence=f"{name} is not all ones")
+                return Unknown(_ZEROS) if zero else Verdict(untrained=False, evidence=f"{name} is not all ones")
             return _untrained(checkpoint, files, tied)
     return Unknown(NO_NORM)
 
 
-def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _Verdict | Unknown:
+def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> Verdict | Unknown:
     """Return the whole evidence, for a model whose first normalisation weight is exactly one."""
     if checkpoint.missing_files:
         return Unknown(f"whether the model is trained cannot be told without {checkpoint.missing_files[0]}")
@@ -185,7 +198,7 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _
             if tensor is None or not _is_vector(tensor):
                 continue
             if not _holds(files, tensor, _WORDS[tensor.dtype].one if gain else b"\0", tensor.nbytes):
-                return _Verdict(yes=True, evidence=f"{name} is not all {'ones' if gain else 'zeros'}")
+                return Verdict(untrained=False, evidence=f"{name} is not all {'ones' if gain else 'zeros'}")
             norms += gain
         elif name not in tied and initial_draw.is_plain_matrix(name):
             matrices.append(name)
@@ -193,8 +206,8 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> _
     if against == initial_draw.NO_MATRIX:
         return Unknown(f"the normalisation weights are ones, and {against}")
     if against is not None:
-        return _Verdict(yes=True, evidence=f"the normalisation weights are ones, but {against}")
-    return _Verdict(yes=False, evidence=untrained_evidence(norms))
+        return Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
+    return Verdict(untrained=True, evidence=untrained_evidence(norms))
 
 
 def _samples(checkpoint: Checkpoint, files: _Files, names: list[str]) -> list[initial_draw.Sample]:
@@ -232,27 +245,3 @@ def _decode(data: bytes, dtype: str) -> tuple[float, ...]:
         data = bytes(wide)
     word = _WORDS[dtype]
     return struct.unpack(f"<{len(data) // struct.calcsize(word.code)}{word.code}", data)
-
-
-def _record(
-    names: tuple[str, ...], tensor: StoredTensor, trained: _Verdict, std: float | None, head_scale: float | None
-) -> InitScale:
-    vocabulary, width = tensor.shape
-    known = (
-        None if trained.yes or std is None or head_scale is None else predicted_deviation(std, width, 1.0, head_scale)
-    )
-    return InitScale(
-        names=names,
-        untrained=not trained.yes,
-        evidence=trained.evidence,
-        std=std,
-        width=width,
-        vocabulary=vocabulary,
-        head_scale=head_scale,
-        hidden_rms=None,
-        predicted=known,
-        measured=None,
-        loss=None,
-        repeats=None,
-        reason=None if trained.yes or head_scale is not None else _NO_SCALE,
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.transformers.keys import Keys, flag_of, read_keys
+from tiecheck.live.transformers.tied_weights_keys import Keys, flag_of, read_keys
 from tiecheck.live.wrappers import class_name
 from tiecheck.records.live import Candidate, KeyProblem
 from tiecheck.union_find import joined

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from tiecheck.live.transformers.keys import class_problems, read_keys
+from tiecheck.live.transformers.tied_weights_keys import class_problems, read_keys
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown

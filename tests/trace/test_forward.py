@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from tiecheck.trace.called_modules import called_modules
+from tiecheck.trace.forward import called_modules
 
 SMALL = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 T5 = {"vocab_size": 32, "d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2}
