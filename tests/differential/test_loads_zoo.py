@@ -38,10 +38,12 @@ SAMPLE = [
     "MobileBertForMaskedLM",
     "Qwen2VLForConditionalGeneration",
     "T5ForConditionalGeneration",
-    "T5Gemma2ForConditionalGeneration",
-    "WhisperForConditionalGeneration",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("T5Gemma2ForConditionalGeneration", "WhisperForConditionalGeneration")
+    ),
 ]
-"""A class or two of each shape of ties, and those that the gate has been wrong about."""
+"""A class or two of each shape of ties, and those that the gate has been wrong about; two that take long wait."""
 
 UNRUN = ["Qwen2VLForConditionalGeneration"]
 """Those for which no inputs are found that it takes when it is small."""
