@@ -27,6 +27,7 @@ from click.testing import CliRunner
 
 import tiecheck.records.placement
 from tiecheck.cli.main import COMMANDS, cli
+from tiecheck.facts.registry import all_facts
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
 from tiecheck.records.report import SEVERITIES, TargetReport
 from tiecheck.render.json import INTERNAL, SCHEMA
@@ -141,7 +142,7 @@ def field_documents(record: type) -> dict[str, str]:
 def rules_page() -> str:
     """Return every rule in full, under its family."""
     parts = [HEAD, "# Rules\n\n" + rules_table("")]
-    for digit, (_, title) in FAMILIES.items():
+    for digit, (_, _, title) in FAMILIES.items():
         parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
         parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in family(digit)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -221,16 +222,12 @@ def with_blocks(text: str, kept: set[str]) -> str:
         text: The page as it is.
         kept: Gets the blocks that only the `live` extra could make, where it is not installed: they stay as they are.
     """
-    tables = {"rules": lambda: rules_table("docs/rules.md"), "rooms": rooms_table}
-    if find_spec("tiecheck.facts.registry"):
-        tables["facts"] = facts_table
+    tables = {"rules": lambda: rules_table("docs/rules.md"), "rooms": rooms_table, "facts": facts_table}
 
     def block(match: re.Match[str]) -> str:
         name = match[2]
         if name in tables:
             return f"{match[1]}{tables[name]()}\n{match[3]}"
-        if name == "facts":
-            return match[0]
         if {"--load", "--live"} & set(RUNS[name]) and not LIVE:
             kept.add(name)
             return match[0]
@@ -255,7 +252,7 @@ def rooms_table() -> str:
 
 def facts_table() -> str:
     """Return the facts that rules and other facts may ask for, by the module that makes them."""
-    facts = import_module("tiecheck.facts.registry").all_facts()
+    facts = all_facts()
     rows = [f"| `{one.name}` | {one.doc} | {', '.join(f'`{want.name}`' for want in one.wants)} |" for one in facts]
     return "\n".join(["| fact | what it tells | made of |", "|---|---|---|", *rows])
 

@@ -75,14 +75,14 @@ def inspect(
         UsageError: What `check` raises it for.
         TypeError: An option that does not exist.
     """
-    from tiecheck.engine.run import look
+    from tiecheck.engine.run import assembled, look
 
     for word in options:
         if word in PLACING:
             raise TypeError(f"inspect judges no placement, so there is no option {word!r}; check has it")
     made = make_config(target, config=config, ties=ties, **options)
     made = made._replace(**{field: Config._field_defaults[field] for field in PLACING})
-    return look((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made)
+    return assembled(look((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made))
 
 
 def count_parameters(module: nn.Module) -> Counts:

@@ -24,7 +24,7 @@ from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM
 
 from tiecheck.config.options import Config
-from tiecheck.facts.providers import module_facts
+from tiecheck.facts.opening import module_facts
 from tiecheck.placement.collect import collect_placement
 from tiecheck.placement.load_outcomes import Source
 from tiecheck.placement.planners import filling

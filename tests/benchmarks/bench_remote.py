@@ -21,7 +21,7 @@ from loopback import HEADER
 from timing import ratio, report, seconds
 
 from tiecheck.config.options import Config
-from tiecheck.engine.run import check_text
+from tiecheck.engine.run import check_target
 from tiecheck.files.remote.reading import read_address
 from tiecheck.files.remote.store import GUESS
 from tiecheck.files.remote.web_directory import WebStore
@@ -109,7 +109,7 @@ def main() -> None:
         for what, path in (("of one kind", ""), ("each its own", "/own")):
             models = f"{url}{path}"
             fleet(f"config and header, {what}", lambda i, m=models: read_address(f"{m}/{i}", Config()), THREADS, 600)
-            fleet(f"judged, {what}", lambda i, m=models: check_text(f"{m}/{i}", Config()), THREADS, 600)
+            fleet(f"judged, {what}", lambda i, m=models: check_target(f"{m}/{i}", Config()), THREADS, 600)
 
 
 if __name__ == "__main__":

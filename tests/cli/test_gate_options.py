@@ -14,7 +14,7 @@ import tiecheck
 from tiecheck.config.options import PLACING, Config
 from tiecheck.engine.options import make_config
 from tiecheck.errors import UsageError
-from tiecheck.records.report import Report
+from tiecheck.records.report import TargetReport
 
 GIB = 2**30
 MAP = {"model.embed_tokens": 0, "model.layers": "cuda:1", "model.norm": "cpu", "lm_head": 0}
@@ -29,9 +29,9 @@ def asked(tiecheck_cli, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
     def ask(*options: str) -> tuple[Config | None, str]:
         seen: list[Config] = []
 
-        def run(_targets: object, config: Config) -> Report:
+        def run(_targets: object, config: Config) -> tuple[TargetReport, ...]:
             seen.append(config)
-            return Report("0", (), 0.0)
+            return ()
 
         monkeypatch.setattr("tiecheck.engine.run.run", run)
         result = tiecheck_cli("check", str(models / "llama-healthy-tied"), *options)

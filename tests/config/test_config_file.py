@@ -13,7 +13,7 @@ from torch import nn
 import tiecheck
 from tiecheck.config.file import KEYS
 from tiecheck.config.options import Config
-from tiecheck.engine.settings import find_settings, read_settings
+from tiecheck.engine.options import find_settings, read_settings
 from tiecheck.errors import UsageError
 
 FULL = """
@@ -150,9 +150,7 @@ def test_a_working_directory_that_is_gone_has_no_file(tmp_path: Path, monkeypatc
 
 def test_no_file_is_parsed_that_is_not_ours(project: Path) -> None:
     (project / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["tiecheck>=0.1"]\nbroken')
-    program = (
-        "import sys; from tiecheck.engine.settings import find_settings as f; f(); print('tomllib' in sys.modules)"
-    )
+    program = "import sys; from tiecheck.engine.options import find_settings as f; f(); print('tomllib' in sys.modules)"
     root = str(Path(tiecheck.__file__).parents[1])
     environment = {"PYTHONPATH": root}
     done = subprocess.run(
@@ -283,11 +281,10 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     import tiecheck.engine.run
 
     seen: list[Config] = []
-    for name in ("run", "run_module"):
-        real = getattr(tiecheck.engine.run, name)
-        monkeypatch.setattr(
-            tiecheck.engine.run, name, lambda target, config, real=real: seen.append(config) or real(target, config)
-        )
+    real = tiecheck.engine.run.run
+    monkeypatch.setattr(
+        tiecheck.engine.run, "run", lambda targets, config: seen.append(config) or real(targets, config)
+    )
     return seen
 
 

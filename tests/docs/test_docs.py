@@ -11,7 +11,7 @@ from torch import nn
 
 import tiecheck
 from tiecheck.config.file import KEYS
-from tiecheck.engine.settings import read_settings
+from tiecheck.engine.options import read_settings
 from tiecheck.testing.checks import MARK_WORDS
 
 DOCS = Path(__file__).parents[2] / "docs"

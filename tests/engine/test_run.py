@@ -8,9 +8,10 @@ import pytest
 
 from tiecheck.config.options import Config
 from tiecheck.engine import run
-from tiecheck.engine.run import exit_status, judge
-from tiecheck.errors import TargetError, UsageError
-from tiecheck.facts.store import Facts
+from tiecheck.engine.run import assembled, exit_status, judge
+from tiecheck.errors import UsageError
+from tiecheck.facts import opening
+from tiecheck.facts.registry import Facts
 from tiecheck.records.report import Location, Report, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
@@ -30,7 +31,7 @@ def rule_of(check, severity="warning") -> type[Rule]:
 
 def judged(monkeypatch, rule: type[Rule], config: Config = Config(), **facts) -> TargetReport:  # noqa: B008
     monkeypatch.setattr(run, "select", lambda *_: (rule,))
-    return judge(TARGET, Facts({name: lambda _, value=value: value for name, value in facts.items()}), config)
+    return judge(TARGET, Facts(facts), config)
 
 
 def status(report: TargetReport, config: Config = Config(), **options) -> int:  # noqa: B008
@@ -62,15 +63,6 @@ def test_missing_fact_is_a_skip_with_its_reason(monkeypatch) -> None:
     assert status(report) == 2, "nothing was checked: that is no pass"
 
 
-def test_provider_that_fails_is_a_skip(monkeypatch) -> None:
-    def provider(_):
-        raise TargetError("the file went away")
-
-    monkeypatch.setattr(run, "select", lambda *_: (rule_of(silent),))
-    report = judge(TARGET, Facts({"groups": provider}), Config())
-    assert report.skips[0].reason == "the file went away"
-
-
 def test_rule_that_says_unknown_is_a_skip_and_strict_fails_it(monkeypatch) -> None:
     def cannot_tell(self, groups):
         yield Unknown("two readings fit")
@@ -90,7 +82,7 @@ def test_strict_turns_a_skip_into_a_failure(monkeypatch) -> None:
 
     first, second = rule_of(sees), rule_of(blind)
     monkeypatch.setattr(run, "select", lambda *_: (first, second))
-    report = judge(TARGET, Facts({"groups": lambda _: (), "scale": lambda _: ()}), Config())
+    report = judge(TARGET, Facts({"groups": (), "scale": ()}), Config())
     assert status(report) == 0
     assert status(report, Config(strict=True)) == 1
 
@@ -117,29 +109,37 @@ def test_crashing_rule_is_named_and_hides_nothing(monkeypatch) -> None:
     assert status(report, exit_zero=True) == 2
 
 
-def test_fact_is_made_once() -> None:
-    calls = []
-    facts = Facts({"a": lambda _: calls.append(1) or "made", "b": lambda f: f.get("a") + "!"})
-    assert facts.get("b") == "made!"
-    assert facts.get("a") == "made"
-    assert len(calls) == 1
-
-
 def test_bug_of_ours_is_an_error_of_that_target_alone(monkeypatch, models) -> None:
-    from tiecheck.facts import providers
-
-    real = providers.facts_of
+    real = opening.facts_of
 
     def broken(target, config):
         if "untied" in target.text:
             raise RuntimeError("boom")
         return real(target, config)
 
-    monkeypatch.setattr(providers, "facts_of", broken)
-    report = run.run([str(models / "llama-untied"), str(models / "llama-healthy-tied")], Config())
+    monkeypatch.setattr(opening, "facts_of", broken)
+    targets = [str(models / "llama-untied"), str(models / "llama-healthy-tied")]
+    report = assembled(run.run(targets, Config()))
     assert [t.status for t in report.targets] == ["error", "pass"]
     assert "boom" in report.targets[0].errors[0].message
     assert exit_status(report, Config()) == 2
+
+
+def test_targets_are_read_one_after_another(models) -> None:
+    def targets() -> Iterator[str]:
+        yield str(models / "llama-untied")
+        raise AssertionError("the second target was asked for before the first was reported")
+
+    assert next(run.run(targets(), Config())).target.endswith("llama-untied")
+
+
+def test_wrong_option_is_told_before_any_target(models) -> None:
+    def targets() -> Iterator[str]:
+        raise AssertionError("a target was asked for")
+        yield ""
+
+    with pytest.raises(UsageError, match="no rule's code begins with 'TIE999'"):
+        next(run.run(targets(), Config(select=("TIE999",))))
 
 
 def test_no_target_is_no_pass() -> None:
@@ -147,21 +147,22 @@ def test_no_target_is_no_pass() -> None:
 
 
 class TestSelect:
-    def test_rules_are_loaded_only_for_their_facts(self) -> None:
-        assert {r.code[3] for r in select((), (), ("groups", "checkpoint"))} == {"1"}
-        assert [r.code for r in select((), (), ("layouts", "scale"))] == ["TIE203", "TIE701"]
+    def test_rules_are_those_of_the_rooms(self) -> None:
+        assert {r.code[3] for r in select((), (), ("stored",))} == {"1"}
+        assert {r.code[3] for r in select((), (), ("files", "training"))} == {"2", "7"}
+        assert select((), (), ()) == ()
 
     def test_prefix_and_ignore(self) -> None:
-        codes = [r.code for r in select(("TIE10",), ("TIE106", "TIE107"), ("groups", "live"))]
+        codes = [r.code for r in select(("TIE10",), ("TIE106", "TIE107"), ("stored", "live"))]
         assert codes == ["TIE101", "TIE102", "TIE103", "TIE104", "TIE105", "TIE108", "TIE109"]
 
     def test_case_does_not_matter(self) -> None:
-        assert [r.code for r in select(("tie101",), (), ("groups",))] == ["TIE101"]
+        assert [r.code for r in select(("tie101",), (), ("stored",))] == ["TIE101"]
 
     @pytest.mark.parametrize("bad", ["TIE999", "TIE8", "nonsense", ""])
     def test_unknown_code_is_refused(self, bad: str) -> None:
         with pytest.raises(UsageError, match="no rule's code begins with"):
-            select((bad,), (), ("groups",))
+            select((bad,), (), ("stored",))
 
 
 def test_case_record_defaults_to_silent() -> None:

@@ -16,7 +16,7 @@ from older import older_python
 from zoo import animal, by_name
 
 from tiecheck.config.options import Config
-from tiecheck.facts.providers import facts_of
+from tiecheck.facts.opening import facts_of
 from tiecheck.records.loaders import LoaderView
 from tiecheck.targets.parse import parse_target
 

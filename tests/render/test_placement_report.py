@@ -12,9 +12,10 @@ from placements import CRASH, LLAMA, NONE, OLMO, SAMPLES, THREE, placed
 
 import tiecheck
 from tiecheck.config.options import Config
-from tiecheck.engine.run import check_text, judge
+from tiecheck.engine.run import check_target, judge
 from tiecheck.errors import UsageError
-from tiecheck.facts.store import Facts
+from tiecheck.facts import registry
+from tiecheck.facts.registry import Fact, Facts
 from tiecheck.records.placement import Placement
 from tiecheck.records.report import Report
 from tiecheck.render.json import document, plain
@@ -37,7 +38,7 @@ def text_of(placement: Placement, **style: object) -> str:
 
 def report_of(placement: Placement | None) -> Report:
     """A report that was judged of no other fact."""
-    facts = Facts({"placement": lambda _facts: placement})
+    facts = Facts({"placement": placement})
     target = judge(Target("model", "module", "model", None), facts, Config(select=("TIE1",)))
     return Report("0", (target,), 0.0)
 
@@ -251,11 +252,12 @@ def test_colours_change_no_word() -> None:
 
 
 def test_a_map_that_does_not_fit_is_an_error_of_the_target(monkeypatch, models: Path) -> None:
-    def provider(_facts: Facts) -> None:
+    def refuse() -> None:
         raise UsageError("map.json is an impossible map")
 
+    monkeypatch.setitem(registry._facts, "placement", Fact("placement", "live", "", (), refuse))
     with pytest.raises(UsageError):
-        Facts({"placement": provider}).get("placement")
-    monkeypatch.setattr("tiecheck.facts.providers.facts_of", lambda *_: Facts({"placement": provider}))
-    report = check_text(str(models / "llama-healthy-tied"), Config())
+        Facts({}).get("placement")
+    monkeypatch.setattr("tiecheck.facts.opening.facts_of", lambda *_: Facts({}))
+    report = check_target(str(models / "llama-healthy-tied"), Config())
     assert (report.status, report.errors[0].message) == ("error", "map.json is an impossible map")

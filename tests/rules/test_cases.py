@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+import tiecheck.rules
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import SECTIONS, Case, Rule
 from tiecheck.rules.registry import FAMILIES, all_rules
@@ -42,7 +44,21 @@ def test_rule_text(rule: type[Rule]) -> None:
     assert tuple(rule.text()) == SECTIONS
     assert all(body for body in rule.text().values())
     assert "\u2014" not in (rule.__doc__ or "")
-    assert rule.needs()
+    assert rule.needs
+
+
+def test_every_module_of_a_room_that_holds_rules_is_listed() -> None:
+    folder = Path(tiecheck.rules.__file__).parent
+    for room, names, _ in FAMILIES.values():
+        assert {path.stem for path in (folder / room).glob("*.py") if "(Rule):" in path.read_text()} == set(names)
+
+
+def test_a_rule_that_wants_no_fact_is_refused() -> None:
+    with pytest.raises(TypeError, match="rule Misspelt wants 'grups', and no fact"):
+
+        class Misspelt(Rule):
+            def check(self, grups):
+                yield from ()
 
 
 def test_codes_and_names_are_distinct() -> None:

@@ -16,7 +16,7 @@ from transformers.integrations import accelerate as own_planning
 
 import tiecheck
 from tiecheck.config.options import Config
-from tiecheck.facts.providers import module_facts
+from tiecheck.facts.opening import module_facts
 from tiecheck.placement.map_lookup import device_in, device_word
 from tiecheck.records.live import LiveModel
 from tiecheck.records.placement import Crash, Double, Placed, Placement, Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Codes given one by one or with commas."""
+    """Split codes given one by one or with commas."""
     return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
 
@@ -116,7 +116,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
-    from tiecheck.engine.run import exit_status, run
+    from tiecheck.engine.run import assembled, exit_status, run
     from tiecheck.render.reports import Style, parse_outputs
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
@@ -131,7 +131,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         config = Config(**{field: settled[field] for field in fields})
         outputs = parse_outputs(formats, options["output_file"])
         with aside(config, targets):
-            report = run(targets, config)
+            report = assembled(run(targets, config))
         write(report, outputs, style)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
@@ -139,12 +139,28 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
 
 def aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
-    """Standard output turned aside where code that is not ours may run, since it may print."""
+    """Turn standard output aside where code that is not ours may run, since it may print."""
     if not config.wants_live and not any(":" in text for text in targets):
         return contextlib.nullcontext()
-    from tiecheck.cli.quiet import quiet
-
     return quiet()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep standard output for the report alone: what a model's code prints goes to standard error.
+
+    The descriptor is turned as well, for what is written past `sys.stdout` (C code, child processes).
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed stream, or one that is no file
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            saved = os.dup(1)
+            stack.callback(os.close, saved)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def write(report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None) -> None:

@@ -36,7 +36,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
 
     Exit status: 0 the facts are there, 2 a target, or a layer that was asked for, could not be read.
     """
-    from tiecheck.engine.run import look
+    from tiecheck.engine.run import assembled, look
     from tiecheck.render.reports import FACTS, Style, parse_outputs
 
     try:
@@ -45,7 +45,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
         config = Config(**{field: settled[field] for field in fields})
         outputs = parse_outputs(formats, options["output_file"])
         with aside(config, targets):
-            report = look(targets, config)
+            report = assembled(look(targets, config))
         write(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)
     except UsageError as error:
         raise click.UsageError(str(error)) from error

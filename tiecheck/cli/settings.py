@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from tiecheck.engine.settings import find_settings
+from tiecheck.engine.options import find_settings, read_settings
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,8 +44,6 @@ def _fields(file: str | None, targets: Iterable[str], *, isolated: bool) -> dict
             raise click.UsageError(
                 "--isolated looks for no configuration file, and --config names one; give one of them"
             )
-        from tiecheck.engine.settings import read_settings
-
         settings = read_settings(file)
         return settings.fields if settings else {}
     if isolated:

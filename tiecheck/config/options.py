@@ -71,6 +71,10 @@ class Config(Record):
         """Whether the live layer was asked for."""
         return self.live or self.load or self.trust_remote_code or self.device_map is not None
 
+    def only(self, *fields: str) -> Config:
+        """Return some of the options: what one fact is made by, with every other field as it is by default."""
+        return Config(**{field: getattr(self, field) for field in fields})
+
     def ties_of(self, model: type) -> tuple[tuple[str, ...], ...]:
         """The groups that the user's contract declares for a class; its dotted path is heard before its bare name."""
         return self.ties.get(dotted(model)) or self.ties.get(model.__name__) or ()

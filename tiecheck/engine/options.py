@@ -1,4 +1,4 @@
-"""The options of a Python call as one record, and a check by options that are made already."""
+"""The options of a Python call, or of a configuration file, as one record, and a check by options made already."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tiecheck.config.discovery import Settings
+from tiecheck.config.discovery import find_settings as find
 from tiecheck.config.options import PLACING, Config, dotted
 from tiecheck.errors import UsageError, nearest
 from tiecheck.records.report import Report
@@ -20,17 +22,15 @@ if TYPE_CHECKING:
 
 def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
     """Check a model by options that are made already; see `check`."""
-    from tiecheck.engine.run import run, run_module
+    from tiecheck.engine.run import assembled, run
 
-    if isinstance(target, (str, os.PathLike)):
-        return run((os.fspath(target),), config)
-    return run_module(target, config)
+    return assembled(run((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), config))
 
 
 def make_config(
     target: Any, *, config: str | os.PathLike[str] | None = None, ties: Ties | None = None, **options: Any
 ) -> Config:
-    """The options of a Python call as the one record; see `check`."""
+    """Return the options of a Python call as the one record; see `check`."""
     for word in options:
         if word not in Config._fields:
             raise TypeError(f"there is no option {word!r}{nearest(word, Config._fields)}")
@@ -44,8 +44,6 @@ def make_config(
 
         options |= read_placing(options, _keyword, text=False)
     if config is not None:
-        from tiecheck.engine.settings import read_settings
-
         settings = read_settings(os.fspath(config))
         options = (settings.fields if settings else {}) | options
     if ties is not None:
@@ -60,7 +58,7 @@ def _keyword(field: str) -> str:
 
 
 def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
-    """A contract by class; bare groups are those of the module's class."""
+    """Return a contract by class; bare groups are those of the module's class."""
     from tiecheck.config.contract import read_contract, read_groups
 
     if isinstance(ties, Mapping):
@@ -70,3 +68,32 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
     from tiecheck.live.wrappers import own_class
 
     return {dotted(own_class(target)): read_groups(ties, "ties")}
+
+
+def read_settings(path: str, *, asked: bool = True) -> Settings | None:
+    """Read one configuration file, its codes, loaders and placements held against what there is.
+
+    See `config.file.read_settings`.
+    """
+    from tiecheck.config.file import Checks
+    from tiecheck.config.file import read_settings as read
+    from tiecheck.rules.registry import check_codes
+
+    return read(path, Checks(check_codes, _loaders, _placing), asked=asked)
+
+
+def find_settings(targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
+    """Find the nearest configuration file; see `config.discovery.find_settings`."""
+    return find(lambda path: read_settings(path, asked=False), targets)
+
+
+def _loaders(words: list[str]) -> object:
+    from tiecheck.peers.loaders.registry import parse_for
+
+    return parse_for(words)
+
+
+def _placing(given: dict[str, Any], folder: str) -> dict[str, Any]:
+    from tiecheck.placement.asked.options import read_placing
+
+    return read_placing(given, lambda field: field.replace("_", "-"), text=True, folder=folder)

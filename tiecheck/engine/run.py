@@ -1,23 +1,23 @@
 """From a target to its report: collect facts on demand, hand them to rules, put the answers together.
 
-The only orchestrator. Rules never see a collector, collectors never judge, and a fact is made once, when the
-first rule asks for it.
+The only orchestrator. Rules never see a reader, readers never judge, and a fact is made once, when the first rule asks
+for it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError
-from tiecheck.facts.store import Facts
+from tiecheck.facts.registry import FactName, Facts
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
 from tiecheck.records.words import Unknown
-from tiecheck.rules.registry import select
+from tiecheck.rules.registry import check_codes, select
 from tiecheck.targets.parse import Target, parse_target, without_secrets
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from tiecheck.rules.base import Draft, Rule
 
+    Reporting = Callable[[Target, Facts, Config], TargetReport]
+    """Makes the report of a target of its facts: `judge` or `describe`."""
 
-TIES = frozenset({"groups", "live"})
-"""The facts that are the ties themselves."""
+TIES: tuple[FactName, ...] = ("groups", "live")
+"""Names of the facts that are the ties themselves."""
 
 
 class _Outcome(Record):
-    """What the rules of one target have said so far."""
+    """The answers of the rules of one target, so far."""
 
     findings: list[Finding]
     skips: list[Skip]
@@ -41,74 +43,65 @@ class _Outcome(Record):
     """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
 
 
-def run(targets: Iterable[str], config: Config) -> Report:
-    """Check some targets.
+def run(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
+    """Check some targets, and yield the report of one after another.
 
     Args:
-        targets: What the user typed.
+        targets: What the user typed, or live modules.
         config: The options.
 
     Raises:
-        UsageError: An option is wrong, whatever the targets are.
+        UsageError: An option is wrong, whatever the targets are; told before the first target is read.
     """
-    begin = time.perf_counter()
-    select(config.select, config.ignore, ())  # a wrong code is told before any work
-    _chosen(config)
-    reports = tuple(check_text(text, config) for text in targets)
-    return Report(__version__, reports, time.perf_counter() - begin)
+    return _reports(targets, config, judge)
 
 
-def run_module(module: nn.Module, config: Config) -> Report:
-    """Check a live module."""
-    from tiecheck.facts.providers import module_facts
-
-    begin = time.perf_counter()
-    name = type(module).__qualname__
-    report = judge(Target(name, "module", name, None), module_facts(module, config), config)
-    return Report(__version__, (report,), time.perf_counter() - begin)
-
-
-def look(targets: Iterable[str | nn.Module], config: Config) -> Report:
+def look(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
     """Gather the facts of some targets and judge none of them: what `tiecheck inspect` shows.
 
     Args:
         targets: What the user typed, or live modules.
         config: The options; those about rules mean nothing here.
 
-    Returns:
-        A report without findings and skips, with counts and with what the installed tools see in a live module. A
+    Yields:
+        Reports without findings and skips, with counts and with what the installed tools see in a live module. A
         layer that was asked for and could not be had is an error of its target.
     """
-    begin = time.perf_counter()
+    return _reports(targets, config, describe)
+
+
+def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Reporting) -> Iterator[TargetReport]:
+    check_codes((*config.select, *config.ignore))
     _chosen(config)
-    reports = []
-    for given in targets:
-        if isinstance(given, str):
-            reports.append(check_text(given, config, describe))
-        else:
-            from tiecheck.facts.providers import module_facts
-
-            name = type(given).__qualname__
-            reports.append(describe(Target(name, "module", name, None), module_facts(given, config), config))
-    return Report(__version__, tuple(reports), time.perf_counter() - begin)
+    for target in targets:
+        yield check_target(target, config, reporting)
 
 
-def check_text(
-    text: str, config: Config, judged: Callable[[Target, Facts, Config], TargetReport] | None = None
-) -> TargetReport:
-    """Check one target given as text; whatever keeps it from being read is an error of its report.
+def assembled(reports: Iterable[TargetReport]) -> Report:
+    """Return the reports of all targets as one, with the seconds that they took."""
+    begin = time.perf_counter()
+    targets = tuple(reports)
+    return Report(__version__, targets, time.perf_counter() - begin)
+
+
+def check_target(given: str | nn.Module, config: Config, reporting: Reporting | None = None) -> TargetReport:
+    """Return the report of one target.
 
     Args:
-        text: The target.
+        given: What the user typed, of which whatever keeps it from being read is an error of its report; or a module.
         config: The options.
-        judged: What makes the report of the facts; None for `judge`.
+        reporting: What makes the report of the facts; None for `judge`.
     """
-    from tiecheck.facts.providers import facts_of
+    from tiecheck.facts import opening
 
-    target = Target(without_secrets(text), "checkpoint", text, None)
+    reporting = reporting or judge
+    if not isinstance(given, str):
+        name = type(given).__qualname__
+        return reporting(Target(name, "module", name, None), opening.module_facts(given, config), config)
+    target = Target(without_secrets(given), "checkpoint", given, None)
     try:
-        target = parse_target(text)
-        return (judged or judge)(target, facts_of(target, config), config)
+        target = parse_target(given)
+        return reporting(target, opening.facts_of(target, config), config)
     except TiecheckError as error:
         return _unread(target, str(error), error.path)
     except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
@@ -116,10 +109,15 @@ def check_text(
 
 
 def _unread(target: Target, message: str, path: str | None) -> TargetReport:
+    return _empty(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
+
+
+def _empty(target: Target) -> TargetReport:
+    """Return a report that says nothing yet."""
     return TargetReport(
         target=target.text,
         type=target.type,
-        status="error",
+        status="unknown",
         architecture=None,
         model_type=None,
         judged_for=None,
@@ -130,7 +128,7 @@ def _unread(target: Target, message: str, path: str | None) -> TargetReport:
         loaders=(),
         findings=(),
         skips=(),
-        errors=(Error(None, message, path or target.text),),
+        errors=(),
         rules_run=(),
     )
 
@@ -139,8 +137,8 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
     outcome = _Outcome([], [], [], [], [])
     chosen = _chosen(config)
-    for rule in select(config.select, config.ignore, facts):
-        if all(need in facts for need in rule.needs()):  # else a layer that was not asked for: no skip either
+    for rule in select(config.select, config.ignore, facts.rooms):
+        if all(need in facts for need in rule.needs):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome, chosen)
     placement = facts.get("placement") if "placement" in facts else None
     if isinstance(placement, Unknown):  # the gate was asked for: where it cannot tell, it must not let pass
@@ -157,9 +155,9 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 
 def describe(target: Target, facts: Facts, config: Config) -> TargetReport:
-    """The facts of one target, unjudged: counts and views among them, which no rule has asked for."""
-    found = {name: facts.get(name) for name in ("groups", "live") if name in facts}
-    lost = [value.reason for name, value in found.items() if isinstance(value, Unknown)]
+    """Return the facts of one target, unjudged: counts and views among them, which no rule has asked for."""
+    found = [facts.get(name) for name in TIES if name in facts]
+    lost = [value.reason for value in found if isinstance(value, Unknown)]
     if facts.known("live") is not None:
         lost = []  # what the files do not tell, the module does
     return _known(target, facts, config)._replace(
@@ -171,33 +169,25 @@ def describe(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 
 def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
-    """A report of the layers alone: nothing judged, nothing found."""
+    """Return a report of the layers alone: nothing judged, nothing found."""
     from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries
 
-    model = facts.known("config")
+    model = facts.known("model_config")
     live = facts.known("live")
-    return TargetReport(
-        target=target.text,
-        type=target.type,
-        status="unknown",
+    return _empty(target)._replace(
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,
         layers=_layers(facts),
         ties=tie_entries(facts.known("groups") or (), live),
         aliases=alias_entries(live),
-        views=(),
         loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
-        findings=(),
-        skips=(),
-        errors=(),
-        rules_run=(),
         remote=facts.known("remote"),
     )
 
 
 def _chosen(config: Config) -> frozenset[tuple[str, str]] | None:
-    """The loaders that `--for` names, as name and versions; None where every loader counts."""
+    """Return the loaders that `--for` names, as name and versions; None where every loader counts."""
     if not config.judge_for:
         return None
     from tiecheck.peers.loaders.registry import parse_for
@@ -209,7 +199,7 @@ def _apply(
     rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome, chosen: frozenset[tuple[str, str]] | None
 ) -> None:
     """Run one rule: its findings, or its skip, or the error that it crashed."""
-    values = {need: facts.get(need) for need in rule.needs()}
+    values = {need: facts.get(need) for need in rule.needs}
     unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
     if unknown is not None:
         outcome.skips.append(Skip(rule.code, rule.name, unknown.reason))
@@ -225,7 +215,7 @@ def _apply(
     outcome.findings.extend(_finding(rule, draft, target, chosen) for draft in drafts)
     if not reasons:
         outcome.ran.append(rule.code)
-    elif rule.severity == "error" and TIES & values.keys():
+    elif rule.severity == "error" and values.keys() & set(TIES):
         outcome.unclear.append(rule.code)
 
 
@@ -252,7 +242,7 @@ def _finding(rule: type[Rule], draft: Draft, target: Target, chosen: frozenset[t
 
 
 def _relative(text: str) -> str:
-    """A target's name relative to the working directory where it lies inside it, so that it means the same anywhere."""
+    """Return a target's name relative to the working directory that it lies in, so that it means the same anywhere."""
     import os
 
     if not os.path.exists(text):
@@ -262,15 +252,9 @@ def _relative(text: str) -> str:
 
 
 def _layers(facts: Facts) -> tuple[str, ...]:
-    """The layers that were really read."""
-    there = []
-    if facts.known("config") is not None:
-        there.append("declared")
-    if facts.known("checkpoint") is not None:
-        there.append("stored")
-    if facts.known("live") is not None:
-        there.append("live")
-    return tuple(there)
+    """Return the layers that were really read."""
+    layers: dict[str, FactName] = {"declared": "model_config", "stored": "checkpoint", "live": "live"}
+    return tuple(layer for layer, name in layers.items() if facts.known(name) is not None)
 
 
 def _status(outcome: _Outcome, facts: Facts, config: Config) -> Status:
@@ -283,7 +267,7 @@ def _status(outcome: _Outcome, facts: Facts, config: Config) -> Status:
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:
-    """0 checked and clean, 1 findings (or skips under `strict`), 2 the job could not be done."""
+    """Return 0 for checked and clean, 1 for findings (or skips under `strict`), 2 where the job could not be done."""
     if not report.targets or any(t.errors or not t.rules_run for t in report.targets):
         return 2
     failed = at_least(report.findings, config.fail_on) or (config.strict and report.skips)

@@ -1,4 +1,4 @@
-"""The facts of a target, each made once, when a rule first asks for it.
+"""The facts of a target by name: functions marked `@fact`, each called once, when a rule or a fact first wants it.
 
-The only place that knows which collector makes which fact.
+May use every room below; the only one that knows which reader makes which fact.
 """

@@ -13,7 +13,7 @@ def rule_text(rule: type[Rule]) -> str:
     parts = [
         f"# {rule.code}: {rule.name}",
         f"{_first_line(rule)}",
-        f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs())}."
+        f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}."
         + (" `tiecheck fix` can mend it." if rule.fixable else ""),
     ]
     parts += [f"## {title}\n\n{body}" for title, body in rule.text().items()]
@@ -29,7 +29,7 @@ def rule_list() -> str:
     from tiecheck.rules.registry import FAMILIES, family
 
     blocks = []
-    for digit, (_, title) in FAMILIES.items():
+    for digit, (_, _, title) in FAMILIES.items():
         lines = [f"{rule.code}  {rule.severity:<8} {rule.name}\n        {rule.summary}" for rule in family(digit)]
         blocks.append(f"{title}\n" + "\n".join(lines))
     return "\n\n".join(blocks)

@@ -1,16 +1,17 @@
-"""What a rule is: one small class that carries its code, its text, what it needs and its own cases.
+"""The base of every rule: one small class that carries its code, its text, what it needs and its own cases.
 
-`check` names the facts it wants as parameters and gets them by name; the engine skips the rule, with the
-reason, where one cannot be had. It yields drafts, or an `Unknown` where the facts are there and do not tell.
-Tests, `tiecheck rule`, the docs page and the JSON rule list all come from the class.
+`check` names the facts it wants as parameters and gets them by name (a name that is no fact's is an error when the
+class is made); the engine skips the rule, with the reason, where one cannot be had. It yields drafts, or an `Unknown`
+where the facts are there and do not tell. Tests, `tiecheck rule`, the docs page and the JSON rule list all come from
+the class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType
 from typing import Any, ClassVar
 
+from tiecheck.facts.registry import FactName, wanted_facts
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.report import Confidence, Location, Severity
@@ -21,13 +22,13 @@ class Draft(Record):
     """A finding before the engine adds what every finding of its rule shares."""
 
     message: str
-    """What is wrong, with the figures, in one to three sentences."""
+    """The sentence on what is wrong, with the figures, in one to three sentences."""
     names: tuple[str, ...]
     """The members it is about."""
     locations: tuple[Location, ...]
     """The evidence, the primary place first."""
     help: str
-    """How to mend it in this very case."""
+    """The way to mend it in this very case."""
     severity: Severity | None = None
     """Another severity than the rule's default."""
     confidence: Confidence | None = None
@@ -43,13 +44,13 @@ class Case(Record):
     """One situation a rule must find, or must leave alone. Each becomes a test."""
 
     title: str
-    """What the situation is."""
+    """The situation in words."""
     facts: Mapping[str, Any]
     """The facts by name, as the engine would hand them over."""
     finds: tuple[Severity, ...] = ()
     """The severities of the findings that must come; empty for a case that must stay silent."""
     unknown: bool = False
-    """Whether the rule must say that it cannot tell."""
+    """True where the rule must say that it cannot tell."""
 
 
 class Rule:
@@ -66,27 +67,32 @@ class Rule:
     confidence: ClassVar[Confidence]
     """The default confidence."""
     fixable: ClassVar[bool] = False
-    """Whether `tiecheck fix` can mend it."""
+    """True where `tiecheck fix` can mend it."""
     messages: ClassVar[tuple[str, ...]] = ()
     """Texts that people see when they have this problem, as the libraries print them."""
     threads: ClassVar[tuple[str, ...]] = ()
-    """Where it was met: `owner/repository#number` or an address."""
+    """Places where it was met: `owner/repository#number` or an address."""
 
-    @classmethod
-    def needs(cls) -> tuple[str, ...]:
-        """The names of the facts `check` asks for, read off its parameters."""
-        code: CodeType = vars(cls)["check"].__code__
-        return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    needs: ClassVar[tuple[FactName, ...]]
+    """Names of the facts `check` asks for, read off its parameters."""
+
+    def __init_subclass__(cls) -> None:
+        """Read what the rule needs.
+
+        Raises:
+            TypeError: A parameter of `check` names no fact.
+        """
+        cls.needs = wanted_facts(cls.check, f"rule {cls.__name__}")[1:]
 
     check: ClassVar[Callable[..., Iterator[Draft | Unknown]]]
-    """Yields what is wrong, from the facts its parameters name. Pure: opens no file and calls no tool."""
+    """Yield what is wrong, from the facts its parameters name. Pure: opens no file and calls no tool."""
 
     cases: ClassVar[Callable[[], Iterator[Case]]]
     """The rule's own valid and invalid cases."""
 
     @classmethod
     def text(cls) -> dict[str, str]:
-        """The docstring by its headings, in order."""
+        """Return the docstring by its headings, in order."""
         sections: dict[str, str] = {}
         title = ""
         for line in (cls.__doc__ or "").expandtabs().splitlines():

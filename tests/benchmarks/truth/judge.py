@@ -16,7 +16,7 @@ from loading import stored_tensors
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import judge
-from tiecheck.facts.providers import facts_of
+from tiecheck.facts.opening import facts_of
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Finding, TargetReport
 from tiecheck.records.words import Unknown

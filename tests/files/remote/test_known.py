@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tiecheck.config.options import Config
-from tiecheck.engine.run import check_text
+from tiecheck.engine.run import check_target
 from tiecheck.files.remote import reading, repeated_headers
 from tiecheck.files.remote.repeated_headers import Recent
 from tiecheck.records.report import TargetReport
@@ -33,7 +33,7 @@ def both(embed: bytes = b"\1" * 32, head: bytes = b"\2" * 32, rows: int = 4) -> 
 
 def judged(url: str, **options: Any) -> TargetReport:
     """A report without what is the address's own."""
-    found = check_text(url, Config(**options))
+    found = check_target(url, Config(**options))
     assert found.target == url
     text = json.dumps(found, default=str)
     assert url in text
@@ -95,7 +95,7 @@ def test_a_broken_header_is_told_with_its_own_address_each_time(serve, model) ->
     files = model(both())
     files["model.safetensors"] = files["model.safetensors"][:-1]
     for server in (serve(files), serve(files)):
-        report = check_text(f"{server.url}/m", Config())
+        report = check_target(f"{server.url}/m", Config())
         assert [f"{server.url}/m/model.safetensors" in error.message for error in report.errors] == [True]
 
 

@@ -379,7 +379,7 @@ class TestOptions:
 
 class TestValues:
     def facts(self, serve, model, head, values, *, embed=bytes(8_000_000), latency=0.0):
-        from tiecheck.facts.providers import facts_of
+        from tiecheck.facts.opening import facts_of
         from tiecheck.targets.parse import parse_target
 
         shape = [4, len(embed) // 16]

@@ -42,9 +42,9 @@ class DeclaredKeyMatchesNothing(Rule):
     )
     threads = ("huggingface/transformers#48238", "NVIDIA/Model-Optimizer#2071", "unslothai/unsloth#6540")
 
-    def check(self, keys: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
         """Pairs that name nothing, or themselves."""
-        for problem in keys:
+        for problem in key_problems:
             if problem.form not in ("nothing", "itself"):
                 continue
             if problem.form == "nothing" and problem.source is None:
@@ -66,14 +66,14 @@ class DeclaredKeyMatchesNothing(Rule):
         """Misspelt names, a pair of one name, and keys that fit."""
         from tiecheck.rules.cases import key
 
-        yield Case("a source that is not there", {"keys": (key("nothing"),)}, finds=("error",))
+        yield Case("a source that is not there", {"key_problems": (key("nothing"),)}, finds=("error",))
         itself = key("itself", source="lm_head.weight", raised=None)
-        yield Case("a key that is its own source", {"keys": (itself,)}, finds=("error",))
+        yield Case("a key that is its own source", {"key_problems": (itself,)}, finds=("error",))
         own = key("nothing", key="head.weight", source=None, class_name="[tool.tiecheck.ties]", raised=None)
-        yield Case("a contract that names what is not there", {"keys": (own,)}, finds=("error",))
-        yield Case("under a false flag", {"keys": (key("nothing", flag=False),)}, finds=("info",))
-        yield Case("a list is another rule's matter", {"keys": (key("list"),)})
-        yield Case("keys that fit", {"keys": ()})
+        yield Case("a contract that names what is not there", {"key_problems": (own,)}, finds=("error",))
+        yield Case("under a false flag", {"key_problems": (key("nothing", flag=False),)}, finds=("info",))
+        yield Case("a list is another rule's matter", {"key_problems": (key("list"),)})
+        yield Case("keys that fit", {"key_problems": ()})
 
 
 class DeclaredKeyMatchesTooMuch(Rule):
@@ -99,9 +99,9 @@ class DeclaredKeyMatchesTooMuch(Rule):
     messages = ("There is an issue with your definition of `tie_weights_keys`",)
     threads = ("huggingface/transformers#46566", "huggingface/accelerate#3308", "huggingface/accelerate#2324")
 
-    def check(self, keys: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
         """Keys that match more than was meant."""
-        for problem in keys:
+        for problem in key_problems:
             if problem.form == "beside":
                 what = f"also matches {listed(problem.names)}"
                 raised = f" transformers raises {problem.raised}" if problem.raised and problem.flag else ""
@@ -126,12 +126,12 @@ class DeclaredKeyMatchesTooMuch(Rule):
         from tiecheck.rules.cases import key
 
         beside = key("beside", key="lin", source="emb", names=("lin2.weight",), raised=None)
-        yield Case("lin matches lin2", {"keys": (beside,)}, finds=("warning",))
-        yield Case("under a false flag", {"keys": (beside._replace(flag=False),)}, finds=("info",))
+        yield Case("lin matches lin2", {"key_problems": (beside,)}, finds=("warning",))
+        yield Case("under a false flag", {"key_problems": (beside._replace(flag=False),)}, finds=("info",))
         drops = key("drops", source=None, names=("aux.lm_head.weight", "aux.emb.weight"), flag=False, raised=None)
-        yield Case("a save drops another tie by it", {"keys": (drops,)}, finds=("warning",))
-        yield Case("a key that matches nothing", {"keys": (key("nothing"),)})
-        yield Case("keys that fit", {"keys": ()})
+        yield Case("a save drops another tie by it", {"key_problems": (drops,)}, finds=("warning",))
+        yield Case("a key that matches nothing", {"key_problems": (key("nothing"),)})
+        yield Case("keys that fit", {"key_problems": ()})
 
 
 class ListFormTiedKeys(Rule):
@@ -172,9 +172,9 @@ class ListFormTiedKeys(Rule):
         "vllm-project/compressed-tensors#577",
     )
 
-    def check(self, keys: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
         """Declarations of the 4.x form."""
-        for problem in keys:
+        for problem in key_problems:
             if problem.form == "list":
                 what = f"{problem.class_name}._tied_weights_keys is a {problem.key}, which names no sources"
                 mend = 'Write a mapping: _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}.'
@@ -196,11 +196,15 @@ class ListFormTiedKeys(Rule):
         """A list, an old method, and what 5 reads."""
         from tiecheck.rules.cases import key
 
-        yield Case("a list", {"keys": (key("list"),)}, finds=("error",))
-        yield Case("a list under a false flag: the save fails", {"keys": (key("list", flag=False),)}, finds=("error",))
-        yield Case("tie_weights(self)", {"keys": (key("signature", key="tie_weights(self)"),)}, finds=("error",))
-        yield Case("a mapping that names nothing is another rule's", {"keys": (key("nothing"),)})
-        yield Case("a mapping", {"keys": ()})
+        yield Case("a list", {"key_problems": (key("list"),)}, finds=("error",))
+        yield Case(
+            "a list under a false flag: the save fails", {"key_problems": (key("list", flag=False),)}, finds=("error",)
+        )
+        yield Case(
+            "tie_weights(self)", {"key_problems": (key("signature", key="tie_weights(self)"),)}, finds=("error",)
+        )
+        yield Case("a mapping that names nothing is another rule's", {"key_problems": (key("nothing"),)})
+        yield Case("a mapping", {"key_problems": ()})
 
 
 def _absent(problem: KeyProblem) -> Draft:

@@ -1,0 +1,237 @@
+"""The facts of a checkpoint: its groups, what loaders make of them, and what lies beside and between its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from tiecheck.config.options import Config
+from tiecheck.facts.registry import fact
+from tiecheck.records.declared import Architecture, Flag, ModelConfig
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.records.words import TIED, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiecheck.files.remote.reading import RemoteModel
+    from tiecheck.live.build import Built
+    from tiecheck.records.files import Duplicate, LayoutGroup, StrictLoad, TiedMoments
+    from tiecheck.records.live import LiveModel, Tie
+    from tiecheck.records.report import Counts, Traffic
+    from tiecheck.records.scale import InitScale
+
+Values = Literal["auto", "never", "always"]
+
+
+@fact
+def architecture(model_config: ModelConfig | None) -> Architecture:
+    """Knowledge of the tie table on the class that the config names."""
+    from tiecheck.tables.architectures import load_architecture
+
+    model = model_config
+    if model is None:
+        return Architecture(None, False, (), "there is no config.json that names the class", None)
+    if model.remote_code:
+        return Architecture(
+            model.class_name, False, (), f"{model.class_name} is the directory's own code, which was not run", None
+        )
+    width = model.integer("hidden_size", "d_model", "n_embd")
+    return load_architecture(model.class_name, model.model_type, width=width, config=model.data)
+
+
+@fact
+def flags(model_config: ModelConfig | None) -> tuple[Flag, ...]:
+    """Every tie flag of the config, nested ones included."""
+    return model_config.flags if model_config is not None else ()
+
+
+@fact
+def groups(
+    model_config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, values: Values
+) -> tuple[Group, ...] | Unknown:
+    """Tie groups that are declared, stored or suspected, with what the checkpoint stores of each."""
+    from tiecheck.stored.groups import build_groups
+
+    found = build_groups(model_config, architecture, checkpoint, values)
+    pair = {architecture.head, architecture.embedding}
+    if isinstance(found, Unknown) or None in pair or any(pair <= set(tie.names) for tie in architecture.ties):
+        return found
+    from tiecheck.stored.untied_in_five import inert_group
+
+    inert = inert_group(model_config, architecture, checkpoint, values)
+    return found if inert is None else tuple(sorted((*found, inert), key=lambda g: g.names))
+
+
+@fact
+def loaders(
+    model_config: ModelConfig | None, architecture: Architecture, groups: tuple[Group, ...], checkpoint: Checkpoint
+) -> tuple[LoaderView, ...]:
+    """Outcome of each group in each loader of the matrix."""
+    if not groups:
+        return ()
+    from tiecheck.peers.loaders.matrix import loader_views
+
+    return loader_views(model_config, architecture, checkpoint, groups)
+
+
+@fact
+def counts(
+    built: Built | None,
+    contract: Config | None,
+    checkpoint: Checkpoint | None,
+    groups: tuple[Group, ...] | Unknown | None,
+) -> Counts | Unknown:
+    """Numbers of parameters: of the module where there is one, else of the checkpoint."""
+    if built is not None and contract is not None:
+        from tiecheck.facts.live import contract_of
+        from tiecheck.live.counts import count_live
+
+        return count_live(built.module, contract_of(built.module, contract))
+    if checkpoint is None or groups is None:
+        return Unknown("there are no weights")
+    from tiecheck.stored.counts import count_stored
+
+    return count_stored(checkpoint, groups)
+
+
+@fact
+def remote(read_traffic: Callable[[], Traffic]) -> Traffic:
+    """Requests and bytes that a remote model took up to now."""
+    return read_traffic()
+
+
+@fact
+def duplicates(sharded: Checkpoint, values: Values, fetched: RemoteModel | None) -> tuple[Duplicate, ...]:
+    """Names that several shards hold."""
+    from tiecheck.stored.repeated_names import duplicates as find_duplicates
+
+    return find_duplicates(sharded, "never" if fetched is not None else values)
+
+
+@fact
+def layouts(
+    folder: str, layout_names: tuple[str, ...], groups: tuple[Group, ...], architecture: Architecture, values: Values
+) -> tuple[LayoutGroup | Unknown, ...] | Unknown:
+    """Groups as each of several sets of weights in one directory stores them."""
+    from tiecheck.stored.layouts import layout_groups
+
+    return layout_groups(folder, layout_names, groups, architecture, values)
+
+
+@fact
+def optimizer(
+    folder: str,
+    optimizer_states: tuple[str, ...],
+    model_config: ModelConfig | None,
+    architecture: Architecture,
+    checkpoint: Checkpoint | None,
+    groups: tuple[Group, ...] | Unknown,
+    values: Values,
+) -> tuple[TiedMoments | Unknown, ...] | Unknown:
+    """Groups that have several entries in a saved optimizer state."""
+    from tiecheck.stored.optimizer_ties import tied_moments
+
+    if isinstance(groups, Unknown) and checkpoint is None:  # only a distributed checkpoint: class and config tell
+        from tiecheck.stored.groups import build_groups
+
+        groups = build_groups(model_config, architecture, None, "never")
+    return tied_moments(folder, optimizer_states, groups, checkpoint, values)
+
+
+@fact
+def strict_load(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    groups: tuple[Group, ...] | Unknown,
+    resumed: tuple[str, ...],
+    built: Built | None,
+) -> StrictLoad | Unknown:
+    """Fit of the stored names to those of the class, as a strict load holds them."""
+    from tiecheck.stored.strict_load import strict_load as fit_names
+
+    names = built.module.state_dict().keys() if built is not None else ()
+    return fit_names(checkpoint, architecture, groups, names, resumed)
+
+
+@fact
+def scale(
+    architecture: Architecture,
+    checkpoint: Checkpoint | None,
+    groups: tuple[Group, ...] | Unknown | None,
+    values: Values,
+    built: Built | Unknown | None,
+    live: LiveModel | Unknown | None,
+) -> tuple[InitScale | Unknown, ...] | Unknown:
+    """Scale of each tied matrix: by the module where there is one, else by the stored bytes alone."""
+    for layer in (built, live, groups):
+        if isinstance(layer, Unknown) and (layer is not groups or built is None):
+            return layer
+    known = () if groups is None or isinstance(groups, Unknown) else groups
+    if built is None or live is None or isinstance(built, Unknown) or isinstance(live, Unknown):
+        return _stored_scale(known, architecture, checkpoint, values)
+    if built.origin == "given" and values == "never":
+        return Unknown("the values were not to be read (--values never)")
+    names = [tie.names for tie in live.ties if _may_be_head(tie)]
+    if built.origin == "built on meta":
+        return _meta_scale(built, checkpoint, names, known)
+    from tiecheck.live.wrappers import unwrapped
+    from tiecheck.scale.live import live_scale
+
+    module = unwrapped(built.module) if built.origin == "given" else built.module
+    return tuple(live_scale(module, group) for group in names)
+
+
+def _may_be_head(tie: Tie) -> bool:
+    """Tell whether a real tie can be embedding and head: a matrix that an embedding of some kind registers."""
+    by_embedding = any("embedding" in place.owner.lower() for place in tie.registrations)
+    return tie.kind in TIED and _is_matrix(tie.shape) and by_embedding
+
+
+def _is_matrix(shape: tuple[int, ...] | None) -> bool:
+    """Tell whether a tensor can be embedding and head at once: two dimensions, a row a token."""
+    return shape is not None and len(shape) == 2 and shape[0] > 1 and shape[1] > 1
+
+
+def _stored_scale(
+    groups: tuple[Group, ...], architecture: Architecture, checkpoint: Checkpoint | None, values: Values
+) -> tuple[InitScale | Unknown, ...] | Unknown:
+    tied = [g for g in groups if g.declared and g.tensors and _is_matrix(g.tensors[0].shape)]
+    if not tied or checkpoint is None:
+        return ()
+    if values == "never":
+        return Unknown("the values were not to be read (--values never)")
+    if checkpoint.format != "safetensors":
+        return Unknown("the scale is read from safetensors only; use --load")
+    from tiecheck.scale.stored import stored_scale
+
+    head = architecture.head_scale
+    return tuple(stored_scale(checkpoint, checkpoint.root, g.names, g.stored_names[0], head) for g in tied)
+
+
+def _meta_scale(
+    built: Built, checkpoint: Checkpoint | None, ties: list[tuple[str, ...]], groups: tuple[Group, ...]
+) -> tuple[InitScale | Unknown, ...] | Unknown:
+    if ties and (checkpoint is None or checkpoint.format != "safetensors"):
+        return Unknown("on meta there are no values, and there is no safetensors file to read them from; use --load")
+    return tuple(_group_scale(built, checkpoint, names, groups) for names in ties) if checkpoint else ()
+
+
+def _group_scale(
+    built: Built, checkpoint: Checkpoint, names: tuple[str, ...], groups: tuple[Group, ...]
+) -> InitScale | Unknown:
+    """Return the deviation from the file, with the way from head to logits from the module on meta."""
+    from tiecheck.scale.live import live_scale
+    from tiecheck.scale.stored import stored_scale
+
+    spelled = (n for group in groups if not set(names).isdisjoint(group.names) for n in group.stored_names)
+    stored = next((name for name in (*names, *spelled) if name in checkpoint), None)
+    if stored is None:
+        return Unknown(f"none of {', '.join(names)} is stored under a name that is known")
+    from_file = stored_scale(checkpoint, checkpoint.root, names, stored, None)
+    if isinstance(from_file, Unknown) or not from_file.untrained:
+        return from_file
+    traced = live_scale(built.module, names, std=from_file.std)
+    if isinstance(traced, Unknown):
+        return traced
+    return traced._replace(untrained=from_file.untrained, evidence=from_file.evidence)

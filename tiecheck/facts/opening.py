@@ -1,0 +1,169 @@
+"""Opening a target: what is there, and was asked for, becomes the first facts, from which all others are made."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.config.options import PLACING, Config
+from tiecheck.facts import checkpoint as _registered  # noqa: F401  # the facts of a start; those of a module wait
+from tiecheck.facts.registry import FactName, Facts
+from tiecheck.records.declared import ModelConfig
+from tiecheck.records.stored import Checkpoint
+from tiecheck.records.words import Unknown
+from tiecheck.stored.optimizer_files import TRAINER, find_states
+from tiecheck.targets.parse import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tiecheck.files.remote.reading import RemoteModel
+
+Given = dict[FactName, Any]
+
+
+def facts_of(target: Target, config: Config) -> Facts:
+    """Return the facts of a target given as text.
+
+    Config and headers of a checkpoint are read at once: what is wrong with them is an error of the target, where
+    a later layer that fails is a skip of its rules.
+
+    Raises:
+        TiecheckError: The target cannot be read.
+    """
+    if target.type == "module":
+        from tiecheck.live.build import build_attribute
+
+        return module_facts(build_attribute(target), config)
+    if target.remote:
+        from tiecheck.files.remote.reading import read_address
+
+        fetched = read_address(target.path, config)
+        traffic: Given = {"read_traffic": fetched.traffic}
+        if not fetched.local:
+            return _remote_facts(fetched, traffic, config)
+        return _local_facts(target._replace(path=fetched.local, remote=False), traffic, config)
+    return _local_facts(target, {}, config)
+
+
+def module_facts(module: nn.Module, config: Config) -> Facts:
+    """Return the facts of a live module that somebody else made."""
+    from tiecheck.live.build import Built
+
+    given: Given = {"built": Built(module, "given"), "values": config.values}
+    return Facts(given | _asked(config, live=True), ("live", *_placed(config), "training"))
+
+
+def _local_facts(target: Target, given: Given, config: Config) -> Facts:
+    """Return the facts of a directory, or of one weights file."""
+    from tiecheck.files.checkpoint import read_checkpoint
+    from tiecheck.files.model_config import read_config
+
+    folder = target.directory or os.path.dirname(os.path.abspath(target.path))
+    model = read_config(folder)
+    checkpoint = read_checkpoint(target.path)
+    beside = _beside(target.directory, model, checkpoint)
+    given |= _read(folder, model, checkpoint, config) | beside
+    return Facts(given, _rooms(beside, config, "training"))
+
+
+def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
+    """Return the facts of a remote model: fewer than a directory's, since what is not here is not read."""
+    model, checkpoint = fetched.config, fetched.checkpoint
+    beside = _beside(None, model, checkpoint)
+    if checkpoint is not None and checkpoint.format == "pickle":
+        beside.pop("index", None)  # its shards are there, and are not read
+    given |= _read(fetched.address, model, checkpoint, config, fetched.refused) | beside | {"fetched": fetched}
+    if config.values == "always":
+        given["scale"] = Unknown("the scale is read from local files; download the model")
+        return Facts(given, _rooms(beside, config, "training"))
+    shared = None
+    if not config.wants_live:
+        from tiecheck.files.remote.repeated_headers import facts_of_twins
+
+        shared = facts_of_twins(model, checkpoint, config.values)
+    return Facts(given, _rooms(beside, config), shared)
+
+
+def _read(
+    folder: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config, refused: str = ""
+) -> Given:
+    """Return what was read of a checkpoint, and what was asked for.
+
+    Args:
+        folder: Where it lies: a directory, or an address.
+        model: Its config.
+        checkpoint: Its weights.
+        config: The options.
+        refused: Why weights that are there were not read.
+    """
+    none = refused or "there are no weights of a whole model in the directory (an adapter is not judged yet)"
+    return {
+        "folder": folder,
+        "model_config": model if model is not None else Unknown("there is no config.json"),
+        "checkpoint": checkpoint if checkpoint is not None else Unknown(none),
+        "values": config.values,
+        **_asked(config, live=config.wants_live),
+    }
+
+
+def _asked(config: Config, *, live: bool) -> Given:
+    """Return the options of the live layer and of a placement, each where it was asked for, and open their facts."""
+    given: Given = {}
+    if live:
+        from tiecheck.facts import live as _registered  # noqa: F401
+
+        given["load_options"] = config.only("load", "trust_remote_code")
+        given["contract"] = config.only("ties", "ties_from")
+    if config.device_map is not None:
+        given["placing"] = config.only(*PLACING, "trust_remote_code")
+    return given
+
+
+def _beside(directory: str | None, model: ModelConfig | None, checkpoint: Checkpoint | None) -> Given:
+    """Return what lies beside and between the weights, each where there is something to tell.
+
+    Args:
+        directory: The model directory; None for a single file, or one that is not local.
+        model: Its config.
+        checkpoint: Its weights.
+    """
+    given: Given = {}
+    names = _listed(directory) if directory else []
+    if checkpoint is not None and checkpoint.index_file:
+        given["index"] = checkpoint
+    if checkpoint is not None and len(checkpoint.shards) > 1:
+        given["sharded"] = checkpoint
+    if sum(name.startswith(("model.safetensors", "pytorch_model.bin")) for name in names) > 1:
+        from tiecheck.stored.layouts import find_layouts
+
+        layouts = find_layouts(names)
+        if len(layouts) > 1:
+            given["layout_names"] = layouts
+    states = find_states(directory, names) if directory else ()
+    if states:
+        given["optimizer_states"] = states
+    resumed = tuple(name for name in (TRAINER,) if name in names) + states
+    if checkpoint is not None and model is not None and model.class_name:
+        from tiecheck.stored.strict_load import may_be_wrapped
+
+        if resumed or may_be_wrapped(checkpoint):
+            given["resumed"] = resumed
+    return given
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:  # the checkpoint's own reader tells
+        return []
+
+
+def _placed(config: Config) -> tuple[str, ...]:
+    return () if config.device_map is None else ("placement",)
+
+
+def _rooms(beside: Given, config: Config, *more: str) -> tuple[str, ...]:
+    """Return the rooms of rules that a checkpoint opens."""
+    live = ("live", *_placed(config)) if config.wants_live else ()
+    return ("stored", *(("files",) if beside else ()), *live, *more)
