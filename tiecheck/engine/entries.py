@@ -12,10 +12,10 @@ from tiecheck.records.words import Kind
 if TYPE_CHECKING:
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
 
+    T = TypeVar("T", Tie, DeclaredTie)
+
 NAMES = 32
 """Names that one loader's entry lists at most."""
-
-T = TypeVar("T", "Tie", "DeclaredTie")
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:

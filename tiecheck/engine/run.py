@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError
-from tiecheck.facts.registry import FactName, Facts
+from tiecheck.facts.registry import Facts
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
 from tiecheck.records.words import Unknown
@@ -23,6 +23,7 @@ from tiecheck.targets.parse import Target, parse_target, without_secrets
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.facts.registry import FactName
     from tiecheck.rules.base import Draft, Rule
 
     Reporting = Callable[[Target, Facts, Config], TargetReport]

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
     from tiecheck.live.collect import Contract
-    from tiecheck.records.live import Head, KeyProblem, LiveModel
+    from tiecheck.records.live import (
+        Alias,
+        Candidate,
+        DeclaredTie,
+        Effect,
+        Freeze,
+        Head,
+        KeyProblem,
+        LiveModel,
+        Misfit,
+        SaveProblem,
+        Tie,
+    )
     from tiecheck.records.placement import Placement
     from tiecheck.records.report import View
 
@@ -105,6 +117,60 @@ def _tail(name: str) -> str:
 def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | None:
     """Return how the checkpoint stores the group that some live names belong to."""
     return next((g.stored for g in groups if not set(names).isdisjoint(g.names)), None)
+
+
+@fact
+def live_ties(live: LiveModel) -> tuple[Tie, ...]:
+    """Groups of parameters that share a module, a `Parameter` or memory."""
+    return live.ties
+
+
+@fact
+def aliases(live: LiveModel) -> tuple[Alias, ...]:
+    """Modules with parameters that stand under several paths."""
+    return live.aliases
+
+
+@fact
+def declared_ties(live: LiveModel) -> tuple[DeclaredTie, ...]:
+    """Groups that the class or the user's contract declares as tied, as they really hang together."""
+    return live.declared
+
+
+@fact
+def tie_candidates(live: LiveModel) -> tuple[Candidate, ...]:
+    """Groups that the classes would tie if their flags were true."""
+    return live.candidates
+
+
+@fact
+def heads(live: LiveModel) -> tuple[Head, ...]:
+    """Input and output embeddings of each `PreTrainedModel` in the module."""
+    return live.heads
+
+
+@fact
+def derived_weights(live: LiveModel) -> tuple[Effect, ...]:
+    """Members of ties that their module does not use as they are."""
+    return live.effects
+
+
+@fact
+def bias_misfits(live: LiveModel) -> tuple[Misfit, ...]:
+    """Biases that do not fit the tied weight beside them."""
+    return live.misfits
+
+
+@fact
+def intended_differences(live: LiveModel) -> tuple[Freeze, ...]:
+    """Signs that tied members were meant to differ in `requires_grad` or dtype."""
+    return live.freezes
+
+
+@fact
+def save_problems(live: LiveModel) -> tuple[SaveProblem, ...]:
+    """Real ties that `save_pretrained` refuses or loses."""
+    return live.unsaved
 
 
 @fact

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import PLACING, Config
 from tiecheck.facts import checkpoint as _registered  # noqa: F401  # the facts of a start; those of a module wait
-from tiecheck.facts.registry import FactName, Facts
+from tiecheck.facts.registry import Facts
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
@@ -17,9 +17,10 @@ from tiecheck.targets.parse import Target
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.facts.registry import FactName
     from tiecheck.files.remote.reading import RemoteModel
 
-Given = dict[FactName, Any]
+    Given = dict[FactName, Any]
 
 
 def facts_of(target: Target, config: Config) -> Facts:

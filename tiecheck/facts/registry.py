@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from importlib import import_module
 from types import CodeType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
+from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
 
 Asked = Literal["contract", "load_options", "placing", "values"]
@@ -22,11 +23,15 @@ Found = Literal["index", "layout_names", "optimizer_states", "resumed", "sharded
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "remote", "scale"]
 Files = Literal["duplicates", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "placement", "views"]
+Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
+Signs = Literal["bias_misfits", "intended_differences"]
 
-FactName = Literal[Asked, Read, Found, Stored, Files, Live]
-"""Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
+if TYPE_CHECKING:
+    Make = TypeVar("Make", bound=Callable[..., Any])
+    FactName = Literal[Asked, Read, Found, Stored, Files, Live, Parts, Signs]
+    """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
-NAMES: frozenset[str] = frozenset(get_args(FactName))
+NAMES: frozenset[str] = frozenset().union(*map(get_args, (Asked, Read, Found, Stored, Files, Live, Parts, Signs)))
 
 MODULES = ("checkpoint", "live")
 """Modules that hold the functions; the second is imported where a live layer was asked for."""
@@ -34,10 +39,8 @@ MODULES = ("checkpoint", "live")
 SHARED: frozenset[FactName] = frozenset({"architecture", "groups", "loaders", "strict_load"})
 """Names of the facts that follow from config and headers alone, wherever those are, while no tensor byte is read."""
 
-Make = TypeVar("Make", bound=Callable[..., Any])
 
-
-class Want(NamedTuple):
+class Want(Record):
     """One parameter of a fact's function."""
 
     name: FactName
@@ -47,7 +50,7 @@ class Want(NamedTuple):
     """True where its type ends in `| None`: None stands for a fact that is not on offer, or is unknown."""
 
 
-class Fact(NamedTuple):
+class Fact(Record):
     """A fact as its function says it."""
 
     name: FactName

@@ -9,13 +9,16 @@ the class.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tiecheck.facts.registry import FactName, wanted_facts
+from tiecheck.facts.registry import wanted_facts
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.report import Confidence, Location, Severity
 from tiecheck.records.words import Unknown
+
+if TYPE_CHECKING:
+    from tiecheck.facts.registry import FactName
 
 
 class Draft(Record):

@@ -193,6 +193,22 @@ def live(**changes: Any) -> LiveModel:
     return plain._replace(**changes)
 
 
+def live_facts(model: LiveModel) -> dict[str, Any]:
+    """Return the facts of the live layer as rules ask for them."""
+    return {
+        "live": model,
+        "live_ties": model.ties,
+        "aliases": model.aliases,
+        "declared_ties": model.declared,
+        "tie_candidates": model.candidates,
+        "heads": model.heads,
+        "derived_weights": model.effects,
+        "bias_misfits": model.misfits,
+        "intended_differences": model.freezes,
+        "save_problems": model.unsaved,
+    }
+
+
 def scale(**changes: Any) -> InitScale:
     """An untrained GPT-2 of the full size whose head took the embedding's draw."""
     plain = InitScale(

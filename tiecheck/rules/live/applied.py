@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, LiveModel, Tie
+from tiecheck.records.live import DeclaredTie, Head, LiveModel, Tie
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
@@ -58,14 +58,16 @@ class DeclaredTieNotApplied(Rule):
         "pytorch/xla#1245",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+    ) -> Iterator[Draft | Unknown]:
         """Declared groups that are copies or separate."""
         for reason in live.reasons:
             yield Unknown(reason)
-        for claim in live.declared:
+        for claim in declared_ties:
             if claim.kind == "unknown":
                 yield Unknown(f"{listed(claim.names)}: {claim.reason}")
-            if speaker(claim, live) != self.code:
+            if speaker(claim, declared_ties, heads) != self.code:
                 continue
             yield Draft(
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
@@ -80,26 +82,26 @@ class DeclaredTieNotApplied(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """A copy, separate members, and what holds together."""
-        from tiecheck.rules.cases import PAIR, declared, live
+        from tiecheck.rules.cases import PAIR, declared, live, live_facts
 
-        yield Case("separate values", {"live": live(ties=(), declared=(declared("separate"),))}, finds=("error",))
-        yield Case("an equal copy", {"live": live(ties=(), declared=(declared("copy"),))}, finds=("error",))
-        yield Case("tied as declared", {"live": live()})
+        yield Case("separate values", live_facts(live(ties=(), declared=(declared("separate"),))), finds=("error",))
+        yield Case("an equal copy", live_facts(live(ties=(), declared=(declared("copy"),))), finds=("error",))
+        yield Case("tied as declared", live_facts(live()))
         aliased = declared("module", parts=(PAIR,))
-        yield Case("tied by a module alias", {"live": live(declared=(aliased,))})
-        yield Case("one memory is another rule's matter", {"live": live(declared=(declared("storage"),))})
-        yield Case("members that do not exist", {"live": live(ties=(), declared=(declared("absent"),))})
+        yield Case("tied by a module alias", live_facts(live(declared=(aliased,))))
+        yield Case("one memory is another rule's matter", live_facts(live(declared=(declared("storage"),))))
+        yield Case("members that do not exist", live_facts(live(ties=(), declared=(declared("absent"),))))
         partitioned = declared("unknown", reason="the parameter is partitioned by DeepSpeed ZeRO-3")
-        yield Case("placeholders of another's", {"live": live(ties=(), declared=(partitioned,))}, unknown=True)
+        yield Case("placeholders of another's", live_facts(live(ties=(), declared=(partitioned,))), unknown=True)
         unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
-        yield Case("a declaration that cannot be read", {"live": unread}, unknown=True)
+        yield Case("a declaration that cannot be read", live_facts(unread), unknown=True)
         kept = declared("separate", stored="separate")
-        yield Case("loaded as it is stored: two different tensors", {"live": live(ties=(), declared=(kept,))})
+        yield Case("loaded as it is stored: two different tensors", live_facts(live(ties=(), declared=(kept,))))
         random = declared("separate", stored="absent")
         yield Case(
-            "loaded from one tensor, and not tied", {"live": live(ties=(), declared=(random,))}, finds=("error",)
+            "loaded from one tensor, and not tied", live_facts(live(ties=(), declared=(random,))), finds=("error",)
         )
-        yield Case("nothing declared", {"live": live(ties=(), declared=())})
+        yield Case("nothing declared", live_facts(live(ties=(), declared=())))
 
 
 class StorageOnlyTie(Rule):
@@ -136,9 +138,9 @@ class StorageOnlyTie(Rule):
         "mindspore-ai/hyper-parallel#606",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(self, live: LiveModel, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         """Live groups held together by memory alone."""
-        for tie in live.ties:
+        for tie in live_ties:
             if tie.kind != "storage" or tie.buffer:
                 continue
             yield self._draft(live, tie)
@@ -176,19 +178,19 @@ class StorageOnlyTie(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Shared memory with and without data, weight_norm, and real ties."""
-        from tiecheck.rules.cases import live, tie
+        from tiecheck.rules.cases import live, live_facts, tie
 
         shared = tie(kind="storage", requires_grad=(True, True))
-        yield Case("`.data =` or `nn.Parameter(w)`", {"live": live(ties=(shared,))}, finds=("error",))
+        yield Case("`.data =` or `nn.Parameter(w)`", live_facts(live(ties=(shared,))), finds=("error",))
         normed = tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
-        yield Case("weight_norm after tying", {"live": live(ties=(normed,))}, finds=("error",))
-        yield Case("on meta", {"live": live(ties=(shared._replace(device="meta"),))}, finds=("info",))
+        yield Case("weight_norm after tying", live_facts(live(ties=(normed,))), finds=("error",))
+        yield Case("on meta", live_facts(live(ties=(shared._replace(device="meta"),))), finds=("info",))
         lora = tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
-        yield Case("adapters that PEFT ties", {"live": live(ties=(lora,))}, finds=("info",))
-        yield Case("a shared buffer", {"live": live(ties=(shared._replace(buffer=True),))})
-        yield Case("a parameter tie", {"live": live()})
-        yield Case("a module alias", {"live": live(ties=(tie(kind="module"),))})
-        yield Case("views that overlap in part are no tie", {"live": live(ties=(tie(kind="overlap"),))})
+        yield Case("adapters that PEFT ties", live_facts(live(ties=(lora,))), finds=("info",))
+        yield Case("a shared buffer", live_facts(live(ties=(shared._replace(buffer=True),))))
+        yield Case("a parameter tie", live_facts(live()))
+        yield Case("a module alias", live_facts(live(ties=(tie(kind="module"),))))
+        yield Case("views that overlap in part are no tie", live_facts(live(ties=(tie(kind="overlap"),))))
 
 
 class HalfMetaTie(Rule):
@@ -216,10 +218,12 @@ class HalfMetaTie(Rule):
     messages = ("for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter", "device meta")
     threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+    ) -> Iterator[Draft | Unknown]:
         """Declared groups that are partly on meta."""
-        for claim in live.declared:
-            if speaker(claim, live) != self.code:
+        for claim in declared_ties:
+            if speaker(claim, declared_ties, heads) != self.code:
                 continue
             empty = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d == "meta" for n in part)
             full = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d != "meta" for n in part)
@@ -236,15 +240,15 @@ class HalfMetaTie(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Half on meta, all on meta, and what accelerate looks after."""
-        from tiecheck.rules.cases import declared, live
+        from tiecheck.rules.cases import declared, live, live_facts
 
         half = declared("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
-        yield Case("the head on meta", {"live": live(ties=(), declared=(half,))}, finds=("error",))
+        yield Case("the head on meta", live_facts(live(ties=(), declared=(half,))), finds=("error",))
         whole = declared("separate", devices=("meta", "meta"))
-        yield Case("all on meta: another rule's matter", {"live": live(ties=(), declared=(whole,))})
+        yield Case("all on meta: another rule's matter", live_facts(live(ties=(), declared=(whole,))))
         held = declared("unknown", devices=("offloaded", "cpu"))
-        yield Case("offloaded by accelerate", {"live": live(ties=(), declared=(held,))})
-        yield Case("tied", {"live": live()})
+        yield Case("offloaded by accelerate", live_facts(live(ties=(), declared=(held,))))
+        yield Case("tied", live_facts(live()))
 
 
 def _sharded(live: LiveModel) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import Candidate, Head, LiveModel, Tie
+from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveModel, Tie
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
@@ -39,12 +39,18 @@ class TieAgainstConfig(Rule):
     messages = ("lm_head.weight | MISSING",)
     threads = ("NVIDIA-NeMo/Automodel#2941", "state-spaces/mamba#211", "mosaicml/llm-foundry#989")
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self,
+        live: LiveModel,
+        live_ties: tuple[Tie, ...],
+        declared_ties: tuple[DeclaredTie, ...],
+        tie_candidates: tuple[Candidate, ...],
+    ) -> Iterator[Draft | Unknown]:
         """Groups tied against a flag that is false."""
-        claimed = {name for claim in live.declared for name in claim.names}
-        for candidate in live.candidates:
+        claimed = {name for claim in declared_ties for name in claim.names}
+        for candidate in tie_candidates:
             names, flag = candidate.names, _flag(candidate)
-            tie = _holding(live.ties, names)
+            tie = _holding(live_ties, names)
             if candidate.flag is not False or tie is None or not claimed.isdisjoint(names):
                 continue
             shared = tuple(n for n in names if n in tie.names)
@@ -59,22 +65,22 @@ class TieAgainstConfig(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """A hand tie under a false flag, and the states next to it."""
-        from tiecheck.rules.cases import candidate, live, tie
+        from tiecheck.rules.cases import candidate, live, live_facts, tie
 
         off = candidate(flag=False)
         by_hand = live(flag=False, declared=(), candidates=(off,))
-        yield Case("tied by hand, flag false", {"live": by_hand}, finds=("error",))
+        yield Case("tied by hand, flag false", live_facts(by_hand), finds=("error",))
         inner = candidate(flag=False, by=("LlamaForCausalLM._tied_weights_keys", "text.config.tie_word_embeddings"))
         yield Case(
             "an inner model's flag false, the outer's true",
-            {"live": live(flag=True, declared=(), candidates=(inner,))},
+            live_facts(live(flag=True, declared=(), candidates=(inner,))),
             finds=("error",),
         )
-        yield Case("tied, flag true", {"live": live()})
-        yield Case("untied, flag false", {"live": by_hand._replace(ties=())})
+        yield Case("tied, flag true", live_facts(live()))
+        yield Case("untied, flag false", live_facts(by_hand._replace(ties=())))
         other = tie("a.weight", "b.weight")
-        yield Case("another tie under a false flag", {"live": by_hand._replace(ties=(other,))})
-        yield Case("a model without a config", {"live": live(flag=None, declared=(), candidates=(), library=None)})
+        yield Case("another tie under a false flag", live_facts(by_hand._replace(ties=(other,))))
+        yield Case("a model without a config", live_facts(live(flag=None, declared=(), candidates=(), library=None)))
 
 
 class InertTieFlag(Rule):
@@ -106,11 +112,17 @@ class InertTieFlag(Rule):
     messages = ("lm_head.weight | MISSING",)
     threads = ("huggingface/transformers#48779", "huggingface/transformers#48824", "NVIDIA-NeMo/Automodel#2732")
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self,
+        live: LiveModel,
+        declared_ties: tuple[DeclaredTie, ...],
+        heads: tuple[Head, ...],
+        tie_candidates: tuple[Candidate, ...],
+    ) -> Iterator[Draft | Unknown]:
         """Heads apart from their embedding under a true flag, and groups that only 4.57 ties."""
-        claimed = {name for claim in live.declared for name in claim.names}
-        mapped = {name for candidate in live.candidates for name in candidate.names}
-        for head in live.heads:
+        claimed = {name for claim in declared_ties for name in claim.names}
+        mapped = {name for candidate in tie_candidates for name in candidate.names}
+        for head in heads:
             true = [dotted for dotted, value in head.flags if value]
             if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
                 yield _inert(live, head, true[0], mapped=not mapped.isdisjoint(head.head))
@@ -120,26 +132,26 @@ class InertTieFlag(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """A class without a declaration, a flag at the wrong level, and heads that are apart for a reason."""
-        from tiecheck.rules.cases import EMBEDDING, HEAD, candidate, declared, head, live
+        from tiecheck.rules.cases import EMBEDDING, HEAD, candidate, declared, head, live, live_facts
 
         apart = head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
         bare = live(ties=(), declared=(), candidates=())
-        yield Case("nothing is declared for the head", {"live": bare._replace(heads=(apart,))}, finds=("info",))
+        yield Case("nothing is declared for the head", live_facts(bare._replace(heads=(apart,))), finds=("info",))
         lost = apart._replace(stored=False)
-        yield Case("and the checkpoint has no head", {"live": bare._replace(heads=(lost,))}, finds=("error",))
+        yield Case("and the checkpoint has no head", live_facts(bare._replace(heads=(lost,))), finds=("error",))
         nested = apart._replace(flags=(("config.tie_word_embeddings", False), ("config.text_config.tie", True)))
         gated = bare._replace(heads=(nested,), candidates=(candidate(flag=False),))
-        yield Case("the flag of the text config is not read", {"live": gated}, finds=("info",))
+        yield Case("the flag of the text config is not read", live_facts(gated), finds=("info",))
         older = apart._replace(
             flags=(("config.tie_word_embeddings", False),), older=(("shared", "encoder", "decoder"),)
         )
-        yield Case("4.57 tied it whatever the flag says", {"live": bare._replace(heads=(older,))}, finds=("info",))
-        yield Case("flag false", {"live": bare._replace(heads=(nested._replace(flags=nested.flags[:1]),))})
-        yield Case("another shape (RemBert)", {"live": bare._replace(heads=(apart._replace(alike=False),))})
+        yield Case("4.57 tied it whatever the flag says", live_facts(bare._replace(heads=(older,))), finds=("info",))
+        yield Case("flag false", live_facts(bare._replace(heads=(nested._replace(flags=nested.flags[:1]),))))
+        yield Case("another shape (RemBert)", live_facts(bare._replace(heads=(apart._replace(alike=False),))))
         broken = live(ties=(), declared=(declared("separate"),), heads=(apart,))
-        yield Case("declared and broken is another rule's matter", {"live": broken})
-        yield Case("tied", {"live": live(heads=(head(),))})
-        yield Case("no head (an encoder, a classifier)", {"live": bare})
+        yield Case("declared and broken is another rule's matter", live_facts(broken))
+        yield Case("tied", live_facts(live(heads=(head(),))))
+        yield Case("no head (an encoder, a classifier)", live_facts(bare))
 
 
 def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:

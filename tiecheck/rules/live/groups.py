@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import Head, LiveModel
+from tiecheck.records.live import DeclaredTie, Head, LiveModel, Misfit
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
@@ -43,14 +43,16 @@ class StaleTie(Rule):
         "fastai/fastai#2090",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+    ) -> Iterator[Draft | Unknown]:
         """Broken groups that a swap explains, and whole ones that the embedding has left."""
-        for claim in live.declared:
-            why = stale(claim, live)
-            if speaker(claim, live) == self.code and why:
+        for claim in declared_ties:
+            why = stale(claim, heads)
+            if speaker(claim, declared_ties, heads) == self.code and why:
                 yield self._draft(live, claim.names, f"{listed(claim.names)} are declared as one tensor, and {why}")
-        for head in live.heads:
-            if _left(head, live):
+        for head in heads:
+            if _left(head, declared_ties):
                 where = head.embedding[0] if head.embedding else "a tensor that is registered nowhere in the model"
                 what = f"{listed(head.head)} are one tensor, and get_input_embeddings() returns {where}"
                 yield self._draft(live, head.head, what)
@@ -69,32 +71,32 @@ class StaleTie(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """An embedding of another size, one beside the group, and classes that have two."""
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared, head, live
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared, head, live, live_facts
 
         grown = declared("separate", shapes=((128, 16), (160, 16)), devices=("cpu", "cpu"))
-        yield Case("a longer embedding was put in", {"live": live(ties=(), declared=(grown,))}, finds=("error",))
+        yield Case("a longer embedding was put in", live_facts(live(ties=(), declared=(grown,))), finds=("error",))
         beside = head(head=(HEAD, EMBEDDING), embedding=("model.new_tokens.weight",), usual=EMBEDDING)
-        yield Case("the getter returns another one", {"live": live(heads=(beside,))}, finds=("error",))
+        yield Case("the getter returns another one", live_facts(live(heads=(beside,))), finds=("error",))
         nowhere = head(head=PAIR, embedding=(), usual=EMBEDDING)
-        yield Case("the getter returns one of no name", {"live": live(heads=(nowhere,))}, finds=("error",))
+        yield Case("the getter returns one of no name", live_facts(live(heads=(nowhere,))), finds=("error",))
         old = head(head=(HEAD, "model.old.weight"), embedding=(EMBEDDING,))
         broken = live(ties=(), declared=(declared("separate"),), heads=(old,))
-        yield Case("the head is tied to the old one", {"live": broken}, finds=("error",))
+        yield Case("the head is tied to the old one", live_facts(broken), finds=("error",))
         two = head(head=(HEAD, "decoder.embed_tokens.weight"), embedding=("encoder.embed_tokens.weight",))
         apart = declared("parameter", parts=((HEAD, "decoder.embed_tokens.weight"),))
         usual = two._replace(usual="encoder.embed_tokens.weight")
-        yield Case("T5Gemma: words go in by the encoder", {"live": live(declared=(apart,), heads=(usual,))})
+        yield Case("T5Gemma: words go in by the encoder", live_facts(live(declared=(apart,), heads=(usual,))))
         unknown = two._replace(encoder_decoder=True)
-        yield Case("an encoder-decoder that no table knows", {"live": live(declared=(apart,), heads=(unknown,))})
-        yield Case("alike and apart is another rule's", {"live": live(ties=(), declared=(declared("separate"),))})
-        yield Case("tied", {"live": live(heads=(head(),))})
+        yield Case("an encoder-decoder that no table knows", live_facts(live(declared=(apart,), heads=(unknown,))))
+        yield Case("alike and apart is another rule's", live_facts(live(ties=(), declared=(declared("separate"),))))
+        yield Case("tied", live_facts(live(heads=(head(),))))
 
 
-def _left(head: Head, live: LiveModel) -> bool:
+def _left(head: Head, declared: tuple[DeclaredTie, ...]) -> bool:
     """Whether a head is tied as declared, and the embedding has left the group."""
     if head.same or len(head.head) < 2 or (head.encoder_decoder and head.usual is None):
         return False
-    claim = next((c for c in live.declared if not set(head.head).isdisjoint(c.names)), None)
+    claim = next((c for c in declared if not set(head.head).isdisjoint(c.names)), None)
     if claim is None or claim.kind not in TIED:
         return False
     return head.usual in claim.names if head.usual is not None else head.alike or not head.embedding
@@ -129,10 +131,12 @@ class HalfTiedGroup(Rule):
         "huggingface/accelerate#1241",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+    ) -> Iterator[Draft | Unknown]:
         """Groups that hold together in part."""
-        for claim in live.declared:
-            if speaker(claim, live) != self.code:
+        for claim in declared_ties:
+            if speaker(claim, declared_ties, heads) != self.code:
                 continue
             held, *left = claim.parts
             alone = tuple(sorted(name for part in left for name in part))
@@ -148,17 +152,17 @@ class HalfTiedGroup(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Some tied, all tied, none tied."""
-        from tiecheck.rules.cases import declared, live
+        from tiecheck.rules.cases import declared, live, live_facts
 
         whole = ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight")
         half = declared("separate", parts=(whole[1:], whole[:1]))
-        yield Case("the head left", {"live": live(declared=(half,))}, finds=("error",))
+        yield Case("the head left", live_facts(live(declared=(half,))), finds=("error",))
         copied = declared("copy", parts=(whole[1:], whole[:1]))
-        yield Case("the head left as a copy", {"live": live(declared=(copied,))}, finds=("error",))
-        yield Case("all tied", {"live": live(declared=(declared("parameter", parts=(whole,)),))})
+        yield Case("the head left as a copy", live_facts(live(declared=(copied,))), finds=("error",))
+        yield Case("all tied", live_facts(live(declared=(declared("parameter", parts=(whole,)),))))
         none = declared("separate", parts=tuple((name,) for name in whole))
-        yield Case("none tied is another rule's matter", {"live": live(ties=(), declared=(none,))})
-        yield Case("a pair", {"live": live(ties=(), declared=(declared("separate"),))})
+        yield Case("none tied is another rule's matter", live_facts(live(ties=(), declared=(none,))))
+        yield Case("a pair", live_facts(live(ties=(), declared=(declared("separate"),))))
 
 
 class TiedBiasOutOfStep(Rule):
@@ -193,10 +197,16 @@ class TiedBiasOutOfStep(Rule):
         "stephantul/skeletoken#108",
     )
 
-    def check(self, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self,
+        live: LiveModel,
+        declared_ties: tuple[DeclaredTie, ...],
+        heads: tuple[Head, ...],
+        bias_misfits: tuple[Misfit, ...],
+    ) -> Iterator[Draft | Unknown]:
         """Declared biases that are apart, and biases of another length than their tied weight."""
-        for claim in live.declared:
-            if speaker(claim, live) == self.code:
+        for claim in declared_ties:
+            if speaker(claim, declared_ties, heads) == self.code:
                 yield Draft(
                     f"{listed(claim.names)} are declared as one bias, and the module holds {len(claim.parts)}, though "
                     "the weight beside is tied.",
@@ -204,7 +214,7 @@ class TiedBiasOutOfStep(Rule):
                     (Location(live.class_name, None, None, "primary", parts(claim)),),
                     f"After whatever replaced the bias: {retie(claim, live)}.",
                 )
-        for misfit in live.misfits:
+        for misfit in bias_misfits:
             yield Draft(
                 f"{misfit.bias} has {misfit.size:,} elements, and {misfit.weight}, which is tied, has {misfit.rows:,} "
                 "rows: adding the one to the other's output fails.",
@@ -216,16 +226,15 @@ class TiedBiasOutOfStep(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """A second bias, a short one, and biases that are meant to be alone."""
-        from tiecheck.records.live import Misfit
-        from tiecheck.rules.cases import declared, live
+        from tiecheck.rules.cases import declared, live, live_facts
 
         weight = declared("parameter", parts=(("cls.decoder.weight", "bert.embeddings.weight"),))
         biases = (("cls.bias",), ("cls.decoder.bias",))
         second = declared("separate", parts=biases, shapes=((128,), (128,)), devices=("cpu", "cpu"))
-        yield Case("a second bias", {"live": live(declared=(weight, second))}, finds=("error",))
+        yield Case("a second bias", live_facts(live(declared=(weight, second))), finds=("error",))
         short = Misfit("lm_head.bias", "lm_head.weight", 160, 128)
-        yield Case("a bias that was not resized", {"live": live(misfits=(short,))}, finds=("error",))
+        yield Case("a bias that was not resized", live_facts(live(misfits=(short,))), finds=("error",))
         whole = declared("parameter", parts=(("cls.bias", "cls.decoder.bias"),), shapes=((128,),), devices=("cpu",))
-        yield Case("tied with the weight", {"live": live(declared=(weight, whole))})
-        yield Case("a bias apart without a tied weight", {"live": live(ties=(), declared=(second,))})
-        yield Case("a head without a bias", {"live": live()})
+        yield Case("tied with the weight", live_facts(live(declared=(weight, whole))))
+        yield Case("a bias apart without a tied weight", live_facts(live(ties=(), declared=(second,))))
+        yield Case("a head without a bias", live_facts(live()))

@@ -1,8 +1,8 @@
-"""What the rules on declared groups of a live model share: which of them speaks for a broken one, and why."""
+"""Shared by the rules on declared groups of a live model: which of them speaks for a broken one, and why."""
 
 from __future__ import annotations
 
-from tiecheck.records.live import DeclaredTie, LiveModel
+from tiecheck.records.live import DeclaredTie, Head, LiveModel
 from tiecheck.wording import place
 
 OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeed"})
@@ -11,8 +11,8 @@ OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel",
 BROKEN = ("copy", "separate", "overlap")
 
 
-def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
-    """The code of the one rule that reports a declared group; None where the group is not broken.
+def speaker(claim: DeclaredTie, declared: tuple[DeclaredTie, ...], heads: tuple[Head, ...]) -> str | None:
+    """Return the code of the one rule that reports a declared group; None where the group is not broken.
 
     Where one cause fits several rules, the more precise one speaks: half on meta, half tied, a bias out of step with
     its weight, a head tied to an embedding that was replaced, and last that the tie is not applied.
@@ -23,26 +23,26 @@ def speaker(claim: DeclaredTie, live: LiveModel) -> str | None:
         return "TIE314"
     if len(claim.names) > 2 and any(len(part) > 1 for part in claim.parts):
         return "TIE307"
-    if follows_weight(claim, live):
+    if follows_weight(claim, declared):
         return "TIE308"
-    return "TIE306" if stale(claim, live) else "TIE301"
+    return "TIE306" if stale(claim, heads) else "TIE301"
 
 
-def follows_weight(claim: DeclaredTie, live: LiveModel) -> bool:
-    """Whether a group is of biases, one of which stands beside a weight that is declared tied as well."""
+def follows_weight(claim: DeclaredTie, declared: tuple[DeclaredTie, ...]) -> bool:
+    """Tell whether a group is of biases, one of which stands beside a weight that is declared tied as well."""
     if not all(name.rpartition(".")[2].endswith("bias") for name in claim.names):
         return False
     owners = {name.rpartition(".")[0] for name in claim.names}
-    weights = {name for other in live.declared for name in other.names if name.endswith("weight")}
+    weights = {name for other in declared for name in other.names if name.endswith("weight")}
     return any(weight.rpartition(".")[0] in owners for weight in weights)
 
 
-def stale(claim: DeclaredTie, live: LiveModel) -> str | None:
-    """Why a broken group looks like a tie to an embedding that was replaced; None where nothing says so."""
+def stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
+    """Return why a broken group looks like a tie to an embedding that was replaced; None where nothing says so."""
     two = [shape for shape in claim.shapes if shape is not None and len(shape) == 2]
     if len(two) > 1 and len(set(two)) > 1:
         return "they have different shapes: " + " and ".join(str(list(shape)) for shape in dict.fromkeys(two))
-    for head in live.heads:
+    for head in heads:
         others = set(head.head) - set(claim.names)
         if set(head.head) & set(claim.names) and others and set(head.embedding) & set(claim.names):
             return f"the head is one tensor with {min(others)}"
@@ -50,7 +50,7 @@ def stale(claim: DeclaredTie, live: LiveModel) -> str | None:
 
 
 def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
-    """What ties a group again: the model's own method where there is one, else the assignment.
+    """Return what ties a group again: the model's own method where there is one, else the assignment.
 
     Args:
         claim: The group.
@@ -68,5 +68,5 @@ def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> s
 
 
 def parts(claim: DeclaredTie) -> str:
-    """The members as they fall apart."""
+    """Return the members as they fall apart."""
     return "; ".join(" = ".join(part) for part in claim.parts[:4])
