@@ -45,3 +45,13 @@ def set_flag(directory: Path, value: object) -> None:
     if value is not None:
         config["tie_word_embeddings"] = value
     path.write_text(json.dumps(config))
+
+
+def judged(directory: Path, *options: str) -> tuple[str, int]:
+    """Status of a directory, and the exit status under `--strict`."""
+    from click.testing import CliRunner
+
+    from tiecheck.cli.main import cli
+
+    status = tiecheck.check(directory).targets[0].status
+    return status, CliRunner().invoke(cli, [str(directory), "--strict", *options]).exit_code

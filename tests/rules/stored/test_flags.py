@@ -1,4 +1,4 @@
-"""TIE103, 104, 105, 107, 110 and 111 against their failures as the libraries produce them, and the states beside them.
+"""TIE103, TIE104 and TIE105 against their failures as the libraries produce them, and the states beside them.
 
 What transformers 5 makes of each directory is looked at here; what 4.57 makes of it is in the slow lane, in an
 environment of its own.
@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from huggingface_hub import save_torch_state_dict
-from rule_failures import codes, llama, set_flag
+from rule_failures import codes, set_flag
 from safetensors.torch import load_file, save_file
 
 import tiecheck
+from tiecheck.rules.stored.flags import ConflictingTieFlags, FlagMeansSomethingElse, ImplicitTieFlag
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -67,7 +68,7 @@ class TestConflictingFlags:
     def test_the_top_ties_and_the_text_config_does_not(self, tmp_path: Path) -> None:
         model = llava(tmp_path, top=True, text=False)
         (finding,) = tiecheck.check(tmp_path).findings
-        assert (finding.code, finding.severity) == ("TIE103", "error")
+        assert (finding.code, finding.severity) == (ConflictingTieFlags.code, "error")
         assert "transformers 4.57" in (finding.hurts or ())
         assert [place.note for place in finding.locations][:2] == [
             "text_config.tie_word_embeddings is false",
@@ -78,8 +79,8 @@ class TestConflictingFlags:
 
     def test_one_loader_alone_is_in_order(self, tmp_path: Path) -> None:
         llava(tmp_path, top=True, text=False)
-        assert codes(tmp_path, judge_for="transformers==5") == ["TIE103 info"]
-        assert codes(tmp_path, judge_for="transformers==4.57") == ["TIE103 error"]
+        assert codes(tmp_path, judge_for="transformers==5") == [f"{ConflictingTieFlags.code} info"]
+        assert codes(tmp_path, judge_for="transformers==4.57") == [f"{ConflictingTieFlags.code} error"]
 
     def test_both_levels_agree(self, tmp_path: Path) -> None:
         llava(tmp_path, top=True, text=True)
@@ -92,7 +93,7 @@ class TestImplicitFlag:
     def test_mt5_without_the_flag(self, tmp_path: Path) -> None:
         t5("MT5ForConditionalGeneration").save_pretrained(tmp_path)
         set_flag(tmp_path, None)
-        assert codes(tmp_path) == ["TIE104 warning"]
+        assert codes(tmp_path) == [f"{ImplicitTieFlag.code} warning"]
         loaded = transformers.MT5ForConditionalGeneration.from_pretrained(tmp_path)
         assert loaded.lm_head.weight is loaded.shared.weight, "transformers 5 ties whatever the flag says"
 
@@ -114,7 +115,7 @@ class TestFlagThatMeansSomethingElse:
     def test_a_t5_that_is_stored_once(self, tmp_path: Path) -> None:
         t5().save_pretrained(tmp_path)
         set_flag(tmp_path, False)
-        assert codes(tmp_path) == ["TIE105 warning"]
+        assert codes(tmp_path) == [f"{FlagMeansSomethingElse.code} warning"]
 
     def test_a_t5_1_1_stores_its_own_head(self, tmp_path: Path) -> None:
         t5().save_pretrained(tmp_path)
@@ -134,62 +135,6 @@ class TestFlagThatMeansSomethingElse:
         tensors.pop("cls.predictions.decoder.bias", None)  # 4.57 holds one parameter, and stores it once
         tensors["cls.predictions.decoder.weight"] = model.cls.predictions.decoder.weight.detach().clone()
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        assert codes(tmp_path) == ["TIE105 error"]
+        assert codes(tmp_path) == [f"{FlagMeansSomethingElse.code} error"]
         loaded = transformers.BertForMaskedLM.from_pretrained(tmp_path)
         assert not torch.equal(loaded.cls.predictions.decoder.bias, model.cls.predictions.bias), "it came out anew"
-
-
-class TestNames:
-    """M07, B04 and C08: nothing stored, the alias stored, and the head not stored."""
-
-    def test_neither_member_is_stored(self, tmp_path: Path) -> None:
-        model = llama()
-        model.save_pretrained(tmp_path)
-        tensors = load_file(tmp_path / "model.safetensors")
-        del tensors["model.embed_tokens.weight"]
-        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        assert codes(tmp_path) == ["TIE110 error"]
-        loaded, report = transformers.LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-        assert "model.embed_tokens.weight" in report["missing_keys"]
-        assert not torch.equal(loaded.lm_head.weight, model.lm_head.weight)
-
-    def test_a_base_model_checkpoint_has_other_names(self, tmp_path: Path) -> None:
-        llama().model.save_pretrained(tmp_path)
-        config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
-        assert codes(tmp_path) == []
-
-    def test_the_hub_saver_keeps_the_first_name_of_the_alphabet(self, tmp_path: Path) -> None:
-        model = llama()
-        model.config.save_pretrained(tmp_path)
-        config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
-        save_torch_state_dict(model.state_dict(), str(tmp_path))
-        assert "model.embed_tokens.weight" not in load_file(tmp_path / "model.safetensors")
-        assert codes(tmp_path) == ["TIE111 warning"]
-        loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
-        assert torch.equal(loaded.model.embed_tokens.weight, model.model.embed_tokens.weight), "5 swaps the roles"
-        assert codes(tmp_path, judge_for="transformers==5") == ["TIE111 info"]
-
-    def test_a_normal_tie_is_no_finding(self, tmp_path: Path) -> None:
-        llama().save_pretrained(tmp_path)
-        assert [code for code in codes(tmp_path) if not code.endswith("info")] == []
-
-
-class TestInert:
-    """Upstream: classes of transformers 5.23 that have no tie any more, whatever the flag says."""
-
-    def test_a_luke_saved_tied_by_4_57(self, tmp_path: Path) -> None:
-        config = transformers.LukeConfig(**SMALL, entity_vocab_size=8, entity_emb_size=16, tie_word_embeddings=True)
-        model = transformers.LukeForMaskedLM(config)
-        model.save_pretrained(tmp_path)
-        tensors = load_file(tmp_path / "model.safetensors")
-        del tensors["lm_head.decoder.weight"]  # 4.57 ties it, and leaves it out
-        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        found = [f for f in tiecheck.check(tmp_path).findings if f.severity == "error"]
-        assert [(f.code, f.names) for f in found] == [
-            ("TIE102", ("lm_head.decoder.weight", "luke.embeddings.word_embeddings.weight"))
-        ]
-        assert "transformers 4.57 ties it all the same" in found[0].message
-        _, report = transformers.LukeForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
-        assert "lm_head.decoder.weight" in report["missing_keys"]
