@@ -10,6 +10,10 @@ import engine_sections
 import pytest
 
 from tiecheck.tables.generate.engines import ORDER, PATH, main, read, render, section, sections
+from tiecheck.tables.generate.engines_gguf import gguf_facts
+from tiecheck.tables.generate.engines_mergekit import mergekit_facts
+from tiecheck.tables.generate.engines_mlx import mlx_facts
+from tiecheck.tables.generate.engines_torch import facts_of, vllm_classes
 
 VLLM = """
 class Tied(nn.Module):
@@ -93,6 +97,13 @@ def vllm_tree(root: Path, alias: bool) -> Path:
     (models / "utils.py").write_text("def _get_tied_embedding_params(): ...\n" if alias else "")
     (models / "mine.py").write_text(VLLM)
     return root
+
+
+def test_vllm_classes_are_those_of_the_registry(tmp_path: Path) -> None:
+    classes, alias = vllm_classes(vllm_tree(tmp_path, True))
+    assert alias
+    assert classes["TiedForCausalLM"].name == "Tied"
+    assert facts_of(classes["TiedForCausalLM"], False, classes).head == "skip"
 
 
 def test_vllm_patterns(tmp_path: Path) -> None:
@@ -179,6 +190,7 @@ def test_mlx_lm_models(tmp_path: Path) -> None:
     (models / "two.py").write_text(MLX.format(default="", body="pass"))
     (models / "three.py").write_text(MLX.format(default=" = chosen()", body="pass"))
     (models / "four.py").write_text(MLX.format(default=" = False", body=f"if odd(): {pop}"))
+    assert mlx_facts(tmp_path)["one"].default == "1"
     found = read("mlx-lm", tmp_path)
     assert found["one"] == found["other"] == "flag||1|skip|"
     assert found["two"] == "flag||-|refuse|"
@@ -248,7 +260,9 @@ MODEL_TENSORS: dict[A, list[T]] = {
 
 
 def test_llama_cpp_converter_and_loader(tmp_path: Path) -> None:
-    found = read("llama.cpp", gguf_tree(tmp_path))
+    facts, names = gguf_facts(gguf_tree(tmp_path))
+    assert (facts["FallsForCausalLM"], names["OUTPUT"]) == (("fallback", "keep"), ("lm_head",))
+    found = read("llama.cpp", tmp_path)
     assert found["FallsForCausalLM"] == "fallback|keep"
     assert found["NeedsForCausalLM"] == "required|flag"
     assert found["NeverForCausalLM"] == "embedding|unmapped"
@@ -267,10 +281,14 @@ def test_mergekit_definitions(tmp_path: Path) -> None:
     ]
     (folder / "a.json").write_text(json.dumps({"architectures": ["A"], "pre_weights": weights}))
     (folder / "b.json").write_text(json.dumps({"architectures": ["B"], "modules": {}}))
-    assert read("mergekit", tmp_path) == {
-        "A": "e.weight h.weight?=e.weight",
-        "B": "unknown:a definition of several modules",
-    }
+    assert (
+        read("mergekit", tmp_path)
+        == mergekit_facts(tmp_path)
+        == {
+            "A": "e.weight h.weight?=e.weight",
+            "B": "unknown:a definition of several modules",
+        }
+    )
 
 
 def test_the_table_is_its_sections_and_stays_small() -> None:
