@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.compare import chunks, equality
+from tiecheck.files.compare import equality
 from tiecheck.files.compare.equality import compare
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
@@ -115,7 +115,7 @@ def test_says_what_brute_force_says(tmp_path_factory, problem, block) -> None:
     root = tmp_path_factory.mktemp("values")
     write(root, members, dtype, shape, shards, lead)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "BLOCK", block)  # so that small tensors take many pieces, and rows more than one
+        patch.setattr(equality, "BLOCK", block)  # so that small tensors take many pieces, and rows more than one
         result = compared(root, len(members))
         wanted = by_force(members, shape, dtype)
         assert isinstance(result, Comparison)
@@ -141,7 +141,7 @@ def test_one_row_is_found_wherever_it_is(tmp_path: Path, row: int, width: int) -
     result = compared(tmp_path, 2)
     assert isinstance(result, Comparison)
     assert result[:7] == (False, rows, 1, rows, row, row, False)
-    assert result.max_difference == 1 or width > chunks.BLOCK
+    assert result.max_difference == 1 or width > equality.BLOCK
 
 
 def test_first_and_last_rows_are_told(tmp_path: Path) -> None:
@@ -229,14 +229,14 @@ def test_different_everywhere_is_told_from_few_bytes(tmp_path: Path, reads: list
     assert start is not None
     with path.open("r+b") as file:  # the places that are looked at: the first block, and every sample
         file.seek(start)
-        file.write(b"\x01" * chunks.BLOCK)
+        file.write(b"\x01" * equality.BLOCK)
         for offset in equality._sample_offsets(rows * width):
             file.seek(start + offset)
             file.write(b"\x01" * min(equality.SAMPLE, rows * width - offset))
     result = compare(checkpoint, pair(checkpoint))
     assert isinstance(result, Comparison)
     assert (result.equal, result.rows_differ, result.rows_compared, result.first_row) == (False, 64, 64, 0)
-    assert sum(reads) <= 2 * (chunks.BLOCK + equality.FIRST * equality.SAMPLE)
+    assert sum(reads) <= 2 * (equality.BLOCK + equality.FIRST * equality.SAMPLE)
     whole = compare(checkpoint, pair(checkpoint), exact=True)
     assert isinstance(whole, Comparison)
     assert (whole.equal, whole.rows_compared) == (False, rows), "`--values always` reads on to the end"
@@ -259,7 +259,7 @@ def test_memory_is_bounded_whatever_the_shape(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert isinstance(result, Comparison)
         assert (result.equal, result.rows_differ, result.last_row) == (False, 1, shape[0] - 1)
-        assert peak < 16 * chunks.BLOCK
+        assert peak < 16 * equality.BLOCK
 
 
 @pytest.mark.slow
@@ -272,12 +272,12 @@ def test_last_row_of_one_gigabyte_is_found_in_bounded_memory(tmp_path: Path) -> 
     tracemalloc.stop()
     rows = size // 8192
     assert result == Comparison(False, rows, 1, rows, rows - 1, rows - 1, False, max_difference=1, rows_measured=1)
-    assert peak < 16 * chunks.BLOCK
+    assert peak < 16 * equality.BLOCK
 
 
 def test_very_many_narrow_rows_are_counted_up_to_a_limit(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(chunks, "ROW_BUDGET", 1000)
-    monkeypatch.setattr(chunks, "BLOCK", 512)
+    monkeypatch.setattr(equality, "ROW_BUDGET", 1000)
+    monkeypatch.setattr(equality, "BLOCK", 512)
     rows = 100_000
     first = bytes(rows)
     second = bytes(50_000) + b"\x01\x00" * 25_000

@@ -16,7 +16,8 @@ import torch
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.pickle.torch_load import compare_pickled, load_tensors
+from tiecheck.files.compare.equality import compare
+from tiecheck.files.pickle.state_dict import read_state_dict
 from tiecheck.records.stored import Checkpoint, Comparison
 from tiecheck.records.words import Unknown
 
@@ -50,7 +51,7 @@ def judged(path: Path, value: Any, **options: Any) -> tuple[Checkpoint, Comparis
     torch.save(value, path / "pytorch_model.bin", **options)
     checkpoint = read(path)
     tensors = tuple(t for t in map(checkpoint.tensor, ("a", "b")) if t is not None)
-    return checkpoint, compare_pickled(checkpoint, tensors, exact=False)
+    return checkpoint, compare(checkpoint, tensors)
 
 
 BROKEN = {
@@ -58,9 +59,15 @@ BROKEN = {
     "text": (b"hello", "is no file of torch's: it begins with b'hello'"),
     "a web page": (b"<html><body>404</body>", "is no file of torch's: it begins with b'<html><b'"),
     "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid x", "is a Git LFS pointer, not the weights"),
-    "no zip after all": (b"PK\x03\x04" + b"x" * 100, "is broken or no file of torch's: .*central directory$"),
+    "no zip after all": (
+        b"PK\x03\x04" + b"x" * 100,
+        "is broken or no file of torch's: it is a zip archive that was cut off$",
+    ),
     "zip cut in the middle": (saved({"a": W})[:600], "is broken or no file of torch's"),
-    "older form cut": (saved({"a": W}, _use_new_zipfile_serialization=False)[:-5], "unexpected EOF"),
+    "older form cut": (
+        saved({"a": W}, _use_new_zipfile_serialization=False)[:-5],
+        r"has 48 bytes by its pickle, and 43 are there \(truncated\)",
+    ),
     "a number": (saved(3), "holds no named tensors"),
     "a list": (saved([W]), "holds no named tensors"),
     "a tensor": (saved(W), "holds no named tensors"),
@@ -110,14 +117,14 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path, protocol: int) -> Non
 def test_object_that_is_no_tensor_is_named(tmp_path: Path) -> None:
     torch.save({"a": W, "args": argparse.Namespace(x=1)}, tmp_path / "m.ckpt")
     with pytest.raises(TargetError, match=r"asks for argparse\.Namespace"):
-        load_tensors(str(tmp_path / "m.ckpt"))
+        read_state_dict(str(tmp_path / "m.ckpt"))
 
 
 def test_torchscript_is_told(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "m.pt")
     with pytest.raises(TargetError, match="is a TorchScript program"):
-        load_tensors(str(tmp_path / "m.pt"))
+        read_state_dict(str(tmp_path / "m.pt"))
 
 
 def test_pipe_is_refused_at_once(tmp_path: Path) -> None:
@@ -180,7 +187,7 @@ class TestSharing:
         assert sorted(checkpoint.names()) == ["a", "b"]
         assert checkpoint.slots["a"].storage != checkpoint.slots["b"].storage
         tensors = tuple(t for t in map(checkpoint.tensor, ("a", "b")) if t is not None)
-        assert compare_pickled(checkpoint, tensors, exact=False) == Comparison(True, 4, 0, 4, None, None, False)
+        assert compare(checkpoint, tensors) == Comparison(True, 4, 0, 4, None, None, False)
 
 
 class TestCompare:
@@ -245,4 +252,4 @@ class TestCompare:
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
 def test_state_dict_of_a_trainer_is_found(tmp_path: Path, key: str) -> None:
     torch.save({key: {"a": W}, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "last.ckpt")
-    assert list(load_tensors(str(tmp_path / "last.ckpt"))) == ["a"]
+    assert list(read_state_dict(str(tmp_path / "last.ckpt"))[1]) == ["a"]

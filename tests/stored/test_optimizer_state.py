@@ -18,12 +18,13 @@ from torch import distributed, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, get_state_dict
 
-from tiecheck.files.pickle.archive import TorchFile, compare_stored, read_torch_file
-from tiecheck.files.pickle.records import Made, PickledTensor
+from tiecheck.files.pickle.archive import TorchFile, read_torch_file
+from tiecheck.files.pickle.records import PickledTensor
 from tiecheck.records.files import TiedMoments
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import PAIR, group
 from tiecheck.stored.optimizer_files import find_states
+from tiecheck.stored.optimizer_state import _moment, compare_moments
 from tiecheck.stored.optimizer_ties import tied_moments
 
 TENSORS = {
@@ -42,11 +43,12 @@ TENSORS = {
 
 def bytes_at(saved: TorchFile, tensor: PickledTensor) -> bytes:
     """The elements of a tensor, by the place it is said to have."""
-    place = saved.locate(tensor)
-    assert place is not None
-    with open(place.path, "rb") as file:
-        file.seek(place.start)
-        return file.read(place.nbytes)
+    place = _moment(saved, tensor).locate()
+    assert not isinstance(place, Unknown)
+    (part,) = place
+    with open(part.path, "rb") as file:
+        file.seek(part.start)
+        return file.read(part.nbytes)
 
 
 class TestPickle:
@@ -71,17 +73,16 @@ class TestPickle:
         torch.save({"a": weight, "b": weight, "c": weight.t(), "d": weight[1:], "e": weight.clone()}, tmp_path / "x.pt")
         saved = read_torch_file(str(tmp_path / "x.pt"))
         assert isinstance(saved, TorchFile)
-        slots = {name: tensor.slot for name, tensor in saved.tree.items()}
-        assert slots["a"] == slots["b"]
-        assert len(set(slots.values())) == 4
-        assert saved.locate(saved.tree["c"]) is None, "its elements are not in one piece"
+        assert saved.tree["a"] == saved.tree["b"]
+        assert len(set(saved.tree.values())) == 4
+        assert isinstance(_moment(saved, saved.tree["c"]).locate(), Unknown), "its elements are not in one piece"
 
-    def test_what_is_no_plain_tensor_stays_a_note(self, tmp_path: Path) -> None:
+    def test_what_is_no_plain_tensor_lies_nowhere(self, tmp_path: Path) -> None:
         odd = {"sparse": torch.eye(2).to_sparse(), "conj": torch.ones(2, dtype=torch.cfloat).conj()}
         torch.save(odd | {"meta": torch.zeros(2, device="meta")}, tmp_path / "x.pt")
         saved = read_torch_file(str(tmp_path / "x.pt"))
         assert isinstance(saved, TorchFile)
-        assert all(isinstance(value, Made) for value in saved.tree.values())
+        assert all(isinstance(_moment(saved, value).locate(), Unknown) for value in saved.tree.values())
 
     def test_nothing_is_run(self, tmp_path: Path) -> None:
         class Evil:
@@ -133,8 +134,8 @@ class TestPickle:
         torch.save({"a": torch.ones(2, 2), "b": torch.ones(4)}, tmp_path / "x.pt")
         saved = read_torch_file(str(tmp_path / "x.pt"))
         assert isinstance(saved, TorchFile)
-        places = [(saved.locate(tensor),) for tensor in saved.tree.values()]
-        assert isinstance(compare_stored(places, exact=False), Unknown)
+        moments = [_moment(saved, tensor) for tensor in saved.tree.values()]
+        assert isinstance(compare_moments(moments, exact=False), Unknown)
 
 
 def llama(*, split: bool = False) -> transformers.LlamaForCausalLM:

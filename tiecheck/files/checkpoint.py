@@ -195,7 +195,7 @@ def _read(root: str, found: _Found) -> Checkpoint:
     form: Literal["safetensors", "pickle"] = "pickle" if pickled else "safetensors"
     paths = [(inside(root, name), name) for name in found.files]
     if pickled:
-        from tiecheck.files.pickle.torch_load import read_pickles
+        from tiecheck.files.pickle.state_dict import read_pickles
 
         shards, slots = read_pickles(paths)
         agree = bool(found.index_file) and _agree(shards, found.weight_map)

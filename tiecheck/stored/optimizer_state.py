@@ -1,18 +1,19 @@
 """Saved optimizer states, however they were written: which entry holds which tensor, and where its bytes lie.
 
 Forms: `torch.save` of a `state_dict()` keyed by numbers or names, a distributed checkpoint's `.metadata`, and
-safetensors. Nothing is unpickled; see `pickle_names`.
+safetensors. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tiecheck.files.local import inside, read_bytes
-from tiecheck.files.pickle.archive import LIMIT, Stored, TorchFile, compare_stored, read_torch_file
+from tiecheck.files.local import inside, open_regular, read_bytes
+from tiecheck.files.pickle.archive import PICKLE_LIMIT, TorchFile, read_torch_file
 from tiecheck.files.pickle.machine import UnreadablePickleError, read_pickle
 from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor
 from tiecheck.records.stored import Comparison, read_entry
@@ -20,12 +21,30 @@ from tiecheck.records.words import Unknown
 from tiecheck.stored.optimizer_files import METADATA, ZERO
 
 
+class Part(NamedTuple):
+    """Elements of one tensor that lie one after another on disk."""
+
+    path: str
+    """The file."""
+    start: int
+    """Byte of the first element in the file."""
+    dtype: str
+    """Element type."""
+    shape: tuple[int, ...]
+    """Shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return math.prod(self.shape) * ITEMSIZES[self.dtype]
+
+
 class Moment(NamedTuple):
     """One tensor of an optimizer state."""
 
     shape: tuple[int, ...]
     """Its shape."""
-    locate: Callable[[], tuple[Stored, ...] | Unknown]
+    locate: Callable[[], tuple[Part, ...] | Unknown]
     """Where its elements lie, in one or more parts."""
 
 
@@ -72,21 +91,57 @@ def compare_moments(moments: list[Moment], *, exact: bool) -> Comparison | Unkno
     Raises:
         TargetError: A file is not there any more.
     """
-    places: list[tuple[Stored, ...]] = []
+    places: list[tuple[Part, ...]] = []
     for moment in moments:
         place = moment.locate()
         if isinstance(place, Unknown):
             return place
         places.append(place)
-    return compare_stored(places, exact=exact)
+    layouts = {tuple((part.shape, part.dtype) for part in parts) for parts in places}
+    if len(layouts) != 1 or not places[0]:
+        return Unknown("the tensors lie in parts of different sizes or types")
+    for parts in zip(*places, strict=True):
+        comparison = _compare_parts(parts, exact=exact)
+        if isinstance(comparison, Unknown) or not comparison.equal:
+            break
+    return comparison
+
+
+def _compare_parts(parts: tuple[Part, ...], *, exact: bool) -> Comparison | Unknown:
+    from tiecheck.files.compare.equality import compare_pieces
+    from tiecheck.files.compare.spans import Span
+
+    fds: list[int] = []
+    try:
+        fds += [open_regular(part.path, part.path) for part in parts]
+        spans = [Span(fd, part.start, part.nbytes) for fd, part in zip(fds, parts, strict=True)]
+        return compare_pieces(
+            parts[0].shape,
+            parts[0].nbytes,
+            lambda piece: [span.read(piece.offset, piece.nbytes) for span in spans],
+            dtype=parts[0].dtype,
+            everywhere=True,
+            exact=exact,
+        )
+    except (OSError, EOFError) as error:
+        return Unknown(f"the bytes cannot be read: {error}")
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _moment(saved: TorchFile, tensor: PickledTensor) -> Moment:
-    def locate() -> tuple[Stored, ...] | Unknown:
-        place = saved.locate(tensor)
-        return (place,) if place else Unknown("the bytes of an entry do not lie in one piece")
+    def locate() -> tuple[Part, ...] | Unknown:
+        part = _locate(saved, tensor)
+        return (part,) if part else Unknown("the bytes of an entry do not lie in one piece")
 
     return Moment(tensor.shape, locate)
+
+
+def _locate(saved: TorchFile, tensor: PickledTensor) -> Part | None:
+    """Return where a tensor's elements lie, where they lie one after another."""
+    start = saved.first_byte(tensor) if tensor.dtype in ITEMSIZES and tensor.contiguous and not tensor.negated else None
+    return None if start is None else Part(saved.path, start, tensor.dtype, tensor.shape)
 
 
 def _torch(saved: TorchFile, file: str) -> SavedState | Unknown:
@@ -132,7 +187,7 @@ def _safetensors(path: str, file: str) -> SavedState:
     named = {}
     for name, entry in shard.entries.items():
         dtype, shape, start, _ = read_entry(entry)
-        place = Stored(path, shard.data_start + start, dtype, shape) if dtype in ITEMSIZES else None
+        place = Part(path, shard.data_start + start, dtype, shape) if dtype in ITEMSIZES else None
         answer = (place,) if place else Unknown(f"elements of {dtype} are not looked at")
         named[name] = Moment(shape, lambda answer=answer: answer)  # type: ignore[misc]  # bound now, since it is a loop
     return SavedState(file, named, {})
@@ -144,7 +199,7 @@ def _distributed(path: str, file: str, wanted: tuple[str, ...]) -> SavedState | 
     there = [n for n in wanted if re.search(rb"state\.[\w.]{0,200}?" + re.escape(n.encode()), raw)]
     if len(there) < 2:
         return SavedState(file, {}, {})
-    if len(raw) > LIMIT:
+    if len(raw) > PICKLE_LIMIT:
         return Unknown(f"{file} has {len(raw):,} bytes, more than are read")
     import io
 
@@ -171,7 +226,7 @@ def _distributed(path: str, file: str, wanted: tuple[str, ...]) -> SavedState | 
     return SavedState(file, named, {})
 
 
-def _items(folder: str, parts: list[tuple[tuple[int, ...], Made]]) -> tuple[Stored, ...] | Unknown:
+def _items(folder: str, parts: list[tuple[tuple[int, ...], Made]]) -> tuple[Part, ...] | Unknown:
     """Where the parts of one tensor of a distributed checkpoint lie, each a `torch.save` within a larger file."""
     found = []
     for _, place in sorted(parts, key=lambda part: part[0]):
@@ -184,7 +239,7 @@ def _items(folder: str, parts: list[tuple[tuple[int, ...], Made]]) -> tuple[Stor
                 return Unknown("the distributed checkpoint is compressed, or of another version")
         if isinstance(item, Unknown):
             return item
-        stored = item.locate(item.tree) if isinstance(item.tree, PickledTensor) else None
+        stored = _locate(item, item.tree) if isinstance(item.tree, PickledTensor) else None
         if stored is None:
             return Unknown("the bytes of an entry do not lie in one piece")
         found.append(stored)

@@ -1,121 +1,124 @@
-"""Are the stored members of a group equal? Byte by byte, in bounded memory, and as early as it can be told.
+"""Equality of the stored members of a group: byte by byte, in bounded memory, and as early as it can be told.
 
-A few sampled blocks find almost every difference at once; only equality needs the whole of it (`alike.py` says
-how). Where the members differ, the rows that do are counted and measured, since "only the added tokens' rows" is
-another story than "all of them".
+A few sampled blocks find almost every difference at once; only equality needs the whole of it, read once however many
+members there are. Where the members differ, the rows that do are counted and measured, since "only the added tokens'
+rows" is another story than "all of them".
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from tiecheck.files.compare import chunks
-from tiecheck.files.compare.chunks import Constancy, Piece, Tally
-from tiecheck.files.local import inside, open_regular
+from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
-SAMPLES = 64
-"""Places that are looked at to guess a form."""
+BLOCK = 256 * 1024
+"""Bytes looked at at a time in each member."""
+
+BYTE_BUDGET = 1 << 30
+ROW_BUDGET = 1 << 20
+"""Bytes from the first difference on, and rows of blocks that differ, that are looked at to count rows; beyond
+either the count is "of the first so many rows"."""
 
 FIRST = 24
 SAMPLE = 4096
-"""How many blocks are looked at first, and their bytes: from a cold disk each takes some 30 microseconds. Members that
+"""Blocks that are looked at first, and their bytes: from a cold disk each takes some 30 microseconds. Members that
 agree in one row of two are taken for different everywhere once in 16 million times, and then fewer rows are counted."""
 
-EXACT = 8 * chunks.BLOCK
+EXACT = 8 * BLOCK
 """Bytes of a member up to which differing rows are always counted; beyond it, tensors that differ in every sample
 and in every row of the first block are not read any further."""
 
-AHEAD = 8 * 1024 * 1024
-"""Bytes of each member that the system is asked to fetch while the ones before are looked at."""
 
-TRIAL = 4 * 1024 * 1024
-QUICK = 400e6
-"""Bytes of each member that are read without asking, and the bytes a second from which asking only costs: a disk that
-gave so much by itself took 1.4 to 2 times as long with it (three runs over 1 GB, cold)."""
+class Piece(NamedTuple):
+    """Some whole rows, or a part of one row that is longer than a block."""
 
-_SHORTER = "the file ends too early; was it changed meanwhile?"
+    row: int
+    """The first row."""
+    rows: int
+    """How many; 1 for a part of a row."""
+    offset: int
+    """Where it begins, in bytes from the tensor's beginning."""
+    nbytes: int
+    """Its bytes."""
 
-_FADVISE = getattr(os, "posix_fadvise", None)
-_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+
+def pieces(nbytes: int, width: int) -> Iterator[Piece]:
+    """Give a tensor in pieces of a block at most: whole rows, or parts of one row."""
+    if width <= BLOCK:
+        step = BLOCK // width
+        for row in range(0, nbytes // width, step):
+            count = min(step, nbytes // width - row)
+            yield Piece(row, count, row * width, count * width)
+        return
+    for row in range(nbytes // width):
+        for offset in range(0, width, BLOCK):
+            yield Piece(row, 1, row * width + offset, min(BLOCK, width - offset))
 
 
-class Span:
-    """One member's bytes in an open file."""
+class Tally:
+    """Counts the rows in which some member differs from the first one."""
 
-    def __init__(self, fd: int, start: int, nbytes: int) -> None:
-        """The bytes of a file from `start` on; nothing is read yet."""
-        self.nbytes = nbytes
-        self.fd = fd
-        self.start = start
-        self._asked = 0
-        self._began = 0.0
-        self._quick: bool | None = None
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.differ = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.stopped: int | None = None
+        self._begin = 0
+        self._looked = 0
 
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """What members have in common that are the same bytes on the disk: device, file, first byte."""
-        status = os.fstat(self.fd)
-        return status.st_dev, status.st_ino, self.start
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Some bytes, counted from the member's beginning.
-
-        Raises:
-            EOFError: The file ends before them.
-            OSError: They cannot be read.
-        """
-        data = os.pread(self.fd, count, self.start + offset)
-        if len(data) != count:
-            raise EOFError(_SHORTER)
-        return data
-
-    def read_on(self, offset: int, count: int) -> bytes:
-        """The same for one who reads from the beginning to the end: what comes next is fetched meanwhile."""
-        self._fetch(offset, count)
-        return self.read(offset, count)
-
-    def fill(self, offset: int, buffer: bytearray) -> None:
-        """The same again into memory that is there: what is freed after each block may go back to the system."""
-        self._fetch(offset, len(buffer))
-        if os.preadv(self.fd, [buffer], self.start + offset) != len(buffer):
-            raise EOFError(_SHORTER)
-
-    def _fetch(self, offset: int, count: int) -> None:
-        if self._quick is None:
-            self._pace(offset)
-        if self._quick is False and offset + count + AHEAD > self._asked < self.nbytes:
-            ahead = min(AHEAD, self.nbytes - self._asked)
-            if not self.in_memory(self._asked, ahead):
-                self.ask(self._asked, ahead)
-            self._asked += AHEAD
-
-    def _pace(self, offset: int) -> None:
-        """Find out whether the disk is quick by itself."""
-        if not self._began:
-            self._began = time.perf_counter()
-        elif offset >= TRIAL:
-            self._quick = offset > QUICK * (time.perf_counter() - self._began)
-            self._asked = offset
-
-    def in_memory(self, offset: int, count: int) -> bool:
-        """Whether the last byte of some can be read without waiting: asking for what is there already costs a tenth."""
-        if _NOWAIT is None:
+    def enough(self, piece: Piece, *, everywhere: bool) -> bool:
+        """Return True to stop before this piece; never within a row."""
+        if self.first is None or piece.offset % self.width:
             return False
-        try:
-            return os.preadv(self.fd, [bytearray(1)], self.start + offset + count - 1, _NOWAIT) == 1
-        except OSError:  # it would have to wait, or the file system cannot tell
-            return False
+        all_differ = self.differ == piece.row
+        if (everywhere and all_differ) or piece.offset - self._begin >= BYTE_BUDGET or self._looked >= ROW_BUDGET:
+            self.stopped = piece.row
+        return self.stopped is not None
 
-    def ask(self, offset: int, count: int) -> None:
-        """Have the system fetch some bytes, without waiting for them."""
-        if _FADVISE is not None:
-            _FADVISE(self.fd, self.start + offset, count, os.POSIX_FADV_WILLNEED)
+    def take(self, piece: Piece, blocks: list[bytes]) -> Iterator[slice]:
+        """Count the rows of a piece in which not all members agree, and give where they lie in it."""
+        if self.first is None:
+            self._begin = piece.offset
+        if piece.rows == 1:
+            self._add(piece.row)
+            yield slice(0, piece.nbytes)
+            return
+        self._looked += piece.rows
+        for i in range(piece.rows):
+            row = slice(i * self.width, (i + 1) * self.width)
+            if any(block[row] != blocks[0][row] for block in blocks[1:]):
+                self._add(piece.row + i)
+                yield row
+
+    def _add(self, row: int) -> None:
+        self.differ += 1
+        self.first = row if self.first is None else self.first
+        self.last = row
+
+
+class Constancy:
+    """Tells of a tensor that comes block by block if it is one value, over and over."""
+
+    def __init__(self, nbytes: int, shape: tuple[int, ...]) -> None:
+        elements = math.prod(shape)
+        self.holds = nbytes > 0
+        # Whole bytes in which elements repeat: 4 for float32, 3 for four elements of six bits.
+        self._period = nbytes // math.gcd(nbytes, elements) if nbytes else 1
+        self._tile = b""
+
+    def take(self, block: bytes, offset: int) -> None:
+        """Look at the bytes at an offset; the first must be those at 0."""
+        if not self.holds:
+            return
+        if not self._tile:
+            self._tile = block[: self._period] * (BLOCK // self._period + 2)
+        phase = offset % self._period
+        self.holds = self._tile.startswith(block, phase)
 
 
 def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False) -> Comparison | Unknown:
@@ -134,57 +137,32 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     Raises:
         TargetError: A file is not there any more, or is no regular file now.
     """
-    if checkpoint.format == "pickle":
-        from tiecheck.files.pickle.torch_load import compare_pickled
-
-        return compare_pickled(checkpoint, tensors, exact=exact)
     try:
         with opened(checkpoint, tensors) as spans:
             return _compare_spans(spans, tensors[0], exact=exact)
+    except OpaqueError as error:
+        return Unknown(str(error))
     except (OSError, EOFError) as error:
         return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
 
 
-@contextmanager
-def opened(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> Iterator[list[Span]]:
-    """The members of a safetensors checkpoint, in files opened for as long as the block takes.
-
-    Raises:
-        TargetError: A file is not there any more, or is no regular file now.
-    """
-    fds: dict[str, int] = {}
-    try:
-        for tensor in tensors:
-            if tensor.file not in fds:
-                path = inside(checkpoint.root, tensor.file)
-                fds[tensor.file] = open_regular(path, path)
-        yield [Span(fds[tensor.file], tensor.start or 0, tensor.nbytes) for tensor in tensors]
-    finally:
-        for fd in fds.values():
-            os.close(fd)
-
-
 def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
-    """Samples first; then the whole of it, or less where they differ everywhere."""
+    """Look at samples first; then at the whole of it, or less where the members differ everywhere."""
     nbytes = tensor.nbytes
     distinct = list({span.place: span for span in spans}.values())  # shards may be links to one file
     if len(distinct) == 1 and nbytes:
         distinct[0].read(nbytes - 1, 1)
-    everywhere = nbytes > EXACT and not _alike_somewhere(distinct)
-    read = Span.read if everywhere and not exact else Span.read_on  # of what comes after one block nothing is wanted
-
-    def blocks(piece: Piece) -> list[bytes]:
-        return [read(span, piece.offset, piece.nbytes) for span in distinct]
-
-    compared = partial(
-        compare_pieces, tensor.shape, nbytes, blocks, dtype=tensor.dtype, everywhere=everywhere, exact=exact
+    # To put samples of a strided member together takes as long as some of the whole does.
+    sampled = nbytes > EXACT and not any(isinstance(span, StridedSpan) for span in distinct)
+    everywhere = sampled and not _alike_somewhere(distinct)
+    return compare_pieces(
+        tensor.shape,
+        nbytes,
+        lambda piece: [span.read(piece.offset, piece.nbytes) for span in distinct],
+        dtype=tensor.dtype,
+        everywhere=everywhere,
+        exact=exact,
     )
-    if len(distinct) == 1 or (everywhere and not exact):
-        return compared()
-    from tiecheck.files.compare.mapped import MAPPED_FROM, Alike, leased
-
-    with leased(sorted({span.fd for span in distinct}) if nbytes >= MAPPED_FROM else ()) as mapped:
-        return compared(alike=Alike(distinct, mapped=mapped and nbytes >= MAPPED_FROM))
 
 
 def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
@@ -195,9 +173,8 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     dtype: str,
     everywhere: bool,
     exact: bool,
-    alike: Callable[[Piece], bool] = lambda _: False,
 ) -> Comparison:
-    """Compare members piece by piece.
+    """Compare members piece by piece, all of them in one pass.
 
     Args:
         shape: Their shape.
@@ -206,7 +183,6 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
         dtype: torch's word for their elements.
         everywhere: Whether they seem to differ everywhere, so that one block is enough to say so.
         exact: Whether to go on to the end all the same.
-        alike: Tells of a piece whether all members agree in it, faster than reading them does.
     """
     rows = shape[0] if shape else 1
     by_rows = rows > 0 and nbytes % rows == 0
@@ -214,11 +190,10 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
     constant = Constancy(nbytes, shape)
     tally = Tally(width)
     gauge = None
-    for piece in chunks.pieces(nbytes, width):
+    for piece in pieces(nbytes, width):
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
-        # Of this long row it is known that it differs; or they agree, and nothing else is asked of it.
-        if piece.row == tally.last or (not constant.holds and alike(piece)):
+        if piece.row == tally.last:  # of this long row it is known that it differs
             continue
         blocks: list[bytes] = []  # the last ones go first: twice as many do not fit into the processor's cache
         blocks = read(piece)
@@ -249,20 +224,15 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
 
 
 def _sample_offsets(nbytes: int) -> Iterator[int]:
-    """Offsets spread evenly over a tensor, its beginning and its end among them."""
+    """Give offsets spread evenly over a tensor, its beginning and its end among them."""
     last = max(0, nbytes - SAMPLE)
     for i in range(FIRST):
         yield last * i // (FIRST - 1)
 
 
 def _alike_somewhere(spans: list[Span]) -> bool:
-    """Whether the members agree in one of the samples."""
+    """Return True where the members agree in one of the samples."""
     nbytes = spans[0].nbytes
-    for span in spans:
-        span.ask(0, chunks.BLOCK)  # which is read next
-    for offset in _sample_offsets(nbytes):
-        for span in spans:
-            span.ask(offset, SAMPLE)
     for offset in _sample_offsets(nbytes):
         count = min(SAMPLE, nbytes - offset)
         first = spans[0].read(offset, count)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tiecheck.files.compare import chunks
-from tiecheck.files.compare.chunks import Constancy
 from tiecheck.files.compare.distance import array, decoder
-from tiecheck.files.compare.equality import SAMPLES, Span, compare, opened
+from tiecheck.files.compare.equality import BLOCK, Constancy, compare
+from tiecheck.files.compare.spans import Span, opened
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
+
+SAMPLES = 64
+"""Places that are looked at to guess a form."""
 
 STRIP = 8 * 1024 * 1024
 """Bytes of one member that are held to look for them as columns of the other."""
@@ -103,10 +105,10 @@ def _padded(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     )
     with opened(checkpoint, (rest,)) as (span,):
         constant = Constancy(rest.nbytes, rest.shape)
-        for offset in range(0, rest.nbytes, chunks.BLOCK):
+        for offset in range(0, rest.nbytes, BLOCK):
             if not constant.holds:
                 break
-            constant.take(span.read_on(offset, min(chunks.BLOCK, rest.nbytes - offset)), offset)
+            constant.take(span.read(offset, min(BLOCK, rest.nbytes - offset)), offset)
     return found._replace(form="padded", extra_rows=extra, extra_constant=constant.holds)
 
 
@@ -196,11 +198,11 @@ def _rounds(np: Any, wide: StoredTensor, a: Span, narrow: StoredTensor, b: Span)
     """Whether the wide tensor rounds to the narrow one in every element, as torch casts: through float32."""
     sizes = _size(wide), _size(narrow)
     elements = wide.nbytes // sizes[0]
-    step = chunks.BLOCK // sizes[0]
+    step = BLOCK // sizes[0]
     for at in range(0, elements, step):
         count = min(step, elements - at)
-        values = array(np, wide.dtype, a.read_on(at * sizes[0], count * sizes[0]))
-        wanted = array(np, narrow.dtype, b.read_on(at * sizes[1], count * sizes[1]))
+        values = array(np, wide.dtype, a.read(at * sizes[0], count * sizes[0]))
+        wanted = array(np, narrow.dtype, b.read(at * sizes[1], count * sizes[1]))
         with np.errstate(all="ignore"):
             values = values.astype("f4")
             rounded = _to_bfloat16(np, values) if narrow.dtype == "bfloat16" else values.astype(wanted.dtype)

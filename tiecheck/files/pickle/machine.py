@@ -1,4 +1,4 @@
-"""What a pickle says, without running it: a stack machine over `pickletools.genops` that builds plain data only.
+"""Pickles followed without running them: a stack machine over `pickletools.genops` that builds plain data only.
 
 Nothing is imported and nothing is called. The tensors of `torch.save` become `PickledTensor`, containers become
 containers, and every other object stays a `Made`: the name of what would have been called, with its arguments.
@@ -11,34 +11,43 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from tiecheck.files.pickle.records import DTYPES, Global, Made, PickledTensor, Storage
+from tiecheck.files.pickle.rebuilding import ARGUMENTS, call_result, persistent_storage
+from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, Storage
 
 OPERATIONS = 5_000_000
 """Pickle operations that are followed at most; a state dict of 100,000 tensors has some 3 million."""
-
-
-ARGUMENTS = 8
-DIMENSIONS = 64
-"""Arguments of a call, and dimensions of a tensor, that are looked at; torch 2.13 writes seven and allows 64."""
 
 
 class UnreadablePickleError(Exception):
     """The pickle is broken, too large, or uses what no state dict uses."""
 
 
-def read_pickle(stream: IO[bytes]) -> Any:
-    """What one pickle holds, from the stream's position to just behind its STOP.
+class ForbiddenNameError(UnreadablePickleError):
+    """The pickle asks for a name that `torch.load(weights_only=True)` refuses."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it asks for {name}")
+        self.name = name
+
+
+def read_pickle(stream: IO[bytes], storages: dict[str, Storage] | None = None, *, safe: bool = False) -> Any:
+    """Return what one pickle holds, from the stream's position to just behind its STOP.
+
+    Args:
+        stream: Where the pickle is; read as far as its STOP.
+        storages: Gets each storage that the pickle mentions, by its key.
+        safe: True to refuse what `torch.load(weights_only=True)` refuses (torch 2.13).
 
     Raises:
         UnreadablePickleError: It cannot be followed.
     """
-    machine = _Machine()
+    machine = (_SafeMachine if safe else _Machine)({} if storages is None else storages)
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
             if count > OPERATIONS:
                 raise UnreadablePickleError(f"it has more than {OPERATIONS:,} operations")
             machine.take(operation.name, argument)
-        return machine.stack.pop()
+        return machine.pop()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise UnreadablePickleError(f"it is no whole pickle ({type(error).__name__})") from error
 
@@ -61,7 +70,8 @@ IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 class _Machine:
     """The unpickler's stack, with plain data on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, storages: dict[str, Storage]) -> None:
+        self.storages = storages
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -75,7 +85,7 @@ class _Machine:
         elif name in EMPTY:
             self.stack.append(EMPTY[name]())
         elif name in PUTS:
-            self.memo[int(argument)] = self.stack[-1]
+            self.memo[int(argument)] = self.top()
         elif name in GETS:
             self.stack.append(self.memo[int(argument)])
         elif name in TUPLES:
@@ -87,32 +97,59 @@ class _Machine:
             handler(argument)
 
     def _last(self, count: int) -> list[Any]:
-        if len(self.stack) < count:
+        """Take the last values off the stack, none of them from below a mark."""
+        start = len(self.stack) - count
+        if start < (self.marks[-1] if self.marks else 0):
             raise IndexError
-        items = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
+        items = self.stack[start:]
+        del self.stack[start:]
         return items
 
+    def pop(self) -> Any:
+        """Take the last value off the stack."""
+        return self._last(1)[0]
+
+    def top(self) -> Any:
+        """Return the last value."""
+        value = self.pop()
+        self.stack.append(value)
+        return value
+
+    def extend(self, items: list[Any]) -> None:
+        """Add to the list on top; what another object would do with its items is not known and not needed."""
+        target = self.top()
+        if isinstance(target, list):
+            target.extend(items)
+
+    def fill(self, items: list[Any]) -> None:
+        """Add keys and values, one after the other, to the dict on top; of another object nothing is needed."""
+        target = self.top()
+        if isinstance(target, dict):
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                target[_key(key)] = value
+
     def _marked(self) -> list[Any]:
-        return self._last(len(self.stack) - self.marks.pop())
+        items = self._last(len(self.stack) - self.marks[-1])
+        self.marks.pop()
+        return items
 
     def op_mark(self, _: Any) -> None:
         self.marks.append(len(self.stack))
 
     def op_memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.memo[len(self.memo)] = self.top()
+
+    def op_pop_mark(self, _: Any) -> None:
+        self._marked()
 
     def op_pop(self, _: Any) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
             self.marks.pop()
         else:
-            self.stack.pop()
-
-    def op_pop_mark(self, _: Any) -> None:
-        self._marked()
+            self.pop()
 
     def op_dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
+        self.stack.append(self.top())
 
     def op_tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._marked()))
@@ -123,27 +160,27 @@ class _Machine:
     op_frozenset = op_list
 
     def op_append(self, _: Any) -> None:
-        value = self.stack.pop()
-        _extend(self.stack[-1], [value])
+        value = self.pop()
+        self.extend([value])
 
     def op_appends(self, _: Any) -> None:
         items = self._marked()
-        _extend(self.stack[-1], items)
+        self.extend(items)
 
     op_additems = op_appends
 
     def op_dict(self, _: Any) -> None:
         items = self._marked()
         self.stack.append({})
-        _fill(self.stack[-1], items)
+        self.fill(items)
 
     def op_setitem(self, _: Any) -> None:
         items = self._last(2)
-        _fill(self.stack[-1], items)
+        self.fill(items)
 
     def op_setitems(self, _: Any) -> None:
         items = self._marked()
-        _fill(self.stack[-1], items)
+        self.fill(items)
 
     def op_global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -157,7 +194,7 @@ class _Machine:
 
     def op_reduce(self, _: Any) -> None:
         function, args = self._last(2)
-        self.stack.append(_call(function, args))
+        self.stack.append(call_result(function, args))
 
     op_newobj = op_reduce
 
@@ -166,24 +203,81 @@ class _Machine:
         self.stack.append(Made(function, args))
 
     def op_build(self, _: Any) -> None:
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], Made):
-            self.stack[-1].state = state
+        state = self.pop()
+        made = self.top()
+        if isinstance(made, Made):
+            made.state = state
 
     def op_binpersid(self, _: Any) -> None:
-        self.stack.append(_storage(self.stack.pop()))
+        identifier = self.pop()
+        short = identifier[:ARGUMENTS] if isinstance(identifier, tuple) else ()
+        storage = persistent_storage(short)
+        if storage is None:
+            self.stack.append(Made(Global("", "persistent_load"), identifier))
+            return
+        first = self.storages.setdefault(storage.key, storage)
+        if first != storage and (first.nbytes or storage.nbytes):  # empty ones share a key
+            raise UnreadablePickleError(f"it gives storage {storage.key[:40]!r} two types or sizes")
+        self.stack.append(storage)
 
 
-def _extend(target: Any, items: list[Any]) -> None:
-    """Add to a list; what an object would do with its items is not known and not needed."""
-    if isinstance(target, list):
-        target.extend(items)
+class _SafeMachine(_Machine):
+    """The same, stopping where torch's safe loader stops."""
+
+    def take(self, name: str, argument: Any) -> None:
+        if name not in SAFE_OPERATIONS:
+            raise UnreadablePickleError(
+                f"Unsupported operand {ord(next(o.code for o in pickletools.opcodes if o.name == name))}"
+            )
+        if name == "SHORT_BINSTRING":  # torch takes it for UTF-8, `pickletools` for Latin-1
+            argument = argument.encode("latin-1").decode()
+        super().take(name, argument)
+
+    def op_global(self, argument: str) -> None:
+        super().op_global(argument)
+        wanted = Global(*_renamed(self.pop()))
+        name = f"{wanted.module}.{wanted.name}"
+        if name not in ALLOWED:
+            raise ForbiddenNameError(name.removeprefix("builtins."))
+        self.stack.append(wanted)
+
+    def op_reduce(self, _: Any) -> None:
+        function, args = self._last(2)
+        if not isinstance(function, Global) or not isinstance(args, tuple):
+            raise UnreadablePickleError("Trying to call reduce for unrecognized function")
+        self.stack.append(call_result(function, args))
+
+    op_newobj = op_reduce
+
+    def extend(self, items: list[Any]) -> None:
+        if not isinstance(self.top(), list):
+            raise UnreadablePickleError("Can only append to lists")
+        super().extend(items)
+
+    def fill(self, items: list[Any]) -> None:
+        if not isinstance(self.top(), dict):
+            raise UnreadablePickleError("Can only set the items of a dict")
+        super().fill(items)
+
+    def op_build(self, _: Any) -> None:
+        if not isinstance(self.stack[-2], (dict, Made)):  # of a tensor it would change the memory
+            raise UnreadablePickleError("Can only build a dict or an object")
+        super().op_build(None)
+
+    def op_binpersid(self, _: Any) -> None:
+        super().op_binpersid(None)
+        if isinstance(self.top(), Made):
+            raise UnreadablePickleError("Only persistent_load of storage is allowed")
 
 
-def _fill(target: Any, items: list[Any]) -> None:
-    if isinstance(target, dict):
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+def _renamed(wanted: Global) -> tuple[str, str]:
+    """Return module and name, where Python 2 called them otherwise by what Python 3 calls them."""
+    if f"{wanted.module}.{wanted.name}" in ALLOWED:
+        return wanted
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    found: tuple[str, str] = NAME_MAPPING.get(wanted, (IMPORT_MAPPING.get(wanted.module, wanted.module), wanted.name))
+    return found
 
 
 class _Key:
@@ -199,65 +293,3 @@ def _key(value: Any) -> Any:
     if isinstance(value, int):
         return value if -(1 << 63) <= value < 1 << 63 else _Key(value)
     return value if value is None or isinstance(value, (str, float, bytes, Made)) else _Key(value)
-
-
-def _storage(identifier: Any) -> Any:
-    """The storage behind a persistent id of `torch.save`: ("storage", type, key, device, elements, ...)."""
-    short = identifier[:ARGUMENTS] if isinstance(identifier, tuple) else ()
-    match short:
-        case ("storage", Global(_, kind), str(key), str(), int(numel), *_):
-            return Storage(key, DTYPES.get(kind), numel)
-        case _:
-            return Made(Global("", "persistent_load"), identifier)
-
-
-def _call(function: Any, args: Any) -> Any:
-    """What the few functions of a state dict's pickle would give; for any other, a note of the call.
-
-    No work here may grow with the arguments: a pickle can make the same call on the same long list a million times.
-    """
-    if isinstance(function, Global) and isinstance(args, tuple) and len(args) <= ARGUMENTS:
-        if function.module == "torch._utils":
-            return _rebuilt(function.name, args) or Made(function, args)
-        match function, args:
-            case (Global("collections", "OrderedDict"), ()) | (Global("collections", "defaultdict"), _):
-                return {}
-            case Global("torch", "Size"), (tuple(sizes),):
-                return sizes
-    return Made(function, args)
-
-
-def _rebuilt(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
-    """The tensor that a function of `torch._utils` would make; None for what is more than a plain one."""
-    match name, args:
-        case "_rebuild_parameter", (PickledTensor() as tensor, *_):
-            return tensor
-        case (
-            ("_rebuild_tensor_v2" | "_rebuild_tensor"),
-            (
-                Storage(_, str(dtype)) as storage,
-                int(offset),
-                tuple(shape),
-                tuple(stride),
-                *rest,
-            ),
-        ) if not rest[2:3] and _sizes(offset, shape, stride):
-            return PickledTensor(storage, dtype, shape, offset, stride)
-        case "_rebuild_tensor_v3", (
-            Storage() as storage,
-            int(offset),
-            tuple(shape),
-            tuple(stride),
-            _,
-            _,
-            Global("torch", dtype),
-        ) if _sizes(offset, shape, stride):
-            return PickledTensor(storage, dtype, shape, offset, stride)
-    return None
-
-
-def _sizes(offset: int, shape: tuple[Any, ...], stride: tuple[Any, ...]) -> bool:
-    """Whether these are an offset, a shape and a stride that belong together."""
-    if len(shape) != len(stride) or len(shape) > DIMENSIONS:
-        return False
-    return all(type(n) is int and 0 <= n < 1 << 63 for n in (offset, *shape, *stride))

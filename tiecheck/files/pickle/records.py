@@ -1,8 +1,9 @@
-"""What pickles of `torch.save` are made of, as plain records: nothing of it is a tensor, and nothing was called."""
+"""Plain records of what a pickle of `torch.save` holds, and torch's own names in one: nothing is imported or called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 from tiecheck.files.safetensors.soundness import BITS
@@ -41,41 +42,55 @@ class Storage(NamedTuple):
     """Its name in the file: one key, one memory."""
     dtype: str | None
     """Element type, torch's word; None for an untyped storage, whose tensors say it."""
-    numel: int
-    """Elements; bytes for an untyped storage."""
+    nbytes: int
+    """Its bytes."""
 
 
 class PickledTensor(NamedTuple):
     """A tensor of `torch.save`, by what the pickle says of it."""
 
-    storage: Storage
-    """Its memory."""
+    storage: Storage | None
+    """Its memory; None for one that is not laid out by offset and stride."""
     dtype: str
     """Element type, torch's word."""
     shape: tuple[int, ...]
     """Shape."""
-    offset: int
+    offset: int = 0
     """Elements from the storage's beginning."""
-    stride: tuple[int, ...]
+    stride: tuple[int, ...] = ()
     """Stride in elements."""
+    negated: frozenset[str] = frozenset()
+    """Parts whose sign is the other one than the memory has: `conj` (the imaginary part), `neg` (all of it)."""
+    opaque: str = ""
+    """Reason why its bytes cannot be looked at one by one, as the end of "it ..."; else empty."""
 
     @property
-    def slot(self) -> tuple[object, ...]:
-        """Equal for two tensors exactly when they are the same elements of one memory."""
-        return (self.storage.key, self.offset, self.shape, self.stride, self.dtype)
+    def nbytes(self) -> int:
+        """Bytes of the elements, each index counted."""
+        return prod(self.shape) * ITEMSIZES.get(self.dtype, 0)
 
     @property
     def contiguous(self) -> bool:
-        """Whether the elements lie one after another, row-major."""
+        """True where the elements lie one after another, row-major."""
         step = 1
+        if self.opaque:
+            return False
         for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if size != 1 and stride != step:
                 return False
             step *= size
         return True
 
+    @property
+    def end(self) -> int:
+        """Byte of its storage behind the last element; 0 where there is no element."""
+        if not prod(self.shape):
+            return 0
+        last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
+        return (last + 1) * ITEMSIZES.get(self.dtype, 0)
 
-DTYPES = {
+
+STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -88,8 +103,55 @@ DTYPES = {
     "BoolStorage": "bool",
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32",
+    "QUInt8Storage": "quint8",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
 }
 """torch's legacy storage classes, which torch 2.13 still writes, -> the dtype of their elements."""
 
-ITEMSIZES = {TORCH_DTYPES[word]: bits // 8 for word, bits in BITS.items() if word in TORCH_DTYPES} | {"complex128": 16}
-"""Bytes of an element; the bytes of a tensor of another type are not looked at."""
+_RARE = {"complex128": 16, "complex32": 4, "qint32": 4, "bits16": 2} | dict.fromkeys(
+    ("qint8", "quint8", "quint4x2", "quint2x4", "float4_e2m1fn_x2", "bits8", "bits1x8", "bits2x4", "bits4x2"), 1
+)
+
+ITEMSIZES = {TORCH_DTYPES[word]: bits // 8 for word, bits in BITS.items() if word in TORCH_DTYPES} | _RARE
+"""Bytes of an element of each dtype of torch 2.13 that a tensor can have."""
+
+_PLAIN = [word.removesuffix("Storage") for word, dtype in STORAGES.items() if not dtype.startswith("q")]
+_REAL = [word for word in _PLAIN if "Complex" not in word]
+
+ALLOWED = frozenset(
+    (
+        *("collections.OrderedDict", "collections.Counter", "_codecs.encode"),
+        *("builtins.bytearray", "builtins.set", "builtins.complex"),
+        *("torch.nn.parameter.Parameter", "torch.serialization._get_layout", "torch.Size", "torch.Tensor"),
+        *("torch.device", "torch.storage.TypedStorage", "torch.storage.UntypedStorage"),
+        *("torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter"),
+        *("torch._utils._rebuild_parameter_with_state", "torch._utils._rebuild_qtensor"),
+        *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"),
+        *("torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_meta_tensor_no_storage"),
+        *("torch._utils._rebuild_nested_tensor", "torch._utils._rebuild_wrapper_subclass"),
+        "torch._utils._rebuild_device_tensor_from_numpy",
+        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+        *(f"torch.{word}" for word in ITEMSIZES),
+        *(f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
+        *(f"torch.{word}" for word in STORAGES),
+        *(f"torch.cuda.{word}Storage" for word in _PLAIN),
+        *(f"torch.{device}{word}Tensor" for device in ("", "cuda.") for word in _REAL),
+        *(f"torch.{device}sparse.{word}Tensor" for device in ("", "cuda.") for word in _REAL if word != "Bool"),
+        *(f"torch.per_{what}" for what in ("tensor_affine", "tensor_symmetric", "channel_affine")),
+        *("torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams"),
+    )
+)
+"""Names that `torch.load(weights_only=True)` lets a pickle ask for (torch 2.13, `_get_allowed_globals`)."""
+
+SAFE_OPERATIONS = frozenset(
+    (
+        *("GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MARK", "TUPLE"),
+        *("TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"),
+        *("EMPTY_SET", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINPERSID"),
+        *("BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "LONG1", "PROTO", "STOP"),
+    )
+)
+"""Operations that `torch.load(weights_only=True)` follows (torch 2.13, `_weights_only_unpickler`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tiecheck.errors import TargetError
-from tiecheck.files.compare.chunks import BLOCK, Constancy
+from tiecheck.files.compare.equality import BLOCK, Constancy
 from tiecheck.files.remote.store import Span, Store
 from tiecheck.records.stored import Comparison, StoredTensor
 from tiecheck.records.words import Unknown

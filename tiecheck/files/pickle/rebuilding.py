@@ -1,0 +1,123 @@
+"""Tensors and storages out of the calls by which `torch.save` writes them: what torch 2.13 would make of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tiecheck.files.pickle.records import ITEMSIZES, STORAGES, Global, Made, PickledTensor, Storage
+
+ARGUMENTS = 8
+"""Arguments of a call that are looked at; torch 2.13 writes seven."""
+
+DIMENSIONS = 64
+"""Dimensions of a tensor that are looked at; torch 2.13 allows 64."""
+
+META = "was saved from the meta device, without values"
+SPARSE = "is sparse or quantised"
+
+_SIGNS = frozenset(("conj", "neg"))
+"""Keys of a tensor's metadata (torch 2.13, `get_tensor_metadata`)."""
+
+
+def persistent_storage(identifier: tuple[Any, ...]) -> Storage | None:
+    """Return the storage behind a persistent id: ("storage", type, key, device, elements), and None in old files.
+
+    A sixth value is the view of another storage that torch before 0.4 wrote; such a storage is not read.
+    """
+    match identifier:
+        case ("storage", Global(_, kind), str(key), str(), int(numel)) | (
+            "storage",
+            Global(_, kind),
+            str(key),
+            str(),
+            int(numel),
+            None,
+        ) if 0 <= numel < 1 << 63:
+            dtype = STORAGES.get(kind)
+            if dtype is not None or kind == "UntypedStorage":
+                return Storage(key, dtype, numel * ITEMSIZES[dtype] if dtype else numel)
+    return None
+
+
+def _rebuilt_tensor(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
+    """Return the tensor that a function of `torch._utils` or `torch._tensor` would make; None for one not known."""
+    match name, args:
+        case (("_rebuild_parameter" | "_rebuild_parameter_with_state"), (PickledTensor() as tensor, *_)):
+            return tensor
+        case "_rebuild_from_type_v2", (
+            Global("torch._utils", function),
+            Global(_, "Tensor" | "Parameter"),
+            tuple(inner),
+            _,
+        ) if function != "_rebuild_from_type_v2":
+            return _rebuilt_tensor(function, inner)
+        case (
+            ("_rebuild_tensor_v2" | "_rebuild_tensor"),
+            (
+                Storage(_, str(dtype)) as storage,
+                int(offset),
+                tuple(shape),
+                tuple(stride),
+                *rest,
+            ),
+        ):
+            return _strided(PickledTensor(storage, dtype, shape, offset, stride), rest[2:3])
+        case "_rebuild_tensor_v3", (
+            Storage() as storage,
+            int(offset),
+            tuple(shape),
+            tuple(stride),
+            needs_grad,
+            _,
+            Global("torch", dtype),
+            *rest,
+        ) if dtype in ITEMSIZES and needs_grad is not True:  # which torch 2.13 writes and fails to read
+            return _strided(PickledTensor(storage, dtype, shape, offset, stride), rest[:1])
+    return _valueless(name, args)
+
+
+def _strided(tensor: PickledTensor, metadata: list[Any]) -> PickledTensor | None:
+    """Return a tensor over a storage, where its numbers belong together and nothing unknown is said of it."""
+    if not _sizes(tensor.offset, *tensor.shape, *tensor.stride) or len(tensor.shape) != len(tensor.stride):
+        return None
+    said = metadata[0] if metadata and metadata[0] else {}
+    if not isinstance(said, dict) or not said.keys() <= _SIGNS:
+        return None
+    return tensor._replace(negated=frozenset(key for key, value in said.items() if value))
+
+
+def _valueless(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
+    """Return a tensor that is no plain memory, by dtype and shape alone."""
+    match name, args:
+        case "_rebuild_meta_tensor_no_storage", (Global("torch", dtype), tuple(shape), tuple(), _) if _sizes(*shape):
+            return PickledTensor(None, dtype, shape, opaque=META) if dtype in ITEMSIZES else None
+        case "_rebuild_qtensor", (Storage(_, str(dtype)), int(), tuple(shape), *_) if _sizes(*shape):
+            return PickledTensor(None, dtype, shape, opaque=SPARSE)
+        case "_rebuild_sparse_tensor", (Made() as layout, tuple(data)):
+            match layout.args, data:
+                case ("torch.sparse_coo",), (_, PickledTensor() as values, tuple(shape), *_) if _sizes(*shape):
+                    return PickledTensor(None, values.dtype, shape, opaque=SPARSE)
+                case (str(),), (_, _, PickledTensor() as values, tuple(shape)) if _sizes(*shape):
+                    return PickledTensor(None, values.dtype, shape, opaque=SPARSE)
+    return None
+
+
+def _sizes(*numbers: Any) -> bool:
+    """Return whether these are so many whole numbers as a tensor can have, none negative."""
+    return len(numbers) <= 2 * DIMENSIONS + 1 and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+
+
+def call_result(function: Any, args: Any) -> Any:
+    """Return what the few functions of a state dict's pickle would give; for any other, a note of the call.
+
+    No work here may grow with the arguments: a pickle can make the same call on the same long list a million times.
+    """
+    if isinstance(function, Global) and isinstance(args, tuple) and len(args) <= ARGUMENTS:
+        if function.module in ("torch._utils", "torch._tensor"):
+            return _rebuilt_tensor(function.name, args) or Made(function, args)
+        match function, args:
+            case (Global("collections", "OrderedDict"), ()) | (Global("collections", "defaultdict"), _):
+                return {}
+            case Global("torch", "Size"), (tuple(sizes),):
+                return sizes
+    return Made(function, args)
