@@ -195,7 +195,6 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
             break
         if piece.row == tally.last:  # of this long row it is known that it differs
             continue
-        blocks: list[bytes] = []  # the last ones go first: twice as many do not fit into the processor's cache
         blocks = read(piece)
         if any(block != blocks[0] for block in blocks[1:]):
             if gauge is None:
