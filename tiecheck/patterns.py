@@ -1,4 +1,4 @@
-"""Whether a regular expression that a class declares takes forever on the names of a model.
+"""Regular expressions of a class that would take forever on the names of a model.
 
 Python's `re` backtracks and can be given no limit. A pattern whose form allows that is therefore tried in a process of
 its own first, which can be stopped. The parser that tells the form is a private module of the standard library
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 SECONDS = 10.0
-"""How long the patterns of one class may take on all names."""
+"""Seconds that the patterns of one class may take on all names."""
 
 LOOPS = 4
 """Loops one after another that a pattern may have: names are short, so that their product stays small."""
@@ -33,7 +33,7 @@ for pattern in patterns:
 
 
 def takes_forever(patterns: Iterable[str], names: Callable[[], Iterable[str]]) -> str | None:
-    """The first of some patterns that cannot be matched against all names in time; None where all can.
+    """Return the first of some patterns that cannot be matched against all names in time; None where all can.
 
     Args:
         patterns: What a class declares.
@@ -58,7 +58,7 @@ def takes_forever(patterns: Iterable[str], names: Callable[[], Iterable[str]]) -
 
 
 def may_explode(pattern: str) -> bool:
-    """Whether a pattern's loops might share a text out among themselves in too many ways.
+    """Tell whether a pattern's loops might share a text out among themselves in too many ways.
 
     A loop or a choice within a loop may take time that doubles with each character; many loops in a row take a power
     of its length. Harmless ones are among them. What is no pattern at all is for `re` to refuse.
@@ -74,7 +74,7 @@ def may_explode(pattern: str) -> bool:
 
 
 def _loops(tree: Any) -> Iterator[Any]:
-    """The bodies of the loops in a parsed pattern, outermost first."""
+    """Give the bodies of the loops in a parsed pattern, outermost first."""
     for operation, argument in tree:
         if str(operation) in {"MAX_REPEAT", "MIN_REPEAT"} and argument[1] > MANY:
             yield argument[2]
@@ -83,7 +83,7 @@ def _loops(tree: Any) -> Iterator[Any]:
 
 
 def _chooses(body: Any) -> bool:
-    """Whether the body of a loop has a loop or a choice in it, so that it may match one text in several ways."""
+    """Tell whether the body of a loop has a loop or a choice in it, so that it may match one text in several ways."""
     for operation, argument in body:
         if str(operation) in {"MAX_REPEAT", "MIN_REPEAT", "BRANCH"}:
             return True
@@ -93,7 +93,7 @@ def _chooses(body: Any) -> bool:
 
 
 def _inner(argument: Any) -> Iterator[Any]:
-    """The parsed patterns inside an operation's argument."""
+    """Give the parsed patterns inside an operation's argument."""
     if type(argument).__name__ == "SubPattern":
         yield argument
     elif isinstance(argument, tuple | list):

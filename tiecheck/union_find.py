@@ -13,7 +13,7 @@ class Parts:
         self._up = list(range(size))
 
     def find(self, number: int) -> int:
-        """The smallest number of a number's part, which stands for it."""
+        """Return the smallest number of a number's part, which stands for it."""
         up = self._up
         while up[number] != number:
             up[number] = up[up[number]]
@@ -26,7 +26,7 @@ class Parts:
         self._up[max(one, other)] = min(one, other)
 
     def groups(self) -> list[list[int]]:
-        """The parts, each sorted, by their first member."""
+        """Return the parts, each sorted, by their first member."""
         found: dict[int, list[int]] = {}
         for number in range(len(self._up)):
             found.setdefault(self.find(number), []).append(number)
@@ -34,7 +34,7 @@ class Parts:
 
 
 def joined(pairs: Iterable[Sequence[str]]) -> list[list[str]]:
-    """Names in the parts that pairs of them make, in the order in which they come."""
+    """Return the names in the parts that pairs of them make, in the order in which they come."""
     numbers: dict[str, int] = {}
     links = [(numbers.setdefault(one, len(numbers)), numbers.setdefault(other, len(numbers))) for one, other in pairs]
     parts = Parts(len(numbers))

@@ -10,7 +10,7 @@ import pytest
 from tiecheck.files import checkpoint as checkpoint_module
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.safetensors import header
-from tiecheck.files.safetensors.lazy_entries import LateEntries
+from tiecheck.files.safetensors.typed_entries import LateEntries
 from tiecheck.records.stored import Checkpoint
 
 SHARDS, EACH = 4, 50

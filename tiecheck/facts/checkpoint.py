@@ -57,7 +57,7 @@ def groups(
     pair = {architecture.head, architecture.embedding}
     if isinstance(found, Unknown) or None in pair or any(pair <= set(tie.names) for tie in architecture.ties):
         return found
-    from tiecheck.stored.untied_in_five import inert_group
+    from tiecheck.stored.groups import inert_group
 
     inert = inert_group(model_config, architecture, checkpoint, values)
     return found if inert is None else tuple(sorted((*found, inert), key=lambda g: g.names))
@@ -104,7 +104,7 @@ def remote(read_traffic: Callable[[], Traffic]) -> Traffic:
 @fact
 def duplicates(sharded: Checkpoint, values: Values, fetched: RemoteModel | None) -> tuple[Duplicate, ...]:
     """Names that several shards hold."""
-    from tiecheck.stored.repeated_names import duplicates as find_duplicates
+    from tiecheck.stored.members import duplicates as find_duplicates
 
     return find_duplicates(sharded, "never" if fetched is not None else values)
 

@@ -38,7 +38,7 @@ class _Found(Record):
 
 
 def read_checkpoint(path: str) -> Checkpoint | None:
-    """The headers of a model directory, of one weights file, or of an index with its shards.
+    """Return the headers of a model directory, of one weights file, or of an index with its shards.
 
     Args:
         path: A directory, or a file that ends in `.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt` or `.index.json`.
@@ -63,7 +63,7 @@ def read_checkpoint(path: str) -> Checkpoint | None:
 
 
 def _followed(path: str) -> str:
-    """The file behind a link that was named itself, so that it lies in its own directory; the hub cache's stay."""
+    """Return the file behind a link that was named itself, to read it in its own directory; not the hub cache's."""
     real = os.path.realpath(path)
     ending = os.path.splitext(path)[1]
     return real if os.path.islink(path) and os.path.splitext(real)[1] == ending != ".json" else path
@@ -78,7 +78,7 @@ def _pick(root: str) -> str | None:
 
 
 def pick(there: Collection[str], root: str) -> str | None:
-    """The file of a directory that names its weights: the standard ones first, then one that stands alone.
+    """Return the file of a directory that names its weights: the standard ones first, then one that stands alone.
 
     Args:
         there: The names in the directory.
@@ -119,7 +119,7 @@ def check_ending(name: str) -> None:
 
 
 def _from_index(root: str, name: str) -> _Found:
-    """The shards an index names, each inside the directory; those that are not there are listed apart."""
+    """Return the shards an index names, each inside the directory; those that are not there are listed apart."""
     path = inside(root, name)
     weight_map, shards = parse_index(read_bytes(path, path), path, os.listdir(root))
     files: list[str] = []
@@ -130,7 +130,7 @@ def _from_index(root: str, name: str) -> _Found:
 
 
 def parse_index(raw: bytes, path: str, there: Collection[str] = ()) -> tuple[Mapping[str, str], list[str]]:
-    """The names of an index, each with its file, and the files, sorted: all beside the index and of one format.
+    """Return the names of an index, each with its file, and the files, sorted: all beside the index and of one format.
 
     Args:
         raw: The text of the file.
@@ -157,7 +157,7 @@ def parse_index(raw: bytes, path: str, there: Collection[str] = ()) -> tuple[Map
 
 
 def _large_map(raw: bytes, there: Collection[str]) -> dict[str, str] | None:
-    """The `weight_map` of an index too large for json; None for a small one, or one that json has to explain."""
+    """Return the `weight_map` of an index too large for json; None for a small one, or one that json has to explain."""
     from tiecheck.files.safetensors.header import TYPED_FROM, half_characters
 
     if len(raw) < TYPED_FROM or half_characters(raw):
@@ -177,7 +177,7 @@ def _large_map(raw: bytes, there: Collection[str]) -> dict[str, str] | None:
 
 
 def _check_shards(path: str, shards: list[str]) -> None:
-    """Every shard lies in the index's directory by its name, and all are of one known format."""
+    """Check that every shard lies in the index's directory by its name, and that all are of one known format."""
     for file in shards:
         plain = os.path.normpath(file)
         if os.path.isabs(file) or plain == os.pardir or plain.startswith(os.pardir + os.sep):
@@ -209,7 +209,7 @@ def _read(root: str, found: _Found) -> Checkpoint:
 
 
 def _agree(shards: tuple[Shard, ...], where: Mapping[str, str]) -> bool:
-    """Whether an index and the files it names hold the same names."""
+    """Tell whether an index and the files it names hold the same names."""
     return {name: shard.path for shard in shards for name in shard.entries} == where and sum(
         len(shard.entries) for shard in shards
     ) == len(where)

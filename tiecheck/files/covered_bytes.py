@@ -1,4 +1,4 @@
-"""How many bytes some views cover together, each byte once: exact, without torch and without reading."""
+"""Bytes that some views cover together, each byte once: exact, without torch and without reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiecheck.files.strided_views import BITMAP, View, bitmap, clusters, nested
 
 
 def covered(views: Sequence[View]) -> int | None:
-    """The bytes that some views cover, however much they overlap.
+    """Return the bytes that some views cover, however much they overlap.
 
     Args:
         views: Views of one or more spaces, each with at least one byte.
@@ -29,7 +29,7 @@ def covered(views: Sequence[View]) -> int | None:
 
 
 def _one(view: View) -> int | None:
-    """The bytes of one view: the product of its sizes, unless it runs over itself."""
+    """Return the bytes of one view: the product of its sizes, unless it runs over itself."""
     if view.dense:
         return view.end - view.start
     if nested(view.dims):
@@ -38,7 +38,7 @@ def _one(view: View) -> int | None:
 
 
 def _space(views: list[View]) -> int | None:
-    """The bytes of views over one memory: dense runs merged, then what is strided and outside of them."""
+    """Return the bytes of views over one memory: dense runs merged, then what is strided and outside of them."""
     runs = _merged([(view.start, view.end) for view in views if view.dense])
     total = sum(end - start for start, end in runs)
     strided = list({view: None for view in views if not view.dense and not _inside(view, runs)})
@@ -79,6 +79,6 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _inside(view: View, runs: list[tuple[int, int]]) -> bool:
-    """Whether a view lies within one of some sorted intervals."""
+    """Tell whether a view lies within one of some sorted intervals."""
     k = bisect_right(runs, view.start, key=lambda run: run[0]) - 1
     return k >= 0 and view.end <= runs[k][1]

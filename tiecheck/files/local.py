@@ -1,4 +1,4 @@
-"""Which files of a target may be read, and reading JSON so that bad input ends in one clear sentence."""
+"""Files of a target that may be read, and JSON read so that bad input ends in one clear sentence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ JSON_LIMIT = 256 * 1024 * 1024
 """Bytes of an index that are read at most; the index of a million tensors has some 130 MB."""
 
 LFS_POINTER = b"version https://git-lfs"
-"""How the small text begins that stands for a file which Git LFS has not fetched."""
+"""First bytes of the small text that stands for a file which Git LFS has not fetched."""
 
 
 def inside(root: str, name: str) -> str:
-    """The full path of a file of a target directory, refused where it leads outside.
+    """Return the full path of a file of a target directory, refused where it leads outside.
 
     The Hugging Face hub cache keeps `snapshots/<revision>/model.safetensors` as a link to `blobs/<hash>`
     two levels up: such links are the cache's own and are followed.
@@ -50,13 +50,13 @@ def inside(root: str, name: str) -> str:
 
 
 def _is_hub_cache_link(base: str, real: str) -> bool:
-    """Whether a link goes from `<repo>/snapshots/<revision>` to `<repo>/blobs`."""
+    """Tell whether a link goes from `<repo>/snapshots/<revision>` to `<repo>/blobs`."""
     head, revision_parent, _ = base.rpartition(f"{os.sep}snapshots{os.sep}")
     return bool(revision_parent) and os.path.dirname(real) == os.path.join(head, "blobs")
 
 
 def open_regular(path: str, label: str) -> int:
-    """A descriptor of a regular file, opened so that a pipe or a device cannot keep us waiting.
+    """Return a descriptor of a regular file, opened so that a pipe or a device cannot keep us waiting.
 
     Raises:
         TargetError: It cannot be opened, or is a folder, a pipe or a device.
@@ -85,7 +85,7 @@ def refuse_pointer(first: bytes, path: str) -> None:
 
 
 def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
-    """A whole file that is expected to be small.
+    """Return a whole file that is expected to be small.
 
     Raises:
         TargetError: It cannot be opened or is too large.

@@ -24,7 +24,7 @@ those that lfm2 and csm read instead (transformers 4.57 and 5.23)."""
 
 
 def read_config(root: str) -> ModelConfig | None:
-    """The config of a model directory; None where it has none.
+    """Return the config of a model directory; None where it has none.
 
     Args:
         root: The model directory.
@@ -39,7 +39,7 @@ def read_config(root: str) -> ModelConfig | None:
 
 
 def parse_config(raw: bytes, path: str) -> ModelConfig:
-    """A config by its text, wherever that came from.
+    """Return a config by its text, wherever that came from.
 
     Args:
         raw: The text of the file.
@@ -56,7 +56,7 @@ def parse_config(raw: bytes, path: str) -> ModelConfig:
 
 
 def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
-    """Every tie flag with its level, value, line and column, in the order of the file.
+    """Return every tie flag with its level, value, line and column, in the order of the file.
 
     The parsed object says which flags there are: of a repeated key, or a repeated level, the last one counts.
     """
@@ -81,7 +81,7 @@ def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
 
 
 def _walk_keys(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The path and position of each tie flag in a valid JSON text.
+    """Give the path and position of each tie flag in a valid JSON text.
 
     One pass over the tokens and no recursion. Keys of objects inside lists are left out: no config keeps a
     flag there.

@@ -1,4 +1,4 @@
-"""Which of some views share memory: exact arithmetic on addresses and strides, without torch and without reading.
+"""Views that share memory: exact arithmetic on addresses and strides, without torch and without reading.
 
 An interval test settles dense views. Strided ones (columns, windows) are a bounded linear equation, as in
 numpy 2's `shares_memory`; where the work passes a bound the answer is None, never a guess.
@@ -27,7 +27,7 @@ class View(NamedTuple):
     """The bytes of one strided view: `start + sum(step * i)` for every `0 <= i < size` of each dimension."""
 
     space: Hashable
-    """What the address counts in: two spaces share nothing."""
+    """The memory that the address counts in: two spaces share nothing."""
     start: int
     """Address of the first byte."""
     dims: tuple[tuple[int, int], ...]
@@ -40,7 +40,7 @@ class View(NamedTuple):
 
     @property
     def dense(self) -> bool:
-        """Whether the view covers every byte from `start` to `end`."""
+        """True where the view covers every byte from `start` to `end`."""
         return not self.dims or (len(self.dims) == 1 and self.dims[0][0] == 1)
 
 
@@ -52,11 +52,11 @@ class Shared(NamedTuple):
     kind: Kind
     """`storage`: all cover the same bytes; `overlap`: some; `unknown`: it could not be told."""
     reason: str | None
-    """Why it could not be told."""
+    """Reason why it could not be told."""
 
 
 def dims_of(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> tuple[tuple[int, int], ...]:
-    """The byte dimensions of a view in their one normal form.
+    """Return the byte dimensions of a view in their one normal form.
 
     Args:
         shape: Sizes, none of them 0.
@@ -81,12 +81,12 @@ def dims_of(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> tuple
 
 
 def dense_view(space: Hashable, start: int, end: int) -> View:
-    """The view of every byte from `start` to `end`."""
+    """Return a view of every byte from `start` to `end`."""
     return View(space, start, dims_of((end - start,), (1,), 1))
 
 
 def overlap(a: View, b: View) -> bool | None:
-    """Whether two views share a byte; None where that takes too many steps to tell."""
+    """Tell whether two views share a byte; None where that takes too many steps to tell."""
     if a.space != b.space or a.end <= b.start or b.end <= a.start:
         return False
     if a.dense and b.dense:
@@ -104,7 +104,7 @@ def _equation(a: View, b: View) -> tuple[int, list[tuple[int, int]]]:
 
 
 def _solve(target: int, terms: list[tuple[int, int]]) -> bool | None:
-    """Whether the bounded equation has a solution, by depth-first search with the divisor and the rest as guards."""
+    """Tell whether the equation has a solution, by depth-first search with the divisor and the rest as guards."""
     divisors = [0] * (len(terms) + 1)
     rests = [0] * (len(terms) + 1)
     for i in range(len(terms) - 1, -1, -1):
@@ -130,7 +130,7 @@ def _solve(target: int, terms: list[tuple[int, int]]) -> bool | None:
 
 
 def same_bytes(a: View, b: View) -> bool | None:
-    """Whether two views cover the same bytes; None where that is too much to tell."""
+    """Tell whether two views cover the same bytes; None where that is too much to tell."""
     if a.space != b.space or a.start != b.start or a.end != b.end:
         return False
     if a.dims == b.dims:
@@ -143,7 +143,7 @@ def same_bytes(a: View, b: View) -> bool | None:
 
 
 def nested(dims: tuple[tuple[int, int], ...]) -> bool:
-    """Whether each step passes everything below it: then the normal form is unique to the set."""
+    """Tell whether each step passes everything below it: then the normal form is unique to the set."""
     reach = 0
     for step, size in dims:
         if step <= reach:
@@ -153,7 +153,7 @@ def nested(dims: tuple[tuple[int, int], ...]) -> bool:
 
 
 def bitmap(view: View) -> int:
-    """A number with a bit for each byte of the view's span, set where the view covers it."""
+    """Return a number with a bit for each byte of the view's span, set where the view covers it."""
     bits = 1
     for step, size in view.dims:
         done = 1
@@ -189,7 +189,7 @@ def clusters(starts: Sequence[int], ends: Sequence[int]) -> Iterator[list[int]]:
 
 
 def shared(views: Sequence[View]) -> list[Shared]:
-    """The groups of views that hang together by memory, among views of one or more spaces.
+    """Return the groups of views that hang together by memory, among views of one or more spaces.
 
     Args:
         views: Views with at least one byte each.

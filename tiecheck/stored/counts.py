@@ -1,4 +1,4 @@
-"""How many parameters a checkpoint stores, by its headers alone: see `Counts`. One pass, and no tensor byte."""
+"""Parameter counts of a checkpoint, by its headers alone: see `Counts`. One pass, and no tensor byte."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tiecheck.records.stored import Checkpoint, Group, read_entry
 from tiecheck.records.words import Unknown
 
 INTEGERS = ("int", "uint")
-"""How the words of the element types begin that may hold several packed weights each."""
+"""Beginnings of the words of element types that may hold several packed weights each."""
 
 
 UNTOLD = Tally(None, None, None)
 
 
 class _Sum(NamedTuple):
-    """What some stored tensors come to."""
+    """The sizes of some stored tensors together."""
 
     elements: int
     nbytes: int
@@ -58,7 +58,7 @@ def count_stored(checkpoint: Checkpoint, groups: tuple[Group, ...] | Unknown) ->
 
 
 def _entries(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
-    """Every stored name with its header entry, each once; of two shards that hold it the one the index names."""
+    """Give every stored name with its header entry, each once; of two shards that hold it the one the index names."""
     once = checkpoint.agrees or len(checkpoint.shards) == 1
     seen: set[str] = set()
     for shard in checkpoint.shards:
@@ -73,7 +73,7 @@ def _entries(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
 
 
 def _duplicates(groups: tuple[Group, ...]) -> set[str] | Unknown:
-    """The stored names of declared groups that would not be there if each were one tensor."""
+    """Return the stored names of declared groups that would not be there if each were one tensor."""
     gone: set[str] = set()
     for group in groups:
         if not group.declared or len(group.tensors) < 2:
@@ -101,7 +101,7 @@ def _tally(found: _Sum) -> Tally:
 
 
 def _once(checkpoint: Checkpoint, entries: Collection[tuple[str, Any]]) -> Tally:
-    """Some stored tensors, memory that a pickle shares between them once."""
+    """Count some stored tensors, memory that a pickle shares between them once."""
     alone = _sum(entry for name, entry in entries if name not in checkpoint.slots)
     if not checkpoint.slots:
         return _tally(alone)

@@ -6,15 +6,11 @@ code) is judged by names, shapes and config, and each of its groups says so (`in
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tiecheck.records.declared import Architecture, Flag, ModelConfig, TieSpec
 from tiecheck.records.record import Record
-from tiecheck.records.stored import Checkpoint, Group, StoredTensor
-from tiecheck.records.words import Kind, Unknown
-
-Values = Literal["auto", "never", "always"]
-
+from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.records.words import Unknown
+from tiecheck.stored.members import UNREAD, Values, stored_group
 
 HANGS_ON_CONFIG = "its names depend on the config, and the table has those of the default config"
 
@@ -31,7 +27,7 @@ class _Claim(Record):
 def build_groups(
     config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint | None, values: Values
 ) -> tuple[Group, ...] | Unknown:
-    """Every tie group that the class, or failing that the names, suggest.
+    """Return every tie group that the class, or failing that the names, suggest.
 
     Args:
         config: The model's config, where there is one.
@@ -66,7 +62,7 @@ def build_groups(
 
 
 def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:
-    """What the flag at the controlling level says, or the class's default where no level speaks."""
+    """Return the claim of the flag at the controlling level, or the class's default where no level speaks."""
     written = [f for f in config.flags if f.key == spec.key] if config else []
     flags = [f for f in written if isinstance(f.value, bool)]
     flag = next((f for f in flags if f.level == spec.level), None)
@@ -91,7 +87,7 @@ def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec
 
 
 def _controlling(config: ModelConfig | None, spec: TieSpec) -> TieSpec:
-    """The spec with the level that decides here, where several flags untie the group only if all are false.
+    """Return the spec with the level that decides here, where several flags untie the group only if all are false.
 
     With some of them false the rest decide, an explicit true before a silent one.
     """
@@ -103,7 +99,7 @@ def _controlling(config: ModelConfig | None, spec: TieSpec) -> TieSpec:
 
 
 def _odd_value(flag: Flag) -> str:
-    """Why a flag that is no truth value leaves the question open (transformers 5.23 validates it, 4.57 does not)."""
+    """Say why a flag that is no truth value leaves it open (transformers 5.23 validates it, 4.57 does not)."""
     kind = {str: "text", dict: "an object", list: "a list", type(None): "null"}.get(type(flag.value), "a number")
     taken = "true" if flag.value else "false"
     return f"{flag.dotted} is {kind}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
@@ -118,7 +114,7 @@ def _from_table(
 ) -> Group | None:
     spec = _controlling(config, spec)
     claim = _claim(config, architecture, spec)
-    group = Group(
+    group = UNREAD._replace(
         names=spec.names,
         source=spec.source,
         kind=spec.kind if claim.tied else None,
@@ -128,13 +124,7 @@ def _from_table(
         level=spec.level,
         default=spec.silent,
         forced=spec.off and not spec.joint,
-        stored=None,
-        stored_names=(),
-        missing=(),
-        tensors=(),
-        comparison=None,
         reason=claim.reason,
-        inferred=False,
         key=spec.key,
     )
     if checkpoint is None:
@@ -160,7 +150,7 @@ def _from_table(
 
 
 def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
-    """A group whose members have shapes of their own where they are not tied: a stored copy need not fit."""
+    """Return a group whose members have shapes of their own where they are not tied: a stored copy need not fit."""
     shapes = {name: tensor.shape for name, stored in pairs for tensor in group.tensors if tensor.name == stored}
     source = shapes.pop(group.source or "", None)
     apart = source is not None and group.declared is False and source not in shapes.values()
@@ -171,7 +161,7 @@ def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
 
 
 def _unseen(config: ModelConfig | None, architecture: Architecture, found: list[Group]) -> list[Group]:
-    """One group for each that the class has a layer of, and of which the checkpoint holds not one layer.
+    """Return one group for each that the class has a layer of, and of which the checkpoint holds not one layer.
 
     The table has the layers of the default config. That some are not there means nothing; that none is there may be
     this model's way, or its loss.
@@ -192,12 +182,12 @@ def _unseen(config: ModelConfig | None, architecture: Architecture, found: list[
 
 
 def any_layer(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names with `#` in the place of every number."""
+    """Return the names with `#` in the place of every number."""
     return tuple(".".join("#" if part.isdigit() else part for part in name.split(".")) for name in names)
 
 
 def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """The class's name and the stored name of each member that the checkpoint holds, each stored name once."""
+    """Return the class's name and the stored name of each member that the checkpoint holds, each stored name once."""
     pairs: list[tuple[str, str]] = []
     taken: set[str] = set()
     for name in spec.names:
@@ -210,7 +200,7 @@ def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]
 
 
 def _anchored(spec: TieSpec, checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint holds other tensors of the module that owns a member, and none in the members' place.
+    """Tell whether the checkpoint holds other tensors of the module that owns a member, and none in the members' place.
 
     A checkpoint whose names have another prefix, or that holds another part of the model, has nothing there; a
     quantised matrix is there in another form.
@@ -228,113 +218,58 @@ def _anchored(spec: TieSpec, checkpoint: Checkpoint) -> bool:
     return found
 
 
-def stored_group(
-    group: Group,
-    checkpoint: Checkpoint,
-    pairs: list[tuple[str, str]],
-    values: Values,
-    reason: str | None = None,
-) -> Group:
-    """The group with its stored members, compared where there are two or more.
+def lost_tie(older: Architecture, newest: Architecture) -> TieSpec | None:
+    """Return the tie that 4.57 makes of embedding and head, where transformers 5 has both and never ties them."""
+    from tiecheck.tables.architectures import newer_names
+
+    pair = {newest.head, newest.embedding}
+    if None in pair or len(pair) < 2 or any(pair <= set(tie.names) for tie in newest.ties):
+        return None
+    return next((tie for tie in older.ties if pair <= set(newer_names(tie))), None)
+
+
+def inert_group(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, values: Values
+) -> Group | None:
+    """Return the group of embedding and head, where transformers 5 has no tie for it and 4.57 had one.
+
+    `LukeForMaskedLM` and others lost their declaration on the way to 5 (transformers 5.23.0): a checkpoint that 4.57
+    saved tied, head absent, loads with a random head whatever its config says.
 
     Args:
-        group: The group, its stored fields empty.
+        config: The model's config.
+        architecture: The class by the table of transformers 5.
         checkpoint: The stored layer.
-        pairs: The class's name and the stored name of each member that is there.
         values: Whether bytes may be read.
-        reason: What limits the verdict on the group, where something does.
+
+    Returns:
+        None where the class ties the head, has none, was never able to, or where neither is stored.
     """
-    stored_names = tuple(sorted(stored for _, stored in pairs))
-    there = {name for name, _ in pairs}
-    tensors = tuple(t for t in (checkpoint.tensor(n) for n in stored_names) if t is not None)
-    missing = tuple(n for n in group.names if n not in there)
-    packed = _packed(checkpoint, missing) if group.declared is not True and not group.inferred else None
-    if packed:
-        return group._replace(stored="unknown", stored_names=stored_names, tensors=tensors, reason=packed)
-    group = group._replace(
-        stored_names=stored_names,
-        missing=missing,
-        tensors=tensors,
-        reason=group.reason or reason,
+    from tiecheck.tables.architectures import load_older
+
+    head, embedding = architecture.head, architecture.embedding
+    if head is None or embedding is None or not (head in checkpoint or embedding in checkpoint):
+        return None
+    if any(head in tie.names for tie in architecture.ties):
+        return None  # T5Gemma's head is tied to its decoder's embedding, and the encoder's is what words go in by
+    others = {name for tie in architecture.ties if embedding in tie.names for name in tie.names}
+    if embedding not in checkpoint and any(name in checkpoint for name in others):
+        return None  # Pop2Piano's `shared` may be stored as its encoder's: the group of the two speaks for it
+    data = config.data if config else None
+    older = load_older(architecture.class_name, config.model_type if config else None, config=data)
+    if lost_tie(older, architecture) is None:
+        return None
+    pair = (head, embedding)
+    return stored_group(
+        UNREAD._replace(
+            names=tuple(sorted(pair)),
+            source=embedding,
+            declared=False,
+            declared_by=(f"{architecture.class_name} ({architecture.origin}), whatever the flag says",),
+            default=False,
+            inert=True,
+        ),
+        checkpoint,
+        [(name, name) for name in sorted(pair) if name in checkpoint],
+        values,
     )
-    if len(pairs) < 2:
-        return group._replace(stored="absent")
-    if len(tensors) < len(stored_names):
-        absent = [n for n in stored_names if all(t.name != n for t in tensors)]
-        return group._replace(
-            stored="unknown", reason=f"{absent[0]} is in {checkpoint.why_absent} ({checkpoint.weight_map[absent[0]]})"
-        )
-    return compare_members(group, checkpoint, values)
-
-
-WRAPPERS = ("base_layer.", "modules_to_save.", "original_module.", "parametrizations.", "_orig_mod.")
-"""What peft, torch's parametrizations and `torch.compile` put between a layer and its weight."""
-
-
-def _packed(checkpoint: Checkpoint, missing: tuple[str, ...]) -> str | None:
-    """Whether a missing member is stored in another form: quantisers write `lm_head.qweight` and scales."""
-    for name in missing:
-        owner, _, attribute = name.rpartition(".")
-        start = f"{owner}."
-        inside = (n for n in checkpoint.names() if owner and n.startswith(start))
-        other = min((n for n in inside if _other_form(n.removeprefix(start), attribute)), default=None)
-        if other is not None:
-            return f"{owner} is stored in another form ({other})"
-    return None
-
-
-def _other_form(stored: str, attribute: str) -> bool:
-    """Whether what is stored below a layer can stand for its attribute; the parts of a sub-layer cannot."""
-    if stored.startswith(WRAPPERS):
-        return True
-    if attribute == "weight":
-        return stored.startswith("weight.") or ("." not in stored and stored != "bias")
-    return stored.startswith((f"{attribute}.", f"{attribute}_"))
-
-
-def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Group:
-    """The group with its stored members, of which every header was read, compared."""
-    tensors = group.tensors
-    if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
-        return _unlike(group._replace(stored="separate"), checkpoint, tensors, values)
-    slots = [checkpoint.slots.get(t.name) for t in tensors]
-    if slots[0] is not None and all(slot == slots[0] for slot in slots):
-        return group._replace(stored="storage")
-    if values == "never":
-        return group._replace(stored="unknown", reason="the bytes were not to be read (--values never)")
-    if checkpoint.remote is not None:
-        if values == "auto":
-            return group._replace(
-                stored="unknown", reason="the bytes are on a remote store; --values always reads them"
-            )
-        result = checkpoint.remote.compare(tensors)
-    else:
-        from tiecheck.files.compare.equality import compare
-
-        result = compare(checkpoint, tensors, exact=values == "always")
-    if isinstance(result, Unknown):
-        return group._replace(stored="unknown", reason=result.reason)
-    kind: Kind = "copy" if result.equal else "separate"
-    reason = group.reason
-    if kind == "separate" and group.declared and group.flag is not None and group.flag.value is False:
-        reason = "the flag is false, and transformers 5 keeps apart what is stored apart"
-    relation = None
-    if kind == "separate" and len(tensors[0].shape) == 2 and len(set(tensors[0].shape)) == 1:
-        from tiecheck.files.compare.reshaped import in_words, transposed
-
-        relation = transposed(checkpoint, tensors)
-        reason = reason if relation is None else in_words(relation)
-    return group._replace(stored=kind, comparison=result, reason=reason, relation=relation)
-
-
-def _unlike(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:
-    """A group whose members cannot be one tensor as they are, and may be in another form."""
-    reason = "the members differ in shape or dtype"
-    if values == "never" or checkpoint.remote is not None:
-        return group._replace(reason=reason)
-    from tiecheck.files.compare.reshaped import compare_forms, in_words
-
-    found = compare_forms(checkpoint, tensors, exact=values == "always")
-    if found is None or isinstance(found, Unknown):
-        return group._replace(reason=reason)
-    return group._replace(relation=found, reason=f"{reason}: {in_words(found)}")

@@ -20,7 +20,7 @@ SHARED = 64
 
 
 def find_layouts(names: Iterable[str]) -> tuple[str, ...]:
-    """The standard names in a directory, the one that `from_pretrained` takes first."""
+    """Return the standard names in a directory, the one that `from_pretrained` takes first."""
     there = set(names)
     return tuple(name for name in STANDARD_NAMES if name in there)
 
@@ -28,7 +28,7 @@ def find_layouts(names: Iterable[str]) -> tuple[str, ...]:
 def layout_groups(
     root: str, files: tuple[str, ...], groups: tuple[Group, ...], architecture: Architecture, values: Values
 ) -> tuple[LayoutGroup | Unknown, ...]:
-    """Each known tie, and each one that a pickle's shared memory makes, as every layout stores it.
+    """Return each known tie, and each one that a pickle's shared memory makes, as every layout stores it.
 
     Args:
         root: The directory.
@@ -67,7 +67,7 @@ def _read(root: str, file: str) -> Checkpoint | Unknown:
 
 
 def _shared(layouts: list[tuple[str, Checkpoint]], known: set[str]) -> list[tuple[tuple[str, ...], None]]:
-    """Return names that are one memory in some pickle and no known tie."""
+    """Return the names that are one memory in some pickle and no known tie."""
     found: dict[tuple[str, ...], None] = {}
     for _, layout in layouts:
         places: dict[tuple[StorageSlot, object], list[str]] = {}

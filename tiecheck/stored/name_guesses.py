@@ -7,6 +7,7 @@ import re
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Unknown
+from tiecheck.stored.members import UNREAD
 
 EMBEDDING = frozenset(
     (
@@ -31,7 +32,7 @@ LAYER = re.compile(r"\.\d+\.")
 
 
 def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Group, ...] | Unknown:
-    """The one group of token embedding and head, where names and shapes leave no doubt.
+    """Return the one group of token embedding and head, where names and shapes leave no doubt.
 
     Args:
         config: The model's config, where there is one; `vocab_size` then has to fit.
@@ -57,21 +58,13 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
         return Unknown(f"by name only {which} can be a member: what the class ties cannot be told without its code")
     found = tuple(sorted((*embeddings, *heads)))
     return (
-        Group(
+        UNREAD._replace(
             names=found,
             source=embeddings[0] if embeddings else None,
-            kind=None,
             declared=declared,
             declared_by=tuple(f"{config.path}:{f.dotted}" for f in flags) if config and declared is not None else (),
             flag=flags[0] if flags and declared is not None else None,
-            level=(),
-            default=None,
-            forced=False,
-            stored=None,
             stored_names=found,
-            missing=(),
-            tensors=(),
-            comparison=None,
             reason="the config's flags disagree with one another" if len({f.value for f in flags}) > 1 else None,
             inferred=True,
         ),

@@ -1,4 +1,4 @@
-"""Which saved optimizer states lie beside a checkpoint, by names alone: a start does not import the readers."""
+"""Saved optimizer states that lie beside a checkpoint, by names alone: a start does not import the readers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ZERO = r"global_step\d+"
 """DeepSpeed's folder of partitioned states."""
 
 TRAINER = "trainer_state.json"
-"""What transformers' Trainer leaves in each of its checkpoints."""
+"""File that transformers' Trainer leaves in each of its checkpoints."""
 
 
 def find_states(root: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The optimizer states of a directory, relative to it: files, `.metadata` files, DeepSpeed's folders.
+    """Return the optimizer states of a directory, relative to it: files, `.metadata` files, DeepSpeed's folders.
 
     Args:
         root: The directory.

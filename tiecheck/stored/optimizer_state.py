@@ -60,7 +60,7 @@ class SavedState(NamedTuple):
 
 
 def read_state(root: str, file: str, wanted: Iterable[str]) -> SavedState | Unknown:
-    """A saved optimizer state, by its headers.
+    """Return a saved optimizer state, by its headers.
 
     Args:
         root: The target directory.
@@ -108,21 +108,14 @@ def compare_moments(moments: list[Moment], *, exact: bool) -> Comparison | Unkno
 
 
 def _compare_parts(parts: tuple[Part, ...], *, exact: bool) -> Comparison | Unknown:
-    from tiecheck.files.compare.equality import compare_pieces
+    from tiecheck.files.compare.equality import compare_spans
     from tiecheck.files.compare.spans import Span
 
     fds: list[int] = []
     try:
         fds += [open_regular(part.path, part.path) for part in parts]
         spans = [Span(fd, part.start, part.nbytes) for fd, part in zip(fds, parts, strict=True)]
-        return compare_pieces(
-            parts[0].shape,
-            parts[0].nbytes,
-            lambda piece: [span.read(piece.offset, piece.nbytes) for span in spans],
-            dtype=parts[0].dtype,
-            everywhere=True,
-            exact=exact,
-        )
+        return compare_spans(spans, parts[0].shape, parts[0].dtype, everywhere=True, exact=exact)
     except (OSError, EOFError) as error:
         return Unknown(f"the bytes cannot be read: {error}")
     finally:
@@ -145,7 +138,7 @@ def _locate(saved: TorchFile, tensor: PickledTensor) -> Part | None:
 
 
 def _torch(saved: TorchFile, file: str) -> SavedState | Unknown:
-    """The `state_dict()` of an optimizer of torch's, at the top or under one key."""
+    """Return the `state_dict()` of an optimizer of torch's, at the top or under one key."""
     levels = [saved.tree, *(saved.tree.values() if isinstance(saved.tree, dict) else ())]
     data = next((d for d in levels if isinstance(d, dict) and {"state", "param_groups"} <= d.keys()), None)
     state = data["state"] if data else None
@@ -194,7 +187,7 @@ def _safetensors(path: str, file: str) -> SavedState:
 
 
 def _distributed(path: str, file: str, wanted: tuple[str, ...]) -> SavedState | Unknown:
-    """A distributed checkpoint by its `.metadata`, a pickle of dataclasses (torch 2.13)."""
+    """Return a distributed checkpoint by its `.metadata`, a pickle of dataclasses (torch 2.13)."""
     raw = read_bytes(path, path)
     there = [n for n in wanted if re.search(rb"state\.[\w.]{0,200}?" + re.escape(n.encode()), raw)]
     if len(there) < 2:

@@ -1,4 +1,4 @@
-"""What saved optimizer states hold for the ties of a checkpoint: one entry each, as it should be, or more.
+"""Entries of saved optimizer states for the ties of a checkpoint: one entry each, as it should be, or more.
 
 With names an entry is found by its name. With numbers, as plain torch and Trainer write them, the shapes tell: a state
 with one more entry of the embedding's shape than the checkpoint has tensors, and otherwise the same shapes.
@@ -26,7 +26,7 @@ def tied_moments(
     checkpoint: Checkpoint | None,
     values: Literal["auto", "never", "always"],
 ) -> tuple[TiedMoments | Unknown, ...] | Unknown:
-    """The groups that have more than one entry in a saved optimizer state, and states that cannot tell.
+    """Return the groups that have more than one entry in a saved optimizer state, and states that cannot tell.
 
     Args:
         root: The target directory.
@@ -73,7 +73,7 @@ def _by_name(state: SavedState, group: Group) -> dict[str, dict[str, Moment]]:
 
 
 def _is_field(before: str, after: str, file: str) -> bool:
-    """Whether what stands around a parameter's name makes it a moment, and not the parameter itself or its options."""
+    """Tell whether the text around a parameter's name makes it a moment, not the parameter or its options."""
     around = before.split(".")
     if "param_groups" in around:
         return False
@@ -87,7 +87,7 @@ def _by_number(
     checkpoint: Checkpoint | None,
     values: Literal["auto", "never", "always"],
 ) -> TiedMoments | Unknown | None:
-    """A group whose shape more entries have than the checkpoint has parameters of it."""
+    """Return a group whose shape more entries have than the checkpoint has parameters of it."""
     if checkpoint is None or checkpoint.missing_files or not group.tensors:
         return Unknown(f"{state.file} numbers its entries, and not all weights are here to count them against")
     shape = group.tensors[0].shape
@@ -111,7 +111,7 @@ def _by_number(
 
 
 def _parameter_shape(fields: Mapping[str, Moment]) -> Shape | None:
-    """The shape of the parameter behind an entry; Adafactor keeps a vector for the rows and one for the columns."""
+    """Return the shape of the parameter behind an entry; Adafactor keeps one vector for rows, one for columns."""
     row, column = fields.get("exp_avg_sq_row"), fields.get("exp_avg_sq_col")
     if row and column and column.shape:
         return (*row.shape, column.shape[-1])
@@ -119,7 +119,7 @@ def _parameter_shape(fields: Mapping[str, Moment]) -> Shape | None:
 
 
 def _stored_shapes(checkpoint: Checkpoint, declared: list[Group]) -> Counter[Shape]:
-    """How many parameters of each shape the checkpoint stands for, each tie counted once."""
+    """Count the parameters of each shape that the checkpoint stands for, each tie once."""
     members = {name for group in declared for name in group.stored_names}
     counts = Counter(group.tensors[0].shape for group in declared if group.tensors)
     for shard in checkpoint.shards:
@@ -134,7 +134,7 @@ def _compared(
     room: int,
     values: Literal["auto", "never", "always"],
 ) -> TiedMoments | Unknown | None:
-    """The first field in which the entries differ; None where they are equal in every one: then it is one tensor."""
+    """Return the first field in which the entries differ; None where all are equal: then it is one tensor."""
     reasons: Iterable[str] = ()
     for field, entries in sorted(fields.items()):
         moments = list(entries.values())

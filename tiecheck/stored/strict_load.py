@@ -20,7 +20,7 @@ def strict_load(
     built: Iterable[str],
     resumed: tuple[str, ...],
 ) -> StrictLoad | Unknown:
-    """How the stored names fit the class.
+    """Hold the stored names against those of the class.
 
     Args:
         checkpoint: The stored names.
@@ -45,7 +45,7 @@ def strict_load(
 
 
 def may_be_wrapped(checkpoint: Checkpoint) -> bool:
-    """Whether the first and the last name of each shard all begin with one part, as under a wrapper's prefix."""
+    """Tell whether the first and the last name of each shard all begin with one part, as under a wrapper's prefix."""
     ends = {end for shard in checkpoint.shards for end in _ends(shard.entries)}
     return len({name.partition(".")[0] for name in ends}) == 1 and all("." in name for name in ends)
 
@@ -59,7 +59,7 @@ def _ends(entries: Mapping[str, object]) -> tuple[str, ...]:
 def _prefix(
     checkpoint: Checkpoint, own: tuple[str, ...], architecture: Architecture
 ) -> tuple[str | None, tuple[str, str] | None]:
-    """What stands before every stored name, such that without it the class would find its own."""
+    """Return the text before every stored name, such that without it the class would find its own."""
     spelt = {other for spec in architecture.ties for others in spec.spellings.values() for other in others}
     if not own or not may_be_wrapped(checkpoint) or any(name in checkpoint for name in {*own, *spelt}):
         return None, None

@@ -13,7 +13,7 @@ import urllib3
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
-from tiecheck.files.remote import connections, http
+from tiecheck.files.remote import http
 from tiecheck.files.remote.reading import RemoteModel, read_address
 from tiecheck.files.remote.store import GUESS
 from tiecheck.records.words import Unknown
@@ -325,15 +325,15 @@ class TestTls:
         assert server.paths() == []
 
     def test_authorities_of_the_environment(self, serve, model, certificate: str, monkeypatch) -> None:
-        connections.manager_of.cache_clear()
+        http.manager_of.cache_clear()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
         try:
             assert read(f"{serve(model(SMALL), certificate=certificate).url}/m").checkpoint is not None
         finally:
-            connections.manager_of.cache_clear()
+            http.manager_of.cache_clear()
 
     def test_https_is_not_left_for_http(self, serve, model, certificate: str, monkeypatch) -> None:
-        connections.manager_of.cache_clear()
+        http.manager_of.cache_clear()
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
         plain = serve(model(SMALL))
         server = serve({}, certificate=certificate)
@@ -341,7 +341,7 @@ class TestTls:
         try:
             assert "redirects from https to http" in says(f"{server.url}/m/model.safetensors")
         finally:
-            connections.manager_of.cache_clear()
+            http.manager_of.cache_clear()
         assert plain.paths() == []
 
 

@@ -1,1 +1,1 @@
-"""Are tensors equal, and how far apart: byte by byte, in bounded memory."""
+"""Tensors held against each other, and how far they lie apart: byte by byte, by `pread`, in bounded memory."""

@@ -1,4 +1,4 @@
-"""How far the elements of two tensors lie apart: the largest absolute difference, safe for NaN.
+"""Distance between the elements of two tensors: the largest absolute difference, safe for NaN.
 
 A few elements are measured without numpy, which costs more to import than to do without; more of them by numpy,
 where it is installed.
@@ -39,14 +39,14 @@ Decode = Callable[[bytes], Sequence[float]]
 
 
 class Distance(NamedTuple):
-    """What was measured."""
+    """The distance that was measured."""
 
     largest: float | None
     """The largest absolute difference of two finite elements; None where none was measured."""
     rows: int
     """Rows that were measured whole."""
     nonfinite: bool
-    """Whether a NaN or an infinity stands where another member has something else."""
+    """True where a NaN or an infinity stands where another member has something else."""
 
 
 class Gauge:
@@ -72,7 +72,7 @@ class Gauge:
 
     @property
     def distance(self) -> Distance:
-        """What was measured so far."""
+        """The distance that was measured so far."""
         return Distance(self._largest, self._rows, self._nonfinite)
 
     def take(self, blocks: Sequence[bytes], differing: Iterable[slice], *, whole: bool) -> None:
@@ -121,7 +121,7 @@ class Gauge:
 
 
 def decoder(dtype: str) -> Decode | None:
-    """What makes numbers of the bytes of a dtype; None for one that has none that can be told apart."""
+    """Return the function that makes numbers of a dtype's bytes; None for a dtype without numbers."""
     if sys.byteorder != "little":  # safetensors is, and a cast takes the machine's order
         return None
     if dtype == "bfloat16":
@@ -136,7 +136,7 @@ def decoder(dtype: str) -> Decode | None:
 
 
 def _bfloat16(raw: bytes) -> Sequence[float]:
-    """The upper halves of as many float32."""
+    """Return the upper halves of as many float32."""
     wide = bytearray(2 * len(raw))
     wide[2::4] = raw[0::2]
     wide[3::4] = raw[1::2]
@@ -144,7 +144,7 @@ def _bfloat16(raw: bytes) -> Sequence[float]:
 
 
 def eight_bit_values(dtype: str) -> list[float]:
-    """What each byte of an 8-bit float dtype stands for."""
+    """Return the number that each byte of an 8-bit float dtype stands for."""
     exponent_bits, bias, kind = _EIGHT_BITS[dtype]
     mantissa_bits = 7 - exponent_bits
     top = (1 << exponent_bits) - 1
@@ -163,7 +163,7 @@ def eight_bit_values(dtype: str) -> list[float]:
 
 
 def _apart(first: Sequence[float], second: Sequence[float]) -> tuple[float | None, bool]:
-    """The largest finite difference of some elements, and whether a NaN or infinity stands against something else."""
+    """Return the largest finite difference, and whether a NaN or infinity stands against something else."""
     apart = list(map(abs, map(sub, first, second)))
     if math.isfinite(sum(apart)):
         return float(max(apart, default=0)), False
@@ -187,7 +187,7 @@ def _import_numpy() -> Any:
 
 
 def _apart_by_numpy(numpy: Any, dtype: str, first: bytes, second: bytes) -> tuple[float | None, bool]:
-    """The same by numpy."""
+    """Measure the same by numpy."""
     a, b = array(numpy, dtype, first), array(numpy, dtype, second)
     if a.dtype.kind in "iu":
         unsigned = f"u{a.dtype.itemsize}"
@@ -204,7 +204,7 @@ def _apart_by_numpy(numpy: Any, dtype: str, first: bytes, second: bytes) -> tupl
 
 
 def array(numpy: Any, dtype: str, raw: bytes) -> Any:
-    """The elements of some bytes, for a dtype that has a decoder; a float type that numpy lacks comes as `f4`."""
+    """Return the elements of some bytes of a dtype with a decoder; a float type that numpy lacks comes as `f4`."""
     if dtype == "bfloat16":
         return (numpy.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     if dtype in _EIGHT_BITS:

@@ -8,7 +8,7 @@ rows" is another story than "all of them".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
     row: int
     """The first row."""
     rows: int
-    """How many; 1 for a part of a row."""
+    """Their number; 1 for a part of a row."""
     offset: int
     """Where it begins, in bytes from the tensor's beginning."""
     nbytes: int
@@ -95,6 +95,16 @@ class Tally:
                 self._add(piece.row + i)
                 yield row
 
+    def counted(self, found: Comparison, measured: int) -> Comparison:
+        """Return a comparison with the rows that were counted, and how many of them were measured."""
+        return found._replace(
+            rows_differ=self.differ,
+            rows_compared=found.rows if self.stopped is None else self.stopped,
+            first_row=self.first,
+            last_row=self.last,
+            rows_measured=measured,
+        )
+
     def _add(self, row: int) -> None:
         self.differ += 1
         self.first = row if self.first is None else self.first
@@ -139,14 +149,14 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     """
     try:
         with opened(checkpoint, tensors) as spans:
-            return _compare_spans(spans, tensors[0], exact=exact)
+            return _compare_opened(spans, tensors[0], exact=exact)
     except OpaqueError as error:
         return Unknown(str(error))
     except (OSError, EOFError) as error:
         return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
 
 
-def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
+def _compare_opened(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
     """Look at samples first; then at the whole of it, or less where the members differ everywhere."""
     nbytes = tensor.nbytes
     distinct = list({span.place: span for span in spans}.values())  # shards may be links to one file
@@ -155,35 +165,26 @@ def _compare_spans(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> C
     # To put samples of a strided member together takes as long as some of the whole does.
     sampled = nbytes > EXACT and not any(isinstance(span, StridedSpan) for span in distinct)
     everywhere = sampled and not _alike_somewhere(distinct)
-    return compare_pieces(
-        tensor.shape,
-        nbytes,
-        lambda piece: [span.read(piece.offset, piece.nbytes) for span in distinct],
-        dtype=tensor.dtype,
-        everywhere=everywhere,
-        exact=exact,
-    )
+    return compare_spans(distinct, tensor.shape, tensor.dtype, everywhere=everywhere, exact=exact)
 
 
-def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
-    shape: tuple[int, ...],
-    nbytes: int,
-    read: Callable[[Piece], list[bytes]],
-    *,
-    dtype: str,
-    everywhere: bool,
-    exact: bool,
+def compare_spans(
+    spans: Sequence[Span], shape: tuple[int, ...], dtype: str, *, everywhere: bool, exact: bool
 ) -> Comparison:
     """Compare members piece by piece, all of them in one pass.
 
     Args:
-        shape: Their shape.
-        nbytes: Bytes of each.
-        read: Gives the bytes of one piece, of each member; of one alone where all are the same bytes.
+        spans: Their bytes; one alone where all are the same bytes.
+        shape: The shape of each.
         dtype: torch's word for their elements.
-        everywhere: Whether they seem to differ everywhere, so that one block is enough to say so.
-        exact: Whether to go on to the end all the same.
+        everywhere: True where they seem to differ everywhere, so that one block is enough to say so.
+        exact: True to go on to the end all the same.
+
+    Raises:
+        EOFError: A file has become too short.
+        OSError: A file cannot be read.
     """
+    nbytes = spans[0].nbytes
     rows = shape[0] if shape else 1
     by_rows = rows > 0 and nbytes % rows == 0
     width = max(1, nbytes // rows if by_rows else nbytes)
@@ -195,7 +196,7 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
             break
         if piece.row == tally.last:  # of this long row it is known that it differs
             continue
-        blocks = read(piece)
+        blocks = [span.read(piece.offset, piece.nbytes) for span in spans]
         if any(block != blocks[0] for block in blocks[1:]):
             if gauge is None:
                 from tiecheck.files.compare.distance import Gauge
@@ -210,16 +211,7 @@ def compare_pieces(  # noqa: PLR0913  # what a tensor is made of
         return Comparison(True, rows, 0, rows, None, None, constant.holds)
     largest, measured, nonfinite = gauge.distance
     found = Comparison(False, rows, None, 0, None, None, False, max_difference=largest, nonfinite=nonfinite)
-    if not by_rows:
-        return found
-    compared = rows if tally.stopped is None else tally.stopped
-    return found._replace(
-        rows_differ=tally.differ,
-        rows_compared=compared,
-        first_row=tally.first,
-        last_row=tally.last,
-        rows_measured=measured,
-    )
+    return tally.counted(found, measured) if by_rows else found
 
 
 def _sample_offsets(nbytes: int) -> Iterator[int]:

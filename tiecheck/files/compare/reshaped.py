@@ -55,7 +55,7 @@ def compare_forms(
 
 
 def transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
-    """Whether each of some square matrices, alike in dtype, is the transpose of the first; None if not."""
+    """Compare square matrices, alike in dtype, each with the transpose of the first; None where one is not."""
     shape = tensors[0].shape
     if checkpoint.format == "pickle" or len(shape) != 2 or shape[0] != shape[1]:
         return None
@@ -69,7 +69,7 @@ def transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Com
 
 
 def in_words(found: Comparison) -> str:
-    """A form, as the reason of a group says it."""
+    """Return a form, as the reason of a group says it."""
     if found.form == "transposed":
         return "one is the other transposed, byte for byte"
     if found.form == "cast":
@@ -83,7 +83,7 @@ def in_words(found: Comparison) -> str:
 
 
 def _row_bytes(tensors: tuple[StoredTensor, ...]) -> int | None:
-    """Bytes of a row of members that differ in their rows alone."""
+    """Return the bytes of a row of members that differ in their rows alone."""
     first = tensors[0]
     if any(t.dtype != first.dtype or not t.shape or t.shape[1:] != first.shape[1:] or not t.nbytes for t in tensors):
         return None
@@ -92,7 +92,7 @@ def _row_bytes(tensors: tuple[StoredTensor, ...]) -> int | None:
 
 
 def _padded(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool) -> Comparison | Unknown:
-    """The rows that all members have, and what is behind them in the longest."""
+    """Compare the rows that all members have, and look at the rows behind them in the longest."""
     longest = max(tensors, key=lambda t: t.shape[0])
     rows, width = min(t.shape[0] for t in tensors), longest.nbytes // longest.shape[0]
     cut = tuple(t._replace(shape=(rows, *t.shape[1:]), nbytes=rows * width) for t in tensors)
@@ -113,7 +113,7 @@ def _padded(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
 
 
 def _pairs(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
-    """Each member against the first, where all that are unlike it are so in one way."""
+    """Compare each member with the first, where all that are unlike it are so in one way."""
     forms: set[Literal["transposed", "cast"]] = set()
     first = tensors[0]
     for other in tensors[1:]:
@@ -136,7 +136,7 @@ def _pairs(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compari
 
 
 def _is_transpose(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
-    """Whether a matrix is another one turned over, byte for byte; a few elements first."""
+    """Tell whether a matrix is another one turned over, byte for byte; a few elements first."""
     if len(first.shape) != 2 or first.shape[::-1] != second.shape or not first.nbytes:
         return False
     if first.shape[1] > first.shape[0]:  # whole rows of the one with short rows, pieces of rows of the other
@@ -160,7 +160,7 @@ def _is_transpose(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -
 
 
 def _is_cast(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
-    """Whether one of two float tensors is the other rounded to its dtype."""
+    """Tell whether one of two float tensors is the other rounded to its dtype."""
     if not {first.dtype, second.dtype} <= set(_WIDTHS) or not first.nbytes or not _close(first, a, second, b):
         return False
     try:
@@ -175,7 +175,7 @@ def _is_cast(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> boo
 
 
 def _close(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
-    """Whether a few elements are as near to each other as eight bits of mantissa let them be."""
+    """Tell whether a few elements are as near to each other as eight bits of mantissa let them be."""
     read_a, read_b = decoder(first.dtype), decoder(second.dtype)
     if read_a is None or read_b is None:
         return False
@@ -190,12 +190,12 @@ def _close(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
 
 
 def _size(tensor: StoredTensor) -> int:
-    """Bytes of an element of a float type."""
+    """Return the bytes of an element of a float type."""
     return {"float64": 8, "float32": 4}.get(tensor.dtype, 2)
 
 
 def _rounds(np: Any, wide: StoredTensor, a: Span, narrow: StoredTensor, b: Span) -> bool:
-    """Whether the wide tensor rounds to the narrow one in every element, as torch casts: through float32."""
+    """Tell whether the wide tensor rounds to the narrow one in every element, as torch casts: through float32."""
     sizes = _size(wide), _size(narrow)
     elements = wide.nbytes // sizes[0]
     step = BLOCK // sizes[0]

@@ -32,7 +32,7 @@ PROTOCOL = 1001
 
 
 class BrokenArchiveError(UnreadablePickleError):
-    """What is around the pickle is broken, or none of `torch.save`'s."""
+    """The pickle is in something broken, or in none of `torch.save`'s."""
 
 
 class ForeignFileError(BrokenArchiveError):
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 class TorchFile(NamedTuple):
-    """What a file of `torch.save` holds."""
+    """The content of a file of `torch.save`."""
 
     path: str
     """The file."""

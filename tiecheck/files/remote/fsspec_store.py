@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tiecheck.errors import MissingExtraError, TargetError
-from tiecheck.files.remote.store import Meter, Span, Start
+from tiecheck.files.remote.store import ByteRange, Meter, Start
 from tiecheck.records.report import Traffic
 from tiecheck.targets.parse import without_secrets
 
@@ -31,11 +31,11 @@ class FsspecStore:
         return self._label
 
     def traffic(self) -> Traffic:
-        """What was moved so far."""
+        """Return the bytes and requests so far."""
         return self._meter.read()
 
     def names(self) -> Collection[str] | None:
-        """The files right below the folder."""
+        """Return the files right below the folder."""
         self._meter.add(0)
         try:
             self._fs.invalidate_cache(self._root)
@@ -52,26 +52,28 @@ class FsspecStore:
         return self._sizes.keys()
 
     def small(self, name: str, limit: int) -> bytes | None:
-        """A whole small file; None where there is none."""
+        """Return a whole small file; None where there is none."""
         size = self._size(name)
         if size is None:
             return None
         if size > limit:
             label = self._path(name)
             raise TargetError(f"{label} has {size:,} bytes, more than the {limit:,} that are read", label)
-        return self.spans([Span(name, 0, size)])[0] if size else b""
+        return self.spans([ByteRange(name, 0, size)])[0] if size else b""
 
     def starts(self, wanted: Sequence[tuple[str, int]]) -> list[Start | None]:
-        """The first bytes of some files, fetched together."""
+        """Return the first bytes of some files, fetched together."""
         sizes = [self._size(name) for name, _ in wanted]
-        there = [Span(name, 0, min(count, size)) for (name, count), size in zip(wanted, sizes, strict=True) if size]
+        there = [
+            ByteRange(name, 0, min(count, size)) for (name, count), size in zip(wanted, sizes, strict=True) if size
+        ]
         found = dict(zip((span.name for span in there), self.spans(there), strict=True))
         return [
             None if size is None else Start(found.get(name, b""), size)
             for (name, _), size in zip(wanted, sizes, strict=True)
         ]
 
-    def spans(self, wanted: Sequence[Span]) -> list[bytes]:
+    def spans(self, wanted: Sequence[ByteRange]) -> list[bytes]:
         """Byte ranges, fetched together."""
         if not wanted:
             return []
@@ -94,7 +96,7 @@ class FsspecStore:
         return [bytes(raw) for raw in raws]
 
     def _size(self, name: str) -> int | None:
-        """Bytes of a file by the listing, or by asking; None where there is none."""
+        """Return the bytes of a file by the listing, or by asking; None where there is none."""
         if name not in self._sizes:
             self._meter.add(0)
             try:
@@ -113,7 +115,7 @@ class FsspecStore:
         return f"{self._label}/{name}"
 
     def _failed(self, error: Exception, label: str) -> TargetError | MissingExtraError:
-        """One sentence for whatever the library raised."""
+        """Return one sentence for whatever the library raised."""
         text = " ".join(str(error).split())[:300]
         if self._secret:
             text = text.replace(self._secret, "***")
@@ -123,7 +125,7 @@ class FsspecStore:
 
 
 def _filesystem(address: str, label: str) -> tuple[Any, str]:
-    """The file system of an address, by fsspec, and the path in it; missing libraries are named with their install."""
+    """Return the file system of an address and the path in it; a missing library is named with its install."""
     from fsspec.core import url_to_fs
     from fsspec.registry import known_implementations
 

@@ -6,6 +6,7 @@ of a second to import, and gives no ranges.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, NoReturn
@@ -13,9 +14,10 @@ from urllib.parse import quote, unquote
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
-from tiecheck.files.local import parse_json
+from tiecheck.files.checkpoint import INDEX_ENDING, parse_index, pick
+from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.files.model_config import CONFIG_NAME
 from tiecheck.files.remote.http import Answer, get
-from tiecheck.files.remote.hub_cache import COMMIT, snapshot_of
 from tiecheck.files.remote.store import Found, Meter
 from tiecheck.files.remote.web_directory import WebStore
 
@@ -23,6 +25,7 @@ ADDRESS = re.compile(
     r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.+))?", re.ASCII
 )
 WEB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(tree|blob|resolve|raw)/(?P<revision>[^/]+)(/(?P<path>.+))?)?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HOSTS = ("https://huggingface.co/", "https://hf.co/", "https://www.huggingface.co/")
 
 LISTING_LIMIT = 64 * 1024 * 1024
@@ -39,13 +42,13 @@ class HubAddress(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """The address as messages give it."""
         at = f"@{self.revision}" if self.revision else ""
         return f"hf://{self.repo}{at}{'/' if self.path else ''}{self.path}"
 
 
 def hub_address(address: str) -> HubAddress | None:
-    """What an address names on the hub; None for one that leads elsewhere.
+    """Return the place that an address names on the hub; None for one that leads elsewhere.
 
     Args:
         address: `hf://[models/]org/name[@revision][/path]`, or a page of the hub as a browser shows it.
@@ -110,7 +113,7 @@ def open_hub(address: HubAddress, file: str, config: Config) -> Found:
 
 
 def _token() -> str | None:
-    """The user's token, by the library's own rules (`HF_TOKEN`, the token file, single sign-on ...)."""
+    """Return the user's token, by the library's own rules (`HF_TOKEN`, the token file, single sign-on ...)."""
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
@@ -140,11 +143,11 @@ class HubStore(WebStore):
         super().__init__(base, headers, address.label, meter)
 
     def names(self) -> Collection[str]:
-        """The files right below the folder."""
+        """Return the files right below the folder."""
         return self._names
 
     def _about(self, headers: Mapping[str, str], meter: Meter) -> tuple[str, list[str]]:
-        """The commit and the files of the revision."""
+        """Return the commit and the files of the revision."""
         label = self._place.label
         url = (
             f"{self._endpoint}/api/models/{self._place.repo}/revision/{quote(self._place.revision or 'main', safe='')}"
@@ -161,7 +164,7 @@ class HubStore(WebStore):
         return commit, [str(entry.get("rfilename", "")) for entry in files]
 
     def _refuse(self, answer: Answer, label: str) -> NoReturn:
-        """One sentence for what the hub says no to."""
+        """Return one sentence for what the hub says no to."""
         raise TargetError(_denied(answer, self._place, self._endpoint, has_token=self._has_token), label)
 
 
@@ -182,3 +185,58 @@ def _denied(answer: Answer, place: HubAddress, endpoint: str, *, has_token: bool
         return f"{endpoint} is busy (429): too many requests" + ("" if has_token else "; with a token more are allowed")
     more = f": {said[:200]}" if said else ""
     return f"{model} cannot be read: the hub answers with status {answer.status}{more}"
+
+
+class Snapshot(NamedTuple):
+    """A model in the cache."""
+
+    path: str
+    """The directory or file."""
+    lacks: str
+    """Reason why it will not do, as the end of a sentence; empty where it has all that is needed."""
+
+
+def snapshot_of(cache: str, address: HubAddress, revision: str, file: str, names: Collection[str] | None) -> Snapshot:
+    """Look a model up in the cache.
+
+    Args:
+        cache: The cache's root.
+        address: The model and the folder in it.
+        revision: Branch, tag or commit.
+        file: The one file that is wanted; empty for a model directory.
+        names: The files of the folder, where the hub was asked; None to go by what the cache holds.
+    """
+    repo = os.path.join(cache, f"models--{address.repo.replace('/', '--')}")
+    commit = revision
+    try:
+        with open(os.path.join(repo, "refs", revision), encoding="ascii") as ref:
+            commit = ref.read(64).strip()
+    except (OSError, ValueError):
+        pass
+    if not COMMIT.fullmatch(commit):
+        return Snapshot("", f"revision {revision} is not in the hub's cache, {cache}")
+    root = os.path.join(repo, "snapshots", commit, *filter(None, address.path.split("/")))
+    if not os.path.isdir(root):
+        return Snapshot(root, f"revision {revision} is not in the hub's cache, {cache}")
+    missing = _missing(root, file, names)
+    return Snapshot(os.path.join(root, file) if file else root, f"the hub's cache lacks {missing}" if missing else "")
+
+
+def _missing(root: str, file: str, names: Collection[str] | None) -> str:
+    """Return the first file that is needed and not there; empty where all are."""
+    there = os.listdir(root)
+    name = file or pick(names if names is not None else there, root)
+    if names is not None and CONFIG_NAME in names and CONFIG_NAME not in there:
+        return CONFIG_NAME
+    if name is None:
+        return "" if names is not None else "the weights"
+    if not os.path.exists(os.path.join(root, name)):
+        return name
+    if not name.endswith(INDEX_ENDING):
+        return ""
+    path = inside(root, name)
+    try:
+        _, shards = parse_index(read_bytes(path, path), path)
+    except TargetError:
+        return ""  # told when the directory is read
+    return next((shard for shard in shards if not os.path.exists(os.path.join(root, shard))), "")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, STANDARD_NAMES, check_ending, parse_index, pick
 from tiecheck.files.local import JSON_LIMIT, LFS_POINTER, refuse_pointer
 from tiecheck.files.model_config import CONFIG_LIMIT, CONFIG_NAME, parse_config
-from tiecheck.files.remote.compare_ranges import RemoteComparer
-from tiecheck.files.remote.opening import open_remote
+from tiecheck.files.remote.hub import hub_address, open_hub
 from tiecheck.files.remote.repeated_headers import SMALL, Recent
-from tiecheck.files.remote.store import GUESS, Meter, Span, Start, Store, path_of
+from tiecheck.files.remote.store import GUESS, ByteRange, Found, Meter, RemoteComparer, Start, Store, path_of
 from tiecheck.files.remote.web_directory import later
 from tiecheck.files.safetensors.header import HEADER_LIMIT, TYPED_FROM, check_length, shard_of_header
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.records.words import Unknown
+from tiecheck.targets.parse import FILE_ENDINGS, without_secrets
+
+ENDINGS = (*FILE_ENDINGS, ".gguf", ".onnx")
 
 LEAST_ENTRY = len('"":{"dtype":"U8","shape":[],"data_offsets":[0,0]},')
 """Bytes that a header's entry has at least, beside the name."""
@@ -33,12 +36,12 @@ _configs: Recent[ModelConfig] = Recent()
 
 
 class RemoteModel(NamedTuple):
-    """What an address leads to."""
+    """The model behind an address."""
 
     address: str
-    """What messages call it."""
+    """Its address for messages."""
     traffic: Callable[[], Traffic]
-    """What was moved up to the call."""
+    """Gives the bytes and requests up to the call."""
     local: str
     """The path in the hub's cache that has all of it, and is read in its place; else empty."""
     config: ModelConfig | None = None
@@ -46,7 +49,7 @@ class RemoteModel(NamedTuple):
     """The config as it was sent."""
     checkpoint: Checkpoint | None = None
     refused: str = ""
-    """Why the weights that are there are not read; else empty."""
+    """Reason why the weights that are there are not read; else empty."""
 
 
 def read_address(address: str, config: Config) -> RemoteModel:
@@ -123,7 +126,7 @@ def _checkpoint(store: Store, file: str, names: Collection[str] | None) -> Check
 
 
 def _probed(store: Store) -> Checkpoint | Unknown | None:
-    """The standard names one after the other, where the store cannot list."""
+    """Ask for the standard names one after the other, where the store cannot list."""
     for name in STANDARD_NAMES:
         if name.endswith(INDEX_ENDING):
             index = store.small(name, JSON_LIMIT)
@@ -147,7 +150,7 @@ def _single(store: Store, name: str, start: Start) -> Checkpoint:
 
 
 def _indexed(store: Store, name: str, raw: bytes) -> Checkpoint:
-    """The shards of an index; of pickles the names alone."""
+    """Return the shards of an index; of pickles the names alone."""
     path = path_of(store, name)
     refuse_pointer(raw, path)
     weight_map, files = parse_index(raw, path)
@@ -161,7 +164,7 @@ def _indexed(store: Store, name: str, raw: bytes) -> Checkpoint:
 
 
 def _guesses(weight_map: Mapping[str, str], files: Sequence[str]) -> dict[str, int]:
-    """How much to ask for of each shard: what its names take at the very least, and 64 KiB for the rest.
+    """Return the bytes to ask for of each shard: what its names take at the very least, and 64 KiB for the rest.
 
     So no more than 64 KiB and the header is moved, and one request does for shards of some two thousand tensors too.
     """
@@ -172,9 +175,9 @@ def _guesses(weight_map: Mapping[str, str], files: Sequence[str]) -> dict[str, i
 
 
 def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tuple[Shard, ...]:
-    """The headers that begin so, and the rest of those that are longer than what was asked for."""
+    """Read the headers that begin so, and the rest of those that are longer than what was asked for."""
     lengths: list[int] = []
-    rest: list[Span] = []
+    rest: list[ByteRange] = []
     for name, start in zip(names, starts, strict=True):
         path = path_of(store, name)
         refuse_pointer(start.raw, path)
@@ -182,7 +185,7 @@ def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tupl
         check_length(path, start.size, length)
         lengths.append(length)
         if 8 + length > len(start.raw):
-            rest.append(Span(name, len(start.raw), 8 + length - len(start.raw)))
+            rest.append(ByteRange(name, len(start.raw), 8 + length - len(start.raw)))
     tails = dict(zip((span.name for span in rest), store.spans(rest), strict=True)) if rest else {}
     shards: list[Shard] = []
     for name, start, length in zip(names, starts, lengths, strict=True):
@@ -194,7 +197,7 @@ def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tupl
 
 
 def _shard(header: bytes, size: int, path: str, name: str) -> Shard:
-    """One header, parsed unless it came before."""
+    """Parse one header, unless it came before."""
 
     def parse() -> Shard:
         return shard_of_header(header, size, path, name, typed=_parsed.read().bytes >= TYPED_FROM)
@@ -203,5 +206,62 @@ def _shard(header: bytes, size: int, path: str, name: str) -> Shard:
 
 
 def _config(raw: bytes, path: str) -> ModelConfig:
-    """One config, parsed unless it came before."""
+    """Parse one config, unless it came before."""
     return _configs.get(raw, lambda: parse_config(raw, path)) if len(raw) <= SMALL else parse_config(raw, path)
+
+
+def open_remote(address: str, config: Config) -> Found:
+    """Return the store behind an address, or the local place where the hub's cache has all of it.
+
+    Args:
+        address: `scheme://...`.
+        config: Says which revision of a hub model, and whether anything may be fetched.
+
+    Raises:
+        TargetError: There is nothing there, or it may not be read.
+        MissingExtraError: The library that reads such addresses is not installed.
+    """
+    _check(address)
+    hub = hub_address(address) if address.startswith(("hf://", "http://", "https://")) else None
+    label = without_secrets(address)
+    if hub is not None:
+        folder, file = _split(hub.path)
+        return open_hub(hub._replace(path=folder), file, config)
+    if config.revision:
+        raise TargetError(f"{label} is no model of the hub, and --revision names a revision of one", label)
+    if config.offline:
+        raise TargetError(f"{label} is not fetched (--offline)", label)
+    base, mark, query = address.partition("?")
+    folder, file = _split(base)
+    return Found(_store(folder + mark + query), file)
+
+
+def _check(address: str) -> None:
+    """Refuse an address that cannot be one, and a config alone."""
+    label = without_secrets(address)
+    try:
+        port = urlsplit(address).port
+    except ValueError as error:
+        raise TargetError(f"{label} is no address that can be read: {error}", label) from error
+    if port == 0:
+        raise TargetError(f"{label} is no address that can be read: it has no such port", label)
+    if label.endswith("/config.json"):
+        raise TargetError(f"{label} is a config alone; name its directory", label)
+
+
+def _store(address: str) -> Store:
+    if address.startswith(("http://", "https://")):
+        from tiecheck.files.remote.web_directory import WebStore
+
+        return WebStore(address)
+    from tiecheck.files.remote.fsspec_store import FsspecStore
+
+    return FsspecStore(address)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Folder and file of a path that ends like a file; the folder alone of any other."""
+    if not path.endswith(ENDINGS):
+        return path.rstrip("/"), ""
+    folder, _, file = path.rpartition("/")
+    return folder, file

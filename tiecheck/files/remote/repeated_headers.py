@@ -1,4 +1,4 @@
-"""What a fleet repeats: headers and configs that came before, known again by their bytes, and what follows from them.
+"""Repetitions in a fleet: headers and configs that came before, known again by their bytes, and what follows from them.
 
 A fleet has many models of few architectures, and many copies of one model. To hold the bytes against those that came
 before costs a tenth of parsing them. Only small ones are kept, and only some: a process that reads a million models
@@ -15,7 +15,7 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 
 KEPT = 64
-"""How many headers, configs and models are kept."""
+"""Headers, configs and models that are kept."""
 
 SMALL = 128 * 1024
 """Bytes of the largest text that is kept."""
@@ -32,7 +32,7 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made for a key, or is made now; what fails is not kept."""
+        """Return the thing that was made for a key, or make it now; what fails is not kept."""
         with self._lock:
             found = self._held.pop(key, None)
             if found is not None:
@@ -47,7 +47,7 @@ class Recent(Generic[T]):
 
 
 class _Model(NamedTuple):
-    """What is known of one config with one header."""
+    """The facts of one config with one header."""
 
     config: ModelConfig
     entries: object
@@ -60,7 +60,7 @@ _models: Recent[_Model] = Recent()
 def facts_of_twins(
     config: ModelConfig | None, checkpoint: Checkpoint | None, options: Hashable
 ) -> dict[str, Any] | None:
-    """The facts that were made of the very same config and header, to be read and added to.
+    """Return the facts that were made of the very same config and header, to be read and added to.
 
     Args:
         config: A config, the same object for the same text.

@@ -1,13 +1,32 @@
-"""What every remote store can do: list if it can, give small files whole, the beginnings of files, and byte ranges."""
+"""Remote stores: what each can do, what it moved, and the comparison of tensors by ranges (`--values always`).
+
+A store lists if it can, and gives small files whole, the beginnings of files, and byte ranges.
+"""
+
+from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
+from tiecheck.errors import TargetError
+from tiecheck.files.compare.equality import BLOCK, Constancy
 from tiecheck.records.report import Traffic
+from tiecheck.records.stored import Comparison, StoredTensor
+from tiecheck.records.words import Unknown
 
 GUESS = 64 * 1024
 """Bytes that are asked for first of a weights file: the headers of most fit in, so that one request does."""
+
+SAMPLES = 8
+SAMPLE = 4096
+"""Blocks that are looked at first, and their bytes: a head that was trained differs in nearly all of them."""
+
+RANGE = 1 << 20
+"""Bytes of one range after that."""
+
+WINDOW = 16 << 20
+"""Bytes that are held at once, over all members."""
 
 
 class Start(NamedTuple):
@@ -19,7 +38,7 @@ class Start(NamedTuple):
     """Bytes of the whole file."""
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """Some bytes of a file."""
 
     name: str
@@ -27,7 +46,7 @@ class Span(NamedTuple):
     offset: int
     """The first byte."""
     length: int
-    """How many, one at least."""
+    """Their number, one at least."""
 
 
 class Store(Protocol):
@@ -35,27 +54,27 @@ class Store(Protocol):
 
     @property
     def address(self) -> str:
-        """What messages call the directory; no secret is in it."""
+        """The directory's address for messages; no secret is in it."""
         ...
 
     def names(self) -> Collection[str] | None:
-        """The names of the files in it; None where the store cannot list."""
+        """Return the names of the files in it; None where the store cannot list."""
         ...
 
     def small(self, name: str, limit: int) -> bytes | None:
-        """A whole file of `limit` bytes at most; None where there is no such file."""
+        """Return a whole file of `limit` bytes at most; None where there is no such file."""
         ...
 
     def starts(self, wanted: Sequence[tuple[str, int]]) -> list[Start | None]:
-        """The first so many bytes of some files, fetched together; None for a file that is not there."""
+        """Return the first so many bytes of some files, fetched together; None for a file that is not there."""
         ...
 
-    def spans(self, wanted: Sequence[Span]) -> list[bytes]:
+    def spans(self, wanted: Sequence[ByteRange]) -> list[bytes]:
         """Byte ranges, fetched together, each exactly as long as asked for."""
         ...
 
     def traffic(self) -> Traffic:
-        """What was moved so far."""
+        """Return the bytes and requests so far."""
         ...
 
 
@@ -63,7 +82,7 @@ class Found(NamedTuple):
     """Where a model really is."""
 
     store: Store | None
-    """What was asked, and counts what that moved; None where the cache told all."""
+    """The store that was asked, and counts what that moved; None where the cache told all."""
     file: str
     """The one file that is wanted; empty for the directory."""
     local: str = ""
@@ -85,10 +104,65 @@ class Meter:
             self._requests += requests
 
     def read(self) -> Traffic:
-        """What was counted so far."""
+        """Return the bytes and requests so far."""
         return Traffic(self._bytes, self._requests)
 
 
 def path_of(store: Store, name: str) -> str:
-    """What messages call a file of a store."""
+    """Return the address of a file of a store, for messages."""
     return f"{store.address.rstrip('/')}/{name}"
+
+
+class RemoteComparer:
+    """The bytes of a remote checkpoint, read only where somebody asks for them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def compare(self, tensors: Sequence[StoredTensor]) -> Comparison | Unknown:
+        """Hold the bytes of some stored tensors against each other, up to the first difference.
+
+        Args:
+            tensors: Two or more, alike in dtype and shape.
+
+        Returns:
+            The comparison, rows not counted, or why it could not be made.
+        """
+        try:
+            return self._compare(tensors)
+        except TargetError as error:
+            return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
+
+    def _compare(self, tensors: Sequence[StoredTensor]) -> Comparison:
+        shape, nbytes = tensors[0].shape, tensors[0].nbytes
+        rows = shape[0] if shape else 1
+        different = Comparison(False, rows, None, 0, None, None, False)
+        if nbytes > RANGE:
+            last = nbytes - SAMPLE
+            samples = [(last * i // (SAMPLES - 1), SAMPLE) for i in range(SAMPLES)]
+            if not all(self._alike(tensors, samples)):
+                return different
+        constant = Constancy(nbytes, shape)
+        together = max(1, WINDOW // (RANGE * len(tensors)))
+        for begin in range(0, nbytes, RANGE * together):
+            starts = range(begin, min(nbytes, begin + RANGE * together), RANGE)
+            pieces = [(start, min(RANGE, nbytes - start)) for start in starts]
+            if not all(self._alike(tensors, pieces, constant)):
+                return different
+        return Comparison(True, rows, 0, rows, None, None, constant.holds)
+
+    def _alike(
+        self, tensors: Sequence[StoredTensor], pieces: Sequence[tuple[int, int]], constant: Constancy | None = None
+    ) -> list[bool]:
+        """Of each piece, offset and length, whether all members agree; fetched together."""
+        spans = [ByteRange(t.file, (t.start or 0) + offset, count) for offset, count in pieces for t in tensors]
+        raw = self._store.spans(spans)
+        members = len(tensors)
+        alike = []
+        for i, (offset, count) in enumerate(pieces):
+            blocks = raw[i * members : (i + 1) * members]
+            alike.append(all(block == blocks[0] for block in blocks[1:]))
+            if constant is not None and constant.holds:
+                for at in range(0, count, BLOCK):
+                    constant.take(blocks[0][at : at + BLOCK], offset + at)
+        return alike

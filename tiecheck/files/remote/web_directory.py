@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tiecheck.errors import TargetError
 from tiecheck.files.remote.http import Answer, get
-from tiecheck.files.remote.store import Meter, Span, Start
+from tiecheck.files.remote.store import ByteRange, Meter, Start
 from tiecheck.records.report import Traffic
 from tiecheck.targets.parse import without_secrets
 
@@ -54,11 +54,11 @@ class WebStore:
         return None
 
     def traffic(self) -> Traffic:
-        """What was moved so far."""
+        """Return the bytes and requests so far."""
         return self._meter.read()
 
     def small(self, name: str, limit: int) -> bytes | None:
-        """A whole small file; None where there is none."""
+        """Return a whole small file; None where there is none."""
         label = self._path(name)
         answer = self._get(name, {}, limit)
         if answer.status == 404:
@@ -72,10 +72,10 @@ class WebStore:
         return _plain(answer, label)
 
     def starts(self, wanted: Sequence[tuple[str, int]]) -> list[Start | None]:
-        """The first bytes of some files, fetched together."""
+        """Return the first bytes of some files, fetched together."""
         return together([lambda n=name, c=count: self._start(n, c) for name, count in wanted])  # type: ignore[misc]
 
-    def spans(self, wanted: Sequence[Span]) -> list[bytes]:
+    def spans(self, wanted: Sequence[ByteRange]) -> list[bytes]:
         """Byte ranges, fetched together."""
         return together([lambda span=span: self._span(span) for span in wanted])  # type: ignore[misc]
 
@@ -98,7 +98,7 @@ class WebStore:
             raise TargetError(f"{label}: the server sent another range of the file than was asked for", label)
         return _checked(Start(_plain(answer, label), size), count, label)
 
-    def _span(self, span: Span) -> bytes:
+    def _span(self, span: ByteRange) -> bytes:
         label = self._path(span.name)
         last = span.offset + span.length - 1
         answer = self._get(span.name, {"range": f"bytes={span.offset}-{last}"}, span.length)
@@ -130,7 +130,7 @@ class WebStore:
         return f"{self._label.rstrip('/')}/{name}"
 
     def _refuse(self, answer: Answer, label: str) -> NoReturn:
-        """One sentence for a status that is no answer."""
+        """Return one sentence for a status that is no answer."""
         raise TargetError(f"{label} cannot be read: {_status(answer)}", label)
 
 
@@ -146,7 +146,7 @@ def _checked(start: Start, count: int, label: str) -> Start:
 
 
 def _plain(answer: Answer, label: str) -> bytes:
-    """The body, refused where the server packed it in spite of what it was told."""
+    """Return the body, refused where the server packed it in spite of what it was told."""
     if answer.headers.get("content-encoding", "identity").lower() not in {"identity", ""}:
         raise TargetError(f"{label}: the server sends it compressed, which it was told not to", label)
     return answer.body

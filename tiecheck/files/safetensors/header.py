@@ -30,7 +30,7 @@ _OWN_KEYS = ("dtype", "shape", "data_offsets", "__metadata__")
 def read_shards(
     paths: Iterable[tuple[str, str]], where: Mapping[str, str] | None = None
 ) -> tuple[tuple[Shard, ...], bool]:
-    """The headers of some files, typed once the headers read so far are large together.
+    """Return the headers of some files, typed once the headers read so far are large together.
 
     Args:
         paths: Pairs of a path and the name the report uses for it.
@@ -62,23 +62,23 @@ def read_shards(
 
 
 def _given(where: Mapping[str, str], shard: Shard) -> bool:
-    """Whether an index gives every name of a shard to it, told without a look at each: it is asked of a million."""
+    """Tell whether an index gives every name of a shard to it, by columns: it is asked of a million."""
     return list(map(where.get, shard.entries)).count(shard.path) == len(shard.entries)
 
 
 def _is_typed(entries: Mapping[str, Any]) -> bool:
-    """Whether the typed parser gave some entries, and not json, to which an odd header is left."""
+    """Tell whether the typed parser gave some entries, and not json, to which an odd header is left."""
     return bool(entries) and not isinstance(next(iter(entries.values())), dict)
 
 
 def _later(shard: Shard, raw: bytes) -> Shard:
-    from tiecheck.files.safetensors.lazy_entries import LateEntries
+    from tiecheck.files.safetensors.typed_entries import LateEntries
 
     return shard._replace(entries=LateEntries(raw, shard.entries))
 
 
 def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
-    """The header of one safetensors file.
+    """Return the header of one safetensors file.
 
     As strict as `safe_open` of safetensors 0.8, but that dtypes which it does not know pass, since a later version
     may, and so does a size of `-0`; that an entry must be an object, where a list would do for it; and that a name
@@ -98,7 +98,7 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
 
 
 def _header(path: str) -> tuple[bytes, int]:
-    """The JSON of a file's header, and the bytes of the whole file."""
+    """Return the JSON of a file's header, and the bytes of the whole file."""
     with os.fdopen(open_regular(path, path), "rb") as file:
         try:
             size = os.fstat(file.fileno()).st_size
@@ -116,7 +116,7 @@ def _header(path: str) -> tuple[bytes, int]:
 
 
 def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool = False) -> Shard:
-    """A shard by the JSON of its header, wherever that came from.
+    """Return a shard by the JSON of its header, wherever that came from.
 
     Args:
         raw: The header's JSON, without the 8 bytes of length before it.
@@ -166,12 +166,12 @@ def check_length(path: str, size: int, length: int) -> None:
 
 
 def half_characters(raw: bytes) -> bool:
-    """Whether a JSON text may hold half of a surrogate pair, which msgspec lets pass."""
+    """Tell whether a JSON text may hold half of a surrogate pair, which msgspec lets pass."""
     return b"\\" in raw and (b"\\ud" in raw or b"\\uD" in raw)
 
 
 def _parse(raw: bytes, path: str, available: int) -> Mapping[str, Any]:
-    """A header by json, and what is wrong with it in one sentence."""
+    """Parse a header by json, and say in one sentence what is wrong with it."""
     label = f"the header of {path}"
     entries = parse_json(raw, label, path, constant=_refuse)
     if not isinstance(entries, dict):
@@ -208,12 +208,12 @@ def _refuse_repeats(raw: bytes, path: str) -> None:
 
 
 def _told(value: Any) -> Any:
-    """What a value says that is read: of an entry, its three fields."""
+    """Return the part of a value that is read: of an entry, its three fields."""
     return [value.get(key) for key in _OWN_KEYS] if isinstance(value, dict) else value
 
 
 def _parse_typed(raw: bytes, available: int) -> Mapping[str, Any] | None:
-    """A large header, by msgspec with typed entries: a third of json's time and half its memory.
+    """Parse a large header by msgspec with typed entries: a third of json's time and half its memory.
 
     None where the text does not fit the types or is not surely sound; json then says what is wrong, or reads what
     is merely odd.

@@ -1,4 +1,4 @@
-"""Whether the entries of a safetensors header are sound: well formed, said once, and covering the data exactly.
+"""Soundness of the entries of a safetensors header: well formed, said once, and covering the data exactly.
 
 A quick look at all of them at once, by means that run in C, and, where that is not content, a slow one that
 names the culprit.
@@ -46,7 +46,7 @@ _WORD = 1 << 64
 
 
 def quickly_sound(entries: Mapping[str, Any], available: int) -> bool:
-    """Whether typed entries follow one another in the order of the file and are sound; false means: look again.
+    """Tell whether typed entries follow one another in the order of the file and are sound; false means: look again.
 
     Ninety thousand tensors have a few combinations of dtype, shape and bytes, and each is looked at once.
 
@@ -82,7 +82,7 @@ def quickly_sound(entries: Mapping[str, Any], available: int) -> bool:
 
 
 def said_once(raw: bytes, entries: Mapping[str, Any], notes: Mapping[str, str] | None) -> bool:
-    """Whether a header surely repeats no key, told by its colons: every pair in it takes one.
+    """Tell whether a header surely repeats no key, told by its colons: every pair in it takes one.
 
     An entry has three fields, and one colon goes to its name. What has more (a repeated key, a field that is not
     known, a colon in a name that is escaped) is for the slow way.
@@ -103,7 +103,7 @@ def said_once(raw: bytes, entries: Mapping[str, Any], notes: Mapping[str, str] |
 
 
 def check_entries(path: str, entries: Mapping[str, Any], available: int) -> None:
-    """Every entry is well formed, and together they cover the data exactly, as safetensors demands.
+    """Check that every entry is well formed, and that they cover the data exactly, as safetensors demands.
 
     Args:
         path: What messages call the file.
@@ -140,7 +140,7 @@ def check_entries(path: str, entries: Mapping[str, Any], available: int) -> None
 
 
 def _as_written(entries: Collection[Any], available: int) -> bool:
-    """Whether entries are surely sound and lie one behind the other, as every writer leaves them: told by columns."""
+    """Tell by columns whether entries are surely sound and one behind the other, as every writer leaves them."""
     try:
         dtypes = list(map(itemgetter("dtype"), entries))
         shapes = list(map(itemgetter("shape"), entries))
@@ -168,7 +168,7 @@ def _broken(path: str, name: str) -> str:
 
 
 def _check_types(entry: object, dtype: object, shape: object, start: object, end: object) -> None:
-    """The types of an entry that no typed parser has seen."""
+    """Check the types of an entry that no typed parser has seen."""
     if not isinstance(entry, dict) or not isinstance(dtype, str) or not isinstance(shape, list):
         raise TypeError
     for number in (*shape, start, end):
@@ -177,7 +177,7 @@ def _check_types(entry: object, dtype: object, shape: object, start: object, end
 
 
 def _countable(shape: Sequence[int]) -> bool:
-    """Whether the elements can be counted in 64 bits, step by step as safetensors does, a zero among them or not."""
+    """Tell whether the elements can be counted in 64 bits, step by step as safetensors does, even beside a zero."""
     count = 1
     for size in shape:
         count *= size
@@ -187,7 +187,7 @@ def _countable(shape: Sequence[int]) -> bool:
 
 
 def _check_cover(path: str, spans: Sequence[tuple[int, int]], available: int) -> None:
-    """The spans follow one another from the first byte of data to the last."""
+    """Check that the spans follow one another from the first byte of data to the last."""
     last = 0
     whole = True
     for start, end in spans:

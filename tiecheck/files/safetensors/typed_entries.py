@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -40,7 +40,7 @@ class Index(msgspec.Struct, gc=False):
 
 
 def index_of(files: Iterable[str]) -> Any:
-    """An `Index` of some files and no other: a name that is known is looked up, and not made anew each time."""
+    """Return an `Index` of some files and no other: a name that is known is looked up, and not made anew each time."""
     file = Literal[tuple(files)]  # type: ignore[valid-type]  # known at run time only
     return msgspec.defstruct("IndexOf", [("weight_map", dict[str, file])], gc=False)  # type: ignore[valid-type]
 
@@ -50,3 +50,60 @@ HEADER = msgspec.json.Decoder(dict[str, Entry])
 
 NOTES = msgspec.json.Decoder(dict[str, str])
 """The decoder of its `__metadata__`."""
+
+
+class LateEntries(Mapping[str, Any]):
+    """Name -> entry, as the typed parser gives them. How many there are, the first and the last name are at hand.
+
+    The entries of a large header that was found sound are let go again, and parsed anew where they are asked for: a
+    check of a hundred thousand tensors looks at a few of them, and to keep the others took more memory than their text.
+    """
+
+    def __init__(self, raw: bytes, entries: Mapping[str, Any]) -> None:
+        """Keep the text.
+
+        Args:
+            raw: The header's JSON, without a backslash in it.
+            entries: What was parsed of it, one entry at least; not kept.
+        """
+        self._raw = raw
+        self._count = len(entries)
+        self._ends = next(iter(entries)), next(reversed(cast("dict[str, Any]", entries)))
+        self._held: dict[str, Any] | None = None
+
+    def _entries(self) -> dict[str, Any]:
+        if self._held is None:
+            self._held = HEADER.decode(self._raw)
+            self._held.pop("__metadata__", None)
+        return self._held
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names in the order of the file; the first one costs nothing."""
+        yield self._ends[0]
+        names = iter(self._entries())
+        next(names)
+        yield from names
+
+    def __reversed__(self) -> Iterator[str]:
+        """Give the names from the last to the first; the last one costs nothing."""
+        yield self._ends[1]
+        names = reversed(self._entries())
+        next(names)
+        yield from names
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether the header has a name: told by the text where it has not."""
+        if not isinstance(name, str) or (self._held is None and f'"{name}"'.encode(errors="replace") not in self._raw):
+            return False
+        return name in self._entries()
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the entry of a name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._entries()[name]

@@ -12,7 +12,8 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Unknown
-from tiecheck.stored.groups import build_groups, compare_members
+from tiecheck.stored.groups import build_groups
+from tiecheck.stored.members import compare_members
 
 
 def loader_views(

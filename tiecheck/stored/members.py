@@ -1,0 +1,198 @@
+"""Stored members of a tie group compared, and names that several shards of one checkpoint hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from tiecheck.records.stored import Checkpoint, Group, StoredTensor, read_entry
+from tiecheck.records.words import Kind, Unknown
+
+if TYPE_CHECKING:
+    from tiecheck.records.files import Duplicate
+
+Values = Literal["auto", "never", "always"]
+
+COMPARED = 64
+"""Names in several shards whose bytes are compared at most."""
+
+UNREAD = Group(
+    names=(),
+    source=None,
+    kind=None,
+    declared=None,
+    declared_by=(),
+    flag=None,
+    level=(),
+    default=None,
+    forced=False,
+    stored=None,
+    stored_names=(),
+    missing=(),
+    tensors=(),
+    comparison=None,
+    reason=None,
+    inferred=False,
+)
+"""A group of which nothing is known yet."""
+
+
+def stored_group(
+    group: Group,
+    checkpoint: Checkpoint,
+    pairs: list[tuple[str, str]],
+    values: Values,
+    reason: str | None = None,
+) -> Group:
+    """Return the group with its stored members, compared where there are two or more.
+
+    Args:
+        group: The group, its stored fields empty.
+        checkpoint: The stored layer.
+        pairs: The class's name and the stored name of each member that is there.
+        values: Whether bytes may be read.
+        reason: What limits the verdict on the group, where something does.
+    """
+    stored_names = tuple(sorted(stored for _, stored in pairs))
+    there = {name for name, _ in pairs}
+    tensors = tuple(t for t in (checkpoint.tensor(n) for n in stored_names) if t is not None)
+    missing = tuple(n for n in group.names if n not in there)
+    packed = _packed(checkpoint, missing) if group.declared is not True and not group.inferred else None
+    if packed:
+        return group._replace(stored="unknown", stored_names=stored_names, tensors=tensors, reason=packed)
+    group = group._replace(
+        stored_names=stored_names,
+        missing=missing,
+        tensors=tensors,
+        reason=group.reason or reason,
+    )
+    if len(pairs) < 2:
+        return group._replace(stored="absent")
+    if len(tensors) < len(stored_names):
+        absent = [n for n in stored_names if all(t.name != n for t in tensors)]
+        return group._replace(
+            stored="unknown", reason=f"{absent[0]} is in {checkpoint.why_absent} ({checkpoint.weight_map[absent[0]]})"
+        )
+    return compare_members(group, checkpoint, values)
+
+
+WRAPPERS = ("base_layer.", "modules_to_save.", "original_module.", "parametrizations.", "_orig_mod.")
+"""Words that peft, torch's parametrizations and `torch.compile` put between a layer and its weight."""
+
+
+def _packed(checkpoint: Checkpoint, missing: tuple[str, ...]) -> str | None:
+    """Tell whether a missing member is stored in another form: quantisers write `lm_head.qweight` and scales."""
+    for name in missing:
+        owner, _, attribute = name.rpartition(".")
+        start = f"{owner}."
+        inside = (n for n in checkpoint.names() if owner and n.startswith(start))
+        other = min((n for n in inside if _other_form(n.removeprefix(start), attribute)), default=None)
+        if other is not None:
+            return f"{owner} is stored in another form ({other})"
+    return None
+
+
+def _other_form(stored: str, attribute: str) -> bool:
+    """Tell whether what is stored below a layer can stand for its attribute; the parts of a sub-layer cannot."""
+    if stored.startswith(WRAPPERS):
+        return True
+    if attribute == "weight":
+        return stored.startswith("weight.") or ("." not in stored and stored != "bias")
+    return stored.startswith((f"{attribute}.", f"{attribute}_"))
+
+
+def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Group:
+    """Return the group with its stored members, of which every header was read, compared."""
+    tensors = group.tensors
+    if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
+        return _unlike(group._replace(stored="separate"), checkpoint, tensors, values)
+    slots = [checkpoint.slots.get(t.name) for t in tensors]
+    if slots[0] is not None and all(slot == slots[0] for slot in slots):
+        return group._replace(stored="storage")
+    if values == "never":
+        return group._replace(stored="unknown", reason="the bytes were not to be read (--values never)")
+    if checkpoint.remote is not None:
+        if values == "auto":
+            return group._replace(
+                stored="unknown", reason="the bytes are on a remote store; --values always reads them"
+            )
+        result = checkpoint.remote.compare(tensors)
+    else:
+        from tiecheck.files.compare.equality import compare
+
+        result = compare(checkpoint, tensors, exact=values == "always")
+    if isinstance(result, Unknown):
+        return group._replace(stored="unknown", reason=result.reason)
+    kind: Kind = "copy" if result.equal else "separate"
+    reason = group.reason
+    if kind == "separate" and group.declared and group.flag is not None and group.flag.value is False:
+        reason = "the flag is false, and transformers 5 keeps apart what is stored apart"
+    relation = None
+    if kind == "separate" and len(tensors[0].shape) == 2 and len(set(tensors[0].shape)) == 1:
+        from tiecheck.files.compare.reshaped import in_words, transposed
+
+        relation = transposed(checkpoint, tensors)
+        reason = reason if relation is None else in_words(relation)
+    return group._replace(stored=kind, comparison=result, reason=reason, relation=relation)
+
+
+def _unlike(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], values: Values) -> Group:
+    """Return a group whose members cannot be one tensor as they are, and may be in another form."""
+    reason = "the members differ in shape or dtype"
+    if values == "never" or checkpoint.remote is not None:
+        return group._replace(reason=reason)
+    from tiecheck.files.compare.reshaped import compare_forms, in_words
+
+    found = compare_forms(checkpoint, tensors, exact=values == "always")
+    if found is None or isinstance(found, Unknown):
+        return group._replace(reason=reason)
+    return group._replace(relation=found, reason=f"{reason}: {in_words(found)}")
+
+
+def duplicates(checkpoint: Checkpoint, values: Values) -> tuple[Duplicate, ...]:
+    """Return every name that stands in several shards, sorted; the bytes of the first ones compared.
+
+    Args:
+        checkpoint: A checkpoint of several shards.
+        values: Whether bytes may be read.
+    """
+    strays = sorted(set(_strays(checkpoint)))
+    several = [(name, tensors) for name in strays if len(tensors := _holders(checkpoint, name)) > 1]
+    return tuple(
+        _compared(checkpoint, name, tensors, values if i < COMPARED else "never")
+        for i, (name, tensors) in enumerate(several)
+    )
+
+
+def _strays(checkpoint: Checkpoint) -> Iterator[str]:
+    """Give names in a shard that the index does not give to it: of a name in two shards, one at least."""
+    where = checkpoint.weight_map
+    for shard in () if checkpoint.agrees else checkpoint.shards:
+        for name in shard.entries:
+            if where.get(name) != shard.path:
+                yield name
+
+
+def _holders(checkpoint: Checkpoint, name: str) -> tuple[StoredTensor, ...]:
+    found = []
+    for shard in checkpoint.shards:
+        entry = shard.entries.get(name)
+        if entry is not None:
+            dtype, shape, start, end = read_entry(entry)
+            begin = None if checkpoint.format == "pickle" else shard.data_start + start
+            found.append(StoredTensor(name, dtype, shape, end - start, shard.path, begin))
+    return tuple(found)
+
+
+def _compared(checkpoint: Checkpoint, name: str, tensors: tuple[StoredTensor, ...], values: Values) -> Duplicate:
+    from tiecheck.records.files import Duplicate
+
+    plain = Duplicate(name, tensors, checkpoint.weight_map.get(name), None, None)
+    if any((t.dtype, t.shape) != (tensors[0].dtype, tensors[0].shape) for t in tensors):
+        return plain
+    if values == "never":
+        return plain._replace(reason="the bytes were not read")
+    from tiecheck.files.compare.equality import compare
+
+    result = compare(checkpoint, tensors, exact=values == "always")
+    return plain._replace(reason=result.reason) if isinstance(result, Unknown) else plain._replace(comparison=result)
