@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import random
 import sys
 import zipfile
@@ -19,10 +20,12 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import spans
+from tiecheck.files.compare.equality import compare
 from tiecheck.files.compare.spans import opened
-from tiecheck.files.pickle import archive
-from tiecheck.files.pickle.records import ALLOWED, ITEMSIZES
-from tiecheck.records.stored import Checkpoint
+from tiecheck.files.pickle import archive, machine
+from tiecheck.files.pickle.rebuilding import persistent_storage
+from tiecheck.files.pickle.records import ALLOWED, ITEMSIZES, Global, Storage
+from tiecheck.records.stored import Checkpoint, Comparison
 
 DTYPES = [
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.bool),
@@ -225,8 +228,6 @@ def test_a_file_that_shrinks_while_it_is_read_says_so(tmp_path: Path, monkeypatc
 
 
 def test_a_file_that_grows_shorter_than_a_tensor_before_it_is_compared(tmp_path: Path) -> None:
-    from tiecheck.files.compare.equality import compare
-
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(saved({"a": torch.ones(500, 7), "b": torch.ones(7, 500).t()}))
     checkpoint = read_checkpoint(str(path))
@@ -256,3 +257,54 @@ def test_reading_weights_imports_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_a_pickle_of_too_many_operations_is_not_followed(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "OPERATIONS", 50)
+    assert machine.read_pickle(io.BytesIO(pickle.dumps(list(range(20)), 2)), safe=True) == list(range(20))
+    with pytest.raises(machine.UnreadablePickleError, match="more than 50 operations"):
+        machine.read_pickle(io.BytesIO(pickle.dumps(list(range(100)), 2)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"\x80\x02cposix\nsystem\n.", "asks for posix.system"),
+        (b"\x80\x02c__builtin__\neval\n.", "asks for eval"),
+        (b"\x80\x04\x8c\x01a.", "Unsupported operand 140"),
+        (b"\x80\x02]]b.", "Can only build"),
+        (b"\x80\x02})NR.", "unrecognized function"),
+        (b"\x80\x02]K\x01K\x02s.", "Can only set the items of a dict"),
+        (b"\x80\x02}K\x01a.", "Can only append to lists"),
+        (b"\x80\x02K\x01Q.", "Only persistent_load of storage"),
+        (b"\x80\x02K\x01(0.", "Unsupported operand 48"),
+        (b"\x80\x02(K\x01\x86.", "no whole pickle"),
+    ],
+)
+def test_what_torch_refuses_is_refused(raw: bytes, says: str) -> None:
+    with pytest.raises(machine.UnreadablePickleError, match=says):
+        machine.read_pickle(io.BytesIO(raw), safe=True)
+    from torch import _weights_only_unpickler
+
+    with pytest.raises(Exception):  # noqa: B017  # whatever it raises
+        _weights_only_unpickler.load(io.BytesIO(raw))
+
+
+def test_a_storage_that_is_a_view_of_another_is_not_read() -> None:
+    plain = ("storage", Global("torch", "FloatStorage"), "7", "cuda:0", 5)
+    assert persistent_storage(plain) == persistent_storage((*plain, None)) == Storage("7", "float32", 20)
+    assert persistent_storage((*plain, ("view", 0, 2))) is None
+
+
+def test_many_members_are_compared_in_one_pass(tmp_path: Path, monkeypatch) -> None:
+    value = torch.arange(600_000.0)
+    torch.save({str(i): value.clone() for i in range(4)}, tmp_path / "pytorch_model.bin")
+    checkpoint = read_checkpoint(str(tmp_path))
+    assert checkpoint is not None
+    read: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: read.append(count) or pread(fd, count, at))
+    found = compare(checkpoint, tuple(t for t in map(checkpoint.tensor, "0123") if t is not None))
+    assert isinstance(found, Comparison)
+    assert found.equal
+    assert sum(read) < 1.1 * 4 * value.nbytes
