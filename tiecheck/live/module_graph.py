@@ -139,15 +139,17 @@ class ModuleGraph:
             closing: False to leave out registrations that close a cycle.
             once: True to leave out what the module registers a second time (torch's `named_children`).
         """
-        seen: set[int] = set()
-        for label, module in self.modules[number]._modules.items():
-            if module is None or (once and id(module) in seen):
-                continue
-            if once:
-                seen.add(id(module))
-            child = self._index[id(module)]
-            if closing or not self._back or (child, Edge(number, label)) not in self._back:
-                yield label, child
+        held: Iterable[tuple[str, nn.Module | None]] = self.modules[number]._modules.items()
+        if once:
+            firsts: dict[int, tuple[str, nn.Module | None]] = {}
+            for label, module in held:
+                firsts.setdefault(id(module), (label, module))
+            held = firsts.values()
+        for label, module in held:
+            if module is not None:
+                child = self._index[id(module)]
+                if closing or not self._back or (child, Edge(number, label)) not in self._back:
+                    yield label, child
 
     def registrations_of(self, number: int) -> list[Edge]:
         """Return every registration of a module, those that close a cycle included; the root may have none."""
@@ -175,25 +177,14 @@ class ModuleGraph:
         """Count the paths that lead to a module, at most `COUNT_LIMIT`; None where a cycle makes them endless."""
         return None if number in self._endless else self._counts.get(number, 1)
 
-    def _below(self, numbers: list[int]) -> list[int]:
-        """Return some modules and everything below them, in the order of the graph."""
-        seen = set(numbers)
-        stack = list(numbers)
-        while stack:
-            for _, child in self.children(stack.pop()):
-                if child not in seen:
-                    seen.add(child)
-                    stack.append(child)
-        return sorted(seen)
-
     def _count(self) -> None:
         """Count paths by adding up, parents first, over the part of the graph that aliasing reaches."""
-        order, self._back = self.parents_first(self._below(self.several()))
+        order, self._back = self.parents_first(self.several())
         self._forward = {number: self.registrations_of(number) for number in order}
         if self._back:
             for number in {number for number, _ in self._back}:
                 self._forward[number] = [e for e in self._forward[number] if (number, e) not in self._back]
-            self._endless = frozenset(self._below([number for number, _ in self._back]))
+            self._endless = frozenset(self.parents_first([number for number, _ in self._back])[0])
         counts = self._counts
         for number in order:
             total = sum([counts.get(parent, 1) for parent, _ in self._forward[number]])
@@ -203,7 +194,7 @@ class ModuleGraph:
         """Order some modules and all below them so that each comes after every module that registers it.
 
         Args:
-            numbers: The modules, in the order of the graph.
+            numbers: The modules.
 
         Returns:
             The order, and the registrations that close a cycle: those that lead back onto the path of the walk.
