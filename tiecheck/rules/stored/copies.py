@@ -92,7 +92,7 @@ class RedundantTiedCopy(Rule):
 
 
 def _refusals(refusing: tuple[LoaderView, ...]) -> str:
-    """Which loaders of the matrix do not take the second name."""
+    """Name the loaders of the matrix that do not take the second name."""
     if not refusing:
         return "Every loader that is known takes it; stricter ones refuse the second name."
     return f"The second name is refused. {endings(refusing)}"

@@ -40,7 +40,7 @@ def _disputes(
 
 
 def _mend(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """Which value every level needs, by what is stored; both where that does not tell."""
+    """Tell the value that every level needs, by what is stored; both where that does not tell."""
     flags = " and ".join(sorted({view.reads for view in views if view.reads is not None and view.ties is not None}))
     if group.missing:
         return f"Write true to {flags}: the checkpoint stores one tensor for the group."
@@ -261,41 +261,28 @@ class FlagMeansSomethingElse(Rule):
         """T5 without a head, BART without its encoder's embedding, and a T5 1.1 that is in order."""
         from tiecheck.rules.cases import PAIR, compared, flag, group, view
 
-        flags = (flag(False),)
         old, new = {"versions": "4.57", "value": False}, {"versions": "5", "value": False}
         held = group(value=False)
-        random = (view("transformers", "head-random", **old, ties=False), view("transformers", "tied", **new))
-        yield Case(
-            "stored once: 4.57 makes the head at random",
-            {"groups": (held,), "loaders": random, "flags": flags},
-            finds=("warning",),
-        )
-        swapped = (view("transformers", "tied", **old), view("transformers", "member-random", **new, ties=False))
-        yield Case(
-            "stored once: 5 makes a member at random",
-            {"groups": (held,), "loaders": swapped, "flags": flags},
-            finds=("error",),
-        )
-        apart = (view("transformers", "kept-apart", **old, ties=False), view("transformers", "kept-apart", **new))
         both = group(value=False, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
-        yield Case("T5 1.1 with its own head stored", {"groups": (both,), "loaders": apart, "flags": flags})
-        alike = (
-            view("transformers", "head-random", **old, ties=False),
-            view("transformers", "head-random", **new, ties=False),
-        )
+
+        def case(title: str, stored: Group, loaders: tuple[LoaderView, ...], *finds: Severity) -> Case:
+            return Case(title, {"groups": (stored,), "loaders": loaders, "flags": (flag(False),)}, finds=finds)
+
+        random = (view("transformers", "head-random", **old, ties=False), view("transformers", "tied", **new))
+        yield case("stored once: 4.57 makes the head at random", held, random, "warning")
+        swapped = (view("transformers", "tied", **old), view("transformers", "member-random", **new, ties=False))
+        yield case("stored once: 5 makes a member at random", held, swapped, "error")
+        apart = (view("transformers", "kept-apart", **old, ties=False), view("transformers", "kept-apart", **new))
+        yield case("T5 1.1 with its own head stored", both, apart)
         deaf = view("sglang", "head-discarded", reads=None, value=None)
-        yield Case(
-            "an engine ties against the false",
-            {"groups": (both,), "loaders": (apart[0], apart[1]._replace(ties=False), deaf), "flags": flags},
-            finds=("info",),
-        )
-        yield Case(
-            "untied for everybody is another rule's matter", {"groups": (held,), "loaders": alike, "flags": flags}
-        )
+        untied = (apart[0], apart[1]._replace(ties=False), deaf)
+        yield case("an engine ties against the false", both, untied, "info")
+        alike = (random[0], view("transformers", "head-random", **new, ties=False))
+        yield case("untied for everybody is another rule's matter", held, alike)
 
 
 def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """How to be understood by every loader; where only some engines do not listen, nothing is wrong with the file."""
+    """Tell how every loader can understand it; where only some engines do not listen, the file is in order."""
     if heeded(views):
         return "Nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
     return (

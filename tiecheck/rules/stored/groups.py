@@ -1,4 +1,4 @@
-"""How the rules on stored groups read a group: who declares it, where it is stored, and what could not be told."""
+"""Readings of a group for the rules on stored groups: who declares it, where it is stored, what could not be told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.wording import listed, plural
 
 Cause = Literal["levels", "silent", "meaning"]
-"""Why loaders disagree on a group: flags at several levels, a default that differs, a false that means two things."""
+"""Reasons to disagree on a group: flags at several levels, a default that differs, a false that means two things."""
 
 WORDS = {
     "tied": "one tensor, nothing lost",
@@ -26,11 +26,11 @@ WORDS = {
     "crash": "it fails",
     "unknown": "not known",
 }
-"""What an outcome means to somebody who loads the checkpoint."""
+"""Meaning of each outcome to somebody who loads the checkpoint."""
 
 
 def views_of(group: Group, loaders: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
-    """What the loaders make of one group."""
+    """Return what the loaders make of one group."""
     return tuple(view for view in loaders if view.names == group.names)
 
 
@@ -45,7 +45,7 @@ def titles(views: tuple[LoaderView, ...]) -> str:
 
 
 def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
-    """Why some loaders tie a group and others do not; None where they agree, or where no flag is behind it.
+    """Return the reason why only some loaders tie a group; None where they agree, or where no flag is behind it.
 
     Loaders that read no flag at all are left out, but for those that tie against a false and throw something away.
     Where every transformers takes the group alike and loses something, that it is lost is the news, and not that
@@ -66,12 +66,12 @@ def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
 
 
 def spoken_for(views: tuple[LoaderView, ...]) -> bool:
-    """Whether TIE103, TIE104 or TIE105 has the group: they name the cause, where a rule on tensors names the effect."""
+    """Return True where TIE103 to TIE105 have the group: they name the cause, where a rule on tensors names the effect."""
     return disputed(views) is not None and bool(hurt(views))
 
 
 def endings(failing: tuple[LoaderView, ...]) -> str:
-    """How each loader ends, those that end alike together."""
+    """Tell how each loader ends, those that end alike together."""
     alike: dict[str, list[LoaderView]] = {}
     for view in failing:
         said = view.message or WORDS[view.outcome]
@@ -101,7 +101,7 @@ def gravity(views: tuple[LoaderView, ...]) -> Severity | None:
 
 
 def heeded(views: tuple[LoaderView, ...]) -> bool:
-    """Whether every loader that reads a flag takes it alike, so that only those that read none stand apart."""
+    """Return True where all loaders that read a flag take it alike, so that only those that read none stand apart."""
     return len({view.ties for view in views if view.ties is not None and view.reads is not None}) == 1
 
 
@@ -135,7 +135,7 @@ def tied_by_intent(group: Group) -> bool:
 
 
 def fit(group: Group) -> str:
-    """How the stored members fit in another form, transposed, padded or cast, as the end of a sentence."""
+    """Tell how the stored members fit in another form, transposed, padded or cast, as the end of a sentence."""
     if group.relation is None or not group.reason:
         return ""
     return f" ({group.reason.partition(': ')[2] or group.reason})"
@@ -147,7 +147,7 @@ def confidence(group: Group) -> Confidence:
 
 
 def word(group: Group) -> str:
-    """What the deciding flag says."""
+    """Return the value of the deciding flag, in words."""
     return "false" if group.flag is not None and group.flag.value is False else "true"
 
 
@@ -157,7 +157,7 @@ def flag_name(group: Group) -> str:
 
 
 def tying(group: Group) -> str:
-    """How the tie is declared, or made where nothing declares it."""
+    """Tell how the tie is declared, or made where nothing declares it."""
     return f"set {flag_name(group)} to true" if group.declared_by else "tie the two in the code"
 
 

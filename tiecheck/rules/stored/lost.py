@@ -129,7 +129,7 @@ class TrainedHeadDiscarded(Rule):
 
 
 def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> str:
-    """How to have one tensor again, or to keep both in every loader."""
+    """Tell how to have one tensor again, or to keep both in every loader."""
     extra = listed(tuple(name for name in group.stored_names if name != main_member(group)))
     drop = f"If the difference is left over from a conversion, delete {extra} from the checkpoint."
     if group.forced:
@@ -141,7 +141,7 @@ def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...
 
 
 def _throws_away(view: LoaderView) -> bool:
-    """Whether a loader that was run ties the group and throws a stored member away."""
+    """Return True where a loader that was run ties the group and throws a stored member away."""
     return view.checked == "run" and view.outcome in DISCARDED
 
 
@@ -264,7 +264,7 @@ class TiedMemberLost(Rule):
 
 
 def _remedy(group: Group, views: tuple[LoaderView, ...], lost: str) -> str:
-    """How to get the lost member back."""
+    """Tell how to get the lost member back."""
     if group.inert:
         return (
             f"No flag helps here: load it with transformers 4.57, or write {lost} into the checkpoint as a copy of "
@@ -278,6 +278,6 @@ def _remedy(group: Group, views: tuple[LoaderView, ...], lost: str) -> str:
 
 
 def _elsewhere(views: tuple[LoaderView, ...]) -> str:
-    """Which loaders tie it all the same, so that the checkpoint works there."""
+    """Name the loaders that tie it all the same, so that the checkpoint works there."""
     fine = tuple(v for v in views if v.outcome == "tied")
     return f"; {titles(fine)} {plural('tie', len(fine) > 1)} it all the same" if fine else ""

@@ -89,7 +89,7 @@ class HeadNotMaterialised(Rule):
 
 
 def _silent(view: LoaderView) -> bool:
-    """Whether a transformers, which was run, goes on without the tensor: random, or left on the meta device."""
+    """Return True where a transformers that was run goes on without the tensor: random, or left on meta."""
     return view.checked == "run"
 
 

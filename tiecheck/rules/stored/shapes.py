@@ -88,7 +88,7 @@ class TiedShapeMismatch(Rule):
 
 
 def _mend(group: Group, shapes: bool) -> str:
-    """How to make one tensor of members that cannot be one."""
+    """Tell how to make one tensor of members that cannot be one."""
     extra = listed(tuple(tensor.name for tensor in group.tensors if tensor.name != main_member(group)))
     if not shapes:
         return (

@@ -23,7 +23,7 @@ from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, pars
 
 
 def row_of(candidate: Candidate) -> Row:
-    """What the table says of one class; raises what its default build raises."""
+    """Return the table's row of one class; raises what its default build raises."""
     model_class, config_class = resolve(candidate)
     groups, asked = probe(model_class, config_class)
     if not groups:

@@ -25,7 +25,7 @@ PLAIN = re.compile(r"^[A-Za-z0-9_.]+$")
 
 
 def older() -> bool:
-    """Whether the installed transformers is of the 4.x line, which ties and loads in another way."""
+    """Return True where the installed transformers is of the 4.x line, which ties and loads in another way."""
     import transformers
 
     return int(transformers.__version__.split(".")[0]) < 5
@@ -96,7 +96,7 @@ def groups_of(model: Any) -> Groups:
 
 
 def _source(targets: dict[str, str]) -> Callable[[list[str]], str]:
-    """Which of some members the others are redirected to, by what a model of transformers 5 has resolved."""
+    """Return the member that the others are redirected to, by what a model of transformers 5 has resolved."""
 
     def source(members: list[str]) -> str:
         inside = {t: s for t, s in targets.items() if t in members and s in members}
@@ -130,20 +130,20 @@ def parameter_of(model: Any, getter: str) -> str:
 
 
 def repairs(model: Any) -> bool:
-    """Whether a class of 4.57 has a `from_pretrained` of its own that looks after what was missing (LongT5 ties it)."""
+    """Return True for a class of 4.57 whose own `from_pretrained` looks after what was missing (LongT5 ties it)."""
     loader = getattr(type(model).from_pretrained, "__func__", None)
     own = getattr(loader, "__module__", "").startswith("transformers.models.")
     return own and "missing_keys" in inspect.getsource(loader)  # type: ignore[arg-type]
 
 
 def tied_in(names: tuple[str, ...], groups: Groups) -> bool:
-    """Whether all of some names are one parameter in a built model."""
+    """Return True where all of some names are one parameter in a built model."""
     wanted = set(names)
     return any(wanted <= set(members) for members in groups)
 
 
 def declarations(model: Any) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What each submodel declares, as (its path, pairs of target and source); 4.57 names no source: it is empty."""
+    """Return each submodel's declaration as (path, pairs of target and source); 4.57 names no source: it is empty."""
     found: list[tuple[str, list[tuple[str, str]]]] = []
     for path, module in model.named_modules():
         declared = getattr(module, "_tied_weights_keys", None) or {}
@@ -159,6 +159,6 @@ def _word(declared: Any) -> str:
 
 
 def declares_patterns(model: Any) -> bool:
-    """Whether a submodel declares ties by a pattern rather than by names."""
+    """Return True where a submodel declares ties by a pattern rather than by names."""
     words = [word for _, pairs in declarations(model) for pair in pairs for word in pair]
     return any(word and not PLAIN.match(word) for word in words)

@@ -1,4 +1,4 @@
-"""Which model classes transformers has, and with which config class each is built."""
+"""The model classes of transformers, each with the config class that it is built with."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ FLAG = "tie_word_embeddings"
 """The one flag that `PreTrainedModel.get_expanded_tied_weights_keys` (transformers 5.23) reads."""
 
 TIE_KEY = re.compile(r"\btie_[a-z_]+\b")
-"""What a key that speaks of tying looks like; a silent config has none, and each that a config class has is tried."""
+"""Pattern of a key that speaks of tying; a silent config has none, and each that a config class has is tried."""
 
 LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^num_hidden_groups$|^depth$")
 """Attributes that count layers; which of them a config has is looked up, never assumed."""
@@ -108,7 +108,7 @@ def default_config(config_class: Any) -> Any:
 
 
 def silent_dict(config: Any) -> dict[str, Any]:
-    """What `save_pretrained` writes for a config (`to_json_string`, 5.23), less every statement about tying."""
+    """Return what `save_pretrained` writes for a config (`to_json_string`, 5.23), less every statement about tying."""
     try:
         data: dict[str, Any] = json.loads(config.to_json_string())
     except AttributeError:  # 4.57 cannot write the difference to a default whose inner configs are None

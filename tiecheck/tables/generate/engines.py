@@ -27,7 +27,7 @@ NOTHING = "no assignment of a head was found"
 
 
 def read(engine: str, root: Path) -> Mapping[str, str]:
-    """What an engine's source says: architecture (for mlx-lm model type) -> the fields of its line.
+    """Read an engine's source: architecture (for mlx-lm model type) -> the fields of its line.
 
     Raises:
         ValueError: There is no reader for the engine.

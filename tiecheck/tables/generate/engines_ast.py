@@ -132,7 +132,7 @@ def statements(body: list[ast.stmt], above: Condition = ()) -> Iterator[tuple[as
 
 
 def mentions(node: ast.AST, text: str) -> bool:
-    """Whether a string constant, attribute or name below a node contains a text."""
+    """Return True where a string constant, attribute or name below a node contains a text."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and text in inner.value:
             return True

@@ -1,4 +1,4 @@
-"""What llama.cpp's converter and loader do with head and embedding.
+"""Facts about head and embedding in llama.cpp's converter and loader.
 
 The converter's classes are read as syntax trees, the loader's C++ as text: one function a model, in one style.
 """
@@ -36,7 +36,7 @@ ROOTS = frozenset({"TextModel", "ModelBase", "MmprojModel"})
 
 
 class Facts(NamedTuple):
-    """What is said of one architecture."""
+    """The two facts about one architecture."""
 
     out: str
     """`output.weight` in the loader: `required`, `fallback` (to the embedding), `embedding` (never read)."""
@@ -122,7 +122,7 @@ def _loaders(source: Path, names: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _loader(body: str) -> str:
-    """What one `load_arch_tensors` does with `output`."""
+    """Tell what one `load_arch_tensors` does with `output`."""
     body = re.sub(r"//[^\n]*", "", body)
     lines = re.findall(r"^ *output\s*=\s*(.*?);", body, re.MULTILINE)
     kinds = [re.search(r'LLM_TENSOR_(\w+),\s*"weight"', line) for line in lines]
@@ -195,7 +195,7 @@ def _arch(found: Class) -> str:
 
 
 def _converted(found: Class) -> str:
-    """What the converter's own methods do with the head's name."""
+    """Tell what the converter's own methods do with the head's name."""
     dropped: set[str] = set()
     for owner in _own(found):
         for node in owner.node.body:
@@ -248,6 +248,6 @@ def _empty(value: ast.expr | None) -> bool:
 
 
 def _plain(test: ast.expr) -> bool:
-    """Whether a test asks for the head's name alone."""
+    """Return True where a test asks for the head's name alone."""
     parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
     return all(isinstance(p, ast.Compare) and isinstance(p.ops[0], ast.Eq) and dotted(p.left) == "name" for p in parts)

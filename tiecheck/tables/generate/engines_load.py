@@ -1,4 +1,4 @@
-"""What a model class of vLLM or SGLang does with a stored head while head and embedding are tied."""
+"""A stored head in the model classes of vLLM and SGLang while head and embedding are tied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = "lm_head"
 
 
 def load_of(found: Class, alias: bool, tie: str, headless: bool) -> str:
-    """What `load_weights` does with the head's name: `skip`, `alias`, `load` or `keyerror`.
+    """Tell what `load_weights` does with the head's name: `skip`, `alias`, `load` or `keyerror`.
 
     Args:
         found: The class.
@@ -48,7 +48,7 @@ def load_of(found: Class, alias: bool, tie: str, headless: bool) -> str:
 
 
 def _mapped(found: Class) -> bool | None:
-    """Whether the class's weight mapper drops the head; None where it names the head in some other way."""
+    """Return True where the class's weight mapper drops the head; None where it names the head in some other way."""
     dropped = False
     for owner in lineage(found):
         for node in ast.walk(owner.node):
@@ -105,7 +105,7 @@ def _automatic(function: ast.FunctionDef, calls: list[ast.AST], alias: bool, tie
 
 
 def _of_flag(function: ast.FunctionDef, test: ast.expr) -> bool:
-    """Whether a test is the tie flag alone, or a local name that holds it."""
+    """Return True where a test is the tie flag alone, or a local name that holds it."""
     if mentions(test, FLAG):
         return not isinstance(test, ast.UnaryOp)
     return isinstance(test, ast.Name) and any(
@@ -115,7 +115,7 @@ def _of_flag(function: ast.FunctionDef, test: ast.expr) -> bool:
 
 
 def _appended(function: ast.FunctionDef, name: str, named: list[ast.Constant]) -> bool:
-    """Whether the head is put on a list of prefixes under the flag, and nowhere else."""
+    """Return True where the head is put on a list of prefixes under the flag, and nowhere else."""
     kept = set()
     for statement, above in statements(function.body):
         if isinstance(statement, ast.Expr) and called(statement.value) in {"append", "extend"}:
@@ -173,7 +173,7 @@ def _loop(function: ast.FunctionDef) -> str:
 
 
 def _names(function: ast.FunctionDef) -> bool:
-    """Whether a loader names the head outside of blocks under the flag that only copy the embedding to it."""
+    """Return True where a loader names the head outside of blocks under the flag that only copy the embedding to it."""
     copies: set[ast.AST] = set()
     for node in ast.walk(function):
         if isinstance(node, ast.If) and mentions(node.test, FLAG) and not mentions(node.test, HEAD):
@@ -192,7 +192,7 @@ def _over_weights(loop: ast.For) -> bool:
 
 
 def _skips_head(test: ast.expr) -> bool:
-    """Whether a test holds for the head whenever the flag is true: `flag and "lm_head.weight" in name`, or the name."""
+    """Return True where a true flag lets a test hold for the head: `flag and "lm_head.weight" in name`, or a name."""
     parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
         return any(_skips_head(part) for part in test.values if mentions(part, HEAD))
@@ -219,7 +219,7 @@ def _table_of(function: ast.FunctionDef) -> tuple[str, bool] | None:
 
 
 def _lookups(body: list[ast.stmt], table: str, guarded: bool) -> Iterator[bool]:
-    """Whether each look-up of a plain name is guarded by a test that the table has it, in the order of the source."""
+    """Return for each look-up of a plain name, in order, whether a test that the table has it guards it."""
     for statement in body:
         if isinstance(statement, ast.If):
             known = _membership(statement.test, table)

@@ -1,4 +1,4 @@
-"""What mergekit's architecture definitions say of head and embedding."""
+"""Head and embedding in mergekit's architecture definitions."""
 
 from __future__ import annotations
 

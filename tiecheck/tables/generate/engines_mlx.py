@@ -1,4 +1,4 @@
-"""What mlx-lm's models do with head and embedding, read from their source as syntax trees."""
+"""Head and embedding in mlx-lm's models, read from their source as syntax trees."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _facts(model: Class) -> Facts:
 
 
 def _tie(model: Class) -> Facts:
-    """What the constructor does: a head under `not flag`, always, or none at all.
+    """Tell what the constructor does: a head under `not flag`, always, or none at all.
 
     Raises:
         Unrecognised: It is none of the known patterns.
@@ -123,7 +123,7 @@ def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.exp
 
 
 def _default(owner: Class) -> str:
-    """What the flag is where the config has none: `0`, `1`, or `-` where mlx-lm wants it written.
+    """Return the flag's value where the config has none: `0`, `1`, or `-` where mlx-lm wants it written.
 
     Raises:
         Unrecognised: The arguments' class has it in some other way.
@@ -172,7 +172,7 @@ def _composite(model: Class, facts: Facts) -> Facts:
 
 
 def _sanitized(model: Class) -> str:
-    """What happens to a stored head while tied: `skip`, or `refuse` where nothing takes it away.
+    """Tell what happens to a stored head while tied: `skip`, or `refuse` where nothing takes it away.
 
     Raises:
         Unrecognised: `sanitize` names the head in some other way.

@@ -1,4 +1,4 @@
-"""What names stand for in a constructor of vLLM or SGLang: config levels, flags, and assignments to the head."""
+"""Names in a constructor of vLLM or SGLang: config levels, flags, and assignments to the head."""
 
 from __future__ import annotations
 
@@ -110,14 +110,14 @@ def reduced(conditions: Condition) -> Condition:
 
 
 def _of_ranks(test: ast.expr) -> bool:
-    """Whether a test asks for a pipeline rank, an encoder alone, or a CPU build: one GPU holds the whole."""
+    """Return True where a test asks for a pipeline rank, an encoder alone, or a CPU build: one GPU holds the whole."""
     text = ast.unparse(test)
     ends = ("is_last_rank", "is_first_rank", "pp_size == 1", "world_size == 1")
     return FLAG not in text and (text.endswith(ends) or "encoder_only" in text or "_is_cpu" in text)
 
 
 def _dead(conditions: Condition) -> bool:
-    """Whether a branch is one of a pipeline of several ranks only."""
+    """Return True where a branch is one of a pipeline of several ranks only."""
     return any(
         ("world_size > 1" in ast.unparse(test) and value)
         or (_of_ranks(test) and not value and "encoder_only" not in ast.unparse(test))
@@ -129,7 +129,7 @@ class Write(NamedTuple):
     """One assignment to the head."""
 
     ties: bool
-    """Whether it makes the head the embedding."""
+    """True where it makes the head the embedding."""
     conditions: Condition
     """The tests it stands under, ranks left out."""
 
@@ -158,7 +158,7 @@ def writes(init: ast.FunctionDef) -> Iterator[Write]:
 
 
 def _embedding(value: ast.expr) -> bool:
-    """Whether a value is the embedding, or a head tied to it."""
+    """Return True where a value is the embedding, or a head tied to it."""
     if called(value) == "tie_weights" and isinstance(value, ast.Call) and value.args:
         return _embedding(value.args[0])
     name = (dotted(value) or "").removesuffix(".weight")

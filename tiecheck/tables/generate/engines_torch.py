@@ -1,4 +1,4 @@
-"""What vLLM's and SGLang's model classes do with head and embedding, read from their source as syntax trees."""
+"""Head and embedding in vLLM's and SGLang's model classes, read from their source as syntax trees."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tiecheck.tables.generate.engines_scope import DYNAMIC, EMBEDDINGS, GIVEN, S
 
 
 class Facts(NamedTuple):
-    """What a class does: the fields of a line of the table."""
+    """The fields of a line of the table: a class's tie, its flag and its head."""
 
     tie: str
     """`flag`, `always`, `never`, `inner`; `unknown:REASON` otherwise."""
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     """The config level that the flag is read from, dotted; `text()` for `get_text_config()`, and `>` before a level
     that the top one is copied to before it is read."""
     default: str = "-"
-    """What it takes an absent flag for: `0`, `1`, or `-` where it reads the attribute outright."""
+    """Value it takes an absent flag for: `0`, `1`, or `-` where it reads the attribute outright."""
     head: str = "-"
     """A stored head while tied: `skip`, `alias`, `load`, `keyerror`; `unknown:REASON` otherwise."""
     inner: str = ""
@@ -39,7 +39,7 @@ class Facts(NamedTuple):
 
 
 def tie_of(found: Class) -> Facts:
-    """What a class's constructor does with the head.
+    """Read what a class's constructor does with the head.
 
     Raises:
         Unrecognised: It is none of the known patterns.
@@ -62,7 +62,7 @@ def tie_of(found: Class) -> Facts:
 
 
 def _headless(found: Class) -> bool:
-    """Whether the class makes its logits from the embedding itself, without a head module."""
+    """Return True where the class makes its logits from the embedding itself, without a head module."""
     return any(
         called(node) == "logits_processor"
         and isinstance(node, ast.Call)
@@ -73,7 +73,7 @@ def _headless(found: Class) -> bool:
 
 
 def _judge(scope: Scope, made: list[Write]) -> Facts:
-    """How a class ties, by all the assignments to its head."""
+    """Judge how a class ties, by all the assignments to its head."""
     ties = [w for w in made if w.ties]
     own = [w for w in made if not w.ties]
     if not ties and all(not w.conditions for w in own):
@@ -135,7 +135,7 @@ def _inner_of(owner: Class, init: ast.FunctionDef) -> Facts | None:
 
 
 def _registered(scope: Scope, node: ast.Call) -> Facts:
-    """What vLLM's helper for inner models is asked to build."""
+    """Return what vLLM's helper for inner models is asked to build."""
     given = {k.arg: k.value for k in node.keywords}
     level = scope.level(given["hf_config"]) if "hf_config" in given else ""
     level = level and f">{level}"
@@ -152,7 +152,7 @@ def _registered(scope: Scope, node: ast.Call) -> Facts:
 
 
 def facts_of(found: Class, alias: bool, classes: Mapping[str, Class]) -> Facts:
-    """What the table says of one class.
+    """Return the table's fields of one class.
 
     Args:
         found: The class.

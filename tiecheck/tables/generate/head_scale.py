@@ -18,7 +18,7 @@ PLANS = (((64, 4), (128, 4)), ((256, 2), (512, 4)))
 """Pairs of widths and heads: a scale that hangs on the width shows; the second has heads of the usual 128."""
 
 TOLERANCE = 0.02
-"""How far a measured number may be off; the epsilon of a norm costs less."""
+"""Distance by which a measured number may be off; the epsilon of a norm costs less."""
 
 LARGEST = 40_000_000
 """Parameters of the largest build that is worth the time."""

@@ -55,7 +55,7 @@ class Alias(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What a class does with one group of names."""
+    """One group of names, and the flags under which a class ties it."""
 
     names: tuple[str, ...]
     """Sorted names."""
@@ -78,7 +78,7 @@ class Group(NamedTuple):
     aliases: tuple[Alias, ...] = ()
     """Further keys for it."""
     unlike: bool = False
-    """Whether the members have different shapes where they are not tied, so that a copy of one does not fit another."""
+    """True where the members have different shapes while not tied, so that a copy of one does not fit another."""
 
 
 class Probe:
@@ -144,7 +144,7 @@ class Probe:
 
 
 def mentions_tying(model_class: Any) -> bool:
-    """Whether a class's modeling file speaks of the flag itself."""
+    """Return True where a class's modeling file speaks of the flag itself."""
     try:
         return "tie_word_embeddings" in inspect.getsource(inspect.getmodule(model_class) or model_class)
     except (OSError, TypeError):
@@ -152,7 +152,7 @@ def mentions_tying(model_class: Any) -> bool:
 
 
 def could_tie(model: Any) -> bool:
-    """Whether `tie_weights` of 4.57 finds anything to do: a head anywhere, or a module with a tie of its own."""
+    """Return True where `tie_weights` of 4.57 finds something to do: a head, or a module with a tie of its own."""
     return any(hasattr(m, "_tie_weights") or parameter_of(m, "get_output_embeddings") for m in model.modules())
 
 
@@ -228,7 +228,7 @@ def _control(tables: dict[str, Groups], tied: Callable[[Groups], bool]) -> tuple
 
 
 def _matters(asked: Probe, key: str, level: Level) -> bool:
-    """Whether another key changes what is tied at all; most words that look like one do not."""
+    """Return True where another key changes what is tied at all; most words that look like one do not."""
     true, false = (asked.groups({}, alias=(key, level, value)) for value in (True, False))
     return true is not None and false is not None and true.keys() != false.keys()
 

@@ -41,7 +41,7 @@ class Row(NamedTuple):
     levels: str
     """The nested config levels whose flags were tried, dotted, joined by commas; empty for a class without groups."""
     about: str = ""
-    """What the class says of itself, as JSON (`about_of`); empty for a class without groups and without a head."""
+    """Words of the class about itself, as JSON (`about_of`); empty for a class without groups and without a head."""
 
 
 def about_of(model: Any, *, only_headed: bool = False) -> str:
