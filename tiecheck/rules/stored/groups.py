@@ -66,7 +66,7 @@ def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
 
 
 def spoken_for(views: tuple[LoaderView, ...]) -> bool:
-    """Return True where TIE103 to TIE105 have the group: they name the cause, where a rule on tensors names the effect."""
+    """Return True where TIE103 to TIE105 have the group: they name the cause, a rule on tensors the effect."""
     return disputed(views) is not None and bool(hurt(views))
 
 

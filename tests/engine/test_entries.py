@@ -1,0 +1,26 @@
+"""One entry a group: the static layers with the live layer's word, and loaders that come out alike together."""
+
+from __future__ import annotations
+
+from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries
+from tiecheck.rules.cases import PAIR, declared, group, live, tie, view
+
+
+def test_the_live_layer_has_the_last_word_on_a_kind() -> None:
+    (entry,) = tie_entries((group(),), live(ties=(), declared=(declared("copy"),)))
+    assert (entry.names, entry.kind, entry.kind_from) == (PAIR, "copy", "live")
+    (entry,) = tie_entries((group(),), None)
+    assert (entry.kind, entry.kind_from) == ("parameter", "table")
+
+
+def test_what_only_one_layer_knows_has_its_entry() -> None:
+    other = tie("a.weight", "b.weight")
+    names = [entry.names for entry in tie_entries((group(),), live(ties=(tie(), other), declared=()))]
+    assert names == [other.names, PAIR]
+    assert alias_entries(None) == ()
+
+
+def test_loaders_that_come_out_alike_are_one_entry() -> None:
+    views = (view("vllm", "tied"), view("vllm", "tied", names=("a", "b")), view("sglang", "crash"))
+    assert [entry.loader for entry in loader_entries(views, None)] == ["vllm", "sglang"]
+    assert [entry.loader for entry in loader_entries(views, frozenset({("sglang", "")}))] == ["sglang"]
