@@ -62,3 +62,5 @@ def test_a_case_is_judged_as_it_says(directory, section, expect):
     said = shown(target)
     assert {key: said[key] for key in expect} == expect
     assert status == EXIT.get(expect["status"], status)
+    for place in (place for finding in target["findings"] for place in finding["locations"]):
+        assert (place["kind"] == "file") == (directory / place["path"]).exists()

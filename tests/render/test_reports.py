@@ -46,6 +46,7 @@ def test_contract_example_of_the_readme_fits(tiecheck_cli, models: Path) -> None
         "column": 3,
         "role": "primary",
         "note": "tie_word_embeddings is true",
+        "kind": "file",
     }
     assert report["summary"]["findings"] == {"error": 1, "warning": 0, "info": 0}
 

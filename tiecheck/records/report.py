@@ -20,13 +20,15 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 
 Confidence = Literal["low", "medium", "high"]
 Status = Literal["pass", "fail", "unknown", "error"]
+PlaceKind = Literal["file", "class", "module", "tensor", "tool"]
+"""Sort of thing that a place is: only a `file` has a path, which exists below the target or beside it."""
 
 
 class Location(Record):
     """A place that bears evidence."""
 
     path: str
-    """File relative to the target, or the target itself."""
+    """File relative to the target, or the target itself; for another kind the name of the thing."""
     line: int | None
     """1-based line, None where the file has none (a binary)."""
     column: int | None
@@ -34,7 +36,9 @@ class Location(Record):
     role: Literal["primary", "related"]
     """`primary` is where a reader looks first; there is one."""
     note: str
-    """What is to be seen there, in a few words."""
+    """Reason to look there, in a few words."""
+    kind: PlaceKind = "file"
+    """Sort of thing the path names: a `file` that exists, a `class`, a `module` of the model, a `tensor`, a `tool`."""
 
 
 class Finding(Record):

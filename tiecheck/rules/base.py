@@ -9,7 +9,7 @@ the class.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tiecheck.facts.registry import wanted_facts
 from tiecheck.records.loaders import LoaderView
@@ -41,6 +41,26 @@ class Draft(Record):
 
     With `--for`, a finding that hurts only others becomes a note.
     """
+
+
+Role = Literal["primary", "related"]
+
+
+def file_place(
+    path: str, note: str, role: Role = "primary", *, line: int | None = None, column: int | None = None
+) -> Location:
+    """Return a file of the target as evidence, with the 1-based line and column where it has lines."""
+    return Location(path, line, column, role, note, "file")
+
+
+def class_place(name: str, note: str) -> Location:
+    """Return a class of the model as the primary evidence."""
+    return Location(name, None, None, "primary", note, "class")
+
+
+def tensor_place(name: str, note: str) -> Location:
+    """Return a tensor, by its name, as the primary evidence."""
+    return Location(name, None, None, "primary", note, "tensor")
 
 
 class Case(Record):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
@@ -75,8 +74,8 @@ class FormatsDisagree(Rule):
             f"that takes {other.file} gets another model.{end}",
             group.names,
             (
-                Location(first.file, None, None, "primary", _says(first)),
-                Location(other.file, None, None, "related", _says(other)),
+                file_place(first.file, _says(first)),
+                file_place(other.file, _says(other), "related"),
             ),
             "Keep one format: load from the right one, save it into an empty directory, replace all weight files.",
         )

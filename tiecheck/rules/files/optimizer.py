@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.row_words import rows
 from tiecheck.rules.stored.groups import declaration, flag_name, stored, tied_by_intent
 from tiecheck.wording import listed
@@ -99,7 +98,7 @@ class TiedOptimizerStateSplit(Rule):
             f"{listed(group.names)} are declared to be one tensor. {end}",
             members or group.names,
             (
-                Location(fact.file, None, None, "primary", f"entries {listed(fact.keys)}, {fact.field}"),
+                file_place(fact.file, f"entries {listed(fact.keys)}, {fact.field}"),
                 declaration(group, "related"),
                 *stored(group),
             ),

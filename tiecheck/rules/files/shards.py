@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tiecheck.records.report import Location
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.row_words import rows
 from tiecheck.wording import listed
 
@@ -70,7 +69,7 @@ class IndexDisagreesWithShards(Rule):
             f"({shown}), with {len(names):,} tensor{'' if len(names) == 1 else 's'}. A loader fails, or leaves them "
             "random.",
             tuple(names[:8]),
-            (Location(index, None, None, "primary", f"names {shown}"),),
+            (file_place(index, f"names {shown}"),),
             "Download the missing file again, or save the model anew.",
         )
 
@@ -85,10 +84,8 @@ class IndexDisagreesWithShards(Rule):
             f"{index} says that {file} holds {shown}, and its header does not; {where}.",
             tuple(names[:8]),
             (
-                Location(
-                    index, None, None, "primary", f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"
-                ),
-                Location(file, None, None, "related", f"its header lacks {pronoun}"),
+                file_place(index, f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"),
+                file_place(file, f"its header lacks {pronoun}", "related"),
             ),
             "Save the model anew, so that index and shards are written together.",
         )
@@ -175,13 +172,11 @@ class MemberStoredTwice(Rule):
             f"{listed(names)} {'stands' if len(names) == 1 else 'stand'} in {listed(files)}, {how}",
             names[:8],
             tuple(
-                Location(
+                file_place(
                     tensor.file,
-                    None,
-                    None,
-                    "related" if i else "primary",
                     f"{tensor.name}, {tensor.dtype} {list(tensor.shape)}"
                     + (", the one in the index" if tensor.file == first.indexed else ""),
+                    "related" if i else "primary",
                 )
                 for i, tensor in enumerate(first.tensors)
             ),

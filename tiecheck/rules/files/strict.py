@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.wording import listed, them
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class StrictLoadWillFail(Rule):
             f"stored where the class has {own}. from_pretrained loads none of them and makes every weight at random; "
             "a strict load_state_dict stops.",
             (stored,),
-            (Location(stored, None, None, "primary", f"the class's name is {own}"),),
+            (tensor_place(stored, f"the class's name is {own}"),),
             f"Strip {prefix!r} from every name, or save the model inside the wrapper.",
             severity="error",
         )
@@ -101,7 +100,7 @@ class StrictLoadWillFail(Rule):
             f"with {listed(stored)}. A training resumed from here may print that there were missing keys: harmless, as "
             f"long as the list names nothing else. Only a plain strict load_state_dict would refuse {them(missing)}.",
             missing,
-            (Location(resumed[0], None, None, "primary", "a training to be resumed"),),
+            (file_place(resumed[0], "a training to be resumed"),),
             "Nothing has to be done. For a plain strict load use safetensors.torch.load_model, which knows ties.",
             severity="info",
         )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.live import DeclaredTie, Head, LiveModel, Tie
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.precedence import parts, retie, speaker
 from tiecheck.wording import listed
 
@@ -73,7 +72,7 @@ class DeclaredTieNotApplied(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
-                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                (class_place(live.class_name, parts(claim)),),
                 f"Make sure first which values are right: {retie(claim, live)} keeps those of {claim.source} and drops "
                 "the others. Do it after whatever replaced the parameter, and before the optimizer is "
                 f"made.{_sharded(live)}{_untied(live)}",
@@ -170,7 +169,7 @@ class StorageOnlyTie(Rule):
         return Draft(
             f"{what}. {cost}",
             tie.names,
-            (Location(live.class_name, None, None, "primary", "same memory, different objects"),),
+            (class_place(live.class_name, "same memory, different objects"),),
             mend,
             severity="info" if meta or adapters else None,
         )
@@ -233,7 +232,7 @@ class HalfMetaTie(Rule):
                 "linear layer of torch 2.13 returns uninitialised memory for such a weight on the CPU, without an "
                 "error.",
                 claim.names,
-                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                (class_place(live.class_name, parts(claim)),),
                 f"Tie again after loading: {retie(claim, live, empty)}. {listed(full)} has the values.",
             )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveModel, Tie
-from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.wording import listed
 
 GROUPS = 16
@@ -58,7 +57,7 @@ class TieAgainstConfig(Rule):
                 f"{listed(shared)} are one tensor ({tie.kind}), but {flag} is false. save_pretrained drops all but one "
                 "of them by the class's keys, and a reload makes the dropped ones at random.",
                 shared,
-                (Location(live.class_name, None, None, "primary", f"{flag} is false"),),
+                (class_place(live.class_name, f"{flag} is false"),),
                 f"Set {flag} = True before saving, or give the head a tensor of its own.",
             )
 
@@ -168,7 +167,7 @@ def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:
     return Draft(
         f"{flag} is true, but {listed(head.head)} and {listed(head.embedding)} are two parameters: {why}.{lost}",
         tuple(sorted({*head.head, *head.embedding})),
-        (Location(live.class_name, None, None, "primary", f"{flag} is true"),),
+        (class_place(live.class_name, f"{flag} is true"),),
         f"Set {own[0]} where the tie is meant and the class makes it; else set {flag} to false, and save the head.",
         severity=None if head.stored is False else "info",
     )
@@ -182,7 +181,7 @@ def _gated(live: LiveModel, head: Head) -> Draft:
         f"{listed(head.older[0])} are separate parameters{more}, since {flag} is false. transformers 4.57 ties them "
         "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
         tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
-        (Location(live.class_name, None, None, "primary", "one flag gates this tie since transformers 5"),),
+        (class_place(live.class_name, "one flag gates this tie since transformers 5"),),
         "Load a checkpoint of 4.57 with the flag true, or tie the group by hand after loading.",
         severity="info",
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.live import DeclaredTie, Head, LiveModel, Misfit
-from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.precedence import parts, retie, speaker, stale
 from tiecheck.wording import listed
 
@@ -62,7 +61,7 @@ class StaleTie(Rule):
         return Draft(
             f"{what}: one of them was replaced after the tie was made, and the other was left behind.",
             names,
-            (Location(live.class_name, None, None, "primary", "tied before one of them was replaced"),),
+            (class_place(live.class_name, "tied before one of them was replaced"),),
             "Where the embedding is the right one, model.tie_weights() ties the head to it; config.vocab_size has to "
             "be its number of rows before a save. resize_token_embeddings does all of it. Where the head is the right "
             "one, replace the embedding as well, or set config.tie_word_embeddings to false.",
@@ -144,7 +143,7 @@ class HalfTiedGroup(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor. {listed(held)} are, and {listed(alone)} "
                 f"{'is' if len(alone) == 1 else 'are'} not.",
                 claim.names,
-                (Location(live.class_name, None, None, "primary", parts(claim)),),
+                (class_place(live.class_name, parts(claim)),),
                 f"After whatever replaced {listed(alone)}, and before the optimizer is made: "
                 f"{retie(claim, live, alone)}.",
             )
@@ -211,7 +210,7 @@ class TiedBiasOutOfStep(Rule):
                     f"{listed(claim.names)} are declared as one bias, and the module holds {len(claim.parts)}, though "
                     "the weight beside is tied.",
                     claim.names,
-                    (Location(live.class_name, None, None, "primary", parts(claim)),),
+                    (class_place(live.class_name, parts(claim)),),
                     f"After whatever replaced the bias: {retie(claim, live)}.",
                 )
         for misfit in bias_misfits:
@@ -219,7 +218,7 @@ class TiedBiasOutOfStep(Rule):
                 f"{misfit.bias} has {misfit.size:,} elements, and {misfit.weight}, which is tied, has {misfit.rows:,} "
                 "rows: adding the one to the other's output fails.",
                 (misfit.bias, misfit.weight),
-                (Location(live.class_name, None, None, "primary", f"{misfit.size:,} against {misfit.rows:,}"),),
+                (class_place(live.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
                 f"Make {misfit.bias} as long as the weight has rows; resize_token_embeddings does it for its own head.",
             )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.live import KeyProblem
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.wording import listed
 
 
@@ -56,7 +55,7 @@ class DeclaredKeyMatchesNothing(Rule):
             yield Draft(
                 f"{problem.class_name}._tied_weights_keys has {pair}, which {what}: it ties nothing.{_end(raised)}",
                 tuple(dict.fromkeys(_placed(problem, word) for word in (problem.key, problem.source or problem.key))),
-                (Location(problem.class_name, None, None, "primary", pair),),
+                (class_place(problem.class_name, pair),),
                 "Write both names as model.named_parameters() gives them, the target left and the source right.",
                 severity=None if problem.flag is not False else "info",
             )
@@ -115,7 +114,7 @@ class DeclaredKeyMatchesTooMuch(Rule):
             yield Draft(
                 f'"{problem.key}" in {problem.class_name}._tied_weights_keys {what}.{_end(cost)}',
                 problem.names,
-                (Location(problem.class_name, None, None, "primary", f'"{problem.key}" is a pattern'),),
+                (class_place(problem.class_name, f'"{problem.key}" is a pattern'),),
                 "Write whole parameter names, or anchor the pattern, and declare every tie that is real.",
                 severity="info" if off else None,
             )
@@ -187,7 +186,7 @@ class ListFormTiedKeys(Rule):
             yield Draft(
                 f"{what}: {built} it fails with {problem.raised}.",
                 problem.names or (problem.key,),
-                (Location(problem.class_name, None, None, "primary", problem.key),),
+                (class_place(problem.class_name, problem.key),),
                 mend,
             )
 
@@ -213,7 +212,7 @@ def _absent(problem: KeyProblem) -> Draft:
         f"{problem.class_name} says that {listed(problem.names)} are one tensor, and the model has no {problem.key}: "
         "the group cannot be held.",
         problem.names,
-        (Location(problem.class_name, None, None, "primary", problem.key),),
+        (class_place(problem.class_name, problem.key),),
         "Write the names as model.named_parameters() gives them; a parameter may have been renamed since.",
     )
 

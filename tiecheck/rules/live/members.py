@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.live import Effect, EffectForm, Freeze, LiveModel, Tie
-from tiecheck.records.report import Location, Severity
+from tiecheck.records.report import Severity
 from tiecheck.records.words import TIED, Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.wording import listed
 
 
@@ -50,7 +50,7 @@ class RequiresGradSurprise(Rule):
             yield Draft(
                 message,
                 freeze.names,
-                (Location(live.class_name, None, None, "primary", f"{freeze.names[0]}: {freeze.found}"),),
+                (class_place(live.class_name, f"{freeze.names[0]}: {freeze.found}"),),
                 f"If they are to differ, untie them: {_own(live)}. Otherwise nothing has to be done.",
                 severity=severity,
             )
@@ -117,7 +117,7 @@ class TiedButNotEffective(Rule):
                 f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
                 f"{changed[0].by} stands between. {plain[0]} is used raw. {after}",
                 tie.names,
-                (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
+                (class_place(live.class_name, f"{changed[0].name}: {changed[0].by}"),),
                 mend,
                 severity=None if "changes" in forms else "info",
             )
@@ -172,7 +172,7 @@ def _both_adapted(live: LiveModel, tie: Tie, changed: list[Effect]) -> Draft:
         f"{listed(tie.names)} are one parameter, and each has an adapter: {changed[0].by} and {changed[-1].by}. "
         "Merging would add both to the one tensor.",
         tie.names,
-        (Location(live.class_name, None, None, "primary", f"{changed[0].name}: {changed[0].by}"),),
+        (class_place(live.class_name, f"{changed[0].name}: {changed[0].by}"),),
         "Leave it if the two are meant to differ, and do not merge into a tied model.",
         severity="info",
     )

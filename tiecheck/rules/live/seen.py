@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from tiecheck.peers.loaders.accelerate import FINDERS
 from tiecheck.records.live import Alias, Effect, LiveModel, SaveProblem
 from tiecheck.records.loaders import LoaderView
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
 from tiecheck.wording import listed
 
@@ -51,7 +50,7 @@ class ModuleAlias(Rule):
                 f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
                 f"{_accelerate(alias)}",
                 alias.names,
-                (Location(live.class_name, None, None, "primary", f"{alias.paths[0]} is {alias.paths[-1]}"),),
+                (class_place(live.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
                 "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
                 hurts=_blind(alias),
             )
@@ -155,7 +154,7 @@ def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
     return Draft(
         what,
         problem.names,
-        (Location(live.class_name, None, None, "primary", "one parameter, not declared"),),
+        (class_place(live.class_name, "one parameter, not declared"),),
         mend,
         severity="info" if problem.kind == "module" and problem.form == "raises" else None,
     )

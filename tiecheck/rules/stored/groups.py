@@ -10,6 +10,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Confidence, Location, Severity
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, Unknown
+from tiecheck.rules.base import Role, file_place
 from tiecheck.wording import listed, plural
 
 Cause = Literal["levels", "silent", "meaning"]
@@ -112,12 +113,12 @@ def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: G
     if not there:
         return (declaration(group),)
     return tuple(
-        Location(
+        file_place(
             "config.json",
-            flag.line,
-            flag.column,
-            "primary" if i == 0 else "related",
             f"{flag.dotted} is {str(flag.value).lower()}",
+            "related" if i else "primary",
+            line=flag.line,
+            column=flag.column,
         )
         for i, flag in enumerate(there)
     )
@@ -184,25 +185,22 @@ def levers(group: Group, views: tuple[LoaderView, ...]) -> str:
     return " and ".join(sorted(read | {flag_name(group)}))
 
 
-def declaration(group: Group, where: Literal["primary", "related"] = "primary") -> Location:
-    """Where it is declared: the flag's line, or the config that does not say."""
+def declaration(group: Group, role: Role = "primary") -> Location:
+    """Return the place of the declaration: the flag's line, or the config that does not say."""
     if group.flag:
-        return Location(
-            "config.json", group.flag.line, group.flag.column, where, f"{group.flag.dotted} is {word(group)}"
-        )
+        note = f"{group.flag.dotted} is {word(group)}"
+        return file_place("config.json", note, role, line=group.flag.line, column=group.flag.column)
     note = group.declared_by[0] if group.declared_by else "nothing is said about tying"
-    return Location("config.json", None, None, where, note)
+    return file_place("config.json", note, role)
 
 
 def stored(group: Group, *, primary: bool = False) -> tuple[Location, ...]:
     """Where each stored member lies."""
     return tuple(
-        Location(
+        file_place(
             tensor.file,
-            None,
-            None,
-            "primary" if primary and i == 0 else "related",
             f"{tensor.name}, {tensor.dtype} {list(tensor.shape)}",
+            "primary" if primary and i == 0 else "related",
         )
         for i, tensor in enumerate(group.tensors)
     )

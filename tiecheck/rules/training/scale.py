@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.report import Location
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, tensor_place
 
 ERROR_FROM = 4.0
 """Predicted logit deviation from which untrained logits drown everything else."""
@@ -91,7 +90,7 @@ class EmbeddingScaleOnTiedHead(Rule):
             f"untrained ({fact.evidence}). Its logits deviate by {predicted:.1f} as predicted "
             f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
             fact.names,
-            (Location(fact.names[0], None, None, "primary", f"std {std:.3g}, d_model {fact.width}"),),
+            (tensor_place(fact.names[0], f"std {std:.3g}, d_model {fact.width}"),),
             f"Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most {wanted:.3f} for "
             "this width. The tie itself is sound.",
             severity=None if blown else "info",
