@@ -1,4 +1,14 @@
-"""`tiecheck.gate`: the check before a model is loaded under a device map, and the look at it afterwards."""
+"""`tiecheck.gate`: the check before a model is loaded under a device map, and the look at it afterwards.
+
+```python
+tiecheck.gate("path/to/model", device_map="auto", max_memory={0: "10GiB", "cpu": "30GiB"})  # raises, or is silent
+
+with tiecheck.gate("path/to/model") as gate:
+    model = gate.watch(AutoModelForCausalLM.from_pretrained("path/to/model", device_map=gate.device_map))
+
+model = tiecheck.gate("path/to/model")(AutoModelForCausalLM.from_pretrained, "path/to/model")
+```
+"""
 
 from __future__ import annotations
 
@@ -8,9 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tiecheck.errors import TiecheckError, UsageError, nearest
-from tiecheck.guard.asked import given, module_of, no_map, placement_of
-from tiecheck.guard.errors import PlacementError, TieBroken
-from tiecheck.guard.words import broken_text, hurting_text
+from tiecheck.guard.errors import PlacementError, TieBroken, broken_text, hurting_text, no_map_text, placement_of
 from tiecheck.placement.promises import chosen_map, promises_of, sound
 from tiecheck.records.report import SEVERITIES, Finding, Report, Severity, at_least
 
@@ -38,16 +46,7 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
     fail_on: Severity = "warning",
     **options: Any,
 ) -> Gate:
-    """Say before a weight is moved whether loading under a device map keeps every tie; and verify it afterwards.
-
-    ```python
-    tiecheck.gate("path/to/model", device_map="auto", max_memory={0: "10GiB", "cpu": "30GiB"})  # raises, or is silent
-
-    with tiecheck.gate("path/to/model") as gate:
-        model = gate.watch(AutoModelForCausalLM.from_pretrained("path/to/model", device_map=gate.device_map))
-
-    model = tiecheck.gate("path/to/model")(AutoModelForCausalLM.from_pretrained, "path/to/model")
-    ```
+    """Check before a weight is moved that loading under a device map keeps every tie, and return what verifies it.
 
     Args:
         model_or_path: What will be loaded: a model directory or whatever `tiecheck TARGET` takes, or a live module.
@@ -59,12 +58,10 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
         checkpoint: The file or folder that a live module will be loaded from by accelerate.
         check: Whether to raise; otherwise the findings are in `Gate.report`, and `Gate.ok` is the answer.
         fail_on: The mildest severity that raises.
-        options: Further fields of `Config` (`tiecheck.config.options`), and `ties=` and `config=`, as `tiecheck.check`
-            takes them. `select` is `TIE5`, the rules of the placement, unless it is given: what else may be wrong with
-            a checkpoint, in this loader or another, is for `tiecheck.check`.
+        options: Further keywords of `tiecheck.check`; `select` is `TIE5`, the rules of the placement, unless given.
 
     Returns:
-        The gate: with the map to load with, and what verifies the loaded model.
+        The gate, with the map to load with.
 
     Raises:
         PlacementError: Loading under the map will hurt, with the report.
@@ -74,34 +71,22 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
     """
     from tiecheck.engine.options import check_with, make_config
 
-    if device_map is None:
-        raise UsageError("device_map=None places nothing; give a strategy ('auto'), a device or a map")
-    if fail_on not in SEVERITIES:
-        raise UsageError(f"there is no severity {fail_on!r}{nearest(str(fail_on), SEVERITIES)}")
-    word = None if dtype is None or dtype == "auto" else str(dtype).removeprefix("torch.")
-    source = None if checkpoint is None else os.fspath(checkpoint)
-    options.setdefault("select", PLACEMENT_RULES)
-    config = make_config(
-        model_or_path,
-        device_map=device_map,
-        max_memory=max_memory,
-        dtype=word,
-        no_split=None if no_split is None else (no_split,) if isinstance(no_split, str) else tuple(no_split),
-        hash_seeds=hash_seeds,
-        checkpoint=source,
-        fail_on=fail_on,
-        **options,
-    )
-    if source is None and isinstance(model_or_path, (str, os.PathLike)):
-        source = os.fspath(model_or_path)
-    made = Gate(check_with(model_or_path, config), dtype=word, checkpoint=source, fail_on=fail_on)
+    _refuse_wrong(device_map, fail_on)
+    options |= {"device_map": device_map, "max_memory": max_memory, "hash_seeds": hash_seeds, "fail_on": fail_on}
+    options["dtype"] = None if dtype is None or dtype == "auto" else str(dtype).removeprefix("torch.")
+    options["no_split"] = (no_split,) if isinstance(no_split, str) else None if no_split is None else tuple(no_split)
+    options["checkpoint"] = None if checkpoint is None else os.fspath(checkpoint)
+    report = check_with(model_or_path, make_config(model_or_path, **{"select": PLACEMENT_RULES} | options))
+    at_path = checkpoint is None and isinstance(model_or_path, (str, os.PathLike))
+    source = os.fspath(model_or_path) if at_path else options["checkpoint"]  # type: ignore[arg-type]  # a path here
+    made = Gate(report, dtype=options["dtype"], checkpoint=source, fail_on=fail_on)
     if check:
         made.raise_if_it_hurts()
     return made
 
 
 class Gate:
-    """What was judged before a load, and what verifies the load: a context manager, and a callable around a loader."""
+    """The verdict before a load, and the look at the load: a context manager, and a callable around a loader."""
 
     def __init__(
         self,
@@ -139,7 +124,7 @@ class Gate:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found that hurts, and there is a map."""
+        """True where nothing was found that hurts, and there is a map."""
         return not self.hurting and bool(self._map)
 
     @property
@@ -152,7 +137,7 @@ class Gate:
             TiecheckError: There is neither.
         """
         if not self._map:
-            raise TiecheckError(no_map(self.placement))
+            raise TiecheckError(no_map_text(self.placement))
         return dict(self._map)
 
     @property
@@ -162,7 +147,7 @@ class Gate:
 
     @property
     def promises(self) -> tuple[Promise, ...]:
-        """What is verified after the load: one promise a tie group."""
+        """The promises that are verified after the load: one a tie group."""
         return self._promises
 
     def raise_if_it_hurts(self) -> None:
@@ -178,10 +163,10 @@ class Gate:
             text = hurting_text(self.report.targets[0], self.hurting, self.placement)
             raise PlacementError(text, self.report, kept or None)
         if not self._map:
-            raise TiecheckError(no_map(self.placement))
+            raise TiecheckError(no_map_text(self.placement))
 
     def verify(self, model: nn.Module, *, values: bool = True) -> tuple[Broken, ...]:
-        """Which promises a loaded model breaks; accelerate's hooks are looked through, nothing is changed.
+        """Return the promises that a loaded model breaks; accelerate's hooks are looked through, nothing is changed.
 
         Every promised group is still one tensor (behind hooks one memory; on disk equal bytes where the plan said
         disk), lies where the plan said, and has the element type and shape that were promised.
@@ -198,8 +183,7 @@ class Gate:
         """
         from torch import nn
 
-        from tiecheck.guard.stored_rows import StoredRows
-        from tiecheck.guard.verify import broken_promises
+        from tiecheck.guard.verify import StoredRows, broken_promises
 
         if not isinstance(model, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not a {type(model).__name__}")
@@ -241,10 +225,10 @@ class Gate:
             TypeError: No module came back.
             Exception: Whatever the function raises.
         """
-        if not given(load, args, kwargs):
+        if not _has_device_map(load, args, kwargs):
             kwargs["device_map"] = self.device_map
         loaded = load(*args, **kwargs)
-        self.watch(module_of(loaded, args, kwargs))
+        self.watch(_module_of(loaded, args, kwargs))
         return loaded
 
     def __enter__(self) -> Self:
@@ -266,3 +250,32 @@ class Gate:
         broken = self.verify(model, values=values)
         if broken:
             raise TieBroken(broken_text(type(model).__name__, broken), broken)
+
+
+def _refuse_wrong(device_map: object, fail_on: str) -> None:
+    if device_map is None:
+        raise UsageError("device_map=None places nothing; give a strategy ('auto'), a device or a map")
+    if fail_on not in SEVERITIES:
+        raise UsageError(f"there is no severity {fail_on!r}{nearest(str(fail_on), SEVERITIES)}")
+
+
+def _has_device_map(load: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a call already has its `device_map`, by name or by place."""
+    import inspect
+
+    if "device_map" in kwargs:
+        return True
+    try:
+        return "device_map" in inspect.signature(load).bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # no signature, or a call that will fail by itself
+        return False
+
+
+def _module_of(loaded: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return the module that a load gave back, or filled."""
+    from torch import nn
+
+    candidates = (loaded, *loaded) if isinstance(loaded, tuple) else (loaded,)
+    if loaded is None:
+        candidates = (*args, *kwargs.values())
+    return next((one for one in candidates if isinstance(one, nn.Module)), loaded)

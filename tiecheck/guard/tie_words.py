@@ -24,14 +24,14 @@ FOUND = {
     "separate": "separate memory with different bytes",
     "unknown": "it cannot be told",
 }
-"""What each kind means, in the words of a failed test."""
+"""Meaning of each kind, in the words of a failed test."""
 
 _LISTED = 10_000
 """Names that are looked through for one that was meant."""
 
 
-def close(model: nn.Module, name: str) -> str:
-    """The names of a model that look like one it does not have."""
+def close_names(model: nn.Module, name: str) -> str:
+    """Return the names of a model that look like one it does not have, as the end of a sentence."""
     from tiecheck.live.registrations import Registrations
 
     places = Registrations(model, buffers=True)
@@ -43,20 +43,20 @@ def close(model: nn.Module, name: str) -> str:
     return f"; did you mean {' or '.join(f'`{match}`' for match in near)}?" if near else ""
 
 
-def found(kind: Kind, reason: str | None) -> str:
-    """A kind, what it means, and what limits it."""
+def kind_text(kind: Kind, reason: str | None) -> str:
+    """Return a sentence with a kind, its meaning, and what limits it."""
     if kind == "unknown" and reason:
         return f"found unknown: it cannot be told: {reason}"
     return f"found {kind}: {FOUND[kind]}" + (f" ({reason})" if reason else "")
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names in a sentence."""
+def quoted_names(names: Iterable[str]) -> str:
+    """Join names for a sentence, each as code."""
     return ", ".join(f"`{name}`" for name in names)
 
 
-def looks(members: Iterable[Member]) -> str:
-    """A line a member: how its tensor looks."""
+def member_lines(members: Iterable[Member]) -> str:
+    """Return a line for each member, with dtype, shape and device of its tensor."""
     from tiecheck.live.torch_adapter import Looks
 
     seen = Looks()
@@ -69,8 +69,8 @@ def looks(members: Iterable[Member]) -> str:
     return "\n".join(lines)
 
 
-def cure(model: nn.Module, members: Sequence[Member], kind: Kind) -> str:
-    """What makes the members one."""
+def tying_advice(model: nn.Module, members: Sequence[Member], kind: Kind) -> str:
+    """Tell how to make the members one."""
     source, target = members[0].name, members[1].name
     if kind == "module":
         return f"to tie them as a module, register one module under both names, not two that share `{source}`"
@@ -78,8 +78,8 @@ def cure(model: nn.Module, members: Sequence[Member], kind: Kind) -> str:
     return f"to tie them, {first}assign after loading, moving and wrapping: {place(target)} = {place(source)}"
 
 
-def parting(found: Kind, name: str) -> str:
-    """What gives one member memory of its own."""
+def untying_advice(found: Kind, name: str) -> str:
+    """Tell how to give one member memory of its own."""
     if found == "module":
         owner = place(name.rpartition(".")[0])
         return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"

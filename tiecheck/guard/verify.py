@@ -1,24 +1,25 @@
-"""Whether a loaded model keeps what a plan promised; accelerate's hooks are looked through.
+"""The look at a loaded model: does it keep what a plan promised? accelerate's hooks are looked through.
 
 Nothing is changed. Values are read only to tell copies apart, and a few rows where a checkpoint is to be compared with.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from tiecheck.guard.tie_words import cure, found
+from tiecheck.errors import TiecheckError
+from tiecheck.guard.tie_words import kind_text, tying_advice
+from tiecheck.live import torch_adapter
 from tiecheck.live.declared import ON_DISK, Verdict, judge
 from tiecheck.live.lookup import Member, look_up
 from tiecheck.records.promises import Broken, Promise
+from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import TIED
 from tiecheck.wording import listed
-
-if TYPE_CHECKING:
-    from tiecheck.guard.stored_rows import StoredRows
 
 MAP_HELP = "load with device_map=gate.device_map, and let nothing move the model afterwards"
 ONE_TENSOR = "one tensor under all of these names"
@@ -27,9 +28,15 @@ VALUES_HELP = (
     "load_checkpoint_in_model takes the old value of another member for the group's"
 )
 
+ROWS = 32
+"""Rows that are compared at each end of a tensor."""
+
+FLOATS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+"""Element types between which a load only casts."""
+
 
 def broken_promises(model: nn.Module, promises: Iterable[Promise], stored: StoredRows | None) -> tuple[Broken, ...]:
-    """The promises that a model does not keep.
+    """Return the promises that a model does not keep.
 
     Args:
         model: The loaded model, dispatched or not.
@@ -65,7 +72,7 @@ def _of(model: nn.Module, promise: Promise, stored: StoredRows | None) -> Iterat
 
 
 def _holds(verdict: Verdict, promise: Promise) -> bool | None:
-    """Whether a group is one tensor; None where that cannot be told."""
+    """Tell whether a group is one tensor; None where that cannot be told."""
     if verdict.kind in TIED:
         return True
     if verdict.kind == "unknown":
@@ -85,12 +92,12 @@ def _untied(
         help_ = f"the checkpoint stores {listed(there)}: check it by itself to see which is right, and store that one"
     else:
         first = sorted(members, key=lambda member: not isinstance(member.owner, nn.Embedding))
-        help_ = cure(model, first, "parameter")
-    return Broken("tie", promise.names, ONE_TENSOR, f"{found(verdict.kind, verdict.reason)} ({apart})", help_)
+        help_ = tying_advice(model, first, "parameter")
+    return Broken("tie", promise.names, ONE_TENSOR, f"{kind_text(verdict.kind, verdict.reason)} ({apart})", help_)
 
 
 def _elsewhere(members: Sequence[Member], promise: Promise) -> Iterator[Broken]:
-    """The members that do not lie where the map put them."""
+    """Yield the broken promises of members that do not lie where the map put them."""
     wrong: dict[tuple[str, str], list[str]] = {}
     for member, device in zip(members, promise.devices, strict=True):
         place = _place(member)
@@ -101,14 +108,14 @@ def _elsewhere(members: Sequence[Member], promise: Promise) -> Iterator[Broken]:
 
 
 def _place(member: Member) -> str | None:
-    """Where a member's values lie; None where a hook hides it."""
+    """Return the device of a member's values; None where a hook hides it."""
     if member.tensor is None or (member.offloaded and member.tensor.is_meta):
         return None
     return "disk" if member.on_disk else str(member.tensor.device)
 
 
 def same_device(promised: str, place: str) -> bool:
-    """Whether a place is the promised one: a GPU by its number, whatever the accelerator is called.
+    """Tell whether a place is the promised one: a GPU by its number, whatever the accelerator is called.
 
     A map's number means the machine's own kind of accelerator (`xpu:0`, `npu:0`); `mps` has one device.
     """
@@ -121,7 +128,7 @@ def same_device(promised: str, place: str) -> bool:
 
 
 def _other_look(members: Sequence[Member], promise: Promise) -> Iterator[Broken]:
-    """Members of another element type, shape or size than promised."""
+    """Yield the broken promises of members of another element type, shape or size."""
     for member in members:
         tensor = member.tensor
         if not isinstance(tensor, Tensor):
@@ -137,3 +144,75 @@ def _other_look(members: Sequence[Member], promise: Promise) -> Iterator[Broken]
             help_ = f"give the gate the dtype of the load: dtype={dtype!r}"
             promised, what = f"{promise.nbytes:,} bytes", f"{tensor.nbytes:,} bytes ({dtype})"
             yield Broken("dtype", (member.name,), promised, what, help_)
+
+
+class StoredRows:
+    """A few rows of the tensors of a local safetensors checkpoint, to hold loaded ones against."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    @classmethod
+    def at(cls, path: str) -> StoredRows | None:
+        """Open the checkpoint at a path; None where there is no local safetensors file that can be read."""
+        from tiecheck.files.checkpoint import read_checkpoint
+
+        if not os.path.exists(path):
+            return None
+        try:
+            checkpoint = read_checkpoint(path)
+        except TiecheckError:
+            return None
+        return cls(checkpoint) if checkpoint is not None and checkpoint.format == "safetensors" else None
+
+    def of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some names that it stores."""
+        return tuple(name for name in names if name in self._checkpoint)
+
+    def differ(self, names: Sequence[str], loaded: Tensor | None) -> tuple[str, ...] | None:
+        """Return the stored members of a group, where a loaded tensor has the values of none of them.
+
+        Args:
+            names: The group.
+            loaded: Its one tensor.
+
+        Returns:
+            Their names; None where the values are those of a member, or the two cannot be compared: none is stored
+            under its own name, another shape, quantised values, no values at all.
+        """
+        if loaded is None or type(loaded) not in torch_adapter.PLAIN:  # a quantised one shows a dtype it has not
+            return None
+        if loaded.is_meta or loaded.dtype not in FLOATS or loaded.dim() == 0:
+            return None
+        compared = []
+        for name in names:
+            ends = self._ends(name)
+            if ends is None:
+                continue
+            shape, dtype, pieces = ends
+            if shape != tuple(loaded.shape) or dtype not in FLOATS:
+                return None
+            if all(map(_equal, pieces, (loaded[:ROWS], loaded[-ROWS:]))):
+                return None
+            compared.append(name)
+        return tuple(compared) or None
+
+    def _ends(self, name: str) -> tuple[tuple[int, ...], torch.dtype, tuple[Tensor, Tensor]] | None:
+        """Read shape, element type, and the first and last rows of a stored tensor."""
+        from safetensors import safe_open
+
+        stored = self._checkpoint.tensor(name)
+        if stored is None or not stored.shape:
+            return None
+        try:
+            with safe_open(os.path.join(self._checkpoint.root, stored.file), framework="pt") as opened:
+                rows = opened.get_slice(name)
+                first, last = rows[:ROWS], rows[max(0, stored.shape[0] - ROWS) :]
+        except Exception:  # noqa: BLE001  # a file that is gone or broken: nothing to compare with
+            return None
+        return stored.shape, first.dtype, (first, last)
+
+
+def _equal(stored: Tensor, loaded: Tensor) -> bool:
+    """Tell whether stored rows, cast as a load casts them, are the loaded ones."""
+    return torch_adapter.equal_bytes(stored.to(loaded.dtype).contiguous(), loaded.detach().cpu().contiguous())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from tiecheck.guard.tie_words import close, cure, found, listed, looks, parting
+from tiecheck.guard.tie_words import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
 from tiecheck.records.words import KINDS, Kind
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def assert_tied(model: nn.Module, *names: str, kind: Kind = "parameter") -> None
     members, verdict = _look(model, names)
     if KINDS.index(verdict.kind) > wanted:
         raise AssertionError(
-            f"not tied as {kind}: {listed(names)}\n"
-            f"  {found(verdict.kind, verdict.reason)}\n"
-            f"{looks(members)}\n"
-            f"  {cure(model, members, kind)}"
+            f"not tied as {kind}: {quoted_names(names)}\n"
+            f"  {kind_text(verdict.kind, verdict.reason)}\n"
+            f"{member_lines(members)}\n"
+            f"  {tying_advice(model, members, kind)}"
         )
 
 
@@ -69,10 +69,10 @@ def assert_not_tied(model: nn.Module, *names: str) -> None:
     if shared:
         kind, group = min(shared, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
         raise AssertionError(
-            f"tied: {listed(group)}\n"
-            f"  {found(kind, verdict.reason if kind == 'unknown' else None)}\n"
-            f"{looks([m for m in members if m.name in group])}\n"
-            f"  {parting(kind, group[0])}"
+            f"tied: {quoted_names(group)}\n"
+            f"  {kind_text(kind, verdict.reason if kind == 'unknown' else None)}\n"
+            f"{member_lines([m for m in members if m.name in group])}\n"
+            f"  {untying_advice(kind, group[0])}"
         )
 
 
@@ -96,7 +96,7 @@ def assert_ties_match(
         TypeError: If `model` is no module.
         ValueError: If `expected` is no such thing, or a name is in two groups.
     """
-    from tiecheck.guard.matching import differences, read_expected
+    from tiecheck.testing.matching import differences, read_expected
 
     __tracebackhide__ = True
     _wants_module(model)
@@ -117,7 +117,7 @@ def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdi
     members = [look_up(model, name) for name in dict.fromkeys(names)]
     for member in members:
         if member.tensor is None:
-            raise AttributeError(f"{type(model).__name__}: {member.why}{close(model, member.name)}")
+            raise AttributeError(f"{type(model).__name__}: {member.why}{close_names(model, member.name)}")
     return members, judge(members)
 
 

@@ -1,10 +1,11 @@
-"""What the pytest plugin does once it is used: its options, the fixture's object, and when a report is a failure."""
+"""The pytest plugin once it is used: its options, the fixture's object, the items, and when a report is a failure."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -16,6 +17,7 @@ from tiecheck.engine.run import exit_status
 from tiecheck.errors import UsageError, nearest
 from tiecheck.records.report import SEVERITIES, Report, at_least
 from tiecheck.records.words import Kind
+from tiecheck.targets.parse import without_secrets
 from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_match
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ MARK_WORDS = ("select", "ignore", "fail_on", "strict", "values", "judge_for", "t
 """Keywords of the marker: those of `tiecheck.check` that mean something for a model in a test."""
 
 
-def options(config: pytest.Config) -> dict[str, Any]:
-    """The options of the command line and the ini file, as keywords of `tiecheck.check`."""
+def option_keywords(config: pytest.Config) -> dict[str, Any]:
+    """Return the options of the command line and the ini file, as keywords of `tiecheck.check`."""
     found: dict[str, Any] = {}
     for name in ("select", "ignore"):
         words = _given(config, name)
@@ -53,15 +55,15 @@ def _given(config: pytest.Config, name: str) -> Any:
     return config.getini(f"tiecheck_{name}") if value is None else value
 
 
-def validate(config: pytest.Config) -> None:
-    """Tell of a wrong option.
+def refuse_wrong_options(config: pytest.Config) -> None:
+    """Refuse a wrong option of the command line or the ini file.
 
     Raises:
         pytest.UsageError: A rule code or a severity that does not exist, a file with something wrong in it.
     """
     from tiecheck.rules.registry import select
 
-    given = options(config)
+    given = option_keywords(config)
     severity = given.get("fail_on", "warning")
     if severity not in SEVERITIES:
         raise pytest.UsageError(f"tiecheck_fail_on: {severity!r} is no severity{nearest(severity, SEVERITIES)}")
@@ -72,7 +74,7 @@ def validate(config: pytest.Config) -> None:
         raise pytest.UsageError(f"tiecheck: {error}") from error
 
 
-def check_mark(mark: pytest.Mark, where: str) -> None:
+def refuse_wrong_mark(mark: pytest.Mark, where: str) -> None:
     """Refuse a marker that the fixture could not follow.
 
     Raises:
@@ -86,26 +88,26 @@ def check_mark(mark: pytest.Mark, where: str) -> None:
 
 
 def fixture_options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The options of a test: its nearest marker goes before one of its class or module, that before the run's."""
-    found = options(request.config)
+    """Return the options of a test: its nearest marker before one of its class or module, that before the run's."""
+    found = option_keywords(request.config)
     found.pop("live", None)  # a module is live
     for mark in reversed(list(request.node.iter_markers("tiecheck"))):
         try:
-            check_mark(mark, request.node.nodeid)
+            refuse_wrong_mark(mark, request.node.nodeid)
         except pytest.UsageError as error:
             pytest.fail(str(error), pytrace=False)
         found |= mark.kwargs
     return found
 
 
-class Check:
+class ModelCheck:
     """The `tiecheck` fixture: call it with a model."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._given = given
 
     def __call__(self, model: nn.Module | str | os.PathLike[str], **keywords: Any) -> Checked:
-        """Check a model as it is now.
+        """ModelCheck a model as it is now.
 
         Args:
             model: What `tiecheck.check` takes.
@@ -134,7 +136,7 @@ class Checked:
             AssertionError: With the report, in the words of the command line.
         """
         __tracebackhide__ = True
-        why = failure(self.report, self.config)
+        why = failure_text(self.report, self.config)
         if why:
             raise AssertionError(why)
 
@@ -168,8 +170,8 @@ def _refuse(path: Any) -> NoReturn:
     raise TypeError(f"names are looked up in a torch.nn.Module, and {os.fspath(path)!r} is a path; build it first")
 
 
-def failure(report: Report, config: Config) -> str | None:
-    """Why a report fails a test, and the report itself; None where it passes.
+def failure_text(report: Report, config: Config) -> str | None:
+    """Return why a report fails a test, with the report itself; None where it passes.
 
     Errors, findings at or above `fail_on`, and a pass in which nothing was checked fail; what had to be skipped or
     could not be told fails under `strict` alone.
@@ -177,11 +179,11 @@ def failure(report: Report, config: Config) -> str | None:
     blind = config.strict and any(target.status == "unknown" for target in report.targets)
     if exit_status(report, config) == 0 and not blind:
         return None
-    return f"tiecheck: {_headline(report, config)}\n{words(report)}"
+    return f"tiecheck: {_headline(report, config)}\n{report_text(report)}"
 
 
 def _headline(report: Report, config: Config) -> str:
-    """The first reason in a line, which is what a summary shows."""
+    """Return the first reason in a line, which is what a summary shows."""
     if report.errors:
         return report.errors[0].message
     codes = dict.fromkeys(f"{f.code} {f.name}" for f in report.findings if at_least((f,), config.fail_on))
@@ -192,11 +194,70 @@ def _headline(report: Report, config: Config) -> str:
     return f"{what}: {'; '.join(reasons) or 'no rule that was selected fits this model'}"
 
 
-def words(report: Report) -> str:
-    """A report as the command line tells it, without colours."""
+def report_text(report: Report) -> str:
+    """Render a report as the command line does, without colours."""
     from tiecheck.render.reports import Style
     from tiecheck.render.text import render
 
     stream = io.StringIO()
     render(report, Style(color="never"), stream)
     return stream.getvalue().rstrip()
+
+
+class UnfitError(Exception):
+    """A model failed its check; the text is the whole report."""
+
+
+class Targets(pytest.Collector):
+    """The models that were named, on the command line and in the ini file."""
+
+    def collect(self) -> Iterator[ModelItem]:
+        """Yield one item a model. A relative path counts from where its name was written."""
+        named = [(text, self.config.invocation_params.dir) for text in self.config.getoption("tiecheck_targets") or ()]
+        named += [(text, self.config.rootpath) for text in self.config.getini("tiecheck_targets")]
+        seen = set()
+        for text, folder in named:
+            target = _placed(text, folder)
+            if target not in seen:
+                seen.add(target)
+                yield ModelItem.from_parent(self, name=without_secrets(text), target=target)
+
+
+class ModelItem(pytest.Item):
+    """One model to check."""
+
+    def __init__(self, *, target: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.target = target
+        self.add_marker("tiecheck")
+
+    def runtest(self) -> None:
+        """ModelCheck it as `tiecheck TARGET` does; what passes with notes or skips keeps its report as a section."""
+        config = make_config(self.target, **option_keywords(self.config))
+        report = check_with(self.target, config)
+        shown = report._replace(targets=tuple(t._replace(target=self.name) for t in report.targets))
+        why = failure_text(shown, config)
+        if why:
+            raise UnfitError(why)
+        if shown.findings or shown.skips:
+            self.add_report_section("call", "tiecheck", report_text(shown))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return the report alone: the model failed, and no line of Python did."""
+        if isinstance(excinfo.value, UnfitError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
+        """Return path and name, for the heading of a failure."""
+        return self.path, None, self.nodeid
+
+
+def _placed(text: str, folder: Path) -> str:
+    """Return a target whose path stands on its own, so that a test that changes the working directory does no harm."""
+    place, colon, attribute = text.rpartition(":")
+    if os.path.lexists(folder / text):
+        return str(folder / text)
+    if colon and place.endswith(".py") and os.path.lexists(folder / place):
+        return f"{folder / place}:{attribute}"
+    return text

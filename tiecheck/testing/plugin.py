@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tiecheck.testing.checks import Check
+    from tiecheck.testing.checks import ModelCheck
 
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "words": ({"action": "append", "metavar": "CODES"}, "linelist"),
@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _add_twins(parser: pytest.Parser, group: pytest.OptionGroup, name: str, kind: str, text: str) -> None:
-    """One option under both its names: `--tiecheck-fail-on` and `tiecheck_fail_on`."""
+    """Add one option under both its names: `--tiecheck-fail-on` and `tiecheck_fail_on`."""
     line, ini = KINDS[kind]
     word = f"tiecheck_{name.replace('-', '_')}"
     group.addoption(f"--tiecheck-{name}", dest=word, help=text, **line)
@@ -60,9 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "tiecheck(select, ignore, fail_on, strict, values, judge_for, ties, config): options of the tiecheck fixture",
     )
     if config.getoption("tiecheck_targets") or config.getini("tiecheck_targets") or _is_used(config):
-        from tiecheck.testing.checks import validate
+        from tiecheck.testing.checks import refuse_wrong_options
 
-        validate(config)
+        refuse_wrong_options(config)
 
 
 def _is_used(config: pytest.Config) -> bool:
@@ -79,7 +79,7 @@ def pytest_make_collect_report(
     if isinstance(collector, pytest.Session) and report.passed:
         config = collector.config
         if config.getoption("tiecheck_targets") or config.getini("tiecheck_targets"):
-            from tiecheck.testing.items import Targets
+            from tiecheck.testing.checks import Targets
 
             report.result.append(Targets.from_parent(collector, name="tiecheck", nodeid="tiecheck"))
     return report
@@ -96,18 +96,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for mark in item.iter_markers("tiecheck"):
             if mark.args or mark.kwargs:
-                from tiecheck.testing.checks import check_mark
+                from tiecheck.testing.checks import refuse_wrong_mark
 
-                check_mark(mark, item.nodeid)
+                refuse_wrong_mark(mark, item.nodeid)
 
 
 @pytest.fixture
-def tiecheck(request: pytest.FixtureRequest) -> Check:
+def tiecheck(request: pytest.FixtureRequest) -> ModelCheck:
     """Check a model: `tiecheck(model).assert_clean()`, `.assert_tied("a", "b")`, `.assert_ties_match(groups)`.
 
     Takes what `tiecheck.check` takes, and returns the report with assertions. Options come from the call, then from
     `@pytest.mark.tiecheck(...)`, then from `--tiecheck-...` and the ini file.
     """
-    from tiecheck.testing.checks import Check, fixture_options
+    from tiecheck.testing.checks import ModelCheck, fixture_options
 
-    return Check(fixture_options(request))
+    return ModelCheck(fixture_options(request))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.contract import Groups, read_groups
 from tiecheck.errors import UsageError
-from tiecheck.guard.tie_words import close, cure, found, listed, looks, parting
+from tiecheck.guard.tie_words import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
 from tiecheck.live.declared import judge
 from tiecheck.live.lookup import Member, look_up
 from tiecheck.live.registrations import Registrations, paused_collector
@@ -27,7 +27,7 @@ CAP = 10_000
 """Names of a real group that are listed; one with more is no group that somebody wrote down."""
 
 PATTERN = "*^$|+?[(\\"
-"""What a name does not hold and a pattern of transformers does."""
+"""Characters that a name does not hold and a pattern of transformers does."""
 
 SHOWN = 8
 """Groups that a message tells of in full, and names of a group that it lists."""
@@ -39,13 +39,13 @@ class Real(NamedTuple):
     names: tuple[str, ...]
     """The names, sorted; capped."""
     total: int | None
-    """How many there are; None where a cycle makes them endless."""
+    """Number of names there are; None where a cycle makes them endless."""
     kind: Kind
     """`module` or `parameter`."""
 
 
 def read_expected(expected: Iterable[Iterable[str]] | Mapping[str, str]) -> Groups:
-    """The expected groups, from groups or from target to source.
+    """Read the expected groups, from groups or from target to source.
 
     Raises:
         ValueError: It is neither.
@@ -59,7 +59,7 @@ def read_expected(expected: Iterable[Iterable[str]] | Mapping[str, str]) -> Grou
 
 
 def _joined(pairs: Mapping[str, Any]) -> list[list[str]]:
-    """Pairs of target and source as groups: what has a name in common is one."""
+    """Join pairs of target and source to groups: what has a name in common is one."""
     groups: list[list[str]] = []
     for target, source in pairs.items():
         if not isinstance(source, str) or target == source:
@@ -71,7 +71,7 @@ def _joined(pairs: Mapping[str, Any]) -> list[list[str]]:
 
 
 def differences(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
-    """What is different, as the end of a sentence and a paragraph a group; empty where nothing is.
+    """Describe what is different: the end of a sentence and a paragraph a group; empty where nothing is.
 
     Args:
         model: The module, which is not changed.
@@ -101,7 +101,7 @@ def differences(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
 
 
 def _key(member: Member) -> int:
-    """What tells a tensor from others: the object that is registered, also where an offloader keeps its values."""
+    """Identify a tensor by the object that is registered, also where an offloader keeps its values."""
     if member.owner is None:
         return id(member.tensor)
     held = member.owner._parameters.get(member.attribute)
@@ -118,7 +118,7 @@ def _sentence(*kinds: tuple[str, list[str]]) -> str:
 
 
 def _real(model: nn.Module, ties: Iterable[Tie], user: UserNames) -> list[Real]:
-    """The groups that are one tensor each, without wrappers; those that only share memory are taken apart."""
+    """Return the groups that are one tensor each, without wrappers; those that only share memory are taken apart."""
     groups = []
     for tie in ties:
         names = user.all_of(tie.names)
@@ -131,7 +131,7 @@ def _real(model: nn.Module, ties: Iterable[Tie], user: UserNames) -> list[Real]:
 
 
 def _parts(model: nn.Module, names: Iterable[str]) -> list[Real]:
-    """The names of a group that only shares memory, by tensor."""
+    """Split the names of a group that only shares memory, by tensor."""
     held: dict[int, list[Member]] = {}
     for name in names:
         member = look_up(model, name)
@@ -144,7 +144,7 @@ def _kind(members: Sequence[Member]) -> Kind:
 
 
 def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers: bool) -> list[str]:
-    """How a group is that is not as expected, and what to change; nothing where it is as expected."""
+    """Describe a group that is not as expected, and what to change; nothing where it is as expected."""
     names = [member.name for member in members]
     odd = {member.name: why for member in members if (why := _odd(model, member, buffers=buffers))}
     lines = [f"    {why}" for why in odd.values()]
@@ -159,33 +159,33 @@ def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers:
             lines.append("    it has endlessly many names: a module is registered below itself")
         elif others:
             lines.append(f"    also the same tensor, by the {group.kind}: {_short(others, _more(group))}")
-            lines.append(f"    {parting(group.kind, others[0])}; or expect it too")
+            lines.append(f"    {untying_advice(group.kind, others[0])}; or expect it too")
     return lines
 
 
 def _apart(model: nn.Module, members: list[Member]) -> list[str]:
-    """How members that are not one tensor hang together; nothing where they are tied all the same (offloaded)."""
+    """Describe how members that are not one tensor hang together; nothing where they are tied (offloaded)."""
     verdict = judge(members)
     if verdict.kind in TIED:
         return []
-    lines = [f"    {found(verdict.kind, verdict.reason)}"]
+    lines = [f"    {kind_text(verdict.kind, verdict.reason)}"]
     lines += [f"      one tensor: {_short(part)}" for part in verdict.parts if len(part) > 1]
-    lines += [f"  {line}" for line in looks(members[:SHOWN]).splitlines()]
+    lines += [f"  {line}" for line in member_lines(members[:SHOWN]).splitlines()]
     first, *others = _firsts(members, verdict.parts)
-    return lines + [f"    {cure(model, (first, other), 'parameter')}" for other in others[: SHOWN - 1]]
+    return lines + [f"    {tying_advice(model, (first, other), 'parameter')}" for other in others[: SHOWN - 1]]
 
 
 def _firsts(members: list[Member], parts: Iterable[Sequence[str]]) -> list[Member]:
-    """One member of each part, in the order in which they were expected."""
+    """Return one member of each part, in the order in which they were expected."""
     named = {member.name: i for i, member in enumerate(members)}
     return [members[i] for i in sorted(min(named[name] for name in part) for part in parts)]
 
 
 def _odd(model: nn.Module, member: Member, *, buffers: bool) -> str | None:
-    """Why a name cannot be a member of a group."""
+    """Return the reason why a name cannot be a member of a group."""
     if member.tensor is None:
         pattern = not set(PATTERN).isdisjoint(member.name)
-        hint = "; names are taken as they are, not as patterns" if pattern else close(model, member.name)
+        hint = "; names are taken as they are, not as patterns" if pattern else close_names(model, member.name)
         return f"{member.why}{hint}"
     owner = member.owner
     if owner is not None and owner._buffers.get(member.attribute) is member.tensor and not buffers:
@@ -197,20 +197,20 @@ def _odd(model: nn.Module, member: Member, *, buffers: bool) -> str | None:
 
 def _unexpected(model: nn.Module, group: Real) -> str:
     members = [look_up(model, name) for name in group.names[:SHOWN]]
-    lines = [_short(group.names, _more(group)), f"    {found(group.kind, None)}"]
-    lines += [f"  {line}" for line in looks(members).splitlines()]
-    return "\n".join([*lines, f"    {parting(group.kind, group.names[0])}; or expect it too"])
+    lines = [_short(group.names, _more(group)), f"    {kind_text(group.kind, None)}"]
+    lines += [f"  {line}" for line in member_lines(members).splitlines()]
+    return "\n".join([*lines, f"    {untying_advice(group.kind, group.names[0])}; or expect it too"])
 
 
 def _more(group: Real) -> int | None:
-    """Names of a group beyond those listed; None for endlessly many."""
+    """Count the names of a group beyond those listed; None for endlessly many."""
     return None if group.total is None else group.total - len(group.names)
 
 
 def _short(names: Sequence[str], more: int | None = 0) -> str:
-    """Names, the first few of them."""
+    """List names, the first few of them."""
     rest = None if more is None else more + len(names) - len(names[:SHOWN])
-    text = listed(names[:SHOWN])
+    text = quoted_names(names[:SHOWN])
     if rest is None:
         return f"{text} and endlessly many more (a module is registered below itself)"
     return f"{text} and {rest:,} more" if rest else text
