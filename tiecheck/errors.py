@@ -1,4 +1,4 @@
-"""What can go wrong that is not a finding: each one a sentence a user can act on, exit status 2."""
+"""Errors that are no finding: each one a sentence a user can act on, exit status 2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MissingExtraError(TiecheckError):
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The word that was meant, or all there are, as the end of a sentence."""
+    """Return the word that was meant, or all there are, as the end of a sentence."""
     import difflib
 
     known = {other.replace("_", "-"): other for other in words}

@@ -1,4 +1,4 @@
-"""How names and sizes are put into words."""
+"""Names and sizes in words."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ SHOWN = 6
 
 
 def listed(names: tuple[str, ...]) -> str:
-    """Names in a sentence, capped."""
+    """List names in a sentence, capped."""
     if len(names) > SHOWN:
         return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def place(name: str) -> str:
-    """A name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`."""
+    """Return a name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`."""
     return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
 
 
 def plural(verb: str, many: bool) -> str:
-    """A verb in the third person."""
+    """Return a verb in the third person."""
     return verb if many else f"{verb}s"
 
 
 def them(names: tuple[str, ...]) -> str:
-    """The pronoun for one name or several."""
+    """Return the pronoun for one name or several."""
     return "it" if len(names) == 1 else "them"
 
 
 def size(nbytes: int) -> str:
-    """Bytes in words: `14.2 GiB`, `10 GiB`, `512 MiB`, `96 bytes`; rounded to three figures or more."""
+    """Put bytes into words: `14.2 GiB`, `10 GiB`, `512 MiB`, `96 bytes`; rounded to three figures or more."""
     for word, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if nbytes >= scale:
             text = f"{nbytes / scale:,.{1 if nbytes >= 10 * scale else 2}f}"

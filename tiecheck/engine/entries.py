@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from tiecheck.records.loaders import LoaderView
-from tiecheck.records.report import AliasEntry, LoaderOutcome, TieEntry
+from tiecheck.records.loaders import LoaderOutcome, LoaderView
+from tiecheck.records.report import AliasEntry, TieEntry
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Kind
 

@@ -1,4 +1,4 @@
-"""What is declared: tie flags of a config, and what the tie table knows of a class."""
+"""The declared layer: tie flags of a config, and what the tie table knows of a class."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class ModelConfig(Record):
 
     @property
     def remote_code(self) -> bool:
-        """Whether the config names modeling code of its own (`auto_map`)."""
+        """True where the config names modeling code of its own (`auto_map`)."""
         return bool(self.data.get("auto_map"))
 
     def integer(self, *keys: str) -> int | None:
-        """The first of some keys that holds a positive integer, here or in a nested text config."""
+        """Return the first positive integer under some keys, here or in a nested text config."""
         levels: list[Mapping[str, Any]] = [self.data]
         levels += [v for k, v in self.data.items() if k.endswith("_config") and isinstance(v, dict)]
         for level in levels:
@@ -78,7 +78,7 @@ class TieSpec(Record):
     source: str
     """The name the others are redirected to."""
     kind: Kind
-    """How the class really builds the group when it ties it."""
+    """Kind in which the class really builds the group when it ties it."""
     silent: bool
     """Tied when no config level says anything."""
     on: bool
@@ -98,22 +98,22 @@ class TieSpec(Record):
     newer: tuple[tuple[str, str], ...] = ()
     """In a group of 4.57: (its name, the name of transformers 5 for the same parameter), where the two differ."""
     unlike: bool = False
-    """Whether the class's own members have different shapes where they are not tied (ImageGPT's head)."""
+    """True where the class's own members have different shapes where they are not tied (ImageGPT's head)."""
 
 
 class Architecture(Record):
-    """What is known about a model's class without importing it."""
+    """The facts known about a model's class without importing it."""
 
     class_name: str | None
     """The class, by `architectures` in the config."""
     known: bool
-    """Whether the tie table has the class; otherwise names, shapes and the config have to do."""
+    """True where the tie table has the class; otherwise names, shapes and the config have to do."""
     ties: tuple[TieSpec, ...]
     """The groups the class can tie; empty for a class that ties nothing."""
     origin: str
     """Where it is known from, e.g. `transformers 5.23.0`."""
     head_scale: float | None
-    """What the class multiplies its logits by (T5: 1/sqrt(d_model)); None where it is not known."""
+    """Factor that the class multiplies its logits by (T5: 1/sqrt(d_model)); None where it is not known."""
     embedding: str | None = None
     """The name of the token embedding (`get_input_embeddings`); None where the class has none or it is not known."""
     head: str | None = None
@@ -125,4 +125,4 @@ class Architecture(Record):
     tried: frozenset[tuple[str, ...]] = frozenset({()})
     """The config levels whose flags were tried; what a flag anywhere else does is not known."""
     repairs: bool = False
-    """Whether a class of 4.57 loads with code of its own that looks after missing members (LongT5)."""
+    """True where a class of 4.57 loads with code of its own that looks after missing members (LongT5)."""

@@ -19,11 +19,11 @@ class Duplicate(Record):
     comparison: Comparison | None
     """The byte comparison, where it was made."""
     reason: str | None
-    """Why it was not made."""
+    """Reason why it was not made."""
 
 
 class LayoutView(Record):
-    """What one of several weight layouts of a directory (a file, or an index with its shards) says of one group."""
+    """One group in one of several weight layouts of a directory (a file, or an index with its shards)."""
 
     file: str
     """The file, or the index."""
@@ -32,7 +32,7 @@ class LayoutView(Record):
     names: tuple[str, ...]
     """The stored members, sorted."""
     reason: str | None
-    """Why it is unknown."""
+    """Reason why it is unknown."""
 
 
 class LayoutGroup(Record):
@@ -41,7 +41,7 @@ class LayoutGroup(Record):
     names: tuple[str, ...]
     """The members."""
     declared: bool | None
-    """Whether the group is declared as tied; None for one that only a pickle's shared memory suggests."""
+    """True where the group is declared as tied; None for one that only a pickle's shared memory suggests."""
     views: tuple[LayoutView, ...]
     """One for each layout."""
 
@@ -60,23 +60,23 @@ class TiedMoments(Record):
     shape: tuple[int, ...]
     """The parameter's shape, by the first entry."""
     comparison: Comparison | None
-    """How the entries differ; None where their shapes do."""
+    """Differences of the entries; None where their shapes do."""
     named: bool
-    """Whether the entries have names; otherwise they were found by their shape."""
+    """True where the entries have names; otherwise they were found by their shape."""
     room: int
-    """How many of the entries the stored parameters account for."""
+    """Number of entries that the stored parameters account for."""
 
 
 class StrictLoad(Record):
     """The names of a checkpoint against those of its class, as a strict load would hold them."""
 
     prefix: str | None
-    """What stands before every stored name and before none of the class's; None where they fit."""
+    """Prefix before every stored name and before none of the class's; None where they fit."""
     renamed: tuple[str, str] | None
     """One stored name with that prefix, and the class's name for it."""
     stored: int
-    """How many names are stored."""
+    """Number of stored names."""
     aliases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     """For each group declared as tied and stored in part: the names that are not stored, and the ones that are."""
     resumed: tuple[str, ...]
-    """What beside the weights says that a training is to be resumed from here."""
+    """Files beside the weights that say that a training is to be resumed from here."""

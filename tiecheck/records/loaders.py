@@ -1,4 +1,4 @@
-"""What one loader makes of one stored tie group."""
+"""The outcomes of stored tie groups in loaders."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from tiecheck.records.words import HURTS, Outcome
 
 
 class LoaderView(Record):
-    """What one loader, in one range of versions, ends up with for one tie group."""
+    """The end of one tie group in one loader, in one range of versions."""
 
     loader: str
     """The loader, by its package's name: `transformers`, `vllm`, `sglang`, `llama.cpp`, `mlx-lm`, `mergekit`."""
     versions: str
     """The versions that behave so, e.g. `4.57`, `5`, `<0.25`."""
     outcome: Outcome
-    """What comes out."""
+    """Outcome of the load."""
     message: str | None
-    """What it prints or raises, or for `unknown` why it is not known."""
+    """Text it prints or raises; for `unknown` the reason."""
     checked: Literal["run", "source"]
-    """How that is known: the loader itself was run in tests, or its source was read."""
+    """Source of that knowledge: the loader itself was run in tests, or its source was read."""
     names: tuple[str, ...]
     """The group, by the names `Group.names` has."""
     reads: str | None
     """The flag it reads for this config, dotted, written or not; None where it reads none."""
     value: bool | None
-    """What that flag says; None where it is not written: absent is not false."""
+    """Value of that flag; None where it is not written: absent is not false."""
     ties: bool | None
-    """Whether the loader takes the group for tied; None where that is not known."""
+    """True where the loader takes the group for tied; None where that is not known."""
 
     @property
     def title(self) -> str:
@@ -37,5 +37,30 @@ class LoaderView(Record):
 
     @property
     def hurts(self) -> bool:
-        """Whether somebody who uses this loader loses something."""
+        """True where somebody who uses this loader loses something."""
         return self.outcome in HURTS
+
+
+class LoaderOutcome(Record):
+    """The end of some tie groups in one loader, as reported."""
+
+    loader: str
+    """The loader."""
+    versions: str
+    """The versions that behave so."""
+    outcome: Outcome
+    """Outcome, e.g. `head-discarded`."""
+    message: str | None
+    """Text it prints or raises, where it does; for `unknown` the reason."""
+    checked: Literal["run", "source"]
+    """Source of that knowledge: the loader was run in tests, or its source was read."""
+    reads: str | None
+    """The flag it reads for this config, dotted, written or not; null where it reads none."""
+    value: bool | None
+    """Value of that flag; null where it is not written."""
+    ties: bool | None
+    """True where it takes the group for tied; null where it asks no flag or that is not known."""
+    groups: int
+    """Number of tie groups that come out so."""
+    names: tuple[str, ...]
+    """The members of those groups, sorted; capped."""

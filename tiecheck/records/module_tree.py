@@ -15,7 +15,7 @@ class TreeTensor(NamedTuple):
     number: int
     """The number of the tensor, an index of `ModuleTree.sizes`: equal numbers, one tensor."""
     persistent: bool
-    """Whether a state dict has it."""
+    """True where a state dict has it."""
 
 
 class TreeNode(NamedTuple):
@@ -28,9 +28,9 @@ class TreeNode(NamedTuple):
     class_name: str
     """The module's class."""
     tensors: tuple[TreeTensor, ...]
-    """What the module itself registers, in the order of registration, parameters first."""
+    """Tensors that the module itself registers, in the order of registration, parameters first."""
     alias: bool
-    """Whether the module stands earlier in the tree under another path."""
+    """True where the module stands earlier in the tree under another path."""
     module: int = -1
     """The number of the first node of the same module."""
 
@@ -44,7 +44,7 @@ class ModuleTree(Record):
     """Bytes of each distinct tensor, in the element type it will be loaded in."""
 
     def path(self, node: int, attribute: str = "") -> str:
-        """The dotted path of a node, or of an attribute there."""
+        """Return the dotted path of a node, or of an attribute there."""
         parts = [attribute] if attribute else []
         while node > 0:
             parts.append(self.nodes[node].label)
@@ -52,7 +52,7 @@ class ModuleTree(Record):
         return ".".join(reversed(parts))
 
     def ends(self) -> list[int]:
-        """For each node the number after the last one below it."""
+        """Return for each node the number after the last one below it."""
         ends = list(range(1, len(self.nodes) + 1))
         for number in range(len(self.nodes) - 1, 0, -1):
             parent = self.nodes[number].parent

@@ -13,7 +13,7 @@ Device = str
 
 
 class Ask(Record):
-    """What a planner is asked for."""
+    """The request to a planner."""
 
     strategy: str
     """`auto`, `balanced`, `balanced_low_0` or `sequential`."""
@@ -26,10 +26,10 @@ class Ask(Record):
 
 
 class Crash(Record):
-    """Why a planner raises on a model."""
+    """The exception of a planner on a model, and its cause."""
 
     error: str
-    """What it raises, e.g. `IndexError: list index out of range`."""
+    """Exception it raises, e.g. `IndexError: list index out of range`."""
     cause: Literal["substring", "sibling", "root", "other"]
     """`substring`: the planner looks for a module's name anywhere inside a tied name, and takes one that is outside for
     contained (`head.` in `lm_head.weight.`); `sibling`: the tied name runs through an alias that `named_children()`
@@ -63,24 +63,24 @@ class Placed(Record):
     names: tuple[str, ...]
     """The names, sorted; capped as in `Tie`."""
     kind: Kind
-    """How they hang together in the model."""
+    """Kind in which they hang together in the model."""
     declared: bool
-    """Whether the model's class, or the user's contract, declares the group."""
+    """True where the model's class, or the user's contract, declares the group."""
     devices: tuple[Device | None, ...]
     """The device of each name, by the longest key of the map that holds it; None where the map has none."""
     nbytes: int | None
     """Bytes of one member in the dtype it is loaded in."""
     seen: bool
-    """Whether the planner took the names for one tensor; true for a map that somebody gave."""
+    """True where the planner took the names for one tensor; true for a map that somebody gave."""
 
 
 class Seeds(Record):
-    """What a planner gives under several values of PYTHONHASHSEED."""
+    """The plans of one planner under several values of PYTHONHASHSEED."""
 
     tried: int
-    """How many seeds."""
+    """Number of seeds tried."""
     maps: int
-    """How many different maps came out; the order of their entries does not count."""
+    """Number of different maps that came out; the order of their entries does not count."""
     moving: tuple[str, ...]
     """Modules whose device differs between seeds; capped."""
     splits: int
@@ -97,13 +97,13 @@ class Plan(Record):
     version: str
     """The tool's version; empty for a given map."""
     strategy: str
-    """What it was asked for; `map` for a given one."""
+    """Strategy it was asked for; `map` for a given one."""
     device_map: Mapping[str, int | str]
     """Module (or parameter) -> device as the tool writes it, in its order; empty where it raised."""
     crash: Crash | None = None
-    """Why there is none."""
+    """Exception where there is none."""
     logged: tuple[str, ...] = ()
-    """What the tool logged or warned while it planned, each once, in order."""
+    """Lines the tool logged or warned while it planned, each once, in order."""
     memory: Mapping[int | str, int] = {}
     """Bytes by device that the planner allowed itself, after balancing."""
     counted: Mapping[Device, int] = {}
@@ -117,9 +117,9 @@ class Plan(Record):
     used: Mapping[Device, int] = {}
     """Bytes that really lie on each device: a tensor once on each device that has it."""
     seeds: Seeds | None = None
-    """What other hash seeds give; None where nobody asked."""
+    """Plans under other hash seeds; None where nobody asked."""
     remarks: tuple[str, ...] = ()
-    """What is odd about a map that somebody gave and stops nobody, in words."""
+    """Oddities of a map that somebody gave which stop nobody, in words."""
 
 
 class Proposal(Record):
@@ -133,7 +133,7 @@ class Proposal(Record):
     """Bytes that are missing where none fits within the memory; 0 where one does. With a map beside it, that map fits
     by a disk which the memory does not name."""
     reason: str | None
-    """Why none fits, in words that can stand after "none fits: "; or what limits the map that does."""
+    """Reason why none fits, in words that can stand after "none fits: "; or what limits the map that does."""
 
 
 LoadForm = Literal["raises", "overwrites", "untied", "copies"]
@@ -142,14 +142,14 @@ LoadForm = Literal["raises", "overwrites", "untied", "copies"]
 
 
 class PlacedLoad(Record):
-    """What becomes of one tie group in a load under a device map, where that is not what was meant."""
+    """The end of one tie group in a load under a device map, where that is not what was meant."""
 
     tool: Literal["accelerate", "transformers"]
     """Who loads."""
     function: str
     """The function: `from_pretrained`, `load_checkpoint_in_model`, `dispatch_model`."""
     form: LoadForm
-    """What happens."""
+    """Form of the damage."""
     names: tuple[str, ...]
     """The group, sorted."""
     devices: tuple[Device, ...]
@@ -157,20 +157,20 @@ class PlacedLoad(Record):
     stored: tuple[str, ...]
     """The members that the checkpoint stores."""
     message: str | None
-    """What is raised or logged, as the library words it; None where it is silent."""
+    """Text that is raised or logged, as the library words it; None where it is silent."""
     harmless: bool
-    """Whether the loaded model computes what it would with the tie."""
+    """True where the loaded model computes what it would with the tie."""
     versions: str
     """The versions that this was seen in by a run, or "..., by its source" where none could be made."""
     at: Literal["load", "forward"] = "load"
-    """Whether the function itself raises, or the first forward pass of what it returns."""
+    """Moment it raises: in the function itself, or in the first forward pass of what it returns."""
 
 
 class Placement(Record):
     """The placement layer of one model."""
 
     strategy: str
-    """What was asked for: a strategy, or `map`."""
+    """Strategy that was asked for, or `map`."""
     origin: str
     """Where that was said: `--device-map`, a file, `device_map=`."""
     memory: Mapping[int | str, int] | None
@@ -180,12 +180,12 @@ class Placement(Record):
     proposal: Proposal | None
     """A map of our own, where a plan splits a group or raises; None where none is needed."""
     loads: tuple[PlacedLoad, ...] = ()
-    """What loading would do to the groups under the first plan."""
+    """Ends of the groups in a load under the first plan."""
     warns: tuple[str, ...] = ()
     """The versions of accelerate that would log "The model weights are not tied" (see `would_warn`)."""
     installed: str | None = None
     """The installed accelerate."""
     untold: tuple[str, ...] = ()
-    """Why it cannot be told what loading would do to a group, a reason for each such group."""
+    """Reasons why it cannot be told what loading would do to a group, one for each such group."""
     followed: tuple[tuple[str, ...], ...] = ()
     """The groups that were followed through the load, whatever came of it, the names of each sorted."""

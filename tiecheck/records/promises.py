@@ -1,4 +1,4 @@
-"""What a plan promises of a model that is going to be loaded, and where a loaded one breaks it."""
+"""The promises of a plan for a model that is going to be loaded, and how a loaded one breaks them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tiecheck.records.placement import Device
 from tiecheck.records.record import Record
 
 What = Literal["tie", "missing", "device", "dtype", "shape", "values"]
-"""What a broken promise is about."""
+"""Subject of a broken promise."""
 
 
 class Promise(Record):
@@ -30,12 +30,12 @@ class Broken(Record):
     """A promise that a loaded model does not keep."""
 
     what: What
-    """What it is about."""
+    """Subject of the promise."""
     names: tuple[str, ...]
     """The group, or the members that it is about."""
     promised: str
-    """What was promised, in words that can stand after "promised: "."""
+    """Promised state, in words that can stand after "promised: "."""
     found: str
-    """What is, in words that can stand after "found: "."""
+    """Real state, in words that can stand after "found: "."""
     help: str
-    """How to mend it."""
+    """Advice to fix it."""

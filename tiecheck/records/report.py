@@ -1,4 +1,4 @@
-"""What a check concludes: findings, skips and errors, a target's report, and the whole.
+"""The conclusions of a check: findings, skips and errors, a target's report, and the whole.
 
 The shape is the JSON contract `tiecheck/1`; `tiecheck/render/report.schema.json` states it.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
+from tiecheck.records.loaders import LoaderOutcome
 from tiecheck.records.record import Record
-from tiecheck.records.words import Kind, Outcome
+from tiecheck.records.words import Kind
 
 if TYPE_CHECKING:  # its records are made for a placement alone, and a start does not pay for them
     from tiecheck.records.placement import Placement
@@ -49,23 +50,23 @@ class Finding(Record):
     name: str
     """The rule's name, e.g. `trained-head-discarded`."""
     severity: Severity
-    """How bad."""
+    """Gravity: info, warning or error."""
     confidence: Confidence
-    """How sure: high where identity or bytes were looked at, medium where names or config were."""
+    """Certainty: high where identity or bytes were looked at, medium where names or config were."""
     message: str
-    """What is wrong, with the figures."""
+    """Description of the problem, with the figures."""
     names: tuple[str, ...]
     """The members it is about, sorted."""
     help: str
-    """How to mend it."""
+    """Advice to fix it."""
     fixable: bool
-    """Whether `tiecheck fix` can mend it."""
+    """True where `tiecheck fix` can mend it."""
     locations: tuple[Location, ...]
     """The evidence, the primary place first."""
     fingerprint: str
     """Stable identity: code, target and names."""
     suppressed: str | None
-    """Why it is not counted, None where it is."""
+    """Reason why it is not counted, None where it is."""
     hurts: tuple[str, ...] | None = None
     """The loaders it hurts, with their versions; null where it hurts whoever loads it."""
 
@@ -78,7 +79,7 @@ class Skip(Record):
     name: str
     """The rule's name."""
     reason: str
-    """Why."""
+    """Reason why it could not judge."""
 
 
 class Error(Record):
@@ -87,7 +88,7 @@ class Error(Record):
     code: str | None
     """The rule that crashed; None where the target could not be read."""
     message: str
-    """What happened, naming the file and the cause."""
+    """Description of the failure, naming the file and the cause."""
     path: str | None
     """The file, where there is one."""
 
@@ -98,17 +99,17 @@ class TieEntry(Record):
     names: tuple[str, ...]
     """The names, sorted; capped where there are very many."""
     names_total: int | None
-    """How many names there really are; null where a registered cycle makes them endless."""
+    """Number of names there really are; null where a registered cycle makes them endless."""
     kind: Kind | None
-    """How the names hang together in a live model; null where neither the module nor the tie table tells."""
+    """Kind in which the names hang together in a live model; null where neither the module nor the tie table tells."""
     kind_from: Literal["live", "table"] | None
     """Where the kind is known from: the module itself, or how the class really builds it."""
     stored: Kind | None
-    """How the stored members compare; null where no checkpoint was read."""
+    """Kind of the stored members, compared; null where no checkpoint was read."""
     stored_names: tuple[str, ...]
     """The members a checkpoint holds, under the names of the file, sorted."""
     declared: bool | None
-    """Whether somebody says that the group is tied; null where nobody says."""
+    """True where somebody says that the group is tied; null where nobody says."""
     declared_by: tuple[str, ...]
     """Who says so: file and key, class attribute, or the class's default."""
     shape: tuple[int, ...] | None
@@ -118,7 +119,7 @@ class TieEntry(Record):
     nbytes: int | None
     """Bytes of one member."""
     reason: str | None
-    """Why something about the group is unknown."""
+    """Reason why something about the group is unknown."""
 
 
 class AliasEntry(Record):
@@ -127,7 +128,7 @@ class AliasEntry(Record):
     paths: tuple[str, ...]
     """The paths, sorted; capped."""
     paths_total: int | None
-    """How many there are; null for a cycle."""
+    """Number of paths there are; null for a cycle."""
     module: str
     """The module's class."""
     names: tuple[str, ...]
@@ -140,64 +141,39 @@ class View(Record):
     tool: str
     """The tool."""
     algorithm: str
-    """Which of its algorithms, by the versions that have it."""
+    """Algorithm of the tool, by the versions that have it."""
     version: str | None
     """The version that was run, null for a reproduction."""
     ran: bool
-    """Whether the installed tool itself was run."""
+    """True where the installed tool itself was run."""
     error: str | None
-    """What it raised, or why it would not come to an end or was not run."""
+    """Exception it raised, or reason why it would not come to an end or was not run."""
     groups: tuple[tuple[str, ...], ...]
     """The groups, each sorted, in the order of their first names."""
     function: str | None = None
-    """Which of its functions sees so."""
+    """Function of the tool that sees so."""
     dropped: tuple[str, ...] = ()
     """The names it leaves out when it saves, sorted."""
     says: bool | None = None
-    """What it answers, where all it answers is yes or no; else null."""
-
-
-class LoaderOutcome(Record):
-    """What one loader would end up with."""
-
-    loader: str
-    """The loader."""
-    versions: str
-    """The versions that behave so."""
-    outcome: Outcome
-    """What comes out, e.g. `head-discarded`."""
-    message: str | None
-    """What it prints or raises, where it does; for `unknown` the reason."""
-    checked: Literal["run", "source"]
-    """How that is known: the loader was run in tests, or its source was read."""
-    reads: str | None
-    """The flag it reads for this config, dotted, written or not; null where it reads none."""
-    value: bool | None
-    """What that flag says; null where it is not written."""
-    ties: bool | None
-    """Whether it takes the group for tied; null where it asks no flag or that is not known."""
-    groups: int
-    """How many tie groups come out so."""
-    names: tuple[str, ...]
-    """The members of those groups, sorted; capped."""
+    """Answer of the tool, where all it answers is yes or no; else null."""
 
 
 class Tally(Record):
     """An amount of parameters."""
 
     elements: int | None
-    """How many elements; null where it cannot be told, and `Counts.reasons` says why."""
+    """Number of elements; null where it cannot be told, and `Counts.reasons` says why."""
     nbytes: int | None
     """Bytes of memory, or of storage, that they take; of a sharded or wrapped tensor what this process holds."""
     trainable: int | None
-    """How many of the elements require a gradient; null in a checkpoint, which does not say."""
+    """Number of elements that require a gradient; null in a checkpoint, which does not say."""
 
 
 class Counts(Record):
-    """How many parameters there are, by each way of counting. Where nothing is tied all of them agree."""
+    """The number of parameters, by each way of counting. Where nothing is tied all of them agree."""
 
     layer: Literal["stored", "live"]
-    """What was counted: a checkpoint by its headers, or a live module."""
+    """Layer that was counted: a checkpoint by its headers, or a live module."""
     unique: Tally
     """Each memory once: ties count once, storage ties too, and overlapping views are not counted double."""
     objects: Tally | None
@@ -206,16 +182,16 @@ class Counts(Record):
     by_name: Tally
     """Each name, as a sum over a state dict does; counts stop at 2**128."""
     expected: Tally
-    """What `unique` would be if every declared tie held: without the duplicates of the declared groups that are kept
+    """Value of `unique` if every declared tie held: without the duplicates of the declared groups that are kept
     apart. The same as `unique` where all hold, or none is declared."""
     buffers: Tally | None
     """The buffers' memory that no parameter stands on; null in a checkpoint, which does not tell them apart."""
     reasons: tuple[str, ...]
-    """Why something is unknown, and what limits a figure."""
+    """Reasons why something is unknown, and what limits a figure."""
 
 
 class Traffic(Record):
-    """What was moved to read a remote target."""
+    """The traffic it took to read a remote target."""
 
     bytes: int
     """Bytes of the bodies that were read."""
@@ -229,7 +205,7 @@ class TargetReport(Record):
     target: str
     """The target as it was given."""
     type: Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
-    """What kind of thing it is."""
+    """Sort of thing it is."""
     status: Status
     """`pass` (checked, nothing at or above `--fail-on`), `fail`, `unknown` or `error`."""
     architecture: str | None
@@ -245,26 +221,26 @@ class TargetReport(Record):
     aliases: tuple[AliasEntry, ...]
     """Modules under several paths."""
     views: tuple[View, ...]
-    """What other tools see of a live module; empty where none was looked at or they were not asked."""
+    """Views of a live module in other tools; empty where none was looked at or they were not asked."""
     loaders: tuple[LoaderOutcome, ...]
-    """What loaders make of the stored groups; empty without a checkpoint."""
+    """Outcomes of the stored groups in loaders; empty without a checkpoint."""
     findings: tuple[Finding, ...]
-    """What is wrong, sorted by code and names."""
+    """Findings, sorted by code and names."""
     skips: tuple[Skip, ...]
     """Rules that could not judge, with the reason."""
     errors: tuple[Error, ...]
-    """What kept the target from being checked."""
+    """Errors that kept the target from being checked."""
     rules_run: tuple[str, ...]
     """Codes of the rules that could judge; the JSON report leaves it out."""
     remote: Traffic | None = None
-    """What was moved to read it; null for a local target."""
+    """Traffic it took to read it; null for a local target."""
     counts: Counts | None = None
-    """How many parameters it has; null where that was not asked for (`check`) or cannot be told."""
+    """Parameters it has; null where that was not asked for (`check`) or cannot be told."""
     placement: Placement | None = None
-    """What a device map does to the ties; null where no placement was asked for or it cannot be told."""
+    """Effects of a device map on the ties; null where no placement was asked for or it cannot be told."""
 
     def counted(self) -> tuple[Finding, ...]:
-        """The findings that are not suppressed."""
+        """Return the findings that are not suppressed."""
         return tuple(f for f in self.findings if f.suppressed is None)
 
 
@@ -294,18 +270,18 @@ class Report(Record):
         return tuple(e for t in self.targets for e in t.errors)
 
     def tally(self, severity: Severity) -> int:
-        """How many counted findings have a severity."""
+        """Count the findings of a severity that are not suppressed."""
         return sum(f.severity == severity for f in self.findings)
 
 
 def at_least(findings: Iterable[Finding], threshold: Severity) -> bool:
-    """Whether any finding reaches a threshold."""
+    """Tell whether any finding reaches a threshold."""
     floor = SEVERITIES.index(threshold)
     return any(SEVERITIES.index(f.severity) >= floor for f in findings)
 
 
 def fingerprint(code: str, target: str, names: Iterable[str]) -> str:
-    """A stable identity for a finding: code, target and sorted names, never a line number.
+    """Return a stable identity for a finding: code, target and sorted names, never a line number.
 
     Sixteen hexadecimal digits of a BLAKE2b hash; the parts are joined by NUL, which no path or name holds.
     """

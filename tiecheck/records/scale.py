@@ -1,4 +1,4 @@
-"""What the scale of a tied embedding does to untrained logits."""
+"""The effect of a tied embedding's scale on untrained logits."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from tiecheck.records.record import Record
 
 
 class InitScale(Record):
-    """What the scale of a tied embedding does to the logits of an untrained model."""
+    """The effect of a tied embedding's scale on the logits of an untrained model."""
 
     names: tuple[str, ...]
     """The tied group: embedding and head."""
     untrained: bool
-    """Whether the evidence says that nothing has been trained."""
+    """True where the evidence says that nothing has been trained."""
     evidence: str
-    """What that evidence is, in words."""
+    """Evidence for that, in words."""
     std: float | None
     """Standard deviation of the tied tensor; None where a trained model made reading it pointless."""
     width: int
@@ -21,7 +21,7 @@ class InitScale(Record):
     vocabulary: int
     """Rows of the tied tensor."""
     head_scale: float | None
-    """What multiplies the logits after the head; None where nobody could see it."""
+    """Factor on the logits after the head; None where nobody could see it."""
     hidden_rms: float | None
     """Root mean square of the head's input as measured; None without a forward pass (1 after a final norm)."""
     predicted: float | None
@@ -33,4 +33,4 @@ class InitScale(Record):
     repeats: float | None
     """Measured share of positions whose most likely next token is the input token itself."""
     reason: str | None
-    """Why something could not be measured."""
+    """Reason why something could not be measured."""

@@ -1,4 +1,4 @@
-"""What is stored: the tensors of a checkpoint by their headers, and the tie groups they make."""
+"""The stored layer: the tensors of a checkpoint by their headers, and the tie groups they make."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ class Checkpoint(Record):
     slots: Mapping[str, StorageSlot]
     """Pickles: name -> place in its storage. Empty for safetensors."""
     remote: Any = None
-    """What reads the bytes of a remote checkpoint, a handle and no data; None for a local one."""
+    """Reader of the bytes of a remote checkpoint, a handle and no data; None for a local one."""
     agrees: bool = False
-    """Whether index and headers were found to hold the same names in the same files; False where nobody looked."""
+    """True where index and headers were found to hold the same names in the same files; False where nobody looked."""
 
     @property
     def why_absent(self) -> str:
-        """What the files are of which no header was read, as the end of "is in ..."."""
+        """The files of which no header was read, as the end of "is in ..."."""
         if self.format == "pickle" and self.remote is not None:
             return "a pickle on a remote store, which is never read"
         return "a file that is not here"
 
     def names(self) -> Iterator[str]:
-        """Every stored name, those of absent shards by the index included, each once.
+        """Yield every stored name, those of absent shards by the index included, each once.
 
         In the order of the files, or of the index where the two were found to agree.
         """
@@ -101,7 +101,7 @@ class Checkpoint(Record):
                 yield name
 
     def shard_of(self, name: str) -> Shard | None:
-        """The shard whose header really holds a name; the one the index names where several do."""
+        """Return the shard whose header really holds a name; the one the index names where several do."""
         named = self.weight_map.get(name)
         if self.agrees:
             return next((s for s in self.shards if s.path == named), None)
@@ -112,13 +112,13 @@ class Checkpoint(Record):
         return next((s for s in self.shards if name in s.entries), None)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a name is stored, or said to be stored in a shard that is not there."""
+        """Tell whether a name is stored, or said to be stored in a shard that is not there."""
         if not isinstance(name, str):
             return False
         return self.shard_of(name) is not None or self.weight_map.get(name) in self.missing_files
 
     def tensor(self, name: str) -> StoredTensor | None:
-        """The header facts of one name; None where no header that was read holds it."""
+        """Return the header facts of one name; None where no header that was read holds it."""
         shard = self.shard_of(name)
         if shard is None:
             return None
@@ -152,7 +152,7 @@ TORCH_DTYPES: Mapping[str, str] = {
 
 
 def read_entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Dtype, shape, begin and end of a header entry, be it a parsed dict or a typed struct."""
+    """Return dtype, shape, begin and end of a header entry, be it a parsed dict or a typed struct."""
     if isinstance(entry, dict):
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     else:
@@ -161,10 +161,10 @@ def read_entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
 
 
 class Comparison(Record):
-    """What a byte-by-byte look at the stored members of a group showed."""
+    """The result of a byte-by-byte look at the stored members of a group."""
 
     equal: bool
-    """Whether all members hold the same bytes. Stricter than `torch.equal` for +0 and -0, looser for NaN."""
+    """True where all members hold the same bytes. Stricter than `torch.equal` for +0 and -0, looser for NaN."""
     rows: int
     """Rows (first dimension) of a member."""
     rows_differ: int | None
@@ -176,18 +176,18 @@ class Comparison(Record):
     last_row: int | None
     """The last row that differs, among those compared."""
     constant: bool
-    """Whether every element is one and the same value, so that equality means nothing."""
+    """True where every element is one and the same value, so that equality means nothing."""
     max_difference: float | None = None
     """Largest absolute difference between the elements of the first member and another's, of those that are finite
     in both; None where none was measured (equal, a dtype without numbers, or by headers alone)."""
     rows_measured: int = 0
     """Differing rows that it was measured over; fewer than `rows_differ` where the reader stopped early."""
     nonfinite: bool = False
-    """Whether a NaN or an infinity stands where another member holds something else."""
+    """True where a NaN or an infinity stands where another member holds something else."""
     form: Literal["same", "transposed", "padded", "cast"] = "same"
-    """How the members were laid against each other: as they are; `transposed`, one as the other's transpose; `padded`,
-    the rows that all of them have, where one has more; `cast`, the wider dtype rounded to the narrower. All above
-    holds in that form."""
+    """Form in which the members were compared: as they are; `transposed`, one as the other's transpose; `padded`, the
+    rows that all of them have, where one has more; `cast`, the wider dtype rounded to the narrower. All above holds in
+    that form."""
     extra_rows: int = 0
     """`padded`: the rows that one member has and another has not."""
     extra_constant: bool = False
@@ -202,9 +202,9 @@ class Group(Record):
     source: str | None
     """The name the others are redirected to, where known."""
     kind: Kind | None
-    """How the class really builds the group, from the tie table; None where the table is silent."""
+    """Kind in which the class really builds the group, from the tie table; None where the table is silent."""
     declared: bool | None
-    """Whether somebody says that the group is tied; None where nobody says."""
+    """True where somebody says that the group is tied; None where nobody says."""
     declared_by: tuple[str, ...]
     """Who says so: file and key, or the class's default."""
     flag: Flag | None
@@ -212,9 +212,9 @@ class Group(Record):
     level: tuple[str, ...]
     """The config level whose flag decides, written or not."""
     default: bool | None
-    """What the class does where the config is silent; None where it is not known."""
+    """Behaviour of the class where the config is silent; None where it is not known."""
     forced: bool
-    """Whether the class ties the group whatever the flag says."""
+    """True where the class ties the group whatever the flag says."""
     stored: Kind | None
     """`absent` (at most one member stored), `copy`, `separate`, `storage` or `unknown`; None without a checkpoint."""
     stored_names: tuple[str, ...]
@@ -226,17 +226,17 @@ class Group(Record):
     comparison: Comparison | None
     """The byte comparison, where it was made."""
     reason: str | None
-    """Why something about the group is unknown."""
+    """Reason why something about the group is unknown."""
     inferred: bool
-    """Whether the group was guessed from names and shapes, as for a class the table lacks."""
+    """True where the group was guessed from names and shapes, as for a class the table lacks."""
     anchored: bool = False
     """Where no member is stored: whether the checkpoint holds other tensors of the module that owns one, under its
     names, so that the members are really missing and not only named otherwise."""
     inert: bool = False
-    """Whether transformers 5 has no tie for the group under any flag, though 4.57 had one."""
+    """True where transformers 5 has no tie for the group under any flag, though 4.57 had one."""
     key: str = "tie_word_embeddings"
     """The flag's key: a few classes have a word of their own (lfm2 `tie_embedding`, csm)."""
     misfit: bool = False
-    """Whether a target is stored in a shape that the class's own, which is another one, may not take."""
+    """True where a target is stored in a shape that the class's own, which is another one, may not take."""
     relation: Comparison | None = None
     """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""

@@ -8,7 +8,7 @@ from typing import Literal
 from tiecheck.records.record import Record
 
 Kind = Literal["module", "parameter", "storage", "overlap", "copy", "separate", "absent", "unknown"]
-"""How the members of a tie group hang together; `docs/how-tying-breaks.md` explains each word."""
+"""Ways in which the members of a tie group hang together; `docs/how-tying-breaks.md` explains each word."""
 
 
 KINDS: tuple[Kind, ...] = (
@@ -33,7 +33,7 @@ UNTIED: frozenset[Kind] = frozenset({"storage", "overlap", "copy", "separate"})
 
 
 def weakest(kinds: Iterable[Kind]) -> Kind:
-    """The weakest of some kinds: a group is as strong as the weakest link that holds it together."""
+    """Return the weakest of some kinds: a group is as strong as the weakest link that holds it together."""
     return max(kinds, key=KINDS.index)
 
 
@@ -41,7 +41,7 @@ class Unknown(Record):
     """A fact that could not be had. A rule that needs it becomes a Skip with this reason."""
 
     reason: str
-    """Why, in words that can stand after "skipped: "."""
+    """Reason, in words that can stand after "skipped: "."""
 
 
 Outcome = Literal[
@@ -55,7 +55,7 @@ Outcome = Literal[
     "crash",
     "unknown",
 ]
-"""What a loader makes of one stored group: `tied` (one tensor, nothing lost), `kept-apart` (each member as it is
+"""Ends of one stored group in a loader: `tied` (one tensor, nothing lost), `kept-apart` (each member as it is
 stored), `head-discarded` (tied, and the stored head, which differs, is thrown away), `head-random` and
 `embedding-random` (not loaded, and nothing ties it to what is), `member-discarded` and `member-random` (the same for
 groups that are no embedding and head), `crash`, `unknown`."""

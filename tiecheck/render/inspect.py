@@ -80,7 +80,7 @@ def _ties(target: TargetReport, style: Style) -> Iterator[Line]:
 
 
 def _facts(tie: TieEntry) -> Iterator[tuple[str, str]]:
-    """What each layer says of a group, under the layer's name."""
+    """Yield what each layer says of a group, under the layer's name."""
     if tie.kind and tie.kind_from == "live":
         yield "live", tie.kind if tie.kind in TIED or tie.kind in ("absent", "unknown") else f"{tie.kind}, not tied"
     elif tie.kind:
@@ -114,7 +114,7 @@ def _aliases(target: TargetReport, style: Style) -> Iterator[Line]:
 
 
 def _counts(counts: Counts) -> Iterator[Line]:
-    """A table: a line a way of counting."""
+    """Yield a table with a line for each way of counting."""
     tallies = {name: getattr(counts, name) for name in COUNTED}
     rows = [(name, _figures(tally)) for name, tally in tallies.items() if tally is not None]
     heads = ("elements", "trainable", "bytes")
@@ -131,7 +131,7 @@ def _counts(counts: Counts) -> Iterator[Line]:
 
 
 def _figures(tally: Tally) -> tuple[str, str, str]:
-    """Elements, trainable ones and bytes of a tally as text."""
+    """Return elements, trainable ones and bytes of a tally as text."""
     elements, nbytes, trainable = ("?" if value is None else f"{value:,}" for value in tally)
     return elements, trainable, nbytes
 
@@ -155,7 +155,7 @@ def _views(target: TargetReport, style: Style) -> Iterator[Line]:
 
 
 def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
-    """A view in a word, and what it misses or has too much."""
+    """Return a view in a word, and what it misses or has too much."""
     if view.error is not None:
         text = " ".join(view.error.split())
         word, text = ("not run", text.removeprefix("not run: ")) if not view.ran else ("raises", text)
@@ -175,13 +175,13 @@ def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
 
 
 def _listed(groups: tuple[tuple[str, ...], ...]) -> str:
-    """The first of some groups, and how many more there are."""
+    """Return the first of some groups, and how many more there are."""
     rest = len(groups) - 1
     return _first(groups[0], " = ") + (f" and {rest:,} more group{'' if rest == 1 else 's'}" if rest else "")
 
 
 def _first(names: tuple[str, ...], mark: str = ", ") -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     rest = len(names) - NAMES_SHOWN
     return mark.join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 

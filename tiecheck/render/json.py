@@ -25,7 +25,7 @@ def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG00
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report as plain dicts and lists, in the shape of the schema."""
+    """Return the report as plain dicts and lists, in the shape of the schema."""
     return {
         "schema": SCHEMA,
         "version": report.version,
@@ -35,7 +35,7 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A record as a dict, a tuple as a list, a mapping with texts for keys and in its own order, all the way down."""
+    """Turn records into dicts, tuples into lists, and keys of mappings into texts, all the way down."""
     if hasattr(value, "_fields"):
         return {name: plain(getattr(value, name)) for name in value._fields if name not in INTERNAL}
     if isinstance(value, tuple):

@@ -20,7 +20,7 @@ FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
 
 
 class Style(Record):
-    """How a report for people looks."""
+    """The looks of a report for people."""
 
     quiet: bool = False
     """Only targets with findings or errors."""
@@ -40,7 +40,7 @@ class Output(Record):
 
 
 def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Output, ...]:
-    """What `-f` and `-o` ask for.
+    """Read what `-f` and `-o` ask for.
 
     Args:
         formats: Each `FORMAT` or `FORMAT=FILE`.

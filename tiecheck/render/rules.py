@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def rule_text(rule: type[Rule]) -> str:
-    """One rule, explained, as Markdown that reads well on a terminal."""
+    """Explain one rule, as Markdown that reads well on a terminal."""
     parts = [
         f"# {rule.code}: {rule.name}",
         f"{_first_line(rule)}",
@@ -25,7 +25,7 @@ def rule_text(rule: type[Rule]) -> str:
 
 
 def rule_list() -> str:
-    """Every rule in one line each, under its family's title."""
+    """List every rule in one line each, under its family's title."""
     from tiecheck.rules.registry import FAMILIES, family
 
     blocks = []
@@ -36,7 +36,7 @@ def rule_list() -> str:
 
 
 def thread_link(thread: str) -> str:
-    """A thread's address; GitHub's short form gets its own."""
+    """Return a thread's address; GitHub's short form gets its own."""
     if "#" in thread and "://" not in thread:
         repository, _, number = thread.partition("#")
         return f"https://github.com/{repository}/issues/{number}"

@@ -28,7 +28,7 @@ STORED = {
     "storage": "sharing one storage",
     "unknown": "not compared",
 }
-"""How the stored members of a group compare, in words."""
+"""Stored kind -> words for how the members compare."""
 
 
 class Line(Record):
@@ -41,7 +41,7 @@ class Line(Record):
     """rich's style for the first `lead` characters, or for all of them where `lead` is None."""
     lead: int | None = None
     whole: bool = False
-    """Whether it is never wrapped: a row of a table, a line of code."""
+    """True where it is never wrapped: a row of a table, a line of code."""
 
 
 def render(report: Report, style: Style, stream: TextIO) -> None:
@@ -73,7 +73,7 @@ def _write_rich(lines: list[Line], stream: TextIO) -> None:
 
 
 def _wrapped(line: Line, width: int) -> list[str]:
-    """The physical lines; words are never broken, so that names and paths can be copied."""
+    """Return the physical lines; words are never broken, so that names and paths can be copied."""
     if line.whole:
         return [(" " * line.indent + clean(line.text)).rstrip()]
     words = clean(line.text).split(" ")
@@ -90,7 +90,7 @@ def _wrapped(line: Line, width: int) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """Text with every control character escaped: a tensor's name may hold anything."""
+    """Escape every control character of a text: a tensor's name may hold anything."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -129,7 +129,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
 
 
 def fetched(moved: Traffic) -> str:
-    """What was moved to read a remote target, in words."""
+    """Tell what was moved to read a remote target."""
     return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
 
 
@@ -149,7 +149,7 @@ def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
 
 
 def _loaders(target: TargetReport) -> Iterator[Line]:
-    """What becomes of the groups in each loader, a line an outcome, the costly ones first."""
+    """Yield a line for each outcome with the loaders that have it, the costly ones first."""
     alike: dict[str, dict[str, int]] = {}
     outcomes: dict[str, set[str]] = {}
     for entry in target.loaders:
@@ -165,7 +165,7 @@ def _loaders(target: TargetReport) -> Iterator[Line]:
 
 
 def more(tie: TieEntry) -> str:
-    """How many names there are besides the four that are shown."""
+    """Tell how many names there are besides the four that are shown."""
     if tie.names_total is None:
         return " and endlessly many more (a cycle)"
     rest = tie.names_total - min(4, len(tie.names))
@@ -173,7 +173,7 @@ def more(tie: TieEntry) -> str:
 
 
 def _state(tie: TieEntry) -> str:
-    """One group in a line: kind, who declares it, how it is stored."""
+    """Describe one group in a line: kind, who declares it, how it is stored."""
     parts = []
     if tie.kind:
         meaning = "" if tie.kind in TIED or tie.kind_from != "live" else ", not tied"

@@ -1,4 +1,4 @@
-"""How rules say which rows of two tensors differ, and by how much."""
+"""The words for which rows of two tensors differ, and by how much."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tiecheck.records.stored import Comparison
 
 
 def rows(comparison: Comparison) -> str:
-    """How many rows differ, where, and by how much, in words."""
+    """Tell how many rows differ, where, and by how much."""
     return _where(comparison) + _how_far(comparison)
 
 
@@ -26,7 +26,7 @@ def _where(comparison: Comparison) -> str:
 
 
 def _how_far(comparison: Comparison) -> str:
-    """The largest difference, and over how many rows it was looked for where that is not all of them."""
+    """Tell the largest difference, and over how many rows it was looked for where that is not all of them."""
     odd = ", and NaN or infinity stands on one side alone" if comparison.nonfinite else ""
     if comparison.max_difference is None:
         return odd
