@@ -227,7 +227,7 @@ def test_the_schema_knows_each_field_of_the_records() -> None:
     target = SCHEMA["properties"]["targets"]["items"]
     (placement,) = (kind for kind in target["properties"]["placement"]["anyOf"] if kind["type"] == "object")
     assert list(placement["properties"]) == list(Placement._fields)
-    assert target["properties"]["placement"]["description"].startswith("What a device map does to the ties")
+    assert target["properties"]["placement"]["description"].startswith("Effects of a device map on the ties")
     broken = plain(LLAMA) | {"odd": 1}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, placement)
