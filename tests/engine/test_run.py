@@ -19,7 +19,7 @@ from tiecheck.rules.registry import select
 from tiecheck.targets.parse import Target
 
 TARGET = Target("model", "checkpoint", "model", None)
-PLACE = (Location("config.json", 1, 1, "primary", "here"),)
+PLACE = (Location("config.json", 1, 1, "primary", "here", "file"),)
 
 
 def rule_of(check, severity="warning") -> type[Rule]:

@@ -38,7 +38,7 @@ class Location(Record):
     """`primary` is where a reader looks first; there is one."""
     note: str
     """Reason to look there, in a few words."""
-    kind: PlaceKind = "file"
+    kind: PlaceKind
     """Sort of thing the path names: a `file` that exists, a `class`, a `module` of the model, a `tensor`, a `tool`."""
 
 

@@ -60,9 +60,9 @@ def counts(plan: Plan, worst: Double) -> tuple[Location, ...]:
     """The bytes counted and real, and the first modules that moved."""
     path = f"{plan.tool} {plan.version}, {plan.strategy}"
     note = f"{worst.module} on {worst.device}: {worst.counted:,} bytes counted, {worst.real:,} real"
-    places = [Location(path, None, None, "primary", note)]
+    places = [Location(path, None, None, "primary", note, "tool")]
     for module, (now, then) in list(plan.moved.items())[:3]:
-        places.append(Location(path, None, None, "related", f"{module}: {now} instead of {then}"))
+        places.append(Location(path, None, None, "related", f"{module}: {now} instead of {then}", "tool"))
     return tuple(places)
 
 

@@ -227,4 +227,4 @@ def _where(load: PlacedLoad) -> str:
 
 
 def _places(load: PlacedLoad, origin: str) -> tuple[Location, ...]:
-    return (Location(origin, None, None, "primary", f"{_where(load)} ({load.tool} {load.versions})"),)
+    return (Location(origin, None, None, "primary", f"{_where(load)} ({load.tool} {load.versions})", "tool"),)

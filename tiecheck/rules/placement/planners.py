@@ -154,7 +154,7 @@ def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Lo
     """Where a planner raises, as evidence."""
     at = f" at {crash.module}" if crash.module else ""
     note = f"{crash.error}{at}"
-    return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note)
+    return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note, "tool")
 
 
 class PlanDependsOnHashSeed(Rule):
@@ -192,7 +192,11 @@ class PlanDependsOnHashSeed(Rule):
             yield Draft(
                 f"{title(plan)} depends on the hash seed: {_outcomes(seeds)}.{_moving(seeds)}{met}",
                 names,
-                (Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, "primary", _outcomes(seeds)),),
+                (
+                    Location(
+                        f"{plan.tool} {plan.version}, {plan.strategy}", None, None, "primary", _outcomes(seeds), "tool"
+                    ),
+                ),
                 _fixed(plan, placement, names),
                 severity="info" if aside(plan, placement) else None,
                 hurts=hurt((plan,), names),

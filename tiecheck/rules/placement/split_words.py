@@ -100,7 +100,7 @@ def places(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Locatio
         note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
         path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
         role: Literal["primary", "related"] = "related" if found else "primary"
-        found.append(Location(path, None, None, role, note or where(group.names, group.devices)))
+        found.append(Location(path, None, None, role, note or where(group.names, group.devices), "tool"))
     return tuple(found)
 
 

@@ -39,7 +39,7 @@ def warned(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     yield Draft(
         f"{says}. {why}",
         names,
-        (Location(live.class_name, None, None, "primary", NOT_TIED),),
+        (Location(live.class_name, None, None, "primary", NOT_TIED, "class"),),
         "Nothing has to be done; calling tie_weights() does not make it go away."
         if _settled(live)
         else f"If {listed(names)} are meant to be one tensor, declare it in the class's _tied_weights_keys.",
@@ -62,7 +62,7 @@ def _untied(says: str, apart: tuple[tuple[str, ...], ...], placement: Placement,
     """Groups that are really untied: harmless where `from_pretrained` ties them before the model is used."""
     names = tuple(sorted({name for group in apart for name in group}))
     what = f"{listed(names)} are declared as one tensor and are {'two' if len(names) == 2 else 'several'}"
-    places = (Location(live.class_name, None, None, "primary", f"{names[0]} is not {names[-1]}"),)
+    places = (Location(live.class_name, None, None, "primary", f"{names[0]} is not {names[-1]}", "class"),)
     if loader(placement, live) == "transformers":
         message = f"{says}. {what}, which is harmless: from_pretrained ties them while it loads, and plans by itself."
         return Draft(message, names, places, "Nothing has to be done with from_pretrained.", severity="info")
@@ -134,7 +134,7 @@ def _unheard(plan: Plan, groups: list[Placed]) -> Draft:
         f"{title(plan)} knows only what is declared, and not {ties} that the module has ({which}). "
         f"The map {kept}.{apart}",
         names,
-        (Location(f"transformers {plan.version}", None, None, "primary", f"{first.names[0]}: not declared"),),
+        (Location(f"transformers {plan.version}", None, None, "primary", f"{first.names[0]}: not declared", "tool"),),
         f"{declaring(first.names)}.",
         severity=None if large else "info",
         hurts=hurt((plan,), names) if large else None,
@@ -167,7 +167,7 @@ def _keys(line: str) -> tuple[str, ...]:
 
 def _stranger(key: str, placement: Placement, live: LiveModel) -> Draft | None:
     alias = next((a for a in live.aliases if any(key == path or key.startswith(path + ".") for path in a.paths)), None)
-    at = (Location(placement.origin, None, None, "primary", f"the key {key!r}"),)
+    at = (Location(placement.origin, None, None, "primary", f"the key {key!r}", "tool"),)
     if alias is not None:
         others = listed(tuple(path for path in alias.paths if path != key))
         return Draft(
