@@ -83,7 +83,7 @@ def _strided(tensor: PickledTensor, metadata: list[Any]) -> PickledTensor | None
     said = metadata[0] if metadata and metadata[0] else {}
     if not isinstance(said, dict) or not said.keys() <= _SIGNS:
         return None
-    return tensor._replace(negated=frozenset(key for key, value in said.items() if value))
+    return tensor._replace(negated=frozenset(key for key, value in said.items() if value)) if said else tensor
 
 
 def _valueless(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
