@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tiecheck.files.remote.opening import open_remote
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
+from tiecheck.files.remote.reading import open_remote
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tiecheck.stored.repeated_names import duplicates
-
 from tiecheck.rules.cases import checkpoint
+from tiecheck.stored.members import duplicates
 
 
 def test_a_name_in_two_shards_is_told_with_both_and_the_index() -> None:
