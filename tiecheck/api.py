@@ -86,7 +86,7 @@ def inspect(
 
 
 def count_parameters(module: nn.Module) -> Counts:
-    """How many parameters a live module has, ties counted once; and by every other way of counting.
+    """Count the parameters of a live module, ties counted once; and by every other way of counting.
 
     Args:
         module: Any `nn.Module`; lazy, meta, wrapped, sharded or cyclic too. No element is read, nothing is changed.
@@ -123,7 +123,7 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tup
 
 
 def views(module: nn.Module) -> tuple[View, ...]:
-    """What each other tool takes for tied in a live module: accelerate, transformers, safetensors, lightning, torch.
+    """Return what accelerate, transformers, safetensors, lightning and torch each take for tied in a live module.
 
     Each tool's way of looking is reproduced, that of releases which are not installed too, and the installed tools are
     really run beside it (`ran`, with their version), short of a run that would not end. Nothing is written, and no

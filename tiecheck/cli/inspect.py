@@ -20,7 +20,7 @@ WRITING = ("formats", "output_file", "color")
 """Options that say how the report is written."""
 
 JUDGING = ("select", "ignore", "fail_on", "strict", "judge_for", *PLACING)
-"""What a configuration file says of judgement, or of a placement, means nothing here."""
+"""Options of judgement and of a placement, which mean nothing here."""
 
 SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("targets", *READING, *WRITING)]
 """They are those of `check`."""

@@ -16,11 +16,11 @@ from tiecheck.records.record import Record
 OWN = "tiecheck.toml"
 PROJECT = "pyproject.toml"
 SECTION = rb"""tool["']?[ \t]*(\.[ \t]*["']?tiecheck|\]|=)"""
-"""What a pyproject.toml with our section holds, whichever way TOML lets one write it: others are not parsed."""
+"""Pattern of our section in a pyproject.toml, whichever way TOML lets one write it: other files are not parsed."""
 
 
 class Settings(Record):
-    """What one configuration file says."""
+    """The say of one configuration file."""
 
     path: str
     """The file, relative to the working directory where it was found by walking up."""
@@ -29,11 +29,11 @@ class Settings(Record):
 
 
 Read = Callable[[str], Settings | None]
-"""What reads a file that was found; it raises `UsageError`, and gives None where the file has nothing for us."""
+"""Reader of a file that was found; it raises `UsageError`, and gives None where the file has nothing for us."""
 
 
-def find_settings(read: Read, targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
-    """The nearest configuration file from the working directory upwards.
+def search_settings(read: Read, targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
+    """Find the nearest configuration file from the working directory upwards.
 
     Args:
         read: What reads a file.
@@ -57,7 +57,7 @@ def find_settings(read: Read, targets: Iterable[str] = ()) -> tuple[Settings | N
 
 
 def _read(path: str, read: Read, *, heard: bool) -> Settings | None:
-    """What a file says; where it has no say, it is no matter whether it is broken."""
+    """Return what a file says; where it has no say, it is no matter whether it is broken."""
     try:
         return read(path)
     except UsageError:
@@ -67,7 +67,7 @@ def _read(path: str, read: Read, *, heard: bool) -> Settings | None:
 
 
 def _candidates() -> Iterator[str]:
-    """The files that may be ours, nearest first."""
+    """Yield the files that may be ours, nearest first."""
     try:
         folder = os.getcwd()
     except OSError:  # the working directory is gone
@@ -81,7 +81,7 @@ def _candidates() -> Iterator[str]:
 
 
 def files_in(folder: str) -> Iterator[str]:
-    """The files of one folder that may be ours."""
+    """Yield the files of one folder that may be ours."""
     own = os.path.join(folder, OWN)
     if os.path.isfile(own):
         yield own
@@ -91,7 +91,7 @@ def files_in(folder: str) -> Iterator[str]:
 
 
 def _has_section(path: str) -> bool:
-    """Whether a pyproject.toml may hold our section; one that cannot be read is for `read_settings` to tell."""
+    """Tell whether a pyproject.toml may hold our section; one that cannot be read is for `parse_settings` to tell."""
     try:
         with open(path, "rb") as stream:
             data = stream.read()
@@ -105,7 +105,7 @@ def _has_section(path: str) -> bool:
 
 
 def _is_models_own(path: str, targets: Iterable[str]) -> bool:
-    """Whether a file lies in the folder that a target is, or lies in. What builds a model runs the user's own code."""
+    """Tell whether a file lies in a target's own folder. What builds a model runs the user's own code, and has none."""
     folder = os.path.realpath(os.path.dirname(path))
     for target in targets:
         local = target.removeprefix("file://")

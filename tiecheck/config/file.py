@@ -1,4 +1,4 @@
-"""What stands in a configuration file: read whole, and told in one sentence where something in it is wrong.
+"""The contents of a configuration file: read whole, and told in one sentence where something in it is wrong.
 
 `discovery` looks for the file; this module and tomllib are imported only where there is one.
 """
@@ -36,7 +36,7 @@ KEYS = {
 
 
 class Checks(Record):
-    """What knows the words that other rooms define."""
+    """Checks of the words that other rooms define."""
 
     codes: Callable[[list[str]], object]
     """Raises `UsageError` for a code that no rule has."""
@@ -46,7 +46,7 @@ class Checks(Record):
     """Reads the options of a placement; its second argument is what relative paths count from."""
 
 
-def read_settings(path: str, checks: Checks, *, asked: bool = True) -> Settings | None:
+def parse_settings(path: str, checks: Checks, *, asked: bool = True) -> Settings | None:
     """Read one configuration file.
 
     Args:
@@ -96,7 +96,7 @@ def _parse(path: str, shown: str) -> dict[str, Any]:
 
 
 def _placing(given: dict[str, Any], path: str, checks: Checks) -> dict[str, Any]:
-    """The options of a placement; the path of a map counts from the file's folder."""
+    """Return the options of a placement; the path of a map counts from the file's folder."""
     if not given:
         return {}
     folder = os.path.relpath(os.path.dirname(path) or os.curdir)
@@ -104,7 +104,7 @@ def _placing(given: dict[str, Any], path: str, checks: Checks) -> dict[str, Any]
 
 
 def _known(table: dict[str, Any]) -> dict[str, Any]:
-    """A table all of whose keys are known."""
+    """Return a table all of whose keys are known."""
     for key in table:
         if key not in KEYS:
             raise UsageError(f"there is no key {key!r}{nearest(key, KEYS)}")
@@ -112,7 +112,7 @@ def _known(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(key: str, value: Any, checks: Checks) -> Any:
-    """One value as `Config` holds it."""
+    """Return one value as `Config` holds it."""
     if key == "ties":
         return read_contract(value, key)
     if key in {"strict", "offline"}:
@@ -129,7 +129,7 @@ def _value(key: str, value: Any, checks: Checks) -> Any:
 
 
 def _words(key: str, value: Any, check: Callable[[list[str]], object]) -> tuple[str, ...]:
-    """A list of words that the engine knows, told here so that the sentence names the file."""
+    """Return a list of words that the engine knows, told here so that the sentence names the file."""
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise UsageError(f'{key} must be a list of strings, as ["{_example(key)}"], not {value!r}')
     try:

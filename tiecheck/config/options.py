@@ -1,4 +1,4 @@
-"""What a run is to do, in one frozen record made of flags, the environment, a configuration file and defaults.
+"""The options of a run, in one frozen record made of flags, the environment, a configuration file and defaults.
 
 The Python functions take the same words as keywords.
 """
@@ -28,32 +28,32 @@ class Config(Record):
     fail_on: Severity = "warning"
     """The mildest severity that fails a target."""
     strict: bool = False
-    """Whether a skip fails the run."""
+    """True where a skip fails the run."""
     values: Literal["auto", "never", "always"] = "auto"
-    """Whether tensor bytes may be read."""
+    """The word on whether tensor bytes may be read."""
     live: bool = False
-    """Whether to build the class on the meta device."""
+    """True where the class is to be built on the meta device."""
     load: bool = False
-    """Whether to load the weights too; implies `live`."""
+    """True where the weights are to be loaded too; implies `live`."""
     trust_remote_code: bool = False
-    """Whether the directory's own modeling file may be run; implies `live`."""
+    """True where the directory's own modeling file may be run; implies `live`."""
 
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
     revision: str | None = None
     """The branch, tag or commit of a hub model; None for what the address says, else the main branch."""
     offline: bool = False
-    """Whether nothing may be fetched: a hub model then comes from the local cache alone."""
+    """True where nothing may be fetched: a hub model then comes from the local cache alone."""
     ties: Mapping[str, tuple[tuple[str, ...], ...]] = {}
     """The user's own contract: a model's class, by name or dotted path, and the groups of names that are one tensor."""
     ties_from: str = ""
-    """Where that contract was read, e.g. `pyproject.toml [tool.tiecheck.ties]`; empty where there is none."""
+    """The place where that contract was read, e.g. `pyproject.toml [tool.tiecheck.ties]`; empty where there is none."""
 
     device_map: str | Mapping[str, Any] | None = None
     """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies
     `live`. Read already, by `placing.options`: a strategy, or a map of module to device."""
     device_map_from: str = ""
-    """Where that was said: `--device-map`, `device_map=`, or a file; empty where it was not."""
+    """The place where that was said: `--device-map`, `device_map=`, or a file; empty where it was not."""
     max_memory: Mapping[int | str, int | str] | None = None
     """The memory of each device, as transformers and accelerate take it (in bytes where it was read already); None for
     what this machine has."""
@@ -68,7 +68,7 @@ class Config(Record):
 
     @property
     def wants_live(self) -> bool:
-        """Whether the live layer was asked for."""
+        """Tell whether the live layer was asked for."""
         return self.live or self.load or self.trust_remote_code or self.device_map is not None
 
     def only(self, *fields: str) -> Config:
@@ -76,10 +76,10 @@ class Config(Record):
         return Config(**{field: getattr(self, field) for field in fields})
 
     def ties_of(self, model: type) -> tuple[tuple[str, ...], ...]:
-        """The groups that the user's contract declares for a class; its dotted path is heard before its bare name."""
+        """Return the groups that the user declares for a class; its dotted path is heard before its bare name."""
         return self.ties.get(dotted(model)) or self.ties.get(model.__name__) or ()
 
 
 def dotted(model: type) -> str:
-    """A class by its dotted path, `my_pkg.model.MyGPT`."""
+    """Return a class by its dotted path, `my_pkg.model.MyGPT`."""
     return f"{model.__module__}.{model.__qualname__}"

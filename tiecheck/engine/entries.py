@@ -19,7 +19,7 @@ NAMES = 32
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:
-    """Static groups with the live layer's word where there is one, then what only the live layer knows.
+    """Return static groups with the live layer's word where there is one, then what only the live layer knows.
 
     Returns:
         Sorted by first name.
@@ -41,14 +41,14 @@ def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieE
 
 
 def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:
-    """The aliased modules of the live layer."""
+    """Return the aliased modules of the live layer."""
     return tuple(AliasEntry(a.paths, a.paths_total, a.class_name, a.names) for a in live.aliases) if live else ()
 
 
 def loader_entries(
     views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
 ) -> tuple[LoaderOutcome, ...]:
-    """What each loader makes of the groups: one entry for those that come out alike.
+    """Return what each loader makes of the groups: one entry for those that come out alike.
 
     Args:
         views: Every loader's word on every group.
@@ -110,7 +110,7 @@ def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_li
 
 
 def _reason(group: Group, tie: Tie | None, claim: DeclaredTie | None) -> str | None:
-    """Why something is unknown; that the class was not run is no reason once it was."""
+    """Return why something is unknown; that the class was not run is no reason once it was."""
     if claim and claim.reason:
         return claim.reason
     return None if tie and group.inferred else group.reason

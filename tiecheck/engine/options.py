@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.config.discovery import Settings
-from tiecheck.config.discovery import find_settings as find
+from tiecheck.config.discovery import Settings, search_settings
 from tiecheck.config.options import PLACING, Config, dotted
 from tiecheck.errors import UsageError, nearest
 from tiecheck.records.report import Report
@@ -73,18 +72,17 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
 def read_settings(path: str, *, asked: bool = True) -> Settings | None:
     """Read one configuration file, its codes, loaders and placements held against what there is.
 
-    See `config.file.read_settings`.
+    See `config.file.parse_settings`.
     """
-    from tiecheck.config.file import Checks
-    from tiecheck.config.file import read_settings as read
+    from tiecheck.config.file import Checks, parse_settings
     from tiecheck.rules.registry import check_codes
 
-    return read(path, Checks(check_codes, _loaders, _placing), asked=asked)
+    return parse_settings(path, Checks(check_codes, _loaders, _placing), asked=asked)
 
 
 def find_settings(targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
-    """Find the nearest configuration file; see `config.discovery.find_settings`."""
-    return find(lambda path: read_settings(path, asked=False), targets)
+    """Find the nearest configuration file; see `config.discovery.search_settings`."""
+    return search_settings(lambda path: read_settings(path, asked=False), targets)
 
 
 def _loaders(words: list[str]) -> object:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tiecheck.records.report import Counts, Traffic
     from tiecheck.records.scale import InitScale
 
-Values = Literal["auto", "never", "always"]
+    Values = Literal["auto", "never", "always"]
 
 
 @fact

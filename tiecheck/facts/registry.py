@@ -137,7 +137,7 @@ class Facts:
         self._shared: MutableMapping[str, Any] = {} if shared is None else shared
 
     def __contains__(self, name: FactName) -> bool:
-        """Whether the layer behind a fact was asked for at all."""
+        """Tell whether the layer behind a fact was asked for at all."""
         if name in self._made:
             return True
         known = _facts.get(name)

@@ -24,9 +24,9 @@ class Tie(NamedTuple):
     names: tuple[str, ...]
     """The names, sorted; capped where there are very many."""
     names_total: int | None
-    """How many names there really are; None where a registered cycle makes them endless."""
+    """Number of names there really are; None where a registered cycle makes them endless."""
     kind: Kind
-    """How they hang together: the weakest link that still holds all of them."""
+    """The way they hang together: the weakest link that still holds all of them."""
     shape: tuple[int, ...] | None
     """Shape of the first member; None while it is uninitialised (a lazy module)."""
     dtype: str | None
@@ -36,13 +36,13 @@ class Tie(NamedTuple):
     device: str | None
     """Device of the first member."""
     buffer: bool
-    """Whether the group is one of buffers (no gradient, so no finding)."""
+    """True where the group is one of buffers (no gradient, so no finding)."""
     requires_grad: tuple[bool, ...]
     """One value a distinct tensor object."""
     registrations: tuple[Registration, ...]
-    """Who registers the tensors: one entry means that only module aliases make the names."""
+    """Places that register the tensors: one entry means that only module aliases make the names."""
     reason: str | None
-    """Why the kind is unknown, or what limits it."""
+    """Reason for an unknown kind, or what limits it."""
 
 
 class Alias(Record):
@@ -51,11 +51,11 @@ class Alias(Record):
     paths: tuple[str, ...]
     """The paths, sorted; capped."""
     paths_total: int | None
-    """How many there are; None for a cycle."""
+    """Number of paths; None for a cycle."""
     class_name: str
     """The module's class."""
     siblings: bool
-    """Whether every registration stands in one parent: what accelerate before 0.34 cannot see."""
+    """True where every registration stands in one parent: what accelerate before 0.34 cannot see."""
     names: tuple[str, ...]
     """The parameter names the alias makes, sorted; capped."""
 
@@ -68,15 +68,15 @@ class DeclaredTie(Record):
     source: str
     """The name the others are to be redirected to."""
     by: tuple[str, ...]
-    """Who declares it."""
+    """The places that declare it."""
     kind: Kind
-    """What the module really holds."""
+    """The kind that the module really holds."""
     reason: str | None
-    """What limits the kind (`on meta: bytes cannot be read`)."""
+    """Reason that limits the kind (`on meta: bytes cannot be read`)."""
     parts: tuple[tuple[str, ...], ...]
     """The members split into those that are really one parameter, largest part first."""
     stored: Kind | None = None
-    """How the checkpoint that the model was loaded from stores the group; None where none was loaded."""
+    """The way in which the checkpoint that the model was loaded from stores the group; None where none was loaded."""
     shapes: tuple[tuple[int, ...] | None, ...] = ()
     """The shape of each part, in the order of `parts`; None for one that is not initialised."""
     devices: tuple[str, ...] = ()
@@ -93,13 +93,13 @@ class Candidate(Record):
     source: str
     """The name the others are redirected to."""
     by: tuple[str, ...]
-    """Which class's attribute says so, and which config's flag."""
+    """The class's attribute that says so, and the config's flag."""
     flag: bool | None
     """That flag; None where the model has no config."""
 
 
 KeyForm = Literal["list", "signature", "nothing", "itself", "beside", "drops"]
-"""What is wrong with a class's word on its ties: `list`, keys without sources; `signature`, a `tie_weights` of 4.x;
+"""Mistakes in a class's word on its ties: `list`, keys without sources; `signature`, a `tie_weights` of 4.x;
 `nothing`, a key or a source that names no parameter; `itself`, a key that names its own source; `beside`, a key that as
 a pattern matches names beside the one meant; `drops`, one that matches members of a real tie which nobody declares, so
 that a save drops them."""
@@ -109,7 +109,7 @@ class KeyProblem(Record):
     """Something in a class's `_tied_weights_keys`, or its `tie_weights`, that the installed transformers misreads."""
 
     form: KeyForm
-    """What it is."""
+    """The mistake."""
     model: str
     """Path of the model in the module; empty for the module itself."""
     class_name: str
@@ -123,7 +123,7 @@ class KeyProblem(Record):
     flag: bool | None
     """The flag under which the class reads its keys; None where there is no config."""
     raised: str | None
-    """What transformers raises because of it, where it was seen to."""
+    """The error that transformers raises because of it, where it was seen to."""
 
 
 class Head(Record):
@@ -138,9 +138,9 @@ class Head(Record):
     head: tuple[str, ...]
     """The names of the weight of `get_output_embeddings()`, likewise."""
     same: bool
-    """Whether the two are one parameter."""
+    """True where the two are one parameter."""
     alike: bool
-    """Whether they have one shape of two dimensions, so that they could be tied."""
+    """True where they have one shape of two dimensions, so that they could be tied."""
     flags: tuple[tuple[str, bool], ...]
     """Every tie flag of the config that is true or false, dotted, the outermost first."""
     usual: str | None
@@ -148,9 +148,9 @@ class Head(Record):
     older: tuple[tuple[str, ...], ...]
     """Groups that transformers 4.57 ties under a false flag, by the tie table for it, and this module does not."""
     encoder_decoder: bool
-    """Whether the config calls the model an encoder-decoder, which may have several embeddings."""
+    """True where the config calls the model an encoder-decoder, which may have several embeddings."""
     stored: bool | None = None
-    """Whether the checkpoint beside it stores the head; None where none was read or it stores neither."""
+    """True where the checkpoint beside it stores the head; None where none was read or it stores neither."""
 
 
 EffectForm = Literal["changes", "adapts", "transposes"]
@@ -164,9 +164,9 @@ class Effect(Record):
     name: str
     """The member."""
     by: str
-    """What stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
+    """The thing that stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
     form: EffectForm
-    """What kind of thing that is."""
+    """The kind of that thing."""
 
 
 class Misfit(Record):
@@ -193,9 +193,9 @@ class Freeze(Record):
     where: str
     """The module that was set, or that is otherwise frozen."""
     found: str
-    """What the tied tensor has: `trains`, `frozen`, or its dtype."""
+    """The state of the tied tensor: `trains`, `frozen`, or its dtype."""
     others: str
-    """What the rest has."""
+    """The state of the rest."""
 
 
 class SaveProblem(Record):
@@ -204,7 +204,7 @@ class SaveProblem(Record):
     names: tuple[str, ...]
     """The tied names, sorted and capped."""
     kind: Kind
-    """How they are tied."""
+    """The kind of their tie."""
     model: str
     """Path of the model that would save it; empty for the module itself."""
     class_name: str
@@ -221,7 +221,7 @@ class LiveModel(Record):
     class_name: str
     """The model's class."""
     origin: str
-    """How it came to be: `given`, `built on meta`, `loaded`."""
+    """The way it came to be: `given`, `built on meta`, `loaded`."""
     ties: tuple[Tie, ...]
     """Groups of parameters that share a module, a `Parameter` or memory."""
     aliases: tuple[Alias, ...]
@@ -235,15 +235,15 @@ class LiveModel(Record):
     library: str | None
     """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
     reasons: tuple[str, ...]
-    """Why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
+    """Reasons why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
     parameters: int
     """Distinct parameters."""
     names: int | None
     """Parameter names, aliases counted; None for a cycle."""
     wrappers: tuple[str, ...] = ()
-    """What wraps the model or parts of it, from the outside in: `torch.compile`, `PEFT`."""
+    """Wrappers of the model or parts of it, from the outside in: `torch.compile`, `PEFT`."""
     problems: tuple[KeyProblem, ...] = ()
-    """What is wrong with the classes' declarations themselves."""
+    """Mistakes in the classes' declarations themselves."""
     heads: tuple[Head, ...] = ()
     """Input and output embeddings of each `PreTrainedModel` that has both, or of which 4.57 ties more."""
     effects: tuple[Effect, ...] = ()

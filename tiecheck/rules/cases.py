@@ -77,7 +77,7 @@ def judged(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[str, 
 
 
 def view(loader: str, outcome: Outcome, **changes: Any) -> LoaderView:
-    """What a loader makes of the Llama's group."""
+    """Return what a loader makes of the Llama's group."""
     plain = LoaderView(loader, "", outcome, None, "source", PAIR, "tie_word_embeddings", True, True)
     return plain._replace(**changes)
 

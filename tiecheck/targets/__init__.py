@@ -1,4 +1,4 @@
-"""What the user typed, as a Target.
+"""The words of the user, as a Target.
 
 Parses only: reads no weight and runs no code.
 """

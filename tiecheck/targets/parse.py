@@ -1,4 +1,4 @@
-"""From what the user typed to a Target. Parses only; no weight is read and no code is run here."""
+"""The way from what the user typed to a Target. Parses only; no weight is read and no code is run here."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 
 class Target(Record):
-    """What is to be checked."""
+    """A thing that is to be checked."""
 
     text: str
     """As the user wrote it, which is how the report calls it; an address without its password and query."""
     type: TargetType
-    """What kind of thing it is."""
+    """The kind of thing it is."""
     path: str
     """Directory, file or address (`checkpoint`), source file or dotted module (`module`)."""
     attribute: str | None
     """The attribute to build (`module`)."""
     remote: bool = False
-    """Whether `path` is an address (`scheme://...`), of which the store itself tells whether it is there."""
+    """True where `path` is an address (`scheme://...`), of which the store itself tells whether it is there."""
 
     @property
     def directory(self) -> str | None:
@@ -74,7 +74,7 @@ def parse_target(text: str) -> Target:
 
 
 def _exists(text: str) -> bool:
-    """Whether there is such a path; an empty word, or a path that cannot be looked at, is told at once."""
+    """Tell whether there is such a path; an empty word, or a path that cannot be looked at, is told at once."""
     if not text:
         raise TargetError("a TARGET is empty; give a model directory, a weights file or module:attribute", text)
     try:
@@ -110,12 +110,12 @@ def _file(text: str) -> Target:
 
 
 def _is_address(text: str) -> bool:
-    """Whether a text begins as `scheme://` does."""
+    """Tell whether a text begins as `scheme://` does."""
     return "://" in text and re.match(ADDRESS, text) is not None
 
 
 def _is_hub_id(text: str) -> bool:
-    """Whether a path that is not there is a hub model's id: never below a folder of ours, never with a file's ending.
+    """Tell whether a missing path is a hub model's id: never below a folder of ours, never with a file's ending.
 
     So that a typo in a path stays one: whatever is refused here can be written as `hf://...`.
     """
@@ -159,7 +159,7 @@ def without_secrets(address: str) -> str:
 
 
 def _missing(text: str) -> str:
-    """What to say of something that is not there, with the nearest thing that is."""
+    """Return what to say of something that is not there, with the nearest thing that is."""
     import difflib
 
     parent, name = os.path.split(text.rstrip("/"))

@@ -251,14 +251,14 @@ class HalfMetaTie(Rule):
 
 
 def _sharded(live: LiveModel) -> str:
-    """What FSDP2 wants of a tie."""
+    """Return what FSDP2 wants of a tie."""
     if "FSDP2" not in live.wrappers:
         return ""
     return " FSDP2 parts members that are sharded in different calls: give both to one, fully_shard([embedding, head])."
 
 
 def _untied(live: LiveModel) -> str:
-    """What to do where the tie was never meant."""
+    """Return what to do where the tie was never meant."""
     if live.library is None:
         return ""
     return " If the model is meant to be untied, set config.tie_word_embeddings to false."

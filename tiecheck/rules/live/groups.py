@@ -92,7 +92,7 @@ class StaleTie(Rule):
 
 
 def _left(head: Head, declared: tuple[DeclaredTie, ...]) -> bool:
-    """Whether a head is tied as declared, and the embedding has left the group."""
+    """Tell whether a head is tied as declared, and the embedding has left the group."""
     if head.same or len(head.head) < 2 or (head.encoder_decoder and head.usual is None):
         return False
     claim = next((c for c in declared if not set(head.head).isdisjoint(c.names)), None)

@@ -143,7 +143,7 @@ class TiedButNotEffective(Rule):
 
 
 def _after(live: LiveModel, forms: set[EffectForm], raw: str) -> tuple[str, str]:
-    """What comes of it, and what to do, by what stands between."""
+    """Return what comes of it, and what to do, by what stands between."""
     if "changes" in forms:
         return (
             f"Removing it would write the changed weight into {raw}.",
@@ -161,7 +161,7 @@ def _after(live: LiveModel, forms: set[EffectForm], raw: str) -> tuple[str, str]
 
 
 def _own(live: LiveModel) -> str:
-    """How two members become two."""
+    """Return how one tensor becomes two."""
     flag = "config.tie_word_embeddings = False, and " if live.library is not None else ""
     return f"{flag}nn.Parameter(weight.detach().clone()) for one of them"
 

@@ -132,7 +132,7 @@ class UndeclaredTie(Rule):
 
 
 def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
-    """What becomes of a tie at the next save, and how to have it back."""
+    """Return what becomes of a tie at the next save, and how to have it back."""
     source, target = problem.names[-1], problem.names[0]
     if problem.form == "raises":
         what = (
