@@ -88,3 +88,14 @@ def test_public_names() -> None:
     assert set(tiecheck.__all__) <= set(dir(tiecheck))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         tiecheck.nonsense  # noqa: B018
+
+
+def test_the_public_names_are_those_of_their_modules() -> None:
+    from tiecheck import api, testing
+
+    for name in ("check", "inspect", "find_ties", "views", "count_parameters"):
+        assert getattr(tiecheck, name) is getattr(api, name)
+    for name in testing.__all__:
+        assert getattr(tiecheck, name) is getattr(testing, name)
+    with pytest.raises(AttributeError, match="no attribute 'assert_nothing'"):
+        testing.assert_nothing  # noqa: B018

@@ -1,0 +1,32 @@
+"""Each command's own object: what click calls, and how it exits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tiecheck.cli import inspect, rule
+from tiecheck.cli.placement import settle_placing
+from tiecheck.cli.settings import settle
+
+
+def test_a_rule_is_explained_by_its_code_and_all_are_listed() -> None:
+    one = CliRunner().invoke(rule.command, ["tie101"])
+    assert one.exit_code == 0
+    assert one.stdout.startswith("# TIE101: trained-head-discarded")
+    assert "TIE701" in CliRunner().invoke(rule.command, []).stdout
+
+
+def test_facts_are_shown_and_nothing_is_judged(models: Path) -> None:
+    done = CliRunner().invoke(inspect.command, [str(models / "llama-diverged-head")])
+    assert done.exit_code == 0
+    assert "lm_head.weight = model.embed_tokens.weight" in done.stdout
+    assert "TIE101" not in done.stdout
+
+
+@pytest.mark.parametrize("read", [lambda: settle({}, ()), lambda: settle_placing({})], ids=["all", "placement"])
+def test_options_are_read_within_a_command_alone(read) -> None:
+    with pytest.raises(RuntimeError, match="no active click context"):
+        read()

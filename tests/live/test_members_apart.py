@@ -1,0 +1,58 @@
+"""What stands between a tied parameter and the weight in use, and members that do not fit or were meant to differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from tiecheck.live.derived_weights import effects_of
+from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of
+from tiecheck.live.registrations import Registrations
+from tiecheck.live.ties import ties_of
+
+
+def model() -> nn.ModuleDict:
+    made = nn.ModuleDict({"emb": nn.Embedding(8, 4), "head": nn.Linear(4, 8)})
+    made["head"].weight = made["emb"].weight
+    return made
+
+
+def places(module: nn.Module) -> Registrations:
+    return Registrations(module, buffers=False)
+
+
+def test_a_sound_tie_has_nothing_to_tell() -> None:
+    (tie,) = ties_of(places(model()), 32)
+    assert (tie.names, tie.kind) == (("emb.weight", "head.weight"), "parameter")
+    assert effects_of(places(model())) == misfits_of(places(model())) == freezes_of(places(model())) == ()
+
+
+def test_pruning_changes_what_one_side_uses() -> None:
+    pruned = model()
+    prune.l1_unstructured(pruned["head"], "weight", amount=0.5)
+    (effect,) = effects_of(places(pruned))
+    assert (effect.name, effect.form) == ("head.weight_orig", "changes")
+
+
+def test_a_bias_of_another_length_does_not_fit_its_tied_weight() -> None:
+    short = model()
+    short["head"].bias = nn.Parameter(torch.zeros(5))
+    (misfit,) = misfits_of(places(short))
+    assert misfit[0] == "head.bias"
+    assert misfit[2:] == (8, 5)
+
+
+def test_the_logits_bias_of_a_model_is_held_against_its_head() -> None:
+    class Bart(nn.Module):
+        def __init__(self, rows: int) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 8, bias=False)
+            self.register_buffer("final_logits_bias", torch.zeros(1, rows))
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.head
+
+    assert logits_misfits([("", Bart(8))]) == ()
+    (misfit,) = logits_misfits([("m.", Bart(6))])
+    assert misfit[:2] == ("m.final_logits_bias", "m.head.weight")

@@ -1,0 +1,42 @@
+"""Every place where a module registers a tensor."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from tiecheck.live.registrations import Registrations, paused_collector
+
+
+def test_a_tensor_that_stands_in_two_places_is_one_repeat() -> None:
+    model = nn.ModuleDict({"emb": nn.Embedding(8, 4), "head": nn.Linear(4, 8)})
+    model["head"].weight = model["emb"].weight
+    places = Registrations(model, buffers=False)
+    ((first, both),) = places.repeats.items()
+    assert places.objects[first] is model["emb"].weight
+    assert len(both) == 2
+    assert places.names_of(model["emb"].weight) == ("emb.weight", "head.weight")
+
+
+def test_buffers_are_listed_where_they_are_asked_for() -> None:
+    model = nn.BatchNorm1d(2)
+    with_buffers = Registrations(model, buffers=True)
+    assert {*with_buffers.attributes} == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    assert len(Registrations(model, buffers=False).objects) == with_buffers.boundary == 2
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError):
+        Registrations(torch.zeros(1), buffers=False)  # type: ignore[arg-type]
+
+
+def test_the_collector_goes_on_as_before() -> None:
+    with paused_collector():
+        assert not gc.isenabled()
+        with paused_collector():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
