@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiecheck.files.remote.hub import HubAddress, hub_address
-from tiecheck.files.remote.hub_cache import snapshot_of
+from tiecheck.files.remote.hub import HubAddress, hub_address, snapshot_of
 
 COMMIT = "a" * 40
 

@@ -6,9 +6,9 @@ import pytest
 from torch import nn
 
 from tiecheck.guard.errors import TieBroken
-from tiecheck.guard.matching import differences, read_expected
-from tiecheck.guard.tie_words import close, found, listed, parting
+from tiecheck.guard.tie_words import close_names, kind_text, quoted_names, untying_advice
 from tiecheck.records.promises import Broken
+from tiecheck.testing.matching import differences, read_expected
 
 
 def pair(*, tied: bool) -> nn.ModuleDict:
@@ -34,12 +34,12 @@ def test_only_what_differs_is_told() -> None:
 
 
 def test_words() -> None:
-    assert close(pair(tied=True), "head.weigth") == "; did you mean `head.weight` or `emb.weight`?"
-    assert close(pair(tied=True), "zzzzzzzzzzzz") == ""
-    assert listed(["a", "b"]) == "`a`, `b`"
-    assert found("unknown", "it is offloaded") == "found unknown: it cannot be told: it is offloaded"
-    assert "copy.deepcopy" in parting("module", "head.weight")
-    assert "detach().clone()" in parting("parameter", "head.weight")
+    assert close_names(pair(tied=True), "head.weigth") == "; did you mean `head.weight` or `emb.weight`?"
+    assert close_names(pair(tied=True), "zzzzzzzzzzzz") == ""
+    assert quoted_names(["a", "b"]) == "`a`, `b`"
+    assert kind_text("unknown", "it is offloaded") == "found unknown: it cannot be told: it is offloaded"
+    assert "copy.deepcopy" in untying_advice("module", "head.weight")
+    assert "detach().clone()" in untying_advice("parameter", "head.weight")
 
 
 def test_an_error_carries_each_broken_promise() -> None:
