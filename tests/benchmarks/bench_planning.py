@@ -1,4 +1,4 @@
-"""Prints what planning costs: each installed planner, the reproduction, and all that a plan gets beside.
+"""Prints what planning costs: each installed planner, as it is and watched, and all that a plan gets beside.
 
 Every line is taken side by side in one run on one thread: medians of CPU time, and the peak of what Python allocates.
 `beside` is the placement layer with the planners' runs taken out of it. No weight is in memory: models are on meta.
@@ -20,6 +20,7 @@ from unittest import mock
 
 import torch
 from bench_proposal import LLAMA_70B
+from planner_runs import given, total_bytes
 from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM
 
@@ -27,15 +28,14 @@ from tiecheck.config.options import Config
 from tiecheck.facts.opening import module_facts
 from tiecheck.placement.collect import collect_placement
 from tiecheck.placement.load_outcomes import Source
-from tiecheck.placement.planners import filling
-from tiecheck.placement.planners.plans import plans_of, reproduce, run, seeds, sizes_of
-from tiecheck.placement.planners.running import is_pretrained, run_fully
+from tiecheck.placement.planners import plans
+from tiecheck.placement.planners.plans import plans_of
+from tiecheck.placement.planners.running import Case, is_pretrained, run_planner
+from tiecheck.placement.planners.seeds import plan_under_seeds
 from tiecheck.records.placement import Ask
 
 LONG = 5
 """Seconds of a run that is not run again to trace its memory, which takes it many times as long."""
-
-VERSIONS: dict[Any, str] = {"accelerate": "1.15.0", "transformers": "5.23.0"}
 
 
 def llama_70b(*, tied: bool) -> nn.Module:
@@ -112,13 +112,13 @@ def of_ties(modules: int, ties: int) -> nn.Module:
 
 def ask_of(model: nn.Module) -> Ask:
     """Two GPUs and the host, of which a third of the model goes to each."""
-    total = sum(one.nbytes for one in sizes_of(model))
+    total = total_bytes(model)
     return Ask("auto", {0: total // 3, 1: total // 3, "cpu": total})
 
 
 def ask_little(model: nn.Module) -> Ask:
     """One GPU that a quarter of the model fits on."""
-    total = sum(one.nbytes for one in sizes_of(model))
+    total = total_bytes(model)
     return Ask("sequential", {0: total // 4, "cpu": 2 * total})
 
 
@@ -145,22 +145,19 @@ def peak(work: Callable[[], object]) -> float:
 def measure(title: str, model: nn.Module, runs: int, ask: Ask) -> None:
     """Every line of one model."""
     tools: list[Any] = ["accelerate", *(["transformers"] if is_pretrained(model) else [])]
-    ran = {tool: run_fully(model, tool, ask) for tool in tools}
+    ran = {tool: run_planner(Case(model, tool, ask)) for tool in tools}
     count = len(list(model.modules()))
     print(f"\n{title}: {count} modules, {len(list(model.parameters()))} parameters")
     once: dict[Any, float] = {}
     for tool in tools:
-        theirs = once[tool] = median(lambda t=tool: run(model, t, ask), runs)
-        ours = median(lambda t=tool: reproduce(model, t, VERSIONS[t], ask), runs)
-        traced = peak(lambda t=tool: run(model, t, ask)) if theirs < LONG else math.nan
-        mib = [traced, peak(lambda t=tool: reproduce(model, t, VERSIONS[t], ask))]
-        same = reproduce(model, tool, VERSIONS[tool], ask).device_map == ran[tool].plan.device_map
+        theirs = once[tool] = median(lambda t=tool: given(t, model, ask), runs)
+        ours = median(lambda t=tool: run_planner(Case(model, t, ask)), runs)
+        traced = peak(lambda t=tool: given(t, model, ask)) if theirs < LONG else math.nan
         print(
-            f"  {tool:<13} {theirs * 1e3:9.1f} ms {mib[0]:6.1f} MiB   reproduced {ours * 1e3:8.1f} ms {mib[1]:6.1f} MiB"
-            f"   {ours / theirs:5.2f}x   {'same map' if same else 'ANOTHER MAP'}"
+            f"  {tool:<13} {theirs * 1e3:9.1f} ms {traced:6.1f} MiB   watched {ours * 1e3:8.1f} ms {ours / theirs:.2f}x"
         )
     layer = placement_of(model, ask)
-    with mock.patch.object(filling, "run_fully", lambda module, tool, ask, **_: ran[tool]):
+    with mock.patch.object(plans, "run_planner", lambda case: ran[case.tool]):
         beside, mib_beside = median(layer, runs), peak(layer)
     share = beside / sum(once.values())
     held = "held" if share <= 0.1 else "MISSED"
@@ -179,9 +176,11 @@ def placement_of(model: nn.Module, ask: Ask) -> Callable[[], object]:
 
 
 def seeds_cost(model: nn.Module, ask: Ask) -> None:
-    """What eight hash seeds cost, each of which is a process and a reproduction."""
+    """What eight hash seeds cost, each of which is a process, and a run where the order is another."""
+    case = Case(model, "accelerate", ask)
+    ran = run_planner(case)
     begin = time.perf_counter()
-    told = seeds(model, "accelerate", ask, 8, version=VERSIONS["accelerate"])
+    told = plan_under_seeds(case, ran, ran.watch.groups, 8)
     print(
         f"  8 hash seeds  {(time.perf_counter() - begin) * 1e3:9.1f} ms wall, {told.maps} maps, {told.crashes} crashes"
     )
@@ -209,7 +208,8 @@ def main() -> None:
         measure(title, model, runs, ask_of(model))
     many = of_ties(arguments.modules, 1000)
     measure("1,000 ties, nothing kept whole", many, 1, ask_little(many))
-    seeds_cost(many, ask_little(many))
+    few = of_ties(arguments.modules // 16, 60)
+    seeds_cost(few, ask_little(few))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every class of transformers, full size on meta, planned by both installed planners and by the reproduction."""
+"""Every class of transformers, full size on meta, planned by both installed planners as we run them and as they are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from planner_asks import asks_of
+from planner_runs import agree, total_bytes
 from subjects import Candidate, every, make
 
 from tiecheck.peers.views.registry import views_of, would_warn
-from tiecheck.placement.planners.plans import reproduce, run, sizes_of
+from tiecheck.placement.planners.plans import plans_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -62,29 +63,25 @@ SAMPLE = [
 ]
 """Every shape of ties, and classes without any."""
 
-VERSIONS: dict[Any, str] = {"accelerate": "1.15.0", "transformers": "5.23.0"}
-
 
 def compared(candidate: Candidate, model: Any) -> Counter[str]:
-    """Hold the reproduction against both planners; what came out, counted.
+    """Hold our runs against both planners; what came out, counted.
 
     Raises:
         AssertionError: They differ in map, crash or warning.
     """
     warns = "1.7-" in would_warn(views_of(model))
     came: Counter[str] = Counter()
-    for ask in asks_of(sum(one.nbytes for one in sizes_of(model)))[:5]:
-        for tool, version in VERSIONS.items():
-            real, ours = run(model, tool, ask), reproduce(model, tool, version, ask)
-            assert (ours.crash and ours.crash.error) == (real.crash and real.crash.error), (candidate, tool, ask)
-            assert ours.device_map == real.device_map, (candidate, tool, ask)
-            if tool == "accelerate":
-                warned = any(text.startswith("The model weights are not tied.") for text in real.logged)
+    for ask in asks_of(total_bytes(model))[:5]:
+        for plan in plans_of(model, ask):
+            agree(plan, model, ask)
+            if plan.tool == "accelerate":
+                warned = any(text.startswith("The model weights are not tied.") for text in plan.logged)
                 assert warned == warns, (candidate, ask)
                 came["warned"] += warned
-            came[f"{tool}: {'a map' if ours.crash is None else ours.crash.cause}"] += 1
-            came["counted twice"] += bool(ours.doubles)
-            came["moved"] += bool(ours.moved)
+            came[f"{plan.tool}: {'a map' if plan.crash is None else plan.crash.cause}"] += 1
+            came["counted twice"] += bool(plan.doubles)
+            came["moved"] += bool(plan.moved)
     return came
 
 

@@ -321,7 +321,7 @@ def test_fail_on_is_heard() -> None:
 
 
 def test_no_plan_at_all_says_why() -> None:
-    crash = Crash("IndexError: list index out of range", "substring", "head", ("head.weight",), ("0.25-",))
+    crash = Crash("IndexError: list index out of range", "substring", "head", ("head.weight",))
     plan = Plan("accelerate", "1.15.0", "auto", {}, crash=crash)
     nothing = Placement(
         "auto", "device_map=", {0: 1}, (plan,), Proposal({}, {}, 9, "there is too little room on cuda:0")

@@ -14,7 +14,8 @@ from zoo import animal
 
 from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers.loading import Planned, build_for_plan
-from tiecheck.placement.planners.plans import groups_seen, reproduce, run
+from tiecheck.placement.planners.plans import plans_and_groups
+from tiecheck.placement.planners.running import Case, run_planner
 from tiecheck.records.placement import Ask
 from tiecheck.records.words import Unknown
 from tiecheck.tables.generate.classes import Candidate
@@ -57,6 +58,11 @@ def planned_by_transformers(cls: Any, path: Path, monkeypatch: Any, *, stop: boo
     return seen[0]
 
 
+def planned_by_us(built: Planned, ask: Ask) -> dict[str, Any]:
+    """The map of our own run of transformers' planner."""
+    return dict(run_planner(Case(built.module, "transformers", ask, built.quantizer)).plan.device_map)
+
+
 def saved(name: str, model_type: str, path: Path, dtype: torch.dtype) -> Any:
     one = animal(Candidate(name, model_type, ""))
     one.model(True).to(dtype).save_pretrained(path)
@@ -88,9 +94,7 @@ def test_the_map_is_that_of_from_pretrained(name, model_type, dtype, tmp_path, m
         for strategy in ("auto", "balanced_low_0", "sequential"):
             words = {"device_map": strategy, "max_memory": dict(memory)}
             real, parameters = planned_by_transformers(cls, tmp_path, monkeypatch, **words)
-            ours = run(built.module, "transformers", Ask(strategy, memory))
-            assert dict(ours.device_map) == real
-            assert dict(reproduce(built.module, "transformers", "5.23.0", Ask(strategy, memory)).device_map) == real
+            assert planned_by_us(built, Ask(strategy, memory)) == real
             here = [(n, p.dtype, p.shape) for n, p in built.module.named_parameters(remove_duplicate=False)]
             assert here == parameters
             maps.add(json.dumps(real, sort_keys=True))
@@ -107,7 +111,7 @@ def test_a_load_that_is_not_stopped(name, tmp_path, monkeypatch):
     words = {"device_map": "auto", "max_memory": dict(memory), "offload_folder": str(tmp_path / "offload")}
     real, _ = planned_by_transformers(cls, tmp_path / "model", monkeypatch, stop=False, **words)
     assert set(real.values()) == {"cpu", "disk"}
-    assert dict(run(built.module, "transformers", Ask("auto", memory)).device_map) == real
+    assert planned_by_us(built, Ask("auto", memory)) == real
 
 
 def test_a_dtype_that_is_asked_for(tmp_path, monkeypatch):
@@ -118,15 +122,16 @@ def test_a_dtype_that_is_asked_for(tmp_path, monkeypatch):
     real, _ = planned_by_transformers(
         cls, tmp_path, monkeypatch, device_map="auto", max_memory=dict(memory), dtype=torch.float16
     )
-    assert dict(run(built.module, "transformers", Ask("auto", memory)).device_map) == real
+    assert planned_by_us(built, Ask("auto", memory)) == real
 
 
 def test_the_ties_are_declared_and_not_made(tmp_path):
     saved("LlamaForCausalLM", "llama", tmp_path, torch.float32)
     built = build_for_plan(str(tmp_path), read_config(str(tmp_path)))
     assert built.module.lm_head.weight is not built.module.model.embed_tokens.weight
-    assert groups_seen(built.module, "transformers") == (("lm_head.weight", "model.embed_tokens.weight"),)
-    assert groups_seen(built.module, "accelerate") == ()
+    found = plans_and_groups(built.module, Ask("sequential", {"cpu": 10**9}))
+    seen = {plan.tool: groups for plan, groups in found}
+    assert seen == {"transformers": (("lm_head.weight", "model.embed_tokens.weight"),), "accelerate": ()}
 
 
 def test_a_directory_without_weights_or_dtype(tmp_path):
@@ -185,9 +190,7 @@ def test_a_quantiser_that_needs_no_library(quantization, tmp_path, monkeypatch):
                 cls, tmp_path, monkeypatch, device_map=strategy, max_memory=dict(memory), dtype=torch.bfloat16
             )
             ask = Ask(strategy, memory)
-            assert dict(run(built.module, "transformers", ask, quantizer=built.quantizer).device_map) == real
-            ours = reproduce(built.module, "transformers", "5.23.0", ask, quantizer=built.quantizer)
-            assert dict(ours.device_map) == real
+            assert planned_by_us(built, ask) == real
 
 
 def test_a_class_that_is_not_there(tmp_path):

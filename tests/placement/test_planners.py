@@ -1,4 +1,4 @@
-"""The installed planners against the reproduction: every kind of tie, the OLMo thread, and random models."""
+"""Our runs of the installed planners: every kind of tie, the OLMo thread, and random models."""
 
 from __future__ import annotations
 
@@ -15,31 +15,38 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planner_asks import asks_of
 from planner_models import random_ask, random_model, random_pretrained
+from planner_runs import agree, counting_once, total_bytes
+from planner_runs import given as really_given
 from torch import nn
 from zoo_of_ties import every_row
 
 from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers.loading import build_pretrained
 from tiecheck.peers.views.registry import views_of, would_warn
-from tiecheck.placement.planners.plans import groups_seen, plans_of, reproduce, run, sizes_of
-from tiecheck.records.placement import Ask
+from tiecheck.placement.map_lookup import device_in, device_word
+from tiecheck.placement.planners.plans import plans_and_groups, plans_of
+from tiecheck.placement.planners.running import Case, run_planner
+from tiecheck.records.placement import Ask, Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NOT_TIED = "The model weights are not tied."
-VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0"}
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 
 
-def hold(module: Any, tool: Any, ask: Ask) -> None:
-    """The reproduction gives what the installed planner gives, and the warning is foretold."""
-    real = run(module, tool, ask)
-    ours = reproduce(module, tool, VERSIONS[tool], ask)
-    assert (ours.crash and ours.crash.error) == (real.crash and real.crash.error), (ours, real)
-    assert ours.device_map == real.device_map
-    if tool == "accelerate" and (real.crash is None or real.memory):
-        warned = any(text.startswith(NOT_TIED) for text in real.logged)
+def run(module: Any, tool: Any, ask: Ask) -> Plan:
+    """One tool's plan, as it is run."""
+    return run_planner(Case(module, tool, ask)).plan
+
+
+def hold(module: Any, tool: Any, ask: Ask) -> Plan:
+    """A run gives what the installed planner gives to others, and the warning is foretold."""
+    plan = run(module, tool, ask)
+    agree(plan, module, ask)
+    if tool == "accelerate" and (plan.crash is None or plan.memory):
+        warned = any(text.startswith(NOT_TIED) for text in plan.logged)
         assert warned == ("1.7-" in would_warn(views_of(module)))
+    return plan
 
 
 @every_row
@@ -82,7 +89,6 @@ def test_the_olmo_thread(form):
         # `ff_out` is `wte` itself beside it in one ModuleDict: `named_children()` does not list it.
         assert tight.crash.cause == "sibling"
         assert tight.crash.names == ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
-        assert tight.crash.versions == ("0.34-",)
     else:
         assert tight.crash is None
 
@@ -91,7 +97,7 @@ def test_the_olmo_thread(form):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_modules(shape, memory):
     model = random_model(random.Random(shape))
-    total = max(8, sum(one.nbytes for one in sizes_of(model)))
+    total = total_bytes(model)
     hold(model, "accelerate", random_ask(random.Random(memory), total))
 
 
@@ -99,24 +105,53 @@ def test_random_modules(shape, memory):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_transformers_models(shape, memory):
     model = random_pretrained(random.Random(shape))
-    total = max(8, sum(one.nbytes for one in sizes_of(model)))
+    total = total_bytes(model)
     hold(model, "transformers", random_ask(random.Random(memory), total))
 
 
-@given(st.integers(0, 2**32), st.integers(0, 2**32), st.sampled_from(["accelerate", "transformers"]))
+@given(st.integers(0, 2**32), st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_what_is_added_to_a_run_is_what_the_reproduction_says(shape, memory, tool):
-    draw = random.Random(shape)
-    model = random_model(draw) if tool == "accelerate" else random_pretrained(draw)
-    total = max(8, sum(one.nbytes for one in sizes_of(model)))
-    ask = random_ask(random.Random(memory), total)
-    plan = next(plan for plan in plans_of(model, ask) if plan.tool == tool)
-    ours = reproduce(model, tool, VERSIONS[tool], ask)
-    assert plan.counted == ours.counted
-    assert plan.doubles == ours.doubles
-    assert plan.moved == ours.moved
-    if plan.memory:
-        assert plan.crash == ours.crash
+def test_what_is_counted_twice_and_what_comes_of_it(shape, memory):
+    model = random_model(random.Random(shape), ties=8)
+    ask = random_ask(random.Random(memory), total_bytes(model))
+    plan = plans_of(model, ask)[0]
+    if plan.crash is not None:
+        assert (plan.counted, plan.doubles, plan.moved) == ({}, (), {})
+        return
+    with counting_once():
+        right, error = really_given("accelerate", model, ask)
+    if not plan.doubles:
+        assert plan.moved == {}  # though that counts more where a tie is counted at none of its places
+        return
+    if error is not None:
+        assert plan.moved == {}
+        return
+    for double in plan.doubles:
+        assert double.counted > double.real
+        assert device_word(device_in(plan.device_map, double.module)) == double.device
+    for name, (here, there) in plan.moved.items():
+        assert device_word(device_in(plan.device_map, name)) == here
+        assert device_word(device_in(right, name)) == there
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    apart = [name for name in names if device_in(right, name) != device_in(plan.device_map, name)]
+    assert bool(apart) == bool(plan.moved)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_counted_on_each_device(shape, memory):
+    model = random_model(random.Random(shape), ties=0, aliases=0)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype is torch.bool:
+            return  # accelerate 1.15 counts an eighth of a byte
+    ask = random_ask(random.Random(memory), total_bytes(model))._replace(dtype=None)
+    plan = plans_of(model, ask)[0]
+    if plan.crash is None:
+        held: dict[str, int] = {}
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            device = device_word(device_in(plan.device_map, name))
+            held[device] = held.get(device, 0) + tensor.numel() * tensor.element_size()
+        assert plan.counted == {device: nbytes for device, nbytes in held.items() if nbytes}
 
 
 def test_nothing_reaches_the_user_and_nothing_is_changed(caplog, recwarn):
@@ -191,34 +226,50 @@ def test_a_cycle_and_a_chain_that_never_ends():
     assert plan.crash.error.startswith("not run: would ")
 
 
+def seen(model: Any, tool: str) -> Any:
+    """The groups that a planner took for one tensor, in our order."""
+    found = plans_and_groups(model, Ask("sequential", {0: 10**6}))
+    return tuple(sorted(next(groups for plan, groups in found if plan.tool == tool)))
+
+
 def test_groups_seen():
     model = Declared(Config(tie_word_embeddings=True))
     rewrapped(model)
-    assert groups_seen(model, "accelerate") == ()
-    assert groups_seen(model, "transformers") == (("emb.weight", "lin.weight"),)
+    assert seen(model, "accelerate") == ()
+    assert seen(model, "transformers") == (("emb.weight", "lin.weight"),)
     model.lin.weight = model.emb.weight
     model.more = nn.Linear(2, 2)
-    model.again = model.more
-    assert groups_seen(model, "accelerate") == (
-        ("again.bias", "more.bias"),
-        ("again.weight", "more.weight"),
+    model.inner = nn.Module()
+    model.inner.again = model.more
+    assert seen(model, "accelerate") == (
         ("emb.weight", "lin.weight"),
+        ("inner.again.bias", "more.bias"),
+        ("inner.again.weight", "more.weight"),
     )
 
 
-def test_sizes():
-    model = nn.Module()
-    model.emb, model.lin = nn.Embedding(8, 4), nn.Linear(4, 8, dtype=torch.bfloat16)
-    model.head = nn.Linear(4, 8, bias=False)
-    model.head.weight = model.emb.weight
-    model.register_buffer("ids", torch.zeros(3, dtype=torch.int64))
-    held = {one.names: one.nbytes for one in sizes_of(model)}
-    assert held == {("emb.weight", "head.weight"): 128, ("lin.weight",): 64, ("lin.bias",): 16, ("ids",): 24}
-    half = {one.names: one.nbytes for one in sizes_of(model, "float16")}
-    assert half == {("emb.weight", "head.weight"): 64, ("lin.weight",): 64, ("lin.bias",): 16, ("ids",): 24}
-    full = {one.names: one.nbytes for one in sizes_of(model, "float32")}
-    assert full[("lin.weight",)] == 128
-    assert [one.buffer for one in sizes_of(model)] == [False, False, False, True]
+def test_the_installed_functions_are_left_alone():
+    from accelerate.utils import modeling
+
+    before = dict(vars(modeling))
+    plans_of(random_model(random.Random(3)), Ask("auto", {0: 100, "cpu": 1000}), seeds=2)
+    assert dict(vars(modeling)) == before
+
+
+def test_a_planner_without_the_helper_that_counts(monkeypatch):
+    """As accelerate 1.0 and 1.1: the map is told, and nothing of its counting."""
+    from accelerate.utils import modeling
+
+    inside = modeling.infer_auto_device_map
+
+    def wrapped(*args: Any, **words: Any) -> Any:
+        return inside(*args, **words)
+
+    monkeypatch.setattr(modeling, "infer_auto_device_map", wrapped)
+    monkeypatch.delitem(wrapped.__globals__, "get_module_size_with_ties", raising=False)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    (plan,) = plans_of(model, Ask("sequential", {0: 10**6}))
+    assert (dict(plan.device_map), plan.counted, plan.doubles) == ({"": 0}, {}, ())
 
 
 def test_a_planner_asks_for_what_the_class_says():

@@ -125,7 +125,7 @@ CRASH = Placement(
             version="1.15.0",
             strategy="balanced",
             device_map={},
-            crash=Crash("IndexError: list index out of range", "substring", "head", ("lm_head.weight",), ("0.25-",)),
+            crash=Crash("IndexError: list index out of range", "substring", "head", ("lm_head.weight",)),
         ),
     ),
     proposal=Proposal({EVIL: 0, "モデル😀": "cpu", 'a"b\\': "disk"}, {"cuda:0": 96}, 0, "it is not balanced"),

@@ -85,7 +85,7 @@ def planned(tool: str, model: Any, memory: Mapping[int | str, int], cause: Any =
             device_map = made(model, memory, **options)
         except IndexError as error:
             names = max((tie.names for tie in tiecheck.find_ties(model)), key=len)
-            crash = Crash(f"IndexError: {error}", cause, "", names, ("0.25-",))
+            crash = Crash(f"IndexError: {error}", cause, "", names)
     placed = places(model, device_map, tool) if crash is None else ()
     return Plan(
         tool=tool,  # type: ignore[arg-type]

@@ -7,11 +7,14 @@ dots. The two agree on a map of whole modules, and not on a key that ends within
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 from tiecheck.records.placement import Device
+
+Key = int | str
+"""A device as accelerate keys it."""
 
 PATTERNS = 256
 """Keys up to which a map is matched as one pattern, as transformers does it; time grows with keys times names."""
@@ -182,3 +185,24 @@ def keys_above(device_map: Mapping[str, Any], name: str) -> list[str]:
     """The keys of a map that hold a name, from the outermost in; the name itself may be one."""
     parts = name.split(".")
     return [key for n in range(len(parts) + 1) if (key := ".".join(parts[:n])) in device_map]
+
+
+def splits(device_map: Mapping[str, Key], groups: Iterable[Iterable[str]]) -> bool:
+    """Whether a map puts members of a group on different devices; one without a device says nothing."""
+    return any(len({device_in(device_map, name) for name in group} - {None}) > 1 for group in groups)
+
+
+def differing(one: Mapping[str, Key], other: Mapping[str, Key]) -> dict[str, tuple[Key, Key]]:
+    """Return where two maps that are not cleaned place something differently, by the finest key that either has.
+
+    Returns:
+        Module or tensor -> (device in the one, in the other), sorted by name.
+    """
+    keys = one.keys() | other.keys()
+    coarse = {key[:end] for key in keys for end, letter in enumerate(key) if letter == "." or not end}
+    found: dict[str, tuple[Key, Key]] = {}
+    for key in sorted(keys - coarse):
+        here, there = device_in(one, key), device_in(other, key)
+        if here is not None and there is not None and here != there:
+            found[key] = here, there
+    return found

@@ -38,8 +38,6 @@ class Crash(Record):
     """The module that was being placed when it raised; empty where that is not known."""
     names: tuple[str, ...]
     """The tied names it tripped over."""
-    versions: tuple[str, ...]
-    """Ranges of the tool's versions that raise on this model (`0.25-`), as far as that is known."""
 
 
 class Double(Record):

@@ -100,7 +100,7 @@ def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
 def _told(plan: Plan, style: Style) -> Iterator[Line]:
     """What a plan comes to, and what its tool has to say."""
     if plan.crash is not None:
-        yield Line(_crash(plan.crash, plan.tool), 10, 2)
+        yield Line(_crash(plan.crash), 10, 2)
     memory = dict(_memory(plan.memory, plan.used))
     figures = []
     for device in sorted({*memory, *plan.used}, key=rank):
@@ -129,12 +129,11 @@ def _told(plan: Plan, style: Style) -> Iterator[Line]:
         yield Line(_seeds(plan.seeds), 10, 2)
 
 
-def _crash(crash: Crash, tool: str) -> str:
+def _crash(crash: Crash) -> str:
     at = f" at {crash.module}" if crash.module else ""
     why = f": {CAUSES[crash.cause]}" if CAUSES[crash.cause] else ""
     names = f" ({_listed(crash.names)})" if crash.names else ""
-    versions = f"; {tool} {_listed(crash.versions)} raises so" if crash.versions else ""
-    return f"{' '.join(crash.error.split())}{at}{why}{names}{versions}"
+    return f"{' '.join(crash.error.split())}{at}{why}{names}"
 
 
 def _seeds(seeds: Seeds) -> str:

@@ -1,1 +1,1 @@
-"""The planners of accelerate and transformers."""
+"""The planners of accelerate and transformers: the installed ones are run and watched, none is reproduced."""

@@ -1,21 +1,22 @@
-"""What the device-map planners of accelerate and transformers do with a model: run, and reproduced.
+"""What the device-map planners of accelerate and transformers do with a model, and what they make of its ties.
 
-The installed planner is run; the reproduction says why it raised, what it counted twice, and what another order of
-the tie groups, another release or right counting would have given. It runs only where one of these is asked for.
+Each is run once; again with every tied module counted once, where it counted one twice and used more than one device;
+and again for each order of the ties that other hash seeds give, where that is asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.placement.planners.filling import Case, plan_fully
-from tiecheck.placement.planners.hashing import seeds
-from tiecheck.placement.planners.reproduction import Tool, groups_of_tool, reproduce
-from tiecheck.placement.planners.running import is_pretrained, run
-from tiecheck.placement.planners.sizes import Sized, sizes_of
-from tiecheck.placement.planners.tree import Groups, Tree
-from tiecheck.records.placement import Ask, Plan
+from tiecheck.peers.views import paths
+from tiecheck.peers.views.sight import Sight, ordered, told
+from tiecheck.placement.map_lookup import device_word, differing
+from tiecheck.placement.planners.running import Case, Groups, Ran, is_pretrained, plan_again, run_planner
+from tiecheck.placement.planners.seeds import SHOWN, plan_under_seeds
+from tiecheck.records.placement import Ask, Crash, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def plans_of(
     module: nn.Module, ask: Ask, *, planned: nn.Module | None = None, quantizer: Any = None, seeds: int = 0
 ) -> tuple[Plan, ...]:
-    """The plans of the installed planners, with everything but `placed` and `used`.
+    """Return the plans of the installed planners, with everything but `placed` and `used`.
 
     Args:
         module: The model as it is used, tied; it is not changed.
@@ -32,7 +33,7 @@ def plans_of(
         planned: The model as `from_pretrained` has it when it plans (`build_for_plan`), where there is one:
             transformers then plans for that, else for `module`.
         quantizer: The quantizer that goes with `planned`.
-        seeds: Under how many hash seeds to plan beside; each costs a short process.
+        seeds: Under how many hash seeds to plan beside; each costs a short process, each order of the ties a run.
 
     Returns:
         accelerate's plan, and transformers' where that would plan for such a module; of those that are installed. A
@@ -50,40 +51,62 @@ def plans_of(
 def plans_and_groups(
     module: nn.Module, ask: Ask, *, planned: nn.Module | None = None, quantizer: Any = None, seeds: int = 0
 ) -> tuple[tuple[Plan, Groups], ...]:
-    """The same, each plan with the groups of names that its planner took for one tensor. See `plans_of`."""
+    """Return the same, each plan with the groups of names that its planner took for one tensor. See `plans_of`."""
     for_transformers = module if planned is None else planned
-    trees: dict[int, Tree] = {}
-    cases = [Case(module, "accelerate", ask, None, trees)]
+    cases = [Case(module, "accelerate", ask)]
     if is_pretrained(for_transformers):
-        cases.append(Case(for_transformers, "transformers", ask, quantizer, trees))
+        cases.append(Case(for_transformers, "transformers", ask, quantizer))
     if find_spec("accelerate") is None:
         return ()  # transformers' planner needs it too
-    plans = [(case, plan_fully(case, seeds)) for case in cases]
-    return tuple((plan, () if plan.crash else groups_of_tool(case.tree(), case.tool)) for case, plan in plans)
+    sights = {id(case.module): Sight(case.module) for case in cases}
+    return tuple([_plan_fully(case, sights[id(case.module)], seeds) for case in cases])
 
 
-def groups_seen(module: nn.Module | Tree, tool: Tool) -> Groups:
-    """The groups of names that a planner of today takes for one tensor, in our order.
+def _plan_fully(case: Case, sight: Sight, seeds: int) -> tuple[Plan, Groups]:
+    """Run a planner, and say what it counted, what comes of that, and what other hash seeds give."""
+    try:
+        _check_paths(sight)
+    except (RecursionError, paths.Endless) as error:
+        text = f"not run: {error}" if isinstance(error, paths.Endless) else told(error)
+        installed: str = import_module(case.tool).__version__
+        return Plan(case.tool, installed, case.ask.strategy, {}, Crash(text, "other", "", ())), ()
+    ran = run_planner(case)
+    plan = ran.plan
+    if plan.crash is None:
+        plan = plan._replace(
+            counted=ran.watch.counted(ran.placed), doubles=ran.watch.doubles(ran.placed), moved=_moved(case, ran)
+        )
+    if seeds and ran.started and (plan.crash is None or plan.crash.names):
+        meant = {*sight.tied, *_declared(case.module)}
+        plan = plan._replace(seeds=plan_under_seeds(case, ran, meant, seeds))
+    return plan, () if plan.crash else ran.watch.groups
 
-    Args:
-        module: The module that it plans for, or its `Tree`.
-        tool: Whose planner: accelerate goes by what is one parameter, transformers by what is declared.
+
+def _check_paths(sight: Sight) -> None:
+    """Refuse a model through which a planner's walk never ends.
 
     Raises:
-        TypeError: If `module` is no `nn.Module`.
         RecursionError: A registered cycle, or modules within modules deeper than Python recurses.
         Endless: Aliases that make more paths than can be walked.
     """
-    return groups_of_tool(module if isinstance(module, Tree) else Tree(module), tool)
+    if not sight.graph.several():  # each module has one path, so that there is an end
+        paths.check(sight.extent()._replace(paths=0, names=0))
+        return
+    paths.check(sight.extent())
+    paths.check(sight.extent(once=True))
 
 
-__all__ = [
-    "Sized",
-    "groups_seen",
-    "plans_and_groups",
-    "plans_of",
-    "reproduce",
-    "run",
-    "seeds",
-    "sizes_of",
-]
+def _moved(case: Case, ran: Ran) -> dict[str, tuple[str, str]]:
+    """Return what stands elsewhere where each tied module is counted once; with all on the first device nothing can."""
+    if not ran.watch.doubles(ran.placed) or set(ran.placed.values()) <= {next(iter(ran.plan.memory), None)}:
+        return {}
+    found = differing(ran.placed, plan_again(case, ran, once=True).placed)
+    return {name: (device_word(one), device_word(other)) for name, (one, other) in islice(found.items(), SHOWN)}
+
+
+def _declared(module: Any) -> Groups:
+    """Return the groups that a transformers model declares."""
+    held: dict[str, list[str]] = {}
+    for target, source in (getattr(module, "all_tied_weights_keys", None) or {}).items():
+        held.setdefault(source, [source]).append(target)
+    return ordered(held.values())

@@ -11,44 +11,59 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from tiecheck.peers.views.sight import told
-from tiecheck.placement.planners.maps import Key
-from tiecheck.placement.planners.reproduction import Tool
-from tiecheck.placement.planners.sizes import torch_dtype
-from tiecheck.records.placement import Ask, Crash, Plan
+import torch
+
+from tiecheck.placement.map_lookup import Key
+from tiecheck.placement.planners.crashes import crash_of
+from tiecheck.placement.planners.watching import Watch, watched_planner
+from tiecheck.records.placement import Ask, Plan
+
+Tool = Literal["accelerate", "transformers"]
+Groups = tuple[tuple[str, ...], ...]
 
 LOGGERS = ("accelerate.utils.modeling", "transformers.integrations.accelerate")
 """Where the planners log."""
 
-
 ABSENT = re.compile(r"^Device .* is not available, available devices are")
 """What `get_max_memory` of accelerate 1.15 says of a GPU that the memory names and the machine lacks."""
+
+
+class Case(NamedTuple):
+    """One planner and what it is asked."""
+
+    module: Any
+    """The model it plans for; it is not changed. transformers plans for a `PreTrainedModel` only."""
+    tool: Tool
+    """Whose planner."""
+    ask: Ask
+    """What is asked for. transformers takes the class's own no-split modules and dtype whatever stands there."""
+    quantizer: Any = None
+    """transformers' quantizer, where there is one."""
 
 
 class Ran(NamedTuple):
     """What a run gave."""
 
     plan: Plan
-    """The plan, without what only the reproduction knows."""
-    placed: dict[str, Key] | None
-    """The map before it was cleaned; None where that is not known."""
-    started: bool
+    """The plan, with what was raised and logged."""
+    watch: Watch
+    """What the planner counted, and its groups."""
+    started: bool = True
     """Whether it came to placing anything; else it raised while it shared the memory out."""
 
+    @property
+    def placed(self) -> Mapping[str, Key]:
+        """The map before it was cleaned; empty where it raised."""
+        return self.plan.device_map if self.watch.placed is None else self.watch.placed
 
-def run(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Plan:
-    """The device map of the installed planner.
 
-    Args:
-        module: The module; it is not changed. transformers plans for a `PreTrainedModel` only.
-        tool: Whose planner.
-        ask: What is asked for. transformers takes the class's own no-split modules and dtype whatever stands there.
-        quantizer: transformers' quantizer, where there is one.
+def run_planner(case: Case) -> Ran:
+    """Run the installed planner.
 
     Returns:
         The map as the tool writes it, what it logged or warned (warnings and worse), and what it raised.
@@ -56,31 +71,29 @@ def run(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Plan:
     Raises:
         ImportError: The tool is not installed.
     """
-    return run_fully(module, tool, ask, quantizer=quantizer).plan
-
-
-def run_fully(module: Any, tool: Tool, ask: Ask, *, quantizer: Any = None) -> Ran:
-    """The same, with the map before it was cleaned. See `run`."""
-    installed: str = import_module(tool).__version__
     texts: list[str] = []
-    allowed: list[dict[Key, Any]] = []
-    placed: dict[str, Key] | None
-    crash: Crash | None
-    try:
-        with captured(texts):
-            if tool == "accelerate":
-                device_map, placed = _accelerate(module, ask, allowed)
-            else:
-                device_map, placed = _transformers(module, ask, allowed, quantizer)
-    except ImportError:
-        raise
-    except Exception as error:  # noqa: BLE001  # what it raises is the result
-        device_map, placed, crash = {}, None, Crash(told(error), "other", "", (), ())
-    else:
-        crash = None
-    memory = allowed[0] if allowed else {}
-    plan = Plan(tool, installed, ask.strategy, device_map, crash, tuple(dict.fromkeys(texts)), memory)
-    return Ran(plan, placed, bool(allowed))
+    with captured(texts):
+        try:
+            memory = (_accelerates_memory if case.tool == "accelerate" else _transformers_memory)(case)
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001  # what it raises is the result
+            return Ran(_plan(case, {}, texts)._replace(crash=crash_of(error, case.module)), Watch(), started=False)
+        return _planned(case, memory, Watch(), None, texts)
+
+
+def plan_again(case: Case, ran: Ran, *, groups: Groups | None = None, once: bool = False) -> Ran:
+    """Run the installed planner under the memory of an earlier run.
+
+    Args:
+        case: The planner and what it is asked.
+        ran: The earlier run.
+        groups: The ties in the order in which to go through them; None for the tool's own.
+        once: Whether to have each tied module counted once.
+    """
+    texts: list[str] = []
+    with captured(texts):
+        return _planned(case, dict(ran.plan.memory), Watch(once=once), groups, texts)
 
 
 def is_pretrained(module: Any) -> bool:
@@ -92,66 +105,88 @@ def is_pretrained(module: Any) -> bool:
     return int(installed.partition(".")[0]) >= 5
 
 
-def _accelerate(module: Any, ask: Ask, allowed: list[dict[Key, Any]]) -> tuple[dict[str, Key], dict[str, Key]]:
-    from accelerate.utils.modeling import clean_device_map, get_balanced_memory, infer_auto_device_map
-
-    no_split = getattr(module, "_no_split_modules", None) if ask.no_split is None else ask.no_split
-    words = {
-        "no_split_module_classes": None if no_split is None else list(no_split),
-        "dtype": None if ask.dtype is None else torch_dtype(ask.dtype),
-    }
-    given: Any = None if ask.memory is None else dict(ask.memory)  # it writes into what it is given
-    if ask.strategy != "sequential":
-        given = get_balanced_memory(module, max_memory=given, low_zero=ask.strategy == "balanced_low_0", **words)
-    elif given is None:
-        given = machine_memory()
-    allowed.append(dict(given))
-    found: dict[str, Key] = infer_auto_device_map(module, max_memory=dict(given), clean_result=False, **words)
-    placed = dict(found)
-    return dict(clean_device_map(found)), placed  # as `clean_result=True` has it done
-
-
 def machine_memory() -> Any:
-    """Bytes by device that accelerate finds on this machine."""
+    """Return the bytes by device that accelerate finds on this machine."""
     from accelerate.utils.modeling import get_max_memory
 
     return get_max_memory()
 
 
-def _transformers(
-    module: Any, ask: Ask, allowed: list[dict[Key, Any]], quantizer: Any
-) -> tuple[dict[str, Key], dict[str, Key] | None]:
-    from accelerate.utils.modeling import clean_device_map
-    from transformers.integrations.accelerate import get_balanced_memory, get_max_memory, infer_auto_device_map
+def _plan(case: Case, memory: Mapping[Key, Any], texts: list[str]) -> Plan:
+    """Return a plan without a map."""
+    installed: str = import_module(case.tool).__version__
+    return Plan(case.tool, installed, case.ask.strategy, {}, None, tuple(dict.fromkeys(texts)), memory)
 
-    given: Any = None if ask.memory is None else dict(ask.memory)
-    no_split = module._no_split_modules
-    if ask.strategy != "sequential":
-        low_zero = ask.strategy == "balanced_low_0"
+
+def _planned(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | None, texts: list[str]) -> Ran:
+    """Plan under a memory that was shared out."""
+    try:
+        infer = _accelerate if case.tool == "accelerate" else _transformers
+        device_map = infer(case, memory, watch, groups)
+    except Exception as error:  # noqa: BLE001  # what it raises is the result
+        return Ran(_plan(case, memory, texts)._replace(crash=crash_of(error, case.module)), watch)
+    return Ran(_plan(case, memory, texts)._replace(device_map=device_map), watch)
+
+
+def _accelerates_words(case: Case) -> dict[str, Any]:
+    ask = case.ask
+    no_split = getattr(case.module, "_no_split_modules", None) if ask.no_split is None else ask.no_split
+    return {
+        "no_split_module_classes": None if no_split is None else list(no_split),
+        "dtype": None if ask.dtype is None else getattr(torch, ask.dtype.removeprefix("torch.")),
+    }
+
+
+def _accelerates_memory(case: Case) -> dict[Key, Any]:
+    from accelerate.utils.modeling import get_balanced_memory
+
+    ask = case.ask
+    given: Any = None if ask.memory is None else dict(ask.memory)  # it writes into what it is given
+    if ask.strategy == "sequential":
+        return dict(machine_memory() if given is None else given)
+    low_zero = ask.strategy == "balanced_low_0"
+    return dict(get_balanced_memory(case.module, max_memory=given, low_zero=low_zero, **_accelerates_words(case)))
+
+
+def _accelerate(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
+    from accelerate.utils.modeling import infer_auto_device_map
+
+    infer = watched_planner(infer_auto_device_map, watch, groups)
+    return dict(infer(case.module, max_memory=dict(memory), **_accelerates_words(case)))
+
+
+def _transformers_memory(case: Case) -> dict[Key, Any]:
+    from transformers.integrations.accelerate import get_balanced_memory, get_max_memory
+
+    given: Any = None if case.ask.memory is None else dict(case.ask.memory)
+    no_split, quantizer = case.module._no_split_modules, case.quantizer
+    if case.ask.strategy != "sequential":
+        low_zero = case.ask.strategy == "balanced_low_0"
         given = get_balanced_memory(
-            module, max_memory=given, no_split_module_classes=no_split, hf_quantizer=quantizer, low_zero=low_zero
+            case.module, max_memory=given, no_split_module_classes=no_split, hf_quantizer=quantizer, low_zero=low_zero
         )
     else:
         given = get_max_memory(given)
-    if quantizer is not None:
-        given = quantizer.adjust_max_memory(given)
-    allowed.append(dict(given))
-    words: dict[str, Any] = {"no_split_module_classes": no_split, "hf_quantizer": quantizer}
-    whole = getattr(module, "_no_placement_params", None)
+    return dict(given if quantizer is None else quantizer.adjust_max_memory(given))
+
+
+def _transformers(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
+    from transformers.integrations.accelerate import infer_auto_device_map
+
+    infer = watched_planner(infer_auto_device_map, watch)
+    words: dict[str, Any] = {
+        "no_split_module_classes": case.module._no_split_modules,
+        "hf_quantizer": case.quantizer,
+    }
+    if groups:
+        words["tied_parameters"] = [list(group) for group in groups]
+    whole = getattr(case.module, "_no_placement_params", None)
     if whole is not None:
         words["no_placement_params"] = whole  # from 5.16; such a map is not cleaned
-    placed: dict[str, Key] | None
-    try:
-        found = infer_auto_device_map(module, max_memory=dict(given), clean_result=False, **words)
-        placed = dict(found)
-        device_map = dict(found if whole is not None else clean_device_map(found))
-    except ValueError:
-        # A declared name that no module holds has a device in the cleaned map alone (`_get_param_device`).
-        device_map = dict(infer_auto_device_map(module, max_memory=dict(given), **words))
-        placed = device_map if whole is not None else None
-    if quantizer is not None:
-        quantizer.validate_environment(device_map=device_map)
-    return device_map, placed
+    device_map = dict(infer(case.module, max_memory=dict(memory), **words))
+    if case.quantizer is not None:
+        case.quantizer.validate_environment(device_map=device_map)
+    return device_map
 
 
 class _Kept(logging.Handler):
