@@ -23,9 +23,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tiecheck.records.placement import PlacedLoad, Placement, Plan, Proposal, Seeds
 from tiecheck.rules.base import Draft
+from tiecheck.rules.placement.counts import TiedMemoryCountedTwice
 from tiecheck.rules.placement.planners import PlanDependsOnHashSeed, PlannerWillCrash
-from tiecheck.rules.placement.split_words import APART, MIXED
-from tiecheck.rules.placement.splits import TiedGroupSplit, TiedMemoryCountedTwice
+from tiecheck.rules.placement.splits import APART, MIXED, TiedGroupSplit
 
 SAME = MIXED.partition(",")[0]
 IDS = torch.tensor([[1, 2, 3]])

@@ -17,8 +17,8 @@ from tiecheck.records.placement import Double, Placement, Plan
 from tiecheck.records.report import Finding
 from tiecheck.rules.base import Draft
 from tiecheck.rules.live.applied import NOT_TIED
-from tiecheck.rules.placement.planners import TieInvisibleToLoader
-from tiecheck.rules.placement.splits import TiedMemoryCountedTwice
+from tiecheck.rules.placement.counts import TiedMemoryCountedTwice
+from tiecheck.rules.placement.unseen import TieInvisibleToLoader
 from tiecheck.targets.parse import Target
 
 

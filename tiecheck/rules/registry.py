@@ -20,7 +20,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "2": ("files", ("shards", "formats", "optimizer", "strict"), "Files"),
     "3": ("live", ("applied", "groups", "flags", "seen", "members", "keys"), "The live model"),
-    "5": ("placement", ("splits", "planners", "loads"), "Placement and sharding"),
+    "5": ("placement", ("splits", "unseen", "counts", "planners", "loads"), "Placement and sharding"),
     "7": ("training", ("scale",), "Training"),
 }
 """First digit of a code -> the family's room, its modules, and its title."""

@@ -50,7 +50,7 @@ class LoadOverwritesTie(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """The head first in the alphabet and not stored, and loads that end well."""
-        from tiecheck.rules.placement.cases_loads import placed_load, placement
+        from tiecheck.rules.placement.cases import placed_load, placement
 
         lost = placed_load("overwrites")
         yield Case("only the embedding is stored", {"placement": placement(loads=(lost,))}, finds=("error",))
@@ -136,7 +136,7 @@ class LoadFailsUnderMap(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Each way to fail, a tie that comes apart without harm, and what is another rule's."""
-        from tiecheck.rules.placement.cases_loads import placed_load, placement
+        from tiecheck.rules.placement.cases import placed_load, placement
 
         meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"
         both = placed_load("raises", devices=("disk", "cpu"), message=meta)

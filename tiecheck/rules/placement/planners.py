@@ -1,68 +1,16 @@
-"""TIE502, 508 and 509: what planners do not see of a tie, where they raise over it, and where it makes them waver."""
+"""TIE508 and 509: planners that raise over a tie, and plans that another hash seed changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Literal
 
-from tiecheck.records.live import LiveModel
 from tiecheck.records.placement import Crash, Placement, Plan, Seeds
 from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.live.applied import NOT_TIED
-from tiecheck.rules.placement.crash_words import mend, no_tie, why
 from tiecheck.rules.placement.plans import aside, hurt, proposed, severity, split, title, unfollowed, written
-from tiecheck.rules.placement.warning_words import NO_MODULE, hidden, strangers, undeclared, warned
 from tiecheck.wording import listed
-
-
-class TieInvisibleToLoader(Rule):
-    """A tool warns of a tie, or would have to, or plans without it; and whether that is harmless.
-
-    ## What it does
-    Says what is behind accelerate's "The model weights are not tied": a tie that it cannot see (one module under two
-    paths, or an embedding that is used as the head), which is harmless and a note, or declared members that really are
-    different parameters. Finds broken groups of which accelerate says nothing because it finds another tie, real ties
-    that transformers' planner does not hear of since nobody declares them, and keys of a given map that name no module.
-
-    ## Why it is bad
-    A false warning teaches people to ignore the true one. Where the group really is untied and nothing ties it at the
-    load, the head is planned, loaded and trained apart, or stays random.
-
-    ## How to mend it
-    Nothing, where it is harmless. Else call `model.tie_weights()`, or assign the weight, before the plan is made.
-    """
-
-    code = "TIE502"
-    name = "tie-invisible-to-loader"
-    summary = "accelerate or transformers warns of a tie or plans without it; whether that is harmless"
-    severity = "warning"
-    confidence = "high"
-    messages = (NOT_TIED, NO_MODULE + "[...]")
-    threads = (
-        "allenai/OLMo#485",
-        "allenai/OLMo#503",
-        "huggingface/accelerate#1761",
-        "huggingface/accelerate#2984",
-        "huggingface/accelerate#1529",
-        "huggingface/accelerate#3049",
-        "huggingface/transformers#30001",
-    )
-
-    def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """What accelerate says, what it does not say, what transformers does not hear, and strange keys."""
-        yield from warned(placement, live)
-        yield from hidden(placement, live)
-        yield from undeclared(placement, live)
-        yield from strangers(placement, live)
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Warnings that are true and false, silence that is wrong, and keys."""
-        from tiecheck.rules.placement.cases_warnings import unseen_cases
-
-        yield from unseen_cases()
 
 
 class PlannerWillCrash(Rule):
@@ -108,10 +56,10 @@ class PlannerWillCrash(Rule):
             tools = " and ".join(f"{one.tool} {one.version}" for one in plans)
             verb = "raises" if not others else "raise"
             yield Draft(
-                f'The planner of {tools} {verb} "{crash.error}".{why(crash)}{unfollowed(plan, placement)}',
+                f'The planner of {tools} {verb} "{crash.error}".{_cause_words(crash)}{unfollowed(plan, placement)}',
                 names or (crash.module or "the model",),
                 tuple(_raises(one, other, "related" if i else "primary") for i, (one, other) in enumerate(at)),
-                mend(crash, placement),
+                _help(crash, placement),
                 severity=_mildly(crash, severity(plans, placement)),
                 hurts=hurt(plans, names),
             )
@@ -119,7 +67,7 @@ class PlannerWillCrash(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """The three causes, another one, and planners that come to an end."""
-        from tiecheck.rules.placement.cases_plans import placement, plan, proposal
+        from tiecheck.rules.placement.cases import placement, plan, proposal
 
         index = "IndexError: list index out of range"
         inside = Crash(index, "substring", "lm_head", ("head.weight", "lm_head.weight"))
@@ -146,7 +94,7 @@ class PlannerWillCrash(Rule):
 
 def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
     """A note where another tool's planner raises for a reason that is no tie's."""
-    return "info" if said is not None and no_tie(crash) else said
+    return "info" if said is not None and _raised_before_placing(crash) else said
 
 
 def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Location:
@@ -154,6 +102,89 @@ def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Lo
     at = f" at {crash.module}" if crash.module else ""
     note = f"{crash.error}{at}"
     return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note, "tool")
+
+
+def _mistaken_name(names: tuple[str, ...]) -> tuple[str, str] | None:
+    """A module and a tied name outside of it that the planner takes for contained in it.
+
+    accelerate 1.15 and transformers 5.23 ask `module + "." in name + "."`, which finds `head.` in `lm_head.weight.`.
+    """
+    for inside in names:
+        for module in _owners(inside):
+            for other in names:
+                if not other.startswith(module + ".") and module + "." in other + ".":
+                    return module, other
+    return None
+
+
+def _owners(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts)))
+
+
+def _cause_words(crash: Crash) -> str:
+    """What the planner does wrong, as sentences; empty where nothing is known beside what it raises."""
+    names = listed(crash.names) if crash.names else "the tied names"
+    taken = _mistaken_name(crash.names)
+    if crash.cause == "substring" and taken is not None:
+        module, other = taken
+        return (
+            f" It looks for {module + '.'!r} anywhere inside the tied names, finds it in {other!r}, and takes that for "
+            f"a part of {module}: it places {module} alone, and finds it gone when {other.rpartition('.')[0]} is due."
+        )
+    if crash.cause == "sibling":
+        return (
+            f" {names} are one module under several paths, of which named_children() lists the first: the planner "
+            "looks for the other among the modules to place, where it never was."
+        )
+    if crash.cause == "root":
+        return (
+            f" It looks for the module that holds each of {names}, and one of them is a parameter of the model itself, "
+            "or of a module that was taken apart: it is placed by itself, without a module."
+        )
+    at = f" while it placed {crash.module}" if crash.module else ""
+    if crash.names and crash.error.startswith("IndexError"):
+        return f" The module of one of {names} was no longer among those to place{at}."
+    return f" It came up{at}{f', over {names}' if crash.names else ''}." if at or crash.names else ""
+
+
+def _raised_before_placing(crash: Crash) -> bool:
+    """Whether it raised for another reason than a tie: nothing was placed yet."""
+    return crash.cause == "other" and not crash.names and not crash.error.startswith("IndexError")
+
+
+def _help(crash: Crash, placement: Placement) -> str:
+    """What works with this release: a map that was made elsewhere, and the change of the class for this cause."""
+    if _raised_before_placing(crash) and "disk" in (placement.memory or {}):
+        return (
+            "Leave disk out of max_memory: the disk is used anyhow where nothing else has room. accelerate balances "
+            "only devices that torch knows."
+        )
+    said = proposed(placement, crash.names)
+    known = placement.proposal.device_map if placement.proposal else {}
+    if not known:
+        plain = "Pass a device_map ({'': 0} where all fits on one device): a given map needs no planner."
+        said = f"{said} {plain}" if said else plain
+    alias = ""
+    if crash.cause == "sibling" and len(known) > 1:
+        alias = " accelerate then warns that the key of the second path matches no submodule, which is harmless."
+    return f"{said}{alias}{_change(crash)}"
+
+
+def _change(crash: Crash) -> str:
+    """What to change in the class, where that helps."""
+    taken = _mistaken_name(crash.names)
+    if crash.cause == "substring" and taken is not None:
+        module, other = taken
+        first = other.rpartition(".")[0] or other
+        how = f"register {first} before {module} in __init__, or give one a name that does not end like the other"
+    elif crash.cause == "sibling":
+        how = "give the second path a layer of its own and assign the weight to it, instead of the module"
+    elif crash.cause == "root":
+        how = "keep at most one of the tied parameters on the model itself, and the others in submodules"
+    else:
+        return ""
+    return f" Or change the class: {how}."
 
 
 class PlanDependsOnHashSeed(Rule):
@@ -204,7 +235,7 @@ class PlanDependsOnHashSeed(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         """Seeds that matter, seeds that do not, and nobody asked."""
-        from tiecheck.rules.placement.cases_plans import placement, plan
+        from tiecheck.rules.placement.cases import placement, plan
 
         seven = Seeds(tried=8, maps=7, moving=("model.layers.0", "model.layers.1"), splits=0, crashes=0)
         wavers = plan("accelerate", seeds=seven)

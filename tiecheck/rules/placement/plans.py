@@ -18,6 +18,9 @@ SHOWN_ENTRIES = 12
 ACCELERATE = (("0.9-0.17", (0, 18)), ("0.18-0.33", (0, 34)), ("0.34-", None))
 """The versions of accelerate that `--for` knows, each with the first version beyond it."""
 
+NO_MODULE = "The following device_map keys do not match any submodules in the model: "
+"""accelerate 1.15 `check_device_map`, which `dispatch_model` and `from_pretrained` call; a list of the keys follows."""
+
 
 def title(plan: Plan) -> str:
     """A plan in a sentence: `accelerate 1.15.0's plan`, `the given map`."""

@@ -1,19 +1,43 @@
-"""TIE501 and 503: what a device map does to the ties, and to the memory that they were counted to take."""
+"""TIE501: a device map that puts the members of a tie on different devices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+from tiecheck.placement.map_lookup import device_in, key_of
 from tiecheck.records.live import Alias, LiveModel
-from tiecheck.records.placement import Double, Placed, Placement, Plan
+from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
-from tiecheck.records.words import Unknown
+from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.count_words import allow, counts, more, moved, worse
-from tiecheck.rules.placement.plans import aside, hurt, separated, severity, title, unfollowed, where
-from tiecheck.rules.placement.split_words import APART, MIXED, follows, once, one, places, put, splits, together, told
+from tiecheck.rules.placement.plans import (
+    by_class,
+    declaring,
+    hurt,
+    keys_to_set,
+    loader,
+    proposed,
+    separated,
+    severity,
+    title,
+    unfollowed,
+    where,
+)
 from tiecheck.wording import listed, size
+
+APART = (
+    "Tied parameters are on different devices: {...}. Please modify your custom device map or set `device_map='auto'`."
+)
+"""`check_tied_parameters_on_same_device` of accelerate 1.15, which `load_checkpoint_in_model` calls and
+`dispatch_model` does not, and of transformers 5.23 (`integrations/accelerate.py`), whose planner alone calls it: never
+for a given map."""
+
+MIXED = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:1!"
+"""torch, from a module whose weight is on one device and whose input is on another."""
+
+OFFLOADED = frozenset({"cpu", "disk", "meta"})
+"""Devices that accelerate's hooks bring the weights from, to the first that computes; on its own `cpu` computes."""
 
 
 class TiedGroupSplit(Rule):
@@ -60,18 +84,22 @@ class TiedGroupSplit(Rule):
                 found.setdefault(group.names, []).append((plan, group))
         for names, at in found.items():
             (plan, group), *others = at
-            if once(group, live):
-                yield _placed_once(plan, group, places(at, placement))
+            if _is_placed_once(group, live):
+                yield _placed_once(plan, group, _locations(at, placement))
                 continue
             plans = [one_plan for one_plan, _ in at]
-            also = f" {' and '.join(title(plan) for plan, _ in others)} {splits(others)} it as well." if others else ""
-            why = f"{follows(plan, group, placement, live)}. {told(plan, group, placement, live)}{also}"
+            also = (
+                f" {' and '.join(title(plan) for plan, _ in others)} {_split_verb(others)} it as well."
+                if others
+                else ""
+            )
+            why = f"{_consequence(plan, group, placement, live)}. {_who_warns(plan, group, placement, live)}{also}"
             yield Draft(
-                f"{put(plan)} {where(names, group.devices)}, and they are {one(group)}: {why}"
+                f"{_puts(plan)} {where(names, group.devices)}, and they are {_one_tensor(group)}: {why}"
                 f"{unfollowed(plan, placement)}",
                 names,
-                places(at, placement),
-                together(plan, group, placement, live),
+                _locations(at, placement),
+                _help(plan, group, placement, live),
                 severity=severity(plans, placement),
                 hurts=hurt(plans, names),
             )
@@ -80,7 +108,7 @@ class TiedGroupSplit(Rule):
     def cases() -> Iterator[Case]:
         """Maps and plans that split, and all that only looks like it."""
         from tiecheck.rules.cases import declared, live
-        from tiecheck.rules.placement.cases_plans import placed, placement, plan, proposal, raising
+        from tiecheck.rules.placement.cases import placed, placement, plan, proposal, raising
 
         def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
             return {"placement": placement(*plans, **changes), "live": of or live()}
@@ -131,8 +159,8 @@ class TiedGroupSplit(Rule):
 def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> Draft:
     """The note on an alias among siblings: the map says two devices, and the module has one."""
     return Draft(
-        f"{put(plan)} {where(group.names, group.devices)}, and they are one module under several paths of one parent: "
-        "it is placed once, as the path that was registered first says, and the key of the other does nothing.",
+        f"{_puts(plan)} {where(group.names, group.devices)}, and they are one module under several paths of one "
+        "parent: it is placed once, as the path that was registered first says, and the key of the other does nothing.",
         group.names,
         evidence,
         "Nothing has to be done; give all its paths one device, so that the map says what happens.",
@@ -140,67 +168,96 @@ def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> D
     )
 
 
-class TiedMemoryCountedTwice(Rule):
-    """A planner counts tied memory more than once, and leaves room that nothing will take.
+def _puts(plan: Plan) -> str:
+    """Subject and verb of the sentence that says what is put where."""
+    return "The given map puts" if plan.tool == "given" else f"{title(plan)} puts"
 
-    ## What it does
-    Notes where a planner counted more bytes for a module and what is tied to it than they take: accelerate adds a
-    tied module once for every parameter that it shares. Where the plan would be another without that, and modules
-    stand on the CPU, on disk or on another GPU because of it, it is a warning.
 
-    ## Why it is bad
-    A device is taken for full that is not. What could have stayed on the GPU is offloaded, and every forward pass pays
-    for moving it back; or a model that fits is refused.
+def _split_verb(others: list[tuple[Plan, Placed]]) -> str:
+    """The verb for the other plans that split the same group."""
+    return "split" if len(others) > 1 else "splits"
 
-    ## How to mend it
-    Give the map yourself, or allow the planner as much more on that device as it counts too much.
+
+def _one_tensor(group: Placed) -> str:
+    """What the members are to each other."""
+    of = f" of {size(group.nbytes)}" if group.nbytes is not None else ""
+    return f"one tensor{of}" if group.kind in TIED else f"declared as one tensor{of}, which from_pretrained makes them"
+
+
+def _is_placed_once(group: Placed, live: LiveModel) -> bool:
+    """Whether the names are one module under several paths of one parent, which is placed once whatever the map says.
+
+    accelerate 1.15 walks `named_children()`, which lists it under its first path: the key of the other does nothing.
+    Under two parents it is placed twice, and its inputs are sent to another device than its weight.
     """
+    return group.kind == "module" and any(a.siblings and set(group.names) <= set(a.names) for a in live.aliases)
 
-    code = "TIE503"
-    name = "tied-memory-counted-twice"
-    summary = "a planner counts tied memory more than once, and may place modules elsewhere because of it"
-    severity = "warning"
-    confidence = "high"
-    messages = ()
-    threads = ("huggingface/accelerate#2330", "pytorch/torchtitan#3225")
 
-    def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Each plan that counted tied memory twice, once."""
-        for plan in placement.plans:
-            worst = max(plan.doubles, key=lambda double: double.counted - double.real, default=None)
-            if worst is None or worst.counted <= worst.real:
-                continue
-            names = tuple(sorted({name for double in plan.doubles for name in double.names}))
-            lost = worse(plan)
-            quiet = not lost or aside(plan, placement)
-            yield Draft(
-                f"{title(plan)} counts {size(worst.counted)} on {worst.device} for {worst.module} and what is tied to "
-                f"it by {listed(worst.names)}, which take {size(worst.real)}{more(plan, worst)}. {moved(plan)}"
-                f"{unfollowed(plan, placement) if lost else ''}",
-                names,
-                counts(plan, worst),
-                allow(plan, worst),
-                severity="info" if quiet else None,
-                hurts=hurt((plan,), names) if lost else None,
-            )
+def _loses_tie(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
+    """Whether `from_pretrained` (5.23) makes different parameters of a group by any map: no class declares it."""
+    tool = plan.tool if plan.tool != "given" else loader(placement, live)
+    said = any(by_class(claim) and len(set(claim.names) & set(group.names)) > 1 for claim in live.declared)
+    return tool == "transformers" and group.kind == "parameter" and not (group.declared and said)
 
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Counted twice with and without consequences, and counted right."""
-        from tiecheck.rules.placement.cases_plans import placement, plan
 
-        names = ("model.layers.0.k.weight", "model.layers.1.k.weight")
-        double = Double("model.layers.0", "cuda:0", names, 21888, 12544)
-        away = {"model.norm": ("cpu", "cuda:0")}
-        counted = plan("accelerate", doubles=(double,))
-        yield Case("nothing comes of it", {"placement": placement(counted)}, finds=("info",))
-        pushed = counted._replace(moved=away)
-        yield Case("a module goes to the CPU", {"placement": placement(pushed)}, finds=("warning",))
-        yield Case("in the plan that is not followed", {"placement": placement(plan(), pushed)}, finds=("info",))
-        next_one = counted._replace(moved={"model.norm": ("cuda:1", "cuda:0")})
-        yield Case("a module goes to another GPU", {"placement": placement(next_one)}, finds=("warning",))
-        better = counted._replace(moved={"model.norm": ("cuda:0", "cpu")})
-        yield Case("a module stays on the GPU", {"placement": placement(better)}, finds=("info",))
-        yield Case("counted once", {"placement": placement()})
-        right = counted._replace(doubles=(double._replace(counted=12544),))
-        yield Case("counted as much as it takes", {"placement": placement(right)})
+def _consequence(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
+    """What comes of it, by the devices.
+
+    Run with accelerate 1.15: `dispatch_model` moves each member, ties them again to the first by name that is not
+    offloaded, and sends the inputs of each module to the device of the map. A module that is offloaded to the CPU or
+    to disk keeps a copy there, which is read again in each forward pass.
+    """
+    places = len({device for device in group.devices if device})
+    if _loses_tie(plan, group, placement, live):
+        return f"no class declares that, so from_pretrained makes {places} parameters of them, one on each device"
+    if "meta" in group.devices:
+        return "a module on meta gets no values, and a forward pass over it raises or gives none"
+    computing = {device for device in group.devices if device and device not in OFFLOADED}
+    if len(computing) > 1:
+        kept = next(device for device in group.devices if device in computing)
+        alone = "one of them" if group.kind == "module" else kept
+        return f'dispatch_model leaves it on {alone} alone, and forward raises "{MIXED.partition(",")[0]}"'
+    more = f", {size(group.nbytes * (places - 1))} more than a tie takes" if group.nbytes is not None else ""
+    return f"it is held in {places} places{more}, and an update of one copy does not reach the other"
+
+
+def _who_warns(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
+    """Why the planner split it, and who says so at the load."""
+    by_accelerate = plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate")
+    blind = f"{plan.tool} {plan.version} does not see this tie. " if plan.tool != "given" and not group.seen else ""
+    if plan.tool == "transformers" and not group.seen and not group.declared:
+        blind = "transformers plans from declarations alone and does not see this tie. "
+    if by_accelerate:
+        return f'{blind}Only load_checkpoint_and_dispatch warns ("{APART.partition(":")[0]}"), dispatch_model does not.'
+    if plan.tool == "transformers" and group.seen:
+        return f'{blind}from_pretrained warns ("{APART.partition(":")[0]}") and goes on.'
+    return f"{blind}from_pretrained does not warn."
+
+
+def _locations(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Location, ...]:
+    """The keys of each map that place the names."""
+    found: list[Location] = []
+    for plan, group in at:
+        keys = dict.fromkeys(key_of(plan.device_map, name) for name in group.names)
+        note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
+        path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
+        role: Literal["primary", "related"] = "related" if found else "primary"
+        found.append(Location(path, None, None, role, note or where(group.names, group.devices), "tool"))
+    return tuple(found)
+
+
+def _help(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
+    """The map that keeps the group together: the few keys to change in a given one, or the proposal."""
+    declare = ""
+    if _loses_tie(plan, group, placement, live):
+        declare = f"{declaring(group.names)}: then from_pretrained ties them and its planner keeps them together. "
+        if plan.tool != "given":
+            return declare.strip()
+    keys = keys_to_set(placement) if plan.tool == "given" else None
+    if keys is not None:
+        return f"{declare}{keys}"
+    said = proposed(placement, group.names)
+    if said is None:
+        homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
+        said = f"Give {homes} one device in the map, {device_in(plan.device_map, group.names[-1])!r} for instance."
+    return f"{declare}{said}"

@@ -1,4 +1,4 @@
-"""What accelerate says of ties, and what transformers' planner does not hear of: real, or harmless and why."""
+"""TIE502: what accelerate says of ties, and what transformers' planner does not hear of: real, or harmless and why."""
 
 from __future__ import annotations
 
@@ -8,21 +8,76 @@ from collections.abc import Iterator
 from tiecheck.records.live import LiveModel
 from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
-from tiecheck.records.words import TIED
-from tiecheck.rules.base import Draft
+from tiecheck.records.words import TIED, Unknown
+from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.live.applied import NOT_TIED
 from tiecheck.rules.live.precedence import retie
-from tiecheck.rules.placement.plans import binds, broken, declaring, hurt, loader, since, split, title
+from tiecheck.rules.placement.plans import (
+    NO_MODULE,
+    binds,
+    broken,
+    declaring,
+    hurt,
+    loader,
+    since,
+    split,
+    title,
+)
 from tiecheck.wording import listed, size
-
-NO_MODULE = "The following device_map keys do not match any submodules in the model: "
-"""accelerate 1.15 `check_device_map`, which `dispatch_model` and `from_pretrained` call; a list of the keys follows."""
 
 LARGE = 0.1
 """From this share of a model's bytes on, memory counted apart is worth a warning."""
 
 
-def warned(placement: Placement, live: LiveModel) -> Iterator[Draft]:
+class TieInvisibleToLoader(Rule):
+    """A tool warns of a tie, or would have to, or plans without it; and whether that is harmless.
+
+    ## What it does
+    Says what is behind accelerate's "The model weights are not tied": a tie that it cannot see (one module under two
+    paths, or an embedding that is used as the head), which is harmless and a note, or declared members that really are
+    different parameters. Finds broken groups of which accelerate says nothing because it finds another tie, real ties
+    that transformers' planner does not hear of since nobody declares them, and keys of a given map that name no module.
+
+    ## Why it is bad
+    A false warning teaches people to ignore the true one. Where the group really is untied and nothing ties it at the
+    load, the head is planned, loaded and trained apart, or stays random.
+
+    ## How to mend it
+    Nothing, where it is harmless. Else call `model.tie_weights()`, or assign the weight, before the plan is made.
+    """
+
+    code = "TIE502"
+    name = "tie-invisible-to-loader"
+    summary = "accelerate or transformers warns of a tie or plans without it; whether that is harmless"
+    severity = "warning"
+    confidence = "high"
+    messages = (NOT_TIED, NO_MODULE + "[...]")
+    threads = (
+        "allenai/OLMo#485",
+        "allenai/OLMo#503",
+        "huggingface/accelerate#1761",
+        "huggingface/accelerate#2984",
+        "huggingface/accelerate#1529",
+        "huggingface/accelerate#3049",
+        "huggingface/transformers#30001",
+    )
+
+    def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
+        """What accelerate says, what it does not say, what transformers does not hear, and strange keys."""
+        yield from _not_tied_warning(placement, live)
+        yield from _unwarned_groups(placement, live)
+        yield from _unheard_ties(placement, live)
+        yield from _strange_keys(placement, live)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Warnings that are true and false, silence that is wrong, and keys."""
+        from tiecheck.rules.placement.cases import unseen_cases
+
+        yield from unseen_cases()
+
+
+def _not_tied_warning(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     """The warning "not tied" of accelerate, where a version of it would log it, with what is behind it."""
     ours = next((plan for plan in placement.plans if NOT_TIED in plan.logged), None)
     if ours is None and not placement.warns:
@@ -31,7 +86,7 @@ def warned(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     says = f'{versions} {"logs" if ours else "log"} "The model weights are not tied"'
     apart = broken(live)
     if apart and ours is None:
-        return  # hidden() tells what the installed one does not
+        return  # _unwarned_groups() tells what the installed one does not
     if apart:
         yield _untied(f"{says}, and it is right", apart, placement, live)
         return
@@ -47,7 +102,7 @@ def warned(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     )
 
 
-def hidden(placement: Placement, live: LiveModel) -> Iterator[Draft]:
+def _unwarned_groups(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     """Broken groups of which accelerate says nothing, since it finds another tie and looks no further."""
     apart = broken(live)
     plan = next((plan for plan in placement.plans if plan.tool == "accelerate"), None)
@@ -106,7 +161,7 @@ def _harmless(live: LiveModel) -> tuple[str, tuple[str, ...]]:
     return why, ("config.tie_word_embeddings",)
 
 
-def undeclared(placement: Placement, live: LiveModel) -> Iterator[Draft]:
+def _unheard_ties(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     """Real ties that transformers' planner does not hear of, and that its map keeps together all the same."""
     for plan in placement.plans:
         if plan.tool != "transformers" or plan.crash is not None:
@@ -145,7 +200,7 @@ def _again(group: Placed) -> int:
     return (group.nbytes or 0) * (len(group.names) - 1)
 
 
-def strangers(placement: Placement, live: LiveModel) -> Iterator[Draft]:
+def _strange_keys(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     """Keys of a given map of which accelerate says that they match no submodule: an alias's path, or nothing."""
     logged = [line for plan in placement.plans if plan.tool == "given" for line in plan.logged]
     for line in logged:

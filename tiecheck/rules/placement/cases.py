@@ -1,17 +1,108 @@
-"""The cases of tie-invisible-to-loader: true and false warnings of accelerate, and what planners do not hear of."""
+"""Facts for the cases of the placement rules: a little Llama under a plan, and what a load makes of its tie."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from tiecheck.records.live import Alias, LiveModel
-from tiecheck.records.placement import Plan
+from tiecheck.records.placement import LoadForm, Placed, PlacedLoad, Placement, Plan, Proposal
 from tiecheck.rules.base import Case
-from tiecheck.rules.cases import EMBEDDING, HEAD, declared, head, live, tie
+from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared, head, live, tie
 from tiecheck.rules.live.applied import NOT_TIED
-from tiecheck.rules.placement.cases_plans import placed, placement, plan
-from tiecheck.rules.placement.warning_words import NO_MODULE
+from tiecheck.rules.placement.plans import NO_MODULE, keyed
+
+MAP: dict[str, int | str] = {"model.embed_tokens": 0, "lm_head": 0, "model.layers": 1, "model.norm": 1}
+VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0", "given": ""}
+
+
+def placed(*devices: str | None, **changes: Any) -> Placed:
+    """The Llama's group: the head's device and the embedding's."""
+    plain = Placed(
+        names=PAIR, kind="parameter", declared=True, devices=devices or ("cuda:0",) * 2, nbytes=8192, seen=True
+    )
+    return plain._replace(**changes)
+
+
+def plan(
+    tool: Literal["accelerate", "transformers", "given"] = "transformers", *groups: Placed, **changes: Any
+) -> Plan:
+    """A plan of one tool, with the groups it places."""
+    plain = Plan(
+        tool=tool,
+        version=VERSIONS[tool],
+        strategy="map" if tool == "given" else "auto",
+        device_map=_homes(groups[0]) if groups and groups[0].names == PAIR else MAP,
+        placed=groups or (placed(),),
+        used={"cuda:0": 8192, "cuda:1": 14656},
+    )
+    return plain._replace(**changes)
+
+
+def _homes(group: Placed) -> dict[str, int | str]:
+    """The map that puts the Llama's group where it is said to be."""
+    at = {
+        home: keyed(device)
+        for home, device in zip(("lm_head", "model.embed_tokens"), group.devices, strict=True)
+        if device
+    }
+    return {**{key: home for key, home in MAP.items() if key not in ("lm_head", "model.embed_tokens")}, **at}
+
+
+def placement(*plans: Plan, **changes: Any) -> Placement:
+    """What was asked for, and the plans, the natural loader's first."""
+    plain = Placement(
+        strategy=plans[0].strategy if plans else "auto",
+        origin="--device-map",
+        memory={0: 20000, 1: 20000},
+        plans=plans or (plan(), plan("accelerate")),
+        proposal=None,
+        installed="1.15.0",
+    )
+    return plain._replace(**changes)
+
+
+def proposal(**changes: Any) -> Proposal:
+    """A map that fits."""
+    return Proposal(MAP, {"cuda:0": 8192, "cuda:1": 14656}, 0, None)._replace(**changes)
+
+
+def raising() -> PlacedLoad:
+    """`from_pretrained` that raises on the Llama's group, the embedding on the CPU and the head on disk."""
+    return PlacedLoad(
+        tool="transformers",
+        function="from_pretrained",
+        form="raises",
+        names=PAIR,
+        devices=("disk", "cpu"),
+        stored=(EMBEDDING,),
+        message=f"KeyError: '{HEAD}'",
+        harmless=False,
+        versions="5.23.0",
+    )
+
+
+def placed_load(form: LoadForm, **changes: Any) -> PlacedLoad:
+    """What becomes of the pair in a load, the embedding alone being stored.
+
+    Args:
+        form: What happens.
+        changes: Fields of the PlacedLoad.
+    """
+    ours = form != "overwrites"
+    plain = PlacedLoad(
+        tool="transformers" if ours else "accelerate",
+        function="from_pretrained" if ours else "load_checkpoint_in_model",
+        form=form,
+        names=PAIR,
+        devices=("cpu", "cpu"),
+        stored=(EMBEDDING,),
+        message=None,
+        harmless=False,
+        versions="5.23.0" if ours else "1.15.0",
+    )
+    return plain._replace(**changes)
+
 
 SHARED = ("model.layers.0.mlp.weight", "model.layers.1.mlp.weight")
 SLOTS = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
