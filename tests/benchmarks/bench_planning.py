@@ -29,9 +29,8 @@ from tiecheck.facts.opening import module_facts
 from tiecheck.placement.collect import collect_placement
 from tiecheck.placement.load_outcomes import Source
 from tiecheck.placement.planners import plans
-from tiecheck.placement.planners.plans import plans_of
+from tiecheck.placement.planners.plans import plan_under_seeds, plans_of
 from tiecheck.placement.planners.running import Case, is_pretrained, run_planner
-from tiecheck.placement.planners.seeds import plan_under_seeds
 from tiecheck.records.placement import Ask
 
 LONG = 5

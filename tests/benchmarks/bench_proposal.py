@@ -16,7 +16,7 @@ from timing import seconds
 from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
-from tiecheck.placement.module_tree import module_tree
+from tiecheck.placement.model import module_tree
 from tiecheck.placement.proposal.propose import propose
 from tiecheck.records.words import Unknown
 

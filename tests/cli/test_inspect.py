@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import save_file
 
 import tiecheck
-from tiecheck.render.text import WIDTH
+from tiecheck.render.lines import WIDTH
 
 SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))

@@ -12,8 +12,8 @@ import pytest
 
 from tiecheck.cli.check import command
 from tiecheck.config.options import PLACING
-from tiecheck.placement.asked.maps import STRATEGIES, read_map
 from tiecheck.placement.asked.memory import parse_memories
+from tiecheck.placement.asked.options import STRATEGIES, read_map
 from tiecheck.render.reports import parse_outputs
 
 ROOT = Path(__file__).parents[2]

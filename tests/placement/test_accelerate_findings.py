@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tiecheck.placement.loads.follow import Load, loads_under
-from tiecheck.placement.loads.groups import live_groups
+from tiecheck.placement.loads.slots import live_groups
 from tiecheck.placement.map_lookup import device_word
 
 pytestmark = pytest.mark.filterwarnings("ignore")

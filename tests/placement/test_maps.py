@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers.integrations.accelerate import check_and_set_device_map
 
 from tiecheck.errors import UsageError
-from tiecheck.placement.asked.maps import FILE_LIMIT, STRATEGIES, read_map, read_map_file
 from tiecheck.placement.asked.memory import devices_of
+from tiecheck.placement.asked.options import FILE_LIMIT, STRATEGIES, read_map, read_map_file
 
 MAP = {"model.embed_tokens": 0, "model.layers": "cuda:1", "model.norm": "cpu", "lm_head": "disk"}
 

@@ -12,9 +12,8 @@ import pytest
 from older import ROOT
 from planner_models import ENTANGLED, declared_entangled, entangled, random_model
 
-from tiecheck.placement.planners.plans import plans_of
+from tiecheck.placement.planners.plans import groups_under_seed, plan_under_seeds, plans_of
 from tiecheck.placement.planners.running import Case, plan_again, run_planner
-from tiecheck.placement.planners.seeds import groups_under_seed, plan_under_seeds
 from tiecheck.records.placement import Ask, Seeds
 
 ASK = Ask("sequential", ENTANGLED)

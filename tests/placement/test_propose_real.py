@@ -18,7 +18,7 @@ from torch import nn
 
 from tiecheck.live.declared import judge
 from tiecheck.live.lookup import look_up
-from tiecheck.placement.module_tree import module_tree
+from tiecheck.placement.model import module_tree
 from tiecheck.placement.proposal.propose import propose
 from tiecheck.placement.proposal.units import units_of
 from tiecheck.records.module_tree import ModuleTree

@@ -19,10 +19,10 @@ from tiecheck.facts.registry import Fact, Facts
 from tiecheck.records.placement import Placement
 from tiecheck.records.report import Report
 from tiecheck.render.json import document, plain
-from tiecheck.render.placement import placement_lines, python_map
-from tiecheck.render.placement_table import verdict
+from tiecheck.render.lines import WIDTH, write_lines
+from tiecheck.render.placement import group_verdict, placement_lines, python_map
 from tiecheck.render.reports import Style
-from tiecheck.render.text import WIDTH, render, write_lines
+from tiecheck.render.text import render
 from tiecheck.targets.parse import Target
 
 SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
@@ -205,7 +205,7 @@ def test_a_name_with_spaces_is_not_wrapped() -> None:
     ],
 )
 def test_the_words_of_a_verdict(group, word: str) -> None:
-    assert verdict(group) == word
+    assert group_verdict(group) == word
 
 
 @pytest.mark.parametrize("name", [*SAMPLES, None])

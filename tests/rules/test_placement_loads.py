@@ -14,7 +14,7 @@ from rule_failures import llama
 from safetensors.torch import load_file, load_model, save_file, save_model
 
 from tiecheck.placement.loads.follow import Load, loads_under
-from tiecheck.placement.loads.groups import declared_groups, live_groups
+from tiecheck.placement.loads.slots import declared_groups, live_groups
 from tiecheck.records.placement import PlacedLoad, Placement
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Draft

@@ -7,7 +7,7 @@ from torch import nn
 
 from tiecheck.guard.gate import Gate
 from tiecheck.placement.map_lookup import by_accelerate as device_of
-from tiecheck.placement.module_tree import module_tree
+from tiecheck.placement.model import module_tree
 from tiecheck.placement.proposal.propose import propose
 from tiecheck.records.placement import Placed, Placement, Plan, Proposal
 from tiecheck.records.report import Finding, Report, TargetReport

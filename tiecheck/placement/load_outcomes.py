@@ -83,7 +83,7 @@ def loads_of(source: Source, subject: Subject, plan: Plan) -> Told:
 
 def _declared(source: Source, checkpoint: Checkpoint, module: Any) -> tuple[LoadGroup, ...]:
     """The groups that `from_pretrained` ties, with what the checkpoint stores of them."""
-    from tiecheck.placement.loads.groups import declared_groups
+    from tiecheck.placement.loads.slots import declared_groups
 
     pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
     ties = source.architecture.ties if source.architecture is not None else ()
@@ -150,7 +150,7 @@ def _stays(plan: Plan) -> bool:
 def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[tuple[LoadGroup, ...], Load]:
     """The groups that accelerate sees in a live module, and how it comes to its devices."""
     from tiecheck.placement.loads.follow import Load
-    from tiecheck.placement.loads.groups import live_groups
+    from tiecheck.placement.loads.slots import live_groups
 
     on_meta = all(parameter.is_meta for parameter in module.parameters())
     if checkpoint is None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.placement.map_lookup import DeviceMap, by_transformers
+from tiecheck.records.module_tree import ModuleTree, TreeNode, TreeTensor
 from tiecheck.records.placement import Device, Placed, Plan
 from tiecheck.records.words import TIED, Kind, Unknown
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tiecheck.live.transformers.loading import Planned
     from tiecheck.records.live import LiveModel, Tie
-    from tiecheck.records.module_tree import ModuleTree
 
+LIMIT = 1_000_000
+"""Paths of modules that are listed. A chain of twenty doubled aliases has as many, and its state dict too."""
 
 Loader = Literal["accelerate", "transformers"]
 """Who loads a target and looks its names up in a map."""
@@ -170,7 +175,6 @@ def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
         live: Its live layer.
         dtype: The element type of the load, torch's word; None for the module's own.
     """
-    from tiecheck.placement.module_tree import module_tree
 
     def tree() -> ModuleTree:
         found = module_tree(module, dtype)
@@ -206,9 +210,71 @@ def _nbytes(tie: Tie, dtype: str | None) -> int | None:
     """Bytes of a tied tensor in the element type of the load, where it is known to be one of floating point."""
     if dtype is None or tie.shape is None:
         return tie.nbytes
-    import torch
-
     own, wanted = (getattr(torch, word or "", None) for word in (tie.dtype, dtype))
     if not isinstance(own, torch.dtype) or not isinstance(wanted, torch.dtype):
         return None
     return math.prod(tie.shape) * (wanted if own.is_floating_point else own).itemsize
+
+
+def module_tree(module: nn.Module, dtype: str | None = None) -> ModuleTree | Unknown:
+    """Return the tree of a module, every path written out; nothing is changed, no element is read.
+
+    Args:
+        module: The model, on meta or not, tied or not.
+        dtype: The element type its floating-point parameters will be loaded in, torch's word; None for their own.
+            Buffers keep theirs.
+
+    Returns:
+        The tree, or why there is none: a registered cycle, more than a million paths, an uninitialised parameter.
+    """
+    graph = ModuleGraph(module)
+    counts = [graph.paths(number) for number in graph.aliased()]
+    if any(map(graph.closing, graph.several())):
+        return Unknown("a module is registered inside itself, so that its names never end")
+    if len(graph.modules) + sum([(count or 1) - 1 for count in counts]) > LIMIT:
+        return Unknown(f"it has more than {LIMIT:,} paths of modules")
+    sizes = _Sizes(getattr(torch, dtype) if dtype else None)
+    try:
+        tensors = [tuple(sizes.registered(one)) for one in graph.modules]
+    except NoTreeError as error:
+        return Unknown(str(error))
+    names = [type(one).__name__ for one in graph.modules]
+    nodes: list[TreeNode] = []
+    first: dict[int, int] = {}
+    stack = [(0, -1, "")]
+    while stack:
+        number, parent, label = stack.pop()
+        here = len(nodes)
+        known = first.setdefault(number, here)
+        nodes.append(TreeNode(parent, label, names[number], tensors[number], known != here, known))
+        stack += [(child, here, name) for name, child in reversed([*graph.children(number)])]
+    return ModuleTree(tuple(nodes), tuple(sizes.nbytes))
+
+
+class _Sizes:
+    """The distinct tensors of a model by number, with their bytes in the element type of the load."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.nbytes: list[int] = []
+        self._dtype = dtype
+        self._numbers: dict[int, int] = {}
+
+    def registered(self, module: nn.Module) -> Iterator[TreeTensor]:
+        """List what a module itself registers, the parameters first."""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield TreeTensor(name, self._number(parameter, self._dtype), persistent=True)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                yield TreeTensor(name, self._number(buffer, None), name not in module._non_persistent_buffers_set)
+
+    def _number(self, tensor: Tensor, dtype: torch.dtype | None) -> int:
+        number = self._numbers.get(id(tensor))
+        if number is None:
+            if is_lazy(tensor):
+                raise NoTreeError("a parameter is not initialised yet, so that its size is not known")
+            number = self._numbers[id(tensor)] = len(self.nbytes)
+            own = tensor.dtype
+            width = dtype if dtype is not None and own.is_floating_point else own
+            self.nbytes.append(int(tensor.numel()) * width.itemsize)
+        return number

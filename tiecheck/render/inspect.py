@@ -6,8 +6,9 @@ from typing import TextIO
 from tiecheck.peers.views.differences import difference
 from tiecheck.records.report import Counts, Report, Tally, TargetReport, TieEntry, View
 from tiecheck.records.words import HURTS, TIED
+from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
-from tiecheck.render.text import STORED, Line, fetched, more, write_lines
+from tiecheck.render.text import STORED, fetched, more
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""

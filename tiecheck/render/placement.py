@@ -7,17 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from tiecheck.placement.asked.fit import holders
+from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
 from tiecheck.placement.promises import sound
-from tiecheck.records.placement import Crash, Device, PlacedLoad, Placement, Plan, Proposal, Seeds
-from tiecheck.render.placement_table import badness, rank, table
+from tiecheck.records.placement import Crash, Device, Placed, PlacedLoad, Placement, Plan, Proposal, Seeds
+from tiecheck.records.words import TIED
+from tiecheck.render.lines import Line, clean
 from tiecheck.render.reports import Style
-from tiecheck.render.text import Line, clean
 from tiecheck.wording import size
 
 _T = TypeVar("_T")
 
+GROUPS_SHOWN = 4
+"""Groups in the table of a plan without `-v`."""
 NAMES_SHOWN = 4
-"""Entries of a list without `-v`."""
+"""Names of a group, and entries of a list, without `-v`."""
+WIDE = 47
+"""Columns of a member, or a verdict, beside which the next cell still stands; of a longer one it stands below."""
 TEXT = 200
 """Characters of what a tool says, without `-v`."""
 BOUNDLESS = 2**60
@@ -74,7 +79,7 @@ def _wanted(placement: Placement) -> bool:
 def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
     """One plan: what it is, what it comes to, and the groups under it."""
     title = "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}".strip()
-    split = sum(badness(placed) == 0 for placed in plan.placed)
+    split = sum(_badness(placed) == 0 for placed in plan.placed)
     total = f"{len(plan.placed):,} group{'' if len(plan.placed) == 1 else 's'}"
     if plan.crash is not None:
         word, tone = "raises", "bold red"
@@ -84,7 +89,7 @@ def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
         word, tone = "there is no tie group that it could split", "bold"
     else:
         word, tone = f"keeps {total} together", "bold green"
-        if any(badness(placed) == 1 for placed in plan.placed):
+        if any(_badness(placed) == 1 for placed in plan.placed):
             word, tone = f"splits none of {total}, and leaves names out", "bold yellow"
     yield Line(f"{title}: {word}", 8, 2, tone, len(title))
     yield from _told(plan, style)
@@ -94,7 +99,7 @@ def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
     if same and before is not None:
         yield Line(f"the same map as that of {before.tool}", 10, 2, "dim")
     elif plan.placed:
-        yield from table(plan.placed, style)
+        yield from _table(plan.placed, style)
 
 
 def _told(plan: Plan, style: Style) -> Iterator[Line]:
@@ -103,7 +108,7 @@ def _told(plan: Plan, style: Style) -> Iterator[Line]:
         yield Line(_crash(plan.crash), 10, 2)
     memory = dict(_memory(plan.memory, plan.used))
     figures = []
-    for device in sorted({*memory, *plan.used}, key=rank):
+    for device in sorted({*memory, *plan.used}, key=_rank):
         room = memory.get(device)
         of = "" if room is None or room >= BOUNDLESS else f" of {size(room)}"
         counted = plan.counted.get(device, plan.used.get(device, 0))
@@ -159,7 +164,7 @@ def _proposal(proposal: Proposal) -> Iterator[Line]:
         lacks = f" ({size(proposal.lacks)} missing)" if proposal.lacks else ""
         yield Line(f"no map keeps every group together: {proposal.reason or 'none fits'}{lacks}", 8, 2, "bold red", 6)
         return
-    used = ", ".join(f"{device} {size(proposal.used[device])}" for device in sorted(proposal.used, key=rank))
+    used = ", ".join(f"{device} {size(proposal.used[device])}" for device in sorted(proposal.used, key=_rank))
     limit = f" ({proposal.reason})" if proposal.reason else ""
     yield Line(f"a map that keeps every group together: {used}{limit}", 8, 2, "bold green", 37)
     yield from (Line(text, whole=True) for text in python_map(proposal.device_map))
@@ -199,3 +204,75 @@ def _cut(text: str, style: Style) -> str:
     """What a tool says, on one line, and cut where not everything is wanted."""
     line = " ".join(text.split())
     return line if style.verbose or len(line) <= TEXT else f"{line[:TEXT]}..."
+
+
+def group_verdict(placed: Placed) -> str:
+    """Where a group comes to lie, in a word or two: `together`, `split: cuda:0 | cpu`, `not in the map`."""
+    devices = sorted({device for device in placed.devices if device is not None}, key=_rank)
+    holes = placed.devices.count(None)
+    if not devices:
+        text = "not in the map"
+    else:
+        text = f"split: {' | '.join(devices)}" if len(devices) > 1 else "together"
+        if holes:
+            text += f", {holes} not in the map"
+    return text if placed.seen else f"{text}, not seen by the planner"
+
+
+def _rank(device: Device) -> tuple[int, str, int]:
+    """Accelerators first, in the order of their numbers, then memory, then files."""
+    kind, _, number = device.partition(":")
+    kinds = (*NUMBERED, *sorted(SINGLE, key=("mps", "hpu", "cpu", "meta").index), DISK)
+    return (kinds.index(kind) if kind in kinds else len(kinds), kind, int(number) if number.isdecimal() else 0)
+
+
+def _badness(placed: Placed) -> int:
+    """How much a group wants to be seen: split, not in the map, not seen, together."""
+    devices = set(placed.devices)
+    if len(devices - {None}) > 1:
+        return 0
+    return 1 if None in devices else 3 if placed.seen else 2
+
+
+def _table(groups: Sequence[Placed], style: Style) -> Iterator[Line]:
+    """Write the groups, split ones first; each with its verdict and bytes, and its members with their devices.
+
+    Verdict and bytes stand above the members and their devices, in the same two columns: so it fits whatever the names
+    are.
+    """
+    ordered = sorted(groups, key=lambda placed: (_badness(placed), placed.names))
+    shown = ordered if style.verbose else ordered[:GROUPS_SHOWN]
+    rows: list[tuple[str, str, str, str | None]] = [("group", "verdict, members", "bytes, devices", "dim")]
+    for number, placed in enumerate(shown, 1):
+        kind = f"{placed.kind}{'' if placed.kind in TIED else ', not tied'}{', declared' if placed.declared else ''}"
+        takes = "?" if placed.nbytes is None else size(placed.nbytes)
+        tone = ("bold red", "bold yellow", "bold yellow", None)[_badness(placed)]
+        word = group_verdict(placed)
+        if len(word) + len(kind) + 3 <= WIDE:
+            rows.append((str(number), f"{word} ({kind})", takes, tone))
+        else:
+            rows += [(str(number), word, takes, tone), ("", f"({kind})", "", tone)]
+        pairs = list(zip(placed.names, placed.devices, strict=True))
+        listed = pairs if style.verbose else pairs[:NAMES_SHOWN]
+        rows += [("", f"  {name}", device or "not in the map", None) for name, device in listed]
+        if len(pairs) > len(listed):
+            rows.append(("", f"  and {len(pairs) - len(listed):,} more names (-v shows them)", "", None))
+    yield from _rows(rows)
+    rest = ordered[len(shown) :]
+    if rest:
+        split = sum(_badness(placed) == 0 for placed in rest)
+        which = f", {split:,} of them split" if split else ""
+        yield Line(f"and {len(rest):,} more group{'' if len(rest) == 1 else 's'}{which} (-v shows them)", 10, 2, "dim")
+
+
+def _rows(rows: Sequence[tuple[str, str, str, str | None]]) -> Iterator[Line]:
+    """Rows of a table, the columns as wide as their cells; a cell that is too wide has the next one under it."""
+    cells = [(clean(first), clean(middle), last, tone) for first, middle, last, tone in rows]
+    wide = min(WIDE, max(len(middle) for _, middle, last, _ in cells if last))
+    for first, middle, last, tone in cells:
+        head = f"{first:<7}{middle:<{wide}}"
+        if last and len(middle) > wide:
+            yield Line(head, 10, 0, tone, whole=True)
+            yield Line(f"{'':<{7 + wide}}  {last}", 10, 0, tone, whole=True)
+        else:
+            yield Line(f"{head}  {last}", 10, 0, tone, whole=True)

@@ -19,8 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from tiecheck.placement.map_lookup import Key
-from tiecheck.placement.planners.crashes import crash_of
-from tiecheck.placement.planners.watching import Watch, watched_planner
+from tiecheck.placement.planners.watching import Watch, crash_of, watched_planner
 from tiecheck.records.placement import Ask, Plan
 
 Tool = Literal["accelerate", "transformers"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tiecheck.placement.proposal.device_map import map_of
 from tiecheck.placement.proposal.fill import Filled, Homes, Slot, fill, homes_for, smallest
-from tiecheck.placement.proposal.units import Units, units_of
+from tiecheck.placement.proposal.units import Units, map_of, units_of
 from tiecheck.records.module_tree import ModuleTree
 from tiecheck.records.placement import Proposal
 from tiecheck.wording import listed, size
@@ -30,7 +29,7 @@ def propose(
     """A device map under which no tie is split, or how much is missing for one.
 
     Args:
-        tree: The model's modules (`tiecheck.placement.module_tree`).
+        tree: The model's modules (`tiecheck.placement.model`).
         groups: The groups that must stay together beside the ties that the tree shows: declared ones that a load will
             make.
         memory: Bytes by device, as accelerate keys them. The disk is used only where it is named here, or where
