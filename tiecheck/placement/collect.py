@@ -103,7 +103,7 @@ def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> S
 
 
 def _plans(config: Config, subject: Subject, source: Source) -> tuple[Plan, ...]:
-    """The given map as a plan, or those of the tools, that of the natural loader first."""
+    """Return the given map as a plan, or those of the tools, that of the natural loader first."""
     if isinstance(config.device_map, Mapping):
         return (_given(config.device_map, config, subject, source),)
     from tiecheck.placement.planners.plans import plans_and_groups
@@ -126,7 +126,7 @@ def _plans(config: Config, subject: Subject, source: Source) -> tuple[Plan, ...]
 
 
 def _given(device_map: Mapping[str, Any], config: Config, subject: Subject, source: Source) -> Plan:
-    """The map that somebody gave, held against the model."""
+    """Return the map that somebody gave, held against the model."""
     from tiecheck.placement.asked.fit import (
         check_disk,
         check_map,
@@ -154,12 +154,12 @@ def _given(device_map: Mapping[str, Any], config: Config, subject: Subject, sour
 
 
 def _memory(config: Config) -> Mapping[int | str, int] | None:
-    """The memory that was given, in bytes (`placing.options` has read it)."""
+    """Return the memory that was given, in bytes (`placing.options` has read it)."""
     return config.max_memory  # type: ignore[return-value]  # read already
 
 
 def _may_warn(live: LiveModel) -> bool:
-    """Whether any version of accelerate may say that nothing is tied, and be worth a word.
+    """Return whether any version of accelerate may say that nothing is tied, and be worth a word.
 
     It says so of a `PreTrainedModel` in which it finds no tie at all. Every version finds one Parameter in two modules
     that are not one. Of a model that nobody wants tied 0.20 alone says it, of every one, by a slip.
@@ -174,14 +174,14 @@ def _may_warn(live: LiveModel) -> bool:
 
 
 def _warns(module: nn.Module) -> tuple[str, ...]:
-    """The versions of accelerate that would say that nothing is tied."""
+    """Return the versions of accelerate that would say that nothing is tied."""
     from tiecheck.peers.views.registry import views_of, would_warn
 
     return would_warn(views_of(module, tools=("accelerate",)))
 
 
 def _installed() -> str | None:
-    """The version of accelerate, which has been imported where it plans."""
+    """Return the version of accelerate, which has been imported where it plans."""
     import sys
 
     found: str | None = getattr(sys.modules.get("accelerate"), "__version__", None)
@@ -189,7 +189,7 @@ def _installed() -> str | None:
 
 
 def _unsound(placement: Placement) -> bool:
-    """Whether there is something that a map of our own would mend."""
+    """Return whether there is something that a map of our own would mend."""
     return any(load.form == "raises" for load in placement.loads) or any(
         plan.crash is not None
         or plan.moved
@@ -200,7 +200,7 @@ def _unsound(placement: Placement) -> bool:
 
 
 def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposal:
-    """A map that keeps the groups together which are one tensor, or will be once they are loaded."""
+    """Return a map that keeps the groups together which are one tensor, or will be once they are loaded."""
     from tiecheck.placement.planners.running import machine_memory
     from tiecheck.placement.proposal.propose import propose
 
@@ -223,7 +223,7 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
 
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
-    """The given map with the keys changed that part a group."""
+    """Return the given map with the keys changed that part a group."""
     from tiecheck.placement.proposal.amend import amended
 
     model, natural = subject.model, subject.natural

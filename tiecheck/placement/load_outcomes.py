@@ -1,4 +1,4 @@
-"""What loading a target under a plan's map would do to its ties: which load it is, and what it meets."""
+"""The outcome of a load under a plan's map for each tie: which load it is, and what it meets."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Source(NamedTuple):
     model: ModelConfig | None = None
     """Its config."""
     checkpoint: Checkpoint | None = None
-    """What it will be loaded from."""
+    """The files that it will be loaded from."""
     groups: tuple[Group, ...] = ()
-    """How that stores the groups that are declared or suspected, as far as it is known."""
+    """The form in which that stores the groups that are declared or suspected, as far as it is known."""
     architecture: Architecture | None = None
     """The architecture that the config names."""
 
 
 class Told(NamedTuple):
-    """What a load does to the groups of a model."""
+    """The outcome of a load for the groups of a model."""
 
     loads: tuple[PlacedLoad, ...] = ()
-    """What is not as it was meant."""
+    """The groups that do not come out as they were meant."""
     untold: tuple[str, ...] = ()
-    """Why it cannot be told what becomes of a group."""
+    """Reasons for which it cannot be told what becomes of a group."""
     followed: tuple[tuple[str, ...], ...] = ()
     """The names of every group that was followed."""
 
@@ -82,7 +82,7 @@ def loads_of(source: Source, subject: Subject, plan: Plan) -> Told:
 
 
 def _declared(source: Source, checkpoint: Checkpoint, module: Any) -> tuple[LoadGroup, ...]:
-    """The groups that `from_pretrained` ties, with what the checkpoint stores of them."""
+    """Return the groups that `from_pretrained` ties, with what the checkpoint stores of them."""
     from tiecheck.placement.loads.slots import declared_groups
 
     pairs = dict(getattr(module, "all_tied_weights_keys", None) or {})
@@ -98,7 +98,7 @@ def _declared(source: Source, checkpoint: Checkpoint, module: Any) -> tuple[Load
 
 
 def _undeclared(subject: Subject, checkpoint: Checkpoint, plan: Plan) -> tuple[PlacedLoad, ...]:
-    """The ties that a class makes in `__init__` and does not declare, where the checkpoint stores some members only.
+    """Return the undeclared ties of a class, made in its `__init__`, of which the checkpoint stores some members only.
 
     `from_pretrained` (transformers 5.23) gives each stored name a Parameter of its own, and draws the others at random;
     a class with a `tie_weights` of its own may tie them again.
@@ -135,7 +135,7 @@ def _undeclared(subject: Subject, checkpoint: Checkpoint, plan: Plan) -> tuple[P
 
 
 def _one(module: Any, names: tuple[str, ...]) -> bool:
-    """Whether some names are one parameter of a module."""
+    """Return whether some names are one parameter of a module."""
     try:
         return len({id(module.get_parameter(name)) for name in names}) == 1
     except AttributeError:
@@ -143,12 +143,12 @@ def _one(module: Any, names: tuple[str, ...]) -> bool:
 
 
 def _stays(plan: Plan) -> bool:
-    """Whether no group has a member that is offloaded, or on another device than the others: nothing becomes of it."""
+    """Return whether no group has a member that is offloaded, or on another device than the others."""
     return all(len(set(one.devices)) == 1 and one.devices[0] not in ("disk", "meta") for one in plan.placed)
 
 
 def _given(module: nn.Module, checkpoint: Checkpoint | None) -> tuple[tuple[LoadGroup, ...], Load]:
-    """The groups that accelerate sees in a live module, and how it comes to its devices."""
+    """Return the groups that accelerate sees in a live module, and how it comes to its devices."""
     from tiecheck.placement.loads.follow import Load
     from tiecheck.placement.loads.slots import live_groups
 

@@ -21,7 +21,7 @@ PATTERNS = 256
 
 
 def device_word(value: Any) -> Device:
-    """A device in torch's words with its number: `0`, `"cuda"` and `torch.device("cuda", 0)` are `cuda:0`."""
+    """Return a device in torch's words with its number: `0`, `"cuda"` and `torch.device("cuda", 0)` are `cuda:0`."""
     word = str(value)
     if word.isdecimal():
         return f"cuda:{word}"
@@ -29,7 +29,7 @@ def device_word(value: Any) -> Device:
 
 
 def key_of(device_map: Mapping[str, Any], name: str) -> str | None:
-    """The longest key of a map that is a name or stands above it; None where none does."""
+    """Return the longest key of a map that is a name or stands above it; None where none does."""
     while name not in device_map:
         if not name:
             return None
@@ -38,13 +38,13 @@ def key_of(device_map: Mapping[str, Any], name: str) -> str | None:
 
 
 def device_in(device_map: Mapping[str, Any], name: str) -> Any:
-    """The device of a name as a map has it, by the longest key that holds it; None where none does."""
+    """Return the device of a name as a map has it, by the longest key that holds it; None where none does."""
     key = key_of(device_map, name)
     return None if key is None else device_map[key]
 
 
 def transformers_key(name: str, keys: Collection[str]) -> str | None:
-    """The key of a map that transformers loads a tensor by; None where it finds none.
+    """Return the key of a map that transformers loads a tensor by; None where it finds none.
 
     transformers 5.23 `expand_device_map` takes a key for the beginning of a name and not for a module, so that
     `layers.1` takes in `layers.10.weight` where no longer key does; of several the one with the most dots counts, and
@@ -66,7 +66,7 @@ class DeviceMap(dict[str, Any]):
 
     @classmethod
     def of(cls, device_map: Mapping[str, Any]) -> DeviceMap:
-        """The map itself where it is one already."""
+        """Return the map itself where it is one already."""
         return device_map if isinstance(device_map, cls) else cls(device_map)
 
     @cached_property
@@ -99,7 +99,7 @@ class DeviceMap(dict[str, Any]):
         return dict(self.words)
 
     def device_of(self, name: str) -> Device | None:
-        """What `by_accelerate` says, quickly where many names are asked for: each parent is looked up once."""
+        """Return what `by_accelerate` says, quickly where many names are asked for: each parent is looked up once."""
         known = self._known
         below = []
         while name not in known and name:
@@ -149,7 +149,7 @@ def broken_nesting(device_map: Mapping[str, Any], modules: Container[str], *, lo
 
 
 def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
-    """What `get_device` of transformers gives (5.23, `integrations/accelerate.py`, `expand_device_map`).
+    """Return what `get_device` of transformers gives (5.23, `integrations/accelerate.py`, `expand_device_map`).
 
     Its keys make one alternation, those with more dots first and among them the longer ones, which is matched as a
     prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is
@@ -173,7 +173,7 @@ def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
 
 
 def by_accelerate(device_map: Mapping[str, Any], name: str) -> Device | None:
-    """The device of the longest key that is the name or a module above it; None where there is none.
+    """Return the device of the longest key that is the name or a module above it; None where there is none.
 
     accelerate 1.15.0: the walk in `load_checkpoint_in_model`, `_get_param_device` and `check_device_map`.
     """
@@ -182,13 +182,13 @@ def by_accelerate(device_map: Mapping[str, Any], name: str) -> Device | None:
 
 
 def keys_above(device_map: Mapping[str, Any], name: str) -> list[str]:
-    """The keys of a map that hold a name, from the outermost in; the name itself may be one."""
+    """Return the keys of a map that hold a name, from the outermost in; the name itself may be one."""
     parts = name.split(".")
     return [key for n in range(len(parts) + 1) if (key := ".".join(parts[:n])) in device_map]
 
 
 def splits(device_map: Mapping[str, Key], groups: Iterable[Iterable[str]]) -> bool:
-    """Whether a map puts members of a group on different devices; one without a device says nothing."""
+    """Return whether a map puts members of a group on different devices; one without a device says nothing."""
     return any(len({device_in(device_map, name) for name in group} - {None}) > 1 for group in groups)
 
 

@@ -34,15 +34,15 @@ class Together(NamedTuple):
     names: tuple[str, ...]
     """The names, sorted."""
     kind: Kind
-    """How they really hang together."""
+    """The kind by which they really hang together."""
     declared: bool
-    """Whether the class or the user's contract says that they are one."""
+    """True where the class or the user's contract says that they are one."""
     nbytes: int | None
     """Bytes of one member in the element type of the load; None where the tree has to tell."""
 
 
 class Model:
-    """What a placement has to know of a model. Its tree is made when it is first asked for: a sound plan needs none."""
+    """A model as a placement knows it. Its tree is made when it is first asked for: a sound plan needs none."""
 
     def __init__(self, tree: Callable[[], ModuleTree], groups: tuple[Together, ...]) -> None:
         """Begin.
@@ -84,7 +84,7 @@ class Model:
         return {name: nbytes for names, nbytes in pairs for name in names}
 
     def names(self) -> list[str]:
-        """Every name of the state dict, those that aliases make included."""
+        """Return every name of the state dict, those that aliases make included."""
         return [
             f"{path}.{tensor.attribute}" if path else tensor.attribute
             for path, node in zip(self.paths, self.tree.nodes, strict=True)
@@ -93,16 +93,16 @@ class Model:
         ]
 
     def modules(self) -> list[str]:
-        """The paths of `named_modules()`: each module once."""
+        """Return the paths of `named_modules()`: each module once."""
         return [path for path, node in zip(self.paths, self.tree.nodes, strict=True) if not node.alias]
 
     def alias_paths(self) -> dict[str, str]:
-        """The further paths of modules -> the path that `named_modules()` has of the same module."""
+        """Return the further paths of modules -> the path that `named_modules()` has of the same module."""
         pairs = zip(self.paths, self.tree.nodes, strict=True)
         return {path: self.paths[node.module] for path, node in pairs if node.alias}
 
     def used(self, device: Callable[[str], Device | None]) -> dict[Device, int]:
-        """Bytes that lie on each device: a tensor once on each device that has one of its names.
+        """Return bytes that lie on each device: a tensor once on each device that has one of its names.
 
         Args:
             device: The device of a name.
@@ -117,7 +117,7 @@ class Model:
     def spread(
         self, plan: Plan, seen: Iterable[Sequence[str]] | None, loader: Loader = "accelerate", *, counted: bool = False
     ) -> Plan:
-        """A plan with where it puts each group, and how many bytes lie on each device.
+        """Return a plan with where it puts each group, and how many bytes lie on each device.
 
         Args:
             plan: The plan; one that raised comes back as it is.
@@ -145,13 +145,13 @@ class Model:
 
 
 def lookup(device_map: Mapping[str, Any], loader: Loader = "accelerate") -> Callable[[str], Device | None]:
-    """What tells the device of a name under a map, as a loader looks for it."""
+    """Return what tells the device of a name under a map, as a loader looks for it."""
     known = DeviceMap.of(device_map)
     return partial(by_transformers, known) if loader == "transformers" else known.device_of
 
 
 class Subject(NamedTuple):
-    """What is to be placed."""
+    """A model to be placed."""
 
     module: nn.Module
     """The model, without wrappers."""
@@ -164,11 +164,11 @@ class Subject(NamedTuple):
 
 
 class NoTreeError(Exception):
-    """Why a model has no tree that could be planned with."""
+    """The reason for which a model has no tree that could be planned with."""
 
 
 def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
-    """What a placement has to know of a module.
+    """Return what a placement has to know of a module.
 
     Args:
         module: The model, without wrappers.
@@ -186,7 +186,7 @@ def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
 
 
 def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Together, ...]:
-    """The groups of parameters that a placement must keep on one device.
+    """Return the groups of parameters that a placement must keep on one device.
 
     Args:
         live: The live layer.
@@ -207,7 +207,7 @@ def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Together, ...]
 
 
 def _nbytes(tie: Tie, dtype: str | None) -> int | None:
-    """Bytes of a tied tensor in the element type of the load, where it is known to be one of floating point."""
+    """Return bytes of a tied tensor in the element type of the load, where it is known to be one of floating point."""
     if dtype is None or tie.shape is None:
         return tie.nbytes
     own, wanted = (getattr(torch, word or "", None) for word in (tie.dtype, dtype))

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from tiecheck.records.report import TargetReport
 
 HURTS = frozenset({"raises", "overwrites", "untied"})
-"""What a load must not do to a group (`facts_placement.LoadForm`); to hold it twice costs memory alone."""
+"""Forms of a load that break a group (`LoadForm`); to hold it twice costs memory alone."""
 
 
 def sound(placement: Placement) -> bool:
-    """Whether the plan that the natural loader follows keeps every group together and loads it."""
+    """Return whether the plan that the natural loader follows keeps every group together and loads it."""
     if not placement.plans or not placement.plans[0].device_map:
         return False
     apart = any(len(set(group.devices)) > 1 or None in group.devices for group in placement.plans[0].placed)
@@ -26,7 +26,7 @@ def sound(placement: Placement) -> bool:
 
 
 def chosen_map(placement: Placement) -> dict[str, int | str]:
-    """The map to load with: the tool's own where it is sound, else the proposal; empty where there is neither.
+    """Return the map to load with: the tool's own where it is sound, else the proposal; empty where there is neither.
 
     A plan that is not sound stands where nothing better is known.
     """
@@ -37,7 +37,7 @@ def chosen_map(placement: Placement) -> dict[str, int | str]:
 
 
 def promises_of(target: TargetReport, device_map: Mapping[str, int | str], dtype: str | None) -> tuple[Promise, ...]:
-    """What loading a target under a map promises.
+    """Return what loading a target under a map promises.
 
     Args:
         target: Its report, with a placement.

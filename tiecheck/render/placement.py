@@ -34,7 +34,7 @@ CAUSES = {
     "root": "a tied name stands on the root module itself",
     "other": "",
 }
-"""Why a planner raises, in words."""
+"""Reasons for which a planner raises, in words."""
 
 FORMS = {
     "raises": "ends with an exception",
@@ -42,11 +42,11 @@ FORMS = {
     "untied": "leaves the members untied",
     "copies": "keeps the members twice",
 }
-"""What a load does to a group, in words."""
+"""Outcomes of a load for a group, in words."""
 
 
 def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
-    """The lines of a placement, to stand under those of its target.
+    """Yield the lines of a placement, to stand under those of its target.
 
     Args:
         placement: What a map does to the ties.
@@ -70,7 +70,7 @@ def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
 
 
 def _wanted(placement: Placement) -> bool:
-    """Whether the plan that will be followed is one to replace; what another tool gets wrong is for its finding."""
+    """Return whether the plan that will be followed is one to replace; another tool has its finding."""
     first = placement.plans[0]
     unstable = first.seeds is not None and (first.seeds.maps > 1 or first.seeds.crashes > 0)
     return unstable or bool(first.moved) or not sound(placement)
@@ -103,7 +103,7 @@ def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
 
 
 def _told(plan: Plan, style: Style) -> Iterator[Line]:
-    """What a plan comes to, and what its tool has to say."""
+    """Yield what a plan comes to, and what its tool has to say."""
     if plan.crash is not None:
         yield Line(_crash(plan.crash), 10, 2)
     memory = dict(_memory(plan.memory, plan.used))
@@ -159,7 +159,7 @@ def _load(load: PlacedLoad, style: Style) -> Iterator[Line]:
 
 
 def _proposal(proposal: Proposal) -> Iterator[Line]:
-    """The map that works, as Python to be pasted from the first column on; or why there is none."""
+    """Yield the map that works, as Python to be pasted from the first column on; or why there is none."""
     if not proposal.device_map:
         lacks = f" ({size(proposal.lacks)} missing)" if proposal.lacks else ""
         yield Line(f"no map keeps every group together: {proposal.reason or 'none fits'}{lacks}", 8, 2, "bold red", 6)
@@ -171,7 +171,7 @@ def _proposal(proposal: Proposal) -> Iterator[Line]:
 
 
 def python_map(device_map: Mapping[str, int | str]) -> list[str]:
-    """A device map as lines of Python that assign it to `device_map`.
+    """Return a device map as lines of Python that assign it to `device_map`.
 
     Args:
         device_map: Module -> device; a name may hold anything.
@@ -181,12 +181,12 @@ def python_map(device_map: Mapping[str, int | str]) -> list[str]:
 
 
 def _literal(value: int | str) -> str:
-    """A number or a text as Python writes it, without a character that does not print."""
+    """Return a number or a text as Python writes it, without a character that does not print."""
     return clean(json.dumps(value, ensure_ascii=False))
 
 
 def _memory(memory: Mapping[int | str, int], used: Mapping[Device, int] | tuple[()]) -> list[tuple[Device, int]]:
-    """A memory by devices in one way of writing them."""
+    """Return a memory by devices in one way of writing them."""
     return list(zip(holders(memory, used), memory.values(), strict=True))
 
 
@@ -195,13 +195,13 @@ def _some(items: Sequence[_T], style: Style) -> Sequence[_T]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     rest = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _cut(text: str, style: Style) -> str:
-    """What a tool says, on one line, and cut where not everything is wanted."""
+    """Return what a tool says, on one line, and cut where not everything is wanted."""
     line = " ".join(text.split())
     return line if style.verbose or len(line) <= TEXT else f"{line[:TEXT]}..."
 
@@ -227,7 +227,7 @@ def _rank(device: Device) -> tuple[int, str, int]:
 
 
 def _badness(placed: Placed) -> int:
-    """How much a group wants to be seen: split, not in the map, not seen, together."""
+    """Return how much a group wants to be seen: split, not in the map, not seen, together."""
     devices = set(placed.devices)
     if len(devices - {None}) > 1:
         return 0

@@ -1,1 +1,1 @@
-"""What somebody asks of a placement: memory, devices, maps; held against a model. No torch."""
+"""The wishes of a placement, read and held against a model: memory, devices, maps. No torch."""

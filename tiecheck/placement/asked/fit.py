@@ -1,4 +1,4 @@
-"""Whether a given device map fits a model: every tensor has a device, every key is known, every device has room.
+"""Checks that a given device map fits a model: every tensor has a device, every key is known, every device has room.
 
 It is held against accelerate 1.15 `check_device_map`, which `dispatch_model` calls, and transformers 5.23
 `expand_device_map`, which says where a tensor is loaded to.
@@ -31,7 +31,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     loader: Literal["accelerate", "transformers"] = "accelerate",
     place: str = "device_map",
 ) -> tuple[str, ...]:
-    """Whether a map has a place for every tensor, as the loaders look for it.
+    """Return whether a map has a place for every tensor, as the loaders look for it.
 
     accelerate 1.15 `check_device_map` raises where a name of the state dict stands under no key, and warns of a key
     that `named_modules()` does not list. So it wants the other path of an aliased module in the map, and warns of it.
@@ -73,7 +73,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
 
 
 def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool, place: str) -> None:
-    """Whether accelerate's hooks bear the keys that stand below others; see `broken_nesting`.
+    """Check that accelerate's hooks bear the keys that stand below others; see `broken_nesting`.
 
     Raises:
         UsageError: They raise ValueError; both keys are named.
@@ -89,7 +89,7 @@ def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loa
 
 
 def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> None:
-    """Whether accelerate 1.15 can leave everything on the disk as a map wants it.
+    """Check that accelerate 1.15 can leave everything on the disk as a map wants it.
 
     Args:
         device_map: The map.
@@ -114,7 +114,7 @@ def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> N
 
 
 def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: str) -> None:
-    """Whether transformers 5.23 gets through a map, whose keys it takes for patterns (`expand_device_map`).
+    """Check that transformers 5.23 gets through a map, whose keys it takes for patterns (`expand_device_map`).
 
     Raises:
         UsageError: A key is no pattern, or matches what is no key, over which it raises.
@@ -137,7 +137,7 @@ def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: s
 def warned_keys(
     device_map: Mapping[str, Any], modules: Iterable[str], *, loader: Literal["accelerate", "transformers"]
 ) -> tuple[str, ...]:
-    """What accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked.
+    """Return what accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked.
 
     Args:
         device_map: The map.
@@ -152,19 +152,19 @@ def warned_keys(
 
 
 def above(name: str) -> list[str]:
-    """A name, and every module that it stands in, the highest first; the root is left out."""
+    """Return a name, and every module that it stands in, the highest first; the root is left out."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _modules_of(lacking: list[str], covered: set[str]) -> list[str]:
-    """The highest modules none of whose tensors has a device."""
+    """Return the highest modules none of whose tensors has a device."""
     partly = {path for name in covered for path in above(name)}
     return list(dict.fromkeys(next((path for path in above(name) if path not in partly), name) for name in lacking))
 
 
 def _real(path: str, alias_paths: Mapping[str, str]) -> str | None:
-    """The first path of a module that is named by another one; None where it is named by no alias."""
+    """Return the first path of a module that is named by another one; None where it is named by no alias."""
     for head in reversed(above(path)):
         if head in alias_paths:
             return alias_paths[head] + path[len(head) :]
@@ -172,7 +172,7 @@ def _real(path: str, alias_paths: Mapping[str, str]) -> str | None:
 
 
 def _listed(paths: list[str], alias_paths: Mapping[str, str]) -> str:
-    """Some paths in words, aliases with what they are."""
+    """Return some paths in words, aliases with what they are."""
     words = [
         shown(path) + (f" (the module {shown(real)} by another path)" if (real := _real(path, alias_paths)) else "")
         for path in paths[:LISTED]
@@ -184,7 +184,7 @@ def _listed(paths: list[str], alias_paths: Mapping[str, str]) -> str:
 def _odd_keys(
     device_map: Mapping[str, Any], modules: set[str], alias_paths: Mapping[str, str], names: set[str]
 ) -> Iterator[str]:
-    """What is to be said of keys that `named_modules()` does not list, a remark a kind."""
+    """Yield what is to be said of keys that `named_modules()` does not list, a remark a kind."""
     kinds: dict[str, list[str]] = {"alias": [], "tensor": [], "nothing": []}
     for key in device_map:
         if key and key not in modules:
@@ -200,7 +200,7 @@ def _odd_keys(
 
 
 def _nearest(key: str, paths: set[str]) -> str | None:
-    """The module that was meant by a key: one that ends in it, or the same with its first wrong part mended."""
+    """Return the module that was meant by a key: one that ends in it, or the same with its first wrong part mended."""
     import difflib
 
     ends = min((path for path in paths if path.endswith(f".{key}")), default=None)
@@ -234,7 +234,7 @@ def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[st
 
 
 def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | None, place: str = "device_map") -> None:
-    """Whether what a map puts on each device fits into the memory that was given for it.
+    """Check that what a map puts on each device fits into the memory that was given for it.
 
     Args:
         used: Bytes by device, in one way of writing it (`Plan.used`).
@@ -251,7 +251,7 @@ def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | Non
 
 
 def holders(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]:
-    """The keys of a memory as devices, in their order; a number is the kind of accelerator that is used.
+    """Return the keys of a memory as devices, in their order; a number is the kind of accelerator that is used.
 
     Args:
         memory: GPUs' numbers, `mps`, `cpu`, `disk`.
@@ -263,7 +263,7 @@ def holders(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]
 
 
 def _against(used: int, room: int) -> str:
-    """What a device gets and what it has; in bytes where the words for both are the same."""
+    """Return what a device gets and what it has; in bytes where the words for both are the same."""
     gets, has = size(used), size(room)
     if gets.replace(".00 ", " ").replace(".0 ", " ") == has.replace(".00 ", " ").replace(".0 ", " "):
         return f"{used:,} bytes and has {room:,}"

@@ -18,7 +18,7 @@ UNITS = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 10**9, "mb": 10**6, "kb
 """Units of a memory size, in lower case, with their bytes (accelerate 1.15 `convert_file_size_to_int`)."""
 
 HOLDERS = ("mps", "cpu", "disk")
-"""What may be given memory beside the numbers of GPUs (accelerate 1.15 `get_max_memory`)."""
+"""Keys that may be given memory beside the numbers of GPUs (accelerate 1.15 `get_max_memory`)."""
 
 NUMBERED = (
     "cuda",
@@ -53,13 +53,13 @@ SHOWN = 60
 
 
 def shown(value: Any) -> str:
-    """A value in a message, on one line, without control characters, and cut where it is long."""
+    """Return a value in a message, on one line, without control characters, and cut where it is long."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def parse_memory(size: Any, place: str = "max_memory") -> int:
-    """A memory size in bytes.
+    """Return a memory size in bytes.
 
     A unit in lower case that ends in `b` means bits for `GB`, `MB` and `KB` (`10Gb` is 1.25 GB), as in accelerate.
 
@@ -84,7 +84,7 @@ def parse_memory(size: Any, place: str = "max_memory") -> int:
 
 
 def _sized(text: str, place: str) -> int:
-    """A number with its unit, read as accelerate 1.15 reads it."""
+    """Return a number with its unit, read as accelerate 1.15 reads it."""
     unit = next((unit for unit in UNITS if text.lower().endswith(unit)), None)
     if unit is None:
         raise UsageError(f"{place}: {shown(text)} is no size{_instead(text)}")
@@ -102,7 +102,7 @@ def _sized(text: str, place: str) -> int:
 
 
 def _instead(text: str) -> str:
-    """What was meant by a size without a unit that is known, as the end of a sentence."""
+    """Return what was meant by a size without a unit that is known, as the end of a sentence."""
     found = re.fullmatch(
         r"\s*([0-9.]{1,12})\s*([kmgt]?)(?:i?b?|igs?|egs?|ig?bytes?)?\s*", text, re.ASCII | re.IGNORECASE
     )
@@ -114,7 +114,7 @@ def _instead(text: str) -> str:
 
 
 def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, int]:
-    """The memory of some devices in bytes, in the order in which they are given.
+    """Return the memory of some devices in bytes, in the order in which they are given.
 
     Args:
         given: Texts, each `DEVICE=SIZE` (`0=10GiB`, `cpu=30GiB`), or a mapping as `max_memory=` of accelerate takes it,
@@ -155,12 +155,12 @@ def _pair(text: Any, place: str) -> tuple[int | str, str]:
 
 
 def number_of(text: str) -> int | str:
-    """A device that was written as text: the number of a GPU where it is one, else the text."""
+    """Return a device that was written as text: the number of a GPU where it is one, else the text."""
     return int(text) if re.fullmatch("0|[1-9][0-9]{0,8}", text) else text
 
 
 def _holder(device: Any, size: Any, place: str) -> int | str:
-    """A device as accelerate keys memory."""
+    """Return a device as accelerate keys memory."""
     number = isinstance(device, int) and not isinstance(device, bool)
     if number and 0 <= device <= LAST:
         return int(device)
@@ -178,7 +178,7 @@ def _holder(device: Any, size: Any, place: str) -> int | str:
 
 
 def normalise(device: Any, place: str = "device_map") -> Device:
-    """A device in one way of writing it: `0`, `"cuda"` and `torch.device("cuda", 0)` are all `cuda:0`.
+    """Return a device in one way of writing it: `0`, `"cuda"` and `torch.device("cuda", 0)` are all `cuda:0`.
 
     A bare number is a CUDA device here; `devices_of` looks at the whole map. A string of digits is refused: torch 2.13
     raises "Invalid device string: '0'" for it, in accelerate and in transformers alike.
@@ -209,7 +209,7 @@ def normalise(device: Any, place: str = "device_map") -> Device:
 
 
 def devices_of(device_map: Mapping[str, Any], place: str = "device_map") -> dict[str, Device]:
-    """A map with every device in one way of writing it.
+    """Return a map with every device in one way of writing it.
 
     A bare number is the accelerator of the machine: where the map names one kind other than CUDA beside it (`xpu:1`),
     it is one of those, otherwise a CUDA device.
@@ -228,7 +228,7 @@ def devices_of(device_map: Mapping[str, Any], place: str = "device_map") -> dict
 
 
 def _hint(device: Any) -> str:
-    """What was meant by a word that is no device, as the end of a sentence."""
+    """Return what was meant by a word that is no device, as the end of a sentence."""
     meant = meant_device(device)
     if meant is None:
         return "; there are numbers of GPUs, cuda:0, cpu, mps, meta, disk and other words of torch's"
@@ -236,7 +236,7 @@ def _hint(device: Any) -> str:
 
 
 def meant_device(device: Any) -> int | str | None:
-    """The device that a wrong word seems to mean: `gpu0` is 0, `CPU` is `cpu`."""
+    """Return the device that a wrong word seems to mean: `gpu0` is 0, `CPU` is `cpu`."""
     word = str(device).strip().lower()
     found = re.fullmatch(r"(?:gpu|cuda|device|rank)?[ :_/-]*(\d{1,3})", word, re.ASCII)
     if found and int(found[1]) <= LAST and not re.fullmatch(r"-\d+", word):

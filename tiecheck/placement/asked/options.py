@@ -54,7 +54,7 @@ SEEDS = 256
 def read_placing(
     given: Mapping[str, Any], say: Callable[[str], str], *, text: bool, folder: str = ""
 ) -> dict[str, Any]:
-    """The options of a placement that were given, as `Config` holds them.
+    """Return the options of a placement that were given, as `Config` holds them.
 
     Args:
         given: Fields of `FIELDS` with what was written for them; None for what was not given.
@@ -102,7 +102,7 @@ def need_map(fields: Mapping[str, Any], given: Iterable[str], say: Callable[[str
 
 
 def _numbered(value: Any) -> Any:
-    """A table of a configuration file with numbers for keys of digits, which TOML does not have."""
+    """Return a table of a configuration file with numbers for keys of digits, which TOML does not have."""
     from tiecheck.placement.asked.memory import number_of
 
     if not isinstance(value, Mapping):
@@ -111,7 +111,7 @@ def _numbered(value: Any) -> Any:
 
 
 def read_dtype(value: Any, place: str) -> str | None:
-    """An element type by torch's word; None for `auto`, the one that the checkpoint has.
+    """Return an element type by torch's word; None for `auto`, the one that the checkpoint has.
 
     Raises:
         UsageError: There is no such type.
@@ -130,7 +130,7 @@ def read_dtype(value: Any, place: str) -> str | None:
 
 
 def _no_split(value: Any, place: str) -> tuple[str, ...]:
-    """Names of classes, as accelerate compares them: without the module that they are from."""
+    """Return names of classes, as accelerate compares them: without the module that they are from."""
     words = (value,) if isinstance(value, str) else value
     if not isinstance(words, Iterable) or isinstance(words, (bytes, Mapping)):
         raise UsageError(f"{place} must be names of classes, as LlamaDecoderLayer, not {shown(value)}")
@@ -150,7 +150,7 @@ def _seeds(value: Any, place: str) -> int:
 
 
 def _checkpoint(value: Any, place: str) -> str:
-    """A checkpoint that is here: accelerate reads files and folders alone."""
+    """Return a checkpoint that is here: accelerate reads files and folders alone."""
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{place} must be the path of a checkpoint, not {shown(value)}")
     path = os.fspath(value)
@@ -165,11 +165,11 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
     "hash_seeds": _seeds,
     "checkpoint": _checkpoint,
 }
-"""What reads each field that is one value."""
+"""The reader of each field that is one value."""
 
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
-"""What transformers and accelerate plan a map for."""
+"""Words for which transformers and accelerate plan a map."""
 
 FILE_LIMIT = 16 * 1024 * 1024
 """Bytes of a JSON map that are read at most; one with a key for each of 100,000 tensors has some 8 MB."""
@@ -179,7 +179,7 @@ Map = dict[str, int | str]
 
 
 def read_map(given: Any, place: str = "device_map=", *, text: bool = False, folder: str = "") -> tuple[str | Map, str]:
-    """What a device map was asked for.
+    """Return what a device map was asked for.
 
     Args:
         given: A strategy, a device for the whole model, the path of a JSON file, or a mapping.
@@ -214,12 +214,12 @@ def read_map(given: Any, place: str = "device_map=", *, text: bool = False, fold
 
 
 def _is_device(word: str) -> bool:
-    """Whether a word can only be meant for a device."""
+    """Return whether a word can only be meant for a device."""
     return word == DISK or word.partition(":")[0] in (*NUMBERED, *SINGLE)
 
 
 def _file_or_typo(word: str, place: str, folder: str) -> tuple[Map, str]:
-    """A map from a file, or the error that a word is nothing."""
+    """Return a map from a file, or the error that a word is nothing."""
     path = os.path.join(folder, word) if folder and not os.path.isabs(word) else word
     if os.path.lexists(path) or word.endswith(".json"):
         return read_map_file(path), path
@@ -227,7 +227,7 @@ def _file_or_typo(word: str, place: str, folder: str) -> tuple[Map, str]:
 
 
 def _meant(word: str) -> str:
-    """What was meant by a word, as the end of a sentence."""
+    """Return what was meant by a word, as the end of a sentence."""
     import difflib
 
     near = difflib.get_close_matches(word.lower(), STRATEGIES, n=2)
@@ -240,7 +240,7 @@ def _meant(word: str) -> str:
 
 
 def read_map_file(path: str) -> Map:
-    """A map from a JSON file: an object of module name to device.
+    """Return a map from a JSON file: an object of module name to device.
 
     Args:
         path: The file.
@@ -270,7 +270,7 @@ def read_map_file(path: str) -> Map:
 
 
 def _checked(found: Any, place: str) -> Map:
-    """A mapping all of whose keys are names and whose values are devices."""
+    """Return a mapping all of whose keys are names and whose values are devices."""
     if not isinstance(found, Mapping):
         raise UsageError(
             f'{place} must map modules to devices, as {{"model": 0, "lm_head": "cpu"}}, not {shown(found)}'

@@ -1,1 +1,1 @@
-"""What becomes of tie groups in a load under a device map, told without loading."""
+"""The outcome of a load for tie groups, under a device map, told without loading."""

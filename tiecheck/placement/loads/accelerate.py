@@ -56,7 +56,7 @@ class Dispatch:
         self.pointers: dict[int, dict[Device, Held]] = {}
 
     def run(self) -> Loaded:
-        """What comes out.
+        """Return what comes out.
 
         Raises:
             Fails: It, or the first forward pass of a module that has one of the members, raises.
@@ -99,7 +99,7 @@ class Dispatch:
         return Loaded(together, {name: self.slots[name].value for name in self.names})
 
     def _set_aside(self) -> None:
-        """What the hooks of offloaded modules read: on the disk, and with a GPU those of the CPU's modules."""
+        """Set aside what the hooks of offloaded modules read: on the disk, with a GPU on the CPU too."""
         for name in self.names:
             for key in filter(
                 None, keys_above(self.device_map, name)
@@ -138,16 +138,16 @@ class Dispatch:
             there[device] = self.slots[name]
 
     def _modules(self, name: str) -> list[str]:
-        """The keys that are modules above a name, from the outside in: a hook is for a module, not for a parameter."""
+        """Return the keys that are modules above a name, from the outside in: parameters have no hook."""
         return [key for key in keys_above(self.device_map, name) if key != name]
 
     def _hooked(self, name: str) -> Device | None:
-        """The device that the innermost hook above a name is for; None where there is no hook."""
+        """Return the device that the innermost hook above a name is for; None where there is no hook."""
         keys = self._modules(name)
         return self.device_map.words[keys[-1]] if keys else None
 
     def _forward(self) -> dict[str, str]:
-        """What the first forward pass reads: `AlignDevicesHook.pre_forward`.
+        """Return what the first forward pass reads: `AlignDevicesHook.pre_forward`.
 
         A tensor from beside gives way to a tied one that is on the device already: `set_module_tensor_to_device` looks
         in `tied_params_map` for the address of the parameter that stands in the slot.
@@ -184,7 +184,7 @@ def retie(slots: Slots, tied: list[list[str]]) -> None:
 def load_checkpoint_in_model(
     group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, on_meta: bool, folder: bool
 ) -> tuple[Slots, dict[str, str]]:
-    """The members after `load_checkpoint_in_model`, and what was written to the offload folder.
+    """Return the members after `load_checkpoint_in_model`, and what was written to the offload folder.
 
     A value of the checkpoint is never written in place: `set_module_tensor_to_device` makes a new Parameter, and one on
     meta for `disk`, so that every tie is broken, to be made again by `retie_parameters` at the end.
@@ -239,7 +239,7 @@ def load_checkpoint_and_dispatch(
 
 
 def dispatch_model(group: LoadGroup, device_map: Mapping[str, Any], *, folder: bool) -> Loaded:
-    """A module that has its values.
+    """Return a module that has its values.
 
     Raises:
         Fails: It, or the first forward pass, raises.

@@ -1,4 +1,4 @@
-"""What becomes of tie groups in a load under a device map, told without loading.
+"""The outcome of a load under a device map for each tie group, told without loading.
 
 Each function of `transformers.py` and `accelerate.py` here follows one loader with the members of one group;
 `loads_under` holds what comes out against a load without a map and tells what is not as it was meant. A load that would
@@ -26,16 +26,16 @@ TRANSFORMERS = "5.23.0"
 
 
 class Load(Record):
-    """How a model is loaded, or dispatched."""
+    """A way to load a model, or to dispatch it."""
 
     function: Function
     """Who does it: transformers' `from_pretrained`, or one of accelerate's three."""
     form: Form = "safetensors"
-    """How the checkpoint is stored; not asked by `dispatch_model`."""
+    """The form in which the checkpoint is stored; not asked by `dispatch_model`."""
     on_meta: bool = True
-    """Whether the module has no values before; asked by the two that load into a module."""
+    """True where the module has no values before; asked by the two that load into a module."""
     folder: bool = True
-    """Whether an offload folder is given."""
+    """True where an offload folder is given."""
     called: tuple[str, ...] | None = None
     """The paths of the modules that a forward pass is seen to call, in the order of the calls; None where nobody saw.
     A weight that is missing hurts where its module is called."""
@@ -44,7 +44,7 @@ class Load(Record):
 def loads_under(
     device_map: Mapping[str, Any], groups: Iterable[LoadGroup], load: Load
 ) -> tuple[PlacedLoad | Unknown, ...]:
-    """What becomes of each tie group, where that is not what was meant.
+    """Return what becomes of each tie group, where that is not what was meant.
 
     Args:
         device_map: The map as it is given to the function: a dict, no strategy.
@@ -75,7 +75,7 @@ def _of_group(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad
 
 
 def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
-    """What becomes of one group of which it is known whether the stored members are equal."""
+    """Return what becomes of one group of which it is known whether the stored members are equal."""
     if "meta" in device_map.devices:
         return Unknown("the map puts modules on meta, where nothing is loaded")
     run = _RUNS[load.function]
@@ -95,7 +95,7 @@ def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad |
 
 
 def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails) -> PlacedLoad | Unknown:
-    """A failure, unless the members would meet it without a tie as well, or nobody reads what is not there."""
+    """Return a failure, unless the members would meet it without a tie as well, or nobody reads what is not there."""
     apart = tuple(range(len(group.names)))
     untied = group._replace(pairs=(), objects=apart, slots=(), stored=group.names)
     try:
@@ -114,7 +114,7 @@ def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails)
 
 
 def _read(names: tuple[str, ...], group: LoadGroup, load: Load) -> list[str]:
-    """Those of some names that a forward pass is known, or else taken, to read, the first one first."""
+    """Return those of some names that a forward pass is known, or else taken, to read, the first one first."""
     if load.called is None:
         return sorted(set(names) - _containers(group))
     order = {path: place for place, path in enumerate(load.called)}
@@ -129,7 +129,7 @@ def _containers(group: LoadGroup) -> set[str]:
 
 
 def _meant(group: LoadGroup, load: Load) -> Loaded:
-    """What a load without a map gives."""
+    """Return what a load without a map gives."""
     if load.function == "from_pretrained":
         return transformers.from_pretrained(group, None, load.form, folder=load.folder)
     value = stored_value(group.stored[0]) if group.stored and load.function != "dispatch_model" else BEFORE
@@ -137,7 +137,7 @@ def _meant(group: LoadGroup, load: Load) -> Loaded:
 
 
 def _same(value: str, meant: str, group: LoadGroup, load: Load) -> bool:
-    """Whether two values are equal. Of different values under a real tie accelerate keeps one, map or not."""
+    """Return whether two values are equal. Of different values under a real tie accelerate keeps one, map or not."""
     both_stored = value.startswith("stored ") and meant.startswith("stored ")
     return value == meant or (both_stored and (bool(group.equal) or load.function != "from_pretrained"))
 

@@ -17,12 +17,12 @@ from tiecheck.records.placement import Device
 from tiecheck.records.record import Record
 
 Form = Literal["safetensors", "pickle"]
-"""How a checkpoint is stored."""
+"""The form in which a checkpoint is stored."""
 NONE, BEFORE, RANDOM = "none", "before", "random"
 
 
 def stored_value(name: str) -> str:
-    """The value that the checkpoint stores under a name."""
+    """Return the value that the checkpoint stores under a name."""
     return f"stored {name}"
 
 
@@ -36,7 +36,7 @@ class LoadGroup(Record):
     stored: tuple[str, ...] = ()
     """The members that the checkpoint stores."""
     equal: bool | None = None
-    """Whether the stored members have equal values; None where that is not known."""
+    """True where the stored members have equal values; None where that is not known."""
     slots: tuple[int, ...] = ()
     """A number for each name: names with the same one lead to one module's slot (a module alias). Empty: no alias."""
     objects: tuple[int, ...] = ()
@@ -46,7 +46,7 @@ class LoadGroup(Record):
 
 
 class Fails(Exception):  # noqa: N818  # it tells what a library raises, and is no error of ours
-    """What a library raises."""
+    """An exception that a library raises."""
 
     def __init__(self, error: str, text: str, reads: tuple[str, ...] = ()) -> None:
         """Say what is raised, and by the first forward pass that reads which of the names; by the load where none."""
@@ -55,7 +55,7 @@ class Fails(Exception):  # noqa: N818  # it tells what a library raises, and is 
 
 
 class Untold(Exception):  # noqa: N818  # a reason, not an error
-    """Why it cannot be told what happens."""
+    """The reason for which it cannot be told what happens."""
 
     def __init__(self, reason: str, *, loads: bool = False) -> None:
         """Say why, and whether the load at least comes through."""
@@ -64,10 +64,10 @@ class Untold(Exception):  # noqa: N818  # a reason, not an error
 
 
 class Held(NamedTuple):
-    """What stands in a slot."""
+    """The tensor that stands in a slot."""
 
     parameter: int
-    """Which Parameter it is."""
+    """The number of the Parameter."""
     device: Device
     """Where it is."""
     value: str
@@ -101,7 +101,7 @@ class Slots:
         self._held[self.slot[name]] = held
 
     def together(self, names: Iterable[str]) -> list[list[str]]:
-        """The names by Parameter."""
+        """Return the names by Parameter."""
         by: dict[int, list[str]] = {}
         for name in names:
             by.setdefault(self[name].parameter, []).append(name)
@@ -109,20 +109,20 @@ class Slots:
 
 
 class Loaded(NamedTuple):
-    """What came out of a load."""
+    """The result of a load."""
 
     together: tuple[tuple[str, ...], ...]
     """The names by Parameter, as they are once the load is over."""
     values: dict[str, str]
     """The value that a forward pass reads under each name."""
     files: int = 0
-    """How many of the members lie on the disk or in memory beside the module, each in a copy of its own."""
+    """Number of the members that lie on the disk or in memory beside the module, each in a copy of its own."""
 
 
 def declared_groups(
     pairs: Mapping[str, str], stored: Iterable[str], equal: Mapping[tuple[str, ...], bool] | None = None
 ) -> tuple[LoadGroup, ...]:
-    """The groups of a transformers class.
+    """Return the groups of a transformers class.
 
     Args:
         pairs: Target -> source in their order, `model.all_tied_weights_keys`.
@@ -142,7 +142,7 @@ def declared_groups(
 
 
 def live_groups(module: nn.Module, stored: Iterable[str] = ()) -> tuple[LoadGroup, ...]:
-    """The groups of parameters that are one object, as accelerate from 0.34 finds them.
+    """Return the groups of parameters that are one object, as accelerate from 0.34 finds them.
 
     Args:
         module: A module; nothing of it is changed.

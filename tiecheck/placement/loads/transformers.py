@@ -69,7 +69,7 @@ class _Load:
                     self.missing.discard(into)
 
     def _ends(self, target: str, source: str, later: tuple[tuple[str, str], ...]) -> tuple[str, str, bool] | None:
-        """Which name gets the parameter of which, and whether it is then no longer missing; None for no tie."""
+        """Return which name gets the parameter of which, and whether it is then no longer missing; None for no tie."""
         if target not in self.missing and source not in self.missing:
             return (target, source, True) if self._equal(target, source) else None
         if target not in self.missing:
@@ -102,7 +102,7 @@ def from_pretrained(
     *,
     folder: bool,
 ) -> Loaded:
-    """What comes out for one group.
+    """Return what comes out for one group.
 
     Args:
         group: The group, with the class's pairs.

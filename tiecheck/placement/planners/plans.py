@@ -1,4 +1,4 @@
-"""What the device-map planners of accelerate and transformers do with a model, and what they make of its ties.
+"""The plans of the device-map planners of accelerate and transformers, and what they make of a model's ties.
 
 Each is run once; again with every tied module counted once, where it counted one twice and used more than the first
 device; and again for each order of the ties that other hash seeds give, where that is asked for. accelerate from 0.34
@@ -119,7 +119,7 @@ def _declared(module: Any) -> Groups:
 
 
 SECONDS = 120
-"""How long a process may take to sort its set."""
+"""Time that a process may take to sort its set."""
 
 SHOWN = 20
 """Modules that are listed at most where two maps differ."""

@@ -29,7 +29,7 @@ LOGGERS = ("accelerate.utils.modeling", "transformers.integrations.accelerate")
 """Where the planners log."""
 
 ABSENT = re.compile(r"^Device .* is not available, available devices are")
-"""What `get_max_memory` of accelerate 1.15 says of a GPU that the memory names and the machine lacks."""
+"""Warning of `get_max_memory` (accelerate 1.15) about a GPU that the memory names and the machine lacks."""
 
 
 class Case(NamedTuple):
@@ -40,20 +40,20 @@ class Case(NamedTuple):
     tool: Tool
     """Whose planner."""
     ask: Ask
-    """What is asked for. transformers takes the class's own no-split modules and dtype whatever stands there."""
+    """The request. transformers takes the class's own no-split modules and dtype whatever stands there."""
     quantizer: Any = None
     """transformers' quantizer, where there is one."""
 
 
 class Ran(NamedTuple):
-    """What a run gave."""
+    """The result of a run."""
 
     plan: Plan
     """The plan, with what was raised and logged."""
     watch: Watch
-    """What the planner counted, and its groups."""
+    """The counting of the planner, and its groups."""
     started: bool = True
-    """Whether it came to placing anything; else it raised while it shared the memory out."""
+    """True where it came to placing anything; else it raised while it shared the memory out."""
 
     @property
     def placed(self) -> Mapping[str, Key]:
@@ -96,7 +96,7 @@ def plan_again(case: Case, ran: Ran, *, groups: Groups | None = None, once: bool
 
 
 def is_pretrained(module: Any) -> bool:
-    """Whether transformers plans for a module by itself: a `PreTrainedModel`, from transformers 5 on."""
+    """Return whether transformers plans for a module by itself: a `PreTrainedModel`, from transformers 5 on."""
     base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
     if not isinstance(base, type) or not isinstance(module, base):
         return False

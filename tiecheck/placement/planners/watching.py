@@ -32,7 +32,7 @@ CLEAN = "clean_device_map"
 
 
 class Watch:
-    """What a planner counts and places while it plans."""
+    """The counting and placing of a planner while it plans."""
 
     def __init__(self, *, once: bool = False) -> None:
         """Begin with nothing seen.
@@ -197,7 +197,7 @@ def _cause(module: nn.Module, at: _Tripped) -> Cause:
 
 
 def _taken_for_whole(group: Sequence[str], path: str) -> bool:
-    """Whether a module was placed alone because the planner took a group for contained that is not."""
+    """Return whether a module was placed alone because the planner took a group for contained that is not."""
     return all(f"{path}." in f"{name}." for name in group) and not all(_within(name, path) for name in group)
 
 

@@ -16,7 +16,7 @@ def amended(
     groups: Iterable[Sequence[str]],
     lookup: Callable[[Mapping[str, int | str]], Callable[[str], Device | None]],
 ) -> dict[str, int | str] | None:
-    """The map with the modules of each split group moved to one of the devices that its members have.
+    """Return the map with the modules of each split group moved to one of the devices that its members have.
 
     Where several do, the one that most members have, of these one that computes, and of those the one that the map has
     first.
@@ -55,7 +55,7 @@ def amended(
 def _moves(
     names: Sequence[str], homes: Sequence[Device | None], home: Device | None, value: int | str
 ) -> dict[str, int | str]:
-    """The keys that bring the members of a group home; none that stands below another of them."""
+    """Return the keys that bring the members of a group home; none that stands below another of them."""
     keys = {name.rpartition(".")[0] or name for name, there in zip(names, homes, strict=True) if there != home}
     return {key: value for key in sorted(keys) if not any(key.startswith(f"{other}.") for other in keys)}
 
@@ -65,7 +65,7 @@ def _rank(device: Device | None) -> int:
 
 
 def _nested(found: Mapping[str, int | str], device_map: Mapping[str, int | str]) -> bool:
-    """Whether a further key lies below another one, and one of the two alone is offloaded.
+    """Return whether a further key lies below another one, and one of the two alone is offloaded.
 
     accelerate 1.15 hooks the outer module first: what the inner key sends to the disk is on meta by then, and to put it
     on the outer's device raises, tied or not (`from_pretrained` of transformers 5.23 under such a map).

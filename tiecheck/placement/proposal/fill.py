@@ -24,7 +24,7 @@ class Slot(NamedTuple):
     room: int | None
     """Bytes it may hold; None for any number."""
     offload: bool
-    """Whether what lies there is brought to the first device for each forward pass."""
+    """True where what lies there is brought to the first device for each forward pass."""
 
 
 class Homes(NamedTuple):
@@ -33,7 +33,7 @@ class Homes(NamedTuple):
     fixed: Mapping[int, int]
     """Item -> slot, for those that do not flow."""
     late: bool = False
-    """Whether a joined item that flows does so at its last unit's place, not at its first's."""
+    """True where a joined item that flows does so at its last unit's place, not at its first's."""
 
 
 class Filled(NamedTuple):
@@ -103,7 +103,7 @@ def _flow(
 
 
 def _room(items: Sequence[Item], slots: Sequence[Slot], placed: list[int]) -> list[int]:
-    """The room that a placement needs on the device that computes, and on the CPU for what lies on disk."""
+    """Return the room that a placement needs on the device that computes, and on the CPU for what lies on disk."""
     layers = [0] * len(slots)
     for item, at in zip(items, placed, strict=True):
         layers[at] = max(layers[at], item.layer)
@@ -117,7 +117,7 @@ def _room(items: Sequence[Item], slots: Sequence[Slot], placed: list[int]) -> li
 
 
 def homes_for(items: Sequence[Item], slots: Sequence[Slot], pinned: Mapping[int, int]) -> Iterator[Homes]:
-    """The homes to try for the joined items, the natural one first: where the first member stands.
+    """Yield the homes to try for the joined items, the natural one first: where the first member stands.
 
     Args:
         items: The items.
@@ -157,7 +157,7 @@ def _packed(items: Sequence[Item], slots: Sequence[Slot], joined: list[int], sta
 
 
 def smallest(low: int, high: int, fits: Callable[[int], Filled | None]) -> Filled | None:
-    """The placement at the smallest limit that has one; what fits at a limit must fit at every larger one."""
+    """Return the placement at the smallest limit that has one; what fits at a limit must fit at every larger one."""
     best = fits(high)
     while best is not None and low < high:
         middle = (low + high) // 2

@@ -26,7 +26,7 @@ def propose(
     *,
     strategy: str = "auto",
 ) -> Proposal:
-    """A device map under which no tie is split, or how much is missing for one.
+    """Return a device map under which no tie is split, or how much is missing for one.
 
     Args:
         tree: The model's modules (`tiecheck.placement.model`).
@@ -61,7 +61,7 @@ class _Planner:
         self._disk = given.get("disk")
 
     def proposal(self) -> Proposal:
-        """The best map there is."""
+        """Return the best map there is."""
         found = self._on_gpus() or self._offloaded(disk=self._disk, with_disk=False)
         if found is None and self._disk is not None:
             found = self._offloaded(disk=self._disk, with_disk=True)
@@ -91,7 +91,7 @@ class _Planner:
         return self._first_of([self._gpus[start:] for start in range(len(self._gpus))])
 
     def _even(self, slots: list[Slot]) -> Filled | None:
-        """The placement whose fullest device is least full, for the first homes that fit at all."""
+        """Return the placement whose fullest device is least full, for the first homes that fit at all."""
         for homes, full in self._fitting(slots):
             total = sum(full.used)
             low = max(-(-total // len(slots)), *(item.nbytes for item in self._units.items))
@@ -106,7 +106,7 @@ class _Planner:
         return None
 
     def _low_first(self) -> tuple[list[Slot], Filled] | None:
-        """The others filled up, and on the first what does not fit there."""
+        """Return the others filled up, and on the first what does not fit there."""
         first, *others = self._gpus
         for homes, _ in self._fitting(self._gpus):
 
@@ -119,11 +119,11 @@ class _Planner:
         return None
 
     def _offloaded(self, *, disk: int | None, with_disk: bool) -> tuple[list[Slot], Filled] | None:
-        """A part on the CPU, or on disk."""
+        """Return a part on the CPU, or on disk."""
         return self._first_of(list(self._chains(disk, with_disk=with_disk)))
 
     def _chains(self, disk: int | None, *, with_disk: bool) -> Iterator[list[Slot]]:
-        """The devices to fill in turn; with fewer and fewer GPUs, since the first in use has to keep room."""
+        """Yield the devices to fill in turn; with fewer and fewer GPUs, since the first in use has to keep room."""
         for start in range(len(self._gpus) + 1):
             gpus = self._gpus[start:]
             chain = gpus if self._cpu is None else [*gpus, Slot("cpu", self._cpu, offload=bool(gpus))]
@@ -134,7 +134,7 @@ class _Planner:
                 yield [*gpus, *last]
 
     def _first_of(self, chains: Iterable[list[Slot]]) -> tuple[list[Slot], Filled] | None:
-        """The first chain that fits, without a tie on disk if possible."""
+        """Return the first chain that fits, without a tie on disk if possible."""
         spare = None
         for slots in chains:
             for _, filled in self._fitting(slots):
@@ -144,7 +144,7 @@ class _Planner:
         return spare
 
     def _joined_on(self, filled: Filled, slot: int) -> bool:
-        """Whether a tie lies on a device; a tie on disk is read twice, so another home is looked for."""
+        """Return whether a tie lies on a device; a tie on disk is read twice, so another home is looked for."""
         return any(at == slot and len(item.units) > 1 for item, at in zip(self._units.items, filled.slots, strict=True))
 
     def _fitting(self, slots: list[Slot]) -> Iterator[tuple[Homes, Filled]]:
@@ -159,7 +159,7 @@ class _Planner:
                 return
 
     def _computes(self, slots: list[Slot], filled: Filled) -> bool:
-        """Whether everything can compute: the first device is in use where another one offloads to it.
+        """Return whether everything can compute: the first device is in use where another one offloads to it.
 
         Tensors that stand on a split module must lie where it computes, for no hook will bring them there. What stands
         on the root is moved to the first device in use; of the rest only what is offloaded is lost.
@@ -175,7 +175,7 @@ class _Planner:
         return not any(slots[filled.slots[n]].offload for n in self._own)
 
     def _missing(self) -> tuple[int, str]:
-        """How many bytes are missing, and where."""
+        """Return how many bytes are missing, and where."""
         best: tuple[int, str] | None = None
         for slots in self._chains(self._disk, with_disk=self._disk is not None):
             for grown in ({len(slots) - 1}, {0, len(slots) - 1}):
@@ -196,7 +196,7 @@ class _Planner:
         return max(0, filled.used[number] + filled.kept[number] - (slots[number].room or 0))
 
     def _biggest(self) -> str:
-        """What is said of joined units that are bigger than every device."""
+        """Return what is said of joined units that are bigger than every device."""
         rooms = [slot.room or 0 for slot in self._gpus] + [self._cpu or 0]
         item = max(self._units.items, key=lambda one: one.nbytes)
         if item.nbytes <= max(rooms):
@@ -205,7 +205,7 @@ class _Planner:
         return f"; {what} takes {size(item.nbytes)}, more than any device has"
 
     def _written(self, slots: list[Slot], filled: Filled, *, lacks: int, reason: str | None) -> Proposal:
-        """The proposal in the words of the tools."""
+        """Return the proposal in the words of the tools."""
         placed = [0] * len(self._units.units)
         for item, slot in zip(self._units.items, filled.slots, strict=True):
             for unit in item.units:
@@ -216,5 +216,5 @@ class _Planner:
 
 
 def _device(key: int | str) -> str:
-    """A device in torch's words."""
+    """Return a device in torch's words."""
     return f"cuda:{key}" if isinstance(key, int) else key

@@ -1,4 +1,4 @@
-"""What a plan of ours moves as one, and the device map that says where each of these goes.
+"""The units that a plan of ours moves as one, and the device map that says where each of these goes.
 
 A module of a no-split class is one unit, with everything below it; otherwise a module without children is. A module
 that holds both tensors and children stays whole where it looks like a layer: accelerate's hooks (1.15,
@@ -30,16 +30,16 @@ LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
 """Classes that hold layers: a module with one of them inside is no layer."""
 
 LAYER = 8
-"""How many times as big as the biggest module without children an attention with tensors of its own may be."""
+"""Size that an attention with tensors of its own may have, in those of the biggest module without children."""
 
 
 class Unit(NamedTuple):
-    """What goes to one device whatever the plan."""
+    """A part that goes to one device whatever the plan."""
 
     node: int
     """Its module in the tree."""
     own: bool
-    """Whether it is the module's own tensors alone, the children being units of their own."""
+    """True where it is the module's own tensors alone, the children being units of their own."""
 
 
 class Item(NamedTuple):
@@ -103,7 +103,7 @@ def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterab
 
 
 def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
-    """Which nodes stay whole if nothing above them does."""
+    """Return which nodes stay whole if nothing above them does."""
     nodes, ends = tree.nodes, tree.ends()
     count = len(nodes)
     sizes, kept, lists = [0] * count, [False] * count, [False] * count
@@ -130,7 +130,7 @@ def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
 
 
 def _numbers(tree: ModuleTree, groups: Iterable[Sequence[str]]) -> list[list[int]]:
-    """The tensors that the names of some groups mean."""
+    """Return the tensors that the names of some groups mean."""
     wanted = [tuple(group) for group in groups]
     if not wanted:
         return []
@@ -191,7 +191,7 @@ _NONE, _MIXED = -1, -2
 
 
 def map_of(tree: ModuleTree, units: Units, slots: Sequence[int], keys: Sequence[int | str]) -> dict[str, int | str]:
-    """The shortest map that says where everything is.
+    """Return the shortest map that says where everything is.
 
     Args:
         tree: The modules.
@@ -241,12 +241,12 @@ def _common(tree: ModuleTree, units: Units, slots: Sequence[int]) -> list[int]:
 
 
 def _both(a: int, b: int) -> int:
-    """The device of two parts together."""
+    """Return the device of two parts together."""
     if a == _NONE:
         return b
     return a if b in (_NONE, a) else _MIXED
 
 
 def _first(units: Units, slots: Sequence[int], number: int, end: int) -> int:
-    """The device where the first unit of a subtree without tensors was laid."""
+    """Return the device where the first unit of a subtree without tensors was laid."""
     return next((slots[units.home[n]] for n in range(number, end) if units.home[n] >= 0), _NONE)

@@ -17,7 +17,7 @@ VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0", "given": ""}
 
 
 def placed(*devices: str | None, **changes: Any) -> Placed:
-    """The Llama's group: the head's device and the embedding's."""
+    """Return the Llama's group: the head's device and the embedding's."""
     plain = Placed(
         names=PAIR, kind="parameter", declared=True, devices=devices or ("cuda:0",) * 2, nbytes=8192, seen=True
     )
@@ -27,7 +27,7 @@ def placed(*devices: str | None, **changes: Any) -> Placed:
 def plan(
     tool: Literal["accelerate", "transformers", "given"] = "transformers", *groups: Placed, **changes: Any
 ) -> Plan:
-    """A plan of one tool, with the groups it places."""
+    """Return a plan of one tool, with the groups it places."""
     plain = Plan(
         tool=tool,
         version=VERSIONS[tool],
@@ -40,7 +40,7 @@ def plan(
 
 
 def _homes(group: Placed) -> dict[str, int | str]:
-    """The map that puts the Llama's group where it is said to be."""
+    """Return the map that puts the Llama's group where it is said to be."""
     at = {
         home: keyed(device)
         for home, device in zip(("lm_head", "model.embed_tokens"), group.devices, strict=True)
@@ -50,7 +50,7 @@ def _homes(group: Placed) -> dict[str, int | str]:
 
 
 def placement(*plans: Plan, **changes: Any) -> Placement:
-    """What was asked for, and the plans, the natural loader's first."""
+    """Return what was asked for, and the plans, the natural loader's first."""
     plain = Placement(
         strategy=plans[0].strategy if plans else "auto",
         origin="--device-map",
@@ -63,7 +63,7 @@ def placement(*plans: Plan, **changes: Any) -> Placement:
 
 
 def proposal(**changes: Any) -> Proposal:
-    """A map that fits."""
+    """Return a map that fits."""
     return Proposal(MAP, {"cuda:0": 8192, "cuda:1": 14656}, 0, None)._replace(**changes)
 
 
@@ -83,7 +83,7 @@ def raising() -> PlacedLoad:
 
 
 def placed_load(form: LoadForm, **changes: Any) -> PlacedLoad:
-    """What becomes of the pair in a load, the embedding alone being stored.
+    """Return what becomes of the pair in a load, the embedding alone being stored.
 
     Args:
         form: What happens.
@@ -114,7 +114,7 @@ def _facts(*plans: Plan, of: LiveModel, **changes: Any) -> dict[str, Any]:
 
 
 def unseen_cases() -> Iterator[Case]:
-    """Every case, the warnings first."""
+    """Yield every case, the warnings first."""
     yield from _warnings()
     yield from _hidden()
     yield from _undeclared()

@@ -40,7 +40,7 @@ class TiedMemoryCountedTwice(Rule):
     threads = ("huggingface/accelerate#2330", "pytorch/torchtitan#3225")
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Each plan that counted tied memory twice, once."""
+        """Yield each plan that counted tied memory twice, once."""
         for plan in placement.plans:
             worst = max(plan.doubles, key=lambda double: double.counted - double.real, default=None)
             if worst is None or worst.counted <= worst.real:
@@ -82,7 +82,7 @@ class TiedMemoryCountedTwice(Rule):
 
 
 def _total_excess(plan: Plan, worst: Double) -> str:
-    """The sum over all places, where there are several."""
+    """Return the sum over all places, where there are several."""
     over = sum(double.counted - double.real for double in plan.doubles)
     if len(plan.doubles) == 1:
         return f": {size(over)} too much"
@@ -90,7 +90,7 @@ def _total_excess(plan: Plan, worst: Double) -> str:
 
 
 def _moved_for_worse(plan: Plan) -> dict[str, tuple[Device, Device]]:
-    """The modules that the double count moved to a slower device, or to another GPU.
+    """Return the modules that the double count moved to a slower device, or to another GPU.
 
     It may also move one the other way: accelerate 1.15 takes the next module apart sooner, and its pieces fit.
     """
@@ -102,7 +102,7 @@ def _rank(device: Device) -> int:
 
 
 def _moved_words(plan: Plan) -> str:
-    """What stands elsewhere because of it, and what that costs."""
+    """Return what stands elsewhere because of it, and what that costs."""
     if not plan.moved:
         return "The map is what it would be without that."
     lost = _moved_for_worse(plan)
@@ -117,7 +117,7 @@ def _moved_words(plan: Plan) -> str:
 
 
 def _cost(away: set[Device]) -> str:
-    """What it costs that something stands on some devices."""
+    """Return what it costs that something stands on some devices."""
     if "disk" in away:
         return "each forward pass reads from disk what would fit in memory"
     if "cpu" in away:
@@ -126,7 +126,7 @@ def _cost(away: set[Device]) -> str:
 
 
 def _locations(plan: Plan, worst: Double) -> tuple[Location, ...]:
-    """The bytes counted and real, and the first modules that moved."""
+    """Return the bytes counted and real, and the first modules that moved."""
     path = f"{plan.tool} {plan.version}, {plan.strategy}"
     note = f"{worst.module} on {worst.device}: {worst.counted:,} bytes counted, {worst.real:,} real"
     places = [Location(path, None, None, "primary", note, "tool")]
@@ -136,7 +136,7 @@ def _locations(plan: Plan, worst: Double) -> tuple[Location, ...]:
 
 
 def _help(plan: Plan, worst: Double) -> str:
-    """The map without the double count, or how much more to allow."""
+    """Return the map without the double count, or how much more to allow."""
     if not _moved_for_worse(plan):
         return "Nothing has to be done; the memory that is left free is that much larger than the plan says."
     instead = {module: then for module, (_, then) in plan.moved.items()}

@@ -42,14 +42,14 @@ class LoadOverwritesTie(Rule):
     confidence = "high"
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Loads that end with another value than the checkpoint's."""
+        """Yield loads that end with another value than the checkpoint's."""
         for load in placement.loads:
             if load.form == "overwrites":
                 yield _overwritten(load, placement.origin)
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """The head first in the alphabet and not stored, and loads that end well."""
+        """Yield the head first in the alphabet and not stored, and loads that end well."""
         from tiecheck.rules.placement.cases import placed_load, placement
 
         lost = placed_load("overwrites")
@@ -64,7 +64,7 @@ class LoadOverwritesTie(Rule):
 
 
 def _overwritten(load: PlacedLoad, origin: str) -> Draft:
-    """What is lost, to which name, and how not to."""
+    """Return what is lost, to which name, and how not to."""
     first = next((name for name in load.names if name not in load.stored), load.names[0])
     return Draft(
         f"{load.function} would read {listed(load.stored)} from the checkpoint and lose it: accelerate ties the group "
@@ -124,7 +124,7 @@ class LoadFailsUnderMap(Rule):
     )
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Loads that raise, and ties that come apart."""
+        """Yield loads that raise, and ties that come apart."""
         for load in placement.loads:
             if load.form == "raises":
                 yield _raising(load, placement)
@@ -135,7 +135,7 @@ class LoadFailsUnderMap(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Each way to fail, a tie that comes apart without harm, and what is another rule's."""
+        """Yield each way to fail, a tie that comes apart without harm, and what is another rule's."""
         from tiecheck.rules.placement.cases import placed_load, placement
 
         meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"
@@ -154,7 +154,7 @@ class LoadFailsUnderMap(Rule):
 
 
 def _raising(load: PlacedLoad, placement: Placement) -> Draft:
-    """A load, or the first forward pass after it, that raises."""
+    """Return a load, or the first forward pass after it, that raises."""
     when = f"{load.function} raises" if load.at == "load" else f"the first forward pass after {load.function} raises"
     stored = f"the checkpoint stores {listed(load.stored)}" if load.stored else "the module has its values"
     text = load.message or "an exception"
@@ -167,7 +167,7 @@ def _raising(load: PlacedLoad, placement: Placement) -> Draft:
 
 
 def _one_device(load: PlacedLoad, placement: Placement) -> str:
-    """The mend of a load that raises: one device, and which."""
+    """Return the mend of a load that raises: one device, and which."""
     keys = keys_to_set(placement)
     if keys is not None and len(set(load.devices)) > 1:
         return f"Give the modules of {listed(load.names)} one device. {keys}"
@@ -186,7 +186,7 @@ def _one_device(load: PlacedLoad, placement: Placement) -> str:
 
 
 def _apart(load: PlacedLoad, origin: str) -> Draft:
-    """A tie that comes out as parameters of their own."""
+    """Return a tie that comes out as parameters of their own."""
     twice = " Each has a copy of its own in the offload folder." if load.form == "copies" else ""
     both = load.tool == "transformers" and len(load.stored) == len(load.names)
     saved = " A save_pretrained of the loaded model stores each." if both and load.harmless else ""
@@ -210,7 +210,7 @@ def _apart(load: PlacedLoad, origin: str) -> Draft:
 
 
 def _whole(load: PlacedLoad) -> str:
-    """How to have one parameter."""
+    """Return how to have one parameter."""
     run = "Nothing has to be done to run the model. " if load.harmless else ""
     how = "without the disk" if "disk" in load.devices else "on one device"
     if load.tool == "transformers" and not load.harmless:
@@ -219,7 +219,7 @@ def _whole(load: PlacedLoad) -> str:
 
 
 def _where(load: PlacedLoad) -> str:
-    """The device of each member, as the beginning of a sentence."""
+    """Return the device of each member, as the beginning of a sentence."""
     by: dict[str, list[str]] = {}
     for name, device in zip(load.names, load.devices, strict=True):
         by.setdefault(device or "no device", []).append(name)

@@ -45,7 +45,7 @@ class PlannerWillCrash(Rule):
     )
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Every crash, once over all planners that have it."""
+        """Yield every crash, once over all planners that have it."""
         found: dict[tuple[str, ...], list[tuple[Plan, Crash]]] = {}
         for plan in placement.plans:
             if plan.crash is not None:
@@ -66,7 +66,7 @@ class PlannerWillCrash(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """The three causes, another one, and planners that come to an end."""
+        """Yield the three causes, another one, and planners that come to an end."""
         from tiecheck.rules.placement.cases import placement, plan, proposal
 
         index = "IndexError: list index out of range"
@@ -93,7 +93,7 @@ class PlannerWillCrash(Rule):
 
 
 def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
-    """A note where another tool's planner raises for a reason that is no tie's."""
+    """Return a note where another tool's planner raises for a reason that is no tie's."""
     return "info" if said is not None and _raised_before_placing(crash) else said
 
 
@@ -105,7 +105,7 @@ def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Lo
 
 
 def _mistaken_name(names: tuple[str, ...]) -> tuple[str, str] | None:
-    """A module and a tied name outside of it that the planner takes for contained in it.
+    """Return a module and a tied name outside of it that the planner takes for contained in it.
 
     accelerate 1.15 and transformers 5.23 ask `module + "." in name + "."`, which finds `head.` in `lm_head.weight.`.
     """
@@ -123,7 +123,7 @@ def _owners(name: str) -> Iterator[str]:
 
 
 def _cause_words(crash: Crash) -> str:
-    """What the planner does wrong, as sentences; empty where nothing is known beside what it raises."""
+    """Return what the planner does wrong, as sentences; empty where nothing is known beside what it raises."""
     names = listed(crash.names) if crash.names else "the tied names"
     taken = _mistaken_name(crash.names)
     if crash.cause == "substring" and taken is not None:
@@ -149,12 +149,12 @@ def _cause_words(crash: Crash) -> str:
 
 
 def _raised_before_placing(crash: Crash) -> bool:
-    """Whether it raised for another reason than a tie: nothing was placed yet."""
+    """Return whether it raised for another reason than a tie: nothing was placed yet."""
     return crash.cause == "other" and not crash.names and not crash.error.startswith("IndexError")
 
 
 def _help(crash: Crash, placement: Placement) -> str:
-    """What works with this release: a map that was made elsewhere, and the change of the class for this cause."""
+    """Return what works with this release: a map made elsewhere, and the change of the class for this cause."""
     if _raised_before_placing(crash) and "disk" in (placement.memory or {}):
         return (
             "Leave disk out of max_memory: the disk is used anyhow where nothing else has room. accelerate balances "
@@ -172,7 +172,7 @@ def _help(crash: Crash, placement: Placement) -> str:
 
 
 def _change(crash: Crash) -> str:
-    """What to change in the class, where that helps."""
+    """Return what to change in the class, where that helps."""
     taken = _mistaken_name(crash.names)
     if crash.cause == "substring" and taken is not None:
         module, other = taken
@@ -253,7 +253,7 @@ class PlanDependsOnHashSeed(Rule):
 
 
 def _outcomes(seeds: Seeds) -> str:
-    """What came out of how many seeds."""
+    """Return what came out of how many seeds."""
     parts = [f"{seeds.tried} seeds gave {seeds.maps} different map{'' if seeds.maps == 1 else 's'}"]
     if seeds.splits:
         parts.append(f"under {seeds.splits} a tie is split")
@@ -270,7 +270,7 @@ def _moving(seeds: Seeds) -> str:
 
 
 def _wavering(plan: Plan, seeds: Seeds) -> tuple[str, ...]:
-    """The tied names in the modules that move; else every tied name, or the modules."""
+    """Return the tied names in the modules that move; else every tied name, or the modules."""
     tied = {name for group in plan.placed for name in group.names}
     within = {name for name in tied if any(name.startswith(module + ".") for module in seeds.moving)}
     crashed = plan.crash.names if plan.crash else ()
@@ -278,7 +278,7 @@ def _wavering(plan: Plan, seeds: Seeds) -> tuple[str, ...]:
 
 
 def _fixed(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
-    """The map to give, or the seed to set."""
+    """Return the map to give, or the seed to set."""
     said = proposed(placement, names) if placement.proposal and placement.proposal.device_map else None
     if said is None and plan.device_map and not any(split(group) for group in plan.placed):
         said = f"Pass the map of this run: device_map={written(plan.device_map, names)}."

@@ -1,4 +1,4 @@
-"""What the rules on placement share: whose plan it is, whom it hurts, what is split, and the map that mends it."""
+"""The words and questions that the rules on placement share: whose plan it is, whom it hurts, what is split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_MODULE = "The following device_map keys do not match any submodules in the mo
 
 
 def title(plan: Plan) -> str:
-    """A plan in a sentence: `accelerate 1.15.0's plan`, `the given map`."""
+    """Return a plan in a sentence: `accelerate 1.15.0's plan`, `the given map`."""
     return "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}'s plan"
 
 
@@ -40,12 +40,12 @@ def loader(placement: Placement, live: LiveModel) -> str:
 
 
 def aside(plan: Plan, placement: Placement) -> bool:
-    """Whether a plan is another than the natural loader's, so that nobody may ever follow it."""
+    """Return whether a plan is another than the natural loader's, so that nobody may ever follow it."""
     return bool(placement.plans) and plan.tool != placement.plans[0].tool
 
 
 def severity(plans: Iterable[Plan], placement: Placement) -> Severity | None:
-    """The rule's own severity where the natural loader follows one of some plans, and else a warning."""
+    """Return the rule's own severity where the natural loader follows one of some plans, and else a warning."""
     return "warning" if all(aside(plan, placement) for plan in plans) else None
 
 
@@ -60,7 +60,7 @@ def unfollowed(plan: Plan, placement: Placement) -> str:
 
 
 def hurt(plans: Iterable[Plan], names: tuple[str, ...]) -> tuple[LoaderView, ...] | None:
-    """The loaders that follow some plans; None where one is a given map, which hurts whoever follows it."""
+    """Return the loaders that follow some plans; None where one is a given map, which hurts whoever follows it."""
     views = []
     for plan in plans:
         if plan.tool == "given":
@@ -76,7 +76,7 @@ def _range(version: str) -> str:
 
 
 def broken(live: LiveModel) -> tuple[tuple[str, ...], ...]:
-    """The groups that a class declares, that are different parameters, and that are not stored apart either.
+    """Return the groups that a class declares, that are different parameters, and that are not stored apart either.
 
     A group of the user's own contract is none of them: no tool hears of it, and no load ties it.
     """
@@ -88,12 +88,12 @@ def broken(live: LiveModel) -> tuple[tuple[str, ...], ...]:
 
 
 def by_class(claim: DeclaredTie) -> bool:
-    """Whether a class of transformers declares a group, so that `from_pretrained` and `tie_weights` tie it."""
+    """Return whether a class of transformers declares a group, so that `from_pretrained` and `tie_weights` tie it."""
     return any(word.endswith("._tied_weights_keys") for word in claim.by)
 
 
 def binds(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
-    """Whether the names of a group are one tensor once the model is loaded as the plan means it.
+    """Return whether the names of a group are one tensor once the model is loaded as the plan means it.
 
     Either they are in the module, or `from_pretrained` ties them because they are declared. accelerate ties nothing
     that is not tied, and `from_pretrained` leaves apart what is stored with different values (5.23).
@@ -107,17 +107,17 @@ def binds(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> b
 
 
 def split(group: Placed) -> bool:
-    """Whether the names lie on different devices; names that the map does not place count as nowhere."""
+    """Return whether the names lie on different devices; names that the map does not place count as nowhere."""
     return len({device for device in group.devices if device is not None}) > 1
 
 
 def raised(names: tuple[str, ...], placement: Placement) -> bool:
-    """Whether the load of these names ends with an exception: then load-raises speaks, as the more precise rule."""
+    """Return whether the load of these names ends with an exception: then the more precise rule speaks."""
     return any(load.form == "raises" and load.names == names for load in placement.loads)
 
 
 def followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
-    """Whether a group between the CPU and the disk was followed through `from_pretrained`.
+    """Return whether a group between the CPU and the disk was followed through `from_pretrained`.
 
     Run with 5.23: it raises, or leaves the group in one place, and never keeps a second copy: where anything comes of
     it load-under-map-fails says so, or that it does not know. accelerate's own functions do keep one.
@@ -128,7 +128,7 @@ def followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -
 
 
 def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
-    """The groups that a plan splits and tied-group-split-across-devices reports."""
+    """Return the groups that a plan splits and tied-group-split-across-devices reports."""
     return tuple(
         group
         for group in plan.placed
@@ -140,18 +140,18 @@ def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed
 
 
 def where(names: tuple[str, ...], devices: tuple[Device | None, ...]) -> str:
-    """Each name with its device: `lm_head.weight on cuda:1 and model.embed_tokens.weight on cuda:0`."""
+    """Return each name with its device: `lm_head.weight on cuda:1 and model.embed_tokens.weight on cuda:0`."""
     return listed(tuple(f"{name} on {device}" for name, device in zip(names, devices, strict=True) if device))
 
 
 def keyed(device: Device) -> int | str:
-    """A device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
+    """Return a device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
     kind, _, number = device.partition(":")
     return int(number) if kind == "cuda" and number.isdecimal() else device
 
 
 def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) -> str:
-    """A device map as Python writes it; of a long one the entries of some names, and how many there are."""
+    """Return a device map as Python writes it; of a long one the entries of some names, and how many there are."""
     if len(device_map) <= SHOWN_ENTRIES:
         return repr(dict(device_map))
     keys = dict.fromkeys(key for key in (key_of(device_map, name) for name in names) if key is not None)
@@ -160,7 +160,7 @@ def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) ->
 
 
 def declaring(names: tuple[str, ...]) -> str:
-    """How a class declares a tie, as the beginning of a sentence."""
+    """Return how a class declares a tie, as the beginning of a sentence."""
     pairs = ", ".join(f'"{name}": "{names[-1]}"' for name in names[:-1][:3])
     return f"Add {pairs} to the class's _tied_weights_keys, with config.tie_word_embeddings true"
 
@@ -176,7 +176,7 @@ def since(versions: tuple[str, ...]) -> str:
 
 
 def keys_to_set(placement: Placement) -> str | None:
-    """The keys of a given map that the proposal sets otherwise, as a sentence; None where it is another map."""
+    """Return the keys of a given map that the proposal sets otherwise, as a sentence; None where it is another map."""
     if placement.proposal is None or not placement.plans or placement.plans[0].tool != "given":
         return None
     target = placement.proposal.device_map
@@ -188,7 +188,7 @@ def keys_to_set(placement: Placement) -> str | None:
 
 
 def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:
-    """The map that keeps every tie together, or why there is none, as a sentence; None where none was made."""
+    """Return the map that keeps every tie together, or why there is none, as a sentence; None where none was made."""
     proposal = placement.proposal
     if proposal is None:
         return None

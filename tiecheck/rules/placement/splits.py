@@ -77,7 +77,7 @@ class TiedGroupSplit(Rule):
     )
 
     def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """Every tie that a plan splits, once, with all plans that do."""
+        """Yield every tie that a plan splits, once, with all plans that do."""
         found: dict[tuple[str, ...], list[tuple[Plan, Placed]]] = {}
         for plan in placement.plans:
             for group in separated(plan, placement, live):
@@ -157,7 +157,7 @@ class TiedGroupSplit(Rule):
 
 
 def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> Draft:
-    """The note on an alias among siblings: the map says two devices, and the module has one."""
+    """Return the note on an alias among siblings: the map says two devices, and the module has one."""
     return Draft(
         f"{_puts(plan)} {where(group.names, group.devices)}, and they are one module under several paths of one "
         "parent: it is placed once, as the path that was registered first says, and the key of the other does nothing.",
@@ -174,18 +174,18 @@ def _puts(plan: Plan) -> str:
 
 
 def _split_verb(others: list[tuple[Plan, Placed]]) -> str:
-    """The verb for the other plans that split the same group."""
+    """Return the verb for the other plans that split the same group."""
     return "split" if len(others) > 1 else "splits"
 
 
 def _one_tensor(group: Placed) -> str:
-    """What the members are to each other."""
+    """Return what the members are to each other."""
     of = f" of {size(group.nbytes)}" if group.nbytes is not None else ""
     return f"one tensor{of}" if group.kind in TIED else f"declared as one tensor{of}, which from_pretrained makes them"
 
 
 def _is_placed_once(group: Placed, live: LiveModel) -> bool:
-    """Whether the names are one module under several paths of one parent, which is placed once whatever the map says.
+    """Return whether the names are one module under several paths of one parent, which is placed once by any map.
 
     accelerate 1.15 walks `named_children()`, which lists it under its first path: the key of the other does nothing.
     Under two parents it is placed twice, and its inputs are sent to another device than its weight.
@@ -194,14 +194,14 @@ def _is_placed_once(group: Placed, live: LiveModel) -> bool:
 
 
 def _loses_tie(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
-    """Whether `from_pretrained` (5.23) makes different parameters of a group by any map: no class declares it."""
+    """Return whether `from_pretrained` (5.23) makes different parameters of a group by any map, undeclared."""
     tool = plan.tool if plan.tool != "given" else loader(placement, live)
     said = any(by_class(claim) and len(set(claim.names) & set(group.names)) > 1 for claim in live.declared)
     return tool == "transformers" and group.kind == "parameter" and not (group.declared and said)
 
 
 def _consequence(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
-    """What comes of it, by the devices.
+    """Return what comes of it, by the devices.
 
     Run with accelerate 1.15: `dispatch_model` moves each member, ties them again to the first by name that is not
     offloaded, and sends the inputs of each module to the device of the map. A module that is offloaded to the CPU or
@@ -222,7 +222,7 @@ def _consequence(plan: Plan, group: Placed, placement: Placement, live: LiveMode
 
 
 def _who_warns(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
-    """Why the planner split it, and who says so at the load."""
+    """Return why the planner split it, and who says so at the load."""
     by_accelerate = plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate")
     blind = f"{plan.tool} {plan.version} does not see this tie. " if plan.tool != "given" and not group.seen else ""
     if plan.tool == "transformers" and not group.seen and not group.declared:
@@ -235,7 +235,7 @@ def _who_warns(plan: Plan, group: Placed, placement: Placement, live: LiveModel)
 
 
 def _locations(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Location, ...]:
-    """The keys of each map that place the names."""
+    """Return the keys of each map that place the names."""
     found: list[Location] = []
     for plan, group in at:
         keys = dict.fromkeys(key_of(plan.device_map, name) for name in group.names)
@@ -247,7 +247,7 @@ def _locations(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Loc
 
 
 def _help(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
-    """The map that keeps the group together: the few keys to change in a given one, or the proposal."""
+    """Return the map that keeps the group together: the few keys to change in a given one, or the proposal."""
     declare = ""
     if _loses_tie(plan, group, placement, live):
         declare = f"{declaring(group.names)}: then from_pretrained ties them and its planner keeps them together. "

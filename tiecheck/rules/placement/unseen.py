@@ -63,7 +63,7 @@ class TieInvisibleToLoader(Rule):
     )
 
     def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """What accelerate says, what it does not say, what transformers does not hear, and strange keys."""
+        """Yield what accelerate says, what it does not say, what transformers does not hear, and strange keys."""
         yield from _not_tied_warning(placement, live)
         yield from _unwarned_groups(placement, live)
         yield from _unheard_ties(placement, live)
@@ -78,7 +78,7 @@ class TieInvisibleToLoader(Rule):
 
 
 def _not_tied_warning(placement: Placement, live: LiveModel) -> Iterator[Draft]:
-    """The warning "not tied" of accelerate, where a version of it would log it, with what is behind it."""
+    """Yield the warning "not tied" of accelerate, where a version of it would log it, with what is behind it."""
     ours = next((plan for plan in placement.plans if NOT_TIED in plan.logged), None)
     if ours is None and not placement.warns:
         return
@@ -130,13 +130,13 @@ def _untied(says: str, apart: tuple[tuple[str, ...], ...], placement: Placement,
 
 
 def _settled(live: LiveModel) -> bool:
-    """Whether the head is the embedding, one way or the other."""
+    """Return whether the head is the embedding, one way or the other."""
     tied = any(tie.kind in TIED and not tie.buffer for tie in live.ties)
     return tied or not any(head.alike and not head.same for head in live.heads)
 
 
 def _harmless(live: LiveModel) -> tuple[str, tuple[str, ...]]:
-    """Why the warning can be ignored, and the names it is about."""
+    """Return why the warning can be ignored, and the names it is about."""
     for alias in live.aliases:
         if alias.siblings:
             paths = " and ".join(alias.paths[:2])
@@ -213,7 +213,7 @@ def _strange_keys(placement: Placement, live: LiveModel) -> Iterator[Draft]:
 
 
 def _keys(line: str) -> tuple[str, ...]:
-    """The keys that the warning lists; none where it is written otherwise."""
+    """Return the keys that the warning lists; none where it is written otherwise."""
     try:
         return tuple(str(key) for key in ast.literal_eval(line.removeprefix(NO_MODULE).strip()))
     except (ValueError, SyntaxError, TypeError):
