@@ -23,7 +23,7 @@ FIELDS = {
     "class": {"class_name"},
     "tensor": {"name", "names", "stored_names", "renamed"},
 }
-"""Kind -> the fields of the records that name such a thing."""
+"""Kind -> the facts, and the fields of their records, that name such a thing."""
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -46,15 +46,16 @@ def named(value: Any, fields: set[str]) -> Iterator[str]:
 
 
 def places(rule: type[Rule], case: Case) -> list[Location]:
-    return [
-        place for answer in rule().check(**case.facts) if not isinstance(answer, Unknown) for place in answer.locations
-    ]
+    answers = rule().check(**{need: case.facts[need] for need in rule.needs})
+    return [place for answer in answers if not isinstance(answer, Unknown) for place in answer.locations]
 
 
 @pytest.mark.parametrize(("rule", "case"), CASES)
 def test_a_place_is_what_its_kind_says(rule: type[Rule], case: Case) -> None:
-    facts = tuple(case.facts.values())
-    things = {kind: set(named(facts, fields)) for kind, fields in FIELDS.items()}
+    things: dict[str, set[str]] = {kind: set() for kind in FIELDS}
+    for kind, fields in FIELDS.items():
+        for fact, value in case.facts.items():
+            things[kind].update(texts(value) if fact in fields else named(value, fields))
     things["file"].add("config.json")
     for place in places(rule, case):
         assert (place.kind == "file") == (place.path in things["file"])
