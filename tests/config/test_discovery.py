@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiecheck.config.discovery import Settings, files_in, find_settings
+from tiecheck.config.discovery import Settings, files_in, search_settings
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_our_own_file_comes_before_the_projects(tmp_path: Path, monkeypatch: pyt
         seen.append(Path(path).name)
         return Settings(path, {})
 
-    settings, passed = find_settings(read)
+    settings, passed = search_settings(read)
     assert seen == ["tiecheck.toml"]
     assert settings is not None
     assert passed is None
@@ -45,7 +45,7 @@ def test_our_own_file_comes_before_the_projects(tmp_path: Path, monkeypatch: pyt
 def test_a_file_in_the_models_own_folder_configures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiecheck.toml").write_text("")
     monkeypatch.chdir(tmp_path)
-    settings, passed = find_settings(lambda path: Settings(path, {}), [str(tmp_path)])
+    settings, passed = search_settings(lambda path: Settings(path, {}), [str(tmp_path)])
     assert settings is None or settings.path != str(tmp_path / "tiecheck.toml")
     assert passed is not None
     assert passed.endswith("tiecheck.toml")

@@ -6,8 +6,13 @@ import pytest
 from torch import nn
 
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.peers.views import lightning, paths, safetensors, torch, transformers
+from tiecheck.peers.views.lightning import PEERS as LIGHTNING
+from tiecheck.peers.views.paths import check, extent, named
+from tiecheck.peers.views.peft import PEERS as PEFT
 from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.safetensors import PEERS as SAFETENSORS
+from tiecheck.peers.views.torch import PEERS as TORCH
+from tiecheck.peers.views.transformers import PEERS as TRANSFORMERS
 
 PAIR = ("emb.weight", "head.weight")
 
@@ -22,22 +27,21 @@ def model(*, alias: bool) -> nn.ModuleDict:
 
 
 @pytest.mark.parametrize("alias", [False, True], ids=["parameter", "module"])
-@pytest.mark.parametrize(
-    "module", [lightning, safetensors, torch], ids=lambda module: module.__name__.rpartition(".")[2]
-)
-def test_a_tool_that_goes_by_objects_or_memory_sees_the_pair(module, alias: bool) -> None:
-    functions = {peer.function for peer in module.PEERS}
+@pytest.mark.parametrize("peers", [LIGHTNING, SAFETENSORS, TORCH], ids=["lightning", "safetensors", "torch"])
+def test_a_tool_that_goes_by_objects_or_memory_sees_the_pair(peers, alias: bool) -> None:
+    functions = {peer.function for peer in peers}
     seen = [view for view in views_of(model(alias=alias)) if view.function in functions and view.groups]
     assert seen
     assert {view.groups for view in seen} == {(PAIR,)}
 
 
-def test_transformers_is_asked_of_its_own_models_alone() -> None:
-    functions = {peer.function for peer in transformers.PEERS}
+@pytest.mark.parametrize("peers", [TRANSFORMERS, PEFT], ids=["transformers", "peft"])
+def test_what_is_asked_of_pretrained_models_alone_sees_nothing(peers) -> None:
+    functions = {peer.function for peer in peers}
     assert not [view for view in views_of(model(alias=False)) if view.function in functions and view.groups]
 
 
 def test_names_are_grouped_by_object_along_every_path() -> None:
-    assert paths.named(ModuleGraph(model(alias=False))) == [list(PAIR)]
-    size = paths.extent(ModuleGraph(model(alias=True)), once=False)
-    paths.check(size)
+    assert named(ModuleGraph(model(alias=False))) == [list(PAIR)]
+    size = extent(ModuleGraph(model(alias=True)), once=False)
+    check(size)
