@@ -1,0 +1,195 @@
+"""Rehearse a directory's load: in this process, or in another interpreter with the transformers that it has.
+
+The library's own `from_pretrained` runs on the meta device; `transformers/rehearse_child.py` watches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from tiecheck.errors import MissingExtraError
+from tiecheck.records.rehearsal import Rehearsal, read_rehearsal
+
+CHILD = Path(__file__).with_name("transformers") / "rehearse_child.py"
+TIMEOUT = 300.0
+"""Seconds that one load may take in another interpreter, the import of its transformers included."""
+
+
+def rehearse(
+    directory: str,
+    python: str | None = None,
+    *,
+    class_name: str | None = None,
+    trust_remote_code: bool = False,
+    values: bool = True,
+    timeout: float | None = TIMEOUT,
+) -> Rehearsal:
+    """Return what transformers makes of a model directory, without reading weights beyond stored tied members.
+
+    Args:
+        directory: The directory.
+        python: The interpreter to ask; None for the transformers of this process, which knows no time limit.
+        class_name: The class to load; by default the one that the config names.
+        trust_remote_code: Whether the directory's own code may run.
+        values: Whether stored members are compared where the loader compares them; not for a shadow directory.
+        timeout: Seconds, for another interpreter; None for no limit.
+
+    Raises:
+        MissingExtraError: No interpreter is named, and torch or transformers is not installed here.
+    """
+    asked = {"class_name": class_name, "trust_remote_code": trust_remote_code, "values": values}
+    if python is not None:
+        with Rehearser(python, timeout) as other:
+            return other.rehearse(directory, **asked)
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Rehearsing a load", "live") from error
+    from tiecheck.live.transformers import rehearse_child
+
+    return read_rehearsal(rehearse_child.rehearse(directory, **asked))
+
+
+class Rehearser:
+    """Another interpreter that rehearses one directory after the other; one process until a load hangs or kills it."""
+
+    def __init__(self, python: str, timeout: float | None = TIMEOUT) -> None:
+        """Name the interpreter; it starts with the first directory.
+
+        Args:
+            python: Path of a Python from 3.9 on that imports transformers from 4.50 on.
+            timeout: Seconds for each directory; None for no limit.
+        """
+        self.python, self.timeout = python, timeout
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._errors: IO[str] | None = None
+
+    def __enter__(self) -> Rehearser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rehearse(self, directory: str, **asked: Any) -> Rehearsal:
+        """Return what that interpreter's transformers makes of a directory; `unsure` where it could not say."""
+        try:
+            process = self._started()
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({"directory": os.path.abspath(directory), **asked}) + "\n")
+            process.stdin.flush()
+            line = self._answers.get(timeout=self.timeout)
+        except queue.Empty:
+            self.close()
+            return Rehearsal("", None, unsure=f"the rehearsal was not done in {self.timeout:g} seconds")
+        except OSError as error:
+            self.close()
+            return Rehearsal("", None, unsure=f"{self.python} does not run: {error.strerror or error}")
+        if not line:
+            reason = self._last_words()
+            self.close()
+            return Rehearsal("", None, unsure=f"{self.python} ended without an answer{reason}")
+        return read_rehearsal(json.loads(line))
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is not None:
+            return self._process
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [self.python, str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **offline, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+        )
+        self._answers = queue.SimpleQueue()
+        threading.Thread(target=_read_lines, args=(self._process.stdout, self._answers), daemon=True).start()
+        return self._process
+
+    def _last_words(self) -> str:
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read()[-4000:].splitlines() if line.strip()]
+        return f": {lines[-1][:300]}" if lines else ""
+
+
+def _read_lines(stream: IO[str], answers: queue.SimpleQueue[str]) -> None:
+    with contextlib.suppress(ValueError, OSError):  # closed while it waits
+        for line in stream:
+            answers.put(line)
+    answers.put("")
+
+
+@contextlib.contextmanager
+def shadow_directory(
+    texts: Mapping[str, str],
+    headers: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[str]:
+    """Make a directory that a remote model's load can be rehearsed in: its JSON files, and weights of headers alone.
+
+    Args:
+        texts: File name -> text: `config.json`, and the index of a sharded model.
+        headers: Safetensors file -> its entries (name -> dtype, shape, offsets), as `Shard.entries` has them.
+        metadata: Safetensors file -> its `__metadata__`; transformers 4.57 reads the format there.
+
+    Yields:
+        The directory's path, until the context ends. The files are sparse: rehearse them with `values=False`.
+    """
+    with tempfile.TemporaryDirectory(prefix="tiecheck-shadow-") as folder:
+        for name, text in texts.items():
+            _place(folder, name).write_text(text, encoding="utf-8")
+        for name, entries in headers.items():
+            write_shadow(_place(folder, name), entries, (metadata or {}).get(name))
+        yield folder
+
+
+def write_shadow(path: Path, entries: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file that has a header and the size of its data, and no data."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, entry in entries.items():
+        if isinstance(entry, dict):
+            dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        else:
+            dtype, shape, start, stop = entry.dtype, entry.shape, entry.data_offsets.start, entry.data_offsets.end
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+        end = max(end, stop)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def _place(folder: str, name: str) -> Path:
+    """Return the path of a file directly within a folder."""
+    if os.path.basename(name) != name or name in {"", ".", ".."}:
+        raise ValueError(f"{name!r} is no plain file name")
+    return Path(folder, name)
