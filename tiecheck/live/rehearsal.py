@@ -86,8 +86,9 @@ class Rehearser:
         try:
             process = self._started()
             assert process.stdin is not None
-            process.stdin.write(json.dumps({"directory": os.path.abspath(directory), **asked}) + "\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and has said why
+                process.stdin.write(json.dumps({"directory": os.path.abspath(directory), **asked}) + "\n")
+                process.stdin.flush()
             line = self._answers.get(timeout=self.timeout)
         except queue.Empty:
             self.close()

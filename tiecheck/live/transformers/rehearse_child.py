@@ -9,6 +9,7 @@ are touched here.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -232,7 +233,19 @@ def _newer_patches(watch: Watch, modeling: Any) -> list[tuple[Any, str, Any]]:
             watch.undecided.append((id(one), id(other)))
         return bool(found)
 
+    spare: dict[int, Any] = {}
+
+    def copy_when_used(value: Any) -> Any:  # the library copies a converter for each tensor, and keeps one a target
+        if not isinstance(value, core.WeightConverter):
+            return copy.deepcopy(value)
+        last = spare.get(id(value))
+        if last is None or last.collected_tensors:
+            last = spare[id(value)] = copy.deepcopy(value)
+        return last
+
     return [
+        (core, "deepcopy", copy_when_used),
+        (core, "ThreadPoolExecutor", lambda **_: None),  # nothing is read that threads could wait for
         (core, "set_param_for_module", set_and_note),
         (core.WeightRenaming, "convert", converting(core.WeightRenaming.convert)),
         (core.WeightConverter, "convert", converting(core.WeightConverter.convert)),
@@ -250,6 +263,16 @@ def _older_patches(watch: Watch, modeling: Any) -> list[tuple[Any, str, Any]]:
     load = modeling._load_state_dict_into_meta_model
     signature = inspect.signature(load)
 
+    def place(model: Any, name: str, value: Any) -> Any:
+        """Put a parameter of one element's memory on the CPU: RoBERTa and its kin tie by the device they find."""
+        if type(value) is not torch.nn.Parameter or not value.is_meta:
+            return value
+        path, _, last = name.rpartition(".")
+        one = torch.zeros((), dtype=value.dtype).expand(value.shape)
+        new = torch.nn.Parameter(one, requires_grad=value.requires_grad)
+        (model.get_submodule(path) if path else model)._parameters[last] = new
+        return new
+
     def load_and_note(*args: Any, **named: Any) -> Any:
         given = signature.bind(*args, **named).arguments
         model, stored = given["model"], given["reverse_renaming_mapping"]
@@ -258,17 +281,14 @@ def _older_patches(watch: Watch, modeling: Any) -> list[tuple[Any, str, Any]]:
         for key, value in before.items():
             after = _object(model, key)
             if after is not value and after is not None:
-                watch.loaded(key, after, ([stored.get(key, key)], True))
+                watch.loaded(key, place(model, key, after), ([stored.get(key, key)], True))
         return found
 
     def move(self: Any, missing_keys: Any, *_: Any, **__: Any) -> None:  # the library's takes real memory
         values = self.state_dict(keep_vars=True)
         for key in missing_keys:
             if values[key].is_meta:
-                path, _, last = key.rpartition(".")
-                new = torch.nn.Parameter(torch.empty_like(values[key]), values[key].requires_grad)
-                self.get_submodule(path)._parameters[last] = new
-                watch.made_anew(new)
+                watch.made_anew(place(self, key, values[key]))
 
     return [
         (modeling, "_load_state_dict_into_meta_model", load_and_note),

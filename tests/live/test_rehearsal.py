@@ -1,0 +1,310 @@
+"""The rehearsal against real loads, in process and in another interpreter; what it refuses, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from drawn_saves import draws
+from older import older_python
+from real_loads import tell
+from safetensors.torch import load_file, save_file
+from test_zoo import animal, by_name, own, quiet  # noqa: F401 - a fixture
+
+from tiecheck.live.rehearsal import Rehearser, rehearse, shadow_directory, write_shadow
+from tiecheck.records.rehearsal import Rehearsal
+from tiecheck.tables.generate.classes import candidates
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+SAMPLE = ("BertForMaskedLM", "LlamaForCausalLM", "LlavaForConditionalGeneration", "MixtralForCausalLM")
+SAMPLE += ("T5ForConditionalGeneration", "WhisperForConditionalGeneration")
+
+Real = Callable[[str, dict[str, str]], dict[str, Any]]
+
+
+def differences(rehearsal: Rehearsal, path: Path, real_load: Real) -> list[str]:
+    """What a real load does that the rehearsal has not told."""
+    if rehearsal.unsure:
+        return [rehearsal.unsure]
+    single = [held for held in rehearsal.held if held.state == "loaded" and len(held.stored) == 1]
+    real = real_load(str(path), {name: held.stored[0] for held in single for name in held.names})
+    if "raised" in real or rehearsal.raised:
+        return [] if real.get("raised") == list(rehearsal.raised or ()) else [f"{rehearsal.raised}, {real}"]
+    known = set(real["names"])
+    left = sorted(n for held in rehearsal.held if held.state == "left" for n in held.names if n in known)
+    told = {
+        "missing": sorted(rehearsal.missing),
+        "unexpected": sorted(rehearsal.unexpected),
+        "groups": sorted(list(names) for names in rehearsal.groups if names[0] in known),
+        "left": left,
+        "wrong": [],
+    }
+    return [f"{key}: {told[key]}, and it is {real[key]}" for key in told if told[key] != real[key]]
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Callable[..., Path]:
+    """Save a tied Llama, with its tensors and its config changed."""
+
+    def make(change: Callable[[dict[str, torch.Tensor]], object] = lambda _: None, **config: Any) -> Path:
+        path = tmp_path / "llama"
+        animal(by_name("LlamaForCausalLM")).model(True).save_pretrained(path)
+        tensors = load_file(path / "model.safetensors")
+        change(tensors)
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+        data = json.loads((path / "config.json").read_text()) | config
+        (path / "config.json").write_text(json.dumps(data))
+        return path
+
+    return make
+
+
+def head_alone(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[HEAD] = tensors.pop(EMBEDDING)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_drawn_directory_is_rehearsed_as_it_loads(tmp_path: Path, name: str) -> None:
+    drawn = draws(animal(by_name(name)), tmp_path, random.Random(name), 12)
+    found = {words: wrong for words, path in drawn if (wrong := differences(rehearse(str(path)), path, tell))}
+    assert found == {}
+
+
+def drawn_classes(seed: int, count: int) -> list[Any]:
+    """Some classes of the library that can be had small."""
+    rng, found = random.Random(seed), []
+    some = list(candidates())
+    rng.shuffle(some)
+    for candidate in some:
+        try:
+            if own(candidate):
+                found.append(animal(candidate))
+        except Exception:  # noqa: BLE001,S112 - needs a further library, or refuses a tiny config
+            continue
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.mark.slow
+def test_forty_drawn_classes_are_rehearsed_as_they_load(tmp_path: Path) -> None:
+    found = {}
+    for number, one in enumerate(drawn_classes(12, 40)):
+        for words, path in draws(one, tmp_path / str(number), random.Random(number), 12):
+            if wrong := differences(rehearse(str(path)), path, tell):
+                found[f"{one.model_class.__name__}: {words}"] = wrong
+    assert found == {}
+
+
+@pytest.mark.slow
+def test_twenty_drawn_classes_are_rehearsed_as_4_57_loads_them(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "support" / "real_loads.py"
+    found: dict[str, list[str]] = {}
+    with (
+        Rehearser(older_python()) as older,
+        subprocess.Popen([older_python(), str(script)], stdin=-1, stdout=-1, text=True) as loads,
+    ):
+
+        def real(directory: str, holds: dict[str, str]) -> dict[str, Any]:
+            assert loads.stdin and loads.stdout
+            loads.stdin.write(json.dumps({"directory": directory, "holds": holds}) + "\n")
+            loads.stdin.flush()
+            return dict(json.loads(loads.stdout.readline()))
+
+        for number, one in enumerate(drawn_classes(4, 30)):
+            for words, path in draws(one, tmp_path / str(number), random.Random(number), 12):
+                told = older.rehearse(str(path))
+                if "has no class" in (told.unsure or ""):
+                    break
+                if wrong := differences(told, path, real):
+                    found[f"{one.model_class.__name__}: {words}"] = wrong
+    assert found == {}
+
+
+def test_another_interpreter_says_the_same(llama: Callable[..., Path]) -> None:
+    path = str(llama(head_alone))
+    told = rehearse(path, python=sys.executable)
+    assert told == rehearse(path)
+    assert told.groups == ((HEAD, EMBEDDING),)
+    assert told.by_name[EMBEDDING].stored == (HEAD,)
+    assert (told.head, told.embedding, told.version) == (HEAD, EMBEDDING, transformers.__version__)
+
+
+@pytest.mark.slow
+def test_4_57_leaves_both_on_meta_where_the_head_is_stored_alone(llama: Callable[..., Path]) -> None:
+    told = rehearse(str(llama(head_alone)), python=older_python())
+    assert told.version.startswith("4.57")
+    assert told.by_name[HEAD].state == "left" and told.groups == ((HEAD, EMBEDDING),)
+
+
+@pytest.mark.slow
+def test_4_57_says_of_a_thrown_away_head_whether_it_differs(llama: Callable[..., Path]) -> None:
+    for add, equal in ((0.0, True), (1.0, False)):
+        path = llama(lambda t, add=add: t.update({HEAD: t[EMBEDDING] + add}))
+        (gone,) = rehearse(str(path), python=older_python()).dropped
+        assert (gone.name, gone.equal) == (HEAD, equal)
+
+
+@pytest.mark.slow
+def test_4_57_refuses_metadata_without_a_format(llama: Callable[..., Path]) -> None:
+    path = llama()
+    save_file(load_file(path / "model.safetensors"), path / "model.safetensors", metadata={"made": "by hand"})
+    told = rehearse(str(path), python=older_python())
+    assert told.raised and told.raised[0] == "ValueError" and "Incompatible safetensors file" in told.raised[1]
+    assert rehearse(str(path)).raised is None
+
+
+def test_what_a_load_raises_is_told_in_its_own_words(llama: Callable[..., Path], tmp_path: Path) -> None:
+    told = rehearse(str(llama(tie_word_embeddings="false")))
+    assert told.raised and "expected bool, got str" in told.raised[1] and told.unsure is None
+    told = rehearse(str(llama(lambda t: t.update({EMBEDDING: t[EMBEDDING][:5].clone()}))))
+    assert told.raised and "ignore_mismatched_sizes" in told.raised[1]
+    path = llama()
+    (path / "model.safetensors").unlink()
+    told = rehearse(str(path))
+    assert told.raised and told.raised[0] == "OSError" and "model.safetensors" in told.raised[1]
+
+
+def test_values_decide_where_both_are_stored(llama: Callable[..., Path]) -> None:
+    def nan(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[EMBEDDING][0, 0] = float("nan")
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+
+    def zero(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[EMBEDDING][0, 0] = 0.0
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+        tensors[HEAD][0, 0] = -0.0
+
+    assert rehearse(str(llama(nan))).groups == ()
+    assert rehearse(str(llama(zero))).groups == ((HEAD, EMBEDDING),)
+    unread = rehearse(str(llama(zero)), values=False)
+    assert unread.groups == () and set(unread.undecided[0]) == {HEAD, EMBEDDING}
+
+
+def test_a_class_that_is_not_there_is_unsure(llama: Callable[..., Path]) -> None:
+    told = rehearse(str(llama(architectures=["NoSuchModel"])))
+    assert told.unsure == f"transformers {transformers.__version__} has no class NoSuchModel"
+    assert rehearse(str(llama(architectures=None))).class_name == "LlamaForCausalLM"
+
+
+def test_weights_outside_of_the_directory_are_not_read(llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = llama()
+    (path / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    (path / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    told = rehearse(str(path))
+    assert told.unsure and "lies outside of the directory" in told.unsure
+
+
+def test_links_of_the_hub_cache_are_inside(llama: Callable[..., Path], tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1f", tmp_path / "models--a--b" / "blobs"
+    snapshot.parent.mkdir(parents=True)
+    blobs.mkdir()
+    llama().rename(snapshot)
+    (snapshot / "model.safetensors").rename(blobs / "0")
+    (snapshot / "model.safetensors").symlink_to(blobs / "0")
+    assert rehearse(str(snapshot)).groups == ((HEAD, EMBEDDING),)
+
+
+def test_nothing_of_the_library_stays_changed(llama: Callable[..., Path]) -> None:
+    from transformers import core_model_loading as core
+    from transformers import modeling_utils as modeling
+
+    before = (modeling.safe_open, core.set_param_for_module, core.deepcopy, torch.equal, socket.socket.connect)
+    rehearse(str(llama()))
+    rehearse(str(llama(tie_word_embeddings="false")))
+    assert before == (modeling.safe_open, core.set_param_for_module, core.deepcopy, torch.equal, socket.socket.connect)
+
+
+def test_an_interpreter_that_cannot_answer_is_a_reason(llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = str(llama())
+    assert "does not run" in (rehearse(path, python=str(tmp_path / "none")).unsure or "")
+    dumb = tmp_path / "dumb"
+    dumb.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    dumb.chmod(0o755)
+    assert (rehearse(path, python=str(dumb)).unsure or "").endswith("ended without an answer: broken")
+    hung = tmp_path / "hung"
+    hung.write_text("#!/bin/sh\nsleep 60\n")
+    hung.chmod(0o755)
+    assert rehearse(path, python=str(hung), timeout=0.5).unsure == "the rehearsal was not done in 0.5 seconds"
+
+
+def test_an_interpreter_answers_one_directory_after_the_other(llama: Callable[..., Path]) -> None:
+    with Rehearser(sys.executable) as other:
+        first = other.rehearse(str(llama()))
+        second = other.rehearse(str(llama(tie_word_embeddings="false")))
+    assert first.raised is None and second.raised is not None
+
+
+def llama_headers(layers: int, width: int, words: int, inner: int) -> dict[str, dict[str, Any]]:
+    """The header of a Llama in bfloat16, a file for every ten layers."""
+    shapes = {EMBEDDING: [words, width], HEAD: [words, width], "model.norm.weight": [width]}
+    files: dict[str, dict[str, Any]] = {}
+    for layer in range(layers):
+        own = f"model.layers.{layer}."
+        shapes |= {f"{own}self_attn.{n}_proj.weight": [width if n in "qo" else width // 8, width] for n in "qkvo"}
+        shapes |= {f"{own}mlp.{n}_proj.weight": [inner, width] for n in ("gate", "up")}
+        shapes |= {f"{own}mlp.down_proj.weight": [width, inner]}
+        shapes |= {f"{own}{n}_layernorm.weight": [width] for n in ("input", "post_attention")}
+        if layer % 10 == 9 or layer == layers - 1:
+            end, entries = 0, {}
+            for name, shape in shapes.items():
+                start, end = end, end + 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+                entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+            files[f"model-{layer:05d}.safetensors"], shapes = entries, {}
+    return files
+
+
+LLAMA_70B = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8192, "dtype": "bfloat16"}
+LLAMA_70B |= {"intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+LLAMA_70B |= {"num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True}
+
+
+def test_a_model_of_141_gb_is_rehearsed_by_its_headers() -> None:
+    import resource
+
+    headers = llama_headers(80, 8192, 128256, 28672)
+    index = {"weight_map": {name: file for file, entries in headers.items() for name in entries}, "metadata": {}}
+    texts = {"config.json": json.dumps(LLAMA_70B), "model.safetensors.index.json": json.dumps(index)}
+    rehearse_small(texts)  # the class's module is imported
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with shadow_directory(texts, headers) as path:
+        assert sum(file.stat().st_size for file in Path(path).iterdir()) > 141e9
+        told = rehearse(path, values=False)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert told.raised is None and told.unsure is None and len(told.held) == 723
+    assert set(told.undecided[0]) == {HEAD, EMBEDDING}
+    assert after.ru_utime - before.ru_utime < 5
+    assert after.ru_maxrss - before.ru_maxrss < 200 * 1024
+
+
+def rehearse_small(texts: dict[str, str]) -> Rehearsal:
+    """Rehearse a directory that has a config and no weights."""
+    with shadow_directory({"config.json": texts["config.json"]}, {}) as path:
+        return rehearse(path)
+
+
+def test_a_shadow_is_a_file_of_the_same_header(llama: Callable[..., Path], tmp_path: Path) -> None:
+    path = llama()
+    real = (path / "model.safetensors").read_bytes()
+    size = int.from_bytes(real[:8], "little")
+    entries = json.loads(real[8 : 8 + size])
+    metadata = entries.pop("__metadata__")
+    write_shadow(tmp_path / "shadow.safetensors", entries, metadata)
+    shadow = load_file(tmp_path / "shadow.safetensors")
+    assert {n: (t.dtype, t.shape) for n, t in shadow.items()} == {
+        n: (t.dtype, t.shape) for n, t in load_file(path / "model.safetensors").items()
+    }
+    with pytest.raises(ValueError, match="no plain file name"), shadow_directory({"../config.json": ""}, {}):
+        pass
