@@ -166,12 +166,20 @@ def _is_zip(path: str) -> bool:
     return zipfile.is_zipfile(path)
 
 
+def _owner(model: Any, name: str) -> tuple[Any, str]:
+    """Return the module that has a parameter, None where there is none, and the name's last part."""
+    *path, last = name.split(".")
+    for part in path:
+        model = model._modules.get(part) if model is not None else None
+    return model, last
+
+
 def _object(model: Any, name: str) -> Any:
-    path, _, last = name.rpartition(".")
-    try:
-        return getattr(model.get_submodule(path) if path else model, last, None)
-    except AttributeError:
+    owner, last = _owner(model, name)
+    if owner is None:
         return None
+    found = owner._parameters.get(last)
+    return owner._buffers.get(last) if found is None else found
 
 
 def _common_patches(watch: Watch, modeling: Any) -> list[tuple[Any, str, Any]]:
@@ -267,11 +275,10 @@ def _older_patches(watch: Watch, modeling: Any) -> list[tuple[Any, str, Any]]:
         """Put a parameter of one element's memory on the CPU: RoBERTa and its kin tie by the device they find."""
         if type(value) is not torch.nn.Parameter or not value.is_meta:
             return value
-        path, _, last = name.rpartition(".")
+        owner, last = _owner(model, name)
         one = torch.zeros((), dtype=value.dtype).expand(value.shape)
-        new = torch.nn.Parameter(one, requires_grad=value.requires_grad)
-        (model.get_submodule(path) if path else model)._parameters[last] = new
-        return new
+        owner._parameters[last] = torch.nn.Parameter(one, requires_grad=value.requires_grad)
+        return owner._parameters[last]
 
     def load_and_note(*args: Any, **named: Any) -> Any:
         given = signature.bind(*args, **named).arguments
@@ -379,8 +386,8 @@ def _settle(watch: Watch, model: Any) -> None:
         if equal is None:
             watch.undecided.append((id(one), id(other)))
         elif equal:
-            path, _, last = target.rpartition(".")
-            setattr(model.get_submodule(path) if path else model, last, other)
+            owner, last = _owner(model, target)
+            setattr(owner, last, other)
 
 
 def _weight_name(model: Any, which: str) -> str | None:
