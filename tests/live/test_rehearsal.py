@@ -18,7 +18,7 @@ from drawn_saves import draws
 from older import older_python
 from real_loads import tell
 from safetensors.torch import load_file, save_file
-from test_zoo import animal, by_name, own, quiet  # noqa: F401 - a fixture
+from zoo import animal, by_name, own
 
 from tiecheck.live.rehearsal import Rehearser, rehearse, shadow_directory, write_shadow
 from tiecheck.records.rehearsal import Rehearsal
@@ -91,7 +91,7 @@ def drawn_classes(seed: int, count: int) -> list[Any]:
         try:
             if own(candidate):
                 found.append(animal(candidate))
-        except Exception:  # noqa: BLE001,S112 - needs a further library, or refuses a tiny config
+        except Exception:  # noqa: BLE001 - needs a further library, or refuses a tiny config
             continue
         if len(found) == count:
             break
@@ -118,7 +118,8 @@ def test_twenty_drawn_classes_are_rehearsed_as_4_57_loads_them(tmp_path: Path) -
     ):
 
         def real(directory: str, holds: dict[str, str]) -> dict[str, Any]:
-            assert loads.stdin and loads.stdout
+            assert loads.stdin
+            assert loads.stdout
             loads.stdin.write(json.dumps({"directory": directory, "holds": holds}) + "\n")
             loads.stdin.flush()
             return dict(json.loads(loads.stdout.readline()))
@@ -146,7 +147,8 @@ def test_another_interpreter_says_the_same(llama: Callable[..., Path]) -> None:
 def test_4_57_leaves_both_on_meta_where_the_head_is_stored_alone(llama: Callable[..., Path]) -> None:
     told = rehearse(str(llama(head_alone)), python=older_python())
     assert told.version.startswith("4.57")
-    assert told.by_name[HEAD].state == "left" and told.groups == ((HEAD, EMBEDDING),)
+    assert told.by_name[HEAD].state == "left"
+    assert told.groups == ((HEAD, EMBEDDING),)
 
 
 @pytest.mark.slow
@@ -162,19 +164,26 @@ def test_4_57_refuses_metadata_without_a_format(llama: Callable[..., Path]) -> N
     path = llama()
     save_file(load_file(path / "model.safetensors"), path / "model.safetensors", metadata={"made": "by hand"})
     told = rehearse(str(path), python=older_python())
-    assert told.raised and told.raised[0] == "ValueError" and "Incompatible safetensors file" in told.raised[1]
+    assert told.raised
+    assert told.raised[0] == "ValueError"
+    assert "Incompatible safetensors file" in told.raised[1]
     assert rehearse(str(path)).raised is None
 
 
 def test_what_a_load_raises_is_told_in_its_own_words(llama: Callable[..., Path], tmp_path: Path) -> None:
     told = rehearse(str(llama(tie_word_embeddings="false")))
-    assert told.raised and "expected bool, got str" in told.raised[1] and told.unsure is None
+    assert told.raised
+    assert "expected bool, got str" in told.raised[1]
+    assert told.unsure is None
     told = rehearse(str(llama(lambda t: t.update({EMBEDDING: t[EMBEDDING][:5].clone()}))))
-    assert told.raised and "ignore_mismatched_sizes" in told.raised[1]
+    assert told.raised
+    assert "ignore_mismatched_sizes" in told.raised[1]
     path = llama()
     (path / "model.safetensors").unlink()
     told = rehearse(str(path))
-    assert told.raised and told.raised[0] == "OSError" and "model.safetensors" in told.raised[1]
+    assert told.raised
+    assert told.raised[0] == "OSError"
+    assert "model.safetensors" in told.raised[1]
 
 
 def test_values_decide_where_both_are_stored(llama: Callable[..., Path]) -> None:
@@ -190,7 +199,8 @@ def test_values_decide_where_both_are_stored(llama: Callable[..., Path]) -> None
     assert rehearse(str(llama(nan))).groups == ()
     assert rehearse(str(llama(zero))).groups == ((HEAD, EMBEDDING),)
     unread = rehearse(str(llama(zero)), values=False)
-    assert unread.groups == () and set(unread.undecided[0]) == {HEAD, EMBEDDING}
+    assert unread.groups == ()
+    assert set(unread.undecided[0]) == {HEAD, EMBEDDING}
 
 
 def test_a_class_that_is_not_there_is_unsure(llama: Callable[..., Path]) -> None:
@@ -204,7 +214,8 @@ def test_weights_outside_of_the_directory_are_not_read(llama: Callable[..., Path
     (path / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
     (path / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     told = rehearse(str(path))
-    assert told.unsure and "lies outside of the directory" in told.unsure
+    assert told.unsure
+    assert "lies outside of the directory" in told.unsure
 
 
 def test_links_of_the_hub_cache_are_inside(llama: Callable[..., Path], tmp_path: Path) -> None:
@@ -244,7 +255,8 @@ def test_an_interpreter_answers_one_directory_after_the_other(llama: Callable[..
     with Rehearser(sys.executable) as other:
         first = other.rehearse(str(llama()))
         second = other.rehearse(str(llama(tie_word_embeddings="false")))
-    assert first.raised is None and second.raised is not None
+    assert first.raised is None
+    assert second.raised is not None
 
 
 def llama_headers(layers: int, width: int, words: int, inner: int) -> dict[str, dict[str, Any]]:
@@ -283,7 +295,9 @@ def test_a_model_of_141_gb_is_rehearsed_by_its_headers() -> None:
         assert sum(file.stat().st_size for file in Path(path).iterdir()) > 141e9
         told = rehearse(path, values=False)
     after = resource.getrusage(resource.RUSAGE_SELF)
-    assert told.raised is None and told.unsure is None and len(told.held) == 723
+    assert told.raised is None
+    assert told.unsure is None
+    assert len(told.held) == 723
     assert set(told.undecided[0]) == {HEAD, EMBEDDING}
     assert after.ru_utime - before.ru_utime < 5
     assert after.ru_maxrss - before.ru_maxrss < 200 * 1024

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from test_zoo import Animal, Names, Tensors, flag_edits, groups_of, tied_model, written
+from zoo import Animal, Names, Tensors, flag_edits, tied_model, written
+
+from tiecheck.tables.generate.build import groups_of
 
 Change = Callable[[Tensors, list[Names], random.Random], Tensors]
 
@@ -97,7 +99,7 @@ def write_weights(tensors: Tensors, where: Path, rng: random.Random) -> str:
         index = {"metadata": {}, "weight_map": {n: file for file, held in parts.items() for n in held}}
         (where / "model.safetensors.index.json").write_text(json.dumps(index))
     else:
-        metadata = {"one": {"format": "pt"}, "no format": {"made": "by hand"}}.get(kind, None)
+        metadata = {"one": {"format": "pt"}, "no format": {"made": "by hand"}}.get(kind)
         save_file(tensors, where / "model.safetensors", metadata=metadata)
     return kind
 

@@ -28,9 +28,11 @@ def stored_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def alike(stored: torch.Tensor, held: torch.Tensor) -> bool:
-    """Whether a parameter holds a stored tensor: its values after the cast, NaN alike; a conversion has another shape."""
+    """Whether a parameter holds a stored tensor: its values after the cast, NaN alike; a conversion reshapes."""
+    if held.is_meta:
+        return False
     cast = stored.to(held.dtype)
-    return cast.shape != held.shape or bool(((cast == held) | ((cast != cast) & (held != held))).all())
+    return cast.shape != held.shape or bool(((cast == held) | (cast.isnan() & held.isnan())).all())
 
 
 def tell(directory: str, holds: dict[str, str]) -> dict[str, Any]:

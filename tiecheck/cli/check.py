@@ -39,6 +39,10 @@ class Check(click.Command):
 @click.option("--live", is_flag=True, help="Also build the class, on the meta device and without weights.")
 @click.option("--load", is_flag=True, help="Also load the weights. Implies --live.")
 @click.option("--trust-remote-code", is_flag=True, help="Let a directory's own modeling file run. Implies --live.")
+@click.option("--rehearse", is_flag=True, help="Also run transformers' own from_pretrained, without reading weights.")
+@click.option(
+    "--python", metavar="PATH", help="Rehearse with the transformers of this interpreter. Implies --rehearse."
+)
 @click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
 @click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
 @click.option(
@@ -111,8 +115,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
     model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run
-    unless --live, --load, --trust-remote-code or --device-map asks for it. `module:attribute` and `file.py:attribute`
-    run that code.
+    unless --live, --load, --rehearse, --trust-remote-code or --device-map asks for it. `module:attribute` and
+    `file.py:attribute` run that code.
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
@@ -140,7 +144,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
 def aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
     """Turn standard output aside where code that is not ours may run, since it may print."""
-    if not config.wants_live and not any(":" in text for text in targets):
+    if not (config.wants_live or config.wants_rehearsal) and not any(":" in text for text in targets):
         return contextlib.nullcontext()
     return quiet()
 

@@ -37,6 +37,10 @@ class Config(Record):
     """True where the weights are to be loaded too; implies `live`."""
     trust_remote_code: bool = False
     """True where the directory's own modeling file may be run; implies `live`."""
+    rehearse: bool = False
+    """True where the library's own `from_pretrained` is to be run on the meta device."""
+    python: str | None = None
+    """Path of the interpreter whose transformers does so; None for this one's. Implies `rehearse`."""
 
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
@@ -70,6 +74,11 @@ class Config(Record):
     def wants_live(self) -> bool:
         """Tell whether the live layer was asked for."""
         return self.live or self.load or self.trust_remote_code or self.device_map is not None
+
+    @property
+    def wants_rehearsal(self) -> bool:
+        """True where a load is to be rehearsed."""
+        return self.rehearse or self.python is not None
 
     def only(self, *fields: str) -> Config:
         """Return some of the options: what one fact is made by, with every other field as it is by default."""

@@ -145,6 +145,9 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     if isinstance(placement, Unknown):  # the gate was asked for: where it cannot tell, it must not let pass
         outcome.errors.append(Error(None, f"no placement could be judged: {placement.reason}", target.text))
         placement = None
+    rehearsal = facts.get("rehearsal") if "rehearsal" in facts else None
+    if isinstance(rehearsal, Unknown):  # it was asked for by name
+        outcome.errors.append(Error(None, f"no load could be rehearsed: {rehearsal.reason}", target.text))
     return _known(target, facts, config)._replace(
         placement=placement,
         status=_status(outcome, facts, config),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tiecheck.live.build import Built
     from tiecheck.records.files import Duplicate, LayoutGroup, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
+    from tiecheck.records.rehearsal import Rehearsal
     from tiecheck.records.report import Counts, Traffic
     from tiecheck.records.scale import InitScale
 
@@ -65,14 +66,43 @@ def groups(
 
 @fact
 def loaders(
-    model_config: ModelConfig | None, architecture: Architecture, groups: tuple[Group, ...], checkpoint: Checkpoint
+    model_config: ModelConfig | None,
+    architecture: Architecture,
+    groups: tuple[Group, ...],
+    checkpoint: Checkpoint,
+    rehearsal: Rehearsal | None,
 ) -> tuple[LoaderView, ...]:
-    """Outcome of each group in each loader of the matrix."""
+    """Outcome of each group in each loader of the matrix; the rehearsed one's by its own word."""
     if not groups:
         return ()
     from tiecheck.peers.loaders.matrix import loader_views
 
-    return loader_views(model_config, architecture, checkpoint, groups)
+    views = loader_views(model_config, architecture, checkpoint, groups)
+    if rehearsal is None:
+        return views
+    from tiecheck.peers.loaders.rehearsed import rehearsed_views
+
+    return rehearsed_views(views, groups, rehearsal)
+
+
+@fact
+def rehearsal(
+    folder: str, rehearsing: Config, checkpoint: Checkpoint | Unknown, fetched: RemoteModel | None
+) -> Rehearsal | Unknown:
+    """What transformers' own `from_pretrained` does with the directory, on meta; of a remote model by its headers."""
+    from tiecheck.live.rehearsal import rehearse, shadow_of
+
+    trust, values = rehearsing.trust_remote_code, rehearsing.values != "never"
+    if fetched is None:
+        found = rehearse(folder, rehearsing.python, trust_remote_code=trust, values=values)
+    elif isinstance(checkpoint, Unknown) or checkpoint.format != "safetensors" or fetched.config_text is None:
+        return Unknown(
+            "of a remote model a load is rehearsed by its config and safetensors headers, which are not there"
+        )
+    else:
+        with shadow_of(fetched.config_text, checkpoint) as shadow:
+            found = rehearse(shadow, rehearsing.python, values=False)
+    return found if found.unsure is None else Unknown(found.unsure)
 
 
 @fact

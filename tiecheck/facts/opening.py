@@ -79,7 +79,7 @@ def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
         given["scale"] = Unknown("the scale is read from local files; download the model")
         return Facts(given, _rooms(beside, config, "training"))
     shared = None
-    if not config.wants_live:
+    if not config.wants_live and not config.wants_rehearsal:
         from tiecheck.files.remote.repeated_headers import facts_of_twins
 
         shared = facts_of_twins(model, checkpoint, config.values)
@@ -105,6 +105,7 @@ def _read(
         "checkpoint": checkpoint if checkpoint is not None else Unknown(none),
         "values": config.values,
         **_asked(config, live=config.wants_live),
+        **({"rehearsing": config.only("python", "trust_remote_code", "values")} if config.wants_rehearsal else {}),
     }
 
 

@@ -11,8 +11,9 @@ from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
 from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
 
-Asked = Literal["contract", "load_options", "placing", "values"]
-"""Names of the slices of `Config` that facts are made by: the user's ties, how to load, the placement, `--values`."""
+Asked = Literal["contract", "load_options", "placing", "rehearsing", "values"]
+"""Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, and
+`--values`."""
 
 Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic"]
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved."""
@@ -20,7 +21,7 @@ Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic"
 Found = Literal["index", "layout_names", "optimizer_states", "resumed", "sharded"]
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""
 
-Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "remote", "scale"]
+Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
 Files = Literal["duplicates", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "placement", "views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]

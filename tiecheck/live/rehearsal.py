@@ -14,39 +14,31 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from tiecheck.errors import MissingExtraError
 from tiecheck.records.rehearsal import Rehearsal, read_rehearsal
+from tiecheck.records.stored import Checkpoint
 
 CHILD = Path(__file__).with_name("transformers") / "rehearse_child.py"
 TIMEOUT = 300.0
 """Seconds that one load may take in another interpreter, the import of its transformers included."""
 
 
-def rehearse(
-    directory: str,
-    python: str | None = None,
-    *,
-    class_name: str | None = None,
-    trust_remote_code: bool = False,
-    values: bool = True,
-    timeout: float | None = TIMEOUT,
-) -> Rehearsal:
+def rehearse(directory: str, python: str | None = None, *, timeout: float | None = TIMEOUT, **asked: Any) -> Rehearsal:
     """Return what transformers makes of a model directory, without reading weights beyond stored tied members.
 
     Args:
         directory: The directory.
         python: The interpreter to ask; None for the transformers of this process, which knows no time limit.
-        class_name: The class to load; by default the one that the config names.
-        trust_remote_code: Whether the directory's own code may run.
-        values: Whether stored members are compared where the loader compares them; not for a shadow directory.
         timeout: Seconds, for another interpreter; None for no limit.
+        asked: What `rehearse_child.rehearse` takes: `class_name` (by default the one that the config names),
+            `trust_remote_code` (by default false), and `values`, whether stored members are compared where the loader
+            compares them (by default true; not for a shadow directory).
 
     Raises:
         MissingExtraError: No interpreter is named, and torch or transformers is not installed here.
     """
-    asked = {"class_name": class_name, "trust_remote_code": trust_remote_code, "values": values}
     if python is not None:
         with Rehearser(python, timeout) as other:
             return other.rehearse(directory, **asked)
@@ -74,8 +66,9 @@ class Rehearser:
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._errors: IO[str] | None = None
+        self._reader: threading.Thread | None = None
 
-    def __enter__(self) -> Rehearser:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,11 +77,9 @@ class Rehearser:
     def rehearse(self, directory: str, **asked: Any) -> Rehearsal:
         """Return what that interpreter's transformers makes of a directory; `unsure` where it could not say."""
         try:
-            process = self._started()
-            assert process.stdin is not None
+            given = self._started().stdin
             with contextlib.suppress(BrokenPipeError):  # it has ended, and has said why
-                process.stdin.write(json.dumps({"directory": os.path.abspath(directory), **asked}) + "\n")
-                process.stdin.flush()
+                print(json.dumps({"directory": os.path.abspath(directory), **asked}), file=given, flush=True)
             line = self._answers.get(timeout=self.timeout)
         except queue.Empty:
             self.close()
@@ -108,8 +99,11 @@ class Rehearser:
         if process is not None:
             process.kill()
             process.wait()
-            with contextlib.suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]
+            if self._reader is not None:
+                self._reader.join(1)
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    stream.close()  # type: ignore[union-attr]
         if self._errors is not None:
             self._errors.close()
             self._errors = None
@@ -119,7 +113,7 @@ class Rehearser:
             return self._process
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - the interpreter that was named
             [self.python, str(CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -129,7 +123,8 @@ class Rehearser:
             env={**os.environ, **offline, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
         self._answers = queue.SimpleQueue()
-        threading.Thread(target=_read_lines, args=(self._process.stdout, self._answers), daemon=True).start()
+        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._answers), daemon=True)
+        self._reader.start()
         return self._process
 
     def _last_words(self) -> str:
@@ -169,6 +164,14 @@ def shadow_directory(
         for name, entries in headers.items():
             write_shadow(_place(folder, name), entries, (metadata or {}).get(name))
         yield folder
+
+
+def shadow_of(config_text: bytes, checkpoint: Checkpoint) -> contextlib.AbstractContextManager[str]:
+    """Make the shadow directory of a remote checkpoint of which config and headers were fetched."""
+    texts = {"config.json": config_text.decode("utf-8", "replace")}
+    if checkpoint.index_file:
+        texts[checkpoint.index_file] = json.dumps({"metadata": {}, "weight_map": dict(checkpoint.weight_map)})
+    return shadow_directory(texts, {shard.path: shard.entries for shard in checkpoint.shards})
 
 
 def write_shadow(path: Path, entries: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:

@@ -19,8 +19,8 @@ class LoaderView(Record):
     """Outcome of the load."""
     message: str | None
     """Text it prints or raises; for `unknown` the reason."""
-    checked: Literal["run", "source"]
-    """Source of that knowledge: the loader itself was run in tests, or its source was read."""
+    checked: Literal["run", "source", "rehearsed"]
+    """Source of that knowledge: the loader was run in tests, its source was read, or it was run on this checkpoint."""
     names: tuple[str, ...]
     """The group, by the names `Group.names` has."""
     reads: str | None
@@ -52,8 +52,8 @@ class LoaderOutcome(Record):
     """Outcome, e.g. `head-discarded`."""
     message: str | None
     """Text it prints or raises, where it does; for `unknown` the reason."""
-    checked: Literal["run", "source"]
-    """Source of that knowledge: the loader was run in tests, or its source was read."""
+    checked: Literal["run", "source", "rehearsed"]
+    """Source of that knowledge: the loader was run in tests, its source was read, or it was run on this checkpoint."""
     reads: str | None
     """The flag it reads for this config, dotted, written or not; null where it reads none."""
     value: bool | None

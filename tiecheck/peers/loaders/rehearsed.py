@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tiecheck.peers.loaders.registry import covers, loaders_of
 from tiecheck.peers.loaders.situation import GENERAL, UNREAD
+from tiecheck.records.loaders import LoaderView
 from tiecheck.records.rehearsal import Dropped, Held, Rehearsal
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import Outcome
@@ -12,9 +14,7 @@ from tiecheck.records.words import Outcome
 LEFT = "left on the meta device without a word, and the first forward pass fails"
 
 
-def outcome_of(
-    group: Group, rehearsal: Rehearsal, comparison: Comparison | None = None
-) -> tuple[Outcome, str | None]:
+def outcome_of(group: Group, rehearsal: Rehearsal, comparison: Comparison | None = None) -> tuple[Outcome, str | None]:
     """Return what the rehearsed loader makes of a tie group, and what it says.
 
     Args:
@@ -37,12 +37,55 @@ def outcome_of(
     return (outcome if head else GENERAL.get(outcome, outcome)), message
 
 
+def rehearsed_views(
+    views: tuple[LoaderView, ...], groups: tuple[Group, ...], rehearsal: Rehearsal
+) -> tuple[LoaderView, ...]:
+    """Return the loader matrix with the rehearsed version's own word in its column, or in one more of its own.
+
+    Args:
+        views: The matrix by the tables.
+        groups: The groups, with the comparisons that were made.
+        rehearsal: A load that tells.
+    """
+    number = tuple(int(part) for part in rehearsal.version.split(".")[:2] if part.isdecimal())
+    column = next((one for one in loaders_of(("transformers",)) if covers(number, one)), None)
+    versions = column.versions if column else rehearsal.version
+    told: dict[tuple[str, ...], LoaderView] = {}
+    for group in groups:
+        outcome, message = outcome_of(group, rehearsal, group.comparison)
+        if outcome != "unknown":
+            ties = {"tied": True, "head-discarded": True, "member-discarded": True, "kept-apart": False}.get(outcome)
+            flag = group.flag.dotted if group.flag else None
+            value = group.flag.value if group.flag and isinstance(group.flag.value, bool) else None
+            told[group.names] = LoaderView(
+                "transformers", versions, outcome, message, "rehearsed", group.names, flag, value, ties
+            )
+    kept = tuple(
+        _agreed(view, told.pop(view.names), rehearsal.version)
+        if (view.loader, view.versions) == ("transformers", versions) and view.names in told
+        else view
+        for view in views
+    )
+    return (*kept, *told.values())
+
+
+def _agreed(table: LoaderView, told: LoaderView, version: str) -> LoaderView:
+    """Return the rehearsed word; where the table has another one, with the table's, since that is a fault of ours."""
+    if table.outcome == told.outcome:
+        return table._replace(checked="rehearsed", message=told.message or table.message)
+    told = told._replace(reads=table.reads, value=table.value)
+    if table.outcome == "unknown":
+        return told
+    message = f"transformers {version} itself, where tiecheck's table says {table.outcome}: please report that"
+    return told._replace(message=f"{told.message}; {message}" if told.message else message)
+
+
 def _members(group: Group, rehearsal: Rehearsal) -> dict[str, Held] | None:
     """Return the group's members by the names that the rehearsed class has for them."""
     known, head, embedding = rehearsal.by_name, rehearsal.head, rehearsal.embedding
     if all(name in known for name in group.names):
         return {name: known[name] for name in group.names}
-    if len(group.names) == 2 and head in known and embedding in known:
+    if len(group.names) == 2 and head is not None and embedding is not None and {head, embedding} <= known.keys():
         return {name: known[name] for name in (head, embedding)}
     return None
 

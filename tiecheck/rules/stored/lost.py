@@ -142,7 +142,7 @@ def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...
 
 def _throws_away(view: LoaderView) -> bool:
     """Return True where a loader that was run ties the group and throws a stored member away."""
-    return view.checked == "run" and view.outcome in DISCARDED
+    return view.checked != "source" and view.outcome in DISCARDED
 
 
 def _fates(views: tuple[LoaderView, ...], lost: str) -> str:

@@ -1,0 +1,101 @@
+"""`--rehearse` and `--python`: the loader's own word in the matrix, and what stands there if it cannot be had."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from servers import Files
+from zoo import animal, by_name
+
+import tiecheck
+from tiecheck.live.rehearsal import Rehearser
+from tiecheck.peers.loaders import rehearsed
+from tiecheck.records.rehearsal import Held, Rehearsal
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.fixture
+def differing(tmp_path: Path) -> Path:
+    """A tied Llama with a trained head of its own."""
+    animal(by_name("LlamaForCausalLM")).model(True).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors[HEAD] = tensors[EMBEDDING] + 1
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    return tmp_path
+
+
+def five(report: Any) -> Any:
+    """The entry of transformers 5."""
+    (entry,) = (e for e in report.targets[0].loaders if (e.loader, e.versions) == ("transformers", "5"))
+    return entry
+
+
+@pytest.mark.parametrize("options", [{"rehearse": True}, {"python": sys.executable}])
+def test_the_matrix_says_what_was_rehearsed(differing: Path, options: dict[str, Any]) -> None:
+    told = five(tiecheck.check(differing, **options))
+    assert (told.outcome, told.checked) == ("kept-apart", "rehearsed")
+    assert five(tiecheck.check(differing)).checked == "run"
+
+
+def test_the_rehearsal_wins_over_the_table(differing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Rehearsal("5.23.0", "L", held=(Held((HEAD,), (), "random"), Held((EMBEDDING,), (EMBEDDING,), "loaded")))
+    monkeypatch.setattr(
+        "tiecheck.live.rehearsal.rehearse", lambda *_, **__: lost._replace(head=HEAD, embedding=EMBEDDING)
+    )
+    told = five(tiecheck.check(differing, rehearse=True))
+    assert told.outcome == "head-random"
+    assert "where tiecheck's table says kept-apart: please report that" in told.message
+
+
+def test_a_rehearsal_that_cannot_be_had_is_an_error(differing: Path, tiecheck_cli: Any) -> None:
+    done = tiecheck_cli("--python", str(differing / "none"), str(differing))
+    assert done.exit_code == 2
+    assert "no load could be rehearsed" in done.output
+
+
+def test_one_version_that_the_matrix_lacks_has_its_own_column() -> None:
+    held = (Held((EMBEDDING, HEAD), (EMBEDDING,), "loaded"),)
+    told = Rehearsal("4.53.3", "L", held=held, head=HEAD, embedding=EMBEDDING)
+    from tiecheck.rules.cases import group
+
+    (view,) = rehearsed.rehearsed_views((), (group(),), told)
+    assert (view.versions, view.outcome, view.checked) == ("4.53.3", "tied", "rehearsed")
+
+
+@pytest.fixture
+def served(differing: Path) -> Iterator[Files]:
+    """The model on a loopback server, with a hundred times as many words."""
+    config = json.loads((differing / "config.json").read_text())
+    tensors = load_file(differing / "model.safetensors")
+    config["vocab_size"] *= 1000
+    for name in (HEAD, EMBEDDING):
+        tensors[name] = torch.zeros(config["vocab_size"], tensors[name].shape[1])
+    save_file(tensors, differing / "model.safetensors", metadata={"format": "pt"})
+    files = {f"/m/{n}": (differing / n).read_bytes() for n in ("model.safetensors",)}
+    server = Files({**files, "/m/config.json": json.dumps(config).encode()})
+    yield server
+    server.close()
+
+
+def test_a_remote_model_is_rehearsed_by_config_and_header(served: Files) -> None:
+    report = tiecheck.check(f"{served.url}/m", rehearse=True)
+    told = five(report)
+    assert report.targets[0].errors == ()
+    assert told.outcome == "unknown" or told.checked == "rehearsed"
+    assert served.sent < 300_000 < len(served.files["/m/model.safetensors"])
+
+
+def test_closing_twice_is_nothing() -> None:
+    other = Rehearser(sys.executable)
+    other.close()
+    other.close()
