@@ -9,8 +9,23 @@ class TiecheckError(Exception):
     """Base of every error tiecheck raises on purpose. The message names the file and the cause."""
 
     def __init__(self, message: str, path: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shown(message))
         self.path = path
+
+
+SHOWN = 400
+"""Characters of a word in a message, and of four of them a message has at most: a name in a file has no end."""
+
+
+def shown(text: str) -> str:
+    """Return a text as it may be printed: long words and lists cut in the middle, control characters escaped."""
+    if len(text) > SHOWN:
+        words = [word if len(word) <= SHOWN else f"{word[:200]}...{word[-40:]}" for word in text.split(" ")]
+        text = " ".join(words)
+        text = text if len(text) <= 4 * SHOWN else f"{text[: 3 * SHOWN]}...{text[-SHOWN // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class TargetError(TiecheckError):

@@ -24,6 +24,7 @@ strict = true
 values = "never"
 for = ["transformers==5", "vllm"]
 offline = true
+timeout = 2.5
 device-map = "balanced"
 dtype = "bfloat16"
 no-split = ["Block"]
@@ -45,6 +46,7 @@ FIELDS = {
     "values": "never",
     "judge_for": ("transformers==5", "vllm"),
     "offline": True,
+    "timeout": 2.5,
     "device_map": "balanced",
     "dtype": "bfloat16",
     "no_split": ("Block",),
@@ -186,6 +188,9 @@ def test_a_model_does_not_configure_its_checker(project: Path, make_model, monke
         ("for = 'vllm'", 'for must be a list of strings, as ["vllm"]'),
         ("strict = 'yes'", "strict must be true or false, not 'yes'"),
         ("offline = 1", "offline must be true or false, not 1"),
+        ("timeout = true", "timeout must be a number of seconds, 0 for no end, not True"),
+        ("timeout = -1", "timeout must be a number of seconds, 0 for no end, not -1"),
+        ("timeout = nan", "timeout must be a number of seconds"),
         ("fail-on = 'eror'", "fail-on must be one of info, warning, error, not 'eror'; did you mean 'error'?"),
         ("values = 3", "values must be one of auto, never, always, not 3"),
         ("values = []", "values must be one of auto, never, always, not []"),

@@ -22,6 +22,7 @@ from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import spans
 from tiecheck.files.compare.equality import compare
 from tiecheck.files.compare.spans import opened
+from tiecheck.files.limits import Limit
 from tiecheck.files.pickle import archive, machine
 from tiecheck.files.pickle.rebuilding import persistent_storage
 from tiecheck.files.pickle.records import ALLOWED, ITEMSIZES, Global, Storage
@@ -260,9 +261,9 @@ def test_reading_weights_imports_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_too_many_operations_is_not_followed(monkeypatch) -> None:
-    monkeypatch.setattr(machine, "OPERATIONS", 50)
+    monkeypatch.setattr(machine, "OPERATIONS", Limit(50, "operations in its pickles"))
     assert machine.read_pickle(io.BytesIO(pickle.dumps(list(range(20)), 2)), safe=True) == list(range(20))
-    with pytest.raises(machine.UnreadablePickleError, match="more than 50 operations"):
+    with pytest.raises(TargetError, match="a pickle is not read: with it the target has more than 50 operations"):
         machine.read_pickle(io.BytesIO(pickle.dumps(list(range(100)), 2)))
 
 

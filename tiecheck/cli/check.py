@@ -81,6 +81,14 @@ class Check(click.Command):
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")
 @click.option("--offline/--no-offline", help="Fetch nothing: a hub model comes from the local cache, or not at all.")
 @click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds that one target may take; 0 for no end.",
+)
+@click.option(
     "--device-map",
     metavar="MAP",
     help="Judge this placement: auto, balanced, balanced_low_0, sequential, a device (cpu, cuda:1, 0), or a JSON file "

@@ -13,7 +13,7 @@ from tiecheck.cli.settings import settle
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
-READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "config", "isolated")
+READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "timeout", "config", "isolated")
 """Options that say how a target is read."""
 
 WRITING = ("formats", "output_file", "color")

@@ -25,6 +25,7 @@ KEYS = {
     "values": "values",
     "for": "judge_for",
     "offline": "offline",
+    "timeout": "timeout",
     "ties": "ties",
     "device-map": "device_map",
     "max-memory": "max_memory",
@@ -118,6 +119,10 @@ def _value(key: str, value: Any, checks: Checks) -> Any:
     if key in {"strict", "offline"}:
         if not isinstance(value, bool):
             raise UsageError(f"{key} must be true or false, not {value!r}")
+        return value
+    if key == "timeout":
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise UsageError(f"timeout must be a number of seconds, 0 for no end, not {value!r}")
         return value
     if key in {"fail-on", "values"}:
         words = SEVERITIES if key == "fail-on" else VALUES

@@ -48,6 +48,8 @@ class Config(Record):
     """The branch, tag or commit of a hub model; None for what the address says, else the main branch."""
     offline: bool = False
     """True where nothing may be fetched: a hub model then comes from the local cache alone."""
+    timeout: float = 300.0
+    """Seconds that one target may take; 0 for no end. An honest one of a million tensors takes some three."""
     ties: Mapping[str, tuple[tuple[str, ...], ...]] = {}
     """The user's own contract: a model's class, by name or dotted path, and the groups of names that are one tensor."""
     ties_from: str = ""

@@ -14,6 +14,7 @@ from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError
 from tiecheck.facts.registry import Facts
+from tiecheck.files.limits import Account, OutOfTimeError, current
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
 from tiecheck.records.words import Unknown
@@ -100,13 +101,23 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
         name = type(given).__qualname__
         return reporting(Target(name, "module", name, None), opening.module_facts(given, config), config)
     target = Target(without_secrets(given), "checkpoint", given, None)
+    account = Account(config.timeout)
+    token = current.set(account)
     try:
         target = parse_target(given)
-        return reporting(target, opening.facts_of(target, config), config)
+        report = reporting(target, opening.facts_of(target, config), config)
+        account.check_files()
+        return report
+    except OutOfTimeError:
+        return _unread(target, f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped", None)
+    except MemoryError:
+        return _unread(target, f"{target.text} needs more memory than there is", None)
     except TiecheckError as error:
         return _unread(target, str(error), error.path)
     except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
         return _unread(target, f"tiecheck itself failed, please report it: {type(error).__name__}: {error}", None)
+    finally:
+        current.reset(token)
 
 
 def _unread(target: Target, message: str, path: str | None) -> TargetReport:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import SHARDS, VALUES, account
 from tiecheck.files.local import inside, parse_json, read_bytes
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Shard
@@ -119,14 +120,29 @@ def check_ending(name: str) -> None:
 
 
 def _from_index(root: str, name: str) -> _Found:
-    """Return the shards an index names, each inside the directory; those that are not there are listed apart."""
+    """Return the shards an index names, each inside the directory and once; those that are not there apart."""
     path = inside(root, name)
     weight_map, shards = parse_index(read_bytes(path, path), path, os.listdir(root))
-    files: list[str] = []
+    files: dict[object, str] = {}
     missing: list[str] = []
+    same: dict[str, str] = {}
     for file in shards:
-        (files if os.path.lexists(os.path.join(root, file)) else missing).append(file)
-    return _Found(tuple(files), name, weight_map, tuple(missing))
+        account().check_time()
+        place = os.path.join(root, file)
+        try:
+            status = os.stat(place)
+        except OSError:
+            if os.path.lexists(place):  # opening it says what is wrong
+                files[file] = file
+            else:
+                missing.append(file)
+            continue
+        first = files.setdefault((status.st_dev, status.st_ino), file)
+        if first is not file:
+            same[file] = first
+    if same:  # one file under several spellings, or by links
+        weight_map = {tensor: same.get(file, file) for tensor, file in weight_map.items()}
+    return _Found(tuple(files.values()), name, weight_map, tuple(missing))
 
 
 def parse_index(raw: bytes, path: str, there: Collection[str] = ()) -> tuple[Mapping[str, str], list[str]]:
@@ -153,6 +169,10 @@ def parse_index(raw: bytes, path: str, there: Collection[str] = ()) -> tuple[Map
         raise TargetError(f"{path} is broken: what it gives as the file of {odd!r} is no file name", path)
     shards = sorted(set(weight_map.values()))
     _check_shards(path, shards)
+    plain = {file: os.path.normpath(file) for file in shards}
+    if list(plain.values()) != shards:
+        weight_map = {name: plain[file] for name, file in weight_map.items()}
+        shards = sorted(set(plain.values()))
     return weight_map, shards
 
 
@@ -167,6 +187,7 @@ def _large_map(raw: bytes, there: Collection[str]) -> dict[str, str] | None:
     from tiecheck.files.safetensors.typed_entries import Index, index_of
 
     files = [name for name in there if name.endswith((".safetensors", *PICKLE_ENDINGS))]
+    account().take(VALUES, 2 * raw.count(b","), "the index")
     for form in (index_of(files), Index) if files else (Index,):
         try:
             found: dict[str, str] = msgspec.json.decode(raw, type=form).weight_map
@@ -178,6 +199,8 @@ def _large_map(raw: bytes, there: Collection[str]) -> dict[str, str] | None:
 
 def _check_shards(path: str, shards: list[str]) -> None:
     """Check that every shard lies in the index's directory by its name, and that all are of one known format."""
+    if len(shards) > SHARDS:
+        raise TargetError(f"{path} names {len(shards):,} files, more than the {SHARDS:,} that are read", path)
     for file in shards:
         plain = os.path.normpath(file)
         if os.path.isabs(file) or plain == os.pardir or plain.startswith(os.pardir + os.sep):

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tiecheck.errors import TargetError
-
-JSON_LIMIT = 256 * 1024 * 1024
-"""Bytes of an index that are read at most; the index of a million tensors has some 130 MB."""
+from tiecheck.files.limits import JSON_BYTES, READ, account, take_values
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of the small text that stands for a file which Git LFS has not fetched."""
@@ -32,6 +30,8 @@ def inside(root: str, name: str) -> str:
     """
     path = os.path.join(root, name)
     plain = os.path.normpath(name)
+    if "\0" in name:
+        raise TargetError(f"{name!r} is no file's name, and is not read", root)
     if os.path.isabs(name) or plain == os.pardir or plain.startswith(os.pardir + os.sep):
         raise TargetError(f"{name!r} lies outside the target directory, and is not read", path)
     if os.path.basename(plain) == plain == name and not os.path.islink(path):
@@ -68,9 +68,14 @@ def open_regular(path: str, label: str) -> int:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
         raise TargetError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}", path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise TargetError(f"{label} is a pipe or a device, not a regular file", path)
+        account().note_file(path, status)
+    except BaseException:
         os.close(descriptor)
-        raise TargetError(f"{label} is a pipe or a device, not a regular file", path)
+        raise
     return descriptor
 
 
@@ -84,7 +89,7 @@ def refuse_pointer(first: bytes, path: str) -> None:
         raise TargetError(f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`", path)
 
 
-def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
+def read_bytes(path: str, label: str, limit: int = JSON_BYTES) -> bytes:
     """Return a whole file that is expected to be small.
 
     Raises:
@@ -94,6 +99,7 @@ def read_bytes(path: str, label: str, limit: int = JSON_LIMIT) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise TargetError(f"{label} has {size:,} bytes, more than the {limit:,} that are read", path)
+        account().take(READ, size, label)
         try:
             raw = file.read(limit)
         except OSError as error:
@@ -130,6 +136,7 @@ def parse_json(
     try:
         if raw.startswith(b"\xef\xbb\xbf"):
             raise TargetError(f"{label} begins with a byte order mark, which loaders refuse; save it without one", path)
+        take_values(raw, label)
         data = json.loads(raw.decode("utf-8"), parse_constant=constant, object_pairs_hook=pairs)
         if b"\\ud" in raw or b"\\uD" in raw:
             _refuse_half_characters(data, label, path)

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import inside, parse_json, read_bytes
 from tiecheck.records.declared import Flag, ModelConfig
 
 CONFIG_NAME = "config.json"
-
-CONFIG_LIMIT = 32 * 1024 * 1024
-"""Bytes of a config that are read at most; a label for each of 100,000 classes takes some 5 MB."""
 
 FLAG_LIMIT = 10_000
 """Tie flags in one config; the largest composed configs have some twenty."""
@@ -35,7 +33,7 @@ def read_config(root: str) -> ModelConfig | None:
     if not os.path.lexists(os.path.join(root, CONFIG_NAME)):
         return None
     path = inside(root, CONFIG_NAME)
-    return parse_config(read_bytes(path, path, CONFIG_LIMIT), path)
+    return parse_config(read_bytes(path, path, CONFIG_BYTES), path)
 
 
 def parse_config(raw: bytes, path: str) -> ModelConfig:
@@ -52,6 +50,10 @@ def parse_config(raw: bytes, path: str) -> ModelConfig:
     if not isinstance(data, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(data), "a number or a truth value")
         raise TargetError(f"{path} holds {kind}, not the JSON object a config is", path)
+    for level in (data, *(value for key, value in data.items() if key.endswith("_config") and isinstance(value, dict))):
+        for key, value in level.items():
+            if type(value) is int and value.bit_length() > 1023:
+                raise TargetError(f"{path} gives `{key}` a number of more than 300 digits, which no model can use", path)
     return ModelConfig(CONFIG_NAME, data, _find_flags(raw, data))
 
 

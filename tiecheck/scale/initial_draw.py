@@ -87,8 +87,16 @@ def starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
 def deviation(runs: Iterable[Sequence[float]]) -> float:
     """Return the standard deviation of all elements of some runs."""
     values = [value for run in runs for value in run]
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    mean = _mean(values)
+    return math.sqrt(_mean([(value - mean) * (value - mean) for value in values]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean, and no number where the values are so large, or infinite, that there is none."""
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 NO_MATRIX = "there is no weight matrix that could tell whether the model is trained"
@@ -130,13 +138,13 @@ def _is_norm(name: str, leaves: tuple[str, ...]) -> bool:
 def _moments(runs: Sequence[Sequence[float]]) -> _Moments:
     values = [value for run in runs for value in run]
     count = len(values)
-    mean = math.fsum(values) / count
-    squares = [(value - mean) ** 2 for value in values]
-    variance = math.fsum(squares) / count
+    mean = _mean(values)
+    squares = [(value - mean) * (value - mean) for value in values]
+    variance = _mean(squares)
     if not variance > 0:
         return _Moments(count, 0.0, 0.0)
-    fourth = math.fsum(square * square for square in squares) / count
-    return _Moments(count, math.sqrt(variance), fourth / variance**2)
+    fourth = _mean([square * square for square in squares])
+    return _Moments(count, math.sqrt(variance), fourth / variance / variance)
 
 
 def _one_draw(runs: Sequence[Sequence[float]], moments: _Moments) -> bool:

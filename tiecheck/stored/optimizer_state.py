@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from tiecheck.files.limits import PICKLE_BYTES
 from tiecheck.files.local import inside, open_regular, read_bytes
-from tiecheck.files.pickle.archive import PICKLE_LIMIT, TorchFile, read_torch_file
+from tiecheck.files.pickle.archive import TorchFile, read_torch_file
 from tiecheck.files.pickle.machine import UnreadablePickleError, read_pickle
 from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor
 from tiecheck.records.stored import Comparison, read_entry
@@ -188,16 +189,15 @@ def _safetensors(path: str, file: str) -> SavedState:
 
 def _distributed(path: str, file: str, wanted: tuple[str, ...]) -> SavedState | Unknown:
     """Return a distributed checkpoint by its `.metadata`, a pickle of dataclasses (torch 2.13)."""
-    raw = read_bytes(path, path)
-    there = [n for n in wanted if re.search(rb"state\.[\w.]{0,200}?" + re.escape(n.encode()), raw)]
-    if len(there) < 2:
+    raw = read_bytes(path, path, PICKLE_BYTES)
+    if not raw.startswith(b"\x80"):
+        return Unknown(f"{file} is no metadata of a distributed checkpoint: it is no pickle")
+    if b"state." not in raw or sum(name.encode() in raw for name in wanted) < 2:
         return SavedState(file, {}, {})
-    if len(raw) > PICKLE_LIMIT:
-        return Unknown(f"{file} has {len(raw):,} bytes, more than are read")
     import io
 
     try:
-        metadata = read_pickle(io.BytesIO(raw))
+        metadata = read_pickle(io.BytesIO(raw), label=path)
     except UnreadablePickleError as error:
         return Unknown(f"{file} was not read: {error}")
     fields = metadata.fields if isinstance(metadata, Made) else {}

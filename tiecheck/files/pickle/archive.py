@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import PICKLE_BYTES, READ, ZIP_DIRECTORY_BYTES, account
 from tiecheck.files.local import LFS_POINTER, open_regular, refuse_pointer
 from tiecheck.files.pickle.machine import ForbiddenNameError, UnreadablePickleError, read_pickle
 from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor, Storage
 from tiecheck.records.words import Unknown
-
-PICKLE_LIMIT = 64 * 1024 * 1024
-"""Bytes of a pickle, and of a zip archive's directory, that are read at most."""
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The number that begins the form before torch 1.6 (`torch.serialization.MAGIC_NUMBER`)."""
@@ -117,6 +115,8 @@ def read_torch_file(path: str, start: int = 0, length: int | None = None) -> Tor
             return _read(path, fd, start, length, safe=False)
         except ForeignFileError as error:
             return Unknown(f"{name} was not read: it {error}")
+        except TargetError as error:
+            return Unknown(str(error))
         except Exception as error:  # noqa: BLE001  # whatever zipfile makes of a damaged archive, the file is not read
             return Unknown(f"{name} was not read: {str(error) or type(error).__name__}")
 
@@ -177,9 +177,9 @@ def _read(path: str, fd: int, start: int, length: int | None, *, safe: bool) -> 
     first = os.pread(fd, len(LFS_POINTER), start)
     storages: dict[str, Storage] = {}
     if first.startswith(b"PK\x03\x04"):
-        tree, places = _zipped(fd, start, length, storages, safe=safe)
+        tree, places = _zipped(path, fd, start, length, storages, safe=safe)
     elif first.startswith(b"\x80"):
-        tree, places = _legacy(fd, start, length, storages, safe=safe)
+        tree, places = _legacy(path, fd, start, length, storages, safe=safe)
     elif first.startswith(LFS_POINTER):
         raise ForeignFileError("is a Git LFS pointer, not the data")
     else:
@@ -202,12 +202,12 @@ def _check_places(saved: TorchFile, size: int) -> None:
 
 
 def _zipped(
-    fd: int, start: int, length: int, storages: dict[str, Storage], *, safe: bool
+    path: str, fd: int, start: int, length: int, storages: dict[str, Storage], *, safe: bool
 ) -> tuple[Any, dict[str, Place]]:
     """Read the zip form: `<name>/data.pkl` beside one uncompressed entry a storage."""
     window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, length)))
-    if _directory_bytes(window) > PICKLE_LIMIT:
-        raise BrokenArchiveError("its zip directory is too large")
+    if _directory_bytes(window) > ZIP_DIRECTORY_BYTES:
+        raise BrokenArchiveError(f"its zip directory has more than the {ZIP_DIRECTORY_BYTES:,} bytes that are read")
     with zipfile.ZipFile(window) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl") or entry.filename == "data.pkl"]
@@ -218,13 +218,14 @@ def _zipped(
         versions = {f"{folder}version", f"{folder}.data/version"}
         if len(pickles) != 1 or len(there) < len(entries) or (safe and not there & versions):
             raise BrokenArchiveError("it is a zip archive, but none of torch.save's")
-        if pickles[0].file_size > PICKLE_LIMIT:
-            raise BrokenArchiveError(f"its pickle has more than {PICKLE_LIMIT:,} bytes")
+        if pickles[0].file_size > PICKLE_BYTES:
+            raise BrokenArchiveError(f"its pickle has more than the {PICKLE_BYTES:,} bytes that are read")
+        account().take(READ, pickles[0].file_size, path)
         if f"{folder}byteorder" in there:
             with archive.open(f"{folder}byteorder") as said:
                 _check_order(said.read(16))
         with archive.open(pickles[0]) as pickled:
-            tree = read_pickle(io.BytesIO(pickled.read(PICKLE_LIMIT)), storages, safe=safe)
+            tree = read_pickle(io.BytesIO(pickled.read(PICKLE_BYTES)), storages, label=path, safe=safe)
     places = {}
     for entry in entries:
         if entry.filename.startswith(f"{folder}data/"):
@@ -261,19 +262,20 @@ def _directory_bytes(window: IO[bytes]) -> int:
 
 
 def _legacy(
-    fd: int, start: int, length: int, storages: dict[str, Storage], *, safe: bool
+    path: str, fd: int, start: int, length: int, storages: dict[str, Storage], *, safe: bool
 ) -> tuple[Any, dict[str, Place]]:
     """Read the older form: five pickles one after another, and the storages behind them, each after its count."""
-    window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, min(PICKLE_LIMIT, length))))
-    if read_pickle(window, safe=safe) != MAGIC:
+    window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, min(PICKLE_BYTES, length))))
+    account().take(READ, min(PICKLE_BYTES, length), path)
+    if read_pickle(window, label=path, safe=safe) != MAGIC:
         raise BrokenArchiveError("it is a plain pickle, not one of torch.save's")
-    if read_pickle(window, safe=safe) != PROTOCOL:
+    if read_pickle(window, label=path, safe=safe) != PROTOCOL:
         raise BrokenArchiveError("it is of a version that is not known")
-    machine = read_pickle(window, safe=safe)
+    machine = read_pickle(window, label=path, safe=safe)
     if isinstance(machine, dict) and machine.get("little_endian") is False:
         raise ForeignFileError(BIG_ENDIAN)
-    tree = read_pickle(window, storages, safe=safe)
-    keys = read_pickle(window, safe=safe)
+    tree = read_pickle(window, storages, label=path, safe=safe)
+    keys = read_pickle(window, label=path, safe=safe)
     places: dict[str, Place] = {}
     position = start + window.tell()
     for key in keys if isinstance(keys, list) else []:

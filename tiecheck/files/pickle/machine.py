@@ -9,13 +9,12 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
+from sys import getsizeof
 from typing import IO, Any
 
+from tiecheck.files.limits import OPERATIONS, PICKLED, account
 from tiecheck.files.pickle.rebuilding import ARGUMENTS, call_result, persistent_storage
 from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, Storage
-
-OPERATIONS = 5_000_000
-"""Pickle operations that are followed at most; a state dict of 100,000 tensors has some 3 million."""
 
 
 class UnreadablePickleError(Exception):
@@ -30,23 +29,24 @@ class ForbiddenNameError(UnreadablePickleError):
         self.name = name
 
 
-def read_pickle(stream: IO[bytes], storages: dict[str, Storage] | None = None, *, safe: bool = False) -> Any:
+def read_pickle(
+    stream: IO[bytes], storages: dict[str, Storage] | None = None, *, label: str = "a pickle", safe: bool = False
+) -> Any:
     """Return what one pickle holds, from the stream's position to just behind its STOP.
 
     Args:
         stream: Where the pickle is; read as far as its STOP.
         storages: Gets each storage that the pickle mentions, by its key.
+        label: What messages call the file.
         safe: True to refuse what `torch.load(weights_only=True)` refuses (torch 2.13).
 
     Raises:
         UnreadablePickleError: It cannot be followed.
+        TargetError: With it the target's pickles take more operations or memory than they may.
     """
     machine = (_SafeMachine if safe else _Machine)({} if storages is None else storages)
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > OPERATIONS:
-                raise UnreadablePickleError(f"it has more than {OPERATIONS:,} operations")
-            machine.take(operation.name, argument)
+        machine.follow(stream, label)
         return machine.pop()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise UnreadablePickleError(f"it is no whole pickle ({type(error).__name__})") from error
@@ -66,6 +66,25 @@ GETS = frozenset(("GET", "BINGET", "LONG_BINGET"))
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 
+STEPS = 4096
+"""Operations between two looks at the account."""
+
+KEY_VALUES = 1000
+"""Tuples within a tuple that is a key of a dict. Hashing one that holds the same one twice takes torch twice as long
+with each level; no state dict has any."""
+
+CODES: Mapping[bytes, tuple[str, Callable[[IO[bytes]], Any] | None, int]] = {
+    operation.code.encode("latin-1"): (
+        operation.name,
+        operation.arg.reader if operation.arg else None,
+        {"EMPTY_DICT": 64, "MARK": 48, "SETITEM": 150}.get(
+            operation.name, 120 if operation.name in PUTS or operation.name == "MEMOIZE" else 56
+        ),
+    )
+    for operation in pickletools.opcodes
+}
+"""Code of an operation -> its name, the reader of its argument, and bytes of memory that it takes, its argument apart."""
+
 
 class _Machine:
     """The unpickler's stack, with plain data on it."""
@@ -75,26 +94,46 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.taken = 0  # bytes of memory since the last look at the account
+        self.work = 0  # steps beside the operations themselves, likewise
+        self.handlers = {name: self.handler(name) for name, _, _ in CODES.values()}
 
-    def take(self, name: str, argument: Any) -> None:
-        """Follow one operation."""
+    def follow(self, stream: IO[bytes], label: str) -> None:
+        """Follow a pickle as far as its STOP."""
+        purse, handlers, read = account(), self.handlers, stream.read
+        name = ""
+        while name != "STOP":
+            count = 0
+            for count in range(1, STEPS + 1):  # noqa: B007  # how far it came
+                name, reader, size = CODES[read(1)]
+                argument = reader(stream) if reader else None
+                self.taken += size if argument is None else size + getsizeof(argument)
+                handlers[name](argument)
+                if name == "STOP":
+                    break
+            purse.take(OPERATIONS, count + self.work, label)
+            purse.take(PICKLED, self.taken, label)
+            self.taken = self.work = 0
+
+    def handler(self, name: str) -> Callable[[Any], Any]:
+        """Return what follows an operation, given its argument."""
         if name in LITERALS:
-            self.stack.append(argument)
-        elif name in CONSTANTS:
-            self.stack.append(CONSTANTS[name])
-        elif name in EMPTY:
-            self.stack.append(EMPTY[name]())
-        elif name in PUTS:
-            self.memo[int(argument)] = self.top()
-        elif name in GETS:
-            self.stack.append(self.memo[int(argument)])
-        elif name in TUPLES:
-            self.stack.append(tuple(self._last(TUPLES[name])))
-        elif name not in IGNORED:
-            handler = getattr(self, f"op_{name.lower()}", None)
-            if handler is None:
-                raise UnreadablePickleError(f"it uses {name}, which no state dict does")
-            handler(argument)
+            return self.stack.append
+        if name in CONSTANTS:
+            return lambda _: self.stack.append(CONSTANTS[name])
+        if name in EMPTY:
+            return lambda _: self.stack.append(EMPTY[name]())
+        if name in PUTS:
+            return lambda at: self.memo.__setitem__(int(at), self.top())
+        if name in GETS:
+            return lambda at: self.stack.append(self.memo[int(at)])
+        if name in TUPLES:
+            return lambda _: self.stack.append(tuple(self._last(TUPLES[name])))
+        if name in IGNORED:
+            return lambda _: None
+        refused = _refusal(f"it uses {name}, which no state dict does")
+        found: Callable[[Any], Any] = getattr(self, f"op_{name.lower()}", refused)
+        return found
 
     def _last(self, count: int) -> list[Any]:
         """Take the last values off the stack, none of them from below a mark."""
@@ -107,13 +146,15 @@ class _Machine:
 
     def pop(self) -> Any:
         """Take the last value off the stack."""
-        return self._last(1)[0]
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise IndexError
+        return self.stack.pop()
 
     def top(self) -> Any:
         """Return the last value."""
-        value = self.pop()
-        self.stack.append(value)
-        return value
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise IndexError
+        return self.stack[-1]
 
     def extend(self, items: list[Any]) -> None:
         """Add to the list on top; what another object would do with its items is not known and not needed."""
@@ -125,6 +166,7 @@ class _Machine:
         """Add keys and values, one after the other, to the dict on top; of another object nothing is needed."""
         target = self.top()
         if isinstance(target, dict):
+            self.taken += 80 * len(items)
             for key, value in zip(items[::2], items[1::2], strict=True):
                 target[_key(key)] = value
 
@@ -224,14 +266,12 @@ class _Machine:
 class _SafeMachine(_Machine):
     """The same, stopping where torch's safe loader stops."""
 
-    def take(self, name: str, argument: Any) -> None:
+    def handler(self, name: str) -> Callable[[Any], Any]:
         if name not in SAFE_OPERATIONS:
-            raise UnreadablePickleError(
-                f"Unsupported operand {ord(next(o.code for o in pickletools.opcodes if o.name == name))}"
-            )
+            return _refusal(f"Unsupported operand {next(code[0] for code, one in CODES.items() if one[0] == name)}")
         if name == "SHORT_BINSTRING":  # torch takes it for UTF-8, `pickletools` for Latin-1
-            argument = argument.encode("latin-1").decode()
-        super().take(name, argument)
+            return lambda text: self.stack.append(text.encode("latin-1").decode())
+        return super().handler(name)
 
     def op_global(self, argument: str) -> None:
         super().op_global(argument)
@@ -245,6 +285,8 @@ class _SafeMachine(_Machine):
         function, args = self._last(2)
         if not isinstance(function, Global) or not isinstance(args, tuple):
             raise UnreadablePickleError("Trying to call reduce for unrecognized function")
+        if function.name == "bytearray" and args and isinstance(args[0], int) and args[0] > PICKLED.most:
+            raise UnreadablePickleError(f"it asks for {args[0]:,} bytes of memory")
         self.stack.append(call_result(function, args))
 
     op_newobj = op_reduce
@@ -257,6 +299,7 @@ class _SafeMachine(_Machine):
     def fill(self, items: list[Any]) -> None:
         if not isinstance(self.top(), dict):
             raise UnreadablePickleError("Can only set the items of a dict")
+        self.work += sum(_nodes(key) for key in items[::2] if type(key) is tuple)
         super().fill(items)
 
     def op_build(self, _: Any) -> None:
@@ -268,6 +311,24 @@ class _SafeMachine(_Machine):
         super().op_binpersid(None)
         if isinstance(self.top(), Made):
             raise UnreadablePickleError("Only persistent_load of storage is allowed")
+
+
+def _refusal(why: str) -> Callable[[Any], Any]:
+    def refuse(_: Any) -> None:
+        raise UnreadablePickleError(why)
+
+    return refuse
+
+
+def _nodes(key: tuple[Any, ...]) -> int:
+    """Count the values within a tuple that is a key, for torch hashes each of them, shared ones again and again."""
+    rest, count = [key], 0
+    while rest:
+        count += 1
+        if count > KEY_VALUES:
+            raise UnreadablePickleError(f"it has a key of nested tuples with more than {KEY_VALUES:,} values")
+        rest.extend(value for value in rest.pop() if type(value) is tuple)
+    return count
 
 
 def _renamed(wanted: Global) -> tuple[str, str]:

@@ -9,13 +9,14 @@ from urllib.parse import urlsplit
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, STANDARD_NAMES, check_ending, parse_index, pick
-from tiecheck.files.local import JSON_LIMIT, LFS_POINTER, refuse_pointer
-from tiecheck.files.model_config import CONFIG_LIMIT, CONFIG_NAME, parse_config
+from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, account
+from tiecheck.files.local import LFS_POINTER, refuse_pointer
+from tiecheck.files.model_config import CONFIG_NAME, parse_config
 from tiecheck.files.remote.hub import hub_address, open_hub
 from tiecheck.files.remote.repeated_headers import SMALL, Recent
 from tiecheck.files.remote.store import GUESS, ByteRange, Found, Meter, RemoteComparer, Start, Store, path_of
 from tiecheck.files.remote.web_directory import later
-from tiecheck.files.safetensors.header import HEADER_LIMIT, TYPED_FROM, check_length, shard_of_header
+from tiecheck.files.safetensors.header import TYPED_FROM, check_length, shard_of_header
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
@@ -72,7 +73,7 @@ def read_address(address: str, config: Config) -> RemoteModel:
     raw = None
     fetched = None
     if names is None or CONFIG_NAME in names:
-        fetched = later(lambda: store.small(CONFIG_NAME, CONFIG_LIMIT))
+        fetched = later(lambda: store.small(CONFIG_NAME, CONFIG_BYTES))
     try:
         checkpoint = _checkpoint(store, found.file, names)
     finally:
@@ -110,7 +111,7 @@ def _checkpoint(store: Store, file: str, names: Collection[str] | None) -> Check
         return None
     path = path_of(store, name)
     if name.endswith(INDEX_ENDING):
-        index = store.small(name, JSON_LIMIT)
+        index = store.small(name, JSON_BYTES)
         if index is None:
             raise TargetError(f"there is no {path}", path)
         return _indexed(store, name, index)
@@ -129,7 +130,7 @@ def _probed(store: Store) -> Checkpoint | Unknown | None:
     """Ask for the standard names one after the other, where the store cannot list."""
     for name in STANDARD_NAMES:
         if name.endswith(INDEX_ENDING):
-            index = store.small(name, JSON_LIMIT)
+            index = store.small(name, JSON_BYTES)
             if index is not None:
                 return _indexed(store, name, index)
             continue
@@ -171,7 +172,7 @@ def _guesses(weight_map: Mapping[str, str], files: Sequence[str]) -> dict[str, i
     guesses = dict.fromkeys(files, GUESS)
     for name, file in weight_map.items():
         guesses[file] += len(name) + LEAST_ENTRY
-    return {file: min(guess, HEADER_LIMIT) for file, guess in guesses.items()}
+    return {file: min(guess, HEADER_BYTES) for file, guess in guesses.items()}
 
 
 def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tuple[Shard, ...]:

@@ -13,12 +13,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, account
 from tiecheck.files.local import LFS_POINTER, open_regular, parse_json, refuse_pointer
 from tiecheck.files.safetensors.soundness import check_entries, quickly_sound, said_once
 from tiecheck.records.stored import Shard
-
-HEADER_LIMIT = 100_000_000
-"""Bytes of the largest header safetensors itself reads (`MAX_HEADER_SIZE`)."""
 
 TYPED_FROM = 1_000_000
 """Header bytes, over all shards, from which msgspec, three times faster than json, earns back its own import."""
@@ -49,6 +47,7 @@ def read_shards(
     gc.disable()  # over all of them: what is parsed stays, and going through it in between frees nothing
     try:
         for path, label in paths:
+            account().check_time()
             typed = parsed >= TYPED_FROM or "msgspec" in sys.modules  # the index may have brought it
             raw, size = _header(path)
             shard = shard_of_header(raw, size, path, label, typed=typed)
@@ -107,6 +106,7 @@ def _header(path: str) -> tuple[bytes, int]:
             if LFS_POINTER.startswith(first):
                 refuse_pointer(first + file.read(len(LFS_POINTER)), path)
             check_length(path, size, length)
+            account().take(READ, length, path)
             raw = file.read(length)
             if len(raw) < length:
                 raise TargetError(f"{path} became shorter while its header was read", path)
@@ -132,6 +132,8 @@ def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool
     entries = _parse_typed(raw, available) if typed or len(raw) >= TYPED_FROM else None
     if entries is None:
         entries = _parse(raw, path, available)
+    else:
+        account().take(VALUES, 4 * len(entries), path)
     return Shard(label, 8 + len(raw), entries)
 
 
@@ -151,9 +153,9 @@ def check_length(path: str, size: int, length: int) -> None:
             f"{path} is truncated: it has {size} bytes, and a safetensors file begins with 8 bytes of header length",
             path,
         )
-    if length > HEADER_LIMIT:
+    if length > HEADER_BYTES:
         raise TargetError(
-            f"{path} announces a header of {length:,} bytes; safetensors refuses more than {HEADER_LIMIT:,}, so "
+            f"{path} announces a header of {length:,} bytes; safetensors refuses more than {HEADER_BYTES:,}, so "
             "this is no safetensors file or a broken one",
             path,
         )
@@ -225,6 +227,8 @@ def _parse_typed(raw: bytes, available: int) -> Mapping[str, Any] | None:
     from tiecheck.files.safetensors.typed_entries import HEADER, NOTES
 
     if b"\\" in raw:  # half characters, and names that are not what the bytes say
+        return None
+    if len(raw) > 5 * VALUES.most and raw.count(b",") > VALUES.most:
         return None
     enabled = gc.isenabled()
     gc.disable()

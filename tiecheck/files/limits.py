@@ -1,0 +1,225 @@
+"""Limits on what one target may take, each with its reason, and the account of what it has taken so far.
+
+A limit is many times what an honest model needs, and keeps a hostile one to some seconds and 512 MiB. Past it the
+target, or the file beside it, is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextvars import ContextVar
+from math import inf
+from typing import NamedTuple
+
+from tiecheck.errors import TargetError
+
+JSON_BYTES = 192 * 1024 * 1024
+"""Bytes of an index; that of a million tensors has some 130 MB."""
+
+CONFIG_BYTES = 32 * 1024 * 1024
+"""Bytes of a config; a label for each of 100,000 classes takes some 5 MB."""
+
+HEADER_BYTES = 100_000_000
+"""Bytes of the largest safetensors header that safetensors itself reads (`MAX_HEADER_SIZE`)."""
+
+COUNTED_FROM = 1024 * 1024
+"""Bytes of JSON from which its values are counted, and not estimated: that takes a third of a second a gigabyte."""
+
+PICKLE_BYTES = 64 * 1024 * 1024
+"""Bytes of one pickle, inflated; 100,000 tensors take some 20 MB."""
+
+ZIP_DIRECTORY_BYTES = 16 * 1024 * 1024
+"""Bytes of a zip archive's directory, in which an entry takes 46 at least, and 700 in memory: 350,000 entries. A
+storage of `torch.save` is one, and takes some 75."""
+
+SHARDS = 20_000
+"""Distinct files of one checkpoint; the largest that is known has some hundreds."""
+
+REQUESTS = 20_000
+"""Requests of one remote target: two a shard, and those that are tried again."""
+
+ANSWER_SECONDS = 60.0
+"""Seconds of one answer of a server, headers included, so that one which drips cannot keep us."""
+
+WAIT_SECONDS = 20.0
+"""Seconds that a busy server may have one request wait, all its tries together."""
+
+
+class Limit(NamedTuple):
+    """The most that a whole target may take of something."""
+
+    most: int
+    what: str
+    """The thing that is counted, as in "more than 5 ..."."""
+
+
+OPERATIONS = Limit(5_000_000, "operations in its pickles")
+"""A state dict of 100,000 tensors has some 3 million; five million take some five seconds."""
+
+PICKLED = Limit(192 * 1024 * 1024, "bytes of memory for what its pickles make")
+"""Text and containers, counted as they are made and not when they go: 100,000 tensors take some 100 MB."""
+
+READ = Limit(512 * 1024 * 1024, "bytes of headers, pickles and configs")
+"""Twice what a million tensors need."""
+
+VALUES = Limit(10_000_000, "values in its headers and configs")
+"""By commas and brackets, a brace for three, since a small object takes 230 bytes of memory and 8 of text. What is
+parsed with types counts four an entry of a header and two a name of an index: six million for a million tensors."""
+
+COUNTED_FROM = 1024 * 1024
+"""Bytes of JSON from which its values are counted, and not estimated: that takes a third of a second a gigabyte."""
+
+PICKLE_BYTES = 64 * 1024 * 1024
+"""Bytes of one pickle, inflated; 100,000 tensors take some 20 MB."""
+
+ZIP_DIRECTORY_BYTES = 16 * 1024 * 1024
+"""Bytes of a zip archive's directory, in which an entry takes 46 at least, and 700 in memory: 350,000 entries. A
+storage of `torch.save` is one, and takes some 75."""
+
+SHARDS = 20_000
+"""Distinct files of one checkpoint; the largest that is known has some hundreds."""
+
+REQUESTS = 20_000
+"""Requests of one remote target: two a shard, and those that are tried again."""
+
+ANSWER_SECONDS = 60.0
+"""Seconds of one answer of a server, headers included, so that one which drips cannot keep us."""
+
+WAIT_SECONDS = 20.0
+"""Seconds that a busy server may have one request wait, all its tries together."""
+
+SHOWN = 300
+"""Characters of a word in a message, and of a shape; names in files have no end."""
+
+
+class Limit(NamedTuple):
+    """The most that a whole target may take of something."""
+
+    most: int
+    what: str
+    """The thing that is counted, as in "more than 5 ..."."""
+
+
+OPERATIONS = Limit(5_000_000, "operations in its pickles")
+"""A state dict of 100,000 tensors has some 3 million; five million take some five seconds."""
+
+PICKLED = Limit(192 * 1024 * 1024, "bytes of memory for what its pickles make")
+"""Text and containers, counted as they are made and not when they go: 100,000 tensors take some 100 MB."""
+
+READ = Limit(512 * 1024 * 1024, "bytes of headers, pickles and configs")
+"""Twice what a million tensors need."""
+
+VALUES = Limit(8_000_000, "values in its headers and configs")
+"""Commas of a text that is parsed with types; else brackets too, and a brace is three: a small object takes 230 bytes
+of memory and 8 of text. A million tensors have five million commas."""
+
+COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
+"""A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has no such limit."""
+
+
+class OutOfTimeError(BaseException):
+    """The target has taken its seconds. No `Exception`, so that whoever asks runs into no handler on the way up."""
+
+
+class Account:
+    """The seconds that one target may still take, and what it has taken of each limit."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        """Begin now.
+
+        Args:
+            seconds: Seconds it may take; 0 for no end.
+        """
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds if seconds else inf
+        self._taken: dict[Limit, int] = {}
+        self._files: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self._end - time.monotonic()
+
+    def check_time(self) -> None:
+        """Stop where no second is left.
+
+        Raises:
+            OutOfTimeError: None is.
+        """
+        if time.monotonic() > self._end:
+            raise OutOfTimeError
+
+    def take(self, limit: Limit, count: int, path: str) -> None:
+        """Take some of a limit.
+
+        Args:
+            limit: One that holds for the whole target.
+            count: As much of it as is wanted.
+            path: File or address for which.
+
+        Raises:
+            TargetError: That is more than is left.
+            OutOfTimeError: No second is left.
+        """
+        self.check_time()
+        taken = self._taken[limit] = self._taken.get(limit, 0) + count
+        if taken > limit.most:
+            raise TargetError(f"{path} is not read: with it the target has more than {limit.most:,} {limit.what}", path)
+
+    def room(self, limit: Limit) -> int:
+        """Return how much of a limit is left."""
+        return max(0, limit.most - self._taken.get(limit, 0))
+
+    def note_file(self, path: str, status: os.stat_result) -> None:
+        """Remember a file as it was when it was opened.
+
+        Raises:
+            TargetError: It was opened before, and was another one.
+        """
+        if self._files.setdefault(path, _marks(status)) != _marks(status):
+            raise TargetError(f"{path} changed while it was read", path)
+
+    def check_files(self) -> None:
+        """Check that every file which was opened is still the same.
+
+        Raises:
+            TargetError: One is gone, was replaced, or written to.
+        """
+        for path, marks in self._files.items():
+            try:
+                same = _marks(os.stat(path)) == marks
+            except OSError:
+                same = False
+            if not same:
+                raise TargetError(f"{path} changed while it was read", path)
+
+
+def _marks(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+current: ContextVar[Account | None] = ContextVar("account", default=None)
+"""The account of the target that is being read; None outside of one."""
+
+
+def account() -> Account:
+    """Return the account of the target that is being read, or one without an end that nobody else has."""
+    return current.get() or Account()
+
+
+def take_values(raw: bytes, label: str) -> None:
+    """Take the values of a JSON text off the account before json makes objects of them; of a short text estimated.
+
+    Args:
+        raw: The text.
+        label: What messages call it.
+
+    Raises:
+        TargetError: They are more than are left.
+        OutOfTimeError: No second is left.
+    """
+    count = len(raw) // 20  # an entry of 108 bytes has five commas
+    if len(raw) > COUNTED_FROM:
+        count = raw.count(b",") + raw.count(b"[") + 3 * raw.count(b"{")
+    account().take(VALUES, count, label)
