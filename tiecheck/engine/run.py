@@ -107,15 +107,18 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
         target = parse_target(given)
         report = reporting(target, opening.facts_of(target, config), config)
         account.check_files()
-        return report
     except OutOfTimeError:
-        return _unread(target, f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped", None)
+        return _unread(
+            target, f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped", None
+        )
     except MemoryError:
         return _unread(target, f"{target.text} needs more memory than there is", None)
     except TiecheckError as error:
         return _unread(target, str(error), error.path)
     except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
         return _unread(target, f"tiecheck itself failed, please report it: {type(error).__name__}: {error}", None)
+    else:
+        return report
     finally:
         current.reset(token)
 

@@ -67,55 +67,8 @@ VALUES = Limit(10_000_000, "values in its headers and configs")
 """By commas and brackets, a brace for three, since a small object takes 230 bytes of memory and 8 of text. What is
 parsed with types counts four an entry of a header and two a name of an index: six million for a million tensors."""
 
-COUNTED_FROM = 1024 * 1024
-"""Bytes of JSON from which its values are counted, and not estimated: that takes a third of a second a gigabyte."""
-
-PICKLE_BYTES = 64 * 1024 * 1024
-"""Bytes of one pickle, inflated; 100,000 tensors take some 20 MB."""
-
-ZIP_DIRECTORY_BYTES = 16 * 1024 * 1024
-"""Bytes of a zip archive's directory, in which an entry takes 46 at least, and 700 in memory: 350,000 entries. A
-storage of `torch.save` is one, and takes some 75."""
-
-SHARDS = 20_000
-"""Distinct files of one checkpoint; the largest that is known has some hundreds."""
-
-REQUESTS = 20_000
-"""Requests of one remote target: two a shard, and those that are tried again."""
-
-ANSWER_SECONDS = 60.0
-"""Seconds of one answer of a server, headers included, so that one which drips cannot keep us."""
-
-WAIT_SECONDS = 20.0
-"""Seconds that a busy server may have one request wait, all its tries together."""
-
-SHOWN = 300
-"""Characters of a word in a message, and of a shape; names in files have no end."""
-
-
-class Limit(NamedTuple):
-    """The most that a whole target may take of something."""
-
-    most: int
-    what: str
-    """The thing that is counted, as in "more than 5 ..."."""
-
-
-OPERATIONS = Limit(5_000_000, "operations in its pickles")
-"""A state dict of 100,000 tensors has some 3 million; five million take some five seconds."""
-
-PICKLED = Limit(192 * 1024 * 1024, "bytes of memory for what its pickles make")
-"""Text and containers, counted as they are made and not when they go: 100,000 tensors take some 100 MB."""
-
-READ = Limit(512 * 1024 * 1024, "bytes of headers, pickles and configs")
-"""Twice what a million tensors need."""
-
-VALUES = Limit(8_000_000, "values in its headers and configs")
-"""Commas of a text that is parsed with types; else brackets too, and a brace is three: a small object takes 230 bytes
-of memory and 8 of text. A million tensors have five million commas."""
-
 COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
-"""A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has no such limit."""
+"""A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has none."""
 
 
 class OutOfTimeError(BaseException):

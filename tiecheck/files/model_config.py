@@ -53,7 +53,9 @@ def parse_config(raw: bytes, path: str) -> ModelConfig:
     for level in (data, *(value for key, value in data.items() if key.endswith("_config") and isinstance(value, dict))):
         for key, value in level.items():
             if type(value) is int and value.bit_length() > 1023:
-                raise TargetError(f"{path} gives `{key}` a number of more than 300 digits, which no model can use", path)
+                raise TargetError(
+                    f"{path} gives `{key}` a number of more than 300 digits, which no model can use", path
+                )
     return ModelConfig(CONFIG_NAME, data, _find_flags(raw, data))
 
 

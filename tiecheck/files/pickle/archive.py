@@ -66,6 +66,15 @@ class TorchFile(NamedTuple):
         return place.start + tensor.offset * ITEMSIZES.get(tensor.dtype, 0)
 
 
+class _Stretch(NamedTuple):
+    """A part of a file, which holds one saved object."""
+
+    path: str
+    fd: int
+    start: int
+    length: int
+
+
 class Window(io.RawIOBase):
     """A stretch of a file as if it were a file of its own."""
 
@@ -177,9 +186,9 @@ def _read(path: str, fd: int, start: int, length: int | None, *, safe: bool) -> 
     first = os.pread(fd, len(LFS_POINTER), start)
     storages: dict[str, Storage] = {}
     if first.startswith(b"PK\x03\x04"):
-        tree, places = _zipped(path, fd, start, length, storages, safe=safe)
+        tree, places = _zipped(_Stretch(path, fd, start, length), storages, safe=safe)
     elif first.startswith(b"\x80"):
-        tree, places = _legacy(path, fd, start, length, storages, safe=safe)
+        tree, places = _legacy(_Stretch(path, fd, start, length), storages, safe=safe)
     elif first.startswith(LFS_POINTER):
         raise ForeignFileError("is a Git LFS pointer, not the data")
     else:
@@ -201,10 +210,9 @@ def _check_places(saved: TorchFile, size: int) -> None:
             )
 
 
-def _zipped(
-    path: str, fd: int, start: int, length: int, storages: dict[str, Storage], *, safe: bool
-) -> tuple[Any, dict[str, Place]]:
+def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tuple[Any, dict[str, Place]]:
     """Read the zip form: `<name>/data.pkl` beside one uncompressed entry a storage."""
+    path, fd, start, length = where
     window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, length)))
     if _directory_bytes(window) > ZIP_DIRECTORY_BYTES:
         raise BrokenArchiveError(f"its zip directory has more than the {ZIP_DIRECTORY_BYTES:,} bytes that are read")
@@ -261,10 +269,9 @@ def _directory_bytes(window: IO[bytes]) -> int:
     return size
 
 
-def _legacy(
-    path: str, fd: int, start: int, length: int, storages: dict[str, Storage], *, safe: bool
-) -> tuple[Any, dict[str, Place]]:
+def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tuple[Any, dict[str, Place]]:
     """Read the older form: five pickles one after another, and the storages behind them, each after its count."""
+    path, fd, start, length = where
     window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, min(PICKLE_BYTES, length))))
     account().take(READ, min(PICKLE_BYTES, length), path)
     if read_pickle(window, label=path, safe=safe) != MAGIC:

@@ -73,17 +73,13 @@ KEY_VALUES = 1000
 """Tuples within a tuple that is a key of a dict. Hashing one that holds the same one twice takes torch twice as long
 with each level; no state dict has any."""
 
+_SIZES = {"EMPTY_DICT": 64, "SETITEM": 150, "MEMOIZE": 120} | dict.fromkeys(PUTS, 120)
+
 CODES: Mapping[bytes, tuple[str, Callable[[IO[bytes]], Any] | None, int]] = {
-    operation.code.encode("latin-1"): (
-        operation.name,
-        operation.arg.reader if operation.arg else None,
-        {"EMPTY_DICT": 64, "MARK": 48, "SETITEM": 150}.get(
-            operation.name, 120 if operation.name in PUTS or operation.name == "MEMOIZE" else 56
-        ),
-    )
-    for operation in pickletools.opcodes
+    one.code.encode("latin-1"): (one.name, one.arg.reader if one.arg else None, _SIZES.get(one.name, 56))
+    for one in pickletools.opcodes
 }
-"""Code of an operation -> its name, the reader of its argument, and bytes of memory that it takes, its argument apart."""
+"""Code of an operation -> its name, the reader of its argument, and the bytes of memory it takes beside that."""
 
 
 class _Machine:
@@ -96,11 +92,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.taken = 0  # bytes of memory since the last look at the account
         self.work = 0  # steps beside the operations themselves, likewise
-        self.handlers = {name: self.handler(name) for name, _, _ in CODES.values()}
 
     def follow(self, stream: IO[bytes], label: str) -> None:
         """Follow a pickle as far as its STOP."""
-        purse, handlers, read = account(), self.handlers, stream.read
+        purse, handlers, read = account(), self.handlers(), stream.read
         name = ""
         while name != "STOP":
             count = 0
@@ -115,25 +110,20 @@ class _Machine:
             purse.take(PICKLED, self.taken, label)
             self.taken = self.work = 0
 
-    def handler(self, name: str) -> Callable[[Any], Any]:
-        """Return what follows an operation, given its argument."""
-        if name in LITERALS:
-            return self.stack.append
-        if name in CONSTANTS:
-            return lambda _: self.stack.append(CONSTANTS[name])
-        if name in EMPTY:
-            return lambda _: self.stack.append(EMPTY[name]())
-        if name in PUTS:
-            return lambda at: self.memo.__setitem__(int(at), self.top())
-        if name in GETS:
-            return lambda at: self.stack.append(self.memo[int(at)])
-        if name in TUPLES:
-            return lambda _: self.stack.append(tuple(self._last(TUPLES[name])))
-        if name in IGNORED:
-            return lambda _: None
-        refused = _refusal(f"it uses {name}, which no state dict does")
-        found: Callable[[Any], Any] = getattr(self, f"op_{name.lower()}", refused)
-        return found
+    def handlers(self) -> dict[str, Callable[[Any], Any]]:
+        """Return what follows each operation, given its argument."""
+        push, last = self.stack.append, self._last
+        found: dict[str, Callable[[Any], Any]] = {
+            name: getattr(self, f"op_{name.lower()}", _refusal(f"it uses {name}, which no state dict does"))
+            for name, _, _ in CODES.values()
+        }
+        found |= dict.fromkeys(LITERALS, push)
+        found |= {name: lambda _, value=value: push(value) for name, value in CONSTANTS.items()}
+        found |= {name: lambda _, make=make: push(make()) for name, make in EMPTY.items()}
+        found |= {name: lambda _, count=count: push(tuple(last(count))) for name, count in TUPLES.items()}
+        found |= dict.fromkeys(PUTS, lambda at: self.memo.__setitem__(int(at), self.top()))
+        found |= dict.fromkeys(GETS, lambda at: push(self.memo[int(at)]))
+        return found | dict.fromkeys(IGNORED, lambda _: None)
 
     def _last(self, count: int) -> list[Any]:
         """Take the last values off the stack, none of them from below a mark."""
@@ -266,12 +256,14 @@ class _Machine:
 class _SafeMachine(_Machine):
     """The same, stopping where torch's safe loader stops."""
 
-    def handler(self, name: str) -> Callable[[Any], Any]:
-        if name not in SAFE_OPERATIONS:
-            return _refusal(f"Unsupported operand {next(code[0] for code, one in CODES.items() if one[0] == name)}")
-        if name == "SHORT_BINSTRING":  # torch takes it for UTF-8, `pickletools` for Latin-1
-            return lambda text: self.stack.append(text.encode("latin-1").decode())
-        return super().handler(name)
+    def handlers(self) -> dict[str, Callable[[Any], Any]]:
+        found = super().handlers()
+        for code, (name, _, _) in CODES.items():
+            if name not in SAFE_OPERATIONS:
+                found[name] = _refusal(f"Unsupported operand {code[0]}")
+        # torch takes it for UTF-8, `pickletools` for Latin-1
+        found["SHORT_BINSTRING"] = lambda text: self.stack.append(text.encode("latin-1").decode())
+        return found
 
     def op_global(self, argument: str) -> None:
         super().op_global(argument)

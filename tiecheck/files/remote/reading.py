@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, STANDARD_NAMES, check_ending, parse_index, pick
-from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, account
+from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES
 from tiecheck.files.local import LFS_POINTER, refuse_pointer
 from tiecheck.files.model_config import CONFIG_NAME, parse_config
 from tiecheck.files.remote.hub import hub_address, open_hub
