@@ -7,6 +7,7 @@ target, or the file beside it, is refused in one sentence.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextvars import ContextVar
 from math import inf
@@ -120,9 +121,9 @@ class Account:
         if taken > limit.most:
             raise TargetError(f"{path} is not read: with it the target has more than {limit.most:,} {limit.what}", path)
 
-    def room(self, limit: Limit) -> int:
-        """Return how much of a limit is left."""
-        return max(0, limit.most - self._taken.get(limit, 0))
+    def lift(self, limit: Limit) -> None:
+        """Let the target take of a limit as much as it wants."""
+        self._taken[limit] = -sys.maxsize
 
     def note_file(self, path: str, status: os.stat_result) -> None:
         """Remember a file as it was when it was opened.

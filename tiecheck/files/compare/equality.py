@@ -8,10 +8,11 @@ rows" is another story than "all of them".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened
+from tiecheck.files.limits import COMPARED, account
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -46,17 +47,26 @@ class Piece(NamedTuple):
     """Its bytes."""
 
 
-def pieces(nbytes: int, width: int) -> Iterator[Piece]:
-    """Give a tensor in pieces of a block at most: whole rows, or parts of one row."""
-    if width <= BLOCK:
-        step = BLOCK // width
-        for row in range(0, nbytes // width, step):
-            count = min(step, nbytes // width - row)
+def pieces(nbytes: int, width: int, ahead: Callable[[int], int] = int) -> Iterator[Piece]:
+    """Give a tensor in pieces of a block at most: whole rows, or parts of one row.
+
+    Args:
+        nbytes: Its bytes.
+        width: Bytes of a row.
+        ahead: Gives the next byte that has to be looked at, from one on.
+    """
+    offset = 0
+    while (offset := max(offset, ahead(offset))) < nbytes - nbytes % width:
+        row, within = divmod(offset, width)
+        if width <= BLOCK:
+            count = min(BLOCK // width, nbytes // width - row)
             yield Piece(row, count, row * width, count * width)
-        return
-    for row in range(nbytes // width):
-        for offset in range(0, width, BLOCK):
-            yield Piece(row, 1, row * width + offset, min(BLOCK, width - offset))
+            offset = (row + count) * width
+        else:
+            begin = within - within % BLOCK
+            count = min(BLOCK, width - begin)
+            yield Piece(row, 1, row * width + begin, count)
+            offset = row * width + begin + count
 
 
 class Tally:
@@ -130,6 +140,10 @@ class Constancy:
         phase = offset % self._period
         self.holds = self._tile.startswith(block, phase)
 
+    def take_hole(self, offset: int) -> None:
+        """Look at zeros that begin at an offset: those of a hole, of whatever size."""
+        self.take(bytes(self._period), offset)
+
 
 def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False) -> Comparison | Unknown:
     """Hold the bytes of some stored tensors of one dtype and shape against each other.
@@ -147,6 +161,8 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     Raises:
         TargetError: A file is not there any more, or is no regular file now.
     """
+    if exact:
+        account().lift(COMPARED)
     try:
         with opened(checkpoint, tensors) as spans:
             return _compare_opened(spans, tensors[0], exact=exact)
@@ -191,7 +207,7 @@ def compare_spans(
     constant = Constancy(nbytes, shape)
     tally = Tally(width)
     gauge = None
-    for piece in pieces(nbytes, width):
+    for piece in pieces(nbytes, width, _past_holes(spans, constant)):
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
         if piece.row == tally.last:  # of this long row it is known that it differs
@@ -212,6 +228,20 @@ def compare_spans(
     largest, measured, nonfinite = gauge.distance
     found = Comparison(False, rows, None, 0, None, None, False, max_difference=largest, nonfinite=nonfinite)
     return tally.counted(found, measured) if by_rows else found
+
+
+def _past_holes(spans: Sequence[Span], constant: Constancy) -> Callable[[int], int]:
+    """Return what gives the next byte that is in no hole of all members, whose zeros are alike."""
+    if not all(span.sparse for span in spans):
+        return int
+
+    def ahead(offset: int) -> int:
+        found = min(span.data_from(offset) for span in spans)
+        if found > offset:
+            constant.take_hole(offset)
+        return found
+
+    return ahead
 
 
 def _sample_offsets(nbytes: int) -> Iterator[int]:

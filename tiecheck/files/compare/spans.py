@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import prod
 from typing import Any
 
+from tiecheck.errors import TargetError
+from tiecheck.files.limits import COMPARED, account
 from tiecheck.files.local import inside, open_regular
 from tiecheck.records.stored import Checkpoint, StoredTensor
 
@@ -27,6 +31,26 @@ class Span:
         self._fd = fd
         self._start = start
         self._last = b""
+        self._account = account()
+        status = os.fstat(fd)
+        self._size = status.st_size
+        self.sparse = type(self) is Span and getattr(status, "st_blocks", sys.maxsize) * 512 < status.st_size
+        """True where the file has holes, which need not be read."""
+
+    def data_from(self, offset: int) -> int:
+        """Return the first offset from one on at which there may be anything but zeros.
+
+        Raises:
+            EOFError: The file ends before the member does.
+        """
+        if not self.sparse:
+            return offset
+        if self._size < self._start + self.nbytes:
+            raise EOFError("the file ends too early; was it changed meanwhile?")
+        try:
+            return min(self.nbytes, os.lseek(self._fd, self._start + offset, os.SEEK_DATA) - self._start)
+        except OSError as error:  # no data any more; or a file system that does not know
+            return self.nbytes if error.errno == errno.ENXIO else offset
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -41,6 +65,12 @@ class Span:
             EOFError: The file ends before them.
             OSError: They cannot be read.
         """
+        try:
+            self._account.take(COMPARED, count, "a tensor")
+        except TargetError as error:
+            raise OSError(
+                f"more than {COMPARED.most >> 30} GiB of the target would be compared; --values always does so"
+            ) from error
         data = os.pread(self._fd, count, self._start + offset)
         if len(data) != count:
             raise EOFError("the file ends too early; was it changed meanwhile?")

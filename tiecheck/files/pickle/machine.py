@@ -113,14 +113,18 @@ class _Machine:
     def handlers(self) -> dict[str, Callable[[Any], Any]]:
         """Return what follows each operation, given its argument."""
         push, last = self.stack.append, self._last
+
+        def pushing(make: Callable[..., Any]) -> Callable[[Any], Any]:
+            return lambda _: push(make())
+
         found: dict[str, Callable[[Any], Any]] = {
             name: getattr(self, f"op_{name.lower()}", _refusal(f"it uses {name}, which no state dict does"))
             for name, _, _ in CODES.values()
         }
         found |= dict.fromkeys(LITERALS, push)
-        found |= {name: lambda _, value=value: push(value) for name, value in CONSTANTS.items()}
-        found |= {name: lambda _, make=make: push(make()) for name, make in EMPTY.items()}
-        found |= {name: lambda _, count=count: push(tuple(last(count))) for name, count in TUPLES.items()}
+        found |= {name: pushing(lambda value=value: value) for name, value in CONSTANTS.items()}
+        found |= {name: pushing(make) for name, make in EMPTY.items()}
+        found |= {name: pushing(lambda count=count: tuple(last(count))) for name, count in TUPLES.items()}
         found |= dict.fromkeys(PUTS, lambda at: self.memo.__setitem__(int(at), self.top()))
         found |= dict.fromkeys(GETS, lambda at: push(self.memo[int(at)]))
         return found | dict.fromkeys(IGNORED, lambda _: None)
