@@ -87,7 +87,7 @@ class Rule:
     """One line: what it finds."""
     severity: ClassVar[Severity]
     """The default severity."""
-    confidence: ClassVar[Confidence]
+    confidence: ClassVar[Confidence] = "high"
     """The default confidence."""
     fixable: ClassVar[bool] = False
     """True where `tiecheck fix` can mend it."""

@@ -193,8 +193,9 @@ def live(**changes: Any) -> LiveModel:
     return plain._replace(**changes)
 
 
-def live_facts(model: LiveModel) -> dict[str, Any]:
-    """Return the facts of the live layer as rules ask for them."""
+def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
+    """Return the facts of the live layer as rules ask for them: of a Llama in order or another, with some changes."""
+    model = (of or live())._replace(**changes)
     return {
         "live": model,
         "live_ties": model.ties,

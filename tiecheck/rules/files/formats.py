@@ -39,10 +39,8 @@ class FormatsDisagree(Rule):
     name = "formats-disagree"
     summary = "two weight formats in one directory tell different ties"
     severity = "warning"
-    confidence = "high"
 
     def check(self, layouts: tuple[LayoutGroup | Unknown, ...]) -> Iterator[Draft | Unknown]:
-        """Groups that one layout holds as one tensor and another as two, or not at all."""
         for group in layouts:
             if isinstance(group, Unknown):
                 yield group
@@ -82,7 +80,6 @@ class FormatsDisagree(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A trained head in one format only, and the two formats of every converted model."""
         from tiecheck.records.files import LayoutGroup, LayoutView
         from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR
 

@@ -47,7 +47,6 @@ class TiedOptimizerStateSplit(Rule):
     name = "tied-optimizer-state-split"
     summary = "the saved optimizer state holds moments for two members of one tie"
     severity = "error"
-    confidence = "high"
     messages = (
         "loaded state dict contains a parameter group that doesn't match the size of optimizer's group",
         "KeyError: 'state.lm_head.weight.step'",
@@ -61,7 +60,6 @@ class TiedOptimizerStateSplit(Rule):
     )
 
     def check(self, optimizer: tuple[TiedMoments | Unknown, ...]) -> Iterator[Draft | Unknown]:
-        """Ties that are more than one parameter to the optimizer."""
         for fact in optimizer:
             if isinstance(fact, Unknown):
                 yield fact
@@ -108,7 +106,6 @@ class TiedOptimizerStateSplit(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Split by name and by number, and the states that only look like it."""
         from tiecheck.records.files import TiedMoments
         from tiecheck.rules.cases import PAIR, compared, flag, group
 

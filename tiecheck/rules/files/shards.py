@@ -37,12 +37,10 @@ class IndexDisagreesWithShards(Rule):
     name = "index-disagrees-with-shards"
     summary = "a name is in the index and in no shard, or a shard is missing"
     severity = "error"
-    confidence = "high"
     messages = ("does not appear to have a file named",)
     threads = ("ggml-org/llama.cpp#12456", "huggingface/transformers#46835")
 
     def check(self, index: Checkpoint) -> Iterator[Draft | Unknown]:
-        """One finding for the files that are not there, one for each shard that lacks names."""
         checkpoint, file_name = index, index.index_file or ""
         if checkpoint.missing_files:
             yield self._missing(checkpoint, file_name)
@@ -92,7 +90,6 @@ class IndexDisagreesWithShards(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A whole checkpoint, a partial download, a name no shard holds."""
         from tiecheck.rules.cases import EMBEDDING, HEAD, checkpoint
 
         first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -137,10 +134,8 @@ class MemberStoredTwice(Rule):
     name = "member-stored-twice"
     summary = "one name in two shards: which one is loaded depends on the loader"
     severity = "error"
-    confidence = "high"
 
     def check(self, duplicates: tuple[Duplicate, ...]) -> Iterator[Draft | Unknown]:
-        """One finding for the names whose entries differ, one for those that are equal."""
         for shards in sorted({tuple(t.file for t in d.tensors) for d in duplicates}):
             here = [d for d in duplicates if tuple(t.file for t in d.tensors) == shards]
             differ = [d for d in here if d.reason is None and (d.comparison is None or not d.comparison.equal)]
@@ -186,7 +181,6 @@ class MemberStoredTwice(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Different, different in shape, equal, and not read."""
         from tiecheck.records.files import Duplicate
         from tiecheck.rules.cases import EMBEDDING, HEAD, compared, tensor
 

@@ -52,7 +52,6 @@ class StrictLoadWillFail(Rule):
     name = "strict-load-will-fail"
     summary = "names a strict load would miss or reject, and whether that is harmless"
     severity = "warning"
-    confidence = "high"
     messages = (
         'Missing key(s) in state_dict: "lm_head.weight"',
         "Unexpected key(s) in state_dict",
@@ -70,7 +69,6 @@ class StrictLoadWillFail(Rule):
     )
 
     def check(self, strict_load: StrictLoad) -> Iterator[Draft | Unknown]:
-        """A prefix before every name, or the aliases that a resumed training misses."""
         if strict_load.prefix is not None and strict_load.renamed is not None:
             yield self._wrapped(strict_load, strict_load.prefix, strict_load.renamed)
         elif strict_load.resumed:
@@ -107,7 +105,6 @@ class StrictLoadWillFail(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Prefixes, a resumed training, and the normal form of a tied model."""
         from tiecheck.records.files import StrictLoad
         from tiecheck.rules.cases import EMBEDDING, HEAD
 

@@ -46,7 +46,6 @@ class DeclaredTieNotApplied(Rule):
     name = "declared-tie-not-applied"
     summary = "declared tied, the live members are copies or separate"
     severity = "error"
-    confidence = "high"
     messages = (NOT_TIED,)
     threads = (
         "vec2text/vec2text#94",
@@ -60,7 +59,6 @@ class DeclaredTieNotApplied(Rule):
     def check(
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Declared groups that are copies or separate."""
         for reason in live.reasons:
             yield Unknown(reason)
         for claim in declared_ties:
@@ -80,27 +78,24 @@ class DeclaredTieNotApplied(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A copy, separate members, and what holds together."""
         from tiecheck.rules.cases import PAIR, declared, live, live_facts
 
-        yield Case("separate values", live_facts(live(ties=(), declared=(declared("separate"),))), finds=("error",))
-        yield Case("an equal copy", live_facts(live(ties=(), declared=(declared("copy"),))), finds=("error",))
-        yield Case("tied as declared", live_facts(live()))
+        yield Case("separate values", live_facts(ties=(), declared=(declared("separate"),)), finds=("error",))
+        yield Case("an equal copy", live_facts(ties=(), declared=(declared("copy"),)), finds=("error",))
+        yield Case("tied as declared", live_facts())
         aliased = declared("module", parts=(PAIR,))
-        yield Case("tied by a module alias", live_facts(live(declared=(aliased,))))
-        yield Case("one memory is another rule's matter", live_facts(live(declared=(declared("storage"),))))
-        yield Case("members that do not exist", live_facts(live(ties=(), declared=(declared("absent"),))))
+        yield Case("tied by a module alias", live_facts(declared=(aliased,)))
+        yield Case("one memory is another rule's matter", live_facts(declared=(declared("storage"),)))
+        yield Case("members that do not exist", live_facts(ties=(), declared=(declared("absent"),)))
         partitioned = declared("unknown", reason="the parameter is partitioned by DeepSpeed ZeRO-3")
-        yield Case("placeholders of another's", live_facts(live(ties=(), declared=(partitioned,))), unknown=True)
+        yield Case("placeholders of another's", live_facts(ties=(), declared=(partitioned,)), unknown=True)
         unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
         yield Case("a declaration that cannot be read", live_facts(unread), unknown=True)
         kept = declared("separate", stored="separate")
-        yield Case("loaded as it is stored: two different tensors", live_facts(live(ties=(), declared=(kept,))))
+        yield Case("loaded as it is stored: two different tensors", live_facts(ties=(), declared=(kept,)))
         random = declared("separate", stored="absent")
-        yield Case(
-            "loaded from one tensor, and not tied", live_facts(live(ties=(), declared=(random,))), finds=("error",)
-        )
-        yield Case("nothing declared", live_facts(live(ties=(), declared=())))
+        yield Case("loaded from one tensor, and not tied", live_facts(ties=(), declared=(random,)), finds=("error",))
+        yield Case("nothing declared", live_facts(ties=(), declared=()))
 
 
 class StorageOnlyTie(Rule):
@@ -128,7 +123,6 @@ class StorageOnlyTie(Rule):
     name = "storage-only-tie"
     summary = "different Parameter objects over one memory: looks tied, is not"
     severity = "error"
-    confidence = "high"
     messages = (SHARED_MEMORY,)
     threads = (
         "pytorch/pytorch#79788",
@@ -138,7 +132,6 @@ class StorageOnlyTie(Rule):
     )
 
     def check(self, live: LiveModel, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
-        """Live groups held together by memory alone."""
         for tie in live_ties:
             if tie.kind != "storage" or tie.buffer:
                 continue
@@ -176,20 +169,19 @@ class StorageOnlyTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Shared memory with and without data, weight_norm, and real ties."""
-        from tiecheck.rules.cases import live, live_facts, tie
+        from tiecheck.rules.cases import live_facts, tie
 
         shared = tie(kind="storage", requires_grad=(True, True))
-        yield Case("`.data =` or `nn.Parameter(w)`", live_facts(live(ties=(shared,))), finds=("error",))
+        yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
         normed = tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
-        yield Case("weight_norm after tying", live_facts(live(ties=(normed,))), finds=("error",))
-        yield Case("on meta", live_facts(live(ties=(shared._replace(device="meta"),))), finds=("info",))
+        yield Case("weight_norm after tying", live_facts(ties=(normed,)), finds=("error",))
+        yield Case("on meta", live_facts(ties=(shared._replace(device="meta"),)), finds=("info",))
         lora = tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
-        yield Case("adapters that PEFT ties", live_facts(live(ties=(lora,))), finds=("info",))
-        yield Case("a shared buffer", live_facts(live(ties=(shared._replace(buffer=True),))))
-        yield Case("a parameter tie", live_facts(live()))
-        yield Case("a module alias", live_facts(live(ties=(tie(kind="module"),))))
-        yield Case("views that overlap in part are no tie", live_facts(live(ties=(tie(kind="overlap"),))))
+        yield Case("adapters that PEFT ties", live_facts(ties=(lora,)), finds=("info",))
+        yield Case("a shared buffer", live_facts(ties=(shared._replace(buffer=True),)))
+        yield Case("a parameter tie", live_facts())
+        yield Case("a module alias", live_facts(ties=(tie(kind="module"),)))
+        yield Case("views that overlap in part are no tie", live_facts(ties=(tie(kind="overlap"),)))
 
 
 class HalfMetaTie(Rule):
@@ -213,14 +205,12 @@ class HalfMetaTie(Rule):
     name = "half-meta-tie"
     summary = "one member has data, another is on meta: a forward pass may return garbage without an error"
     severity = "error"
-    confidence = "high"
     messages = ("for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter", "device meta")
     threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
 
     def check(
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Declared groups that are partly on meta."""
         for claim in declared_ties:
             if speaker(claim, declared_ties, heads) != self.code:
                 continue
@@ -238,16 +228,15 @@ class HalfMetaTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Half on meta, all on meta, and what accelerate looks after."""
-        from tiecheck.rules.cases import declared, live, live_facts
+        from tiecheck.rules.cases import declared, live_facts
 
         half = declared("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
-        yield Case("the head on meta", live_facts(live(ties=(), declared=(half,))), finds=("error",))
+        yield Case("the head on meta", live_facts(ties=(), declared=(half,)), finds=("error",))
         whole = declared("separate", devices=("meta", "meta"))
-        yield Case("all on meta: another rule's matter", live_facts(live(ties=(), declared=(whole,))))
+        yield Case("all on meta: another rule's matter", live_facts(ties=(), declared=(whole,)))
         held = declared("unknown", devices=("offloaded", "cpu"))
-        yield Case("offloaded by accelerate", live_facts(live(ties=(), declared=(held,))))
-        yield Case("tied", live_facts(live()))
+        yield Case("offloaded by accelerate", live_facts(ties=(), declared=(held,)))
+        yield Case("tied", live_facts())
 
 
 def _sharded(live: LiveModel) -> str:

@@ -34,7 +34,6 @@ class TieAgainstConfig(Rule):
     name = "tie-against-config"
     summary = "tied although the config says not: the next save drops the member, the next load makes it random"
     severity = "error"
-    confidence = "high"
     messages = ("lm_head.weight | MISSING",)
     threads = ("NVIDIA-NeMo/Automodel#2941", "state-spaces/mamba#211", "mosaicml/llm-foundry#989")
 
@@ -45,7 +44,6 @@ class TieAgainstConfig(Rule):
         declared_ties: tuple[DeclaredTie, ...],
         tie_candidates: tuple[Candidate, ...],
     ) -> Iterator[Draft | Unknown]:
-        """Groups tied against a flag that is false."""
         claimed = {name for claim in declared_ties for name in claim.names}
         for candidate in tie_candidates:
             names, flag = candidate.names, _flag(candidate)
@@ -63,7 +61,6 @@ class TieAgainstConfig(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A hand tie under a false flag, and the states next to it."""
         from tiecheck.rules.cases import candidate, live, live_facts, tie
 
         off = candidate(flag=False)
@@ -72,14 +69,14 @@ class TieAgainstConfig(Rule):
         inner = candidate(flag=False, by=("LlamaForCausalLM._tied_weights_keys", "text.config.tie_word_embeddings"))
         yield Case(
             "an inner model's flag false, the outer's true",
-            live_facts(live(flag=True, declared=(), candidates=(inner,))),
+            live_facts(flag=True, declared=(), candidates=(inner,)),
             finds=("error",),
         )
-        yield Case("tied, flag true", live_facts(live()))
-        yield Case("untied, flag false", live_facts(by_hand._replace(ties=())))
+        yield Case("tied, flag true", live_facts())
+        yield Case("untied, flag false", live_facts(by_hand, ties=()))
         other = tie("a.weight", "b.weight")
-        yield Case("another tie under a false flag", live_facts(by_hand._replace(ties=(other,))))
-        yield Case("a model without a config", live_facts(live(flag=None, declared=(), candidates=(), library=None)))
+        yield Case("another tie under a false flag", live_facts(by_hand, ties=(other,)))
+        yield Case("a model without a config", live_facts(flag=None, declared=(), candidates=(), library=None))
 
 
 class InertTieFlag(Rule):
@@ -107,7 +104,6 @@ class InertTieFlag(Rule):
     name = "inert-tie-flag"
     summary = "the config asks for a tie and the class ties nothing"
     severity = "error"
-    confidence = "high"
     messages = ("lm_head.weight | MISSING",)
     threads = ("huggingface/transformers#48779", "huggingface/transformers#48824", "NVIDIA-NeMo/Automodel#2732")
 
@@ -118,7 +114,6 @@ class InertTieFlag(Rule):
         heads: tuple[Head, ...],
         tie_candidates: tuple[Candidate, ...],
     ) -> Iterator[Draft | Unknown]:
-        """Heads apart from their embedding under a true flag, and groups that only 4.57 ties."""
         claimed = {name for claim in declared_ties for name in claim.names}
         mapped = {name for candidate in tie_candidates for name in candidate.names}
         for head in heads:
@@ -130,26 +125,25 @@ class InertTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A class without a declaration, a flag at the wrong level, and heads that are apart for a reason."""
         from tiecheck.rules.cases import EMBEDDING, HEAD, candidate, declared, head, live, live_facts
 
         apart = head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
         bare = live(ties=(), declared=(), candidates=())
-        yield Case("nothing is declared for the head", live_facts(bare._replace(heads=(apart,))), finds=("info",))
+        yield Case("nothing is declared for the head", live_facts(bare, heads=(apart,)), finds=("info",))
         lost = apart._replace(stored=False)
-        yield Case("and the checkpoint has no head", live_facts(bare._replace(heads=(lost,))), finds=("error",))
+        yield Case("and the checkpoint has no head", live_facts(bare, heads=(lost,)), finds=("error",))
         nested = apart._replace(flags=(("config.tie_word_embeddings", False), ("config.text_config.tie", True)))
         gated = bare._replace(heads=(nested,), candidates=(candidate(flag=False),))
         yield Case("the flag of the text config is not read", live_facts(gated), finds=("info",))
         older = apart._replace(
             flags=(("config.tie_word_embeddings", False),), older=(("shared", "encoder", "decoder"),)
         )
-        yield Case("4.57 tied it whatever the flag says", live_facts(bare._replace(heads=(older,))), finds=("info",))
-        yield Case("flag false", live_facts(bare._replace(heads=(nested._replace(flags=nested.flags[:1]),))))
-        yield Case("another shape (RemBert)", live_facts(bare._replace(heads=(apart._replace(alike=False),))))
+        yield Case("4.57 tied it whatever the flag says", live_facts(bare, heads=(older,)), finds=("info",))
+        yield Case("flag false", live_facts(bare, heads=(nested._replace(flags=nested.flags[:1]),)))
+        yield Case("another shape (RemBert)", live_facts(bare, heads=(apart._replace(alike=False),)))
         broken = live(ties=(), declared=(declared("separate"),), heads=(apart,))
         yield Case("declared and broken is another rule's matter", live_facts(broken))
-        yield Case("tied", live_facts(live(heads=(head(),))))
+        yield Case("tied", live_facts(heads=(head(),)))
         yield Case("no head (an encoder, a classifier)", live_facts(bare))
 
 

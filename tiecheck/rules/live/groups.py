@@ -33,7 +33,6 @@ class StaleTie(Rule):
     name = "stale-tie"
     summary = "the head is tied to a tensor that get_input_embeddings() no longer returns"
     severity = "error"
-    confidence = "high"
     messages = ("The size of tensor a (...) must match the size of tensor b (...) at non-singleton dimension",)
     threads = (
         "NVIDIA-NeMo/Automodel#2601",
@@ -45,7 +44,6 @@ class StaleTie(Rule):
     def check(
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Broken groups that a swap explains, and whole ones that the embedding has left."""
         for claim in declared_ties:
             why = stale(claim, heads)
             if speaker(claim, declared_ties, heads) == self.code and why:
@@ -69,26 +67,25 @@ class StaleTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """An embedding of another size, one beside the group, and classes that have two."""
         from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared, head, live, live_facts
 
         grown = declared("separate", shapes=((128, 16), (160, 16)), devices=("cpu", "cpu"))
-        yield Case("a longer embedding was put in", live_facts(live(ties=(), declared=(grown,))), finds=("error",))
+        yield Case("a longer embedding was put in", live_facts(ties=(), declared=(grown,)), finds=("error",))
         beside = head(head=(HEAD, EMBEDDING), embedding=("model.new_tokens.weight",), usual=EMBEDDING)
-        yield Case("the getter returns another one", live_facts(live(heads=(beside,))), finds=("error",))
+        yield Case("the getter returns another one", live_facts(heads=(beside,)), finds=("error",))
         nowhere = head(head=PAIR, embedding=(), usual=EMBEDDING)
-        yield Case("the getter returns one of no name", live_facts(live(heads=(nowhere,))), finds=("error",))
+        yield Case("the getter returns one of no name", live_facts(heads=(nowhere,)), finds=("error",))
         old = head(head=(HEAD, "model.old.weight"), embedding=(EMBEDDING,))
         broken = live(ties=(), declared=(declared("separate"),), heads=(old,))
         yield Case("the head is tied to the old one", live_facts(broken), finds=("error",))
         two = head(head=(HEAD, "decoder.embed_tokens.weight"), embedding=("encoder.embed_tokens.weight",))
         apart = declared("parameter", parts=((HEAD, "decoder.embed_tokens.weight"),))
         usual = two._replace(usual="encoder.embed_tokens.weight")
-        yield Case("T5Gemma: words go in by the encoder", live_facts(live(declared=(apart,), heads=(usual,))))
+        yield Case("T5Gemma: words go in by the encoder", live_facts(declared=(apart,), heads=(usual,)))
         unknown = two._replace(encoder_decoder=True)
-        yield Case("an encoder-decoder that no table knows", live_facts(live(declared=(apart,), heads=(unknown,))))
-        yield Case("alike and apart is another rule's", live_facts(live(ties=(), declared=(declared("separate"),))))
-        yield Case("tied", live_facts(live(heads=(head(),))))
+        yield Case("an encoder-decoder that no table knows", live_facts(declared=(apart,), heads=(unknown,)))
+        yield Case("alike and apart is another rule's", live_facts(ties=(), declared=(declared("separate"),)))
+        yield Case("tied", live_facts(heads=(head(),)))
 
 
 def _left(head: Head, declared: tuple[DeclaredTie, ...]) -> bool:
@@ -120,7 +117,6 @@ class HalfTiedGroup(Rule):
     name = "half-tied-group"
     summary = "a group of three or more of which only some are tied"
     severity = "error"
-    confidence = "high"
     messages = ("newly initialized: ['model.decoder.embed_tokens.weight','model.encoder.embed_tokens.weight']",)
     threads = (
         "huggingface/transformers#26266",
@@ -133,7 +129,6 @@ class HalfTiedGroup(Rule):
     def check(
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Groups that hold together in part."""
         for claim in declared_ties:
             if speaker(claim, declared_ties, heads) != self.code:
                 continue
@@ -150,18 +145,17 @@ class HalfTiedGroup(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Some tied, all tied, none tied."""
-        from tiecheck.rules.cases import declared, live, live_facts
+        from tiecheck.rules.cases import declared, live_facts
 
         whole = ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight")
         half = declared("separate", parts=(whole[1:], whole[:1]))
-        yield Case("the head left", live_facts(live(declared=(half,))), finds=("error",))
+        yield Case("the head left", live_facts(declared=(half,)), finds=("error",))
         copied = declared("copy", parts=(whole[1:], whole[:1]))
-        yield Case("the head left as a copy", live_facts(live(declared=(copied,))), finds=("error",))
-        yield Case("all tied", live_facts(live(declared=(declared("parameter", parts=(whole,)),))))
+        yield Case("the head left as a copy", live_facts(declared=(copied,)), finds=("error",))
+        yield Case("all tied", live_facts(declared=(declared("parameter", parts=(whole,)),)))
         none = declared("separate", parts=tuple((name,) for name in whole))
-        yield Case("none tied is another rule's matter", live_facts(live(ties=(), declared=(none,))))
-        yield Case("a pair", live_facts(live(ties=(), declared=(declared("separate"),))))
+        yield Case("none tied is another rule's matter", live_facts(ties=(), declared=(none,)))
+        yield Case("a pair", live_facts(ties=(), declared=(declared("separate"),)))
 
 
 class TiedBiasOutOfStep(Rule):
@@ -184,7 +178,6 @@ class TiedBiasOutOfStep(Rule):
     name = "tied-bias-out-of-step"
     summary = "a bias that must follow the tie does not: another object, or another length"
     severity = "error"
-    confidence = "high"
     messages = ("The size of tensor a (21215) must match the size of tensor b (21128) at non-singleton dimension 2",)
     threads = (
         "huggingface/transformers#851",
@@ -203,7 +196,6 @@ class TiedBiasOutOfStep(Rule):
         heads: tuple[Head, ...],
         bias_misfits: tuple[Misfit, ...],
     ) -> Iterator[Draft | Unknown]:
-        """Declared biases that are apart, and biases of another length than their tied weight."""
         for claim in declared_ties:
             if speaker(claim, declared_ties, heads) == self.code:
                 yield Draft(
@@ -224,16 +216,15 @@ class TiedBiasOutOfStep(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A second bias, a short one, and biases that are meant to be alone."""
-        from tiecheck.rules.cases import declared, live, live_facts
+        from tiecheck.rules.cases import declared, live_facts
 
         weight = declared("parameter", parts=(("cls.decoder.weight", "bert.embeddings.weight"),))
         biases = (("cls.bias",), ("cls.decoder.bias",))
         second = declared("separate", parts=biases, shapes=((128,), (128,)), devices=("cpu", "cpu"))
-        yield Case("a second bias", live_facts(live(declared=(weight, second))), finds=("error",))
+        yield Case("a second bias", live_facts(declared=(weight, second)), finds=("error",))
         short = Misfit("lm_head.bias", "lm_head.weight", 160, 128)
-        yield Case("a bias that was not resized", live_facts(live(misfits=(short,))), finds=("error",))
+        yield Case("a bias that was not resized", live_facts(misfits=(short,)), finds=("error",))
         whole = declared("parameter", parts=(("cls.bias", "cls.decoder.bias"),), shapes=((128,),), devices=("cpu",))
-        yield Case("tied with the weight", live_facts(live(declared=(weight, whole))))
-        yield Case("a bias apart without a tied weight", live_facts(live(ties=(), declared=(second,))))
-        yield Case("a head without a bias", live_facts(live()))
+        yield Case("tied with the weight", live_facts(declared=(weight, whole)))
+        yield Case("a bias apart without a tied weight", live_facts(ties=(), declared=(second,)))
+        yield Case("a head without a bias", live_facts())

@@ -34,7 +34,6 @@ class DeclaredKeyMatchesNothing(Rule):
     name = "declared-key-matches-nothing"
     summary = "a declared key, pattern or source names no parameter, or names itself"
     severity = "error"
-    confidence = "high"
     messages = (
         "There is an issue with your definition of `tie_weights_keys`",
         "has no attribute",
@@ -42,7 +41,6 @@ class DeclaredKeyMatchesNothing(Rule):
     threads = ("huggingface/transformers#48238", "NVIDIA/Model-Optimizer#2071", "unslothai/unsloth#6540")
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
-        """Pairs that name nothing, or themselves."""
         for problem in key_problems:
             if problem.form not in ("nothing", "itself"):
                 continue
@@ -62,7 +60,6 @@ class DeclaredKeyMatchesNothing(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Misspelt names, a pair of one name, and keys that fit."""
         from tiecheck.rules.cases import key
 
         yield Case("a source that is not there", {"key_problems": (key("nothing"),)}, finds=("error",))
@@ -94,12 +91,10 @@ class DeclaredKeyMatchesTooMuch(Rule):
     name = "declared-key-matches-too-much"
     summary = "a key used as a pattern matches names beside the one meant"
     severity = "warning"
-    confidence = "high"
     messages = ("There is an issue with your definition of `tie_weights_keys`",)
     threads = ("huggingface/transformers#46566", "huggingface/accelerate#3308", "huggingface/accelerate#2324")
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
-        """Keys that match more than was meant."""
         for problem in key_problems:
             if problem.form == "beside":
                 what = f"also matches {listed(problem.names)}"
@@ -121,7 +116,6 @@ class DeclaredKeyMatchesTooMuch(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A name that begins another, a pattern that drops another tie, and keys that fit."""
         from tiecheck.rules.cases import key
 
         beside = key("beside", key="lin", source="emb", names=("lin2.weight",), raised=None)
@@ -155,7 +149,6 @@ class ListFormTiedKeys(Rule):
     name = "list-form-tied-keys"
     summary = "_tied_weights_keys, or tie_weights, in a form of 4.x that the installed transformers cannot read"
     severity = "error"
-    confidence = "high"
     messages = (
         "AttributeError: 'list' object has no attribute 'keys'",
         "object has no attribute 'all_tied_weights_keys'",
@@ -172,7 +165,6 @@ class ListFormTiedKeys(Rule):
     )
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
-        """Declarations of the 4.x form."""
         for problem in key_problems:
             if problem.form == "list":
                 what = f"{problem.class_name}._tied_weights_keys is a {problem.key}, which names no sources"
@@ -192,7 +184,6 @@ class ListFormTiedKeys(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A list, an old method, and what 5 reads."""
         from tiecheck.rules.cases import key
 
         yield Case("a list", {"key_problems": (key("list"),)}, finds=("error",))

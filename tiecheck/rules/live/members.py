@@ -34,7 +34,6 @@ class RequiresGradSurprise(Rule):
     summary = "tied members that were meant to differ in requires_grad or dtype"
     severity = "warning"
     confidence = "medium"
-    messages = ()
     threads = (
         "huggingface/transformers#31467",
         "huggingface/transformers#11903",
@@ -44,7 +43,6 @@ class RequiresGradSurprise(Rule):
     )
 
     def check(self, live: LiveModel, intended_differences: tuple[Freeze, ...]) -> Iterator[Draft | Unknown]:
-        """Every sign that tied members were to differ."""
         for freeze in intended_differences:
             message, severity = _surprise(freeze)
             yield Draft(
@@ -57,18 +55,17 @@ class RequiresGradSurprise(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """The four signs."""
         from tiecheck.rules.cases import PAIR, live, live_facts
 
         nothing = Freeze("attribute", PAIR, "lm_head", "trains", "false")
-        yield Case("requires_grad set on a module", live_facts(live(freezes=(nothing,))), finds=("warning",))
+        yield Case("requires_grad set on a module", live_facts(freezes=(nothing,)), finds=("warning",))
         frozen = Freeze("frozen", PAIR, "", "frozen", "trains")
-        yield Case("the embedding frozen, and the head with it", live_facts(live(freezes=(frozen,))), finds=("info",))
+        yield Case("the embedding frozen, and the head with it", live_facts(freezes=(frozen,)), finds=("info",))
         alone = Freeze("trainable", PAIR, "model", "trains", "frozen")
-        yield Case("the head trains, and the embedding with it", live_facts(live(freezes=(alone,))), finds=("info",))
+        yield Case("the head trains, and the embedding with it", live_facts(freezes=(alone,)), finds=("info",))
         cast = Freeze("dtype", PAIR, "", "float32", "bfloat16")
-        yield Case("the head in float32", live_facts(live(freezes=(cast,))), finds=("info",))
-        yield Case("nothing of the kind", live_facts(live()))
+        yield Case("the head in float32", live_facts(freezes=(cast,)), finds=("info",))
+        yield Case("nothing of the kind", live_facts())
         untied = live(flag=False, ties=(), declared=(), candidates=())
         yield Case("two parameters may differ as they like", live_facts(untied))
 
@@ -94,14 +91,12 @@ class TiedButNotEffective(Rule):
     name = "tied-but-not-effective"
     summary = "one Parameter, and another weight in forward on one side: pruning, a norm, a parametrization, an adapter"
     severity = "error"
-    confidence = "high"
     messages = ("Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",)
     threads = ("huggingface/peft#2018", "huggingface/peft#1750")
 
     def check(
         self, live: LiveModel, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Ties of which some members are changed on their way."""
         by_name = {effect.name: effect for effect in derived_weights}
         for tie in live_ties:
             changed = [by_name[name] for name in tie.names if name in by_name]
@@ -124,22 +119,21 @@ class TiedButNotEffective(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """One side, both sides, an adapter."""
         from tiecheck.rules.cases import live, live_facts, tie
 
         names = ("lm_head.weight_orig", "model.embed_tokens.weight")
         tied = live(ties=(tie(*names),))
         one = (Effect(names[0], "torch.nn.utils.prune", form="changes"),)
-        yield Case("the head is pruned", live_facts(tied._replace(effects=one)), finds=("error",))
+        yield Case("the head is pruned", live_facts(tied, effects=one), finds=("error",))
         both = (*one, Effect(names[1], "torch.nn.utils.prune", form="changes"))
-        yield Case("both are", live_facts(tied._replace(effects=both)))
+        yield Case("both are", live_facts(tied, effects=both))
         lora = (Effect(names[0], "the adapter default (Linear)", form="adapts"),)
-        yield Case("an adapter on the head", live_facts(tied._replace(effects=lora)), finds=("info",))
+        yield Case("an adapter on the head", live_facts(tied, effects=lora), finds=("info",))
         turned = (Effect(names[0], "Transpose", form="transposes"),)
-        yield Case("a tied autoencoder", live_facts(tied._replace(effects=turned)), finds=("info",))
+        yield Case("a tied autoencoder", live_facts(tied, effects=turned), finds=("info",))
         apart = live(ties=(tie(*names, kind="storage"),), effects=one)
         yield Case("weight_norm makes two parameters: another rule's matter", live_facts(apart))
-        yield Case("nothing stands between", live_facts(live()))
+        yield Case("nothing stands between", live_facts())
 
 
 def _after(live: LiveModel, forms: set[EffectForm], raw: str) -> tuple[str, str]:

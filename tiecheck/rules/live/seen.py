@@ -37,12 +37,10 @@ class ModuleAlias(Rule):
     name = "module-alias"
     summary = "one module under several paths: which tools cannot see the tie"
     severity = "info"
-    confidence = "high"
     messages = (NOT_TIED,)
     threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
 
     def check(self, live: LiveModel, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
-        """Every module with parameters under several paths."""
         for alias in aliases:
             paths = tuple(path or "(the model)" for path in alias.paths)
             times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
@@ -57,22 +55,19 @@ class ModuleAlias(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Siblings, parents apart, and ties without an alias."""
-        from tiecheck.rules.cases import live, live_facts, tie
+        from tiecheck.rules.cases import live_facts, tie
 
         names = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
         paths = ("model.transformer.ff_out", "model.transformer.wte")
         siblings = Alias(paths, 2, "Embedding", siblings=True, names=names)
         module = tie(*names, kind="module")
-        yield Case(
-            "OLMo: siblings in one ModuleDict", live_facts(live(ties=(module,), aliases=(siblings,))), finds=("info",)
-        )
+        yield Case("OLMo: siblings in one ModuleDict", live_facts(ties=(module,), aliases=(siblings,)), finds=("info",))
         apart = siblings._replace(paths=("head", "model.wte"), siblings=False)
-        yield Case("across parents", live_facts(live(ties=(module,), aliases=(apart,))), finds=("info",))
+        yield Case("across parents", live_facts(ties=(module,), aliases=(apart,)), finds=("info",))
         endless = siblings._replace(paths_total=None)
-        yield Case("a module that contains itself", live_facts(live(aliases=(endless,))), finds=("info",))
-        yield Case("a parameter tie", live_facts(live()))
-        yield Case("shared activations hold no parameter", live_facts(live(ties=(), aliases=())))
+        yield Case("a module that contains itself", live_facts(aliases=(endless,)), finds=("info",))
+        yield Case("a parameter tie", live_facts())
+        yield Case("shared activations hold no parameter", live_facts(ties=(), aliases=()))
 
 
 class UndeclaredTie(Rule):
@@ -99,7 +94,6 @@ class UndeclaredTie(Rule):
     name = "undeclared-tie"
     summary = "a real tie that the class does not declare: save_pretrained raises, or drops it"
     severity = "warning"
-    confidence = "high"
     messages = (
         "The weights trying to be saved contained shared tensors",
         SHARED_MEMORY,
@@ -109,7 +103,6 @@ class UndeclaredTie(Rule):
     def check(
         self, live: LiveModel, save_problems: tuple[SaveProblem, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Ties that a save refuses or loses."""
         changed = {effect.name for effect in derived_weights}
         for problem in save_problems:
             if changed.isdisjoint(problem.names):  # else tied-but-not-effective speaks
@@ -117,18 +110,17 @@ class UndeclaredTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A tie of attention weights, an inner model in a list, and what is declared."""
-        from tiecheck.rules.cases import PAIR, live, live_facts
+        from tiecheck.rules.cases import PAIR, live_facts
 
         raises = SaveProblem(("k.weight", "q.weight"), "parameter", "", "LlamaForCausalLM", "raises", ())
-        yield Case("two layers share a weight", live_facts(live(unsaved=(raises,))), finds=("warning",))
+        yield Case("two layers share a weight", live_facts(unsaved=(raises,)), finds=("warning",))
         inner = SaveProblem(PAIR, "parameter", "", "Outer", "unpropagated", PAIR[:1])
-        yield Case("an inner model in a list", live_facts(live(unsaved=(inner,))), finds=("warning",))
+        yield Case("an inner model in a list", live_facts(unsaved=(inner,)), finds=("warning",))
         alias = raises._replace(kind="module")
-        yield Case("a module alias, which loads and runs (OLMo)", live_facts(live(unsaved=(alias,))), finds=("info",))
+        yield Case("a module alias, which loads and runs (OLMo)", live_facts(unsaved=(alias,)), finds=("info",))
         pruned = (Effect("k.weight", "torch.nn.utils.prune", form="changes"),)
-        yield Case("a member that is not used as it is", live_facts(live(unsaved=(raises,), effects=pruned)))
-        yield Case("declared and tied", live_facts(live()))
+        yield Case("a member that is not used as it is", live_facts(unsaved=(raises,), effects=pruned))
+        yield Case("declared and tied", live_facts())
 
 
 def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:

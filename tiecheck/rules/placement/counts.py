@@ -35,12 +35,9 @@ class TiedMemoryCountedTwice(Rule):
     name = "tied-memory-counted-twice"
     summary = "a planner counts tied memory more than once, and may place modules elsewhere because of it"
     severity = "warning"
-    confidence = "high"
-    messages = ()
     threads = ("huggingface/accelerate#2330", "pytorch/torchtitan#3225")
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Yield each plan that counted tied memory twice, once."""
         for plan in placement.plans:
             worst = max(plan.doubles, key=lambda double: double.counted - double.real, default=None)
             if worst is None or worst.counted <= worst.real:
@@ -61,7 +58,6 @@ class TiedMemoryCountedTwice(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Counted twice with and without consequences, and counted right."""
         from tiecheck.rules.placement.cases import placement, plan
 
         names = ("model.layers.0.k.weight", "model.layers.1.k.weight")

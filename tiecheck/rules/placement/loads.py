@@ -39,17 +39,14 @@ class LoadOverwritesTie(Rule):
     name = "load-overwrites-tied-weight"
     summary = "a load under a device map replaces the loaded weight by the random one"
     severity = "error"
-    confidence = "high"
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Yield loads that end with another value than the checkpoint's."""
         for load in placement.loads:
             if load.form == "overwrites":
                 yield _overwritten(load, placement.origin)
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Yield the head first in the alphabet and not stored, and loads that end well."""
         from tiecheck.rules.placement.cases import placed_load, placement
 
         lost = placed_load("overwrites")
@@ -104,7 +101,6 @@ class LoadFailsUnderMap(Rule):
     name = "load-under-map-fails"
     summary = "loading under the device map raises over a tie group, or leaves it apart"
     severity = "error"
-    confidence = "high"
     messages = (
         "KeyError: 'lm_head.weight'",
         "weight is on the meta device, we need a `value` to put in on cpu.",
@@ -124,7 +120,6 @@ class LoadFailsUnderMap(Rule):
     )
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Yield loads that raise, and ties that come apart."""
         for load in placement.loads:
             if load.form == "raises":
                 yield _raising(load, placement)
@@ -135,7 +130,6 @@ class LoadFailsUnderMap(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Yield each way to fail, a tie that comes apart without harm, and what is another rule's."""
         from tiecheck.rules.placement.cases import placed_load, placement
 
         meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"

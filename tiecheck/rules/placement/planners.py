@@ -34,7 +34,6 @@ class PlannerWillCrash(Rule):
     name = "planner-will-crash"
     summary = 'device_map="auto" raises on this model because of a tie, and over which names'
     severity = "error"
-    confidence = "high"
     messages = ("IndexError: list index out of range",)
     threads = (
         "huggingface/accelerate#958",
@@ -45,7 +44,6 @@ class PlannerWillCrash(Rule):
     )
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Yield every crash, once over all planners that have it."""
         found: dict[tuple[str, ...], list[tuple[Plan, Crash]]] = {}
         for plan in placement.plans:
             if plan.crash is not None:
@@ -66,7 +64,6 @@ class PlannerWillCrash(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Yield the three causes, another one, and planners that come to an end."""
         from tiecheck.rules.placement.cases import placement, plan, proposal
 
         index = "IndexError: list index out of range"
@@ -207,12 +204,8 @@ class PlanDependsOnHashSeed(Rule):
     name = "plan-depends-on-hash-seed"
     summary = "the planned device map differs from process to process, with the hash seed"
     severity = "warning"
-    confidence = "high"
-    messages = ()
-    threads = ()
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
-        """Plans that differ between seeds."""
         for plan in placement.plans:
             seeds = plan.seeds
             if seeds is None or seeds.crashes == seeds.tried or (seeds.maps < 2 and not seeds.crashes):
@@ -234,7 +227,6 @@ class PlanDependsOnHashSeed(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Seeds that matter, seeds that do not, and nobody asked."""
         from tiecheck.rules.placement.cases import placement, plan
 
         seven = Seeds(tried=8, maps=7, moving=("model.layers.0", "model.layers.1"), splits=0, crashes=0)

@@ -66,7 +66,6 @@ class TiedGroupSplit(Rule):
     name = "tied-group-split-across-devices"
     summary = "a device map puts members of a tie on different devices"
     severity = "error"
-    confidence = "high"
     messages = (APART, MIXED)
     threads = (
         "huggingface/accelerate#1529",
@@ -77,7 +76,6 @@ class TiedGroupSplit(Rule):
     )
 
     def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """Yield every tie that a plan splits, once, with all plans that do."""
         found: dict[tuple[str, ...], list[tuple[Plan, Placed]]] = {}
         for plan in placement.plans:
             for group in separated(plan, placement, live):
@@ -106,7 +104,6 @@ class TiedGroupSplit(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Maps and plans that split, and all that only looks like it."""
         from tiecheck.rules.cases import declared, live
         from tiecheck.rules.placement.cases import placed, placement, plan, proposal, raising
 

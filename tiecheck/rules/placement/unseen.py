@@ -50,7 +50,6 @@ class TieInvisibleToLoader(Rule):
     name = "tie-invisible-to-loader"
     summary = "accelerate or transformers warns of a tie or plans without it; whether that is harmless"
     severity = "warning"
-    confidence = "high"
     messages = (NOT_TIED, NO_MODULE + "[...]")
     threads = (
         "allenai/OLMo#485",
@@ -63,7 +62,6 @@ class TieInvisibleToLoader(Rule):
     )
 
     def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
-        """Yield what accelerate says, what it does not say, what transformers does not hear, and strange keys."""
         yield from _not_tied_warning(placement, live)
         yield from _unwarned_groups(placement, live)
         yield from _unheard_ties(placement, live)
@@ -71,7 +69,6 @@ class TieInvisibleToLoader(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Warnings that are true and false, silence that is wrong, and keys."""
         from tiecheck.rules.placement.cases import unseen_cases
 
         yield from unseen_cases()

@@ -43,7 +43,6 @@ class RedundantTiedCopy(Rule):
     name = "redundant-tied-copy"
     summary = "declared tied, stored twice, identical: strict loaders refuse it, disk is wasted"
     severity = "info"
-    confidence = "high"
     messages = (
         "KeyError: 'lm_head.weight'",
         "Received 1 parameters not in model: lm_head.weight",
@@ -59,7 +58,6 @@ class RedundantTiedCopy(Rule):
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Groups declared as tied whose stored members are equal."""
         for group in groups:
             refusing = hurt(views_of(group, loaders))
             yield from uncompared(group, tied=True)
@@ -81,7 +79,6 @@ class RedundantTiedCopy(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """An equal copy, and the states next to it."""
         from tiecheck.rules.cases import PAIR, compared, group, judged
 
         both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
@@ -120,14 +117,12 @@ class FlattenedTie(Rule):
     name = "flattened-tie"
     summary = "not declared tied, stored twice, identical: a tie that an export has flattened"
     severity = "info"
-    confidence = "high"
     threads = (
         "facebookresearch/fairseq2#1064",
         "facebookresearch/fairseq2#1102",
     )
 
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
-        """Groups not declared as tied whose stored matrices are equal and not constant."""
         for group in groups:
             yield from uncompared(group, tied=False)
             if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
@@ -153,7 +148,6 @@ class FlattenedTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Equal and undeclared, with and without an architecture that ties by default; constants stay silent."""
         from tiecheck.rules.cases import PAIR, compared, group
 
         both = group(value=False, stored=PAIR)._replace(stored="copy", comparison=compared())

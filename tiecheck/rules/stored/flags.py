@@ -84,7 +84,6 @@ class ConflictingTieFlags(Rule):
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Groups that loaders tie or not by flags at different levels."""
         for group, views in _disputes(groups, loaders, "levels"):
             if not hurt(views) and any(view.outcome == "unknown" for view in views if view.ties is not None):
                 continue  # whether anything is lost hangs on bytes that were not compared
@@ -99,7 +98,6 @@ class ConflictingTieFlags(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A VLM whose levels disagree, with one tensor stored, with two, and with equal ones; and agreement."""
         from tiecheck.rules.cases import PAIR, compared, flag, group, view
 
         nested = {"reads": "text_config.tie_word_embeddings", "value": False, "ties": False}
@@ -174,7 +172,6 @@ class ImplicitTieFlag(Rule):
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Groups that loaders tie or not by their own defaults."""
         for group, views in _disputes(groups, loaders, "silent"):
             if spoken_for(views):
                 yield Draft(
@@ -189,7 +186,6 @@ class ImplicitTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A default that changed, harmful in the one or the other; and where it changes nothing."""
         from tiecheck.rules.cases import PAIR, compared, group, view
 
         old = {"versions": "4.57", "value": None}
@@ -243,7 +239,6 @@ class FlagMeansSomethingElse(Rule):
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
-        """Groups that a false flag unties for some loaders only."""
         for group, views in _disputes(groups, loaders, "meaning"):
             if spoken_for(views):
                 yield Draft(
@@ -258,7 +253,6 @@ class FlagMeansSomethingElse(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """T5 without a head, BART without its encoder's embedding, and a T5 1.1 that is in order."""
         from tiecheck.rules.cases import PAIR, compared, flag, group, view
 
         old, new = {"versions": "4.57", "value": False}, {"versions": "5", "value": False}

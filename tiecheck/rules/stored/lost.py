@@ -57,8 +57,6 @@ class TrainedHeadDiscarded(Rule):
     name = "trained-head-discarded"
     summary = "declared tied, stored as different tensors: some loaders throw one away"
     severity = "error"
-    confidence = "high"
-    fixable = False
     messages = (
         "The tied weights mapping and config for this model specifies to tie",
         "but both are present in the checkpoints with different values, so we will NOT tie them",
@@ -73,7 +71,6 @@ class TrainedHeadDiscarded(Rule):
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Groups declared as tied whose stored bytes differ."""
         for group in groups:
             views = views_of(group, loaders)
             yield from uncompared(group, tied=True)
@@ -101,7 +98,6 @@ class TrainedHeadDiscarded(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Different, different in the last rows only, and everything that only looks like it."""
         from tiecheck.rules.cases import PAIR, compared, flag, group, judged
 
         differ = compared(rows_differ=128, first=0)
@@ -186,7 +182,6 @@ class TiedMemberLost(Rule):
     summary = "a member is not stored and nothing ties it: a random or zero head"
     severity = "error"
     confidence = "medium"
-    fixable = False
     messages = (
         "were not initialized from the model checkpoint and are newly initialized: ['lm_head.weight']",
         "lm_head.weight | MISSING",
@@ -201,7 +196,6 @@ class TiedMemberLost(Rule):
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Groups declared as untied of which a member is not stored."""
         for group in groups:
             if group.misfit:
                 yield Unknown(f"{listed(group.stored_names)}: {group.reason}")
@@ -241,7 +235,6 @@ class TiedMemberLost(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A lost flag, a lost embedding, and checkpoints in which nothing is lost."""
         from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, flag, group, judged
 
         yield Case("flag false, head not stored", judged(group(value=False)), finds=("error",))

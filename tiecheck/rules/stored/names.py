@@ -51,7 +51,6 @@ class HeadNotMaterialised(Rule):
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Tied groups, stored under the source's name alone, that a loader fails on."""
         for group in groups:
             views = views_of(group, loaders)
             failing = hurt(views)
@@ -70,7 +69,6 @@ class HeadNotMaterialised(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """A tool that fails, tools that do not, and states that are other rules' matter."""
         from tiecheck.rules.cases import HEAD, group, judged, view
 
         fails = view("mergekit", "crash", reads=None, value=None, ties=None, message="KeyError: 'lm_head.weight'")
@@ -127,7 +125,6 @@ class OrphanedTieGroup(Rule):
     )
 
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
-        """Declared groups of which nothing is stored, in a checkpoint of that class."""
         for group in groups:
             if group.declared and not group.inferred and group.anchored and not group.stored_names:
                 yield Draft(
@@ -140,7 +137,6 @@ class OrphanedTieGroup(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Nothing stored beside its neighbours, and checkpoints that only look so."""
         from tiecheck.rules.cases import group
 
         lost = group(stored=())._replace(anchored=True)
@@ -173,7 +169,6 @@ class KeptTheAliasName(Rule):
     name = "kept-the-alias-name"
     summary = "the group is stored under the target's name only: which loaders fail"
     severity = "warning"
-    confidence = "high"
     messages = ("tensor 'token_embd.weight' not found", "Tensor on device meta is not on the expected device")
     threads = (
         "huggingface/transformers#35080",
@@ -187,7 +182,6 @@ class KeptTheAliasName(Rule):
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Tied groups whose source is not stored, and loaders that need it."""
         for group in groups:
             views = views_of(group, loaders)
             failing = hurt(views)
@@ -205,7 +199,6 @@ class KeptTheAliasName(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """The head's name alone, and what every loader takes."""
         from tiecheck.rules.cases import EMBEDDING, HEAD, group, judged, view
 
         alias = group(stored=(HEAD,))

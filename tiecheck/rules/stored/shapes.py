@@ -47,12 +47,10 @@ class TiedShapeMismatch(Rule):
     name = "tied-shape-mismatch"
     summary = "declared tied, stored in different shapes or dtypes: the loader fails or mixes them up"
     severity = "error"
-    confidence = "high"
     messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")
     threads = ("sgl-project/SpecForge#139", "NVIDIA-NeMo/Megatron-Bridge#625", "huggingface/transformers#46835")
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
-        """Groups declared as tied whose members cannot be one tensor."""
         for group in groups:
             if not tied_by_intent(group) or group.inferred or group.misfit or len(group.tensors) < 2:
                 continue
@@ -74,7 +72,6 @@ class TiedShapeMismatch(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """Padding on one side, another dtype, and what is alike."""
         from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, judged, tensor
 
         both = group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")

@@ -41,7 +41,6 @@ class EmbeddingScaleOnTiedHead(Rule):
     name = "embedding-scale-on-tied-head"
     summary = "the shared tensor's scale blows up untrained logits"
     severity = "error"
-    confidence = "high"
     threads = (
         "https://discuss.pytorch.org/t/212223",
         "huggingface/transformers#26441",
@@ -51,7 +50,6 @@ class EmbeddingScaleOnTiedHead(Rule):
     )
 
     def check(self, scale: tuple[InitScale | Unknown, ...]) -> Iterator[Draft | Unknown]:
-        """Untrained groups whose predicted logit deviation is too large."""
         for fact in scale:
             if isinstance(fact, Unknown):
                 yield fact
@@ -98,7 +96,6 @@ class EmbeddingScaleOnTiedHead(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        """The embedding's draw at two widths, the linear draw, a trained model, T5, and what cannot be known."""
         from tiecheck.rules.cases import scale
 
         yield Case("GPT-2's width with the embedding's draw", {"scale": (scale(),)}, finds=("error",))
