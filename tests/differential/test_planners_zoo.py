@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from planner_asks import asks_of
-from planner_runs import agree, total_bytes
+from planner_runs import agree, plans_of, total_bytes
 from subjects import Candidate, every, make
 
 from tiecheck.peers.views.registry import views_of, would_warn
-from tiecheck.placement.planners.plans import plans_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 

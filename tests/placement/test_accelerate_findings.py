@@ -73,7 +73,7 @@ class TestLoadDestroysTheLoadedWeight:
 
     def test_it_is_told(self) -> None:
         groups = live_groups(Model(), [WTE])
-        (load,) = loads_under({"": "cpu"}, groups, Load("load_checkpoint_in_model", on_meta=False))
+        (load,) = loads_under({"": "cpu"}, groups, Load("load_checkpoint_and_dispatch", on_meta=False))
         assert (load.form, load.names, load.stored) == ("overwrites", (HEAD, WTE), (WTE,))  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("device_map", [{"": "cpu"}, {"transformer": "cpu", "lm_head": "disk"}])
@@ -98,7 +98,7 @@ class TestLoadDestroysTheLoadedWeight:
     def test_mended_by_building_on_meta(self, checkpoint) -> None:
         with torch.device("meta"):
             model = Model()
-        assert loads_under({"": "cpu"}, live_groups(model, [WTE]), Load("load_checkpoint_in_model")) == ()
+        assert loads_under({"": "cpu"}, live_groups(model, [WTE]), Load("load_checkpoint_and_dispatch")) == ()
         load_checkpoint_in_model(model, checkpoint(WTE), device_map={"": "cpu"})
         assert model.loaded()
 

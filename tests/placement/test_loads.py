@@ -61,10 +61,10 @@ def differs(real: Came, told: Loaded | Fails | None) -> str | None:
     return None if held == real.together else f"told {held}, came {real.together}"
 
 
-def told_of(group: LoadGroup, device_map: Any, form: str, *, folder: bool) -> Loaded | Fails | None:
+def told_of(group: LoadGroup, device_map: Any, form: str) -> Loaded | Fails | None:
     """The prediction; None where it cannot be told."""
     try:
-        return from_pretrained(group, device_map, "pickle" if form == "pickle" else "safetensors", folder=folder)
+        return from_pretrained(group, device_map, "pickle" if form == "pickle" else "safetensors")
     except Fails as failure:
         return failure
     except Untold:
@@ -97,23 +97,21 @@ def by_transformers(tmp_path: Any, model: Any, maps: list[Any], cells: Iterable[
         group = LoadGroup(
             names, tuple(model.all_tied_weights_keys.items()), stored, None if len(stored) < 2 else not differing
         )
-        plain, meant = pretrained(cls, tmp_path / "model", names, None, None), told_of(group, None, form, folder=False)
+        plain, meant = pretrained(cls, tmp_path / "model", names, None, None), told_of(group, None, form)
         assert differs(plain, meant) is None
-        for device_map, folder in itertools.product(maps, (tmp_path / "offload", None)):
-            if form == "pickle" and folder is None and "disk" in device_map.values():
-                continue  # refused for any tensor, and not for the tie
-            real = pretrained(cls, tmp_path / "model", names, device_map, folder)
-            told = told_of(group, device_map, form, folder=folder is not None)
+        for device_map in maps:
+            real = pretrained(cls, tmp_path / "model", names, device_map, tmp_path / "offload")
+            told = told_of(group, device_map, form)
             wrong_how = differs(real, told)
             if wrong_how is None and isinstance(told, Loaded) and stored:
                 same = all(told.values[n] == meant.values[n] or group.equal for n in names)  # type: ignore[union-attr]
                 wrong_how = None if torch.equal(real.output, plain.output) == same else "other logits"
-            load = Load("from_pretrained", "pickle" if form == "pickle" else "safetensors", folder=folder is not None)
+            load = Load("from_pretrained", "pickle" if form == "pickle" else "safetensors")
             right = real.error is None and torch.equal(real.output, plain.output)
             wrong_how = wrong_how or misjudged(real, right, group, device_map, load)
             counts["untold" if told is None else (real.error or "loads").partition(":")[0]] += 1
             if wrong_how:
-                wrong.append(f"{form} {stored} {differing} {device_map} {folder}: {wrong_how}")
+                wrong.append(f"{form} {stored} {differing} {device_map}: {wrong_how}")
     assert wrong == []
     return counts
 
@@ -200,7 +198,7 @@ def test_a_class_with_weight_conversions(tmp_path) -> None:
     for one, other in itertools.product(("cpu", "disk"), repeat=2):
         device_map = {"model": one, "lm_head": other}
         real = pretrained(type(model), tmp_path / "model", group.names, device_map, tmp_path / "offload")
-        assert differs(real, told_of(group, device_map, "single", folder=True)) is None
+        assert differs(real, told_of(group, device_map, "single")) is None
         assert real.error or torch.equal(real.output, plain.output)
 
 
@@ -228,13 +226,13 @@ def told_by_ours(cell: Cell) -> tuple[tuple[tuple[str, ...], ...], dict[str, str
     group = group_of(paths, kind, stored)
     try:
         if function == "load_checkpoint_in_model":
-            slots, _ = ours.load_checkpoint_in_model(group, device_map, form, on_meta=on_meta, folder=True)  # type: ignore[arg-type]
+            slots, _ = ours.load_checkpoint_in_model(group, device_map, form, on_meta=on_meta)  # type: ignore[arg-type]
             held, read = slots.together(group.names), {name: slots[name].value for name in group.names}
             return tuple(sorted(tuple(sorted(names)) for names in held)), read
         if function == "dispatch_model":
-            out = ours.dispatch_model(group, device_map, folder=True)
+            out = ours.dispatch_model(group, device_map)
         else:
-            out = ours.load_checkpoint_and_dispatch(group, device_map, form, on_meta=on_meta, folder=True)  # type: ignore[arg-type]
+            out = ours.load_checkpoint_and_dispatch(group, device_map, form, on_meta=on_meta)  # type: ignore[arg-type]
     except Fails as failure:
         return failure
     except Untold:

@@ -73,14 +73,13 @@ def test_any_size_is_what_accelerate_takes_it_for(number: str, unit: str) -> Non
 @pytest.mark.parametrize(
     ("size", "says"),
     [
-        ("10G", "'10G' is no size; write a unit, as 10GiB"),
-        ("10 gigs", "write a unit, as 10GiB"),
-        ("10", "write a unit, as 10GiB"),
-        ("1.5m", "write a unit, as 1.5MiB"),
-        ("2TB", "there is no TiB: write 2048GiB"),
+        ("10G", "'10G' is no size; write a number and GiB"),
+        ("10 gigs", "write a number and GiB, MiB, KiB, GB, MB or KB, as 10GiB, or bytes"),
+        ("10", "'10' is no size"),
+        ("2TB", "'2TB' is no size"),
         ("", "'' is no size; write a number and GiB"),
         ("nan", "write a number and GiB"),
-        ("infGiB", "'infGiB' is without end"),
+        ("infGiB", "'infGiB' is no size"),
         ("-1GB", "'-1GB' is negative"),
         (-1, "-1 is negative"),
         (True, "True is no size"),
@@ -127,7 +126,7 @@ def test_devices_of_a_memory_are_those_that_accelerate_takes(memory: dict) -> No
     try:
         real = get_max_memory(dict(memory))
     except ValueError:
-        with pytest.raises(UsageError, match=r"no device that takes memory|no key of accelerate's"):
+        with pytest.raises(UsageError, match="no device that takes memory"):
             parse_memories(memory, "max_memory=")
     else:
         assert parse_memories(memory, "max_memory=") == real
@@ -142,11 +141,11 @@ def test_a_memory_is_read_from_texts() -> None:
 @pytest.mark.parametrize(
     ("given_", "says"),
     [
-        (("cuda:0=10GiB",), "'cuda:0' is no key of accelerate's max_memory; write 0=10GiB"),
-        (("gpu1=2GiB",), "write 1=2GiB"),
-        (("gpu=2GiB",), "write 0=2GiB"),
-        (("CPU=2GiB",), "write cpu=2GiB"),
-        (("cuda:0=1\n",), "write 0=10GiB"),
+        (
+            ("cuda:0=10GiB",),
+            "'cuda:0' is no device that takes memory; there are a GPU's number, mps, cpu and disk, as 0=10GiB",
+        ),
+        (("CPU=2GiB",), "'CPU' is no device that takes memory"),
         (("-1=10GiB",), "'-1' is no device that takes memory"),
         (("meta=10GiB",), "'meta' is no device that takes memory; there are a GPU's number, mps, cpu and disk"),
         (("1000=10GiB",), "1000 is no device that takes memory"),
@@ -163,7 +162,7 @@ def test_a_memory_is_read_from_texts() -> None:
         (5, "must give each device its memory"),
         ({True: 5}, "True is no device"),
         ({-1: 5}, "-1 is no device"),
-        ({"cuda:1": "5GiB"}, "write 1=5GiB"),
+        ({"cuda:1": "5GiB"}, "'cuda:1' is no device that takes memory"),
         ({(0,): 5}, "is no device that takes memory"),
     ],
     ids=repr,
@@ -173,11 +172,6 @@ def test_a_memory_that_is_none_is_told(given_: object, says: str) -> None:
         parse_memories(given_)
     assert says in str(raised.value)
     assert str(raised.value).isprintable()
-
-
-def test_a_mapping_is_told_in_pythons_words() -> None:
-    with pytest.raises(UsageError, match=r"write 0: '10GiB'"):
-        parse_memories({"0": "10GiB"}, "max_memory=")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +217,7 @@ def test_a_word_that_is_no_device_is_refused_as_by_torch(device: object) -> None
     with pytest.raises(UsageError) as raised:
         normalise(device, "map.json, 'lm_head'")
     assert str(raised.value).startswith("map.json, 'lm_head': ")
+    assert "; " in str(raised.value), "it says what there is"
     assert str(raised.value).isprintable()
     if isinstance(device, str):
         try:
@@ -230,23 +225,6 @@ def test_a_word_that_is_no_device_is_refused_as_by_torch(device: object) -> None
         except RuntimeError:
             return
         assert made != device, "torch 2.13 makes cuda:-24 of cuda:1000"
-
-
-@pytest.mark.parametrize(
-    ("device", "hint"),
-    [
-        ("0", "write 0 or 'cuda:0'"),
-        ("gpu1", "write 1 or 'cuda:1'"),
-        ("CPU", "write 'cpu'"),
-        ("cdua", "write 'cuda'"),
-        ("Disk", "write 'disk'"),
-        ("nothing like it", "there are numbers of GPUs"),
-    ],
-)
-def test_a_wrong_device_says_what_to_write(device: str, hint: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        normalise(device)
-    assert hint in str(raised.value)
 
 
 def test_every_kind_that_torch_parses_is_known() -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planner_asks import asks_of
 from planner_models import random_ask, random_model, random_pretrained
-from planner_runs import agree, counting_once, total_bytes
+from planner_runs import agree, counting_once, plans_of, total_bytes
 from planner_runs import given as really_given
 from torch import nn
 from zoo_of_ties import every_row
@@ -23,7 +23,7 @@ from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers.loading import build_pretrained
 from tiecheck.peers.views.registry import views_of, would_warn
 from tiecheck.placement.map_lookup import device_in, device_word
-from tiecheck.placement.planners.plans import plans_and_groups, plans_of
+from tiecheck.placement.planners.plans import plans_and_groups
 from tiecheck.placement.planners.running import Case, run_planner
 from tiecheck.records.placement import Ask, Plan
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 from accelerate import infer_auto_device_map
 from declared_models import Config, Declared, rewrapped
-from planner_runs import counting_once, total_bytes
+from planner_runs import counting_once, plans_of, total_bytes
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tiecheck.placement.planners.plans import plans_of
 from tiecheck.records.placement import Ask, Double
 
 TIGHT: dict[int | str, int] = {0: 10**6, "cpu": 10**6}

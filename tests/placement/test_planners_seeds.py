@@ -11,8 +11,9 @@ import sys
 import pytest
 from older import ROOT
 from planner_models import ENTANGLED, declared_entangled, entangled, random_model
+from planner_runs import plans_of
 
-from tiecheck.placement.planners.plans import groups_under_seed, plan_under_seeds, plans_of
+from tiecheck.placement.planners.plans import groups_under_seed, plan_under_seeds
 from tiecheck.placement.planners.running import Case, plan_again, run_planner
 from tiecheck.records.placement import Ask, Seeds
 

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.integrations import accelerate as integration
 
 from tiecheck.peers.views.sight import told
+from tiecheck.placement.planners.plans import plans_and_groups
 from tiecheck.records.placement import Ask, Plan
 
 THEIRS = modeling.get_module_size_with_ties
@@ -91,3 +92,8 @@ def counting_once() -> Iterator[None]:
 
     with mock.patch.object(modeling, "get_module_size_with_ties", once):
         yield
+
+
+def plans_of(module: Any, ask: Ask, **given: Any) -> tuple[Plan, ...]:
+    """The plans of the installed planners."""
+    return tuple(plan for plan, _ in plans_and_groups(module, ask, **given))

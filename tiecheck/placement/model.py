@@ -28,23 +28,10 @@ Loader = Literal["accelerate", "transformers"]
 """Who loads a target and looks its names up in a map."""
 
 
-class Together(NamedTuple):
-    """Names that are one tensor, or are declared to be."""
-
-    names: tuple[str, ...]
-    """The names, sorted."""
-    kind: Kind
-    """The kind by which they really hang together."""
-    declared: bool
-    """True where the class or the user's contract says that they are one."""
-    nbytes: int | None
-    """Bytes of one member in the element type of the load; None where the tree has to tell."""
-
-
 class Model:
     """A model as a placement knows it. Its tree is made when it is first asked for: a sound plan needs none."""
 
-    def __init__(self, tree: Callable[[], ModuleTree], groups: tuple[Together, ...]) -> None:
+    def __init__(self, tree: Callable[[], ModuleTree], groups: tuple[Placed, ...]) -> None:
         """Begin.
 
         Args:
@@ -62,19 +49,14 @@ class Model:
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """The path of each node of the tree."""
-        found: list[str] = []
-        for node in self.tree.nodes:
-            above = found[node.parent] if node.parent >= 0 else ""
-            found.append(f"{above}.{node.label}" if above else node.label)
-        return tuple(found)
+        return tuple(self.tree.paths())
 
     @cached_property
     def tensors(self) -> tuple[tuple[str, ...], ...]:
         """The names of each tensor of the tree, by its number."""
         found: list[list[str]] = [[] for _ in self.tree.sizes]
-        for path, node in zip(self.paths, self.tree.nodes, strict=True):
-            for tensor in node.tensors:
-                found[tensor.number].append(f"{path}.{tensor.attribute}" if path else tensor.attribute)
+        for name, number in self.tree.numbers().items():
+            found[number].append(name)
         return tuple(map(tuple, found))
 
     @cached_property
@@ -130,10 +112,7 @@ class Model:
         device = lookup(plan.device_map, loader)
         of_name = None if seen is None else {name: number for number, group in enumerate(seen) for name in group}
         placed = tuple(
-            Placed(
-                names=group.names,
-                kind=group.kind,
-                declared=group.declared,
+            group._replace(
                 devices=tuple(map(device, group.names)),
                 nbytes=self.sizes.get(group.names[0]) if group.nbytes is None else group.nbytes,
                 seen=of_name is None or len({of_name.get(name, name) for name in group.names}) == 1,
@@ -185,7 +164,7 @@ def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
     return Model(tree, groups_of(live, dtype))
 
 
-def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Together, ...]:
+def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Placed, ...]:
     """Return the groups of parameters that a placement must keep on one device.
 
     Args:
@@ -199,11 +178,18 @@ def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Together, ...]
     held = {name: names for names in real for name in names}
     said = [claim for claim in live.declared if not claim.missing]
     inside = {held[claim.names[0]] for claim in said if claim.kind in TIED and claim.names[0] in held}
-    found = {names: Together(names, tie.kind, names in inside, _nbytes(tie, dtype)) for names, tie in real.items()}
+    found = {
+        names: _unplaced(names, tie.kind, _nbytes(tie, dtype), declared=names in inside) for names, tie in real.items()
+    }
     for claim in said:
         if claim.kind not in TIED:
-            found.setdefault(claim.names, Together(claim.names, claim.kind, declared=True, nbytes=None))
+            found.setdefault(claim.names, _unplaced(claim.names, claim.kind, None, declared=True))
     return tuple(found[names] for names in sorted(found))
+
+
+def _unplaced(names: tuple[str, ...], kind: Kind, nbytes: int | None, *, declared: bool) -> Placed:
+    """Return a group under no map yet; without its bytes where the tree has to tell them."""
+    return Placed(names, kind, declared, (), nbytes, seen=True)
 
 
 def _nbytes(tie: Tie, dtype: str | None) -> int | None:

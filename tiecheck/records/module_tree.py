@@ -51,6 +51,20 @@ class ModuleTree(Record):
             node = self.nodes[node].parent
         return ".".join(reversed(parts))
 
+    def paths(self) -> list[str]:
+        """Return the dotted path of each node."""
+        found: list[str] = []
+        for node in self.nodes:
+            above = found[node.parent] if node.parent >= 0 else ""
+            found.append(f"{above}.{node.label}" if above else node.label)
+        return found
+
+    def numbers(self) -> dict[str, int]:
+        """Return each name -> the number of its tensor."""
+        pairs = zip(self.paths(), self.nodes, strict=True)
+        held = ((f"{path}.", tensor) for path, node in pairs for tensor in node.tensors)
+        return {(path + tensor.attribute).removeprefix("."): tensor.number for path, tensor in held}
+
     def ends(self) -> list[int]:
         """Return for each node the number after the last one below it."""
         ends = list(range(1, len(self.nodes) + 1))

@@ -19,37 +19,28 @@ class Releases(Record):
     """The first release that no longer has it; None while the newest does."""
 
 
-def _releases(since: tuple[int, int], until: tuple[int, int] | None) -> Releases:
-    last = (until[0], until[1] - 1) if until else ()
-    first, end = (".".join(map(str, numbers)) for numbers in (since, last))
-    return Releases(first if since == last else f"{first}-{end}", since, until)
-
-
-def _in_a_row(*firsts: tuple[int, int]) -> tuple[Releases, ...]:
-    return tuple(_releases(since, until) for since, until in zip(firsts, (*firsts[1:], None), strict=True))
-
-
-FINDERS = _in_a_row((0, 9), (0, 18), (0, 34))
+FINDERS = (
+    Releases("0.9-0.17", (0, 9), (0, 18)),
+    Releases("0.18-0.33", (0, 18), (0, 34)),
+    Releases("0.34-", (0, 34), None),
+)
 """The algorithms of `find_tied_parameters`. Those before the last do not see an alias among siblings."""
 
-CONFIG_CHECKS = _in_a_row((0, 20), (0, 21), (1, 7))
+CONFIG_CHECKS = (
+    Releases("0.20", (0, 20), (0, 21)),
+    Releases("0.21-1.6", (0, 21), (1, 7)),
+    Releases("1.7-", (1, 7), None),
+)
 """The algorithms of `check_tied_parameters_in_config`."""
 
-CLEANERS = _in_a_row((0, 25))
-"""The algorithms of `clean_state_dict_for_safetensors`."""
+CLEANER = Releases("0.25-", (0, 25), None)
+"""The one algorithm of `clean_state_dict_for_safetensors`."""
 
-
-def _both(one: Releases, other: Releases) -> Releases | None:
-    since = max(one.since, other.since)
-    until = min((releases.until for releases in (one, other) if releases.until), default=None)
-    return _releases(since, until) if until is None or since < until else None
-
-
-WARNERS = tuple(
-    (both.versions, check.versions, find.versions)
-    for check in CONFIG_CHECKS
-    for find in FINDERS
-    if (both := _both(check, find)) is not None
+WARNERS = (
+    ("0.20", "0.20", "0.18-0.33"),
+    ("0.21-0.33", "0.21-1.6", "0.18-0.33"),
+    ("0.34-1.6", "0.21-1.6", "0.34-"),
+    ("1.7-", "1.7-", "0.34-"),
 )
 """Versions that warn alike, with the algorithm of the config check and that of the finder they have."""
 

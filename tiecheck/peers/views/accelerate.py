@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tiecheck.peers.loaders.accelerate import CLEANERS, CONFIG_CHECKS, FINDERS
+from tiecheck.peers.loaders.accelerate import CLEANER, CONFIG_CHECKS, FINDERS
 from tiecheck.peers.views.differences import CHECK, FIND
 from tiecheck.peers.views.paths import grouped
 from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, one_object, ordered
@@ -154,6 +154,6 @@ PEERS = (
             CONFIG_CHECKS, (_stray_comma, _top_level, _text_config), (None, _run_check, _run_check), strict=True
         )
     ),
-    *(Peer("accelerate", CLEAN, new.versions, _cleaned, _run_clean, new.since, new.until) for new in CLEANERS),
+    Peer("accelerate", CLEAN, CLEANER.versions, _cleaned, _run_clean, CLEANER.since),
 )
 """Its functions, oldest algorithm first."""

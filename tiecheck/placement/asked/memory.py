@@ -48,6 +48,9 @@ DISK = "disk"
 LAST = 127
 """The highest number of a device: torch 2.13 keeps it in a signed byte, and makes `cuda:-24` of `cuda:1000`."""
 
+DEVICES = "; there are numbers of GPUs, cuda:0, cpu, mps, meta, disk and other words of torch's"
+"""End of a sentence on a word that is no device."""
+
 SHOWN = 60
 """Characters shown of a value that is wrong."""
 
@@ -70,47 +73,33 @@ def parse_memory(size: Any, place: str = "max_memory") -> int:
     Raises:
         UsageError: It is neither, or negative, or without end; accelerate fails on the same strings.
     """
-    if isinstance(size, str):
-        return _sized(size, place)
     try:
         if isinstance(size, bool):
             raise TypeError
-        count = int(size) if isinstance(size, float) else operator.index(size)
+        read = _sized if isinstance(size, str) else int if isinstance(size, float) else operator.index
+        count = read(size)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{place}: {shown(size)} is no size; write 10GiB, or a number of bytes") from error
+        units = "GiB, MiB, KiB, GB, MB or KB"
+        raise UsageError(
+            f"{place}: {shown(size)} is no size; write a number and {units}, as 10GiB, or bytes"
+        ) from error
     if count < 0:
         raise UsageError(f"{place}: {shown(size)} is negative; a device's memory is 0 or more")
     return count
 
 
-def _sized(text: str, place: str) -> int:
-    """Return a number with its unit, read as accelerate 1.15 reads it."""
+def _sized(text: str) -> int:
+    """Return a number with its unit in bytes, read as accelerate 1.15 reads it.
+
+    Raises:
+        ValueError: It is no number, or has no unit that is known.
+        OverflowError: It is without end.
+    """
     unit = next((unit for unit in UNITS if text.lower().endswith(unit)), None)
     if unit is None:
-        raise UsageError(f"{place}: {shown(text)} is no size{_instead(text)}")
-    try:
-        count = int(float(text[: -len(unit)]) * UNITS[unit])
-    except OverflowError as error:
-        raise UsageError(f"{place}: {shown(text)} is without end; write the size, as 10GiB") from error
-    except ValueError as error:
-        raise UsageError(f"{place}: {shown(text)} is no size{_instead(text)}") from error
-    if len(unit) == 2 and text.endswith("b"):
-        count //= 8
-    if count < 0:
-        raise UsageError(f"{place}: {shown(text)} is negative; a device's memory is 0 or more")
-    return count
-
-
-def _instead(text: str) -> str:
-    """Return what was meant by a size without a unit that is known, as the end of a sentence."""
-    found = re.fullmatch(
-        r"\s*([0-9.]{1,12})\s*([kmgt]?)(?:i?b?|igs?|egs?|ig?bytes?)?\s*", text, re.ASCII | re.IGNORECASE
-    )
-    if not found or found[1].count(".") > 1 or not found[1].strip("."):
-        return "; write a number and GiB, MiB, KiB, GB, MB or KB, as 10GiB"
-    if found[2].lower() == "t":
-        return f"; there is no TiB: write {float(found[1]) * 1024:g}GiB"
-    return f"; write a unit, as {found[1]}{(found[2] or 'g').upper()}iB"
+        raise ValueError(text)
+    count = int(float(text[: -len(unit)]) * UNITS[unit])
+    return count // 8 if len(unit) == 2 and text.endswith("b") else count
 
 
 def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, int]:
@@ -137,7 +126,7 @@ def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, i
         raise UsageError(f"{place} gives no device any memory; leave it out to plan with what this machine has")
     memory: dict[int | str, int] = {}
     for device, size in pairs:
-        key = _holder(device, size, place)
+        key = _holder(device, place)
         if key in memory:
             raise UsageError(f"{place}: {shown(device)} is given memory twice")
         memory[key] = parse_memory(size, f"{place}, {key}" if place.endswith("=") else f"{place} {key}")
@@ -159,22 +148,16 @@ def number_of(text: str) -> int | str:
     return int(text) if re.fullmatch("0|[1-9][0-9]{0,8}", text) else text
 
 
-def _holder(device: Any, size: Any, place: str) -> int | str:
+def _holder(device: Any, place: str) -> int | str:
     """Return a device as accelerate keys memory."""
-    number = isinstance(device, int) and not isinstance(device, bool)
-    if number and 0 <= device <= LAST:
+    if isinstance(device, int) and not isinstance(device, bool) and 0 <= device <= LAST:
         return int(device)
     if isinstance(device, str) and device in HOLDERS:
         return device
-    meant = meant_device(device)
-    if meant is None or not re.fullmatch(r"\d+|mps|cpu|disk", str(meant)):
-        raise UsageError(
-            f"{place}: {shown(device)} is no device that takes memory; there are a GPU's number, mps, cpu and disk, "
-            "as 0=10GiB"
-        )
-    plain = size if isinstance(size, str) and size.isprintable() and len(size) < SHOWN else "10GiB"
-    write = f"{meant}={plain}" if place.startswith("--") else f"{meant!r}: {plain!r}"
-    raise UsageError(f"{place}: {shown(device)} is no key of accelerate's max_memory; write {write}")
+    raise UsageError(
+        f"{place}: {shown(device)} is no device that takes memory; there are a GPU's number, mps, cpu and disk, "
+        "as 0=10GiB"
+    )
 
 
 def normalise(device: Any, place: str = "device_map") -> Device:
@@ -192,7 +175,7 @@ def normalise(device: Any, place: str = "device_map") -> Device:
     """
     if isinstance(device, bool) or not isinstance(device, (int, str)):
         if type(device).__module__.partition(".")[0] != "torch" or type(device).__name__ != "device":
-            raise UsageError(f"{place}: {shown(device)} is no device{_hint(device)}")
+            raise UsageError(f"{place}: {shown(device)} is no device{DEVICES}")
     elif isinstance(device, int):
         if not 0 <= device <= LAST:
             raise UsageError(f"{place}: {device} is no device; a GPU's number is 0 to {LAST}")
@@ -202,7 +185,7 @@ def normalise(device: Any, place: str = "device_map") -> Device:
         return DISK
     kind, mark, number = device.partition(":")
     if (kind not in NUMBERED and kind not in SINGLE) or (mark and not re.fullmatch("0|[1-9][0-9]{0,2}", number)):
-        raise UsageError(f"{place}: {shown(device)} is no device{_hint(device)}")
+        raise UsageError(f"{place}: {shown(device)} is no device{DEVICES}")
     if int(number or 0) > LAST:
         raise UsageError(f"{place}: {shown(device)} is no device; a device's number is 0 to {LAST}")
     return kind if kind in SINGLE else f"{kind}:{number or 0}"
@@ -225,28 +208,3 @@ def devices_of(device_map: Mapping[str, Any], place: str = "device_map") -> dict
     kind = kinds.pop()
     numbers = {name: f"{kind}:{device}" for name, device in device_map.items() if isinstance(device, int)}
     return found | numbers
-
-
-def _hint(device: Any) -> str:
-    """Return what was meant by a word that is no device, as the end of a sentence."""
-    meant = meant_device(device)
-    if meant is None:
-        return "; there are numbers of GPUs, cuda:0, cpu, mps, meta, disk and other words of torch's"
-    return f"; write {meant} or 'cuda:{meant}'" if isinstance(meant, int) else f"; write {meant!r}"
-
-
-def meant_device(device: Any) -> int | str | None:
-    """Return the device that a wrong word seems to mean: `gpu0` is 0, `CPU` is `cpu`."""
-    word = str(device).strip().lower()
-    found = re.fullmatch(r"(?:gpu|cuda|device|rank)?[ :_/-]*(\d{1,3})", word, re.ASCII)
-    if found and int(found[1]) <= LAST and not re.fullmatch(r"-\d+", word):
-        return int(found[1])
-    if word in ("gpu", "cuda"):
-        return 0
-    head, _, _ = word.partition(":")
-    if head in (*SINGLE, DISK):
-        return head
-    import difflib
-
-    near = difflib.get_close_matches(word, (*NUMBERED, *SINGLE, DISK), n=1, cutoff=0.75)
-    return near[0] if near else None

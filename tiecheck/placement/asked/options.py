@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tiecheck.config.options import PLACING
-from tiecheck.errors import TargetError, UsageError
+from tiecheck.errors import TargetError, UsageError, nearest
 from tiecheck.placement.asked.memory import (
     DISK,
     NUMBERED,
     SINGLE,
-    meant_device,
     normalise,
     number_of,
     parse_memories,
@@ -28,24 +27,13 @@ FIELDS = tuple(field for field in PLACING if field != "device_map_from")
 """Those that somebody gives."""
 
 DTYPES = (
-    "float32",
-    "float16",
-    "bfloat16",
-    "float64",
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3fnuz",
-    "float8_e5m2fnuz",
-    "int8",
-    "uint8",
+    *("float32", "float16", "bfloat16", "float64", "int8", "uint8"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
 )
 """Element types that weights are loaded in, by torch's words."""
 
 SHORT = {"half": "float16", "float": "float32", "double": "float64"}
 """Other words that torch has for them."""
-
-MEANT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "f16": "float16", "f32": "float32", "fp8": DTYPES[4]}
-"""Words that torch does not have -> what is meant."""
 
 SEEDS = 256
 """Hash seeds at most: each is a process of its own, and what 256 of them do not show is rare."""
@@ -103,8 +91,6 @@ def need_map(fields: Mapping[str, Any], given: Iterable[str], say: Callable[[str
 
 def _numbered(value: Any) -> Any:
     """Return a table of a configuration file with numbers for keys of digits, which TOML does not have."""
-    from tiecheck.placement.asked.memory import number_of
-
     if not isinstance(value, Mapping):
         return value
     return {number_of(key) if isinstance(key, str) else key: size for key, size in value.items()}
@@ -121,11 +107,8 @@ def read_dtype(value: Any, place: str) -> str | None:
     if word == "auto":
         return None
     if word not in DTYPES or isinstance(value, (bool, int, float)):
-        import difflib
-
-        near = [MEANT[word]] if word in MEANT else difflib.get_close_matches(word.lower(), DTYPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DTYPES)}"
-        raise UsageError(f"{place}: {shown(value)} is no element type that weights are loaded in; {hint}")
+        what = "is no element type that weights are loaded in"
+        raise UsageError(f"{place}: {shown(value)} {what}{nearest(word, DTYPES)}")
     return word
 
 
@@ -223,20 +206,9 @@ def _file_or_typo(word: str, place: str, folder: str) -> tuple[Map, str]:
     path = os.path.join(folder, word) if folder and not os.path.isabs(word) else word
     if os.path.lexists(path) or word.endswith(".json"):
         return read_map_file(path), path
-    raise UsageError(f"{place}: {shown(word)} is no strategy, no device and no JSON file that is here{_meant(word)}")
-
-
-def _meant(word: str) -> str:
-    """Return what was meant by a word, as the end of a sentence."""
-    import difflib
-
-    near = difflib.get_close_matches(word.lower(), STRATEGIES, n=2)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    device = meant_device(word)
-    if device is not None:
-        return f"; did you mean {device if isinstance(device, str) else f'cuda:{device}'}?"
-    return f"; there are {', '.join(STRATEGIES)}, devices as cuda:0 or cpu, and files"
+    raise UsageError(
+        f"{place}: {shown(word)} is no strategy, no device and no JSON file that is here{nearest(word, STRATEGIES)}"
+    )
 
 
 def read_map_file(path: str) -> Map:
@@ -264,8 +236,6 @@ def read_map_file(path: str) -> Map:
         found = parse_json(read_bytes(path, label, FILE_LIMIT), label, path, pairs=pairs)
     except TargetError as error:
         raise UsageError(str(error) if str(error).isprintable() else ascii(str(error)), path) from error
-    if isinstance(found, str) and found in STRATEGIES:
-        raise UsageError(f"{label} holds the strategy {shown(found)}, not a map; write --device-map {found}", path)
     return _checked(found, label)
 
 
@@ -280,12 +250,5 @@ def _checked(found: Any, place: str) -> Map:
     for name, device in found.items():
         if not isinstance(name, str):
             raise UsageError(f"{place}: {shown(name)} is no module's name")
-        if isinstance(device, Mapping):
-            inner = next(iter(device), "...")
-            raise UsageError(
-                f"{place}: {shown(name)} holds another map; write its keys out, as {shown(f'{name}.{inner}')}"
-            )
-        if device is None or isinstance(device, (list, tuple)):
-            raise UsageError(f"{place}: {shown(name)} is on {shown(device)}, which is no device")
         normalise(device, f"{place}, {shown(name)}")
     return {name: int(device) if isinstance(device, int) else str(device) for name, device in found.items()}

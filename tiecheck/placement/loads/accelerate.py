@@ -1,8 +1,8 @@
 """accelerate 1.15: what `dispatch_model`, `load_checkpoint_in_model` and both together make of a tie group.
 
 All facts are from accelerate 1.15.0, `utils/modeling.py`, `big_modeling.py` and `hooks.py`, and each function below
-says which it follows. Runs on cpu, disk and meta prove it (tests/peers/test_placing.py); with a GPU in the map the same
-statements apply, by the source alone.
+says which it follows. An offload folder is given wherever something goes to the disk. Runs on cpu, disk and meta
+prove it (tests/peers/test_placing.py); with a GPU in the map the same statements apply, by the source alone.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def retie(slots: Slots, tied: list[list[str]]) -> None:
 
 
 def load_checkpoint_in_model(
-    group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, on_meta: bool, folder: bool
+    group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, on_meta: bool
 ) -> tuple[Slots, dict[str, str]]:
     """Return the members after `load_checkpoint_in_model`, and what was written to the offload folder.
 
@@ -194,7 +194,6 @@ def load_checkpoint_in_model(
         device_map: The map. Without one it loads in place, and a tie holds.
         form: How the checkpoint is stored.
         on_meta: Whether the module has no values before.
-        folder: Whether an offload folder is given.
 
     Raises:
         Fails: It raises.
@@ -204,11 +203,6 @@ def load_checkpoint_in_model(
     for name in (name for names in tied for name in names):
         if by_accelerate(device_map, name) is None:  # `_get_param_device` has eaten the name by then
             raise Fails("ValueError", "The `device_map` does not contain the module .")
-    if not folder and DeviceMap.of(device_map).disk:
-        raise Fails(
-            "ValueError",
-            "At least one of the model submodule will be offloaded to disk, please pass along an `offload_folder`.",
-        )
     if form == "safetensors" and DeviceMap.of(device_map).devices == {"disk"}:  # `load_state_dict` opens the file on it
         raise Fails("SafetensorError", "device disk is invalid")
     written = {}
@@ -226,24 +220,22 @@ def load_checkpoint_in_model(
 
 
 def load_checkpoint_and_dispatch(
-    group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, on_meta: bool, folder: bool
+    group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, on_meta: bool
 ) -> Loaded:
     """Both, one after the other; what the first wrote to the offload folder the second does not write again.
 
     Raises:
         Fails: One of them, or the first forward pass, raises.
     """
-    slots, written = load_checkpoint_in_model(group, device_map, form, on_meta=on_meta, folder=folder)
+    slots, written = load_checkpoint_in_model(group, device_map, form, on_meta=on_meta)
     others = any(not _holds_any(key, group.names) for key in DeviceMap.of(device_map).disk)
     return Dispatch(slots, group.names, device_map, written if written or others else None).run()
 
 
-def dispatch_model(group: LoadGroup, device_map: Mapping[str, Any], *, folder: bool) -> Loaded:
+def dispatch_model(group: LoadGroup, device_map: Mapping[str, Any]) -> Loaded:
     """Return a module that has its values.
 
     Raises:
         Fails: It, or the first forward pass, raises.
     """
-    if not folder and DeviceMap.of(device_map).disk:
-        raise Fails("ValueError", "We need an `offload_dir` to dispatch this model according to this `device_map`")
     return Dispatch(Slots(group, "cpu", BEFORE), group.names, device_map, None).run()

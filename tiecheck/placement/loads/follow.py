@@ -20,7 +20,7 @@ from tiecheck.records.words import Unknown
 
 __all__ = ["Load", "LoadGroup", "loads_under"]
 
-Function = Literal["from_pretrained", "load_checkpoint_in_model", "load_checkpoint_and_dispatch", "dispatch_model"]
+Function = Literal["from_pretrained", "load_checkpoint_and_dispatch", "dispatch_model"]
 ACCELERATE = "1.15.0"
 TRANSFORMERS = "5.23.0"
 
@@ -29,13 +29,11 @@ class Load(Record):
     """A way to load a model, or to dispatch it."""
 
     function: Function
-    """Who does it: transformers' `from_pretrained`, or one of accelerate's three."""
+    """Who does it: transformers' `from_pretrained`, or one of accelerate's two."""
     form: Form = "safetensors"
     """The form in which the checkpoint is stored; not asked by `dispatch_model`."""
     on_meta: bool = True
     """True where the module has no values before; asked by the two that load into a module."""
-    folder: bool = True
-    """True where an offload folder is given."""
     called: tuple[str, ...] | None = None
     """The paths of the modules that a forward pass is seen to call, in the order of the calls; None where nobody saw.
     A weight that is missing hurts where its module is called."""
@@ -131,7 +129,7 @@ def _containers(group: LoadGroup) -> set[str]:
 def _meant(group: LoadGroup, load: Load) -> Loaded:
     """Return what a load without a map gives."""
     if load.function == "from_pretrained":
-        return transformers.from_pretrained(group, None, load.form, folder=load.folder)
+        return transformers.from_pretrained(group, None, load.form)
     value = stored_value(group.stored[0]) if group.stored and load.function != "dispatch_model" else BEFORE
     return Loaded((group.names,), dict.fromkeys(group.names, value))
 
@@ -173,38 +171,24 @@ def _record(  # noqa: PLR0913  # the fields of a record
 
 
 def _from_pretrained(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
-    if load.form == "pickle" and not load.folder and device_map.disk:
-        raise Untold("from_pretrained asks for an offload_folder first")
     try:
-        return transformers.from_pretrained(group, device_map, load.form, folder=load.folder)
+        return transformers.from_pretrained(group, device_map, load.form)
     except (KeyError, re.error) as error:
         raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
 
 
-def _in_model(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
-    """Without a dispatch, only what is not on meta can be judged."""
-    slots, _ = accelerate.load_checkpoint_in_model(
-        group, device_map, load.form, on_meta=load.on_meta, folder=load.folder
-    )
-    values = {name: slots[name].value for name in group.names if slots[name].device != "meta"}
-    return Loaded((group.names,), values)
-
-
 def _and_dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
-    return accelerate.load_checkpoint_and_dispatch(
-        group, device_map, load.form, on_meta=load.on_meta, folder=load.folder
-    )
+    return accelerate.load_checkpoint_and_dispatch(group, device_map, load.form, on_meta=load.on_meta)
 
 
 def _dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
     if load.on_meta:
         raise Untold("the module has no values to dispatch")
-    return accelerate.dispatch_model(group, device_map, folder=load.folder)
+    return accelerate.dispatch_model(group, device_map)
 
 
 _RUNS: dict[Function, Callable[[LoadGroup, DeviceMap, Load], Loaded]] = {
     "from_pretrained": _from_pretrained,
-    "load_checkpoint_in_model": _in_model,
     "load_checkpoint_and_dispatch": _and_dispatch,
     "dispatch_model": _dispatch,
 }

@@ -41,8 +41,6 @@ class LoadGroup(Record):
     """A number for each name: names with the same one lead to one module's slot (a module alias). Empty: no alias."""
     objects: tuple[int, ...] = ()
     """A number for each name: names with the same one are one Parameter before the load. Empty: all are."""
-    converted: tuple[str, ...] = ()
-    """Members that transformers makes from other tensors while it loads (`WeightConverter`)."""
 
 
 class Fails(Exception):  # noqa: N818  # it tells what a library raises, and is no error of ours

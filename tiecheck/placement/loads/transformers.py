@@ -17,15 +17,13 @@ from tiecheck.placement.map_lookup import DeviceMap, by_transformers
 
 EQUAL_ON_META = "aten::equal: attempted to run this operator with Meta tensors"
 """`torch.equal` of a tensor on meta and one that is not (torch 2.13)."""
-NO_FOLDER = "The current `device_map` had weights offloaded to the disk, which needed to be re-saved."
-"""`integrations/accelerate.py`, `offload_weight`."""
 
 
 class _Load:
     """One load, seen from one tie group."""
 
-    def __init__(self, group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, folder: bool) -> None:
-        self.group, self.device_map, self.folder = group, device_map, folder
+    def __init__(self, group: LoadGroup, device_map: Mapping[str, Any], form: Form) -> None:
+        self.group, self.device_map = group, device_map
         self.device = {name: by_transformers(device_map, name) for name in group.names}
         self.slots = Slots(group._replace(objects=tuple(range(len(group.names)))), "meta", NONE)
         self.missing = set(group.names)
@@ -46,10 +44,8 @@ class _Load:
             self.missing.discard(name)
             if self.device[name] != "disk":
                 self.slots.put(name, self.device[name], stored_value(name))
-            elif name not in self.index or name in self.group.converted:
-                if not self.folder:
-                    raise Fails("ValueError", NO_FOLDER)
-                self.index[name] = stored_value(name)
+            else:
+                self.index.setdefault(name, stored_value(name))
 
     def draw(self) -> None:
         """`_move_missing_keys_from_meta_to_device`: what is missing and no target gets values, `disk` on the CPU."""
@@ -95,26 +91,19 @@ class _Load:
         return False
 
 
-def from_pretrained(
-    group: LoadGroup,
-    device_map: Mapping[str, Any] | None,
-    form: Form,
-    *,
-    folder: bool,
-) -> Loaded:
+def from_pretrained(group: LoadGroup, device_map: Mapping[str, Any] | None, form: Form) -> Loaded:
     """Return what comes out for one group.
 
     Args:
         group: The group, with the class's pairs.
         device_map: The map; None for a load onto the CPU.
         form: How the checkpoint is stored.
-        folder: Whether `offload_folder` is given.
 
     Raises:
         Fails: It, or the first forward pass, raises.
         Untold: It hangs on values that are not known.
     """
-    load = _Load(group, {"": "cpu"} if device_map is None else device_map, form, folder=folder)
+    load = _Load(group, {"": "cpu"} if device_map is None else device_map, form)
     load.read()
     load.draw()
     load.tie()

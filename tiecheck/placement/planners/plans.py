@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def plans_of(
+def plans_and_groups(
     module: nn.Module, ask: Ask, *, planned: nn.Module | None = None, quantizer: Any = None, seeds: int = 0
-) -> tuple[Plan, ...]:
-    """Return the plans of the installed planners, with everything but `placed` and `used`.
+) -> tuple[tuple[Plan, Groups], ...]:
+    """Return the plans of the installed planners without `placed` and `used`, and what each took for one tensor.
 
     Args:
         module: The model as it is used, tied; it is not changed.
@@ -50,14 +50,6 @@ def plans_of(
         OSError: If Python cannot be started for another hash seed.
         subprocess.SubprocessError: If it fails.
     """
-    found = plans_and_groups(module, ask, planned=planned, quantizer=quantizer, seeds=seeds)
-    return tuple(plan for plan, _ in found)
-
-
-def plans_and_groups(
-    module: nn.Module, ask: Ask, *, planned: nn.Module | None = None, quantizer: Any = None, seeds: int = 0
-) -> tuple[tuple[Plan, Groups], ...]:
-    """Return the same, each plan with the groups of names that its planner took for one tensor. See `plans_of`."""
     for_transformers = module if planned is None else planned
     cases = [Case(module, "accelerate", ask)]
     if is_pretrained(for_transformers):

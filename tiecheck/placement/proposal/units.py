@@ -94,10 +94,12 @@ def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterab
             own[number] = len(units)
             units.append(Unit(number, own=True))
     tensors = Parts(len(tree.sizes))
-    named = _numbers(tree, groups)
-    for numbers in named:
-        for number in numbers[1:]:
-            tensors.join(numbers[0], number)
+    wanted = [tuple(group) for group in groups]
+    known = tree.numbers() if wanted else {}
+    for group in wanted:
+        first, *others = [known[name] for name in group if name in known] or [0]
+        for number in others:
+            tensors.join(first, number)
     items = _items(tree, units, home, own, tensors)
     return Units(tuple(units), items, tuple(home), own)
 
@@ -127,26 +129,6 @@ def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
         if nodes[number].tensors and not kept[number]:
             layer[number] |= sizes[number] <= largest * (1 if lists[number] else LAYER)
     return layer
-
-
-def _numbers(tree: ModuleTree, groups: Iterable[Sequence[str]]) -> list[list[int]]:
-    """Return the tensors that the names of some groups mean."""
-    wanted = [tuple(group) for group in groups]
-    if not wanted:
-        return []
-    below = {(node.parent, node.label): number for number, node in enumerate(tree.nodes)}
-    found = []
-    for group in wanted:
-        numbers = []
-        for name in group:
-            *path, attribute = name.split(".")
-            number: int | None = 0
-            for label in path:
-                number = below.get((number, label)) if number is not None else None
-            if number is not None:
-                numbers += [t.number for t in tree.nodes[number].tensors if t.attribute == attribute]
-        found.append(numbers)
-    return found
 
 
 def _items(

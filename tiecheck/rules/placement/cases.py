@@ -67,21 +67,6 @@ def proposal(**changes: Any) -> Proposal:
     return Proposal(MAP, {"cuda:0": 8192, "cuda:1": 14656}, 0, None)._replace(**changes)
 
 
-def raising() -> PlacedLoad:
-    """`from_pretrained` that raises on the Llama's group, the embedding on the CPU and the head on disk."""
-    return PlacedLoad(
-        tool="transformers",
-        function="from_pretrained",
-        form="raises",
-        names=PAIR,
-        devices=("disk", "cpu"),
-        stored=(EMBEDDING,),
-        message=f"KeyError: '{HEAD}'",
-        harmless=False,
-        versions="5.23.0",
-    )
-
-
 def placed_load(form: LoadForm, **changes: Any) -> PlacedLoad:
     """Return what becomes of the pair in a load, the embedding alone being stored.
 

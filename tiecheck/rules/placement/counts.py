@@ -8,7 +8,7 @@ from tiecheck.records.placement import Device, Double, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.plans import aside, hurt, keyed, title, unfollowed, written
+from tiecheck.rules.placement.plans import aside, hurt, keyed, title, tool_place, unfollowed, written
 from tiecheck.wording import listed, size
 
 SLOWER = ("cpu", "disk")
@@ -123,12 +123,9 @@ def _cost(away: set[Device]) -> str:
 
 def _locations(plan: Plan, worst: Double) -> tuple[Location, ...]:
     """Return the bytes counted and real, and the first modules that moved."""
-    path = f"{plan.tool} {plan.version}, {plan.strategy}"
     note = f"{worst.module} on {worst.device}: {worst.counted:,} bytes counted, {worst.real:,} real"
-    places = [Location(path, None, None, "primary", note, "tool")]
-    for module, (now, then) in list(plan.moved.items())[:3]:
-        places.append(Location(path, None, None, "related", f"{module}: {now} instead of {then}", "tool"))
-    return tuple(places)
+    moved = [f"{module}: {now} instead of {then}" for module, (now, then) in plan.moved.items()][:3]
+    return (tool_place(plan, note), *(tool_place(plan, text, "related") for text in moved))
 
 
 def _help(plan: Plan, worst: Double) -> str:

@@ -9,7 +9,17 @@ from tiecheck.records.placement import Crash, Placement, Plan, Seeds
 from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.plans import aside, hurt, proposed, severity, split, title, unfollowed, written
+from tiecheck.rules.placement.plans import (
+    aside,
+    hurt,
+    proposed,
+    severity,
+    split,
+    title,
+    tool_place,
+    unfollowed,
+    written,
+)
 from tiecheck.wording import listed
 
 
@@ -97,8 +107,7 @@ def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
 def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Location:
     """Where a planner raises, as evidence."""
     at = f" at {crash.module}" if crash.module else ""
-    note = f"{crash.error}{at}"
-    return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note, "tool")
+    return tool_place(plan, f"{crash.error}{at}", role)
 
 
 def _mistaken_name(names: tuple[str, ...]) -> tuple[str, str] | None:
@@ -215,11 +224,7 @@ class PlanDependsOnHashSeed(Rule):
             yield Draft(
                 f"{title(plan)} depends on the hash seed: {_outcomes(seeds)}.{_moving(seeds)}{met}",
                 names,
-                (
-                    Location(
-                        f"{plan.tool} {plan.version}, {plan.strategy}", None, None, "primary", _outcomes(seeds), "tool"
-                    ),
-                ),
+                (tool_place(plan, _outcomes(seeds)),),
                 _fixed(plan, placement, names),
                 severity="info" if aside(plan, placement) else None,
                 hurts=hurt((plan,), names),

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tiecheck.peers.loaders.accelerate import FINDERS
 from tiecheck.placement.map_lookup import device_word, key_of
 from tiecheck.records.live import DeclaredTie, LiveModel
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.placement import Device, Placed, Placement, Plan
-from tiecheck.records.report import Severity
+from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import TIED, UNTIED
+from tiecheck.rules.base import Role
 from tiecheck.wording import SHOWN, listed, size
 
 SHOWN_ENTRIES = 12
 """Entries of a device map that are written out; of a longer one those that the finding is about."""
-
-ACCELERATE = (("0.9-0.17", (0, 18)), ("0.18-0.33", (0, 34)), ("0.34-", None))
-"""The versions of accelerate that `--for` knows, each with the first version beyond it."""
 
 NO_MODULE = "The following device_map keys do not match any submodules in the model: "
 """accelerate 1.15 `check_device_map`, which `dispatch_model` and `from_pretrained` call; a list of the keys follows."""
@@ -72,7 +71,12 @@ def hurt(plans: Iterable[Plan], names: tuple[str, ...]) -> tuple[LoaderView, ...
 
 def _range(version: str) -> str:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    return next((name for name, beyond in ACCELERATE if beyond is None or numbers < beyond), ACCELERATE[-1][0])
+    return next(one.versions for one in FINDERS if one.until is None or numbers < one.until)
+
+
+def tool_place(plan: Plan, note: str, role: Role = "primary") -> Location:
+    """Return a planner's plan as evidence."""
+    return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note, "tool")
 
 
 def broken(live: LiveModel) -> tuple[tuple[str, ...], ...]:

@@ -105,7 +105,7 @@ class TiedGroupSplit(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import declared, live
-        from tiecheck.rules.placement.cases import placed, placement, plan, proposal, raising
+        from tiecheck.rules.placement.cases import placed, placed_load, placement, plan, proposal
 
         def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
             return {"placement": placement(*plans, **changes), "live": of or live()}
@@ -116,7 +116,7 @@ class TiedGroupSplit(Rule):
         yield Case("and one that mends it", facts(plan("given", apart), proposal=proposal()), finds=("error",))
         disk = placed("disk", "cpu")
         yield Case("cpu and disk, which loads", facts(plan("given", disk)), finds=("error",))
-        yield Case("cpu and disk, which raises: TIE511", facts(plan("given", disk), loads=(raising(),)))
+        yield Case("cpu and disk, which raises: TIE511", facts(plan("given", disk), loads=(placed_load("raises"),)))
         from_files = live(origin="built on meta")
         between = facts(plan("given", disk), of=from_files, followed=(disk.names,))
         yield Case("cpu and disk, followed through the load: TIE511", between)
