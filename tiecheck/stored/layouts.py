@@ -60,7 +60,7 @@ def _read(root: str, file: str) -> Checkpoint | Unknown:
     try:
         checkpoint = read_checkpoint(os.path.join(root, file))
     except TargetError as error:
-        return Unknown(str(error))
+        return Unknown(str(error).replace(os.path.join(root, ""), ""))  # a report names files relative to the target
     if checkpoint is None or checkpoint.missing_files:
         return Unknown(f"not all files of {file} are here")
     return checkpoint

@@ -97,5 +97,5 @@ class TestFormats:
 
         torch.save(Evil(), tmp_path / "pytorch_model.bin")
         (reason,) = skipped(tmp_path, FormatsDisagree.code)
-        assert "was not loaded: it is a pickle that" in reason
+        assert reason.startswith("pytorch_model.bin was not loaded: it is a pickle that")
         assert not (tmp_path / "pwned").exists()
