@@ -40,10 +40,12 @@ SHARDS = 20_000
 REQUESTS = 20_000
 """Requests of one remote target: two a shard, and those that are tried again."""
 
-ANSWER_SECONDS = 60.0
-"""Seconds of one answer of a server, headers included, so that one which drips cannot keep us."""
+ANSWER_SECONDS = 15.0
+SLOWEST = 64 * 1024
+"""Seconds of one answer of a server, headers included, and one more for every 64 KiB that came: a slow line has them,
+and a server which drips cannot keep us."""
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 15.0
 """Seconds that a busy server may have one request wait, all its tries together."""
 
 

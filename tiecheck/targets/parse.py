@@ -127,7 +127,7 @@ def _is_hub_id(text: str) -> bool:
 def _address(text: str) -> Target:
     """An address: `file://` is a local path, anything else is asked for when it is read."""
     scheme, _, rest = text.partition("://")
-    if "::" in text:
+    if re.search(r"::(?![^\[\]]*\])", text):
         raise TargetError(f"{without_secrets(text)} is a chain of addresses (::), which is not read")
     if scheme.lower() == "file":
         path = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
@@ -146,16 +146,19 @@ def without_secrets(address: str) -> str:
 
     Text that is no address comes back as it is.
     """
-    if not _is_address(address):
+    if "://" not in address:
         return address
-    if "::" in address:
-        return "::".join(without_secrets(part) for part in address.split("::"))
+    parts = re.split(r"::(?![^\[\]]*\])", address)  # an IPv6 host has colons in brackets
+    if len(parts) > 1:
+        return "::".join(without_secrets(part) if "://" in part else re.split("[?#@]", part)[0] for part in parts)
     scheme, mark, rest = address.partition("://")
-    rest = rest.partition("#")[0].partition("?")[0]
     host, slash, path = rest.partition("/")
     if scheme.lower() != "hf":  # there an @ begins the revision
+        port = host.partition(":")[2]
+        if "@" in path and not host.startswith("[") and port and not port.isdecimal() and "@" not in host:
+            host, slash, path = path.rpartition("@")[2].partition("/")  # a password with a slash in it
         host = host.rpartition("@")[2]
-    return f"{scheme}{mark}{host}{slash}{path}"
+    return f"{scheme}{mark}{re.split('[?#]', f'{host}{slash}{path}')[0]}"
 
 
 def _missing(text: str) -> str:
@@ -171,4 +174,4 @@ def _missing(text: str) -> str:
     hint = f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
     if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
         hint = f"; if it is a hub model, write hf://{text}"
-    return f"there is no {text}{hint}"
+    return f"there is no {without_secrets(text)}{hint}"

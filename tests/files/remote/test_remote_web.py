@@ -13,7 +13,7 @@ import urllib3
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
-from tiecheck.files.remote import http
+from tiecheck.files.remote import http, timed_answers
 from tiecheck.files.remote.reading import RemoteModel, read_address
 from tiecheck.files.remote.store import GUESS
 from tiecheck.records.words import Unknown
@@ -243,7 +243,7 @@ class TestFaults:
         assert "does not answer in time" in says(f"{server.url}/m/model.safetensors")
 
     def test_server_that_drips(self, serve, model, monkeypatch) -> None:
-        monkeypatch.setattr(http, "PATIENCE", 0.2)
+        monkeypatch.setattr(timed_answers, "ANSWER_SECONDS", 0.2)
 
         def drip(handler: Any) -> bool:
             handler.send_response(206)
@@ -258,7 +258,7 @@ class TestFaults:
 
         server = serve(model(SMALL))
         server.fault = lambda handler: "model" in handler.path and drip(handler)
-        assert "the server is too slow" in says(f"{server.url}/m/model.safetensors")
+        assert "does not answer in time" in says(f"{server.url}/m/model.safetensors")
 
     def test_nobody_listens(self) -> None:
         with socket.socket() as free:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tiecheck.errors import MissingExtraError, TargetError
 from tiecheck.files.remote.store import ByteRange, Meter, Start
@@ -22,7 +22,7 @@ class FsspecStore:
         self._label = without_secrets(address).rstrip("/")
         self._fs, self._root = _filesystem(address, self._label)
         self._meter = Meter()
-        self._secret = urlsplit(address).password
+        self._secrets = _secrets(address)
         self._sizes: dict[str, int] = {}
 
     @property
@@ -116,9 +116,7 @@ class FsspecStore:
 
     def _failed(self, error: Exception, label: str) -> TargetError | MissingExtraError:
         """Return one sentence for whatever the library raised."""
-        text = " ".join(str(error).split())[:300]
-        if self._secret:
-            text = text.replace(self._secret, "***")
+        text = _told(error, self._secrets)
         if isinstance(error, PermissionError):
             return TargetError(f"{label} cannot be read: the store forbids it ({text or 'no permission'})", label)
         return TargetError(f"{label} cannot be read: {type(error).__name__}{': ' if text else ''}{text}", label)
@@ -137,9 +135,25 @@ def _filesystem(address: str, label: str) -> tuple[Any, str]:
         raise MissingExtraError(f"Reading {protocol}:// addresses", package=package) from error
     except ValueError as error:
         if protocol in known_implementations:
-            raise TargetError(f"{label} is no address that can be read: {error}", label) from error
+            text = _told(error, _secrets(address))
+            raise TargetError(f"{label} is no address that can be read: {text}", label) from error
         raise TargetError(f"{label}: {protocol}:// is no kind of address that is known", label) from error
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
+        text = _told(error, _secrets(address))
         raise TargetError(f"{label} cannot be read: {type(error).__name__}: {text}", label) from error
     return fs, str(root)
+
+
+def _secrets(address: str) -> list[str]:
+    """Return the parts of an address that may be secret, as they stand there and decoded; the longest first."""
+    parts = urlsplit(address)
+    found = {part for part in (parts.netloc.rpartition("@")[0], parts.password, parts.query) if part}
+    return sorted(found | {unquote(part) for part in found}, key=len, reverse=True)
+
+
+def _told(error: Exception, secrets: list[str]) -> str:
+    """Return the words of a library's exception, cut, without what may be secret."""
+    text = " ".join(str(error).split())
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text[:300]

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
+from http.client import HTTPException
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -21,23 +22,21 @@ from urllib3.exceptions import TimeoutError as StalledError
 
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import REQUESTS, WAIT_SECONDS, account
+from tiecheck.files.remote.timed_answers import POOLS
 from tiecheck.targets.parse import without_secrets
 
 if TYPE_CHECKING:
     from tiecheck.files.remote.store import Meter
 
-TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
+TIMEOUT = urllib3.Timeout(connect=10.0, read=15.0)
 """Seconds to wait for a connection, and for the next bytes."""
-
-PATIENCE = 600.0
-"""Seconds that one body may take altogether, so that a server which drips cannot keep us for ever."""
 
 HOPS = 5
 """Redirects that are followed."""
 
 TRIES = 4
-LONGEST_WAIT = 20.0
-"""Tries of a request that a busy server or a lost connection fails, and the longest wait in seconds."""
+"""Tries of a request that a busy server or a lost connection fails."""
 
 BUSY = frozenset({429, 502, 503, 504})
 CHUNK = 256 * 1024
@@ -86,8 +85,12 @@ def get(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: 
     )
     attempt = 0
     hops = 0
+    waited = 0.0
     while True:
         attempt += 1
+        account().check_time()
+        if meter.read().requests >= REQUESTS:
+            raise TargetError(f"{label} is not read: the target has taken the {REQUESTS:,} requests it may", label)
         try:
             answer = _once(asked, meter)
         except TargetError:
@@ -97,8 +100,12 @@ def get(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: 
                 time.sleep(0.1 * 2**attempt)
                 continue
             raise TargetError(f"{label} cannot be read: {_why(error, asked.url)}", label) from error
+        except (ValueError, OverflowError, HTTPException) as error:
+            raise TargetError(
+                f"{label} cannot be read: the answer is no sound HTTP ({_short(error)})", label
+            ) from error
         if answer.status in BUSY and attempt < TRIES:
-            time.sleep(_wait(answer, attempt, label))
+            waited += _wait(answer, attempt, waited, label)
         elif answer.status in {301, 302, 303, 307, 308}:
             hops += 1
             if hops > HOPS:
@@ -118,7 +125,6 @@ def _once(asked: _Asked, meter: Meter) -> Answer:
     body = bytearray()
     try:
         limit = asked.limit if response.status < 300 else min(asked.limit, 4096)
-        end = time.monotonic() + PATIENCE
         whole = False
         while len(body) < limit:
             piece = response.read1(min(CHUNK, limit - len(body)), decode_content=False)
@@ -126,8 +132,6 @@ def _once(asked: _Asked, meter: Meter) -> Answer:
                 whole = True
                 break
             body += piece
-            if time.monotonic() > end:
-                raise TargetError(f"{asked.label} cannot be read: the server is too slow", asked.label)
         else:
             whole = response.length_remaining == 0 or (response.length_remaining is None and not response.read1(1))
         if whole:
@@ -161,18 +165,26 @@ def _redirected(asked: _Asked, answer: Answer) -> _Asked:
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
-def _wait(answer: Answer, attempt: int, label: str) -> float:
-    """Return the seconds to wait, by the server's own word; refused where that is more patience than a check has."""
-    said = answer.headers.get("retry-after")
+def _wait(answer: Answer, attempt: int, waited: float, label: str) -> float:
+    """Wait as long as the server says, and return those seconds; refused where a check has not so much patience."""
+    said = answer.headers.get("retry-after", "").strip()
     seconds: float = 0.25 * 2**attempt
-    if said:
-        with contextlib.suppress(HTTPError):
-            seconds = urllib3.Retry().parse_retry_after(said)
-    if seconds > LONGEST_WAIT:
+    if said.isdecimal() and said.isascii():
+        seconds = float(said[:20])
+    elif said:
+        with contextlib.suppress(HTTPError, ValueError, OverflowError):
+            seconds = max(0.0, float(urllib3.Retry().parse_retry_after(said)))
+    if waited + seconds > min(WAIT_SECONDS, account().left):
         raise TargetError(
             f"{label} cannot be read now: the server is busy ({answer.status}) and says to wait {seconds:.0f} s", label
         )
+    time.sleep(seconds)
     return seconds
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number that some digits of a header are; None for anything else, and for more than 64 bits have."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _lost(error: Exception) -> bool:
@@ -263,4 +275,6 @@ def manager_of(_pid: int, proxy: str | None) -> urllib3.PoolManager:
         user = urlsplit(proxy)
         auth = f"{user.username}:{user.password or ''}" if user.username else None
         manager = partial(urllib3.ProxyManager, proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=auth))
-    return manager(num_pools=32, maxsize=CONNECTIONS, block=True, ca_certs=authorities)
+    made = manager(num_pools=32, maxsize=CONNECTIONS, block=True, ca_certs=authorities)
+    made.pool_classes_by_scheme = POOLS
+    return made

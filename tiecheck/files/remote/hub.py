@@ -20,6 +20,7 @@ from tiecheck.files.model_config import CONFIG_NAME
 from tiecheck.files.remote.http import Answer, get
 from tiecheck.files.remote.store import Found, Meter
 from tiecheck.files.remote.web_directory import WebStore
+from tiecheck.targets.parse import without_secrets
 
 ADDRESS = re.compile(
     r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.+))?", re.ASCII
@@ -67,9 +68,10 @@ def hub_address(address: str) -> HubAddress | None:
         match = WEB.fullmatch(address.removeprefix(base).partition("?")[0].partition("#")[0].rstrip("/"))
     found = HubAddress("", None, "") if match is None else _parts(match)
     if match is None or ".." in (found.revision or "") or ".." in found.path.split("/") or ".." in found.repo:
-        raise TargetError(f"{address} names no model of the hub; write hf://org/name@revision/folder", address)
+        label = without_secrets(address)
+        raise TargetError(f"{label} names no model of the hub; write hf://org/name@revision/folder", label)
     if found.repo.partition("/")[0] in {"datasets", "spaces", "buckets", "kernels"}:
-        raise TargetError(f"{address} is no model", address)
+        raise TargetError(f"{without_secrets(address)} is no model", without_secrets(address))
     return found
 
 

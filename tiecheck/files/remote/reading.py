@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, STANDARD_NAMES, check_ending, parse_index, pick
-from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES
+from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, account
 from tiecheck.files.local import LFS_POINTER, refuse_pointer
 from tiecheck.files.model_config import CONFIG_NAME, parse_config
 from tiecheck.files.remote.hub import hub_address, open_hub
@@ -184,6 +184,7 @@ def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tupl
         refuse_pointer(start.raw, path)
         length = int.from_bytes(start.raw[:8], "little")
         check_length(path, start.size, length)
+        account().take(READ, length, path)
         lengths.append(length)
         if 8 + length > len(start.raw):
             rest.append(ByteRange(name, len(start.raw), 8 + length - len(start.raw)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cache
 from os import getpid
 from threading import BoundedSemaphore
@@ -11,7 +12,7 @@ from typing import NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tiecheck.errors import TargetError
-from tiecheck.files.remote.http import Answer, get
+from tiecheck.files.remote.http import Answer, get, whole_number
 from tiecheck.files.remote.store import ByteRange, Meter, Start
 from tiecheck.records.report import Traffic
 from tiecheck.targets.parse import without_secrets
@@ -66,8 +67,8 @@ class WebStore:
         if answer.status != 200:
             self._refuse(answer, label)
         if not answer.whole:
-            size = answer.headers.get("content-length")
-            count = f"{int(size):,}" if size and size.isdigit() else "more"
+            size = whole_number(answer.headers.get("content-length", ""))
+            count = "more" if size is None else f"{size:,}"
             raise TargetError(f"{label} has {count} bytes, more than the {limit:,} that are read", label)
         return _plain(answer, label)
 
@@ -87,10 +88,12 @@ class WebStore:
         if answer.status == 416:  # a file of no bytes has no first one
             return Start(b"", 0)
         if answer.status == 200:  # the server does not know ranges, or the file is smaller than that
-            said = answer.headers.get("content-length", "")
-            if not said.isdigit() and not answer.whole:
+            said = whole_number(answer.headers.get("content-length", ""))
+            if said is None and not answer.whole:
                 raise TargetError(f"{label}: the server ignores ranges and does not say how large the file is", label)
-            return _checked(Start(_plain(answer, label), len(answer.body) if answer.whole else int(said)), count, label)
+            return _checked(
+                Start(_plain(answer, label), len(answer.body) if answer.whole or said is None else said), count, label
+            )
         if answer.status != 206:
             self._refuse(answer, label)
         begin, size = _content_range(answer, label)
@@ -157,11 +160,12 @@ def _content_range(answer: Answer, label: str) -> tuple[int, int]:
     unit, _, rest = answer.headers.get("content-range", "").partition(" ")
     span, _, size = rest.partition("/")
     begin, _, last = span.partition("-")
-    if unit.lower() != "bytes" or not (begin.isdigit() and last.isdigit() and size.isdigit()):
+    first, end, length = map(whole_number, (begin, last, size))
+    if unit.lower() != "bytes" or first is None or end is None or length is None:
         raise TargetError(f"{label}: the server does not say which range of which size it sent", label)
-    if not int(begin) <= int(last) < int(size):
+    if not first <= end < length:
         raise TargetError(f"{label}: the server sent a range that cannot be ({rest[:60]})", label)
-    return int(begin), int(size)
+    return first, length
 
 
 @cache
@@ -177,7 +181,7 @@ def later(work: Callable[[], T]) -> Callable[[], T]:
     """Begin some work in another thread if one is to spare; what comes back waits for it, or does it."""
     if not _spare.acquire(blocking=False):
         return work
-    future = _pool(getpid()).submit(work)
+    future = _pool(getpid()).submit(copy_context().run, work)
     future.add_done_callback(lambda _: _spare.release())
     return future.result
 
@@ -185,7 +189,7 @@ def later(work: Callable[[], T]) -> Callable[[], T]:
 def together(work: Sequence[Callable[[], T]]) -> list[T]:
     """Do some work at once, the first piece in this thread; the first error ends it."""
     pool = _pool(getpid())
-    others = [pool.submit(piece) for piece in work[1:]]
+    others = [pool.submit(copy_context().run, piece) for piece in work[1:]]
     try:
         return [piece() for piece in work[:1]] + [other.result() for other in others]
     finally:
