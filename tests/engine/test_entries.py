@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries
+from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries, untold
 from tiecheck.rules.cases import PAIR, declared, group, live, tie, view
 
 
@@ -24,3 +24,18 @@ def test_loaders_that_come_out_alike_are_one_entry() -> None:
     views = (view("vllm", "tied"), view("vllm", "tied", names=("a", "b")), view("sglang", "crash"))
     assert [entry.loader for entry in loader_entries(views, None)] == ["vllm", "sglang"]
     assert [entry.loader for entry in loader_entries(views, frozenset({("sglang", "")}))] == ["sglang"]
+
+
+def test_a_pass_has_to_be_earned_group_by_group() -> None:
+    unknown = view("transformers", "unknown", versions="5", message="its names depend on the config")
+    known = view("transformers", "tied", versions="4.57")
+    engine = view("vllm", "unknown", message="not looked at")
+    assert list(untold((group(),), (known, engine), None, None)) == []
+    assert list(untold((group(),), (known, engine), None, frozenset({("vllm", "")}))) != []
+    (reason,) = untold((group(),), (known, unknown), None, None)
+    assert reason.endswith("the outcome in transformers 5 is not known: its names depend on the config")
+    guessed = group(declared=None, declared_by=(), inferred=True, reason="there is no config.json")
+    assert list(untold((guessed,), (), None, None)) == [
+        "lm_head.weight and model.embed_tokens.weight: there is no config.json"
+    ]
+    assert list(untold((guessed,), (unknown,), live(), None)) == []

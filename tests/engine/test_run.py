@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from tiecheck.api import check
 from tiecheck.config.options import Config
 from tiecheck.engine import run
 from tiecheck.engine.run import assembled, exit_status, judge
@@ -59,8 +62,17 @@ def test_finding_takes_what_its_rule_says(monkeypatch) -> None:
 def test_missing_fact_is_a_skip_with_its_reason(monkeypatch) -> None:
     report = judged(monkeypatch, rule_of(silent), groups=Unknown("the shard is elsewhere"))
     assert [(s.code, s.reason) for s in report.skips] == [("TIE999", "the shard is elsewhere")]
-    assert report.status == "unknown"
+    assert (report.status, report.reason) == ("unknown", "the shard is elsewhere")
     assert status(report) == 2, "nothing was checked: that is no pass"
+
+
+def test_a_layer_that_was_asked_for_and_cannot_be_had_is_an_error(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NobodysForCausalLM"], "model_type": "nobodys"}')
+    save_file({"lm_head.weight": np.zeros((4, 2), np.float32)}, tmp_path / "model.safetensors")
+    (asked,) = check(str(tmp_path), live=True).targets
+    assert asked.status == "error"
+    assert "the model could not be built" in asked.errors[0].message
+    assert check(str(tmp_path)).targets[0].errors == ()
 
 
 def test_rule_that_says_unknown_is_a_skip_and_strict_fails_it(monkeypatch) -> None:

@@ -119,6 +119,13 @@ UNCLEAR = {
     "code of its own, headless": 2,
     "code of its own, two models with equal embeddings": 2,
     "a draft model without a head": 2,
+    "a quantised head": 0,
+    "a quantised head whose bias comes first": 0,
+    "a padded head": 0,
+    "code of its own, untied": 0,
+    "code of its own, and no word on tying": 0,
+    "code of its own, stored once": 0,
+    "code of its own, all zeros": 0,
 }
 """The cases of which the ties cannot be told, with the exit status: 2 where no rule at all could judge."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tiecheck.records.loaders import LoaderOutcome, LoaderView
 from tiecheck.records.report import AliasEntry, TieEntry
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Kind
+from tiecheck.wording import listed
 
 if TYPE_CHECKING:
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
@@ -75,6 +77,35 @@ def loader_entries(
     )
 
 
+def untold(
+    groups: tuple[Group, ...],
+    views: tuple[LoaderView, ...],
+    live: LiveModel | None,
+    chosen: frozenset[tuple[str, str]] | None,
+) -> Iterator[str]:
+    """Yield what keeps static groups from a pass: who decides, or what becomes of one in a loader that must be known.
+
+    Args:
+        groups: The groups.
+        views: Every loader's word on every group.
+        live: The live layer; it answers for a group that was guessed from names.
+        chosen: The loaders that matter; None for the lines of transformers.
+    """
+    for group in groups:
+        if live is not None and group.inferred:
+            continue
+        names = listed(group.names[:4])
+        if group.declared is None:
+            yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
+        must = [
+            v for v in views if (v.loader == "transformers" if chosen is None else (v.loader, v.versions) in chosen)
+        ]
+        blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
+        if blind:
+            titles = listed(tuple(view.title for view in blind))
+            yield f"{names}: the outcome in {titles} is not known: {blind[-1].message}"
+
+
 def _take(items: list[T], names: tuple[str, ...]) -> T | None:
     """Take out the first item that shares a name."""
     wanted = set(names)
@@ -117,7 +148,7 @@ def _reason(group: Group, tie: Tie | None, claim: DeclaredTie | None) -> str | N
 
 
 def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> TieEntry:
-    nobody = live is not None and live.library is None
+    against = live is not None and any(c.flag is False and set(c.names) & set(tie.names) for c in live.candidates)
     more = claim is not None and not set(claim.names) <= set(tie.names)  # a tie of some members is none of the group
     names = tuple(sorted({*tie.names, *claim.names})) if claim and more else tie.names
     return TieEntry(
@@ -127,7 +158,7 @@ def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> Ti
         kind_from="live",
         stored=None,
         stored_names=(),
-        declared=True if claim else None if nobody else False,
+        declared=True if claim else False if against else None,
         declared_by=claim.by if claim else (),
         shape=tie.shape,
         dtype=tie.dtype,

@@ -34,6 +34,14 @@ TIES: tuple[FactName, ...] = ("groups", "live")
 """Names of the facts that are the ties themselves."""
 
 
+ASKED: dict[FactName, str] = {
+    "placement": "no placement could be judged",
+    "rehearsal": "no load could be rehearsed",
+    "live": "the model could not be built",
+}
+"""Facts of the layers that are asked for by name -> the beginning of the error where one cannot be had."""
+
+
 class _Outcome(Record):
     """The answers of the rules of one target, so far."""
 
@@ -155,16 +163,15 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     for rule in select(config.select, config.ignore, facts.rooms):
         if all(need in facts for need in rule.needs):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome, chosen)
-    placement = facts.get("placement") if "placement" in facts else None
-    if isinstance(placement, Unknown):  # the gate was asked for: where it cannot tell, it must not let pass
-        outcome.errors.append(Error(None, f"no placement could be judged: {placement.reason}", target.text))
-        placement = None
-    rehearsal = facts.get("rehearsal") if "rehearsal" in facts else None
-    if isinstance(rehearsal, Unknown):  # it was asked for by name
-        outcome.errors.append(Error(None, f"no load could be rehearsed: {rehearsal.reason}", target.text))
+    for name, words in ASKED.items():  # what was asked for by name and cannot be had must not let pass
+        asked = name in facts and (name != "live" or config.wants_live) and not outcome.errors
+        if asked and isinstance(layer := facts.get(name), Unknown):
+            outcome.errors.append(Error(None, f"{words}: {layer.reason}", target.text))
+    status, reason = _status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
-        placement=placement,
-        status=_status(outcome, facts, config),
+        placement=facts.known("placement") if "placement" in facts else None,
+        status=status,
+        reason=reason,
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
         skips=tuple(outcome.skips),
         errors=tuple(outcome.errors),
@@ -275,13 +282,23 @@ def _layers(facts: Facts) -> tuple[str, ...]:
     return tuple(layer for layer, name in layers.items() if facts.known(name) is not None)
 
 
-def _status(outcome: _Outcome, facts: Facts, config: Config) -> Status:
+def _status(
+    outcome: _Outcome, facts: Facts, config: Config, chosen: frozenset[tuple[str, str]] | None
+) -> tuple[Status, str | None]:
+    """Return the status, and why it is no pass where something is unknown."""
     if outcome.errors:
-        return "error"
+        return "error", None
     if at_least(outcome.findings, config.fail_on):
-        return "fail"
-    blind = any(isinstance(facts.get(name), Unknown) for name in TIES if name in facts)
-    return "unknown" if blind or outcome.unclear or not outcome.ran else "pass"
+        return "fail", None
+    from tiecheck.engine.entries import untold
+
+    blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
+    unclear = [skip.reason for skip in outcome.skips if skip.code in outcome.unclear]
+    untold_groups = untold(facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen)
+    reason = next(iter((*blind, *untold_groups, *unclear)), None)
+    if reason is None and outcome.ran:
+        return "pass", None
+    return "unknown", reason or (outcome.skips[0].reason if outcome.skips else "no rule was run")
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:

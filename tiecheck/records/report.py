@@ -238,6 +238,8 @@ class TargetReport(Record):
     """Parameters it has; null where that was not asked for (`check`) or cannot be told."""
     placement: Placement | None = None
     """Effects of a device map on the ties; null where no placement was asked for or it cannot be told."""
+    reason: str | None = None
+    """Reason why the status is `unknown`; else null."""
 
     def counted(self) -> tuple[Finding, ...]:
         """Return the findings that are not suppressed."""

@@ -44,8 +44,9 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
 def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     of = f"  {target.architecture}" if target.architecture else ""
     yield Line(f"{target.status:<7} {target.target}{of}", 0, 8, TONES[target.status], len(target.status))
-    for error in target.errors:
-        yield Line(error.message, 8, 0)
+    for message in (target.reason, *(error.message for error in target.errors)):
+        if message:
+            yield Line(message, 8, 0)
     yield from _groups(target, style)
     if target.placement is not None:
         from tiecheck.render.placement import placement_lines

@@ -136,7 +136,10 @@ def _from_table(
         # One name a layer, or another text model inside: the default config's names need not be this model's.
         if not pairs:
             return None
-        if not any(part.isdigit() for name in spec.names for part in name.split(".")):
+        layers = any(part.isdigit() for name in spec.names for part in name.split("."))
+        if layers and claim.tied:  # what is stored fills every member there is, however many layers that are
+            return stored_group(group, checkpoint, pairs, values, None)
+        if not layers:
             group = group._replace(kind=None, declared=None, declared_by=())  # whether there is such a group at all
         there = {name for name, _ in pairs}
         return group._replace(
@@ -243,7 +246,8 @@ def inert_group(
         values: Whether bytes may be read.
 
     Returns:
-        None where the class ties the head, has none, was never able to, or where neither is stored.
+        None where the class ties the head, has none, was never able to (Reformer's head is twice as wide as its
+        embedding), or where neither is stored.
     """
     from tiecheck.tables.architectures import load_older
 
@@ -252,6 +256,9 @@ def inert_group(
         return None
     if any(head in tie.names for tie in architecture.ties):
         return None  # T5Gemma's head is tied to its decoder's embedding, and the encoder's is what words go in by
+    there = [tensor.shape for tensor in map(checkpoint.tensor, (head, embedding)) if tensor is not None]
+    if len(set(there)) > 1:
+        return None
     others = {name for tie in architecture.ties if embedding in tie.names for name in tie.names}
     if embedding not in checkpoint and any(name in checkpoint for name in others):
         return None  # Pop2Piano's `shared` may be stored as its encoder's: the group of the two speaks for it

@@ -60,6 +60,12 @@ def load_older(
     return found._replace(ties=tuple(tie._replace(newer=_newer(tie, newest)) for tie in found.ties))
 
 
+def older_has(class_name: str | None, model_type: str | None) -> bool:
+    """Tell whether transformers 4.57 has a class at all, for a model type where one is given."""
+    rows = _rows(class_name, _OLDER) if class_name and class_name.isidentifier() else []
+    return any(model_type is None or model_type in row[0].split(",") for row in rows)
+
+
 def newer_names(tie: TieSpec) -> tuple[str, ...]:
     """Return the names of a group of 4.57 as transformers 5 has them, sorted."""
     newer = dict(tie.newer)

@@ -56,12 +56,16 @@ class _Older(Record):
     newer: Mapping[str, str]
 
 
-def _older(config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint) -> tuple[_Older, ...] | str:
+def _older(
+    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint
+) -> tuple[_Older, ...] | str | None:
     """Return the groups of 4.57's class, under its own names; no byte is read for them."""
-    from tiecheck.tables.architectures import load_older
+    from tiecheck.tables.architectures import load_older, older_has
 
     if not architecture.known:
         return "the class is not transformers' own, and its code was not run"
+    if not older_has(architecture.class_name, config.model_type if config else None):
+        return None
     data = config.data if config else None
     older = load_older(architecture.class_name, config.model_type if config else None, config=data)
     if not older.known:
@@ -98,9 +102,9 @@ def _repaired(group: Group) -> Group:
     return group._replace(declared=None, reason="its class looks after missing members with code of its own")
 
 
-def _of(group: Group, older: tuple[_Older, ...] | str, checkpoint: Checkpoint) -> tuple[Group, ...] | str:
+def _of(group: Group, older: tuple[_Older, ...] | str | None, checkpoint: Checkpoint) -> tuple[Group, ...] | str | None:
     """Return the older groups that share a member, by name or by what is stored, with the comparison that was made."""
-    if isinstance(older, str):
+    if older is None or isinstance(older, str):
         return older
     names, stored = set(group.names), set(group.stored_names)
     same = (o for o in older if not names.isdisjoint(o.newer.values()) or not stored.isdisjoint(o.group.stored_names))

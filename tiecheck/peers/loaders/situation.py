@@ -24,8 +24,9 @@ class Situation(Record):
     """The class, by the installed tie table."""
     group: Group
     """The group as transformers 5 names and resolves it, with its stored state."""
-    older: tuple[Group, ...] | str
-    """The groups of transformers 4.57's class that share a member with it, by its own names; or why none is known."""
+    older: tuple[Group, ...] | str | None
+    """The groups of transformers 4.57's class that share a member with it, by its own names; or why none is known; None
+    where 4.57 does not have the class."""
 
     @property
     def head(self) -> bool:

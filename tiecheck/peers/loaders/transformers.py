@@ -74,9 +74,11 @@ def _five(situation: Situation) -> Decision:
     return worded(Decision(outcome, message, reads, value, group.declared), situation)
 
 
-def _four(situation: Situation) -> Decision:
+def _four(situation: Situation) -> Decision | None:
     """Decide by the groups of 4.57's own class, which may split what 5 ties as one (T5's false unties the head)."""
     older = situation.older
+    if older is None:
+        return None
     if isinstance(older, str):
         return Decision("unknown", older)
     if not older:
