@@ -89,15 +89,7 @@ def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
 def _read(
     folder: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config, refused: str = ""
 ) -> Given:
-    """Return what was read of a checkpoint, and what was asked for.
-
-    Args:
-        folder: Where it lies: a directory, or an address.
-        model: Its config.
-        checkpoint: Its weights.
-        config: The options.
-        refused: Why weights that are there were not read.
-    """
+    """Return what was read of a checkpoint at a folder or address, and what was asked for; `refused`: why not."""
     none = refused or "there are no weights of a whole model in the directory (an adapter is not judged yet)"
     return {
         "folder": folder,
@@ -125,10 +117,7 @@ def _asked(config: Config, *, live: bool) -> Given:
 def _beside(directory: str | None, model: ModelConfig | None, checkpoint: Checkpoint | None) -> Given:
     """Return what lies beside and between the weights, each where there is something to tell.
 
-    Args:
-        directory: The model directory; None for a single file, or one that is not local.
-        model: Its config.
-        checkpoint: Its weights.
+    A single file, or a target that is not local, has no directory.
     """
     given: Given = {}
     names = _listed(directory) if directory else []

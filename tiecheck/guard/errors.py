@@ -65,16 +65,7 @@ def no_map_text(placement: Placement) -> str:
 
 
 def hurting_text(target: TargetReport, hurting: Sequence[Finding], placement: Placement) -> str:
-    """Tell why loading a target under a map hurts: codes, groups, devices, and how to fix it.
-
-    Args:
-        target: The target.
-        hurting: The findings that hurt.
-        placement: Its plans.
-
-    Returns:
-        The message, lines of text.
-    """
+    """Tell why loading a target under a map hurts, in lines: codes, groups, devices, and how to fix it."""
     what = placement.origin if placement.strategy == "map" else f"device_map={placement.strategy!r}"
     lines = [f"loading {target.target} under {what.rstrip('=')} will hurt"]
     for finding in hurting[:SHOWN]:
@@ -111,15 +102,7 @@ def _proposed(placement: Placement) -> list[str]:
 
 
 def broken_text(model: str, broken: Sequence[Broken]) -> str:
-    """Tell what a model does not keep of what was promised.
-
-    Args:
-        model: Its class.
-        broken: The broken promises, one or more.
-
-    Returns:
-        The message, lines of text.
-    """
+    """Tell what a model of some class does not keep of what was promised, in lines."""
     lines = [f"{model} was not loaded as promised"]
     for one in broken[:SHOWN]:
         lines += [f"  {listed(one.names)}", f"    promised: {one.promised}", f"    found: {one.found}"]

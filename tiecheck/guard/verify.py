@@ -36,15 +36,9 @@ FLOATS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 def broken_promises(model: nn.Module, promises: Iterable[Promise], stored: StoredRows | None) -> tuple[Broken, ...]:
-    """Return the promises that a model does not keep.
+    """Return the promises that a loaded model does not keep, dispatched or not, in their order.
 
-    Args:
-        model: The loaded model, dispatched or not.
-        promises: What was promised.
-        stored: The checkpoint it was loaded from, to hold values against; None for no such look.
-
-    Returns:
-        One record each, in the order of the promises. What cannot be told is not among them.
+    What cannot be told is not among them; values are held against the checkpoint where there is one.
     """
     return tuple(broken for promise in promises for broken in _of(model, promise, stored))
 

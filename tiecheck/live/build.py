@@ -39,16 +39,7 @@ class Built(NamedTuple):
 def build_directory(
     root: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config
 ) -> Built | Unknown:
-    """Build the class a model directory names, on the meta device, or with its weights.
-
-    Args:
-        root: The directory.
-        model: Its config.
-        checkpoint: Its weights; a loaded model needs them.
-        config: Says whether weights are loaded and whether the directory's own code may run.
-
-    Returns:
-        The module, or why it was not built.
+    """Build the class a model directory names, on the meta device, or with its weights; or say why it was not built.
 
     Raises:
         MissingExtraError: torch or transformers is not installed.

@@ -60,16 +60,9 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tu
 
 
 def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONTRACT) -> LiveModel:
-    """Collect the facts of a live module.
+    """Collect the facts of a live module, unchanged: ties, aliases, and what each `PreTrainedModel` declares.
 
-    Args:
-        module: Any module; it is not changed.
-        origin: How it came to be: `given`, `built on meta`, `loaded`.
-        contract: Groups that the user says are tied, and where that is written.
-
-    Returns:
-        Ties, aliases, and for each `PreTrainedModel` in it what its class declares (see `transformers_adapter`). Names
-        are the user's: without what wrappers put before them (see `wrappers`).
+    Names are the user's: without what wrappers put before them (see `wrappers`).
 
     Raises:
         TypeError: If `module` is no `nn.Module`.

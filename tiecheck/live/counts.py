@@ -25,14 +25,9 @@ UNTOLD = Tally(None, None, None)
 
 
 def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
-    """Count the parameters of a module.
+    """Count the parameters of a module; on meta, lazy, wrapped, sharded or cyclic too. No element is read.
 
-    Args:
-        module: Any module; on meta, lazy, wrapped, sharded or cyclic too. It is not changed and no element is read.
-        contract: Groups that the user says are tied, beside what the classes declare.
-
-    Returns:
-        The counts; what cannot be told is null in them, with the reason in `reasons`.
+    What cannot be told is null, with the reason in `reasons`.
 
     Raises:
         TypeError: If `module` is no `nn.Module`.

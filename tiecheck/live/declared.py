@@ -37,15 +37,7 @@ class Verdict(NamedTuple):
 
 
 def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[DeclaredTie, ...]:
-    """Hold declared groups against what a module really has.
-
-    Args:
-        module: The module that the names count from.
-        groups: What its classes declare.
-
-    Returns:
-        One record a group, in the order of the groups.
-    """
+    """Hold groups that the classes of a module declare, by the names of that module, against what it really has."""
     found = []
     looks = torch_adapter.Looks()
     for group in groups:
@@ -70,14 +62,7 @@ def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[D
 
 
 def judge(members: Sequence[Member]) -> Verdict:
-    """Judge how some members hang together: the weakest link that still holds all of them.
-
-    Args:
-        members: Two or more names, looked up.
-
-    Returns:
-        The kind, and how the members fall into parts.
-    """
+    """Judge how two or more members hang together: the weakest link that still holds all of them, and their parts."""
     with torch_adapter.quiet():
         return _judge(members)
 

@@ -224,14 +224,9 @@ class ModuleGraph:
         return order, back
 
     def prefixes(self, number: int, cap: int) -> list[str]:
-        """Return the first paths of a module in the order of their names, each with its final dot; `""` for the root.
+        """Return the first `cap` paths of a module by name, each with its final dot; `""` for the root.
 
-        Args:
-            number: The module.
-            cap: How many to list at most.
-
-        Returns:
-            Sorted prefixes, without those that turn round a cycle.
+        Those that turn round a cycle are left out.
         """
         if number not in self._counts:
             return [self.path(number, "")]

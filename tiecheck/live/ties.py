@@ -21,14 +21,9 @@ LETTERS = 1_000_000
 
 
 def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
-    """Return every group of names that share a module, a tensor or memory, by the first name.
+    """Return every group of names that share a module, a tensor or memory, by the first name; `cap` names each at most.
 
-    Args:
-        places: The registrations of a module.
-        cap: Names a group lists at most.
-
-    Returns:
-        The groups. A registered cycle alone makes no group: each name of one would stand for itself.
+    A registered cycle alone makes no group: each name of one would stand for itself.
     """
     with torch_adapter.quiet():
         # By first name alone, which no two groups share: to compare whole records takes longer than to write them.

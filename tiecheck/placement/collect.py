@@ -32,16 +32,7 @@ BOUNDLESS = 2**60
 def collect_placement(
     built: Built | Unknown, live: LiveModel | Unknown, source: Source, config: Config
 ) -> Placement | Unknown:
-    """Return what the placement that was asked for does to the ties of a model.
-
-    Args:
-        built: The module.
-        live: Its live layer.
-        source: Where the model is from, and what is known of that.
-        config: Says what is asked for; it has a `device_map`.
-
-    Returns:
-        The placement, or why there is none.
+    """Return what the placement that was asked for does to the ties of a model, or why that is unknown.
 
     Raises:
         UsageError: The map that was given leaves modules out, or puts more on a device than it has.

@@ -43,16 +43,7 @@ class Told(NamedTuple):
 
 
 def loads_of(source: Source, subject: Subject, plan: Plan) -> Told:
-    """Return what the natural load does to each tie group under a plan.
-
-    Args:
-        source: What is loaded.
-        subject: The module, and who loads it.
-        plan: The plan that it follows.
-
-    Returns:
-        What is not as it was meant, and why it cannot be told, group by group.
-    """
+    """Return what the natural load does to each tie group under a plan, and why it cannot be told of some."""
     checkpoint = source.checkpoint
     if not plan.device_map:
         return Told()

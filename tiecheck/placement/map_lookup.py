@@ -50,10 +50,6 @@ def transformers_key(name: str, keys: Collection[str]) -> str | None:
     `layers.1` takes in `layers.10.weight` where no longer key does; of several the one with the most dots counts, and
     of these the longest. (It uses the keys as patterns, so that a dot stands for any character; that is not
     reproduced.)
-
-    Args:
-        name: The tensor.
-        keys: The keys of the map; a set or a mapping, for speed.
     """
     found = [name[:end] for end in range(1, len(name) + 1) if name[:end] in keys]
     if found:
@@ -154,10 +150,6 @@ def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
     Its keys make one alternation, those with more dots first and among them the longer ones, which is matched as a
     prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is
     on the device of the empty key, else on the CPU.
-
-    Args:
-        device_map: The map as it was given.
-        name: A parameter's or buffer's name.
 
     Raises:
         KeyError: If the map is empty, or a key matched what is no key itself (a dot that stood for another character),

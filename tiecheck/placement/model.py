@@ -84,11 +84,7 @@ class Model:
         return {path: self.paths[node.module] for path, node in pairs if node.alias}
 
     def used(self, device: Callable[[str], Device | None]) -> dict[Device, int]:
-        """Return bytes that lie on each device: a tensor once on each device that has one of its names.
-
-        Args:
-            device: The device of a name.
-        """
+        """Return bytes that lie on each device: a tensor once on each device that has one of its names."""
         found: dict[Device, int] = {}
         for names, nbytes in zip(self.tensors, self.tree.sizes, strict=True):
             for where in {device(name) for name in names}:
@@ -147,13 +143,7 @@ class NoTreeError(Exception):
 
 
 def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
-    """Return what a placement has to know of a module.
-
-    Args:
-        module: The model, without wrappers.
-        live: Its live layer.
-        dtype: The element type of the load, torch's word; None for the module's own.
-    """
+    """Return what a placement has to know of a module without wrappers, in the type of a load (None: its own)."""
 
     def tree() -> ModuleTree:
         found = module_tree(module, dtype)
@@ -165,15 +155,7 @@ def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
 
 
 def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Placed, ...]:
-    """Return the groups of parameters that a placement must keep on one device.
-
-    Args:
-        live: The live layer.
-        dtype: The element type of the load, for their bytes; None for their own.
-
-    Returns:
-        The real ties, and the declared groups that are none, by their first names.
-    """
+    """Return the real ties of parameters, and the declared groups that are none, by first name; under no map yet."""
     real = {tie.names: tie for tie in live.ties if tie.kind in TIED and not tie.buffer}
     held = {name: names for names in real for name in names}
     said = [claim for claim in live.declared if not claim.missing]

@@ -37,16 +37,7 @@ def chosen_map(placement: Placement) -> dict[str, int | str]:
 
 
 def promises_of(target: TargetReport, device_map: Mapping[str, int | str], dtype: str | None) -> tuple[Promise, ...]:
-    """Return what loading a target under a map promises.
-
-    Args:
-        target: Its report, with a placement.
-        device_map: The map.
-        dtype: The element type that was asked for; None for the one that the load gives.
-
-    Returns:
-        One promise a group that is tied in the module, or declared where the load will tie it.
-    """
+    """Return one promise of a load under a map for each group that is tied in the module, or that the load will tie."""
     placement = target.placement
     if placement is None:
         return ()

@@ -46,12 +46,7 @@ FORMS = {
 
 
 def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
-    """Yield the lines of a placement, to stand under those of its target.
-
-    Args:
-        placement: What a map does to the ties.
-        style: Whether everything is listed.
-    """
+    """Yield the lines of a placement, to stand under those of its target."""
     memory = _memory(placement.memory or {}, ())
     has = f"; memory: {', '.join(f'{device} {size(room)}' for device, room in memory)}" if memory else ""
     what = "a given map" if placement.strategy == "map" else placement.strategy
@@ -171,11 +166,7 @@ def _proposal(proposal: Proposal) -> Iterator[Line]:
 
 
 def python_map(device_map: Mapping[str, int | str]) -> list[str]:
-    """Return a device map as lines of Python that assign it to `device_map`.
-
-    Args:
-        device_map: Module -> device; a name may hold anything.
-    """
+    """Return a device map as lines of Python that assign it to `device_map`; a name may hold anything."""
     entries = [f"    {_literal(name)}: {_literal(device)}," for name, device in device_map.items()]
     return ["device_map = {", *entries, "}"]
 

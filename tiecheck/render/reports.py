@@ -40,11 +40,7 @@ class Output(Record):
 
 
 def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Output, ...]:
-    """Read what `-f` and `-o` ask for.
-
-    Args:
-        formats: Each `FORMAT` or `FORMAT=FILE`.
-        output_file: Where the format without a file of its own goes.
+    """Read what `-f FORMAT`, `-f FORMAT=FILE` and `-o FILE` ask for; the latter is for the format without a file.
 
     Raises:
         UsageError: An unknown format, or two formats for standard output.
@@ -63,13 +59,7 @@ def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Ou
 def write_report(
     report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
 ) -> None:
-    """Write a report in every format asked for.
-
-    Args:
-        report: What to write.
-        outputs: Where, and in which format.
-        style: How it looks to people.
-        formats: The renderers of the command, format -> module.
+    """Write a report in every format asked for, by the renderers of the command (format -> module).
 
     Raises:
         UsageError: A file cannot be written.

@@ -30,13 +30,7 @@ def flag(value: bool, *level: str) -> Flag:
 
 
 def group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), **changes: Any) -> Group:
-    """A Llama's group: what the flag says, which members are stored, and any field to be changed.
-
-    Args:
-        value: What the flag says; None for a silent config.
-        stored: The stored members.
-        changes: Fields of the Group.
-    """
+    """A Llama's group: what the flag says (None: nothing), which members are stored, and fields to change."""
     by = ("config.json:tie_word_embeddings",) if value is not None else ("default of LlamaForCausalLM",)
     plain = Group(
         names=PAIR,
@@ -91,13 +85,7 @@ def compared(*, rows_differ: int = 0, first: int | None = None, constant: bool =
 def checkpoint(
     entries: dict[str, tuple[str, ...]], weight_map: dict[str, str] | None = None, missing: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """A checkpoint of shards, each with names of small tensors.
-
-    Args:
-        entries: File -> names it holds.
-        weight_map: Name -> file by the index.
-        missing: Files that are not there.
-    """
+    """A checkpoint of shards (file -> names of small tensors), with its index and the files that are missing."""
     entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
     shards = tuple(Shard(file, 1024, dict.fromkeys(names, entry)) for file, names in entries.items())
     index = "model.safetensors.index.json" if weight_map else None

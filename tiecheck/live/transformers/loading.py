@@ -37,14 +37,7 @@ class Planned(NamedTuple):
 def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) -> nn.Module | Unknown:
     """Build the class of a model directory on meta, or load it with its weights; nothing is fetched.
 
-    Args:
-        root: The directory.
-        model: Its parsed config.
-        load: True to load the weights with `from_pretrained`.
-        trust: True to let the directory's own code be imported.
-
-    Returns:
-        The module, or why it could not be built.
+    With `trust` the directory's own code may be imported. Else, or where it fails, the reason comes back.
     """
     with silent():
         try:
@@ -94,13 +87,7 @@ def build_for_plan(
 def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[KeyProblem, ...]:
     """Return what is wrong with the declaration of a class that could not be built.
 
-    Args:
-        root: The directory.
-        model: Its parsed config.
-        trust: True to let the directory's own code be imported.
-
-    Returns:
-        What shows on the class alone; else, where it can be built with the flag false, what its keys name there.
+    That is what shows on the class alone; else, where it can be built with the flag false, what its keys name there.
     """
     with silent():
         try:

@@ -71,8 +71,7 @@ def fields_of(engine: str, version: str, name: str | None) -> str | None:
 def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
     """Return the fields of an architecture that two versions agree on.
 
-    Returns:
-        None where neither version has it, and an `unknown:REASON` where they differ.
+    None where neither version has it, and an `unknown:REASON` where they differ.
     """
     found = {fields_of(engine, version, name) for version in (first, last)}
     if len(found) == 1:

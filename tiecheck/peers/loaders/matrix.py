@@ -21,14 +21,8 @@ def loader_views(
 ) -> tuple[LoaderView, ...]:
     """Ask every loader of the matrix what it makes of every group.
 
-    Args:
-        config: The model's config, where there is one.
-        architecture: The class by the table of transformers 5.
-        checkpoint: The stored layer.
-        groups: The groups, compared as far as they are to be.
-
-    Returns:
-        The views, grouped by loader in the matrix's order, each loader's in the order of the groups.
+    The architecture is that of transformers 5, and the groups are compared as far as they are to be. Views come in the
+    matrix's order, each loader's in that of the groups.
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
     views = views_of(situations, loaders_of()) if situations else ()

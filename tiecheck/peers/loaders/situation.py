@@ -126,13 +126,7 @@ UNREAD = "the stored members were not compared"
 
 
 def settle(ties: bool | None, stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
-    """Return the outcome for what a loader takes the group for.
-
-    Args:
-        ties: True if it ties; None where that is not known.
-        stored: What the checkpoint holds.
-        policy: What it does where the two do not fit.
-    """
+    """Return the outcome for what a loader takes a stored group for; None where that is not known."""
     if ties is None:
         return "unknown", "whether it ties the group is not known"
     return _tied(stored, policy) if ties else _untied(stored, policy)

@@ -32,15 +32,9 @@ class Difference(Record):
 
 
 def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
-    """Return the views that do not see that some names are one tensor.
+    """Return the views that do not see that some names, two or more, are one tensor.
 
-    Args:
-        views: What `views_of` returned.
-        names: The members of a tie; two or more.
-
-    Returns:
-        Those without a group that holds all the names. One that only answers yes or no, and one that raises or does
-        not end, is not among them: the latter says so itself.
+    One that only answers yes or no, and one that raises or does not end, is not among them: the latter says so itself.
     """
     wanted = set(names)
     return tuple(
@@ -51,15 +45,9 @@ def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
 
 
 def would_warn(views: Iterable[View]) -> tuple[str, ...]:
-    """Return the versions of accelerate that say "The model weights are not tied", though they may well be.
+    """Return the versions of accelerate that say "The model weights are not tied", right or not; oldest first.
 
     They say so where the config asks for a tie and not one group is found anywhere in the model.
-
-    Args:
-        views: What `views_of` returned.
-
-    Returns:
-        Ranges of versions, oldest first.
     """
     here = {(v.function, v.algorithm): v for v in views if v.tool == "accelerate" and not v.ran}
     found = []
@@ -71,15 +59,9 @@ def would_warn(views: Iterable[View]) -> tuple[str, ...]:
 
 
 def difference(ties: Iterable[TieEntry], view: View) -> Difference:
-    """Hold a view against the ties of a live module.
+    """Hold a view against the ties of a live module: what it misses, and what it sees beyond the truth.
 
-    Args:
-        ties: The groups of the report; those that are tied in the live module are the truth. Of a group with more
-            names than are listed only those are compared.
-        view: What the tool sees.
-
-    Returns:
-        What it misses and what it sees beyond the truth, in the order of the groups.
+    The groups that are tied in the live module are the truth. Of one with more names than are listed only those count.
     """
     live = [tie for tie in ties if tie.kind_from == "live" and tie.kind is not None]
     true = [tie for tie in live if tie.kind in TIED]

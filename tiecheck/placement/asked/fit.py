@@ -31,7 +31,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     loader: Literal["accelerate", "transformers"] = "accelerate",
     place: str = "device_map",
 ) -> tuple[str, ...]:
-    """Return whether a map has a place for every tensor, as the loaders look for it.
+    """Return what is odd about a map and stops nobody, in words, as the loaders look for a place for every tensor.
 
     accelerate 1.15 `check_device_map` raises where a name of the state dict stands under no key, and warns of a key
     that `named_modules()` does not list. So it wants the other path of an aliased module in the map, and warns of it.
@@ -45,9 +45,6 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
         alias_paths: Other path of a module -> the path of it that is in `modules`.
         loader: Who is going to load.
         place: Where the map is from, for messages.
-
-    Returns:
-        What is odd about it and stops nobody, in words.
 
     Raises:
         UsageError: Names without a device, which the loader would raise for.
@@ -91,10 +88,7 @@ def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loa
 def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> None:
     """Check that accelerate 1.15 can leave everything on the disk as a map wants it.
 
-    Args:
-        device_map: The map.
-        form: How the checkpoint is stored that it loads; None where `dispatch_model` writes the disk itself.
-        place: Where the map is from.
+    A checkpoint that it loads has a form; `dispatch_model` writes the disk itself and has none.
 
     Raises:
         UsageError: It cannot: the empty key has no weights to write, and safetensors are opened on a device.
@@ -137,13 +131,7 @@ def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: s
 def warned_keys(
     device_map: Mapping[str, Any], modules: Iterable[str], *, loader: Literal["accelerate", "transformers"]
 ) -> tuple[str, ...]:
-    """Return what accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked.
-
-    Args:
-        device_map: The map.
-        modules: The paths of `named_modules()`.
-        loader: Who is going to load; see `check_map`.
-    """
+    """Return what accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked."""
     known = set(modules)
     odd = [key for key in device_map if key and key not in known]
     values = set(device_map.values())
@@ -234,12 +222,7 @@ def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[st
 
 
 def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | None, place: str = "device_map") -> None:
-    """Check that what a map puts on each device fits into the memory that was given for it.
-
-    Args:
-        used: Bytes by device, in one way of writing it (`Plan.used`).
-        memory: Bytes by device as accelerate keys them; None, or a device that is not in it, sets no limit.
-        place: Where the map is from, for the message.
+    """Check that the bytes a map puts on each device fit into the memory given, which limits only the devices it names.
 
     Raises:
         UsageError: It does not fit; every device that overflows is named, with both figures.
@@ -251,12 +234,7 @@ def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | Non
 
 
 def holders(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]:
-    """Return the keys of a memory as devices, in their order; a number is the kind of accelerator that is used.
-
-    Args:
-        memory: GPUs' numbers, `mps`, `cpu`, `disk`.
-        used: Devices that stand in plans.
-    """
+    """Return the keys of a memory as devices, in their order; a number is the kind of accelerator that plans use."""
     keyed: dict[str, int | str] = {f"key {i}": key for i, key in enumerate(memory)}
     kinds = {device: device for device in used if device.partition(":")[0] in NUMBERED}
     return list(devices_of(keyed | kinds).values())[: len(keyed)]

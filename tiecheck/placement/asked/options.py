@@ -42,16 +42,13 @@ SEEDS = 256
 def read_placing(
     given: Mapping[str, Any], say: Callable[[str], str], *, text: bool, folder: str = ""
 ) -> dict[str, Any]:
-    """Return the options of a placement that were given, as `Config` holds them.
+    """Return the options of a placement that were given, as `Config` holds them, with `device_map_from` for a map.
 
     Args:
         given: Fields of `FIELDS` with what was written for them; None for what was not given.
         say: What to call a field in a message: `--max-memory`, `max_memory=`.
         text: Whether it was typed, so that digits are numbers.
         folder: What relative paths count from.
-
-    Returns:
-        The fields, and `device_map_from` where there is a map.
 
     Raises:
         UsageError: One of them is wrong; one sentence that names it.
@@ -71,12 +68,7 @@ def read_placing(
 
 
 def need_map(fields: Mapping[str, Any], given: Iterable[str], say: Callable[[str], str]) -> None:
-    """Tell of options that say how to place where nothing is to be placed.
-
-    Args:
-        fields: The options as they count.
-        given: The fields that somebody gave for this run.
-        say: What to call a field in a message.
+    """Refuse options that were given and say how to place, where the options that count have no device map.
 
     Raises:
         UsageError: One of `FIELDS` was given, and there is no device map.
@@ -213,9 +205,6 @@ def _file_or_typo(word: str, place: str, folder: str) -> tuple[Map, str]:
 
 def read_map_file(path: str) -> Map:
     """Return a map from a JSON file: an object of module name to device.
-
-    Args:
-        path: The file.
 
     Raises:
         UsageError: It cannot be read, is no JSON, or holds anything else; with line and column where JSON breaks.

@@ -41,14 +41,7 @@ class Dispatch:
     def __init__(
         self, slots: Slots, names: tuple[str, ...], device_map: Mapping[str, Any], index: Mapping[str, str] | None
     ) -> None:
-        """Prepare to dispatch.
-
-        Args:
-            slots: The members; changed by `run`.
-            names: Their names, sorted.
-            device_map: The map.
-            index: Name -> value of what lies on the disk already; None where `dispatch_model` writes it itself.
-        """
+        """Prepare to dispatch; `index` has what lies on the disk, None where `dispatch_model` writes it itself."""
         self.slots, self.names, self.index = slots, names, index
         self.device_map = DeviceMap.of(device_map)
         self.main, self.offloaded = self.device_map.main, self.device_map.offloaded

@@ -42,15 +42,10 @@ class Load(Record):
 def loads_under(
     device_map: Mapping[str, Any], groups: Iterable[LoadGroup], load: Load
 ) -> tuple[PlacedLoad | Unknown, ...]:
-    """Return what becomes of each tie group, where that is not what was meant.
+    """Return what becomes of each tie group, where that is not what was meant, in the groups' order.
 
-    Args:
-        device_map: The map as it is given to the function: a dict, no strategy.
-        groups: The groups. transformers asks for their pairs, accelerate for their slots and objects.
-        load: How it is loaded.
-
-    Returns:
-        One record at most for a group, in the groups' order; an `Unknown` where it cannot be told.
+    Of a group transformers asks for its pairs, accelerate for its slots and objects. An `Unknown` stands where it
+    cannot be told.
     """
     known = DeviceMap.of(device_map)
     found = (_of_group(known, group, load) for group in groups)

@@ -120,13 +120,7 @@ class Loaded(NamedTuple):
 def declared_groups(
     pairs: Mapping[str, str], stored: Iterable[str], equal: Mapping[tuple[str, ...], bool] | None = None
 ) -> tuple[LoadGroup, ...]:
-    """Return the groups of a transformers class.
-
-    Args:
-        pairs: Target -> source in their order, `model.all_tied_weights_keys`.
-        stored: The names that the checkpoint stores, in the model's own words.
-        equal: Names of a group, sorted -> whether its stored members are equal, where that is known.
-    """
+    """Return the groups of a transformers class, from its `all_tied_weights_keys` and its names that are stored."""
     there = set(stored)
     return tuple(
         LoadGroup(
@@ -141,10 +135,6 @@ def declared_groups(
 
 def live_groups(module: nn.Module, stored: Iterable[str] = ()) -> tuple[LoadGroup, ...]:
     """Return the groups of parameters that are one object, as accelerate from 0.34 finds them.
-
-    Args:
-        module: A module; nothing of it is changed.
-        stored: The names that the checkpoint stores.
 
     Raises:
         RecursionError: A registered cycle.

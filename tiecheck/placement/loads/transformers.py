@@ -92,12 +92,7 @@ class _Load:
 
 
 def from_pretrained(group: LoadGroup, device_map: Mapping[str, Any] | None, form: Form) -> Loaded:
-    """Return what comes out for one group.
-
-    Args:
-        group: The group, with the class's pairs.
-        device_map: The map; None for a load onto the CPU.
-        form: How the checkpoint is stored.
+    """Return what comes out for one group; without a map, of a load onto the CPU.
 
     Raises:
         Fails: It, or the first forward pass, raises.

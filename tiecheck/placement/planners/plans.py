@@ -125,13 +125,7 @@ json.dump(list(met if less is None else met - set(less)), sys.stdout)
 
 
 def plan_under_seeds(case: Case, ran: Ran, meant: Iterable[tuple[str, ...]], count: int) -> Seeds:
-    """Plan under the hash seeds 0, 1, 2 and so on.
-
-    Args:
-        case: The planner and what it is asked.
-        ran: What it gave in this process.
-        meant: The groups that a map must not split.
-        count: How many seeds.
+    """Plan under the hash seeds 0, 1, 2 and so on, and count the maps that split one of the groups that are `meant`.
 
     Raises:
         OSError: Python cannot be started.
@@ -158,13 +152,7 @@ def plan_under_seeds(case: Case, ran: Ran, meant: Iterable[tuple[str, ...]], cou
 
 
 def groups_under_seed(case: Case, groups: Groups, seed: int) -> Groups:
-    """Return the groups of a planner in the order of a hash seed; no process is asked where there is none.
-
-    Args:
-        case: The planner.
-        groups: Its groups.
-        seed: The value of PYTHONHASHSEED.
-    """
+    """Return the groups of a planner in the order of a PYTHONHASHSEED; no process is asked for a single group."""
     if len(groups) < 2:
         return groups
     if case.tool == "transformers":

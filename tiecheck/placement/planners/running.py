@@ -82,14 +82,7 @@ def run_planner(case: Case) -> Ran:
 
 
 def plan_again(case: Case, ran: Ran, *, groups: Groups | None = None, once: bool = False) -> Ran:
-    """Run the installed planner under the memory of an earlier run.
-
-    Args:
-        case: The planner and what it is asked.
-        ran: The earlier run.
-        groups: The ties in the order in which to go through them; None for the tool's own.
-        once: Whether to have each tied module counted once.
-    """
+    """Run the installed planner under the memory of an earlier run, with its ties in another order or counted once."""
     texts: list[str] = []
     with captured(texts):
         return _planned(case, dict(ran.plan.memory), Watch(once=once), groups, texts)

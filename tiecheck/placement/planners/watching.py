@@ -35,11 +35,7 @@ class Watch:
     """The counting and placing of a planner while it plans."""
 
     def __init__(self, *, once: bool = False) -> None:
-        """Begin with nothing seen.
-
-        Args:
-            once: Whether to have the planner count a module once that is tied in several ways.
-        """
+        """Begin with nothing seen; `once` has the planner count a module once that is tied in several ways."""
         self.once = once
         self.groups: tuple[tuple[str, ...], ...] = ()
         """The groups that the planner takes for one tensor, in its order."""
@@ -75,11 +71,7 @@ class Watch:
         return theirs(device_map)
 
     def counted(self, placed: Mapping[str, int | str]) -> dict[Device, int]:
-        """Return the bytes that the planner believes to have put on each device, without what it kept free.
-
-        Args:
-            placed: Its map before it was cleaned.
-        """
+        """Return the bytes the planner believes to have put on each device by its uncleaned map."""
         found: dict[Device, Any] = {}
         for name, device in placed.items():
             word = device_word(device)
@@ -98,12 +90,9 @@ class Watch:
 def watched_planner(
     planner: Callable[..., Any], watch: Watch, groups: Sequence[Sequence[str]] | None = None
 ) -> Callable[..., Any]:
-    """Return a copy of a planner that is watched, and that takes some groups for the ties of the model.
+    """Return a copy of the installed `infer_auto_device_map` that is watched.
 
-    Args:
-        planner: The installed `infer_auto_device_map`.
-        watch: What keeps its counting.
-        groups: The groups that accelerate's is to find, in their order; None for those that it finds itself.
+    With groups accelerate's takes these for the ties of the model, in their order, and looks for none.
     """
     if not isinstance(planner, FunctionType):
         return planner
@@ -145,12 +134,7 @@ class _Tripped(NamedTuple):
 
 
 def crash_of(error: Exception, module: nn.Module) -> Crash:
-    """Return what a planner raised, with its cause where it was looking for a tied name.
-
-    Args:
-        error: What was raised, with its traceback.
-        module: The model that was planned.
-    """
+    """Return what a planner raised, with its cause where the traceback shows that it was looking for a tied name."""
     tripped = _tripped(error)
     if tripped is None:
         return Crash(told(error), "other", "", ())

@@ -69,16 +69,13 @@ class Units(NamedTuple):
 
 
 def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterable[str]) -> Units:
-    """Cut a tree into units and join those that share a tensor.
+    """Cut a tree into units and join those that share a tensor, in time that grows with nodes and names.
 
     Args:
         tree: The modules.
         groups: Names that are, or will be, one tensor, beside those that the tree itself shows. Names it does not have
             are passed over.
         no_split: Classes whose modules stay whole.
-
-    Returns:
-        The units and items. Time grows with nodes and names.
     """
     whole = _whole(tree, frozenset(no_split))
     units: list[Unit] = []

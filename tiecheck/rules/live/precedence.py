@@ -50,12 +50,9 @@ def stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
 
 
 def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
-    """Return what ties a group again: the model's own method where there is one, else the assignment.
+    """Return what ties a group, or some members of it, again: the model's own method where there is one.
 
-    Args:
-        claim: The group.
-        live: The model.
-        names: The members that are to be tied again; all but the source where none are given.
+    Else it is the assignment of the source, to all the others where no names are given.
     """
     flag = next((word for word in claim.by if word.endswith("config.tie_word_embeddings")), None)
     hop = "model.module" if OUTSIDE & set(live.wrappers) else "model"

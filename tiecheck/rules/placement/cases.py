@@ -68,12 +68,7 @@ def proposal(**changes: Any) -> Proposal:
 
 
 def placed_load(form: LoadForm, **changes: Any) -> PlacedLoad:
-    """Return what becomes of the pair in a load, the embedding alone being stored.
-
-    Args:
-        form: What happens.
-        changes: Fields of the PlacedLoad.
-    """
+    """Return what becomes of the pair in a load, the embedding alone being stored."""
     ours = form != "overwrites"
     plain = PlacedLoad(
         tool="transformers" if ours else "accelerate",
