@@ -1,0 +1,116 @@
+"""Changes of the config: keys at every level, sections, and what names the class."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from harness.draft import Draft, Drawn, Mutator
+from harness.saves import Save
+
+ODD = (..., None, "false", "true", 0, 1, True, False, [], {})
+"""Values for a config key; the ellipsis takes it away."""
+
+
+@dataclass(frozen=True)
+class SetKey(Mutator):
+    """A config key gets another value, or goes."""
+
+    path: str
+    value: Any
+
+    def apply(self, draft: Draft) -> None:
+        *path, key = self.path.split(".")
+        inner: Any = draft.config
+        for part in path:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict):
+            return
+        if self.value is ...:
+            inner.pop(key, None)
+        else:
+            inner[key] = copy.deepcopy(self.value)
+
+    @classmethod
+    def drawn(cls, save: Save) -> Drawn:
+        flags = [".".join((*level, "tie_word_embeddings")) for level in save.levels]
+        flags += [path for path, _ in walk(save.config) if "tie" in path.split(".")[-1] or "share" in path]
+        switches = [path for path, value in walk(save.config) if isinstance(value, bool)]
+        odd = st.tuples(st.sampled_from(sorted(set(flags))), st.sampled_from(ODD))
+        parts = [path for path, value in walk(save.config) if isinstance(value, dict) and path in SECTIONS]
+        kinds = [odd, odd, odd]
+        if switches:
+            kinds.append(st.tuples(st.sampled_from(switches), st.sampled_from((True, False))))
+        if parts:
+            kinds.append(st.tuples(st.sampled_from(parts), st.sampled_from((..., None, {}))))
+            types = [f"{part}.model_type" for part in parts]
+            kinds.append(st.tuples(st.sampled_from(types), st.sampled_from((..., None, "llama"))))
+        sizes = [(p, v) for p, v in walk(save.config) if p.split(".")[-1] in ("vocab_size", "d_model", "hidden_size")]
+        if sizes:
+            steps = st.tuples(st.sampled_from(sizes), st.sampled_from((1, -1)))
+            kinds.append(steps.map(lambda drawn: (drawn[0][0], drawn[0][1] + drawn[1])))
+        return st.one_of(kinds).map(lambda pair: cls(*pair))
+
+
+SECTIONS = {"text_config", "vision_config", "audio_config", "encoder", "decoder", "generator", "text_encoder"}
+
+
+def walk(config: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Every key of a config, dotted."""
+    found = []
+    for key, value in config.items():
+        found.append((path + key, value))
+        if isinstance(value, dict):
+            found += walk(value, f"{path}{key}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Flatten(Mutator):
+    """A section's keys stand at the top, as older publishers wrote them."""
+
+    section: str
+
+    def apply(self, draft: Draft) -> None:
+        section = draft.config.pop(self.section, None)
+        for key, value in (section if isinstance(section, dict) else {}).items():
+            draft.config.setdefault(key, value)
+
+    @classmethod
+    def drawn(cls, save: Save) -> Drawn:
+        sections = [key for key, value in save.config.items() if isinstance(value, dict) and "model_type" in value]
+        return st.sampled_from(sections).map(cls) if sections else st.nothing()
+
+
+@dataclass(frozen=True)
+class OlderKeys(Mutator):
+    """The config is one that transformers 4.40 wrote."""
+
+    def apply(self, draft: Draft) -> None:
+        draft.config["transformers_version"] = "4.40.0"
+        if "dtype" in draft.config:
+            draft.config["torch_dtype"] = draft.config.pop("dtype")
+
+    @classmethod
+    def drawn(cls, save: Save) -> Drawn:
+        return st.just(cls())
+
+
+@dataclass(frozen=True)
+class Classes(Mutator):
+    """`architectures` says something else."""
+
+    value: Any
+
+    def apply(self, draft: Draft) -> None:
+        SetKey("architectures", list(self.value) if isinstance(self.value, tuple) else self.value).apply(draft)
+
+    @classmethod
+    def drawn(cls, save: Save) -> Drawn:
+        own = save.class_name
+        older = [(own.replace("Llama", "LLaMA"),), (own.replace("ForConditionalGeneration", "ForCausalLM"),)]
+        words = [..., None, (), own, ("AutoModel",), ("AutoModelForCausalLM",), (own, "LlamaForCausalLM")]
+        return st.sampled_from([*words, ("LlamaForCausalLM", own), (own.lower(),), *older]).map(cls)
