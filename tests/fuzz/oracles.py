@@ -1,0 +1,286 @@
+"""What no case may do: the watch over opens, sockets, imports and processes, the look at a report, and the real readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import select
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tiecheck
+
+SECONDS = 5.0
+GROWTH = 512 << 20
+SENTENCE = 2000
+"""Characters of a message at most: a path and a word or two of a file, each cut."""
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(tiecheck.__file__)))
+PLACES = tuple({os.path.realpath(place) for place in (
+    *sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, os.path.join(PACKAGE, "tiecheck"),
+    *(place for place in sys.path if place and place != PACKAGE and "fuzz" not in place))} - {"/"})  # fmt: skip
+"""Where the interpreter and what is installed lie: code and tables are read from there."""
+
+OURS = frozenset({"tiecheck", "click", "rich", "msgspec", "safetensors", "huggingface_hub", "urllib3", "pygments", "markdown_it",
+                  "mdurl", "__future__", "colorama", "certifi", "socks", "brotli", "brotlicffi", "compression", "idna", "h2"})  # fmt: skip
+"""Packages that a plain check may import, and what they try to import themselves (urllib3 2.6, rich 14)."""
+
+
+class Fault(NamedTuple):
+    """One thing that must not be."""
+
+    kind: str
+    said: str
+
+    @property
+    def sort(self) -> str:
+        """The fault without what differs from case to case."""
+        return self.kind + ": " + re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|0x[0-9a-f]+|[-\d,.]*\d", "_", self.said)[:160]
+
+
+class Watch:
+    """An audit hook that is there for ever, and listens while a case runs."""
+
+    def __init__(self) -> None:
+        self.root: str | None = None
+        self.heard: list[Fault] = []
+        self.foreign: frozenset[str] = frozenset()
+        self.allowed: tuple[str, ...] = ()
+        sys.addaudithook(self._hear)
+
+    @contextmanager
+    def over(self, root: str, *, allowed: tuple[str, ...] = (), foreign: frozenset[str] = frozenset()) -> Iterator[list[Fault]]:
+        """Listen while a target is read.
+
+        Args:
+            root: The target: what lies below it may be opened.
+            allowed: Other paths that may be, since the command line names them.
+            foreign: Other packages that may be imported.
+        """
+        self.heard, self.allowed, self.foreign = [], (root, *allowed), foreign
+        self.root = os.path.realpath(root)
+        try:
+            yield self.heard
+        finally:
+            self.root = None
+
+    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.root is None:
+            return
+        look = HEARD.get(event)
+        if look is not None:
+            said = look(self, args)
+            if said:
+                self.heard.append(Fault(event, said))
+
+    def open(self, args: tuple[Any, ...]) -> str | None:
+        path, _, flags = (*args, None, None)[:3]
+        if not isinstance(path, (str, bytes)):
+            return None
+        path = os.fsdecode(path)
+        if path.startswith(self.allowed) and not os.path.islink(path):
+            return None
+        real = os.path.realpath(path) if "\0" not in path else path
+        if real.startswith((str(self.root), *self.allowed)):
+            return None
+        if real.startswith(PLACES) and not ((flags or 0) & (os.O_WRONLY | os.O_RDWR)):
+            return None
+        return None if real in {"/dev/null", "/dev/tty"} else path
+
+    def name(self, args: tuple[Any, ...]) -> str | None:
+        word = str(args[0]).partition(".")[0]
+        return None if word in OURS or word in self.foreign or word in sys.stdlib_module_names or word.startswith("_") else str(args[0])
+
+    def connection(self, args: tuple[Any, ...]) -> str | None:
+        address = args[1] if len(args) > 1 and isinstance(args[1], tuple) else args[:1]
+        return None if address and address[0] in ("127.0.0.1", "::1", "localhost") else repr(address)
+
+    def code(self, args: tuple[Any, ...]) -> str | None:
+        code = args[0] if hasattr(args[0], "co_filename") else args[1] if len(args) > 1 else None
+        file = getattr(code, "co_filename", code)
+        return str(file) if isinstance(file, str) and file.startswith((str(self.root), "<pickle")) else None
+
+    def any(self, args: tuple[Any, ...]) -> str | None:
+        return repr(args)[:200]
+
+
+HEARD: dict[str, Callable[[Watch, tuple[Any, ...]], str | None]] = {
+    "open": Watch.open, "import": Watch.name, "socket.connect": Watch.connection, "socket.getaddrinfo": Watch.connection, "socket.bind": Watch.connection,
+    "exec": Watch.code, "compile": Watch.code} | dict.fromkeys(
+    ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "ctypes.dlopen",
+     "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "os.putenv", "shutil.rmtree",
+     "socket.sendto", "webbrowser.open", "urllib.Request", "sys.addaudithook", "code.__new__"), Watch.any)  # fmt: skip
+
+
+class Measure:
+    """Seconds of this process and the growth of its largest size, from when it is made."""
+
+    def __init__(self, *, wall: bool = False) -> None:
+        self._clock = time.perf_counter if wall else time.thread_time
+        self._start, self._size = self._clock(), _largest()
+
+    def faults(self) -> Iterator[Fault]:
+        seconds, growth = self._clock() - self._start, _largest() - self._size
+        if seconds > SECONDS:
+            yield Fault("slow", f"{seconds:.1f} s")
+        if growth > GROWTH:
+            yield Fault("memory", f"{growth >> 20} MiB")
+
+
+def _largest() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def message_faults(message: str) -> Iterator[Fault]:
+    """Yield what is wrong with a message: it is one sentence, printable, and not the tool's own failure."""
+    if "itself failed" in message or "crashed:" in message:
+        yield Fault("failed", message[:400])
+    if any(c < " " and c not in "\n\t" or "\x7f" <= c < "\xa0" for c in message):
+        yield Fault("control character", repr(message)[:300])
+    if "\n" in message.strip():
+        yield Fault("lines", repr(message)[:300])
+    if len(message) > SENTENCE:
+        yield Fault("long", f"{len(message)} characters: {message[:150]!r}")
+    if "secret" in message:
+        yield Fault("secret", repr(message)[:300])
+
+
+_seen: set[str] = set()
+
+
+def document_faults(document: Any) -> Iterator[Fault]:
+    """Yield what is wrong with a JSON report: strict JSON, and valid by the schema that ships."""
+    try:
+        json.dumps(document, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        yield Fault("json", str(error))
+        return
+    shape = _shape(document)
+    if shape in _seen:  # alike in every type: validated before
+        return
+    error = next(_validator().iter_errors(document), None)
+    if error is None:
+        _seen.add(shape)
+    else:
+        yield Fault("schema", f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}")
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_shape(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(dict.fromkeys(map(_shape, value))) + "]"
+    return value if isinstance(value, str) and len(value) < 12 else type(value).__name__
+
+
+@cache
+def _validator() -> Any:
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(json.loads(Path(PACKAGE, "tiecheck/render/report.schema.json").read_text("utf-8")))
+
+
+def report_faults(report: Any) -> Iterator[Fault]:
+    """Yield what is wrong with a report, in every form it is written in."""
+    from tiecheck.render.json import document
+
+    yield from document_faults(document(report))
+    for target in report.targets:
+        for error in target.errors:
+            yield from message_faults(error.message)
+        if target.status == "error" and not target.errors:
+            yield Fault("silent", "an error without a sentence")
+        for skip in target.skips:
+            if "itself failed" in skip.reason or len(skip.reason) > SENTENCE or "\n" in skip.reason:
+                yield Fault("skip", skip.reason[:300])
+    text = str(report)
+    if any(c < " " and c not in "\n\t" or "\x7f" <= c < "\xa0" for c in text):
+        yield Fault("control character", repr(text)[:600])
+
+
+ARGUED = (
+    ("safetensors", r"unknown variant|InvalidHeaderDeserialization.*(variant|dtype)", "a dtype that the installed safetensors does not know: a later one may"),
+    ("safetensors", r"invalid type: (integer|floating point) `?-0", "a size of -0, which is 0 in every other reader of JSON"),
+    ("torch", r"MemoryError|[Cc]annot allocate|not enough memory|OutOfMemory", "the memory of the reader's process was bounded, not the file refused"),
+)  # fmt: skip
+"""Refusals of the real readers after which a pass stands: the reader, its words, and the argument."""
+
+
+def argued(reader: str, refusal: str) -> bool:
+    """Tell whether a pass stands although the real reader refuses."""
+    return any(reader == name and re.search(words, refusal) for name, words, _ in ARGUED)
+
+
+READER = """
+import json, resource, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+from safetensors import safe_open
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+print("ready", flush=True)
+for line in sys.stdin:
+    reader, path = json.loads(line)
+    try:
+        if reader == "torch":
+            torch.load(path, weights_only=True, map_location="cpu")
+        else:
+            with safe_open(path, "pt") as file:
+                file.keys()
+        answer = ""
+    except BaseException as error:
+        answer = type(error).__name__ + ": " + str(error)[:300] or "refused"
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class RealReaders:
+    """safetensors and torch in a process of their own, since what they are given may take their memory or time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def refusal(self, reader: str, path: str) -> str | None:
+        """Return the words with which a file is refused; empty where it is read, None where that took too long."""
+        process = self._process or self._start()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps([reader, path]) + "\n")
+            process.stdin.flush()
+            if select.select([process.stdout], [], [], 20)[0]:
+                return str(json.loads(process.stdout.readline()))
+        except (OSError, ValueError):
+            pass
+        self.close()
+        return None
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._process = subprocess.Popen([sys.executable, "-c", READER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True)
+        assert self._process.stdout
+        self._process.stdout.readline()
+        return self._process
+
+    def close(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def faults(self, root: str) -> Iterator[Fault]:
+        """Yield each weights file of a directory that passed and that its real reader refuses."""
+        from tiecheck.files.checkpoint import read_checkpoint
+
+        checkpoint = read_checkpoint(root)
+        for shard in checkpoint.shards if checkpoint else ():
+            reader = "safetensors" if shard.path.endswith(".safetensors") else "torch"
+            refusal = self.refusal(reader, os.path.join(root, shard.path))
+            if refusal and not argued(reader, refusal):
+                yield Fault("passes", f"{reader} refuses: {refusal}")

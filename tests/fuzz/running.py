@@ -1,0 +1,336 @@
+"""Cases run in this process, or each in a process of its own; counterexamples are made small and kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from cases import FORMATS, Case, drawn_case, place, to_json
+from oracles import SECONDS, Fault, Measure, RealReaders, Watch, document_faults, message_faults, report_faults
+from texts import LIVE
+import pickles  # noqa: F401  # registers its formats
+import weights  # noqa: F401
+from web import Server
+
+import tiecheck
+from tiecheck.errors import TiecheckError
+
+WEB = frozenset({"fsspec", "certifi", "OpenSSL", "brotli", "zstandard", "h2", "backports"})
+HUB = "/nonexistent/hub"
+os.environ["HF_HOME"] = HUB  # a place of its own: what it holds is not ours
+os.environ["HF_HUB_OFFLINE"] = "1"
+STUCK = 20.0
+"""Seconds after which a case is given up, and its process ended."""
+
+
+class Bench:
+    """The place where cases run: a directory in memory, a watch, the real readers and a server."""
+
+    def __init__(self, readers: RealReaders | None = None) -> None:
+        base = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+        self.folder = tempfile.mkdtemp(prefix="tiecheck-fuzz-", dir=base)
+        self.root = os.path.join(self.folder, "model")
+        self.watch = WATCH
+        self.readers = readers or RealReaders()
+        self._server: Server | None = None
+        self.passed = 0
+
+    @property
+    def server(self) -> Server:
+        self._server = self._server or Server()
+        return self._server
+
+    def close(self) -> None:
+        import shutil
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.readers.close()
+        if self._server:
+            self._server.close()
+
+    def faults(self, case: Case) -> list[Fault]:
+        """Run a case in this process, and return what must not be."""
+        place(case, self.root)
+        measure = Measure()
+        with self.watch.over(self.root, foreign=WEB if case.format in {"web", "command"} else frozenset(),
+                             allowed=(HUB, *(w for w in case.words if w.startswith("/")))) as heard:  # fmt: skip
+            try:
+                found = (self._command if case.format == "command" else self._call)(case)
+            except Exception as error:  # noqa: BLE001  # that it gets this far is the fault
+                found = [Fault("exception", f"{type(error).__name__}: {str(error)[:300]} {_origin(error)}")]
+        return [*heard, *measure.faults(), *found]
+
+    def _call(self, case: Case) -> list[Fault]:
+        target = self.root
+        if case.format == "web":
+            self.server.take(case)
+            target = f"{self.server.url}/m"
+        options = {key: value.replace("{}", self.root) if isinstance(value, str) else value for key, value in case.options.items()}
+        try:
+            report = tiecheck.check(target, **options)
+        except TiecheckError as error:
+            return list(message_faults(str(error)))
+        finally:
+            self.watch.root = None
+        found = list(report_faults(report))
+        if report.targets[0].status == "pass":
+            self.passed += 1
+            if case.format not in {"web", "contract", "toml", "config"}:
+                found += self.readers.faults(self.root)
+        return found
+
+    def _command(self, case: Case) -> list[Fault]:
+        from tiecheck.cli.main import cli
+
+        words = [word.replace("{}", self.root) for word in case.words]
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        where = os.getcwd()
+        os.chdir(self.root)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                cli.main(args=words, prog_name="tiecheck")
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 1
+        finally:
+            self.watch.root = None
+            os.chdir(where)
+        return output_faults(status, out.getvalue(), err.getvalue())
+
+
+WATCH = Watch()
+
+
+def output_faults(status: int, out: str, err: str) -> list[Fault]:
+    """Return what is wrong with what a command printed, and with its exit status."""
+    found: list[Fault] = []
+    if status not in (0, 1, 2):
+        found.append(Fault("status", str(status)))
+    if "Traceback" in err:
+        found.append(Fault("traceback", err[-600:]))
+    if "itself failed" in out or "crashed:" in out:
+        found.append(Fault("failed", out[:600]))
+    for text in (out, err):
+        plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+        if any(c < " " and c not in "\n\t" or "\x7f" <= c < "\xa0" for c in plain):
+            found.append(Fault("control character", repr(plain)[:400]))
+        if "secret" in plain:
+            found.append(Fault("secret", repr(plain)[:400]))
+    if out.startswith('{\n "schema"'):
+        try:
+            found += document_faults(json.loads(out, parse_constant=lambda word: float("nan")))
+        except ValueError as error:
+            found.append(Fault("json", str(error)))
+    return found
+
+
+def _origin(error: BaseException) -> str:
+    """Return the innermost place of ours that an exception came through."""
+    place, trace = "", error.__traceback__
+    while trace:
+        if "/tiecheck/" in trace.tb_frame.f_code.co_filename:
+            place = f"({os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_frame.f_code.co_name})"
+        trace = trace.tb_next
+    return place
+
+
+def in_process(case: Case) -> bool:
+    """Tell whether a case can run in a process that others share: none that may import torch or a user's module."""
+    return case.format != "command" or not (LIVE & set(case.words) or any(re.match(r"[\w./{}-]+:\w", word) for word in case.words))
+
+
+def shrunk(case: Case, fails: Callable[[Case], bool], seconds: float = 15.0) -> Case:
+    """Return a smaller case that still fails: whole files, words and answers left out, then stretches of bytes."""
+    end = time.monotonic() + seconds
+    for field in ("files", "answers", "options"):
+        for key in list(getattr(case, field)):
+            smaller = case._replace(**{field: {k: v for k, v in getattr(case, field).items() if k != key}})
+            if time.monotonic() < end and fails(smaller):
+                case = smaller
+    for at in range(len(case.words) - 1, -1, -1):
+        smaller = case._replace(words=case.words[:at] + case.words[at + 1 :])
+        if case.format == "command" and time.monotonic() < end and fails(smaller):
+            case = smaller
+    for key, raw in list(case.files.items()):
+        size = len(raw) // 2 if isinstance(raw, bytes) and not raw.startswith(b"PK") else 0
+        while size and time.monotonic() < end:
+            at = 0
+            while at < len(raw) and time.monotonic() < end:
+                smaller = case._replace(files=case.files | {key: raw[:at] + raw[at + size :]})
+                if fails(smaller):
+                    case, raw = smaller, smaller.files[key]
+                else:
+                    at += size
+            size //= 2
+    return case
+
+
+class Ledger:
+    """What was run and found, of one run."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.cases: Counter[str] = Counter()
+        self.processes: Counter[str] = Counter()
+        self.passed = 0
+        self.faults: Counter[str] = Counter()
+
+    def keep(self, case: Case, fault: Fault, seed: int, fails: Callable[[Case], bool] | None = None) -> None:
+        """Count a fault; the first of its sort is made small and written down."""
+        sort = f"{case.format}: {fault.sort}"
+        self.faults[sort] += 1
+        if self.faults[sort] > 1 or self.folder is None:
+            return
+        print(f"{case.format} {seed}: {fault.kind}: {fault.said}"[:300], flush=True)
+        small = shrunk(case, fails) if fails and fault.kind not in {"slow", "memory", "hang"} else case
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{case.format}-{re.sub(r'[^a-z]+', '-', fault.kind)}-{seed}.json"
+        (self.folder / name).write_text(to_json(small, kind=fault.kind, said=fault.said, seed=seed), "utf-8")
+
+
+def run_here(formats: list[str], seeds: range, ledger: Ledger, seconds: float, note: Callable[[int, str], None] = lambda *_: None) -> int:
+    """Run cases in this process, each seed for every format in turn.
+
+    Returns:
+        The seed that comes next.
+    """
+    bench = Bench()
+    end = time.monotonic() + seconds
+    try:
+        for seed in seeds:
+            for name in formats:
+                note(seed, name)
+                case = drawn_case(name, seed)
+                if not in_process(case):
+                    continue
+                for fault in bench.faults(case):
+                    ledger.keep(case, fault, seed, lambda c, kind=fault.kind: any(f.kind == kind for f in bench.faults(c)))
+                ledger.cases[name] += 1
+            if time.monotonic() > end:
+                return seed + 1
+        return seeds.stop
+    finally:
+        ledger.passed += bench.passed
+        bench.close()
+
+
+def run_process(case: Case, root: str, url: str, flags: tuple[str, ...]) -> list[Fault]:
+    """Run a case as a whole process, forked from one that has everything imported, and return what must not be."""
+    place(case, root)
+    words = [word.replace("{}", root).replace("{url}", f"{url}/m") for word in (*case.words, *flags)]
+    with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as err, tempfile.TemporaryFile("w+b") as heard:
+        begin = time.monotonic()
+        child = os.fork()
+        if not child:
+            _become(words, root, case, out.fileno(), err.fileno(), heard.fileno())
+        status, usage = _waited(child, begin)
+        seconds = time.monotonic() - begin
+        texts = []
+        for stream in (out, err, heard):
+            stream.seek(0)
+            texts.append(stream.read().decode("utf-8", "surrogateescape"))
+    found = [Fault(*json.loads(line)) for line in texts[2].splitlines()]
+    if status is None:
+        return [*found, Fault("hang", f"{seconds:.0f} s")]
+    if usage.ru_utime + usage.ru_stime > SECONDS:
+        found.append(Fault("slow", f"{usage.ru_utime + usage.ru_stime:.1f} s"))
+    growth = usage.ru_maxrss * 1024 - SIZE()
+    if growth > 512 << 20 and not (LIVE & set(case.words) or any(":" in word for word in case.words)):
+        found.append(Fault("memory", f"{growth >> 20} MiB"))
+    return found + output_faults(os.waitstatus_to_exitcode(status), texts[0], texts[1])
+
+
+def SIZE() -> int:  # noqa: N802
+    """Bytes of this process now, with which a fork of it begins."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _waited(child: int, begin: float) -> tuple[int | None, Any]:
+    while True:
+        pid, status, usage = os.wait4(child, os.WNOHANG)
+        if pid:
+            return status, usage
+        if time.monotonic() - begin > 3 * STUCK:  # by the clock, on a machine that others use as well
+            os.kill(child, signal.SIGKILL)
+            os.wait4(child, 0)
+            return None, None
+        time.sleep(0.002)
+
+
+def _become(words: list[str], root: str, case: Case, out: int, err: int, heard: int) -> None:
+    """Be a process of `tiecheck`: its streams, its limits, its end."""
+    code = 70
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.argv = ["tiecheck", *words]
+        os.environ.update(case.environment)
+        os.chdir(root)
+        live = bool(LIVE & set(words)) or any(re.match(r"[\w./-]+:\w", word) for word in words)
+        from tiecheck.__main__ import main
+
+        WATCH.heard, WATCH.foreign, WATCH.allowed = [], WEB, (root, HUB, *(w for w in words if w.startswith("/")))
+        WATCH.root = None if live else os.path.realpath(root)
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        WATCH.root = None
+        os.write(heard, "".join(json.dumps(fault) + "\n" for fault in WATCH.heard).encode())
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+    except BaseException:  # noqa: BLE001  # as the interpreter would
+        import traceback
+
+        WATCH.root = None
+        traceback.print_exc()
+        code = 1
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_processes(formats: list[str], seeds: range, ledger: Ledger, count: int, seconds: float) -> None:
+    """Run cases as whole processes, `count` of them at most."""
+    bench = Bench()
+    from importlib import import_module
+
+    for module in ("tiecheck.__main__", "tiecheck.cli.main", "tiecheck.cli.check", "tiecheck.cli.inspect", "tiecheck.engine.run"):
+        import_module(module)
+    url = bench.server.url
+    end = time.monotonic() + seconds
+    try:
+        for seed in seeds:
+            for name in formats:
+                if count <= 0 or time.monotonic() > end:
+                    return
+                if name == "contract":  # no words say it
+                    continue
+                count -= 1
+                case = drawn_case(name, seed)
+                bench.server.take(case)
+                flags = ((), ("-f", "json"), ("-v",), ("-f", "json", "--strict"))[seed % 4] if name != "command" else ()
+                for fault in run_process(case, bench.root, url, flags):
+                    ledger.keep(case, fault, seed)
+                ledger.processes[name] += 1
+    finally:
+        bench.close()
+
+
+def all_formats() -> list[str]:
+    """Every format, in a fixed order."""
+    return sorted(FORMATS)
