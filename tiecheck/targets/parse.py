@@ -70,7 +70,7 @@ def parse_target(text: str) -> Target:
             return Target(text, "module", place, attribute)
         if re.fullmatch(MODULE, place):
             return Target(text, "module", place, attribute)
-    raise TargetError(_missing(text), text)
+    raise TargetError(_missing(text), without_secrets(text))
 
 
 def _exists(text: str) -> bool:
@@ -150,7 +150,7 @@ def without_secrets(address: str) -> str:
         return address
     parts = re.split(r"::(?![^\[\]]*\])", address)  # an IPv6 host has colons in brackets
     if len(parts) > 1:
-        return "::".join(without_secrets(part) if "://" in part else re.split("[?#@]", part)[0] for part in parts)
+        return "::".join(without_secrets(part) if "://" in part else _bare(part) for part in parts)
     scheme, mark, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     if scheme.lower() != "hf":  # there an @ begins the revision
@@ -159,6 +159,11 @@ def without_secrets(address: str) -> str:
             host, slash, path = path.rpartition("@")[2].partition("/")  # a password with a slash in it
         host = host.rpartition("@")[2]
     return f"{scheme}{mark}{re.split('[?#]', f'{host}{slash}{path}')[0]}"
+
+
+def _bare(part: str) -> str:
+    """Return a part of a chain that has no scheme, without the same."""
+    return re.split("[?#]", part)[0].rpartition("@")[2]
 
 
 def _missing(text: str) -> str:

@@ -6,6 +6,7 @@ containers, and every other object stays a `Made`: the name of what would have b
 
 from __future__ import annotations
 
+import gc
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
@@ -45,11 +46,16 @@ def read_pickle(
         TargetError: With it the target's pickles take more operations or memory than they may.
     """
     machine = (_SafeMachine if safe else _Machine)({} if storages is None else storages)
+    collecting = gc.isenabled()
+    gc.disable()  # what is made stays
     try:
         machine.follow(stream, label)
         return machine.pop()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise UnreadablePickleError(f"it is no whole pickle ({type(error).__name__})") from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -219,6 +225,7 @@ class _Machine:
         self.fill(items)
 
     def op_global(self, argument: str) -> None:
+        self.work += 4
         module, _, name = argument.partition(" ")
         self.stack.append(Global(module, name))
 
@@ -229,6 +236,7 @@ class _Machine:
         self.stack.append(Global(module, name))
 
     def op_reduce(self, _: Any) -> None:
+        self.work += 2
         function, args = self._last(2)
         self.stack.append(call_result(function, args))
 
@@ -278,6 +286,7 @@ class _SafeMachine(_Machine):
         self.stack.append(wanted)
 
     def op_reduce(self, _: Any) -> None:
+        self.work += 2
         function, args = self._last(2)
         if not isinstance(function, Global) or not isinstance(args, tuple):
             raise UnreadablePickleError("Trying to call reduce for unrecognized function")

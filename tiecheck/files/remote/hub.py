@@ -60,7 +60,9 @@ def hub_address(address: str) -> HubAddress | None:
     from huggingface_hub import constants
 
     if address.startswith("hf://"):
-        match = ADDRESS.fullmatch(address.removeprefix("hf://").removeprefix("models/").rstrip("/"))
+        match = ADDRESS.fullmatch(
+            re.split("[?#]", address)[0].removeprefix("hf://").removeprefix("models/").rstrip("/")
+        )
     else:
         base = next((b for b in (f"{constants.ENDPOINT}/", *HOSTS) if address.startswith(b)), None)
         if base is None:
