@@ -599,7 +599,6 @@ def test_the_collector_is_left_as_it_was():
 def test_counts_and_origin():
     live = collect_live(row_03_alias_and_parameter_tie(), origin="built on meta")
     assert (live.class_name, live.origin) == ("Small", "built on meta")
-    assert (live.parameters, live.names) == (3, 5)
     assert (live.declared, live.candidates, live.flag, live.library) == ((), (), None, None)
 
 

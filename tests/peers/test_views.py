@@ -11,7 +11,7 @@ from torch import nn
 from zoo_of_ties import REQUIRED, ROWS, Row, Small, by_column, every_row
 
 import tiecheck
-from tiecheck.peers.views.registry import MODULES, missed_by, views_of
+from tiecheck.peers.views.registry import MODULES, views_of
 from tiecheck.records.report import View
 
 COLUMNS = {
@@ -91,22 +91,8 @@ def test_fsdp_sees_what_one_unit_shares(built):
         assert letter(views["torch", function, "2.13"], row) == row.sees[list(COLUMNS).index("T")]
 
 
-def test_missed_by():
-    views = views_of(ROWS["02a_alias_among_siblings"].build())
-    missing = missed_by(views, ("ff_out.weight", "wte.weight"))
-    assert [(view.tool, view.algorithm) for view in missing] == [
-        ("accelerate", "0.9-0.17"),
-        ("accelerate", "0.18-0.33"),
-    ]
-    assert missed_by(views_of(ROWS["01_assigned_weight"].build()), ("emb.weight", "lin.weight")) == ()
-    views = views_of(ROWS["03_alias_and_parameter_tie"].build())
-    assert len(missed_by(views, ("emb.weight", "lin.weight"))) == 0
-    assert len(missed_by(views, ("emb.weight", "lin.weight", "other.weight"))) == 2
-
-
-def test_what_raises_is_not_counted_as_missing():
+def test_what_raises_is_told():
     views = views_of(ROWS["08_transposed"].build())
-    assert "safetensors" not in {view.tool for view in missed_by(views, ("emb.weight", "lin.weight"))}
     shared = next(view for view in views if view.function == "_find_shared_tensors")
     assert shared.error.startswith("RuntimeError: view size is not compatible with input tensor's size and stride")
 

@@ -110,11 +110,14 @@ def test_a_proposal_keeps_its_promises(situation) -> None:
             inside = [n for n in found if not path or n.startswith(path + ".")]
             assert len({found[n] for n in inside}) <= 1
     units = units_of(tree, groups, no_split)
+    top = {unit: node for node, unit in units.own.items()}
+    for node, unit in enumerate(units.home):
+        top.setdefault(unit, node)
     places = []
     for item in units.items:
-        node = units.units[item.units[0]].node
+        node = top[item.units[0]]
         inside = [n for n in found if not tree.path(node) or n.startswith(tree.path(node) + ".")]
-        own = units.units[item.units[0]].own
+        own = units.apart[item.units[0]]
         inside = [tree.path(node, t.attribute) for t in tree.nodes[node].tensors] if own else inside
         places.append(found[inside[0]] if inside else None)
     used: dict = {}
@@ -127,7 +130,7 @@ def test_a_proposal_keeps_its_promises(situation) -> None:
     singles = [
         DEVICES.index(p) for p, i in zip(places, units.items, strict=True) if len(i.units) == 1 and p is not None
     ]
-    own = [u for u in units.units if u.own]
+    own = [unit for unit, apart in enumerate(units.apart) if apart]
     assert own or all(a <= b for a, b in pairwise(singles))
 
 

@@ -172,9 +172,8 @@ class TestLoadCheckpoint:
         fresh = transformers.LlamaForCausalLM(trained.config)
         stored = load_file(tmp_path / "model.safetensors")
         device_map = {"model": "cpu", "lm_head": "cpu"}
-        (draft,) = said(
-            LoadOverwritesTie, loads_under(device_map, live_groups(fresh, stored), Load(function, on_meta=False))
-        )
+        load = Load("load_checkpoint_and_dispatch", on_meta=False)
+        (draft,) = said(LoadOverwritesTie, loads_under(device_map, live_groups(fresh, stored), load))
         assert "lm_head.weight" in draft.message
         getattr(accelerate, function)(fresh, str(tmp_path / "model.safetensors"), device_map=device_map)
         assert not torch.equal(fresh.model.embed_tokens.weight, trained.model.embed_tokens.weight)
@@ -191,7 +190,7 @@ class TestLoadCheckpoint:
         stored = load_file(tmp_path / "model.safetensors")
         groups = live_groups(fresh, stored)
         assert [group.names for group in groups] == [PAIR]
-        assert loads_under({"": "cpu"}, groups, Load("load_checkpoint_in_model")) == ()
+        assert loads_under({"": "cpu"}, groups, Load("load_checkpoint_and_dispatch")) == ()
         accelerate.load_checkpoint_in_model(fresh, str(tmp_path / "model.safetensors"), device_map={"": "cpu"})
         assert torch.equal(fresh.lm_head.weight, trained.lm_head.weight)
         assert fresh.lm_head.weight is fresh.model.embed_tokens.weight
@@ -206,7 +205,9 @@ class TestLoadCheckpoint:
         assert HEAD in stored
         assert EMBEDDING not in stored
         fresh = transformers.LlamaForCausalLM(trained.config)
-        found = loads_under({"": "cpu"}, live_groups(fresh, stored), Load("load_checkpoint_in_model", on_meta=False))
+        found = loads_under(
+            {"": "cpu"}, live_groups(fresh, stored), Load("load_checkpoint_and_dispatch", on_meta=False)
+        )
         assert found == ()
         accelerate.load_checkpoint_in_model(fresh, str(tmp_path / "own.safetensors"), device_map={"": "cpu"})
         assert torch.equal(fresh.model.embed_tokens.weight, trained.model.embed_tokens.weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tiecheck.records.stored import Comparison
-from tiecheck.rules.row_words import rows
+from tiecheck.rules.stored.groups import rows
 from tiecheck.wording import size
 
 SOME = Comparison(False, 128, 128, 128, 0, 127, False)

@@ -7,7 +7,7 @@ from torch import nn
 
 from tiecheck.guard.errors import TieBroken
 from tiecheck.guard.tie_words import close_names, kind_text, quoted_names, untying_advice
-from tiecheck.records.promises import Broken
+from tiecheck.records.placement import Broken
 from tiecheck.testing.matching import differences, read_expected
 
 

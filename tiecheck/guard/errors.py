@@ -8,8 +8,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError, TiecheckError
 from tiecheck.placement.promises import sound
-from tiecheck.records.placement import Placed, Placement
-from tiecheck.records.promises import Broken
+from tiecheck.records.placement import Broken, Placed, Placement
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.wording import listed, size
 

@@ -25,7 +25,7 @@ from tiecheck.records.report import SEVERITIES, Finding, Report, Severity, at_le
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.records.promises import Broken, Promise
+    from tiecheck.records.placement import Broken, Promise
 
 M = TypeVar("M")
 

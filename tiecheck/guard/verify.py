@@ -16,7 +16,7 @@ from tiecheck.guard.tie_words import kind_text, tying_advice
 from tiecheck.live import torch_adapter
 from tiecheck.live.declared import ON_DISK, Verdict, judge
 from tiecheck.live.lookup import Member, look_up
-from tiecheck.records.promises import Broken, Promise
+from tiecheck.records.placement import Broken, Promise
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import TIED
 from tiecheck.wording import listed

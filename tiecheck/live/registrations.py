@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph, repeated
+from tiecheck.live.module_graph import ModuleGraph, repeated
 
 CAP = 32
 """Names a group lists; `names_total` says how many there are."""
@@ -94,18 +94,6 @@ class Registrations:
     def names_at(self, place: int) -> list[str]:
         """Return the names that one place makes, sorted, the first `CAP` of them."""
         return [prefix + self.attributes[place] for prefix in self.graph.prefixes(self.owners[place], CAP)]
-
-    def names_total(self) -> int | None:
-        """Return the number of names of the parameters; None where a registered cycle makes them endless."""
-        if not self.graph.aliased():
-            return self.boundary
-        total = 0
-        for owner in self.owners[: self.boundary]:
-            paths = self.graph.paths(owner)
-            if paths is None:
-                return None
-            total += paths
-        return min(total, COUNT_LIMIT)
 
 
 @contextmanager

@@ -157,7 +157,6 @@ def renamed(live: LiveModel, user: UserNames) -> LiveModel:
         problems=tuple(p._replace(model=of(p.model), names=tuple(map(of, p.names))) for p in live.problems),
         heads=tuple(
             h._replace(
-                model=of(h.model),
                 embedding=all_of(h.embedding),
                 head=all_of(h.head),
                 usual=of(h.usual) if h.usual else None,
@@ -168,7 +167,5 @@ def renamed(live: LiveModel, user: UserNames) -> LiveModel:
         effects=tuple(e._replace(name=of(e.name)) for e in live.effects),
         misfits=tuple(m._replace(bias=of(m.bias), weight=of(m.weight)) for m in live.misfits),
         freezes=tuple(f._replace(names=all_of(f.names), where=of(f.where)) for f in live.freezes),
-        unsaved=tuple(
-            u._replace(names=all_of(u.names), model=of(u.model), dropped=all_of(u.dropped)) for u in live.unsaved
-        ),
+        unsaved=tuple(u._replace(names=all_of(u.names), dropped=all_of(u.dropped)) for u in live.unsaved),
     )

@@ -6,6 +6,7 @@ where a tie does not survive it, `planning` proposes a map of our own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,6 @@ from tiecheck.records.placement import Ask, Placement, Plan, Proposal
 from tiecheck.records.words import TIED, Unknown
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tiecheck.config.options import Config
     from tiecheck.live.build import Built
     from tiecheck.records.live import LiveModel
@@ -55,6 +54,8 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
     plans = _plans(config, subject, source)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
+    from tiecheck.peers.views.registry import views_of, would_warn
+
     loads, untold, followed = loads_of(source, subject, plans[0])
     placement = Placement(
         strategy="map" if isinstance(config.device_map, Mapping) else str(config.device_map),
@@ -63,8 +64,8 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
         plans=plans,
         proposal=None,
         loads=loads,
-        warns=_warns(subject.module) if _may_warn(live) else (),
-        installed=_installed(),
+        warns=would_warn(views_of(subject.module, tools=("accelerate",))) if _may_warn(live) else (),
+        installed=getattr(sys.modules.get("accelerate"), "__version__", None),
         untold=untold,
         followed=followed,
     )
@@ -162,21 +163,6 @@ def _may_warn(live: LiveModel) -> bool:
     if any(len({name.rpartition(".")[0] for name in names}) == 2 for names in plain):
         return False
     return bool(ties or live.declared or live.flag)
-
-
-def _warns(module: nn.Module) -> tuple[str, ...]:
-    """Return the versions of accelerate that would say that nothing is tied."""
-    from tiecheck.peers.views.registry import views_of, would_warn
-
-    return would_warn(views_of(module, tools=("accelerate",)))
-
-
-def _installed() -> str | None:
-    """Return the version of accelerate, which has been imported where it plans."""
-    import sys
-
-    found: str | None = getattr(sys.modules.get("accelerate"), "__version__", None)
-    return found
 
 
 def _unsound(placement: Placement) -> bool:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tiecheck.placement.map_lookup import by_accelerate
-from tiecheck.records.placement import Placement, Plan
-from tiecheck.records.promises import Promise
+from tiecheck.records.placement import Placement, Plan, Promise
 from tiecheck.records.words import TIED
 
 if TYPE_CHECKING:

@@ -129,10 +129,8 @@ class KeyProblem(Record):
 class Head(Record):
     """Where one `PreTrainedModel` of the module takes its words in and gives them out, by its own getters."""
 
-    model: str
-    """Path of the model in the module; empty for the module itself."""
     class_name: str
-    """Its class."""
+    """The model's class."""
     embedding: tuple[str, ...]
     """The names of the weight of `get_input_embeddings()`, sorted and capped; empty where it is registered nowhere."""
     head: tuple[str, ...]
@@ -205,10 +203,8 @@ class SaveProblem(Record):
     """The tied names, sorted and capped."""
     kind: Kind
     """The kind of their tie."""
-    model: str
-    """Path of the model that would save it; empty for the module itself."""
     class_name: str
-    """Its class."""
+    """The class of the model that would save it."""
     form: Literal["raises", "unpropagated"]
     """`raises`: it refuses; `unpropagated`: an inner model's own tie, which the outer one drops and never ties."""
     dropped: tuple[str, ...]
@@ -236,10 +232,6 @@ class LiveModel(Record):
     """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
     reasons: tuple[str, ...]
     """Reasons why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
-    parameters: int
-    """Distinct parameters."""
-    names: int | None
-    """Parameter names, aliases counted; None for a cycle."""
     wrappers: tuple[str, ...] = ()
     """Wrappers of the model or parts of it, from the outside in: `torch.compile`, `PEFT`."""
     problems: tuple[KeyProblem, ...] = ()

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from tiecheck.records.record import Record
 
 Kind = Literal["module", "parameter", "storage", "overlap", "copy", "separate", "absent", "unknown"]
 """Ways in which the members of a tie group hang together; `docs/how-tying-breaks.md` explains each word."""
 
-
-KINDS: tuple[Kind, ...] = (
-    "module",
-    "parameter",
-    "storage",
-    "overlap",
-    "copy",
-    "separate",
-    "absent",
-    "unknown",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """Every kind, strongest first."""
-
 
 TIED: frozenset[Kind] = frozenset({"module", "parameter"})
 """The kinds in which a write through one name is seen through every other, gradient included."""
-
 
 UNTIED: frozenset[Kind] = frozenset({"storage", "overlap", "copy", "separate"})
 """The kinds in which the members are different parameters, whatever they look like."""
@@ -60,14 +48,11 @@ stored), `head-discarded` (tied, and the stored head, which differs, is thrown a
 `embedding-random` (not loaded, and nothing ties it to what is), `member-discarded` and `member-random` (the same for
 groups that are no embedding and head), `crash`, `unknown`."""
 
-
 DISCARDED: frozenset[Outcome] = frozenset({"head-discarded", "member-discarded"})
 """The outcomes in which a stored tensor is thrown away."""
 
-
 RANDOM: frozenset[Outcome] = frozenset({"head-random", "embedding-random", "member-random"})
 """The outcomes in which a tensor is made anew."""
-
 
 HURTS: frozenset[Outcome] = DISCARDED | RANDOM | {"crash"}
 """The outcomes that cost somebody something."""

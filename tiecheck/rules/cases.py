@@ -132,7 +132,6 @@ def candidate(**changes: Any) -> Candidate:
 def head(**changes: Any) -> Head:
     """Embedding and head of a live Llama, tied."""
     plain = Head(
-        model="",
         class_name="LlamaForCausalLM",
         embedding=PAIR,
         head=PAIR,
@@ -175,8 +174,6 @@ def live(**changes: Any) -> LiveModel:
         flag=True,
         library="transformers 5.23.0",
         reasons=(),
-        parameters=10,
-        names=11,
     )
     return plain._replace(**changes)
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
-from tiecheck.scale.stored import HARMLESS, NO_NORM, Verdict, predicted_deviation, scale_record, untrained_evidence
+from tiecheck.scale.stored import HARMLESS, NO_NORM, Verdict, predicted_deviation, scale_record, untrained_verdict
 from tiecheck.trace import forward
 from tiecheck.trace.head_use import is_norm_layer
 
@@ -146,12 +146,7 @@ def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> Verdict | Unkno
     plain = {name: p for name, p in named if _is_matrix(p)}
     if not plain and any(is_lazy(p) for p in module.parameters()):
         return Verdict(untrained=True, evidence=f"{norms} normalisation layers are new, lazy layers saw no input yet")
-    against = initial_draw.no_draw(_sample(name, plain[name]) for name in initial_draw.spread(list(plain)))
-    if against == initial_draw.NO_MATRIX:
-        return Unknown(f"the normalisation weights are ones, and {against}")
-    if against is not None:
-        return Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
-    return Verdict(untrained=True, evidence=untrained_evidence(norms))
+    return untrained_verdict(norms, (_sample(name, plain[name]) for name in initial_draw.spread(list(plain))))
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -128,10 +128,15 @@ def _harmless(
     return record._replace(head_scale=head_scale, predicted=predicted)
 
 
-def untrained_evidence(norms: int) -> str:
-    """Return the evidence for an untrained model, in words."""
+def untrained_verdict(norms: int, samples: Iterable[initial_draw.Sample]) -> Verdict | Unknown:
+    """Judge by samples of the matrices if a model is trained whose normalisation layers are all as they were made."""
+    against = initial_draw.no_draw(samples)
+    if against == initial_draw.NO_MATRIX:
+        return Unknown(f"the normalisation weights are ones, and {against}")
+    if against is not None:
+        return Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
     layers = "1 normalisation layer is" if norms == 1 else f"{norms} normalisation layers are"
-    return f"{layers} exactly one with zero biases, other weights are a default draw"
+    return Verdict(untrained=True, evidence=f"{layers} exactly one with zero biases, other weights are a default draw")
 
 
 def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
@@ -202,12 +207,7 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> V
             norms += gain
         elif name not in tied and initial_draw.is_plain_matrix(name):
             matrices.append(name)
-    against = initial_draw.no_draw(_samples(checkpoint, files, matrices))
-    if against == initial_draw.NO_MATRIX:
-        return Unknown(f"the normalisation weights are ones, and {against}")
-    if against is not None:
-        return Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
-    return Verdict(untrained=True, evidence=untrained_evidence(norms))
+    return untrained_verdict(norms, _samples(checkpoint, files, matrices))
 
 
 def _samples(checkpoint: Checkpoint, files: _Files, names: list[str]) -> list[initial_draw.Sample]:

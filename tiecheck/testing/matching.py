@@ -19,6 +19,7 @@ from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames
 from tiecheck.records.live import Tie
 from tiecheck.records.words import TIED, Kind
+from tiecheck.union_find import joined
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,14 +61,10 @@ def read_expected(expected: Iterable[Iterable[str]] | Mapping[str, str]) -> Grou
 
 def _joined(pairs: Mapping[str, Any]) -> list[list[str]]:
     """Join pairs of target and source to groups: what has a name in common is one."""
-    groups: list[list[str]] = []
     for target, source in pairs.items():
         if not isinstance(source, str) or target == source:
             raise UsageError(f"the expected ties: {target!r} is to be tied to another name, not to {source!r}")
-        touched = [group for group in groups if target in group or source in group]
-        groups = [group for group in groups if group not in touched]
-        groups.append(list(dict.fromkeys([*(name for group in touched for name in group), source, target])))
-    return groups
+    return joined((source, target) for target, source in pairs.items())
 
 
 def differences(model: nn.Module, expected: Groups, *, buffers: bool) -> str:

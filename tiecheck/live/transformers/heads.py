@@ -43,7 +43,6 @@ def _head(one: PretrainedModel, places: Registrations) -> Head | None:
     both = [tensor for tensor in (embedding, head) if tensor is not None]
     shapes = [tuple(tensor.shape) for tensor in both] if not _lazy(*both) else []
     return Head(
-        model=prefix.removesuffix("."),
         class_name=type(one.model).__name__,
         embedding=places.names_of(embedding)[:CAP],
         head=places.names_of(head)[:CAP],

@@ -80,11 +80,11 @@ class _Saving:
         dropped = tuple(fitting[: len(names) - 1])
         model, cls = self._prefix.removesuffix("."), type(self._outer.model).__name__
         if len(names) - len(dropped) > 1:
-            yield SaveProblem(tie.names, tie.kind, model, cls, "raises", ())
+            yield SaveProblem(tie.names, tie.kind, cls, "raises", ())
         elif _within(self._kept, names, known):
             return
         elif _within(self._lost, names, known):
-            yield SaveProblem(tie.names, tie.kind, model, cls, "unpropagated", dropped)
+            yield SaveProblem(tie.names, tie.kind, cls, "unpropagated", dropped)
         elif not any(max(len(names & group), len(known & group)) > 1 for group in self._possible):
             key = self._pattern(dropped[0]) or ""  # else its flag is false: tie-against-config
             yield KeyProblem("drops", model, cls, key, None, tie.names, self._outer.keys.declared != {}, None)

@@ -31,19 +31,6 @@ class Difference(Record):
     """The groups that it sees and that are not tied, or hold names that are not."""
 
 
-def missed_by(views: Iterable[View], names: Iterable[str]) -> tuple[View, ...]:
-    """Return the views that do not see that some names, two or more, are one tensor.
-
-    One that only answers yes or no, and one that raises or does not end, is not among them: the latter says so itself.
-    """
-    wanted = set(names)
-    return tuple(
-        view
-        for view in views
-        if view.error is None and view.says is None and not any(wanted <= set(group) for group in view.groups)
-    )
-
-
 def would_warn(views: Iterable[View]) -> tuple[str, ...]:
     """Return the versions of accelerate that say "The model weights are not tied", right or not; oldest first.
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from tiecheck.peers.views.differences import missed_by, would_warn
+from tiecheck.peers.views.differences import would_warn
 from tiecheck.records.report import View
 
 if TYPE_CHECKING:
@@ -71,4 +71,4 @@ def _installed(peer: Peer) -> str | None:
     return text if peer.since <= numbers and (peer.until is None or numbers < peer.until) else None
 
 
-__all__ = ["missed_by", "views_of", "would_warn"]
+__all__ = ["views_of", "would_warn"]

@@ -8,7 +8,7 @@ fail without the tie as well is not laid to the tie.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from tiecheck.placement.loads import accelerate, transformers
@@ -71,9 +71,8 @@ def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad |
     """Return what becomes of one group of which it is known whether the stored members are equal."""
     if "meta" in device_map.devices:
         return Unknown("the map puts modules on meta, where nothing is loaded")
-    run = _RUNS[load.function]
     try:
-        out = run(group, device_map, load)
+        out = _run(group, device_map, load)
         meant = _meant(group, load)
     except Untold as reason:
         return Unknown(str(reason)) if device_map.devices != {device_map.main} else None  # one device: as without a map
@@ -92,7 +91,7 @@ def _failed(device_map: DeviceMap, group: LoadGroup, load: Load, failure: Fails)
     apart = tuple(range(len(group.names)))
     untied = group._replace(pairs=(), objects=apart, slots=(), stored=group.names)
     try:
-        _RUNS[load.function](untied, device_map, load)
+        _run(untied, device_map, load)
     except Fails as other:
         return Unknown(f"{load.function} fails under this map whether anything is tied or not ({other})")
     except Untold as reason:
@@ -165,25 +164,15 @@ def _record(  # noqa: PLR0913  # the fields of a record
     )
 
 
-def _from_pretrained(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
-    try:
-        return transformers.from_pretrained(group, device_map, load.form)
-    except (KeyError, re.error) as error:
-        raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
-
-
-def _and_dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
-    return accelerate.load_checkpoint_and_dispatch(group, device_map, load.form, on_meta=load.on_meta)
-
-
-def _dispatch(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+def _run(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
+    """Return what comes out of a load under a map."""
+    if load.function == "from_pretrained":
+        try:
+            return transformers.from_pretrained(group, device_map, load.form)
+        except (KeyError, re.error) as error:
+            raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
+    if load.function == "load_checkpoint_and_dispatch":
+        return accelerate.load_checkpoint_and_dispatch(group, device_map, load.form, on_meta=load.on_meta)
     if load.on_meta:
         raise Untold("the module has no values to dispatch")
     return accelerate.dispatch_model(group, device_map)
-
-
-_RUNS: dict[Function, Callable[[LoadGroup, DeviceMap, Load], Loaded]] = {
-    "from_pretrained": _from_pretrained,
-    "load_checkpoint_and_dispatch": _and_dispatch,
-    "dispatch_model": _dispatch,
-}

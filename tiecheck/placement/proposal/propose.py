@@ -51,7 +51,7 @@ class _Planner:
         self._tree = tree
         self._units = units
         self._strategy = strategy
-        self._own = {n for n, item in enumerate(units.items) if any(units.units[u].own for u in item.units)}
+        self._own = {n for n, item in enumerate(units.items) if any(units.apart[u] for u in item.units)}
         root = units.own.get(0)
         self._root = {n for n, item in enumerate(units.items) if root in item.units}
         given = {key: int(room) for key, room in memory.items() if int(room) > 0}
@@ -62,13 +62,13 @@ class _Planner:
 
     def proposal(self) -> Proposal:
         """Return the best map there is."""
-        found = self._on_gpus() or self._offloaded(disk=self._disk, with_disk=False)
+        found = self._on_gpus() or self._first_of(self._chains(self._disk, with_disk=False))
         if found is None and self._disk is not None:
-            found = self._offloaded(disk=self._disk, with_disk=True)
+            found = self._first_of(self._chains(self._disk, with_disk=True))
         if found is not None:
             return self._written(*found, lacks=0, reason=None)
         lacks, reason = self._missing()
-        found = self._offloaded(disk=None, with_disk=True) if self._disk is None else None
+        found = self._first_of(self._chains(None, with_disk=True)) if self._disk is None else None
         if found is None:
             return Proposal({}, {}, lacks, reason)
         return self._written(
@@ -117,10 +117,6 @@ class _Planner:
             if found is not None:
                 return self._gpus, found
         return None
-
-    def _offloaded(self, *, disk: int | None, with_disk: bool) -> tuple[list[Slot], Filled] | None:
-        """Return a part on the CPU, or on disk."""
-        return self._first_of(list(self._chains(disk, with_disk=with_disk)))
 
     def _chains(self, disk: int | None, *, with_disk: bool) -> Iterator[list[Slot]]:
         """Yield the devices to fill in turn; with fewer and fewer GPUs, since the first in use has to keep room."""
@@ -206,7 +202,7 @@ class _Planner:
 
     def _written(self, slots: list[Slot], filled: Filled, *, lacks: int, reason: str | None) -> Proposal:
         """Return the proposal in the words of the tools."""
-        placed = [0] * len(self._units.units)
+        placed = [0] * len(self._units.apart)
         for item, slot in zip(self._units.items, filled.slots, strict=True):
             for unit in item.units:
                 placed[unit] = slot

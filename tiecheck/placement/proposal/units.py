@@ -3,8 +3,8 @@
 A module of a no-split class is one unit, with everything below it; otherwise a module without children is. A module
 that holds both tensors and children stays whole where it looks like a layer: accelerate's hooks (1.15,
 `attach_align_device_hook_on_blocks`) go by modules and pass over a key that is a parameter's name, so that such a
-tensor must lie where its module computes. `Unit.own` marks what is left of that kind. Units are joined where they share
-a tensor.
+tensor must lie where its module computes. `Units.apart` marks what is left of that kind. Units are joined where they
+share a tensor.
 
 A map is what transformers and accelerate take; measured on accelerate 1.15 (`check_device_map`, `dispatch_model`) and
 transformers 5.23 (`expand_device_map`):
@@ -33,15 +33,6 @@ LAYER = 8
 """Size that an attention with tensors of its own may have, in those of the biggest module without children."""
 
 
-class Unit(NamedTuple):
-    """A part that goes to one device whatever the plan."""
-
-    node: int
-    """Its module in the tree."""
-    own: bool
-    """True where it is the module's own tensors alone, the children being units of their own."""
-
-
 class Item(NamedTuple):
     """Units that share tensors: they go together, and what they share counts once."""
 
@@ -58,8 +49,8 @@ class Item(NamedTuple):
 class Units(NamedTuple):
     """The units of a tree and how they hang together."""
 
-    units: tuple[Unit, ...]
-    """In the order of registration."""
+    apart: tuple[bool, ...]
+    """For each unit, in the order of registration, whether it is a module's own tensors without its children."""
     items: tuple[Item, ...]
     """Every unit in one item, in the order of each item's first unit."""
     home: tuple[int, ...]
@@ -78,7 +69,7 @@ def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterab
         no_split: Classes whose modules stay whole.
     """
     whole = _whole(tree, frozenset(no_split))
-    units: list[Unit] = []
+    units: list[bool] = []
     home = [-1] * len(tree.nodes)
     own: dict[int, int] = {}
     for number, node in enumerate(tree.nodes):
@@ -86,10 +77,10 @@ def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterab
             home[number] = home[node.parent]
         elif whole[number]:
             home[number] = len(units)
-            units.append(Unit(number, own=False))
+            units.append(False)
         elif node.tensors:
             own[number] = len(units)
-            units.append(Unit(number, own=True))
+            units.append(True)
     tensors = Parts(len(tree.sizes))
     wanted = [tuple(group) for group in groups]
     known = tree.numbers() if wanted else {}
@@ -129,7 +120,7 @@ def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
 
 
 def _items(
-    tree: ModuleTree, units: list[Unit], home: list[int], own: dict[int, int], tensors: Parts
+    tree: ModuleTree, units: list[bool], home: list[int], own: dict[int, int], tensors: Parts
 ) -> tuple[Item, ...]:
     sizes: dict[int, int] = {}
     for number, nbytes in enumerate(tree.sizes):

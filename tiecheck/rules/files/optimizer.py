@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.row_words import rows
-from tiecheck.rules.stored.groups import declaration, flag_name, stored, tied_by_intent
+from tiecheck.rules.stored.groups import declaration, flag_name, rows, stored, tied_by_intent
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:

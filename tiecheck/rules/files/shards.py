@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.row_words import rows
+from tiecheck.rules.stored.groups import rows
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:

@@ -112,9 +112,9 @@ class UndeclaredTie(Rule):
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import PAIR, live_facts
 
-        raises = SaveProblem(("k.weight", "q.weight"), "parameter", "", "LlamaForCausalLM", "raises", ())
+        raises = SaveProblem(("k.weight", "q.weight"), "parameter", "LlamaForCausalLM", "raises", ())
         yield Case("two layers share a weight", live_facts(unsaved=(raises,)), finds=("warning",))
-        inner = SaveProblem(PAIR, "parameter", "", "Outer", "unpropagated", PAIR[:1])
+        inner = SaveProblem(PAIR, "parameter", "Outer", "unpropagated", PAIR[:1])
         yield Case("an inner model in a list", live_facts(unsaved=(inner,)), finds=("warning",))
         alias = raises._replace(kind="module")
         yield Case("a module alias, which loads and runs (OLMo)", live_facts(unsaved=(alias,)), finds=("info",))

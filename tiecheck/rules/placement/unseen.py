@@ -231,7 +231,8 @@ def _stranger(key: str, placement: Placement, live: LiveModel) -> Draft | None:
             "Nothing has to be done; keep the key.",
             severity="info",
         )
-    if key.rpartition(".")[2] in {"weight", "bias"} or any(key in group.names for group in _given(placement)):
+    given = (group.names for plan in placement.plans if plan.tool == "given" for group in plan.placed)
+    if key.rpartition(".")[2] in {"weight", "bias"} or any(key in names for names in given):
         return None  # a parameter's own name, which a map may have and the planners write themselves
     return Draft(
         f"The key {key!r} of the map matches no submodule of {live.class_name}, and places nothing: what it was meant "
@@ -240,7 +241,3 @@ def _stranger(key: str, placement: Placement, live: LiveModel) -> Draft | None:
         at,
         "Write the module's own path, as model.named_modules() gives it, or leave the key out.",
     )
-
-
-def _given(placement: Placement) -> tuple[Placed, ...]:
-    return tuple(group for plan in placement.plans if plan.tool == "given" for group in plan.placed)

@@ -39,6 +39,24 @@ def _disputes(
             yield group, views
 
 
+def _told(
+    groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...], cause: Cause
+) -> Iterator[Draft]:
+    """Yield what a flag that is silent, or false, comes to where that is not the same in all loaders."""
+    for group, views in _disputes(groups, loaders, cause):
+        if spoken_for(views):
+            silent = cause == "silent"
+            says = f"The config does not set {flag_name(group)}" if silent else f"{flag_name(group)} is false"
+            yield Draft(
+                f"{says}, and what that means for {listed(group.names)} differs. {readings(views)}",
+                group.names,
+                (*flag_places(flags, views, group), *stored(group)),
+                _mend(group, views) if silent else _meaning(group, views),
+                severity="info" if heeded(views) and not silent else gravity(views),
+                hurts=hurt(views),
+            )
+
+
 def _mend(group: Group, views: tuple[LoaderView, ...]) -> str:
     """Tell the value that every level needs, by what is stored; both where that does not tell."""
     flags = " and ".join(sorted({view.reads for view in views if view.reads is not None and view.ties is not None}))
@@ -172,17 +190,7 @@ class ImplicitTieFlag(Rule):
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
-        for group, views in _disputes(groups, loaders, "silent"):
-            if spoken_for(views):
-                yield Draft(
-                    f"The config does not set {flag_name(group)}, and what that means for {listed(group.names)} "
-                    f"differs. {readings(views)}",
-                    group.names,
-                    (*flag_places(flags, views, group), *stored(group)),
-                    _mend(group, views),
-                    severity=gravity(views),
-                    hurts=hurt(views),
-                )
+        yield from _told(groups, loaders, flags, "silent")
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -239,17 +247,7 @@ class FlagMeansSomethingElse(Rule):
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
-        for group, views in _disputes(groups, loaders, "meaning"):
-            if spoken_for(views):
-                yield Draft(
-                    f"{flag_name(group)} is false, and what that means for {listed(group.names)} differs. "
-                    f"{readings(views)}",
-                    group.names,
-                    (*flag_places(flags, views, group), *stored(group)),
-                    _meaning(group, views),
-                    severity="info" if heeded(views) else gravity(views),
-                    hurts=hurt(views),
-                )
+        yield from _told(groups, loaders, flags, "meaning")
 
     @staticmethod
     def cases() -> Iterator[Case]:

@@ -11,7 +11,6 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.row_words import rows
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration,
@@ -21,6 +20,7 @@ from tiecheck.rules.stored.groups import (
     hurt,
     levers,
     main_member,
+    rows,
     spoken_for,
     stored,
     tied_by_intent,
