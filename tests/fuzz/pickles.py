@@ -57,6 +57,10 @@ def tuple_of(*parts: Program | bytes) -> Program:
 ORDERED: Program = [name_of("collections OrderedDict"), b")", b"R"]
 
 
+VIEW: Program = [bytes(bytearray(b"N"))]
+"""The sixth value of a storage's id in the older form; the zip form has five."""
+
+
 def tensor(draw: Draw, key: str) -> Program:
     """A tensor of 32 numbers over a storage, by one of the calls that make one."""
     odd = draw.chance(0.15)
@@ -65,7 +69,7 @@ def tensor(draw: Draw, key: str) -> Program:
     count = draw.number() if draw.chance(0.04) else 32
     offset = draw.number() if draw.chance(0.06) else 0
     dtype = draw.choice(("torch HalfStorage", "torch.storage UntypedStorage", "torch ComplexFloatStorage", "x y")) if draw.chance(0.05) else "torch FloatStorage"
-    storage = [*tuple_of(text("storage"), name_of(dtype), text(key), text(draw.choice(("cpu", "cpu", "cpu", "cuda:0", "meta", "x"))), number(count)), b"Q"]
+    storage = [*tuple_of(text("storage"), name_of(dtype), text(key), text(draw.choice(("cpu", "cpu", "cpu", "cuda:0", "meta", "x"))), number(count), VIEW), b"Q"]
     sizes = tuple_of(*map(number, shape)), tuple_of(*map(number, stride))
     made = [name_of("torch._utils _rebuild_tensor_v2"), *tuple_of(storage, number(offset), *sizes, b"\x89", ORDERED), b"R"]
     if draw.chance(0.1):
@@ -251,8 +255,11 @@ def legacy(draw: Draw, pickled: bytes) -> bytes:
 
 def drawn_pickle(draw: Draw, program: Program | None = None) -> bytes:
     """A file of `torch.save`, in one of its forms; now and then a bare pickle."""
-    pickled = mutated(draw, state_dict(draw) if program is None else program)
+    program = state_dict(draw) if program is None else program
     form = draw.random()
+    if (form < 0.8) is not draw.chance(0.01):
+        program = [part for part in program if part is not VIEW[0]]
+    pickled = mutated(draw, program)
     return zipped(draw, pickled) if form < 0.8 else legacy(draw, pickled) if form < 0.97 else pickled
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cases import FORMATS, Case, drawn_case, place, to_json
 from oracles import SECONDS, Fault, Measure, RealReaders, Watch, document_faults, message_faults, report_faults
@@ -27,10 +28,13 @@ from web import Server
 import tiecheck
 from tiecheck.errors import TiecheckError
 
-WEB = frozenset({"fsspec", "certifi", "OpenSSL", "brotli", "zstandard", "h2", "backports"})
+WEB = frozenset({"fsspec", "certifi", "OpenSSL", "brotli", "zstandard", "h2", "backports", "isal", "lzmaffi", "snappy", "lz4", "aiohttp", "requests", "yaml", "zlib_ng"})
 HUB = "/nonexistent/hub"
 os.environ["HF_HOME"] = HUB  # a place of its own: what it holds is not ours
 os.environ["HF_HUB_OFFLINE"] = "1"
+WAITS = 60.0
+"""Seconds that a server may have us wait between tries; they are counted, not waited."""
+
 STUCK = 20.0
 """Seconds after which a case is given up, and its process ended."""
 
@@ -78,13 +82,17 @@ class Bench:
             self.server.take(case)
             target = f"{self.server.url}/m"
         options = {key: value.replace("{}", self.root) if isinstance(value, str) else value for key, value in case.options.items()}
+        slept: list[float] = []
         try:
-            report = tiecheck.check(target, **options)
+            with patch("time.sleep", slept.append):
+                report = tiecheck.check(target, **options)
         except TiecheckError as error:
             return list(message_faults(str(error)))
         finally:
             self.watch.root = None
         found = list(report_faults(report))
+        if sum(slept) > WAITS:
+            found.append(Fault("slow", f"it waits {sum(slept):.0f} s for a server"))
         if report.targets[0].status == "pass":
             self.passed += 1
             if case.format not in {"web", "contract", "toml", "config"}:
@@ -207,6 +215,11 @@ def run_here(formats: list[str], seeds: range, ledger: Ledger, seconds: float, n
     """
     bench = Bench()
     end = time.monotonic() + seconds
+
+    def _again(case: Case, kind: str) -> bool:
+        note(seed, name)
+        return any(fault.kind == kind for fault in bench.faults(case))
+
     try:
         for seed in seeds:
             for name in formats:
@@ -215,7 +228,7 @@ def run_here(formats: list[str], seeds: range, ledger: Ledger, seconds: float, n
                 if not in_process(case):
                     continue
                 for fault in bench.faults(case):
-                    ledger.keep(case, fault, seed, lambda c, kind=fault.kind: any(f.kind == kind for f in bench.faults(c)))
+                    ledger.keep(case, fault, seed, lambda c, kind=fault.kind: _again(c, kind))
                 ledger.cases[name] += 1
             if time.monotonic() > end:
                 return seed + 1

@@ -99,7 +99,7 @@ ARGUMENTS = ("{}", "{}/model.safetensors", "{}/config.json", "check", "inspect",
              "--values", "never", "-f", "json", "text", "json={}/out", "-f=json", "-o", "{}/out", "/dev/full", "--revision", "main",
              "--offline", "--device-map", "auto", "--max-memory", "0=10GiB", "cpu=1e999", "--dtype", "float16", "--no-split",
              "--hash-seeds", "3", "--checkpoint", "--config", "/dev/zero", "{}/tiecheck.toml", "--isolated", "-v", "-q", "--color",
-             "always", "--", "-", "", "--help", "--version", "a/b", "hf://a/b", "hf://", "file://{}", "s3://x/y", "http://[::1",
+             "always", "--", "-", "", "--help", "--version", "a/b", "hf://a/b", "hf://", "file://{}", "http://[::1",
              "http://u:secret@127.0.0.1:9/x?token=secret", "memory://x", "x::http://u:secret@h/p", "no.module:Thing", "{}/m.py:f",
              "json:loads", "a.b:c", "--timeout", "5", "nan", "--trust-remote-code", "--no-such", "{}/../x", "rule/")  # fmt: skip
 LIVE = {"--live", "--load", "--device-map", "--trust-remote-code", "--max-memory", "--dtype", "--no-split", "--hash-seeds", "--checkpoint"}

@@ -88,7 +88,7 @@ def drawn_weights(draw: Draw, names: tuple[str, ...] = PAIR) -> Any:
     if draw.chance(0.1):
         whole = draw.choice((whole[: draw.randrange(len(whole) + 1)], whole + draw.randbytes(draw.randint(1, 9))))
     if draw.chance(0.002):
-        count = draw.choice((1 << 20, 1 << 24))
+        count = draw.choice((1 << 20, 1 << 24, 1 << 33, 1 << 40))
         shape = [count // 8, 2]
         entries = [(n, Pairs([("dtype", "F32"), ("shape", shape), ("data_offsets", [i * count, (i + 1) * count])]))
                    for i, n in enumerate(names)]  # fmt: skip
