@@ -35,6 +35,10 @@ OURS = frozenset({"tiecheck", "click", "rich", "msgspec", "safetensors", "huggin
 """Packages that a plain check may import, and what they try to import themselves (urllib3 2.6, rich 14); numpy counts rows that differ."""
 
 
+LOOSE = frozenset({"lines", "control character", "skip", "long", "secret"})
+"""Kinds whose words are mostly those of the case."""
+
+
 class Fault(NamedTuple):
     """One thing that must not be."""
 
@@ -44,7 +48,8 @@ class Fault(NamedTuple):
     @property
     def sort(self) -> str:
         """The fault without what differs from case to case."""
-        return self.kind + ": " + re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|0x[0-9a-f]+|[-\d,.]*\d", "_", self.said)[:160]
+        plain = re.sub(r"[^A-Za-z :]+", "_", re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|0x[0-9a-f]+|\\\S+", "_", self.said))
+        return f"{self.kind}: {plain[: 30 if self.kind in LOOSE else 120]}"
 
 
 class Watch:

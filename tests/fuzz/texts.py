@@ -100,7 +100,7 @@ ARGUMENTS = ("{}", "{}/model.safetensors", "{}/config.json", "check", "inspect",
              "--offline", "--device-map", "auto", "--max-memory", "0=10GiB", "cpu=1e999", "--dtype", "float16", "--no-split",
              "--hash-seeds", "3", "--checkpoint", "--config", "/dev/zero", "{}/tiecheck.toml", "--isolated", "-v", "-q", "--color",
              "always", "--", "-", "", "--help", "--version", "a/b", "hf://a/b", "hf://", "file://{}", "http://[::1",
-             "http://u:secret@127.0.0.1:9/x?token=secret", "memory://x", "x::http://u:secret@h/p", "no.module:Thing", "{}/m.py:f",
+             "memory://x", "no.module:Thing", "{}/m.py:f",
              "json:loads", "a.b:c", "--timeout", "5", "nan", "--trust-remote-code", "--no-such", "{}/../x", "rule/")  # fmt: skip
 LIVE = {"--live", "--load", "--device-map", "--trust-remote-code", "--max-memory", "--dtype", "--no-split", "--hash-seeds", "--checkpoint"}
 
@@ -115,6 +115,9 @@ def command_case(draw: Draw) -> Case:
         words.append(word)
     if draw.chance(0.5):
         words.append("{}")
+    if draw.chance(0.1):  # first, so that it is a target and no option's value
+        words.insert(0, draw.choice(("http://u:secret@127.0.0.1:9/x?token=secret", "x::http://u:secret@h/p", "http://[::1]:9/?k=secret",
+                                     "HTTP://secret@127.0.0.1:9", "ftp://u:secret@127.0.0.1:9/", "https://127.0.0.1:9/a?secret#x")))  # fmt: skip
     from weights import drawn_weights
 
     files: dict[str, Any] = {"config.json": CONFIG, "model.safetensors": drawn_weights(draw)}

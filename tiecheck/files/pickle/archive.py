@@ -193,6 +193,8 @@ def _read(path: str, fd: int, start: int, length: int | None, *, safe: bool) -> 
         raise ForeignFileError("is a Git LFS pointer, not the data")
     else:
         raise ForeignFileError(f"is no file of torch's: it begins with {first[:8]!r}, as no pickle or zip does")
+    if safe and any(storage.old is first.startswith(b"PK") for storage in storages.values()):
+        raise BrokenArchiveError("it names its storages as files of the other form do")
     return TorchFile(path, tree, storages, places)
 
 
@@ -224,7 +226,9 @@ def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
         if f"{folder}constants.pkl" in there:
             raise ForeignFileError("is a TorchScript program, not a state dict")
         versions = {f"{folder}version", f"{folder}.data/version"}
-        if len(pickles) != 1 or len(there) < len(entries) or (safe and not there & versions):
+        whole = len(pickles) == 1 and len(there) == len(entries)
+        # torch takes what stands before the first entry's first slash for the folder of all
+        if not whole or (safe and not (there & versions and folder == entries[0].filename.partition("/")[0] + "/")):
             raise BrokenArchiveError("it is a zip archive, but none of torch.save's")
         if pickles[0].file_size > PICKLE_BYTES:
             raise BrokenArchiveError(f"its pickle has more than the {PICKLE_BYTES:,} bytes that are read")

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tiecheck.files.limits import OPERATIONS, PICKLED, account
 from tiecheck.files.pickle.rebuilding import ARGUMENTS, call_result, persistent_storage
-from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, Storage
+from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
 
 
 class UnreadablePickleError(Exception):
@@ -265,6 +265,9 @@ class _Machine:
         self.stack.append(storage)
 
 
+ORDERED = Global("collections", "OrderedDict")
+
+
 class _SafeMachine(_Machine):
     """The same, stopping where torch's safe loader stops."""
 
@@ -308,8 +311,10 @@ class _SafeMachine(_Machine):
         super().fill(items)
 
     def op_build(self, _: Any) -> None:
-        if not isinstance(self.stack[-2], (dict, Made)):  # of a tensor it would change the memory
-            raise UnreadablePickleError("Can only build a dict or an object")
+        built, state = self.stack[-2], self.stack[-1]
+        ordered = isinstance(built, OrderedState) or (isinstance(built, Made) and built.function == ORDERED)
+        if not ordered or not isinstance(state, dict):  # of a tensor it would change the memory
+            raise UnreadablePickleError("Can only build an OrderedDict")
         super().op_build(None)
 
     def op_binpersid(self, _: Any) -> None:

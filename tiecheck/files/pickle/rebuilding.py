@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.files.pickle.records import ITEMSIZES, STORAGES, Global, Made, PickledTensor, Storage
+from tiecheck.files.pickle.records import FIELDS, ITEMSIZES, STORAGES, Global, Made, OrderedState, PickledTensor, Storage
 
 ARGUMENTS = 8
 """Arguments of a call that are looked at; torch 2.13 writes seven."""
@@ -25,31 +25,28 @@ def persistent_storage(identifier: tuple[Any, ...]) -> Storage | None:
     A sixth value is the view of another storage that torch before 0.4 wrote; such a storage is not read.
     """
     match identifier:
-        case ("storage", Global(_, kind), str(key), str(), int(numel)) | (
-            "storage",
-            Global(_, kind),
-            str(key),
-            str(),
-            int(numel),
-            None,
-        ) if 0 <= numel < 1 << 63:
+        case ("storage", Global(_, kind), str(key), str(), int(numel), *view) if 0 <= numel < 1 << 63:
             dtype = STORAGES.get(kind)
-            if dtype is not None or kind == "UntypedStorage":
-                return Storage(key, dtype, numel * ITEMSIZES[dtype] if dtype else numel)
+            if (dtype is not None or kind == "UntypedStorage") and view in ([], [None]):
+                return Storage(key, dtype, numel * ITEMSIZES[dtype] if dtype else numel, bool(view))
     return None
 
 
 def _rebuilt_tensor(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
     """Return the tensor that a function of `torch._utils` or `torch._tensor` would make; None for one not known."""
     match name, args:
-        case (("_rebuild_parameter" | "_rebuild_parameter_with_state"), (PickledTensor() as tensor, *_)):
+        case "_rebuild_parameter", (PickledTensor() as tensor, bool(grad), _) if _may_learn(tensor, grad):
+            return tensor
+        case "_rebuild_parameter_with_state", (PickledTensor() as tensor, bool(grad), _, state) if _may_learn(
+            tensor, grad
+        ) and _attributes(state):
             return tensor
         case "_rebuild_from_type_v2", (
             Global("torch._utils", function),
             Global(_, "Tensor" | "Parameter"),
             tuple(inner),
-            _,
-        ) if function != "_rebuild_from_type_v2":
+            state,
+        ) if function != "_rebuild_from_type_v2" and _attributes(state):
             return _rebuilt_tensor(function, inner)
         case (
             ("_rebuild_tensor_v2" | "_rebuild_tensor"),
@@ -102,6 +99,19 @@ def _valueless(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
     return None
 
 
+def _may_learn(tensor: PickledTensor, grad: bool) -> bool:
+    """Tell whether a parameter may have that `requires_grad`: only floating point and complex tensors may learn."""
+    return not grad or tensor.dtype.startswith(("float", "bfloat", "complex"))
+
+
+def _attributes(state: Any) -> bool:
+    """Tell whether torch can set a state's attributes on a tensor: a dict of names that are none of its own fields."""
+    states = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    return all(
+        not one or (isinstance(one, dict) and all(isinstance(k, str) and k not in FIELDS for k in one)) for one in states
+    )
+
+
 def _sizes(*numbers: Any) -> bool:
     """Return whether these are so many whole numbers as a tensor can have, none negative."""
     return len(numbers) <= 2 * DIMENSIONS + 1 and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
@@ -116,7 +126,9 @@ def call_result(function: Any, args: Any) -> Any:
         if function.module in ("torch._utils", "torch._tensor"):
             return _rebuilt_tensor(function.name, args) or Made(function, args)
         match function, args:
-            case (Global("collections", "OrderedDict"), ()) | (Global("collections", "defaultdict"), _):
+            case Global("collections", "OrderedDict"), ():
+                return OrderedState()
+            case Global("collections", "defaultdict"), _:
                 return {}
             case Global("torch", "Size"), (tuple(sizes),):
                 return sizes

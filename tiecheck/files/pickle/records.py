@@ -44,6 +44,12 @@ class Storage(NamedTuple):
     """Element type, torch's word; None for an untyped storage, whose tensors say it."""
     nbytes: int
     """Its bytes."""
+    old: bool = False
+    """True where its id has a sixth value, as in the form before torch 1.6."""
+
+
+class OrderedState(dict[Any, Any]):
+    """An `OrderedDict` of the pickle; a plain dict otherwise, but that it may be built."""
 
 
 class PickledTensor(NamedTuple):
@@ -120,6 +126,18 @@ ITEMSIZES = {TORCH_DTYPES[word]: bits // 8 for word, bits in BITS.items() if wor
 
 _PLAIN = [word.removesuffix("Storage") for word, dtype in STORAGES.items() if not dtype.startswith("q")]
 _REAL = [word for word in _PLAIN if "Complex" not in word]
+
+FIELDS = frozenset(
+    (
+        *("H", "T", "mH", "mT", "real", "imag", "data", "grad", "name", "shape", "ndim", "dtype", "device", "layout"),
+        *("nbytes", "itemsize", "output_nr", "volatile", "requires_grad", "retains_grad", "grad_fn", "grad_dtype"),
+        *("is_cpu", "is_cuda", "is_ipu", "is_leaf", "is_maia", "is_meta", "is_mkldnn", "is_mps", "is_mtia", "is_nested"),
+        *("is_quantized", "is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu", "__class__", "__dict__"),
+        *("__weakref__", "__cuda_array_interface__", "_backward_hooks", "_base", "_cdata", "_grad", "_grad_fn"),
+        *("_has_symbolic_sizes_strides", "_post_accumulate_grad_hooks", "_python_dispatch", "_version"),
+    )
+)
+"""Fields of a tensor of torch 2.13 that are no plain attributes: a state that sets one is refused, or changes it."""
 
 ALLOWED = frozenset(
     (
