@@ -26,6 +26,7 @@ from tiecheck.files.local import inside, parse_json
 from tiecheck.files.model_config import parse_config
 from tiecheck.files.pickle import archive, machine
 from tiecheck.files.pickle.archive import read_torch_file
+from tiecheck.files.safetensors import header
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
 
@@ -91,7 +92,8 @@ class TestJson:
         index = {"weight_map": {"a0": "a.safetensors", "b0": "b.safetensors"}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
         assert read_checkpoint(str(tmp_path)) is not None
-        monkeypatch.setattr(limits, "VALUES", Limit(40_000, "values"))
+        for module in (limits, header):  # json, and the typed parser where msgspec is there
+            monkeypatch.setattr(module, "VALUES", Limit(40_000, "values"))
         token = current.set(Account())
         with pytest.raises(
             TargetError, match=r"b\.safetensors is not read: with it the target has more than 40,000 values"
