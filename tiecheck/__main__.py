@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import sys
+from types import FrameType
+
+from tiecheck.errors import Terminated
 
 YOUNG = 100_000
 """Objects that are made before the garbage collector looks at them: with its 700 a tenth of a start is spent on it."""
 
+STOPPED = (130, 143)
+"""Exit statuses of a process that SIGINT or SIGTERM has ended."""
+
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; an interrupt ends it at once, whatever threads are still waiting for a server."""
     gc.set_threshold(YOUNG)
-    from tiecheck.cli.main import cli
+    _hold_descriptors()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        from tiecheck.cli.main import cli
 
-    cli.main(prog_name="tiecheck")
+        cli.main(prog_name="tiecheck")
+    except SystemExit as end:
+        if end.code not in STOPPED:
+            raise
+        os._exit(end.code)
+    except KeyboardInterrupt as stop:  # while the command line itself was imported
+        os._exit(143 if isinstance(stop, Terminated) else 130)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """Unwind as an interrupt does, so that temporary folders are removed."""
+    raise Terminated
+
+
+def _hold_descriptors() -> None:
+    """Open the standard descriptors that were closed: else the next file gets the number, and foreign code's output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        from tiecheck.cli.streams import ClosedStream
+
+        sys.stdout = ClosedStream()
 
 
 if __name__ == "__main__":

@@ -99,11 +99,14 @@ def count_parameters(module: nn.Module) -> Counts:
         and `trainable`; what cannot be told is None there, and `reasons` says why.
 
     Raises:
+        TiecheckError: If the module's own code raises.
         TypeError: If `module` is no `nn.Module`.
     """
     from tiecheck.live.counts import count_live
+    from tiecheck.live.registrations import looking_at
 
-    return count_live(module)
+    with looking_at(module):
+        return count_live(module)
 
 
 def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tuple[Tie, ...]:
@@ -117,6 +120,11 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tup
     Returns:
         The groups, sorted by first name. A group declared as tied whose members are copies, separate or absent is
         in the report of `check`, not here.
+
+    Raises:
+        TiecheckError: If the module's own code raises.
+        TypeError: If `module` is no `nn.Module`.
+        ValueError: If `cap` is below 2.
     """
     from tiecheck.live.collect import find_ties as find
 
@@ -138,8 +146,11 @@ def views(module: nn.Module) -> tuple[View, ...]:
         (`dropped`), what it answers (`says`), and what it raises (`error`). In a fixed order, the same from run to run.
 
     Raises:
+        TiecheckError: If the module's own code raises where no tool is asked yet.
         TypeError: If `module` is no `nn.Module`.
     """
+    from tiecheck.live.registrations import looking_at
     from tiecheck.peers.views.registry import views_of
 
-    return views_of(module, run=True)
+    with looking_at(module):
+        return views_of(module, run=True)

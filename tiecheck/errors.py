@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+
+MESSAGE = 300
+"""Characters that are shown of what foreign code says of its failure."""
 
 
 class TiecheckError(Exception):
@@ -36,6 +40,14 @@ class UsageError(TiecheckError):
     """An option is wrong: an unknown rule code, an unknown format."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: whatever lets an interrupt through lets this through."""
+
+
+class OutOfTimeError(BaseException):
+    """The target has taken its seconds. No `Exception`, so that whoever asks runs into no handler on the way up."""
+
+
 class MissingExtraError(TiecheckError):
     """A library of an optional extra, or of a store that fsspec reads, is needed and not installed."""
 
@@ -44,6 +56,47 @@ class MissingExtraError(TiecheckError):
             super().__init__(f"{what} needs another package: pip install {package}")
         else:
             super().__init__(f"{what} needs an optional part of tiecheck: pip install 'tiecheck[{extra}]'")
+
+
+@contextlib.contextmanager
+def foreign(what: str, path: str | None = None, *, own: str | None = None) -> Iterator[None]:
+    """Turn whatever foreign code raises, `sys.exit` included, into one error of ours; an interrupt stays what it is.
+
+    Args:
+        what: The beginning of the sentence; `raised ValueError: its message` follows.
+        path: The file that the error is about.
+        own: A module of ours whose own exceptions are meant for the caller.
+
+    Raises:
+        TargetError: Something was raised.
+    """
+    try:
+        yield
+    except (TiecheckError, KeyboardInterrupt, OutOfTimeError, GeneratorExit):
+        raise
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if own is not None and trace is not None and trace.tb_frame.f_globals.get("__name__") == own:
+            raise
+        raise TargetError(f"{what} raised {failure(error)}", path) from error
+
+
+def failure(error: BaseException) -> str:
+    """Return an exception's class and its own words, in one line; a class may fail even at giving them."""
+    name = class_word(type(error))
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  # foreign code
+        return name
+    return f"{name}: {text[:MESSAGE]}" if text else name
+
+
+def class_word(cls: type) -> str:
+    """Return the name of a class, past whatever its metaclass makes of it."""
+    name: str = type.__dict__["__name__"].__get__(cls)
+    return name
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

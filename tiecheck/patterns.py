@@ -14,8 +14,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-SECONDS = 10.0
-"""Seconds that the patterns of one class may take on all names."""
+SECONDS = 5.0
+"""Seconds that one pattern may take on all names."""
+
+_HOPELESS: set[tuple[str, int]] = set()
+"""Patterns that took longer, each with the hash of the names: they are not tried again."""
 
 LOOPS = 4
 """Loops one after another that a pattern may have: names are short, so that their product stays small."""
@@ -42,8 +45,10 @@ def takes_forever(patterns: Iterable[str], names: Callable[[], Iterable[str]]) -
     risky = [pattern for pattern in patterns if may_explode(pattern)]
     if not risky:
         return None
-    everything = list(names())
+    everything = tuple(names())
     for pattern in risky:
+        if (pattern, hash(everything)) in _HOPELESS:
+            return pattern
         try:
             subprocess.run(  # noqa: S603  # this Python, and a program of ours
                 [sys.executable, "-I", "-S", "-c", _TRIAL],
@@ -53,6 +58,7 @@ def takes_forever(patterns: Iterable[str], names: Callable[[], Iterable[str]]) -
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired):  # not tried is not trusted
+            _HOPELESS.add((pattern, hash(everything)))
             return pattern
     return None
 

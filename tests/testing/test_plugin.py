@@ -218,7 +218,7 @@ def test_a_wrong_word_in_the_marker_is_a_usage_error(pytester, mark: str, says: 
 
 
 def test_a_model_alone_is_a_run(project: pytest.Pytester) -> None:
-    result = run(project, "--tiecheck", "models/llama-healthy-tied", "-v")
+    result = run(project, "--tiecheck=models/llama-healthy-tied", "-v")
     result.assert_outcomes(passed=1)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*collected 1 item", "tiecheck::models/llama-healthy-tied PASSED*"])
@@ -227,7 +227,7 @@ def test_a_model_alone_is_a_run(project: pytest.Pytester) -> None:
 def test_a_model_that_fails_says_what_the_command_line_says(
     project: pytest.Pytester, tiecheck_cli, monkeypatch
 ) -> None:
-    result = run(project, "--tiecheck", "models/llama-flag-lost", "--tiecheck", "models/llama-healthy-tied")
+    result = run(project, "--tiecheck=models/llama-flag-lost", "--tiecheck=models/llama-healthy-tied")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     monkeypatch.chdir(project.path)
@@ -242,7 +242,7 @@ def test_a_model_that_fails_says_what_the_command_line_says(
 
 def test_models_stand_beside_test_files(project: pytest.Pytester) -> None:
     project.makepyfile(test_one="def test_it(): pass", test_two="def test_it(): assert 0")
-    model = ("--tiecheck", "models/llama-healthy-tied")
+    model = ("--tiecheck=models/llama-healthy-tied",)
     run(project, *model).assert_outcomes(passed=2, failed=1)
     run(project, *model, "test_one.py").assert_outcomes(passed=2)
     run(project, *model, "test_two.py::test_it").assert_outcomes(passed=1, failed=1)
@@ -251,7 +251,7 @@ def test_models_stand_beside_test_files(project: pytest.Pytester) -> None:
 
 def test_models_are_selected_like_tests(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(): pass")
-    both = ("--tiecheck", "models/llama-healthy-tied", "--tiecheck", "models/llama-flag-lost")
+    both = ("--tiecheck=models/llama-healthy-tied", "--tiecheck=models/llama-flag-lost")
     run(project, *both, "-k", "healthy").assert_outcomes(passed=1, deselected=2)
     run(project, *both, "-k", "not flag-lost").assert_outcomes(passed=2, deselected=1)
     run(project, *both, "-m", "tiecheck").assert_outcomes(passed=1, failed=1, deselected=1)
@@ -266,7 +266,7 @@ def test_models_are_selected_like_tests(project: pytest.Pytester) -> None:
 def test_last_failed_comes_back(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(): pass")
     project.mkdir("tiecheck")  # a directory of that name is no failed file
-    both = ("--tiecheck", "models/llama-healthy-tied", "--tiecheck", "models/llama-flag-lost")
+    both = ("--tiecheck=models/llama-healthy-tied", "--tiecheck=models/llama-flag-lost")
     run(project, *both)
     run(project, *both, "--lf").assert_outcomes(failed=1, deselected=2)
     run(project, *both, "--ff", "--nf").assert_outcomes(failed=1, passed=2)
@@ -295,7 +295,7 @@ def test_old_ini_files_name_them_too(project: pytest.Pytester) -> None:
 
 def test_a_model_named_twice_is_one_item(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ntiecheck_targets = models/llama-healthy-tied\n")
-    run(project, "--tiecheck", "models/llama-healthy-tied").assert_outcomes(passed=1)
+    run(project, "--tiecheck=models/llama-healthy-tied").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(
@@ -316,39 +316,41 @@ def test_a_model_named_twice_is_one_item(project: pytest.Pytester) -> None:
 )
 def test_what_fails_a_model(project: pytest.Pytester, arguments: list[str], failed: bool) -> None:
     (project.path / "never.toml").write_text('values = "never"')
-    run(project, "--tiecheck", *arguments).assert_outcomes(failed=int(failed), passed=int(not failed))
+    run(project, f"--tiecheck={arguments[0]}", *arguments[1:]).assert_outcomes(
+        failed=int(failed), passed=int(not failed)
+    )
 
 
 def test_live_builds_the_class(project: pytest.Pytester) -> None:
-    arguments = ("--tiecheck", "models/llama-healthy-tied", "--tiecheck-select", "TIE3", "--tiecheck-live")
+    arguments = ("--tiecheck=models/llama-healthy-tied", "--tiecheck-select", "TIE3", "--tiecheck-live")
     run_apart(project, *arguments).assert_outcomes(passed=1)
 
 
 def test_a_pass_with_skips_or_notes_can_be_read(project: pytest.Pytester) -> None:
-    result = run(project, "--tiecheck", "models/llama-redundant-copy", "-rP")
+    result = run(project, "--tiecheck=models/llama-redundant-copy", "-rP")
     result.stdout.fnmatch_lines(["*tiecheck call*", "*TIE106 info: redundant-tied-copy*"])
 
 
 def test_a_module_is_built_from_its_name(project: pytest.Pytester) -> None:
     project.makepyfile(nets=NETS)
-    result = run(project, "--tiecheck", "nets.py:tied", "--tiecheck", "nets.py:broken")
+    result = run(project, "--tiecheck=nets.py:tied", "--tiecheck=nets.py:broken")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["FAILED tiecheck::nets.py:broken - tiecheck: TIE302*"])
 
 
 def test_a_test_that_changes_the_directory_does_no_harm(project: pytest.Pytester) -> None:
     project.makepyfile("import os\ndef test_it(tmp_path): os.chdir(tmp_path)")
-    run(project, "--tiecheck", "models/llama-healthy-tied").assert_outcomes(passed=2)
+    run(project, "--tiecheck=models/llama-healthy-tied").assert_outcomes(passed=2)
 
 
 def test_a_password_in_an_address_is_in_no_name(project: pytest.Pytester) -> None:
-    result = run(project, "--tiecheck", "https://me:secret@localhost:1/m?token=x", "--collect-only", "-q")
+    result = run(project, "--tiecheck=https://me:secret@localhost:1/m?token=x", "--collect-only", "-q")
     result.stdout.fnmatch_lines(["tiecheck::https://localhost:1/m"])
     assert "secret" not in lines(result)
 
 
 def test_junit_names_the_model_and_tells_the_report(project: pytest.Pytester) -> None:
-    run(project, "--tiecheck", "models/llama-flag-lost", "--junitxml", "out.xml")
+    run(project, "--tiecheck=models/llama-flag-lost", "--junitxml", "out.xml")
     (case,) = ET.parse(project.path / "out.xml").iter("testcase")
     assert (case.get("classname"), case.get("name")) == ("tiecheck", "models/llama-flag-lost")
     (failure,) = case.iter("failure")
@@ -388,7 +390,7 @@ def test_clean(tiecheck):
     )
     result = run_apart(
         project,
-        "-n", "2", "--tiecheck", "models/llama-diverged-head", "--tiecheck", "models/llama-redundant-copy",
+        "-n", "2", "--tiecheck=models/llama-diverged-head", "--tiecheck=models/llama-redundant-copy",
         "--tiecheck-fail-on", "info", "--tiecheck-select", "TIE101,TIE102", "--tiecheck-select", "TIE106",
     )  # fmt: skip
     result.assert_outcomes(passed=1, failed=3)
@@ -401,12 +403,51 @@ def test_clean(tiecheck):
     )
 
 
+SPY = "from pathlib import Path\nPath(r'{}').touch()\n"
+
+
+@pytest.fixture
+def planted(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory) -> tuple[pytest.Pytester, Path, Path]:
+    """A model's folder with files that pytest would obey were it a folder of tests; and what they would write."""
+    folder = tmp_path_factory.mktemp("model")
+    trace = folder / "was-run"
+    for name in ("conftest.py", "test_it.py", "evil.py"):
+        (folder / name).write_text(SPY.format(trace))
+    (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\npython_files = *.py\n")
+    return pytester, folder, trace
+
+
+@pytest.mark.parametrize("more", [[], ["-q"], ["tests"], ["--tiecheck-select=TIE1", "-x"], ["--tiecheck=other"]])
+@pytest.mark.parametrize("form", [["--tiecheck={}"], ["--tiecheck", "{}"], ["--tiecheck", "{}/"]])
+def test_a_models_folder_is_no_folder_of_tests(planted, form: list[str], more: list[str]) -> None:
+    project, folder, trace = planted
+    form = [word.format(folder) for word in form]
+    tests = project.mkdir("tests")
+    (tests / "test_own.py").write_text("def test_own(): pass")
+    for arguments in ([*form, *more], [*more, *form]):
+        result = run_apart(project, *arguments)
+        assert not trace.exists()
+        if form[0] == "--tiecheck":
+            assert result.ret == pytest.ExitCode.USAGE_ERROR
+            assert "write --tiecheck=TARGET" in result.stderr.str()
+        else:
+            assert result.ret == pytest.ExitCode.TESTS_FAILED  # there are no weights in it
+            assert f"rootdir: {folder}" not in result.stdout.str()
+
+
+def test_the_form_with_a_space_is_refused_in_the_environment_too(planted, monkeypatch) -> None:
+    project, folder, trace = planted
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"-q --tiecheck {folder}")
+    assert run_apart(project).ret == pytest.ExitCode.USAGE_ERROR
+    assert not trace.exists()
+
+
 def test_without_the_plugin_its_words_are_unknown(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(tiecheck): pass")
     result = run_apart(project, "-p", "no:tiecheck")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*fixture 'tiecheck' not found*"])
-    assert run_apart(project, "-p", "no:tiecheck", "--tiecheck", "x").ret == pytest.ExitCode.USAGE_ERROR
+    assert run_apart(project, "-p", "no:tiecheck", "--tiecheck=x").ret == pytest.ExitCode.USAGE_ERROR
 
 
 def test_a_run_that_does_not_use_it_imports_nothing_of_it(pytester: pytest.Pytester) -> None:
@@ -430,7 +471,7 @@ def test_files_are_checked_without_torch(project: pytest.Pytester) -> None:
     project.makepyfile(
         "import sys\ndef test_modules(tiecheck):\n    assert not {'torch', 'click', 'rich'} & sys.modules.keys()"
     )
-    result = run_apart(project, "--tiecheck", "models/llama-healthy-tied")
+    result = run_apart(project, "--tiecheck=models/llama-healthy-tied")
     result.assert_outcomes(passed=2)
 
 
@@ -461,7 +502,7 @@ def test_it(tiecheck):
     assert "site" in tiecheck.__file__
 """
     )
-    arguments = ["-W", "error", "-p", "no:cacheprovider", "--tiecheck", "models/llama-healthy-tied", "--strict-markers"]
+    arguments = ["-W", "error", "-p", "no:cacheprovider", "--tiecheck=models/llama-healthy-tied", "--strict-markers"]
     program = f"{first}import sys, pytest; sys.exit(pytest.main({arguments!r}))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=project.path, capture_output=True, text=True, check=False
@@ -490,9 +531,9 @@ def test_broken(tiecheck):
     tiecheck(Net()).assert_clean()
 """
     )
-    result = run(pytester, "--tiecheck", "net.py:Net", "--tiecheck", "net.py:tied")
+    result = run(pytester, "--tiecheck=net.py:Net", "--tiecheck=net.py:tied")
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(["*TIE301 declared-tie-not-applied*"])
     none = pytester.path / "none.toml"
     none.write_text("")
-    run(pytester, "--tiecheck", "net.py:Net", "--tiecheck-config", "none.toml").assert_outcomes(passed=3)
+    run(pytester, "--tiecheck=net.py:Net", "--tiecheck-config", "none.toml").assert_outcomes(passed=3)

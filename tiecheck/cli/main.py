@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import Any
 
 import click
 
 from tiecheck._version import __version__
+from tiecheck.cli.streams import ended
 
 COMMANDS = {"check": "tiecheck.cli.check", "inspect": "tiecheck.cli.inspect", "rule": "tiecheck.cli.rule"}
 """Command -> the module that holds it as `command`."""
@@ -14,6 +17,13 @@ COMMANDS = {"check": "tiecheck.cli.check", "inspect": "tiecheck.cli.inspect", "r
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, and takes anything that looks like a target for `check`."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line; standing alone, end the process with our exit status instead of click's."""
+        run: Any = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **extra)
+        sys.exit(ended(lambda: run(*args, standalone_mode=False, **extra)))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Every command, in the order of the table."""

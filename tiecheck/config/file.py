@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,10 @@ KEYS = {
     "hash-seeds": "hash_seeds",
 }
 """Key in the file -> field of `Config`."""
+
+
+LIMIT = 4_000_000
+"""Bytes of a configuration file that are read at most."""
 
 
 class Checks(Record):
@@ -87,6 +92,11 @@ def parse_settings(path: str, checks: Checks, *, asked: bool = True) -> Settings
 
 def _parse(path: str, shown: str) -> dict[str, Any]:
     try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a folder's own error says it better
+            raise UsageError(f"{shown} is a pipe or a device, not a regular file", path)
+        if found.st_size > LIMIT:
+            raise UsageError(f"{shown} has {found.st_size:,} bytes, more than the {LIMIT:,} that are read", path)
         with open(path, "rb") as stream:
             return tomllib.load(stream)
     except OSError as error:

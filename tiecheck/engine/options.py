@@ -64,9 +64,11 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
         return read_contract(ties, "ties")
     if isinstance(target, (str, os.PathLike)):
         raise UsageError('for a path ties= names the class: {"MyGPT": [["a.weight", "b.weight"]]}')
+    from tiecheck.live.registrations import looking_at
     from tiecheck.live.wrappers import own_class
 
-    return {dotted(own_class(target)): read_groups(ties, "ties")}
+    with looking_at(target):
+        return {dotted(own_class(target)): read_groups(ties, "ties")}
 
 
 def read_settings(path: str, *, asked: bool = True) -> Settings | None:

@@ -6,15 +6,16 @@ for it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
-from tiecheck.errors import TiecheckError
+from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign
 from tiecheck.facts.registry import Facts
-from tiecheck.files.limits import Account, OutOfTimeError, current
+from tiecheck.files.limits import Account, current
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
 from tiecheck.records.words import Unknown
@@ -106,14 +107,22 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
 
     reporting = reporting or judge
     if not isinstance(given, str):
-        name = type(given).__qualname__
-        return reporting(Target(name, "module", name, None), opening.module_facts(given, config), config)
+        name = class_word(type(given))
+        target = Target(name, "module", name, None)
+        try:
+            with foreign(f"looking at the {name}"):
+                return reporting(target, opening.module_facts(given, config), config)
+        except TargetError as error:
+            return _unread(target, str(error), error.path)
     target = Target(without_secrets(given), "checkpoint", given, None)
     account = Account(config.timeout)
     token = current.set(account)
     try:
         target = parse_target(given)
-        report = reporting(target, opening.facts_of(target, config), config)
+        facts = opening.facts_of(target, config)
+        builds = target.type == "module" or config.trust_remote_code
+        with foreign(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
+            report = reporting(target, facts, config)
         account.check_files()
     except OutOfTimeError:
         return _unread(

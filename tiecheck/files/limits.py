@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from math import inf
 from typing import NamedTuple
 
-from tiecheck.errors import TargetError
+from tiecheck.errors import OutOfTimeError, TargetError
 
 JSON_BYTES = 192 * 1024 * 1024
 """Bytes of an index; that of a million tensors has some 130 MB."""
@@ -72,10 +72,6 @@ parsed with types counts four an entry of a header and two a name of an index: s
 
 COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
 """A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has none."""
-
-
-class OutOfTimeError(BaseException):
-    """The target has taken its seconds. No `Exception`, so that whoever asks runs into no handler on the way up."""
 
 
 class Account:

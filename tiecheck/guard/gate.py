@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tiecheck.errors import TiecheckError, UsageError, nearest
+from tiecheck.errors import TiecheckError, UsageError, class_word, nearest
 from tiecheck.guard.errors import PlacementError, TieBroken, broken_text, hurting_text, no_map_text, placement_of
 from tiecheck.placement.promises import chosen_map, promises_of, sound
 from tiecheck.records.report import SEVERITIES, Finding, Report, Severity, at_least
@@ -179,16 +179,15 @@ class Gate:
             The broken promises, none where all are kept.
 
         Raises:
+            TiecheckError: If the model's own code raises.
             TypeError: If `model` is no `torch.nn.Module`.
         """
-        from torch import nn
-
         from tiecheck.guard.verify import StoredRows, broken_promises
+        from tiecheck.live.registrations import looking_at
 
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"a torch.nn.Module is wanted, not a {type(model).__name__}")
-        stored = StoredRows.at(self._checkpoint) if values and self._checkpoint is not None else None
-        return broken_promises(model, self._promises, stored)
+        with looking_at(model):
+            stored = StoredRows.at(self._checkpoint) if values and self._checkpoint is not None else None
+            return broken_promises(model, self._promises, stored)
 
     def watch(self, model: M) -> M:
         """Verify a model now, and its ties and places once more when the `with` ends.
@@ -249,7 +248,7 @@ class Gate:
     def _insist(self, model: Any, *, values: bool) -> None:
         broken = self.verify(model, values=values)
         if broken:
-            raise TieBroken(broken_text(type(model).__name__, broken), broken)
+            raise TieBroken(broken_text(class_word(type(model)), broken), broken)
 
 
 def _refuse_wrong(device_map: object, fail_on: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Config
-from tiecheck.errors import MissingExtraError, TargetError
+from tiecheck.errors import MissingExtraError, TargetError, TiecheckError, failure
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
@@ -21,10 +21,6 @@ from tiecheck.targets.parse import Target
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-MESSAGE = 300
-"""Characters that are shown of a message of the target's own code."""
 
 
 class Built(NamedTuple):
@@ -93,14 +89,14 @@ def _told(what: str, path: str) -> Iterator[None]:
     """Turn whatever the target's code raises, `sys.exit` included, into one sentence; Ctrl-C stays what it is."""
     try:
         yield
-    except (TargetError, KeyboardInterrupt):
+    except (TiecheckError, KeyboardInterrupt):
         raise
     except BaseException as error:
         hint = ""
         if isinstance(error, TypeError) and "required" in str(error) and "argument" in str(error):
             hint = "; name a function that needs no arguments and returns the model"
         hint = hint or _of_the_4x_line(error)
-        raise TargetError(f"{what} raised {type(error).__name__}{_short(error)}{hint}", path) from error
+        raise TargetError(f"{what} raised {failure(error)}{hint}", path) from error
 
 
 def _of_the_4x_line(error: BaseException) -> str:
@@ -119,15 +115,6 @@ def _of_the_4x_line(error: BaseException) -> str:
                 return f"; {problem.class_name}'s {what} is of the transformers 4 line (tiecheck rule TIE311)"
         trace = trace.tb_next
     return ""
-
-
-def _short(error: BaseException) -> str:
-    """Return an exception's own words, in one line; a class may fail even at giving them."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  # the target's own code
-        return ""
-    return f": {text[:MESSAGE]}" if text else ""
 
 
 def _attribute(target: Target) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from tiecheck.live.declared import declared_ties
 from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of
-from tiecheck.live.registrations import CAP, Registrations, paused_collector
+from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, declarations
 from tiecheck.live.transformers.heads import heads_of
@@ -50,12 +50,13 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tu
         `named_parameters(remove_duplicate=False)` (torch 2.13) gives, where that finishes, plus shared memory.
 
     Raises:
+        TargetError: If the module's own code raises, be it that it was never initialised.
         TypeError: If `module` is no `nn.Module`.
         ValueError: If `cap` is below 2.
     """
     if cap < 2:  # a group has two names
         raise ValueError(f"cap must be at least 2, not {cap}")
-    with paused_collector():
+    with looking_at(module), paused_collector():
         return ties_of(Registrations(module, buffers=buffers), cap)
 
 

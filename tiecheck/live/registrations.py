@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tiecheck.errors import TargetError, class_word, foreign
 from tiecheck.live.module_graph import ModuleGraph, repeated
 
 CAP = 32
@@ -94,6 +95,27 @@ class Registrations:
     def names_at(self, place: int) -> list[str]:
         """Return the names that one place makes, sorted, the first `CAP` of them."""
         return [prefix + self.attributes[place] for prefix in self.graph.prefixes(self.owners[place], CAP)]
+
+
+@contextmanager
+def looking_at(module: object, *, own: str | None = None) -> Iterator[None]:
+    """Look at a module: what its own code raises meanwhile, `sys.exit` included, becomes one error that names it.
+
+    Args:
+        module: What is looked at.
+        own: A module of ours whose own exceptions are meant for the caller.
+
+    Raises:
+        TargetError: Something was raised.
+        TypeError: It is no `nn.Module`.
+    """
+    name = class_word(type(module))
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"a torch.nn.Module is wanted, not a {name}")
+    if "_parameters" not in module.__dict__:
+        raise TargetError(f"the {name} was never initialised: its __init__ does not call super().__init__()")
+    with foreign(f"looking at the {name}", own=own):
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -68,9 +69,11 @@ def write_report(
         if output.file is None:
             _write(report, formats[output.format], style, sys.stdout)
             continue
+        whole = io.StringIO()  # at once, so that an interrupt leaves no half of a report
+        _write(report, formats[output.format], style, whole)
         try:
             with open(output.file, "w", encoding="utf-8") as stream:
-                _write(report, formats[output.format], style, stream)
+                stream.write(whole.getvalue())
         except OSError as error:
             raise UsageError(f"{output.file} cannot be written: {error.strerror or error}") from error
 

@@ -6,6 +6,8 @@ or an option first asks for it. Option values stay plain strings, since pytest-x
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         metavar="TARGET",
         dest="tiecheck_targets",
-        help="Check this model, as `tiecheck TARGET` does, as a test item of its own; repeatable.",
+        help="Check this model, as `tiecheck TARGET` does, as a test item of its own; with the `=`; repeatable.",
     )
     parser.addini("tiecheck_targets", "Models to check, each a test item of its own.", type="linelist")
     for name, kind, text in (
@@ -51,6 +53,22 @@ def _add_twins(parser: pytest.Parser, group: pytest.OptionGroup, name: str, kind
     word = f"tiecheck_{name.replace('-', '_')}"
     group.addoption(f"--tiecheck-{name}", dest=word, help=text, **line)
     parser.addini(word, text, type=ini, default=None)  # type: ignore[arg-type]  # its literals, from our table
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Refuse `--tiecheck TARGET`, before any conftest is loaded and `pythonpath` of an ini file counts.
+
+    pytest (9) looks for its ini file before it has loaded a plugin, and takes the word after an option that it does not
+    know for a path to collect: a model's folder becomes the root, and its pytest.ini and conftest.py are obeyed.
+    """
+    words = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *map(str, early_config.invocation_params.args)]
+    if "--tiecheck" in words[: words.index("--") if "--" in words else None]:
+        raise pytest.UsageError(
+            "write --tiecheck=TARGET: with a space pytest takes the model's folder for a folder of tests, and would "
+            "run its conftest.py and follow its pytest.ini"
+        )
+    return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:

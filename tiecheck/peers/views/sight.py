@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from tiecheck.errors import OutOfTimeError
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.peers.views import paths
 from tiecheck.records.report import View
@@ -165,7 +166,9 @@ def _view(peer: Peer, work: Callable[[Sight], Seen], sight: Sight, version: str 
         error, really = f"not run: {told(reason)}", False
     except paths.Endless as reason:
         error, really = ("not run: " if really else "") + str(reason), False
-    except Exception as raised:  # noqa: BLE001  # a view that raises is shown as raising
+    except (KeyboardInterrupt, OutOfTimeError):
+        raise
+    except BaseException as raised:  # noqa: BLE001  # a view that raises is shown as raising, sys.exit too
         error = told(raised)
     return View(peer.tool, peer.versions, version, really, error, seen.groups, peer.function, seen.dropped, seen.says)
 

@@ -1,0 +1,84 @@
+"""The end of a command: its exit status, and what is told where the output or the command itself fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tiecheck.errors import Terminated
+from tiecheck.wording import clean
+
+SHOWN = 1000
+"""Characters of a usage error that are shown."""
+
+
+class ClosedStream(io.TextIOBase):
+    """A standard output that was closed before we began: what is written to it is an error, as it is to a full disk."""
+
+    def write(self, _text: str) -> int:
+        """Refuse.
+
+        Raises:
+            OSError: Always.
+        """
+        raise OSError(errno.EBADF, "it is closed")
+
+
+def ended(command: Callable[[], Any]) -> int:
+    """Run a command and return the exit status of the process; whatever fails is told in one sentence.
+
+    Args:
+        command: Runs the command line, out of click's standalone mode.
+    """
+    try:
+        try:
+            status = command()
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _tell(error)
+    except click.Abort as stop:  # made by click of an interrupt, and of an end of input that nobody waits for here
+        terminated = isinstance(stop.__cause__, Terminated)
+        _say("terminated" if terminated else "interrupted")
+        return 143 if terminated else 130
+    except OSError as error:
+        _drop_output()
+        _say(f"{error.filename or 'standard output'} cannot be used: {error.strerror or error}")
+        return 2
+    except Exception as error:  # noqa: BLE001  # no traceback, and never the 1 that means findings
+        _say(f"tiecheck itself failed, please report it: {type(error).__name__}: {error}")
+        return 2
+    return status if isinstance(status, int) else 0
+
+
+def _tell(error: click.ClickException) -> int:
+    """Show a usage error as click does, its words without control characters and cut."""
+    text = cut(clean(error.format_message()))
+    error.format_message = lambda: text  # type: ignore[method-assign]
+    with contextlib.suppress(OSError):
+        error.show()
+    return error.exit_code
+
+
+def cut(text: str) -> str:
+    """Return a sentence without its middle where it is far too long."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"Error: {cut(clean(text))}", err=True)
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: the interpreter would try again at its end, and fail with 120."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
