@@ -15,12 +15,17 @@ import torch
 import transformers
 from torch import nn
 
+from tiecheck.errors import TargetError
+from tiecheck.live.transformers.confined import confined, limited_modules, refuse_counts, refuse_outside
 from tiecheck.live.transformers.tied_weights_keys import class_problems, read_keys
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 
 _NEEDS = re.compile(r"pip install (?:-\S+ )*[`'\"]*([\w-]+)")
+
+_ASKED = re.compile(r"Cannot reach (\S+): offline mode|^Repo id must .*: '([^']+)'")
+"""Words of huggingface_hub 1 and 2: `OfflineModeIsEnabled`, and `HFValidationError` of a path."""
 
 
 class Planned(NamedTuple):
@@ -39,8 +44,10 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
 
     With `trust` the directory's own code may be imported. Else, or where it fails, the reason comes back.
     """
-    with silent():
+    with silent(), bounded(root, model) as refused:
         try:
+            if load:
+                refuse_outside(root)
             cls = _class_of(root, model, trust=trust)
             if cls is None:
                 return _no_class(model, "class")
@@ -52,8 +59,7 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
                 return module.eval()
             return _on_meta(cls, config)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
-            what = "loading" if load else "building"
-            return Unknown(f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
+            return Unknown(_failed("loading" if load else "building", model, error, refused))
 
 
 def build_for_plan(
@@ -72,7 +78,7 @@ def build_for_plan(
     Returns:
         The model and its quantizer, or why it could not be built.
     """
-    with silent():
+    with silent(), bounded(root, model) as refused:
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -81,7 +87,7 @@ def build_for_plan(
         except ImportError as error:
             return Unknown(_missing(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
-            return Unknown(f"building {model.class_name} raised {type(error).__name__}: {_first_line(error)}")
+            return Unknown(_failed("building", model, error, refused))
 
 
 def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[KeyProblem, ...]:
@@ -89,7 +95,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 
     That is what shows on the class alone; else, where it can be built with the flag false, what its keys name there.
     """
-    with silent():
+    with silent(), bounded(root, model):
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -103,6 +109,40 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
             return tuple(problem._replace(flag=True) for problem in problems)
         except (Exception, SystemExit):  # noqa: BLE001  # why it was not built is told already
             return ()
+
+
+@contextlib.contextmanager
+def bounded(root: str, model: ModelConfig) -> Iterator[list[str]]:
+    """Keep a build within the directory and within what can be built; give what it asked for besides.
+
+    Raises:
+        TargetError: The config asks for too much.
+    """
+    refuse_counts(model.data)
+    with confined(root) as refused, limited_modules():
+        yield refused
+
+
+def _failed(what: str, model: ModelConfig, error: BaseException, refused: list[str]) -> str:
+    """Return why a class could not be built or loaded, and what it asked for that is not its own."""
+    if isinstance(error, TargetError):
+        return str(error)
+    names = ", ".join(dict.fromkeys([*refused, *_asked_of_hub(error)]))
+    if names:
+        return (
+            f"{what} {model.class_name} asks for {names[:500]}, which is not in the model's directory; nothing is "
+            "fetched, and nothing outside is read"
+        )
+    return f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}"
+
+
+def _asked_of_hub(error: BaseException | None) -> Iterator[str]:
+    """Yield what the hub's own client refused to ask for, being off, or being given a path."""
+    while error is not None:
+        asked = _ASKED.search(str(error))
+        if asked is not None:
+            yield asked[1] or asked[2]
+        error = error.__cause__ or error.__context__
 
 
 def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:
