@@ -109,8 +109,10 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
     if not isinstance(given, str):
         name = class_word(type(given))
         target = Target(name, "module", name, None)
+        from tiecheck.live.registrations import looking_at
+
         try:
-            with foreign(f"looking at the {name}"):
+            with looking_at(given):
                 return reporting(target, opening.module_facts(given, config), config)
         except TargetError as error:
             return _unread(target, str(error), error.path)

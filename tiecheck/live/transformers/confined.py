@@ -21,10 +21,10 @@ from torch import nn
 from tiecheck.errors import TargetError
 from tiecheck.files.local import inside
 
-LAYERS = re.compile(r"(^|_)(layers?|blocks?|experts|depths?|stages?|levels|repeats?|loops?|stacks?)(_|$)")
+LAYERS = re.compile(r"(^|_)(layers?|blocks?|depths?|stages?|levels|repeats?|loops?|stacks?)(_|$)")
 """Keys of a config that say how many modules are built."""
 
-OTHERS = re.compile(r"(^|_)(labels|classes)(_|$)|(^|_)(num|n)_|_(num|count)$")
+OTHERS = re.compile(r"(^|_)(labels|classes|experts)(_|$)|(^|_)(num|n)_|_(num|count)$")
 """Keys that say how many labels and the like there are, each an object of Python or two."""
 
 SIZES = re.compile(
@@ -35,10 +35,11 @@ SIZES = re.compile(
 """Keys of those that say how large a tensor is, which costs nothing on meta, or name one layer."""
 
 MOST_LAYERS = 10_000
-"""Layers, blocks and experts at most. The largest models that are known have some hundred layers and 512 experts."""
+"""Layers and blocks at most. The largest models that are known have some hundred layers."""
 
 MOST = 1_000_000
-"""Labels and the like at most: the largest classifiers that are known tell some hundred thousand classes apart."""
+"""Labels and the like at most: the largest classifiers that are known tell some hundred thousand classes apart.
+Experts may be rows of one tensor: Doge has 16,384 in each layer."""
 
 MOST_MODULES = 250_000
 """Modules that are built at most, which bounds layers times experts. A mixture of 384 experts in 61 layers, each a
@@ -46,6 +47,8 @@ module of three, has some 100,000."""
 
 MAPS = ("id2label", "label2id", "task_specific_params")
 """Keys whose own keys are the user's words."""
+
+FILES = "_get_resolved_checkpoint_files"
 
 READ = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".py")
 """Endings of the files of a directory that a load may open."""
@@ -67,8 +70,11 @@ def refuse_counts(data: Mapping[str, Any], where: str = "") -> None:
     """
     for key, value in data.items():
         path = f"{where}{key}"
-        if isinstance(value, Mapping) and key not in MAPS:
+        if key in MAPS:
+            continue
+        if isinstance(value, Mapping):
             refuse_counts(value, f"{path}.")
+            continue
         for one in value if isinstance(value, list) else (value,):
             if isinstance(one, Mapping):
                 refuse_counts(one, f"{path}[].")
@@ -104,23 +110,23 @@ def confined(root: str) -> Iterator[list[str]]:
     from transformers.utils import hub
 
     bounds = _Bounds(root)
+    replaced: list[tuple[Any, str, Any]] = [
+        (constants, "HF_HUB_OFFLINE", True),
+        (constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True),
+        (constants, "HF_HUB_CACHE", os.path.join(bounds.root, ".no-cache")),
+        (hub_kernels, "get_kernel", bounds.refuse_kernel),
+        (sys.modules.get("kernels"), "get_kernel", bounds.refuse_kernel),
+        (hub, "cached_files", bounds.around_cached_files(hub.cached_files)),
+        (modeling_utils, FILES, bounds.around_checkpoint_files(getattr(modeling_utils, FILES))),
+        (socket, "getaddrinfo", bounds.around_address(socket.getaddrinfo)),
+        (socket.socket, "connect", bounds.around_connect(socket.socket.connect)),
+        (socket.socket, "connect_ex", bounds.around_connect(socket.socket.connect_ex)),
+    ]
     with contextlib.ExitStack() as stack:
-        for owner, name, value in (
-            (constants, "HF_HUB_OFFLINE", True),
-            (constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True),
-            (constants, "HF_HUB_CACHE", os.path.join(bounds.root, ".no-cache")),
-            (hub, "cached_files", bounds.around_cached_files),
-            (modeling_utils, "_get_resolved_checkpoint_files", bounds.around_checkpoint_files),
-            (hub_kernels, "get_kernel", bounds.refuse_kernel),
-            (sys.modules.get("kernels"), "get_kernel", bounds.refuse_kernel),
-            (socket, "getaddrinfo", bounds.around_address),
-            (socket.socket, "connect", bounds.around_connect),
-            (socket.socket, "connect_ex", bounds.around_connect),
-        ):
+        for owner, name, value in replaced:
             if hasattr(owner, name):
-                original = getattr(owner, name)
-                stack.callback(setattr, owner, name, original)
-                setattr(owner, name, value(original) if getattr(value, "__name__", "").startswith("around") else value)
+                stack.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
         yield bounds.refused
 
 
@@ -154,7 +160,7 @@ class _Bounds:
 
     def _folder(self, name: Any) -> str:
         """Refuse what is no folder: then it is looked for on the hub, or in its cache."""
-        folder = os.fspath(name)
+        folder = str(name)
         if not os.path.isdir(folder):
             self.refuse(folder)
         return os.path.realpath(folder)
@@ -210,11 +216,11 @@ def refuse_outside(root: str) -> None:
     Raises:
         TargetError: It does.
     """
-    for entry in os.scandir(root):
-        if entry.name.endswith(READ):
-            inside(root, entry.name)
-            if os.path.exists(entry.path) and not (entry.is_file() or entry.is_dir()):
-                raise TargetError(f"{entry.path} is a pipe or a device, not a regular file", entry.path)
+    for name in sorted(os.listdir(root)):
+        if name.endswith(READ):
+            path = inside(root, name)
+            if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+                raise TargetError(f"{path} is a pipe or a device, not a regular file", path)
 
 
 @contextlib.contextmanager
