@@ -35,10 +35,3 @@ def size(nbytes: int) -> str:
             text = f"{nbytes / scale:,.{1 if nbytes >= 10 * scale else 2}f}"
             return f"{nbytes // scale:,} {word}" if nbytes % scale == 0 else f"{text} {word}"
     return f"{nbytes:,} byte{'' if nbytes == 1 else 's'}"
-
-
-def clean(text: str) -> str:
-    """Escape every control character of a text: a tensor's name may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -9,8 +9,7 @@ import jsonschema
 import pytest
 
 import tiecheck
-from tiecheck.render.lines import WIDTH
-from tiecheck.wording import clean
+from tiecheck.render.lines import WIDTH, clean
 
 SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from tiecheck.engine.options import find_settings, read_settings
-from tiecheck.wording import clean
+from tiecheck.errors import shown
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,6 +51,6 @@ def _fields(file: str | None, targets: Iterable[str], *, isolated: bool) -> dict
         return {}
     settings, passed = find_settings(targets)
     if passed:
-        name = clean(passed)
+        name = shown(passed)
         click.echo(f"{name} lies in the model's own folder and configures nothing; --config {name} reads it", err=True)
     return settings.fields if settings else {}

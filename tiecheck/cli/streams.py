@@ -12,11 +12,7 @@ from typing import Any
 
 import click
 
-from tiecheck.errors import Terminated
-from tiecheck.wording import clean
-
-SHOWN = 1000
-"""Characters of a usage error that are shown."""
+from tiecheck.errors import Terminated, shown
 
 
 class ClosedStream(io.TextIOBase):
@@ -61,21 +57,16 @@ def ended(command: Callable[[], Any]) -> int:
 
 def _tell(error: click.ClickException) -> int:
     """Show a usage error as click does, its words without control characters and cut."""
-    text = cut(clean(error.format_message()))
+    text = shown(error.format_message())
     error.format_message = lambda: text  # type: ignore[method-assign]
     with contextlib.suppress(OSError):
         error.show()
     return error.exit_code
 
 
-def cut(text: str) -> str:
-    """Return a sentence without its middle where it is far too long."""
-    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
-
-
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        click.echo(f"Error: {cut(clean(text))}", err=True)
+        click.echo(f"Error: {shown(text)}", err=True)
 
 
 def _drop_output() -> None:

@@ -107,15 +107,7 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
 
     reporting = reporting or judge
     if not isinstance(given, str):
-        name = class_word(type(given))
-        target = Target(name, "module", name, None)
-        from tiecheck.live.registrations import looking_at
-
-        try:
-            with looking_at(given):
-                return reporting(target, opening.module_facts(given, config), config)
-        except TargetError as error:
-            return _unread(target, str(error), error.path)
+        return _check_module(given, config, reporting)
     target = Target(without_secrets(given), "checkpoint", given, None)
     account = Account(config.timeout)
     token = current.set(account)
@@ -140,6 +132,20 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
         return report
     finally:
         current.reset(token)
+
+
+def _check_module(module: nn.Module, config: Config, reporting: Reporting) -> TargetReport:
+    """Return the report of a live module; what its own code raises is an error of it."""
+    from tiecheck.facts.opening import module_facts
+    from tiecheck.live.registrations import looking_at
+
+    name = class_word(type(module))
+    target = Target(name, "module", name, None)
+    try:
+        with looking_at(module):
+            return reporting(target, module_facts(module, config), config)
+    except TargetError as error:
+        return _unread(target, str(error), error.path)
 
 
 def _unread(target: Target, message: str, path: str | None) -> TargetReport:

@@ -10,7 +10,6 @@ from typing import TextIO
 
 from tiecheck.records.record import Record
 from tiecheck.render.reports import Style
-from tiecheck.wording import clean
 
 WIDTH = 80
 """Columns of a report that goes to no terminal."""
@@ -67,3 +66,10 @@ def _wrapped(line: Line, width: int) -> list[str]:
             current += " " + word
     lines.append(current)
     return [text.rstrip() for text in lines]
+
+
+def clean(text: str) -> str:
+    """Escape every control character of a text: a tensor's name may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

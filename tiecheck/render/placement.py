@@ -11,9 +11,9 @@ from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
 from tiecheck.placement.promises import sound
 from tiecheck.records.placement import Crash, Device, Placed, PlacedLoad, Placement, Plan, Proposal, Seeds
 from tiecheck.records.words import TIED
-from tiecheck.render.lines import Line
+from tiecheck.render.lines import Line, clean
 from tiecheck.render.reports import Style
-from tiecheck.wording import clean, size
+from tiecheck.wording import size
 
 _T = TypeVar("_T")
 

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.files.pickle.records import (
-    FIELDS,
-    ITEMSIZES,
-    STORAGES,
-    Global,
-    Made,
-    OrderedState,
-    PickledTensor,
-    Storage,
-)
+from tiecheck.files.pickle.records import FIELDS, ITEMSIZES, STORAGES, Global, Made, OrderedState, PickledTensor, Storage
 
 ARGUMENTS = 8
 """Arguments of a call that are looked at; torch 2.13 writes seven."""
@@ -117,8 +108,7 @@ def _attributes(state: Any) -> bool:
     """Tell whether torch can set a state's attributes on a tensor: a dict of names that are none of its own fields."""
     states = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     return all(
-        not one or (isinstance(one, dict) and all(isinstance(k, str) and k not in FIELDS for k in one))
-        for one in states
+        not one or (isinstance(one, dict) and all(isinstance(k, str) and k not in FIELDS for k in one)) for one in states
     )
 
 
