@@ -41,7 +41,9 @@ def supervised(formats: list[str], begin: int, count: int, seconds: float, found
     while begin < stop and time.monotonic() < end:
         receiver, sender = context.Pipe(duplex=False)
         now[0], now[1], now[2] = begin, 0, time.monotonic()
-        child = context.Process(target=_child, args=(formats, range(begin, stop), end - time.monotonic(), found, now, sender, whole.faults))
+        child = context.Process(
+            target=_child, args=(formats, range(begin, stop), end - time.monotonic(), found, now, sender, whole.faults)
+        )
         child.start()
         sender.close()
         while child.is_alive() and time.monotonic() - now[2] < STUCK * 2:
@@ -131,7 +133,8 @@ def write_page() -> None:
     for sort, count in sorted(last["faults"].items()):
         told.append(f"- {sort.replace('|', ' ')} ({count:,})")
     kept = [(path.stem, from_json(path.read_text("utf-8"))[1]) for path in sorted(CORPUS.glob("*.json"))]
-    text = f"""# The fuzzer
+    text = (
+        f"""# The fuzzer
 
 Written by `python tests/fuzz --page`; do not edit it by hand. {last["versions"]}.
 
@@ -144,21 +147,30 @@ schema, a message of several lines, with control characters or a secret, and a p
 
 | format | cases in process | whole processes |
 |---|---|---|
-""" + "".join(f"| {name} | {here[name]:,} | {processes[name]:,} |\n" for name in sorted(here | processes)) + f"""| all | {here.total():,} | {processes.total():,} |
+"""
+        + "".join(f"| {name} | {here[name]:,} | {processes[name]:,} |\n" for name in sorted(here | processes))
+        + f"""| all | {here.total():,} | {processes.total():,} |
 
 Of the cases in process {sum(run["passed"] for run in runs):,} passed; of those each file of weights was given to its real reader, and these refusals are
 argued:
 
 | reader | its words | why the pass stands |
 |---|---|---|
-""" + "".join(f"| {name} | `{words.replace('|', ' or ')}` | {why} |\n" for name, words, why in ARGUED) + """
+"""
+        + "".join(f"| {name} | `{words.replace('|', ' or ')}` | {why} |\n" for name, words, why in ARGUED)
+        + """
 ## Faults found and mended
 
 Each is a file in `tests/fuzz/corpus`, and is replayed by the tests.
 
 | case | kind | said before |
 |---|---|---|
-""" + "".join(f"| {name} | {about['kind']} | {' '.join(about['said'].split())[:140].replace('|', ' ')} |\n" for name, about in kept)
+"""
+        + "".join(
+            f"| {name} | {about['kind']} | {' '.join(about['said'].split())[:140].replace('|', ' ')} |\n"
+            for name, about in kept
+        )
+    )
     text += "\n## Faults of the last run\n\n" + ("\n".join(told) or "None.") + "\n"
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(text, "utf-8")
@@ -185,7 +197,9 @@ def main() -> int:
         ledger = supervised(asked.format or all_formats(), asked.seed, asked.cases, asked.seconds, asked.found)
     total = ledger.cases.total() + ledger.processes.total()
     if total:
-        print(f"{total:,} cases, {ledger.passed:,} passes, {ledger.faults.total():,} faults of {len(ledger.faults)} sorts")
+        print(
+            f"{total:,} cases, {ledger.passed:,} passes, {ledger.faults.total():,} faults of {len(ledger.faults)} sorts"
+        )
     for sort, count in ledger.faults.most_common():
         print(f"  {count:6,}  {sort}")
     if asked.record:

@@ -93,7 +93,9 @@ class Pairs(list[tuple[Any, Any]]):
 
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 16, 32, 64, 127, 255, 4096, 32000, 1 << 16, 1 << 31, 1 << 32, 1 << 53, 1 << 63, 1 << 64,
            10**9, 10**12, 10**30, 10**400)  # fmt: skip
-CHARACTERS = "abz.AZ_09-/\\ \t\n\r\0\x01\x1b\x7f\x85\u00a0\u00b2\u00e9\u0660\u202e\u2028\ufeff\uffff\U0001f600{}[]\"':,%*~$#"
+CHARACTERS = (
+    "abz.AZ_09-/\\ \t\n\r\0\x01\x1b\x7f\x85\u00a0\u00b2\u00e9\u0660\u202e\u2028\ufeff\uffff\U0001f600{}[]\"':,%*~$#"
+)
 SPLINTERS = (b"\0", b"\xff", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\ud800", b"\xef\xbb\xbf", b"NaN", b"1e999", b"-0",
              b"9" * 30, b"[" * 3000, b'{"a":' * 1500, b"null", b"..", b"\n", b"\r\n\r\n", b"\x80\x02", b"PK\x03\x04")  # fmt: skip
 RAW_VALUES = ("NaN", "Infinity", "-Infinity", "-0", "1e999", "-1e999", "1e-999", "0.1e1", "1.0", "01", "+1", "9" * 5000,

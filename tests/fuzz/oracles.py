@@ -63,7 +63,9 @@ class Watch:
         sys.addaudithook(self._hear)
 
     @contextmanager
-    def over(self, root: str, *, allowed: tuple[str, ...] = (), foreign: frozenset[str] = frozenset()) -> Iterator[list[Fault]]:
+    def over(
+        self, root: str, *, allowed: tuple[str, ...] = (), foreign: frozenset[str] = frozenset()
+    ) -> Iterator[list[Fault]]:
         """Listen while a target is read.
 
         Args:
@@ -103,7 +105,11 @@ class Watch:
 
     def name(self, args: tuple[Any, ...]) -> str | None:
         word = str(args[0]).partition(".")[0]
-        return None if word in OURS or word in self.foreign or word in sys.stdlib_module_names or word.startswith("_") else str(args[0])
+        return (
+            None
+            if word in OURS or word in self.foreign or word in sys.stdlib_module_names or word.startswith("_")
+            else str(args[0])
+        )
 
     def connection(self, args: tuple[Any, ...]) -> str | None:
         address = args[1] if len(args) > 1 and isinstance(args[1], tuple) else args[:1]
@@ -149,7 +155,7 @@ def message_faults(message: str) -> Iterator[Fault]:
     """Yield what is wrong with a message: it is one sentence, printable, and not the tool's own failure."""
     if "itself failed" in message or "crashed:" in message:
         yield Fault("failed", message[:400])
-    if any(c < " " and c not in "\n\t" or "\x7f" <= c < "\xa0" for c in message):
+    if any((c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" for c in message):
         yield Fault("control character", repr(message)[:300])
     if "\n" in message.strip():
         yield Fault("lines", repr(message)[:300])
@@ -191,7 +197,9 @@ def _shape(value: Any) -> str:
 def _validator() -> Any:
     import jsonschema
 
-    return jsonschema.Draft202012Validator(json.loads(Path(PACKAGE, "tiecheck/render/report.schema.json").read_text("utf-8")))
+    return jsonschema.Draft202012Validator(
+        json.loads(Path(PACKAGE, "tiecheck/render/report.schema.json").read_text("utf-8"))
+    )
 
 
 def report_faults(report: Any) -> Iterator[Fault]:
@@ -208,7 +216,7 @@ def report_faults(report: Any) -> Iterator[Fault]:
             if "itself failed" in skip.reason or len(skip.reason) > SENTENCE or "\n" in skip.reason:
                 yield Fault("skip", skip.reason[:300])
     text = str(report)
-    if any(c < " " and c not in "\n\t" or "\x7f" <= c < "\xa0" for c in text):
+    if any((c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" for c in text):
         yield Fault("control character", repr(text)[:600])
 
 
@@ -268,7 +276,9 @@ class RealReaders:
         return None
 
     def _start(self) -> subprocess.Popen[str]:
-        self._process = subprocess.Popen([sys.executable, "-c", READER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", READER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True
+        )
         assert self._process.stdout
         self._process.stdout.readline()
         return self._process

@@ -68,10 +68,28 @@ def tensor(draw: Draw, key: str) -> Program:
     stride = [draw.number() for _ in shape] if odd and draw.chance(0.5) else ([4, 1] if len(shape) == 2 else shape)
     count = draw.number() if draw.chance(0.04) else 32
     offset = draw.number() if draw.chance(0.06) else 0
-    dtype = draw.choice(("torch HalfStorage", "torch.storage UntypedStorage", "torch ComplexFloatStorage", "x y")) if draw.chance(0.05) else "torch FloatStorage"
-    storage = [*tuple_of(text("storage"), name_of(dtype), text(key), text(draw.choice(("cpu", "cpu", "cpu", "cuda:0", "meta", "x"))), number(count), VIEW), b"Q"]
+    dtype = (
+        draw.choice(("torch HalfStorage", "torch.storage UntypedStorage", "torch ComplexFloatStorage", "x y"))
+        if draw.chance(0.05)
+        else "torch FloatStorage"
+    )
+    storage = [
+        *tuple_of(
+            text("storage"),
+            name_of(dtype),
+            text(key),
+            text(draw.choice(("cpu", "cpu", "cpu", "cuda:0", "meta", "x"))),
+            number(count),
+            VIEW,
+        ),
+        b"Q",
+    ]
     sizes = tuple_of(*map(number, shape)), tuple_of(*map(number, stride))
-    made = [name_of("torch._utils _rebuild_tensor_v2"), *tuple_of(storage, number(offset), *sizes, b"\x89", ORDERED), b"R"]
+    made = [
+        name_of("torch._utils _rebuild_tensor_v2"),
+        *tuple_of(storage, number(offset), *sizes, b"\x89", ORDERED),
+        b"R",
+    ]
     if draw.chance(0.1):
         made = [name_of("torch._utils _rebuild_parameter"), *tuple_of(made, b"\x88", ORDERED), b"R"]
     elif draw.chance(0.06):
@@ -91,7 +109,13 @@ def state_dict(draw: Draw) -> Program:
         items += [text(name if draw.chance(0.95) else draw.word()), *tensor(draw, "0" if draw.chance(0.5) else str(i))]
     made = [*(ORDERED if draw.chance(0.4) else [b"}"]), *items, b"u"]
     if draw.chance(0.1):
-        made += [b"}", text(draw.choice(("items", "get", "keys", "_metadata", "x"))), draw.choice((number(5), b"}", name_of("torch Size"))), b"s", b"b"]
+        made += [
+            b"}",
+            text(draw.choice(("items", "get", "keys", "_metadata", "x"))),
+            draw.choice((number(5), b"}", name_of("torch Size"))),
+            b"s",
+            b"b",
+        ]
     if draw.chance(0.1):
         made = [b"}", text(draw.choice(("state_dict", "model", "x"))), *made, b"s"]
     return made
@@ -105,7 +129,14 @@ def optimizer(draw: Draw) -> Program:
         fields = [b"}", b"(", text("step"), number(3), text("exp_avg"), *tensor(draw, str(i)), b"u"]
         state += [key, *(fields if draw.chance(0.95) else tensor(draw, "0"))]
     numbers = [b"]", b"(", number(0), number(1) if draw.chance(0.9) else number(draw.number()), b"e"]
-    group = [b"}", b"(", text("params"), *numbers, *((text("param_names"), b"]", b"(", text(NAMES[0]), text(NAMES[1]), b"e") if draw.chance(0.5) else ()), b"u"]
+    group = [
+        b"}",
+        b"(",
+        text("params"),
+        *numbers,
+        *((text("param_names"), b"]", b"(", text(NAMES[0]), text(NAMES[1]), b"e") if draw.chance(0.5) else ()),
+        b"u",
+    ]
     return [b"}", b"(", text("state"), *state, b"u", text("param_groups"), b"]", *group, b"a", b"u"]
 
 
@@ -114,7 +145,16 @@ def metadata(draw: Draw) -> Program:
 
     def made(name: str, *pairs: tuple[str, Program]) -> Program:
         inside = [part for key, value in pairs for part in (text(key), *value)]
-        return [name_of(f"torch.distributed.checkpoint.metadata {name}"), b")", b"\x81", b"}", b"(", *inside, b"u", b"b"]
+        return [
+            name_of(f"torch.distributed.checkpoint.metadata {name}"),
+            b")",
+            b"\x81",
+            b"}",
+            b"(",
+            *inside,
+            b"u",
+            b"b",
+        ]
 
     names = [f"state.{name}.exp_avg" for name in NAMES]
     size = tuple_of(number(8), number(4)) if draw.chance(0.9) else tuple_of(number(draw.number()), text("x"))
@@ -150,7 +190,11 @@ def bomb(draw: Draw) -> Program:
         return [b"r" + struct.pack("<I", draw.choice((0, 5, 1 << 31, 0xFFFFFFFF)))]
     if kind == 5:
         return [b"(", *[number(draw.number()) for _ in range(draw.choice((0, 1, 9, 3000)))], b"t"]
-    return [name_of("_codecs encode"), *tuple_of(text("x" * draw.choice((1, 100000))), text(draw.choice(("utf-8", "rot13", "zip", "x")))), b"R"]
+    return [
+        name_of("_codecs encode"),
+        *tuple_of(text("x" * draw.choice((1, 100000))), text(draw.choice(("utf-8", "rot13", "zip", "x")))),
+        b"R",
+    ]
 
 
 def _operation(draw: Draw) -> bytes:
@@ -158,10 +202,20 @@ def _operation(draw: Draw) -> bytes:
     operation = draw.choice(OPERATIONS)
     code = operation.code.encode("latin-1")
     form = operation.arg.name if operation.arg else ""
-    raw = draw.text().encode("utf-8", "surrogatepass") if draw.chance(0.5) else draw.randbytes(draw.choice((0, 1, 8, 300)))
+    raw = (
+        draw.text().encode("utf-8", "surrogatepass")
+        if draw.chance(0.5)
+        else draw.randbytes(draw.choice((0, 1, 8, 300)))
+    )
     line = raw.replace(b"\n", b"")
     if form.startswith("decimalnl"):
-        return code + draw.choice((b"%d" % draw.choice((0, 1, 2, 255, -1, 1 << 40)), line, b"01", "\u00b2".encode(), b"9" * 5000)) + b"\n"
+        return (
+            code
+            + draw.choice(
+                (b"%d" % draw.choice((0, 1, 2, 255, -1, 1 << 40)), line, b"01", "\u00b2".encode(), b"9" * 5000)
+            )
+            + b"\n"
+        )
     if form in ("stringnl", "unicodestringnl", "floatnl", "stringnl_noescape"):
         return code + draw.choice((line, b"'x'", b"'\\x", b"1e999", b"nan", b"\\ud800")) + b"\n"
     if form == "stringnl_noescape_pair":
@@ -194,22 +248,37 @@ def mutated(draw: Draw, program: Program) -> bytes:
         elif kind == 6:
             made[at : at + draw.randrange(2)] = bomb(draw)
         elif kind == 7:
-            made[at] = draw.choice((b"R", b"b", b"\x81", b"u", b"s", b"a", b"e", b"Q", b"t", b"0", b"1", b"2", b"(", b"q\x00", b"h\x00"))
+            made[at] = draw.choice(
+                (b"R", b"b", b"\x81", b"u", b"s", b"a", b"e", b"Q", b"t", b"0", b"1", b"2", b"(", b"q\x00", b"h\x00")
+            )
         else:
             made[at : at + draw.randrange(2)] = [number(draw.number()) if draw.chance(0.5) else text(draw.word())]
         made = made or [b"."]
     if draw.chance(0.05):  # things asked for by name and called, of the classes that a state may hold
-        made[-1:-1] = [b"0", name_of(draw.choice(ALLOWED)), *tuple_of(number(draw.number())), draw.choice((b"R", b"\x81")), b"}", b"b"]
+        made[-1:-1] = [
+            b"0",
+            name_of(draw.choice(ALLOWED)),
+            *tuple_of(number(draw.number())),
+            draw.choice((b"R", b"\x81")),
+            b"}",
+            b"b",
+        ]
     raw = b"".join(made)
     return draw.damaged(raw) if draw.chance(0.1) else raw
 
 
 def zipped(draw: Draw, pickled: bytes) -> bytes:
     """The zip form, with records that lie now and then."""
-    folder = draw.choice(("archive", "archive", "archive", "m", "", "../x", "a/b"))
+    folder = draw.choice(("archive", "m")) if draw.chance(0.95) else draw.choice(("", "../x", "a/b", "a//", "/a", draw.word()))
     folder = f"{folder}/" if folder else ""
     stored = zipfile.ZIP_STORED if draw.chance(0.93) else zipfile.ZIP_DEFLATED
-    entries = [("data.pkl", pickled), ("byteorder", b"little"), ("data/0", bytes(range(128))), ("data/1", bytes(range(128))), ("version", b"3\n")]
+    entries = [
+        ("data.pkl", pickled),
+        ("byteorder", b"little"),
+        ("data/0", bytes(range(128))),
+        ("data/1", bytes(range(128))),
+        ("version", b"3\n"),
+    ]
     if draw.chance(0.25):
         at = draw.randrange(len(entries))
         kind = draw.randrange(5)
@@ -218,29 +287,49 @@ def zipped(draw: Draw, pickled: bytes) -> bytes:
         elif kind == 1:
             entries.append(entries[at])
         elif kind == 2:
-            entries[at] = (entries[at][0], draw.choice((entries[at][1][:-1], b"", b"big", draw.randbytes(5), bytes(300))))
+            entries[at] = (
+                entries[at][0],
+                draw.choice((entries[at][1][:-1], b"", b"big", draw.randbytes(5), bytes(300))),
+            )
         elif kind == 3:
-            entries[at] = (draw.choice(("data/0", "constants.pkl", "data/../0", "code/x.py", draw.text().replace("\0", ""))), entries[at][1])
+            entries[at] = (
+                draw.choice(("data/0", "constants.pkl", "data/../0", "code/x.py", draw.text().replace("\0", ""))),
+                entries[at][1],
+            )
         else:
             entries.append((".format_version", b"1"))
     out = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w", stored) as archive:
         warnings.simplefilter("ignore")
         for name, raw in entries:
-            archive.writestr(folder + name, raw)
+            archive.writestr(folder + name or "x", raw)
     whole = bytearray(out.getvalue())
     if draw.chance(0.12):  # a number in a local header, the directory, or the end record
-        marks = [i for i in range(len(whole) - 3) if whole[i : i + 2] == b"PK" and whole[i + 2 : i + 4] in (b"\1\2", b"\3\4", b"\5\6")]
+        marks = [
+            i
+            for i in range(len(whole) - 3)
+            if whole[i : i + 2] == b"PK" and whole[i + 2 : i + 4] in (b"\1\2", b"\3\4", b"\5\6")
+        ]
         at = draw.choice(marks) + draw.randrange(4, 46)
         if at + 4 <= len(whole):
-            whole[at : at + draw.choice((1, 2, 4))] = draw.choice((b"\0", b"\xff\xff", b"\xff\xff\xff\xff", draw.randbytes(4)))
+            whole[at : at + draw.choice((1, 2, 4))] = draw.choice(
+                (b"\0", b"\xff\xff", b"\xff\xff\xff\xff", draw.randbytes(4))
+            )
     return draw.damaged(bytes(whole)) if draw.chance(0.05) else bytes(whole)
 
 
 def legacy(draw: Draw, pickled: bytes) -> bytes:
     """The form before torch 1.6: five pickles, and the storages behind them."""
     magic = 0x1950A86A20F9469CFC6C if draw.chance(0.95) else draw.number()
-    about = b"}" + b"(" + text("protocol_version") + b"M\xe9\x03" + text("little_endian") + draw.choice((b"\x88", b"\x88", b"\x89", b"N")) + b"u"
+    about = (
+        b"}"
+         b"("
+        + text("protocol_version")
+        + b"M\xe9\x03"
+        + text("little_endian")
+        + draw.choice((b"\x88", b"\x88", b"\x89", b"N"))
+        + b"u"
+    )
     keys = draw.choice(([text("0"), text("1")], [text("0")], [text("1"), text("0")], [number(0)], []))
     parts = [b"\x80\x02" + part + b"." for part in (number(magic), number(1001), about)]
     parts += [pickled, b"\x80\x02]" + b"(" + b"".join(keys) + b"e."]
@@ -270,11 +359,14 @@ def pickle_case(draw: Draw) -> Case:
 
 def optimizer_case(draw: Draw) -> Case:
     """Sound weights beside an optimizer's state."""
-    from weights import PAIR, drawn_weights, safetensors, sound_header
     from cases import written
+    from weights import PAIR, drawn_weights, safetensors, sound_header
 
     header, size = sound_header(Draw("sound"), PAIR)
-    files: dict[str, Any] = {"config.json": CONFIG, "model.safetensors": safetensors(written(header).encode(), bytes(size))}
+    files: dict[str, Any] = {
+        "config.json": CONFIG,
+        "model.safetensors": safetensors(written(header).encode(), bytes(size)),
+    }
     kind = draw.randrange(5)
     if kind < 2:
         files[draw.choice(("optimizer.pt", "optimizer.bin", "optimizer_1.bin"))] = drawn_pickle(draw, optimizer(draw))

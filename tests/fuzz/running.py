@@ -18,18 +18,36 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pickles  # noqa: F401  # registers its formats
+import weights  # noqa: F401
 from cases import FORMATS, Case, drawn_case, place, to_json
 from oracles import SECONDS, Fault, Measure, RealReaders, Watch, document_faults, message_faults, report_faults
 from texts import LIVE
-import pickles  # noqa: F401  # registers its formats
-import weights  # noqa: F401
 from web import Server
 
 import tiecheck
 from tiecheck.engine.options import read_settings
 from tiecheck.errors import TiecheckError
 
-WEB = frozenset({"fsspec", "certifi", "OpenSSL", "brotli", "zstandard", "h2", "backports", "isal", "lzmaffi", "snappy", "lz4", "aiohttp", "requests", "yaml", "zlib_ng"})
+WEB = frozenset(
+    {
+        "fsspec",
+        "certifi",
+        "OpenSSL",
+        "brotli",
+        "zstandard",
+        "h2",
+        "backports",
+        "isal",
+        "lzmaffi",
+        "snappy",
+        "lz4",
+        "aiohttp",
+        "requests",
+        "yaml",
+        "zlib_ng",
+    }
+)
 HUB = "/nonexistent/hub"
 os.environ["HF_HOME"] = HUB  # a place of its own: what it holds is not ours
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,7 +63,7 @@ class Bench:
     """The place where cases run: a directory in memory, a watch, the real readers and a server."""
 
     def __init__(self, readers: RealReaders | None = None) -> None:
-        base = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+        base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.folder = tempfile.mkdtemp(prefix="tiecheck-fuzz-", dir=base)
         self.root = os.path.join(self.folder, "model")
         self.watch = WATCH
@@ -83,11 +101,16 @@ class Bench:
         if case.format == "web":
             self.server.take(case)
             target = f"{self.server.url}/m"
-        options = {key: value.replace("{}", self.root) if isinstance(value, str) else value for key, value in case.options.items()}
+        options = {
+            key: value.replace("{}", self.root) if isinstance(value, str) else value
+            for key, value in case.options.items()
+        }
         slept: list[float] = []
         try:
             with patch("time.sleep", slept.append):
-                if case.format == "toml" and any(PLACED.search(raw) for raw in case.files.values() if isinstance(raw, bytes)):
+                if case.format == "toml" and any(
+                    PLACED.search(raw) for raw in case.files.values() if isinstance(raw, bytes)
+                ):
                     read_settings(options["config"])  # to judge a placement it would build the class
                     return []
                 report = tiecheck.check(target, **options)
@@ -136,7 +159,7 @@ def output_faults(status: int, out: str, err: str) -> list[Fault]:
         found.append(Fault("failed", out[:600]))
     for text in (out, err):
         plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-        if any(c < " " and c not in "\n\t" or "\x7f" <= c < "\xa0" for c in plain):
+        if any((c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" for c in plain):
             found.append(Fault("control character", repr(plain)[:400]))
         if "secret" in plain:
             found.append(Fault("secret", repr(plain)[:400]))
@@ -160,7 +183,9 @@ def _origin(error: BaseException) -> str:
 
 def in_process(case: Case) -> bool:
     """Tell whether a case can run in a process that others share: none that may import torch or a user's module."""
-    return case.format != "command" or not (LIVE & set(case.words) or any(re.match(r"[\w./{}-]+:\w", word) for word in case.words))
+    return case.format != "command" or not (
+        LIVE & set(case.words) or any(re.match(r"[\w./{}-]+:\w", word) for word in case.words)
+    )
 
 
 def shrunk(case: Case, fails: Callable[[Case], bool], seconds: float = 15.0) -> Case:
@@ -212,7 +237,9 @@ class Ledger:
         (self.folder / name).write_text(to_json(small, kind=fault.kind, said=fault.said, seed=seed), "utf-8")
 
 
-def run_here(formats: list[str], seeds: range, ledger: Ledger, seconds: float, note: Callable[[int, str], None] = lambda *_: None) -> int:
+def run_here(
+    formats: list[str], seeds: range, ledger: Ledger, seconds: float, note: Callable[[int, str], None] = lambda *_: None
+) -> int:
     """Run cases in this process, each seed for every format in turn.
 
     Returns:
@@ -247,7 +274,11 @@ def run_process(case: Case, root: str, url: str, flags: tuple[str, ...]) -> list
     """Run a case as a whole process, forked from one that has everything imported, and return what must not be."""
     place(case, root)
     words = [word.replace("{}", root).replace("{url}", f"{url}/m") for word in (*case.words, *flags)]
-    with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as err, tempfile.TemporaryFile("w+b") as heard:
+    with (
+        tempfile.TemporaryFile("w+b") as out,
+        tempfile.TemporaryFile("w+b") as err,
+        tempfile.TemporaryFile("w+b") as heard,
+    ):
         begin = time.monotonic()
         child = os.fork()
         if not child:
@@ -327,7 +358,13 @@ def run_processes(formats: list[str], seeds: range, ledger: Ledger, count: int, 
     bench = Bench()
     from importlib import import_module
 
-    for module in ("tiecheck.__main__", "tiecheck.cli.main", "tiecheck.cli.check", "tiecheck.cli.inspect", "tiecheck.engine.run"):
+    for module in (
+        "tiecheck.__main__",
+        "tiecheck.cli.main",
+        "tiecheck.cli.check",
+        "tiecheck.cli.inspect",
+        "tiecheck.engine.run",
+    ):
         import_module(module)
     url = bench.server.url
     end = time.monotonic() + seconds

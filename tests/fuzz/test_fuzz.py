@@ -69,7 +69,9 @@ bench.close()
 
 
 def test_what_must_not_be_is_seen_and_made_small(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SIGHT, str(HERE)], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SIGHT, str(HERE)], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True
+    )
     kinds, small = map(json.loads, done.stdout.splitlines())
     assert {"open", "import", "memory", "exception"} <= set(kinds)
     assert Case(**small).files == {"a": "b'BAD'"}
@@ -82,5 +84,7 @@ def test_what_must_not_be_is_seen_and_made_small(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_message_is_one_printable_sentence(message: str, kind: str) -> None:
     code = "import sys, json; sys.path.insert(0, sys.argv[1]); import oracles; print(json.dumps([f.kind for f in oracles.message_faults(sys.argv[2])]))"
-    done = subprocess.run([sys.executable, "-c", code, str(HERE), message], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(HERE), message], capture_output=True, text=True, timeout=60, check=True
+    )
     assert json.loads(done.stdout) == [kind]

@@ -10,7 +10,13 @@ from typing import Any
 
 from cases import FORMATS, Case, Draw, Pairs, Raw, encoded, written
 
-LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True, "vocab_size": 4, "hidden_size": 2}
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "tie_word_embeddings": True,
+    "vocab_size": 4,
+    "hidden_size": 2,
+}
 CONFIG = json.dumps(LLAMA).encode()
 KEYS = ("architectures", "model_type", "tie_word_embeddings", "tie_encoder_decoder", "tie_weights", "vocab_size", "hidden_size",
         "d_model", "n_embd", "dim", "text_config", "decoder", "encoder", "vision_config", "thinker_config", "quantization_config",
@@ -50,7 +56,9 @@ def config_case(draw: Draw) -> Case:
     """A drawn config beside sound weights."""
     from weights import PAIR, safetensors, sound_header
 
-    names = PAIR if draw.chance(0.7) else draw.choice((("shared.weight", "lm_head.weight"), ("transformer.wte.weight",)))
+    names = (
+        PAIR if draw.chance(0.7) else draw.choice((("shared.weight", "lm_head.weight"), ("transformer.wte.weight",)))
+    )
     header, size = sound_header(draw, names)
     return Case("config", {"config.json": drawn_config(draw),
                            "model.safetensors": safetensors(written(header).encode(), bytes(range(256))[:1] * size)})  # fmt: skip
@@ -82,7 +90,9 @@ def toml_case(draw: Draw) -> Case:
 
 def contract_case(draw: Draw) -> Case:
     """A contract that is given to a call: any Python value."""
-    ties = draw.choice((draw.value(), {draw.word(): draw.value()}, {"M": [[draw.word(), draw.value()]]}, [[draw.word()]]))
+    ties = draw.choice(
+        (draw.value(), {draw.word(): draw.value()}, {"M": [[draw.word(), draw.value()]]}, [[draw.word()]])
+    )
     return Case("contract", {"config.json": CONFIG}, (), {"ties": _plain(ties)})
 
 
@@ -102,16 +112,32 @@ ARGUMENTS = ("{}", "{}/model.safetensors", "{}/config.json", "check", "inspect",
              "always", "--", "-", "", "--help", "--version", "a/b", "hf://a/b", "hf://", "file://{}", "http://[::1",
              "memory://x", "no.module:Thing", "{}/m.py:f",
              "json:loads", "a.b:c", "--timeout", "5", "nan", "--trust-remote-code", "--no-such", "{}/../x", "rule/")  # fmt: skip
-LIVE = {"--live", "--load", "--device-map", "--trust-remote-code", "--max-memory", "--dtype", "--no-split", "--hash-seeds", "--checkpoint"}
+LIVE = {
+    "--live",
+    "--load",
+    "--device-map",
+    "--trust-remote-code",
+    "--max-memory",
+    "--dtype",
+    "--no-split",
+    "--hash-seeds",
+    "--checkpoint",
+}
 
 
 def command_case(draw: Draw) -> Case:
     """A command line of drawn arguments; what builds a class is asked for now and then only, since it imports torch."""
     words = []
-    allowed = ARGUMENTS if draw.chance(0.01) else [word for word in ARGUMENTS if word not in LIVE and ":" not in word[3:]]
+    allowed = (
+        ARGUMENTS if draw.chance(0.01) else [word for word in ARGUMENTS if word not in LIVE and ":" not in word[3:]]
+    )
     allowed = [*allowed, *(word for word in ARGUMENTS if "://" in word)]
     for _ in range(draw.choice((0, 1, 2, 3, 5, 8))):
-        word = draw.choice(allowed) if draw.chance(0.9) else draw.choice((draw.text().replace("\0", "?"), str(draw.number())))
+        word = (
+            draw.choice(allowed)
+            if draw.chance(0.9)
+            else draw.choice((draw.text().replace("\0", "?"), str(draw.number())))
+        )
         words.append(word)
     if draw.chance(0.5):
         words.append("{}")
@@ -121,7 +147,12 @@ def command_case(draw: Draw) -> Case:
     from weights import drawn_weights
 
     files: dict[str, Any] = {"config.json": CONFIG, "model.safetensors": drawn_weights(draw)}
-    return Case("command", files, tuple(words), environment={"TIECHECK_CHECK_STRICT": draw.word().replace("\0", "")} if draw.chance(0.05) else {})
+    return Case(
+        "command",
+        files,
+        tuple(words),
+        environment={"TIECHECK_CHECK_STRICT": draw.word().replace("\0", "")} if draw.chance(0.05) else {},
+    )
 
 
 FORMATS |= {"config": config_case, "toml": toml_case, "contract": contract_case, "command": command_case}

@@ -11,7 +11,13 @@ from cases import FORMATS, Case, Draw, encoded, written
 from texts import CONFIG, drawn_config
 from weights import PAIR, drawn_weights
 
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 STATUS = (b"200 OK", b"206 Partial Content", b"301 x", b"302 x", b"307 x", b"308 x", b"401 x", b"403 x", b"404 x", b"416 x", b"418 \x1b[31m",
           b"429 x", b"500 x", b"503 x", b"999 x", b"0 x", b"100 Continue", b"204 No", b"304 x", b"\xb2\xb0\xb0 x", b"-1 x", b"")  # fmt: skip
 HEADERS = (b"retry-after: 1", b"retry-after: " + b"9" * 5000, b"retry-after: Mon, 01 Jan 9999999999 00:00:00 GMT", b"retry-after: -5",
@@ -30,15 +36,30 @@ def _answer(draw: Draw, body: bytes) -> bytes:
     status = b"200 OK" if draw.chance(0.6) else draw.choice(STATUS)
     headers = [draw.choice(HEADERS) for _ in range(draw.choice((0, 0, 1, 1, 2)))]
     if draw.chance(0.8):
-        headers.append(b"content-length: %d" % (len(body) if draw.chance(0.85) else draw.choice((0, 1, len(body) + 1, len(body) * 2, 1 << 40))))
+        headers.append(
+            b"content-length: %d"
+            % (len(body) if draw.chance(0.85) else draw.choice((0, 1, len(body) + 1, len(body) * 2, 1 << 40)))
+        )
     if draw.chance(0.02):
         headers += [b"x%d: y" % i for i in range(200)]
     if b"transfer-encoding: chunked" in headers:
-        body = draw.choice((b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), b"-5\r\nabc\r\n", b"f" * 5000 + b"\r\nabc\r\n", b"zz\r\n", body))
+        body = draw.choice(
+            (
+                b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body),
+                b"-5\r\nabc\r\n",
+                b"f" * 5000 + b"\r\nabc\r\n",
+                b"zz\r\n",
+                body,
+            )
+        )
     raw = b"HTTP/1.1 " + status + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
     if draw.chance(0.05):
         raw = draw.damaged(raw)
-    return draw.choice((bytes(range(256)) * 4, b"", b"HTTP/9.9 200\r\n\r\n", raw[: draw.randrange(len(raw) + 1)])) if draw.chance(0.06) else raw
+    return (
+        draw.choice((bytes(range(256)) * 4, b"", b"HTTP/9.9 200\r\n\r\n", raw[: draw.randrange(len(raw) + 1)]))
+        if draw.chance(0.06)
+        else raw
+    )
 
 
 def web_case(draw: Draw) -> Case:
@@ -48,7 +69,9 @@ def web_case(draw: Draw) -> Case:
     if isinstance(weights, bytes):
         files["model.safetensors"] = weights
     if draw.chance(0.2):
-        files["model.safetensors.index.json"] = encoded(draw, written({"weight_map": dict.fromkeys(PAIR, "model.safetensors")}))
+        files["model.safetensors.index.json"] = encoded(
+            draw, written({"weight_map": dict.fromkeys(PAIR, "model.safetensors")})
+        )
     answers: dict[str, Any] = {}
     for name in FILES:
         if draw.chance(0.45):
@@ -115,4 +138,7 @@ class Server:
             return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
         first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
         head = b"HTTP/1.1 206 x\r\ncontent-range: bytes %d-%d/%d\r\n" % (first, last, len(body))
-        return head + b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (max(0, last + 1 - first), body[first : last + 1])
+        return head + b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (
+            max(0, last + 1 - first),
+            body[first : last + 1],
+        )

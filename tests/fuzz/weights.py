@@ -114,7 +114,9 @@ def index_case(draw: Draw) -> Case:
     for name, shard in zip(PAIR, SHARDS, strict=True):
         sound = Draw(draw.random())
         header, size = sound_header(sound, (name,))
-        files[shard] = drawn_weights(draw, (name,)) if draw.chance(0.1) else safetensors(written(header).encode(), bytes(size))
+        files[shard] = (
+            drawn_weights(draw, (name,)) if draw.chance(0.1) else safetensors(written(header).encode(), bytes(size))
+        )
     for _ in range(draw.choice((0, 1, 1, 2, 3))):
         at = draw.randrange(len(weight_map)) if weight_map else 0
         kind = draw.randrange(8)
@@ -135,7 +137,9 @@ def index_case(draw: Draw) -> Case:
             files.pop(draw.choice(SHARDS), None)
         else:
             files[draw.choice(SHARDS)] = _special(draw)
-    top: Any = Pairs([("metadata", draw.choice((Pairs([("total_size", 64)]), draw.value()))), ("weight_map", weight_map)])
+    top: Any = Pairs(
+        [("metadata", draw.choice((Pairs([("total_size", 64)]), draw.value()))), ("weight_map", weight_map)]
+    )
     if draw.chance(0.15):
         top = draw.choice((draw.value(), Pairs([("weight_map", draw.value())]), Pairs([*top, *top])))
     files["model.safetensors.index.json"] = encoded(draw, written(top))

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.files.pickle.records import FIELDS, ITEMSIZES, STORAGES, Global, Made, OrderedState, PickledTensor, Storage
+from tiecheck.files.pickle.records import (
+    FIELDS,
+    ITEMSIZES,
+    STORAGES,
+    Global,
+    Made,
+    OrderedState,
+    PickledTensor,
+    Storage,
+)
 
 ARGUMENTS = 8
 """Arguments of a call that are looked at; torch 2.13 writes seven."""
@@ -35,9 +44,9 @@ def persistent_storage(identifier: tuple[Any, ...]) -> Storage | None:
 def _rebuilt_tensor(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
     """Return the tensor that a function of `torch._utils` or `torch._tensor` would make; None for one not known."""
     match name, args:
-        case "_rebuild_parameter", (PickledTensor() as tensor, bool(grad), _) if _may_learn(tensor, grad):
+        case "_rebuild_parameter", (PickledTensor() as tensor, grad, _) if _may_learn(tensor, grad):
             return tensor
-        case "_rebuild_parameter_with_state", (PickledTensor() as tensor, bool(grad), _, state) if _may_learn(
+        case "_rebuild_parameter_with_state", (PickledTensor() as tensor, grad, _, state) if _may_learn(
             tensor, grad
         ) and _attributes(state):
             return tensor
@@ -57,8 +66,9 @@ def _rebuilt_tensor(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
                 tuple(stride),
                 *rest,
             ),
-        ):
-            return _strided(PickledTensor(storage, dtype, shape, offset, stride), rest[2:3])
+        ) if len(rest) in ((0,) if name == "_rebuild_tensor" else (2, 3)):
+            tensor = PickledTensor(storage, dtype, shape, offset, stride)
+            return _strided(tensor, rest[2:]) if not rest or _may_learn(tensor, rest[0]) else None
         case "_rebuild_tensor_v3", (
             Storage() as storage,
             int(offset),
@@ -68,8 +78,8 @@ def _rebuilt_tensor(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
             _,
             Global("torch", dtype),
             *rest,
-        ) if dtype in ITEMSIZES and needs_grad is not True:  # which torch 2.13 writes and fails to read
-            return _strided(PickledTensor(storage, dtype, shape, offset, stride), rest[:1])
+        ) if dtype in ITEMSIZES and needs_grad is False and len(rest) < 2:  # True torch 2.13 writes and fails to read
+            return _strided(PickledTensor(storage, dtype, shape, offset, stride), rest)
     return _valueless(name, args)
 
 
@@ -99,16 +109,17 @@ def _valueless(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
     return None
 
 
-def _may_learn(tensor: PickledTensor, grad: bool) -> bool:
-    """Tell whether a parameter may have that `requires_grad`: only floating point and complex tensors may learn."""
-    return not grad or tensor.dtype.startswith(("float", "bfloat", "complex"))
+def _may_learn(tensor: PickledTensor, grad: Any) -> bool:
+    """Tell whether a tensor may have that `requires_grad`: only floating point and complex tensors may learn."""
+    return grad is False or (grad is True and tensor.dtype.startswith(("float", "bfloat", "complex")))
 
 
 def _attributes(state: Any) -> bool:
     """Tell whether torch can set a state's attributes on a tensor: a dict of names that are none of its own fields."""
     states = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     return all(
-        not one or (isinstance(one, dict) and all(isinstance(k, str) and k not in FIELDS for k in one)) for one in states
+        not one or (isinstance(one, dict) and all(isinstance(k, str) and k not in FIELDS for k in one))
+        for one in states
     )
 
 
