@@ -30,7 +30,7 @@ def read_contract(value: Any, where: str) -> dict[str, Groups]:
             raise UsageError(f"{where}: {name!r} is no class; write its name or its dotted path")
         if "*" in name:
             raise UsageError(f"{where}: {name!r} is no class; a contract is one class's, so name each")
-        place = f"{where}.{name}"
+        place = f"{where}.{name if name.isprintable() else repr(name)}"
         if isinstance(groups, Mapping):
             found |= {f"{name}.{inner}": held for inner, held in read_contract(groups, place).items()}
         else:

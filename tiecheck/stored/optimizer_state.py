@@ -224,8 +224,8 @@ def _items(folder: str, parts: list[tuple[tuple[int, ...], Made]]) -> tuple[Part
     found = []
     for _, place in sorted(parts, key=lambda part: part[0]):
         match place.fields:
-            case {"relative_path": str(name), "offset": int(start), "length": int(length)} if not place.fields.get(
-                "transform_descriptors"
+            case {"relative_path": str(name), "offset": int(start), "length": int(length)} if (
+                name.isprintable() and not place.fields.get("transform_descriptors")
             ):
                 item = read_torch_file(inside(folder, name), start, length)
             case _:
