@@ -36,11 +36,13 @@ def main() -> None:
     parser.add_argument("--replay", help="a case as it was printed")
     parser.add_argument("--keep", type=Path, help="where to write the replayed directory")
     asked = parser.parse_args()
+    if asked.older:
+        os.environ["TIECHECK_TRANSFORMERS_4"] = asked.older
     with quiet():
         if asked.replay:
             replay(asked.replay, asked.older, asked.keep)
             return
-        saves = list(pool(asked.seed, asked.classes))
+        saves = list(pool(asked.seed, asked.classes, older=bool(asked.older)))
         say(f"{len(saves)} saves of {len({save.class_name for save in saves})} classes")
         done: list[bool] = []
 

@@ -24,6 +24,11 @@ class Case(NamedTuple):
     mutations: tuple[Mutator, ...] = ()
     module: str = ""
 
+    def __repr__(self) -> str:
+        parts = [repr(self.class_name), repr(self.model_type)]
+        parts += [f"{key}={getattr(self, key)!r}" for key in ("variant", "mutations", "module") if getattr(self, key)]
+        return f"Case({', '.join(parts)})".replace("Ellipsis", "...")
+
     def draft(self) -> Draft:
         """The directory, to be written."""
         draft = Draft.of(saved(self.class_name, self.model_type, self.variant, self.module))

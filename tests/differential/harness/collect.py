@@ -15,10 +15,13 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from harness.cases import Case, cases
+from harness.configs import SIZES
 from harness.draft import Draft
 from harness.oracle import Line, Oracle
 from harness.saves import Save
 from harness.verdicts import Word, say, words_on
+
+FLAG = "tie_word_embeddings"
 
 MOST = 100
 """Kinds that are shrunk."""
@@ -68,8 +71,10 @@ def change_of(change: object) -> str:
     """Return a mutator's name with what matters most of its fields."""
     detail = getattr(change, "how", None) or getattr(change, "kind", None) or getattr(change, "prefix", None)
     if hasattr(change, "path"):
+        last = change.path.rpartition(".")[2]
+        key = "flag" if last == FLAG else "size" if last in SIZES else last
         value = "..." if change.value is ... else type(change.value).__name__
-        detail = f"{'nested ' if '.' in change.path else ''}{change.path.rpartition('.')[2]} {value}"
+        detail = f"{'nested ' if '.' in change.path else ''}{key} {value}"
     return f"{type(change).__name__}({detail})" if detail else type(change).__name__
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
+from subjects import every
 
 from harness.draft import Draft, Drawn, Mutator
 from harness.saves import Save
@@ -48,12 +50,15 @@ class SetKey(Mutator):
             kinds.append(st.tuples(st.sampled_from(parts), st.sampled_from((..., None, {}))))
             types = [f"{part}.model_type" for part in parts]
             kinds.append(st.tuples(st.sampled_from(types), st.sampled_from((..., None, "llama"))))
-        sizes = [(p, v) for p, v in walk(save.config) if p.split(".")[-1] in ("vocab_size", "d_model", "hidden_size")]
+        sizes = [(p, v) for p, v in walk(save.config) if p.split(".")[-1] in SIZES and type(v) is int]
         if sizes:
             steps = st.tuples(st.sampled_from(sizes), st.sampled_from((1, -1)))
             kinds.append(steps.map(lambda drawn: (drawn[0][0], drawn[0][1] + drawn[1])))
         return st.one_of(kinds).map(lambda pair: cls(*pair))
 
+
+SIZES = ("vocab_size", "d_model", "hidden_size")
+"""Keys of the shape of an embedding."""
 
 SECTIONS = {"text_config", "vision_config", "audio_config", "encoder", "decoder", "generator", "text_encoder"}
 
@@ -99,6 +104,12 @@ class OlderKeys(Mutator):
         return st.just(cls())
 
 
+@functools.cache
+def siblings(model_type: str) -> list[str]:
+    """Return the classes of a model type."""
+    return sorted({candidate.class_name for candidate in every() if candidate.model_type == model_type})
+
+
 @dataclass(frozen=True)
 class Classes(Mutator):
     """`architectures` says something else."""
@@ -111,6 +122,7 @@ class Classes(Mutator):
     @classmethod
     def drawn(cls, save: Save) -> Drawn:
         own = save.class_name
+        kin = [(name,) for name in siblings(save.model_type) if name != own]
         older = [(own.replace("Llama", "LLaMA"),), (own.replace("ForConditionalGeneration", "ForCausalLM"),)]
         words = [..., None, (), own, ("AutoModel",), ("AutoModelForCausalLM",), (own, "LlamaForCausalLM")]
-        return st.sampled_from([*words, ("LlamaForCausalLM", own), (own.lower(),), *older]).map(cls)
+        return st.sampled_from([*words, ("LlamaForCausalLM", own), (own.lower(),), *older, *kin]).map(cls)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from harness.cases import Case
 from harness.collect import Judged, Kind, Run, change_of
 
 REASONS = 25
@@ -29,16 +30,35 @@ def page(run: Run, asked: dict[str, Any]) -> str:
     lines += ["| word on a group or a directory | line | count |", "|---|---|---|"]
     lines += [f"| {kind} | {line or 'both'} | {count} |" for (kind, line), count in sorted(words.items())]
     lines += ["", "## Wrong, by kind", ""]
-    for kind, found in run.kinds:
-        lines += _wrong(kind, len(found))
+    for (end, changes), kinds in families(run):
+        lines += _wrong(f"{end} [{changes}]", kinds)
     lines += [f"- {count} {what} (not shrunk)" for what, count in run.unshrunk.most_common()]
     lines += [*_unknown("both load right", healthy), *_unknown("something is lost", broken)]
     return "\n".join(lines) + "\n"
 
 
-def _wrong(kind: Kind, count: int) -> list[str]:
-    last = kind.why.strip().splitlines()[-1:]
-    return [f"- **{count}** {kind.title}", f"  `{kind.case!r}`", *(f"  {text[:300]}" for text in last)]
+Found = list[tuple[Kind, list[Case]]]
+
+
+def families(run: Run) -> list[tuple[tuple[str, str], Found]]:
+    """Return the kinds of wrong verdicts by what really happens and by what was changed, the commonest first."""
+    found: dict[tuple[str, str], Found] = {}
+    for kind, those in run.kinds:
+        end = "alarm" if kind.kind == "alarm" else kind.what.rpartition(" is ")[2].rpartition(" the load ")[2]
+        end = end.rpartition("and ")[2].replace("crash", "raises")
+        found.setdefault((end, " + ".join(sorted(kind.changes)) or "untouched"), []).append((kind, those))
+    return sorted(found.items(), key=lambda item: -_directories(item[1]))
+
+
+def _directories(kinds: Found) -> int:
+    return len({repr(case) for _, those in kinds for case in those})
+
+
+def _wrong(title: str, kinds: Found) -> list[str]:
+    said = ", ".join(f"{kind.kind} {kind.line} {kind.what} ({len(those)})" for kind, those in kinds)
+    first = min((kind for kind, _ in kinds), key=lambda kind: len(repr(kind.case)))
+    last = [f"  {text[:300]}" for text in first.why.strip().splitlines()[-1:]]
+    return [f"- **{_directories(kinds)}** {title}: {said}", f"  `{first.case!r}`", *last]
 
 
 def _unknown(title: str, some: list[Judged]) -> Iterator[str]:

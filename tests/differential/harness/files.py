@@ -56,6 +56,22 @@ def _shards(fault: str = "") -> Callable[[Draft, Path], None]:
     return write
 
 
+def _dedup(metadata: dict[str, str]) -> Callable[[Draft, Path], None]:
+    """As `safetensors.torch.save_model` writes: one name a tensor, and in the metadata what each other one is."""
+
+    def write(draft: Draft, where: Path) -> None:
+        tensors, gone = _plain(draft), dict(metadata)
+        for group in draft.save.groups:
+            there = sorted(draft.files[name] for name in group if draft.files[name] in tensors)
+            kept = there[:1] or [draft.files[group[0]]]
+            gone |= {draft.files[name]: kept[0] for name in group if draft.files[name] not in kept}
+            for name in there[1:]:
+                del tensors[name], draft.tensors[name]
+        save_file(tensors, where / "model.safetensors", metadata=gone or None)
+
+    return write
+
+
 def _both(draft: Draft, where: Path) -> None:
     _one("model.safetensors", {"format": "pt"})(draft, where)
     other = {name: value + 1 if value.is_floating_point() else value for name, value in draft.tensors.items()}
@@ -78,6 +94,8 @@ LAYOUTS: dict[str, Callable[[Draft, Path], None]] = {
     "no metadata": _one("model.safetensors", None),
     "no format": _one("model.safetensors", {"made": "by hand"}),
     "tf format": _one("model.safetensors", {"format": "tf"}),
+    "save_model": _dedup({}),
+    "save_model with format": _dedup({"format": "pt"}),
     "odd name": _one("weights.safetensors", {"format": "pt"}),
     "variant": _one("model.fp16.safetensors", {"format": "pt"}),
     "adapter name": _one("adapter_model.safetensors", {"format": "pt"}),
@@ -129,7 +147,24 @@ def _text(name: str, data: Any) -> Callable[[Draft, Path], None]:
     return write
 
 
+def _adapter(draft: Draft, where: Path) -> None:
+    """A LoRA of rank one on a matrix that is no member, beside the model's own files."""
+    members = {*draft.files.values()}
+    names = [n for n, t in draft.tensors.items() if t.dim() == 2 and n.endswith("proj.weight") and n not in members]
+    if not names:
+        return
+    module = names[0].removesuffix(".weight")
+    rows, columns = draft.tensors[names[0]].shape
+    start = f"base_model.model.{module}"
+    tensors = {f"{start}.lora_A.weight": torch.ones(1, columns), f"{start}.lora_B.weight": torch.ones(rows, 1)}
+    save_file(tensors, where / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [module], "base_model_name_or_path": None}
+    (where / "adapter_config.json").write_text(json.dumps(config))
+
+
 BESIDE: dict[str, Callable[[Draft, Path], None]] = {
+    "adapter": _adapter,
+    "adapter config alone": _text("adapter_config.json", {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"]}),
     "consolidated": _stale("consolidated.safetensors"),
     "vendor params": _text("params.json", {"dim": 64, "n_layers": 2, "tied_embeddings": False}),
     "generation config": _text("generation_config.json", {"eos_token_id": 1}),

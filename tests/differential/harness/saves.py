@@ -7,17 +7,20 @@ import copy
 import functools
 import json
 import random
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from older import older_python
 from safetensors.torch import load_file
 from subjects import every
 from zoo import Animal, Names, Tensors, animal, own
 
 from tiecheck.live.rehearsal import rehearse
+from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.build import build, groups_of
 from tiecheck.tables.generate.classes import Candidate, load_config_class
 from tiecheck.tables.generate.configs import LAYERS, at, flagged, owners, silent_dict
@@ -33,6 +36,12 @@ PARTS = {
     "generator": ("bart", "t5"),
 }
 """Sections of composite configs, and model types to put there."""
+
+UNTIED = 0.03
+"""The share that is taken of the classes without a tie in the table; most classes have none."""
+
+OLDER = "saved by"
+"""A key of a variant that is none of the config: the line of transformers that saves it."""
 
 TRIES = 6
 """Builds on meta that are tried to find the variants of a class."""
@@ -81,6 +90,8 @@ def varied(one: Animal, variant: Variant) -> dict[str, Any]:
     data = copy.deepcopy(one.data)
     for dotted, value in variant:
         *path, key = dotted.split(".")
+        if dotted == OLDER:
+            continue
         if key == "model_type" and path:
             config = load_config_class(value)()
             inner = tiny(silent_dict(config), config, 64, 4) | {"model_type": value}
@@ -99,7 +110,8 @@ def _save(class_name: str, model_type: str, module: str, variant: Variant) -> Sa
         tied = groups_of(build(one.model_class, one.config_class, flagged(data, dict.fromkeys(one.levels, True))))
         most |= {names for names in tied if not any(set(names) <= set(other) for other in most)}
     with tempfile.TemporaryDirectory() as where:
-        config, tensors = _written(one, data, Path(where, "as"))
+        older = OLDER in dict(variant)
+        config, tensors = (_written_older if older else _written)(one, data, Path(where, "as"))
         files = _names_in_files(Path(where, "as"))
         if any(name != file for name, file in files.items()) and not all(n in files for g in most for n in g):
             with contextlib.suppress(Exception):
@@ -117,6 +129,27 @@ def _written(one: Animal, data: dict[str, Any], where: Path) -> tuple[dict[str, 
     from tiecheck.tables.generate.build import config_of
 
     one.model_class(config_of(one.model_class, one.config_class, data)).save_pretrained(where)
+    return _read(where)
+
+
+@functools.cache
+def _older_process() -> subprocess.Popen[str]:
+    script = str(Path(__file__).with_name("save_older.py"))
+    return subprocess.Popen([older_python(), script], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True)
+
+
+def _written_older(one: Animal, data: dict[str, Any], where: Path) -> tuple[dict[str, Any], Tensors]:
+    process = _older_process()
+    assert process.stdin
+    assert process.stdout
+    asked = {"class_name": one.model_class.__name__, "config": data, "directory": str(where)}
+    print(json.dumps(asked), file=process.stdin, flush=True)
+    if wrong := process.stdout.readline().strip():
+        raise RuntimeError(wrong)
+    return _read(where)
+
+
+def _read(where: Path) -> tuple[dict[str, Any], Tensors]:
     tensors: Tensors = {}
     for file in where.glob("*.safetensors"):
         tensors |= load_file(file)
@@ -124,10 +157,16 @@ def _written(one: Animal, data: dict[str, Any], where: Path) -> tuple[dict[str, 
 
 
 def _names_in_files(where: Path) -> dict[str, str]:
-    """Parameter -> the one stored tensor that it holds."""
+    """Parameter -> the one stored tensor that it holds; of several names of one, the one that is most like it."""
     told = [held for held in rehearse(str(where)).held if len(held.stored) == 1]
-    own = {held.stored[0]: held.stored[0] for held in told if held.stored[0] in held.names}
-    return {held.names[0]: held.stored[0] for held in told} | own
+    return {max(held.names, key=lambda name: _alike(name, held.stored[0])): held.stored[0] for held in told}
+
+
+def _alike(name: str, stored: str) -> tuple[bool, int]:
+    same = next(
+        (i for i, pair in enumerate(zip(name[::-1], stored[::-1], strict=False)) if len({*pair}) > 1), len(name)
+    )
+    return name == stored, same
 
 
 def _shape_of(one: Animal, data: dict[str, Any]) -> Any:
@@ -166,8 +205,15 @@ def _changes(one: Animal) -> Iterator[tuple[str, Any]]:
             yield from ((f"{where}model_type", kind) for kind in PARTS[key] if kind != owner.model_type)
 
 
-def pool(seed: int, classes: int, each: int = 3) -> Iterator[Save]:
-    """Yield saves of as many classes as can be had small; four of five have something to tie."""
+def pool(seed: int, classes: int, each: int = 3, *, older: bool = False) -> Iterator[Save]:
+    """Yield saves of as many classes as can be had small; few of those that the table knows no tie of.
+
+    Args:
+        seed: Chooses the classes and their configs.
+        classes: The number of classes.
+        each: Configs of each, the default among them.
+        older: Whether the default is also saved by transformers 4.57.
+    """
     rng, built = random.Random(seed), 0
     found = list(every())
     rng.shuffle(found)
@@ -176,11 +222,15 @@ def pool(seed: int, classes: int, each: int = 3) -> Iterator[Save]:
         with contextlib.suppress(Exception):  # a further library is needed, or a tiny config is refused
             if not own(candidate) and not candidate.module:
                 continue
+            ties = load_architecture(candidate.class_name, candidate.model_type).ties
+            if not ties and rng.random() > UNTIED:
+                continue
             one = animal_of(*candidate)
-            for variant in variants(one, rng, each):
+            saved_older = [((OLDER, "4.57"),)] if older and not candidate.module else []
+            for variant in [*variants(one, rng, each), *saved_older]:
                 with contextlib.suppress(Exception):
                     mine.append(saved(candidate.class_name, candidate.model_type, variant, candidate.module))
-        if mine and (any(save.groups for save in mine) or rng.random() < 0.2):
+        if mine:
             built += 1
             yield from mine
         if built == classes:
