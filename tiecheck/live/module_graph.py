@@ -134,10 +134,8 @@ class ModuleGraph:
     def children(self, number: int, *, closing: bool = True, once: bool = False) -> Iterator[tuple[str, int]]:
         """Yield attribute and number of each module that a module registers, in order.
 
-        Args:
-            number: The module that registers them.
-            closing: False to leave out registrations that close a cycle.
-            once: True to leave out what the module registers a second time (torch's `named_children`).
+        Without `closing` the registrations that close a cycle are left out, with `once` what it registers a second time
+        (torch's `named_children`).
         """
         held: Iterable[tuple[str, nn.Module | None]] = self.modules[number]._modules.items()
         if once:

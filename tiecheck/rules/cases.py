@@ -70,6 +70,11 @@ def judged(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[str, 
     return {"groups": groups, "loaders": views_of(situations, loaders_of(("transformers",)))}
 
 
+def loader_facts(group: Group, *views: LoaderView, flags: tuple[Flag, ...] = ()) -> dict[str, Any]:
+    """The facts `groups`, `loaders` and `flags`: what loaders make of one group, and the config's flags."""
+    return {"groups": (group,), "loaders": views, "flags": flags}
+
+
 def view(loader: str, outcome: Outcome, **changes: Any) -> LoaderView:
     """Return what a loader makes of the Llama's group."""
     plain = LoaderView(loader, "", outcome, None, "source", PAIR, "tie_word_embeddings", True, True)

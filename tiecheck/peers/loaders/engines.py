@@ -162,13 +162,7 @@ def flag_at(situation: Situation, level: str, default: str) -> Read:
 
 
 def torch_policy(head: str, refusal: str, alone: Ending) -> Policy:
-    """Return the policy of a tied class by what its loader does with the head's name.
-
-    Args:
-        head: The field of the table.
-        refusal: What it raises for a head that it does not take.
-        alone: What comes out where the head alone is stored and skipped.
-    """
+    """Return the policy of a tied class by what its loader does with the head's name, and what it raises for it."""
     lost = Policy(
         shapes=("unknown", SHAPES), lost_target=("head-random", SILENT), lost_source=("embedding-random", SILENT)
     )

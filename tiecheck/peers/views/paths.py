@@ -91,9 +91,7 @@ def check(size: Extent) -> None:
 def walk(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
     """Yield every path to every module, with its final dot, and the module's number; parents first.
 
-    Args:
-        graph: The modules; `check` has said that the walk ends.
-        once: True to leave out a parent's second registration of one module.
+    `check` has said that the walk ends. `once` leaves out a parent's second registration of one module.
     """
     yield "", 0
     stack = [(graph.children(0, once=once), "")]
@@ -111,10 +109,7 @@ def walk(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
 def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
     """Yield every place on every path where a tensor stands that has several places, in the order of the walk.
 
-    Args:
-        graph: The modules; `check` has said that the walk ends.
-        once: True to leave out a parent's second registration of one module.
-        buffers: True to count buffers as parameters.
+    `check` has said that the walk ends. `once` leaves out a parent's second registration of one module.
     """
     if not graph.several() and not buffers:  # one path a module: the graph has all of it, in this order
         tensors, owners, attributes = graph.parameters

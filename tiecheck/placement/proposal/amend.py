@@ -19,17 +19,9 @@ def amended(
     """Return the map with the modules of each split group moved to one of the devices that its members have.
 
     Where several do, the one that most members have, of these one that computes, and of those the one that the map has
-    first.
-
-    Args:
-        device_map: The map, which places every name.
-        groups: The groups, each a sequence of names.
-        lookup: What makes a map's lookup: name -> device in torch's words.
-
-    Returns:
-        A map with the same keys in the same order and further ones behind them; None where moving the modules of one
-        group parts another, or every further key would take a module out of one that is offloaded, or offload a part
-        of one that is not.
+    first. `lookup` makes a map's lookup: name -> device in torch's words. Further keys stand behind those of the map.
+    None comes back where moving the modules of one group parts another, or every further key would take a module out
+    of one that is offloaded, or offload a part of one that is not.
     """
     found = dict(device_map)
     wanted = [tuple(group) for group in groups]

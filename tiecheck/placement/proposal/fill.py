@@ -117,16 +117,10 @@ def _room(items: Sequence[Item], slots: Sequence[Slot], placed: list[int]) -> li
 
 
 def homes_for(items: Sequence[Item], slots: Sequence[Slot], pinned: Mapping[int, int]) -> Iterator[Homes]:
-    """Yield the homes to try for the joined items, the natural one first: where the first member stands.
+    """Yield the homes to try for joined items without a pin, the natural one first: where the first member stands.
 
-    Args:
-        items: The items.
-        slots: The devices.
-        pinned: Items that have no choice.
-
-    Yields:
-        Every way, where there are few; otherwise each of: at the first or the last member's place, and the biggest
-        first into the first device with room, counting from each device.
+    Every way, where there are few; otherwise each of: at the first or the last member's place, and the biggest first
+    into the first device with room, counting from each device.
     """
     yield Homes(pinned)
     joined = [n for n, item in enumerate(items) if len(item.units) > 1 and n not in pinned]

@@ -161,17 +161,10 @@ _NONE, _MIXED = -1, -2
 
 
 def map_of(tree: ModuleTree, units: Units, slots: Sequence[int], keys: Sequence[int | str]) -> dict[str, int | str]:
-    """Return the shortest map that says where everything is.
+    """Return the shortest map that says where everything is: path -> device, in the order of registration.
 
-    Args:
-        tree: The modules.
-        units: Their units.
-        slots: For each unit the number of its device.
-        keys: The devices, as accelerate writes them.
-
-    Returns:
-        Path -> device, in the order of registration. Modules without tensors have a key too where their parent has
-        none; an alias only where there is a tensor in it.
+    Each unit has the number of its device among the keys. Modules without tensors have a key too where their parent
+    has none; an alias only where there is a tensor in it.
     """
     nodes, ends = tree.nodes, tree.ends()
     common = _common(tree, units, slots)

@@ -116,7 +116,7 @@ class ConflictingTieFlags(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, flag, group, view
+        from tiecheck.rules.cases import PAIR, compared, flag, group, loader_facts, view
 
         nested = {"reads": "text_config.tie_word_embeddings", "value": False, "ties": False}
         flags = (flag(True), flag(False, "text_config"))
@@ -139,27 +139,19 @@ class ConflictingTieFlags(Rule):
         for title, held, outcomes, severity in stories:
             top = view("transformers", outcomes[0], versions="5")
             other = view("transformers", outcomes[1], versions="4.57", **nested)
-            yield Case(title, {"groups": (held,), "loaders": (top, other), "flags": flags}, finds=(severity,))
+            yield Case(title, loader_facts(held, top, other, flags=flags), finds=(severity,))
         silent = view("transformers", "head-random", versions="5", value=None, ties=False)
         loud = view("transformers", "tied", versions="4.57", reads="text_config.tie_word_embeddings")
-        yield Case(
-            "a nested true under a silent top",
-            {"groups": (group(),), "loaders": (silent, loud), "flags": (flag(True, "text_config"),)},
-            finds=("error",),
-        )
+        inner = loader_facts(group(), silent, loud, flags=(flag(True, "text_config"),))
+        yield Case("a nested true under a silent top", inner, finds=("error",))
         agreed = view("vllm", "tied", reads="text_config.tie_word_embeddings")
-        tying = (view("mlx-lm", "tied"), agreed)
-        yield Case("all levels agree", {"groups": (group(),), "loaders": tying, "flags": flags})
+        yield Case("all levels agree", loader_facts(group(), view("mlx-lm", "tied"), agreed, flags=flags))
         deaf = view("mergekit", "crash", reads=None, value=None, ties=False)
-        yield Case(
-            "a loader that reads no flag",
-            {"groups": (group(),), "loaders": (view("mlx-lm", "tied"), deaf), "flags": flags},
-        )
+        yield Case("a loader that reads no flag", loader_facts(group(), view("mlx-lm", "tied"), deaf, flags=flags))
         random = view("transformers", "head-random", value=None, ties=False)
         engine = view("mlx-lm", "tied", reads="text_config.tie_word_embeddings")
         yield Case(
-            "every transformers loses the head alike: TIE102",
-            {"groups": (group(),), "loaders": (random, engine), "flags": flags},
+            "every transformers loses the head alike: TIE102", loader_facts(group(), random, engine, flags=flags)
         )
 
 
@@ -194,20 +186,20 @@ class ImplicitTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, group, view
+        from tiecheck.rules.cases import PAIR, compared, group, loader_facts, view
 
         old = {"versions": "4.57", "value": None}
         new = {"versions": "5", "value": None, "ties": False}
         lost = (view("transformers", "tied", **old), view("transformers", "head-random", **new))
         silent = group(value=None)
-        yield Case("tied before, random now", {"groups": (silent,), "loaders": lost, "flags": ()}, finds=("error",))
+        yield Case("tied before, random now", loader_facts(silent, *lost), finds=("error",))
         thrown = (view("transformers", "head-discarded", **old), view("transformers", "kept-apart", **new))
         both = group(value=None, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
-        yield Case("4.57 throws the head away", {"groups": (both,), "loaders": thrown, "flags": ()}, finds=("warning",))
+        yield Case("4.57 throws the head away", loader_facts(both, *thrown), finds=("warning",))
         equal = (view("transformers", "tied", **old), view("transformers", "kept-apart", **new))
-        yield Case("equal copies: nothing is lost", {"groups": (both,), "loaders": equal, "flags": ()})
+        yield Case("equal copies: nothing is lost", loader_facts(both, *equal))
         alike = (view("transformers", "tied", **old), view("transformers", "tied", versions="5", value=None))
-        yield Case("every default ties", {"groups": (silent,), "loaders": alike, "flags": ()})
+        yield Case("every default ties", loader_facts(silent, *alike))
 
 
 class FlagMeansSomethingElse(Rule):
@@ -251,14 +243,14 @@ class FlagMeansSomethingElse(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, flag, group, view
+        from tiecheck.rules.cases import PAIR, compared, flag, group, loader_facts, view
 
         old, new = {"versions": "4.57", "value": False}, {"versions": "5", "value": False}
         held = group(value=False)
         both = group(value=False, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
 
         def case(title: str, stored: Group, loaders: tuple[LoaderView, ...], *finds: Severity) -> Case:
-            return Case(title, {"groups": (stored,), "loaders": loaders, "flags": (flag(False),)}, finds=finds)
+            return Case(title, loader_facts(stored, *loaders, flags=(flag(False),)), finds=finds)
 
         random = (view("transformers", "head-random", **old, ties=False), view("transformers", "tied", **new))
         yield case("stored once: 4.57 makes the head at random", held, random, "warning")

@@ -69,18 +69,13 @@ class HeadNotMaterialised(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import HEAD, group, judged, view
+        from tiecheck.rules.cases import HEAD, group, judged, loader_facts, view
 
         fails = view("mergekit", "crash", reads=None, value=None, ties=None, message="KeyError: 'lm_head.weight'")
-        yield Case(
-            "a tool reads the head unconditionally", {"groups": (group(),), "loaders": (fails,)}, finds=("info",)
-        )
+        yield Case("a tool reads the head unconditionally", loader_facts(group(), fails), finds=("info",))
         random = view("transformers", "embedding-random", versions="4.57", checked="run")
-        yield Case(
-            "4.57 does not know the name it is stored under, and goes on with a random one",
-            {"groups": (group(),), "loaders": (random,)},
-            finds=("warning",),
-        )
+        title = "4.57 does not know the name it is stored under, and goes on with a random one"
+        yield Case(title, loader_facts(group(), random), finds=("warning",))
         yield Case("every loader ties", judged(group()))
         yield Case("stored under the head's name", {"groups": (group(stored=(HEAD,)),), "loaders": (fails,)})
         yield Case("not tied", {"groups": (group(value=False),), "loaders": (fails,)})
