@@ -269,7 +269,11 @@ def mutated(draw: Draw, program: Program) -> bytes:
 
 def zipped(draw: Draw, pickled: bytes) -> bytes:
     """The zip form, with records that lie now and then."""
-    folder = draw.choice(("archive", "m")) if draw.chance(0.95) else draw.choice(("", "../x", "a/b", "a//", "/a", draw.word()))
+    folder = (
+        draw.choice(("archive", "m"))
+        if draw.chance(0.95)
+        else draw.choice(("", "../x", "a/b", "a//", "/a", draw.word()))
+    )
     folder = f"{folder}/" if folder else ""
     stored = zipfile.ZIP_STORED if draw.chance(0.93) else zipfile.ZIP_DEFLATED
     entries = [
@@ -302,7 +306,7 @@ def zipped(draw: Draw, pickled: bytes) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w", stored) as archive:
         warnings.simplefilter("ignore")
         for name, raw in entries:
-            archive.writestr(folder + name or "x", raw)
+            archive.writestr((folder + name).replace("\0", "") or "x", raw)
     whole = bytearray(out.getvalue())
     if draw.chance(0.12):  # a number in a local header, the directory, or the end record
         marks = [
@@ -323,7 +327,7 @@ def legacy(draw: Draw, pickled: bytes) -> bytes:
     magic = 0x1950A86A20F9469CFC6C if draw.chance(0.95) else draw.number()
     about = (
         b"}"
-         b"("
+        b"("
         + text("protocol_version")
         + b"M\xe9\x03"
         + text("little_endian")

@@ -25,6 +25,9 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 BIG_ENDIAN = "was saved on a big-endian machine, and such files are not read"
 
+FORMATS = 10
+"""The newest version of the zip form that torch 2.13 reads (`kMaxSupportedFileFormatVersion`)."""
+
 PROTOCOL = 1001
 """The version of that form (`torch.serialization.PROTOCOL_VERSION`)."""
 
@@ -233,22 +236,42 @@ def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
         if pickles[0].file_size > PICKLE_BYTES:
             raise BrokenArchiveError(f"its pickle has more than the {PICKLE_BYTES:,} bytes that are read")
         account().take(READ, pickles[0].file_size, path)
+        for version in versions & there if safe else ():
+            with archive.open(version) as said:
+                _check_version(said.read(20).strip())
         if f"{folder}byteorder" in there:
             with archive.open(f"{folder}byteorder") as said:
                 _check_order(said.read(16))
         with archive.open(pickles[0]) as pickled:
             tree = read_pickle(io.BytesIO(pickled.read(PICKLE_BYTES)), storages, label=path, safe=safe)
+    return tree, _places(where, entries, f"{folder}data/")
+
+
+def _places(where: _Stretch, entries: list[zipfile.ZipInfo], folder: str) -> dict[str, Place]:
+    """Return where the storages of a zip archive lie."""
     places = {}
     for entry in entries:
-        if entry.filename.startswith(f"{folder}data/"):
+        if entry.filename.startswith(folder):
             # The local header has lengths of its own for the name and the extra field.
-            lengths = os.pread(fd, 4, start + entry.header_offset + 26)
+            lengths = os.pread(where.fd, 4, where.start + entry.header_offset + 26)
             if len(lengths) < 4:
                 raise BrokenArchiveError("it is a zip archive that was cut off")
-            begin = start + entry.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
+            begin = (
+                where.start
+                + entry.header_offset
+                + 30
+                + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
+            )
             stored = entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
-            places[entry.filename.removeprefix(f"{folder}data/")] = Place(begin if stored else None, entry.file_size)
-    return tree, places
+            if stored and entry.compress_size != entry.file_size:
+                raise BrokenArchiveError(f"its directory gives {entry.filename[:40]!r} two sizes")
+            places[entry.filename.removeprefix(folder)] = Place(begin if stored else None, entry.file_size)
+    return places
+
+
+def _check_version(word: bytes) -> None:
+    if not word.isdigit() or not 1 <= int(word) <= FORMATS:
+        raise BrokenArchiveError(f"it is of version {word!r}, which torch does not read")
 
 
 def _check_order(said: bytes) -> None:
@@ -295,6 +318,10 @@ def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
             raise BrokenArchiveError("it holds a storage that its pickle does not mention")
         size = ITEMSIZES[storage.dtype] if storage.dtype else 1
         count = int.from_bytes(os.pread(fd, 8, position), "little")
+        if safe and count * size != storage.nbytes:
+            raise BrokenArchiveError(
+                f"storage {storage.key[:40]!r} has {storage.nbytes:,} bytes by its pickle, and says {count * size:,}"
+            )
         places[storage.key] = Place(position + 8, min(count * size, max(0, start + length - position - 8)))
         position += 8 + storage.nbytes
     return tree, places

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tiecheck.files.limits import OPERATIONS, PICKLED, account
 from tiecheck.files.pickle.rebuilding import ARGUMENTS, call_result, persistent_storage
-from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
+from tiecheck.files.pickle.records import ALLOWED, ARITIES, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
 
 
 class UnreadablePickleError(Exception):
@@ -291,10 +291,12 @@ class _SafeMachine(_Machine):
     def op_reduce(self, _: Any) -> None:
         self.work += 2
         function, args = self._last(2)
-        if not isinstance(function, Global) or not isinstance(args, tuple):
+        if not isinstance(function, Global) or type(args) is not tuple:  # a name is a tuple of ours
             raise UnreadablePickleError("Trying to call reduce for unrecognized function")
         if function.name == "bytearray" and args and isinstance(args[0], int) and args[0] > PICKLED.most:
             raise UnreadablePickleError(f"it asks for {args[0]:,} bytes of memory")
+        if function.module == "torch._utils" and len(args) not in ARITIES.get(function.name, (len(args),)):
+            raise UnreadablePickleError(f"it calls {function.name} with {len(args)} arguments")
         self.stack.append(call_result(function, args))
 
     op_newobj = op_reduce
@@ -307,7 +309,7 @@ class _SafeMachine(_Machine):
     def fill(self, items: list[Any]) -> None:
         if not isinstance(self.top(), dict):
             raise UnreadablePickleError("Can only set the items of a dict")
-        self.work += sum(_nodes(key) for key in items[::2] if type(key) is tuple)
+        self.work += sum(_nodes((key,)) for key in items[::2] if isinstance(key, (tuple, list, dict)))
         super().fill(items)
 
     def op_build(self, _: Any) -> None:
@@ -337,7 +339,10 @@ def _nodes(key: tuple[Any, ...]) -> int:
         count += 1
         if count > KEY_VALUES:
             raise UnreadablePickleError(f"it has a key of nested tuples with more than {KEY_VALUES:,} values")
-        rest.extend(value for value in rest.pop() if type(value) is tuple)
+        values = rest.pop()
+        if any(isinstance(value, (list, dict)) for value in values):
+            raise UnreadablePickleError("it has a key that cannot be hashed")
+        rest.extend(value for value in values if type(value) is tuple)
     return count
 
 

@@ -175,6 +175,19 @@ ALLOWED = frozenset(
 )
 """Names that `torch.load(weights_only=True)` lets a pickle ask for (torch 2.13, `_get_allowed_globals`)."""
 
+ARITIES: Mapping[str, tuple[int, ...]] = {
+    "_rebuild_tensor": (4,),
+    "_rebuild_tensor_v2": (6, 7),
+    "_rebuild_tensor_v3": (7, 8),
+    "_rebuild_parameter": (3,),
+    "_rebuild_parameter_with_state": (4,),
+    "_rebuild_qtensor": (6, 7),
+    "_rebuild_sparse_tensor": (2,),
+    "_rebuild_meta_tensor_no_storage": (4,),
+    "_rebuild_nested_tensor": (4,),
+}
+"""Function of `torch._utils` -> the numbers of arguments it takes (torch 2.13)."""
+
 SAFE_OPERATIONS = frozenset(
     (
         *("GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MARK", "TUPLE"),

@@ -61,9 +61,10 @@ def fields_of(engine: str, version: str, name: str | None) -> str | None:
     lines = _sections()[engine, version]
     at = lines.find(name) if name else -1
     while name and at >= 0:
-        if lines[at - 1] in "\t " and lines[at + len(name)] in " \n":
-            start = lines.rfind("\n", 0, at) + 1
-            return lines[start : lines.index("\t", start)]
+        start = lines.rfind("\n", 0, at) + 1
+        end = lines.index("\t", start)
+        if end < at and lines[at - 1] in "\t " and lines[at + len(name)] in " \n":  # fields hold words of their own
+            return lines[start:end]
         at = lines.find(name, at + 1)
     return None
 
@@ -87,7 +88,7 @@ def config_of(situation: Situation) -> Mapping[str, Any]:
 def class_of(situation: Situation) -> str | None:
     """Return the class that `architectures` names, which is what engines choose their own class by."""
     name = situation.architecture.class_name
-    return None if name is not None and name.startswith("=") else name  # what stands for no class in the table
+    return name if name is not None and name.isidentifier() else None  # what else the table has is no class
 
 
 def pair_of(situation: Situation) -> tuple[str, str]:
