@@ -121,6 +121,8 @@ class Watch:
         return str(file) if isinstance(file, str) and file.startswith((str(self.root), "<pickle")) else None
 
     def any(self, args: tuple[Any, ...]) -> str | None:
+        if args == (None,):  # ctypes opens the interpreter itself when it is imported
+            return None
         return repr(args)[:200]
 
 

@@ -26,7 +26,7 @@ def test_drawn_cases_break_no_promise(tmp_path: Path, seed: int) -> None:
 
 
 def test_whole_processes_break_no_promise(tmp_path: Path) -> None:
-    done = fuzz("--processes", 150, "--seed", 7, "--seconds", 60, "--found", tmp_path / "found", folder=tmp_path)
+    done = fuzz("--processes", 60, "--seed", 7, "--seconds", 60, "--found", tmp_path / "found", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

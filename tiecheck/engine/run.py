@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
-from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign
+from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign, shown
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
 from tiecheck.records.record import Record
@@ -244,7 +244,7 @@ def _apply(
     values = {need: facts.get(need) for need in rule.needs}
     unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
     if unknown is not None:
-        outcome.skips.append(Skip(rule.code, rule.name, unknown.reason))
+        outcome.skips.append(Skip(rule.code, rule.name, shown(unknown.reason)))
         return
     try:
         answers = list(rule().check(**values))
@@ -252,7 +252,7 @@ def _apply(
         outcome.errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
         return
     reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
-    outcome.skips.extend(Skip(rule.code, rule.name, reason) for reason in reasons)
+    outcome.skips.extend(Skip(rule.code, rule.name, shown(reason)) for reason in reasons)
     drafts = (answer for answer in answers if not isinstance(answer, Unknown))
     outcome.findings.extend(_finding(rule, draft, target, chosen) for draft in drafts)
     if not reasons:
