@@ -73,7 +73,7 @@ def _receive(receiver, whole: Ledger) -> None:
         pass
 
 
-def _child(formats, seeds, seconds, found, now, sender, known) -> None:
+def _child(formats, seeds, seconds, found, now, sender, known) -> None:  # noqa: PLR0917  # as the process is given them
     resource.setrlimit(resource.RLIMIT_AS, (_size() + ROOM, resource.RLIM_INFINITY))
     ledger = Ledger(found)
     ledger.faults.update(dict.fromkeys(known, 1))  # of which one is kept already
@@ -138,12 +138,13 @@ def write_page() -> None:
 
 Written by `python tests/fuzz --page`; do not edit it by hand. {last["versions"]}.
 
-`python tests/fuzz --seconds 3600 --seed N` draws targets of every format that is read, and command lines, each from its seed:
-sound ones with one thing or several made wrong. Every case is judged for: an exception that gets out, a "tiecheck itself
-failed", more than 5 seconds of processor time, more than 512 MiB of growth, an open outside of the target, a socket elsewhere than on 127.0.0.1,
-an import that a plain check does not make, a process, code of the target, a report that is no strict JSON or breaks the
-schema, a message of several lines, with control characters or a secret, and a pass on weights that `safetensors.safe_open` or
-`torch.load(weights_only=True)` refuses.
+`python tests/fuzz --seconds 3600 --seed N` draws targets of every format that is read, and command
+lines, each from its seed: sound ones with one thing or several made wrong. Every case is judged for: an exception that
+gets out, a "tiecheck itself failed", more than 5 seconds of processor time, more than 512 MiB of growth, an open outside
+of the target, a socket elsewhere than on 127.0.0.1, an import that a plain check does not make, a process, code of the
+target, a report that is no strict JSON or breaks the schema, a message of several lines, with control characters or a
+secret, and a pass on weights that `safetensors.safe_open` or `torch.load(weights_only=True)` refuses. A whole process is
+forked from one that has the command line imported: its streams, limits and end are its own.
 
 | format | cases in process | whole processes |
 |---|---|---|
@@ -151,8 +152,8 @@ schema, a message of several lines, with control characters or a secret, and a p
         + "".join(f"| {name} | {here[name]:,} | {processes[name]:,} |\n" for name in sorted(here | processes))
         + f"""| all | {here.total():,} | {processes.total():,} |
 
-Of the cases in process {sum(run["passed"] for run in runs):,} passed; of those each file of weights was given to its real reader, and these refusals are
-argued:
+Of the cases in process {sum(run["passed"] for run in runs):,} passed; of those that
+are about weights each file was given to its real reader, and these refusals are argued:
 
 | reader | its words | why the pass stands |
 |---|---|---|

@@ -54,7 +54,8 @@ class Draw(random.Random):
             if self.chance(0.5):
                 return [self.value(depth + 1) for _ in range(self.choice((0, 1, 2, 3)))]
             return {self.word(): self.value(depth + 1) for _ in range(self.choice((0, 1, 2, 3)))}
-        return self.choice((None, True, False, 0, 1, 1.5, self.number(), (self.number() % (1 << 70)) / 3.0 if self.chance(0.3) else 2,
+        return self.choice((None, True, False, 0, 1, 1.5, self.number(),
+        (self.number() % (1 << 70)) / 3.0 if self.chance(0.3) else 2,
                             Raw(self.choice(RAW_VALUES)), self.word(), self.text()))  # fmt: skip
 
     def damaged(self, raw: bytes) -> bytes:
@@ -96,12 +97,16 @@ NUMBERS = (0, 1, 2, 3, 4, 7, 8, 16, 32, 64, 127, 255, 4096, 32000, 1 << 16, 1 <<
 CHARACTERS = (
     "abz.AZ_09-/\\ \t\n\r\0\x01\x1b\x7f\x85\u00a0\u00b2\u00e9\u0660\u202e\u2028\ufeff\uffff\U0001f600{}[]\"':,%*~$#"
 )
-SPLINTERS = (b"\0", b"\xff", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\ud800", b"\xef\xbb\xbf", b"NaN", b"1e999", b"-0",
-             b"9" * 30, b"[" * 3000, b'{"a":' * 1500, b"null", b"..", b"\n", b"\r\n\r\n", b"\x80\x02", b"PK\x03\x04")  # fmt: skip
+SPLINTERS = (b"\0", b"\xff", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\ud800", b"\xef\xbb\xbf", b"NaN",
+    b"1e999", b"-0",
+             b"9" * 30, b"[" * 3000, b'{"a":' * 1500, b"null", b"..", b"\n", b"\r\n\r\n", b"\x80\x02",
+             b"PK\x03\x04")  # fmt: skip
 RAW_VALUES = ("NaN", "Infinity", "-Infinity", "-0", "1e999", "-1e999", "1e-999", "0.1e1", "1.0", "01", "+1", "9" * 5000,
-              '"\\ud800"', '"\\udc00x"', '"\\u0000"', "[" * 2000 + "]" * 2000, '{"a":' * 990 + "1" + "}" * 990, "nul", "")  # fmt: skip
+              '"\\ud800"', '"\\udc00x"', '"\\u0000"', "[" * 2000 + "]" * 2000, '{"a":' * 990 + "1" + "}" * 990,
+              "nul", "")  # fmt: skip
 WORDS = ("lm_head.weight", "model.embed_tokens.weight", "lm_head", "weight", "transformer.wte.weight", "shared.weight",
-         "a.weight", "b.weight", "state_dict", "model", "tie_word_embeddings", "text_config", "architectures", "model_type",
+         "a.weight", "b.weight", "state_dict", "model", "tie_word_embeddings", "text_config", "architectures",
+         "model_type",
          "torch", "x", "", "../x", "/etc/hostname", "model.safetensors", "__metadata__", "dtype", "shape")  # fmt: skip
 
 

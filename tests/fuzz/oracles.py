@@ -1,4 +1,4 @@
-"""What no case may do: the watch over opens, sockets, imports and processes, the look at a report, and the real readers."""
+"""Oracles: a watch over opens, sockets, imports and processes, the look at a report, and the real readers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ PLACES = tuple({os.path.realpath(place) for place in (
     *(place for place in sys.path if place and place != PACKAGE and "fuzz" not in place))} - {"/"})  # fmt: skip
 """Where the interpreter and what is installed lie: code and tables are read from there."""
 
-OURS = frozenset({"tiecheck", "click", "rich", "msgspec", "safetensors", "huggingface_hub", "urllib3", "pygments", "markdown_it",
-                  "mdurl", "__future__", "colorama", "certifi", "socks", "brotli", "brotlicffi", "compression", "idna", "h2", "numpy", "charset_normalizer", "threadpoolctl"})  # fmt: skip
-"""Packages that a plain check may import, and what they try to import themselves (urllib3 2.6, rich 14); numpy counts rows that differ."""
+OURS = frozenset({"tiecheck", "click", "rich", "msgspec", "safetensors", "huggingface_hub", "urllib3", "pygments",
+    "markdown_it",
+                  "mdurl", "__future__", "colorama", "certifi", "socks", "brotli", "brotlicffi", "compression",
+                  "idna", "h2", "numpy", "charset_normalizer", "threadpoolctl"})  # fmt: skip
+"""Packages that a plain check may import, and what they try to import themselves (urllib3 2.6, rich 14); numpy counts
+rows that differ."""
 
 
 LOOSE = frozenset({"lines", "control character", "skip", "long", "secret"})
@@ -127,10 +130,13 @@ class Watch:
 
 
 HEARD: dict[str, Callable[[Watch, tuple[Any, ...]], str | None]] = {
-    "open": Watch.open, "import": Watch.name, "socket.connect": Watch.connection, "socket.getaddrinfo": Watch.connection, "socket.bind": Watch.connection,
+    "open": Watch.open, "import": Watch.name, "socket.connect": Watch.connection,
+    "socket.getaddrinfo": Watch.connection, "socket.bind": Watch.connection,
     "exec": Watch.code, "compile": Watch.code} | dict.fromkeys(
-    ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "ctypes.dlopen",
-     "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree",
+    ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty",
+    "ctypes.dlopen",
+     "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
+     "shutil.rmtree",
      "socket.sendto", "webbrowser.open", "urllib.Request", "sys.addaudithook"), Watch.any)  # fmt: skip
 
 
@@ -223,10 +229,14 @@ def report_faults(report: Any) -> Iterator[Fault]:
 
 
 ARGUED = (
-    ("safetensors", r"MemoryError", "a hole of terabytes cannot be mapped in the bounded memory of the reader's process"),
-    ("safetensors", r"unknown variant|InvalidHeaderDeserialization.*(variant|dtype)", "a dtype that the installed safetensors does not know: a later one may"),
-    ("safetensors", r"invalid type: (integer|floating point) `?-0", "a size of -0, which is 0 in every other reader of JSON"),
-    ("torch", r"MemoryError|[Cc]annot allocate|not enough memory|OutOfMemory", "the memory of the reader's process was bounded, not the file refused"),
+    ("safetensors", r"MemoryError",
+    "a hole of terabytes cannot be mapped in the bounded memory of the reader's process"),
+    ("safetensors", r"unknown variant|InvalidHeaderDeserialization.*(variant|dtype)",
+    "a dtype that the installed safetensors does not know: a later one may"),
+    ("safetensors", r"invalid type: (integer|floating point) `?-0",
+    "a size of -0, which is 0 in every other reader of JSON"),
+    ("torch", r"MemoryError|[Cc]annot allocate|not enough memory|OutOfMemory",
+    "the memory of the reader's process was bounded, not the file refused"),
 )  # fmt: skip
 """Refusals of the real readers after which a pass stands: the reader, its words, and the argument."""
 
@@ -267,7 +277,8 @@ class RealReaders:
     def refusal(self, reader: str, path: str) -> str | None:
         """Return the words with which a file is refused; empty where it is read, None where that took too long."""
         process = self._process or self._start()
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         try:
             process.stdin.write(json.dumps([reader, path]) + "\n")
             process.stdin.flush()

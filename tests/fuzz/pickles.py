@@ -19,16 +19,23 @@ NAMES = ("lm_head.weight", "model.embed_tokens.weight")
 OPERATIONS = tuple(pickletools.opcodes)
 ALLOWED = ("collections OrderedDict", "collections Counter", "torch Size", "torch FloatStorage", "torch HalfStorage",
            "torch BFloat16Storage", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor", "torch float32",
-           "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state",
+           "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter",
+           "torch._utils _rebuild_parameter_with_state",
            "torch.nn.parameter Parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor", "torch device",
-           "torch.storage UntypedStorage", "torch.storage TypedStorage", "_codecs encode", "builtins bytearray", "builtins set",
+           "torch.storage UntypedStorage", "torch.storage TypedStorage", "_codecs encode", "builtins bytearray",
+           "builtins set",
            "builtins complex", "torch.serialization _get_layout", "torch._utils _rebuild_sparse_tensor",
-           "torch._utils _rebuild_qtensor", "torch._utils _rebuild_meta_tensor_no_storage", "torch._utils _rebuild_nested_tensor",
+           "torch._utils _rebuild_qtensor", "torch._utils _rebuild_meta_tensor_no_storage",
+           "torch._utils _rebuild_nested_tensor",
            "torch._utils _rebuild_wrapper_subclass", "torch._utils _rebuild_device_tensor_from_numpy", "torch bfloat16",
-           "torch.cuda FloatStorage", "torch FloatTensor", "torch.sparse FloatTensor", "torch per_tensor_affine")  # fmt: skip
-FOREIGN = ("os system", "builtins eval", "builtins exec", "__builtin__ eval", "subprocess Popen", "posix system", "torch load", "x y",
-           "builtins getattr", "numpy._core.multiarray _reconstruct", "torch._dynamo x", "argparse Namespace", "os.path join",
-           "collections defaultdict", "__main__ Thing", "copyreg _reconstructor", "torch.jit load", "antigravity x")  # fmt: skip
+           "torch.cuda FloatStorage", "torch FloatTensor", "torch.sparse FloatTensor",
+           "torch per_tensor_affine")  # fmt: skip
+FOREIGN = ("os system", "builtins eval", "builtins exec", "__builtin__ eval", "subprocess Popen", "posix system",
+    "torch load", "x y",
+           "builtins getattr", "numpy._core.multiarray _reconstruct", "torch._dynamo x", "argparse Namespace",
+           "os.path join",
+           "collections defaultdict", "__main__ Thing", "copyreg _reconstructor", "torch.jit load",
+           "antigravity x")  # fmt: skip
 
 
 def text(word: str) -> bytes:
@@ -97,8 +104,10 @@ def tensor(draw: Draw, key: str) -> Program:
         made = [name_of("torch._utils _rebuild_parameter_with_state"), *tuple_of(made, b"\x88", ORDERED, state), b"R"]
     elif draw.chance(0.06):
         made = [name_of("torch._tensor _rebuild_from_type_v2"),
-                *tuple_of(name_of("torch._utils _rebuild_tensor_v2"), tuple_of(storage, number(offset), *sizes, b"\x89", ORDERED),
-                          name_of(draw.choice(("torch Tensor", "torch.nn.parameter Parameter"))), [b"}"]), b"R"]  # fmt: skip
+                *tuple_of(name_of("torch._utils _rebuild_tensor_v2"), tuple_of(storage, number(offset), *sizes,
+                b"\x89", ORDERED),
+                          name_of(draw.choice(("torch Tensor", "torch.nn.parameter Parameter"))), [b"}"]),
+                          b"R"]  # fmt: skip
     return made
 
 
@@ -166,11 +175,12 @@ def metadata(draw: Draw) -> Program:
             offset = tuple_of(number(i), number(0) if draw.chance(0.9) else text("x"))
             length = number(draw.choice((6000, 0, draw.number())))
             storage += [*made("I", ("fqn", [text(name)]), ("offset", offset)),
-                        *made("S", ("relative_path", [text(path)]), ("offset", [number(draw.choice((0, draw.number())))]), ("length", [length]))]  # fmt: skip
+                        *made("S", ("relative_path", [text(path)]), ("offset", [number(draw.choice((0,
+                        draw.number())))]), ("length", [length]))]  # fmt: skip
     return made("Metadata", ("state_dict_metadata", shapes), ("storage_data", [*storage, b"u"]))
 
 
-def bomb(draw: Draw) -> Program:
+def bomb(draw: Draw) -> Program:  # noqa: PLR0911  # a kind each
     """Something small that is much work, or much memory, for who follows it."""
     kind = draw.randrange(7)
     depth = draw.choice((3, 20, 60, 255))

@@ -200,7 +200,8 @@ def shrunk(case: Case, fails: Callable[[Case], bool], seconds: float = 15.0) -> 
         smaller = case._replace(words=case.words[:at] + case.words[at + 1 :])
         if case.format == "command" and time.monotonic() < end and fails(smaller):
             case = smaller
-    for key, raw in list(case.files.items()):
+    for key, given in list(case.files.items()):
+        raw = given
         size = len(raw) // 2 if isinstance(raw, bytes) and not raw.startswith(b"PK") else 0
         while size and time.monotonic() < end:
             at = 0
@@ -317,7 +318,7 @@ def _waited(child: int, begin: float) -> tuple[int | None, Any]:
         time.sleep(0.002)
 
 
-def _become(words: list[str], root: str, case: Case, out: int, err: int, heard: int) -> None:
+def _become(words: list[str], root: str, case: Case, out: int, err: int, heard: int) -> None:  # noqa: PLR0917
     """Be a process of `tiecheck`: its streams, its limits, its end."""
     code = 70
     try:

@@ -18,8 +18,10 @@ LLAMA = {
     "hidden_size": 2,
 }
 CONFIG = json.dumps(LLAMA).encode()
-KEYS = ("architectures", "model_type", "tie_word_embeddings", "tie_encoder_decoder", "tie_weights", "vocab_size", "hidden_size",
-        "d_model", "n_embd", "dim", "text_config", "decoder", "encoder", "vision_config", "thinker_config", "quantization_config",
+KEYS = ("architectures", "model_type", "tie_word_embeddings", "tie_encoder_decoder", "tie_weights", "vocab_size",
+    "hidden_size",
+        "d_model", "n_embd", "dim", "text_config", "decoder", "encoder", "vision_config", "thinker_config",
+        "quantization_config",
         "auto_map", "torch_dtype", "dtype", "logit_scale", "logits_scaling", "embedding_multiplier", "scale_embedding",
         "initializer_range", "init_std", "num_hidden_layers", "num_labels", "id2label", "pruned_heads", "rope_scaling",
         "transformers_version", "_name_or_path", "backbone", "is_encoder_decoder", "num_codebooks", "share_embeddings",
@@ -61,14 +63,19 @@ def config_case(draw: Draw) -> Case:
     )
     header, size = sound_header(draw, names)
     return Case("config", {"config.json": drawn_config(draw),
-                           "model.safetensors": safetensors(written(header).encode(), bytes(range(256))[:1] * size)})  # fmt: skip
+                           "model.safetensors": safetensors(written(header).encode(),
+                           bytes(range(256))[:1] * size)})  # fmt: skip
 
 
-TOML_KEYS = ("select", "ignore", "fail-on", "strict", "values", "for", "offline", "ties", "device-map", "max-memory", "dtype",
+TOML_KEYS = ("select", "ignore", "fail-on", "strict", "values", "for", "offline", "ties", "device-map",
+    "max-memory", "dtype",
              "no-split", "hash-seeds", "fail_on", "timeout", "baseline")  # fmt: skip
-TOML_VALUES = ('["TIE101"]', '["TIE"]', "true", '"error"', '"never"', '["vllm"]', '["transformers==4.57"]', "1", "-1", "1e400",
-               "nan", "9" * 30, '{ M = [["a.weight", "b.weight"]] }', '{ M = [["a"]] }', '{ "*" = [] }', "[[1]]", '"auto"', "[]",
-               '{ 0 = "10GiB", cpu = "nan" }', '["0=10GiB"]', "1979-05-27", '"\\u0000"', '"""x\ny"""', "{}", '"\\u001b[31m"',
+TOML_VALUES = ('["TIE101"]', '["TIE"]', "true", '"error"', '"never"', '["vllm"]', '["transformers==4.57"]', "1",
+    "-1", "1e400",
+               "nan", "9" * 30, '{ M = [["a.weight", "b.weight"]] }', '{ M = [["a"]] }', '{ "*" = [] }', "[[1]]",
+               '"auto"', "[]",
+               '{ 0 = "10GiB", cpu = "nan" }', '["0=10GiB"]', "1979-05-27", '"\\u0000"', '"""x\ny"""', "{}",
+               '"\\u001b[31m"',
                '{ "" = "cpu" }', '{ 0 = "1e308GiB" }', "[" * 500 + "]" * 500)  # fmt: skip
 
 
@@ -104,14 +111,20 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-ARGUMENTS = ("{}", "{}/model.safetensors", "{}/config.json", "check", "inspect", "rule", "TIE101", "TIE999", "--live", "--load",
-             "--select", "TIE1", "--ignore", "--for", "vllm", "transformers==4.57", "--fail-on", "error", "--strict", "--exit-zero",
-             "--values", "never", "-f", "json", "text", "json={}/out", "-f=json", "-o", "{}/out", "/dev/full", "--revision", "main",
-             "--offline", "--device-map", "auto", "--max-memory", "0=10GiB", "cpu=1e999", "--dtype", "float16", "--no-split",
-             "--hash-seeds", "3", "--checkpoint", "--config", "/dev/zero", "{}/tiecheck.toml", "--isolated", "-v", "-q", "--color",
+ARGUMENTS = ("{}", "{}/model.safetensors", "{}/config.json", "check", "inspect", "rule", "TIE101", "TIE999",
+    "--live", "--load",
+             "--select", "TIE1", "--ignore", "--for", "vllm", "transformers==4.57", "--fail-on", "error",
+             "--strict", "--exit-zero",
+             "--values", "never", "-f", "json", "text", "json={}/out", "-f=json", "-o", "{}/out", "/dev/full",
+             "--revision", "main",
+             "--offline", "--device-map", "auto", "--max-memory", "0=10GiB", "cpu=1e999", "--dtype", "float16",
+             "--no-split",
+             "--hash-seeds", "3", "--checkpoint", "--config", "/dev/zero", "{}/tiecheck.toml", "--isolated", "-v",
+             "-q", "--color",
              "always", "--", "-", "", "--help", "--version", "a/b", "hf://a/b", "hf://", "file://{}", "http://[::1",
              "memory://x", "no.module:Thing", "{}/m.py:f",
-             "json:loads", "a.b:c", "--timeout", "5", "nan", "--trust-remote-code", "--no-such", "{}/../x", "rule/")  # fmt: skip
+             "json:loads", "a.b:c", "--timeout", "5", "nan", "--trust-remote-code", "--no-such", "{}/../x",
+             "rule/")  # fmt: skip
 LIVE = {
     "--live",
     "--load",
@@ -142,8 +155,10 @@ def command_case(draw: Draw) -> Case:
     if draw.chance(0.5):
         words.append("{}")
     if draw.chance(0.1):  # first, so that it is a target and no option's value
-        words.insert(0, draw.choice(("http://u:secret@127.0.0.1:9/x?token=secret", "x::http://u:secret@h/p", "http://[::1]:9/?k=secret",
-                                     "HTTP://secret@127.0.0.1:9", "ftp://u:secret@127.0.0.1:9/", "https://127.0.0.1:9/a?secret#x")))  # fmt: skip
+        words.insert(0, draw.choice(("http://u:secret@127.0.0.1:9/x?token=secret", "x::http://u:secret@h/p",
+            "http://[::1]:9/?k=secret",
+                                     "HTTP://secret@127.0.0.1:9", "ftp://u:secret@127.0.0.1:9/",
+                                     "https://127.0.0.1:9/a?secret#x")))  # fmt: skip
     from weights import drawn_weights
 
     files: dict[str, Any] = {"config.json": CONFIG, "model.safetensors": drawn_weights(draw)}

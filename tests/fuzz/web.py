@@ -1,4 +1,4 @@
-"""Drawn answers of an HTTP server, and the server that gives them: on 127.0.0.1, each answer bounded and given at once."""
+"""Drawn answers of an HTTP server, and the server that gives them: on 127.0.0.1, bounded, and at once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,28 @@ FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-STATUS = (b"200 OK", b"206 Partial Content", b"301 x", b"302 x", b"307 x", b"308 x", b"401 x", b"403 x", b"404 x", b"416 x", b"418 \x1b[31m",
-          b"429 x", b"500 x", b"503 x", b"999 x", b"0 x", b"100 Continue", b"204 No", b"304 x", b"\xb2\xb0\xb0 x", b"-1 x", b"")  # fmt: skip
-HEADERS = (b"retry-after: 1", b"retry-after: " + b"9" * 5000, b"retry-after: Mon, 01 Jan 9999999999 00:00:00 GMT", b"retry-after: -5",
-           b"retry-after: nan", b"retry-after: \xb2", b"content-length: \xb2", b"content-length: -5", b"content-length: 5, 6", b"content-length: 0",
-           b"content-length: 99999999999999999999", b"content-length: " + b"9" * 5000, b"transfer-encoding: chunked", b"transfer-encoding: x",
-           b"content-encoding: gzip", b"content-encoding: br", b"content-range: bytes 0-\xb2/\xb3", b"content-range: bytes 0-1/" + b"9" * 5000,
-           b"content-range: bytes 5-100/1000", b"content-range: bytes */0", b"content-range: x", b"content-range: bytes 0-65535/" + b"9" * 26,
-           b"content-range: bytes -1-5/*", b"location: file:///etc/hostname", b"location: http://[::1", b"location: http://127.0.0.1:99999/",
-           b"location: ", b"location: /config.json", b"location: //127.0.0.1:1/x", b"location: ftp://127.0.0.1/", b"location: \x00\x1b[31m",
-           b"location: http://u:secret@127.0.0.1:1/?token=secret", b"x-error-message: \x1b[31mRED", b"x-error-code: RepoNotFound", b"etag: x",
-           b"set-cookie: a=b", b"x: " + b"a" * 70000, b": ", b"x", b"\xff\xfe: \xff", b"connection: keep-alive")  # fmt: skip
+STATUS = (b"200 OK", b"206 Partial Content", b"301 x", b"302 x", b"307 x", b"308 x", b"401 x", b"403 x", b"404 x",
+    b"416 x", b"418 \x1b[31m",
+          b"429 x", b"500 x", b"503 x", b"999 x", b"0 x", b"100 Continue", b"204 No", b"304 x", b"\xb2\xb0\xb0 x",
+          b"-1 x", b"")  # fmt: skip
+HEADERS = (b"retry-after: 1", b"retry-after: " + b"9" * 5000, b"retry-after: Mon, 01 Jan 9999999999 00:00:00 GMT",
+    b"retry-after: -5",
+           b"retry-after: nan", b"retry-after: \xb2", b"content-length: \xb2", b"content-length: -5",
+           b"content-length: 5, 6", b"content-length: 0",
+           b"content-length: 99999999999999999999", b"content-length: " + b"9" * 5000,
+           b"transfer-encoding: chunked", b"transfer-encoding: x",
+           b"content-encoding: gzip", b"content-encoding: br", b"content-range: bytes 0-\xb2/\xb3",
+           b"content-range: bytes 0-1/" + b"9" * 5000,
+           b"content-range: bytes 5-100/1000", b"content-range: bytes */0", b"content-range: x",
+           b"content-range: bytes 0-65535/" + b"9" * 26,
+           b"content-range: bytes -1-5/*", b"location: file:///etc/hostname", b"location: http://[::1",
+           b"location: http://127.0.0.1:99999/",
+           b"location: ", b"location: /config.json", b"location: //127.0.0.1:1/x", b"location: ftp://127.0.0.1/",
+           b"location: \x00\x1b[31m",
+           b"location: http://u:secret@127.0.0.1:1/?token=secret", b"x-error-message: \x1b[31mRED",
+           b"x-error-code: RepoNotFound", b"etag: x",
+           b"set-cookie: a=b", b"x: " + b"a" * 70000, b": ", b"x", b"\xff\xfe: \xff",
+           b"connection: keep-alive")  # fmt: skip
 
 
 def _answer(draw: Draw, body: bytes) -> bytes:

@@ -35,7 +35,7 @@ def sound_header(draw: Draw, names: tuple[str, ...] = PAIR) -> tuple[Pairs, int]
     return made, at
 
 
-def _break(draw: Draw, header: Pairs) -> None:
+def _break(draw: Draw, header: Pairs) -> None:  # noqa: PLR0912  # a kind each
     """Make one thing of a header wrong."""
     at = draw.randrange(len(header)) if header else 0
     name, entry = header[at] if header else ("x", Pairs())
@@ -148,8 +148,10 @@ def index_case(draw: Draw) -> Case:
 
 def _special(draw: Draw) -> Any:
     """A thing that is no file to read."""
-    return draw.choice(({"fifo": True}, {"link": "/etc/hostname"}, {"link": "/dev/zero"}, {"link": "."}, {"link": "nowhere"},
-                        {"link": SHARDS[1]}, {"link": "../../../etc/passwd"}, b"", b"version https://git-lfs.github.com/spec/v1\n"))  # fmt: skip
+    return draw.choice(({"fifo": True}, {"link": "/etc/hostname"}, {"link": "/dev/zero"}, {"link": "."},
+    {"link": "nowhere"},
+                        {"link": SHARDS[1]}, {"link": "../../../etc/passwd"}, b"",
+                        b"version https://git-lfs.github.com/spec/v1\n"))  # fmt: skip
 
 
 def layouts_case(draw: Draw) -> Case:
@@ -157,8 +159,10 @@ def layouts_case(draw: Draw) -> Case:
     from pickles import drawn_pickle
 
     files: dict[str, Any] = {"config.json": CONFIG if draw.chance(0.7) else drawn_config(draw)}
-    for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
-                 "model.fp16.safetensors", "adapter_model.safetensors", "trainer_state.json", "x.gguf", "y.onnx", "z.pt"):  # fmt: skip
+    for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+                 "model.fp16.safetensors", "adapter_model.safetensors", "trainer_state.json", "x.gguf", "y.onnx",
+                 "z.pt"):  # fmt: skip
         if draw.chance(0.3):
             if draw.chance(0.1):
                 files[name] = _special(draw)
