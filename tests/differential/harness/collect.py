@@ -19,7 +19,7 @@ from harness.configs import SIZES
 from harness.draft import Draft
 from harness.oracle import Line, Oracle
 from harness.saves import Save
-from harness.verdicts import Word, say, words_on
+from harness.verdicts import Said, Word, say, words_on
 
 FLAG = "tie_word_embeddings"
 
@@ -81,9 +81,16 @@ def change_of(change: object) -> str:
 class Bench:
     """Judges case after case in one scratch directory."""
 
-    def __init__(self, oracle: Oracle, where: Path, rng: random.Random, share: float = 0.1) -> None:
-        """Take the oracle, a scratch directory, and the share of cases that get a real load."""
-        self.oracle, self.where, self.rng, self.share = oracle, where, rng, share
+    def __init__(
+        self,
+        oracle: Oracle,
+        where: Path,
+        rng: random.Random,
+        share: float = 0.1,
+        say: Callable[[Path], Said] = say,
+    ) -> None:
+        """Take the oracle, a scratch directory, the share of cases that get a real load, and what is judged."""
+        self.oracle, self.where, self.rng, self.share, self.say = oracle, where, rng, share, say
 
     def judge(self, case: Case) -> Judged:
         """Write a case, ask both sides, and compare."""
@@ -93,7 +100,7 @@ class Bench:
             draft = case.write(self.where)
             real = draft.valued or self.rng.random() < self.share
             lines = self.oracle.ask(self.where, draft, real=real)
-            said = say(self.where)
+            said = self.say(self.where)
             words = tuple(words_on(said, lines))
         except Exception:  # noqa: BLE001 - tiecheck raised, or this harness
             told = traceback.format_exc().strip()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
-from subjects import every
 
 from harness.draft import Draft, Drawn, Mutator
-from harness.saves import Save
+from harness.saves import Save, all_classes
 
 ODD = (..., None, "false", "true", 0, 1, True, False, [], {})
 """Values for a config key; the ellipsis takes it away."""
@@ -107,7 +106,7 @@ class OlderKeys(Mutator):
 @functools.cache
 def siblings(model_type: str) -> list[str]:
     """Return the classes of a model type."""
-    return sorted({candidate.class_name for candidate in every() if candidate.model_type == model_type})
+    return sorted({candidate.class_name for candidate in all_classes() if candidate.model_type == model_type})
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ class Save(NamedTuple):
 
 
 @functools.cache
+def all_classes() -> tuple[Candidate, ...]:
+    """Return every class with every model type that it goes with."""
+    return tuple(every())
+
+
+@functools.cache
 def animal_of(class_name: str, model_type: str, module: str) -> Animal:
     """The class, small."""
     return animal(Candidate(class_name, model_type, module))
@@ -215,15 +221,15 @@ def pool(seed: int, classes: int, each: int = 3, *, older: bool = False) -> Iter
         older: Whether the default is also saved by transformers 4.57.
     """
     rng, built = random.Random(seed), 0
-    found = list(every())
+    found = list(all_classes())
     rng.shuffle(found)
     for candidate in found:
         mine: list[Save] = []
         with contextlib.suppress(Exception):  # a further library is needed, or a tiny config is refused
-            if not own(candidate) and not candidate.module:
-                continue
             ties = load_architecture(candidate.class_name, candidate.model_type).ties
             if not ties and rng.random() > UNTIED:
+                continue
+            if not own(candidate) and not candidate.module:
                 continue
             one = animal_of(*candidate)
             saved_older = [((OLDER, "4.57"),)] if older and not candidate.module else []

@@ -1,0 +1,112 @@
+"""Directories drawn at random: nobody is told `pass` or an outcome that is not so, and no alarm is false.
+
+The normal lane draws from a few classes and asks transformers 5 alone; the slow lane draws more, and asks 4.57 too.
+What is known to be wrong stands in `KNOWN` with its count, which only may shrink. `run.py` draws as many as one likes.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from harness.cases import Case, read_case
+from harness.collect import Bench, Run, collect, shrunk
+from harness.configs import Classes, SetKey
+from harness.evidence import families, page
+from harness.files import Layout
+from harness.members import Stored, Written
+from harness.oracle import Oracle
+from harness.saves import Save, animal_of, pool, saved, variants
+from harness.verdicts import Said, say
+from older import older_python
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
+
+SAMPLE = [
+    ("BartForConditionalGeneration", "bart"),
+    ("BertForMaskedLM", "bert"),
+    ("Gemma3ForConditionalGeneration", "gemma3"),
+    ("LlamaForCausalLM", "llama"),
+    ("MarianMTModel", "marian"),
+    ("T5ForConditionalGeneration", "t5"),
+    ("ViTForImageClassification", "vit"),
+]
+"""Pairs, larger groups, a composite, a switch that splits a group, and a class that ties nothing."""
+
+KNOWN: dict[str, int] = {}
+"""What happens and what was changed -> directories of the sample that are judged wrongly; a count only may shrink."""
+
+
+def saves() -> list[Save]:
+    """The sample, each class under two configs."""
+    return [
+        saved(name, model_type, variant)
+        for name, model_type in SAMPLE
+        for variant in variants(animal_of(name, model_type, ""), random.Random(0), 2)
+    ]
+
+
+def unknown_to_us(run: Run) -> dict[str, int]:
+    """What is wrong beyond what is known."""
+    found: dict[str, int] = {}
+    for (end, changes), kinds in families(run):
+        title = f"{end} [{changes}]"
+        count = len({repr(case) for _, cases in kinds for case in cases})
+        if count > KNOWN.get(title, 0):
+            found[title] = count
+    return found
+
+
+def test_drawn_directories_of_a_sample_are_judged_as_transformers_5_loads_them() -> None:
+    run = collect(saves(), 150, 12, None)
+    told = page(run, {"directories": 150, "classes": len(SAMPLE), "seed": 12, "older": None})
+    assert unknown_to_us(run) == {}, told
+    words = run.counts()
+    assert words["right 5"] > 100
+    assert run.real_loads > 10
+
+
+@pytest.mark.slow
+def test_drawn_directories_of_drawn_classes_are_judged_as_both_lines_load_them() -> None:
+    run = collect(list(pool(4, 40, older=True)), 1000, 4, older_python())
+    told = page(run, {"directories": 1000, "classes": 40, "seed": 4, "older": True})
+    assert [kind.title for kind, _ in run.kinds] == [], told
+
+
+TWICE = Case(
+    "GPT2LMHeadModel",
+    "gpt2",
+    (),
+    (SetKey("text.flag", ...), Written(0, "lm_head.weight", "other"), Layout("shards"), Classes(("GPT2LMHeadModel",))),
+)
+"""A head that differs from the embedding that 4.57 ties it to; and changes that change nothing."""
+
+
+def test_a_printed_case_is_read_again() -> None:
+    assert read_case(repr(TWICE)) == TWICE
+
+
+def test_what_is_wrong_is_seen_and_shrunk(tmp_path: Path) -> None:
+    """A tiecheck that passes everything and takes every group for tied is caught at the change that matters."""
+    oracle = Oracle()
+    bench = Bench(oracle, tmp_path / "model", random.Random(0), share=1.0, say=credulous)
+    judged = bench.judge(TWICE)
+    (word,) = judged.wrong
+    assert (word.kind, word.line, word.what) == ("outcome", "5", "tied, is kept-apart")
+    small, _ = shrunk(bench, TWICE, word)
+    assert small.mutations == (Written(0, "lm_head.weight", "other"),)
+    raising = bench.judge(TWICE._replace(mutations=(SetKey("tie_word_embeddings", "false"),)))
+    assert {word.what for word in raising.wrong} == {"tied, is crash", "pass, and the load raises"}
+    lost = bench.judge(TWICE._replace(mutations=(Stored(0, ()),)))
+    assert {word.what for word in lost.wrong} == {"tied, is random", "pass, and random"}
+    assert bench.judge(TWICE._replace(mutations=())).wrong == []
+    assert oracle.real_loads == 5
+
+
+def credulous(path: Path) -> Said:
+    """Say that a directory is fine, whatever it is."""
+    said = say(path)
+    assert said.report
+    views = tuple(view._replace(outcome="tied") for view in said.views)
+    return said._replace(report=said.report._replace(status="pass", findings=()), views=views)
