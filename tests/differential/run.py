@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -25,6 +26,9 @@ from harness.oracle import Oracle  # noqa: E402
 from harness.saves import pool  # noqa: E402
 from subjects import quiet  # noqa: E402
 
+MEMORY = 12 << 30
+"""Bytes that the process may take: a drawn config may ask for billions of parameters."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -38,6 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.older:
         os.environ["TIECHECK_TRANSFORMERS_4"] = asked.older
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with quiet():
         if asked.replay:
             replay(asked.replay, asked.older, asked.keep)

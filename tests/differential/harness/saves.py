@@ -17,7 +17,7 @@ import torch
 from older import older_python
 from safetensors.torch import load_file
 from subjects import every
-from zoo import Animal, Names, Tensors, animal, own
+from zoo import LARGEST, Animal, Names, Tensors, animal, own
 
 from tiecheck.live.rehearsal import rehearse
 from tiecheck.tables.architectures import load_architecture
@@ -111,7 +111,10 @@ def varied(one: Animal, variant: Variant) -> dict[str, Any]:
 def _save(class_name: str, model_type: str, module: str, variant: Variant) -> Save:
     one = animal_of(class_name, model_type, module)
     data = varied(one, variant)
-    most = set(groups_of(build(one.model_class, one.config_class, data)))
+    built = build(one.model_class, one.config_class, data)
+    if sum(parameter.numel() for parameter in built.parameters()) > LARGEST:
+        raise ValueError(f"{class_name} is too large under {variant}")
+    most = set(groups_of(built))
     with contextlib.suppress(Exception):  # a class may refuse the flag
         tied = groups_of(build(one.model_class, one.config_class, flagged(data, dict.fromkeys(one.levels, True))))
         most |= {names for names in tied if not any(set(names) <= set(other) for other in most)}
