@@ -59,11 +59,15 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     """Return the facts of a directory, or of one weights file."""
     from tiecheck.files.checkpoint import read_checkpoint
     from tiecheck.files.model_config import read_config
+    from tiecheck.stored.load_problems import load_problems
 
     folder = target.directory or os.path.dirname(os.path.abspath(target.path))
     model = read_config(folder)
     checkpoint = read_checkpoint(target.path)
     beside = _beside(target.directory, model, checkpoint)
+    problems = load_problems(model, checkpoint, whole=target.directory is not None) if checkpoint else ()
+    if problems:
+        beside["load_problems"] = problems
     given |= _read(folder, model, checkpoint, config) | beside
     return Facts(given, _rooms(beside, config, "training"))
 
@@ -131,6 +135,12 @@ def _beside(directory: str | None, model: ModelConfig | None, checkpoint: Checkp
         layouts = find_layouts(names)
         if len(layouts) > 1:
             given["layout_names"] = layouts
+    if directory and checkpoint is not None and "adapter_config.json" in names:
+        from tiecheck.stored.load_problems import beside_adapter
+
+        adapter = beside_adapter(directory, names)
+        if adapter is not None:
+            given["beside_adapter"] = adapter
     states = find_states(directory, names) if directory else ()
     if states:
         given["optimizer_states"] = states
@@ -157,4 +167,5 @@ def _placed(config: Config) -> tuple[str, ...]:
 def _rooms(beside: Given, config: Config, *more: str) -> tuple[str, ...]:
     """Return the rooms of rules that a checkpoint opens."""
     live = ("live", *_placed(config)) if config.wants_live else ()
-    return ("stored", *(("files",) if beside else ()), *live, *more)
+    artefacts = ("artefacts",) if "beside_adapter" in beside else ()
+    return ("stored", *(("files",) if beside else ()), *artefacts, *live, *more)

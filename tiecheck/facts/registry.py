@@ -18,7 +18,7 @@ Asked = Literal["contract", "load_options", "placing", "rehearsing", "values"]
 Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic"]
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved."""
 
-Found = Literal["index", "layout_names", "optimizer_states", "resumed", "sharded"]
+Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "optimizer_states", "resumed", "sharded"]
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]

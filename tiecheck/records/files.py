@@ -2,9 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Comparison, Group, StoredTensor
-from tiecheck.records.words import Kind
+from tiecheck.records.words import Kind, Outcome
+
+
+class LoadProblem(Record):
+    """A reason for which transformers does not load what a directory stores, whatever its ties."""
+
+    kind: Literal["name", "nested", "format", "shape", "flag"]
+    """`name` of the file, tensors `nested` below a key, no `format` in the metadata, a `shape` that the config
+    denies, a `flag` that is no truth value."""
+    versions: tuple[str, ...]
+    """The lines of transformers that it holds for."""
+    outcome: Outcome
+    """What comes of every group."""
+    message: str
+    """What the loader raises, or does."""
+    why: str
+    """The cause, as the beginning of a sentence."""
+    file: str
+    """The file, relative to the target."""
+    mend: str
+    """The way out."""
+    names: tuple[str, ...]
+    """The tensors it is about; empty for the whole file."""
+
+
+class BesideAdapter(Record):
+    """An adapter in a model's own directory."""
+
+    saved: tuple[str, ...]
+    """Modules that it holds a trained copy of (`modules_to_save`)."""
+    targets: tuple[str, ...]
+    """Modules that it adds to (`target_modules`)."""
+    base: str | None
+    """The model that it names as its base."""
 
 
 class Duplicate(Record):

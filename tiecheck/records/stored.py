@@ -36,6 +36,10 @@ class Shard(Record):
     """Byte offset at which tensor data begins (safetensors); 0 otherwise."""
     entries: Mapping[str, Any]
     """Name -> raw header entry; `Checkpoint.tensor` wraps the ones that are asked for."""
+    notes: Mapping[str, str] | None = None
+    """The file's own `__metadata__` (safetensors); None where it has none."""
+    nested: str | None = None
+    """Key under which a pickle keeps its tensors; None where they stand at the top, as loaders want them."""
 
 
 class StorageSlot(Record):

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "1": (
         "stored",
-        ("lost", "copies", "flags", "names", "shapes"),
+        ("lost", "copies", "flags", "names", "shapes", "odd_flags"),
         "What is stored against what is declared",
     ),
-    "2": ("files", ("shards", "formats", "optimizer", "strict"), "Files"),
+    "2": ("files", ("shards", "formats", "optimizer", "strict", "loading"), "Files"),
     "3": ("live", ("applied", "groups", "flags", "seen", "members", "keys"), "The live model"),
     "5": ("placement", ("splits", "unseen", "counts", "planners", "loads"), "Placement and sharding"),
+    "6": ("artefacts", ("adapters",), "Adapters, quantised and exported artefacts"),
     "7": ("training", ("scale",), "Training"),
 }
 """First digit of a code -> the family's room, its modules, and its title."""

@@ -130,6 +130,11 @@ def _load(
     )
 
 
+def refuses(model_type: str | None, value: object) -> bool:
+    """Tell whether transformers 5 refuses a config of a model type for a tie flag that is no truth value."""
+    return model_type in _shape("refused", _NEWEST)["null" if value is None else "text"]
+
+
 def table_version(table: str = _NEWEST) -> str:
     """Return the transformers version that a table was made from."""
     text = _table(table)

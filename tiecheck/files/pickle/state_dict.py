@@ -17,8 +17,8 @@ EXPANDED = "is an expanded view, larger than its memory"
 COMPRESSED = "lies compressed in its archive"
 
 
-def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor]]:
-    """Return the named tensors of one pickled state dict, and the file they are in.
+def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor], str | None]:
+    """Return the file of one pickled state dict, its named tensors, and the key that they stand below, if any.
 
     Args:
         path: A file written by `torch.save`, in the zip form or the older one.
@@ -28,7 +28,8 @@ def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor]]:
     """
     saved = read_weights_file(path)
     data = as_mapping(saved.tree)
-    data = next((inner for key in WRAPPER_KEYS if (inner := as_mapping(data.get(key)))), data)
+    nested = next((key for key in WRAPPER_KEYS if as_mapping(data.get(key))), None)
+    data = as_mapping(data[nested]) if nested else data
     tensors: dict[str, PickledTensor] = {}
     for name, value in data.items():
         if isinstance(name, str) and isinstance(value, PickledTensor):
@@ -40,7 +41,7 @@ def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor]]:
             raise TargetError(f"{path} was not read: {name!r} is made by {made}, in a way that is not known", path)
     if not tensors:
         raise TargetError(f"{path} holds no named tensors", path)
-    return saved, tensors
+    return saved, tensors, nested
 
 
 def _makes_tensor(value: Any) -> bool:
@@ -67,7 +68,7 @@ def read_pickles(paths: list[tuple[str, str]]) -> tuple[tuple[Shard, ...], Mappi
     slots: dict[str, StorageSlot] = {}
     count = 0
     for path, label in paths:
-        saved, tensors = read_state_dict(path)
+        saved, tensors, nested = read_state_dict(path)
         numbers: dict[str, int] = {}
         entries = {}
         for name, tensor in tensors.items():
@@ -76,7 +77,7 @@ def read_pickles(paths: list[tuple[str, str]]) -> tuple[tuple[Shard, ...], Mappi
                 number = numbers.setdefault(tensor.storage.key, count + len(numbers))
                 slots[name] = StorageSlot(number, tensor.offset, tensor.stride)
         count += len(numbers)
-        shards.append(Shard(label, 0, entries))
+        shards.append(Shard(label, 0, entries, nested=nested))
     return tuple(shards), slots
 
 

@@ -134,7 +134,22 @@ def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool
         entries = _parse(raw, path, available)
     else:
         account().take(VALUES, 4 * len(entries), path)
-    return Shard(label, 8 + len(raw), entries)
+    return Shard(label, 8 + len(raw), entries, _notes(raw))
+
+
+def _notes(raw: bytes) -> Mapping[str, str] | None:
+    """Return the `__metadata__` of a header that was read and found sound."""
+    import json
+
+    at = raw.find(b'"__metadata__"')
+    start = raw.find(b"{", at) if at >= 0 else -1
+    if start < 0:
+        return None
+    try:
+        found = json.JSONDecoder().raw_decode(raw[start : start + 65_536].decode("utf-8", "replace"))[0]
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def check_length(path: str, size: int, length: int) -> None:

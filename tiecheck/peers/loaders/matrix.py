@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
+from tiecheck.files.model_config import FLAG_KEYS
 from tiecheck.peers.loaders.registry import loaders_of, views_of
 from tiecheck.peers.loaders.situation import Situation
 from tiecheck.records.declared import Architecture, ModelConfig
@@ -43,6 +45,17 @@ def _situations(
     return [Situation(config, architecture, group, _of(group, older, checkpoint)) for group in groups]
 
 
+def _as_taken(config: ModelConfig) -> ModelConfig:
+    """Return a config as 4.57 takes it: a flag that is no truth value by whether Python takes it for true."""
+    flags = tuple(f if isinstance(f.value, bool) else f._replace(value=bool(f.value)) for f in config.flags)
+    return config if flags == config.flags else config._replace(flags=flags, data=_taken(config.data))
+
+
+def _taken(data: Mapping[str, Any]) -> dict[str, Any]:
+    made = {key: _taken(value) if isinstance(value, dict) else value for key, value in data.items()}
+    return made | {key: bool(made[key]) for key in FLAG_KEYS if key in made}
+
+
 class _Older(Record):
     """A group as the class of transformers 4.57 has it, and what transformers 5 calls its members."""
 
@@ -60,6 +73,7 @@ def _older(
         return "the class is not transformers' own, and its code was not run"
     if not older_has(architecture.class_name, config.model_type if config else None):
         return None
+    config = _as_taken(config) if config else None
     data = config.data if config else None
     older = load_older(architecture.class_name, config.model_type if config else None, config=data)
     if not older.known:

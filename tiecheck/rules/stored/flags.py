@@ -30,10 +30,10 @@ from tiecheck.wording import listed
 
 
 def _disputes(
-    groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], cause: Cause
+    groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...], cause: Cause
 ) -> Iterator[tuple[Group, tuple[LoaderView, ...]]]:
-    """The groups on which loaders disagree for one cause."""
-    for group in groups:
+    """The groups on which loaders disagree for one cause; a flag that is no truth value is TIE112's to say."""
+    for group in groups if all(isinstance(flag.value, bool) for flag in flags) else ():
         views = views_of(group, loaders)
         if disputed(views) == cause and group.stored_names and group.declared is not None:
             yield group, views
@@ -43,7 +43,7 @@ def _told(
     groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...], cause: Cause
 ) -> Iterator[Draft]:
     """Yield what a flag that is silent, or false, comes to where that is not the same in all loaders."""
-    for group, views in _disputes(groups, loaders, cause):
+    for group, views in _disputes(groups, loaders, flags, cause):
         if spoken_for(views):
             silent = cause == "silent"
             says = f"The config does not set {flag_name(group)}" if silent else f"{flag_name(group)} is false"
@@ -102,7 +102,7 @@ class ConflictingTieFlags(Rule):
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
-        for group, views in _disputes(groups, loaders, "levels"):
+        for group, views in _disputes(groups, loaders, flags, "levels"):
             if not hurt(views) and any(view.outcome == "unknown" for view in views if view.ties is not None):
                 continue  # whether anything is lost hangs on bytes that were not compared
             yield Draft(

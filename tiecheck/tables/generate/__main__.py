@@ -19,7 +19,7 @@ from tiecheck.tables.generate.head_scale import head_scale_tag
 from tiecheck.tables.generate.inner_models import inner_models, other_groups
 from tiecheck.tables.generate.probe import Group, Probe, probe
 from tiecheck.tables.generate.spellings import speller
-from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse, render, shapes_of
+from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse, refusals, render, shapes_of
 
 
 def row_of(candidate: Candidate) -> Row:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = OLDER_PATH if older() else PATH
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     rows += kept(before, version, failed, {c[:2] for c in asked} if options.only else None)
-    text = render(rows, version)
+    text = render(rows, version, None if older() else refusals())
     spent = f"{time.monotonic() - started:.0f} s"
     print(f"{len(rows)} rows, {len(text.encode()):,} bytes, {len(failed)} left out, {spent}")
     if options.check:

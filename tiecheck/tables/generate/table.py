@@ -132,8 +132,29 @@ def digest(shape: str) -> str:
     return hashlib.sha256(shape.encode()).hexdigest()[:7]
 
 
-def render(rows: Iterable[Row], version: str) -> str:
-    """The whole table, sorted; the same rows give the same bytes."""
+def refusals() -> dict[str, list[str]]:
+    """Model types whose config refuses a flag that is a text, by that word, and those that refuse null, by `null`."""
+    from transformers import CONFIG_MAPPING
+
+    found: dict[str, list[str]] = {"text": [], "null": []}
+    for model_type in sorted(CONFIG_MAPPING.keys()):
+        for word, value in (("text", "false"), ("null", None)):
+            try:
+                CONFIG_MAPPING[model_type].from_dict({FLAG: value})
+            except Exception as error:  # noqa: BLE001  # a config that cannot be made by default says something else
+                if "Validation error for field" in str(error) and FLAG in str(error):
+                    found[word].append(model_type)
+    return found
+
+
+def render(rows: Iterable[Row], version: str, refused: Mapping[str, list[str]] | None = None) -> str:
+    """The whole table, sorted; the same rows give the same bytes.
+
+    Args:
+        rows: The rows.
+        version: The library's version.
+        refused: What `refusals` found, which stands under the key `refused`.
+    """
     merged: dict[tuple[str, tuple[str, ...], str, str, str], list[str]] = {}
     for row in rows:
         key = (row.class_name, row.shapes, row.head_scale, row.levels, row.about)
@@ -147,7 +168,8 @@ def render(rows: Iterable[Row], version: str) -> str:
         for (name, held, scale, levels, about), types in merged.items()
     ]
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate; do not edit"
-    return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
+    last = [f"=refused\t{_dump(refused)}"] if refused else []
+    return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), *last, ""])
 
 
 def parse(text: str) -> list[Row]:

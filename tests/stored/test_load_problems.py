@@ -1,0 +1,120 @@
+"""Reasons for which transformers does not load a directory: what is said is held against its own from_pretrained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import built
+
+from tiecheck.api import check
+from tiecheck.live.rehearsal import rehearse
+from tiecheck.records.report import TargetReport
+
+CLASSES = ("LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration", "BartForConditionalGeneration")
+Change = Callable[[Path], None]
+
+
+def other_name(where: Path) -> None:
+    (where / "model.safetensors").rename(where / "weights.safetensors")
+
+
+def nested(where: Path) -> None:
+    tensors = load_file(where / "model.safetensors")
+    (where / "model.safetensors").unlink()
+    torch.save({"model": tensors}, where / "pytorch_model.bin")
+
+
+def edited(key: str, value: object) -> Change:
+    def change(where: Path) -> None:
+        config = json.loads((where / "config.json").read_text())
+        (where / "config.json").write_text(json.dumps(config | {key: value}))
+
+    return change
+
+
+def no_format(where: Path) -> None:
+    save_file(load_file(where / "model.safetensors"), where / "model.safetensors", metadata={"made_by": "somebody"})
+
+
+CHANGES: dict[str, tuple[Change, tuple[str, str] | None]] = {
+    "another name": (other_name, ("TIE206", "crash")),
+    "tensors below a key": (nested, ("TIE206", "embedding-random")),
+    "more words in the config": (edited("vocab_size", 404), ("TIE207", "crash")),
+    "fewer words in the config": (edited("vocab_size", 396), ("TIE207", "crash")),
+    "the flag as text": (edited("tie_word_embeddings", "false"), ("TIE112", "crash")),
+    "the flag as a number": (edited("tie_word_embeddings", 1), ("TIE112", "crash")),
+    "a field that nobody reads": (edited("made_by", "somebody"), None),
+}
+
+
+def saved(name: str, where: Path) -> TargetReport:
+    built(name).save_pretrained(where)
+    return check(str(where)).targets[0]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_does_not_load_is_no_pass(name: str, change: str, tmp_path: Path) -> None:
+    assert saved(name, tmp_path).status == "pass"
+    edit, said = CHANGES[change]
+    edit(tmp_path)
+    (report,) = check(str(tmp_path)).targets
+    real = rehearse(str(tmp_path))
+    if said is None:
+        assert (report.status, real.raised) == ("pass", None)
+        return
+    code, outcome = said
+    if code == "TIE112" and name == "T5ForConditionalGeneration":  # its config does not validate the flag
+        assert (real.raised, report.findings) == (None, ())
+        return
+    assert code in {f.code for f in report.findings if f.severity == "error"}
+    assert {v.outcome for v in report.loaders if (v.loader, v.versions) == ("transformers", "5")} == {outcome}
+    assert (real.raised is not None) == (outcome == "crash")
+    assert {f.code for f in report.findings if f.severity != "info"} == {code}
+
+
+def test_a_file_that_is_named_is_judged_as_it_is(tmp_path: Path) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    other_name(tmp_path)
+    assert check(str(tmp_path / "weights.safetensors")).targets[0].findings == ()
+
+
+def test_metadata_without_a_format_hurts_4_57_alone(tmp_path: Path) -> None:
+    saved("GPT2LMHeadModel", tmp_path)
+    no_format(tmp_path)
+    (report,) = check(str(tmp_path)).targets
+    assert [(f.code, f.severity, f.hurts) for f in report.findings] == [("TIE206", "warning", ("transformers 4.57",))]
+    assert check(str(tmp_path), judge_for=("transformers==5",)).targets[0].status == "pass"
+
+
+def test_a_null_inside_is_refused_too(tmp_path: Path) -> None:
+    import transformers
+
+    text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlavaConfig(
+        text_config={"model_type": "llama", **text, **heads},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    data["text_config"]["tie_word_embeddings"] = None
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    assert rehearse(str(tmp_path)).raised is not None
+    assert "TIE112" in {f.code for f in check(str(tmp_path)).targets[0].findings}
+
+
+@pytest.mark.parametrize(("saves", "targets"), [(["lm_head"], ["q_proj"]), (None, ["lm_head"]), (None, ["q_proj"])])
+def test_an_adapter_beside_the_model(saves: list[str] | None, targets: list[str], tmp_path: Path) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    adapter = {"peft_type": "LORA", "target_modules": targets, "modules_to_save": saves}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    codes = [f.code for f in check(str(tmp_path)).targets[0].findings]
+    assert codes == (["TIE605"] if saves or "lm_head" in targets else [])

@@ -1,0 +1,80 @@
+"""TIE206 and TIE207: what transformers does not load as it stands, whatever its ties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.files import LoadProblem
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.load_drafts import problem, problem_draft
+
+
+class LoaderReadsOtherWeights(Rule):
+    """The weights of the directory are not what transformers loads from it.
+
+    ## What it does
+    Looks at a model directory as `from_pretrained` does: whether the file has one of the names that it looks for,
+    whether a pickle's tensors stand at the top and not below a key like `state_dict`, and whether the metadata of a
+    single safetensors file names its `format`, without which transformers 4.57 refuses it (a warning).
+
+    ## Why it is bad
+    Everything else in the report is about tensors that this loader never sees. A file under another name is an
+    `OSError`; of a nested state dict not one name is known, and every weight is made at random without an error.
+
+    ## How to mend it
+    Rename the file to `model.safetensors`, save the inner state dict alone, or write the file again with
+    `metadata={"format": "pt"}`. What is named on the command line itself is judged without this rule.
+    """
+
+    code = "TIE206"
+    name = "loader-reads-other-weights"
+    summary = "file names, a nested state dict or a missing format send a loader to other weights, or to none"
+    severity = "error"
+    messages = ("no file named model.safetensors", "Incompatible safetensors file. File metadata is not")
+    threads = ("vllm-project/vllm#40765",)
+
+    def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
+        yield from (problem_draft(found) for found in load_problems if found.kind in ("name", "nested", "format"))
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield Case("a vendor's own file name", {"load_problems": (problem("name"),)}, finds=("error",))
+        yield Case("a nested state dict", {"load_problems": (problem("nested"),)}, finds=("error",))
+        older = problem("format", versions=("4.57",))
+        yield Case("no format in the metadata", {"load_problems": (older,)}, finds=("warning",))
+        yield Case("nothing in the way", {"load_problems": ()})
+        yield Case("another rule's matter", {"load_problems": (problem("flag"),)})
+
+
+class LoadWillRaise(Rule):
+    """A tied member does not have the shape that the config builds.
+
+    ## What it does
+    Holds the rows of the stored token embedding (of the head, where that alone is stored and tied) against
+    `vocab_size`, and its columns against the widths in the config. Quantised files and classes that the table lacks
+    are left out.
+
+    ## Why it is bad
+    `from_pretrained` ends in `size mismatch`. The usual causes are tokens that were added without the config being
+    saved again, a config taken from another size of the model, and padding that a training framework left in.
+
+    ## How to mend it
+    Write the number that the tensors have into `config.json`; or load where the model is whole, resize with
+    `resize_token_embeddings`, and save both.
+    """
+
+    code = "TIE207"
+    name = "load-will-raise"
+    summary = "a tied member does not have the shape that the config builds, so that the load raises"
+    severity = "error"
+    messages = ("size mismatch for model.embed_tokens.weight", "You set `ignore_mismatched_sizes` to `False`")
+    threads = ()
+
+    def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
+        yield from (problem_draft(found) for found in load_problems if found.kind == "shape")
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield Case("99 rows under a vocab_size of 102", {"load_problems": (problem("shape"),)}, finds=("error",))
+        yield Case("nothing in the way", {"load_problems": ()})
+        yield Case("another rule's matter", {"load_problems": (problem("name"),)})

@@ -1,0 +1,152 @@
+"""Reasons for which transformers does not load the weights that a directory holds, before any tie is looked at.
+
+Held against transformers 5.23 and 4.57.6: `_get_resolved_checkpoint_files`, `load_state_dict`, `PeftAdapterMixin`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tiecheck.errors import TiecheckError
+from tiecheck.files.checkpoint import STANDARD_NAMES
+from tiecheck.files.limits import CONFIG_BYTES
+from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.records.declared import ModelConfig
+from tiecheck.records.files import BesideAdapter, LoadProblem
+from tiecheck.records.stored import Checkpoint, StoredTensor
+from tiecheck.tables.architectures import FLAG, load_architecture, refuses
+from tiecheck.wording import listed
+
+BOTH = ("4.57", "5")
+FORMATS = ("pt", "tf", "flax", "mlx")
+
+OWN_ROWS = ("cpmant", "mllama", "moshi")
+"""Beginnings of the model types whose embedding has rows beyond `vocab_size` (transformers 5.23, every class that was
+built)."""
+
+ROWS = ("vocab_size", "n_vocab", "vocabulary_size")
+COLUMNS = ("hidden", "d_model", "embd", "embed", "dim", "width")
+
+
+def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: bool) -> tuple[LoadProblem, ...]:
+    """Return what keeps transformers from loading these weights as they stand.
+
+    Args:
+        model: The config beside them.
+        checkpoint: The weights that were read.
+        whole: True where the target is a directory, in which the loader looks for them; False for a named file.
+    """
+    if model is None or model.class_name is None:
+        return ()
+    return (*_found(model, checkpoint, whole=whole), *_shapes(model, checkpoint), *_odd_flags(model))
+
+
+def _odd_flags(model: ModelConfig) -> Iterator[LoadProblem]:
+    """Yield a flag of a type that transformers 5 refuses, where a config that it builds has it."""
+    known = load_architecture(model.class_name, model.model_type, config=model.data)
+    for flag in model.flags:
+        if isinstance(flag.value, bool) or flag.key != FLAG or flag.level not in known.tried:
+            continue
+        held: Any = model.data
+        for part in flag.level:
+            held = held.get(part)
+        if not refuses(held.get("model_type"), flag.value):
+            continue
+        what = {str: "text", type(None): "null", dict: "an object", list: "a list"}.get(type(flag.value), "a number")
+        taken = str(bool(flag.value)).lower()
+        why = f"{flag.dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
+        message = f"StrictDataclassFieldValidationError: Validation error for field '{flag.key}'"
+        mend = f"Write true or false to {flag.dotted}, without quotes: true where the checkpoint stores one tensor."
+        yield LoadProblem("flag", ("5",), "crash", message, why, model.path, mend, (flag.dotted,))
+
+
+def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterator[LoadProblem]:
+    names = tuple(itertools.islice(checkpoint.names(), 1))
+    file = checkpoint.index_file or (checkpoint.shards[0].path if checkpoint.shards else "")
+    if whole and file and file not in STANDARD_NAMES and model.data.get("transformers_weights") != file:
+        message = f"OSError: no file named {STANDARD_NAMES[0]} or {STANDARD_NAMES[2]}"
+        why = f"{file} has no name that from_pretrained looks for: it finds no weights in the directory"
+        yield LoadProblem("name", BOTH, "crash", message, why, file, f"Rename {file} to {STANDARD_NAMES[0]}.", names)
+    for shard in checkpoint.shards:
+        if shard.nested:
+            why = (
+                f"{shard.path} holds its tensors below the key {shard.nested!r}, where from_pretrained does not look: "
+                f"it takes {shard.nested!r} for a name that nobody has, and makes every weight at random"
+            )
+            mend = f"Save what stands below {shard.nested!r} alone, under the same file name."
+            message = "every weight is missing, and made at random"
+            yield LoadProblem("nested", BOTH, "embedding-random", message, why, shard.path, mend, names)
+    notes = checkpoint.shards[0].notes if len(checkpoint.shards) == 1 and checkpoint.index_file is None else None
+    if notes is not None and notes.get("format") not in FORMATS:
+        said = notes.get("format")
+        message = f"ValueError: Incompatible safetensors file. File metadata is not {list(FORMATS)} but {said}"
+        why = (
+            f"the metadata of {file} names {'no format' if said is None else f'the format {said!r}'}, which it refuses"
+        )
+        mend = 'Write the file again with the metadata {"format": "pt"}.'
+        yield LoadProblem("format", ("4.57",), "crash", message, why, file, mend, names)
+
+
+def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
+    """Yield a stored embedding that has not the rows or columns of the config."""
+    tensor = _embedding(model, checkpoint)
+    if tensor is None or model.data.get("quantization_config") or len(tensor.shape) != 2:
+        return
+    if not tensor.dtype.startswith(("float", "bfloat")) or tensor.dtype.startswith("float8"):
+        return
+    for axis, words in enumerate((ROWS, COLUMNS)):
+        size, known = tensor.shape[axis], dict(_numbers(model.data, words))
+        if not any("." not in key or key.startswith("text_config.") for key in known):
+            continue  # a default, or a config inside that is not the text's
+        more = axis == 0 and (model.model_type or "").startswith(OWN_ROWS) and size > min(known.values())
+        if size in known.values() or more:
+            continue
+        what = listed(tuple(f"{key} {value}" for key, value in known.items())[:4])
+        why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
+        mend = "Write the numbers that the tensors have into config.json, or save the model again."
+        message = f"size mismatch for {tensor.name}"
+        yield LoadProblem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,))
+
+
+def _embedding(model: ModelConfig, checkpoint: Checkpoint) -> StoredTensor | None:
+    """Return the stored token embedding of a class that the table has; of a tied pair whatever member is stored."""
+    known = load_architecture(model.class_name, model.model_type, config=model.data)
+    if known.embedding is None or model.remote_code:
+        return None
+    names = [known.embedding]
+    for tie in known.ties:
+        if known.embedding in tie.names and not tie.unlike and tie.exact:
+            names += [s for name in tie.names for s in (name, *tie.spellings.get(name, ()))]
+    return next((tensor for name in names if (tensor := checkpoint.tensor(name)) is not None), None)
+
+
+def _numbers(data: Mapping[str, Any], words: tuple[str, ...], level: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            if level.count(".") < 8:
+                yield from _numbers(value, words, f"{level}{key}.")
+        elif type(value) is int and any(word in key for word in words):
+            yield f"{level}{key}", value
+
+
+def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
+    """Return the adapter that lies in a model's own directory, which transformers loads with it where peft is there."""
+    if "adapter_config.json" not in names or not any(name.startswith("adapter_model.") for name in names):
+        return None
+    path = inside(directory, "adapter_config.json")
+    try:
+        data = parse_json(read_bytes(path, path, CONFIG_BYTES), path, path)
+    except TiecheckError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    saved, targets = (_words(data.get(key)) for key in ("modules_to_save", "target_modules"))
+    base = data.get("base_model_name_or_path")
+    return BesideAdapter(saved, targets, base if isinstance(base, str) and base else None)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
+    return tuple(word for word in found if isinstance(word, str))
