@@ -16,6 +16,7 @@ from tiecheck.config.options import Config
 from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign, shown
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
+from tiecheck.records.edits import Edit, edit_words, fitting
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
 from tiecheck.records.words import Unknown
@@ -254,14 +255,24 @@ def _apply(
     reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
     outcome.skips.extend(Skip(rule.code, rule.name, shown(reason)) for reason in reasons)
     drafts = (answer for answer in answers if not isinstance(answer, Unknown))
-    outcome.findings.extend(_finding(rule, draft, target, chosen) for draft in drafts)
+    model = facts.known("model_config")
+    data = model.data if model else None
+    outcome.findings.extend(
+        _finding(rule, draft, target, chosen, fitting(draft.edits, data) if draft.edits else ()) for draft in drafts
+    )
     if not reasons:
         outcome.ran.append(rule.code)
     elif rule.severity == "error" and values.keys() & set(TIES):
         outcome.unclear.append(rule.code)
 
 
-def _finding(rule: type[Rule], draft: Draft, target: Target, chosen: frozenset[tuple[str, str]] | None) -> Finding:
+def _finding(
+    rule: type[Rule],
+    draft: Draft,
+    target: Target,
+    chosen: frozenset[tuple[str, str]] | None,
+    edits: tuple[Edit, ...],
+) -> Finding:
     names = tuple(sorted(draft.names))
     severity = draft.severity or rule.severity
     if chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
@@ -274,12 +285,13 @@ def _finding(rule: type[Rule], draft: Draft, target: Target, chosen: frozenset[t
         confidence=draft.confidence or rule.confidence,
         message=draft.message,
         names=names,
-        help=draft.help,
-        fixable=rule.fixable,
+        help=" ".join(filter(None, (edit_words(edits), draft.help))),
+        fixable=any(edit.safe for edit in edits),
         locations=draft.locations,
         fingerprint=fingerprint(rule.code, _relative(target.text), names),
         suppressed=None,
         hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
+        edits=edits,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
+from tiecheck.records.edits import Edit
 from tiecheck.records.loaders import LoaderOutcome
 from tiecheck.records.record import Record
 from tiecheck.records.words import Kind
@@ -58,9 +59,9 @@ class Finding(Record):
     names: tuple[str, ...]
     """The members it is about, sorted."""
     help: str
-    """Advice to fix it."""
+    """Advice to fix it: the edits in words, then what no edit does."""
     fixable: bool
-    """True where `tiecheck fix` can mend it."""
+    """True where one of the edits is safe."""
     locations: tuple[Location, ...]
     """The evidence, the primary place first."""
     fingerprint: str
@@ -69,6 +70,8 @@ class Finding(Record):
     """Reason why it is not counted, None where it is."""
     hurts: tuple[str, ...] | None = None
     """The loaders it hurts, with their versions; null where it hurts whoever loads it."""
+    edits: tuple[Edit, ...] = ()
+    """Alternative fixes as data; empty where no change of files is known to be right."""
 
 
 class Skip(Record):

@@ -13,8 +13,7 @@ def rule_text(rule: type[Rule]) -> str:
     parts = [
         f"# {rule.code}: {rule.name}",
         f"{_first_line(rule)}",
-        f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}."
-        + (" `tiecheck fix` can mend it." if rule.fixable else ""),
+        f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}.",
     ]
     parts += [f"## {title}\n\n{body}" for title, body in rule.text().items()]
     if rule.messages:

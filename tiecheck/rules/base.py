@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tiecheck.facts.registry import wanted_facts
+from tiecheck.records.edits import Edit
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.report import Confidence, Location, Severity
@@ -31,7 +32,7 @@ class Draft(Record):
     locations: tuple[Location, ...]
     """The evidence, the primary place first."""
     help: str
-    """The way to mend it in this very case."""
+    """The way to fix it in this very case; what the edits do is told by them and not here."""
     severity: Severity | None = None
     """Another severity than the rule's default."""
     confidence: Confidence | None = None
@@ -41,6 +42,8 @@ class Draft(Record):
 
     With `--for`, a finding that hurts only others becomes a note.
     """
+    edits: tuple[Edit, ...] = ()
+    """Alternative fixes as data; those that do not fit the config are left out."""
 
 
 Role = Literal["primary", "related"]
@@ -89,8 +92,6 @@ class Rule:
     """The default severity."""
     confidence: ClassVar[Confidence] = "high"
     """The default confidence."""
-    fixable: ClassVar[bool] = False
-    """True where `tiecheck fix` can mend it."""
     messages: ClassVar[tuple[str, ...]] = ()
     """Texts that people see when they have this problem, as the libraries print them."""
     threads: ClassVar[tuple[str, ...]] = ()

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
+from tiecheck.rules.stored.fixes import entries_moved
 from tiecheck.rules.stored.groups import rows
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
     from tiecheck.records.files import Duplicate
+
+
+_ANEW = "Save the model anew, so that index and shards are written together."
 
 
 class IndexDisagreesWithShards(Rule):
@@ -78,6 +82,7 @@ class IndexDisagreesWithShards(Rule):
         pronoun = "it" if len(names) == 1 else "them"
         where = f"{it} in another shard" if len(elsewhere) == len(names) else f"no shard holds {pronoun}"
         shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        edits = entries_moved(checkpoint, index, names)
         return Draft(
             f"{index} says that {file} holds {shown}, and its header does not; {where}.",
             tuple(names[:8]),
@@ -85,7 +90,8 @@ class IndexDisagreesWithShards(Rule):
                 file_place(index, f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"),
                 file_place(file, f"its header lacks {pronoun}", "related"),
             ),
-            "Save the model anew, so that index and shards are written together.",
+            "Or save the model anew, so that index and shards are written together." if edits else _ANEW,
+            edits=edits,
         )
 
     @staticmethod

@@ -8,6 +8,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.fixes import dropping
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration,
@@ -71,10 +72,11 @@ class RedundantTiedCopy(Rule):
                 f"with equal bytes; {size(wasted)} could be saved. {_refusals(refusing)}",
                 group.stored_names,
                 (*stored(group, primary=True), declaration(group, "related")),
-                f"{'For these loaders delete' if refusing else 'Nothing has to be done; to save the space delete'} "
-                f"{listed(extra)} from the checkpoint. Do not set the flag to false.",
+                f"{'These loaders need that' if refusing else 'That saves the space; nothing has to be done'}. Do not "
+                "set the flag to false.",
                 confidence=confidence(group),
                 hurts=refusing or None,
+                edits=dropping(extra),
             )
 
     @staticmethod

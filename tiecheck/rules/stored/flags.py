@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.declared import Flag
+from tiecheck.records.edits import Edit
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Severity
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Outcome, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.fixes import either_flag, every_member, one_tensor
 from tiecheck.rules.stored.groups import (
     Cause,
     disputed,
     flag_name,
     flag_places,
+    flags_read,
     gravity,
     heeded,
     hurt,
@@ -51,20 +54,18 @@ def _told(
                 f"{says}, and what that means for {listed(group.names)} differs. {readings(views)}",
                 group.names,
                 (*flag_places(flags, views, group), *stored(group)),
-                _mend(group, views) if silent else _meaning(group, views),
+                _advice(group) if silent else _meaning(group, views),
                 severity="info" if heeded(views) and not silent else gravity(views),
                 hurts=hurt(views),
+                edits=_edits(group, groups, views, silent=silent),
             )
 
 
-def _mend(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """Tell the value that every level needs, by what is stored; both where that does not tell."""
-    flags = " and ".join(sorted({view.reads for view in views if view.reads is not None and view.ties is not None}))
+def _advice(group: Group) -> str:
+    """Tell what the flags have to say; the edits tell how, where what is stored tells."""
     if group.missing:
-        return f"Write true to {flags}: the checkpoint stores one tensor for the group."
-    if group.stored == "separate":
-        return f"Write false to {flags} if the head was trained on its own: the checkpoint stores both."
-    return f"Write the same value to {flags}, true if the model was trained tied."
+        return "The flags have to say true everywhere: the checkpoint stores one tensor for the group."
+    return "The flags have to say the same everywhere: true if the model was trained tied, else false."
 
 
 class ConflictingTieFlags(Rule):
@@ -109,9 +110,10 @@ class ConflictingTieFlags(Rule):
                 f"The flags for {listed(group.names)} do not agree. {readings(views)}",
                 group.names,
                 (*flag_places(flags, views, group), *stored(group)),
-                _mend(group, views),
+                _advice(group),
                 severity=None if hurt(views) else "warning",
                 hurts=hurt(views) or None,
+                edits=either_flag(group, groups, flags_read(views)),
             )
 
     @staticmethod
@@ -265,11 +267,20 @@ class FlagMeansSomethingElse(Rule):
         yield case("untied for everybody is another rule's matter", held, alike)
 
 
+def _edits(
+    group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...], *, silent: bool
+) -> tuple[Edit, ...]:
+    """Return the fix that every loader understands: true where the class ties by default, else every member stored."""
+    if silent:
+        return either_flag(group, groups, flags_read(views))
+    if heeded(views):
+        return ()
+    usual = one_tensor(group, groups, flags_read(views)) if group.default and not group.forced else ()
+    return usual or every_member(group)
+
+
 def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """Tell how every loader can understand it; where only some engines do not listen, the file is in order."""
+    """Tell who is wrong; where only some engines do not listen, the file is in order."""
     if heeded(views):
         return "Nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
-    return (
-        "Store every member under its own name, which every loader understands; or, if the model was trained tied and "
-        f"its class gives the flag no other meaning, set {flag_name(group)} to true."
-    )
+    return f"Every loader understands true, and so it does a {flag_name(group)} of false with every member stored."

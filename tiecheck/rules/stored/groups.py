@@ -179,10 +179,14 @@ def main_member(group: Group) -> str | None:
     return ends[0] if ends else there[-1] if there else None
 
 
-def levers(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """Every flag that some loader reads for the group: to write one alone would leave the others to disagree."""
-    read = {view.reads for view in views if view.reads is not None and view.ties is not None}
-    return " and ".join(sorted(read | {flag_name(group)}))
+def levers(group: Group, views: tuple[LoaderView, ...]) -> frozenset[str]:
+    """Return every flag that some loader reads for the group: one alone would leave the others to disagree."""
+    return frozenset({flag_name(group), *flags_read(views)})
+
+
+def flags_read(views: tuple[LoaderView, ...]) -> frozenset[str]:
+    """Return the flags that loaders read where they tell whether they tie."""
+    return frozenset(view.reads for view in views if view.reads is not None and view.ties is not None)
 
 
 def declaration(group: Group, role: Role = "primary") -> Location:

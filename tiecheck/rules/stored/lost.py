@@ -11,6 +11,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.fixes import apart_or_one, every_member, one_tensor
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration,
@@ -19,7 +20,6 @@ from tiecheck.rules.stored.groups import (
     flag_name,
     hurt,
     levers,
-    main_member,
     rows,
     spoken_for,
     stored,
@@ -90,10 +90,11 @@ class TrainedHeadDiscarded(Rule):
                 f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, listed(lost))}",
                 group.stored_names,
                 (declaration(group), *stored(group)),
-                _apart(group, groups, views),
+                "No flag keeps them apart everywhere, since the class ties whatever it says." if group.forced else "",
                 severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
                 confidence=confidence(group),
                 hurts=hurt(views) or None,
+                edits=apart_or_one(group, groups, levers(group, views)),
             )
 
     @staticmethod
@@ -122,18 +123,6 @@ class TrainedHeadDiscarded(Rule):
         yield Case("bytes that were not read", judged(unread), unknown=True)
         unclear = separate._replace(declared=None, reason="two flags disagree")
         yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
-
-
-def _apart(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> str:
-    """Tell how to have one tensor again, or to keep both in every loader."""
-    extra = listed(tuple(name for name in group.stored_names if name != main_member(group)))
-    drop = f"If the difference is left over from a conversion, delete {extra} from the checkpoint."
-    if group.forced:
-        return f"{drop} No flag keeps them apart everywhere, since the class ties whatever it says."
-    same = (g for g in groups if g.declared and g.level == group.level and g.key == group.key and not g.inferred)
-    missing = tuple(sorted({name for other in same for name in other.missing}))
-    store = f", and store {listed(missing)} as well, which the same flag unties" if missing else ""
-    return f"{drop} If both were trained, set {levers(group, views)} to false and keep both tensors{store}."
 
 
 def _throws_away(view: LoaderView) -> bool:
@@ -229,8 +218,9 @@ class TiedMemberLost(Rule):
                 f"{them(group.missing)} at random{_elsewhere(views)}.",
                 group.names,
                 (declaration(group), *stored(group)),
-                _remedy(group, views, lost),
+                _remedy(group, lost),
                 hurts=hurt(views) or None,
+                edits=every_member(group) if group.inert else one_tensor(group, groups, levers(group, views)),
             )
 
     @staticmethod
@@ -256,18 +246,11 @@ class TiedMemberLost(Rule):
         yield Case("a class without a head", judged())
 
 
-def _remedy(group: Group, views: tuple[LoaderView, ...], lost: str) -> str:
-    """Tell how to get the lost member back."""
+def _remedy(group: Group, lost: str) -> str:
+    """Tell what else gets the lost member back."""
     if group.inert:
-        return (
-            f"No flag helps here: load it with transformers 4.57, or write {lost} into the checkpoint as a copy of "
-            f"{listed(group.stored_names)}."
-        )
-    rename = ""
-    if group.source in group.missing and group.stored_names:
-        rename = f", and rename {group.stored_names[0]} to {group.source}"
-    tied = f"If the model was trained tied, set {levers(group, views)} to true{rename}."
-    return f"{tied} If not, save it again with {lost} in the checkpoint."
+        return "No flag helps here; transformers 4.57 loads it as it is."
+    return f"If it was trained untied, save it again with {lost} in the checkpoint."
 
 
 def _elsewhere(views: tuple[LoaderView, ...]) -> str:

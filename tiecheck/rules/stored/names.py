@@ -8,6 +8,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.fixes import renaming
 from tiecheck.rules.stored.groups import declaration, endings, hurt, spoken_for, stored, tied_by_intent, views_of, who
 from tiecheck.wording import listed
 
@@ -183,13 +184,15 @@ class KeptTheAliasName(Rule):
             alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
+            renamed = renaming(group)
             yield Draft(
                 f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
                 f"{group.source}, which the others are tied to. {endings(failing)}",
                 group.names,
                 (*stored(group, primary=True), declaration(group, "related")),
-                f"Rename {group.stored_names[0]} in the checkpoint to {group.source}.",
+                "" if renamed else f"Store the tensor as {group.source}.",
                 hurts=failing,
+                edits=renamed,
             )
 
     @staticmethod

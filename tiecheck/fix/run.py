@@ -1,0 +1,227 @@
+"""A fix from end to end: judge, choose, plan, write beside, judge again, and only then take the old files' place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_target
+from tiecheck.errors import TargetError
+from tiecheck.fix import writing
+from tiecheck.fix.plan import Plan, make_plan
+from tiecheck.records.edits import Edit
+from tiecheck.records.record import Record
+from tiecheck.records.rehearsal import Rehearsal
+from tiecheck.records.report import Finding, TargetReport, at_least
+
+Ask = Callable[[Finding], Edit | None]
+"""Asks the user for one of a finding's alternatives; None leaves it."""
+
+
+class FixOptions(Record):
+    """What to fix, and how far to go."""
+
+    choice: str | None = None
+    """The user's decision where an edit needs one."""
+    unsafe: bool = False
+    """True where edits may be made that lose stored values."""
+    apply: bool = False
+    """True where files are written."""
+    to: str | None = None
+    """The new directory that gets the fixed copy; None to fix in place."""
+    backup: bool = False
+    """True where originals are kept beside the new files."""
+    rehearse: bool = True
+    """True where the load is rehearsed, if transformers is installed."""
+
+
+class FixOutcome(Record):
+    """The end of a fix."""
+
+    before: TargetReport
+    """The verdict on the target as it was."""
+    chosen: tuple[tuple[Finding, Edit], ...]
+    """The findings that have a fix, each with the alternative taken."""
+    left: tuple[tuple[Finding, str], ...]
+    """The findings that stay, each with the reason."""
+    plan: Plan | None
+    """What changes; None where nothing does."""
+    undone: tuple[str, ...] = ()
+    """Reasons why the fix was not kept."""
+    after: TargetReport | None = None
+    """The verdict on the fixed files; None where none were written."""
+    rehearsed: str | None = None
+    """The version of transformers that was heard, or the reason why none was."""
+    recovered: str | None = None
+    """What was found of an interrupted fix."""
+
+    @property
+    def written(self) -> bool:
+        """True where the new files are in place."""
+        return self.after is not None and not self.undone
+
+
+def fix_target(
+    target: str,
+    config: Config,
+    options: FixOptions,
+    ask: Ask | None = None,
+    step: writing.Hook = lambda _: None,
+) -> FixOutcome:
+    """Fix one model directory, or show what would be done.
+
+    Args:
+        target: The directory.
+        config: The options of the check; with `select` notes are fixed as well.
+        options: What to fix, and how far to go.
+        ask: Asks for a decision that is the user's; None leaves such findings.
+        step: Called between any two writes.
+
+    Raises:
+        TargetError: It cannot be judged, or not be written.
+    """
+    if not os.path.isdir(target):
+        raise TargetError(f"{target} is no directory on this machine; a fix changes the files of one", target)
+    in_place = options.apply and options.to is None
+    if in_place:
+        writing.refuse_unwritable(target)
+    with writing.locked(target):
+        recovered = writing.recover(target) if os.access(target, os.W_OK) else None
+        old = _watched(target)
+        before = _judged(target, config)
+        chosen, left = _choices(before, config, options, ask)
+        if not chosen:
+            return FixOutcome(before, chosen, left, None, recovered=recovered)
+        plan = make_plan(target, (s for _, edit in chosen for s in edit.steps))
+        outcome = FixOutcome(before, chosen, left, plan, recovered=recovered)
+        if not options.apply and options.to is None:
+            return outcome
+        writing.refuse_open(target, tuple(old))
+        return _carried_out(outcome, old, config, options, step)
+
+
+def _watched(target: str) -> dict[str, list[int]]:
+    """Return the identities of all files of a directory, to see whether one changes meanwhile."""
+    names = tuple(name for name in os.listdir(target) if os.path.isfile(os.path.join(target, name)))
+    return writing.identities(target, names)
+
+
+def _judged(target: str, config: Config) -> TargetReport:
+    report = check_target(target, config)
+    if report.errors:
+        raise TargetError(report.errors[0].message, target)
+    return report
+
+
+def _choices(
+    report: TargetReport, config: Config, options: FixOptions, ask: Ask | None
+) -> tuple[tuple[tuple[Finding, Edit], ...], tuple[tuple[Finding, str], ...]]:
+    chosen, left = [], []
+    for finding in report.counted():
+        if not config.select and not at_least((finding,), config.fail_on):
+            continue  # a note: nothing is wrong with the model
+        answer = _choice(finding, options, ask)
+        if isinstance(answer, str):
+            left.append((finding, answer))
+        else:
+            chosen.append((finding, answer))
+    return tuple(chosen), tuple(left)
+
+
+def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | str:
+    """Return the alternative to take, or the reason to take none."""
+    if not finding.edits:
+        return "no fix is known that changes files alone"
+    sure = [edit for edit in finding.edits if edit.when is None]
+    named = [edit for edit in finding.edits if edit.choice == options.choice]
+    edit = named[0] if named else sure[0] if sure else ask(finding) if ask is not None else None
+    if edit is None:
+        ways = "; ".join(f"--choose {edit.choice}, if {edit.when}" for edit in finding.edits)
+        return f"the decision is yours: {ways}"
+    if not edit.safe and not options.unsafe:
+        return f"--choose {edit.choice} deletes stored values; --unsafe lets it"
+    return edit
+
+
+def _carried_out(
+    outcome: FixOutcome, old: dict[str, list[int]], config: Config, options: FixOptions, step: writing.Hook
+) -> FixOutcome:
+    """Stage a plan, judge it, and let it take the old files' place where it is better."""
+    plan = outcome.plan
+    assert plan is not None  # noqa: S101  # there are edits
+    with _staged(plan, options.to, step) as stage:
+        after = check_target(stage, config)
+        heard, rehearsed = _rehearsals(plan.root, stage, outcome) if options.rehearse else ([], None)
+        undone = (*_worse(outcome, after, config), *heard)
+        if not undone and options.to is not None:
+            writing.commit_copy(stage, options.to, step)
+        elif not undone:
+            writing.commit_in_place(plan, old, backup=options.backup, step=step)
+    return outcome._replace(undone=undone, after=after, rehearsed=rehearsed)
+
+
+@contextlib.contextmanager
+def _staged(plan: Plan, to: str | None, step: writing.Hook) -> Iterator[str]:
+    """Stage a plan, and leave nothing behind of what did not get its place."""
+    parent, name = os.path.split(os.path.abspath(to or ""))
+    rest = os.path.join(plan.root, writing.WORK) if to is None else os.path.join(parent, f".{name}{writing.WORK}")
+    try:
+        yield writing.stage_in_place(plan, step) if to is None else writing.stage_copy(plan, to, step)
+    except OSError as error:
+        raise TargetError(
+            f"{plan.root} was not fixed: {error.strerror or error}; it is as it was", plan.root
+        ) from error
+    finally:
+        if not os.path.exists(os.path.join(rest, "commit")):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _worse(outcome: FixOutcome, after: TargetReport, config: Config) -> list[str]:
+    """Return the findings that a fix did not end, and those that it brought."""
+    if after.errors:
+        return [after.errors[0].message]
+    ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
+    known = {(finding.code, finding.names) for finding in outcome.before.findings}
+    worse = []
+    for finding in after.counted():
+        key = (finding.code, finding.names)
+        if key in ended:
+            worse.append(f"{finding.code} would still be there: {finding.message}")
+        elif key not in known and at_least((finding,), config.fail_on):
+            worse.append(f"{finding.code} would come: {finding.message}")
+    return worse
+
+
+def _rehearsals(root: str, stage: str, outcome: FixOutcome) -> tuple[list[str], str]:
+    """Rehearse the load of the old and the new files in another process, and tell what got worse.
+
+    Returns:
+        The reasons against the fix, and the version that was heard or the reason why none was.
+    """
+    if not all(find_spec(name) for name in ("torch", "transformers")):
+        return [], "transformers is not installed"
+    from tiecheck.live.rehearsal import Rehearser
+
+    with Rehearser(sys.executable) as other:
+        new = other.rehearse(stage)
+        if new.unsure is not None:
+            return [], new.unsure
+        was = other.rehearse(root)
+    names = {name for finding, _ in outcome.chosen for name in finding.names}
+    return _lost(was, new, names), f"transformers {new.version}"
+
+
+def _lost(was: Rehearsal, new: Rehearsal, names: set[str]) -> list[str]:
+    if new.raised is not None:
+        return [] if was.raised == new.raised else [f"transformers would raise {': '.join(new.raised)}"]
+    known = set() if was.raised is not None or was.unsure is not None else set(was.random) - names
+    random = sorted(set(new.random) - known) if was.raised is None else sorted(set(new.random) & names)
+    thrown = sorted({d.name for d in new.dropped if not d.equal} - {d.name for d in was.dropped})
+    return [f"transformers would make {name} at random" for name in random] + [
+        f"transformers would throw {name} away" for name in thrown
+    ]

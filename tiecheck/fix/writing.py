@@ -1,0 +1,312 @@
+"""New files beside the old: staged, written to the disk, and moved to their places so that a kill loses nothing.
+
+A fix in place works in `.tiecheck-fix` within the model's directory. Until the file `commit` stands there nothing else
+was touched, and the old files are the model; from then on all new files are on the disk, and whoever comes next
+finishes the moves. A fix of a copy is one new directory, which gets its name last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tiecheck.errors import TargetError
+from tiecheck.fix.plan import Plan
+from tiecheck.fix.tensors import write_shard
+from tiecheck.wording import size
+
+WORK = ".tiecheck-fix"
+"""Folder of a fix under way, within the model's directory."""
+
+DONE = "-done"
+"""Ending that the folder gets once every file has its place."""
+
+BACKUP = ".orig"
+"""Ending of an original that is kept."""
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+"""Endings of files that a copy shares with its original where it can."""
+
+SPARE = 16 * 1024 * 1024
+"""Bytes that have to stay free."""
+
+Hook = Callable[[str], None]
+"""Called with a word between any two writes."""
+
+
+def refuse_unwritable(root: str) -> None:
+    """Refuse to change a directory that is a link, holds links, or cannot be written.
+
+    Raises:
+        TargetError: With the way out, a copy.
+    """
+    plain = os.path.abspath(root)
+    links = [name for name in os.listdir(plain) if os.path.islink(os.path.join(plain, name))]
+    if os.path.islink(plain) or links or (f"{os.sep}snapshots{os.sep}" in plain and "models--" in plain):
+        what = f"{os.path.join(root, links[0])} is a link" if links else f"{root} is a link or lies in the hub's cache"
+        raise TargetError(f"{what}, and others may share it; --to NEWDIR fixes a copy", root)
+    stats = os.statvfs(plain)
+    if not os.access(plain, os.W_OK) or not os.stat(plain).st_mode & 0o222 or stats.f_flag & os.ST_RDONLY:
+        raise TargetError(f"{root} cannot be written; --to NEWDIR fixes a copy", root)
+
+
+def refuse_open(root: str, names: tuple[str, ...]) -> None:
+    """Refuse files that another process has open for writing, where the system tells (Linux, by a lease).
+
+    Raises:
+        TargetError: One of them is being written.
+    """
+    try:
+        import fcntl
+
+        lease, read, none = fcntl.F_SETLEASE, fcntl.F_RDLCK, fcntl.F_UNLCK
+    except (ImportError, AttributeError):
+        return
+    for name in names:
+        with open(os.path.join(root, name), "rb") as file:
+            try:
+                fcntl.fcntl(file, lease, read)
+                fcntl.fcntl(file, lease, none)
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    path = os.path.join(root, name)
+                    raise TargetError(f"{path} is being written by another process; try again later", path) from error
+
+
+def identities(root: str, names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Return what tells a file from a later one of the same name: inode, bytes and time of change."""
+    found = {}
+    for name in names:
+        stats = os.stat(os.path.join(root, name))
+        found[name] = [stats.st_ino, stats.st_size, stats.st_mtime_ns]
+    return found
+
+
+def check_space(folder: str, nbytes: int) -> None:
+    """Refuse where a file system has no room.
+
+    Raises:
+        TargetError: With the bytes that are missing.
+    """
+    stats = os.statvfs(folder)
+    free = stats.f_bavail * stats.f_frsize
+    if free < nbytes + SPARE:
+        raise TargetError(f"{folder} has {size(free)} free, and {size(nbytes + SPARE)} are needed", folder)
+
+
+@contextlib.contextmanager
+def locked(root: str) -> Iterator[None]:
+    """Hold a directory against another fix at the same time.
+
+    Raises:
+        TargetError: There is one.
+    """
+    import fcntl
+
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TargetError(f"{root} is being fixed by another process", root) from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def recover(root: str) -> str | None:
+    """Finish or clear away what an interrupted fix has left, and say which; None where there was none.
+
+    Raises:
+        TargetError: A file has changed since, so that neither the old nor the new files are whole.
+    """
+    work = os.path.join(root, WORK)
+    if os.path.isdir(work + DONE):
+        shutil.rmtree(work + DONE)
+        return "the last fix was complete: the new files are in place"
+    if not os.path.isdir(work):
+        return None
+    commit = os.path.join(work, "commit")
+    if not os.path.exists(commit):
+        shutil.rmtree(work)
+        return "an interrupted fix had written nothing yet: the old files are in place, and its own are removed"
+    told = json.loads(Path(commit).read_text(encoding="utf-8"))
+    waiting = [name for name in told["order"] if os.path.exists(os.path.join(work, "new", name))]
+    waiting += [name for name in told["removed"] if os.path.exists(os.path.join(root, name))]
+    odd = next((n for n in waiting if identities(root, (n,))[n] != told["old"][n]), None)
+    if odd:
+        raise TargetError(
+            f"{os.path.join(root, odd)} has changed since a fix was interrupted; the new files are in {work}/new: move "
+            "them by hand, or remove that folder",
+            root,
+        )
+    _move(root, told, lambda _: None)
+    return "an interrupted fix is finished: the new files are in place"
+
+
+def stage_in_place(plan: Plan, step: Hook) -> str:
+    """Write the new files beside the old, in a folder that holds links to all others, and return it.
+
+    Raises:
+        TargetError: There is no room.
+    """
+    stage = os.path.join(plan.root, WORK, "new")
+    check_space(plan.root, plan.nbytes)
+    os.makedirs(stage)
+    step("folder made")
+    for name in sorted(os.listdir(plan.root)):
+        path = os.path.join(plan.root, name)
+        if os.path.isfile(path) and not _new_file(plan, name, stage, step):
+            _share(path, os.path.join(stage, name), link_first=True)
+    _sync(stage)
+    return stage
+
+
+def stage_copy(plan: Plan, to: str, step: Hook) -> str:
+    """Write a fixed copy under a name that is not its own yet, and return that.
+
+    Weights that stay are shared with the original, by a reflink or a hard link where the file system has them.
+
+    Raises:
+        TargetError: The new directory is there already and not empty, or there is no room.
+    """
+    parent, name = os.path.split(os.path.abspath(to))
+    if os.path.realpath(to).startswith(os.path.join(os.path.realpath(plan.root), "")):
+        raise TargetError(f"{to} lies within the model's own directory", to)
+    if os.path.lexists(to) and (not os.path.isdir(to) or os.listdir(to)):
+        raise TargetError(f"{to} is there already", to)
+    os.makedirs(parent, exist_ok=True)
+    check_space(parent, plan.nbytes)
+    stage = os.path.join(parent, f".{name}{WORK}")
+    if os.path.isdir(stage):  # of a copy that was interrupted
+        shutil.rmtree(stage)
+    step("nothing yet")
+    for folder, folders, files in os.walk(plan.root):
+        inner = os.path.relpath(folder, plan.root)
+        folders[:] = [f for f in folders if f not in {WORK, WORK + DONE, ".git", ".cache"}]
+        os.makedirs(os.path.join(stage, inner), exist_ok=True)
+        for file in sorted(files):
+            path = os.path.realpath(os.path.join(folder, file))
+            if inner != os.curdir or not _new_file(plan, file, stage, step):
+                _share(path, os.path.join(stage, inner, file), link_first=False)
+        _sync(os.path.join(stage, inner))
+    return stage
+
+
+def commit_copy(stage: str, to: str, step: Hook) -> None:
+    """Give a copy its name."""
+    step("copy written")
+    if os.path.isdir(to):
+        os.rmdir(to)
+    os.rename(stage, to)
+    _sync(os.path.dirname(os.path.abspath(to)))
+    step("copy named")
+
+
+def commit_in_place(plan: Plan, old: dict[str, list[int]], *, backup: bool, step: Hook) -> None:
+    """Move staged files to their places: shards, config, the index last; then remove shards that nothing names.
+
+    Args:
+        plan: The plan that was staged.
+        old: Identities of the files that go, from before anything was read.
+        backup: Whether to keep them.
+        step: Called between any two writes.
+
+    Raises:
+        TargetError: A file has changed meanwhile, or an older backup is in the way.
+    """
+    going = (*plan.changed, *plan.removed)
+    if identities(plan.root, going) != {name: old[name] for name in going}:
+        raise TargetError(f"{plan.root} changed while it was fixed; nothing was written", plan.root)
+    kept = [name for name in going if backup and os.path.lexists(os.path.join(plan.root, name + BACKUP))]
+    if kept:
+        raise TargetError(f"{os.path.join(plan.root, kept[0] + BACKUP)} is there already", plan.root)
+    told = {"order": plan.changed, "removed": plan.removed, "old": old, "backup": backup}
+    work = os.path.join(plan.root, WORK)
+    step("files written")
+    write_text(os.path.join(work, "commit-new"), json.dumps(told))
+    step("commit written")
+    os.rename(os.path.join(work, "commit-new"), os.path.join(work, "commit"))
+    _sync(work)
+    step("committed")
+    _move(plan.root, told, step)
+
+
+def _move(root: str, told: dict[str, Any], step: Hook) -> None:
+    work = os.path.join(root, WORK)
+    for name in (*told["order"], *told["removed"]):
+        path, new = os.path.join(root, name), os.path.join(work, "new", name)
+        waits = os.path.exists(new) if name in told["order"] else os.path.exists(path)
+        if waits and told["backup"] and not os.path.lexists(path + BACKUP):
+            os.link(path, path + BACKUP)
+            step(f"kept {name}")
+        if waits and name in told["order"]:
+            os.replace(new, path)
+        elif waits:
+            os.unlink(path)
+        step(f"moved {name}")
+    _sync(root)
+    os.rename(work, work + DONE)
+    step("finished")
+    shutil.rmtree(work + DONE)
+
+
+def write_text(path: str, text: str, mode: int | None = None) -> None:
+    """Write a small new file, down to the disk."""
+    with open(path, "xb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+def _new_file(plan: Plan, name: str, stage: str, step: Hook) -> bool:
+    """Write a file that changes; False where it is none of them."""
+    source, target = os.path.realpath(os.path.join(plan.root, name)), os.path.join(stage, name)
+    if name in plan.layouts:
+        write_shard(source, target, plan.layouts[name], step)
+    elif name in plan.texts:
+        write_text(target, plan.texts[name][1], os.stat(source).st_mode & 0o7777)
+        step(f"written {name}")
+    return name in plan.layouts or name in plan.texts or name in plan.removed
+
+
+def _share(source: str, target: str, *, link_first: bool) -> None:
+    """Make a file that stays stand in another folder too: shared where it can be, else copied."""
+    large = source.endswith(WEIGHTS) or target.endswith(WEIGHTS)
+    if not link_first and large and _reflinked(source, target):
+        return
+    if link_first or large:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    check_space(os.path.dirname(target), os.path.getsize(source))
+    shutil.copy2(source, target)
+
+
+def _reflinked(source: str, target: str) -> bool:
+    try:
+        import fcntl
+
+        with open(source, "rb") as old, open(target, "xb") as new:
+            fcntl.ioctl(new, 0x40049409, old.fileno())  # FICLONE (linux/fs.h), for btrfs and xfs
+    except (ImportError, OSError):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        return False
+    return True
+
+
+def _sync(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
