@@ -11,7 +11,12 @@ import click
 from tiecheck._version import __version__
 from tiecheck.cli.streams import ended
 
-COMMANDS = {"check": "tiecheck.cli.check", "inspect": "tiecheck.cli.inspect", "rule": "tiecheck.cli.rule"}
+COMMANDS = {
+    "check": "tiecheck.cli.check",
+    "inspect": "tiecheck.cli.inspect",
+    "fix": "tiecheck.cli.fix",
+    "rule": "tiecheck.cli.rule",
+}
 """Command -> the module that holds it as `command`."""
 
 

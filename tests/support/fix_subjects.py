@@ -1,0 +1,219 @@
+"""Checkpoints broken in the ways that have a fix, each beside the model that was meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from cases_hf import SMALL, made
+from casework import draw
+from safetensors.torch import load_file, save_file
+
+_SEQ = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+_SEQ |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+_T5 = {"vocab_size": 96, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+_GPT = {"vocab_size": 96, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+
+CLASSES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": SMALL,
+    "Qwen2ForCausalLM": SMALL,
+    "GemmaForCausalLM": {**SMALL, "head_dim": 8},
+    "GPT2LMHeadModel": _GPT,
+    "OPTForCausalLM": {"vocab_size": 96, "hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1,
+                       "num_attention_heads": 2, "max_position_embeddings": 32, "word_embed_proj_dim": 16},
+    "BartForConditionalGeneration": {"vocab_size": 96, "d_model": 16, "max_position_embeddings": 32, **_SEQ},
+    "T5ForConditionalGeneration": {**_T5, "decoder_start_token_id": 0},
+    "BertForMaskedLM": {k: v for k, v in SMALL.items() if k != "num_key_value_heads"},
+}  # fmt: skip
+"""Class -> a small config."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One broken directory and what its fix has to give."""
+
+    title: str
+    code: str
+    choice: str | None
+    write: Callable[[Path], Callable[[torch.Tensor], torch.Tensor]]
+    """Writes the broken directory, and returns the logits of the model that was meant."""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.title
+
+
+def logits_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The logits of a model for some ids, as an encoder-decoder or a decoder takes them."""
+
+    def run(ids: torch.Tensor) -> torch.Tensor:
+        more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+        with torch.no_grad():
+            return model(input_ids=ids, **more).logits
+
+    return run
+
+
+def loaded(directory: Path) -> Any:
+    """The model as transformers loads it."""
+    config = json.loads((directory / "config.json").read_text())
+    cls = getattr(transformers, config["architectures"][0])
+    return cls.from_pretrained(directory, local_files_only=True).eval()
+
+
+def _model(name: str, **changes: Any) -> Any:
+    return made(name, 11, **{**CLASSES[name], **changes})
+
+
+def _pair(model: Any) -> tuple[str, str]:
+    """The names of the head and of what it is tied to."""
+    target, source = next((t, s) for t, s in model.all_tied_weights_keys.items() if t.endswith("weight"))
+    return target, source
+
+
+def _flag(where: Path, value: bool | None) -> None:
+    path = where / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("tie_word_embeddings", None)
+    if value is not None:
+        config["tie_word_embeddings"] = value
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def edit_weights(where: Path, edit: Callable[[Tensors], None]) -> None:
+    """Change the tensors of a directory with one file, or with shards: of the shard that holds what is changed."""
+    for path in sorted(where.glob("*.safetensors")):
+        tensors = load_file(path)
+        before = set(tensors)
+        try:
+            edit(tensors)
+        except KeyError:
+            continue
+        save_file({name: t.clone().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+        index = where / "model.safetensors.index.json"
+        if index.exists():
+            told = json.loads(index.read_text())
+            for name in before - set(tensors):
+                del told["weight_map"][name]
+            told["weight_map"] |= dict.fromkeys(tensors, path.name)
+            index.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+
+
+def _saved(model: Any, where: Path, *, sharded: bool = False) -> None:
+    model.save_pretrained(where, max_shard_size="7KB" if sharded else "5GB")
+
+
+def diverged(name: str, choice: str, *, sharded: bool = False) -> Subject:
+    """A head that was trained on its own under a flag of true: meant untied, or tied and left over."""
+
+    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        if choice == "tied":
+            meant = _model(name, tie_word_embeddings=True)
+        else:
+            meant = _model(name, tie_word_embeddings=False)
+        _saved(meant, where, sharded=sharded)
+        if choice == "tied":
+            head, source = _pair(meant)
+            edit_weights(where, lambda t: t.update({head: draw(t[source].shape, torch.Generator().manual_seed(5))}))
+        _flag(where, True)
+        return logits_of(meant)
+
+    options = {"unsafe": True} if choice == "tied" else {}
+    return Subject(f"{name}-diverged-{choice}{'-sharded' * sharded}", "TIE101", choice, write, options)
+
+
+def flag_lost(name: str, *, renamed: bool = False) -> Subject:
+    """A tied model whose flag was set to false; its one tensor under the head's name where asked for."""
+
+    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        meant = _model(name, tie_word_embeddings=True)
+        _saved(meant, where)
+        head, source = _pair(meant)
+        if renamed:
+            edit_weights(where, lambda t: t.update({head: t.pop(source)}))
+        _flag(where, False)
+        return logits_of(meant)
+
+    return Subject(f"{name}-flag-lost{'-renamed' * renamed}", "TIE102", "tied", write)
+
+
+def redundant(name: str, *, sharded: bool = False) -> Subject:
+    """A tied model that stores its head too."""
+
+    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        meant = _model(name, tie_word_embeddings=True)
+        _saved(meant, where, sharded=sharded)
+        head, source = _pair(meant)
+        edit_weights(where, lambda t: t.update({head: t[source].clone()}))
+        return logits_of(meant)
+
+    return Subject(f"{name}-redundant{'-sharded' * sharded}", "TIE106", None, write)
+
+
+def alias_name(name: str) -> Subject:
+    """A tied model stored under its head's name alone."""
+
+    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        meant = _model(name, tie_word_embeddings=True)
+        _saved(meant, where)
+        head, source = _pair(meant)
+        edit_weights(where, lambda t: t.update({head: t.pop(source)}))
+        return logits_of(meant)
+
+    return Subject(f"{name}-alias-name", "TIE111", None, write)
+
+
+def wrong_index(name: str) -> Subject:
+    """Shards whose index puts a tensor in the wrong one."""
+
+    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        meant = _model(name)
+        _saved(meant, where, sharded=True)
+        path = where / "model.safetensors.index.json"
+        told = json.loads(path.read_text())
+        moved, file = next(iter(told["weight_map"].items()))
+        told["weight_map"][moved] = next(f for f in told["weight_map"].values() if f != file)
+        path.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+        return logits_of(meant)
+
+    return Subject(f"{name}-wrong-index", "TIE201", None, write)
+
+
+def silent_or_false(name: str, value: bool | None, code: str, choice: str | None) -> Subject:
+    """A tied model, stored once, that says nothing about it, or false where false does not mean untied to all."""
+
+    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        meant = _model(name, **({} if value is None else {"tie_word_embeddings": value}))
+        if name != "T5ForConditionalGeneration":
+            meant = _model(name, tie_word_embeddings=True)
+        _saved(meant, where)
+        _flag(where, value)
+        return logits_of(meant)
+
+    return Subject(f"{name}-{value}", code, choice, write)
+
+
+def subjects() -> Iterator[Subject]:
+    """Every subject."""
+    for name in CLASSES:
+        if name != "T5ForConditionalGeneration":  # a false of its own meaning: logits are not scaled
+            yield diverged(name, "untied")
+        yield diverged(name, "tied")
+        yield redundant(name)
+        yield alias_name(name)
+        yield flag_lost(name)
+    yield flag_lost("LlamaForCausalLM", renamed=True)
+    for name in ("LlamaForCausalLM", "GPT2LMHeadModel"):
+        yield diverged(name, "tied", sharded=True)
+        yield diverged(name, "untied", sharded=True)
+        yield redundant(name, sharded=True)
+        yield wrong_index(name)
+    yield silent_or_false("T5ForConditionalGeneration", False, "TIE105", None)
+    yield silent_or_false("BartForConditionalGeneration", False, "TIE105", None)

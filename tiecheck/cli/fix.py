@@ -1,0 +1,97 @@
+"""`tiecheck fix TARGET`: show what would fix a model directory, or do it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tiecheck.cli.check import _codes
+from tiecheck.cli.settings import config_options, settle
+from tiecheck.config.options import Config
+from tiecheck.errors import TiecheckError, UsageError
+
+if TYPE_CHECKING:
+    from tiecheck.fix.run import FixOutcome
+    from tiecheck.records.edits import Edit
+    from tiecheck.records.report import Finding
+
+HEARD = ("select", "judge_for", "fail_on")
+"""Options of a check that say what is to be fixed."""
+
+
+@click.command("fix", short_help="Fix a model directory: show the change, and write it with --apply or --to.")
+@click.argument("target", metavar="TARGET")
+@click.option("--apply", is_flag=True, help="Write the change, in place.")
+@click.option("--to", metavar="NEWDIR", help="Write a fixed copy there; weights that stay are shared where they can be.")
+@click.option("--choose", metavar="WORD", help="Decide what only you can tell: untied, tied, or another word it names.")
+@click.option("--unsafe", is_flag=True, help="Also make changes that delete stored values.")
+@click.option(
+    "--select", multiple=True, callback=_codes, metavar="CODES", help="Fix these findings only, notes among them."
+)
+@click.option(
+    "--for", "judge_for", multiple=True, callback=_codes, metavar="LOADERS", help="The loaders that matter, as of check."
+)
+@click.option("--backup", is_flag=True, help="Keep each file that changes, as NAME.orig.")
+@config_options
+def command(target: str, apply: bool, to: str | None, choose: str | None, **options: Any) -> None:
+    """Fix the findings in TARGET, a model directory, and show the change: nothing is written without --apply or --to.
+
+    The new files are written beside the old, judged, and where transformers is installed their load is rehearsed; only a
+    fix that ends its finding and brings no other takes their place. Notes are fixed where --select names them.
+
+    Exit status: 0 nothing is left to fix, 1 something is, 2 it could not be judged or written.
+    """
+    from tiecheck.fix.run import FixOptions, fix_target
+
+    if apply and to is not None:
+        raise click.UsageError("--apply fixes in place and --to a copy; give one of them")
+    try:
+        settled = settle(options, (target,))
+        config = Config(**{field: settled[field] for field in HEARD if field in settled})
+        wanted = FixOptions(choose, options["unsafe"], apply, to, options["backup"])
+        asks = ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+        outcome = fix_target(target, config, wanted, asks)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    except TiecheckError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    sys.exit(show(outcome, wanted.to or target))
+
+
+def ask(finding: Finding) -> Edit | None:
+    """Ask on the terminal which alternative is right."""
+    words = {edit.choice: edit for edit in finding.edits}
+    click.echo(f"{finding.code}: {finding.message}\n{finding.help}", err=True)
+    answer = click.prompt("Which", type=click.Choice([*words, "neither"]), default="neither", err=True)
+    return words.get(answer)
+
+
+def show(outcome: FixOutcome, place: str) -> int:
+    """Print what was or would be done, and return the exit status."""
+    from tiecheck.render.lines import clean
+
+    def say(text: str) -> None:
+        click.echo("\n".join(clean(line) for line in text.splitlines()))
+
+    if outcome.recovered:
+        say(outcome.recovered)
+    for finding, edit in outcome.chosen:
+        say(f"{finding.code} {finding.name}: {edit.choice}")
+    if outcome.plan is not None:
+        say(outcome.plan.diff())
+    for finding, reason in outcome.left:
+        say(f"{finding.code} {finding.name}: left, {reason}")
+    for reason in outcome.undone:
+        say(f"not kept: {reason}")
+    if outcome.written:
+        say(f"fixed: {place}; judged again: {outcome.after.status if outcome.after else ''}; rehearsed: {outcome.rehearsed}")
+    elif outcome.undone:
+        say(f"{outcome.before.target} is as it was")
+    elif outcome.chosen:
+        say("nothing is written; --apply does it in place, --to NEWDIR in a copy")
+    elif not outcome.left:
+        say("nothing to fix")
+    return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
