@@ -78,6 +78,13 @@ def _pair(model: Any) -> tuple[str, str]:
     return target, source
 
 
+def _stored_pair(where: Path) -> tuple[str, str]:
+    """The names of a LLaVA's head and embedding in its file, which are not those of the class."""
+    names = load_file(where / "model.safetensors")
+    source = next(name for name in names if name.endswith("embed_tokens.weight"))
+    return source.replace("model.embed_tokens", "lm_head"), source
+
+
 def _flag(where: Path, value: bool | None) -> None:
     path = where / "config.json"
     config = json.loads(path.read_text())
@@ -110,23 +117,22 @@ def _saved(model: Any, where: Path, *, sharded: bool = False) -> None:
     model.save_pretrained(where, max_shard_size="7KB" if sharded else "5GB")
 
 
-def diverged(name: str, choice: str, *, sharded: bool = False) -> Subject:
-    """A head that was trained on its own under a flag of true: meant untied, or tied and left over."""
+def diverged(
+    name: str, choice: str, *, sharded: bool = False, flag: bool | None = True, code: str = "TIE101"
+) -> Subject:
+    """A head that was trained on its own under a flag of true, or none: meant untied, or tied and left over."""
 
     def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        if choice == "tied":
-            meant = _model(name, tie_word_embeddings=True)
-        else:
-            meant = _model(name, tie_word_embeddings=False)
+        meant = _model(name, tie_word_embeddings=choice == "tied")
         _saved(meant, where, sharded=sharded)
         if choice == "tied":
             head, source = _pair(meant)
             edit_weights(where, lambda t: t.update({head: draw(t[source].shape, torch.Generator().manual_seed(5))}))
-        _flag(where, True)
+        _flag(where, flag)
         return logits_of(meant)
 
     options = {"unsafe": True} if choice == "tied" else {}
-    return Subject(f"{name}-diverged-{choice}{'-sharded' * sharded}", "TIE101", choice, write, options)
+    return Subject(f"{name}-{code}-diverged-{choice}{'-sharded' * sharded}", code, choice, write, options)
 
 
 def flag_lost(name: str, *, renamed: bool = False) -> Subject:
@@ -178,7 +184,8 @@ def wrong_index(name: str) -> Subject:
         _saved(meant, where, sharded=True)
         path = where / "model.safetensors.index.json"
         told = json.loads(path.read_text())
-        moved, file = next(iter(told["weight_map"].items()))
+        files = list(told["weight_map"].values())
+        moved, file = next((n, f) for n, f in told["weight_map"].items() if files.count(f) > 1)
         told["weight_map"][moved] = next(f for f in told["weight_map"].values() if f != file)
         path.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
         return logits_of(meant)
@@ -186,34 +193,96 @@ def wrong_index(name: str) -> Subject:
     return Subject(f"{name}-wrong-index", "TIE201", None, write)
 
 
-def silent_or_false(name: str, value: bool | None, code: str, choice: str | None) -> Subject:
-    """A tied model, stored once, that says nothing about it, or false where false does not mean untied to all."""
+def unscaled_t5(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Write a T5 whose false says that logits are not scaled, and which stores its tensor once."""
+    _saved(_model("T5ForConditionalGeneration"), where)
+    _flag(where, False)
+    return logits_of(loaded(where))
+
+
+def silent_mt5(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Write a tied mT5 whose config says nothing: 4.57 ties it, 5 does not."""
+    meant = made("MT5ForConditionalGeneration", 11, **_T5, decoder_start_token_id=0, tie_word_embeddings=True)
+    _saved(meant, where)
+    _flag(where, None)
+    return logits_of(meant)
+
+
+def untied_bias(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Write what 4.57 saves of an untied BERT: the head's bias is one with its decoder's, and stored once."""
+    meant = _model("BertForMaskedLM", tie_word_embeddings=False)
+    with torch.no_grad():
+        meant.cls.predictions.decoder.bias.copy_(meant.cls.predictions.bias)
+    _saved(meant, where)
+    edit_weights(where, lambda t: t.pop("cls.predictions.decoder.bias"))
+    return logits_of(meant)
+
+
+def pop2piano(where: Path) -> None:
+    """Write a class that 5 has no tie for any more, tied as 4.57 saves it."""
+    _saved(made("Pop2PianoForConditionalGeneration", 11, **_T5, decoder_start_token_id=0), where)
+    edit_weights(where, lambda t: t.pop("lm_head.weight"))
+    _flag(where, True)
+
+
+def false_bias(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Write a masked language model whose flag was lost: 4.57 ties its bias all the same."""
+    meant = _model("BertForMaskedLM", tie_word_embeddings=True)
+    _saved(meant, where)
+    _flag(where, False)
+    return logits_of(meant)
+
+
+def nested_levels(top: bool | None, inner: bool | None, *, head: str | None = None) -> Any:
+    """Return a writer of a LLaVA whose levels disagree: one tensor stored, an equal head, or one of its own."""
 
     def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        meant = _model(name, **({} if value is None else {"tie_word_embeddings": value}))
-        if name != "T5ForConditionalGeneration":
-            meant = _model(name, tie_word_embeddings=True)
+        vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        vision |= {"image_size": 8, "patch_size": 4, "model_type": "clip_vision_model"}
+        tied = head != "own"
+        text = {**SMALL, "model_type": "llama", "tie_word_embeddings": tied}
+        name = "LlavaForConditionalGeneration"
+        meant = made(name, 12, text_config=text, vision_config=vision, tie_word_embeddings=tied, image_token_index=95)
         _saved(meant, where)
-        _flag(where, value)
+        told = json.loads((where / "config.json").read_text())
+        for level, value in ((told, top), (told["text_config"], inner)):
+            level.pop("tie_word_embeddings", None)
+            if value is not None:
+                level["tie_word_embeddings"] = value
+        (where / "config.json").write_text(json.dumps(told, indent=2) + "\n")
+        if head == "equal":
+            head_name, source = _stored_pair(where)
+            edit_weights(where, lambda t: t.update({head_name: t[source].clone()}))
         return logits_of(meant)
 
-    return Subject(f"{name}-{value}", code, choice, write)
+    return write
 
 
 def subjects() -> Iterator[Subject]:
     """Every subject."""
     for name in CLASSES:
-        if name != "T5ForConditionalGeneration":  # a false of its own meaning: logits are not scaled
-            yield diverged(name, "untied")
+        t5 = name == "T5ForConditionalGeneration"  # a false of its own meaning: logits are not scaled
+        bart = name == "BartForConditionalGeneration"  # loaded right by all under its head's name
         yield diverged(name, "tied")
         yield redundant(name)
-        yield alias_name(name)
-        yield flag_lost(name)
+        if not t5:
+            yield diverged(name, "untied")
+            yield flag_lost(name)
+        if not bart:
+            yield alias_name(name)
     yield flag_lost("LlamaForCausalLM", renamed=True)
     for name in ("LlamaForCausalLM", "GPT2LMHeadModel"):
         yield diverged(name, "tied", sharded=True)
         yield diverged(name, "untied", sharded=True)
         yield redundant(name, sharded=True)
         yield wrong_index(name)
-    yield silent_or_false("T5ForConditionalGeneration", False, "TIE105", None)
-    yield silent_or_false("BartForConditionalGeneration", False, "TIE105", None)
+    yield Subject("T5-unscaled", "TIE105", None, unscaled_t5)
+    yield Subject("Bert-false-bias", "TIE105", "tied", false_bias)
+    yield Subject("llava-inner-false", "TIE103", None, nested_levels(True, False))
+    yield Subject("mt5-silent", "TIE104", None, silent_mt5)
+    yield Subject("bert-untied-bias", "TIE105", None, untied_bias)
+    for choice in ("tied", "untied"):
+        yield diverged("OPTForCausalLM", choice, flag=None, code="TIE104")
+    yield Subject("llava-own-head", "TIE103", "untied", nested_levels(True, False, head="own"))
+    yield Subject("llava-equal-tied", "TIE103", "tied", nested_levels(True, False, head="equal"))
+    yield Subject("llava-equal-untied", "TIE103", "untied", nested_levels(True, False, head="equal"))

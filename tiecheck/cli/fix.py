@@ -24,22 +24,29 @@ HEARD = ("select", "judge_for", "fail_on")
 @click.command("fix", short_help="Fix a model directory: show the change, and write it with --apply or --to.")
 @click.argument("target", metavar="TARGET")
 @click.option("--apply", is_flag=True, help="Write the change, in place.")
-@click.option("--to", metavar="NEWDIR", help="Write a fixed copy there; weights that stay are shared where they can be.")
+@click.option(
+    "--to", metavar="NEWDIR", help="Write a fixed copy there; weights that stay are shared where they can be."
+)
 @click.option("--choose", metavar="WORD", help="Decide what only you can tell: untied, tied, or another word it names.")
 @click.option("--unsafe", is_flag=True, help="Also make changes that delete stored values.")
 @click.option(
     "--select", multiple=True, callback=_codes, metavar="CODES", help="Fix these findings only, notes among them."
 )
 @click.option(
-    "--for", "judge_for", multiple=True, callback=_codes, metavar="LOADERS", help="The loaders that matter, as of check."
+    "--for",
+    "judge_for",
+    multiple=True,
+    callback=_codes,
+    metavar="LOADERS",
+    help="The loaders that matter, as of check.",
 )
 @click.option("--backup", is_flag=True, help="Keep each file that changes, as NAME.orig.")
 @config_options
 def command(target: str, apply: bool, to: str | None, choose: str | None, **options: Any) -> None:
     """Fix the findings in TARGET, a model directory, and show the change: nothing is written without --apply or --to.
 
-    The new files are written beside the old, judged, and where transformers is installed their load is rehearsed; only a
-    fix that ends its finding and brings no other takes their place. Notes are fixed where --select names them.
+    The new files are written beside the old, judged, and where transformers is installed their load is rehearsed; only
+    a fix that ends its finding and brings no other takes their place. Notes are fixed where --select names them.
 
     Exit status: 0 nothing is left to fix, 1 something is, 2 it could not be judged or written.
     """
@@ -73,25 +80,21 @@ def show(outcome: FixOutcome, place: str) -> int:
     """Print what was or would be done, and return the exit status."""
     from tiecheck.render.lines import clean
 
-    def say(text: str) -> None:
-        click.echo("\n".join(clean(line) for line in text.splitlines()))
-
-    if outcome.recovered:
-        say(outcome.recovered)
-    for finding, edit in outcome.chosen:
-        say(f"{finding.code} {finding.name}: {edit.choice}")
-    if outcome.plan is not None:
-        say(outcome.plan.diff())
-    for finding, reason in outcome.left:
-        say(f"{finding.code} {finding.name}: left, {reason}")
-    for reason in outcome.undone:
-        say(f"not kept: {reason}")
-    if outcome.written:
-        say(f"fixed: {place}; judged again: {outcome.after.status if outcome.after else ''}; rehearsed: {outcome.rehearsed}")
-    elif outcome.undone:
-        say(f"{outcome.before.target} is as it was")
-    elif outcome.chosen:
-        say("nothing is written; --apply does it in place, --to NEWDIR in a copy")
-    elif not outcome.left:
-        say("nothing to fix")
+    lines = [outcome.recovered] if outcome.recovered else []
+    lines += [f"{finding.code} {finding.name}: {edit.choice}" for finding, edit in outcome.chosen]
+    lines += outcome.plan.diff().splitlines() if outcome.plan is not None else []
+    lines += [f"{finding.code} {finding.name}: left, {reason}" for finding, reason in outcome.left]
+    lines += [f"not kept: {reason}" for reason in outcome.undone]
+    click.echo("\n".join(clean(line) for line in (*lines, _end(outcome, place))))
     return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
+
+
+def _end(outcome: FixOutcome, place: str) -> str:
+    """Tell how it ended."""
+    if outcome.written and outcome.after is not None:
+        return f"fixed: {place} (judged again: {outcome.after.status}; rehearsed: {outcome.rehearsed})"
+    if outcome.undone:
+        return f"{outcome.before.target} is as it was"
+    if outcome.chosen:
+        return "nothing is written; --apply does it in place, --to NEWDIR in a copy"
+    return "nothing is changed" if outcome.left else "nothing to fix"

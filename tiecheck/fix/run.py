@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.errors import TargetError
-from tiecheck.fix import writing
+from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import Plan, make_plan
 from tiecheck.records.edits import Edit
 from tiecheck.records.record import Record
@@ -89,8 +89,8 @@ def fix_target(
         raise TargetError(f"{target} is no directory on this machine; a fix changes the files of one", target)
     in_place = options.apply and options.to is None
     if in_place:
-        writing.refuse_unwritable(target)
-    with writing.locked(target):
+        refusals.refuse_unwritable(target)
+    with refusals.locked(target):
         recovered = writing.recover(target) if os.access(target, os.W_OK) else None
         old = _watched(target)
         before = _judged(target, config)
@@ -101,14 +101,14 @@ def fix_target(
         outcome = FixOutcome(before, chosen, left, plan, recovered=recovered)
         if not options.apply and options.to is None:
             return outcome
-        writing.refuse_open(target, tuple(old))
+        refusals.refuse_open(target, tuple(old))
         return _carried_out(outcome, old, config, options, step)
 
 
 def _watched(target: str) -> dict[str, list[int]]:
     """Return the identities of all files of a directory, to see whether one changes meanwhile."""
     names = tuple(name for name in os.listdir(target) if os.path.isfile(os.path.join(target, name)))
-    return writing.identities(target, names)
+    return refusals.identities(target, names)
 
 
 def _judged(target: str, config: Config) -> TargetReport:
@@ -158,6 +158,7 @@ def _carried_out(
         after = check_target(stage, config)
         heard, rehearsed = _rehearsals(plan.root, stage, outcome) if options.rehearse else ([], None)
         undone = (*_worse(outcome, after, config), *heard)
+        refusals.refuse_changed(plan.root, old)
         if not undone and options.to is not None:
             writing.commit_copy(stage, options.to, step)
         elif not undone:

@@ -8,18 +8,17 @@ finishes the moves. A fix of a copy is one new directory, which gets its name la
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.fix.plan import Plan
+from tiecheck.fix.refusals import check_space, identities
 from tiecheck.fix.tensors import write_shard
-from tiecheck.wording import size
 
 WORK = ".tiecheck-fix"
 """Folder of a fix under way, within the model's directory."""
@@ -33,91 +32,8 @@ BACKUP = ".orig"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 """Endings of files that a copy shares with its original where it can."""
 
-SPARE = 16 * 1024 * 1024
-"""Bytes that have to stay free."""
-
 Hook = Callable[[str], None]
 """Called with a word between any two writes."""
-
-
-def refuse_unwritable(root: str) -> None:
-    """Refuse to change a directory that is a link, holds links, or cannot be written.
-
-    Raises:
-        TargetError: With the way out, a copy.
-    """
-    plain = os.path.abspath(root)
-    links = [name for name in os.listdir(plain) if os.path.islink(os.path.join(plain, name))]
-    if os.path.islink(plain) or links or (f"{os.sep}snapshots{os.sep}" in plain and "models--" in plain):
-        what = f"{os.path.join(root, links[0])} is a link" if links else f"{root} is a link or lies in the hub's cache"
-        raise TargetError(f"{what}, and others may share it; --to NEWDIR fixes a copy", root)
-    stats = os.statvfs(plain)
-    if not os.access(plain, os.W_OK) or not os.stat(plain).st_mode & 0o222 or stats.f_flag & os.ST_RDONLY:
-        raise TargetError(f"{root} cannot be written; --to NEWDIR fixes a copy", root)
-
-
-def refuse_open(root: str, names: tuple[str, ...]) -> None:
-    """Refuse files that another process has open for writing, where the system tells (Linux, by a lease).
-
-    Raises:
-        TargetError: One of them is being written.
-    """
-    try:
-        import fcntl
-
-        lease, read, none = fcntl.F_SETLEASE, fcntl.F_RDLCK, fcntl.F_UNLCK
-    except (ImportError, AttributeError):
-        return
-    for name in names:
-        with open(os.path.join(root, name), "rb") as file:
-            try:
-                fcntl.fcntl(file, lease, read)
-                fcntl.fcntl(file, lease, none)
-            except OSError as error:
-                if error.errno == errno.EAGAIN:
-                    path = os.path.join(root, name)
-                    raise TargetError(f"{path} is being written by another process; try again later", path) from error
-
-
-def identities(root: str, names: tuple[str, ...]) -> dict[str, list[int]]:
-    """Return what tells a file from a later one of the same name: inode, bytes and time of change."""
-    found = {}
-    for name in names:
-        stats = os.stat(os.path.join(root, name))
-        found[name] = [stats.st_ino, stats.st_size, stats.st_mtime_ns]
-    return found
-
-
-def check_space(folder: str, nbytes: int) -> None:
-    """Refuse where a file system has no room.
-
-    Raises:
-        TargetError: With the bytes that are missing.
-    """
-    stats = os.statvfs(folder)
-    free = stats.f_bavail * stats.f_frsize
-    if free < nbytes + SPARE:
-        raise TargetError(f"{folder} has {size(free)} free, and {size(nbytes + SPARE)} are needed", folder)
-
-
-@contextlib.contextmanager
-def locked(root: str) -> Iterator[None]:
-    """Hold a directory against another fix at the same time.
-
-    Raises:
-        TargetError: There is one.
-    """
-    import fcntl
-
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise TargetError(f"{root} is being fixed by another process", root) from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def recover(root: str) -> str | None:
@@ -219,11 +135,9 @@ def commit_in_place(plan: Plan, old: dict[str, list[int]], *, backup: bool, step
         step: Called between any two writes.
 
     Raises:
-        TargetError: A file has changed meanwhile, or an older backup is in the way.
+        TargetError: An older backup is in the way.
     """
     going = (*plan.changed, *plan.removed)
-    if identities(plan.root, going) != {name: old[name] for name in going}:
-        raise TargetError(f"{plan.root} changed while it was fixed; nothing was written", plan.root)
     kept = [name for name in going if backup and os.path.lexists(os.path.join(plan.root, name + BACKUP))]
     if kept:
         raise TargetError(f"{os.path.join(plan.root, kept[0] + BACKUP)} is there already", plan.root)

@@ -13,7 +13,9 @@ TRAINED_APART = "both were trained"
 TRAINED_TIED = "the model was trained tied"
 
 
-def apart_or_one(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
+def apart_or_one(
+    group: Group, groups: tuple[Group, ...], flags: Iterable[str], *, disagree: bool = False
+) -> tuple[Edit, ...]:
     """Return both ways out of a tied group whose stored values differ: no flag parts a group that the class forces.
 
     The member that stays is the one that the others are redirected to, since every loader looks for it.
@@ -22,17 +24,20 @@ def apart_or_one(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) 
         group: The group.
         groups: All groups, of which the same flags untie more.
         flags: The flags that loaders read for it, dotted.
+        disagree: Whether they do not all say true yet.
     """
+    written = sorted(flags)
     kept = main_member(group)
     edits = []
-    if kept is not None and (group.source is None or group.source == kept):
-        extra = (name for name in group.stored_names if name != kept)
-        edits.append(Edit("tied", LEFT_OVER, False, tuple(drop(extra))))
+    others = any(other.stored == "separate" for other in _under(group, groups) if other.names != group.names)
+    if kept is not None and (group.source is None or group.source == kept) and not (disagree and others):
+        said = set_flags(written, value=True) if disagree else ()
+        edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop(n for n in group.stored_names if n != kept))))
     if not group.forced:
         stored = [_stored_apart(other) for other in _under(group, groups)]
         if None not in stored:
             steps = (step for found in stored for step in found or ())
-            edits.append(Edit("untied", TRAINED_APART, True, (*set_flags(sorted(flags), value=False), *steps)))
+            edits.append(Edit("untied", TRAINED_APART, True, (*set_flags(written, value=False), *steps)))
     return tuple(edits)
 
 
@@ -58,7 +63,7 @@ def either_flag(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -
     if group.missing:
         return one_tensor(group, groups, written, when=None)
     if group.stored == "separate":
-        return apart_or_one(group, groups, written)
+        return apart_or_one(group, groups, written, disagree=True)
     if group.stored != "copy" or any(other.stored == "separate" for other in _under(group, groups)):
         return ()
     return (

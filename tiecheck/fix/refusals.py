@@ -1,0 +1,113 @@
+"""Directories that a fix leaves alone: shared, read-only, being written, full, or under another fix."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+
+from tiecheck.errors import TargetError
+from tiecheck.wording import size
+
+SPARE = 16 * 1024 * 1024
+"""Bytes that have to stay free."""
+
+
+def refuse_unwritable(root: str) -> None:
+    """Refuse to change a directory that is a link, holds links, or cannot be written.
+
+    Raises:
+        TargetError: With the way out, a copy.
+    """
+    plain = os.path.abspath(root)
+    links = [name for name in os.listdir(plain) if os.path.islink(os.path.join(plain, name))]
+    if os.path.islink(plain) or links or (f"{os.sep}snapshots{os.sep}" in plain and "models--" in plain):
+        what = f"{os.path.join(root, links[0])} is a link" if links else f"{root} is a link or lies in the hub's cache"
+        raise TargetError(f"{what}, and others may share it; --to NEWDIR fixes a copy", root)
+    stats = os.statvfs(plain)
+    if not os.access(plain, os.W_OK) or not os.stat(plain).st_mode & 0o222 or stats.f_flag & os.ST_RDONLY:
+        raise TargetError(f"{root} cannot be written; --to NEWDIR fixes a copy", root)
+
+
+def refuse_open(root: str, names: tuple[str, ...]) -> None:
+    """Refuse files that another process has open for writing, where the system tells (Linux, by a lease).
+
+    Raises:
+        TargetError: One of them is being written.
+    """
+    try:
+        import fcntl
+
+        lease, read, none = fcntl.F_SETLEASE, fcntl.F_RDLCK, fcntl.F_UNLCK
+    except (ImportError, AttributeError):
+        return
+    for name in names:
+        with open(os.path.join(root, name), "rb") as file:
+            try:
+                fcntl.fcntl(file, lease, read)
+                fcntl.fcntl(file, lease, none)
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    path = os.path.join(root, name)
+                    raise TargetError(f"{path} is being written by another process; try again later", path) from error
+
+
+def identities(root: str, names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Return what tells a file from a later one of the same name: inode, bytes and time of change."""
+    found = {}
+    for name in names:
+        stats = os.stat(os.path.join(root, name))
+        found[name] = [stats.st_ino, stats.st_size, stats.st_mtime_ns]
+    return found
+
+
+def refuse_changed(root: str, old: Mapping[str, list[int]]) -> None:
+    """Refuse to replace files of a directory in which one has changed, or is being written.
+
+    Args:
+        root: The directory.
+        old: The identities of its files, from before anything was read.
+
+    Raises:
+        TargetError: One is no longer what was judged.
+    """
+    refuse_open(root, tuple(name for name in old if os.path.isfile(os.path.join(root, name))))
+    try:
+        same = identities(root, tuple(old)) == old
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise TargetError(f"{root} changed while it was fixed; nothing was written", root)
+
+
+def check_space(folder: str, nbytes: int) -> None:
+    """Refuse where a file system has no room.
+
+    Raises:
+        TargetError: With the bytes that are missing.
+    """
+    stats = os.statvfs(folder)
+    free = stats.f_bavail * stats.f_frsize
+    if free < nbytes + SPARE:
+        raise TargetError(f"{folder} has {size(free)} free, and {size(nbytes + SPARE)} are needed", folder)
+
+
+@contextlib.contextmanager
+def locked(root: str) -> Iterator[None]:
+    """Hold a directory against another fix at the same time.
+
+    Raises:
+        TargetError: There is one.
+    """
+    import fcntl
+
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TargetError(f"{root} is being fixed by another process", root) from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)
