@@ -45,6 +45,8 @@ class Subject:
     write: Callable[[Path], Callable[[torch.Tensor], torch.Tensor]]
     """Writes the broken directory, and returns the logits of the model that was meant."""
     options: dict[str, Any] = field(default_factory=dict)
+    remains: tuple[str, ...] = ()
+    """Findings that no file can end, since a loader does not listen."""
 
     def __str__(self) -> str:
         return self.title
@@ -132,7 +134,8 @@ def diverged(
         return logits_of(meant)
 
     options = {"unsafe": True} if choice == "tied" else {}
-    return Subject(f"{name}-{code}-diverged-{choice}{'-sharded' * sharded}", code, choice, write, options)
+    remains = ("TIE105",) if name == "BertForMaskedLM" and choice == "untied" else ()
+    return Subject(f"{name}-{code}-diverged-{choice}{'-sharded' * sharded}", code, choice, write, options, remains)
 
 
 def flag_lost(name: str, *, renamed: bool = False) -> Subject:

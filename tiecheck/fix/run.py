@@ -17,7 +17,8 @@ from tiecheck.fix.plan import Plan, make_plan
 from tiecheck.records.edits import Edit
 from tiecheck.records.record import Record
 from tiecheck.records.rehearsal import Rehearsal
-from tiecheck.records.report import Finding, TargetReport, at_least
+from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
+from tiecheck.rules.registry import check_codes
 
 Ask = Callable[[Finding], Edit | None]
 """Asks the user for one of a finding's alternatives; None leaves it."""
@@ -93,7 +94,8 @@ def fix_target(
     with refusals.locked(target):
         recovered = writing.recover(target) if os.access(target, os.W_OK) else None
         old = _watched(target)
-        before = _judged(target, config)
+        check_codes(config.select)
+        before = _judged(target, config._replace(select=()))  # all of it, to see what a fix brings
         chosen, left = _choices(before, config, options, ask)
         if not chosen:
             return FixOutcome(before, chosen, left, None, recovered=recovered)
@@ -123,8 +125,9 @@ def _choices(
 ) -> tuple[tuple[tuple[Finding, Edit], ...], tuple[tuple[Finding, str], ...]]:
     chosen, left = [], []
     for finding in report.counted():
-        if not config.select and not at_least((finding,), config.fail_on):
-            continue  # a note: nothing is wrong with the model
+        wanted = finding.code.startswith(config.select) if config.select else at_least((finding,), config.fail_on)
+        if not wanted:
+            continue  # by itself a note is left alone: nothing is wrong with the model
         answer = _choice(finding, options, ask)
         if isinstance(answer, str):
             left.append((finding, answer))
@@ -155,7 +158,7 @@ def _carried_out(
     plan = outcome.plan
     assert plan is not None  # noqa: S101  # there are edits
     with _staged(plan, options.to, step) as stage:
-        after = check_target(stage, config)
+        after = check_target(stage, config._replace(select=()))
         heard, rehearsed = _rehearsals(plan.root, stage, outcome) if options.rehearse else ([], None)
         undone = (*_worse(outcome, after, config), *heard)
         refusals.refuse_changed(plan.root, old)
@@ -163,7 +166,8 @@ def _carried_out(
             writing.commit_copy(stage, options.to, step)
         elif not undone:
             writing.commit_in_place(plan, old, backup=options.backup, step=step)
-    return outcome._replace(undone=undone, after=after, rehearsed=rehearsed)
+    left = () if undone else _milder(outcome, after, config)
+    return outcome._replace(undone=undone, after=after, rehearsed=rehearsed, left=(*outcome.left, *left))
 
 
 @contextlib.contextmanager
@@ -187,15 +191,32 @@ def _worse(outcome: FixOutcome, after: TargetReport, config: Config) -> list[str
     if after.errors:
         return [after.errors[0].message]
     ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
-    known = {(finding.code, finding.names) for finding in outcome.before.findings}
+    milder = _milder(outcome, after, config)
     worse = []
-    for finding in after.counted():
-        key = (finding.code, finding.names)
-        if key in ended:
+    for finding in _unknown(outcome, after, config):
+        if (finding.code, finding.names) in ended:
             worse.append(f"{finding.code} would still be there: {finding.message}")
-        elif key not in known and at_least((finding,), config.fail_on):
+        elif finding not in [one for one, _ in milder]:
             worse.append(f"{finding.code} would come: {finding.message}")
     return worse
+
+
+def _unknown(outcome: FixOutcome, after: TargetReport, config: Config) -> list[Finding]:
+    """Return the findings on the fixed files that were to be ended, or that were not there and count."""
+    ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
+    known = {(finding.code, finding.names) for finding in outcome.before.findings} - ended
+    counting = [f for f in after.counted() if (f.code, f.names) in ended or at_least((f,), config.fail_on)]
+    return [finding for finding in counting if (finding.code, finding.names) not in known]
+
+
+def _milder(outcome: FixOutcome, after: TargetReport, config: Config) -> tuple[tuple[Finding, str], ...]:
+    """Return what is left of a finding: another on the same names that is less grave, since fewer are hurt."""
+    rank = {finding.names: SEVERITIES.index(finding.severity) for finding, _ in outcome.chosen}
+    return tuple(
+        (finding, f"it hurts fewer than before: {', '.join(finding.hurts or ())}")
+        for finding in _unknown(outcome, after, config)
+        if SEVERITIES.index(finding.severity) < rank.get(finding.names, 0)
+    )
 
 
 def _rehearsals(root: str, stage: str, outcome: FixOutcome) -> tuple[list[str], str]:

@@ -267,9 +267,7 @@ class FlagMeansSomethingElse(Rule):
         yield case("untied for everybody is another rule's matter", held, alike)
 
 
-def _edits(
-    group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...], *, silent: bool
-) -> tuple[Edit, ...]:
+def _edits(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...], *, silent: bool) -> tuple[Edit, ...]:
     """Return the fix that every loader understands: true where the class ties by default, else every member stored."""
     if silent:
         return either_flag(group, groups, flags_read(views))
