@@ -33,9 +33,8 @@ def broken(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    command, shown = re.findall(r"^\$ tiecheck fix (.*?)\n(.*?)^```", (ROOT / "docs/fix.md").read_text(), re.MULTILINE | re.DOTALL)[
-        0
-    ]
+    page = (ROOT / "docs/fix.md").read_text()
+    command, shown = re.findall(r"^\$ tiecheck fix (.*?)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
     assert run(*command.split(), code=1) == shown
 
 

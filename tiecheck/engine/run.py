@@ -271,7 +271,7 @@ def _finding(
     draft: Draft,
     target: Target,
     chosen: frozenset[tuple[str, str]] | None,
-    edits: tuple[Edit, ...],
+    edits: tuple[Edit, ...] = (),
 ) -> Finding:
     names = tuple(sorted(draft.names))
     severity = draft.severity or rule.severity
