@@ -29,8 +29,9 @@ values = [value for mapping in mappings for value in mapping.values()]
 names = {name for value in values for name in ([value] if isinstance(value, str) else value)}
 sys.addaudithook(hook)
 for name in sorted(names)[:: int(sys.argv[1])]:
-    config_class = getattr(getattr(transformers, name, None), "config_class", None)
-    if config_class is None:
+    try:
+        config_class = getattr(transformers, name).config_class
+    except (AttributeError, ImportError):  # of another release, or of a library that is not here
         continue
     with tempfile.TemporaryDirectory() as folder:
         try:
