@@ -29,7 +29,7 @@ def shown(text: str) -> str:
         text = text if len(text) <= 4 * SHOWN else f"{text[: 3 * SHOWN]}...{text[-SHOWN // 2 :]}"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class TargetError(TiecheckError):

@@ -186,7 +186,7 @@ def _bytes(value: Any) -> Any:
 
 def to_json(case: Case, **more: Any) -> str:
     """Return a case as JSON, with what was found of it."""
-    fields = {name: value for name, value in case._asdict().items() if value or name == "files"}
+    fields = {name: value for name, value in case._asdict().items() if value or name in {"files", "words"}}
     return json.dumps(more | {"case": _plain(fields)}, indent=1, ensure_ascii=True) + "\n"
 
 

@@ -57,7 +57,7 @@ from cases import Case
 def odd(target, **options):
     open("/etc/hostname").close()
     __import__("pip")
-    bytearray(700 << 20)
+    b"x" * (700 << 20)
     raise ValueError("x")
 running.tiecheck.check = odd
 bench = running.Bench()
