@@ -141,8 +141,8 @@ Written by `python tests/fuzz --page`; do not edit it by hand. {last["versions"]
 `python tests/fuzz --seconds 3600 --seed N` draws targets of every format that is read, and command
 lines, each from its seed: sound ones with one thing or several made wrong. Every case is judged for: an exception that
 gets out, a "tiecheck itself failed", more than 5 seconds of processor time, more than 512 MiB of growth, an open
-outside of the target, a socket elsewhere than on 127.0.0.1, an import that a plain check does not make, a process, code of
-the target, a report that is no strict JSON or breaks the schema, a message of several lines, with control characters
+outside of the target, a socket elsewhere than on 127.0.0.1, an import that a plain check does not make, a process, code
+of the target, a report that is no strict JSON or breaks the schema, a message of several lines, with control characters
 or a secret, and a pass on weights that `safetensors.safe_open` or `torch.load(weights_only=True)` refuses. A whole
 process is forked from one that has the command line imported: its streams, limits and end are its own.
 
