@@ -174,7 +174,7 @@ class TestPickles:
 
     @pytest.mark.parametrize(
         "unit",
-        [b"}", b"]", b")\x85", b"}\x94", b"]q\x01", b"(", b"N\x85", b"X\x20\0\0\0" + b"a" * 32, b"}K\x01Ns", b"\x8f"],
+        [b"}", b"]", b")\x85", b"}\x94", b"]q\x01", b"N\x85", b"X\x20\0\0\0" + b"a" * 32, b"}K\x01Ns", b"\x8f"],
     )
     def test_what_a_pickle_makes_is_counted_as_it_is_made(self, monkeypatch, account, unit: bytes) -> None:
         import tracemalloc
@@ -187,6 +187,14 @@ class TestPickles:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 12_000_000
+
+    def test_a_hundred_thousand_tensors_are_within_the_limits(self, tmp_path: Path, account) -> None:
+        import torch
+
+        names = (f"model.layers.{i // 100}.mlp.experts.{i % 100}.gate_proj.weight" for i in range(2000))
+        torch.save({name: torch.zeros(2, 2) for name in names}, tmp_path / "a.bin")
+        archive.read_weights_file(str(tmp_path / "a.bin"))
+        assert all(50 * account._taken[limit] < limit.most for limit in (limits.OPERATIONS, limits.PICKLED))
 
     def test_a_directory_of_a_zip_that_is_too_large_is_not_read(self, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(archive, "ZIP_DIRECTORY_BYTES", 1000)

@@ -60,8 +60,8 @@ class Limit(NamedTuple):
 OPERATIONS = Limit(5_000_000, "operations in its pickles")
 """A state dict of 100,000 tensors has some 3 million; five million take some five seconds."""
 
-PICKLED = Limit(192 * 1024 * 1024, "bytes of memory for what its pickles make")
-"""Text and containers, counted as they are made and not when they go: 100,000 tensors take some 100 MB."""
+PICKLED = Limit(320 * 1024 * 1024, "bytes of memory for what its pickles make")
+"""Text and containers, counted as they are made and not when they go: 100,000 tensors take some 200 MB."""
 
 READ = Limit(512 * 1024 * 1024, "bytes of headers, pickles and configs")
 """Twice what a million tensors need."""

@@ -79,10 +79,12 @@ KEY_VALUES = 1000
 """Tuples within a tuple that is a key of a dict. Hashing one that holds the same one twice takes torch twice as long
 with each level; no state dict has any."""
 
-_SIZES = {"EMPTY_DICT": 64, "SETITEM": 150, "MEMOIZE": 120} | dict.fromkeys(PUTS, 120)
+_SIZES = dict.fromkeys(("MEMOIZE", *PUTS, "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "SETITEM"), 90) | (
+    dict.fromkeys((*EMPTY, *TUPLES, "TUPLE", "LIST", "DICT", "FROZENSET", "BINPERSID"), 56)
+)
 
 CODES: Mapping[bytes, tuple[str, Callable[[IO[bytes]], Any] | None, int]] = {
-    one.code.encode("latin-1"): (one.name, one.arg.reader if one.arg else None, _SIZES.get(one.name, 56))
+    one.code.encode("latin-1"): (one.name, one.arg.reader if one.arg else None, _SIZES.get(one.name, 8))
     for one in pickletools.opcodes
 }
 """Code of an operation -> its name, the reader of its argument, and the bytes of memory it takes beside that."""
