@@ -107,6 +107,9 @@ def untold(
         live: The live layer; it answers for a group that was guessed from names.
         chosen: The loaders that matter; None for the lines of transformers.
     """
+    for claim in live.declared if live is not None else ():
+        if claim.kind == "absent" and claim.parts:  # a member was replaced by what is no parameter
+            yield f"{listed(claim.names[:4])}: {claim.reason}"
     for group in groups:
         if live is not None and group.inferred:
             continue

@@ -70,11 +70,16 @@ def _class_folder(folder: str, fetched: RemoteModel | None) -> Iterator[str]:
 
 
 @fact
-def live(built: Built, contract: Config, checkpoint: Checkpoint | None, groups: tuple[Group, ...] | None) -> LiveModel:
+def live(
+    built: Built, contract: Config, checkpoint: Checkpoint | None, groups: tuple[Group, ...] | None
+) -> LiveModel | Unknown:
     """All that was read of the module, and what its class says about it."""
     from tiecheck.live.collect import collect_live
 
-    found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
+    try:
+        found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
+    except Exception as error:  # noqa: BLE001  # a traced module has no `_parameters`, a sparse tensor no elements
+        return Unknown(f"the module cannot be read: {type(error).__name__}: {error}")
     if checkpoint is not None:
         found = found._replace(heads=tuple(h._replace(stored=_stores_head(h, checkpoint)) for h in found.heads))
     if built.origin != "loaded" or groups is None:

@@ -196,6 +196,14 @@ class Comparison(Record):
     """`padded`: the rows that one member has and another has not."""
     extra_constant: bool = False
     """`padded`: whether those rows are one and the same value, as padding is."""
+    nan: bool = False
+    """True where members with the same bytes hold a NaN, which is equal to nothing, itself included."""
+
+    @property
+    def alike(self) -> bool:
+        """True where no value differs: the bytes are the same, or differ in the sign of zeros alone."""
+        measured = self.rows_differ is not None and self.rows_measured == self.rows_differ
+        return self.equal or (measured and self.max_difference == 0 and not self.nonfinite)
 
 
 class Group(Record):

@@ -123,7 +123,7 @@ def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Gro
         result = compare(checkpoint, tensors, exact=values == "always")
     if isinstance(result, Unknown):
         return group._replace(stored="unknown", reason=result.reason)
-    kind: Kind = "copy" if result.equal else "separate"
+    kind: Kind = "copy" if result.alike else "separate"
     reason = group.reason
     if kind == "separate" and group.declared and group.flag is not None and group.flag.value is False:
         reason = "the flag is false, and transformers 5 keeps apart what is stored apart"

@@ -207,6 +207,7 @@ def compare_spans(
     constant = Constancy(nbytes, shape)
     tally = Tally(width)
     gauge = None
+    nan = False
     for piece in pieces(nbytes, width, _past_holes(spans, constant)):
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
@@ -221,13 +222,36 @@ def compare_spans(
             gauge.take(blocks, tally.take(piece, blocks), whole=piece.nbytes == piece.rows * width)
         elif tally.first is None:
             constant.take(blocks[0], piece.offset)
+            nan = nan or (len(blocks) > 1 and _holds_nan(blocks[0], dtype))
             if len(blocks) == 1 and not constant.holds:
                 break
     if gauge is None:
-        return Comparison(True, rows, 0, rows, None, None, constant.holds)
+        return Comparison(True, rows, 0, rows, None, None, constant.holds, nan=nan)
     largest, measured, nonfinite = gauge.distance
     found = Comparison(False, rows, None, 0, None, None, False, max_difference=largest, nonfinite=nonfinite)
     return tally.counted(found, measured) if by_rows else found
+
+
+_EXPONENTS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""dtype -> bytes of an element, the last of which begins with the sign and the exponent."""
+
+
+_TOPS, _HALF_TOPS = (0x7F, 0xFF), (*range(0x7C, 0x80), *range(0xFC, 0x100))
+"""Highest bytes that an element which is no number can have."""
+
+
+def _holds_nan(block: bytes, dtype: str) -> bool:
+    """Tell whether whole elements hold a NaN: they are decoded only where a highest byte can be one's."""
+    size = _EXPONENTS.get(dtype)
+    if size is None:
+        return False
+    tops = block[size - 1 :: size]
+    if not any(bytes((top,)) in tops for top in (_HALF_TOPS if dtype == "float16" else _TOPS)):
+        return False
+    from tiecheck.files.compare.distance import decoder
+
+    decode = decoder(dtype)
+    return decode is not None and any(value != value for value in decode(block))  # noqa: PLR0124  # NaN alone
 
 
 def _past_holes(spans: Sequence[Span], constant: Constancy) -> Callable[[int], int]:

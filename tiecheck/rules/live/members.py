@@ -1,4 +1,4 @@
-"""TIE312 and 313: tied members that were meant to differ, or are not used as they are."""
+"""TIE312, 313 and 317: tied members that were meant to differ, or are not used as they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,49 @@ from tiecheck.records.report import Severity
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.wording import listed
+
+
+class OverlappingParameters(Rule):
+    """Parameters lie over partly the same memory.
+
+    ## What it does
+    Finds different `Parameter` objects of which some elements are the same memory and others are not: a head made of a
+    slice of the embedding, two windows on one buffer. On the meta device nothing is said.
+
+    ## Why it is bad
+    It is TIE302 with fewer rows. Each object has a gradient and an optimizer state of its own, and each step writes
+    into the other; the first conversion or copy parts them, and safetensors refuses to save them.
+
+    ## How to mend it
+    Keep one parameter and take the slice in `forward`: `F.linear(x, embedding.weight[:n])`. If they are meant to be
+    apart, clone one.
+    """
+
+    code = "TIE317"
+    name = "overlapping-parameters"
+    summary = "parameters over partly the same memory: each step writes into the other"
+    severity = "error"
+
+    def check(self, live: LiveModel, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
+        for tie in live_ties:
+            if tie.kind == "overlap" and not tie.buffer and tie.device != "meta":
+                yield Draft(
+                    f"{listed(tie.names)} are {len(tie.requires_grad)} Parameter objects over partly the same memory. "
+                    "Each has its own gradient and optimizer state, each step writes into the other, and the first "
+                    "conversion or copy parts them.",
+                    tie.names,
+                    (class_place(live.class_name, "partly the same memory"),),
+                    "Keep one of them, and take the slice of it in forward; or clone one if they are to be apart.",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import live_facts, tie
+
+        slice_ = tie(kind="overlap", requires_grad=(True, True))
+        yield Case("the head is a slice of the embedding", live_facts(ties=(slice_,)), finds=("error",))
+        yield Case("one parameter", live_facts(ties=(tie(),)))
+        yield Case("on meta", live_facts(ties=(slice_._replace(device="meta"),)))
 
 
 class RequiresGradSurprise(Rule):

@@ -23,6 +23,8 @@ from tiecheck.rules.stored.groups import (
 )
 from tiecheck.wording import listed, size
 
+_NAN = "They hold NaN, which is equal to nothing, so that transformers 5 keeps them apart; 4.57 ties them. "
+
 
 class RedundantTiedCopy(Rule):
     """The group is tied, and stored twice with equal bytes.
@@ -67,14 +69,17 @@ class RedundantTiedCopy(Rule):
             kept = group.source if group.source in group.stored_names else group.stored_names[0]
             extra = tuple(n for n in group.stored_names if n != kept)
             wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
+            nan = group.comparison is not None and group.comparison.nan
             yield Draft(
                 f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
-                f"with equal bytes; {size(wasted)} could be saved. {_refusals(refusing)}",
+                f"with equal {'bytes' if group.comparison is None or group.comparison.equal else 'values'}; "
+                f"{size(wasted)} could be saved. {_NAN if nan else ''}{_refusals(refusing)}",
                 group.stored_names,
                 (*stored(group, primary=True), declaration(group, "related")),
                 f"{'These loaders need that' if refusing else 'That saves the space; nothing has to be done'}. Do not "
                 "set the flag to false.",
                 confidence=confidence(group),
+                severity="warning" if nan else None,
                 hurts=refusing or None,
                 edits=dropping(extra),
             )
@@ -85,6 +90,8 @@ class RedundantTiedCopy(Rule):
 
         both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
         yield Case("stored twice and equal", judged(both), finds=("info",))
+        odd = both._replace(comparison=compared()._replace(nan=True))
+        yield Case("equal, with a NaN in both", judged(odd), finds=("warning",))
         yield Case("stored once", judged(group()))
         yield Case("a pickle keeps the sharing", judged(both._replace(stored="storage", comparison=None)))
         yield Case("untied and equal is another rule's matter", judged(both._replace(declared=False)))
