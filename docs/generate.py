@@ -32,7 +32,7 @@ from tiecheck.peers.loaders.registry import MODULES, loaders_of
 from tiecheck.records.report import SEVERITIES, TargetReport
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
-from tiecheck.rules.registry import FAMILIES, family
+from tiecheck.rules.registry import FAMILIES, rules_of_family
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = ("README.md", "CONTRIBUTING.md", "docs/inspect.md")
@@ -144,7 +144,7 @@ def rules_page() -> str:
     parts = [HEAD, "# Rules\n\n" + rules_table("")]
     for digit, (_, _, title) in FAMILIES.items():
         parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
-        parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in family(digit)]
+        parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in rules_of_family(digit)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -153,7 +153,7 @@ def rules_table(page: str) -> str:
     rows = [
         f"| [{rule.code}]({page}#{rule.code.lower()}-{rule.name}) | {rule.name} | {rule.severity} | {rule.summary} |"
         for digit in FAMILIES
-        for rule in family(digit)
+        for rule in rules_of_family(digit)
     ]
     return "\n".join(["| code | name | severity | finds |", "|---|---|---|---|", *rows])
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tiecheck import patterns
-from tiecheck.live.collect import collect_live
+from tiecheck.live.live_facts import collect_live
 from tiecheck.patterns import may_explode, takes_forever
 
 NAMES = ["a" * 40 + ".weight", "x" * 40]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-from tiecheck.union_find import Parts, joined
+from tiecheck.union_find import DisjointParts, joined_names
 
 
 def test_parts_are_those_of_a_walk_over_the_pairs() -> None:
     draw = random.Random(0)
     for size in (1, 2, 7, 40):
         pairs = [(draw.randrange(size), draw.randrange(size)) for _ in range(size // 2)]
-        parts = Parts(size)
+        parts = DisjointParts(size)
         for one, other in pairs:
             parts.join(one, other)
         held = {number: {number} for number in range(size)}
@@ -23,5 +23,5 @@ def test_parts_are_those_of_a_walk_over_the_pairs() -> None:
 
 
 def test_names_come_in_their_order() -> None:
-    assert joined([("c", "a"), ("x", "y"), ("b", "c")]) == [["c", "a", "b"], ["x", "y"]]
-    assert joined([]) == []
+    assert joined_names([("c", "a"), ("x", "y"), ("b", "c")]) == [["c", "a", "b"], ["x", "y"]]
+    assert joined_names([]) == []

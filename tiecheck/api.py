@@ -76,14 +76,16 @@ def inspect(
         UsageError: What `check` raises it for.
         TypeError: An option that does not exist.
     """
-    from tiecheck.engine.run import assembled, look
+    from tiecheck.engine.run import assemble_report, inspect_targets
 
     for word in options:
         if word in PLACING:
             raise TypeError(f"inspect judges no placement, so there is no option {word!r}; check has it")
     made = make_config(target, config=config, ties=ties, **options)
     made = made._replace(**{field: Config._field_defaults[field] for field in PLACING})
-    return assembled(look((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made))
+    return assemble_report(
+        inspect_targets((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made)
+    )
 
 
 def count_parameters(module: nn.Module) -> Counts:
@@ -102,7 +104,7 @@ def count_parameters(module: nn.Module) -> Counts:
         TiecheckError: If the module's own code raises.
         TypeError: If `module` is no `nn.Module`.
     """
-    from tiecheck.live.counts import count_live
+    from tiecheck.live.parameter_counts import count_live
     from tiecheck.live.registrations import looking_at
 
     with looking_at(module):
@@ -126,7 +128,7 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tup
         TypeError: If `module` is no `nn.Module`.
         ValueError: If `cap` is below 2.
     """
-    from tiecheck.live.collect import find_ties as find
+    from tiecheck.live.live_facts import find_live_ties as find
 
     return find(module, buffers=buffers, cap=cap)
 
@@ -150,7 +152,7 @@ def views(module: nn.Module) -> tuple[View, ...]:
         TypeError: If `module` is no `nn.Module`.
     """
     from tiecheck.live.registrations import looking_at
-    from tiecheck.peers.views.registry import views_of
+    from tiecheck.peers.views.registry import ask_tools
 
     with looking_at(module):
-        return views_of(module, run=True)
+        return ask_tools(module, run=True)

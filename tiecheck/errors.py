@@ -99,7 +99,7 @@ def class_word(cls: type) -> str:
     return name
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return the word that was meant, or all there are, as the end of a sentence."""
     import difflib
 

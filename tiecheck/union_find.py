@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-class Parts:
+class DisjointParts:
     """The first so many numbers in parts that are joined one by one."""
 
     def __init__(self, size: int) -> None:
@@ -33,11 +33,11 @@ class Parts:
         return list(found.values())
 
 
-def joined(pairs: Iterable[Sequence[str]]) -> list[list[str]]:
+def joined_names(pairs: Iterable[Sequence[str]]) -> list[list[str]]:
     """Return the names in the parts that pairs of them make, in the order in which they come."""
     numbers: dict[str, int] = {}
     links = [(numbers.setdefault(one, len(numbers)), numbers.setdefault(other, len(numbers))) for one, other in pairs]
-    parts = Parts(len(numbers))
+    parts = DisjointParts(len(numbers))
     for one, other in links:
         parts.join(one, other)
     names = list(numbers)

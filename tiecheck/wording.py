@@ -13,17 +13,17 @@ def listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def place(name: str) -> str:
+def python_path(name: str) -> str:
     """Return a name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`."""
     return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
 
 
-def plural(verb: str, many: bool) -> str:
+def verb_form(verb: str, many: bool) -> str:
     """Return a verb in the third person."""
     return verb if many else f"{verb}s"
 
 
-def them(names: tuple[str, ...]) -> str:
+def pronoun_for(names: tuple[str, ...]) -> str:
     """Return the pronoun for one name or several."""
     return "it" if len(names) == 1 else "them"
 

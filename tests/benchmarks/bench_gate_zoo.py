@@ -31,7 +31,7 @@ from truth.run import classes
 from zoo import own
 
 import tiecheck
-from tiecheck.tables.generate.classes import Candidate
+from tiecheck.tables.generate.classes import ClassCandidate
 
 Row = dict[str, Any]
 
@@ -74,19 +74,19 @@ def versions() -> dict[str, str]:
     return {library.__name__: library.__version__ for library in libraries}
 
 
-def tying() -> list[tuple[Candidate, str]]:
+def tying() -> list[tuple[ClassCandidate, str]]:
     """Every class of the table that has a group and is built from its own config; the first of each shape first."""
     return [(candidate, "first" if first else "other") for candidate, first in classes()]
 
 
-def untied() -> list[tuple[Candidate, str]]:
+def untied() -> list[tuple[ClassCandidate, str]]:
     """A sample of the others."""
     known = {(c.class_name, c.model_type) for c, _ in tying()}
     others = [c for c in every() if (c.class_name, c.model_type) not in known and here(c)]
     return [(c, "untied") for c in others[::UNTIED]]
 
 
-def here(candidate: Candidate) -> bool:
+def here(candidate: ClassCandidate) -> bool:
     """Whether a class is built from its own config, and the packages that it needs are here."""
     try:
         return own(candidate)
@@ -94,14 +94,14 @@ def here(candidate: Candidate) -> bool:
         return False
 
 
-def work(wanted: tuple[Candidate, str]) -> Row:
+def work(wanted: tuple[ClassCandidate, str]) -> Row:
     """The row of a class."""
     candidate, part = wanted
     with quiet():
         return row_of(candidate, PLANS[part]) | {"part": part}
 
 
-def run(wanted: list[tuple[Candidate, str]], file: Path, jobs: int, *, anew: bool) -> None:
+def run(wanted: list[tuple[ClassCandidate, str]], file: Path, jobs: int, *, anew: bool) -> None:
     """Append the row of every class that has none yet."""
     done = set() if anew else {(row["class"], row["model_type"]) for row in read_rows(file)}
     left = [(c, part) for c, part in wanted if (c.class_name, c.model_type) not in done]
@@ -114,7 +114,7 @@ def run(wanted: list[tuple[Candidate, str]], file: Path, jobs: int, *, anew: boo
             print(f"{i}/{len(left)} {time.perf_counter() - begin:.0f}s {row['class']} {dict(words)}", flush=True)
 
 
-def _spread(left: list[tuple[Candidate, str]], jobs: int) -> Iterator[Row]:
+def _spread(left: list[tuple[ClassCandidate, str]], jobs: int) -> Iterator[Row]:
     if jobs == 1:
         yield from map(work, left)
         return

@@ -30,7 +30,7 @@ from tiecheck.placement.collect import collect_placement
 from tiecheck.placement.load_outcomes import Source
 from tiecheck.placement.planners import plans
 from tiecheck.placement.planners.plans import plan_under_seeds, plans_of
-from tiecheck.placement.planners.running import Case, is_pretrained, run_planner
+from tiecheck.placement.planners.running import PlannerCase, is_pretrained, run_planner
 from tiecheck.records.placement import Ask
 
 LONG = 5
@@ -144,13 +144,13 @@ def peak(work: Callable[[], object]) -> float:
 def measure(title: str, model: nn.Module, runs: int, ask: Ask) -> None:
     """Every line of one model."""
     tools: list[Any] = ["accelerate", *(["transformers"] if is_pretrained(model) else [])]
-    ran = {tool: run_planner(Case(model, tool, ask)) for tool in tools}
+    ran = {tool: run_planner(PlannerCase(model, tool, ask)) for tool in tools}
     count = len(list(model.modules()))
     print(f"\n{title}: {count} modules, {len(list(model.parameters()))} parameters")
     once: dict[Any, float] = {}
     for tool in tools:
         theirs = once[tool] = median(lambda t=tool: given(t, model, ask), runs)
-        ours = median(lambda t=tool: run_planner(Case(model, t, ask)), runs)
+        ours = median(lambda t=tool: run_planner(PlannerCase(model, t, ask)), runs)
         traced = peak(lambda t=tool: given(t, model, ask)) if theirs < LONG else math.nan
         print(
             f"  {tool:<13} {theirs * 1e3:9.1f} ms {traced:6.1f} MiB   watched {ours * 1e3:8.1f} ms {ours / theirs:.2f}x"
@@ -176,7 +176,7 @@ def placement_of(model: nn.Module, ask: Ask) -> Callable[[], object]:
 
 def seeds_cost(model: nn.Module, ask: Ask) -> None:
     """What eight hash seeds cost, each of which is a process, and a run where the order is another."""
-    case = Case(model, "accelerate", ask)
+    case = PlannerCase(model, "accelerate", ask)
     ran = run_planner(case)
     begin = time.perf_counter()
     told = plan_under_seeds(case, ran, ran.watch.groups, 8)

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
 from tiecheck.placement.model import module_tree
-from tiecheck.placement.proposal.propose import propose
+from tiecheck.placement.proposal.propose import propose_map
 from tiecheck.records.words import Unknown
 
 GIB = 1 << 30
@@ -54,7 +54,7 @@ def ours(model: nn.Module, memory: dict[int | str, int], no_split: list[str]) ->
     def once() -> None:
         tree = module_tree(model)
         assert not isinstance(tree, Unknown)
-        assert propose(tree, [], memory, no_split).device_map
+        assert propose_map(tree, [], memory, no_split).device_map
 
     return min(seconds(once) for _ in range(3))
 

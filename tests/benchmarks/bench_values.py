@@ -18,7 +18,7 @@ from safetensors import safe_open
 from timing import ratio, report, seconds
 
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.compare.equality import compare
+from tiecheck.files.compare.equality import compare_bytes
 
 ROWS, WIDTH = 128_000, 2048
 
@@ -53,7 +53,7 @@ def ours(path: Path) -> float:
     checkpoint = read_checkpoint(str(path))
     assert checkpoint is not None
     tensors = tuple(t for t in (checkpoint.tensor(name) for name in checkpoint.names()) if t is not None)
-    return seconds(lambda: compare(checkpoint, tensors))
+    return seconds(lambda: compare_bytes(checkpoint, tensors))
 
 
 def read_once(path: Path) -> float:

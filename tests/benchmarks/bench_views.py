@@ -11,14 +11,14 @@ import time
 import torch
 from bench_walk import build, doubled, line, side_by_side
 
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 
 
 def against_torch(runs: int) -> None:
     """Every reproduction together beside one `state_dict()`, which savers begin with."""
     for ties in (10_000, 0):
         model = build(100_000, ties)
-        ours, state = side_by_side(runs, lambda m=model: views_of(m), lambda m=model: m.state_dict())
+        ours, state = side_by_side(runs, lambda m=model: ask_tools(m), lambda m=model: m.state_dict())
         what = f"views_of, 100k parameters, {ties} ties, over state_dict()"
         line(what, ours / state, "<= 8x", held=ours <= 8 * state)
 
@@ -26,7 +26,7 @@ def against_torch(runs: int) -> None:
 def doubling(runs: int) -> None:
     """Twice the model beside the model."""
     small, large = build(100_000, 10_000), build(200_000, 20_000)
-    once, twice = side_by_side(runs, lambda: views_of(small), lambda: views_of(large))
+    once, twice = side_by_side(runs, lambda: ask_tools(small), lambda: ask_tools(large))
     line("views_of, 200k parameters over 100k", twice / once, "<= 2.2x", held=twice <= 2.2 * once)
 
 
@@ -35,7 +35,7 @@ def against_accelerate() -> None:
     from accelerate.utils.modeling import find_tied_parameters
 
     model = build(20_000, 2_000)
-    ours, theirs = side_by_side(1, lambda: views_of(model), lambda: find_tied_parameters(model))
+    ours, theirs = side_by_side(1, lambda: ask_tools(model), lambda: find_tied_parameters(model))
     line("accelerate over views_of, 20000 parameters, 2000 ties", theirs / ours, ">= 2x", held=theirs >= 2 * ours)
 
 
@@ -43,7 +43,7 @@ def chain() -> None:
     """A chain of doublings, which the tools never come to the end of."""
     model = doubled(64)
     start = time.process_time()
-    views_of(model)
+    ask_tools(model)
     taken = time.process_time() - start
     print(
         f"views_of, chain of 64 doublings: {taken * 1000:.1f} ms, goal < 100 ms {'held' if taken < 0.1 else 'MISSED'}"
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    views_of(doubled(2))  # imports
+    ask_tools(doubled(2))  # imports
     chain()
     against_torch(arguments.runs)
     doubling(arguments.runs)

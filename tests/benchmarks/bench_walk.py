@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tiecheck import count_parameters
-from tiecheck.live.collect import collect_live, find_ties
+from tiecheck.live.live_facts import collect_live, find_live_ties
 
 
 class Layer(nn.Module):
@@ -95,9 +95,9 @@ def against_torch(runs: int) -> None:
     """The walk beside torch's, at 100k parameters."""
     for ties, device in ((10_000, "cpu"), (0, "cpu"), (10_000, "meta")):
         model = build(100_000, ties, device)
-        assert len(find_ties(model)) == ties
+        assert len(find_live_ties(model)) == ties
         ours, walk, grouped = side_by_side(
-            runs, lambda m=model: find_ties(m), lambda m=model: torch_walk(m), lambda m=model: by_id(m)
+            runs, lambda m=model: find_live_ties(m), lambda m=model: torch_walk(m), lambda m=model: by_id(m)
         )
         what = f"find_ties, 100k parameters, {ties} ties, {device}, over "
         line(what + "named_parameters", ours / walk, "<= 1.3x", held=ours <= 1.3 * walk)
@@ -111,8 +111,8 @@ def against_accelerate(*, full: bool) -> None:
     sizes = [(10_000, 1_000, 5), (40_000, 4_000, 20)] + ([(100_000, 10_000, 100)] if full else [])
     for parameters, ties, goal in sizes:
         model = build(parameters, ties)
-        find_ties(model)
-        ours, theirs = side_by_side(1, lambda m=model: find_ties(m), lambda m=model: find_tied_parameters(m))
+        find_live_ties(model)
+        ours, theirs = side_by_side(1, lambda m=model: find_live_ties(m), lambda m=model: find_tied_parameters(m))
         what = f"accelerate over find_ties, {parameters} parameters, {ties} ties"
         line(what, theirs / ours, f">= {goal}x", held=theirs >= goal * ours)
 
@@ -120,7 +120,7 @@ def against_accelerate(*, full: bool) -> None:
 def doubling(runs: int) -> None:
     """Twice the model beside the model."""
     small, large = build(100_000, 10_000), build(200_000, 20_000)
-    once, twice = side_by_side(runs, lambda: find_ties(small), lambda: find_ties(large))
+    once, twice = side_by_side(runs, lambda: find_live_ties(small), lambda: find_live_ties(large))
     line("find_ties, 200k parameters over 100k", twice / once, "<= 2.2x", held=twice <= 2.2 * once)
 
 
@@ -143,7 +143,7 @@ def counting(runs: int) -> None:
 def million() -> None:
     """A million parameters beside torch's walk of them."""
     model = build(1_000_000, 100_000)
-    ours, walk = side_by_side(1, lambda: find_ties(model), lambda: torch_walk(model))
+    ours, walk = side_by_side(1, lambda: find_live_ties(model), lambda: torch_walk(model))
     line(
         "find_ties, a million parameters, 100k ties, over named_parameters",
         ours / walk,
@@ -157,7 +157,7 @@ def depths() -> None:
     for depth, goal in ((64, 0.01), (100_000, 2.0)):
         model = doubled(depth)
         for what, work in (
-            ("find_ties", find_ties),
+            ("find_ties", find_live_ties),
             ("collect_live", lambda m: collect_live(m, origin="given")),
             ("count_parameters", count_parameters),
         ):

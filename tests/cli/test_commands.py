@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from tiecheck.cli import inspect, rule
 from tiecheck.cli.placement import settle_placing
-from tiecheck.cli.settings import settle
+from tiecheck.cli.settings import settle_options
 
 
 def test_a_rule_is_explained_by_its_code_and_all_are_listed() -> None:
@@ -26,7 +26,7 @@ def test_facts_are_shown_and_nothing_is_judged(models: Path) -> None:
     assert "TIE101" not in done.stdout
 
 
-@pytest.mark.parametrize("read", [lambda: settle({}, ()), lambda: settle_placing({})], ids=["all", "placement"])
+@pytest.mark.parametrize("read", [lambda: settle_options({}, ()), lambda: settle_placing({})], ids=["all", "placement"])
 def test_options_are_read_within_a_command_alone(read) -> None:
     with pytest.raises(RuntimeError, match="no active click context"):
         read()

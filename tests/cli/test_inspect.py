@@ -235,10 +235,10 @@ def test_colours_change_no_word(tiecheck_cli, models: Path) -> None:
 
 
 def test_python_and_command_line_say_the_same(tiecheck_cli, models: Path) -> None:
-    from tiecheck.render.json import document
+    from tiecheck.render.json import json_document
 
     path = str(models / "t5-healthy-tied")
-    (facts,) = document(tiecheck.inspect(path, live=True))["targets"]
+    (facts,) = json_document(tiecheck.inspect(path, live=True))["targets"]
     assert facts == target_of(tiecheck_cli, path, "--live")
     with pytest.raises(TypeError):
         tiecheck.inspect(path, alive=True)

@@ -12,7 +12,7 @@ from planner_asks import asks_of
 from planner_runs import agree, plans_of, total_bytes
 from subjects import Candidate, every, make
 
-from tiecheck.peers.views.registry import views_of, would_warn
+from tiecheck.peers.views.registry import ask_tools, would_warn
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -69,7 +69,7 @@ def compared(candidate: Candidate, model: Any) -> Counter[str]:
     Raises:
         AssertionError: They differ in map, crash or warning.
     """
-    warns = "1.7-" in would_warn(views_of(model))
+    warns = "1.7-" in would_warn(ask_tools(model))
     came: Counter[str] = Counter()
     for ask in asks_of(total_bytes(model))[:5]:
         for plan in plans_of(model, ask):

@@ -11,14 +11,14 @@ from safetensors.numpy import save_file
 from tiecheck.api import check
 from tiecheck.config.options import Config
 from tiecheck.engine import run
-from tiecheck.engine.run import assembled, exit_status, judge
+from tiecheck.engine.run import assemble_report, exit_status, judge_facts
 from tiecheck.errors import UsageError
 from tiecheck.facts import opening
 from tiecheck.facts.registry import Facts
 from tiecheck.records.report import Location, Report, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.registry import select
+from tiecheck.rules.registry import select_rules
 from tiecheck.targets.parse import Target
 
 TARGET = Target("model", "checkpoint", "model", None)
@@ -33,8 +33,8 @@ def rule_of(check, severity="warning") -> type[Rule]:
 
 
 def judged(monkeypatch, rule: type[Rule], config: Config = Config(), **facts) -> TargetReport:  # noqa: B008
-    monkeypatch.setattr(run, "select", lambda *_: (rule,))
-    return judge(TARGET, Facts(facts), config)
+    monkeypatch.setattr(run, "select_rules", lambda *_: (rule,))
+    return judge_facts(TARGET, Facts(facts), config)
 
 
 def status(report: TargetReport, config: Config = Config(), **options) -> int:  # noqa: B008
@@ -93,8 +93,8 @@ def test_strict_turns_a_skip_into_a_failure(monkeypatch) -> None:
         yield Unknown("not loaded")
 
     first, second = rule_of(sees), rule_of(blind)
-    monkeypatch.setattr(run, "select", lambda *_: (first, second))
-    report = judge(TARGET, Facts({"groups": (), "scale": ()}), Config())
+    monkeypatch.setattr(run, "select_rules", lambda *_: (first, second))
+    report = judge_facts(TARGET, Facts({"groups": (), "scale": ()}), Config())
     assert status(report) == 0
     assert status(report, Config(strict=True)) == 1
 
@@ -131,7 +131,7 @@ def test_bug_of_ours_is_an_error_of_that_target_alone(monkeypatch, models) -> No
 
     monkeypatch.setattr(opening, "facts_of", broken)
     targets = [str(models / "llama-untied"), str(models / "llama-healthy-tied")]
-    report = assembled(run.run(targets, Config()))
+    report = assemble_report(run.run(targets, Config()))
     assert [t.status for t in report.targets] == ["error", "pass"]
     assert "boom" in report.targets[0].errors[0].message
     assert exit_status(report, Config()) == 2
@@ -160,21 +160,21 @@ def test_no_target_is_no_pass() -> None:
 
 class TestSelect:
     def test_rules_are_those_of_the_rooms(self) -> None:
-        assert {r.code[3] for r in select((), (), ("stored",))} == {"1"}
-        assert {r.code[3] for r in select((), (), ("files", "training"))} == {"2", "7"}
-        assert select((), (), ()) == ()
+        assert {r.code[3] for r in select_rules((), (), ("stored",))} == {"1"}
+        assert {r.code[3] for r in select_rules((), (), ("files", "training"))} == {"2", "7"}
+        assert select_rules((), (), ()) == ()
 
     def test_prefix_and_ignore(self) -> None:
-        codes = [r.code for r in select(("TIE10",), ("TIE106", "TIE107"), ("stored", "live"))]
+        codes = [r.code for r in select_rules(("TIE10",), ("TIE106", "TIE107"), ("stored", "live"))]
         assert codes == ["TIE101", "TIE102", "TIE103", "TIE104", "TIE105", "TIE108", "TIE109"]
 
     def test_case_does_not_matter(self) -> None:
-        assert [r.code for r in select(("tie101",), (), ("stored",))] == ["TIE101"]
+        assert [r.code for r in select_rules(("tie101",), (), ("stored",))] == ["TIE101"]
 
     @pytest.mark.parametrize("bad", ["TIE999", "TIE8", "nonsense", ""])
     def test_unknown_code_is_refused(self, bad: str) -> None:
         with pytest.raises(UsageError, match="no rule's code begins with"):
-            select((bad,), (), ("stored",))
+            select_rules((bad,), (), ("stored",))
 
 
 def test_case_record_defaults_to_silent() -> None:

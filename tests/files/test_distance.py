@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from tiecheck.files.compare import distance
-from tiecheck.files.compare.distance import CODES, FEW, Distance, Gauge, array, decoder, eight_bit_values
+from tiecheck.files.compare.distance import (
+    CODES,
+    FEW,
+    Distance,
+    DistanceMeter,
+    eight_bit_values,
+    elements_array,
+    number_decoder,
+)
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz",
           "float8_e5m2fnuz", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")  # fmt: skip
@@ -21,7 +29,7 @@ def raw_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def measured(dtype: str, *members: bytes, rows: int = 1, exact: bool = True) -> Distance:
-    found = Gauge(dtype, exact=exact, thorough=exact)
+    found = DistanceMeter(dtype, exact=exact, thorough=exact)
     width = len(members[0]) // rows
     found.take(members, (slice(i * width, (i + 1) * width) for i in range(rows)), whole=True)
     return found.distance
@@ -90,7 +98,7 @@ def test_integers_do_not_wrap_around(dtype: str, ends: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", "bool", "complex64", "float8_e8m0fnu", "f2"])
 def test_a_dtype_without_numbers_has_no_distance(dtype: str) -> None:
-    assert decoder(dtype) is None
+    assert number_decoder(dtype) is None
     assert measured(dtype, b"\x00" * 8, b"\x01" * 8) == Distance(None, 0, False)
 
 
@@ -109,7 +117,7 @@ def test_few_rows_are_measured_without_numpy_and_said_to_be_few(monkeypatch) -> 
 
 def test_numpy_measures_up_to_a_limit(monkeypatch) -> None:
     monkeypatch.setattr(distance, "MEASURED", 100_000)
-    found = Gauge("uint8", exact=False, thorough=True)
+    found = DistanceMeter("uint8", exact=False, thorough=True)
     for _ in range(4):
         found.take([bytes(80_000), b"\x02" * 80_000], [slice(0, 80_000)], whole=True)
     assert found.distance == Distance(2, 2, False)
@@ -125,7 +133,9 @@ def test_numpy_reads_every_dtype_that_is_read_without_it() -> None:
 
     raw = bytes(range(64))
     for dtype in DTYPES:
-        read = decoder(dtype)
+        read = number_decoder(dtype)
         assert read is not None
-        assert np.array_equal(array(np, dtype, raw).astype("f8"), np.array(list(read(raw)), "f8"), equal_nan=True)
+        assert np.array_equal(
+            elements_array(np, dtype, raw).astype("f8"), np.array(list(read(raw)), "f8"), equal_nan=True
+        )
     assert set(CODES) < set(DTYPES)

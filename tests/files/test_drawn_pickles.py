@@ -20,8 +20,8 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import spans
-from tiecheck.files.compare.equality import compare
-from tiecheck.files.compare.spans import opened
+from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.files.compare.spans import opened_members
 from tiecheck.files.limits import Limit
 from tiecheck.files.pickle import archive, machine
 from tiecheck.files.pickle.rebuilding import persistent_storage
@@ -101,7 +101,7 @@ def content(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes | None]]:
         tensor = checkpoint.tensor(name)
         assert tensor is not None
         try:
-            with opened(checkpoint, [tensor]) as (span,):
+            with opened_members(checkpoint, [tensor]) as (span,):
                 yield name, span.read(0, tensor.nbytes) if tensor.nbytes else b""
         except spans.OpaqueError:
             yield name, None
@@ -209,7 +209,7 @@ def test_compressed_storages_have_headers_and_no_bytes(tmp_path: Path) -> None:
     tensor = checkpoint.tensor("a")
     assert tensor is not None
     assert tensor.shape == (8,)
-    with pytest.raises(spans.OpaqueError, match="compressed"), opened(checkpoint, [tensor]):
+    with pytest.raises(spans.OpaqueError, match="compressed"), opened_members(checkpoint, [tensor]):
         pass
 
 
@@ -234,7 +234,7 @@ def test_a_file_that_grows_shorter_than_a_tensor_before_it_is_compared(tmp_path:
     checkpoint = read_checkpoint(str(path))
     assert checkpoint is not None
     os.truncate(path, 2000)
-    found = compare(checkpoint, tuple(t for t in map(checkpoint.tensor, "ab") if t is not None))
+    found = compare_bytes(checkpoint, tuple(t for t in map(checkpoint.tensor, "ab") if t is not None))
     assert "was it changed meanwhile" in getattr(found, "reason", "")
 
 
@@ -306,7 +306,7 @@ def test_many_members_are_compared_in_one_pass(tmp_path: Path, monkeypatch) -> N
     read: list[int] = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, count, at: read.append(count) or pread(fd, count, at))
-    found = compare(checkpoint, tuple(t for t in map(checkpoint.tensor, "0123") if t is not None))
+    found = compare_bytes(checkpoint, tuple(t for t in map(checkpoint.tensor, "0123") if t is not None))
     assert isinstance(found, Comparison)
     assert found.equal
     assert sum(read) < 1.1 * 4 * value.nbytes

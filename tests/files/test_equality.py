@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import equality
-from tiecheck.files.compare.equality import compare
+from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -50,7 +50,7 @@ def write(  # noqa: PLR0917  # a checkpoint has that many sides
 def compared(root: Path, count: int) -> Comparison | Unknown:
     checkpoint = read_checkpoint(str(root))
     assert checkpoint is not None
-    return compare(checkpoint, tuple(t for i in range(count) if (t := checkpoint.tensor(f"m{i}")) is not None))
+    return compare_bytes(checkpoint, tuple(t for i in range(count) if (t := checkpoint.tensor(f"m{i}")) is not None))
 
 
 def by_force(members: list[bytes], shape: tuple[int, ...], dtype: str) -> Comparison:
@@ -233,11 +233,11 @@ def test_different_everywhere_is_told_from_few_bytes(tmp_path: Path, reads: list
         for offset in equality._sample_offsets(rows * width):
             file.seek(start + offset)
             file.write(b"\x01" * min(equality.SAMPLE, rows * width - offset))
-    result = compare(checkpoint, pair(checkpoint))
+    result = compare_bytes(checkpoint, pair(checkpoint))
     assert isinstance(result, Comparison)
     assert (result.equal, result.rows_differ, result.rows_compared, result.first_row) == (False, 64, 64, 0)
     assert sum(reads) <= 2 * (equality.BLOCK + equality.FIRST * equality.SAMPLE)
-    whole = compare(checkpoint, pair(checkpoint), exact=True)
+    whole = compare_bytes(checkpoint, pair(checkpoint), exact=True)
     assert isinstance(whole, Comparison)
     assert (whole.equal, whole.rows_compared) == (False, rows), "`--values always` reads on to the end"
 
@@ -246,7 +246,7 @@ def test_alike_in_one_sample_is_counted_in_full(tmp_path: Path, reads: list[int]
     rows, width = 1 << 14, 4096
     checkpoint = sparse(tmp_path, rows * width, (rows, width), {0: b"\x01", rows * width - 1: b"\x01"})
     wanted = Comparison(False, rows, 2, rows, 0, rows - 1, False, max_difference=1, rows_measured=2)
-    assert compare(checkpoint, pair(checkpoint)) == wanted
+    assert compare_bytes(checkpoint, pair(checkpoint)) == wanted
 
 
 def test_memory_is_bounded_whatever_the_shape(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_memory_is_bounded_whatever_the_shape(tmp_path: Path) -> None:
     for shape in ((size // 4096, 4096), (2, size // 2), (1, size)):
         checkpoint = sparse(tmp_path, size, shape, {size - 1: b"\x01"})
         tracemalloc.start()
-        result = compare(checkpoint, pair(checkpoint))
+        result = compare_bytes(checkpoint, pair(checkpoint))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert isinstance(result, Comparison)
@@ -267,7 +267,7 @@ def test_last_row_of_one_gigabyte_is_found_in_bounded_memory(tmp_path: Path) -> 
     size = 1 << 30
     checkpoint = sparse(tmp_path, size, (size // 8192, 8192), {size - 1: b"\x01"})
     tracemalloc.start()
-    result = compare(checkpoint, pair(checkpoint))
+    result = compare_bytes(checkpoint, pair(checkpoint))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     rows = size // 8192
@@ -298,7 +298,7 @@ class TestFilesThatChange:
     def test_file_cut_meanwhile_is_unknown(self, tmp_path: Path) -> None:
         checkpoint = sparse(tmp_path, 1 << 20, (1024, 1024), {})
         os.truncate(tmp_path / "model.safetensors", 1 << 20)
-        result = compare(checkpoint, pair(checkpoint))
+        result = compare_bytes(checkpoint, pair(checkpoint))
         assert isinstance(result, Unknown)
         assert "the file ends too early" in result.reason
 
@@ -306,21 +306,21 @@ class TestFilesThatChange:
         checkpoint = sparse(tmp_path, 1024, (32, 32), {})
         (tmp_path / "model.safetensors").unlink()
         with pytest.raises(TargetError, match="cannot be read: No such file"):
-            compare(checkpoint, pair(checkpoint))
+            compare_bytes(checkpoint, pair(checkpoint))
 
     def test_pipe_in_its_place_does_not_keep_us_waiting(self, tmp_path: Path) -> None:
         checkpoint = sparse(tmp_path, 1024, (32, 32), {})
         (tmp_path / "model.safetensors").unlink()
         os.mkfifo(tmp_path / "model.safetensors")
         with pytest.raises(TargetError, match="a pipe or a device"):
-            compare(checkpoint, pair(checkpoint))
+            compare_bytes(checkpoint, pair(checkpoint))
 
     def test_no_descriptor_stays_open(self, tmp_path: Path) -> None:
         checkpoint = sparse(tmp_path, 1024, (32, 32), {})
         before = len(os.listdir("/proc/self/fd"))
-        compare(checkpoint, pair(checkpoint))
+        compare_bytes(checkpoint, pair(checkpoint))
         os.truncate(tmp_path / "model.safetensors", 500)
-        compare(checkpoint, pair(checkpoint))
+        compare_bytes(checkpoint, pair(checkpoint))
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -333,6 +333,6 @@ def test_shards_that_are_one_file_are_not_read_twice(tmp_path: Path, reads: list
     assert checkpoint is not None
     tensor = checkpoint.tensor("m0")
     assert tensor is not None
-    result = compare(checkpoint, (tensor, tensor._replace(file=SHARD.format(1))))
+    result = compare_bytes(checkpoint, (tensor, tensor._replace(file=SHARD.format(1))))
     assert result == Comparison(True, 4096, 0, 4096, None, None, False)
     assert sum(reads) < 2 * len(data)

@@ -10,7 +10,7 @@ import pytest
 from tiecheck.files import checkpoint as checkpoint_module
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.safetensors import header
-from tiecheck.files.safetensors.typed_entries import LateEntries
+from tiecheck.files.safetensors.typed_entries import ReparsedEntries
 from tiecheck.records.stored import Checkpoint
 
 SHARDS, EACH = 4, 50
@@ -57,7 +57,7 @@ class TestLate:
         for shard in found.shards:
             entries = shard.entries
             kept = header.read_shard(str(tmp_path / shard.path), shard.path).entries
-            assert isinstance(entries, LateEntries)
+            assert isinstance(entries, ReparsedEntries)
             assert len(entries) == len(kept) == EACH
             assert next(iter(entries)) == next(iter(kept))
             assert next(reversed(entries)) == list(kept)[-1]  # type: ignore[call-overload]  # it can be reversed

@@ -20,9 +20,9 @@ from tiecheck.errors import SHOWN, TargetError, shown
 from tiecheck.files import limits, local
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import spans
-from tiecheck.files.compare.equality import compare
+from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.limits import Account, Limit, OutOfTimeError, current
-from tiecheck.files.local import inside, parse_json
+from tiecheck.files.local import parse_json, path_inside
 from tiecheck.files.model_config import parse_config
 from tiecheck.files.pickle import archive, machine
 from tiecheck.files.pickle.archive import read_torch_file
@@ -137,7 +137,7 @@ class TestNames:
     @given(st.text(max_size=8), st.text(max_size=8))
     def test_no_file_has_a_nul_in_its_name(self, before: str, after: str) -> None:
         with pytest.raises(TargetError, match="and is not read"):
-            inside("/somewhere", f"sub/{before}\0{after}")
+            path_inside("/somewhere", f"sub/{before}\0{after}")
 
     def test_an_index_names_a_file_with_a_nul(self, tmp_path: Path) -> None:
         (tmp_path / "model.safetensors.index.json").write_text(
@@ -257,7 +257,7 @@ class TestComparing:
     def answer(self, folder: Path) -> Any:
         checkpoint = read_checkpoint(str(folder / "model.safetensors"))
         assert checkpoint is not None
-        return compare(checkpoint, (checkpoint.tensor(HEAD), checkpoint.tensor(EMBED)))
+        return compare_bytes(checkpoint, (checkpoint.tensor(HEAD), checkpoint.tensor(EMBED)))
 
     def test_holes_of_terabytes_are_skipped(self, tmp_path: Path) -> None:
         two_members(tmp_path / "model.safetensors", 1 << 42, {})
@@ -287,7 +287,7 @@ class TestComparing:
     @settings(deadline=None)
     @given(st.lists(st.lists(st.floats(), min_size=2, max_size=70), min_size=1, max_size=12))
     def test_no_value_is_too_odd_for_the_scale(self, runs: list[list[float]]) -> None:
-        assert isinstance(initial_draw.deviation(runs), float)
+        assert isinstance(initial_draw.sample_deviation(runs), float)
         initial_draw.no_draw([initial_draw.Sample("a.weight", (8, 8), runs)])
 
 
@@ -309,7 +309,7 @@ class TestTime:
         account._end = -math.inf
         do = {
             "pickle": lambda: machine.read_pickle(io.BytesIO(MANY)),
-            "compare": lambda: compare(checkpoint, (checkpoint.tensor(HEAD), checkpoint.tensor(EMBED))),
+            "compare": lambda: compare_bytes(checkpoint, (checkpoint.tensor(HEAD), checkpoint.tensor(EMBED))),
             "index": lambda: read_checkpoint(str(tmp_path / "a.index.json")),
         }[work]
         with pytest.raises(OutOfTimeError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tiecheck.errors import TargetError
-from tiecheck.files.local import inside, open_regular, parse_json, read_bytes
+from tiecheck.files.local import open_regular, parse_json, path_inside, read_bytes
 
 NOBODY = 65534
 
@@ -41,15 +41,15 @@ def open_folder() -> Iterator[Path]:
 
 class TestInside:
     def test_plain_name_is_joined(self, tmp_path: Path) -> None:
-        assert inside(str(tmp_path), "sub/model.bin") == str(tmp_path / "sub/model.bin")
+        assert path_inside(str(tmp_path), "sub/model.bin") == str(tmp_path / "sub/model.bin")
 
     def test_name_that_begins_with_two_dots_is_a_name(self, tmp_path: Path) -> None:
-        assert inside(str(tmp_path), "..model.bin") == str(tmp_path / "..model.bin")
+        assert path_inside(str(tmp_path), "..model.bin") == str(tmp_path / "..model.bin")
 
     @pytest.mark.parametrize("name", ["../x", "..", "a/../../x", "/etc/passwd", "a/../.."])
     def test_path_that_leaves_is_refused(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(TargetError, match="outside the target directory, and is not read"):
-            inside(str(tmp_path), name)
+            path_inside(str(tmp_path), name)
 
     def test_link_that_leaves_is_refused_and_both_ends_are_named(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("x")
@@ -57,7 +57,7 @@ class TestInside:
         model.mkdir()
         (model / "config.json").symlink_to(tmp_path / "secret")
         with pytest.raises(TargetError, match=r"model/config\.json is a link to .*secret, outside"):
-            inside(str(model), "config.json")
+            path_inside(str(model), "config.json")
 
     def test_folder_that_is_a_link_and_leaves_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
@@ -65,18 +65,18 @@ class TestInside:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "sub").symlink_to(tmp_path / "other")
         with pytest.raises(TargetError, match="is a link to"):
-            inside(str(tmp_path / "model"), "sub/w.safetensors")
+            path_inside(str(tmp_path / "model"), "sub/w.safetensors")
 
     def test_link_that_stays_is_followed(self, tmp_path: Path) -> None:
         (tmp_path / "real").write_text("x")
         (tmp_path / "link").symlink_to("real")
-        assert inside(str(tmp_path), "link")
+        assert path_inside(str(tmp_path), "link")
 
     def test_directory_that_is_a_link_itself_is_entered(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
         (tmp_path / "real" / "config.json").write_text("{}")
         (tmp_path / "link").symlink_to("real")
-        assert inside(str(tmp_path / "link"), "config.json")
+        assert path_inside(str(tmp_path / "link"), "config.json")
 
     def test_links_of_the_hub_cache_are_followed(self, tmp_path: Path) -> None:
         snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
@@ -84,7 +84,7 @@ class TestInside:
         snapshot.mkdir(parents=True)
         (tmp_path / "models--a--b" / "blobs" / "feed").write_text("{}")
         (snapshot / "config.json").symlink_to("../../blobs/feed")
-        assert read_bytes(inside(str(snapshot), "config.json"), "it") == b"{}"
+        assert read_bytes(path_inside(str(snapshot), "config.json"), "it") == b"{}"
 
     def test_link_from_a_snapshot_to_another_repository_is_refused(self, tmp_path: Path) -> None:
         snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
@@ -93,10 +93,10 @@ class TestInside:
         (tmp_path / "models--c--d" / "blobs" / "feed").write_text("{}")
         (snapshot / "config.json").symlink_to("../../../models--c--d/blobs/feed")
         with pytest.raises(TargetError, match="is a link to"):
-            inside(str(snapshot), "config.json")
+            path_inside(str(snapshot), "config.json")
 
     def test_root_directory_holds_everything(self) -> None:
-        assert inside("/", "tmp") == "/tmp"
+        assert path_inside("/", "tmp") == "/tmp"
 
 
 class TestOpen:

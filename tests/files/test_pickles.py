@@ -16,7 +16,7 @@ import torch
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.compare.equality import compare
+from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.pickle.state_dict import read_state_dict
 from tiecheck.records.stored import Checkpoint, Comparison
 from tiecheck.records.words import Unknown
@@ -51,7 +51,7 @@ def judged(path: Path, value: Any, **options: Any) -> tuple[Checkpoint, Comparis
     torch.save(value, path / "pytorch_model.bin", **options)
     checkpoint = read(path)
     tensors = tuple(t for t in map(checkpoint.tensor, ("a", "b")) if t is not None)
-    return checkpoint, compare(checkpoint, tensors)
+    return checkpoint, compare_bytes(checkpoint, tensors)
 
 
 BROKEN = {
@@ -187,7 +187,7 @@ class TestSharing:
         assert sorted(checkpoint.names()) == ["a", "b"]
         assert checkpoint.slots["a"].storage != checkpoint.slots["b"].storage
         tensors = tuple(t for t in map(checkpoint.tensor, ("a", "b")) if t is not None)
-        assert compare(checkpoint, tensors) == Comparison(True, 4, 0, 4, None, None, False)
+        assert compare_bytes(checkpoint, tensors) == Comparison(True, 4, 0, 4, None, None, False)
 
 
 class TestCompare:

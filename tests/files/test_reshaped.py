@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import reshaped
-from tiecheck.files.compare.reshaped import compare_forms, in_words, transposed
+from tiecheck.files.compare.reshaped import compare_reshaped, compare_transposed, relation_in_words
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -26,7 +26,7 @@ def stored(root: Path, **members: torch.Tensor) -> tuple[Checkpoint, tuple[Store
 
 
 def formed(root: Path, **members: torch.Tensor) -> Comparison | Unknown | None:
-    return compare_forms(*stored(root, **members))
+    return compare_reshaped(*stored(root, **members))
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -40,14 +40,14 @@ class TestPadded:
         assert found == Comparison(
             True, 100, 0, 100, None, None, False, form="padded", extra_rows=28, extra_constant=True
         )
-        assert in_words(found) == "one has 28 rows more of one value, and the 100 rows that all have are equal"
+        assert relation_in_words(found) == "one has 28 rows more of one value, and the 100 rows that all have are equal"
 
     def test_rows_of_values_and_either_order(self, tmp_path: Path) -> None:
         a = draw(100, 8)
         found = formed(tmp_path, a=torch.cat([a, draw(1, 8)]), b=a)
         assert isinstance(found, Comparison)
         assert (found.equal, found.form, found.extra_rows, found.extra_constant) == (True, "padded", 1, False)
-        assert in_words(found) == "one has 1 row more, and the 100 rows that all have are equal"
+        assert relation_in_words(found) == "one has 1 row more, and the 100 rows that all have are equal"
 
     def test_common_rows_that_differ_are_counted_and_measured(self, tmp_path: Path) -> None:
         a, b = draw(100, 8), torch.cat([draw(100, 8), torch.zeros(4, 8)])
@@ -56,7 +56,7 @@ class TestPadded:
         assert isinstance(found, Comparison)
         assert (found.equal, found.rows, found.rows_differ, found.first_row, found.extra_rows) == (False, 100, 1, 7, 4)
         assert found.max_difference == pytest.approx(2)
-        assert in_words(found).endswith("differ too")
+        assert relation_in_words(found).endswith("differ too")
 
     def test_three_members(self, tmp_path: Path) -> None:
         a = draw(64, 4)
@@ -85,7 +85,7 @@ class TestTransposed:
         a = draw(*shape).mul(9).to(dtype)
         found = formed(tmp_path, a=a, b=a.T)
         assert found == Comparison(True, shape[0], 0, shape[0], None, None, False, form="transposed")
-        assert "transposed" in in_words(found)
+        assert "transposed" in relation_in_words(found)
 
     def test_one_other_element_anywhere_is_seen(self, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(reshaped, "STRIP", 1000)
@@ -104,11 +104,11 @@ class TestTransposed:
 
     def test_square_ones_are_alike_in_shape(self, tmp_path: Path) -> None:
         a = draw(50, 50)
-        found = transposed(*stored(tmp_path, a=a, b=a.T))
+        found = compare_transposed(*stored(tmp_path, a=a, b=a.T))
         assert found is not None
         assert found.form == "transposed"
-        assert transposed(*stored(tmp_path, a=a, b=a + 1)) is None
-        assert transposed(*stored(tmp_path, a=draw(4), b=draw(4))) is None
+        assert compare_transposed(*stored(tmp_path, a=a, b=a + 1)) is None
+        assert compare_transposed(*stored(tmp_path, a=draw(4), b=draw(4))) is None
 
 
 class TestCast:
@@ -130,7 +130,7 @@ class TestCast:
             found = formed(tmp_path, **members)
             assert isinstance(found, Comparison)
             assert (found.equal, found.form) == (True, "cast")
-            assert "cast" in in_words(found)
+            assert "cast" in relation_in_words(found)
 
     def test_one_bit_off_is_no_cast(self, tmp_path: Path) -> None:
         a = draw(400, 300)
@@ -148,7 +148,7 @@ class TestCast:
         a = draw(40, 30)
         checkpoint, tensors = stored(tmp_path, a=a, b=a.bfloat16())
         monkeypatch.setitem(sys.modules, "numpy", None)
-        assert compare_forms(checkpoint, tensors) is None
+        assert compare_reshaped(checkpoint, tensors) is None
 
 
 def test_file_cut_meanwhile_is_unknown(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_file_cut_meanwhile_is_unknown(tmp_path: Path) -> None:
     for other in (a.T, a[:50], a.bfloat16()):
         checkpoint, tensors = stored(tmp_path, a=a, b=other)
         (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:600])
-        found = compare_forms(checkpoint, tensors)
+        found = compare_reshaped(checkpoint, tensors)
         assert isinstance(found, Unknown)
         assert "ends too early" in found.reason
 
@@ -168,7 +168,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     for members in ({"a": a, "b": torch.zeros(1024, 16384)}, {"a": a, "b": a[:-1]}, {"a": a[:, :2048], "b": a[:2048]}):
         checkpoint, tensors = stored(tmp_path, **members)
         tracemalloc.start()
-        compare_forms(checkpoint, tensors)
+        compare_reshaped(checkpoint, tensors)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 24 << 20

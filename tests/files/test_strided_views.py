@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tiecheck.files.strided_views import View, clusters, dense_view, dims_of, overlap, same_bytes, shared
-from tiecheck.live.collect import find_ties
+from tiecheck.files.strided_views import (
+    ByteView,
+    dense_view,
+    dims_of,
+    memory_groups,
+    overlapping_runs,
+    same_bytes,
+    views_overlap,
+)
+from tiecheck.live.live_facts import find_live_ties
 
 dims = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 4)), max_size=3)
 
@@ -25,9 +33,9 @@ def covered(start: int, stride_and_size: list[tuple[int, int]], itemsize: int) -
     return found
 
 
-def view(start: int, stride_and_size: list[tuple[int, int]], itemsize: int) -> View:
+def view(start: int, stride_and_size: list[tuple[int, int]], itemsize: int) -> ByteView:
     shape = [size for _, size in stride_and_size]
-    return View("", start, dims_of(shape, [stride for stride, _ in stride_and_size], itemsize))
+    return ByteView("", start, dims_of(shape, [stride for stride, _ in stride_and_size], itemsize))
 
 
 rows = st.tuples(st.integers(0, 40), dims, st.sampled_from([1, 2, 4]))
@@ -40,7 +48,7 @@ def test_two_views_against_their_sets(one, other):
     a_set, b_set = covered(*one), covered(*other)
     assert (a.start, a.end) == (min(a_set), max(a_set) + 1)
     assert not a.dense or len(a_set) == a.end - a.start
-    assert overlap(a, b) is bool(a_set & b_set)
+    assert views_overlap(a, b) is bool(a_set & b_set)
     assert same_bytes(a, b) is (a_set == b_set)
     assert same_bytes(a, a) is True
 
@@ -57,7 +65,7 @@ def test_groups_against_their_sets(rows):
     expected = {}
     for i, head in enumerate(group):
         expected.setdefault(head, []).append(i)
-    found = shared([view(start, row, 1) for start, row in rows])
+    found = memory_groups([view(start, row, 1) for start, row in rows])
     assert [list(g.members) for g in found] == sorted(g for g in expected.values() if len(g) > 1)
     for g in found:
         assert g.kind == ("storage" if len({frozenset(sets[i]) for i in g.members}) == 1 else "overlap")
@@ -75,7 +83,7 @@ def test_torch_views_against_their_elements(data):
         part = flat.as_strided(shape, stride, data.draw(st.integers(0, 9)))
         sets[name] = frozenset(part.flatten().tolist())
         module.register_parameter(name, nn.Parameter(part))
-    ties = find_ties(module)
+    ties = find_live_ties(module)
     for one, other in ("ab", "ac", "bc"):
         together = any(one in tie.names and other in tie.names for tie in ties)
         assert together or not sets[one] & sets[other]
@@ -88,31 +96,31 @@ def test_dense_views_have_one_form():
     assert dims_of((4, 3), (3, 1), 4) == dims_of((3, 4), (1, 3), 4) == dims_of((12,), (1,), 4) == ((1, 48),)
     assert dims_of((1, 5), (99, 1), 2) == ((1, 10),)
     assert dims_of((), (), 1) == ()
-    assert dense_view("", 5, 6) == View("", 5, ())
+    assert dense_view("", 5, 6) == ByteView("", 5, ())
 
 
 def test_large_fused_columns_are_cheap_and_exact():
     width = 3 * 12_288
-    q, k, v = (View("", 2 * 12_288 * i, dims_of((12_288, 12_288), (width, 1), 2)) for i in range(3))
-    assert [overlap(q, k), overlap(k, v), overlap(q, v)] == [False, False, False]
-    assert shared([q, k, v]) == []
+    q, k, v = (ByteView("", 2 * 12_288 * i, dims_of((12_288, 12_288), (width, 1), 2)) for i in range(3))
+    assert [views_overlap(q, k), views_overlap(k, v), views_overlap(q, v)] == [False, False, False]
+    assert memory_groups([q, k, v]) == []
 
 
 def test_work_is_bounded():
     strides = [1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081]
-    a = View("", 0, dims_of([30] * 5, strides, 1))
-    b = View("", 29 * sum(strides) // 2 + 1, dims_of([30] * 5, [stride + 2 for stride in strides], 1))
-    assert overlap(a, b) in {True, False, None}
+    a = ByteView("", 0, dims_of([30] * 5, strides, 1))
+    b = ByteView("", 29 * sum(strides) // 2 + 1, dims_of([30] * 5, [stride + 2 for stride in strides], 1))
+    assert views_overlap(a, b) in {True, False, None}
 
 
 def test_views_that_self_overlap_and_are_too_long_to_compare_are_unknown(monkeypatch):
     from tiecheck.files import strided_views
 
     monkeypatch.setattr(strided_views, "BITMAP", 8)
-    windows = View("", 0, ((1, 4), (2, 8)))
+    windows = ByteView("", 0, ((1, 4), (2, 8)))
     whole = dense_view("", 0, windows.end)
     assert same_bytes(windows, whole) is None
-    (group,) = shared([windows, whole])
+    (group,) = memory_groups([windows, whole])
     assert (group.kind, group.reason is None) == ("unknown", False)
 
 
@@ -126,4 +134,4 @@ def test_views_that_self_overlap_and_are_too_long_to_compare_are_unknown(monkeyp
     ],
 )
 def test_clusters(intervals, runs):
-    assert list(clusters([start for start, _ in intervals], [end for _, end in intervals])) == runs
+    assert list(overlapping_runs([start for start, _ in intervals], [end for _, end in intervals])) == runs

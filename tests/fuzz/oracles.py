@@ -212,9 +212,9 @@ def _validator() -> Any:
 
 def report_faults(report: Any) -> Iterator[Fault]:
     """Yield what is wrong with a report, in every form it is written in."""
-    from tiecheck.render.json import document
+    from tiecheck.render.json import json_document
 
-    yield from document_faults(document(report))
+    yield from document_faults(json_document(report))
     for target in report.targets:
         for error in target.errors:
             yield from message_faults(error.message)

@@ -11,7 +11,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from tiecheck.files.model_config import read_config
-from tiecheck.live.transformers.loading import build_pretrained, silent
+from tiecheck.live.transformers.loading import build_pretrained, silenced_transformers
 
 found = {"classes": 0, "built": 0, "sockets": [], "outside": [], "unbuilt": {}}
 
@@ -37,7 +37,7 @@ for name in sorted(names)[:: int(sys.argv[1])]:
         try:
             config = config_class()
             config.architectures = [name]
-            with silent():
+            with silenced_transformers():
                 config.save_pretrained(folder)
         except Exception:  # noqa: BLE001  # a config without defaults
             continue

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from tiecheck.live.collect import collect_live, find_ties
+from tiecheck.live.live_facts import collect_live, find_live_ties
 from tiecheck.records.live import Registration
 
 Case = tuple[Callable[[], nn.Module], list[tuple[str, list[str]]]]
@@ -381,7 +381,7 @@ def test_verdict(name):
     build, expected = CASES[name]
     model = build()
     before = [(n, id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)]
-    assert [(tie.kind, list(tie.names)) for tie in find_ties(model)] == expected
+    assert [(tie.kind, list(tie.names)) for tie in find_live_ties(model)] == expected
     assert [(n, id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)] == before
     collect_live(model, origin="given")
 
@@ -389,7 +389,7 @@ def test_verdict(name):
 def test_what_a_tie_says():
     model = Small().half()
     model.lin.weight = nn.Parameter(model.emb.weight, requires_grad=False)
-    (tie,) = find_ties(model)
+    (tie,) = find_live_ties(model)
     assert tie.names_total == 2
     assert (tie.shape, tie.dtype, tie.nbytes, tie.device) == ((8, 4), "float16", 64, "cpu")
     assert tie.requires_grad == (True, False)
@@ -399,12 +399,12 @@ def test_what_a_tie_says():
 
 
 def test_one_registration_means_that_aliases_make_the_names():
-    assert [len(tie.registrations) for tie in find_ties(row_04_one_block_three_times())] == [1, 1]
-    assert [len(tie.registrations) for tie in find_ties(row_03_alias_and_parameter_tie())] == [2]
+    assert [len(tie.registrations) for tie in find_live_ties(row_04_one_block_three_times())] == [1, 1]
+    assert [len(tie.registrations) for tie in find_live_ties(row_03_alias_and_parameter_tie())] == [2]
 
 
 def test_a_lazy_tie_has_no_shape_yet():
-    (tie,) = find_ties(row_14b_lazy_tied())
+    (tie,) = find_live_ties(row_14b_lazy_tied())
     assert (tie.shape, tie.nbytes, tie.dtype, tie.device) == (None, None, "float32", "cpu")
 
 
@@ -419,21 +419,21 @@ def with_buffers() -> nn.Module:
 
 
 def test_row_11_and_12_with_buffers():
-    found = find_ties(with_buffers(), buffers=True)
+    found = find_live_ties(with_buffers(), buffers=True)
     assert [(tie.kind, tie.names, tie.buffer) for tie in found] == [
         ("parameter", ("a", "b"), True),
         ("parameter", ("emb.weight", "sub.w"), False),
         ("storage", ("lin.data", "sub.weight"), False),
     ]
-    assert find_ties(with_buffers()) == ()
+    assert find_live_ties(with_buffers()) == ()
 
 
 def test_buffers_of_an_aliased_module():
     norm = nn.BatchNorm1d(2, affine=False)
     model = nn.Sequential(norm, norm)
-    assert find_ties(model) == ()
-    assert {(tie.kind, tie.buffer) for tie in find_ties(model, buffers=True)} == {("module", True)}
-    assert len(find_ties(model, buffers=True)) == 3
+    assert find_live_ties(model) == ()
+    assert {(tie.kind, tie.buffer) for tie in find_live_ties(model, buffers=True)} == {("module", True)}
+    assert len(find_live_ties(model, buffers=True)) == 3
 
 
 class Wrapper(torch.Tensor):
@@ -469,17 +469,17 @@ def test_row_25_wrapper_subclasses_are_told_by_identity(wrapper):
     with pytest.raises(RuntimeError, match="invalid python storage"):
         one.untyped_storage().data_ptr()
     model = nn.ParameterList([one, one, nn.Parameter(wrapper(torch.ones(3)))])
-    assert [(tie.kind, tie.names) for tie in find_ties(model)] == [("parameter", ("0", "1"))]
+    assert [(tie.kind, tie.names) for tie in find_live_ties(model)] == [("parameter", ("0", "1"))]
 
 
 def test_row_25b_wrappers_over_one_tensor():
     inner = torch.ones(3)
-    assert find_ties(nn.ParameterList([nn.Parameter(Wrapper(inner)), nn.Parameter(Wrapper(inner))])) == ()
-    (tie,) = find_ties(nn.ParameterList([nn.Parameter(Open(inner)), nn.Parameter(Open(inner))]))
+    assert find_live_ties(nn.ParameterList([nn.Parameter(Wrapper(inner)), nn.Parameter(Wrapper(inner))])) == ()
+    (tie,) = find_live_ties(nn.ParameterList([nn.Parameter(Open(inner)), nn.Parameter(Open(inner))]))
     assert tie.kind == "storage"
-    (tie,) = find_ties(nn.ParameterList([nn.Parameter(Open(inner)), nn.Parameter(Open(inner[:2]))]))
+    (tie,) = find_live_ties(nn.ParameterList([nn.Parameter(Open(inner)), nn.Parameter(Open(inner[:2]))]))
     assert tie.kind == "overlap"
-    (tie,) = find_ties(nn.ParameterList([nn.Parameter(Open(inner)), nn.Parameter(inner)]))
+    (tie,) = find_live_ties(nn.ParameterList([nn.Parameter(Open(inner)), nn.Parameter(inner)]))
     assert tie.kind == "storage"
 
 
@@ -499,9 +499,9 @@ def test_row_25_dtensor(mesh):
 
     whole, other = (distribute_tensor(torch.ones(4, 4), mesh, [Replicate()]) for _ in range(2))
     one = nn.Parameter(whole)
-    assert [tie.kind for tie in find_ties(nn.ParameterList([one, one]))] == ["parameter"]
-    assert [tie.kind for tie in find_ties(nn.ParameterList([one, nn.Parameter(whole)]))] == ["storage"]
-    assert find_ties(nn.ParameterList([one, nn.Parameter(other)])) == ()
+    assert [tie.kind for tie in find_live_ties(nn.ParameterList([one, one]))] == ["parameter"]
+    assert [tie.kind for tie in find_live_ties(nn.ParameterList([one, nn.Parameter(whole)]))] == ["storage"]
+    assert find_live_ties(nn.ParameterList([one, nn.Parameter(other)])) == ()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -510,10 +510,10 @@ def test_row_22f_fully_sharded(mesh):
 
     model = row_01_assigned_weight()
     fully_shard(model, mesh=mesh)
-    assert [(tie.kind, list(tie.names)) for tie in find_ties(model)] == [("parameter", EMB_LIN)]
+    assert [(tie.kind, list(tie.names)) for tie in find_live_ties(model)] == [("parameter", EMB_LIN)]
     split = row_01_assigned_weight()
     fully_shard(split.lin, mesh=mesh)
-    assert find_ties(split) == ()
+    assert find_live_ties(split) == ()
 
 
 def test_fake_tensors_are_not_asked_for_their_address():
@@ -522,9 +522,9 @@ def test_fake_tensors_are_not_asked_for_their_address():
     with FakeTensorMode():
         model = row_06_a_new_parameter_over_the_weight()
         other = Small()
-        assert [tie.kind for tie in find_ties(model)] == ["storage"]
-        assert find_ties(other) == ()
-    assert [tie.kind for tie in find_ties(model)] == ["storage"]
+        assert [tie.kind for tie in find_live_ties(model)] == ["storage"]
+        assert find_live_ties(other) == ()
+    assert [tie.kind for tie in find_live_ties(model)] == ["storage"]
 
 
 def test_modes_of_the_caller_do_not_see_the_walk():
@@ -536,7 +536,7 @@ def test_modes_of_the_caller_do_not_see_the_walk():
 
     model = row_06_a_new_parameter_over_the_weight()
     with Refuse(), torch.inference_mode():
-        assert [tie.kind for tie in find_ties(model)] == ["storage"]
+        assert [tie.kind for tie in find_live_ties(model)] == ["storage"]
 
 
 def test_scripted_modules():
@@ -551,46 +551,46 @@ def test_scripted_modules():
 
     with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         model = torch.jit.script(Scripted())
-    assert [(tie.kind, tie.names) for tie in find_ties(model)] == [("parameter", ("a.weight", "b.weight"))]
+    assert [(tie.kind, tie.names) for tie in find_live_ties(model)] == [("parameter", ("a.weight", "b.weight"))]
 
 
 def test_too_many_strided_views_are_unknown_not_guessed(monkeypatch):
     from tiecheck.files import strided_views
 
     monkeypatch.setattr(strided_views, "PAIRS", 0)
-    (tie,) = find_ties(row_09e_interleaved_columns())
+    (tie,) = find_live_ties(row_09e_interleaved_columns())
     assert tie.kind == "unknown"
     assert "too many steps" in tie.reason
 
 
 def test_names_are_capped_and_counted():
     model = nn.ModuleList([nn.Linear(2, 2, bias=False)] * 100)
-    (tie,) = find_ties(model)
+    (tie,) = find_live_ties(model)
     assert len(tie.names) == 32
     assert tie.names == tuple(sorted(f"{i}.weight" for i in range(100))[:32])
     assert tie.names_total == 100
-    assert find_ties(model, cap=2)[0].names == ("0.weight", "1.weight")
+    assert find_live_ties(model, cap=2)[0].names == ("0.weight", "1.weight")
 
 
 @pytest.mark.parametrize("wrong", [None, torch.ones(2), {"a": 1}])
 def test_only_modules(wrong):
     with pytest.raises(TypeError, match=r"a torch\.nn\.Module is wanted"):
-        find_ties(wrong)
+        find_live_ties(wrong)
 
 
 def test_a_cap_below_two_is_refused():
     with pytest.raises(ValueError, match="cap must be at least 2"):
-        find_ties(Small(), cap=1)
+        find_live_ties(Small(), cap=1)
 
 
 def test_the_collector_is_left_as_it_was():
     import gc
 
-    find_ties(Small())
+    find_live_ties(Small())
     assert gc.isenabled()
     gc.disable()
     try:
-        find_ties(Small())
+        find_live_ties(Small())
         assert not gc.isenabled()
     finally:
         gc.enable()

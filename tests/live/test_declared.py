@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from tiecheck.live import torch_adapter
-from tiecheck.live.collect import collect_live
-from tiecheck.live.declared import judge
-from tiecheck.live.lookup import look_up
+from tiecheck.live.group_kind import judge_members
+from tiecheck.live.live_facts import collect_live
+from tiecheck.live.member_lookup import look_up
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.transformers.declarations import declarations
+from tiecheck.live.transformers.declarations import read_declarations
 
 
 def llama(tie=True):
@@ -275,7 +275,7 @@ def test_a_declaration_that_cannot_be_read_is_none_with_a_reason(keys, reason, t
     model._tied_weights_keys = keys
     live = collect_live(model, origin="given")
     assert (live.declared, live.candidates) == ((), ())
-    found = declarations(ModuleGraph(model), 32)
+    found = read_declarations(ModuleGraph(model), 32)
     if keys == {"nowhere": "emb"} and not tie:  # nothing reads them: what is wrong is told, and nothing is unknown
         assert found.reasons == ()
         assert [(p.form, p.flag) for p in found.problems] == [("nothing", False)]
@@ -290,7 +290,7 @@ def test_a_declaration_is_not_expanded_over_endless_names():
     model.heads[0].up = model
     live = collect_live(model, origin="given")
     assert live.declared == ()
-    (said,) = declarations(ModuleGraph(model), 32).reasons
+    (said,) = read_declarations(ModuleGraph(model), 32).reasons
     assert "too many names" in said
 
 
@@ -311,7 +311,7 @@ def holding(*tensors):
 
 def kind_of(*tensors):
     model = holding(*tensors)
-    verdict = judge([look_up(model, str(i)) for i in range(len(tensors))])
+    verdict = judge_members([look_up(model, str(i)) for i in range(len(tensors))])
     return verdict.kind, verdict.reason
 
 
@@ -355,13 +355,13 @@ def test_what_cannot_be_read_is_unknown():
     assert "cannot be told" in reason
     model = holding(torch.ones(2), torch.ones(2))
     model[0].ds_id = 1
-    verdict = judge([look_up(model, "0"), look_up(model, "1")])
+    verdict = judge_members([look_up(model, "0"), look_up(model, "1")])
     assert (verdict.kind, verdict.reason) == ("unknown", "the parameter is partitioned by DeepSpeed ZeRO-3")
 
 
 def test_lazy_members_are_separate_by_identity():
     model = nn.Sequential(nn.LazyLinear(2), nn.LazyLinear(2))
-    verdict = judge([look_up(model, "0.weight"), look_up(model, "1.weight")])
+    verdict = judge_members([look_up(model, "0.weight"), look_up(model, "1.weight")])
     assert (verdict.kind, verdict.reason) == ("separate", "not initialised yet: identity is decisive")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tiecheck.live.collect import collect_live, find_ties
+from tiecheck.live.live_facts import collect_live, find_live_ties
 from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph
 
 ATTRIBUTES = ("a", "b", "a-b", "a1", "B", "0", "10")
@@ -54,7 +54,7 @@ def test_agrees_with_torch(model):
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
-    ties = find_ties(model, cap=10_000)
+    ties = find_live_ties(model, cap=10_000)
     assert [list(tie.names) for tie in ties] == sorted(sorted(names) for names in groups.values() if len(names) > 1)
     assert all(tie.names_total == len(tie.names) for tie in ties)
     registered: dict[int, set[tuple[int, str]]] = {}
@@ -66,7 +66,7 @@ def test_agrees_with_torch(model):
         places = registered[next(key for key, names in groups.items() if tie.names[0] in names)]
         assert tie.kind == ("module" if len(places) == 1 else "parameter")
         assert len(tie.registrations) == len(places)
-    capped = find_ties(model, cap=2)
+    capped = find_live_ties(model, cap=2)
     assert [tie.names for tie in capped] == [tie.names[:2] for tie in ties]
 
 
@@ -87,9 +87,9 @@ def test_paths_agree_with_torch(model):
 
 def test_a_chain_of_64_doublings():
     model = chain(64)
-    find_ties(chain(2))
+    find_live_ties(chain(2))
     start = time.process_time()
-    ties = find_ties(model)
+    ties = find_live_ties(model)
     assert time.process_time() - start < 0.5  # 1 ms; the bound is for a busy machine
     assert [tie.names_total for tie in ties] == [2**64, 2**64]
     assert [len(tie.names) for tie in ties] == [32, 32]
@@ -119,7 +119,7 @@ def test_a_deep_plain_chain():
     while "a" in module._modules:
         module = module.a
     model.tied.weight = module.weight
-    (tie,) = find_ties(model)
+    (tie,) = find_live_ties(model)
     assert (tie.kind, tie.names_total) == ("parameter", 2)
     take_apart(model)
 
@@ -147,7 +147,7 @@ def test_ties_in_a_cycle_have_endless_names():
     model = cyclic()
     model.other = model.child
     model.w = model.child.weight
-    (tie,) = find_ties(model)
+    (tie,) = find_live_ties(model)
     assert tie.names == ("child.weight", "other.weight", "w")
     assert tie.names_total is None
     assert "below itself" in tie.reason
@@ -167,7 +167,7 @@ def test_a_tie_beside_a_cycle_is_finite():
     model.loop.again = model.loop
     model.a, model.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     model.a.weight = model.b.weight
-    (tie,) = find_ties(model)
+    (tie,) = find_live_ties(model)
     assert tie.names_total == 2
     live = collect_live(model, origin="given")
     assert live.aliases == ()
@@ -236,5 +236,5 @@ def test_an_alias_is_found_wherever_the_walk_meets_it(size):
     layers = [nn.Identity() for _ in range(size)]
     head = nn.Linear(2, 2, bias=False)
     model = nn.ModuleList([head, *layers, head])
-    (tie,) = find_ties(model)
+    (tie,) = find_live_ties(model)
     assert (tie.kind, tie.names) == ("module", ("0.weight", f"{size + 1}.weight"))

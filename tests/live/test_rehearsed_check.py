@@ -66,9 +66,9 @@ def test_a_rehearsal_that_cannot_be_had_is_an_error(differing: Path, tiecheck_cl
 def test_one_version_that_the_matrix_lacks_has_its_own_column() -> None:
     held = (Held((EMBEDDING, HEAD), (EMBEDDING,), "loaded"),)
     told = Rehearsal("4.53.3", "L", held=held, head=HEAD, embedding=EMBEDDING)
-    from tiecheck.rules.cases import group
+    from tiecheck.rules.cases import llama_group
 
-    (view,) = rehearsed.rehearsed_views((), (group(),), told)
+    (view,) = rehearsed.rehearsed_views((), (llama_group(),), told)
     assert (view.versions, view.outcome, view.checked) == ("4.53.3", "tied", "rehearsed")
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny_models import SMALL, built
 from torch import nn
 
-from tiecheck.live.counts import count_live
+from tiecheck.live.parameter_counts import count_live
 from tiecheck.live.transformers.heads import weight_of
 from tiecheck.live.transformers.tied_weights_keys import class_problems, flag_of
 

@@ -15,10 +15,10 @@ from zoo import animal
 from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers.loading import Planned, build_for_plan
 from tiecheck.placement.planners.plans import plans_and_groups
-from tiecheck.placement.planners.running import Case, run_planner
+from tiecheck.placement.planners.running import PlannerCase, run_planner
 from tiecheck.records.placement import Ask
 from tiecheck.records.words import Unknown
-from tiecheck.tables.generate.classes import Candidate
+from tiecheck.tables.generate.classes import ClassCandidate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -60,11 +60,11 @@ def planned_by_transformers(cls: Any, path: Path, monkeypatch: Any, *, stop: boo
 
 def planned_by_us(built: Planned, ask: Ask) -> dict[str, Any]:
     """The map of our own run of transformers' planner."""
-    return dict(run_planner(Case(built.module, "transformers", ask, built.quantizer)).plan.device_map)
+    return dict(run_planner(PlannerCase(built.module, "transformers", ask, built.quantizer)).plan.device_map)
 
 
 def saved(name: str, model_type: str, path: Path, dtype: torch.dtype) -> Any:
-    one = animal(Candidate(name, model_type, ""))
+    one = animal(ClassCandidate(name, model_type, ""))
     one.model(True).to(dtype).save_pretrained(path)
     return one.model_class
 

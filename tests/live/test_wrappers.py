@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiecheck
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.wrappers import UserNames, class_name, unwrapped
+from tiecheck.live.wrappers import UserNames, class_name, without_wrappers
 from tiecheck.records.report import TargetReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft warns of tied models, and transformers of what peft calls
@@ -100,7 +100,7 @@ def test_an_averaged_model_keeps_its_own_buffer_apart() -> None:
     user = UserNames(ModuleGraph(averaged))
     assert user.of("module.lm_head.weight") == HEAD
     assert user.of("n_averaged") == "n_averaged"
-    assert (class_name(averaged), unwrapped(averaged)) == ("LlamaForCausalLM", averaged.module)
+    assert (class_name(averaged), without_wrappers(averaged)) == ("LlamaForCausalLM", averaged.module)
 
 
 def test_a_module_that_only_has_a_part_of_the_name_is_no_wrapper() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiecheck.peers.views.differences import Difference, More, difference
+from tiecheck.peers.views.differences import UntiedGroup, ViewDifference, compare_view
 from tiecheck.records.report import TieEntry, View
 from tiecheck.records.words import Kind
 
@@ -36,34 +36,34 @@ def seen(*groups: str) -> View:
 @pytest.mark.parametrize(
     ("ties", "groups", "expected"),
     [
-        ((), (), Difference((), ())),
-        (("a b",), ("a b",), Difference((), ())),
-        (("a b",), (), Difference((("a", "b"),), ())),
-        (("a b c",), ("a b",), Difference((("a", "b", "c"),), ())),
-        (("a b", "c d"), ("a b",), Difference((("c", "d"),), ())),
-        ((), ("a b",), Difference((), (More(("a", "b"), None),))),
-        (("a b",), ("a b", "x y"), Difference((), (More(("x", "y"), None),))),
-        (("a b",), ("a b x",), Difference((), (More(("a", "b", "x"), None),))),
-        (("a b", "c d"), ("a b c d",), Difference((), (More(("a", "b", "c", "d"), None),))),
-        (("a b",), ("a x",), Difference((("a", "b"),), (More(("a", "x"), None),))),
+        ((), (), ViewDifference((), ())),
+        (("a b",), ("a b",), ViewDifference((), ())),
+        (("a b",), (), ViewDifference((("a", "b"),), ())),
+        (("a b c",), ("a b",), ViewDifference((("a", "b", "c"),), ())),
+        (("a b", "c d"), ("a b",), ViewDifference((("c", "d"),), ())),
+        ((), ("a b",), ViewDifference((), (UntiedGroup(("a", "b"), None),))),
+        (("a b",), ("a b", "x y"), ViewDifference((), (UntiedGroup(("x", "y"), None),))),
+        (("a b",), ("a b x",), ViewDifference((), (UntiedGroup(("a", "b", "x"), None),))),
+        (("a b", "c d"), ("a b c d",), ViewDifference((), (UntiedGroup(("a", "b", "c", "d"), None),))),
+        (("a b",), ("a x",), ViewDifference((("a", "b"),), (UntiedGroup(("a", "x"), None),))),
     ],
 )
-def test_groups_beside_the_truth(ties: tuple[str, ...], groups: tuple[str, ...], expected: Difference) -> None:
-    assert difference([entry(names) for names in ties], seen(*groups)) == expected
+def test_groups_beside_the_truth(ties: tuple[str, ...], groups: tuple[str, ...], expected: ViewDifference) -> None:
+    assert compare_view([entry(names) for names in ties], seen(*groups)) == expected
 
 
 def test_a_storage_group_is_no_tie_and_is_named_as_what_it_is() -> None:
-    found = difference([entry("a b", "storage")], seen("a b"))
-    assert found == Difference((), (More(("a", "b"), "storage"),))
-    assert difference([entry("a b", "storage")], seen()) == Difference((), ())
+    found = compare_view([entry("a b", "storage")], seen("a b"))
+    assert found == ViewDifference((), (UntiedGroup(("a", "b"), "storage"),))
+    assert compare_view([entry("a b", "storage")], seen()) == ViewDifference((), ())
 
 
 def test_names_beyond_the_listed_ones_are_not_held_against_a_tool() -> None:
     ties = [entry("a b", total=4)]
-    assert difference(ties, seen("a b c d")) == Difference((), ())
-    assert difference(ties, seen("a c")) == Difference((("a", "b"),), ())
-    assert difference([entry("a b", total=None)], seen("a b x y")) == Difference((), ())
+    assert compare_view(ties, seen("a b c d")) == ViewDifference((), ())
+    assert compare_view(ties, seen("a c")) == ViewDifference((("a", "b"),), ())
+    assert compare_view([entry("a b", total=None)], seen("a b x y")) == ViewDifference((), ())
 
 
 def test_what_the_table_says_is_no_truth_about_a_live_model() -> None:
-    assert difference([entry("a b")._replace(kind_from="table")], seen()) == Difference((), ())
+    assert compare_view([entry("a b")._replace(kind_from="table")], seen()) == ViewDifference((), ())

@@ -9,11 +9,11 @@ from pathlib import Path
 import engine_sections
 import pytest
 
-from tiecheck.tables.generate.engines import ORDER, PATH, main, read, render, section, sections
+from tiecheck.tables.generate.engines import ORDER, PATH, read, render, section, sections, write_engine_table
 from tiecheck.tables.generate.engines_gguf import gguf_facts
 from tiecheck.tables.generate.engines_mergekit import mergekit_facts
 from tiecheck.tables.generate.engines_mlx import mlx_facts
-from tiecheck.tables.generate.engines_torch import facts_of, vllm_classes
+from tiecheck.tables.generate.engines_torch import class_facts, vllm_classes
 
 VLLM = """
 class Tied(nn.Module):
@@ -103,7 +103,7 @@ def test_vllm_classes_are_those_of_the_registry(tmp_path: Path) -> None:
     classes, alias = vllm_classes(vllm_tree(tmp_path, True))
     assert alias
     assert classes["TiedForCausalLM"].name == "Tied"
-    assert facts_of(classes["TiedForCausalLM"], False, classes).head == "skip"
+    assert class_facts(classes["TiedForCausalLM"], False, classes).head == "skip"
 
 
 def test_vllm_patterns(tmp_path: Path) -> None:
@@ -313,4 +313,4 @@ def test_the_table_is_what_the_sources_say(key: tuple[str, str], capsys: pytest.
     folder = Path(SOURCES, "-".join(key))
     if not folder.is_dir():  # whoever looks at one engine need not unpack the others
         pytest.skip(f"no {folder.name} among the sources")
-    assert main([*key, str(folder), "--check"]) == 0, capsys.readouterr().out
+    assert write_engine_table([*key, str(folder), "--check"]) == 0, capsys.readouterr().out

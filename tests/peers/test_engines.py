@@ -12,8 +12,8 @@ from engine_sections import section
 from situations import STORED, situation
 
 from tiecheck.errors import UsageError
-from tiecheck.peers.loaders.registry import MODULES, loaders_of, parse_for, views_of
-from tiecheck.peers.loaders.situation import Decision, Situation
+from tiecheck.peers.loaders.loader_rules import Decision, Situation
+from tiecheck.peers.loaders.registry import MODULES, ask_loaders, loaders_of, parse_for
 
 TRUE: dict[str, Any] = {"tie_word_embeddings": True}
 FALSE: dict[str, Any] = {"tie_word_embeddings": False}
@@ -225,7 +225,7 @@ def test_every_line_of_the_table_can_be_decided_in_every_cell() -> None:
     for name in sorted(names):
         for cell in STORED:
             for flag in (TRUE, FALSE, SILENT):
-                for view in views_of([situation(name, cell, flag)], engines):
+                for view in ask_loaders([situation(name, cell, flag)], engines):
                     seen.add((view.loader, view.outcome))
                     assert view.outcome != "unknown" or view.message
     assert {loader for loader, _ in seen} == {"vllm", "sglang", "llama.cpp", "mergekit"}

@@ -7,9 +7,9 @@ from torch import nn
 
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.peers.views.lightning import PEERS as LIGHTNING
-from tiecheck.peers.views.paths import check, extent, named
+from tiecheck.peers.views.module_walks import names_by_tensor, refuse_endless_walk, walk_extent
 from tiecheck.peers.views.peft import PEERS as PEFT
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 from tiecheck.peers.views.safetensors import PEERS as SAFETENSORS
 from tiecheck.peers.views.torch import PEERS as TORCH
 from tiecheck.peers.views.transformers import PEERS as TRANSFORMERS
@@ -30,7 +30,7 @@ def model(*, alias: bool) -> nn.ModuleDict:
 @pytest.mark.parametrize("peers", [LIGHTNING, SAFETENSORS, TORCH], ids=["lightning", "safetensors", "torch"])
 def test_a_tool_that_goes_by_objects_or_memory_sees_the_pair(peers, alias: bool) -> None:
     functions = {peer.function for peer in peers}
-    seen = [view for view in views_of(model(alias=alias)) if view.function in functions and view.groups]
+    seen = [view for view in ask_tools(model(alias=alias)) if view.function in functions and view.groups]
     assert seen
     assert {view.groups for view in seen} == {(PAIR,)}
 
@@ -38,10 +38,10 @@ def test_a_tool_that_goes_by_objects_or_memory_sees_the_pair(peers, alias: bool)
 @pytest.mark.parametrize("peers", [TRANSFORMERS, PEFT], ids=["transformers", "peft"])
 def test_what_is_asked_of_pretrained_models_alone_sees_nothing(peers) -> None:
     functions = {peer.function for peer in peers}
-    assert not [view for view in views_of(model(alias=False)) if view.function in functions and view.groups]
+    assert not [view for view in ask_tools(model(alias=False)) if view.function in functions and view.groups]
 
 
 def test_names_are_grouped_by_object_along_every_path() -> None:
-    assert named(ModuleGraph(model(alias=False))) == [list(PAIR)]
-    size = extent(ModuleGraph(model(alias=True)), once=False)
-    check(size)
+    assert names_by_tensor(ModuleGraph(model(alias=False))) == [list(PAIR)]
+    size = walk_extent(ModuleGraph(model(alias=True)), once=False)
+    refuse_endless_walk(size)

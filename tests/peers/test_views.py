@@ -11,7 +11,7 @@ from torch import nn
 from zoo_of_ties import REQUIRED, ROWS, Row, Small, by_column, every_row
 
 import tiecheck
-from tiecheck.peers.views.registry import MODULES, views_of
+from tiecheck.peers.views.registry import MODULES, ask_tools
 from tiecheck.records.report import View
 
 COLUMNS = {
@@ -54,7 +54,7 @@ def test_our_own_verdict(built):
 @every_row
 def test_the_table(built):
     row, model = built
-    views = by_column(views_of(model))
+    views = by_column(ask_tools(model))
     assert "".join(letter(views[column], row) for column in COLUMNS.values()) == row.sees
     clean = views[CLEAN]
     assert (None if clean.error else clean.dropped) == row.drops
@@ -65,7 +65,7 @@ def test_the_installed_tools_see_what_we_say(built):
     """Whatever is installed is really run on every row, and differs from our reproduction in nothing."""
     _, model = built
     before = {name: id(parameter) for name, parameter in model.named_parameters()}
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
     ran = [view for view in views if view.version is not None]
     ours = by_column(views)
@@ -75,7 +75,7 @@ def test_the_installed_tools_see_what_we_say(built):
         assert view.ran or "not run" in view.error
     least = {"accelerate", "safetensors", "torch", *filter(None, os.environ.get(REQUIRED, "").split(","))}
     assert least - {"peft"} <= {view.tool for view in ran if view.ran}
-    assert views_of(model) == tuple(view for view in views if view.version is None)
+    assert ask_tools(model) == tuple(view for view in views if view.version is None)
 
 
 def test_tools_that_are_required_are_installed():
@@ -86,26 +86,26 @@ def test_tools_that_are_required_are_installed():
 @every_row
 def test_fsdp_sees_what_one_unit_shares(built):
     row, model = built
-    views = by_column(views_of(model))
+    views = by_column(ask_tools(model))
     for function in ("fully_shard", "FullyShardedDataParallel"):
         assert letter(views["torch", function, "2.13"], row) == row.sees[list(COLUMNS).index("T")]
 
 
 def test_what_raises_is_told():
-    views = views_of(ROWS["08_transposed"].build())
+    views = ask_tools(ROWS["08_transposed"].build())
     shared = next(view for view in views if view.function == "_find_shared_tensors")
     assert shared.error.startswith("RuntimeError: view size is not compatible with input tensor's size and stride")
 
 
 def test_nothing_but_modules():
     with pytest.raises(TypeError, match=r"a torch\.nn\.Module is wanted"):
-        views_of(torch.ones(2))
+        ask_tools(torch.ones(2))
 
 
 def test_the_public_function_runs_the_tools():
     views = tiecheck.views(Small())
     assert {"accelerate", "safetensors", "torch"} <= {view.tool for view in views if view.ran}
-    assert views == views_of(Small(), run=True)
+    assert views == ask_tools(Small(), run=True)
 
 
 def test_every_module_of_views_is_registered():
@@ -114,7 +114,7 @@ def test_every_module_of_views_is_registered():
     import tiecheck.peers.views.registry as package
 
     files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "registry", "paths", "differences", "sight"} == set(MODULES)
+    assert files - {"__init__", "registry", "module_walks", "differences", "tool_functions"} == set(MODULES)
 
 
 def test_a_tool_that_is_not_installed_is_not_run(monkeypatch):
@@ -124,4 +124,4 @@ def test_a_tool_that_is_not_installed_is_not_run(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(package, "version", missing)
-    assert all(view.version is None for view in views_of(nn.Linear(2, 2), run=True))
+    assert all(view.version is None for view in ask_tools(nn.Linear(2, 2), run=True))

@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 from zoo_of_ties import EMB_LIN, ROWS, by_column, row_01_assigned_weight
 
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -92,7 +92,7 @@ def flat(model: nn.Module) -> tuple[tuple[str, ...], ...]:
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.group])
 def test_one_unit_on_the_root(alone, name, function, shard):
     model = ROWS[name].build()
-    view = by_column(views_of(model))["torch", function, "2.13"]
+    view = by_column(ask_tools(model))["torch", function, "2.13"]
     if name in REFUSES[function]:
         with pytest.raises(Exception, match=REFUSES[function][name]):
             shard(model)
@@ -116,7 +116,7 @@ def test_a_wrapped_model_shows_what_its_flat_parameters_note(alone):
 
     model = nn.Module()
     model.inner = FullyShardedDataParallel(row_01_assigned_weight())
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     names = tuple(f"inner.{name}" for name in EMB_LIN)
     assert by_column(views)["torch", "FullyShardedDataParallel", "2.13"].groups == (names,)
     saver = by_column(views)["safetensors", "save_model", "0.8"]

@@ -16,7 +16,7 @@ from declared_models import STATES, Config, Declared, Undeclared
 from older import ROOT, python_with
 from zoo_of_ties import REQUIRED, by_column, every_row
 
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -64,7 +64,7 @@ def functions(folder: Path, release: str) -> dict[str, Callable[[Any], Any]]:
 def test_the_old_finders(built, wheels, release):
     _, model = built
     find = functions(wheels, release)["find_tied_parameters"]
-    view = by_column(views_of(model))["accelerate", "find_tied_parameters", FINDERS[release]]
+    view = by_column(ask_tools(model))["accelerate", "find_tied_parameters", FINDERS[release]]
     try:
         found = find(model)
     except RecursionError:
@@ -84,7 +84,7 @@ def test_the_old_config_checks(wheels, release, flag, model_class):
         model = model_class(Config(tie_word_embeddings=flag))
         if change is not None:
             change(model)
-        view = by_column(views_of(model))["accelerate", "check_tied_parameters_in_config", CHECKS[release]]
+        view = by_column(ask_tools(model))["accelerate", "check_tied_parameters_in_config", CHECKS[release]]
         assert view.says == bool(check(model))
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tiecheck.peers.views import accelerate
-from tiecheck.peers.views.registry import MODULES, views_of
-from tiecheck.peers.views.sight import told
+from tiecheck.peers.views.registry import MODULES, ask_tools
+from tiecheck.peers.views.tool_functions import error_words
 
 ROOT = Path(__file__).parents[2]
 FIND = "find_tied_parameters"
@@ -65,7 +65,7 @@ def groups(views, algorithm: str) -> tuple[tuple[str, ...], ...]:
 @settings(max_examples=200, deadline=None)
 @given(graphs())
 def test_any_graph_is_seen_as_the_tools_see_it(model):
-    views = views_of(model)
+    views = ask_tools(model)
     theirs = recursive(model)
     assert groups(views, "0.18-0.33") == tuple(sorted(tuple(sorted({k, *names})) for k, names in theirs.items()))
     assert groups(views, "0.9-0.17") == tuple(sorted(tuple(sorted((k, names[-1]))) for k, names in theirs.items()))
@@ -78,7 +78,7 @@ def test_any_graph_is_seen_as_the_tools_see_it(model):
 @settings(max_examples=30, deadline=None)
 @given(graphs())
 def test_any_graph_is_seen_so_by_the_installed_tools(model):
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     ours = {(v.tool, v.function, v.algorithm): v for v in views if v.version is None}
     for view in views:
         if view.version is not None:
@@ -99,7 +99,7 @@ def doubled(depth: int, *, siblings: bool) -> nn.Module:
 @pytest.mark.parametrize("siblings", [True, False])
 def test_a_chain_of_doublings_is_counted_not_walked(siblings):
     start = time.process_time()
-    views = views_of(doubled(64, siblings=siblings), run=True)
+    views = ask_tools(doubled(64, siblings=siblings), run=True)
     assert time.process_time() - start < 20  # imports included
     never = "would list 18446744073709551616 names: it never ends"
     for view in views:
@@ -116,12 +116,12 @@ def test_a_chain_without_parameters_is_counted_in_paths():
     module = doubled(64, siblings=True)
     for part in module.modules():
         part._parameters.clear()
-    (error,) = {v.error for v in views_of(module) if v.tool == "lightning"}
+    (error,) = {v.error for v in ask_tools(module) if v.tool == "lightning"}
     assert error == "would walk 36893488147419103231 module paths: it never ends"
 
 
 def test_doublings_that_do_end_are_followed():
-    views = views_of(doubled(10, siblings=True), run=True)
+    views = ask_tools(doubled(10, siblings=True), run=True)
     (ran,) = [view for view in views if view.function == FIND and view.ran]
     assert len(ran.groups[0]) == 1024
     assert groups(views, "0.34-") == ran.groups
@@ -131,7 +131,7 @@ def test_a_deep_module_raises_as_the_tools_do():
     module: nn.Module = nn.Linear(2, 2)
     for _ in range(sys.getrecursionlimit()):
         module = nn.Sequential(module)
-    views = views_of(module, run=True)
+    views = ask_tools(module, run=True)
     assert {v.error for v in views if v.says is None} == {"RecursionError: maximum recursion depth exceeded"}
     assert {v.tool for v in views if v.ran} >= {"accelerate", "safetensors", "torch"}
     while len(module._modules):  # taken apart from the top: freeing it at once recurses
@@ -141,7 +141,7 @@ def test_a_deep_module_raises_as_the_tools_do():
 def test_a_cycle_beside_very_much_is_not_run():
     module = nn.ModuleList([nn.Linear(1, 1) for _ in range(1200)])
     module[0].back = module
-    ran = [v for v in views_of(module, run=True) if v.version is not None and v.function == FIND]
+    ran = [v for v in ask_tools(module, run=True) if v.version is not None and v.function == FIND]
     assert [v.error for v in ran] == ["not run: would go round a cycle with 1201 module paths until Python stops it"]
 
 
@@ -155,7 +155,7 @@ def test_accelerate_is_not_run_where_it_compares_for_minutes(monkeypatch, module
     model = nn.ModuleList([nn.Module() for _ in range(modules)])
     for i, module in enumerate(model):
         module.w = shared if i % 2 else nn.Parameter(torch.zeros(1))
-    (ran,) = [v for v in views_of(model, run=True) if v.version is not None and v.function == FIND]
+    (ran,) = [v for v in ask_tools(model, run=True) if v.version is not None and v.function == FIND]
     assert not ran.ran
     assert ran.error == f"not run: would compare {pairs} pairs of parameters"
 
@@ -165,14 +165,14 @@ def test_a_state_dict_of_its_own_may_raise():
         def state_dict(self, *args, **kwargs):
             raise ValueError("not {'b', 'a'} today")
 
-    views = views_of(Refusing(2, 2))
+    views = ask_tools(Refusing(2, 2))
     errors = {v.function: v.error for v in views if v.error}
     assert set(errors) == {"clean_state_dict_for_safetensors", "_find_shared_tensors", "save_model"}
     assert set(errors.values()) == {"ValueError: not {'a', 'b'} today"}
 
 
 def test_an_error_reads_the_same_from_run_to_run():
-    assert told(RuntimeError("[{'b', 'a'}] and {'k': 'v'} at 0x7f00aa11bb22\n")) == (
+    assert error_words(RuntimeError("[{'b', 'a'}] and {'k': 'v'} at 0x7f00aa11bb22\n")) == (
         "RuntimeError: [{'a', 'b'}] and {'k': 'v'} at 0x..."
     )
 
@@ -267,7 +267,7 @@ def test_the_cost_grows_with_the_model():
         taken = []
         for _ in range(3):
             start = time.process_time()
-            views_of(model)
+            ask_tools(model)
             taken.append(time.process_time() - start)
         return min(taken)
 

@@ -6,7 +6,7 @@ import peft
 import pytest
 from declared_models import STATES, Config, Declared, Undeclared, llama, one
 
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 from tiecheck.records.report import View
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,7 +16,7 @@ NAME = "_get_module_names_tied_with_embedding"
 
 def both(model) -> View:
     """Our view, which is the same as that of PEFT."""
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     ours, theirs = one(views, NAME), one(views, NAME, ran=True)
     assert theirs.ran
     assert theirs._replace(version=None, ran=False) == ours

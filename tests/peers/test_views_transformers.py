@@ -24,7 +24,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tiecheck.peers.views.registry import views_of, would_warn
+from tiecheck.peers.views.registry import ask_tools, would_warn
 from tiecheck.records.report import View
 
 
@@ -32,7 +32,7 @@ from tiecheck.records.report import View
 def test_declared(change, outcome, plain, tmp_path):
     model = Declared(Config())
     change(model)
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     assert one(views, "all_tied_weights_keys").groups == (EMB_LIN,)  # whatever was done
     saved = one(views, "save_pretrained")
     assert one(views, "save_pretrained", ran=True)._replace(version=None, ran=False) == saved
@@ -43,7 +43,7 @@ def test_declared(change, outcome, plain, tmp_path):
 def test_undeclared(change, outcome, plain, tmp_path):
     model = Undeclared(Config())
     change(model)
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     assert one(views, "all_tied_weights_keys").groups == ()
     saved = one(views, "save_pretrained")
     assert one(views, "save_pretrained", ran=True)._replace(version=None, ran=False) == saved
@@ -78,7 +78,7 @@ def test_models_inside_a_module_are_seen_under_its_names():
     module.first, module.second = Declared(Config()), Declared(Config())
     module.second.lin.weight = nn.Parameter(torch.zeros(8, 4))
     module.again = module.first
-    views = views_of(module, run=True)
+    views = ask_tools(module, run=True)
     groups = (("first.emb.weight", "first.lin.weight"), ("second.emb.weight", "second.lin.weight"))
     assert one(views, "all_tied_weights_keys").groups == groups
     saved = one(views, "save_pretrained")
@@ -87,15 +87,15 @@ def test_models_inside_a_module_are_seen_under_its_names():
 
 
 def test_no_view_of_transformers_without_a_model_of_its():
-    assert not [view for view in views_of(nn.Linear(2, 2), run=True) if view.tool in {"transformers", "peft"}]
+    assert not [view for view in ask_tools(nn.Linear(2, 2), run=True) if view.tool in {"transformers", "peft"}]
 
 
 def test_a_sound_tie_warns_in_no_version():
-    assert would_warn(views_of(llama(tie_word_embeddings=True))) == ()
+    assert would_warn(ask_tools(llama(tie_word_embeddings=True))) == ()
 
 
 def test_the_stray_comma_warns_of_every_model_without_a_tie():
-    views = views_of(llama(tie_word_embeddings=False), run=True)
+    views = ask_tools(llama(tie_word_embeddings=False), run=True)
     assert [view.says for view in views if view.function == "check_tied_parameters_in_config"] == [True] + [False] * 3
     assert would_warn(views) == ("0.20",)
 
@@ -103,19 +103,19 @@ def test_the_stray_comma_warns_of_every_model_without_a_tie():
 def test_a_broken_tie_warns_in_every_version():
     model = llama(tie_word_embeddings=True)
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-    assert would_warn(views_of(model)) == ("0.20", "0.21-0.33", "0.34-1.6", "1.7-")
+    assert would_warn(ask_tools(model)) == ("0.20", "0.21-0.33", "0.34-1.6", "1.7-")
 
 
 def test_an_alias_among_siblings_warns_where_the_walk_cannot_see_it():
     model = Declared(Config())
     aliased(model)
-    assert would_warn(views_of(model)) == ("0.20", "0.21-0.33")
+    assert would_warn(ask_tools(model)) == ("0.20", "0.21-0.33")
 
 
 def test_any_other_tie_silences_the_warning():
     model = Declared(Config())
     tied_elsewhere(model)
-    assert would_warn(views_of(model)) == ()
+    assert would_warn(ask_tools(model)) == ()
 
 
 def test_a_nested_flag_is_read_from_1_7_on():
@@ -130,15 +130,15 @@ def test_a_nested_flag_is_read_from_1_7_on():
     model = Undeclared(Config())
     model.config = Outer(tie_word_embeddings=False)
     assert model.config.get_text_config(decoder=True).tie_word_embeddings is True
-    assert would_warn(views_of(model, run=True)) == ("0.20", "1.7-")
-    answers = [v.says for v in views_of(model, run=True) if v.function == "check_tied_parameters_in_config"]
+    assert would_warn(ask_tools(model, run=True)) == ("0.20", "1.7-")
+    answers = [v.says for v in ask_tools(model, run=True) if v.function == "check_tied_parameters_in_config"]
     assert answers == [True, False, True, True]
 
 
 def test_t5_with_three_names():
     small = {"vocab_size": 8, "d_model": 4, "d_kv": 4, "d_ff": 4, "num_layers": 1, "num_heads": 1}
     model = T5ForConditionalGeneration(T5Config(**small, tie_word_embeddings=True))
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     group = ("decoder.embed_tokens.weight", "encoder.embed_tokens.weight", "lm_head.weight", "shared.weight")
     assert one(views, "all_tied_weights_keys").groups == (group,)
     saved = one(views, "save_pretrained")
@@ -151,21 +151,21 @@ def test_t5_with_three_names():
 def test_peft_goes_by_config_and_declaration():
     name = "_get_module_names_tied_with_embedding"
     model = Declared(Config())
-    assert one(views_of(model), name).groups == (EMB_LIN,)
+    assert one(ask_tools(model), name).groups == (EMB_LIN,)
     equal(model)
-    assert one(views_of(model), name).groups == (EMB_LIN,)  # not tied any more
+    assert one(ask_tools(model), name).groups == (EMB_LIN,)  # not tied any more
     tied(model)
     model.config.tie_word_embeddings = False
-    assert one(views_of(model), name).groups == ()  # tied, and the config says not
+    assert one(ask_tools(model), name).groups == ()  # tied, and the config says not
     plain = Undeclared(Config())
     tied(plain)
-    assert one(views_of(plain), name).groups == ()
+    assert one(ask_tools(plain), name).groups == ()
 
 
 def test_a_list_of_tied_keys_raises_in_5_and_is_trusted_by_peft():
     model = Declared(Config())
     model._tied_weights_keys = ["lin.weight"]
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     saved = one(views, "save_pretrained")
     assert saved.error == "AttributeError: 'list' object has no attribute 'keys'"
     assert one(views, "save_pretrained", ran=True).error == saved.error
@@ -180,7 +180,7 @@ def test_a_pattern_that_explodes_is_not_matched(monkeypatch):
     model.long = nn.ParameterDict({"a" * 40: nn.Parameter(torch.zeros(1))})
     model.long.again = model.long["a" * 40]
     model._tied_weights_keys = {r"long\.(a+)+b": "emb.weight"}
-    views = views_of(model, run=True)
+    views = ask_tools(model, run=True)
     reason = r"would match the pattern 'long\\.(a+)+b' for longer than anybody waits"
     assert one(views, "save_pretrained").error == reason
     assert one(views, "save_pretrained", ran=True).error == f"not run: {reason}"
@@ -193,7 +193,7 @@ def test_a_sharded_model_is_not_asked_what_it_would_save(tmp_path):
 
     distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
     try:
-        views = views_of(fully_shard(Declared(Config())), run=True)
+        views = ask_tools(fully_shard(Declared(Config())), run=True)
     finally:
         distributed.destroy_process_group()
     for ran in (False, True):

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tiecheck.placement.model import lookup
-from tiecheck.placement.proposal.amend import amended
+from tiecheck.placement.model import device_lookup
+from tiecheck.placement.proposal.amend import amended_map
 
 GROUP = ("encoder.wte.weight", "decoder.wte.weight", "lm_head.weight")
 REST = {"encoder.h": "cpu"}
 
 
 def amend(device_map: dict[str, Any], *groups: tuple[str, ...]) -> Any:
-    return amended(device_map, groups or (GROUP,), partial(lookup, loader="transformers"))
+    return amended_map(device_map, groups or (GROUP,), partial(device_lookup, loader="transformers"))
 
 
 def test_the_key_of_the_one_that_stands_apart_is_changed() -> None:

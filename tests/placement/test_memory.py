@@ -18,7 +18,7 @@ from tiecheck.placement.asked.memory import (
     SINGLE,
     UNITS,
     devices_of,
-    normalise,
+    normal_device,
     parse_memories,
     parse_memory,
 )
@@ -200,8 +200,8 @@ def test_a_memory_that_is_none_is_told(given_: object, says: str) -> None:
     ids=repr,
 )
 def test_a_device_has_one_word(device: object, word: str) -> None:
-    assert normalise(device) == word
-    assert normalise(word) == word
+    assert normal_device(device) == word
+    assert normal_device(word) == word
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_device_has_one_word(device: object, word: str) -> None:
 )
 def test_a_word_that_is_no_device_is_refused_as_by_torch(device: object) -> None:
     with pytest.raises(UsageError) as raised:
-        normalise(device, "map.json, 'lm_head'")
+        normal_device(device, "map.json, 'lm_head'")
     assert str(raised.value).startswith("map.json, 'lm_head': ")
     assert "; " in str(raised.value), "it says what there is"
     assert str(raised.value).isprintable()

@@ -21,10 +21,10 @@ from zoo_of_ties import every_row
 
 from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers.loading import build_pretrained
-from tiecheck.peers.views.registry import views_of, would_warn
+from tiecheck.peers.views.registry import ask_tools, would_warn
 from tiecheck.placement.map_lookup import device_in, device_word
 from tiecheck.placement.planners.plans import plans_and_groups
-from tiecheck.placement.planners.running import Case, run_planner
+from tiecheck.placement.planners.running import PlannerCase, run_planner
 from tiecheck.records.placement import Ask, Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,7 +35,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 
 def run(module: Any, tool: Any, ask: Ask) -> Plan:
     """One tool's plan, as it is run."""
-    return run_planner(Case(module, tool, ask)).plan
+    return run_planner(PlannerCase(module, tool, ask)).plan
 
 
 def hold(module: Any, tool: Any, ask: Ask) -> Plan:
@@ -44,7 +44,7 @@ def hold(module: Any, tool: Any, ask: Ask) -> Plan:
     agree(plan, module, ask)
     if tool == "accelerate" and (plan.crash is None or plan.memory):
         warned = any(text.startswith(NOT_TIED) for text in plan.logged)
-        assert warned == ("1.7-" in would_warn(views_of(module)))
+        assert warned == ("1.7-" in would_warn(ask_tools(module)))
     return plan
 
 

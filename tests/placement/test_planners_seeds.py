@@ -14,7 +14,7 @@ from planner_models import ENTANGLED, declared_entangled, entangled, random_mode
 from planner_runs import plans_of
 
 from tiecheck.placement.planners.plans import groups_under_seed, plan_under_seeds
-from tiecheck.placement.planners.running import Case, plan_again, run_planner
+from tiecheck.placement.planners.running import PlannerCase, plan_again, run_planner
 from tiecheck.records.placement import Ask, Seeds
 
 ASK = Ask("sequential", ENTANGLED)
@@ -34,13 +34,13 @@ def really(seed: int) -> dict[str, dict[str, int | str]]:
 
 
 def told_of(module, tool: str, count: int, ask: Ask = ASK) -> Seeds:
-    case = Case(module, tool, ask)  # type: ignore[arg-type]
+    case = PlannerCase(module, tool, ask)  # type: ignore[arg-type]
     ran = run_planner(case)
     return plan_under_seeds(case, ran, ran.watch.groups, count)
 
 
 def ours(module, tool: str, seed: int) -> dict[str, int | str]:
-    case = Case(module, tool, ASK)  # type: ignore[arg-type]
+    case = PlannerCase(module, tool, ASK)  # type: ignore[arg-type]
     ran = run_planner(case)
     groups = groups_under_seed(case, ran.watch.groups, seed)
     return dict(plan_again(case, ran, groups=groups).plan.device_map)
@@ -104,7 +104,7 @@ def test_seeds_that_raise_are_counted():
 def test_the_groups_are_the_same_in_any_order():
     several = 0
     for seed in range(100):
-        case = Case(random_model(random.Random(seed), ties=8), "accelerate", ASK)
+        case = PlannerCase(random_model(random.Random(seed), ties=8), "accelerate", ASK)
         groups = run_planner(case).watch.groups
         if len(groups) > 2 and several < 10:
             several += 1
@@ -113,7 +113,7 @@ def test_the_groups_are_the_same_in_any_order():
 
 
 def test_the_planner_goes_by_the_order_that_it_is_given():
-    case = Case(entangled(), "accelerate", ASK)
+    case = PlannerCase(entangled(), "accelerate", ASK)
     ran = run_planner(case)
     same = plan_again(case, ran, groups=ran.watch.groups)
     assert same.plan.device_map == ran.plan.device_map

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tiecheck.placement.proposal.propose import propose
+from tiecheck.placement.proposal.propose import propose_map
 from tiecheck.placement.proposal.units import units_of
 from tiecheck.records.module_tree import ModuleTree, TreeNode, TreeTensor
 
@@ -87,7 +87,7 @@ def rooms_kept(items, places, used, memory):
 @given(situations())
 def test_a_proposal_keeps_its_promises(situation) -> None:
     tree, groups, memory, no_split, strategy = situation
-    proposal = propose(tree, groups, memory, no_split, strategy=strategy)
+    proposal = propose_map(tree, groups, memory, no_split, strategy=strategy)
     if not proposal.device_map:
         assert proposal.lacks > 0 or not sum(tree.sizes)
         assert proposal.reason
@@ -151,12 +151,12 @@ def test_a_proposal_is_found_where_any_homes_allow_one(situation) -> None:
                     used[devices[p]] = used.get(devices[p], 0) + item.nbytes
             where = [devices[p] for p in places]
             possible = possible or rooms_kept(items, where, used, memory)
-    proposal = propose(tree, groups, memory, no_split, strategy=strategy)
+    proposal = propose_map(tree, groups, memory, no_split, strategy=strategy)
     assert possible == bool(proposal.device_map and not proposal.lacks)
 
 
 def test_a_cpu_without_room_for_what_is_brought_back_is_left_out() -> None:
-    proposal = propose(chain(2, 1, 0, 11), [], {0: 13, "disk": 12, "cpu": 1})
+    proposal = propose_map(chain(2, 1, 0, 11), [], {0: 13, "disk": 12, "cpu": 1})
     assert proposal.used == {"cuda:0": 2, "disk": 12}
     assert not proposal.lacks
 
@@ -165,10 +165,10 @@ def test_a_cpu_without_room_for_what_is_brought_back_is_left_out() -> None:
 @given(situations())
 def test_what_is_said_to_be_missing_is_enough(situation) -> None:
     tree, groups, memory, no_split, strategy = situation
-    proposal = propose(tree, groups, memory, no_split, strategy=strategy)
+    proposal = propose_map(tree, groups, memory, no_split, strategy=strategy)
     assume(proposal.lacks and set(memory) != {"disk"})
     more = {d: room + proposal.lacks for d, room in memory.items()}
-    assert propose(tree, groups, more, no_split, strategy=strategy).lacks == 0
+    assert propose_map(tree, groups, more, no_split, strategy=strategy).lacks == 0
 
 
 def chain(*sizes: int, tie: tuple[int, int] | None = None) -> ModuleTree:
@@ -181,29 +181,29 @@ def chain(*sizes: int, tie: tuple[int, int] | None = None) -> ModuleTree:
 
 
 def test_layers_stay_in_order_and_a_tie_comes_home() -> None:
-    proposal = propose(chain(4, 4, 4, 4, 4, tie=(0, 4)), [], {0: 8, 1: 8})
+    proposal = propose_map(chain(4, 4, 4, 4, 4, tie=(0, 4)), [], {0: 8, 1: 8})
     assert proposal.device_map == {"l0": 0, "l1": 0, "l2": 1, "l3": 1, "l4": 0}
     assert proposal.used == {"cuda:0": 8, "cuda:1": 8}
 
 
 def test_a_declared_group_counts_once() -> None:
     tree = chain(6, 1, 6)
-    assert propose(tree, [], {0: 12}).lacks == 1
-    together = propose(tree, [("l0.weight", "l2.weight", "nowhere.weight")], {0: 12})
+    assert propose_map(tree, [], {0: 12}).lacks == 1
+    together = propose_map(tree, [("l0.weight", "l2.weight", "nowhere.weight")], {0: 12})
     assert (together.device_map, together.used) == ({"": 0}, {"cuda:0": 7})
 
 
 def test_a_tie_is_laid_where_it_fits() -> None:
-    proposal = propose(chain(6, 3, 1, 6, tie=(0, 3)), [], {0: 4, 1: 7})
+    proposal = propose_map(chain(6, 3, 1, 6, tie=(0, 3)), [], {0: 4, 1: 7})
     assert proposal.device_map == {"l0": 1, "l1": 0, "l2": 0, "l3": 1}
 
 
 def test_even_and_low_strategies() -> None:
     tree = chain(2, 2, 2, 2, 2, 2)
-    assert propose(tree, [], {0: 12, 1: 12, 2: 12}).used == {"cuda:0": 4, "cuda:1": 4, "cuda:2": 4}
-    assert propose(tree, [], {0: 12, 1: 12}, strategy="sequential").used == {"cuda:0": 12}
-    assert propose(tree, [], {0: 12, 1: 12, 2: 12}, strategy="balanced_low_0").used == {"cuda:1": 6, "cuda:2": 6}
-    assert propose(tree, [], {0: 12, 1: 4, 2: 4}, strategy="balanced_low_0").used == {
+    assert propose_map(tree, [], {0: 12, 1: 12, 2: 12}).used == {"cuda:0": 4, "cuda:1": 4, "cuda:2": 4}
+    assert propose_map(tree, [], {0: 12, 1: 12}, strategy="sequential").used == {"cuda:0": 12}
+    assert propose_map(tree, [], {0: 12, 1: 12, 2: 12}, strategy="balanced_low_0").used == {"cuda:1": 6, "cuda:2": 6}
+    assert propose_map(tree, [], {0: 12, 1: 4, 2: 4}, strategy="balanced_low_0").used == {
         "cuda:0": 4,
         "cuda:1": 4,
         "cuda:2": 4,
@@ -212,32 +212,32 @@ def test_even_and_low_strategies() -> None:
 
 def test_room_is_kept_for_what_is_offloaded() -> None:
     tree = chain(3, 3, 3, 3)
-    assert propose(tree, [], {0: 9, "cpu": 99}).used == {"cuda:0": 6, "cpu": 6}
-    assert propose(tree, [], {0: 12, "cpu": 99}).used == {"cuda:0": 12}
-    assert propose(tree, [], {0: 6, "cpu": 6, "disk": 99}).used == {"cuda:0": 3, "cpu": 3, "disk": 6}
+    assert propose_map(tree, [], {0: 9, "cpu": 99}).used == {"cuda:0": 6, "cpu": 6}
+    assert propose_map(tree, [], {0: 12, "cpu": 99}).used == {"cuda:0": 12}
+    assert propose_map(tree, [], {0: 6, "cpu": 6, "disk": 99}).used == {"cuda:0": 3, "cpu": 3, "disk": 6}
 
 
 def test_the_disk_is_named_or_said() -> None:
     tree = chain(3, 3, 3)
-    unnamed = propose(tree, [], {0: 6})
+    unnamed = propose_map(tree, [], {0: 6})
     assert unnamed.used == {"cuda:0": 3, "disk": 6}
     assert unnamed.lacks == 3
     assert unnamed.reason == "only with a part on disk: there is too little room on cuda:0; 3 bytes are missing"
-    named = propose(tree, [], {0: 6, "disk": 6})
+    named = propose_map(tree, [], {0: 6, "disk": 6})
     assert (named.used, named.lacks, named.reason) == ({"cuda:0": 3, "disk": 6}, 0, None)
 
 
 def test_a_tie_too_big_for_every_device_is_named() -> None:
-    proposal = propose(chain(9, 1, 9, tie=(0, 2)), [], {0: 5, 1: 5})
+    proposal = propose_map(chain(9, 1, 9, tie=(0, 2)), [], {0: 5, 1: 5})
     assert not proposal.device_map
     assert proposal.lacks == 4  # the tie goes to one device, what is left to the other
     assert "l0.weight and l2.weight are one tensor, and what holds it takes 9 bytes" in (proposal.reason or "")
 
 
 def test_nothing_at_all() -> None:
-    assert propose(chain(3), [], {}).lacks == propose(chain(3), [], {0: 0, "cpu": 0}).lacks == 3
-    assert not propose(chain(3), [], {"disk": 9}).device_map  # nothing computes there
-    assert propose(ModuleTree((TreeNode(-1, "", "Model", (), False),), ()), [], {0: 1}).device_map == {"": 0}
+    assert propose_map(chain(3), [], {}).lacks == propose_map(chain(3), [], {0: 0, "cpu": 0}).lacks == 3
+    assert not propose_map(chain(3), [], {"disk": 9}).device_map  # nothing computes there
+    assert propose_map(ModuleTree((TreeNode(-1, "", "Model", (), False),), ()), [], {0: 1}).device_map == {"": 0}
 
 
 def many_ties(pairs: int) -> ModuleTree:
@@ -265,7 +265,7 @@ def test_a_thousand_ties_take_no_time() -> None:
         best = 9.0
         for _ in range(5):
             begin = time.process_time()
-            proposal = propose(tree, [], dict.fromkeys(range(4), total // 5) | {"cpu": total})
+            proposal = propose_map(tree, [], dict.fromkeys(range(4), total // 5) | {"cpu": total})
             best = min(best, time.process_time() - begin)
         assert proposal.device_map
         return best
@@ -280,7 +280,7 @@ def test_a_deep_model_needs_no_recursion() -> None:
     nodes += [TreeNode(n, "x", "Box", (), False) for n in range(5000)]
     nodes += [TreeNode(5000, "w", "Linear", (TreeTensor("weight", 0, True),), False)]
     nodes += [TreeNode(0, "y", "Linear", (TreeTensor("weight", 1, True),), False)]
-    proposal = propose(ModuleTree(tuple(nodes), (3, 3)), [], {0: 3, 1: 3})
+    proposal = propose_map(ModuleTree(tuple(nodes), (3, 3)), [], {0: 3, 1: 3})
     assert list(proposal.device_map.values()) == [0, 1]
 
 
@@ -294,5 +294,5 @@ def test_planning_imports_no_torch() -> None:
 def test_the_same_input_gives_the_same_map(strategy: str) -> None:
     tree = many_ties(30)
     memory = {0: 900, 1: 900, "cpu": 9000}
-    maps = {tuple(propose(tree, [], memory, strategy=strategy).device_map.items()) for _ in range(3)}
+    maps = {tuple(propose_map(tree, [], memory, strategy=strategy).device_map.items()) for _ in range(3)}
     assert len(maps) == 1

@@ -16,10 +16,10 @@ from subjects import every, make, quiet
 from tiny_models import SMALL, built, groups_of, logits
 from torch import nn
 
-from tiecheck.live.declared import judge
-from tiecheck.live.lookup import look_up
+from tiecheck.live.group_kind import judge_members
+from tiecheck.live.member_lookup import look_up
 from tiecheck.placement.model import module_tree
-from tiecheck.placement.proposal.propose import propose
+from tiecheck.placement.proposal.propose import propose_map
 from tiecheck.placement.proposal.units import units_of
 from tiecheck.records.module_tree import ModuleTree
 from tiecheck.records.words import TIED, Unknown
@@ -40,7 +40,7 @@ def split(model, **kind: str):
     biggest = max(p.nbytes for p in model.parameters())
     first, second = kind["first"], kind["second"]
     memory = {first: biggest * 2 + total // 3, second: total}
-    return propose(tree, [], memory, model._no_split_modules or ())
+    return propose_map(tree, [], memory, model._no_split_modules or ())
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -57,7 +57,7 @@ def test_from_pretrained_takes_it_and_the_ties_hold(name: str, tmp_path: Path) -
     groups = groups_of(model)
     assert groups
     for names in groups:
-        assert judge([look_up(loaded, name) for name in names]).kind in TIED
+        assert judge_members([look_up(loaded, name) for name in names]).kind in TIED
     assert torch.equal(logits(loaded), logits(model))
 
 
@@ -71,7 +71,7 @@ def test_dispatch_model_takes_it_and_the_ties_hold(name: str, tmp_path: Path) ->
         warnings.filterwarnings("ignore", message=r".*\['final_logits_bias'\]")  # a buffer of BART's root: no module
         loaded = dispatch_model(model, dict(proposal.device_map), offload_dir=tmp_path)
     for names in groups:
-        assert judge([look_up(loaded, name) for name in names]).kind in TIED
+        assert judge_members([look_up(loaded, name) for name in names]).kind in TIED
     assert torch.equal(logits(loaded), expected)
 
 
@@ -161,7 +161,7 @@ def test_where_the_planner_crashes_the_proposal_loads(cls, tmp_path: Path) -> No
     model = cls()
     with pytest.raises(IndexError):
         infer_auto_device_map(model, max_memory={0: 600, "cpu": 10_000})
-    proposal = propose(tree_of(model), [], {"cpu": 900 if cls is OneList else 600, "disk": 10_000})
+    proposal = propose_map(tree_of(model), [], {"cpu": 900 if cls is OneList else 600, "disk": 10_000})
     assert set(proposal.device_map.values()) == {"cpu", "disk"}
     x = torch.randn(2, 8)
     expected = model(x).detach()
@@ -183,7 +183,7 @@ def test_every_form_of_the_olmo_tie_loads(case: str, models: Path, tmp_path: Pat
     load = transformers.AutoModelForCausalLM.from_pretrained
     plain = load(models / case, trust_remote_code=True).eval()
     total = sum(tree_of(plain).sizes)
-    proposal = propose(tree_of(plain), [], {"cpu": total * 2 // 3, "disk": total}, plain._no_split_modules)
+    proposal = propose_map(tree_of(plain), [], {"cpu": total * 2 // 3, "disk": total}, plain._no_split_modules)
     assert set(proposal.device_map.values()) == {"cpu", "disk"}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -192,16 +192,16 @@ def test_every_form_of_the_olmo_tie_loads(case: str, models: Path, tmp_path: Pat
     assert len(said) == (case == "olmo-module-alias")
     assert all("['model.transformer.ff_out']" in text for text in said)
     for names in groups_of(plain):
-        assert judge([look_up(found, name) for name in names]).kind in TIED
+        assert judge_members([look_up(found, name) for name in names]).kind in TIED
     ids = torch.arange(1, 6)[None]
     assert torch.equal(found(ids).logits, plain(ids).logits)
 
 
 def test_an_alias_needs_its_own_key_or_a_parents() -> None:
     model = Siblings()
-    whole = propose(tree_of(model), [], {0: 10_000})
+    whole = propose_map(tree_of(model), [], {0: 10_000})
     assert whole.device_map == {"": 0}
-    apart = propose(tree_of(model), [], {0: 300, 1: 600})
+    apart = propose_map(tree_of(model), [], {0: 300, 1: 600})
     assert apart.device_map == {"wte": 0, "mid": 1, "mid2": 1, "last": 0, "ff_out": 0}
     with pytest.warns(UserWarning, match=r"\['ff_out'\]"):
         check_device_map(model, apart.device_map)
@@ -217,7 +217,7 @@ def test_load_checkpoint_and_dispatch_takes_it(tmp_path: Path) -> None:
     save_file({n: p.detach().clone() for n, p in source.named_parameters()}, tmp_path / "model.safetensors")
     with torch.device("meta"):
         model = Siblings()
-    proposal = propose(tree_of(model), [], {"cpu": 600, "disk": 10_000})
+    proposal = propose_map(tree_of(model), [], {"cpu": 600, "disk": 10_000})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = load_checkpoint_and_dispatch(
@@ -243,7 +243,7 @@ def judged_by_accelerate(step: int) -> int:
             continue
         modules, groups = dict(model.named_modules()), groups_of(model)
         for memory in ({0: total * 2 // 3, 1: total * 2 // 3, "cpu": total}, {"cpu": biggest * 2 + total // 3}):
-            proposal = propose(tree, [], memory, no_split)
+            proposal = propose_map(tree, [], memory, no_split)
             assert proposal.device_map, (candidate, proposal.reason)
             odd = [key for key in proposal.device_map if key and key not in modules]
             tensors = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}

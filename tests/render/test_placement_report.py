@@ -12,13 +12,13 @@ from placements import CRASH, LLAMA, NONE, OLMO, SAMPLES, THREE, placed
 
 import tiecheck
 from tiecheck.config.options import Config
-from tiecheck.engine.run import check_target, judge
+from tiecheck.engine.run import check_target, judge_facts
 from tiecheck.errors import UsageError
 from tiecheck.facts import registry
 from tiecheck.facts.registry import Fact, Facts
 from tiecheck.records.placement import Placement
 from tiecheck.records.report import Report
-from tiecheck.render.json import document, plain
+from tiecheck.render.json import as_plain_data, json_document
 from tiecheck.render.lines import WIDTH, write_lines
 from tiecheck.render.placement import group_verdict, placement_lines, python_map
 from tiecheck.render.reports import Style
@@ -39,7 +39,7 @@ def text_of(placement: Placement, **style: object) -> str:
 def report_of(placement: Placement | None) -> Report:
     """A report that was judged of no other fact."""
     facts = Facts({"placement": placement})
-    target = judge(Target("model", "module", "model", None), facts, Config(select=("TIE1",)))
+    target = judge_facts(Target("model", "module", "model", None), facts, Config(select=("TIE1",)))
     return Report("0", (target,), 0.0)
 
 
@@ -211,7 +211,7 @@ def test_the_words_of_a_verdict(group, word: str) -> None:
 @pytest.mark.parametrize("name", [*SAMPLES, None])
 def test_the_json_report_fits_its_schema(name: str | None) -> None:
     placement = SAMPLES[name] if name else None
-    data = json.loads(json.dumps(document(report_of(placement))))
+    data = json.loads(json.dumps(json_document(report_of(placement))))
     jsonschema.validate(data, SCHEMA)
     (target,) = data["targets"]
     if placement is None:
@@ -228,7 +228,7 @@ def test_the_schema_knows_each_field_of_the_records() -> None:
     (placement,) = (kind for kind in target["properties"]["placement"]["anyOf"] if kind["type"] == "object")
     assert list(placement["properties"]) == list(Placement._fields)
     assert target["properties"]["placement"]["description"].startswith("Effects of a device map on the ties")
-    broken = plain(LLAMA) | {"odd": 1}
+    broken = as_plain_data(LLAMA) | {"odd": 1}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, placement)
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 import tiecheck
-from tiecheck.render.lines import WIDTH, clean
+from tiecheck.render.lines import WIDTH, escaped
 
 SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))
@@ -83,8 +83,8 @@ def test_colours_change_no_word(tiecheck_cli, models: Path) -> None:
 
 @pytest.mark.parametrize("raw", ["a\nb", "a\x1b[31mb", "a\u202eb", "a\x00b", "tab\tb"])
 def test_control_characters_are_escaped(raw: str) -> None:
-    assert clean(raw).isprintable()
+    assert escaped(raw).isprintable()
 
 
 def test_clean_leaves_other_scripts_alone() -> None:
-    assert clean("模型.weight é") == "模型.weight é"
+    assert escaped("模型.weight é") == "模型.weight é"

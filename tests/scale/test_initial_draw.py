@@ -9,13 +9,13 @@ import pytest
 from tiecheck.scale.initial_draw import (
     NO_MATRIX,
     Sample,
-    deviation,
+    evenly_spread,
     is_norm_gain,
     is_norm_offset,
     is_plain_matrix,
     no_draw,
-    spread,
-    starts,
+    run_starts,
+    sample_deviation,
 )
 
 DRAW = random.Random(0)
@@ -48,11 +48,11 @@ def test_constant_matrices_speak_neither_for_nor_against() -> None:
 
 
 def test_runs_are_spread_over_a_tensor() -> None:
-    assert starts(100, 4, 10) == ([0, 30, 60, 90], 10)
-    assert starts(7, 4, 10) == ([0], 7)
-    assert spread([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
-    assert spread(["a", "b"], 4) == ["a", "b"]
-    assert deviation([[1.0, -1.0], [1.0, -1.0]]) == 1
+    assert run_starts(100, 4, 10) == ([0, 30, 60, 90], 10)
+    assert run_starts(7, 4, 10) == ([0], 7)
+    assert evenly_spread([str(i) for i in range(10)], 4) == ["0", "3", "6", "9"]
+    assert evenly_spread(["a", "b"], 4) == ["a", "b"]
+    assert sample_deviation([[1.0, -1.0], [1.0, -1.0]]) == 1
 
 
 def test_names_tell_what_a_parameter_is() -> None:

@@ -22,7 +22,7 @@ from tiecheck.files.pickle.archive import TorchFile, read_torch_file
 from tiecheck.files.pickle.records import PickledTensor
 from tiecheck.records.files import TiedMoments
 from tiecheck.records.words import Unknown
-from tiecheck.rules.cases import PAIR, group
+from tiecheck.rules.cases import PAIR, llama_group
 from tiecheck.stored.optimizer_files import find_states
 from tiecheck.stored.optimizer_state import _moment, compare_moments
 from tiecheck.stored.optimizer_ties import tied_moments
@@ -168,7 +168,7 @@ def judge(root: Path) -> tuple[TiedMoments | Unknown, ...]:
     """What the states of a directory say of Llama's tie, no weights being there."""
     files = find_states(str(root), os.listdir(root))
     assert files
-    found = tied_moments(str(root), files, (group(stored=()),), None, "auto")
+    found = tied_moments(str(root), files, (llama_group(stored=()),), None, "auto")
     assert not isinstance(found, Unknown)
     return found
 

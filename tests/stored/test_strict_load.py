@@ -6,8 +6,8 @@ import pytest
 
 from tiecheck.records.declared import Architecture
 from tiecheck.records.words import Unknown
-from tiecheck.rules.cases import EMBEDDING, HEAD, checkpoint, group
-from tiecheck.stored.strict_load import may_be_wrapped, strict_load
+from tiecheck.rules.cases import EMBEDDING, HEAD, llama_group, sharded_checkpoint
+from tiecheck.stored.strict_load import fit_names, may_be_wrapped
 from tiecheck.tables.architectures import load_architecture
 
 REST = "model.norm.weight"
@@ -24,13 +24,13 @@ RESUMED = ("trainer_state.json",)
     ],
 )
 def test_names_that_all_begin_alike_may_be_wrapped(names: tuple[str, ...], wrapped: bool) -> None:
-    assert may_be_wrapped(checkpoint({"model.safetensors": names})) == wrapped
+    assert may_be_wrapped(sharded_checkpoint({"model.safetensors": names})) == wrapped
 
 
 def test_a_wrappers_prefix_is_told_with_a_name_that_it_hides() -> None:
     llama = load_architecture("LlamaForCausalLM", "llama")
-    wrapped = checkpoint({"model.safetensors": (f"module.{HEAD}", f"module.{EMBEDDING}", f"module.{REST}")})
-    found = strict_load(wrapped, llama, (group(),), (), ())
+    wrapped = sharded_checkpoint({"model.safetensors": (f"module.{HEAD}", f"module.{EMBEDDING}", f"module.{REST}")})
+    found = fit_names(wrapped, llama, (llama_group(),), (), ())
     assert not isinstance(found, Unknown)
     assert found.prefix == "module."
     assert found.aliases == ()
@@ -38,8 +38,12 @@ def test_a_wrappers_prefix_is_told_with_a_name_that_it_hides() -> None:
 
 def test_an_alias_that_is_not_stored_is_told_with_what_is() -> None:
     llama = load_architecture("LlamaForCausalLM", "llama")
-    found = strict_load(
-        checkpoint({"model.safetensors": (EMBEDDING, REST)}), llama, (group(),), (), ("trainer_state.json",)
+    found = fit_names(
+        sharded_checkpoint({"model.safetensors": (EMBEDDING, REST)}),
+        llama,
+        (llama_group(),),
+        (),
+        ("trainer_state.json",),
     )
     assert not isinstance(found, Unknown)
     assert found.prefix is None
@@ -49,7 +53,7 @@ def test_an_alias_that_is_not_stored_is_told_with_what_is() -> None:
 
 def test_groups_that_are_unknown_stay_so() -> None:
     nobody = Architecture("Own", False, (), "not transformers' own", None)
-    assert strict_load(checkpoint({"m.safetensors": ("a.b",)}), nobody, Unknown("no"), (), ()) == Unknown("no")
-    built = strict_load(checkpoint({"m.safetensors": ("x.a.b", "x.c")}), nobody, Unknown("no"), ("a.b", "c"), ())
+    assert fit_names(sharded_checkpoint({"m.safetensors": ("a.b",)}), nobody, Unknown("no"), (), ()) == Unknown("no")
+    built = fit_names(sharded_checkpoint({"m.safetensors": ("x.a.b", "x.c")}), nobody, Unknown("no"), ("a.b", "c"), ())
     assert not isinstance(built, Unknown)
     assert built.prefix == "x."

@@ -8,7 +8,7 @@ from torch import nn
 from tiecheck.guard.gate import Gate
 from tiecheck.placement.map_lookup import by_accelerate as device_of
 from tiecheck.placement.model import module_tree
-from tiecheck.placement.proposal.propose import propose
+from tiecheck.placement.proposal.propose import propose_map
 from tiecheck.records.placement import Placed, Placement, Plan, Proposal
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.records.words import Unknown
@@ -60,6 +60,6 @@ def on_two(model: nn.Module, first: str, second: str) -> dict[str, int | str]:
     assert not isinstance(tree, Unknown)
     total, biggest = sum(tree.sizes), max(tree.sizes)
     memory = {first: biggest * 2 + total // 4, second: total}
-    found = propose(tree, [], memory, getattr(model, "_no_split_modules", None) or ())
+    found = propose_map(tree, [], memory, getattr(model, "_no_split_modules", None) or ())
     assert set(found.device_map.values()) == {first, second}
     return dict(found.device_map)

@@ -19,7 +19,7 @@ from accelerate.utils import modeling
 
 import tiecheck
 from tiecheck.peers.views.registry import would_warn
-from tiecheck.render.json import document, plain
+from tiecheck.render.json import as_plain_data, json_document
 
 WARNING = "The model weights are not tied"
 
@@ -73,10 +73,10 @@ def main() -> None:
         "parameters": len(list(model.parameters())),
         "found": [sorted(group) for group in modeling.find_tied_parameters(model)],
         "warned": [text for text in kept.texts if WARNING in text],
-        "report": document(tiecheck.check(model))["targets"][0],
-        "counts": plain(tiecheck.count_parameters(model)),
+        "report": json_document(tiecheck.check(model))["targets"][0],
+        "counts": as_plain_data(tiecheck.count_parameters(model)),
         "elements": [sum(p.numel() for p in model.parameters()), model.num_parameters()],
-        "views": [plain(view) for view in views],
+        "views": [as_plain_data(view) for view in views],
         "would_warn": list(would_warn(views)),
     }
     json.dump(said, sys.stdout)

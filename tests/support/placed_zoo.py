@@ -20,7 +20,7 @@ from zoo_stores import Ask, DeviceMap, Store, maps_of, on_meta, runnable
 
 import tiecheck
 from tiecheck.records.report import TargetReport
-from tiecheck.tables.generate.classes import Candidate
+from tiecheck.tables.generate.classes import ClassCandidate
 
 PATIENCE = 40.0
 """Seconds after which no further map of a class is begun."""
@@ -90,7 +90,7 @@ def judge(said: Told, came: Came, plain: Plain) -> tuple[str, str]:
     return ("missed", "") if fails else ("right", "")
 
 
-def row_of(candidate: Candidate, plan: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+def row_of(candidate: ClassCandidate, plan: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Every load of a class that a plan names (variant -> maps), judged; or why the class could not be had."""
     row: dict[str, Any] = {"class": candidate.class_name, "model_type": candidate.model_type, "variant": "loads"}
     row |= {"not_built": None, "cells": [], "ran": None, "tied": None}

@@ -14,7 +14,7 @@ from accelerate.utils import modeling
 from torch import nn
 from transformers.integrations import accelerate as integration
 
-from tiecheck.peers.views.sight import told
+from tiecheck.peers.views.tool_functions import error_words
 from tiecheck.placement.planners.plans import plans_and_groups
 from tiecheck.records.placement import Ask, Plan
 
@@ -54,7 +54,7 @@ def given(tool: str, module: Any, ask: Ask) -> tuple[dict[str, int | str], str |
                 return dict(integration._get_device_map(module, ask.strategy, _memory(ask), None)), None
             return dict(_accelerates(module, ask)), None
     except Exception as error:  # noqa: BLE001  # what it raises is compared
-        return {}, told(error)
+        return {}, error_words(error)
 
 
 def _memory(ask: Ask) -> dict[int | str, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.peers.loaders.situation import Situation
+from tiecheck.peers.loaders.loader_rules import Situation
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Comparison, Group, StoredTensor
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from tiecheck.tables.generate.build import build
-from tiecheck.tables.generate.classes import Candidate, auto_mappings, resolve, unmapped
+from tiecheck.tables.generate.classes import ClassCandidate, auto_mappings, resolve, unmapped
 from tiecheck.tables.generate.configs import default_config, filled, flagged, levels, silent_dict
 
 VARIANTS = ("default", "true", "false")
@@ -43,13 +43,13 @@ class Truth(NamedTuple):
     """Modules without parameters that stand under several paths (a shared activation): no tie."""
 
 
-def every() -> list[Candidate]:
+def every() -> list[ClassCandidate]:
     """The pairs of the auto classes, sorted, and after them the public classes that none of these has."""
-    pairs = sorted({Candidate(class_name, model_type, "") for model_type, class_name in auto_mappings()})
-    return pairs + [Candidate(c, m, module) for m, c, module in unmapped({pair.class_name for pair in pairs})]
+    pairs = sorted({ClassCandidate(class_name, model_type, "") for model_type, class_name in auto_mappings()})
+    return pairs + [ClassCandidate(c, m, module) for m, c, module in unmapped({pair.class_name for pair in pairs})]
 
 
-def make(candidate: Candidate, variant: str) -> Any:
+def make(candidate: ClassCandidate, variant: str) -> Any:
     """A full-size model on meta, of a class's default config or with the flag forced.
 
     Raises:

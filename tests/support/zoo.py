@@ -13,7 +13,7 @@ import transformers
 
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.build import build, config_of, groups_of
-from tiecheck.tables.generate.classes import Candidate, candidates, resolve
+from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
 from tiecheck.tables.generate.configs import FLAG, Level, at, filled, flagged, levels, owners, shrink, silent_dict
 from tiecheck.tables.generate.head_scale import tiny
 
@@ -45,7 +45,7 @@ class Animal(NamedTuple):
         return self.model_class(config_of(self.model_class, self.config_class, flagged(self.data, flags)))
 
 
-def animal(candidate: Candidate) -> Animal:
+def animal(candidate: ClassCandidate) -> Animal:
     """A class as small as its config lets it be; raises what the last try raised."""
     model_class, config_class = resolve(candidate)
     config = config_class()
@@ -133,7 +133,7 @@ def written(config: dict[str, Any], flags: dict[Level, bool | None]) -> dict[str
     return data
 
 
-def own(candidate: Candidate) -> bool:
+def own(candidate: ClassCandidate) -> bool:
     """Whether a class is built from its own config; another's is what an auto class makes of it."""
     try:
         model_class, config_class = resolve(candidate)
@@ -142,13 +142,13 @@ def own(candidate: Candidate) -> bool:
     return bool(getattr(model_class.config_class, "model_type", None) == getattr(config_class, "model_type", ""))
 
 
-def by_name(name: str) -> Candidate:
+def by_name(name: str) -> ClassCandidate:
     """The class of this name under its own config."""
     config_class = getattr(transformers, name).config_class
-    return Candidate(name, config_class.model_type, "")
+    return ClassCandidate(name, config_class.model_type, "")
 
 
-def zoo() -> Iterator[tuple[Candidate, Animal]]:
+def zoo() -> Iterator[tuple[ClassCandidate, Animal]]:
     """Every class the table has a group of, as far as it can be had small, and without a further library."""
     for candidate in candidates():
         if load_architecture(candidate.class_name, candidate.model_type).ties and own(candidate):

@@ -20,7 +20,7 @@ from zoo_inputs import inputs_for
 
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.build import build
-from tiecheck.tables.generate.classes import Candidate
+from tiecheck.tables.generate.classes import ClassCandidate
 from tiecheck.tables.generate.configs import silent_dict
 from tiecheck.tables.generate.head_scale import tiny
 
@@ -105,7 +105,7 @@ def on_meta(cls: Any, where: Path) -> Any:
         return cls(config)
 
 
-def runnable(candidate: Candidate) -> Animal:
+def runnable(candidate: ClassCandidate) -> Animal:
     """A class made small, and where it can then not be run made small in another way; raises what `animal` raises."""
     one = animal(candidate)
     if inputs_for(tied_model(one).eval()) is not None:

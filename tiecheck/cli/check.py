@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiecheck.cli.settings import config_options, settle
+from tiecheck.cli.settings import config_options, settle_options
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
@@ -24,7 +24,7 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
 
-class Check(click.Command):
+class CheckCommand(click.Command):
     """A command whose help lists the options of a placement apart."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -34,7 +34,7 @@ class Check(click.Command):
         write_options(self, ctx, formatter)
 
 
-@click.command("check", cls=Check, short_help="Judge models: which names are tied, how, and what is wrong.")
+@click.command("check", cls=CheckCommand, short_help="Judge models: which names are tied, how, and what is wrong.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--live", is_flag=True, help="Also build the class, on the meta device and without weights.")
 @click.option("--load", is_flag=True, help="Also load the weights. Implies --live.")
@@ -128,12 +128,12 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
-    from tiecheck.engine.run import assembled, exit_status, run
+    from tiecheck.engine.run import assemble_report, exit_status, run
     from tiecheck.render.reports import Style, parse_outputs
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
     try:
-        settled = settle(options, targets)
+        settled = settle_options(options, targets)
         placing = any(settled.get(field) not in (None, ()) for field in PLACING)
         if placing:
             from tiecheck.cli.placement import settle_placing
@@ -142,23 +142,23 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
         config = Config(**{field: settled[field] for field in fields})
         outputs = parse_outputs(formats, options["output_file"])
-        with aside(config, targets):
-            report = assembled(run(targets, config))
-        write(report, outputs, style)
+        with turn_output_aside(config, targets):
+            report = assemble_report(run(targets, config))
+        write_reports(report, outputs, style)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
 
 
-def aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
+def turn_output_aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:
     """Turn standard output aside where code that is not ours may run, since it may print."""
     if not (config.wants_live or config.wants_rehearsal) and not any(":" in text for text in targets):
         return contextlib.nullcontext()
-    return quiet()
+    return stdout_to_stderr()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """Keep standard output for the report alone: what a model's code prints goes to standard error.
 
     The descriptor is turned as well, for what is written past `sys.stdout` (C code, child processes).
@@ -175,7 +175,9 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def write(report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None) -> None:
+def write_reports(
+    report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None
+) -> None:
     """Write the reports; a reader who has seen enough (`| head`) does not change the verdict."""
     from tiecheck.render.reports import FORMATS, write_report
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiecheck.cli.check import _codes
-from tiecheck.cli.settings import config_options, settle
+from tiecheck.cli.settings import config_options, settle_options
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, UsageError
 
@@ -55,7 +55,7 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
     if apply and to is not None:
         raise click.UsageError("--apply fixes in place and --to a copy; give one of them")
     try:
-        settled = settle(options, (target,))
+        settled = settle_options(options, (target,))
         config = Config(**{field: settled[field] for field in HEARD if field in settled})
         wanted = FixOptions(choose, options["unsafe"], apply, to, options["backup"])
         asks = ask if sys.stdin.isatty() and sys.stdout.isatty() else None
@@ -78,14 +78,14 @@ def ask(finding: Finding) -> Edit | None:
 
 def show(outcome: FixOutcome, place: str) -> int:
     """Print what was or would be done, and return the exit status."""
-    from tiecheck.render.lines import clean
+    from tiecheck.render.lines import escaped
 
     lines = [outcome.recovered] if outcome.recovered else []
     lines += [f"{finding.code} {finding.name}: {edit.choice}" for finding, edit in outcome.chosen]
     lines += outcome.plan.diff().splitlines() if outcome.plan is not None else []
     lines += [f"{finding.code} {finding.name}: left, {reason}" for finding, reason in outcome.left]
     lines += [f"not kept: {reason}" for reason in outcome.undone]
-    click.echo("\n".join(clean(line) for line in (*lines, _end(outcome, place))))
+    click.echo("\n".join(escaped(line) for line in (*lines, _end(outcome, place))))
     return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from tiecheck.cli.check import aside, write
 from tiecheck.cli.check import command as check
-from tiecheck.cli.settings import settle
+from tiecheck.cli.check import turn_output_aside, write_reports
+from tiecheck.cli.settings import settle_options
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
@@ -36,17 +36,17 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
 
     Exit status: 0 the facts are there, 2 a target, or a layer that was asked for, could not be read.
     """
-    from tiecheck.engine.run import assembled, look
+    from tiecheck.engine.run import assemble_report, inspect_targets
     from tiecheck.render.reports import FACTS, Style, parse_outputs
 
     try:
-        settled = settle(options, targets)
+        settled = settle_options(options, targets)
         fields = [field for field in Config._fields if field in settled and field not in JUDGING]
         config = Config(**{field: settled[field] for field in fields})
         outputs = parse_outputs(formats, options["output_file"])
-        with aside(config, targets):
-            report = assembled(look(targets, config))
-        write(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)
+        with turn_output_aside(config, targets):
+            report = assemble_report(inspect_targets(targets, config))
+        write_reports(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(2 if report.errors else 0)

@@ -23,7 +23,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return file(isolated(command))
 
 
-def settle(options: dict[str, Any], targets: Iterable[str]) -> dict[str, Any]:
+def settle_options(options: dict[str, Any], targets: Iterable[str]) -> dict[str, Any]:
     """Options as they count: flags, then the environment, then the configuration file, then defaults.
 
     Args:

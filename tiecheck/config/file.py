@@ -14,7 +14,7 @@ from typing import Any
 from tiecheck.config.contract import read_contract
 from tiecheck.config.discovery import PROJECT, Settings
 from tiecheck.config.options import PLACING, VALUES
-from tiecheck.errors import UsageError, nearest
+from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.record import Record
 from tiecheck.records.report import SEVERITIES
 
@@ -118,7 +118,7 @@ def _known(table: dict[str, Any]) -> dict[str, Any]:
     """Return a table all of whose keys are known."""
     for key in table:
         if key not in KEYS:
-            raise UsageError(f"there is no key {key!r}{nearest(key, KEYS)}")
+            raise UsageError(f"there is no key {key!r}{did_you_mean(key, KEYS)}")
     return table
 
 
@@ -137,7 +137,7 @@ def _value(key: str, value: Any, checks: Checks) -> Any:
     if key in {"fail-on", "values"}:
         words = SEVERITIES if key == "fail-on" else VALUES
         if value not in words:
-            hint = nearest(value, words) if isinstance(value, str) else ""
+            hint = did_you_mean(value, words) if isinstance(value, str) else ""
             raise UsageError(f"{key} must be one of {', '.join(words)}, not {value!r}{hint}")
         return value
     return _words(key, value, checks.loaders if key == "for" else checks.codes)

@@ -88,9 +88,9 @@ class Config(Record):
 
     def ties_of(self, model: type) -> tuple[tuple[str, ...], ...]:
         """Return the groups that the user declares for a class; its dotted path is heard before its bare name."""
-        return self.ties.get(dotted(model)) or self.ties.get(model.__name__) or ()
+        return self.ties.get(class_path(model)) or self.ties.get(model.__name__) or ()
 
 
-def dotted(model: type) -> str:
+def class_path(model: type) -> str:
     """Return a class by its dotted path, `my_pkg.model.MyGPT`."""
     return f"{model.__module__}.{model.__qualname__}"

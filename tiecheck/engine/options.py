@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.discovery import Settings, search_settings
-from tiecheck.config.options import PLACING, Config, dotted
-from tiecheck.errors import UsageError, nearest
+from tiecheck.config.options import PLACING, Config, class_path
+from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.report import Report
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
     """Check a model by options that are made already; see `check`."""
-    from tiecheck.engine.run import assembled, run
+    from tiecheck.engine.run import assemble_report, run
 
-    return assembled(run((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), config))
+    return assemble_report(run((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), config))
 
 
 def make_config(
@@ -32,7 +32,7 @@ def make_config(
     """Return the options of a Python call as the one record; see `check`."""
     for word in options:
         if word not in Config._fields:
-            raise TypeError(f"there is no option {word!r}{nearest(word, Config._fields)}")
+            raise TypeError(f"there is no option {word!r}{did_you_mean(word, Config._fields)}")
     for name in ("select", "ignore", "judge_for"):
         if name in options:
             value = options[name]
@@ -68,7 +68,7 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
     from tiecheck.live.wrappers import own_class
 
     with looking_at(target):
-        return {dotted(own_class(target)): read_groups(ties, "ties")}
+        return {class_path(own_class(target)): read_groups(ties, "ties")}
 
 
 def read_settings(path: str, *, asked: bool = True) -> Settings | None:

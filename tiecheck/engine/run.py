@@ -18,9 +18,9 @@ from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
 from tiecheck.records.edits import Edit, edit_words, fitting
 from tiecheck.records.record import Record
-from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, fingerprint
+from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, finding_fingerprint
 from tiecheck.records.words import Unknown
-from tiecheck.rules.registry import check_codes, select
+from tiecheck.rules.registry import check_codes, select_rules
 from tiecheck.targets.parse import Target, parse_target, without_secrets
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tiecheck.rules.base import Draft, Rule
 
     Reporting = Callable[[Target, Facts, Config], TargetReport]
-    """Makes the report of a target of its facts: `judge` or `describe`."""
+    """Makes the report of a target of its facts: `judge_facts` or `describe_facts`."""
 
 TIES: tuple[FactName, ...] = ("groups", "live")
 """Names of the facts that are the ties themselves."""
@@ -65,10 +65,10 @@ def run(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetRe
     Raises:
         UsageError: An option is wrong, whatever the targets are; told before the first target is read.
     """
-    return _reports(targets, config, judge)
+    return _reports(targets, config, judge_facts)
 
 
-def look(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
+def inspect_targets(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
     """Gather the facts of some targets and judge none of them: what `tiecheck inspect` shows.
 
     Args:
@@ -79,7 +79,7 @@ def look(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetR
         Reports without findings and skips, with counts and with what the installed tools see in a live module. A
         layer that was asked for and could not be had is an error of its target.
     """
-    return _reports(targets, config, describe)
+    return _reports(targets, config, describe_facts)
 
 
 def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Reporting) -> Iterator[TargetReport]:
@@ -89,7 +89,7 @@ def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Repo
         yield check_target(target, config, reporting)
 
 
-def assembled(reports: Iterable[TargetReport]) -> Report:
+def assemble_report(reports: Iterable[TargetReport]) -> Report:
     """Return the reports of all targets as one, with the seconds that they took."""
     begin = time.perf_counter()
     targets = tuple(reports)
@@ -102,11 +102,11 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
     Args:
         given: What the user typed, of which whatever keeps it from being read is an error of its report; or a module.
         config: The options.
-        reporting: What makes the report of the facts; None for `judge`.
+        reporting: What makes the report of the facts; None for `judge_facts`.
     """
     from tiecheck.facts import opening
 
-    reporting = reporting or judge
+    reporting = reporting or judge_facts
     if not isinstance(given, str):
         return _check_module(given, config, reporting)
     target = Target(without_secrets(given), "checkpoint", given, None)
@@ -174,11 +174,11 @@ def _empty(target: Target) -> TargetReport:
     )
 
 
-def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
+def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
     outcome = _Outcome([], [], [], [], [])
     chosen = _chosen(config)
-    for rule in select(config.select, config.ignore, facts.rooms):
+    for rule in select_rules(config.select, config.ignore, facts.rooms):
         if all(need in facts for need in rule.needs):  # else a layer that was not asked for: no skip either
             _apply(rule, facts, target, outcome, chosen)
     for name, words in ASKED.items():  # what was asked for by name and cannot be had must not let pass
@@ -197,7 +197,7 @@ def judge(target: Target, facts: Facts, config: Config) -> TargetReport:
     )
 
 
-def describe(target: Target, facts: Facts, config: Config) -> TargetReport:
+def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return the facts of one target, unjudged: counts and views among them, which no rule has asked for."""
     found = [facts.get(name) for name in TIES if name in facts]
     lost = [value.reason for value in found if isinstance(value, Unknown)]
@@ -288,7 +288,7 @@ def _finding(
         help=" ".join(filter(None, (edit_words(edits), draft.help))),
         fixable=any(edit.safe for edit in edits),
         locations=draft.locations,
-        fingerprint=fingerprint(rule.code, _relative(target.text), names),
+        fingerprint=finding_fingerprint(rule.code, _relative(target.text), names),
         suppressed=None,
         hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
         edits=edits,

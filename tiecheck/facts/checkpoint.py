@@ -58,9 +58,9 @@ def groups(
     pair = {architecture.head, architecture.embedding}
     if isinstance(found, Unknown) or None in pair or any(pair <= set(tie.names) for tie in architecture.ties):
         return found
-    from tiecheck.stored.groups import inert_group
+    from tiecheck.stored.groups import lost_tie_group
 
-    inert = inert_group(model_config, architecture, checkpoint, values)
+    inert = lost_tie_group(model_config, architecture, checkpoint, values)
     return found if inert is None else tuple(sorted((*found, inert), key=lambda g: g.names))
 
 
@@ -115,7 +115,7 @@ def counts(
     """Numbers of parameters: of the module where there is one, else of the checkpoint."""
     if built is not None and contract is not None:
         from tiecheck.facts.live import contract_of
-        from tiecheck.live.counts import count_live
+        from tiecheck.live.parameter_counts import count_live
 
         return count_live(built.module, contract_of(built.module, contract))
     if checkpoint is None or groups is None:
@@ -134,7 +134,7 @@ def remote(read_traffic: Callable[[], Traffic]) -> Traffic:
 @fact
 def duplicates(sharded: Checkpoint, values: Values, fetched: RemoteModel | None) -> tuple[Duplicate, ...]:
     """Names that several shards hold."""
-    from tiecheck.stored.members import duplicates as find_duplicates
+    from tiecheck.stored.members import find_repeated_names as find_duplicates
 
     return find_duplicates(sharded, "never" if fetched is not None else values)
 
@@ -178,7 +178,7 @@ def strict_load(
     built: Built | None,
 ) -> StrictLoad | Unknown:
     """Fit of the stored names to those of the class, as a strict load holds them."""
-    from tiecheck.stored.strict_load import strict_load as fit_names
+    from tiecheck.stored.strict_load import fit_names
 
     names = built.module.state_dict().keys() if built is not None else ()
     return fit_names(checkpoint, architecture, groups, names, resumed)
@@ -205,10 +205,10 @@ def scale(
     names = [tie.names for tie in live.ties if _may_be_head(tie)]
     if built.origin == "built on meta":
         return _meta_scale(built, checkpoint, names, known)
-    from tiecheck.live.wrappers import unwrapped
+    from tiecheck.live.wrappers import without_wrappers
     from tiecheck.scale.live import live_scale
 
-    module = unwrapped(built.module) if built.origin == "given" else built.module
+    module = without_wrappers(built.module) if built.origin == "given" else built.module
     return tuple(live_scale(module, group) for group in names)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
-    from tiecheck.live.collect import Contract
+    from tiecheck.live.live_facts import Contract
     from tiecheck.records.live import (
         Alias,
         Candidate,
@@ -74,7 +74,7 @@ def live(
     built: Built, contract: Config, checkpoint: Checkpoint | None, groups: tuple[Group, ...] | None
 ) -> LiveModel | Unknown:
     """All that was read of the module, and what its class says about it."""
-    from tiecheck.live.collect import collect_live
+    from tiecheck.live.live_facts import collect_live
 
     try:
         found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
@@ -91,13 +91,13 @@ def live(
 
 def contract_of(module: nn.Module, contract: Config) -> Contract:
     """Return what the user says is tied in a module of its class, and in the modules inside of theirs."""
-    from tiecheck.live.collect import Contract
-    from tiecheck.live.wrappers import own_class, unwrapped
+    from tiecheck.live.live_facts import Contract
+    from tiecheck.live.wrappers import own_class, without_wrappers
 
     if not contract.ties:
         return Contract((), contract.ties_from)
     groups = list(contract.ties_of(own_class(module)))
-    outermost = unwrapped(module)
+    outermost = without_wrappers(module)
     for path, inner in outermost.named_modules():
         if inner is not outermost:
             groups += [tuple(f"{path}.{name}" for name in group) for group in contract.ties_of(own_class(inner))]
@@ -196,9 +196,9 @@ def key_problems(
 @fact
 def views(built: Built, live: LiveModel) -> tuple[View, ...]:
     """Groups that the installed tools see in the module, under the names that the live facts have."""
-    from tiecheck.peers.views.registry import views_of
+    from tiecheck.peers.views.registry import ask_tools
 
-    found = views_of(built.module, run=True)
+    found = ask_tools(built.module, run=True)
     if not live.wrappers:
         return found
     from tiecheck.live.module_graph import ModuleGraph

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import SHARDS, VALUES, account
-from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Shard
 
@@ -75,10 +75,10 @@ def _pick(root: str) -> str | None:
         names = os.listdir(root)
     except OSError as error:
         raise TargetError(f"{root} cannot be listed: {error.strerror or error}", root) from error
-    return pick(names, root)
+    return pick_weights_file(names, root)
 
 
-def pick(there: Collection[str], root: str) -> str | None:
+def pick_weights_file(there: Collection[str], root: str) -> str | None:
     """Return the file of a directory that names its weights: the standard ones first, then one that stands alone.
 
     Args:
@@ -121,7 +121,7 @@ def check_ending(name: str) -> None:
 
 def _from_index(root: str, name: str) -> _Found:
     """Return the shards an index names, each inside the directory and once; those that are not there apart."""
-    path = inside(root, name)
+    path = path_inside(root, name)
     weight_map, shards = parse_index(read_bytes(path, path), path, os.listdir(root))
     files: dict[object, str] = {}
     missing: list[str] = []
@@ -216,7 +216,7 @@ def _read(root: str, found: _Found) -> Checkpoint:
     names = found.files or found.missing
     pickled = not names[0].endswith(".safetensors")
     form: Literal["safetensors", "pickle"] = "pickle" if pickled else "safetensors"
-    paths = [(inside(root, name), name) for name in found.files]
+    paths = [(path_inside(root, name), name) for name in found.files]
     if pickled:
         from tiecheck.files.pickle.state_dict import read_pickles
 

@@ -6,10 +6,10 @@ from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from math import prod
 
-from tiecheck.files.strided_views import BITMAP, View, bitmap, clusters, nested
+from tiecheck.files.strided_views import BITMAP, ByteView, are_nested, overlapping_runs, view_bitmap
 
 
-def covered(views: Sequence[View]) -> int | None:
+def count_covered_bytes(views: Sequence[ByteView]) -> int | None:
     """Return the bytes that some views cover, however much they overlap.
 
     Args:
@@ -20,7 +20,7 @@ def covered(views: Sequence[View]) -> int | None:
     """
     if len(views) == 1:
         return _one(views[0])
-    spaces: dict[Hashable, list[View]] = {}
+    spaces: dict[Hashable, list[ByteView]] = {}
     for view in views:
         spaces.setdefault(view.space, []).append(view)
     parts = [_space(held) for held in spaces.values()]
@@ -28,16 +28,16 @@ def covered(views: Sequence[View]) -> int | None:
     return sum(known) if len(known) == len(parts) else None
 
 
-def _one(view: View) -> int | None:
+def _one(view: ByteView) -> int | None:
     """Return the bytes of one view: the product of its sizes, unless it runs over itself."""
     if view.dense:
         return view.end - view.start
-    if nested(view.dims):
+    if are_nested(view.dims):
         return prod([size for _, size in view.dims])
-    return bitmap(view).bit_count() if view.end - view.start <= BITMAP else None
+    return view_bitmap(view).bit_count() if view.end - view.start <= BITMAP else None
 
 
-def _space(views: list[View]) -> int | None:
+def _space(views: list[ByteView]) -> int | None:
     """Return the bytes of views over one memory: dense runs merged, then what is strided and outside of them."""
     runs = _merged([(view.start, view.end) for view in views if view.dense])
     total = sum(end - start for start, end in runs)
@@ -45,7 +45,7 @@ def _space(views: list[View]) -> int | None:
     starts = [start for start, _ in runs] + [view.start for view in strided]
     ends = [end for _, end in runs] + [view.end for view in strided]
     meshed: set[int] = set()
-    for cluster in clusters(starts, ends):
+    for cluster in overlapping_runs(starts, ends):
         low, high = min(starts[i] for i in cluster), max(ends[i] for i in cluster)
         if high - low > BITMAP:
             return None
@@ -56,7 +56,7 @@ def _space(views: list[View]) -> int | None:
                 total -= ends[i] - starts[i]
             else:
                 meshed.add(i)
-                bits |= bitmap(strided[i - len(runs)]) << (starts[i] - low)
+                bits |= view_bitmap(strided[i - len(runs)]) << (starts[i] - low)
         total += bits.bit_count()
     for i, view in enumerate(strided, len(runs)):
         if i not in meshed:
@@ -78,7 +78,7 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _inside(view: View, runs: list[tuple[int, int]]) -> bool:
+def _inside(view: ByteView, runs: list[tuple[int, int]]) -> bool:
     """Tell whether a view lies within one of some sorted intervals."""
     k = bisect_right(runs, view.start, key=lambda run: run[0]) - 1
     return k >= 0 and view.end <= runs[k][1]

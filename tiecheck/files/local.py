@@ -15,7 +15,7 @@ LFS_POINTER = b"version https://git-lfs"
 """First bytes of the small text that stands for a file which Git LFS has not fetched."""
 
 
-def inside(root: str, name: str) -> str:
+def path_inside(root: str, name: str) -> str:
     """Return the full path of a file of a target directory, refused where it leads outside.
 
     The Hugging Face hub cache keeps `snapshots/<revision>/model.safetensors` as a link to `blobs/<hash>`

@@ -8,7 +8,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import CONFIG_BYTES
-from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import Flag, ModelConfig
 
 CONFIG_NAME = "config.json"
@@ -32,7 +32,7 @@ def read_config(root: str) -> ModelConfig | None:
     """
     if not os.path.lexists(os.path.join(root, CONFIG_NAME)):
         return None
-    path = inside(root, CONFIG_NAME)
+    path = path_inside(root, CONFIG_NAME)
     return parse_config(read_bytes(path, path, CONFIG_BYTES), path)
 
 

@@ -13,7 +13,7 @@ from operator import lt
 from typing import NamedTuple
 
 from tiecheck.records.words import Kind
-from tiecheck.union_find import Parts
+from tiecheck.union_find import DisjointParts
 
 STEPS = 20_000
 """Steps that one equation may take before the answer is "cannot be told"."""
@@ -23,7 +23,7 @@ BITMAP = 1 << 26
 """Bytes a bitmap may span when two self-overlapping views are compared element by element."""
 
 
-class View(NamedTuple):
+class ByteView(NamedTuple):
     """The bytes of one strided view: `start + sum(step * i)` for every `0 <= i < size` of each dimension."""
 
     space: Hashable
@@ -50,7 +50,7 @@ class Shared(NamedTuple):
     members: tuple[int, ...]
     """Positions of the views, in order."""
     kind: Kind
-    """`storage`: all cover the same bytes; `overlap`: some; `unknown`: it could not be told."""
+    """`storage`: all cover the same bytes; `views_overlap`: some; `unknown`: it could not be told."""
     reason: str | None
     """Reason why it could not be told."""
 
@@ -80,12 +80,12 @@ def dims_of(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> tuple
     return tuple(dim for dim in merged if dim[1] > 1)
 
 
-def dense_view(space: Hashable, start: int, end: int) -> View:
+def dense_view(space: Hashable, start: int, end: int) -> ByteView:
     """Return a view of every byte from `start` to `end`."""
-    return View(space, start, dims_of((end - start,), (1,), 1))
+    return ByteView(space, start, dims_of((end - start,), (1,), 1))
 
 
-def overlap(a: View, b: View) -> bool | None:
+def views_overlap(a: ByteView, b: ByteView) -> bool | None:
     """Tell whether two views share a byte; None where that takes too many steps to tell."""
     if a.space != b.space or a.end <= b.start or b.end <= a.start:
         return False
@@ -94,7 +94,7 @@ def overlap(a: View, b: View) -> bool | None:
     return _solve(*_equation(a, b))
 
 
-def _equation(a: View, b: View) -> tuple[int, list[tuple[int, int]]]:
+def _equation(a: ByteView, b: ByteView) -> tuple[int, list[tuple[int, int]]]:
     """Overlap as `target = sum(step * x)` with `0 <= x <= bound`: b's indices are turned round to be positive."""
     target = b.end - 1 - a.start
     bounds: dict[int, int] = {}
@@ -129,20 +129,20 @@ def _solve(target: int, terms: list[tuple[int, int]]) -> bool | None:
     return None
 
 
-def same_bytes(a: View, b: View) -> bool | None:
+def same_bytes(a: ByteView, b: ByteView) -> bool | None:
     """Tell whether two views cover the same bytes; None where that is too much to tell."""
     if a.space != b.space or a.start != b.start or a.end != b.end:
         return False
     if a.dims == b.dims:
         return True
-    if nested(a.dims) and nested(b.dims):
+    if are_nested(a.dims) and are_nested(b.dims):
         return False
     if a.end - a.start > BITMAP:
         return None
-    return bitmap(a) == bitmap(b)
+    return view_bitmap(a) == view_bitmap(b)
 
 
-def nested(dims: tuple[tuple[int, int], ...]) -> bool:
+def are_nested(dims: tuple[tuple[int, int], ...]) -> bool:
     """Tell whether each step passes everything below it: then the normal form is unique to the set."""
     reach = 0
     for step, size in dims:
@@ -152,7 +152,7 @@ def nested(dims: tuple[tuple[int, int], ...]) -> bool:
     return True
 
 
-def bitmap(view: View) -> int:
+def view_bitmap(view: ByteView) -> int:
     """Return a number with a bit for each byte of the view's span, set where the view covers it."""
     bits = 1
     for step, size in view.dims:
@@ -164,7 +164,7 @@ def bitmap(view: View) -> int:
     return bits
 
 
-def clusters(starts: Sequence[int], ends: Sequence[int]) -> Iterator[list[int]]:
+def overlapping_runs(starts: Sequence[int], ends: Sequence[int]) -> Iterator[list[int]]:
     """Runs of two or more intervals, sorted by start, each of which begins before all earlier ones have ended."""
     # The next begins before one has ended somewhere, or nowhere: both columns sorted show which, by C loops.
     if not any(map(lt, islice(sorted(starts), 1, None), sorted(ends))):
@@ -188,7 +188,7 @@ def clusters(starts: Sequence[int], ends: Sequence[int]) -> Iterator[list[int]]:
         yield run
 
 
-def shared(views: Sequence[View]) -> list[Shared]:
+def memory_groups(views: Sequence[ByteView]) -> list[Shared]:
     """Return the groups of views that hang together by memory, among views of one or more spaces.
 
     Args:
@@ -204,19 +204,19 @@ def shared(views: Sequence[View]) -> list[Shared]:
     for members in spaces.values():
         if len(members) > 1:
             starts = [views[i].start for i in members]
-            for run in clusters(starts, [views[i].end for i in members]):
+            for run in overlapping_runs(starts, [views[i].end for i in members]):
                 found += _resolve([members[i] for i in run], views)
     return sorted(found)
 
 
-def _resolve(run: list[int], views: Sequence[View]) -> Iterator[Shared]:
+def _resolve(run: list[int], views: Sequence[ByteView]) -> Iterator[Shared]:
     """Split a run of views whose spans overlap into those that really share bytes."""
     if all(views[i].dense for i in run):
         equal = len({(views[i].start, views[i].end) for i in run}) == 1
         yield Shared(tuple(sorted(run)), "storage" if equal else "overlap", None)
         return
     ends = [views[i].end for i in run]
-    certain, possible = Parts(len(run)), Parts(len(run))
+    certain, possible = DisjointParts(len(run)), DisjointParts(len(run))
     known: dict[tuple[object, object, int], bool | None] = {}
     pairs = 0
     active: list[int] = []
@@ -229,7 +229,7 @@ def _resolve(run: list[int], views: Sequence[View]) -> Iterator[Shared]:
             pairs += 1
             key = (a.dims, b.dims, b.start - a.start)
             if key not in known:
-                known[key] = overlap(a, b) if pairs <= PAIRS else None
+                known[key] = views_overlap(a, b) if pairs <= PAIRS else None
             if known[key] is not False:
                 possible.join(i, j)
             if known[key]:
@@ -241,7 +241,7 @@ def _resolve(run: list[int], views: Sequence[View]) -> Iterator[Shared]:
             yield _describe([run[i] for i in group], views, certain=whole)
 
 
-def _describe(group: list[int], views: Sequence[View], *, certain: bool) -> Shared:
+def _describe(group: list[int], views: Sequence[ByteView], *, certain: bool) -> Shared:
     """Name what holds a group together."""
     members = tuple(sorted(group))
     if not certain:

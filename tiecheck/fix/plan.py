@@ -9,7 +9,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.fix.json_text import changed_object
 from tiecheck.fix.tensors import Layout, new_layout
 from tiecheck.records.edits import CONFIG, Step
@@ -156,7 +156,7 @@ def _tensor_step(
 
 
 def _text(root: str, name: str) -> str:
-    path = inside(root, name)
+    path = path_inside(root, name)
     raw = read_bytes(path, path)
     parse_json(raw, path, path)
     return raw.decode("utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.local import inside, parse_json
+from tiecheck.files.local import parse_json, path_inside
 from tiecheck.files.safetensors.header import read_shard
 from tiecheck.records.record import Record
 
@@ -53,7 +53,7 @@ def new_layout(
     Raises:
         TargetError: A name is not there, or a new one is.
     """
-    path = inside(root, file)
+    path = path_inside(root, file)
     shard = read_shard(path, file)
     entries = {name: _entry(entry) for name, entry in shard.entries.items()}
     lacking = sorted({*drop, *rename, *copies.values()} - entries.keys())

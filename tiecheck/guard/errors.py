@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tiecheck.errors import TargetError, TiecheckError
-from tiecheck.placement.promises import sound
+from tiecheck.placement.promises import is_sound
 from tiecheck.records.placement import Broken, Placed, Placement
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.wording import listed, size
@@ -89,7 +89,7 @@ def _devices(finding: Finding, placement: Placement) -> Iterator[str]:
 def _proposed(placement: Placement) -> list[str]:
     """Return the lines with the map that works, or with the reason why there is none."""
     proposal = placement.proposal
-    if proposal is None or sound(placement):
+    if proposal is None or is_sound(placement):
         return []
     if not proposal.device_map:
         return [f"  no map keeps them together: {proposal.reason}; {size(proposal.lacks)} are missing"]

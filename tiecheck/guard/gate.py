@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tiecheck.errors import TiecheckError, UsageError, class_word, nearest
+from tiecheck.errors import TiecheckError, UsageError, class_word, did_you_mean
 from tiecheck.guard.errors import PlacementError, TieBroken, broken_text, hurting_text, no_map_text, placement_of
-from tiecheck.placement.promises import chosen_map, promises_of, sound
+from tiecheck.placement.promises import chosen_map, is_sound, promises_of
 from tiecheck.records.report import SEVERITIES, Finding, Report, Severity, at_least
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Gate:
         """
         if self.hurting:
             proposal = self.placement.proposal
-            kept = self._map if proposal is None or sound(self.placement) else proposal.device_map
+            kept = self._map if proposal is None or is_sound(self.placement) else proposal.device_map
             text = hurting_text(self.report.targets[0], self.hurting, self.placement)
             raise PlacementError(text, self.report, kept or None)
         if not self._map:
@@ -255,7 +255,7 @@ def _refuse_wrong(device_map: object, fail_on: str) -> None:
     if device_map is None:
         raise UsageError("device_map=None places nothing; give a strategy ('auto'), a device or a map")
     if fail_on not in SEVERITIES:
-        raise UsageError(f"there is no severity {fail_on!r}{nearest(str(fail_on), SEVERITIES)}")
+        raise UsageError(f"there is no severity {fail_on!r}{did_you_mean(str(fail_on), SEVERITIES)}")
 
 
 def _has_device_map(load: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -8,12 +8,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tiecheck.records.words import Kind
-from tiecheck.wording import place
+from tiecheck.wording import python_path
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.live.lookup import Member
+    from tiecheck.live.member_lookup import Member
 
 FOUND = {
     "module": "one module under several names",
@@ -57,9 +57,9 @@ def quoted_names(names: Iterable[str]) -> str:
 
 def member_lines(members: Iterable[Member]) -> str:
     """Return a line for each member, with dtype, shape and device of its tensor."""
-    from tiecheck.live.torch_adapter import Looks
+    from tiecheck.live.torch_adapter import TensorDescriber
 
-    seen = Looks()
+    seen = TensorDescriber()
     lines = []
     for member in members:
         if member.tensor is not None:
@@ -75,12 +75,17 @@ def tying_advice(model: nn.Module, members: Sequence[Member], kind: Kind) -> str
     if kind == "module":
         return f"to tie them as a module, register one module under both names, not two that share `{source}`"
     first = "call model.tie_weights() after loading and wrapping, or " if hasattr(model, "tie_weights") else ""
-    return f"to tie them, {first}assign after loading, moving and wrapping: {place(target)} = {place(source)}"
+    return (
+        f"to tie them, {first}assign after loading, moving and wrapping: {python_path(target)} = {python_path(source)}"
+    )
 
 
 def untying_advice(found: Kind, name: str) -> str:
     """Tell how to give one member memory of its own."""
     if found == "module":
-        owner = place(name.rpartition(".")[0])
+        owner = python_path(name.rpartition(".")[0])
         return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"
-    return f"to part them, give one its own memory: {place(name)} = torch.nn.Parameter({place(name)}.detach().clone())"
+    return (
+        f"to part them, give one its own memory: {python_path(name)} = "
+        f"torch.nn.Parameter({python_path(name)}.detach().clone())"
+    )

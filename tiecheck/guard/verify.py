@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tiecheck.errors import TiecheckError
 from tiecheck.guard.tie_words import kind_text, tying_advice
 from tiecheck.live import torch_adapter
-from tiecheck.live.declared import ON_DISK, Verdict, judge
-from tiecheck.live.lookup import Member, look_up
+from tiecheck.live.group_kind import ON_DISK, Verdict, judge_members
+from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.records.placement import Broken, Promise
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import TIED
@@ -52,7 +52,7 @@ def _of(model: nn.Module, promise: Promise, stored: StoredRows | None) -> Iterat
         return
     if any(m.tensor is None for m in members):  # computed or packed: not to be told
         return
-    verdict = judge(members)
+    verdict = judge_members(members)
     held = _holds(verdict, promise)
     if held is False:
         yield _untied(model, members, verdict, promise, stored)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tiecheck.live import torch_adapter
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import Registrations
-from tiecheck.live.wrappers import PEFT, qualified, wrapping
+from tiecheck.live.wrappers import PEFT, qualified_name, wrapper_of
 from tiecheck.records.live import Effect, EffectForm
 
 PRUNING = "torch.nn.utils.prune"
@@ -68,7 +68,7 @@ def _transposes(graph: ModuleGraph, number: int, original: Any) -> bool:
 def _hook(module: nn.Module, attribute: str) -> str | None:
     """Name the hook that computes another attribute from this one, where what it computed last is not the same."""
     for hook in module._forward_pre_hooks.values():
-        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := qualified(base)) in HOOKS), None)
+        title = next((HOOKS[n] for base in type(hook).__mro__ if (n := qualified_name(base)) in HOOKS), None)
         if title is None:
             continue
         computed = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
@@ -90,7 +90,7 @@ def _adapter(graph: ModuleGraph, owner: int) -> tuple[str, EffectForm] | None:
     """Describe an adapter of PEFT over the module that registers the parameter, which is active and not merged."""
     for edge in graph.registrations_of(owner):
         layer: Any = graph.modules[edge.parent]
-        if (edge.label, PEFT) != wrapping(layer) or getattr(layer, "disable_adapters", False) is True:
+        if (edge.label, PEFT) != wrapper_of(layer) or getattr(layer, "disable_adapters", False) is True:
             continue
         merged = getattr(layer, "merged", False)
         active = [name for name in getattr(layer, "active_adapters", ()) if _has(layer, name)]

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tiecheck.files.covered_bytes import covered
-from tiecheck.files.strided_views import Shared, View, clusters, dense_view, shared
+from tiecheck.files.covered_bytes import count_covered_bytes
+from tiecheck.files.strided_views import ByteView, Shared, dense_view, memory_groups, overlapping_runs
 from tiecheck.live import torch_adapter
-from tiecheck.records.words import Kind, weakest
-from tiecheck.union_find import Parts
+from tiecheck.records.words import Kind, weakest_kind
+from tiecheck.union_find import DisjointParts
 
 MESHED = "sharing memory as strided views over so wide a span that it is too much to tell how much"
 UNLIKE = "sharing memory as other element types or in other forms, which has no one number of elements"
@@ -41,28 +41,28 @@ def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
     Returns:
         Groups of two or more positions. Disjoint views of one storage are no group.
     """
-    with torch_adapter.quiet():
-        plain, rest = torch_adapter.spans(tensors)
-        closer: list[tuple[int, View]] = []
+    with torch_adapter.without_torch_functions():
+        plain, rest = torch_adapter.plain_spans(tensors)
+        closer: list[tuple[int, ByteView]] = []
         wrappers: dict[int, int] = {}
         for i in torch_adapter.without_lone(tensors, rest):
-            found = torch_adapter.views(tensors[i]) or ()
+            found = torch_adapter.memory_views(tensors[i]) or ()
             closer += [(i, view) for view in found]
             if len(found) > 1:
                 wrappers[i] = len(found)
     owned = _suspects(plain, closer)
-    groups = shared([view for _, view in owned])
+    groups = memory_groups([view for _, view in owned])
     if not wrappers:
         return [Link(tuple(sorted(owned[k][0] for k in g.members)), g.kind, g.reason) for g in groups]
     return _join(groups, [i for i, _ in owned], wrappers)
 
 
-def _suspects(plain: torch_adapter.Spans, closer: list[tuple[int, View]]) -> list[tuple[int, View]]:
+def _suspects(plain: torch_adapter.Spans, closer: list[tuple[int, ByteView]]) -> list[tuple[int, ByteView]]:
     """Return the views that may share memory: those whose span meets another's, and those without plain addresses."""
     beside = [(i, view) for i, view in closer if view.space == torch_adapter.ADDRESS]
     owned = [(i, view) for i, view in closer if view.space != torch_adapter.ADDRESS]
     starts = plain.starts + [view.start for _, view in beside]
-    for run in clusters(starts, plain.ends + [view.end for _, view in beside]):
+    for run in overlapping_runs(starts, plain.ends + [view.end for _, view in beside]):
         for k in run:
             if k < len(plain.starts):
                 view = dense_view(torch_adapter.ADDRESS, plain.starts[k], plain.ends[k])
@@ -76,7 +76,7 @@ def _join(groups: list[Shared], owners: list[int], wrappers: dict[int, int]) -> 
     """Join groups of views to groups of tensors, where a tensor may stand on several."""
     numbers = sorted(set(owners))
     at = {tensor: k for k, tensor in enumerate(numbers)}
-    parts = Parts(len(numbers))
+    parts = DisjointParts(len(numbers))
     for group in groups:
         for k in group.members:
             parts.join(at[owners[k]], at[owners[group.members[0]]])
@@ -88,7 +88,7 @@ def _join(groups: list[Shared], owners: list[int], wrappers: dict[int, int]) -> 
         members = tuple(numbers[k] for k in part)
         if len(members) > 1:
             below = held[parts.find(part[0])]
-            kind = weakest(group.kind for group in below)
+            kind = weakest_kind(group.kind for group in below)
             whole = all({owners[k] for k in group.members} == set(members) for group in below)
             if kind == "storage" and not (whole and all(wrappers.get(i, 1) == len(below) for i in members)):
                 kind = "overlap"
@@ -108,7 +108,7 @@ class Amount(NamedTuple):
 UNTOLD = Amount(None, None)
 
 
-class Sizes:
+class TensorSizes:
     """The sizes of some distinct tensors, and the memory that they share."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -121,7 +121,7 @@ class Sizes:
         self.limits: Counter[str] = Counter()
         """Limits of the figures, in words that follow "2 tensors: " -> how many tensors each goes for."""
         self._memory: dict[int, Amount] = {}  # what a tensor stands on, where that is not what it says
-        with torch_adapter.quiet():
+        with torch_adapter.without_torch_functions():
             plain = torch_adapter.plain_sizes(tensors)
             looks = [self._look(i, tensor) for i, tensor in enumerate(tensors)] if plain is None else []
             self.elements: Sequence[int | None] = plain[0] if plain else [look.elements for look in looks]
@@ -140,13 +140,13 @@ class Sizes:
         if isinstance(elements, str):
             self.limits[elements] += 1
             return UNTOLD
-        why = torch_adapter.opaque(tensor)
-        views = None if why else torch_adapter.views(tensor)
+        why = torch_adapter.why_memory_is_hidden(tensor)
+        views = None if why else torch_adapter.memory_views(tensor)
         if views is None:
             self.limits[why or "the memory cannot be told"] += 1
             self._memory[i] = UNTOLD
             return Amount(elements, None)
-        memory, width = covered(views), tensor.element_size()
+        memory, width = count_covered_bytes(views), tensor.element_size()
         if torch_adapter.wrapped_tensors(tensor):
             if memory != elements * width:
                 word = type(tensor).__name__
@@ -168,8 +168,10 @@ class Sizes:
         alone = [i for i in among if i not in self._linked and i not in self._memory]
         parts = [self._memory[i] for i in self._memory if i not in self._linked and i in among]
         parts += [self._union(link, [i for i in link.members if i in among]) for link in self._links]
-        parts.append(Amount(total([self.elements[i] for i in alone]), total([self.nbytes[i] for i in alone])))
-        return Amount(total([part.elements for part in parts]), total([part.nbytes for part in parts]))
+        parts.append(
+            Amount(sum_if_known([self.elements[i] for i in alone]), sum_if_known([self.nbytes[i] for i in alone]))
+        )
+        return Amount(sum_if_known([part.elements for part in parts]), sum_if_known([part.nbytes for part in parts]))
 
     def partners(self, some: Collection[int]) -> set[int]:
         """Return other tensors that share memory with some of them, through others too."""
@@ -183,8 +185,10 @@ class Sizes:
         if link.kind == "unknown":
             self.limits[MESHED] = max(self.limits[MESHED], len(link.members))
             return UNTOLD
-        with torch_adapter.quiet():
-            nbytes = covered([view for i in members for view in torch_adapter.views(self.tensors[i]) or ()])
+        with torch_adapter.without_torch_functions():
+            nbytes = count_covered_bytes(
+                [view for i in members for view in torch_adapter.memory_views(self.tensors[i]) or ()]
+            )
         if nbytes is None:
             self.limits[MESHED] = max(self.limits[MESHED], len(link.members))
             return UNTOLD
@@ -206,7 +210,7 @@ class Sizes:
         return None
 
 
-def total(values: Sequence[int | None]) -> int | None:
+def sum_if_known(values: Sequence[int | None]) -> int | None:
     """Return the sum of some amounts; None where one of them is unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None

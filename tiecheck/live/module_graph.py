@@ -19,7 +19,7 @@ COUNT_LIMIT = 1 << 128
 """Counts of names stop here: a chain of 100,000 doublings has more names than its count has memory to stand in."""
 
 
-def repeated(ids: Iterable[int]) -> set[int]:
+def repeated_numbers(ids: Iterable[int]) -> set[int]:
     """Return the numbers that come more than once; by sorting, which for numbers in rough order beats any table."""
     ordered = sorted(ids)
     return set(compress(ordered, map(eq, ordered, islice(ordered, 1, None))))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tiecheck.errors import TargetError, class_word, foreign
-from tiecheck.live.module_graph import ModuleGraph, repeated
+from tiecheck.live.module_graph import ModuleGraph, repeated_numbers
 
 CAP = 32
 """Names a group lists; `names_total` says how many there are."""
@@ -55,7 +55,7 @@ class Registrations:
         self.repeats: dict[int, list[int]] = {}
         """First place of a tensor that is registered several times -> every place of it."""
         ids = list(map(id, self.objects))
-        several = repeated(ids)
+        several = repeated_numbers(ids)
         if several:
             by_id: dict[int, list[int]] = {}
             among = list(map(several.__contains__, ids))

@@ -25,7 +25,7 @@ def ties_of(places: Registrations, cap: int) -> tuple[Tie, ...]:
 
     A registered cycle alone makes no group: each name of one would stand for itself.
     """
-    with torch_adapter.quiet():
+    with torch_adapter.without_torch_functions():
         # By first name alone, which no two groups share: to compare whole records takes longer than to write them.
         return tuple(sorted(_groups(places, cap), key=_first_name))
 
@@ -60,7 +60,7 @@ class _Writer:
     def __init__(self, places: Registrations, cap: int) -> None:
         self._places = places
         self._cap = cap
-        self._looks = torch_adapter.Looks()
+        self._looks = torch_adapter.TensorDescriber()
         self._aliased = places.graph.aliased()
         self._modules = places.graph.modules
         self._registrations: dict[tuple[type, str], Registration] = {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from tiecheck.files.strided_views import View, dims_of
+from tiecheck.files.strided_views import ByteView, dims_of
 
 ADDRESSED = frozenset({"cpu", "cuda", "xpu"})
 """Devices whose `data_ptr()` is an address. On mps it is an object's address plus an offset, on meta and xla 0."""
@@ -43,13 +43,13 @@ class Spans(NamedTuple):
     """Address after its last byte."""
 
 
-def quiet() -> AbstractContextManager[object]:
+def without_torch_functions() -> AbstractContextManager[object]:
     """Return a context in which no `__torch_function__`, of a subclass or a mode, sees what we ask of tensors."""
     context: AbstractContextManager[object] = torch._C.DisableTorchFunction()
     return context
 
 
-def spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
+def plain_spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
     """Return the byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
 
     A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`.
@@ -106,7 +106,7 @@ def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
     return [i for i, key in zip(positions, keys, strict=True) if counts[key] > 1]
 
 
-def views(tensor: Tensor) -> tuple[View, ...] | None:
+def memory_views(tensor: Tensor) -> tuple[ByteView, ...] | None:
     """Return the memory a tensor stands on: one view, several for a wrapper, none for an empty or lazy tensor.
 
     Returns:
@@ -118,7 +118,7 @@ def views(tensor: Tensor) -> tuple[View, ...] | None:
         return None
 
 
-def _views(tensor: Tensor, depth: int) -> Iterator[View]:
+def _views(tensor: Tensor, depth: int) -> Iterator[ByteView]:
     if is_lazy(tensor):
         return
     inner = wrapped_tensors(tensor)
@@ -131,7 +131,7 @@ def _views(tensor: Tensor, depth: int) -> Iterator[View]:
     storage = tensor.untyped_storage()
     dims = dims_of(tensor.shape, tensor.stride(), tensor.element_size())
     space, base = _base(tensor, storage)
-    yield View(space, base + int(tensor.storage_offset()) * tensor.element_size(), dims)
+    yield ByteView(space, base + int(tensor.storage_offset()) * tensor.element_size(), dims)
 
 
 def _base(tensor: Tensor, storage: torch.UntypedStorage) -> tuple[Hashable, int]:
@@ -164,25 +164,25 @@ def wrapped_tensors(tensor: Tensor) -> list[Tensor]:
     return [part for part in (getattr(tensor, name) for name in names) if isinstance(part, Tensor)]
 
 
-def opaque(tensor: Tensor) -> str | None:
+def why_memory_is_hidden(tensor: Tensor) -> str | None:
     """Say why the memory of a tensor does not tell what it shares with another; None where it does.
 
     A wrapper made by `_make_wrapper_subclass` has a storage without memory: one and the same storage means
     shared, two do not mean separate.
     """
-    if views(tensor) is None:
+    if memory_views(tensor) is None:
         return f"the memory of a {tensor.layout} {type(tensor).__name__} cannot be told".replace("torch.", "")
     if type(tensor) in PLAIN or is_lazy(tensor) or wrapped_tensors(tensor) or _is_fake(tensor):
         return None
     try:
         if tensor.device.type != "meta" and tensor.numel():
             tensor.untyped_storage().data_ptr()
-    except Exception:  # noqa: BLE001  # see `views`
+    except Exception:  # noqa: BLE001  # see `memory_views`
         return f"what a {type(tensor).__name__} wraps cannot be told"
     return None
 
 
-def placeholder(tensor: Tensor) -> str | None:
+def why_values_are_elsewhere(tensor: Tensor) -> str | None:
     """Say why a tensor stands for values that are elsewhere; None where it holds its own.
 
     DeepSpeed ZeRO-3 leaves an empty tensor with `ds_id` in place of each partitioned parameter.
@@ -194,7 +194,7 @@ def placeholder(tensor: Tensor) -> str | None:
     return None
 
 
-class Looks:
+class TensorDescriber:
     """Describes tensors, with the words for element types and devices kept."""
 
     def __init__(self) -> None:
@@ -218,7 +218,7 @@ def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
         return None, None
     try:
         return tuple(tensor.shape), tensor.nbytes
-    except Exception:  # noqa: BLE001  # see `views`
+    except Exception:  # noqa: BLE001  # see `memory_views`
         return tuple(tensor.shape), None
 
 
@@ -265,7 +265,7 @@ def equal_bytes(a: Tensor, b: Tensor) -> bool:
     Raises:
         Exception: Whatever a tensor raises that cannot be read.
     """
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), without_torch_functions():
         return _equal_bytes(a.detach(), b.detach())
 
 

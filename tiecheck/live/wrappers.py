@@ -45,24 +45,24 @@ _SHARDS: dict[type, bool] = {}
 _KNOWN: dict[type, tuple[str, str] | None] = {}
 
 
-def wrapping(module: nn.Module) -> tuple[str, str] | None:
+def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
     """Return the attribute that holds what a module wraps, and the wrapper's title; None for any other module."""
     cls = type(module)
     if cls not in _KNOWN:
-        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := qualified(base)) in INNER), None)
+        _KNOWN[cls] = next((INNER[name] for base in cls.__mro__ if (name := qualified_name(base)) in INNER), None)
     found = _KNOWN[cls]
     return found if found is not None and found[0] in module._modules else None
 
 
-def qualified(cls: type) -> str:
+def qualified_name(cls: type) -> str:
     """Return a class's name with its module's."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def without_wrappers(module: nn.Module) -> nn.Module:
     """Return the model inside any number of wrappers."""
     for _ in range(64):  # a wrapper that holds itself ends here
-        found = wrapping(module)
+        found = wrapper_of(module)
         inner = module._modules[found[0]] if found else None
         if inner is None:
             break
@@ -72,16 +72,16 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def own_class(module: nn.Module) -> type[nn.Module]:
     """Return a module's own class: of what is wrapped, and without what FSDP2 makes of it."""
-    cls = type(unwrapped(module))
+    cls = type(without_wrappers(module))
     if _is_sharded(cls):
-        own = [base for base in cls.__mro__[1:] if qualified(base) != SHARDED]
+        own = [base for base in cls.__mro__[1:] if qualified_name(base) != SHARDED]
         cls = own[0] if own else cls
     return cls
 
 
 def _is_sharded(cls: type) -> bool:
     if cls not in _SHARDS:
-        _SHARDS[cls] = any(qualified(base) == SHARDED for base in cls.__mro__)
+        _SHARDS[cls] = any(qualified_name(base) == SHARDED for base in cls.__mro__)
     return _SHARDS[cls]
 
 
@@ -90,16 +90,16 @@ def class_name(module: nn.Module) -> str:
     return own_class(module).__name__
 
 
-def step(owner: nn.Module, label: str) -> nn.Module | None:
+def child_through_wrappers(owner: nn.Module, label: str) -> nn.Module | None:
     """Return the module that a label names below another, wrappers passed through; None where there is none."""
     for _ in range(64):
         inner = owner._modules.get(label)
         if inner is not None:
             return inner
-        found = wrapping(owner)
+        found = wrapper_of(owner)
         if found is None:
             return None
-        owner = owner._modules[found[0]]  # type: ignore[assignment]  # `wrapping` has looked
+        owner = owner._modules[found[0]]  # type: ignore[assignment]  # `wrapper_of` has looked
     return None
 
 
@@ -107,7 +107,7 @@ class UserNames:
     """Writes the names of a model as its user knows them: without the wrappers' own parts."""
 
     def __init__(self, graph: ModuleGraph) -> None:
-        found = [w for module in graph.modules if (w := wrapping(module)) is not None]
+        found = [w for module in graph.modules if (w := wrapper_of(module)) is not None]
         sharded = any(map(_is_sharded, set(map(type, graph.modules))))
         self._root = graph.modules[0]
         self._labels = {label for label, _ in found}
@@ -124,7 +124,7 @@ class UserNames:
         kept = []
         module: nn.Module | None = self._root
         for part in parts:
-            found = wrapping(module) if module is not None else None
+            found = wrapper_of(module) if module is not None else None
             if found is None or found[0] != part:
                 kept.append(part)
             module = module._modules.get(part) if module is not None else None
@@ -135,7 +135,7 @@ class UserNames:
         return tuple(sorted({self.of(name) for name in names})) if self._labels else names
 
 
-def renamed(live: LiveModel, user: UserNames) -> LiveModel:
+def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
     """Return the facts of a wrapped module with every name as its user knows it."""
     of, all_of = user.of, user.all_of
     return live._replace(

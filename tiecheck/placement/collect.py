@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.placement.load_outcomes import Source, loads_of
-from tiecheck.placement.model import Loader, NoTreeError, Subject, lookup, model_of
+from tiecheck.placement.model import Loader, NoTreeError, Subject, device_lookup, model_of
 from tiecheck.records.placement import Ask, Placement, Plan, Proposal
 from tiecheck.records.words import TIED, Unknown
 
@@ -54,7 +54,7 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
     plans = _plans(config, subject, source)
     if not plans:
         return Unknown("accelerate is not installed, and without it nobody plans")
-    from tiecheck.peers.views.registry import views_of, would_warn
+    from tiecheck.peers.views.registry import ask_tools, would_warn
 
     loads, untold, followed = loads_of(source, subject, plans[0])
     placement = Placement(
@@ -64,7 +64,7 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
         plans=plans,
         proposal=None,
         loads=loads,
-        warns=would_warn(views_of(subject.module, tools=("accelerate",))) if _may_warn(live) else (),
+        warns=would_warn(ask_tools(subject.module, tools=("accelerate",))) if _may_warn(live) else (),
         installed=getattr(sys.modules.get("accelerate"), "__version__", None),
         untold=untold,
         followed=followed,
@@ -78,7 +78,7 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
 
 
 def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> Subject | Unknown:
-    from tiecheck.live.wrappers import unwrapped
+    from tiecheck.live.wrappers import without_wrappers
 
     natural: Loader = "transformers" if built.origin != "given" and live.library is not None else "accelerate"
     planned = None
@@ -90,7 +90,7 @@ def _subject(config: Config, source: Source, built: Built, live: LiveModel) -> S
         if isinstance(found, Unknown):
             return found
         planned = found
-    module = unwrapped(built.module)
+    module = without_wrappers(built.module)
     return Subject(module, planned, model_of(module, live, planned.dtype if planned else config.dtype), natural)
 
 
@@ -179,7 +179,7 @@ def _unsound(placement: Placement) -> bool:
 def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposal:
     """Return a map that keeps the groups together which are one tensor, or will be once they are loaded."""
     from tiecheck.placement.planners.running import machine_memory
-    from tiecheck.placement.proposal.propose import propose
+    from tiecheck.placement.proposal.propose import propose_map
 
     memory = placement.memory
     together = [
@@ -196,18 +196,18 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
     own = getattr(subject.module, "_no_split_modules", None) or ()
     no_split = config.no_split if config.no_split is not None else tuple(own)
     strategy = "sequential" if placement.strategy == "map" else placement.strategy
-    return propose(subject.model.tree, together, memory or machine_memory(), no_split, strategy=strategy)
+    return propose_map(subject.model.tree, together, memory or machine_memory(), no_split, strategy=strategy)
 
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
     """Return the given map with the keys changed that part a group."""
-    from tiecheck.placement.proposal.amend import amended
+    from tiecheck.placement.proposal.amend import amended_map
 
     model, natural = subject.model, subject.natural
-    found = amended(plan.device_map, together, partial(lookup, loader=natural))
+    found = amended_map(plan.device_map, together, partial(device_lookup, loader=natural))
     if found is None:
         return None
-    return Proposal(found, model.used(lookup(found, natural)), 0, None)
+    return Proposal(found, model.used(device_lookup(found, natural)), 0, None)
 
 
 def _fits(used: Mapping[str, int], memory: Mapping[int | str, int] | None) -> bool:

@@ -179,12 +179,12 @@ def keys_above(device_map: Mapping[str, Any], name: str) -> list[str]:
     return [key for n in range(len(parts) + 1) if (key := ".".join(parts[:n])) in device_map]
 
 
-def splits(device_map: Mapping[str, Key], groups: Iterable[Iterable[str]]) -> bool:
+def splits_a_group(device_map: Mapping[str, Key], groups: Iterable[Iterable[str]]) -> bool:
     """Return whether a map puts members of a group on different devices; one without a device says nothing."""
     return any(len({device_in(device_map, name) for name in group} - {None}) > 1 for group in groups)
 
 
-def differing(one: Mapping[str, Key], other: Mapping[str, Key]) -> dict[str, tuple[Key, Key]]:
+def differing_devices(one: Mapping[str, Key], other: Mapping[str, Key]) -> dict[str, tuple[Key, Key]]:
     """Return where two maps that are not cleaned place something differently, by the finest key that either has.
 
     Returns:

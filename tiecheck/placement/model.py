@@ -28,7 +28,7 @@ Loader = Literal["accelerate", "transformers"]
 """Who loads a target and looks its names up in a map."""
 
 
-class Model:
+class PlacedModel:
     """A model as a placement knows it. Its tree is made when it is first asked for: a sound plan needs none."""
 
     def __init__(self, tree: Callable[[], ModuleTree], groups: tuple[Placed, ...]) -> None:
@@ -105,7 +105,7 @@ class Model:
         """
         if not plan.device_map:
             return plan
-        device = lookup(plan.device_map, loader)
+        device = device_lookup(plan.device_map, loader)
         of_name = None if seen is None else {name: number for number, group in enumerate(seen) for name in group}
         placed = tuple(
             group._replace(
@@ -119,7 +119,7 @@ class Model:
         return plan._replace(placed=placed, used=plan.counted if sound else self.used(device))
 
 
-def lookup(device_map: Mapping[str, Any], loader: Loader = "accelerate") -> Callable[[str], Device | None]:
+def device_lookup(device_map: Mapping[str, Any], loader: Loader = "accelerate") -> Callable[[str], Device | None]:
     """Return what tells the device of a name under a map, as a loader looks for it."""
     known = DeviceMap.of(device_map)
     return partial(by_transformers, known) if loader == "transformers" else known.device_of
@@ -132,7 +132,7 @@ class Subject(NamedTuple):
     """The model, without wrappers."""
     planned: Planned | None
     """The same as `from_pretrained` has it when it plans, where that is what loads it."""
-    model: Model
+    model: PlacedModel
     """Its names, bytes and groups."""
     natural: Loader
     """Who loads such a target."""
@@ -142,7 +142,7 @@ class NoTreeError(Exception):
     """The reason for which a model has no tree that could be planned with."""
 
 
-def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
+def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> PlacedModel:
     """Return what a placement has to know of a module without wrappers, in the type of a load (None: its own)."""
 
     def tree() -> ModuleTree:
@@ -151,10 +151,10 @@ def model_of(module: nn.Module, live: LiveModel, dtype: str | None) -> Model:
             raise NoTreeError(f"no map can be made for it: {found.reason}")
         return found
 
-    return Model(tree, groups_of(live, dtype))
+    return PlacedModel(tree, placed_groups(live, dtype))
 
 
-def groups_of(live: LiveModel, dtype: str | None = None) -> tuple[Placed, ...]:
+def placed_groups(live: LiveModel, dtype: str | None = None) -> tuple[Placed, ...]:
     """Return the real ties of parameters, and the declared groups that are none, by first name; under no map yet."""
     real = {tie.names: tie for tie in live.ties if tie.kind in TIED and not tie.buffer}
     held = {name: names for names in real for name in names}

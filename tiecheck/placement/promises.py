@@ -16,7 +16,7 @@ HURTS = frozenset({"raises", "overwrites", "untied"})
 """Forms of a load that break a group (`LoadForm`); to hold it twice costs memory alone."""
 
 
-def sound(placement: Placement) -> bool:
+def is_sound(placement: Placement) -> bool:
     """Return whether the plan that the natural loader follows keeps every group together and loads it."""
     if not placement.plans or not placement.plans[0].device_map:
         return False
@@ -30,7 +30,7 @@ def chosen_map(placement: Placement) -> dict[str, int | str]:
     A plan that is not sound stands where nothing better is known.
     """
     own: Mapping[str, int | str] = placement.plans[0].device_map if placement.plans else {}
-    if sound(placement) or placement.proposal is None or not placement.proposal.device_map:
+    if is_sound(placement) or placement.proposal is None or not placement.proposal.device_map:
         return dict(own)
     return dict(placement.proposal.device_map)
 

@@ -285,7 +285,7 @@ def at_least(findings: Iterable[Finding], threshold: Severity) -> bool:
     return any(SEVERITIES.index(f.severity) >= floor for f in findings)
 
 
-def fingerprint(code: str, target: str, names: Iterable[str]) -> str:
+def finding_fingerprint(code: str, target: str, names: Iterable[str]) -> str:
     """Return a stable identity for a finding: code, target and sorted names, never a line number.
 
     Sixteen hexadecimal digits of a BLAKE2b hash; the parts are joined by NUL, which no path or name holds.

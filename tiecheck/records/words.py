@@ -20,7 +20,7 @@ UNTIED: frozenset[Kind] = frozenset({"storage", "overlap", "copy", "separate"})
 """The kinds in which the members are different parameters, whatever they look like."""
 
 
-def weakest(kinds: Iterable[Kind]) -> Kind:
+def weakest_kind(kinds: Iterable[Kind]) -> Kind:
     """Return the weakest of some kinds: a group is as strong as the weakest link that holds it together."""
     return max(kinds, key=KINDS.index)
 

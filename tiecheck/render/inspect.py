@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import TextIO
 
-from tiecheck.peers.views.differences import difference
+from tiecheck.peers.views.differences import compare_view
 from tiecheck.records.report import Counts, Report, Tally, TargetReport, TieEntry, View
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
-from tiecheck.render.text import STORED, fetched, more
+from tiecheck.render.text import STORED, more_names_text, traffic_text
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""
@@ -49,7 +49,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     if target.layers:
         yield Line(f"{target.type}; read: {', '.join(target.layers)}", 2, 0, "dim")
     if target.remote:
-        yield Line(fetched(target.remote), 2, 0, "dim")
+        yield Line(traffic_text(target.remote), 2, 0, "dim")
     for error in target.errors:
         yield Line(f"error: {error.message}", 2, 2, "bold magenta", 5)
     if target.layers:
@@ -74,7 +74,7 @@ def _ties(target: TargetReport, style: Style) -> Iterator[Line]:
     for tie in target.ties[:shown]:
         mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
         names = tie.names if style.verbose else tie.names[:NAMES_SHOWN]
-        yield Line(f"{mark.join(names)}{'' if len(names) == tie.names_total else more(tie)}", 2, 2)
+        yield Line(f"{mark.join(names)}{'' if len(names) == tie.names_total else more_names_text(tie)}", 2, 2)
         for label, text in _facts(tie):
             yield Line(f"{label:<{LABEL}}{text}", 4, LABEL, "dim", LABEL)
     yield from _rest(len(target.ties), shown, "groups")
@@ -163,7 +163,7 @@ def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
         return word, text if style.verbose or len(text) <= ERROR else f"{text[:ERROR]}..."
     if view.says is not None:
         return "says yes" if view.says else "says no", ""
-    found = difference(target.ties, view)
+    found = compare_view(target.ties, view)
     tied = sum(tie.kind in TIED and tie.kind_from == "live" for tie in target.ties)
     every = "" if tied == 1 else f"all {tied:,} groups"
     missed = every if len(found.missed) == tied else _listed(found.missed) if found.missed else ""

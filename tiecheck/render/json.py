@@ -20,28 +20,28 @@ INTERNAL = frozenset({"rules_run"})
 
 def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
     """Write the report as JSON."""
-    json.dump(document(report), stream, indent=1, ensure_ascii=True)
+    json.dump(json_document(report), stream, indent=1, ensure_ascii=True)
     stream.write("\n")
 
 
-def document(report: Report) -> dict[str, Any]:
+def json_document(report: Report) -> dict[str, Any]:
     """Return the report as plain dicts and lists, in the shape of the schema."""
     return {
         "schema": SCHEMA,
         "version": report.version,
-        "targets": [plain(target) for target in report.targets],
+        "targets": [as_plain_data(target) for target in report.targets],
         "summary": _summary(report),
     }
 
 
-def plain(value: Any) -> Any:
+def as_plain_data(value: Any) -> Any:
     """Turn records into dicts, tuples into lists, and keys of mappings into texts, all the way down."""
     if hasattr(value, "_fields"):
-        return {name: plain(getattr(value, name)) for name in value._fields if name not in INTERNAL}
+        return {name: as_plain_data(getattr(value, name)) for name in value._fields if name not in INTERNAL}
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
+        return [as_plain_data(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_plain_data(item) for key, item in value.items()}
     return value
 
 

@@ -54,8 +54,8 @@ def _write_rich(lines: list[Line], stream: TextIO) -> None:
 def _wrapped(line: Line, width: int) -> list[str]:
     """Return the physical lines; words are never broken, so that names and paths can be copied."""
     if line.whole:
-        return [(" " * line.indent + clean(line.text)).rstrip()]
-    words = clean(line.text).split(" ")
+        return [(" " * line.indent + escaped(line.text)).rstrip()]
+    words = escaped(line.text).split(" ")
     lines: list[str] = []
     current = " " * line.indent + words[0]
     for word in words[1:]:
@@ -68,7 +68,7 @@ def _wrapped(line: Line, width: int) -> list[str]:
     return [text.rstrip() for text in lines]
 
 
-def clean(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape every control character of a text: a tensor's name may hold anything."""
     if text.isprintable():
         return text

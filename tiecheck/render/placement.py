@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from tiecheck.placement.asked.fit import holders
+from tiecheck.placement.asked.fit import memory_devices
 from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
-from tiecheck.placement.promises import sound
+from tiecheck.placement.promises import is_sound
 from tiecheck.records.placement import Crash, Device, Placed, PlacedLoad, Placement, Plan, Proposal, Seeds
 from tiecheck.records.words import TIED
-from tiecheck.render.lines import Line, clean
+from tiecheck.render.lines import Line, escaped
 from tiecheck.render.reports import Style
 from tiecheck.wording import size
 
@@ -68,7 +68,7 @@ def _wanted(placement: Placement) -> bool:
     """Return whether the plan that will be followed is one to replace; another tool has its finding."""
     first = placement.plans[0]
     unstable = first.seeds is not None and (first.seeds.maps > 1 or first.seeds.crashes > 0)
-    return unstable or bool(first.moved) or not sound(placement)
+    return unstable or bool(first.moved) or not is_sound(placement)
 
 
 def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
@@ -173,12 +173,12 @@ def python_map(device_map: Mapping[str, int | str]) -> list[str]:
 
 def _literal(value: int | str) -> str:
     """Return a number or a text as Python writes it, without a character that does not print."""
-    return clean(json.dumps(value, ensure_ascii=False))
+    return escaped(json.dumps(value, ensure_ascii=False))
 
 
 def _memory(memory: Mapping[int | str, int], used: Mapping[Device, int] | tuple[()]) -> list[tuple[Device, int]]:
     """Return a memory by devices in one way of writing them."""
-    return list(zip(holders(memory, used), memory.values(), strict=True))
+    return list(zip(memory_devices(memory, used), memory.values(), strict=True))
 
 
 def _some(items: Sequence[_T], style: Style) -> Sequence[_T]:
@@ -258,7 +258,7 @@ def _table(groups: Sequence[Placed], style: Style) -> Iterator[Line]:
 
 def _rows(rows: Sequence[tuple[str, str, str, str | None]]) -> Iterator[Line]:
     """Rows of a table, the columns as wide as their cells; a cell that is too wide has the next one under it."""
-    cells = [(clean(first), clean(middle), last, tone) for first, middle, last, tone in rows]
+    cells = [(escaped(first), escaped(middle), last, tone) for first, middle, last, tone in rows]
     wide = min(WIDE, max(len(middle) for _, middle, last, _ in cells if last))
     for first, middle, last, tone in cells:
         head = f"{first:<7}{middle:<{wide}}"

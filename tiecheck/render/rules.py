@@ -25,11 +25,13 @@ def rule_text(rule: type[Rule]) -> str:
 
 def rule_list() -> str:
     """List every rule in one line each, under its family's title."""
-    from tiecheck.rules.registry import FAMILIES, family
+    from tiecheck.rules.registry import FAMILIES, rules_of_family
 
     blocks = []
     for digit, (_, _, title) in FAMILIES.items():
-        lines = [f"{rule.code}  {rule.severity:<8} {rule.name}\n        {rule.summary}" for rule in family(digit)]
+        lines = [
+            f"{rule.code}  {rule.severity:<8} {rule.name}\n        {rule.summary}" for rule in rules_of_family(digit)
+        ]
         blocks.append(f"{title}\n" + "\n".join(lines))
     return "\n\n".join(blocks)
 

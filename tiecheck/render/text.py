@@ -56,7 +56,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         yield from _finding(finding, style)
     if target.remote and style.verbose:
         moved = target.remote
-        yield Line(fetched(moved), 8, 0, "dim")
+        yield Line(traffic_text(moved), 8, 0, "dim")
     reasons: dict[str, list[str]] = {}
     for skip in target.skips:
         reasons.setdefault(skip.reason, []).append(skip.code)
@@ -64,7 +64,7 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         yield Line(f"skipped {', '.join(codes)}: {reason}", 8, 2, "dim")
 
 
-def fetched(moved: Traffic) -> str:
+def traffic_text(moved: Traffic) -> str:
     """Tell what was moved to read a remote target."""
     return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
 
@@ -73,7 +73,7 @@ def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
     shown = len(target.ties) if style.verbose else GROUPS_SHOWN
     for tie in target.ties[:shown]:
         mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
-        yield Line(f"{mark.join(tie.names[:4])}{more(tie)}", 8, 2)
+        yield Line(f"{mark.join(tie.names[:4])}{more_names_text(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     rest = len(target.ties) - shown
     if rest > 0:
@@ -100,7 +100,7 @@ def _loaders(target: TargetReport) -> Iterator[Line]:
         yield Line(f"{outcome} in {', '.join(words)}", 8, 2, "dim")
 
 
-def more(tie: TieEntry) -> str:
+def more_names_text(tie: TieEntry) -> str:
     """Tell how many names there are besides the four that are shown."""
     if tie.names_total is None:
         return " and endlessly many more (a cycle)"

@@ -16,7 +16,7 @@ EMBEDDING = "model.embed_tokens.weight"
 PAIR = (HEAD, EMBEDDING)
 
 
-def tensor(name: str, shape: tuple[int, ...] = (128, 16), file: str = "model.safetensors") -> StoredTensor:
+def stored_tensor(name: str, shape: tuple[int, ...] = (128, 16), file: str = "model.safetensors") -> StoredTensor:
     """A float32 tensor's header facts."""
     count = 1
     for size in shape:
@@ -24,12 +24,12 @@ def tensor(name: str, shape: tuple[int, ...] = (128, 16), file: str = "model.saf
     return StoredTensor(name, "float32", shape, 4 * count, file, 1024)
 
 
-def flag(value: bool, *level: str) -> Flag:
+def tie_flag(value: bool, *level: str) -> Flag:
     """A tie flag on line 12 of the config."""
     return Flag("tie_word_embeddings", level, value, 12, 3)
 
 
-def group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), **changes: Any) -> Group:
+def llama_group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), **changes: Any) -> Group:
     """A Llama's group: what the flag says (None: nothing), which members are stored, and fields to change."""
     by = ("config.json:tie_word_embeddings",) if value is not None else ("default of LlamaForCausalLM",)
     plain = Group(
@@ -38,14 +38,14 @@ def group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), 
         kind="parameter" if value else None,
         declared=bool(value),
         declared_by=by,
-        flag=None if value is None else flag(value),
+        flag=None if value is None else tie_flag(value),
         level=(),
         default=False,
         forced=False,
         stored="absent",
         stored_names=tuple(sorted(stored)),
         missing=tuple(n for n in PAIR if n not in stored),
-        tensors=tuple(tensor(n) for n in sorted(stored)),
+        tensors=tuple(stored_tensor(n) for n in sorted(stored)),
         comparison=None,
         reason=None,
         inferred=False,
@@ -53,21 +53,21 @@ def group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDING,), 
     return plain._replace(**changes)
 
 
-def judged(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[str, Any]:
+def group_facts(*groups: Group, older: tuple[Group, ...] | None = None) -> dict[str, Any]:
     """The facts `groups` and `loaders`: what transformers 4.57 and 5 make of some groups.
 
     Args:
         groups: The groups as transformers 5 reads them.
         older: The same groups as 4.57 reads them; alike where it is not given.
     """
-    from tiecheck.peers.loaders.registry import loaders_of, views_of
-    from tiecheck.peers.loaders.situation import Situation
+    from tiecheck.peers.loaders.loader_rules import Situation
+    from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
     from tiecheck.records.declared import Architecture
 
     llama = Architecture("LlamaForCausalLM", True, (), "transformers 5.23.0", 1.0, EMBEDDING, HEAD, "model")
     before = older or groups
     situations = [Situation(None, llama, group, (other,)) for group, other in zip(groups, before, strict=True)]
-    return {"groups": groups, "loaders": views_of(situations, loaders_of(("transformers",)))}
+    return {"groups": groups, "loaders": ask_loaders(situations, loaders_of(("transformers",)))}
 
 
 def loader_facts(group: Group, *views: LoaderView, flags: tuple[Flag, ...] = ()) -> dict[str, Any]:
@@ -75,19 +75,19 @@ def loader_facts(group: Group, *views: LoaderView, flags: tuple[Flag, ...] = ())
     return {"groups": (group,), "loaders": views, "flags": flags}
 
 
-def view(loader: str, outcome: Outcome, **changes: Any) -> LoaderView:
+def loader_view(loader: str, outcome: Outcome, **changes: Any) -> LoaderView:
     """Return what a loader makes of the Llama's group."""
     plain = LoaderView(loader, "", outcome, None, "source", PAIR, "tie_word_embeddings", True, True)
     return plain._replace(**changes)
 
 
-def compared(*, rows_differ: int = 0, first: int | None = None, constant: bool = False) -> Comparison:
+def row_comparison(*, rows_differ: int = 0, first: int | None = None, constant: bool = False) -> Comparison:
     """A comparison of 128 rows."""
     last = None if first is None else first + rows_differ - 1
     return Comparison(rows_differ == 0, 128, rows_differ, 128, first, last, constant)
 
 
-def checkpoint(
+def sharded_checkpoint(
     entries: dict[str, tuple[str, ...]], weight_map: dict[str, str] | None = None, missing: tuple[str, ...] = ()
 ) -> Checkpoint:
     """A checkpoint of shards (file -> names of small tensors), with its index and the files that are missing."""
@@ -97,7 +97,7 @@ def checkpoint(
     return Checkpoint("safetensors", ".", shards, index, weight_map or {}, missing, {})
 
 
-def tie(*names: str, kind: Any = "parameter", **changes: Any) -> Tie:
+def live_tie(*names: str, kind: Any = "parameter", **changes: Any) -> Tie:
     """A live group of float32 matrices."""
     plain = Tie(
         names=tuple(sorted(names or PAIR)),
@@ -115,7 +115,9 @@ def tie(*names: str, kind: Any = "parameter", **changes: Any) -> Tie:
     return plain._replace(**changes)
 
 
-def declared(kind: Any, *, parts: tuple[tuple[str, ...], ...] = ((HEAD,), (EMBEDDING,)), **changes: Any) -> DeclaredTie:
+def declared_tie(
+    kind: Any, *, parts: tuple[tuple[str, ...], ...] = ((HEAD,), (EMBEDDING,)), **changes: Any
+) -> DeclaredTie:
     """A declared group of a live Llama."""
     plain = DeclaredTie(
         names=tuple(sorted(n for part in parts for n in part)),
@@ -128,13 +130,13 @@ def declared(kind: Any, *, parts: tuple[tuple[str, ...], ...] = ((HEAD,), (EMBED
     return plain._replace(**changes)
 
 
-def candidate(**changes: Any) -> Candidate:
+def tie_candidate(**changes: Any) -> Candidate:
     """The group that a Llama's class can tie."""
     by = ("LlamaForCausalLM._tied_weights_keys", "config.tie_word_embeddings")
     return Candidate(PAIR, EMBEDDING, by, flag=True)._replace(**changes)
 
 
-def head(**changes: Any) -> Head:
+def live_head(**changes: Any) -> Head:
     """Embedding and head of a live Llama, tied."""
     plain = Head(
         class_name="LlamaForCausalLM",
@@ -152,7 +154,7 @@ def head(**changes: Any) -> Head:
     return plain._replace(**changes)
 
 
-def key(form: KeyForm, **changes: Any) -> KeyProblem:
+def key_problem(form: KeyForm, **changes: Any) -> KeyProblem:
     """Something wrong with what a class declares."""
     plain = KeyProblem(
         form=form,
@@ -167,15 +169,15 @@ def key(form: KeyForm, **changes: Any) -> KeyProblem:
     return plain._replace(**changes)
 
 
-def live(**changes: Any) -> LiveModel:
+def live_llama(**changes: Any) -> LiveModel:
     """A live Llama with its tie in order."""
     plain = LiveModel(
         class_name="LlamaForCausalLM",
         origin="given",
-        ties=(tie(),),
+        ties=(live_tie(),),
         aliases=(),
-        declared=(declared("parameter", parts=(PAIR,)),),
-        candidates=(candidate(),),
+        declared=(declared_tie("parameter", parts=(PAIR,)),),
+        candidates=(tie_candidate(),),
         flag=True,
         library="transformers 5.23.0",
         reasons=(),
@@ -185,7 +187,7 @@ def live(**changes: Any) -> LiveModel:
 
 def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
     """Return the facts of the live layer as rules ask for them: of a Llama in order or another, with some changes."""
-    model = (of or live())._replace(**changes)
+    model = (of or live_llama())._replace(**changes)
     return {
         "live": model,
         "live_ties": model.ties,
@@ -200,7 +202,7 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
     }
 
 
-def scale(**changes: Any) -> InitScale:
+def init_scale(**changes: Any) -> InitScale:
     """An untrained GPT-2 of the full size whose head took the embedding's draw."""
     plain = InitScale(
         names=("lm_head.weight", "model.tok_embedding.weight"),

@@ -27,7 +27,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], str]] = {
 """First digit of a code -> the family's room, its modules, and its title."""
 
 
-def family(digit: str) -> tuple[type[Rule], ...]:
+def rules_of_family(digit: str) -> tuple[type[Rule], ...]:
     """Return the rules of one family, by code."""
     from tiecheck.rules.base import Rule
 
@@ -40,7 +40,7 @@ def family(digit: str) -> tuple[type[Rule], ...]:
 
 def all_rules() -> tuple[type[Rule], ...]:
     """Return every rule there is, by code."""
-    return tuple(rule for digit in FAMILIES for rule in family(digit))
+    return tuple(rule for digit in FAMILIES for rule in rules_of_family(digit))
 
 
 def rule_of(code: str) -> type[Rule]:
@@ -51,14 +51,14 @@ def rule_of(code: str) -> type[Rule]:
     """
     wanted = code.upper()
     digit = wanted[3:4]
-    for rule in family(digit) if digit in FAMILIES else ():
+    for rule in rules_of_family(digit) if digit in FAMILIES else ():
         if rule.code == wanted:
             return rule
     raise UsageError(f"there is no rule {code!r}{_nearest(wanted)}")
 
 
 @lru_cache(64)  # for a fleet it is asked the same each time
-def select(wanted: tuple[str, ...], ignored: tuple[str, ...], rooms: tuple[str, ...]) -> tuple[type[Rule], ...]:
+def select_rules(wanted: tuple[str, ...], ignored: tuple[str, ...], rooms: tuple[str, ...]) -> tuple[type[Rule], ...]:
     """Return the rules to run: chosen by codes or prefixes of codes, and of a layer that was asked for.
 
     Args:
@@ -77,7 +77,7 @@ def select(wanted: tuple[str, ...], ignored: tuple[str, ...], rooms: tuple[str, 
         rule
         for digit, (room, _, _) in FAMILIES.items()
         if room in rooms and any(_may_match(p, digit) for p in chosen)
-        for rule in family(digit)
+        for rule in rules_of_family(digit)
         if rule.code.startswith(chosen) and not (left_out and rule.code.startswith(left_out))
     )
 
@@ -100,7 +100,11 @@ def _check_prefix(prefix: str) -> None:
     if "TIE".startswith(prefix) and prefix:
         return
     digit = prefix[3:4]
-    if prefix.startswith("TIE") and digit in FAMILIES and any(r.code.startswith(prefix) for r in family(digit)):
+    if (
+        prefix.startswith("TIE")
+        and digit in FAMILIES
+        and any(r.code.startswith(prefix) for r in rules_of_family(digit))
+    ):
         return
     raise UsageError(f"no rule's code begins with {prefix!r}{_nearest(prefix)}")
 

@@ -66,14 +66,14 @@ def is_plain_matrix(name: str) -> bool:
     return name.endswith(".weight") and not re.search(_TABLE, name) and not is_norm_gain(name)
 
 
-def spread(names: Sequence[str], count: int = MATRICES) -> list[str]:
+def evenly_spread(names: Sequence[str], count: int = MATRICES) -> list[str]:
     """Return at most `count` of some names, evenly spread, the first and the last among them."""
     if len(names) <= count:
         return list(names)
     return [names[i * (len(names) - 1) // (count - 1)] for i in range(count)]
 
 
-def starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
+def run_starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
     """Return the first elements of evenly spread runs over a tensor, and the length of a run.
 
     A tensor smaller than the sample is taken whole.
@@ -84,7 +84,7 @@ def starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:
     return [i * (elements - run) // (runs - 1) for i in range(runs)], run
 
 
-def deviation(runs: Iterable[Sequence[float]]) -> float:
+def sample_deviation(runs: Iterable[Sequence[float]]) -> float:
     """Return the standard deviation of all elements of some runs."""
     values = [value for run in runs for value in run]
     mean = _mean(values)
@@ -156,7 +156,7 @@ def _one_draw(runs: Sequence[Sequence[float]], moments: _Moments) -> bool:
         return False
     if len(runs) < 8 or len(runs[0]) < 64:  # too few to compare
         return True
-    widths = [deviation([run]) ** 2 for run in runs]
+    widths = [sample_deviation([run]) ** 2 for run in runs]
     mean = math.fsum(widths) / len(widths)
     spread_of = math.fsum((width - mean) ** 2 for width in widths) / (len(widths) - 1)
     expected = (moments.kurtosis - 1) / len(runs[0]) * mean**2

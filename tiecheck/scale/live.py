@@ -13,7 +13,14 @@ from torch.nn.parameter import is_lazy
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
-from tiecheck.scale.stored import HARMLESS, NO_NORM, Verdict, predicted_deviation, scale_record, untrained_verdict
+from tiecheck.scale.stored import (
+    HARMLESS,
+    NO_NORM,
+    TrainingEvidence,
+    predicted_deviation,
+    scale_record,
+    untrained_verdict,
+)
 from tiecheck.trace import forward
 from tiecheck.trace.head_use import is_norm_layer
 
@@ -70,7 +77,7 @@ def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor)
     verdict = _verdict(module, tied)
     assumed = predicted_deviation(std, tied.shape[1], 1.0, 1.0)
     if assumed < HARMLESS:
-        known = Verdict(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
+        known = TrainingEvidence(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
         return scale_record(names, tied.shape, std, known)._replace(predicted=assumed, reason=_SMALL)
     if isinstance(verdict, Unknown):
         return verdict
@@ -106,7 +113,7 @@ def _deviation(tensor: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _verdict(module: nn.Module, tied: torch.Tensor) -> Verdict | Unknown:
+def _verdict(module: nn.Module, tied: torch.Tensor) -> TrainingEvidence | Unknown:
     """Return True if the evidence says that nothing has been trained."""
     norms = 0
     for path, layer in module.named_modules():
@@ -121,9 +128,9 @@ def _verdict(module: nn.Module, tied: torch.Tensor) -> Verdict | Unknown:
                     if not _adds_one(layer, parameter):
                         return Unknown(f"{name} is all zero, and the layer could not be seen to add one to it")
                 else:
-                    return Verdict(untrained=False, evidence=f"{name} is not all ones")
+                    return TrainingEvidence(untrained=False, evidence=f"{name} is not all ones")
             if offset and bool((parameter != 0).any()):
-                return Verdict(untrained=False, evidence=f"{name} is not all zeros")
+                return TrainingEvidence(untrained=False, evidence=f"{name} is not all zeros")
             norms += gain
     return _fresh(module, tied, norms) if norms else Unknown(NO_NORM)
 
@@ -139,14 +146,16 @@ def _adds_one(layer: nn.Module, gain: torch.Tensor) -> bool:
     return bool(((rms - 1).abs() < _CLOSE).all())
 
 
-def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> Verdict | Unknown:
+def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> TrainingEvidence | Unknown:
     """Return the evidence of the other weights, once every normalisation layer is as it was made."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)} | {id(tied)}
     named = ((n, p) for n, p in module.named_parameters() if initial_draw.is_plain_matrix(n) and id(p) not in tables)
     plain = {name: p for name, p in named if _is_matrix(p)}
     if not plain and any(is_lazy(p) for p in module.parameters()):
-        return Verdict(untrained=True, evidence=f"{norms} normalisation layers are new, lazy layers saw no input yet")
-    return untrained_verdict(norms, (_sample(name, plain[name]) for name in initial_draw.spread(list(plain))))
+        return TrainingEvidence(
+            untrained=True, evidence=f"{norms} normalisation layers are new, lazy layers saw no input yet"
+        )
+    return untrained_verdict(norms, (_sample(name, plain[name]) for name in initial_draw.evenly_spread(list(plain))))
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:
@@ -155,7 +164,7 @@ def _is_matrix(parameter: torch.Tensor) -> bool:
 
 
 def _sample(name: str, tensor: torch.Tensor) -> initial_draw.Sample:
-    first, run = initial_draw.starts(tensor.numel(), initial_draw.RUNS, initial_draw.RUN)
+    first, run = initial_draw.run_starts(tensor.numel(), initial_draw.RUNS, initial_draw.RUN)
     where = torch.tensor(first).unsqueeze(1) + torch.arange(run)
     values = tensor.detach().reshape(-1)[where.to(tensor.device)].float().cpu()
     return initial_draw.Sample(name, tuple(tensor.shape), values.tolist())
@@ -163,14 +172,14 @@ def _sample(name: str, tensor: torch.Tensor) -> initial_draw.Sample:
 
 def _on_meta(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor, std: float) -> InitScale | Unknown:
     """Return the head's scale, watched on meta; nothing if the head's input or its product cannot be followed."""
-    passed = forward.forward(module, tied)
+    passed = forward.run_on_random_tokens(module, tied)
     if isinstance(passed, str):
         return Unknown(passed)
     head = _head(passed, measure=False)
     if head.scale is None or head.rms is None:
         return Unknown(head.reason or "the head could not be followed")
     predicted = predicted_deviation(std, tied.shape[1], head.rms, head.scale)
-    base = scale_record(names, tied.shape, std, Verdict(untrained=False, evidence=_ON_META))
+    base = scale_record(names, tied.shape, std, TrainingEvidence(untrained=False, evidence=_ON_META))
     return base._replace(head_scale=head.scale, hidden_rms=head.rms, predicted=predicted)
 
 
@@ -181,7 +190,7 @@ def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
             module = copy.deepcopy(module)
         except Exception as error:  # noqa: BLE001 (a model may refuse to be copied in any way)
             return base._replace(reason=f"lazy layers saw no input yet, and no copy can be made: {error}")
-    passed = forward.forward(module, module.get_parameter(name))
+    passed = forward.run_on_random_tokens(module, module.get_parameter(name))
     if isinstance(passed, str):
         return base._replace(reason=passed)
     head = _head(passed, measure=True)
@@ -189,7 +198,7 @@ def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
     if base.std is not None and head.scale is not None and head.rms is not None:
         predicted = predicted_deviation(base.std, base.width, head.rms, head.scale)
     base = base._replace(head_scale=head.scale, hidden_rms=head.rms, predicted=predicted, reason=head.reason)
-    shown = forward.show(passed.logits, passed.ids)
+    shown = forward.logits_figures(passed.logits, passed.ids)
     if isinstance(shown, str):
         return base._replace(reason=base.reason or shown)
     return base._replace(measured=shown.deviation, loss=shown.loss, repeats=shown.repeats)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tiecheck.errors import TargetError
-from tiecheck.files.local import inside, open_regular
+from tiecheck.files.local import open_regular, path_inside
 from tiecheck.records.record import Record
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, StoredTensor
@@ -31,7 +31,7 @@ _PROBE = 4096
 _STD_RUNS = 256
 
 
-class Verdict(Record):
+class TrainingEvidence(Record):
     """Judgement whether anything has been trained."""
 
     untrained: bool
@@ -72,7 +72,9 @@ def predicted_deviation(std: float, width: int, hidden_rms: float, head_scale: f
     return std * math.sqrt(width) * hidden_rms * head_scale
 
 
-def scale_record(names: tuple[str, ...], shape: Sequence[int], std: float | None, verdict: Verdict) -> InitScale:
+def scale_record(
+    names: tuple[str, ...], shape: Sequence[int], std: float | None, verdict: TrainingEvidence
+) -> InitScale:
     """Return the record of a tied tensor of which nothing was measured but its deviation."""
     (vocabulary, width), unmeasured = shape, [None] * 7
     return InitScale(names, verdict.untrained, verdict.evidence, std, width, vocabulary, *unmeasured)
@@ -102,7 +104,7 @@ def stored_scale(
             trained = _trained(checkpoint, files, frozenset((*names, stored_name)))
             if isinstance(trained, Unknown):
                 return _harmless(files, names, tensor, trained, head_scale) or trained
-            std = None if not trained.untrained else initial_draw.deviation(_runs(files, tensor, _STD_RUNS))
+            std = None if not trained.untrained else initial_draw.sample_deviation(_runs(files, tensor, _STD_RUNS))
     except (OSError, EOFError, TargetError) as error:
         return Unknown(f"weights could not be read: {error}")
     if std is not None and not math.isfinite(std):
@@ -120,23 +122,25 @@ def _harmless(
     """Return the record of a tensor whose scale does no harm, whatever the model is: no need to leave it unknown."""
     if head_scale is None:
         return None
-    std = initial_draw.deviation(_runs(files, tensor, initial_draw.RUNS))
+    std = initial_draw.sample_deviation(_runs(files, tensor, initial_draw.RUNS))
     predicted = predicted_deviation(std, tensor.shape[1], 1.0, head_scale)
     if not predicted < HARMLESS:
         return None
-    record = scale_record(names, tensor.shape, std, Verdict(untrained=False, evidence=why.reason))
+    record = scale_record(names, tensor.shape, std, TrainingEvidence(untrained=False, evidence=why.reason))
     return record._replace(head_scale=head_scale, predicted=predicted)
 
 
-def untrained_verdict(norms: int, samples: Iterable[initial_draw.Sample]) -> Verdict | Unknown:
+def untrained_verdict(norms: int, samples: Iterable[initial_draw.Sample]) -> TrainingEvidence | Unknown:
     """Judge by samples of the matrices if a model is trained whose normalisation layers are all as they were made."""
     against = initial_draw.no_draw(samples)
     if against == initial_draw.NO_MATRIX:
         return Unknown(f"the normalisation weights are ones, and {against}")
     if against is not None:
-        return Verdict(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
+        return TrainingEvidence(untrained=False, evidence=f"the normalisation weights are ones, but {against}")
     layers = "1 normalisation layer is" if norms == 1 else f"{norms} normalisation layers are"
-    return Verdict(untrained=True, evidence=f"{layers} exactly one with zero biases, other weights are a default draw")
+    return TrainingEvidence(
+        untrained=True, evidence=f"{layers} exactly one with zero biases, other weights are a default draw"
+    )
 
 
 def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
@@ -169,7 +173,7 @@ class _Files:
         """Read some bytes of a tensor, from an offset within it."""
         descriptor = self._open.get(tensor.file)
         if descriptor is None:
-            path = inside(self._root, tensor.file)
+            path = path_inside(self._root, tensor.file)
             descriptor = self._open[tensor.file] = open_regular(path, path)
         data = os.pread(descriptor, size, (tensor.start or 0) + offset)
         if len(data) < size:
@@ -177,7 +181,7 @@ class _Files:
         return data
 
 
-def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> Verdict | Unknown:
+def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> TrainingEvidence | Unknown:
     """Judge if the model is trained: by one normalisation weight first, by the rest only if that one is all ones."""
     for shard in checkpoint.shards:
         for name in filter(initial_draw.is_norm_gain, shard.entries):
@@ -186,12 +190,14 @@ def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> Ver
                 continue
             if not _holds(files, tensor, _WORDS[tensor.dtype].one, _PROBE):
                 zero = _holds(files, tensor, b"\0", _PROBE)
-                return Unknown(_ZEROS) if zero else Verdict(untrained=False, evidence=f"{name} is not all ones")
+                return (
+                    Unknown(_ZEROS) if zero else TrainingEvidence(untrained=False, evidence=f"{name} is not all ones")
+                )
             return _untrained(checkpoint, files, tied)
     return Unknown(NO_NORM)
 
 
-def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> Verdict | Unknown:
+def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> TrainingEvidence | Unknown:
     """Return the whole evidence, for a model whose first normalisation weight is exactly one."""
     if checkpoint.missing_files:
         return Unknown(f"whether the model is trained cannot be told without {checkpoint.missing_files[0]}")
@@ -203,7 +209,7 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> V
             if tensor is None or not _is_vector(tensor):
                 continue
             if not _holds(files, tensor, _WORDS[tensor.dtype].one if gain else b"\0", tensor.nbytes):
-                return Verdict(untrained=False, evidence=f"{name} is not all {'ones' if gain else 'zeros'}")
+                return TrainingEvidence(untrained=False, evidence=f"{name} is not all {'ones' if gain else 'zeros'}")
             norms += gain
         elif name not in tied and initial_draw.is_plain_matrix(name):
             matrices.append(name)
@@ -212,7 +218,7 @@ def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> V
 
 def _samples(checkpoint: Checkpoint, files: _Files, names: list[str]) -> list[initial_draw.Sample]:
     tensors = {name: tensor for name in names if (tensor := checkpoint.tensor(name)) and _is_matrix(tensor)}
-    chosen = [tensors[name] for name in initial_draw.spread(list(tensors))]
+    chosen = [tensors[name] for name in initial_draw.evenly_spread(list(tensors))]
     return [initial_draw.Sample(t.name, t.shape, _runs(files, t, initial_draw.RUNS)) for t in chosen]
 
 
@@ -233,7 +239,7 @@ def _holds(files: _Files, tensor: StoredTensor, word: bytes, limit: int) -> bool
 def _runs(files: _Files, tensor: StoredTensor, runs: int) -> list[tuple[float, ...]]:
     """Read evenly spread runs of a tensor's elements."""
     size = _WORDS[tensor.dtype].size
-    first, run = initial_draw.starts(math.prod(tensor.shape), runs, initial_draw.RUN)
+    first, run = initial_draw.run_starts(math.prod(tensor.shape), runs, initial_draw.RUN)
     return [_decode(files.read(tensor, start * size, run * size), tensor.dtype) for start in first]
 
 

@@ -105,19 +105,19 @@ def _once(checkpoint: Checkpoint, entries: Collection[tuple[str, Any]]) -> Tally
     alone = _sum(entry for name, entry in entries if name not in checkpoint.slots)
     if not checkpoint.slots:
         return _tally(alone)
-    from tiecheck.files.covered_bytes import covered
-    from tiecheck.files.strided_views import View, dims_of
+    from tiecheck.files.covered_bytes import count_covered_bytes
+    from tiecheck.files.strided_views import ByteView, dims_of
 
-    views: dict[tuple[int, int], list[View]] = {}
+    views: dict[tuple[int, int], list[ByteView]] = {}
     for name, entry in entries:
         slot = checkpoint.slots.get(name)
         if slot is not None:
             _, shape, start, end = read_entry(entry)
             width = (end - start) // prod(shape)
-            view = View(slot.storage, slot.offset * width, dims_of(shape, slot.stride, width))
+            view = ByteView(slot.storage, slot.offset * width, dims_of(shape, slot.stride, width))
             views.setdefault((slot.storage, width), []).append(view)
     widths = [storage for storage, _ in views]
-    parts = [(covered(held), width) for (_, width), held in views.items()]
+    parts = [(count_covered_bytes(held), width) for (_, width), held in views.items()]
     if len(set(widths)) < len(widths) or any(nbytes is None for nbytes, _ in parts):
         return UNTOLD
     elements = alone.elements + sum((nbytes or 0) // width for nbytes, width in parts)

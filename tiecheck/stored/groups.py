@@ -231,7 +231,7 @@ def lost_tie(older: Architecture, newest: Architecture) -> TieSpec | None:
     return next((tie for tie in older.ties if pair <= set(newer_names(tie))), None)
 
 
-def inert_group(
+def lost_tie_group(
     config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, values: Values
 ) -> Group | None:
     """Return the group of embedding and head, where transformers 5 has no tie for it and 4.57 had one.

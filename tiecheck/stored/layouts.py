@@ -104,9 +104,9 @@ def _kind(layout: Checkpoint, names: tuple[str, ...], values: Values) -> tuple[K
         return "storage", None
     if values == "never":
         return "unknown", "the bytes were not to be read (--values never)"
-    from tiecheck.files.compare.equality import compare
+    from tiecheck.files.compare.equality import compare_bytes
 
-    result = compare(layout, tensors)
+    result = compare_bytes(layout, tensors)
     if isinstance(result, Unknown):
         return "unknown", result.reason
     return ("copy" if result.equal else "separate"), None

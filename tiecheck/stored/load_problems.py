@@ -12,7 +12,7 @@ from typing import Any
 from tiecheck.errors import TiecheckError
 from tiecheck.files.checkpoint import STANDARD_NAMES
 from tiecheck.files.limits import CONFIG_BYTES
-from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.files import BesideAdapter, LoadProblem
 from tiecheck.records.stored import Checkpoint, StoredTensor
@@ -135,7 +135,7 @@ def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
     """Return the adapter that lies in a model's own directory, which transformers loads with it where peft is there."""
     if "adapter_config.json" not in names or not any(name.startswith("adapter_model.") for name in names):
         return None
-    path = inside(directory, "adapter_config.json")
+    path = path_inside(directory, "adapter_config.json")
     try:
         data = parse_json(read_bytes(path, path, CONFIG_BYTES), path, path)
     except TiecheckError:

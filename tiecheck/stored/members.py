@@ -118,9 +118,9 @@ def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Gro
             )
         result = checkpoint.remote.compare(tensors)
     else:
-        from tiecheck.files.compare.equality import compare
+        from tiecheck.files.compare.equality import compare_bytes
 
-        result = compare(checkpoint, tensors, exact=values == "always")
+        result = compare_bytes(checkpoint, tensors, exact=values == "always")
     if isinstance(result, Unknown):
         return group._replace(stored="unknown", reason=result.reason)
     kind: Kind = "copy" if result.alike else "separate"
@@ -129,10 +129,10 @@ def compare_members(group: Group, checkpoint: Checkpoint, values: Values) -> Gro
         reason = "the flag is false, and transformers 5 keeps apart what is stored apart"
     relation = None
     if kind == "separate" and len(tensors[0].shape) == 2 and len(set(tensors[0].shape)) == 1:
-        from tiecheck.files.compare.reshaped import in_words, transposed
+        from tiecheck.files.compare.reshaped import compare_transposed, relation_in_words
 
-        relation = transposed(checkpoint, tensors)
-        reason = reason if relation is None else in_words(relation)
+        relation = compare_transposed(checkpoint, tensors)
+        reason = reason if relation is None else relation_in_words(relation)
     return group._replace(stored=kind, comparison=result, reason=reason, relation=relation)
 
 
@@ -141,15 +141,15 @@ def _unlike(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, .
     reason = "the members differ in shape or dtype"
     if values == "never" or checkpoint.remote is not None:
         return group._replace(reason=reason)
-    from tiecheck.files.compare.reshaped import compare_forms, in_words
+    from tiecheck.files.compare.reshaped import compare_reshaped, relation_in_words
 
-    found = compare_forms(checkpoint, tensors, exact=values == "always")
+    found = compare_reshaped(checkpoint, tensors, exact=values == "always")
     if found is None or isinstance(found, Unknown):
         return group._replace(reason=reason)
-    return group._replace(relation=found, reason=f"{reason}: {in_words(found)}")
+    return group._replace(relation=found, reason=f"{reason}: {relation_in_words(found)}")
 
 
-def duplicates(checkpoint: Checkpoint, values: Values) -> tuple[Duplicate, ...]:
+def find_repeated_names(checkpoint: Checkpoint, values: Values) -> tuple[Duplicate, ...]:
     """Return every name that stands in several shards, sorted; the bytes of the first ones compared.
 
     Args:
@@ -192,7 +192,7 @@ def _compared(checkpoint: Checkpoint, name: str, tensors: tuple[StoredTensor, ..
         return plain
     if values == "never":
         return plain._replace(reason="the bytes were not read")
-    from tiecheck.files.compare.equality import compare
+    from tiecheck.files.compare.equality import compare_bytes
 
-    result = compare(checkpoint, tensors, exact=values == "always")
+    result = compare_bytes(checkpoint, tensors, exact=values == "always")
     return plain._replace(reason=result.reason) if isinstance(result, Unknown) else plain._replace(comparison=result)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tiecheck.files.limits import PICKLE_BYTES
-from tiecheck.files.local import inside, open_regular, read_bytes
+from tiecheck.files.local import open_regular, path_inside, read_bytes
 from tiecheck.files.pickle.archive import TorchFile, read_torch_file
 from tiecheck.files.pickle.machine import UnreadablePickleError, read_pickle
 from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor
@@ -73,7 +73,7 @@ def read_state(root: str, file: str, wanted: Iterable[str]) -> SavedState | Unkn
     """
     if re.fullmatch(ZERO, file):
         return Unknown(f"{file} is a state that DeepSpeed has partitioned, which is not read")
-    path = inside(root, file)
+    path = path_inside(root, file)
     if os.path.basename(file) == METADATA:
         return _distributed(path, file, tuple(wanted))
     if file.endswith(".safetensors"):
@@ -227,7 +227,7 @@ def _items(folder: str, parts: list[tuple[tuple[int, ...], Made]]) -> tuple[Part
             case {"relative_path": str(name), "offset": int(start), "length": int(length)} if (
                 name.isprintable() and not place.fields.get("transform_descriptors")
             ):
-                item = read_torch_file(inside(folder, name), start, length)
+                item = read_torch_file(path_inside(folder, name), start, length)
             case _:
                 return Unknown("the distributed checkpoint is compressed, or of another version")
         if isinstance(item, Unknown):

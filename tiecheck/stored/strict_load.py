@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tiecheck.records.files import StrictLoad
 
 
-def strict_load(
+def fit_names(
     checkpoint: Checkpoint,
     architecture: Architecture,
     groups: tuple[Group, ...] | Unknown,

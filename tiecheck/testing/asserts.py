@@ -13,8 +13,8 @@ from tiecheck.records.words import KINDS, Kind
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.live.declared import Verdict
-    from tiecheck.live.lookup import Member
+    from tiecheck.live.group_kind import Verdict
+    from tiecheck.live.member_lookup import Member
 
 __all__ = ["assert_not_tied", "assert_tied", "assert_ties_match"]
 
@@ -103,20 +103,20 @@ def assert_ties_match(
         TypeError: If `model` is no module.
         ValueError: If `expected` is no such thing, or a name is in two groups.
     """
-    from tiecheck.testing.matching import differences, read_expected
+    from tiecheck.testing.matching import differences_text, read_expected
 
     __tracebackhide__ = True
     wanted = read_expected(expected)
     with _looking_at(model):
-        told = differences(model, wanted, buffers=buffers)
+        told = differences_text(model, wanted, buffers=buffers)
         if told:
             raise AssertionError(f"the ties of {class_word(type(model))} are not the ones expected: {told}")
 
 
 def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdict]:
     """Look names up, and how they hang together."""
-    from tiecheck.live.declared import judge
-    from tiecheck.live.lookup import look_up
+    from tiecheck.live.group_kind import judge_members
+    from tiecheck.live.member_lookup import look_up
 
     __tracebackhide__ = True
     if len(set(names)) < 2:  # a tie has two ends
@@ -125,7 +125,7 @@ def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdi
     for member in members:
         if member.tensor is None:
             raise AttributeError(f"{class_word(type(model))}: {member.why}{close_names(model, member.name)}")
-    return members, judge(members)
+    return members, judge_members(members)
 
 
 def _looking_at(model: object) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from tiecheck.config.discovery import files_in
 from tiecheck.config.options import Config
 from tiecheck.engine.options import check_with, make_config
 from tiecheck.engine.run import exit_status
-from tiecheck.errors import UsageError, nearest
+from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.report import SEVERITIES, Report, at_least
 from tiecheck.records.words import Kind
 from tiecheck.targets.parse import without_secrets
@@ -61,15 +61,15 @@ def refuse_wrong_options(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: A rule code or a severity that does not exist, a file with something wrong in it.
     """
-    from tiecheck.rules.registry import select
+    from tiecheck.rules.registry import select_rules
 
     given = option_keywords(config)
     severity = given.get("fail_on", "warning")
     if severity not in SEVERITIES:
-        raise pytest.UsageError(f"tiecheck_fail_on: {severity!r} is no severity{nearest(severity, SEVERITIES)}")
+        raise pytest.UsageError(f"tiecheck_fail_on: {severity!r} is no severity{did_you_mean(severity, SEVERITIES)}")
     try:
         made = make_config("", **given)
-        select(made.select, made.ignore, ())
+        select_rules(made.select, made.ignore, ())
     except UsageError as error:
         raise pytest.UsageError(f"tiecheck: {error}") from error
 
@@ -82,7 +82,7 @@ def refuse_wrong_mark(mark: pytest.Mark, where: str) -> None:
     """
     for word in mark.kwargs:
         if word not in MARK_WORDS:
-            raise pytest.UsageError(f"{where}: @pytest.mark.tiecheck has no {word!r}{nearest(word, MARK_WORDS)}")
+            raise pytest.UsageError(f"{where}: @pytest.mark.tiecheck has no {word!r}{did_you_mean(word, MARK_WORDS)}")
     if mark.args:
         raise pytest.UsageError(f"{where}: @pytest.mark.tiecheck takes keywords: {', '.join(MARK_WORDS)}")
 

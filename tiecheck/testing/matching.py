@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tiecheck.config.contract import Groups, read_groups
 from tiecheck.errors import UsageError
 from tiecheck.guard.tie_words import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
-from tiecheck.live.declared import judge
-from tiecheck.live.lookup import Member, look_up
+from tiecheck.live.group_kind import judge_members
+from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.registrations import Registrations, paused_collector
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames
 from tiecheck.records.live import Tie
 from tiecheck.records.words import TIED, Kind
-from tiecheck.union_find import joined
+from tiecheck.union_find import joined_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,10 +64,10 @@ def _joined(pairs: Mapping[str, Any]) -> list[list[str]]:
     for target, source in pairs.items():
         if not isinstance(source, str) or target == source:
             raise UsageError(f"the expected ties: {target!r} is to be tied to another name, not to {source!r}")
-    return joined((source, target) for target, source in pairs.items())
+    return joined_names((source, target) for target, source in pairs.items())
 
 
-def differences(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
+def differences_text(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
     """Describe what is different: the end of a sentence and a paragraph a group; empty where nothing is.
 
     Args:
@@ -162,7 +162,7 @@ def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers:
 
 def _apart(model: nn.Module, members: list[Member]) -> list[str]:
     """Describe how members that are not one tensor hang together; nothing where they are tied (offloaded)."""
-    verdict = judge(members)
+    verdict = judge_members(members)
     if verdict.kind in TIED:
         return []
     lines = [f"    {kind_text(verdict.kind, verdict.reason)}"]

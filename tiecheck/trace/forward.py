@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tiecheck.trace.head_use import HeadTrace, watching
+from tiecheck.trace.head_use import HeadTrace, watch_head
 
 BATCH = 4
 LENGTH = 64
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
     """Share of positions whose most likely next token is the input token."""
 
 
-def forward(module: nn.Module, tied: torch.Tensor) -> Pass | str:
+def run_on_random_tokens(module: nn.Module, tied: torch.Tensor) -> Pass | str:
     """Run a model on random tokens, shorter ones if it refuses; a string says why nothing came of it.
 
     Evaluation mode, no gradient; modes, random state, buffers and hooks are as before afterwards.
@@ -61,11 +61,11 @@ def forward(module: nn.Module, tied: torch.Tensor) -> Pass | str:
     for rows, columns, masked in ((batch, length, True), (1, min(16, length), True), (1, min(4, length), False)):
         ids = random_tokens(vocabulary, (rows, columns), device, seed=0)
         try:
-            call = arguments(module, ids, masked=masked)
+            call = forward_arguments(module, ids, masked=masked)
             if isinstance(call, str):
                 return call
             trace = HeadTrace(tied)
-            with untouched(module, device), watching(module, trace):
+            with left_untouched(module, device), watch_head(module, trace):
                 output = getattr(module, "_orig_mod", module)(*call[0], **call[1])
         except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
             failure = failure or f"the model's forward raised {type(error).__name__}: {_first_line(error)}"
@@ -86,7 +86,7 @@ def random_tokens(vocabulary: int, shape: tuple[int, ...], device: torch.device,
 
 
 @torch.no_grad()
-def show(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
+def logits_figures(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
     """Return deviation, loss and repetition of the logits of random tokens.
 
     Args:
@@ -129,7 +129,9 @@ def _bounds(module: nn.Module, tied: torch.Tensor) -> Iterator[int]:
             yield table.num_embeddings
 
 
-def arguments(module: nn.Module, ids: torch.Tensor, *, masked: bool) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
+def forward_arguments(
+    module: nn.Module, ids: torch.Tensor, *, masked: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]] | str:
     """Return positional and named arguments of a forward pass on some tokens, or why they cannot be made."""
     parameters = inspect.signature(module.forward).parameters
     named = {name: ids for name in _TOKENS if name in parameters}
@@ -163,7 +165,7 @@ def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]
 
 
 @contextmanager
-def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
+def left_untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Set evaluation mode without gradient; afterwards modes, random state and buffers are what they were.
 
     The flag is set and not `eval()` called: loralib's `train` merges weights.
@@ -224,13 +226,13 @@ def called_modules(module: nn.Module) -> tuple[str, ...] | None:
 
 
 def _passes(module: nn.Module, *, masked: bool) -> bool:
-    call = arguments(module, torch.zeros((1, 4), dtype=torch.long, device="meta"), masked=masked)
+    call = forward_arguments(module, torch.zeros((1, 4), dtype=torch.long, device="meta"), masked=masked)
     if isinstance(call, str):
         return False
-    from tiecheck.live.transformers.loading import silent
+    from tiecheck.live.transformers.loading import silenced_transformers
 
     try:
-        with silent(), untouched(module, torch.device("meta")):
+        with silenced_transformers(), left_untouched(module, torch.device("meta")):
             module(*call[0], **call[1])
     except (Exception, SystemExit):  # noqa: BLE001  # a forward pass may fail in any way, on meta above all
         return False

@@ -158,7 +158,7 @@ def is_norm_layer(module: nn.Module) -> bool:
 
 
 @contextmanager
-def watching(module: nn.Module, trace: HeadTrace) -> Iterator[None]:
+def watch_head(module: nn.Module, trace: HeadTrace) -> Iterator[None]:
     """Run a block under a trace that also sees what each normalisation layer gives out; hooks go afterwards."""
 
     def note(_module: nn.Module, _args: Any, out: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from loading import stored_tensors
 
 from tiecheck.config.options import Config
-from tiecheck.engine.run import judge
+from tiecheck.engine.run import judge_facts
 from tiecheck.facts.opening import facts_of
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Finding, TargetReport
@@ -91,7 +91,7 @@ def words_on(
     """
     target = parse_target(str(path))
     facts = facts_of(target, ASK)
-    report = judge(target, facts, ASK)
+    report = judge_facts(target, facts, ASK)
     views = facts.get("loaders")
     embedding = facts.get("architecture").embedding
     tensors = stored_tensors(twin or path)

@@ -21,7 +21,7 @@ from zoo import Animal, animal, own
 
 from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.tables.generate.build import build, groups_of
-from tiecheck.tables.generate.classes import Candidate, candidates
+from tiecheck.tables.generate.classes import ClassCandidate, candidates
 from truth.judge import Pair, words_on
 from truth.mutate import Cell, mutations
 
@@ -66,7 +66,7 @@ class Older:
         self.process.wait(timeout=30)
 
 
-def classes() -> list[tuple[Candidate, bool]]:
+def classes() -> list[tuple[ClassCandidate, bool]]:
     """Every class of the table that has a group and is built from its own config, and whether it is the first of its
     shape of ties in 5 and 4.57; those first."""
     found = [c for c in candidates() if load_architecture(c.class_name, c.model_type).ties and own(c)]
@@ -79,7 +79,7 @@ def classes() -> list[tuple[Candidate, bool]]:
     return [(c, True) for c in first] + [(c, False) for c in rest]
 
 
-def row_of(candidate: Candidate, older: Older, *, every_flag: bool) -> dict[str, Any]:
+def row_of(candidate: ClassCandidate, older: Older, *, every_flag: bool) -> dict[str, Any]:
     """The row of a class: what was counted, what is wrong, and why something is unknown; or why it was not built."""
     begin = time.perf_counter()
     torch.manual_seed(0)

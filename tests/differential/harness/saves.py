@@ -22,7 +22,7 @@ from zoo import LARGEST, Animal, Names, Tensors, animal, own
 from tiecheck.live.rehearsal import rehearse
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.build import build, groups_of
-from tiecheck.tables.generate.classes import Candidate, load_config_class
+from tiecheck.tables.generate.classes import ClassCandidate, load_config_class
 from tiecheck.tables.generate.configs import LAYERS, at, flagged, owners, silent_dict
 from tiecheck.tables.generate.head_scale import tiny
 
@@ -70,7 +70,7 @@ class Save(NamedTuple):
 
 
 @functools.cache
-def all_classes() -> tuple[Candidate, ...]:
+def all_classes() -> tuple[ClassCandidate, ...]:
     """Return every class with every model type that it goes with."""
     return tuple(every())
 
@@ -78,7 +78,7 @@ def all_classes() -> tuple[Candidate, ...]:
 @functools.cache
 def animal_of(class_name: str, model_type: str, module: str) -> Animal:
     """The class, small."""
-    return animal(Candidate(class_name, model_type, module))
+    return animal(ClassCandidate(class_name, model_type, module))
 
 
 @functools.lru_cache(maxsize=512)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harness.oracle import LOSSES, Line
 from tiecheck.config.options import Config
-from tiecheck.engine.run import judge
+from tiecheck.engine.run import judge_facts
 from tiecheck.errors import TiecheckError
 from tiecheck.facts.opening import facts_of
 from tiecheck.records.loaders import LoaderView
@@ -56,7 +56,7 @@ def say(path: Path) -> Said:
     try:
         target = parse_target(str(path))
         facts = facts_of(target, config)
-        report = judge(target, facts, config)
+        report = judge_facts(target, facts, config)
         views = facts.get("loaders") if "loaders" in facts else ()
     except TiecheckError as error:
         return Said(None, (), str(error))

@@ -10,7 +10,7 @@ import pytest
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.files.remote import reading, repeated_headers
-from tiecheck.files.remote.repeated_headers import Recent
+from tiecheck.files.remote.repeated_headers import RecentItems
 from tiecheck.records.report import TargetReport
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -22,9 +22,9 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_headers", Recent())
-    monkeypatch.setattr(reading, "_configs", Recent())
-    monkeypatch.setattr(repeated_headers, "_models", Recent())
+    monkeypatch.setattr(reading, "_headers", RecentItems())
+    monkeypatch.setattr(reading, "_configs", RecentItems())
+    monkeypatch.setattr(repeated_headers, "_models", RecentItems())
 
 
 def both(embed: bytes = b"\1" * 32, head: bytes = b"\2" * 32, rows: int = 4) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_a_broken_header_is_told_with_its_own_address_each_time(serve, model) ->
 
 
 def test_only_the_last_ones_are_kept() -> None:
-    recent: Recent[int] = Recent(2)
+    recent: RecentItems[int] = RecentItems(2)
     made: list[str] = []
 
     def get(key: str) -> int:

@@ -49,7 +49,7 @@ class Distance(NamedTuple):
     """True where a NaN or an infinity stands where another member has something else."""
 
 
-class Gauge:
+class DistanceMeter:
     """Measures the rows that differ, of members that come block by block, against the first member."""
 
     def __init__(self, dtype: str, *, exact: bool, thorough: bool) -> None:
@@ -61,7 +61,7 @@ class Gauge:
             thorough: Whether numpy is worth its import.
         """
         self._dtype = dtype
-        self._decode = decoder(dtype)
+        self._decode = number_decoder(dtype)
         self._few = FEW
         self._bytes = sys.maxsize if exact else MEASURED
         self._numpy = thorough
@@ -120,7 +120,7 @@ class Gauge:
         self._nonfinite = self._nonfinite or nonfinite
 
 
-def decoder(dtype: str) -> Decode | None:
+def number_decoder(dtype: str) -> Decode | None:
     """Return the function that makes numbers of a dtype's bytes; None for a dtype without numbers."""
     if sys.byteorder != "little":  # safetensors is, and a cast takes the machine's order
         return None
@@ -188,7 +188,7 @@ def _import_numpy() -> Any:
 
 def _apart_by_numpy(numpy: Any, dtype: str, first: bytes, second: bytes) -> tuple[float | None, bool]:
     """Measure the same by numpy."""
-    a, b = array(numpy, dtype, first), array(numpy, dtype, second)
+    a, b = elements_array(numpy, dtype, first), elements_array(numpy, dtype, second)
     if a.dtype.kind in "iu":
         unsigned = f"u{a.dtype.itemsize}"
         return float((numpy.maximum(a, b).view(unsigned) - numpy.minimum(a, b).view(unsigned)).max(initial=0)), False
@@ -203,7 +203,7 @@ def _apart_by_numpy(numpy: Any, dtype: str, first: bytes, second: bytes) -> tupl
     return found, bool(odd.any())
 
 
-def array(numpy: Any, dtype: str, raw: bytes) -> Any:
+def elements_array(numpy: Any, dtype: str, raw: bytes) -> Any:
     """Return the elements of some bytes of a dtype with a decoder; a float type that numpy lacks comes as `f4`."""
     if dtype == "bfloat16":
         return (numpy.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened
+from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
 from tiecheck.files.limits import COMPARED, account
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
     """Its bytes."""
 
 
-def pieces(nbytes: int, width: int, ahead: Callable[[int], int] = int) -> Iterator[Piece]:
+def tensor_pieces(nbytes: int, width: int, ahead: Callable[[int], int] = int) -> Iterator[Piece]:
     """Give a tensor in pieces of a block at most: whole rows, or parts of one row.
 
     Args:
@@ -69,7 +69,7 @@ def pieces(nbytes: int, width: int, ahead: Callable[[int], int] = int) -> Iterat
             offset = row * width + begin + count
 
 
-class Tally:
+class RowTally:
     """Counts the rows in which some member differs from the first one."""
 
     def __init__(self, width: int) -> None:
@@ -145,7 +145,9 @@ class Constancy:
         self.take(bytes(self._period), offset)
 
 
-def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False) -> Comparison | Unknown:
+def compare_bytes(
+    checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False
+) -> Comparison | Unknown:
     """Hold the bytes of some stored tensors of one dtype and shape against each other.
 
     Equality of bytes is stricter than `torch.equal` for +0 and -0, and looser for NaN.
@@ -164,7 +166,7 @@ def compare(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     if exact:
         account().lift(COMPARED)
     try:
-        with opened(checkpoint, tensors) as spans:
+        with opened_members(checkpoint, tensors) as spans:
             return _compare_opened(spans, tensors[0], exact=exact)
     except OpaqueError as error:
         return Unknown(str(error))
@@ -205,10 +207,10 @@ def compare_spans(
     by_rows = rows > 0 and nbytes % rows == 0
     width = max(1, nbytes // rows if by_rows else nbytes)
     constant = Constancy(nbytes, shape)
-    tally = Tally(width)
+    tally = RowTally(width)
     gauge = None
     nan = False
-    for piece in pieces(nbytes, width, _past_holes(spans, constant)):
+    for piece in tensor_pieces(nbytes, width, _past_holes(spans, constant)):
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
         if piece.row == tally.last:  # of this long row it is known that it differs
@@ -216,9 +218,9 @@ def compare_spans(
         blocks = [span.read(piece.offset, piece.nbytes) for span in spans]
         if any(block != blocks[0] for block in blocks[1:]):
             if gauge is None:
-                from tiecheck.files.compare.distance import Gauge
+                from tiecheck.files.compare.distance import DistanceMeter
 
-                gauge = Gauge(dtype, exact=exact, thorough=exact or not everywhere)
+                gauge = DistanceMeter(dtype, exact=exact, thorough=exact or not everywhere)
             gauge.take(blocks, tally.take(piece, blocks), whole=piece.nbytes == piece.rows * width)
         elif tally.first is None:
             constant.take(blocks[0], piece.offset)
@@ -248,9 +250,9 @@ def _holds_nan(block: bytes, dtype: str) -> bool:
     tops = block[size - 1 :: size]
     if not any(bytes((top,)) in tops for top in (_HALF_TOPS if dtype == "float16" else _TOPS)):
         return False
-    from tiecheck.files.compare.distance import decoder
+    from tiecheck.files.compare.distance import number_decoder
 
-    decode = decoder(dtype)
+    decode = number_decoder(dtype)
     return decode is not None and any(value != value for value in decode(block))  # noqa: PLR0124  # NaN alone
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tiecheck.files.compare.distance import array, decoder
-from tiecheck.files.compare.equality import BLOCK, Constancy, compare
-from tiecheck.files.compare.spans import Span, opened
+from tiecheck.files.compare.distance import elements_array, number_decoder
+from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes
+from tiecheck.files.compare.spans import Span, opened_members
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -26,7 +26,7 @@ _WIDTHS = {"float64": 3, "float32": 2, "float16": 1, "bfloat16": 1}
 _CELLS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
-def compare_forms(
+def compare_reshaped(
     checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False
 ) -> Comparison | Unknown | None:
     """Hold members that are not alike in dtype and shape against each other.
@@ -54,13 +54,13 @@ def compare_forms(
         return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
 
 
-def transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
+def compare_transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
     """Compare square matrices, alike in dtype, each with the transpose of the first; None where one is not."""
     shape = tensors[0].shape
     if checkpoint.format == "pickle" or len(shape) != 2 or shape[0] != shape[1]:
         return None
     try:
-        with opened(checkpoint, tensors) as spans:
+        with opened_members(checkpoint, tensors) as spans:
             first, *others = zip(tensors, spans, strict=True)
             turned = all(_is_transpose(*first, *other) for other in others)
     except (OSError, EOFError):
@@ -68,7 +68,7 @@ def transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Com
     return Comparison(True, shape[0], 0, shape[0], None, None, False, form="transposed") if turned else None
 
 
-def in_words(found: Comparison) -> str:
+def relation_in_words(found: Comparison) -> str:
     """Return a form, as the reason of a group says it."""
     if found.form == "transposed":
         return "one is the other transposed, byte for byte"
@@ -96,14 +96,14 @@ def _padded(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
     longest = max(tensors, key=lambda t: t.shape[0])
     rows, width = min(t.shape[0] for t in tensors), longest.nbytes // longest.shape[0]
     cut = tuple(t._replace(shape=(rows, *t.shape[1:]), nbytes=rows * width) for t in tensors)
-    found = compare(checkpoint, cut, exact=exact)
+    found = compare_bytes(checkpoint, cut, exact=exact)
     if isinstance(found, Unknown):
         return found
     extra = longest.shape[0] - rows
     rest = longest._replace(
         shape=(extra, *longest.shape[1:]), nbytes=extra * width, start=(longest.start or 0) + rows * width
     )
-    with opened(checkpoint, (rest,)) as (span,):
+    with opened_members(checkpoint, (rest,)) as (span,):
         constant = Constancy(rest.nbytes, rest.shape)
         for offset in range(0, rest.nbytes, BLOCK):
             if not constant.holds:
@@ -118,11 +118,11 @@ def _pairs(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compari
     first = tensors[0]
     for other in tensors[1:]:
         if (other.dtype, other.shape) == (first.dtype, first.shape):
-            again = compare(checkpoint, (first, other))
+            again = compare_bytes(checkpoint, (first, other))
             if isinstance(again, Unknown) or not again.equal:
                 return None
             continue
-        with opened(checkpoint, (first, other)) as (a, b):
+        with opened_members(checkpoint, (first, other)) as (a, b):
             if first.dtype == other.dtype and _is_transpose(first, a, other, b):
                 forms.add("transposed")
             elif first.shape == other.shape and _is_cast(first, a, other, b):
@@ -176,7 +176,7 @@ def _is_cast(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> boo
 
 def _close(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
     """Tell whether a few elements are as near to each other as eight bits of mantissa let them be."""
-    read_a, read_b = decoder(first.dtype), decoder(second.dtype)
+    read_a, read_b = number_decoder(first.dtype), number_decoder(second.dtype)
     if read_a is None or read_b is None:
         return False
     elements = first.nbytes // _size(first)
@@ -201,8 +201,8 @@ def _rounds(np: Any, wide: StoredTensor, a: Span, narrow: StoredTensor, b: Span)
     step = BLOCK // sizes[0]
     for at in range(0, elements, step):
         count = min(step, elements - at)
-        values = array(np, wide.dtype, a.read(at * sizes[0], count * sizes[0]))
-        wanted = array(np, narrow.dtype, b.read(at * sizes[1], count * sizes[1]))
+        values = elements_array(np, wide.dtype, a.read(at * sizes[0], count * sizes[0]))
+        wanted = elements_array(np, narrow.dtype, b.read(at * sizes[1], count * sizes[1]))
         with np.errstate(all="ignore"):
             values = values.astype("f4")
             rounded = _to_bfloat16(np, values) if narrow.dtype == "bfloat16" else values.astype(wanted.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import COMPARED, account
-from tiecheck.files.local import inside, open_regular
+from tiecheck.files.local import open_regular, path_inside
 from tiecheck.records.stored import Checkpoint, StoredTensor
 
 STRIP = 4 * 1024 * 1024
@@ -176,7 +176,7 @@ class OpaqueError(Exception):
 
 
 @contextmanager
-def opened(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> Iterator[list[Span]]:
+def opened_members(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> Iterator[list[Span]]:
     """Give the members of a checkpoint, in files opened for as long as the block takes.
 
     Raises:
@@ -186,7 +186,7 @@ def opened(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> Iterator[
     fds: list[int] = []
     try:
         for tensor in tensors:  # each its own, for the system reads ahead by descriptor
-            path = inside(checkpoint.root, tensor.file)
+            path = path_inside(checkpoint.root, tensor.file)
             fds.append(open_regular(path, path))
         yield [_span(checkpoint, tensor, fd) for tensor, fd in zip(tensors, fds, strict=True)]
     finally:

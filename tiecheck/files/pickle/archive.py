@@ -40,7 +40,7 @@ class ForeignFileError(BrokenArchiveError):
     """It is a file of another kind; the message is what follows its name."""
 
 
-class Place(NamedTuple):
+class StoragePlace(NamedTuple):
     """Where a storage lies."""
 
     start: int | None
@@ -58,7 +58,7 @@ class TorchFile(NamedTuple):
     """The pickled object, as plain data with `PickledTensor` and `Made` in it."""
     storages: Mapping[str, Storage]
     """Key -> storage, each that the pickle mentions."""
-    places: Mapping[str, Place]
+    places: Mapping[str, StoragePlace]
     """Key of a storage -> where it lies."""
 
     def first_byte(self, tensor: PickledTensor) -> int | None:
@@ -215,7 +215,7 @@ def _check_places(saved: TorchFile, size: int) -> None:
             )
 
 
-def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tuple[Any, dict[str, Place]]:
+def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tuple[Any, dict[str, StoragePlace]]:
     """Read the zip form: `<name>/data.pkl` beside one uncompressed entry a storage."""
     path, fd, start, length = where
     window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, length)))
@@ -247,7 +247,7 @@ def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
     return tree, _places(where, entries, f"{folder}data/")
 
 
-def _places(where: _Stretch, entries: list[zipfile.ZipInfo], folder: str) -> dict[str, Place]:
+def _places(where: _Stretch, entries: list[zipfile.ZipInfo], folder: str) -> dict[str, StoragePlace]:
     """Return where the storages of a zip archive lie."""
     places = {}
     for entry in entries:
@@ -265,7 +265,7 @@ def _places(where: _Stretch, entries: list[zipfile.ZipInfo], folder: str) -> dic
             stored = entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
             if stored and entry.compress_size != entry.file_size:
                 raise BrokenArchiveError(f"its directory gives {entry.filename[:40]!r} two sizes")
-            places[entry.filename.removeprefix(folder)] = Place(begin if stored else None, entry.file_size)
+            places[entry.filename.removeprefix(folder)] = StoragePlace(begin if stored else None, entry.file_size)
     return places
 
 
@@ -296,7 +296,7 @@ def _directory_bytes(window: IO[bytes]) -> int:
     return size
 
 
-def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tuple[Any, dict[str, Place]]:
+def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tuple[Any, dict[str, StoragePlace]]:
     """Read the older form: five pickles one after another, and the storages behind them, each after its count."""
     path, fd, start, length = where
     window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, min(PICKLE_BYTES, length))))
@@ -310,7 +310,7 @@ def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
         raise ForeignFileError(BIG_ENDIAN)
     tree = read_pickle(window, storages, label=path, safe=safe)
     keys = read_pickle(window, label=path, safe=safe)
-    places: dict[str, Place] = {}
+    places: dict[str, StoragePlace] = {}
     position = start + window.tell()
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(key) if isinstance(key, str) else None
@@ -322,7 +322,7 @@ def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
             raise BrokenArchiveError(
                 f"storage {storage.key[:40]!r} has {storage.nbytes:,} bytes by its pickle, and says {count * size:,}"
             )
-        places[storage.key] = Place(position + 8, min(count * size, max(0, start + length - position - 8)))
+        places[storage.key] = StoragePlace(position + 8, min(count * size, max(0, start + length - position - 8)))
         position += 8 + storage.nbytes
     return tree, places
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tiecheck.errors import MissingExtraError, TargetError
-from tiecheck.files.remote.store import ByteRange, Meter, Start
+from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter
 from tiecheck.records.report import Traffic
 from tiecheck.targets.parse import without_secrets
 
@@ -21,7 +21,7 @@ class FsspecStore:
     def __init__(self, address: str) -> None:
         self._label = without_secrets(address).rstrip("/")
         self._fs, self._root = _filesystem(address, self._label)
-        self._meter = Meter()
+        self._meter = TrafficMeter()
         self._secrets = _secrets(address)
         self._sizes: dict[str, int] = {}
 

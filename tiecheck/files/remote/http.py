@@ -27,7 +27,7 @@ from tiecheck.files.remote.timed_answers import POOLS
 from tiecheck.targets.parse import without_secrets
 
 if TYPE_CHECKING:
-    from tiecheck.files.remote.store import Meter
+    from tiecheck.files.remote.store import TrafficMeter
 
 TIMEOUT = urllib3.Timeout(connect=10.0, read=15.0)
 """Seconds to wait for a connection, and for the next bytes."""
@@ -67,7 +67,7 @@ class _Asked(NamedTuple):
     label: str
 
 
-def get(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: Meter) -> Answer:
+def fetch_answer(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: TrafficMeter) -> Answer:
     """Make a GET request, follow its redirects, wait a little where the server is busy.
 
     Args:
@@ -115,7 +115,7 @@ def get(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: 
             return answer
 
 
-def _once(asked: _Asked, meter: Meter) -> Answer:
+def _once(asked: _Asked, meter: TrafficMeter) -> Answer:
     """Make one request; an answer with an error or a redirect is read as far as its sentence goes."""
     try:
         response = _open_url(asked.url, asked.headers, TIMEOUT)

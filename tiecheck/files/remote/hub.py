@@ -14,11 +14,11 @@ from urllib.parse import quote, unquote
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
-from tiecheck.files.checkpoint import INDEX_ENDING, parse_index, pick
-from tiecheck.files.local import inside, parse_json, read_bytes
+from tiecheck.files.checkpoint import INDEX_ENDING, parse_index, pick_weights_file
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.files.model_config import CONFIG_NAME
-from tiecheck.files.remote.http import Answer, get
-from tiecheck.files.remote.store import Found, Meter
+from tiecheck.files.remote.http import Answer, fetch_answer
+from tiecheck.files.remote.store import FoundModel, TrafficMeter
 from tiecheck.files.remote.web_directory import WebStore
 from tiecheck.targets.parse import without_secrets
 
@@ -82,7 +82,7 @@ def _parts(match: re.Match[str]) -> HubAddress:
     return HubAddress(match["repo"], unquote(revision) if revision else None, match["path"] or "")
 
 
-def open_hub(address: HubAddress, file: str, config: Config) -> Found:
+def open_hub(address: HubAddress, file: str, config: Config) -> FoundModel:
     """Find a model: in the cache where that is allowed to say so, else on the hub.
 
     Args:
@@ -105,15 +105,15 @@ def open_hub(address: HubAddress, file: str, config: Config) -> Found:
     if offline or COMMIT.fullmatch(revision):
         local = snapshot_of(constants.HF_HUB_CACHE, address, revision, file, None)
         if not local.lacks:
-            return Found(None, file, local.path)
+            return FoundModel(None, file, local.path)
         if offline:
             why = "--offline" if config.offline else "HF_HUB_OFFLINE"
             raise TargetError(f"{address.label} is not fetched ({why}), and {local.lacks}")
     store = HubStore(address, constants.ENDPOINT, _token())
     local = snapshot_of(constants.HF_HUB_CACHE, address, store.commit, file, store.names())
     if not local.lacks:
-        return Found(store, file, local.path)
-    return Found(store, file)
+        return FoundModel(store, file, local.path)
+    return FoundModel(store, file)
 
 
 def _token() -> str | None:
@@ -136,7 +136,7 @@ class HubStore(WebStore):
         self._place = address
         self._endpoint = endpoint
         self._has_token = token is not None
-        meter = Meter()
+        meter = TrafficMeter()
         self.commit, files = self._about(headers, meter)
         folder = f"{address.path.strip('/')}/" if address.path else ""
         below = [name.removeprefix(folder) for name in files if name.startswith(folder)]
@@ -150,13 +150,15 @@ class HubStore(WebStore):
         """Return the files right below the folder."""
         return self._names
 
-    def _about(self, headers: Mapping[str, str], meter: Meter) -> tuple[str, list[str]]:
+    def _about(self, headers: Mapping[str, str], meter: TrafficMeter) -> tuple[str, list[str]]:
         """Return the commit and the files of the revision."""
         label = self._place.label
         url = (
             f"{self._endpoint}/api/models/{self._place.repo}/revision/{quote(self._place.revision or 'main', safe='')}"
         )
-        answer = get(f"{url}?expand=sha&expand=siblings", label, limit=LISTING_LIMIT, headers=headers, meter=meter)
+        answer = fetch_answer(
+            f"{url}?expand=sha&expand=siblings", label, limit=LISTING_LIMIT, headers=headers, meter=meter
+        )
         if answer.status != 200:
             self._refuse(answer, label)
         about = parse_json(answer.body, f"what the hub says of {label}", label)
@@ -229,7 +231,7 @@ def snapshot_of(cache: str, address: HubAddress, revision: str, file: str, names
 def _missing(root: str, file: str, names: Collection[str] | None) -> str:
     """Return the first file that is needed and not there; empty where all are."""
     there = os.listdir(root)
-    name = file or pick(names if names is not None else there, root)
+    name = file or pick_weights_file(names if names is not None else there, root)
     if names is not None and CONFIG_NAME in names and CONFIG_NAME not in there:
         return CONFIG_NAME
     if name is None:
@@ -238,7 +240,7 @@ def _missing(root: str, file: str, names: Collection[str] | None) -> str:
         return name
     if not name.endswith(INDEX_ENDING):
         return ""
-    path = inside(root, name)
+    path = path_inside(root, name)
     try:
         _, shards = parse_index(read_bytes(path, path), path)
     except TargetError:

@@ -8,14 +8,30 @@ from urllib.parse import urlsplit
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError
-from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, STANDARD_NAMES, check_ending, parse_index, pick
+from tiecheck.files.checkpoint import (
+    INDEX_ENDING,
+    PICKLE_ENDINGS,
+    STANDARD_NAMES,
+    check_ending,
+    parse_index,
+    pick_weights_file,
+)
 from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, account
 from tiecheck.files.local import LFS_POINTER, refuse_pointer
 from tiecheck.files.model_config import CONFIG_NAME, parse_config
 from tiecheck.files.remote.hub import hub_address, open_hub
-from tiecheck.files.remote.repeated_headers import SMALL, Recent
-from tiecheck.files.remote.store import GUESS, ByteRange, Found, Meter, RemoteComparer, Start, Store, path_of
-from tiecheck.files.remote.web_directory import later
+from tiecheck.files.remote.repeated_headers import SMALL, RecentItems
+from tiecheck.files.remote.store import (
+    GUESS,
+    ByteRange,
+    FoundModel,
+    RemoteComparer,
+    Start,
+    Store,
+    TrafficMeter,
+    path_of,
+)
+from tiecheck.files.remote.web_directory import run_beside
 from tiecheck.files.safetensors.header import TYPED_FROM, check_length, shard_of_header
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
@@ -29,11 +45,11 @@ LEAST_ENTRY = len('"":{"dtype":"U8","shape":[],"data_offsets":[0,0]},')
 """Bytes that a header's entry has at least, beside the name."""
 
 
-_parsed = Meter()
+_parsed = TrafficMeter()
 """Headers that this process has read: from the first megabyte on, as in a fleet, the faster parser pays."""
 
-_headers: Recent[Shard] = Recent()
-_configs: Recent[ModelConfig] = Recent()
+_headers: RecentItems[Shard] = RecentItems()
+_configs: RecentItems[ModelConfig] = RecentItems()
 
 
 class RemoteModel(NamedTuple):
@@ -67,13 +83,13 @@ def read_address(address: str, config: Config) -> RemoteModel:
     found = open_remote(address, config)
     store = found.store
     if store is None or found.local:
-        return RemoteModel(address, store.traffic if store else Meter().read, found.local)
+        return RemoteModel(address, store.traffic if store else TrafficMeter().read, found.local)
     _refuse_options(store, config)
     names = None if found.file else store.names()
     raw = None
     fetched = None
     if names is None or CONFIG_NAME in names:
-        fetched = later(lambda: store.small(CONFIG_NAME, CONFIG_BYTES))
+        fetched = run_beside(lambda: store.small(CONFIG_NAME, CONFIG_BYTES))
     try:
         checkpoint = _checkpoint(store, found.file, names)
     finally:
@@ -106,7 +122,7 @@ def _refuse_options(store: Store, config: Config) -> None:
 def _checkpoint(store: Store, file: str, names: Collection[str] | None) -> Checkpoint | Unknown | None:
     if not file and names is None:
         return _probed(store)
-    name = file or pick(names or (), store.address)
+    name = file or pick_weights_file(names or (), store.address)
     if name is None:
         return None
     path = path_of(store, name)
@@ -212,7 +228,7 @@ def _config(raw: bytes, path: str) -> ModelConfig:
     return _configs.get(raw, lambda: parse_config(raw, path)) if len(raw) <= SMALL else parse_config(raw, path)
 
 
-def open_remote(address: str, config: Config) -> Found:
+def open_remote(address: str, config: Config) -> FoundModel:
     """Return the store behind an address, or the local place where the hub's cache has all of it.
 
     Args:
@@ -235,7 +251,7 @@ def open_remote(address: str, config: Config) -> Found:
         raise TargetError(f"{label} is not fetched (--offline)", label)
     base, mark, query = address.partition("?")
     folder, file = _split(base)
-    return Found(_store(folder + mark + query), file)
+    return FoundModel(_store(folder + mark + query), file)
 
 
 def _check(address: str) -> None:

@@ -23,7 +23,7 @@ SMALL = 128 * 1024
 T = TypeVar("T")
 
 
-class Recent(Generic[T]):
+class RecentItems(Generic[T]):
     """The last few things that were made; threads may share it."""
 
     def __init__(self, count: int = KEPT) -> None:
@@ -54,7 +54,7 @@ class _Model(NamedTuple):
     facts: dict[str, Any]
 
 
-_models: Recent[_Model] = Recent()
+_models: RecentItems[_Model] = RecentItems()
 
 
 def facts_of_twins(

@@ -78,7 +78,7 @@ class Store(Protocol):
         ...
 
 
-class Found(NamedTuple):
+class FoundModel(NamedTuple):
     """Where a model really is."""
 
     store: Store | None
@@ -89,7 +89,7 @@ class Found(NamedTuple):
     """The path in the hub's cache that has all of it; else empty."""
 
 
-class Meter:
+class TrafficMeter:
     """Counts what a store moved; threads may share it."""
 
     def __init__(self) -> None:

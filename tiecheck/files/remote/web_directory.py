@@ -12,8 +12,8 @@ from typing import NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tiecheck.errors import TargetError
-from tiecheck.files.remote.http import Answer, get, whole_number
-from tiecheck.files.remote.store import ByteRange, Meter, Start
+from tiecheck.files.remote.http import Answer, fetch_answer, whole_number
+from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter
 from tiecheck.records.report import Traffic
 from tiecheck.targets.parse import without_secrets
 
@@ -31,7 +31,7 @@ class WebStore:
         address: str,
         headers: Mapping[str, str] | None = None,
         label: str | None = None,
-        meter: Meter | None = None,
+        meter: TrafficMeter | None = None,
     ) -> None:
         parts = urlsplit(address)
         user, at, host = parts.netloc.rpartition("@")
@@ -42,7 +42,7 @@ class WebStore:
 
             self._headers |= urllib3.make_headers(basic_auth=unquote(user))
         self._label = label or without_secrets(address)
-        self._meter = meter or Meter()
+        self._meter = meter or TrafficMeter()
         self._elsewhere: dict[str, str] = {}  # where a file is for the next range, by a redirect to another host
 
     @property
@@ -74,11 +74,11 @@ class WebStore:
 
     def starts(self, wanted: Sequence[tuple[str, int]]) -> list[Start | None]:
         """Return the first bytes of some files, fetched together."""
-        return together([lambda n=name, c=count: self._start(n, c) for name, count in wanted])  # type: ignore[misc]
+        return run_together([lambda n=name, c=count: self._start(n, c) for name, count in wanted])  # type: ignore[misc]
 
     def spans(self, wanted: Sequence[ByteRange]) -> list[bytes]:
         """Byte ranges, fetched together."""
-        return together([lambda span=span: self._span(span) for span in wanted])  # type: ignore[misc]
+        return run_together([lambda span=span: self._span(span) for span in wanted])  # type: ignore[misc]
 
     def _start(self, name: str, count: int) -> Start | None:
         label = self._path(name)
@@ -120,11 +120,11 @@ class WebStore:
         label = self._path(name)
         elsewhere = self._elsewhere.get(name)
         if elsewhere is not None:
-            answer = get(elsewhere, label, limit=limit, headers=headers, meter=self._meter)
+            answer = fetch_answer(elsewhere, label, limit=limit, headers=headers, meter=self._meter)
             if answer.status < 400:
                 return answer
         url = urlunsplit(self._base._replace(path=self._base.path + quote(name)))
-        answer = get(url, label, limit=limit, headers={**self._headers, **headers}, meter=self._meter)
+        answer = fetch_answer(url, label, limit=limit, headers={**self._headers, **headers}, meter=self._meter)
         if answer.url != url and answer.status < 400 and urlsplit(answer.url).netloc != self._base.netloc:
             self._elsewhere[name] = answer.url
         return answer
@@ -177,7 +177,7 @@ _spare = BoundedSemaphore(8)
 """Helpers for one piece of work beside another. Where many targets are read at once they would only be in the way."""
 
 
-def later(work: Callable[[], T]) -> Callable[[], T]:
+def run_beside(work: Callable[[], T]) -> Callable[[], T]:
     """Begin some work in another thread if one is to spare; what comes back waits for it, or does it."""
     if not _spare.acquire(blocking=False):
         return work
@@ -186,7 +186,7 @@ def later(work: Callable[[], T]) -> Callable[[], T]:
     return future.result
 
 
-def together(work: Sequence[Callable[[], T]]) -> list[T]:
+def run_together(work: Sequence[Callable[[], T]]) -> list[T]:
     """Do some work at once, the first piece in this thread; the first error ends it."""
     pool = _pool(getpid())
     others = [pool.submit(copy_context().run, piece) for piece in work[1:]]

@@ -71,9 +71,9 @@ def _is_typed(entries: Mapping[str, Any]) -> bool:
 
 
 def _later(shard: Shard, raw: bytes) -> Shard:
-    from tiecheck.files.safetensors.typed_entries import LateEntries
+    from tiecheck.files.safetensors.typed_entries import ReparsedEntries
 
-    return shard._replace(entries=LateEntries(raw, shard.entries))
+    return shard._replace(entries=ReparsedEntries(raw, shard.entries))
 
 
 def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:

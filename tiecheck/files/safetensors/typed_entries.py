@@ -17,7 +17,7 @@ class Offsets(msgspec.Struct, array_like=True, gc=False, frozen=True, forbid_unk
     """The byte after the last."""
 
 
-class Entry(msgspec.Struct, gc=False):
+class HeaderEntry(msgspec.Struct, gc=False):
     """One entry of a safetensors header. That no number is negative is for `quickly_sound` to see.
 
     A field that is not there gets a value that no entry may have. `__metadata__` decodes to one of these, is
@@ -45,14 +45,14 @@ def index_of(files: Iterable[str]) -> Any:
     return msgspec.defstruct("IndexOf", [("weight_map", dict[str, file])], gc=False)  # type: ignore[valid-type]
 
 
-HEADER = msgspec.json.Decoder(dict[str, Entry])
+HEADER = msgspec.json.Decoder(dict[str, HeaderEntry])
 """The decoder of a header."""
 
 NOTES = msgspec.json.Decoder(dict[str, str])
 """The decoder of its `__metadata__`."""
 
 
-class LateEntries(Mapping[str, Any]):
+class ReparsedEntries(Mapping[str, Any]):
     """Name -> entry, as the typed parser gives them. How many there are, the first and the last name are at hand.
 
     The entries of a large header that was found sound are let go again, and parsed anew where they are asked for: a

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from tiecheck.errors import TargetError
-from tiecheck.files.local import inside
+from tiecheck.files.local import path_inside
 
 LAYERS = re.compile(r"(^|_)(layers?|blocks?|depths?|stages?|levels|repeats?|loops?|stacks?)(_|$)")
 """Keys of a config that say how many modules are built."""
@@ -154,7 +154,7 @@ class _Bounds:
     def _own(self, path: str) -> None:
         """Refuse a path that leads out of the directory."""
         try:
-            inside(self.root, os.path.relpath(os.path.abspath(path), self.root))
+            path_inside(self.root, os.path.relpath(os.path.abspath(path), self.root))
         except TargetError:
             self.refuse(os.path.realpath(path))
 
@@ -218,7 +218,7 @@ def refuse_outside(root: str) -> None:
     """
     for name in sorted(os.listdir(root)):
         if name.endswith(READ):
-            path = inside(root, name)
+            path = path_inside(root, name)
             if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
                 raise TargetError(f"{path} is a pipe or a device, not a regular file", path)
 

@@ -10,7 +10,7 @@ from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.tied_weights_keys import Keys, flag_of, read_keys
 from tiecheck.live.wrappers import class_name
 from tiecheck.records.live import Candidate, KeyProblem
-from tiecheck.union_find import joined
+from tiecheck.union_find import joined_names
 
 
 class DeclaredGroup(NamedTuple):
@@ -66,7 +66,7 @@ class _Pair(NamedTuple):
     flag: bool | None
 
 
-def declarations(graph: ModuleGraph, cap: int) -> Declarations:
+def read_declarations(graph: ModuleGraph, cap: int) -> Declarations:
     """Collect what the `PreTrainedModel`s in a module declare, each under its own config.
 
     The class's `_tied_weights_keys` expanded against real names, as transformers 5.23
@@ -128,7 +128,7 @@ def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
 
 def _groups(pairs: list[_Pair]) -> list[tuple[tuple[str, ...], str, tuple[str, ...], bool | None]]:
     """Join pairs to groups, with source, origins and flag: many targets of one source are a group, so is a chain."""
-    groups = joined((pair.target, pair.source) for pair in pairs)
+    groups = joined_names((pair.target, pair.source) for pair in pairs)
     number = {name: n for n, members in enumerate(groups) for name in members}
     by: dict[int, dict[str, None]] = {}
     flags: dict[int, list[bool | None]] = {}

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tiecheck.live.lookup import look_up
+from tiecheck.live.member_lookup import look_up
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.declarations import PretrainedModel
-from tiecheck.live.wrappers import unwrapped
+from tiecheck.live.wrappers import without_wrappers
 from tiecheck.records.live import Head
 from tiecheck.tables.architectures import FLAG, load_architecture, load_older, newer_names
 
@@ -58,7 +58,7 @@ def _head(one: PretrainedModel, places: Registrations) -> Head | None:
 def weight_of(model: Any, getter: str) -> Tensor | None:
     """Return the weight of the module that a getter returns; None where there is none, or the getter raises."""
     try:
-        weight = getattr(unwrapped(getattr(model, getter)()), "weight", None)
+        weight = getattr(without_wrappers(getattr(model, getter)()), "weight", None)
     except Exception:  # noqa: BLE001  # a class without one raises what it likes
         return None
     return weight if isinstance(weight, Tensor) else None

@@ -44,7 +44,7 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
 
     With `trust` the directory's own code may be imported. Else, or where it fails, the reason comes back.
     """
-    with silent(), bounded(root, model) as refused:
+    with silenced_transformers(), bounded(root, model) as refused:
         try:
             if load:
                 refuse_outside(root)
@@ -78,7 +78,7 @@ def build_for_plan(
     Returns:
         The model and its quantizer, or why it could not be built.
     """
-    with silent(), bounded(root, model) as refused:
+    with silenced_transformers(), bounded(root, model) as refused:
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -95,7 +95,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 
     That is what shows on the class alone; else, where it can be built with the flag false, what its keys name there.
     """
-    with silent(), bounded(root, model):
+    with silenced_transformers(), bounded(root, model):
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -246,7 +246,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
+def silenced_transformers() -> Iterator[None]:
     """Switch transformers' own warnings and progress bars off: what they say is what tiecheck reports."""
     from transformers.utils import logging
 

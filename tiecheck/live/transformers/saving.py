@@ -22,7 +22,7 @@ class Unsaved(NamedTuple):
     """Declared keys that drop members of another tie (`drops`)."""
 
 
-def unsaved(graph: ModuleGraph, said: Declarations, ties: Sequence[Tie]) -> Unsaved:
+def unsaved_ties(graph: ModuleGraph, said: Declarations, ties: Sequence[Tie]) -> Unsaved:
     """Return the real ties that the outermost model around them does not save so that a load brings them back.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from tiecheck.live.lookup import look_up
+from tiecheck.live.member_lookup import look_up
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.patterns import takes_forever
 from tiecheck.records.live import KeyForm, KeyProblem

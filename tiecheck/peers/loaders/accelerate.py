@@ -4,7 +4,7 @@ What each of its three algorithms sees is in `tiecheck/peers/views/accelerate.py
 them miss a tie (0.9.0 to 1.15.0, executed from the wheels).
 """
 
-from tiecheck.peers.loaders.situation import Loader
+from tiecheck.peers.loaders.loader_rules import Loader
 from tiecheck.records.record import Record
 
 

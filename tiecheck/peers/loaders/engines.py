@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
+from tiecheck.peers.loaders.loader_rules import Decision, Loader, Policy, Situation, outcome_of, stored_pair
 from tiecheck.records.record import Record
 from tiecheck.records.words import Outcome
 
@@ -69,7 +69,7 @@ def fields_of(engine: str, version: str, name: str | None) -> str | None:
     return None
 
 
-def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
+def fields_in_both(engine: str, first: str, last: str, name: str | None) -> str | None:
     """Return the fields of an architecture that two versions agree on.
 
     None where neither version has it, and an `unknown:REASON` where they differ.
@@ -80,25 +80,25 @@ def agreed(engine: str, first: str, last: str, name: str | None) -> str | None:
     return f"unknown:{engine} {first} and {last} treat this class differently"
 
 
-def config_of(situation: Situation) -> Mapping[str, Any]:
+def parsed_config(situation: Situation) -> Mapping[str, Any]:
     """Return the parsed config; empty where there is none."""
     return situation.config.data if situation.config is not None else {}
 
 
-def class_of(situation: Situation) -> str | None:
+def named_class(situation: Situation) -> str | None:
     """Return the class that `architectures` names, which is what engines choose their own class by."""
     name = situation.architecture.class_name
     return name if name is not None and name.isidentifier() else None  # what else the table has is no class
 
 
-def pair_of(situation: Situation) -> tuple[str, str]:
+def embedding_and_head(situation: Situation) -> tuple[str, str]:
     """Return the names of embedding and head; of an unknown class, the group's source and another member."""
     embedding = situation.architecture.embedding or situation.group.source or ""
     other = next((name for name in situation.group.names if name != embedding), "")
     return embedding, situation.architecture.head or other
 
 
-def in_part(loader: Loader, ran: frozenset[str], key: Callable[[Situation], str | None]) -> tuple[Loader, Loader]:
+def split_by_run(loader: Loader, ran: frozenset[str], key: Callable[[Situation], str | None]) -> tuple[Loader, Loader]:
     """Split a loader of which only some classes were run, as two: those that were, and the rest, which were read."""
 
     def run(situation: Situation) -> Decision | None:
@@ -110,7 +110,7 @@ def in_part(loader: Loader, ran: frozenset[str], key: Callable[[Situation], str 
     return loader._replace(checked="run", decide=run), loader._replace(checked="source", decide=read)
 
 
-def nested(config: Mapping[str, Any], level: str) -> Mapping[str, Any] | None:
+def config_at_level(config: Mapping[str, Any], level: str) -> Mapping[str, Any] | None:
     """Return the config at a dotted level; None where there is none."""
     found: object = config
     for key in level.split(".") if level else ():
@@ -129,7 +129,7 @@ def level_of(config: Mapping[str, Any], level: str) -> str | None:
     if not level.endswith("text()"):
         return level
     above = level.removesuffix("text()").removesuffix(".")
-    here = nested(config, above)
+    here = config_at_level(config, above)
     if here is None:
         return None
     if isinstance(here.get("text_config"), Mapping):
@@ -146,12 +146,12 @@ def flag_at(situation: Situation, level: str, default: str) -> Read:
         level: The level as the table words it.
         default: What the engine takes a missing attribute for: `0`, `1`, or `-` where it reads it outright.
     """
-    config = config_of(situation)
+    config = parsed_config(situation)
     found = level_of(config, level)
     if found is None:
         return Read(FLAG, None, None)
     dotted = f"{found}.{FLAG}".lstrip(".")
-    here = nested(config, found)
+    here = config_at_level(config, found)
     value = here.get(FLAG) if here is not None else None
     if isinstance(value, bool):
         return Read(dotted, value, value)
@@ -181,7 +181,9 @@ def torch_policy(head: str, refusal: str, alone: Ending) -> Policy:
 
 def inner_name(situation: Situation, level: str) -> str | None:
     """Return the class that a composite's config names for its language model."""
-    here = nested(config_of(situation), level.lstrip(">").removesuffix("text()").removesuffix(".") or "text_config")
+    here = config_at_level(
+        parsed_config(situation), level.lstrip(">").removesuffix("text()").removesuffix(".") or "text_config"
+    )
     names = here.get("architectures") if here is not None else None
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
@@ -193,13 +195,13 @@ def decide_by_fields(situation: Situation, fields: str, policy: Policy) -> Decis
     if tie == "never":
         if head.startswith("unknown"):
             return Decision("unknown", head.partition(":")[2], ties=False)
-        outcome, message = settle(False, stored, policy)
+        outcome, message = outcome_of(False, stored, policy)
         return Decision(outcome, message, ties=False)
     if tie == "always":
-        outcome, message = settle(True, stored, policy)
+        outcome, message = outcome_of(True, stored, policy)
         return Decision(outcome, message, ties=True)
     read = flag_at(situation, level, default)
     if read.ties is None:
         return Decision("unknown", f"{read.dotted} is not written, and its default is not known", read.dotted)
-    outcome, message = settle(read.ties, stored, policy)
+    outcome, message = outcome_of(read.ties, stored, policy)
     return Decision(outcome, message, read.dotted, read.value, read.ties)

@@ -16,8 +16,15 @@ Which class does which: `tiecheck/tables/engines.txt`, made from these files. ll
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders.engines import FLAG, class_of, config_of, fields_of, nested, pair_of
-from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation, Stored, stored_pair
+from tiecheck.peers.loaders.engines import (
+    FLAG,
+    config_at_level,
+    embedding_and_head,
+    fields_of,
+    named_class,
+    parsed_config,
+)
+from tiecheck.peers.loaders.loader_rules import UNREAD, Decision, Loader, Situation, StoredMembers, stored_pair
 
 COMMIT = "0c1e57098"
 NO_EMBEDDING = "missing tensor 'token_embd.weight'"
@@ -26,13 +33,13 @@ EXTRA = "done_getting_tensors: wrong number of tensors"
 
 
 def _decide(situation: Situation) -> Decision | None:
-    fields = fields_of("llama.cpp", COMMIT, class_of(situation))
+    fields = fields_of("llama.cpp", COMMIT, named_class(situation))
     if fields is None or not situation.head or situation.config is None:
         return None
     if fields.startswith("unknown"):
         return Decision("unknown", fields.partition(":")[2])
     out, head = fields.split("|")
-    for kind, name in zip(("=TOKEN_EMBD", "=OUTPUT"), pair_of(situation), strict=True):
+    for kind, name in zip(("=TOKEN_EMBD", "=OUTPUT"), embedding_and_head(situation), strict=True):
         if _stem(name) not in (fields_of("llama.cpp", COMMIT, kind) or "").split(" "):
             word = name or "the other member, whose name is not known,"
             return Decision("unknown", f"whether the converter maps {word} was not read")
@@ -44,9 +51,9 @@ def _decide(situation: Situation) -> Decision | None:
     return decision._replace(reads=reads, value=value)
 
 
-def _settled(out: str, head: str, dropped: bool, stored: Stored, situation: Situation) -> Decision:
+def _settled(out: str, head: str, dropped: bool, stored: StoredMembers, situation: Situation) -> Decision:
     """Decide by what the loader gets from what the converter wrote."""
-    head_name = pair_of(situation)[1]
+    head_name = embedding_and_head(situation)[1]
     turned = situation.group.source == head_name
     has_head, has_embedding = (stored.source, stored.targets) if turned else (stored.targets, stored.source)
     if has_head and head == "unmapped":
@@ -58,7 +65,7 @@ def _settled(out: str, head: str, dropped: bool, stored: Stored, situation: Situ
     return Decision("crash", EXTRA) if out == "embedding" else Decision("kept-apart", None, ties=False)
 
 
-def _without(out: str, has_head: bool, stored: Stored) -> Decision:
+def _without(out: str, has_head: bool, stored: StoredMembers) -> Decision:
     """Decide for a GGUF file without `output.weight`, the head being lost or dropped."""
     if out == "required":
         return Decision("crash", NO_HEAD, ties=False)
@@ -68,8 +75,8 @@ def _without(out: str, has_head: bool, stored: Stored) -> Decision:
 
 
 def _flag(situation: Situation) -> tuple[str, bool | None]:
-    config = config_of(situation)
-    text = nested(config, "text_config")
+    config = parsed_config(situation)
+    text = config_at_level(config, "text_config")
     if text is not None and FLAG in text:
         value = text[FLAG]
         return f"text_config.{FLAG}", value if isinstance(value, bool) else None

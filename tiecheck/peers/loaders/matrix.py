@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.files.model_config import FLAG_KEYS
-from tiecheck.peers.loaders.registry import loaders_of, views_of
-from tiecheck.peers.loaders.situation import Situation
+from tiecheck.peers.loaders.loader_rules import Situation
+from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
@@ -27,7 +27,7 @@ def loader_views(
     matrix's order, each loader's in that of the groups.
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
-    views = views_of(situations, loaders_of()) if situations else ()
+    views = ask_loaders(situations, loaders_of()) if situations else ()
     odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
     if odd is None:
         return views

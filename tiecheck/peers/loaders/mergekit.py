@@ -15,8 +15,8 @@ Architectures without a definition are inferred from the tensors (`architecture/
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders.engines import class_of, fields_of, in_part, pair_of
-from tiecheck.peers.loaders.situation import UNREAD, Decision, Loader, Situation
+from tiecheck.peers.loaders.engines import embedding_and_head, fields_of, named_class, split_by_run
+from tiecheck.peers.loaders.loader_rules import UNREAD, Decision, Loader, Situation
 
 VERSION = "0.1.5"
 RAN = frozenset({"LlamaForCausalLM", "Gemma2ForCausalLM"})
@@ -24,7 +24,7 @@ RAN = frozenset({"LlamaForCausalLM", "Gemma2ForCausalLM"})
 
 
 def _decide(situation: Situation) -> Decision | None:
-    fields = fields_of("mergekit", VERSION, class_of(situation))
+    fields = fields_of("mergekit", VERSION, named_class(situation))
     if fields is None or not situation.head or situation.config is None:
         return None
     if fields.startswith("unknown"):
@@ -37,7 +37,7 @@ def _decide(situation: Situation) -> Decision | None:
 
 def _merged(situation: Situation, fields: str, stored: set[str]) -> Decision | None:
     """Decide what is written of the members that are stored."""
-    embedding, head = pair_of(situation)
+    embedding, head = embedding_and_head(situation)
     weights = {field.split("=")[0].rstrip("?"): field for field in fields.split(" ")}
     if embedding not in weights:
         return Decision("unknown", f"its definition does not name {embedding}")
@@ -69,4 +69,4 @@ def _both(situation: Situation, named: bool, head: str) -> Decision:
     return Decision("unknown", UNREAD)
 
 
-LOADERS = in_part(Loader("mergekit", VERSION, (0, 1, 5), (0, 1, 6), "source", _decide), RAN, class_of)
+LOADERS = split_by_run(Loader("mergekit", VERSION, (0, 1, 5), (0, 1, 6), "source", _decide), RAN, named_class)

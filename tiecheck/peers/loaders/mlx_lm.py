@@ -13,8 +13,17 @@ Which model does which: `tiecheck/tables/engines.txt`, made from `mlx_lm/models/
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders.engines import FLAG, Ending, Read, config_of, fields_of, in_part, nested, pair_of
-from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
+from tiecheck.peers.loaders.engines import (
+    FLAG,
+    Ending,
+    Read,
+    config_at_level,
+    embedding_and_head,
+    fields_of,
+    parsed_config,
+    split_by_run,
+)
+from tiecheck.peers.loaders.loader_rules import Decision, Loader, Policy, Situation, outcome_of, stored_pair
 
 VERSION = "0.32.2"
 RAN = frozenset({"llama", "qwen2", "gemma2", "qwen3", "olmo2", "starcoder2"})
@@ -35,18 +44,18 @@ def _decide(situation: Situation) -> Decision | None:
         if read.ties is None:
             return Decision("crash", ABSENT, read.dotted)
     if read.ties is False and not situation.group.stored_names:
-        embedding, head_name = pair_of(situation)
+        embedding, head_name = embedding_and_head(situation)
         return Decision(
             "crash", f"Missing 2 parameters: {head_name}, {embedding}.", read.dotted or None, read.value, False
         )
-    outcome, message = settle(read.ties, stored_pair(situation), _policy(head, situation))
+    outcome, message = outcome_of(read.ties, stored_pair(situation), _policy(head, situation))
     return Decision(outcome, message, read.dotted or None, read.value, read.ties)
 
 
 def _policy(head: str, situation: Situation) -> Policy:
     """Return what happens where tie and stored tensors do not fit, by what `sanitize` does with the head."""
     missing = "Missing 1 parameters: {}."
-    embedding, head_name = pair_of(situation)
+    embedding, head_name = embedding_and_head(situation)
     no_head: Ending = ("crash", missing.format(head_name))
     no_embedding: Ending = ("crash", missing.format(embedding))
     lost = Policy(nothing=no_embedding, lost_target=no_head, lost_source=no_embedding)
@@ -60,7 +69,7 @@ def _policy(head: str, situation: Situation) -> Policy:
 
 
 def _flag(situation: Situation, level: str, default: str) -> Read:
-    here = nested(config_of(situation), level)
+    here = config_at_level(parsed_config(situation), level)
     value = here.get(FLAG) if here is not None else None
     dotted = f"{level}.{FLAG}".lstrip(".")
     if isinstance(value, bool):
@@ -72,4 +81,4 @@ def _model_type(situation: Situation) -> str | None:
     return situation.config.model_type if situation.config is not None else None
 
 
-LOADERS = in_part(Loader("mlx-lm", VERSION, (0, 32, 2), (0, 32, 3), "source", _decide), RAN, _model_type)
+LOADERS = split_by_run(Loader("mlx-lm", VERSION, (0, 32, 2), (0, 32, 3), "source", _decide), RAN, _model_type)

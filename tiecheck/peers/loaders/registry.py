@@ -11,7 +11,7 @@ from tiecheck.errors import UsageError
 from tiecheck.records.loaders import LoaderView
 
 if TYPE_CHECKING:
-    from tiecheck.peers.loaders.situation import Loader, Situation
+    from tiecheck.peers.loaders.loader_rules import Loader, Situation
 
 MODULES = {
     "transformers": "transformers",
@@ -39,7 +39,7 @@ def _loaders_of(wanted: frozenset[str]) -> tuple[Loader, ...]:
     return tuple(found)
 
 
-def views_of(situations: Iterable[Situation], loaders: Iterable[Loader]) -> tuple[LoaderView, ...]:
+def ask_loaders(situations: Iterable[Situation], loaders: Iterable[Loader]) -> tuple[LoaderView, ...]:
     """Ask each loader what it makes of each group: grouped by loader, in the matrix's order."""
     held = tuple(situations)
     views = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tiecheck.peers.loaders.loader_rules import GENERAL, UNREAD
 from tiecheck.peers.loaders.registry import covers, loaders_of
-from tiecheck.peers.loaders.situation import GENERAL, UNREAD
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.rehearsal import Dropped, Held, Rehearsal
 from tiecheck.records.stored import Comparison, Group

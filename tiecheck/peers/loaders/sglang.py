@@ -13,20 +13,27 @@ Unquantised models on one device are meant.
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders.engines import SKIPPED, class_of, decide_by_fields, fields_of, pair_of, torch_policy
-from tiecheck.peers.loaders.situation import Decision, Loader, Situation
+from tiecheck.peers.loaders.engines import (
+    SKIPPED,
+    decide_by_fields,
+    embedding_and_head,
+    fields_of,
+    named_class,
+    torch_policy,
+)
+from tiecheck.peers.loaders.loader_rules import Decision, Loader, Situation
 
 VERSION = "0.5.23"
 
 
 def _decide(situation: Situation) -> Decision | None:
-    fields = fields_of("sglang", VERSION, class_of(situation))
+    fields = fields_of("sglang", VERSION, named_class(situation))
     if fields is None or not situation.head or situation.config is None:
         return None
     tie, _, _, head, _ = fields.split("|")
     if tie.startswith("unknown"):
         return Decision("unknown", tie.partition(":")[2])
-    refusal = f"KeyError: '{pair_of(situation)[1]}'"
+    refusal = f"KeyError: '{embedding_and_head(situation)[1]}'"
     return decide_by_fields(situation, fields, torch_policy(head, refusal, ("embedding-random", SKIPPED)))
 
 

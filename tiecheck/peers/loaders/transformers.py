@@ -7,16 +7,16 @@ after loading, the source wins, and nothing is said; where only targets are stor
 
 from __future__ import annotations
 
-from tiecheck.peers.loaders.situation import (
+from tiecheck.peers.loaders.loader_rules import (
     UNREAD,
     Decision,
     Loader,
     Policy,
     Situation,
-    settle,
+    in_group_words,
+    outcome_of,
     stored_of,
-    worded,
-    worst,
+    worst_decision,
 )
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Outcome
@@ -70,10 +70,10 @@ def _five(situation: Situation) -> Decision:
     reads, value = (None, None) if group.inert else _reads(group)
     if _in_part(group):
         return Decision("unknown", group.reason, reads, value, group.declared)
-    outcome, message = settle(group.declared, stored_of(group), FIVE)
+    outcome, message = outcome_of(group.declared, stored_of(group), FIVE)
     if outcome == "tied" and group.stored == "copy" and group.comparison is not None and group.comparison.nan:
         outcome, message = FIVE.differ  # it asks torch.equal, and a NaN is equal to nothing
-    return worded(Decision(outcome, message, reads, value, group.declared), situation)
+    return in_group_words(Decision(outcome, message, reads, value, group.declared), situation)
 
 
 def _four(situation: Situation) -> Decision | None:
@@ -84,25 +84,25 @@ def _four(situation: Situation) -> Decision | None:
     if isinstance(older, str):
         return Decision("unknown", older)
     if not older:
-        outcome, message = settle(False, stored_of(situation.group), FOUR)
-        return worded(Decision(outcome, message, None, None, False), situation)
+        outcome, message = outcome_of(False, stored_of(situation.group), FOUR)
+        return in_group_words(Decision(outcome, message, None, None, False), situation)
     whole = max(older, key=lambda group: len(group.names))
     reads, value = _reads(whole)
     unread = next((g for g in older if g.declared is None or _in_part(g)), None)
     if unread is not None:
         return Decision("unknown", unread.reason, reads, value)
     if not any(group.declared for group in older):
-        outcome, message = settle(False, stored_of(whole), FOUR)
-        return worded(Decision(outcome, message, reads, value, False), situation)
+        outcome, message = outcome_of(False, stored_of(whole), FOUR)
+        return in_group_words(Decision(outcome, message, reads, value, False), situation)
     parts = _parts(older)
     decisions = [Decision(*_part(part, whole, situation), ties=len(part) > 1) for part in parts]
-    decision = worst((*decisions, _passed_over(situation.group, older)))
+    decision = worst_decision((*decisions, _passed_over(situation.group, older)))
     blind = next((part for part in decisions if part.outcome == "unknown"), None)
     if blind is not None and decision.outcome != "crash":
         decision = blind  # it may be worse than what is known of the other parts
     # Of a group that 4.57 ties in part, what is lost tells which part the verdict is about.
     ties = len(parts) == 1 or (decision.ties is True and decision.outcome == "head-discarded")
-    return worded(decision._replace(reads=reads, value=value, ties=ties), situation)
+    return in_group_words(decision._replace(reads=reads, value=value, ties=ties), situation)
 
 
 def _passed_over(group: Group, older: tuple[Group, ...]) -> Decision:
@@ -136,8 +136,8 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     if group is None:
         return "unknown", "several groups of 4.57 overlap"
     if group.kind == "module":
-        return settle(True, stored_of(group), ALIAS)
-    return settle(True, stored_of(group), FOUR if len(part) == 2 and situation.head else MANY)
+        return outcome_of(True, stored_of(group), ALIAS)
+    return outcome_of(True, stored_of(group), FOUR if len(part) == 2 and situation.head else MANY)
 
 
 LOADERS = (

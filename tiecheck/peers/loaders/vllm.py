@@ -23,15 +23,15 @@ from tiecheck.peers.loaders.engines import (
     SHAPES,
     SKIPPED,
     Ending,
-    agreed,
-    class_of,
     decide_by_fields,
+    embedding_and_head,
+    fields_in_both,
     flag_at,
     inner_name,
-    pair_of,
+    named_class,
     torch_policy,
 )
-from tiecheck.peers.loaders.situation import Decision, Loader, Policy, Situation, settle, stored_pair
+from tiecheck.peers.loaders.loader_rules import Decision, Loader, Policy, Situation, outcome_of, stored_pair
 
 BEFORE = ("0.25.1", "0.28.0")
 AFTER = ("0.29.0", "0.33.0")
@@ -54,9 +54,9 @@ def _after(situation: Situation) -> Decision | None:
     if found is None or found.startswith("unknown") or "|" not in found:
         return _unknown(found)
     tie, level, default, head, _ = found.split("|")
-    group, (embedding, head_name) = situation.group, pair_of(situation)
+    group, (embedding, head_name) = situation.group, embedding_and_head(situation)
     alone = (
-        f"'{head_name}' was skipped because it is tied to '{embedding}' in {class_of(situation)}, "
+        f"'{head_name}' was skipped because it is tied to '{embedding}' in {named_class(situation)}, "
         f"but '{embedding}' was not found in the checkpoint, so the tied weight is uninitialized."
     )
     top = flag_at(situation, "", "0")
@@ -76,7 +76,7 @@ def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> 
         why = head.partition(":")[2] or "the flag is turned off for the stored head, which its loader then drops"
         return Decision("unknown", why, reads, value, None)
     stored = stored_pair(situation)
-    message = KEPT.format(pair_of(situation)[1])
+    message = KEPT.format(embedding_and_head(situation)[1])
     policy = Policy(lost_source=("embedding-random", message))
     if stored.source and stored.targets and stored.alike is None:
         return Decision("unknown", "the stored members were not compared", reads, value, None)
@@ -84,7 +84,7 @@ def _untied(situation: Situation, head: str, reads: str, value: bool | None) -> 
         return Decision("tied", None, reads, value, True)
     if not stored.shapes:
         return Decision("unknown", SHAPES, reads, value, None)
-    outcome, text = settle(False, stored, policy)
+    outcome, text = outcome_of(False, stored, policy)
     return Decision(outcome, text or message, reads, value, False)
 
 
@@ -92,7 +92,7 @@ def _fields(situation: Situation, versions: tuple[str, str]) -> str | None:
     """Return the fields of the class, those of the named language model for a composite."""
     if not situation.head or situation.config is None:
         return None
-    found = agreed("vllm", *versions, class_of(situation))
+    found = fields_in_both("vllm", *versions, named_class(situation))
     if found is None or not found.startswith("inner|"):
         return found
     _, level, _, head, _ = found.split("|")
@@ -101,7 +101,7 @@ def _fields(situation: Situation, versions: tuple[str, str]) -> str | None:
     name = inner_name(situation, level)
     if name is None:
         return "unknown:the config does not name the class of its language model"
-    below = agreed("vllm", *versions, name)
+    below = fields_in_both("vllm", *versions, name)
     if below is None or "|" not in below or below.startswith("inner"):
         return f"unknown:{name} as a language model was not read"
     tie, _, default, handled, inner = below.split("|")
@@ -114,7 +114,7 @@ def _unknown(fields: str | None) -> Decision | None:
 
 
 def _refusal(situation: Situation) -> str:
-    return f"There is no module or parameter named 'lm_head' in {class_of(situation)}."
+    return f"There is no module or parameter named 'lm_head' in {named_class(situation)}."
 
 
 LOADERS = (

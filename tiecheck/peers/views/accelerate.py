@@ -14,8 +14,15 @@ import torch
 
 from tiecheck.peers.loaders.accelerate import CLEANER, CONFIG_CHECKS, FINDERS
 from tiecheck.peers.views.differences import CHECK, FIND
-from tiecheck.peers.views.paths import grouped
-from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, one_object, ordered
+from tiecheck.peers.views.module_walks import names_by_key
+from tiecheck.peers.views.tool_functions import (
+    NotRun,
+    ToolAnswer,
+    ToolFunction,
+    WalkedModule,
+    one_object,
+    ordered_groups,
+)
 
 COMPARISONS = 100_000_000
 """Pairs of parameters that the installed accelerate is let compare: it takes some seconds for so many."""
@@ -27,17 +34,17 @@ _SIZES |= {dtype: dtype.itemsize for dtype in (torch.int16, torch.uint8, torch.i
 """Bytes of an element, as accelerate has them for storages that raise."""
 
 
-def _overwriting(sight: Sight) -> Seen:
+def _overwriting(sight: WalkedModule) -> ToolAnswer:
     """Keep the last alias alone, by `result[kept] = alias` (0.9 to 0.17.1)."""
-    return Seen(ordered((names[0], names[-1]) for names in sight.again))
+    return ToolAnswer(ordered_groups((names[0], names[-1]) for names in sight.again))
 
 
-def _appending(sight: Sight) -> Seen:
+def _appending(sight: WalkedModule) -> ToolAnswer:
     """Keep every alias of the same walk (0.18 to 0.33)."""
-    return Seen(ordered(sight.again))
+    return ToolAnswer(ordered_groups(sight.again))
 
 
-def _run_find(sight: Sight) -> Seen:
+def _run_find(sight: WalkedModule) -> ToolAnswer:
     sight.runnable()
     if not sight.extent().endless:
         further = sum([len(names) - 1 for names in sight.tied])
@@ -46,7 +53,7 @@ def _run_find(sight: Sight) -> Seen:
             raise NotRun(f"would compare {pairs} pairs of parameters")
     from accelerate.utils.modeling import find_tied_parameters
 
-    return Seen(ordered(find_tied_parameters(sight.module)))
+    return ToolAnswer(ordered_groups(find_tied_parameters(sight.module)))
 
 
 def _pretrained(model: Any) -> bool:
@@ -64,36 +71,36 @@ def _elsewhere(model: Any, config: Any) -> bool:
     return bool(both) or any(hasattr(module, "_tie_weights") for module in model.modules())
 
 
-def _stray_comma(sight: Sight) -> Seen:
+def _stray_comma(sight: WalkedModule) -> ToolAnswer:
     """Say yes for every model: `(... and False),` is a tuple of one, and true (0.20.0 to 0.20.3)."""
     model: Any = sight.module
     if not _pretrained(model):
-        return Seen(says=False)
+        return ToolAnswer(says=False)
     _word_embedding(model, getattr(model, "config", None))  # asked first, and may raise
-    return Seen(says=True)
+    return ToolAnswer(says=True)
 
 
-def _top_level(sight: Sight) -> Seen:
+def _top_level(sight: WalkedModule) -> ToolAnswer:
     """Read the flag of the outermost config (0.21 to 1.6)."""
     model: Any = sight.module
     config = getattr(model, "config", None)
-    return Seen(says=_pretrained(model) and (_word_embedding(model, config) | _elsewhere(model, config)))
+    return ToolAnswer(says=_pretrained(model) and (_word_embedding(model, config) | _elsewhere(model, config)))
 
 
-def _text_config(sight: Sight) -> Seen:
+def _text_config(sight: WalkedModule) -> ToolAnswer:
     """Read the flag of `get_text_config(decoder=True)` (from 1.7)."""
     model: Any = sight.module
     if not _pretrained(model):
-        return Seen(says=False)
+        return ToolAnswer(says=False)
     config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    return Seen(says=_word_embedding(model, text) | _elsewhere(model, config))
+    return ToolAnswer(says=_word_embedding(model, text) | _elsewhere(model, config))
 
 
-def _run_check(sight: Sight) -> Seen:
+def _run_check(sight: WalkedModule) -> ToolAnswer:
     from accelerate.utils.modeling import check_tied_parameters_in_config
 
-    return Seen(says=bool(check_tied_parameters_in_config(sight.module)))
+    return ToolAnswer(says=bool(check_tied_parameters_in_config(sight.module)))
 
 
 def _storage(tensor: Any) -> tuple[Any, int, int]:
@@ -113,20 +120,20 @@ def _storage(tensor: Any) -> tuple[Any, int, int]:
 
 
 def _by_storage(state: dict[str, Any], key: Any) -> list[list[str]]:
-    return grouped((key(tensor), name) for name, tensor in state.items() if not isinstance(tensor, str))
+    return names_by_key((key(tensor), name) for name, tensor in state.items() if not isinstance(tensor, str))
 
 
-def _cleaned(sight: Sight) -> Seen:
+def _cleaned(sight: WalkedModule) -> ToolAnswer:
     """Keep the first of the names with one storage, whatever part of it each has (from 0.25)."""
     groups = _by_storage(sight.state, _storage)
-    return Seen(ordered(groups), tuple(sorted(name for names in groups for name in names[1:])))
+    return ToolAnswer(ordered_groups(groups), tuple(sorted(name for names in groups for name in names[1:])))
 
 
-def _run_clean(sight: Sight) -> Seen:
+def _run_clean(sight: WalkedModule) -> ToolAnswer:
     from accelerate.utils.modeling import id_tensor_storage
     from accelerate.utils.other import clean_state_dict_for_safetensors
 
-    groups = ordered(_by_storage(sight.state, id_tensor_storage))
+    groups = ordered_groups(_by_storage(sight.state, id_tensor_storage))
     left = dict(sight.state)
     logger = logging.getLogger(clean_state_dict_for_safetensors.__module__)
     was, logger.disabled = logger.disabled, True
@@ -138,22 +145,22 @@ def _run_clean(sight: Sight) -> Seen:
             raise
     finally:
         logger.disabled = was
-    return Seen(groups, tuple(sorted(sight.state.keys() - left.keys())))
+    return ToolAnswer(groups, tuple(sorted(sight.state.keys() - left.keys())))
 
 
 PEERS = (
     *(
-        Peer("accelerate", FIND, releases.versions, look, run, releases.since, releases.until)
+        ToolFunction("accelerate", FIND, releases.versions, look, run, releases.since, releases.until)
         for releases, look, run in zip(
             FINDERS, (_overwriting, _appending, one_object), (None, None, _run_find), strict=True
         )
     ),
     *(
-        Peer("accelerate", CHECK, releases.versions, look, run, releases.since, releases.until)
+        ToolFunction("accelerate", CHECK, releases.versions, look, run, releases.since, releases.until)
         for releases, look, run in zip(
             CONFIG_CHECKS, (_stray_comma, _top_level, _text_config), (None, _run_check, _run_check), strict=True
         )
     ),
-    Peer("accelerate", CLEAN, CLEANER.versions, _cleaned, _run_clean, CLEANER.since),
+    ToolFunction("accelerate", CLEAN, CLEANER.versions, _cleaned, _run_clean, CLEANER.since),
 )
 """Its functions, oldest algorithm first."""

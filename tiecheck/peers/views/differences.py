@@ -13,7 +13,7 @@ FIND = "find_tied_parameters"
 CHECK = "check_tied_parameters_in_config"
 
 
-class More(Record):
+class UntiedGroup(Record):
     """A group that a tool sees and that is not tied."""
 
     names: tuple[str, ...]
@@ -22,12 +22,12 @@ class More(Record):
     """Kind that its names really have together; null where nothing holds them."""
 
 
-class Difference(Record):
+class ViewDifference(Record):
     """A view beside the truth. Where both are empty the tool sees what is there."""
 
     missed: tuple[tuple[str, ...], ...]
     """The tied groups that it does not see, each with the names that it does not put together."""
-    more: tuple[More, ...]
+    more: tuple[UntiedGroup, ...]
     """The groups that it sees and that are not tied, or hold names that are not."""
 
 
@@ -45,7 +45,7 @@ def would_warn(views: Iterable[View]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def difference(ties: Iterable[TieEntry], view: View) -> Difference:
+def compare_view(ties: Iterable[TieEntry], view: View) -> ViewDifference:
     """Hold a view against the ties of a live module: what it misses, and what it sees beyond the truth.
 
     The groups that are tied in the live module are the truth. Of one with more names than are listed only those count.
@@ -60,5 +60,5 @@ def difference(ties: Iterable[TieEntry], view: View) -> Difference:
         homes = {home.get(name) for name in group}
         capped = any(i is not None and true[i].names_total != len(true[i].names) for i in homes)
         if homes == {None} or len(homes - {None} if capped else homes) > 1:
-            more.append(More(group, next((tie.kind for tie in live if set(group) <= set(tie.names)), None)))
-    return Difference(tuple(missed), tuple(more))
+            more.append(UntiedGroup(group, next((tie.kind for tie in live if set(group) <= set(tie.names)), None)))
+    return ViewDifference(tuple(missed), tuple(more))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tiecheck.peers.views.sight import Peer, Seen, Sight, one_object, ordered
+from tiecheck.peers.views.tool_functions import ToolAnswer, ToolFunction, WalkedModule, one_object, ordered_groups
 
 
-def _run(sight: Sight) -> Seen:
+def _run(sight: WalkedModule) -> ToolAnswer:
     sight.runnable()
     from lightning.pytorch.utilities import find_shared_parameters
 
-    return Seen(ordered(find_shared_parameters(sight.module)))
+    return ToolAnswer(ordered_groups(find_shared_parameters(sight.module)))
 
 
-PEERS = (Peer("lightning", "find_shared_parameters", "2.6", one_object, _run),)
+PEERS = (ToolFunction("lightning", "find_shared_parameters", "2.6", one_object, _run),)
 """Its functions."""

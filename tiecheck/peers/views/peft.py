@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tiecheck.peers.views import paths
-from tiecheck.peers.views.sight import Peer, Seen, Sight, united
+from tiecheck.peers.views import module_walks
+from tiecheck.peers.views.tool_functions import ToolAnswer, ToolFunction, WalkedModule, groups_from_pairs
 
 _BASE_LAYER = re.compile(r"[^.]+\.base_layer\.")
 
@@ -22,12 +22,12 @@ def _unwrapped(model: Any) -> Any:
     return model.model if hasattr(model, "tuner_layer_cls") else model
 
 
-def _asks(sight: Sight) -> bool:
+def _asks(sight: WalkedModule) -> bool:
     """Return True if a model declares anything: PEFT sees no tie of any other, and does not look for one."""
     return hasattr(_unwrapped(sight.module), "_tied_weights_keys")
 
 
-def _pairs(sight: Sight) -> list[tuple[str, str]]:
+def _pairs(sight: WalkedModule) -> list[tuple[str, str]]:
     """Return each name that is taken for tied, with the embedding's."""
     model = _unwrapped(sight.module)
     config = getattr(model, "config", None)
@@ -69,12 +69,12 @@ def _mapped(model: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _tied(sight: Sight) -> Seen:
-    paths.check(sight.extent())
-    return Seen(united(_pairs(sight)))
+def _tied(sight: WalkedModule) -> ToolAnswer:
+    module_walks.refuse_endless_walk(sight.extent())
+    return ToolAnswer(groups_from_pairs(_pairs(sight)))
 
 
-def _run(sight: Sight) -> Seen:
+def _run(sight: WalkedModule) -> ToolAnswer:
     """Return the pairs whose module PEFT names: it names no more than that."""
     sight.runnable()
     from peft.utils.other import _get_module_names_tied_with_embedding
@@ -84,8 +84,8 @@ def _run(sight: Sight) -> Seen:
     # A module we have no pair for stands alone, and shows.
     strange = modules - {target.rpartition(".")[0] for target, _ in known}
     pairs = [pair for pair in known if pair[0].rpartition(".")[0] in modules]
-    return Seen((*united(pairs), *((module,) for module in sorted(strange))))
+    return ToolAnswer((*groups_from_pairs(pairs), *((module,) for module in sorted(strange))))
 
 
-PEERS = (Peer("peft", "_get_module_names_tied_with_embedding", "0.21", _tied, _run, asks=_asks),)
+PEERS = (ToolFunction("peft", "_get_module_names_tied_with_embedding", "0.21", _tied, _run, asks=_asks),)
 """Its functions."""

@@ -18,13 +18,13 @@ from tiecheck.records.report import View
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.peers.views.sight import Peer, Sight
+    from tiecheck.peers.views.tool_functions import ToolFunction, WalkedModule
 
 MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "peft")
 """The modules beside this one that hold `PEERS`, in the order of the views."""
 
 
-def views_of(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
+def ask_tools(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
     """Ask each other tool what it takes for tied in a live module.
 
     Args:
@@ -41,27 +41,27 @@ def views_of(module: nn.Module, *, run: bool = False, tools: Collection[str] = M
         TypeError: If `module` is no `nn.Module`.
     """
     from tiecheck.live.registrations import paused_collector
-    from tiecheck.peers.views.sight import Sight, ran, reproduced
+    from tiecheck.peers.views.tool_functions import WalkedModule, view_by_reproduction, view_by_tool
 
     found: list[View] = []
     with paused_collector(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tool's warnings are not the caller's
-        sight = Sight(module)
+        sight = WalkedModule(module)
         for peer in _peers(sight, tools):
-            found.append(reproduced(peer, sight))
+            found.append(view_by_reproduction(peer, sight))
             installed = _installed(peer) if run and peer.run is not None else None
             if installed is not None:
-                found.append(ran(peer, sight, installed))
+                found.append(view_by_tool(peer, sight, installed))
     return tuple(found)
 
 
-def _peers(sight: Sight, tools: Collection[str]) -> Iterable[Peer]:
+def _peers(sight: WalkedModule, tools: Collection[str]) -> Iterable[ToolFunction]:
     for name in tools:
-        peers: tuple[Peer, ...] = import_module(f"tiecheck.peers.views.{name}").PEERS
+        peers: tuple[ToolFunction, ...] = import_module(f"tiecheck.peers.views.{name}").PEERS
         yield from (peer for peer in peers if peer.asks(sight))
 
 
-def _installed(peer: Peer) -> str | None:
+def _installed(peer: ToolFunction) -> str | None:
     """Return the installed version of a tool; None where it is not installed or has another algorithm."""
     try:
         text = version(peer.tool).partition("+")[0]  # not which build of torch it is
@@ -71,4 +71,4 @@ def _installed(peer: Peer) -> str | None:
     return text if peer.since <= numbers and (peer.until is None or numbers < peer.until) else None
 
 
-__all__ = ["views_of", "would_warn"]
+__all__ = ["ask_tools", "would_warn"]

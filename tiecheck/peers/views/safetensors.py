@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tiecheck.peers.views.sight import Groups, NotRun, Peer, Seen, Sight, ordered
+from tiecheck.peers.views.tool_functions import Groups, NotRun, ToolAnswer, ToolFunction, WalkedModule, ordered_groups
 
 NONE_WHOLE = (
     "Error while trying to find names to remove to save state dict, but found no suitable name to keep for saving"
@@ -89,20 +89,20 @@ def _whole(tensor: Any) -> bool:
 
 
 def _several(groups: Iterable[Iterable[str]]) -> Groups:
-    return tuple(group for group in ordered(groups) if len(group) > 1)
+    return tuple(group for group in ordered_groups(groups) if len(group) > 1)
 
 
-def _find(sight: Sight) -> Seen:
-    return Seen(_several(split_by_range(_by_storage(sight.state), sight.state, furthest=False)))
+def _find(sight: WalkedModule) -> ToolAnswer:
+    return ToolAnswer(_several(split_by_range(_by_storage(sight.state), sight.state, furthest=False)))
 
 
-def _run_find(sight: Sight) -> Seen:
+def _run_find(sight: WalkedModule) -> ToolAnswer:
     from safetensors.torch import _find_shared_tensors
 
-    return Seen(_several(_find_shared_tensors(sight.state)))
+    return ToolAnswer(_several(_find_shared_tensors(sight.state)))
 
 
-def _save(sight: Sight) -> Seen:
+def _save(sight: WalkedModule) -> ToolAnswer:
     """Keep of each group the first name, in order, that covers the storage; refuse where none does."""
     state = sight.state
     stored = _by_storage(state)
@@ -118,10 +118,10 @@ def _save(sight: Sight) -> Seen:
     still = [set(names) for names in split_by_range(filter(None, beside), state, furthest=False) if len(names) > 1]
     if still:
         raise RuntimeError(STILL_SHARED.format(names=still))
-    return _written(left, Seen(_several(groups), tuple(sorted(dropped))))
+    return _written(left, ToolAnswer(_several(groups), tuple(sorted(dropped))))
 
 
-def _run_save(sight: Sight) -> Seen:
+def _run_save(sight: WalkedModule) -> ToolAnswer:
     """Run `save_model` up to the writing."""
     from safetensors import torch as library
 
@@ -132,7 +132,7 @@ def _run_save(sight: Sight) -> Seen:
     dropped = sorted(name for names in removed.values() for name in names)
     left = _left(sight.state, dropped)
     check(left)
-    return _written(left, Seen(_several([kept, *names] for kept, names in removed.items()), tuple(dropped)))
+    return _written(left, ToolAnswer(_several([kept, *names] for kept, names in removed.items()), tuple(dropped)))
 
 
 def _left(state: dict[str, Any], dropped: Iterable[str]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _left(state: dict[str, Any], dropped: Iterable[str]) -> dict[str, Any]:
     return {name: tensor for name, tensor in state.items() if name not in gone and tensor.is_contiguous()}
 
 
-def _written(left: dict[str, Any], seen: Seen) -> Seen:
+def _written(left: dict[str, Any], seen: ToolAnswer) -> ToolAnswer:
     """Return what is seen, if it can be written: the values of a tensor on meta cannot."""
     for tensor in left.values():
         if tensor.is_meta:
@@ -150,7 +150,7 @@ def _written(left: dict[str, Any], seen: Seen) -> Seen:
 
 
 PEERS = (
-    Peer("safetensors", "_find_shared_tensors", "0.8", _find, _run_find),
-    Peer("safetensors", "save_model", "0.8", _save, _run_save),
+    ToolFunction("safetensors", "_find_shared_tensors", "0.8", _find, _run_find),
+    ToolFunction("safetensors", "save_model", "0.8", _save, _run_save),
 )
 """Its functions."""

@@ -11,27 +11,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.peers.views import paths
-from tiecheck.peers.views.paths import grouped
-from tiecheck.peers.views.sight import Peer, Seen, Sight, one_object, ordered, united
+from tiecheck.peers.views import module_walks
+from tiecheck.peers.views.module_walks import names_by_key
+from tiecheck.peers.views.tool_functions import (
+    ToolAnswer,
+    ToolFunction,
+    WalkedModule,
+    groups_from_pairs,
+    one_object,
+    ordered_groups,
+)
 
 _WRAPPER = "_fsdp_wrapped_module."
 """Part that FSDP1's own `named_parameters()` leaves out of names."""
 
 
-def _run_identity(sight: Sight) -> Seen:
+def _run_identity(sight: WalkedModule) -> ToolAnswer:
     sight.runnable()
     every = sight.module.named_parameters(remove_duplicate=False)
-    return Seen(ordered(grouped((id(parameter), name) for name, parameter in every)))
+    return ToolAnswer(ordered_groups(names_by_key((id(parameter), name) for name, parameter in every)))
 
 
-def _with_buffers(sight: Sight) -> Seen:
+def _with_buffers(sight: WalkedModule) -> ToolAnswer:
     """See parameters and buffers in one table, by object."""
-    paths.check(sight.extent())
-    return Seen(ordered(paths.named(sight.graph, buffers=True)))
+    module_walks.refuse_endless_walk(sight.extent())
+    return ToolAnswer(ordered_groups(module_walks.names_by_tensor(sight.graph, buffers=True)))
 
 
-def _run_functional(sight: Sight) -> Seen:
+def _run_functional(sight: WalkedModule) -> ToolAnswer:
     """Give a value for one name of each tensor, and see which other names get it too."""
     from torch.nn.utils.stateless import _untie_named_tensors_map
 
@@ -41,13 +48,15 @@ def _run_functional(sight: Sight) -> Seen:
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         first.setdefault(id(tensor), name)
     given: dict[str, Any] = {name: object() for name in first.values()}
-    return Seen(ordered(grouped((id(v), name) for name, v in _untie_named_tensors_map(module, given).items())))
+    return ToolAnswer(
+        ordered_groups(names_by_key((id(v), name) for name, v in _untie_named_tensors_map(module, given).items()))
+    )
 
 
-def _flat(sight: Sight) -> Seen:
+def _flat(sight: WalkedModule) -> ToolAnswer:
     """See the shared parameters that the flat parameters of a wrapped model note; else what one unit would."""
     if not sight.of_class("FullyShardedDataParallel"):
-        return Seen(sight.tied)
+        return ToolAnswer(sight.tied)
     pairs = []
     for number, module in enumerate(sight.graph.modules):
         handle: Any = getattr(module, "_handle", None)
@@ -55,13 +64,13 @@ def _flat(sight: Sight) -> Seen:
             kept = (info.prim_module_name, info.prim_param_name)
             places = [".".join(filter(None, place)) for place in (kept, (info.module_name, info.param_name))]
             pairs.append([(sight.graph.path(number, "") + place).replace(_WRAPPER, "") for place in places])
-    return Seen(united(pairs))
+    return ToolAnswer(groups_from_pairs(pairs))
 
 
 PEERS = (
-    Peer("torch", "named_parameters", "2.13", one_object, _run_identity),
-    Peer("torch", "functional_call", "2.13", _with_buffers, _run_functional),
-    Peer("torch", "FullyShardedDataParallel", "2.13", _flat),
-    Peer("torch", "fully_shard", "2.13", one_object),
+    ToolFunction("torch", "named_parameters", "2.13", one_object, _run_identity),
+    ToolFunction("torch", "functional_call", "2.13", _with_buffers, _run_functional),
+    ToolFunction("torch", "FullyShardedDataParallel", "2.13", _flat),
+    ToolFunction("torch", "fully_shard", "2.13", one_object),
 )
 """Its functions."""

@@ -16,9 +16,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from tiecheck.patterns import takes_forever
-from tiecheck.peers.views.paths import Endless, grouped
+from tiecheck.peers.views.module_walks import Endless, names_by_key
 from tiecheck.peers.views.safetensors import end_address, split_by_range, storage_address
-from tiecheck.peers.views.sight import NotRun, Peer, Seen, Sight, ordered, united
+from tiecheck.peers.views.tool_functions import (
+    NotRun,
+    ToolAnswer,
+    ToolFunction,
+    WalkedModule,
+    groups_from_pairs,
+    ordered_groups,
+)
 
 REFUSED = (
     "The weights trying to be saved contained shared tensors {names} which are not properly defined. "
@@ -27,7 +34,7 @@ REFUSED = (
 )
 
 
-def _models(sight: Sight) -> Iterator[tuple[str, Any]]:
+def _models(sight: WalkedModule) -> Iterator[tuple[str, Any]]:
     """Yield the outermost `PreTrainedModel`s, with the prefix of their first path."""
     base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
     if not isinstance(base, type):
@@ -47,20 +54,20 @@ def _models(sight: Sight) -> Iterator[tuple[str, Any]]:
         stack += reversed(below)
 
 
-def _claims(sight: Sight) -> bool:
+def _claims(sight: WalkedModule) -> bool:
     """Return True if there is a model with the attribute: transformers 4 has none."""
     return any(hasattr(model, "all_tied_weights_keys") for _, model in _models(sight))
 
 
-def _claimed(sight: Sight) -> Seen:
+def _claimed(sight: WalkedModule) -> ToolAnswer:
     pairs = []
     for prefix, model in _models(sight):
         claims = getattr(model, "all_tied_weights_keys", None) or {}
         pairs += [(prefix + target, prefix + source) for target, source in claims.items()]
-    return Seen(united(pairs))
+    return ToolAnswer(groups_from_pairs(pairs))
 
 
-def _each(save: Callable[[Any, dict[str, Any]], Seen], sight: Sight) -> Seen:
+def _each(save: Callable[[Any, dict[str, Any]], ToolAnswer], sight: WalkedModule) -> ToolAnswer:
     """Save each outermost model by itself, and see what that comes to."""
     groups: list[list[str]] = []
     dropped: list[str] = []
@@ -73,7 +80,7 @@ def _each(save: Callable[[Any, dict[str, Any]], Seen], sight: Sight) -> Seen:
         seen = save(model, state)
         groups += [[prefix + name for name in group] for group in seen.groups]
         dropped += [prefix + name for name in (*ignored, *seen.dropped)]
-    return Seen(ordered(groups), tuple(sorted(dropped)))
+    return ToolAnswer(ordered_groups(groups), tuple(sorted(dropped)))
 
 
 def _refuse(model: nn.Module, state: dict[str, Any]) -> None:
@@ -108,10 +115,10 @@ def _patterns(model: nn.Module) -> list[str]:
 
 
 def _shared(model: Any, state: dict[str, Any]) -> list[list[str]]:
-    return grouped((_identifier(model, name, tensor), name) for name, tensor in state.items())
+    return names_by_key((_identifier(model, name, tensor), name) for name, tensor in state.items())
 
 
-def _save(model: Any, state: dict[str, Any]) -> Seen:
+def _save(model: Any, state: dict[str, Any]) -> ToolAnswer:
     """Reproduce `remove_tied_weights_from_state_dict`, without cloning what is disjoint."""
     shared = _shared(model, state)
     patterns = set(_patterns(model))
@@ -132,20 +139,20 @@ def _save(model: Any, state: dict[str, Any]) -> Seen:
             wrong.append(unknown)
     if wrong or parts:
         raise RuntimeError(REFUSED.format(names=wrong + parts, keys=patterns))
-    return Seen(ordered(groups), tuple(sorted(dropped)))
+    return ToolAnswer(ordered_groups(groups), tuple(sorted(dropped)))
 
 
-def _run_save(model: Any, state: dict[str, Any]) -> Seen:
+def _run_save(model: Any, state: dict[str, Any]) -> ToolAnswer:
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
     left = remove_tied_weights_from_state_dict(dict(state), model)
     groups = [names for names in split_by_range(_shared(model, state), state, furthest=True) if len(names) > 1]
-    return Seen(ordered(groups), tuple(sorted(state.keys() - left.keys())))
+    return ToolAnswer(ordered_groups(groups), tuple(sorted(state.keys() - left.keys())))
 
 
 PEERS = (
-    Peer("transformers", "all_tied_weights_keys", "5.23", _claimed, asks=_claims),
-    Peer(
+    ToolFunction("transformers", "all_tied_weights_keys", "5.23", _claimed, asks=_claims),
+    ToolFunction(
         "transformers",
         "save_pretrained",
         "5.23",

@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from tiecheck.errors import UsageError
-from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown
+from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown_value
 from tiecheck.placement.map_lookup import DeviceMap, broken_nesting, by_transformers, transformers_key
 from tiecheck.records.placement import Device
 from tiecheck.wording import size
@@ -59,7 +59,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     ]
     if loader == "transformers":
         remarks += [f"{place}: {text}" for text in _taken(device_map, names)]
-    lacking = [] if "" in device_map else [name for name in names if device_map.keys().isdisjoint(above(name))]
+    lacking = [] if "" in device_map else [name for name in names if device_map.keys().isdisjoint(paths_above(name))]
     if not lacking:
         return tuple(remarks)
     count = f"{len(lacking):,} tensor{'' if len(lacking) == 1 else 's'}"
@@ -79,9 +79,10 @@ def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loa
     if found is not None:
         above, below = found
         raise UsageError(
-            f"{place} is an impossible map: {shown(below)} on {device_map[below]} stands below {shown(above)} on "
+            f"{place} is an impossible map: {shown_value(below)} on {device_map[below]} stands below "
+            f"{shown_value(above)} on "
             f"{device_map[above]}, and accelerate 1.15 raises ValueError (weight is on the meta device); give the "
-            f"other modules below {shown(above)} keys of their own instead of it"
+            f"other modules below {shown_value(above)} keys of their own instead of it"
         )
 
 
@@ -123,7 +124,8 @@ def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: s
         ) from error
     except KeyError as error:
         raise UsageError(
-            f"{place}: transformers 5.23 takes keys for patterns, one of which matches {shown(error.args[0])}, and "
+            f"{place}: transformers 5.23 takes keys for patterns, one of which matches {shown_value(error.args[0])}, "
+            f"and "
             "that is no key: it raises KeyError"
         ) from error
 
@@ -139,7 +141,7 @@ def warned_keys(
     return (f"The following device_map keys do not match any submodules in the model: {odd}",) if odd and asked else ()
 
 
-def above(name: str) -> list[str]:
+def paths_above(name: str) -> list[str]:
     """Return a name, and every module that it stands in, the highest first; the root is left out."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
@@ -147,13 +149,15 @@ def above(name: str) -> list[str]:
 
 def _modules_of(lacking: list[str], covered: set[str]) -> list[str]:
     """Return the highest modules none of whose tensors has a device."""
-    partly = {path for name in covered for path in above(name)}
-    return list(dict.fromkeys(next((path for path in above(name) if path not in partly), name) for name in lacking))
+    partly = {path for name in covered for path in paths_above(name)}
+    return list(
+        dict.fromkeys(next((path for path in paths_above(name) if path not in partly), name) for name in lacking)
+    )
 
 
 def _real(path: str, alias_paths: Mapping[str, str]) -> str | None:
     """Return the first path of a module that is named by another one; None where it is named by no alias."""
-    for head in reversed(above(path)):
+    for head in reversed(paths_above(path)):
         if head in alias_paths:
             return alias_paths[head] + path[len(head) :]
     return None
@@ -162,7 +166,8 @@ def _real(path: str, alias_paths: Mapping[str, str]) -> str | None:
 def _listed(paths: list[str], alias_paths: Mapping[str, str]) -> str:
     """Return some paths in words, aliases with what they are."""
     words = [
-        shown(path) + (f" (the module {shown(real)} by another path)" if (real := _real(path, alias_paths)) else "")
+        shown_value(path)
+        + (f" (the module {shown_value(real)} by another path)" if (real := _real(path, alias_paths)) else "")
         for path in paths[:LISTED]
     ]
     rest = len(paths) - len(words)
@@ -183,7 +188,7 @@ def _odd_keys(
         yield f"{_listed(kinds['tensor'], {})}, of tensors and not of modules: {WARNS}, and follows them"
     if kinds["nothing"]:
         near = _nearest(kinds["nothing"][0], modules | alias_paths.keys())
-        hint = f" (for {shown(kinds['nothing'][0])}, did you mean {shown(near)}?)" if near else ""
+        hint = f" (for {shown_value(kinds['nothing'][0])}, did you mean {shown_value(near)}?)" if near else ""
         yield f"{_listed(kinds['nothing'], {})}, which the model does not have{hint}"
 
 
@@ -210,13 +215,13 @@ def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[st
     taken: dict[str, list[str]] = {}
     for name in names:
         key = transformers_key(name, device_map.keys())
-        own = next((path for path in reversed(above(name)) if path in device_map), "")
-        if key is not None and key not in above(name) and key and device_map[key] != device_map.get(own):
+        own = next((path for path in reversed(paths_above(name)) if path in device_map), "")
+        if key is not None and key not in paths_above(name) and key and device_map[key] != device_map.get(own):
             taken.setdefault(key, []).append(name)
     for key, held in taken.items():
         modules = _modules_of(held, set(names).difference(held))
         yield (
-            f"transformers 5.23 takes the key {shown(key)} for the beginning of names, and loads "
+            f"transformers 5.23 takes the key {shown_value(key)} for the beginning of names, and loads "
             f"{_listed(modules, {})} to {device_map[key]} as well; give each a key"
         )
 
@@ -227,13 +232,13 @@ def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | Non
     Raises:
         UsageError: It does not fit; every device that overflows is named, with both figures.
     """
-    room = dict(zip(holders(memory or {}, used), (memory or {}).values(), strict=True))
+    room = dict(zip(memory_devices(memory or {}, used), (memory or {}).values(), strict=True))
     over = [f"{device} gets {_against(used[device], has)}" for device, has in room.items() if used.get(device, 0) > has]
     if over:
         raise UsageError(f"{place} is an impossible map: {', '.join(over)}")
 
 
-def holders(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]:
+def memory_devices(memory: Iterable[int | str], used: Iterable[Device]) -> list[Device]:
     """Return the keys of a memory as devices, in their order; a number is the kind of accelerator that plans use."""
     keyed: dict[str, int | str] = {f"key {i}": key for i, key in enumerate(memory)}
     kinds = {device: device for device in used if device.partition(":")[0] in NUMBERED}

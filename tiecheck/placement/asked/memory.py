@@ -55,7 +55,7 @@ SHOWN = 60
 """Characters shown of a value that is wrong."""
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """Return a value in a message, on one line, without control characters, and cut where it is long."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
@@ -81,10 +81,10 @@ def parse_memory(size: Any, place: str = "max_memory") -> int:
     except (TypeError, ValueError, OverflowError) as error:
         units = "GiB, MiB, KiB, GB, MB or KB"
         raise UsageError(
-            f"{place}: {shown(size)} is no size; write a number and {units}, as 10GiB, or bytes"
+            f"{place}: {shown_value(size)} is no size; write a number and {units}, as 10GiB, or bytes"
         ) from error
     if count < 0:
-        raise UsageError(f"{place}: {shown(size)} is negative; a device's memory is 0 or more")
+        raise UsageError(f"{place}: {shown_value(size)} is negative; a device's memory is 0 or more")
     return count
 
 
@@ -119,7 +119,7 @@ def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, i
     """
     if not isinstance(given, Mapping) and (isinstance(given, (str, bytes)) or not isinstance(given, Iterable)):
         raise UsageError(
-            f"{place} must give each device its memory, as {{0: '10GiB', 'cpu': '30GiB'}}, not {shown(given)}"
+            f"{place} must give each device its memory, as {{0: '10GiB', 'cpu': '30GiB'}}, not {shown_value(given)}"
         )
     pairs = list(given.items()) if isinstance(given, Mapping) else [_pair(text, place) for text in given]
     if not pairs:
@@ -128,7 +128,7 @@ def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, i
     for device, size in pairs:
         key = _holder(device, place)
         if key in memory:
-            raise UsageError(f"{place}: {shown(device)} is given memory twice")
+            raise UsageError(f"{place}: {shown_value(device)} is given memory twice")
         memory[key] = parse_memory(size, f"{place}, {key}" if place.endswith("=") else f"{place} {key}")
     return memory
 
@@ -137,9 +137,9 @@ def _pair(text: Any, place: str) -> tuple[int | str, str]:
     """`DEVICE=SIZE` as its two sides."""
     device, mark, size = text.partition("=") if isinstance(text, str) else ("", "", "")
     if not mark:
-        raise UsageError(f"{place}: {shown(text)} is not DEVICE=SIZE; write it as 0=10GiB or cpu=30GiB")
+        raise UsageError(f"{place}: {shown_value(text)} is not DEVICE=SIZE; write it as 0=10GiB or cpu=30GiB")
     if "=" in size:
-        raise UsageError(f"{place}: {shown(text)} names several devices; give {place} once for each")
+        raise UsageError(f"{place}: {shown_value(text)} names several devices; give {place} once for each")
     return number_of(device.strip()), size
 
 
@@ -155,12 +155,12 @@ def _holder(device: Any, place: str) -> int | str:
     if isinstance(device, str) and device in HOLDERS:
         return device
     raise UsageError(
-        f"{place}: {shown(device)} is no device that takes memory; there are a GPU's number, mps, cpu and disk, "
+        f"{place}: {shown_value(device)} is no device that takes memory; there are a GPU's number, mps, cpu and disk, "
         "as 0=10GiB"
     )
 
 
-def normalise(device: Any, place: str = "device_map") -> Device:
+def normal_device(device: Any, place: str = "device_map") -> Device:
     """Return a device in one way of writing it: `0`, `"cuda"` and `torch.device("cuda", 0)` are all `cuda:0`.
 
     A bare number is a CUDA device here; `devices_of` looks at the whole map. A string of digits is refused: torch 2.13
@@ -175,7 +175,7 @@ def normalise(device: Any, place: str = "device_map") -> Device:
     """
     if isinstance(device, bool) or not isinstance(device, (int, str)):
         if type(device).__module__.partition(".")[0] != "torch" or type(device).__name__ != "device":
-            raise UsageError(f"{place}: {shown(device)} is no device{DEVICES}")
+            raise UsageError(f"{place}: {shown_value(device)} is no device{DEVICES}")
     elif isinstance(device, int):
         if not 0 <= device <= LAST:
             raise UsageError(f"{place}: {device} is no device; a GPU's number is 0 to {LAST}")
@@ -185,9 +185,9 @@ def normalise(device: Any, place: str = "device_map") -> Device:
         return DISK
     kind, mark, number = device.partition(":")
     if (kind not in NUMBERED and kind not in SINGLE) or (mark and not re.fullmatch("0|[1-9][0-9]{0,2}", number)):
-        raise UsageError(f"{place}: {shown(device)} is no device{DEVICES}")
+        raise UsageError(f"{place}: {shown_value(device)} is no device{DEVICES}")
     if int(number or 0) > LAST:
-        raise UsageError(f"{place}: {shown(device)} is no device; a device's number is 0 to {LAST}")
+        raise UsageError(f"{place}: {shown_value(device)} is no device; a device's number is 0 to {LAST}")
     return kind if kind in SINGLE else f"{kind}:{number or 0}"
 
 
@@ -200,7 +200,7 @@ def devices_of(device_map: Mapping[str, Any], place: str = "device_map") -> dict
     Raises:
         UsageError: Something in it is no device; the message names the module.
     """
-    found = {name: normalise(device, f"{place}, {shown(name)}") for name, device in device_map.items()}
+    found = {name: normal_device(device, f"{place}, {shown_value(name)}") for name, device in device_map.items()}
     words = {found[name].partition(":")[0] for name, device in device_map.items() if not isinstance(device, int)}
     kinds = words & set(NUMBERED)
     if len(kinds) != 1 or "cuda" in kinds:

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tiecheck.config.options import PLACING
-from tiecheck.errors import TargetError, UsageError, nearest
+from tiecheck.errors import TargetError, UsageError, did_you_mean
 from tiecheck.placement.asked.memory import (
     DISK,
     NUMBERED,
     SINGLE,
-    normalise,
+    normal_device,
     number_of,
     parse_memories,
-    shown,
+    shown_value,
 )
 
 FIELDS = tuple(field for field in PLACING if field != "device_map_from")
@@ -100,7 +100,7 @@ def read_dtype(value: Any, place: str) -> str | None:
         return None
     if word not in DTYPES or isinstance(value, (bool, int, float)):
         what = "is no element type that weights are loaded in"
-        raise UsageError(f"{place}: {shown(value)} {what}{nearest(word, DTYPES)}")
+        raise UsageError(f"{place}: {shown_value(value)} {what}{did_you_mean(word, DTYPES)}")
     return word
 
 
@@ -108,29 +108,29 @@ def _no_split(value: Any, place: str) -> tuple[str, ...]:
     """Return names of classes, as accelerate compares them: without the module that they are from."""
     words = (value,) if isinstance(value, str) else value
     if not isinstance(words, Iterable) or isinstance(words, (bytes, Mapping)):
-        raise UsageError(f"{place} must be names of classes, as LlamaDecoderLayer, not {shown(value)}")
+        raise UsageError(f"{place} must be names of classes, as LlamaDecoderLayer, not {shown_value(value)}")
     words = tuple(words)
     for word in words:
         if not isinstance(word, str) or not word.isidentifier():
             last = word.rpartition(".")[2] if isinstance(word, str) else ""
             hint = f"write {last}" if last.isidentifier() else "write it as LlamaDecoderLayer"
-            raise UsageError(f"{place}: {shown(word)} is no name of a class; {hint}")
+            raise UsageError(f"{place}: {shown_value(word)} is no name of a class; {hint}")
     return words
 
 
 def _seeds(value: Any, place: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= SEEDS:
-        raise UsageError(f"{place} must be a number of hash seeds from 0 to {SEEDS}, not {shown(value)}")
+        raise UsageError(f"{place} must be a number of hash seeds from 0 to {SEEDS}, not {shown_value(value)}")
     return value
 
 
 def _checkpoint(value: Any, place: str) -> str:
     """Return a checkpoint that is here: accelerate reads files and folders alone."""
     if not isinstance(value, (str, os.PathLike)):
-        raise UsageError(f"{place} must be the path of a checkpoint, not {shown(value)}")
+        raise UsageError(f"{place} must be the path of a checkpoint, not {shown_value(value)}")
     path = os.fspath(value)
     if not os.path.exists(path):
-        raise UsageError(f"{place}: there is no {shown(path)}; accelerate loads a file or a folder that is here")
+        raise UsageError(f"{place}: there is no {shown_value(path)}; accelerate loads a file or a folder that is here")
     return path
 
 
@@ -184,7 +184,7 @@ def read_map(given: Any, place: str = "device_map=", *, text: bool = False, fold
         raise UsageError(
             f'{place}: transformers 5.23 takes no \'disk\' for the whole model; write a file that holds {{"": "disk"}}'
         )
-    normalise(given, place)
+    normal_device(given, place)
     return {"": given if isinstance(given, int) else str(given)}, place
 
 
@@ -199,7 +199,8 @@ def _file_or_typo(word: str, place: str, folder: str) -> tuple[Map, str]:
     if os.path.lexists(path) or word.endswith(".json"):
         return read_map_file(path), path
     raise UsageError(
-        f"{place}: {shown(word)} is no strategy, no device and no JSON file that is here{nearest(word, STRATEGIES)}"
+        f"{place}: {shown_value(word)} is no strategy, no device and no JSON file that is "
+        f"here{did_you_mean(word, STRATEGIES)}"
     )
 
 
@@ -218,7 +219,7 @@ def read_map_file(path: str) -> Map:
         if len(held) < len(found):
             counts = Counter(name for name, _ in found)
             twice = next(name for name, count in counts.items() if count > 1)
-            raise UsageError(f"{label} holds the key {shown(twice)} twice; which device counts?", path)
+            raise UsageError(f"{label} holds the key {shown_value(twice)} twice; which device counts?", path)
         return held
 
     try:
@@ -232,12 +233,12 @@ def _checked(found: Any, place: str) -> Map:
     """Return a mapping all of whose keys are names and whose values are devices."""
     if not isinstance(found, Mapping):
         raise UsageError(
-            f'{place} must map modules to devices, as {{"model": 0, "lm_head": "cpu"}}, not {shown(found)}'
+            f'{place} must map modules to devices, as {{"model": 0, "lm_head": "cpu"}}, not {shown_value(found)}'
         )
     if not found:
         raise UsageError(f"{place} is empty: it gives no module a device")
     for name, device in found.items():
         if not isinstance(name, str):
-            raise UsageError(f"{place}: {shown(name)} is no module's name")
-        normalise(device, f"{place}, {shown(name)}")
+            raise UsageError(f"{place}: {shown_value(name)} is no module's name")
+        normal_device(device, f"{place}, {shown_value(name)}")
     return {name: int(device) if isinstance(device, int) else str(device) for name, device in found.items()}

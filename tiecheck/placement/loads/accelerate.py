@@ -63,7 +63,7 @@ class Dispatch:
         self.pointers = {self.slots[g[0]].parameter: {} for g in tied if self.slots[g[0]].device != "meta"}
         for name in self.names:
             self._hook(name)
-        retie(self.slots, tied)
+        retie_slots(self.slots, tied)
         together = tuple(tuple(names) for names in self.slots.together(self.names))
         return Loaded(together, self._forward(), len({*map(self.slots.slot.get, self.beside)}))
 
@@ -166,7 +166,7 @@ class Dispatch:
         return values
 
 
-def retie(slots: Slots, tied: list[list[str]]) -> None:
+def retie_slots(slots: Slots, tied: list[list[str]]) -> None:
     """`retie_parameters`: the alphabetically first member that is not on meta stands for all."""
     for names in tied:
         first = next((slots[name] for name in sorted(names) if slots[name].device != "meta"), None)
@@ -208,7 +208,7 @@ def load_checkpoint_in_model(
             written[name] = stored_value(name)
         else:
             slots.put(name, device, stored_value(name))
-    retie(slots, tied)
+    retie_slots(slots, tied)
     return slots, written
 
 

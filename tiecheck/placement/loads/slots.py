@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from tiecheck.peers.views.sight import Sight, united
+from tiecheck.peers.views.tool_functions import WalkedModule, groups_from_pairs
 from tiecheck.records.placement import Device
 from tiecheck.records.record import Record
 
@@ -129,7 +129,7 @@ def declared_groups(
             stored=tuple(name for name in names if name in there),
             equal=(equal or {}).get(names),
         )
-        for names in united(pairs.items())
+        for names in groups_from_pairs(pairs.items())
     )
 
 
@@ -138,11 +138,11 @@ def live_groups(module: nn.Module, stored: Iterable[str] = ()) -> tuple[LoadGrou
 
     Raises:
         RecursionError: A registered cycle.
-        tiecheck.peers.views.paths.Endless: Too many names.
+        tiecheck.peers.views.module_walks.Endless: Too many names.
     """
     there = set(stored)
     groups = []
-    for names in Sight(module).tied:
+    for names in WalkedModule(module).tied:
         slots: dict[tuple[int, str], int] = {}
         numbers = []
         for name in names:

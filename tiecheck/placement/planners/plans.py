@@ -18,10 +18,10 @@ from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.peers.views import paths
-from tiecheck.peers.views.sight import Sight, ordered, told
-from tiecheck.placement.map_lookup import device_word, differing, splits
-from tiecheck.placement.planners.running import Case, Groups, Ran, is_pretrained, plan_again, run_planner
+from tiecheck.peers.views import module_walks
+from tiecheck.peers.views.tool_functions import WalkedModule, error_words, ordered_groups
+from tiecheck.placement.map_lookup import device_word, differing_devices, splits_a_group
+from tiecheck.placement.planners.running import Groups, PlannerCase, Ran, is_pretrained, plan_again, run_planner
 from tiecheck.records.placement import Ask, Crash, Plan, Seeds
 
 if TYPE_CHECKING:
@@ -51,21 +51,21 @@ def plans_and_groups(
         subprocess.SubprocessError: If it fails.
     """
     for_transformers = module if planned is None else planned
-    cases = [Case(module, "accelerate", ask)]
+    cases = [PlannerCase(module, "accelerate", ask)]
     if is_pretrained(for_transformers):
-        cases.append(Case(for_transformers, "transformers", ask, quantizer))
+        cases.append(PlannerCase(for_transformers, "transformers", ask, quantizer))
     if find_spec("accelerate") is None:
         return ()  # transformers' planner needs it too
-    sights = {id(case.module): Sight(case.module) for case in cases}
+    sights = {id(case.module): WalkedModule(case.module) for case in cases}
     return tuple([_plan_fully(case, sights[id(case.module)], seeds) for case in cases])
 
 
-def _plan_fully(case: Case, sight: Sight, seeds: int) -> tuple[Plan, Groups]:
+def _plan_fully(case: PlannerCase, sight: WalkedModule, seeds: int) -> tuple[Plan, Groups]:
     """Run a planner, and say what it counted, what comes of that, and what other hash seeds give."""
     try:
         _check_paths(sight)
-    except (RecursionError, paths.Endless) as error:
-        text = f"not run: {error}" if isinstance(error, paths.Endless) else told(error)
+    except (RecursionError, module_walks.Endless) as error:
+        text = f"not run: {error}" if isinstance(error, module_walks.Endless) else error_words(error)
         installed: str = import_module(case.tool).__version__
         return Plan(case.tool, installed, case.ask.strategy, {}, Crash(text, "other", "", ())), ()
     ran = run_planner(case)
@@ -80,7 +80,7 @@ def _plan_fully(case: Case, sight: Sight, seeds: int) -> tuple[Plan, Groups]:
     return plan, () if plan.crash else ran.watch.groups
 
 
-def _check_paths(sight: Sight) -> None:
+def _check_paths(sight: WalkedModule) -> None:
     """Refuse a model through which a planner's walk never ends.
 
     Raises:
@@ -88,17 +88,17 @@ def _check_paths(sight: Sight) -> None:
         Endless: Aliases that make more paths than can be walked.
     """
     if not sight.graph.several():  # each module has one path, so that there is an end
-        paths.check(sight.extent()._replace(paths=0, names=0))
+        module_walks.refuse_endless_walk(sight.extent()._replace(paths=0, names=0))
         return
-    paths.check(sight.extent())
-    paths.check(sight.extent(once=True))
+    module_walks.refuse_endless_walk(sight.extent())
+    module_walks.refuse_endless_walk(sight.extent(once=True))
 
 
-def _moved(case: Case, ran: Ran) -> dict[str, tuple[str, str]]:
+def _moved(case: PlannerCase, ran: Ran) -> dict[str, tuple[str, str]]:
     """Return what stands elsewhere where each tied module is counted once; with all on the first device nothing can."""
     if not ran.watch.doubles(ran.placed) or set(ran.placed.values()) <= {next(iter(ran.plan.memory), None)}:
         return {}
-    found = differing(ran.placed, plan_again(case, ran, once=True).placed)
+    found = differing_devices(ran.placed, plan_again(case, ran, once=True).placed)
     return {name: (device_word(one), device_word(other)) for name, (one, other) in islice(found.items(), SHOWN)}
 
 
@@ -107,7 +107,7 @@ def _declared(module: Any) -> Groups:
     held: dict[str, list[str]] = {}
     for target, source in (getattr(module, "all_tied_weights_keys", None) or {}).items():
         held.setdefault(source, [source]).append(target)
-    return ordered(held.values())
+    return ordered_groups(held.values())
 
 
 SECONDS = 120
@@ -124,7 +124,7 @@ json.dump(list(met if less is None else met - set(less)), sys.stdout)
 """
 
 
-def plan_under_seeds(case: Case, ran: Ran, meant: Iterable[tuple[str, ...]], count: int) -> Seeds:
+def plan_under_seeds(case: PlannerCase, ran: Ran, meant: Iterable[tuple[str, ...]], count: int) -> Seeds:
     """Plan under the hash seeds 0, 1, 2 and so on, and count the maps that split one of the groups that are `meant`.
 
     Raises:
@@ -141,17 +141,17 @@ def plan_under_seeds(case: Case, ran: Ran, meant: Iterable[tuple[str, ...]], cou
     whole = [one for one in tried if one.plan.crash is None]
     placed = [one.placed for one in whole]
     groups_meant = set(meant)
-    moving = {name for one in placed[1:] for name in differing(placed[0], one)}
+    moving = {name for one in placed[1:] for name in differing_devices(placed[0], one)}
     return Seeds(
         count,
         len({frozenset(one.plan.device_map.items()) for one in whole}),
         tuple(sorted(moving)[:SHOWN]),
-        sum([splits(one, groups_meant) for one in placed]),
+        sum([splits_a_group(one, groups_meant) for one in placed]),
         len(tried) - len(whole),
     )
 
 
-def groups_under_seed(case: Case, groups: Groups, seed: int) -> Groups:
+def groups_under_seed(case: PlannerCase, groups: Groups, seed: int) -> Groups:
     """Return the groups of a planner in the order of a PYTHONHASHSEED; no process is asked for a single group."""
     if len(groups) < 2:
         return groups

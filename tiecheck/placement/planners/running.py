@@ -32,7 +32,7 @@ ABSENT = re.compile(r"^Device .* is not available, available devices are")
 """Warning of `get_max_memory` (accelerate 1.15) about a GPU that the memory names and the machine lacks."""
 
 
-class Case(NamedTuple):
+class PlannerCase(NamedTuple):
     """One planner and what it is asked."""
 
     module: Any
@@ -61,7 +61,7 @@ class Ran(NamedTuple):
         return self.plan.device_map if self.watch.placed is None else self.watch.placed
 
 
-def run_planner(case: Case) -> Ran:
+def run_planner(case: PlannerCase) -> Ran:
     """Run the installed planner.
 
     Returns:
@@ -71,7 +71,7 @@ def run_planner(case: Case) -> Ran:
         ImportError: The tool is not installed.
     """
     texts: list[str] = []
-    with captured(texts):
+    with captured_logs(texts):
         try:
             memory = (_accelerates_memory if case.tool == "accelerate" else _transformers_memory)(case)
         except ImportError:
@@ -81,10 +81,10 @@ def run_planner(case: Case) -> Ran:
         return _planned(case, memory, Watch(), None, texts)
 
 
-def plan_again(case: Case, ran: Ran, *, groups: Groups | None = None, once: bool = False) -> Ran:
+def plan_again(case: PlannerCase, ran: Ran, *, groups: Groups | None = None, once: bool = False) -> Ran:
     """Run the installed planner under the memory of an earlier run, with its ties in another order or counted once."""
     texts: list[str] = []
-    with captured(texts):
+    with captured_logs(texts):
         return _planned(case, dict(ran.plan.memory), Watch(once=once), groups, texts)
 
 
@@ -104,13 +104,13 @@ def machine_memory() -> Any:
     return get_max_memory()
 
 
-def _plan(case: Case, memory: Mapping[Key, Any], texts: list[str]) -> Plan:
+def _plan(case: PlannerCase, memory: Mapping[Key, Any], texts: list[str]) -> Plan:
     """Return a plan without a map."""
     installed: str = import_module(case.tool).__version__
     return Plan(case.tool, installed, case.ask.strategy, {}, None, tuple(dict.fromkeys(texts)), memory)
 
 
-def _planned(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | None, texts: list[str]) -> Ran:
+def _planned(case: PlannerCase, memory: dict[Key, Any], watch: Watch, groups: Groups | None, texts: list[str]) -> Ran:
     """Plan under a memory that was shared out."""
     try:
         infer = _accelerate if case.tool == "accelerate" else _transformers
@@ -120,7 +120,7 @@ def _planned(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | 
     return Ran(_plan(case, memory, texts)._replace(device_map=device_map), watch)
 
 
-def _accelerates_words(case: Case) -> dict[str, Any]:
+def _accelerates_words(case: PlannerCase) -> dict[str, Any]:
     ask = case.ask
     no_split = getattr(case.module, "_no_split_modules", None) if ask.no_split is None else ask.no_split
     return {
@@ -129,7 +129,7 @@ def _accelerates_words(case: Case) -> dict[str, Any]:
     }
 
 
-def _accelerates_memory(case: Case) -> dict[Key, Any]:
+def _accelerates_memory(case: PlannerCase) -> dict[Key, Any]:
     from accelerate.utils.modeling import get_balanced_memory
 
     ask = case.ask
@@ -140,14 +140,14 @@ def _accelerates_memory(case: Case) -> dict[Key, Any]:
     return dict(get_balanced_memory(case.module, max_memory=given, low_zero=low_zero, **_accelerates_words(case)))
 
 
-def _accelerate(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
+def _accelerate(case: PlannerCase, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
     from accelerate.utils.modeling import infer_auto_device_map
 
     infer = watched_planner(infer_auto_device_map, watch, groups)
     return dict(infer(case.module, max_memory=dict(memory), **_accelerates_words(case)))
 
 
-def _transformers_memory(case: Case) -> dict[Key, Any]:
+def _transformers_memory(case: PlannerCase) -> dict[Key, Any]:
     from transformers.integrations.accelerate import get_balanced_memory, get_max_memory
 
     given: Any = None if case.ask.memory is None else dict(case.ask.memory)
@@ -162,7 +162,7 @@ def _transformers_memory(case: Case) -> dict[Key, Any]:
     return dict(given if quantizer is None else quantizer.adjust_max_memory(given))
 
 
-def _transformers(case: Case, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
+def _transformers(case: PlannerCase, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
     from transformers.integrations.accelerate import infer_auto_device_map
 
     infer = watched_planner(infer_auto_device_map, watch)
@@ -196,7 +196,7 @@ class _Kept(logging.Handler):
 
 
 @contextmanager
-def captured(texts: list[str]) -> Iterator[None]:
+def captured_logs(texts: list[str]) -> Iterator[None]:
     """Put what the planners log and warn into a list, whatever the user's settings, and show nobody.
 
     Args:

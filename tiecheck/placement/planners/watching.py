@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from tiecheck.peers.views.sight import told
+from tiecheck.peers.views.tool_functions import error_words
 from tiecheck.placement.map_lookup import device_word
 from tiecheck.records.placement import Crash, Device, Double
 
@@ -137,8 +137,8 @@ def crash_of(error: Exception, module: nn.Module) -> Crash:
     """Return what a planner raised, with its cause where the traceback shows that it was looking for a tied name."""
     tripped = _tripped(error)
     if tripped is None:
-        return Crash(told(error), "other", "", ())
-    return Crash(told(error), _cause(module, tripped), tripped.placing, tuple(sorted(tripped.group)))
+        return Crash(error_words(error), "other", "", ())
+    return Crash(error_words(error), _cause(module, tripped), tripped.placing, tuple(sorted(tripped.group)))
 
 
 def _tripped(error: Exception) -> _Tripped | None:

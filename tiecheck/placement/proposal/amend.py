@@ -11,7 +11,7 @@ ASIDE = ("cpu", "disk", "meta")
 """Devices in the order in which they are worse as a home than any that computes."""
 
 
-def amended(
+def amended_map(
     device_map: Mapping[str, int | str],
     groups: Iterable[Sequence[str]],
     lookup: Callable[[Mapping[str, int | str]], Callable[[str], Device | None]],

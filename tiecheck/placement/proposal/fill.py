@@ -47,7 +47,7 @@ class Filled(NamedTuple):
     """Bytes in each slot that must stay free beside them."""
 
 
-def fill(items: Sequence[Item], slots: Sequence[Slot], homes: Homes) -> Filled | None:
+def fill_devices(items: Sequence[Item], slots: Sequence[Slot], homes: Homes) -> Filled | None:
     """Place items, and keep room for what is offloaded.
 
     What lies on an offload device comes back to the first device module by module, so that the biggest must fit there
@@ -150,7 +150,7 @@ def _packed(items: Sequence[Item], slots: Sequence[Slot], joined: list[int], sta
     return chosen
 
 
-def smallest(low: int, high: int, fits: Callable[[int], Filled | None]) -> Filled | None:
+def smallest_limit(low: int, high: int, fits: Callable[[int], Filled | None]) -> Filled | None:
     """Return the placement at the smallest limit that has one; what fits at a limit must fit at every larger one."""
     best = fits(high)
     while best is not None and low < high:

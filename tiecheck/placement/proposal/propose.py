@@ -1,14 +1,14 @@
 """Our own plan: a device map that keeps every tie group on one device, within the memory.
 
 It works on plain data (`facts_tree`) and imports no library. Layers follow each other over the devices; GPUs first,
-then the CPU, then the disk. Room is kept as accelerate keeps it (`fill`), and every tie is counted once.
+then the CPU, then the disk. Room is kept as accelerate keeps it (`fill_devices`), and every tie is counted once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tiecheck.placement.proposal.fill import Filled, Homes, Slot, fill, homes_for, smallest
+from tiecheck.placement.proposal.fill import Filled, Homes, Slot, fill_devices, homes_for, smallest_limit
 from tiecheck.placement.proposal.units import Units, map_of, units_of
 from tiecheck.records.module_tree import ModuleTree
 from tiecheck.records.placement import Proposal
@@ -18,7 +18,7 @@ EVEN = frozenset({"auto", "balanced"})
 """The strategies that spread a model evenly over the GPUs."""
 
 
-def propose(
+def propose_map(
     tree: ModuleTree,
     groups: Iterable[Sequence[str]],
     memory: Mapping[int | str, int],
@@ -99,10 +99,10 @@ class _Planner:
 
             def fits(limit: int, homes: Homes = homes) -> Filled | None:
                 lower = [slot._replace(room=min(slot.room or 0, limit)) for slot in slots]
-                filled = fill(self._units.items, lower, homes)
+                filled = fill_devices(self._units.items, lower, homes)
                 return filled if filled is not None and self._computes(lower, filled) else None
 
-            return smallest(low, max(low, high), fits) or full
+            return smallest_limit(low, max(low, high), fits) or full
         return None
 
     def _low_first(self) -> tuple[list[Slot], Filled] | None:
@@ -111,9 +111,9 @@ class _Planner:
         for homes, _ in self._fitting(self._gpus):
 
             def fits(limit: int, homes: Homes = homes) -> Filled | None:
-                return fill(self._units.items, [first._replace(room=limit), *others], homes)
+                return fill_devices(self._units.items, [first._replace(room=limit), *others], homes)
 
-            found = smallest(0, first.room or 0, fits)
+            found = smallest_limit(0, first.room or 0, fits)
             if found is not None:
                 return self._gpus, found
         return None
@@ -148,7 +148,7 @@ class _Planner:
         items = self._units.items
         for pinned in ({}, dict.fromkeys(self._root, 0), dict.fromkeys(self._own, 0)):
             for homes in homes_for(items, slots, pinned):
-                filled = fill(items, slots, homes)
+                filled = fill_devices(items, slots, homes)
                 if filled is not None and self._computes(slots, filled):
                     yield homes, filled
             if not self._own:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tiecheck.records.module_tree import ModuleTree
-from tiecheck.union_find import Parts
+from tiecheck.union_find import DisjointParts
 
 LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
 """Classes that hold layers: a module with one of them inside is no layer."""
@@ -81,7 +81,7 @@ def units_of(tree: ModuleTree, groups: Iterable[Sequence[str]], no_split: Iterab
         elif node.tensors:
             own[number] = len(units)
             units.append(True)
-    tensors = Parts(len(tree.sizes))
+    tensors = DisjointParts(len(tree.sizes))
     wanted = [tuple(group) for group in groups]
     known = tree.numbers() if wanted else {}
     for group in wanted:
@@ -120,13 +120,13 @@ def _whole(tree: ModuleTree, no_split: frozenset[str]) -> list[bool]:
 
 
 def _items(
-    tree: ModuleTree, units: list[bool], home: list[int], own: dict[int, int], tensors: Parts
+    tree: ModuleTree, units: list[bool], home: list[int], own: dict[int, int], tensors: DisjointParts
 ) -> tuple[Item, ...]:
     sizes: dict[int, int] = {}
     for number, nbytes in enumerate(tree.sizes):
         one = tensors.find(number)
         sizes[one] = max(sizes.get(one, 0), nbytes)
-    joined = Parts(len(units))
+    joined = DisjointParts(len(units))
     holds: list[dict[int, str]] = [{} for _ in units]
     first: dict[int, tuple[int, int, str]] = {}
     shared: dict[int, list[str]] = {}

@@ -56,15 +56,15 @@ class AdapterAppliedOnLoad(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import group
+        from tiecheck.rules.cases import llama_group
 
         for title, saved, targets in (
             ("a head of its own", ("lm_head",), ()),
             ("an adapter on the head", (), ("q_proj", "lm_head")),
         ):
-            facts = {"groups": (group(),), "beside_adapter": BesideAdapter(saved, targets, None)}
+            facts = {"groups": (llama_group(),), "beside_adapter": BesideAdapter(saved, targets, None)}
             yield Case(title, facts, finds=("warning",))
-            yield Case(f"{title}, and no tie", {**facts, "groups": (group(value=False),)})
+            yield Case(f"{title}, and no tie", {**facts, "groups": (llama_group(value=False),)})
 
 
 def _hit(members: list[str], modules: tuple[str, ...]) -> tuple[str, ...]:

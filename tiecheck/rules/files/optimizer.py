@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.stored.groups import declaration, flag_name, rows, stored, tied_by_intent
+from tiecheck.rules.stored.groups import declaration_place, flag_name, rows, stored_places, tied_by_intent
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class TiedOptimizerStateSplit(Rule):
             members or group.names,
             (
                 file_place(fact.file, f"entries {listed(fact.keys)}, {fact.field}"),
-                declaration(group, "related"),
-                *stored(group),
+                declaration_place(group, "related"),
+                *stored_places(group),
             ),
             mend,
             severity="info" if kept else None,
@@ -106,18 +106,20 @@ class TiedOptimizerStateSplit(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         from tiecheck.records.files import TiedMoments
-        from tiecheck.rules.cases import PAIR, compared, flag, group
+        from tiecheck.rules.cases import PAIR, llama_group, row_comparison, tie_flag
 
-        differ = compared(rows_differ=128, first=0)
-        split = TiedMoments(group(), "optimizer.pt", ("0", "8"), "exp_avg", (128, 16), differ, named=False, room=1)
+        differ = row_comparison(rows_differ=128, first=0)
+        split = TiedMoments(
+            llama_group(), "optimizer.pt", ("0", "8"), "exp_avg", (128, 16), differ, named=False, room=1
+        )
         yield Case("one entry too many of the embedding's shape", {"optimizer": (split,)}, finds=("error",))
         named = split._replace(file="optimizer_0/.metadata", keys=PAIR, named=True)
         yield Case("two names in a distributed checkpoint", {"optimizer": (named,)}, finds=("error",))
-        apart = split._replace(group=group(stored=PAIR)._replace(stored="separate", comparison=differ))
+        apart = split._replace(group=llama_group(stored=PAIR)._replace(stored="separate", comparison=differ))
         yield Case("the checkpoint keeps both, which TIE101 tells", {"optimizer": (apart,)}, finds=("info",))
         padded = named._replace(comparison=None)
         yield Case("moments of different shapes", {"optimizer": (padded,)}, finds=("error",))
         yield Case("one entry for the tie, as it should be", {"optimizer": ()})
-        forced = split._replace(group=group(flag=flag(False), forced=True))
+        forced = split._replace(group=llama_group(flag=tie_flag(False), forced=True))
         yield Case("T5's false, which ties and means something else", {"optimizer": (forced,)})
         yield Case("a state of DeepSpeed's", {"optimizer": (Unknown("it is partitioned"),)}, unknown=True)

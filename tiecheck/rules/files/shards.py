@@ -96,23 +96,25 @@ class IndexDisagreesWithShards(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, checkpoint
+        from tiecheck.rules.cases import EMBEDDING, HEAD, sharded_checkpoint
 
         first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         whole = {EMBEDDING: first, HEAD: second}
-        yield Case("index and shards agree", {"index": checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)})
+        yield Case(
+            "index and shards agree", {"index": sharded_checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)}
+        )
         yield Case(
             "index and three shards agree",
-            {"index": checkpoint({first: (EMBEDDING,), second: (HEAD,), "x": ("n",)}, whole | {"n": "x"})},
+            {"index": sharded_checkpoint({first: (EMBEDDING,), second: (HEAD,), "x": ("n",)}, whole | {"n": "x"})},
         )
         yield Case(
             "the second shard was not downloaded",
-            {"index": checkpoint({first: (EMBEDDING,)}, whole, (second,))},
+            {"index": sharded_checkpoint({first: (EMBEDDING,)}, whole, (second,))},
             finds=("error",),
         )
         yield Case(
             "the index names a head that its shard lacks",
-            {"index": checkpoint({first: (EMBEDDING,), second: ("norm.weight",)}, whole)},
+            {"index": sharded_checkpoint({first: (EMBEDDING,), second: ("norm.weight",)}, whole)},
             finds=("error",),
         )
 
@@ -188,19 +190,19 @@ class MemberStoredTwice(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         from tiecheck.records.files import Duplicate
-        from tiecheck.rules.cases import EMBEDDING, HEAD, compared, tensor
+        from tiecheck.rules.cases import EMBEDDING, HEAD, row_comparison, stored_tensor
 
         one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-        both = (tensor(HEAD, file=one), tensor(HEAD, file=two))
-        differ = Duplicate(HEAD, both, one, compared(rows_differ=128, first=0), None)
+        both = (stored_tensor(HEAD, file=one), stored_tensor(HEAD, file=two))
+        differ = Duplicate(HEAD, both, one, row_comparison(rows_differ=128, first=0), None)
         yield Case("two different heads", {"duplicates": (differ,)}, finds=("error",))
-        other = differ._replace(name=EMBEDDING, comparison=compared())
+        other = differ._replace(name=EMBEDDING, comparison=row_comparison())
         yield Case("one that differs and one that is equal", {"duplicates": (differ, other)}, finds=("error", "info"))
-        shape = differ._replace(tensors=(both[0], tensor(HEAD, (130, 16), two)), comparison=None, indexed=None)
+        shape = differ._replace(tensors=(both[0], stored_tensor(HEAD, (130, 16), two)), comparison=None, indexed=None)
         yield Case("two shapes", {"duplicates": (shape,)}, finds=("error",))
         yield Case("an equal copy", {"duplicates": (other,)}, finds=("info",))
         yield Case("each name once", {"duplicates": ()})
-        empty = other._replace(tensors=(tensor(HEAD, (0, 16), one), tensor(HEAD, (0, 16), two)))
+        empty = other._replace(tensors=(stored_tensor(HEAD, (0, 16), one), stored_tensor(HEAD, (0, 16), two)))
         yield Case("an empty tensor, of which nothing is lost", {"duplicates": (empty,)})
         unread = differ._replace(comparison=None, reason="the bytes were not read")
         yield Case("not read", {"duplicates": (unread,)}, unknown=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
-from tiecheck.wording import listed, them
+from tiecheck.wording import listed, pronoun_for
 
 if TYPE_CHECKING:
     from tiecheck.records.files import StrictLoad
@@ -96,7 +96,8 @@ class StrictLoadWillFail(Rule):
         return Draft(
             f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} not stored, and that is right: {it} one tensor "
             f"with {listed(stored)}. A training resumed from here may print that there were missing keys: harmless, as "
-            f"long as the list names nothing else. Only a plain strict load_state_dict would refuse {them(missing)}.",
+            f"long as the list names nothing else. Only a plain strict load_state_dict would refuse "
+            f"{pronoun_for(missing)}.",
             missing,
             (file_place(resumed[0], "a training to be resumed"),),
             "Nothing has to be done. For a plain strict load use safetensors.torch.load_model, which knows ties.",

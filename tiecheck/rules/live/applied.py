@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tiecheck.records.live import DeclaredTie, Head, LiveModel, Tie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.precedence import parts, retie, speaker
+from tiecheck.rules.live.precedence import parts_text, retie_code, speaking_rule
 from tiecheck.wording import listed
 
 NOT_TIED = (
@@ -64,36 +64,37 @@ class DeclaredTieNotApplied(Rule):
         for claim in declared_ties:
             if claim.kind == "unknown":
                 yield Unknown(f"{listed(claim.names)}: {claim.reason}")
-            if speaker(claim, declared_ties, heads) != self.code:
+            if speaking_rule(claim, declared_ties, heads) != self.code:
                 continue
             yield Draft(
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
-                (class_place(live.class_name, parts(claim)),),
-                f"Make sure first which values are right: {retie(claim, live)} keeps those of {claim.source} and drops "
+                (class_place(live.class_name, parts_text(claim)),),
+                f"Make sure first which values are right: {retie_code(claim, live)} keeps those of {claim.source} and "
+                f"drops "
                 "the others. Do it after whatever replaced the parameter, and before the optimizer is "
                 f"made.{_sharded(live)}{_untied(live)}",
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, declared, live, live_facts
+        from tiecheck.rules.cases import PAIR, declared_tie, live_facts, live_llama
 
-        yield Case("separate values", live_facts(ties=(), declared=(declared("separate"),)), finds=("error",))
-        yield Case("an equal copy", live_facts(ties=(), declared=(declared("copy"),)), finds=("error",))
+        yield Case("separate values", live_facts(ties=(), declared=(declared_tie("separate"),)), finds=("error",))
+        yield Case("an equal copy", live_facts(ties=(), declared=(declared_tie("copy"),)), finds=("error",))
         yield Case("tied as declared", live_facts())
-        aliased = declared("module", parts=(PAIR,))
+        aliased = declared_tie("module", parts=(PAIR,))
         yield Case("tied by a module alias", live_facts(declared=(aliased,)))
-        yield Case("one memory is another rule's matter", live_facts(declared=(declared("storage"),)))
-        yield Case("members that do not exist", live_facts(ties=(), declared=(declared("absent"),)))
-        partitioned = declared("unknown", reason="the parameter is partitioned by DeepSpeed ZeRO-3")
+        yield Case("one memory is another rule's matter", live_facts(declared=(declared_tie("storage"),)))
+        yield Case("members that do not exist", live_facts(ties=(), declared=(declared_tie("absent"),)))
+        partitioned = declared_tie("unknown", reason="the parameter is partitioned by DeepSpeed ZeRO-3")
         yield Case("placeholders of another's", live_facts(ties=(), declared=(partitioned,)), unknown=True)
-        unread = live(declared=(), reasons=("_tied_weights_keys is a list",))
+        unread = live_llama(declared=(), reasons=("_tied_weights_keys is a list",))
         yield Case("a declaration that cannot be read", live_facts(unread), unknown=True)
-        kept = declared("separate", stored="separate")
+        kept = declared_tie("separate", stored="separate")
         yield Case("loaded as it is stored: two different tensors", live_facts(ties=(), declared=(kept,)))
-        random = declared("separate", stored="absent")
+        random = declared_tie("separate", stored="absent")
         yield Case("loaded from one tensor, and not tied", live_facts(ties=(), declared=(random,)), finds=("error",))
         yield Case("nothing declared", live_facts(ties=(), declared=()))
 
@@ -169,19 +170,19 @@ class StorageOnlyTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, tie
+        from tiecheck.rules.cases import live_facts, live_tie
 
-        shared = tie(kind="storage", requires_grad=(True, True))
+        shared = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
-        normed = tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
+        normed = live_tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
         yield Case("weight_norm after tying", live_facts(ties=(normed,)), finds=("error",))
         yield Case("on meta", live_facts(ties=(shared._replace(device="meta"),)), finds=("info",))
-        lora = tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
+        lora = live_tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
         yield Case("adapters that PEFT ties", live_facts(ties=(lora,)), finds=("info",))
         yield Case("a shared buffer", live_facts(ties=(shared._replace(buffer=True),)))
         yield Case("a parameter tie", live_facts())
-        yield Case("a module alias", live_facts(ties=(tie(kind="module"),)))
-        yield Case("views that overlap in part are no tie", live_facts(ties=(tie(kind="overlap"),)))
+        yield Case("a module alias", live_facts(ties=(live_tie(kind="module"),)))
+        yield Case("views that overlap in part are no tie", live_facts(ties=(live_tie(kind="overlap"),)))
 
 
 class HalfMetaTie(Rule):
@@ -212,7 +213,7 @@ class HalfMetaTie(Rule):
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
-            if speaker(claim, declared_ties, heads) != self.code:
+            if speaking_rule(claim, declared_ties, heads) != self.code:
                 continue
             empty = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d == "meta" for n in part)
             full = tuple(n for part, d in zip(claim.parts, claim.devices, strict=True) if d != "meta" for n in part)
@@ -222,19 +223,19 @@ class HalfMetaTie(Rule):
                 "linear layer of torch 2.13 returns uninitialised memory for such a weight on the CPU, without an "
                 "error.",
                 claim.names,
-                (class_place(live.class_name, parts(claim)),),
-                f"Tie again after loading: {retie(claim, live, empty)}. {listed(full)} has the values.",
+                (class_place(live.class_name, parts_text(claim)),),
+                f"Tie again after loading: {retie_code(claim, live, empty)}. {listed(full)} has the values.",
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared, live_facts
+        from tiecheck.rules.cases import declared_tie, live_facts
 
-        half = declared("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
+        half = declared_tie("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
         yield Case("the head on meta", live_facts(ties=(), declared=(half,)), finds=("error",))
-        whole = declared("separate", devices=("meta", "meta"))
+        whole = declared_tie("separate", devices=("meta", "meta"))
         yield Case("all on meta: another rule's matter", live_facts(ties=(), declared=(whole,)))
-        held = declared("unknown", devices=("offloaded", "cpu"))
+        held = declared_tie("unknown", devices=("offloaded", "cpu"))
         yield Case("offloaded by accelerate", live_facts(ties=(), declared=(held,)))
         yield Case("tied", live_facts())
 

@@ -61,12 +61,12 @@ class TieAgainstConfig(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import candidate, live, live_facts, tie
+        from tiecheck.rules.cases import live_facts, live_llama, live_tie, tie_candidate
 
-        off = candidate(flag=False)
-        by_hand = live(flag=False, declared=(), candidates=(off,))
+        off = tie_candidate(flag=False)
+        by_hand = live_llama(flag=False, declared=(), candidates=(off,))
         yield Case("tied by hand, flag false", live_facts(by_hand), finds=("error",))
-        inner = candidate(flag=False, by=("LlamaForCausalLM._tied_weights_keys", "text.config.tie_word_embeddings"))
+        inner = tie_candidate(flag=False, by=("LlamaForCausalLM._tied_weights_keys", "text.config.tie_word_embeddings"))
         yield Case(
             "an inner model's flag false, the outer's true",
             live_facts(flag=True, declared=(), candidates=(inner,)),
@@ -74,7 +74,7 @@ class TieAgainstConfig(Rule):
         )
         yield Case("tied, flag true", live_facts())
         yield Case("untied, flag false", live_facts(by_hand, ties=()))
-        other = tie("a.weight", "b.weight")
+        other = live_tie("a.weight", "b.weight")
         yield Case("another tie under a false flag", live_facts(by_hand, ties=(other,)))
         yield Case("a model without a config", live_facts(flag=None, declared=(), candidates=(), library=None))
 
@@ -125,15 +125,15 @@ class InertTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, candidate, declared, head, live, live_facts
+        from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_facts, live_head, live_llama, tie_candidate
 
-        apart = head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
-        bare = live(ties=(), declared=(), candidates=())
+        apart = live_head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
+        bare = live_llama(ties=(), declared=(), candidates=())
         yield Case("nothing is declared for the head", live_facts(bare, heads=(apart,)), finds=("info",))
         lost = apart._replace(stored=False)
         yield Case("and the checkpoint has no head", live_facts(bare, heads=(lost,)), finds=("error",))
         nested = apart._replace(flags=(("config.tie_word_embeddings", False), ("config.text_config.tie", True)))
-        gated = bare._replace(heads=(nested,), candidates=(candidate(flag=False),))
+        gated = bare._replace(heads=(nested,), candidates=(tie_candidate(flag=False),))
         yield Case("the flag of the text config is not read", live_facts(gated), finds=("info",))
         older = apart._replace(
             flags=(("config.tie_word_embeddings", False),), older=(("shared", "encoder", "decoder"),)
@@ -141,9 +141,9 @@ class InertTieFlag(Rule):
         yield Case("4.57 tied it whatever the flag says", live_facts(bare, heads=(older,)), finds=("info",))
         yield Case("flag false", live_facts(bare, heads=(nested._replace(flags=nested.flags[:1]),)))
         yield Case("another shape (RemBert)", live_facts(bare, heads=(apart._replace(alike=False),)))
-        broken = live(ties=(), declared=(declared("separate"),), heads=(apart,))
+        broken = live_llama(ties=(), declared=(declared_tie("separate"),), heads=(apart,))
         yield Case("declared and broken is another rule's matter", live_facts(broken))
-        yield Case("tied", live_facts(heads=(head(),)))
+        yield Case("tied", live_facts(heads=(live_head(),)))
         yield Case("no head (an encoder, a classifier)", live_facts(bare))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tiecheck.records.live import DeclaredTie, Head, LiveModel, Misfit
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.precedence import parts, retie, speaker, stale
+from tiecheck.rules.live.precedence import parts_text, retie_code, speaking_rule, why_stale
 from tiecheck.wording import listed
 
 
@@ -45,8 +45,8 @@ class StaleTie(Rule):
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
-            why = stale(claim, heads)
-            if speaker(claim, declared_ties, heads) == self.code and why:
+            why = why_stale(claim, heads)
+            if speaking_rule(claim, declared_ties, heads) == self.code and why:
                 yield self._draft(live, claim.names, f"{listed(claim.names)} are declared as one tensor, and {why}")
         for head in heads:
             if _left(head, declared_ties):
@@ -67,25 +67,25 @@ class StaleTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared, head, live, live_facts
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared_tie, live_facts, live_head, live_llama
 
-        grown = declared("separate", shapes=((128, 16), (160, 16)), devices=("cpu", "cpu"))
+        grown = declared_tie("separate", shapes=((128, 16), (160, 16)), devices=("cpu", "cpu"))
         yield Case("a longer embedding was put in", live_facts(ties=(), declared=(grown,)), finds=("error",))
-        beside = head(head=(HEAD, EMBEDDING), embedding=("model.new_tokens.weight",), usual=EMBEDDING)
+        beside = live_head(head=(HEAD, EMBEDDING), embedding=("model.new_tokens.weight",), usual=EMBEDDING)
         yield Case("the getter returns another one", live_facts(heads=(beside,)), finds=("error",))
-        nowhere = head(head=PAIR, embedding=(), usual=EMBEDDING)
+        nowhere = live_head(head=PAIR, embedding=(), usual=EMBEDDING)
         yield Case("the getter returns one of no name", live_facts(heads=(nowhere,)), finds=("error",))
-        old = head(head=(HEAD, "model.old.weight"), embedding=(EMBEDDING,))
-        broken = live(ties=(), declared=(declared("separate"),), heads=(old,))
+        old = live_head(head=(HEAD, "model.old.weight"), embedding=(EMBEDDING,))
+        broken = live_llama(ties=(), declared=(declared_tie("separate"),), heads=(old,))
         yield Case("the head is tied to the old one", live_facts(broken), finds=("error",))
-        two = head(head=(HEAD, "decoder.embed_tokens.weight"), embedding=("encoder.embed_tokens.weight",))
-        apart = declared("parameter", parts=((HEAD, "decoder.embed_tokens.weight"),))
+        two = live_head(head=(HEAD, "decoder.embed_tokens.weight"), embedding=("encoder.embed_tokens.weight",))
+        apart = declared_tie("parameter", parts=((HEAD, "decoder.embed_tokens.weight"),))
         usual = two._replace(usual="encoder.embed_tokens.weight")
         yield Case("T5Gemma: words go in by the encoder", live_facts(declared=(apart,), heads=(usual,)))
         unknown = two._replace(encoder_decoder=True)
         yield Case("an encoder-decoder that no table knows", live_facts(declared=(apart,), heads=(unknown,)))
-        yield Case("alike and apart is another rule's", live_facts(ties=(), declared=(declared("separate"),)))
-        yield Case("tied", live_facts(heads=(head(),)))
+        yield Case("alike and apart is another rule's", live_facts(ties=(), declared=(declared_tie("separate"),)))
+        yield Case("tied", live_facts(heads=(live_head(),)))
 
 
 def _left(head: Head, declared: tuple[DeclaredTie, ...]) -> bool:
@@ -130,7 +130,7 @@ class HalfTiedGroup(Rule):
         self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
-            if speaker(claim, declared_ties, heads) != self.code:
+            if speaking_rule(claim, declared_ties, heads) != self.code:
                 continue
             held, *left = claim.parts
             alone = tuple(sorted(name for part in left for name in part))
@@ -138,24 +138,24 @@ class HalfTiedGroup(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor. {listed(held)} are, and {listed(alone)} "
                 f"{'is' if len(alone) == 1 else 'are'} not.",
                 claim.names,
-                (class_place(live.class_name, parts(claim)),),
+                (class_place(live.class_name, parts_text(claim)),),
                 f"After whatever replaced {listed(alone)}, and before the optimizer is made: "
-                f"{retie(claim, live, alone)}.",
+                f"{retie_code(claim, live, alone)}.",
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared, live_facts
+        from tiecheck.rules.cases import declared_tie, live_facts
 
         whole = ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight")
-        half = declared("separate", parts=(whole[1:], whole[:1]))
+        half = declared_tie("separate", parts=(whole[1:], whole[:1]))
         yield Case("the head left", live_facts(declared=(half,)), finds=("error",))
-        copied = declared("copy", parts=(whole[1:], whole[:1]))
+        copied = declared_tie("copy", parts=(whole[1:], whole[:1]))
         yield Case("the head left as a copy", live_facts(declared=(copied,)), finds=("error",))
-        yield Case("all tied", live_facts(declared=(declared("parameter", parts=(whole,)),)))
-        none = declared("separate", parts=tuple((name,) for name in whole))
+        yield Case("all tied", live_facts(declared=(declared_tie("parameter", parts=(whole,)),)))
+        none = declared_tie("separate", parts=tuple((name,) for name in whole))
         yield Case("none tied is another rule's matter", live_facts(ties=(), declared=(none,)))
-        yield Case("a pair", live_facts(ties=(), declared=(declared("separate"),)))
+        yield Case("a pair", live_facts(ties=(), declared=(declared_tie("separate"),)))
 
 
 class TiedBiasOutOfStep(Rule):
@@ -197,13 +197,13 @@ class TiedBiasOutOfStep(Rule):
         bias_misfits: tuple[Misfit, ...],
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
-            if speaker(claim, declared_ties, heads) == self.code:
+            if speaking_rule(claim, declared_ties, heads) == self.code:
                 yield Draft(
                     f"{listed(claim.names)} are declared as one bias, and the module holds {len(claim.parts)}, though "
                     "the weight beside is tied.",
                     claim.names,
-                    (class_place(live.class_name, parts(claim)),),
-                    f"After whatever replaced the bias: {retie(claim, live)}.",
+                    (class_place(live.class_name, parts_text(claim)),),
+                    f"After whatever replaced the bias: {retie_code(claim, live)}.",
                 )
         for misfit in bias_misfits:
             yield Draft(
@@ -216,15 +216,15 @@ class TiedBiasOutOfStep(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared, live_facts
+        from tiecheck.rules.cases import declared_tie, live_facts
 
-        weight = declared("parameter", parts=(("cls.decoder.weight", "bert.embeddings.weight"),))
+        weight = declared_tie("parameter", parts=(("cls.decoder.weight", "bert.embeddings.weight"),))
         biases = (("cls.bias",), ("cls.decoder.bias",))
-        second = declared("separate", parts=biases, shapes=((128,), (128,)), devices=("cpu", "cpu"))
+        second = declared_tie("separate", parts=biases, shapes=((128,), (128,)), devices=("cpu", "cpu"))
         yield Case("a second bias", live_facts(declared=(weight, second)), finds=("error",))
         short = Misfit("lm_head.bias", "lm_head.weight", 160, 128)
         yield Case("a bias that was not resized", live_facts(misfits=(short,)), finds=("error",))
-        whole = declared("parameter", parts=(("cls.bias", "cls.decoder.bias"),), shapes=((128,),), devices=("cpu",))
+        whole = declared_tie("parameter", parts=(("cls.bias", "cls.decoder.bias"),), shapes=((128,),), devices=("cpu",))
         yield Case("tied with the weight", live_facts(declared=(weight, whole)))
         yield Case("a bias apart without a tied weight", live_facts(ties=(), declared=(second,)))
         yield Case("a head without a bias", live_facts())

@@ -60,15 +60,15 @@ class DeclaredKeyMatchesNothing(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import key
+        from tiecheck.rules.cases import key_problem
 
-        yield Case("a source that is not there", {"key_problems": (key("nothing"),)}, finds=("error",))
-        itself = key("itself", source="lm_head.weight", raised=None)
+        yield Case("a source that is not there", {"key_problems": (key_problem("nothing"),)}, finds=("error",))
+        itself = key_problem("itself", source="lm_head.weight", raised=None)
         yield Case("a key that is its own source", {"key_problems": (itself,)}, finds=("error",))
-        own = key("nothing", key="head.weight", source=None, class_name="[tool.tiecheck.ties]", raised=None)
+        own = key_problem("nothing", key="head.weight", source=None, class_name="[tool.tiecheck.ties]", raised=None)
         yield Case("a contract that names what is not there", {"key_problems": (own,)}, finds=("error",))
-        yield Case("under a false flag", {"key_problems": (key("nothing", flag=False),)}, finds=("info",))
-        yield Case("a list is another rule's matter", {"key_problems": (key("list"),)})
+        yield Case("under a false flag", {"key_problems": (key_problem("nothing", flag=False),)}, finds=("info",))
+        yield Case("a list is another rule's matter", {"key_problems": (key_problem("list"),)})
         yield Case("keys that fit", {"key_problems": ()})
 
 
@@ -116,14 +116,16 @@ class DeclaredKeyMatchesTooMuch(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import key
+        from tiecheck.rules.cases import key_problem
 
-        beside = key("beside", key="lin", source="emb", names=("lin2.weight",), raised=None)
+        beside = key_problem("beside", key="lin", source="emb", names=("lin2.weight",), raised=None)
         yield Case("lin matches lin2", {"key_problems": (beside,)}, finds=("warning",))
         yield Case("under a false flag", {"key_problems": (beside._replace(flag=False),)}, finds=("info",))
-        drops = key("drops", source=None, names=("aux.lm_head.weight", "aux.emb.weight"), flag=False, raised=None)
+        drops = key_problem(
+            "drops", source=None, names=("aux.lm_head.weight", "aux.emb.weight"), flag=False, raised=None
+        )
         yield Case("a save drops another tie by it", {"key_problems": (drops,)}, finds=("warning",))
-        yield Case("a key that matches nothing", {"key_problems": (key("nothing"),)})
+        yield Case("a key that matches nothing", {"key_problems": (key_problem("nothing"),)})
         yield Case("keys that fit", {"key_problems": ()})
 
 
@@ -184,16 +186,20 @@ class ListFormTiedKeys(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import key
+        from tiecheck.rules.cases import key_problem
 
-        yield Case("a list", {"key_problems": (key("list"),)}, finds=("error",))
+        yield Case("a list", {"key_problems": (key_problem("list"),)}, finds=("error",))
         yield Case(
-            "a list under a false flag: the save fails", {"key_problems": (key("list", flag=False),)}, finds=("error",)
+            "a list under a false flag: the save fails",
+            {"key_problems": (key_problem("list", flag=False),)},
+            finds=("error",),
         )
         yield Case(
-            "tie_weights(self)", {"key_problems": (key("signature", key="tie_weights(self)"),)}, finds=("error",)
+            "tie_weights(self)",
+            {"key_problems": (key_problem("signature", key="tie_weights(self)"),)},
+            finds=("error",),
         )
-        yield Case("a mapping that names nothing is another rule's", {"key_problems": (key("nothing"),)})
+        yield Case("a mapping that names nothing is another rule's", {"key_problems": (key_problem("nothing"),)})
         yield Case("a mapping", {"key_problems": ()})
 
 

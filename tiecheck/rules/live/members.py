@@ -46,11 +46,11 @@ class OverlappingParameters(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, tie
+        from tiecheck.rules.cases import live_facts, live_tie
 
-        slice_ = tie(kind="overlap", requires_grad=(True, True))
+        slice_ = live_tie(kind="overlap", requires_grad=(True, True))
         yield Case("the head is a slice of the embedding", live_facts(ties=(slice_,)), finds=("error",))
-        yield Case("one parameter", live_facts(ties=(tie(),)))
+        yield Case("one parameter", live_facts(ties=(live_tie(),)))
         yield Case("on meta", live_facts(ties=(slice_._replace(device="meta"),)))
 
 
@@ -98,7 +98,7 @@ class RequiresGradSurprise(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live, live_facts
+        from tiecheck.rules.cases import PAIR, live_facts, live_llama
 
         nothing = Freeze("attribute", PAIR, "lm_head", "trains", "false")
         yield Case("requires_grad set on a module", live_facts(freezes=(nothing,)), finds=("warning",))
@@ -109,7 +109,7 @@ class RequiresGradSurprise(Rule):
         cast = Freeze("dtype", PAIR, "", "float32", "bfloat16")
         yield Case("the head in float32", live_facts(freezes=(cast,)), finds=("info",))
         yield Case("nothing of the kind", live_facts())
-        untied = live(flag=False, ties=(), declared=(), candidates=())
+        untied = live_llama(flag=False, ties=(), declared=(), candidates=())
         yield Case("two parameters may differ as they like", live_facts(untied))
 
 
@@ -162,10 +162,10 @@ class TiedButNotEffective(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live, live_facts, tie
+        from tiecheck.rules.cases import live_facts, live_llama, live_tie
 
         names = ("lm_head.weight_orig", "model.embed_tokens.weight")
-        tied = live(ties=(tie(*names),))
+        tied = live_llama(ties=(live_tie(*names),))
         one = (Effect(names[0], "torch.nn.utils.prune", form="changes"),)
         yield Case("the head is pruned", live_facts(tied, effects=one), finds=("error",))
         both = (*one, Effect(names[1], "torch.nn.utils.prune", form="changes"))
@@ -174,7 +174,7 @@ class TiedButNotEffective(Rule):
         yield Case("an adapter on the head", live_facts(tied, effects=lora), finds=("info",))
         turned = (Effect(names[0], "Transpose", form="transposes"),)
         yield Case("a tied autoencoder", live_facts(tied, effects=turned), finds=("info",))
-        apart = live(ties=(tie(*names, kind="storage"),), effects=one)
+        apart = live_llama(ties=(live_tie(*names, kind="storage"),), effects=one)
         yield Case("weight_norm makes two parameters: another rule's matter", live_facts(apart))
         yield Case("nothing stands between", live_facts())
 

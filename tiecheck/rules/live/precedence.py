@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tiecheck.records.live import DeclaredTie, Head, LiveModel
-from tiecheck.wording import place
+from tiecheck.wording import python_path
 
 OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeed"})
 """Wrappers that pass on no method of what they wrap."""
@@ -11,7 +11,7 @@ OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel",
 BROKEN = ("copy", "separate", "overlap")
 
 
-def speaker(claim: DeclaredTie, declared: tuple[DeclaredTie, ...], heads: tuple[Head, ...]) -> str | None:
+def speaking_rule(claim: DeclaredTie, declared: tuple[DeclaredTie, ...], heads: tuple[Head, ...]) -> str | None:
     """Return the code of the one rule that reports a declared group; None where the group is not broken.
 
     Where one cause fits several rules, the more precise one speaks: half on meta, half tied, a bias out of step with
@@ -25,7 +25,7 @@ def speaker(claim: DeclaredTie, declared: tuple[DeclaredTie, ...], heads: tuple[
         return "TIE307"
     if follows_weight(claim, declared):
         return "TIE308"
-    return "TIE306" if stale(claim, heads) else "TIE301"
+    return "TIE306" if why_stale(claim, heads) else "TIE301"
 
 
 def follows_weight(claim: DeclaredTie, declared: tuple[DeclaredTie, ...]) -> bool:
@@ -37,7 +37,7 @@ def follows_weight(claim: DeclaredTie, declared: tuple[DeclaredTie, ...]) -> boo
     return any(weight.rpartition(".")[0] in owners for weight in weights)
 
 
-def stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
+def why_stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
     """Return why a broken group looks like a tie to an embedding that was replaced; None where nothing says so."""
     two = [shape for shape in claim.shapes if shape is not None and len(shape) == 2]
     if len(two) > 1 and len(set(two)) > 1:
@@ -49,7 +49,7 @@ def stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
     return None
 
 
-def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
+def retie_code(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
     """Return what ties a group, or some members of it, again: the model's own method where there is one.
 
     Else it is the assignment of the source, to all the others where no names are given.
@@ -58,12 +58,12 @@ def retie(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> s
     hop = "model.module" if OUTSIDE & set(live.wrappers) else "model"
     if flag is not None:
         path = flag.removesuffix("config.tie_word_embeddings").removesuffix(".")
-        return place(path).replace("model", hop, 1) + ".tie_weights()" if path else f"{hop}.tie_weights()"
+        return python_path(path).replace("model", hop, 1) + ".tie_weights()" if path else f"{hop}.tie_weights()"
     others = [name for name in names or claim.names if name != claim.source]
-    source = place(claim.source)
-    return "; ".join(f"{place(name)} = {source}" for name in others[:3])
+    source = python_path(claim.source)
+    return "; ".join(f"{python_path(name)} = {source}" for name in others[:3])
 
 
-def parts(claim: DeclaredTie) -> str:
+def parts_text(claim: DeclaredTie) -> str:
     """Return the members as they fall apart."""
     return "; ".join(" = ".join(part) for part in claim.parts[:4])

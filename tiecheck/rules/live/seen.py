@@ -55,12 +55,12 @@ class ModuleAlias(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, tie
+        from tiecheck.rules.cases import live_facts, live_tie
 
         names = ("model.transformer.ff_out.weight", "model.transformer.wte.weight")
         paths = ("model.transformer.ff_out", "model.transformer.wte")
         siblings = Alias(paths, 2, "Embedding", siblings=True, names=names)
-        module = tie(*names, kind="module")
+        module = live_tie(*names, kind="module")
         yield Case("OLMo: siblings in one ModuleDict", live_facts(ties=(module,), aliases=(siblings,)), finds=("info",))
         apart = siblings._replace(paths=("head", "model.wte"), siblings=False)
         yield Case("across parents", live_facts(ties=(module,), aliases=(apart,)), finds=("info",))

@@ -8,7 +8,15 @@ from tiecheck.records.placement import Device, Double, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.plans import aside, hurt, keyed, title, tool_place, unfollowed, written
+from tiecheck.rules.placement.plans import (
+    device_key,
+    hurt_by_plans,
+    is_aside,
+    plan_title,
+    tool_place,
+    unfollowed_words,
+    written_map,
+)
 from tiecheck.wording import listed, size
 
 SLOWER = ("cpu", "disk")
@@ -44,37 +52,40 @@ class TiedMemoryCountedTwice(Rule):
                 continue
             names = tuple(sorted({name for double in plan.doubles for name in double.names}))
             lost = _moved_for_worse(plan)
-            quiet = not lost or aside(plan, placement)
+            quiet = not lost or is_aside(plan, placement)
             yield Draft(
-                f"{title(plan)} counts {size(worst.counted)} on {worst.device} for {worst.module} and what is tied to "
+                f"{plan_title(plan)} counts {size(worst.counted)} on {worst.device} for {worst.module} and what is "
+                f"tied to "
                 f"it by {listed(worst.names)}, which take {size(worst.real)}{_total_excess(plan, worst)}. "
-                f"{_moved_words(plan)}{unfollowed(plan, placement) if lost else ''}",
+                f"{_moved_words(plan)}{unfollowed_words(plan, placement) if lost else ''}",
                 names,
                 _locations(plan, worst),
                 _help(plan, worst),
                 severity="info" if quiet else None,
-                hurts=hurt((plan,), names) if lost else None,
+                hurts=hurt_by_plans((plan,), names) if lost else None,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placement, plan
+        from tiecheck.rules.placement.cases import plain_placement, plain_plan
 
         names = ("model.layers.0.k.weight", "model.layers.1.k.weight")
         double = Double("model.layers.0", "cuda:0", names, 21888, 12544)
         away = {"model.norm": ("cpu", "cuda:0")}
-        counted = plan("accelerate", doubles=(double,))
-        yield Case("nothing comes of it", {"placement": placement(counted)}, finds=("info",))
+        counted = plain_plan("accelerate", doubles=(double,))
+        yield Case("nothing comes of it", {"placement": plain_placement(counted)}, finds=("info",))
         pushed = counted._replace(moved=away)
-        yield Case("a module goes to the CPU", {"placement": placement(pushed)}, finds=("warning",))
-        yield Case("in the plan that is not followed", {"placement": placement(plan(), pushed)}, finds=("info",))
+        yield Case("a module goes to the CPU", {"placement": plain_placement(pushed)}, finds=("warning",))
+        yield Case(
+            "in the plan that is not followed", {"placement": plain_placement(plain_plan(), pushed)}, finds=("info",)
+        )
         next_one = counted._replace(moved={"model.norm": ("cuda:1", "cuda:0")})
-        yield Case("a module goes to another GPU", {"placement": placement(next_one)}, finds=("warning",))
+        yield Case("a module goes to another GPU", {"placement": plain_placement(next_one)}, finds=("warning",))
         better = counted._replace(moved={"model.norm": ("cuda:0", "cpu")})
-        yield Case("a module stays on the GPU", {"placement": placement(better)}, finds=("info",))
-        yield Case("counted once", {"placement": placement()})
+        yield Case("a module stays on the GPU", {"placement": plain_placement(better)}, finds=("info",))
+        yield Case("counted once", {"placement": plain_placement()})
         right = counted._replace(doubles=(double._replace(counted=12544),))
-        yield Case("counted as much as it takes", {"placement": placement(right)})
+        yield Case("counted as much as it takes", {"placement": plain_placement(right)})
 
 
 def _total_excess(plan: Plan, worst: Double) -> str:
@@ -134,8 +145,8 @@ def _help(plan: Plan, worst: Double) -> str:
         return "Nothing has to be done; the memory that is left free is that much larger than the plan says."
     instead = {module: then for module, (_, then) in plan.moved.items()}
     if all(module in plan.device_map for module in instead):
-        whole = {**plan.device_map, **{module: keyed(device) for module, device in instead.items()}}
-        return f"Pass the map that the planner would have made: device_map={written(whole, tuple(instead))}."
+        whole = {**plan.device_map, **{module: device_key(device) for module, device in instead.items()}}
+        return f"Pass the map that the planner would have made: device_map={written_map(whole, tuple(instead))}."
     moves = listed(tuple(f"{module} on {then}" for module, then in instead.items()))
     over = sum(double.counted - double.real for double in plan.doubles if double.device == worst.device)
     return f"Pass the map yourself, with {moves}; or allow {size(over)} more on {worst.device} in max_memory."

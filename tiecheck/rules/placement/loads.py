@@ -8,7 +8,7 @@ from tiecheck.records.placement import PlacedLoad, Placement
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.plans import declaring, keys_to_set
+from tiecheck.rules.placement.plans import how_to_declare, keys_to_set
 from tiecheck.wording import listed
 
 
@@ -47,17 +47,17 @@ class LoadOverwritesTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placed_load, placement
+        from tiecheck.rules.placement.cases import placed_load, plain_placement
 
         lost = placed_load("overwrites")
-        yield Case("only the embedding is stored", {"placement": placement(loads=(lost,))}, finds=("error",))
+        yield Case("only the embedding is stored", {"placement": plain_placement(loads=(lost,))}, finds=("error",))
         three = lost._replace(
             names=("a.weight", "b.weight", "c.weight"), stored=("b.weight", "c.weight"), devices=("cpu",) * 3
         )
-        yield Case("three members, two stored", {"placement": placement(loads=(three,))}, finds=("error",))
+        yield Case("three members, two stored", {"placement": plain_placement(loads=(three,))}, finds=("error",))
         raises = placed_load("raises", message="KeyError: 'lm_head.weight'")
-        yield Case("a load that raises", {"placement": placement(loads=(raises,))})
-        yield Case("nothing goes wrong", {"placement": placement()})
+        yield Case("a load that raises", {"placement": plain_placement(loads=(raises,))})
+        yield Case("nothing goes wrong", {"placement": plain_placement()})
 
 
 def _overwritten(load: PlacedLoad, origin: str) -> Draft:
@@ -130,20 +130,22 @@ class LoadFailsUnderMap(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placed_load, placement
+        from tiecheck.rules.placement.cases import placed_load, plain_placement
 
         meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"
         both = placed_load("raises", devices=("disk", "cpu"), message=meta)
-        yield Case("both stored, one on the disk", {"placement": placement(loads=(both,))}, finds=("error",))
+        yield Case("both stored, one on the disk", {"placement": plain_placement(loads=(both,))}, finds=("error",))
         key = both._replace(message="KeyError: 'lm_head.weight'", at="forward")
-        yield Case("one stored, the head on the disk", {"placement": placement(loads=(key,))}, finds=("error",))
+        yield Case("one stored, the head on the disk", {"placement": plain_placement(loads=(key,))}, finds=("error",))
         alone = key._replace(devices=("disk", "disk"))
-        yield Case("the target alone, all on the disk", {"placement": placement(loads=(alone,))}, finds=("error",))
+        yield Case(
+            "the target alone, all on the disk", {"placement": plain_placement(loads=(alone,))}, finds=("error",)
+        )
         apart = placed_load("untied", devices=("disk", "disk"), harmless=True)
-        yield Case("both stored, both on the disk", {"placement": placement(loads=(apart,))}, finds=("info",))
-        yield Case("overwritten", {"placement": placement(loads=(placed_load("overwrites"),))})
-        yield Case("nothing goes wrong", {"placement": placement()})
-        told = placement(untold=("whether the stored members are equal is not known",))
+        yield Case("both stored, both on the disk", {"placement": plain_placement(loads=(apart,))}, finds=("info",))
+        yield Case("overwritten", {"placement": plain_placement(loads=(placed_load("overwrites"),))})
+        yield Case("nothing goes wrong", {"placement": plain_placement()})
+        told = plain_placement(untold=("whether the stored members are equal is not known",))
         yield Case("it cannot be told", {"placement": told}, unknown=True)
 
 
@@ -208,7 +210,7 @@ def _whole(load: PlacedLoad) -> str:
     run = "Nothing has to be done to run the model. " if load.harmless else ""
     how = "without the disk" if "disk" in load.devices else "on one device"
     if load.tool == "transformers" and not load.harmless:
-        return f"{declaring(load.names)}: then from_pretrained ties them."
+        return f"{how_to_declare(load.names)}: then from_pretrained ties them."
     return f"{run}To train or save it, load it {how}."
 
 

@@ -10,15 +10,15 @@ from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.placement.plans import (
-    aside,
-    hurt,
-    proposed,
-    severity,
-    split,
-    title,
+    hurt_by_plans,
+    is_aside,
+    is_split,
+    plan_severity,
+    plan_title,
+    proposal_words,
     tool_place,
-    unfollowed,
-    written,
+    unfollowed_words,
+    written_map,
 )
 from tiecheck.wording import listed
 
@@ -64,39 +64,42 @@ class PlannerWillCrash(Rule):
             tools = " and ".join(f"{one.tool} {one.version}" for one in plans)
             verb = "raises" if not others else "raise"
             yield Draft(
-                f'The planner of {tools} {verb} "{crash.error}".{_cause_words(crash)}{unfollowed(plan, placement)}',
+                f"The planner of {tools} {verb} "
+                f'"{crash.error}".{_cause_words(crash)}{unfollowed_words(plan, placement)}',
                 names or (crash.module or "the model",),
                 tuple(_raises(one, other, "related" if i else "primary") for i, (one, other) in enumerate(at)),
                 _help(crash, placement),
-                severity=_mildly(crash, severity(plans, placement)),
-                hurts=hurt(plans, names),
+                severity=_mildly(crash, plan_severity(plans, placement)),
+                hurts=hurt_by_plans(plans, names),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placement, plan, proposal
+        from tiecheck.rules.placement.cases import plain_placement, plain_plan, plain_proposal
 
         index = "IndexError: list index out of range"
         inside = Crash(index, "substring", "lm_head", ("head.weight", "lm_head.weight"))
-        raising = plan("accelerate", device_map={}, placed=(), crash=inside)
-        yield Case("head in lm_head", {"placement": placement(raising)}, finds=("error",))
-        fits = placement(raising, proposal=proposal())
+        raising = plain_plan("accelerate", device_map={}, placed=(), crash=inside)
+        yield Case("head in lm_head", {"placement": plain_placement(raising)}, finds=("error",))
+        fits = plain_placement(raising, proposal=plain_proposal())
         yield Case("and a map that works", {"placement": fits}, finds=("error",))
         yield Case(
-            "in accelerate only, of a class of transformers", {"placement": placement(plan(), raising)}, ("warning",)
+            "in accelerate only, of a class of transformers",
+            {"placement": plain_placement(plain_plan(), raising)},
+            ("warning",),
         )
-        both = placement(plan("transformers", device_map={}, placed=(), crash=inside), raising)
+        both = plain_placement(plain_plan("transformers", device_map={}, placed=(), crash=inside), raising)
         yield Case("both planners", {"placement": both}, finds=("error",))
         siblings = inside._replace(cause="sibling", module="wte", names=("ff_out.weight", "wte.weight"))
         alias = raising._replace(crash=siblings)
-        yield Case("an alias among siblings", {"placement": placement(alias)}, finds=("error",))
+        yield Case("an alias among siblings", {"placement": plain_placement(alias)}, finds=("error",))
         root = raising._replace(crash=inside._replace(cause="root", names=("v", "w"), module="w"))
-        yield Case("two names on the root", {"placement": placement(root)}, finds=("error",))
+        yield Case("two names on the root", {"placement": plain_placement(root)}, finds=("error",))
         text = "ValueError: max_memory has no cpu"
         other = raising._replace(crash=Crash(text, "other", "", ()))
-        yield Case("something else", {"placement": placement(other)}, finds=("error",))
-        yield Case("both come to an end", {"placement": placement()})
-        yield Case("a given map meets no planner", {"placement": placement(plan("given"))})
+        yield Case("something else", {"placement": plain_placement(other)}, finds=("error",))
+        yield Case("both come to an end", {"placement": plain_placement()})
+        yield Case("a given map meets no planner", {"placement": plain_placement(plain_plan("given"))})
 
 
 def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
@@ -166,7 +169,7 @@ def _help(crash: Crash, placement: Placement) -> str:
             "Leave disk out of max_memory: the disk is used anyhow where nothing else has room. accelerate balances "
             "only devices that torch knows."
         )
-    said = proposed(placement, crash.names)
+    said = proposal_words(placement, crash.names)
     known = placement.proposal.device_map if placement.proposal else {}
     if not known:
         plain = "Pass a device_map ({'': 0} where all fits on one device): a given map needs no planner."
@@ -220,33 +223,33 @@ class PlanDependsOnHashSeed(Rule):
             if seeds is None or seeds.crashes == seeds.tried or (seeds.maps < 2 and not seeds.crashes):
                 continue
             names = _wavering(plan, seeds)
-            met = unfollowed(plan, placement)
+            met = unfollowed_words(plan, placement)
             yield Draft(
-                f"{title(plan)} depends on the hash seed: {_outcomes(seeds)}.{_moving(seeds)}{met}",
+                f"{plan_title(plan)} depends on the hash seed: {_outcomes(seeds)}.{_moving(seeds)}{met}",
                 names,
                 (tool_place(plan, _outcomes(seeds)),),
                 _fixed(plan, placement, names),
-                severity="info" if aside(plan, placement) else None,
-                hurts=hurt((plan,), names),
+                severity="info" if is_aside(plan, placement) else None,
+                hurts=hurt_by_plans((plan,), names),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placement, plan
+        from tiecheck.rules.placement.cases import plain_placement, plain_plan
 
         seven = Seeds(tried=8, maps=7, moving=("model.layers.0", "model.layers.1"), splits=0, crashes=0)
-        wavers = plan("accelerate", seeds=seven)
-        yield Case("seven maps in eight seeds", {"placement": placement(wavers)}, finds=("warning",))
-        yield Case("of a plan not followed", {"placement": placement(plan(), wavers)}, finds=("info",))
+        wavers = plain_plan("accelerate", seeds=seven)
+        yield Case("seven maps in eight seeds", {"placement": plain_placement(wavers)}, finds=("warning",))
+        yield Case("of a plan not followed", {"placement": plain_placement(plain_plan(), wavers)}, finds=("info",))
         some = wavers._replace(seeds=seven._replace(maps=1, moving=(), crashes=3))
-        yield Case("it raises under some", {"placement": placement(some)}, finds=("warning",))
+        yield Case("it raises under some", {"placement": plain_placement(some)}, finds=("warning",))
         broken = wavers._replace(seeds=seven._replace(splits=2))
-        yield Case("it splits a tie under some", {"placement": placement(broken)}, finds=("warning",))
+        yield Case("it splits a tie under some", {"placement": plain_placement(broken)}, finds=("warning",))
         always = wavers._replace(seeds=Seeds(8, 0, (), 0, 8))
-        yield Case("it raises under all: TIE508", {"placement": placement(always)})
+        yield Case("it raises under all: TIE508", {"placement": plain_placement(always)})
         same = wavers._replace(seeds=Seeds(8, 1, (), 0, 0))
-        yield Case("one map", {"placement": placement(same)})
-        yield Case("nobody asked", {"placement": placement()})
+        yield Case("one map", {"placement": plain_placement(same)})
+        yield Case("nobody asked", {"placement": plain_placement()})
 
 
 def _outcomes(seeds: Seeds) -> str:
@@ -276,8 +279,8 @@ def _wavering(plan: Plan, seeds: Seeds) -> tuple[str, ...]:
 
 def _fixed(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
     """Return the map to give, or the seed to set."""
-    said = proposed(placement, names) if placement.proposal and placement.proposal.device_map else None
-    if said is None and plan.device_map and not any(split(group) for group in plan.placed):
-        said = f"Pass the map of this run: device_map={written(plan.device_map, names)}."
+    said = proposal_words(placement, names) if placement.proposal and placement.proposal.device_map else None
+    if said is None and plan.device_map and not any(is_split(group) for group in plan.placed):
+        said = f"Pass the map of this run: device_map={written_map(plan.device_map, names)}."
     seed = "et PYTHONHASHSEED=0 in the environment: then every process plans alike, whatever the plan."
     return f"{said} Or s{seed}" if said else f"S{seed}"

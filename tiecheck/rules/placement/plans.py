@@ -21,12 +21,12 @@ NO_MODULE = "The following device_map keys do not match any submodules in the mo
 """accelerate 1.15 `check_device_map`, which `dispatch_model` and `from_pretrained` call; a list of the keys follows."""
 
 
-def title(plan: Plan) -> str:
+def plan_title(plan: Plan) -> str:
     """Return a plan in a sentence: `accelerate 1.15.0's plan`, `the given map`."""
     return "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}'s plan"
 
 
-def loader(placement: Placement, live: LiveModel) -> str:
+def natural_loader(placement: Placement, live: LiveModel) -> str:
     """Who really loads the target: `transformers` (`from_pretrained`) or `accelerate`.
 
     The first plan is its own. A given map says nothing: then it is `from_pretrained` for a class of transformers that
@@ -38,19 +38,19 @@ def loader(placement: Placement, live: LiveModel) -> str:
     return "transformers" if live.library is not None and live.origin != "given" else "accelerate"
 
 
-def aside(plan: Plan, placement: Placement) -> bool:
+def is_aside(plan: Plan, placement: Placement) -> bool:
     """Return whether a plan is another than the natural loader's, so that nobody may ever follow it."""
     return bool(placement.plans) and plan.tool != placement.plans[0].tool
 
 
-def severity(plans: Iterable[Plan], placement: Placement) -> Severity | None:
+def plan_severity(plans: Iterable[Plan], placement: Placement) -> Severity | None:
     """Return the rule's own severity where the natural loader follows one of some plans, and else a warning."""
-    return "warning" if all(aside(plan, placement) for plan in plans) else None
+    return "warning" if all(is_aside(plan, placement) for plan in plans) else None
 
 
-def unfollowed(plan: Plan, placement: Placement) -> str:
+def unfollowed_words(plan: Plan, placement: Placement) -> str:
     """Who meets a defect of a plan that the natural loader does not follow, as a sentence; empty for its own."""
-    if not aside(plan, placement):
+    if not is_aside(plan, placement):
         return ""
     if plan.tool == "accelerate":
         met = "infer_auto_device_map or load_checkpoint_and_dispatch"
@@ -58,7 +58,7 @@ def unfollowed(plan: Plan, placement: Placement) -> str:
     return " accelerate's functions do not meet this; from_pretrained of this class does."
 
 
-def hurt(plans: Iterable[Plan], names: tuple[str, ...]) -> tuple[LoaderView, ...] | None:
+def hurt_by_plans(plans: Iterable[Plan], names: tuple[str, ...]) -> tuple[LoaderView, ...] | None:
     """Return the loaders that follow some plans; None where one is a given map, which hurts whoever follows it."""
     views = []
     for plan in plans:
@@ -79,7 +79,7 @@ def tool_place(plan: Plan, note: str, role: Role = "primary") -> Location:
     return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note, "tool")
 
 
-def broken(live: LiveModel) -> tuple[tuple[str, ...], ...]:
+def broken_groups(live: LiveModel) -> tuple[tuple[str, ...], ...]:
     """Return the groups that a class declares, that are different parameters, and that are not stored apart either.
 
     A group of the user's own contract is none of them: no tool hears of it, and no load ties it.
@@ -96,7 +96,7 @@ def by_class(claim: DeclaredTie) -> bool:
     return any(word.endswith("._tied_weights_keys") for word in claim.by)
 
 
-def binds(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
+def is_bound(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
     """Return whether the names of a group are one tensor once the model is loaded as the plan means it.
 
     Either they are in the module, or `from_pretrained` ties them because they are declared. accelerate ties nothing
@@ -106,55 +106,55 @@ def binds(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> b
         return True
     if group.kind not in UNTIED or not group.declared:
         return False
-    tying = plan.tool if plan.tool != "given" else loader(placement, live)
-    return tying == "transformers" and group.names in broken(live)
+    tying = plan.tool if plan.tool != "given" else natural_loader(placement, live)
+    return tying == "transformers" and group.names in broken_groups(live)
 
 
-def split(group: Placed) -> bool:
+def is_split(group: Placed) -> bool:
     """Return whether the names lie on different devices; names that the map does not place count as nowhere."""
     return len({device for device in group.devices if device is not None}) > 1
 
 
-def raised(names: tuple[str, ...], placement: Placement) -> bool:
+def load_raises(names: tuple[str, ...], placement: Placement) -> bool:
     """Return whether the load of these names ends with an exception: then the more precise rule speaks."""
     return any(load.form == "raises" and load.names == names for load in placement.loads)
 
 
-def followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
+def was_followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
     """Return whether a group between the CPU and the disk was followed through `from_pretrained`.
 
     Run with 5.23: it raises, or leaves the group in one place, and never keeps a second copy: where anything comes of
     it load-under-map-fails says so, or that it does not know. accelerate's own functions do keep one.
     """
-    loading = plan.tool if plan.tool != "given" else loader(placement, live)
+    loading = plan.tool if plan.tool != "given" else natural_loader(placement, live)
     inside = {device for device in group.devices if device is not None} <= {"cpu", "disk"}
     return loading == "transformers" and inside and group.names in placement.followed
 
 
-def separated(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
+def separated_groups(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
     """Return the groups that a plan splits and tied-group-split-across-devices reports."""
     return tuple(
         group
         for group in plan.placed
-        if split(group)
-        and binds(group, plan, placement, live)
-        and not raised(group.names, placement)
-        and not followed(group, plan, placement, live)
+        if is_split(group)
+        and is_bound(group, plan, placement, live)
+        and not load_raises(group.names, placement)
+        and not was_followed(group, plan, placement, live)
     )
 
 
-def where(names: tuple[str, ...], devices: tuple[Device | None, ...]) -> str:
+def devices_words(names: tuple[str, ...], devices: tuple[Device | None, ...]) -> str:
     """Return each name with its device: `lm_head.weight on cuda:1 and model.embed_tokens.weight on cuda:0`."""
     return listed(tuple(f"{name} on {device}" for name, device in zip(names, devices, strict=True) if device))
 
 
-def keyed(device: Device) -> int | str:
+def device_key(device: Device) -> int | str:
     """Return a device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
     kind, _, number = device.partition(":")
     return int(number) if kind == "cuda" and number.isdecimal() else device
 
 
-def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) -> str:
+def written_map(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) -> str:
     """Return a device map as Python writes it; of a long one the entries of some names, and how many there are."""
     if len(device_map) <= SHOWN_ENTRIES:
         return repr(dict(device_map))
@@ -163,13 +163,13 @@ def written(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) ->
     return f"{{{entries}...}} ({len(device_map)} entries, all of them in the JSON report)"
 
 
-def declaring(names: tuple[str, ...]) -> str:
+def how_to_declare(names: tuple[str, ...]) -> str:
     """Return how a class declares a tie, as the beginning of a sentence."""
     pairs = ", ".join(f'"{name}": "{names[-1]}"' for name in names[:-1][:3])
     return f"Add {pairs} to the class's _tied_weights_keys, with config.tie_word_embeddings true"
 
 
-def since(versions: tuple[str, ...]) -> str:
+def version_words(versions: tuple[str, ...]) -> str:
     """Ranges of versions in words: `0.34-` is `0.34 and later`, `0.20-0.33` is `0.20 to 0.33`."""
     ends = [version.partition("-") for version in versions]
     return listed(
@@ -191,7 +191,7 @@ def keys_to_set(placement: Placement) -> str | None:
     return "In the map, " + ", ".join(f"set {key!r} to {device!r}" for key, device in changed.items()) + "."
 
 
-def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:
+def proposal_words(placement: Placement, names: tuple[str, ...]) -> str | None:
     """Return the map that keeps every tie together, or why there is none, as a sentence; None where none was made."""
     proposal = placement.proposal
     if proposal is None:
@@ -199,7 +199,7 @@ def proposed(placement: Placement, names: tuple[str, ...]) -> str | None:
     if proposal.device_map:
         needs = ", ".join(f"{size(nbytes)} on {device}" for device, nbytes in proposal.used.items())
         limit = f" ({proposal.reason})" if proposal.reason else ""
-        shown = written(proposal.device_map, names)
+        shown = written_map(proposal.device_map, names)
         return f"Pass device_map={shown}: it keeps every tie together and puts {needs}{limit}."
     lacks = f" {size(proposal.lacks)} are missing: raise max_memory by that, or free it." if proposal.lacks else ""
     return f"No map keeps every tie together: {proposal.reason or 'none fits'}.{lacks}"

@@ -13,16 +13,16 @@ from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.placement.plans import (
     by_class,
-    declaring,
-    hurt,
+    devices_words,
+    how_to_declare,
+    hurt_by_plans,
     keys_to_set,
-    loader,
-    proposed,
-    separated,
-    severity,
-    title,
-    unfollowed,
-    where,
+    natural_loader,
+    plan_severity,
+    plan_title,
+    proposal_words,
+    separated_groups,
+    unfollowed_words,
 )
 from tiecheck.wording import listed, size
 
@@ -78,7 +78,7 @@ class TiedGroupSplit(Rule):
     def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
         found: dict[tuple[str, ...], list[tuple[Plan, Placed]]] = {}
         for plan in placement.plans:
-            for group in separated(plan, placement, live):
+            for group in separated_groups(plan, placement, live):
                 found.setdefault(group.names, []).append((plan, group))
         for names, at in found.items():
             (plan, group), *others = at
@@ -87,76 +87,81 @@ class TiedGroupSplit(Rule):
                 continue
             plans = [one_plan for one_plan, _ in at]
             also = (
-                f" {' and '.join(title(plan) for plan, _ in others)} {_split_verb(others)} it as well."
+                f" {' and '.join(plan_title(plan) for plan, _ in others)} {_split_verb(others)} it as well."
                 if others
                 else ""
             )
             why = f"{_consequence(plan, group, placement, live)}. {_who_warns(plan, group, placement, live)}{also}"
             yield Draft(
-                f"{_puts(plan)} {where(names, group.devices)}, and they are {_one_tensor(group)}: {why}"
-                f"{unfollowed(plan, placement)}",
+                f"{_puts(plan)} {devices_words(names, group.devices)}, and they are {_one_tensor(group)}: {why}"
+                f"{unfollowed_words(plan, placement)}",
                 names,
                 _locations(at, placement),
                 _help(plan, group, placement, live),
-                severity=severity(plans, placement),
-                hurts=hurt(plans, names),
+                severity=plan_severity(plans, placement),
+                hurts=hurt_by_plans(plans, names),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared, live
-        from tiecheck.rules.placement.cases import placed, placed_load, placement, plan, proposal
+        from tiecheck.rules.cases import declared_tie, live_llama
+        from tiecheck.rules.placement.cases import placed_load, placed_pair, plain_placement, plain_plan, plain_proposal
 
         def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
-            return {"placement": placement(*plans, **changes), "live": of or live()}
+            return {"placement": plain_placement(*plans, **changes), "live": of or live_llama()}
 
-        apart = placed("cuda:1", "cuda:0")
-        plain = live(library=None, declared=(), flag=None)
-        yield Case("a given map", facts(plan("given", apart)), finds=("error",))
-        yield Case("and one that mends it", facts(plan("given", apart), proposal=proposal()), finds=("error",))
-        disk = placed("disk", "cpu")
-        yield Case("cpu and disk, which loads", facts(plan("given", disk)), finds=("error",))
-        yield Case("cpu and disk, which raises: TIE511", facts(plan("given", disk), loads=(placed_load("raises"),)))
-        from_files = live(origin="built on meta")
-        between = facts(plan("given", disk), of=from_files, followed=(disk.names,))
+        apart = placed_pair("cuda:1", "cuda:0")
+        plain = live_llama(library=None, declared=(), flag=None)
+        yield Case("a given map", facts(plain_plan("given", apart)), finds=("error",))
+        yield Case(
+            "and one that mends it", facts(plain_plan("given", apart), proposal=plain_proposal()), finds=("error",)
+        )
+        disk = placed_pair("disk", "cpu")
+        yield Case("cpu and disk, which loads", facts(plain_plan("given", disk)), finds=("error",))
+        yield Case(
+            "cpu and disk, which raises: TIE511", facts(plain_plan("given", disk), loads=(placed_load("raises"),))
+        )
+        from_files = live_llama(origin="built on meta")
+        between = facts(plain_plan("given", disk), of=from_files, followed=(disk.names,))
         yield Case("cpu and disk, followed through the load: TIE511", between)
-        computing = facts(plan("given", apart), of=from_files, followed=(apart.names,))
+        computing = facts(plain_plan("given", apart), of=from_files, followed=(apart.names,))
         yield Case("and two GPUs, whatever may be", computing, finds=("error",))
-        own_load = facts(plan("given", disk), of=plain, followed=(disk.names,))
+        own_load = facts(plain_plan("given", disk), of=plain, followed=(disk.names,))
         yield Case("cpu and disk by accelerate, which keeps both", own_load, finds=("error",))
-        both = (plan("transformers", apart), plan("accelerate", apart))
+        both = (plain_plan("transformers", apart), plain_plan("accelerate", apart))
         yield Case("both planners", facts(*both), finds=("error",))
-        late = live(ties=(), declared=(declared("separate"),), origin="built on meta")
+        late = live_llama(ties=(), declared=(declared_tie("separate"),), origin="built on meta")
         untied = apart._replace(kind="separate", seen=False)
-        yield Case("tied by from_pretrained only", facts(plan("transformers", untied), of=late), finds=("error",))
-        other = (plan(), plan("accelerate", apart))
+        yield Case("tied by from_pretrained only", facts(plain_plan("transformers", untied), of=late), finds=("error",))
+        other = (plain_plan(), plain_plan("accelerate", apart))
         yield Case("a plan that from_pretrained does not follow", facts(*other), finds=("warning",))
         own = apart._replace(declared=False, seen=False)
-        yield Case("nobody declares it", facts(plan("transformers", own)), finds=("error",))
-        yield Case("a plain module", facts(plan("accelerate", apart), of=plain), finds=("error",))
-        alias = live(
+        yield Case("nobody declares it", facts(plain_plan("transformers", own)), finds=("error",))
+        yield Case("a plain module", facts(plain_plan("accelerate", apart), of=plain), finds=("error",))
+        alias = live_llama(
             aliases=(Alias(("lm_head", "model.embed_tokens"), 2, "Embedding", siblings=True, names=apart.names),)
         )
-        module = plan("given", apart._replace(kind="module"))
+        module = plain_plan("given", apart._replace(kind="module"))
         yield Case("one module among siblings, placed once", facts(module, of=alias), finds=("info",))
         yield Case("one module under two parents", facts(module), finds=("error",))
         yield Case("together", facts())
-        yield Case("0 and cuda:0 are one device", facts(plan("given", placed("cuda:0", "cuda:0"))))
-        yield Case("two names on disk", facts(plan("given", placed("disk", "disk"))))
-        yield Case("untied, and nobody says otherwise", facts(plan("given", untied._replace(declared=False))))
-        yield Case("accelerate ties nothing", facts(plan("accelerate", untied), of=late))
-        own_word = late._replace(declared=(declared("separate", by=("tiecheck.toml",)),))
-        yield Case("declared by the user's contract alone", facts(plan("transformers", untied), of=own_word))
-        stored = late._replace(declared=(declared("separate", stored="separate"),))
-        yield Case("stored apart, loaded apart", facts(plan("transformers", untied), of=stored))
-        yield Case("unknown is no tie", facts(plan("given", apart._replace(kind="unknown"))))
-        yield Case("a name that the map does not place", facts(plan("given", placed(None, "cuda:0"))))
+        yield Case("0 and cuda:0 are one device", facts(plain_plan("given", placed_pair("cuda:0", "cuda:0"))))
+        yield Case("two names on disk", facts(plain_plan("given", placed_pair("disk", "disk"))))
+        yield Case("untied, and nobody says otherwise", facts(plain_plan("given", untied._replace(declared=False))))
+        yield Case("accelerate ties nothing", facts(plain_plan("accelerate", untied), of=late))
+        own_word = late._replace(declared=(declared_tie("separate", by=("tiecheck.toml",)),))
+        yield Case("declared by the user's contract alone", facts(plain_plan("transformers", untied), of=own_word))
+        stored = late._replace(declared=(declared_tie("separate", stored="separate"),))
+        yield Case("stored apart, loaded apart", facts(plain_plan("transformers", untied), of=stored))
+        yield Case("unknown is no tie", facts(plain_plan("given", apart._replace(kind="unknown"))))
+        yield Case("a name that the map does not place", facts(plain_plan("given", placed_pair(None, "cuda:0"))))
 
 
 def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> Draft:
     """Return the note on an alias among siblings: the map says two devices, and the module has one."""
     return Draft(
-        f"{_puts(plan)} {where(group.names, group.devices)}, and they are one module under several paths of one "
+        f"{_puts(plan)} {devices_words(group.names, group.devices)}, and they are one module under several paths of "
+        f"one "
         "parent: it is placed once, as the path that was registered first says, and the key of the other does nothing.",
         group.names,
         evidence,
@@ -167,7 +172,7 @@ def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> D
 
 def _puts(plan: Plan) -> str:
     """Subject and verb of the sentence that says what is put where."""
-    return "The given map puts" if plan.tool == "given" else f"{title(plan)} puts"
+    return "The given map puts" if plan.tool == "given" else f"{plan_title(plan)} puts"
 
 
 def _split_verb(others: list[tuple[Plan, Placed]]) -> str:
@@ -192,7 +197,7 @@ def _is_placed_once(group: Placed, live: LiveModel) -> bool:
 
 def _loses_tie(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
     """Return whether `from_pretrained` (5.23) makes different parameters of a group by any map, undeclared."""
-    tool = plan.tool if plan.tool != "given" else loader(placement, live)
+    tool = plan.tool if plan.tool != "given" else natural_loader(placement, live)
     said = any(by_class(claim) and len(set(claim.names) & set(group.names)) > 1 for claim in live.declared)
     return tool == "transformers" and group.kind == "parameter" and not (group.declared and said)
 
@@ -220,7 +225,9 @@ def _consequence(plan: Plan, group: Placed, placement: Placement, live: LiveMode
 
 def _who_warns(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
     """Return why the planner split it, and who says so at the load."""
-    by_accelerate = plan.tool == "accelerate" or (plan.tool == "given" and loader(placement, live) == "accelerate")
+    by_accelerate = plan.tool == "accelerate" or (
+        plan.tool == "given" and natural_loader(placement, live) == "accelerate"
+    )
     blind = f"{plan.tool} {plan.version} does not see this tie. " if plan.tool != "given" and not group.seen else ""
     if plan.tool == "transformers" and not group.seen and not group.declared:
         blind = "transformers plans from declarations alone and does not see this tie. "
@@ -239,7 +246,7 @@ def _locations(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Loc
         note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
         path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
         role: Literal["primary", "related"] = "related" if found else "primary"
-        found.append(Location(path, None, None, role, note or where(group.names, group.devices), "tool"))
+        found.append(Location(path, None, None, role, note or devices_words(group.names, group.devices), "tool"))
     return tuple(found)
 
 
@@ -247,13 +254,13 @@ def _help(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> s
     """Return the map that keeps the group together: the few keys to change in a given one, or the proposal."""
     declare = ""
     if _loses_tie(plan, group, placement, live):
-        declare = f"{declaring(group.names)}: then from_pretrained ties them and its planner keeps them together. "
+        declare = f"{how_to_declare(group.names)}: then from_pretrained ties them and its planner keeps them together. "
         if plan.tool != "given":
             return declare.strip()
     keys = keys_to_set(placement) if plan.tool == "given" else None
     if keys is not None:
         return f"{declare}{keys}"
-    said = proposed(placement, group.names)
+    said = proposal_words(placement, group.names)
     if said is None:
         homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
         said = f"Give {homes} one device in the map, {device_in(plan.device_map, group.names[-1])!r} for instance."

@@ -11,17 +11,17 @@ from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.live.applied import NOT_TIED
-from tiecheck.rules.live.precedence import retie
+from tiecheck.rules.live.precedence import retie_code
 from tiecheck.rules.placement.plans import (
     NO_MODULE,
-    binds,
-    broken,
-    declaring,
-    hurt,
-    loader,
-    since,
-    split,
-    title,
+    broken_groups,
+    how_to_declare,
+    hurt_by_plans,
+    is_bound,
+    is_split,
+    natural_loader,
+    plan_title,
+    version_words,
 )
 from tiecheck.wording import listed, size
 
@@ -79,9 +79,9 @@ def _not_tied_warning(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     ours = next((plan for plan in placement.plans if NOT_TIED in plan.logged), None)
     if ours is None and not placement.warns:
         return
-    versions = f"accelerate {ours.version}" if ours else f"accelerate {since(placement.warns)}"
+    versions = f"accelerate {ours.version}" if ours else f"accelerate {version_words(placement.warns)}"
     says = f'{versions} {"logs" if ours else "log"} "The model weights are not tied"'
-    apart = broken(live)
+    apart = broken_groups(live)
     if apart and ours is None:
         return  # _unwarned_groups() tells what the installed one does not
     if apart:
@@ -101,7 +101,7 @@ def _not_tied_warning(placement: Placement, live: LiveModel) -> Iterator[Draft]:
 
 def _unwarned_groups(placement: Placement, live: LiveModel) -> Iterator[Draft]:
     """Broken groups of which accelerate says nothing, since it finds another tie and looks no further."""
-    apart = broken(live)
+    apart = broken_groups(live)
     plan = next((plan for plan in placement.plans if plan.tool == "accelerate"), None)
     found = next((tie for tie in live.ties if tie.kind in TIED and not tie.buffer), None)
     if not apart or plan is None or NOT_TIED in plan.logged or found is None or live.library is None:
@@ -115,15 +115,17 @@ def _untied(says: str, apart: tuple[tuple[str, ...], ...], placement: Placement,
     names = tuple(sorted({name for group in apart for name in group}))
     what = f"{listed(names)} are declared as one tensor and are {'two' if len(names) == 2 else 'several'}"
     places = (Location(live.class_name, None, None, "primary", f"{names[0]} is not {names[-1]}", "class"),)
-    if loader(placement, live) == "transformers":
+    if natural_loader(placement, live) == "transformers":
         message = f"{says}. {what}, which is harmless: from_pretrained ties them while it loads, and plans by itself."
         return Draft(message, names, places, "Nothing has to be done with from_pretrained.", severity="info")
     sizes = {group.names: _again(group) for plan in placement.plans for group in plan.placed if group.names in apart}
     more = f" They take {size(sum(sizes.values()))} more than tied." if any(sizes.values()) else ""
-    mends = "; ".join(retie(claim, live) for claim in live.declared if claim.names in apart)
+    mends = "; ".join(retie_code(claim, live) for claim in live.declared if claim.names in apart)
     message = f"{says}. {what}: accelerate plans, loads and moves them as different tensors, and ties nothing.{more}"
     plans = tuple(plan for plan in placement.plans if plan.tool == "accelerate")
-    return Draft(message, names, places, f"Before the plan is made: {mends}.", hurts=hurt(plans, names) or None)
+    return Draft(
+        message, names, places, f"Before the plan is made: {mends}.", hurts=hurt_by_plans(plans, names) or None
+    )
 
 
 def _settled(live: LiveModel) -> bool:
@@ -164,8 +166,8 @@ def _unheard_ties(placement: Placement, live: LiveModel) -> Iterator[Draft]:
         if plan.tool != "transformers" or plan.crash is not None:
             continue
         twice = {name for double in plan.doubles for name in double.names}
-        groups = [g for g in plan.placed if not g.seen and binds(g, plan, placement, live) and g.kind in TIED]
-        groups = [g for g in groups if not split(g) and twice.isdisjoint(g.names)]
+        groups = [g for g in plan.placed if not g.seen and is_bound(g, plan, placement, live) and g.kind in TIED]
+        groups = [g for g in groups if not is_split(g) and twice.isdisjoint(g.names)]
         if groups:
             yield _unheard(plan, groups)
 
@@ -183,13 +185,13 @@ def _unheard(plan: Plan, groups: list[Placed]) -> Draft:
     if any(group.kind == "parameter" for group in groups):
         kept = f"keeps {them} together, but from_pretrained too ties only what is declared: it makes parameters apart"
     return Draft(
-        f"{title(plan)} knows only what is declared, and not {ties} that the module has ({which}). "
+        f"{plan_title(plan)} knows only what is declared, and not {ties} that the module has ({which}). "
         f"The map {kept}.{apart}",
         names,
         (Location(f"transformers {plan.version}", None, None, "primary", f"{first.names[0]}: not declared", "tool"),),
-        f"{declaring(first.names)}.",
+        f"{how_to_declare(first.names)}.",
         severity=None if large else "info",
-        hurts=hurt((plan,), names) if large else None,
+        hurts=hurt_by_plans((plan,), names) if large else None,
     )
 
 

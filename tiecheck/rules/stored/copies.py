@@ -11,15 +11,15 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import dropping
 from tiecheck.rules.stored.groups import (
     confidence,
-    declaration,
-    endings,
-    hurt,
-    stored,
+    declaration_place,
+    declarer_text,
+    endings_text,
+    how_to_tie,
+    losing_views,
+    stored_places,
     tied_by_intent,
-    tying,
     uncompared,
     views_of,
-    who,
 )
 from tiecheck.wording import listed, size
 
@@ -62,7 +62,7 @@ class RedundantTiedCopy(Rule):
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
-            refusing = hurt(views_of(group, loaders))
+            refusing = losing_views(views_of(group, loaders))
             yield from uncompared(group, tied=True)
             if not tied_by_intent(group) or group.stored != "copy":
                 continue
@@ -75,7 +75,7 @@ class RedundantTiedCopy(Rule):
                 f"with equal {'bytes' if group.comparison is None or group.comparison.equal else 'values'}; "
                 f"{size(wasted)} could be saved. {_NAN if nan else ''}{_refusals(refusing)}",
                 group.stored_names,
-                (*stored(group, primary=True), declaration(group, "related")),
+                (*stored_places(group, primary=True), declaration_place(group, "related")),
                 f"{'These loaders need that' if refusing else 'That saves the space; nothing has to be done'}. Do not "
                 "set the flag to false.",
                 confidence=confidence(group),
@@ -86,22 +86,22 @@ class RedundantTiedCopy(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, group, judged
+        from tiecheck.rules.cases import PAIR, group_facts, llama_group, row_comparison
 
-        both = group(stored=PAIR)._replace(stored="copy", comparison=compared())
-        yield Case("stored twice and equal", judged(both), finds=("info",))
-        odd = both._replace(comparison=compared()._replace(nan=True))
-        yield Case("equal, with a NaN in both", judged(odd), finds=("warning",))
-        yield Case("stored once", judged(group()))
-        yield Case("a pickle keeps the sharing", judged(both._replace(stored="storage", comparison=None)))
-        yield Case("untied and equal is another rule's matter", judged(both._replace(declared=False)))
+        both = llama_group(stored=PAIR)._replace(stored="copy", comparison=row_comparison())
+        yield Case("stored twice and equal", group_facts(both), finds=("info",))
+        odd = both._replace(comparison=row_comparison()._replace(nan=True))
+        yield Case("equal, with a NaN in both", group_facts(odd), finds=("warning",))
+        yield Case("stored once", group_facts(llama_group()))
+        yield Case("a pickle keeps the sharing", group_facts(both._replace(stored="storage", comparison=None)))
+        yield Case("untied and equal is another rule's matter", group_facts(both._replace(declared=False)))
 
 
 def _refusals(refusing: tuple[LoaderView, ...]) -> str:
     """Name the loaders of the matrix that do not take the second name."""
     if not refusing:
         return "Every loader that is known takes it; stricter ones refuse the second name."
-    return f"The second name is refused. {endings(refusing)}"
+    return f"The second name is refused. {endings_text(refusing)}"
 
 
 class FlattenedTie(Rule):
@@ -142,24 +142,30 @@ class FlattenedTie(Rule):
                 yield Unknown(f"{listed(group.stored_names)} are equal, and who decides is not clear: {group.reason}")
                 continue
             says = (
-                f"{who(group)} that they are not tied" if group.declared is False else "nobody says that they are tied"
+                f"{declarer_text(group)} that they are not tied"
+                if group.declared is False
+                else "nobody says that they are tied"
             )
             usual = ", although the class ties them by default" if group.default else ""
             yield Draft(
                 f"{listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
                 "twice, and training drives them apart.",
                 group.stored_names,
-                (*stored(group, primary=True), *((declaration(group, "related"),) if group.declared_by else ())),
-                f"If the model is meant to be tied, {tying(group)} and store one of them; if not, nothing is wrong.",
+                (
+                    *stored_places(group, primary=True),
+                    *((declaration_place(group, "related"),) if group.declared_by else ()),
+                ),
+                f"If the model is meant to be tied, {how_to_tie(group)} and store one of them; if not, nothing is "
+                f"wrong.",
                 severity="warning" if group.default else None,
                 confidence=confidence(group),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, group
+        from tiecheck.rules.cases import PAIR, llama_group, row_comparison
 
-        both = group(value=False, stored=PAIR)._replace(stored="copy", comparison=compared())
+        both = llama_group(value=False, stored=PAIR)._replace(stored="copy", comparison=row_comparison())
         yield Case("flag false, equal bytes", {"groups": (both,)}, finds=("info",))
         yield Case(
             "the same where the class ties by default", {"groups": (both._replace(default=True),)}, finds=("warning",)
@@ -168,6 +174,6 @@ class FlattenedTie(Rule):
         yield Case("a class nobody knows, equal by name and shape", {"groups": (guessed,)}, finds=("info",))
         unclear = both._replace(declared=None, declared_by=(), flag=None, reason="the flags are at other levels")
         yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
-        yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=compared(constant=True)),)})
+        yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=row_comparison(constant=True)),)})
         yield Case("untied and different", {"groups": (both._replace(stored="separate"),)})
         yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})

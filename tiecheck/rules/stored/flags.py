@@ -17,17 +17,17 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import either_flag, every_member, one_tensor
 from tiecheck.rules.stored.groups import (
     Cause,
-    disputed,
     flag_name,
     flag_places,
     flags_read,
-    gravity,
-    heeded,
-    hurt,
-    readings,
+    losing_views,
+    readings_text,
+    reads_alike,
+    severity_of,
     spoken_for,
-    stored,
+    stored_places,
     views_of,
+    why_disputed,
 )
 from tiecheck.wording import listed
 
@@ -38,7 +38,7 @@ def _disputes(
     """The groups on which loaders disagree for one cause; a flag that is no truth value is TIE112's to say."""
     for group in groups if all(isinstance(flag.value, bool) for flag in flags) else ():
         views = views_of(group, loaders)
-        if disputed(views) == cause and group.stored_names and group.declared is not None:
+        if why_disputed(views) == cause and group.stored_names and group.declared is not None:
             yield group, views
 
 
@@ -51,12 +51,12 @@ def _told(
             silent = cause == "silent"
             says = f"The config does not set {flag_name(group)}" if silent else f"{flag_name(group)} is false"
             yield Draft(
-                f"{says}, and what that means for {listed(group.names)} differs. {readings(views)}",
+                f"{says}, and what that means for {listed(group.names)} differs. {readings_text(views)}",
                 group.names,
-                (*flag_places(flags, views, group), *stored(group)),
+                (*flag_places(flags, views, group), *stored_places(group)),
                 _advice(group) if silent else _meaning(group, views),
-                severity="info" if heeded(views) and not silent else gravity(views),
-                hurts=hurt(views),
+                severity="info" if reads_alike(views) and not silent else severity_of(views),
+                hurts=losing_views(views),
                 edits=_edits(group, groups, views, silent=silent),
             )
 
@@ -104,56 +104,63 @@ class ConflictingTieFlags(Rule):
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft | Unknown]:
         for group, views in _disputes(groups, loaders, flags, "levels"):
-            if not hurt(views) and any(view.outcome == "unknown" for view in views if view.ties is not None):
+            if not losing_views(views) and any(view.outcome == "unknown" for view in views if view.ties is not None):
                 continue  # whether anything is lost hangs on bytes that were not compared
             yield Draft(
-                f"The flags for {listed(group.names)} do not agree. {readings(views)}",
+                f"The flags for {listed(group.names)} do not agree. {readings_text(views)}",
                 group.names,
-                (*flag_places(flags, views, group), *stored(group)),
+                (*flag_places(flags, views, group), *stored_places(group)),
                 _advice(group),
-                severity=None if hurt(views) else "warning",
-                hurts=hurt(views) or None,
+                severity=None if losing_views(views) else "warning",
+                hurts=losing_views(views) or None,
                 edits=either_flag(group, groups, flags_read(views)),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, flag, group, loader_facts, view
+        from tiecheck.rules.cases import PAIR, llama_group, loader_facts, loader_view, row_comparison, tie_flag
 
         nested = {"reads": "text_config.tie_word_embeddings", "value": False, "ties": False}
-        flags = (flag(True), flag(False, "text_config"))
-        both = group(stored=PAIR)
+        flags = (tie_flag(True), tie_flag(False, "text_config"))
+        both = llama_group(stored=PAIR)
         stories: tuple[tuple[str, Group, tuple[Outcome, Outcome], Severity], ...] = (
-            ("one tensor stored: the nested false makes a random head", group(), ("tied", "head-random"), "error"),
+            (
+                "one tensor stored: the nested false makes a random head",
+                llama_group(),
+                ("tied", "head-random"),
+                "error",
+            ),
             (
                 "two different ones stored: a nested true would throw one away",
-                both._replace(stored="separate", comparison=compared(rows_differ=3, first=0)),
+                both._replace(stored="separate", comparison=row_comparison(rows_differ=3, first=0)),
                 ("kept-apart", "head-discarded"),
                 "error",
             ),
             (
                 "two equal ones stored: nothing is lost yet",
-                both._replace(stored="copy", comparison=compared()),
+                both._replace(stored="copy", comparison=row_comparison()),
                 ("tied", "kept-apart"),
                 "warning",
             ),
         )
         for title, held, outcomes, severity in stories:
-            top = view("transformers", outcomes[0], versions="5")
-            other = view("transformers", outcomes[1], versions="4.57", **nested)
+            top = loader_view("transformers", outcomes[0], versions="5")
+            other = loader_view("transformers", outcomes[1], versions="4.57", **nested)
             yield Case(title, loader_facts(held, top, other, flags=flags), finds=(severity,))
-        silent = view("transformers", "head-random", versions="5", value=None, ties=False)
-        loud = view("transformers", "tied", versions="4.57", reads="text_config.tie_word_embeddings")
-        inner = loader_facts(group(), silent, loud, flags=(flag(True, "text_config"),))
+        silent = loader_view("transformers", "head-random", versions="5", value=None, ties=False)
+        loud = loader_view("transformers", "tied", versions="4.57", reads="text_config.tie_word_embeddings")
+        inner = loader_facts(llama_group(), silent, loud, flags=(tie_flag(True, "text_config"),))
         yield Case("a nested true under a silent top", inner, finds=("error",))
-        agreed = view("vllm", "tied", reads="text_config.tie_word_embeddings")
-        yield Case("all levels agree", loader_facts(group(), view("mlx-lm", "tied"), agreed, flags=flags))
-        deaf = view("mergekit", "crash", reads=None, value=None, ties=False)
-        yield Case("a loader that reads no flag", loader_facts(group(), view("mlx-lm", "tied"), deaf, flags=flags))
-        random = view("transformers", "head-random", value=None, ties=False)
-        engine = view("mlx-lm", "tied", reads="text_config.tie_word_embeddings")
+        agreed = loader_view("vllm", "tied", reads="text_config.tie_word_embeddings")
+        yield Case("all levels agree", loader_facts(llama_group(), loader_view("mlx-lm", "tied"), agreed, flags=flags))
+        deaf = loader_view("mergekit", "crash", reads=None, value=None, ties=False)
         yield Case(
-            "every transformers loses the head alike: TIE102", loader_facts(group(), random, engine, flags=flags)
+            "a loader that reads no flag", loader_facts(llama_group(), loader_view("mlx-lm", "tied"), deaf, flags=flags)
+        )
+        random = loader_view("transformers", "head-random", value=None, ties=False)
+        engine = loader_view("mlx-lm", "tied", reads="text_config.tie_word_embeddings")
+        yield Case(
+            "every transformers loses the head alike: TIE102", loader_facts(llama_group(), random, engine, flags=flags)
         )
 
 
@@ -188,19 +195,27 @@ class ImplicitTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, group, loader_facts, view
+        from tiecheck.rules.cases import PAIR, llama_group, loader_facts, loader_view, row_comparison
 
         old = {"versions": "4.57", "value": None}
         new = {"versions": "5", "value": None, "ties": False}
-        lost = (view("transformers", "tied", **old), view("transformers", "head-random", **new))
-        silent = group(value=None)
+        lost = (loader_view("transformers", "tied", **old), loader_view("transformers", "head-random", **new))
+        silent = llama_group(value=None)
         yield Case("tied before, random now", loader_facts(silent, *lost), finds=("error",))
-        thrown = (view("transformers", "head-discarded", **old), view("transformers", "kept-apart", **new))
-        both = group(value=None, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
+        thrown = (
+            loader_view("transformers", "head-discarded", **old),
+            loader_view("transformers", "kept-apart", **new),
+        )
+        both = llama_group(value=None, stored=PAIR)._replace(
+            stored="separate", comparison=row_comparison(rows_differ=3, first=0)
+        )
         yield Case("4.57 throws the head away", loader_facts(both, *thrown), finds=("warning",))
-        equal = (view("transformers", "tied", **old), view("transformers", "kept-apart", **new))
+        equal = (loader_view("transformers", "tied", **old), loader_view("transformers", "kept-apart", **new))
         yield Case("equal copies: nothing is lost", loader_facts(both, *equal))
-        alike = (view("transformers", "tied", **old), view("transformers", "tied", versions="5", value=None))
+        alike = (
+            loader_view("transformers", "tied", **old),
+            loader_view("transformers", "tied", versions="5", value=None),
+        )
         yield Case("every default ties", loader_facts(silent, *alike))
 
 
@@ -245,25 +260,36 @@ class FlagMeansSomethingElse(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, flag, group, loader_facts, view
+        from tiecheck.rules.cases import PAIR, llama_group, loader_facts, loader_view, row_comparison, tie_flag
 
         old, new = {"versions": "4.57", "value": False}, {"versions": "5", "value": False}
-        held = group(value=False)
-        both = group(value=False, stored=PAIR)._replace(stored="separate", comparison=compared(rows_differ=3, first=0))
+        held = llama_group(value=False)
+        both = llama_group(value=False, stored=PAIR)._replace(
+            stored="separate", comparison=row_comparison(rows_differ=3, first=0)
+        )
 
         def case(title: str, stored: Group, loaders: tuple[LoaderView, ...], *finds: Severity) -> Case:
-            return Case(title, loader_facts(stored, *loaders, flags=(flag(False),)), finds=finds)
+            return Case(title, loader_facts(stored, *loaders, flags=(tie_flag(False),)), finds=finds)
 
-        random = (view("transformers", "head-random", **old, ties=False), view("transformers", "tied", **new))
+        random = (
+            loader_view("transformers", "head-random", **old, ties=False),
+            loader_view("transformers", "tied", **new),
+        )
         yield case("stored once: 4.57 makes the head at random", held, random, "warning")
-        swapped = (view("transformers", "tied", **old), view("transformers", "member-random", **new, ties=False))
+        swapped = (
+            loader_view("transformers", "tied", **old),
+            loader_view("transformers", "member-random", **new, ties=False),
+        )
         yield case("stored once: 5 makes a member at random", held, swapped, "error")
-        apart = (view("transformers", "kept-apart", **old, ties=False), view("transformers", "kept-apart", **new))
+        apart = (
+            loader_view("transformers", "kept-apart", **old, ties=False),
+            loader_view("transformers", "kept-apart", **new),
+        )
         yield case("T5 1.1 with its own head stored", both, apart)
-        deaf = view("sglang", "head-discarded", reads=None, value=None)
+        deaf = loader_view("sglang", "head-discarded", reads=None, value=None)
         untied = (apart[0], apart[1]._replace(ties=False), deaf)
         yield case("an engine ties against the false", both, untied, "info")
-        alike = (random[0], view("transformers", "head-random", **new, ties=False))
+        alike = (random[0], loader_view("transformers", "head-random", **new, ties=False))
         yield case("untied for everybody is another rule's matter", held, alike)
 
 
@@ -271,7 +297,7 @@ def _edits(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...
     """Return the fix that every loader understands: true where the class ties by default, else every member stored."""
     if silent:
         return either_flag(group, groups, flags_read(views))
-    if heeded(views):
+    if reads_alike(views):
         return ()
     usual = one_tensor(group, groups, flags_read(views)) if group.default and not group.forced else ()
     return usual or every_member(group)
@@ -279,6 +305,6 @@ def _edits(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...
 
 def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
     """Tell who is wrong; where only some engines do not listen, the file is in order."""
-    if heeded(views):
+    if reads_alike(views):
         return "Nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
     return f"Every loader understands true, and so it does a {flag_name(group)} of false with every member stored."

@@ -11,7 +11,7 @@ from tiecheck.records.report import Confidence, Location, Severity
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.rules.base import Role, file_place
-from tiecheck.wording import listed, plural
+from tiecheck.wording import listed, verb_form
 
 Cause = Literal["levels", "silent", "meaning"]
 """Reasons to disagree on a group: flags at several levels, a default that differs, a false that means two things."""
@@ -35,17 +35,17 @@ def views_of(group: Group, loaders: tuple[LoaderView, ...]) -> tuple[LoaderView,
     return tuple(view for view in loaders if view.names == group.names)
 
 
-def hurt(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
+def losing_views(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
     """The loaders in which something is lost."""
     return tuple(view for view in views if view.hurts)
 
 
-def titles(views: tuple[LoaderView, ...]) -> str:
+def view_titles(views: tuple[LoaderView, ...]) -> str:
     """The loaders in a sentence."""
     return listed(tuple(dict.fromkeys(view.title for view in views)))
 
 
-def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
+def why_disputed(views: tuple[LoaderView, ...]) -> Cause | None:
     """Return the reason why only some loaders tie a group; None where they agree, or where no flag is behind it.
 
     Loaders that read no flag at all are left out, but for those that tie against a false and throw something away.
@@ -68,19 +68,19 @@ def disputed(views: tuple[LoaderView, ...]) -> Cause | None:
 
 def spoken_for(views: tuple[LoaderView, ...]) -> bool:
     """Return True where TIE103 to TIE105 have the group: they name the cause, a rule on tensors the effect."""
-    return disputed(views) is not None and bool(hurt(views))
+    return why_disputed(views) is not None and bool(losing_views(views))
 
 
-def endings(failing: tuple[LoaderView, ...]) -> str:
+def endings_text(failing: tuple[LoaderView, ...]) -> str:
     """Tell how each loader ends, those that end alike together."""
     alike: dict[str, list[LoaderView]] = {}
     for view in failing:
         said = view.message or WORDS[view.outcome]
         alike.setdefault(said if said.endswith("...") else said.rstrip("."), []).append(view)
-    return " ".join(f"{titles(tuple(held))}: {message}." for message, held in alike.items())
+    return " ".join(f"{view_titles(tuple(held))}: {message}." for message, held in alike.items())
 
 
-def readings(views: tuple[LoaderView, ...]) -> str:
+def readings_text(views: tuple[LoaderView, ...]) -> str:
     """Who reads which flag and what comes of it, a sentence for each reading."""
     alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}
     for view in views:
@@ -90,18 +90,18 @@ def readings(views: tuple[LoaderView, ...]) -> str:
     for (reads, value, ties, outcome), held in alike.items():
         what = {None: "not set", True: "true", False: "false"}[value]
         many = len({view.title for view in held}) > 1
-        asks = f"{plural('read', many)} {reads} ({what})" if reads else f"{plural('ask', many)} no flag"
-        does = plural("tie", many) if ties else f"{'do' if many else 'does'} not tie"
-        sentences.append(f"{titles(tuple(held))} {asks} and {does}: {WORDS[outcome]}.")
+        asks = f"{verb_form('read', many)} {reads} ({what})" if reads else f"{verb_form('ask', many)} no flag"
+        does = verb_form("tie", many) if ties else f"{'do' if many else 'does'} not tie"
+        sentences.append(f"{view_titles(tuple(held))} {asks} and {does}: {WORDS[outcome]}.")
     return " ".join(sentences)
 
 
-def gravity(views: tuple[LoaderView, ...]) -> Severity | None:
+def severity_of(views: tuple[LoaderView, ...]) -> Severity | None:
     """An error where the current transformers loses something; else the rule's own severity."""
     return "error" if any(v.hurts and (v.loader, v.versions) == ("transformers", "5") for v in views) else None
 
 
-def heeded(views: tuple[LoaderView, ...]) -> bool:
+def reads_alike(views: tuple[LoaderView, ...]) -> bool:
     """Return True where all loaders that read a flag take it alike, so that only those that read none stand apart."""
     return len({view.ties for view in views if view.ties is not None and view.reads is not None}) == 1
 
@@ -111,7 +111,7 @@ def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: G
     read = {view.reads for view in views}
     there = [flag for flag in flags if flag.dotted in read]
     if not there:
-        return (declaration(group),)
+        return (declaration_place(group),)
     return tuple(
         file_place(
             "config.json",
@@ -135,7 +135,7 @@ def tied_by_intent(group: Group) -> bool:
     return group.declared is True and not (group.flag is not None and group.flag.value is False)
 
 
-def fit(group: Group) -> str:
+def fit_text(group: Group) -> str:
     """Tell how the stored members fit in another form, transposed, padded or cast, as the end of a sentence."""
     if group.relation is None or not group.reason:
         return ""
@@ -147,7 +147,7 @@ def confidence(group: Group) -> Confidence:
     return "medium" if group.inferred else "high"
 
 
-def word(group: Group) -> str:
+def flag_word(group: Group) -> str:
     """Return the value of the deciding flag, in words."""
     return "false" if group.flag is not None and group.flag.value is False else "true"
 
@@ -157,12 +157,12 @@ def flag_name(group: Group) -> str:
     return group.flag.dotted if group.flag else ".".join((*group.level, group.key))
 
 
-def tying(group: Group) -> str:
+def how_to_tie(group: Group) -> str:
     """Tell how the tie is declared, or made where nothing declares it."""
     return f"set {flag_name(group)} to true" if group.declared_by else "tie the two in the code"
 
 
-def who(group: Group) -> str:
+def declarer_text(group: Group) -> str:
     """Who declares the group, as the beginning of a sentence that goes on with "that"."""
     if not group.declared_by:
         return "the names suggest"
@@ -179,7 +179,7 @@ def main_member(group: Group) -> str | None:
     return ends[0] if ends else there[-1] if there else None
 
 
-def levers(group: Group, views: tuple[LoaderView, ...]) -> frozenset[str]:
+def flags_to_set(group: Group, views: tuple[LoaderView, ...]) -> frozenset[str]:
     """Return every flag that some loader reads for the group: one alone would leave the others to disagree."""
     return frozenset({flag_name(group), *flags_read(views)})
 
@@ -189,16 +189,16 @@ def flags_read(views: tuple[LoaderView, ...]) -> frozenset[str]:
     return frozenset(view.reads for view in views if view.reads is not None and view.ties is not None)
 
 
-def declaration(group: Group, role: Role = "primary") -> Location:
+def declaration_place(group: Group, role: Role = "primary") -> Location:
     """Return the place of the declaration: the flag's line, or the config that does not say."""
     if group.flag:
-        note = f"{group.flag.dotted} is {word(group)}"
+        note = f"{group.flag.dotted} is {flag_word(group)}"
         return file_place("config.json", note, role, line=group.flag.line, column=group.flag.column)
     note = group.declared_by[0] if group.declared_by else "nothing is said about tying"
     return file_place("config.json", note, role)
 
 
-def stored(group: Group, *, primary: bool = False) -> tuple[Location, ...]:
+def stored_places(group: Group, *, primary: bool = False) -> tuple[Location, ...]:
     """Where each stored member lies."""
     return tuple(
         file_place(

@@ -14,23 +14,23 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import apart_or_one, every_member, one_tensor
 from tiecheck.rules.stored.groups import (
     confidence,
-    declaration,
-    disputed,
-    fit,
+    declaration_place,
+    declarer_text,
+    fit_text,
     flag_name,
-    hurt,
-    levers,
+    flag_word,
+    flags_to_set,
+    losing_views,
     rows,
     spoken_for,
-    stored,
+    stored_places,
     tied_by_intent,
-    titles,
     uncompared,
+    view_titles,
     views_of,
-    who,
-    word,
+    why_disputed,
 )
-from tiecheck.wording import listed, plural, them
+from tiecheck.wording import listed, pronoun_for, verb_form
 
 
 class TrainedHeadDiscarded(Rule):
@@ -81,48 +81,49 @@ class TrainedHeadDiscarded(Rule):
                 continue
             if group.stored != "separate" or group.comparison is None or spoken_for(views):
                 continue
-            if disputed(views) is not None and not any(view.outcome in DISCARDED for view in views):
+            if why_disputed(views) is not None and not any(view.outcome in DISCARDED for view in views):
                 continue  # nobody throws anything away; that the flags disagree is TIE103's to say
             kept = group.source if group.source in group.names else group.names[-1]
             lost = tuple(n for n in group.names if n != kept and n not in group.missing)
             yield Draft(
-                f"{who(group)} that {listed(group.names)} are one tensor, but the checkpoint stores different "
-                f"values for them: {rows(group.comparison)}{fit(group)}. {_fates(views, listed(lost))}",
+                f"{declarer_text(group)} that {listed(group.names)} are one tensor, but the checkpoint stores "
+                f"different "
+                f"values for them: {rows(group.comparison)}{fit_text(group)}. {_fates(views, listed(lost))}",
                 group.stored_names,
-                (declaration(group), *stored(group)),
+                (declaration_place(group), *stored_places(group)),
                 "No flag keeps them apart everywhere, since the class ties whatever it says." if group.forced else "",
                 severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
                 confidence=confidence(group),
-                hurts=hurt(views) or None,
-                edits=apart_or_one(group, groups, levers(group, views)),
+                hurts=losing_views(views) or None,
+                edits=apart_or_one(group, groups, flags_to_set(group, views)),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, compared, flag, group, judged
+        from tiecheck.rules.cases import PAIR, group_facts, llama_group, row_comparison, tie_flag
 
-        differ = compared(rows_differ=128, first=0)
-        separate = group(stored=PAIR)._replace(stored="separate", comparison=differ)
-        yield Case("both stored and different", judged(separate), finds=("error",))
-        tail = separate._replace(comparison=compared(rows_differ=3, first=125))
-        yield Case("only the rows of three added tokens differ", judged(tail), finds=("error",))
+        differ = row_comparison(rows_differ=128, first=0)
+        separate = llama_group(stored=PAIR)._replace(stored="separate", comparison=differ)
+        yield Case("both stored and different", group_facts(separate), finds=("error",))
+        tail = separate._replace(comparison=row_comparison(rows_differ=3, first=125))
+        yield Case("only the rows of three added tokens differ", group_facts(tail), finds=("error",))
         guessed = separate._replace(inferred=True, kind=None)
-        yield Case("the same by names, in a class nobody knows", judged(guessed), finds=("warning",))
-        yield Case("tied and stored once", judged(group()))
+        yield Case("the same by names, in a class nobody knows", group_facts(guessed), finds=("warning",))
+        yield Case("tied and stored once", group_facts(llama_group()))
         yield Case(
             "untied on purpose",
-            judged(group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ)),
+            group_facts(llama_group(value=False, stored=PAIR)._replace(stored="separate", comparison=differ)),
         )
-        forced = separate._replace(flag=flag(False), forced=True)
+        forced = separate._replace(flag=tie_flag(False), forced=True)
         head_apart = forced._replace(declared=False, forced=False)  # 4.57 reads T5's false as it stands
-        yield Case("T5's false, which means that logits are not scaled", judged(forced, older=(head_apart,)))
-        yield Case("a false that 4.57 does not heed either", judged(forced), finds=("error",))
+        yield Case("T5's false, which means that logits are not scaled", group_facts(forced, older=(head_apart,)))
+        yield Case("a false that 4.57 does not heed either", group_facts(forced), finds=("error",))
         shapes = separate._replace(comparison=None, reason="the members differ in shape or dtype")
-        yield Case("different shapes are another rule's matter", judged(shapes))
+        yield Case("different shapes are another rule's matter", group_facts(shapes))
         unread = separate._replace(stored="unknown", comparison=None, reason="not read")
-        yield Case("bytes that were not read", judged(unread), unknown=True)
+        yield Case("bytes that were not read", group_facts(unread), unknown=True)
         unclear = separate._replace(declared=None, reason="two flags disagree")
-        yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
+        yield Case("nobody knows which flag decides", group_facts(unclear), unknown=True)
 
 
 def _throws_away(view: LoaderView) -> bool:
@@ -137,15 +138,15 @@ def _fates(views: tuple[LoaderView, ...], lost: str) -> str:
     failing = tuple(v for v in views if v.outcome == "crash")
     parts = []
     if thrown:
-        parts.append(f"{titles(thrown)} {plural('throw', len(thrown) > 1)} {lost} away without a word")
+        parts.append(f"{view_titles(thrown)} {verb_form('throw', len(thrown) > 1)} {lost} away without a word")
     if apart:
         five = any(v.title == "transformers 5" for v in apart)
         warns = (
             ", untied, and transformers 5 warns" if five and len(apart) > 1 else ", untied, and warns" if five else ""
         )
-        parts.append(f"{titles(apart)} {plural('keep', len(apart) > 1)} both{warns}")
+        parts.append(f"{view_titles(apart)} {verb_form('keep', len(apart) > 1)} both{warns}")
     if failing:
-        parts.append(f"{titles(failing)} {plural('fail', len(failing) > 1)}")
+        parts.append(f"{view_titles(failing)} {verb_form('fail', len(failing) > 1)}")
     return "; ".join(parts) + "." if parts else "What loads it is not known: the code of its class decides."
 
 
@@ -208,42 +209,50 @@ class TiedMemberLost(Rule):
             why = (
                 f"{group.declared_by[0]}, has no tie for it"
                 if group.inert
-                else f"{group.declared_by[0]} is {word(group)}"
+                else f"{group.declared_by[0]} is {flag_word(group)}"
                 if group.flag
                 else f"the config does not set {flag_name(group)}, and the class does not tie by default"
             )
             yield Draft(
-                f"{lost} {verb} not stored, and {why}: nothing ties {them(group.missing)} to "
+                f"{lost} {verb} not stored, and {why}: nothing ties {pronoun_for(group.missing)} to "
                 f"{listed(group.stored_names) if group.stored_names else 'anything'}, so the loader makes "
-                f"{them(group.missing)} at random{_elsewhere(views)}.",
+                f"{pronoun_for(group.missing)} at random{_elsewhere(views)}.",
                 group.names,
-                (declaration(group), *stored(group)),
+                (declaration_place(group), *stored_places(group)),
                 _remedy(group, lost),
-                hurts=hurt(views) or None,
-                edits=every_member(group) if group.inert else one_tensor(group, groups, levers(group, views)),
+                hurts=losing_views(views) or None,
+                edits=every_member(group) if group.inert else one_tensor(group, groups, flags_to_set(group, views)),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, flag, group, judged
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group_facts, llama_group, tie_flag
 
-        yield Case("flag false, head not stored", judged(group(value=False)), finds=("error",))
-        yield Case("flag absent, default untied, head not stored", judged(group(value=None)), finds=("error",))
-        yield Case("flag false, embedding not stored", judged(group(value=False, stored=(HEAD,))), finds=("error",))
-        yield Case("tied and stored once", judged(group()))
-        yield Case("tied and stored under the head's name", judged(group(stored=(HEAD,))))
-        yield Case("untied and both stored", judged(group(value=False, stored=PAIR)._replace(stored="separate")))
-        forced = group(stored=(EMBEDDING,))._replace(flag=flag(False), forced=True)
-        yield Case("T5's false: the class ties all the same", judged(forced))
-        inert = group(value=True)._replace(declared=False, flag=None, inert=True)
-        yield Case("a class that lost its tie on the way to 5", judged(inert, older=(group(),)), finds=("error",))
-        unclear = group()._replace(declared=None, declared_by=(), reason="the flags are at other levels")
-        yield Case("nobody knows which flag decides", judged(unclear), unknown=True)
-        prefixed = group(stored=())
-        yield Case("every name has a prefix that nobody knows", judged(prefixed), unknown=True)
-        packed = group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
-        yield Case("the head is stored quantised, under other names", judged(packed))
-        yield Case("a class without a head", judged())
+        yield Case("flag false, head not stored", group_facts(llama_group(value=False)), finds=("error",))
+        yield Case(
+            "flag absent, default untied, head not stored", group_facts(llama_group(value=None)), finds=("error",)
+        )
+        yield Case(
+            "flag false, embedding not stored", group_facts(llama_group(value=False, stored=(HEAD,))), finds=("error",)
+        )
+        yield Case("tied and stored once", group_facts(llama_group()))
+        yield Case("tied and stored under the head's name", group_facts(llama_group(stored=(HEAD,))))
+        yield Case(
+            "untied and both stored", group_facts(llama_group(value=False, stored=PAIR)._replace(stored="separate"))
+        )
+        forced = llama_group(stored=(EMBEDDING,))._replace(flag=tie_flag(False), forced=True)
+        yield Case("T5's false: the class ties all the same", group_facts(forced))
+        inert = llama_group(value=True)._replace(declared=False, flag=None, inert=True)
+        yield Case(
+            "a class that lost its tie on the way to 5", group_facts(inert, older=(llama_group(),)), finds=("error",)
+        )
+        unclear = llama_group()._replace(declared=None, declared_by=(), reason="the flags are at other levels")
+        yield Case("nobody knows which flag decides", group_facts(unclear), unknown=True)
+        prefixed = llama_group(stored=())
+        yield Case("every name has a prefix that nobody knows", group_facts(prefixed), unknown=True)
+        packed = llama_group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
+        yield Case("the head is stored quantised, under other names", group_facts(packed))
+        yield Case("a class without a head", group_facts())
 
 
 def _remedy(group: Group, lost: str) -> str:
@@ -256,4 +265,4 @@ def _remedy(group: Group, lost: str) -> str:
 def _elsewhere(views: tuple[LoaderView, ...]) -> str:
     """Name the loaders that tie it all the same, so that the checkpoint works there."""
     fine = tuple(v for v in views if v.outcome == "tied")
-    return f"; {titles(fine)} {plural('tie', len(fine) > 1)} it all the same" if fine else ""
+    return f"; {view_titles(fine)} {verb_form('tie', len(fine) > 1)} it all the same" if fine else ""

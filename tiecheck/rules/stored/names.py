@@ -9,7 +9,16 @@ from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import renaming
-from tiecheck.rules.stored.groups import declaration, endings, hurt, spoken_for, stored, tied_by_intent, views_of, who
+from tiecheck.rules.stored.groups import (
+    declaration_place,
+    declarer_text,
+    endings_text,
+    losing_views,
+    spoken_for,
+    stored_places,
+    tied_by_intent,
+    views_of,
+)
 from tiecheck.wording import listed
 
 
@@ -54,15 +63,15 @@ class HeadNotMaterialised(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             views = views_of(group, loaders)
-            failing = hurt(views)
+            failing = losing_views(views)
             normal = tied_by_intent(group) and group.source not in group.missing and group.stored == "absent"
             if not normal or not group.stored_names or not failing or spoken_for(views):
                 continue
             yield Draft(
                 f"{listed(group.names)} are stored once, as {group.stored_names[0]}, which is right. Some loaders look "
-                f"for the other name all the same. {endings(failing)}",
+                f"for the other name all the same. {endings_text(failing)}",
                 group.names,
-                (*stored(group, primary=True), declaration(group, "related")),
+                (*stored_places(group, primary=True), declaration_place(group, "related")),
                 "Nothing is wrong with the checkpoint; use a version of the tool that falls back to the embedding.",
                 severity="warning" if any(_silent(view) for view in failing) else None,
                 hurts=failing,
@@ -70,16 +79,18 @@ class HeadNotMaterialised(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import HEAD, group, judged, loader_facts, view
+        from tiecheck.rules.cases import HEAD, group_facts, llama_group, loader_facts, loader_view
 
-        fails = view("mergekit", "crash", reads=None, value=None, ties=None, message="KeyError: 'lm_head.weight'")
-        yield Case("a tool reads the head unconditionally", loader_facts(group(), fails), finds=("info",))
-        random = view("transformers", "embedding-random", versions="4.57", checked="run")
+        fails = loader_view(
+            "mergekit", "crash", reads=None, value=None, ties=None, message="KeyError: 'lm_head.weight'"
+        )
+        yield Case("a tool reads the head unconditionally", loader_facts(llama_group(), fails), finds=("info",))
+        random = loader_view("transformers", "embedding-random", versions="4.57", checked="run")
         title = "4.57 does not know the name it is stored under, and goes on with a random one"
-        yield Case(title, loader_facts(group(), random), finds=("warning",))
-        yield Case("every loader ties", judged(group()))
-        yield Case("stored under the head's name", {"groups": (group(stored=(HEAD,)),), "loaders": (fails,)})
-        yield Case("not tied", {"groups": (group(value=False),), "loaders": (fails,)})
+        yield Case(title, loader_facts(llama_group(), random), finds=("warning",))
+        yield Case("every loader ties", group_facts(llama_group()))
+        yield Case("stored under the head's name", {"groups": (llama_group(stored=(HEAD,)),), "loaders": (fails,)})
+        yield Case("not tied", {"groups": (llama_group(value=False),), "loaders": (fails,)})
 
 
 def _silent(view: LoaderView) -> bool:
@@ -124,21 +135,22 @@ class OrphanedTieGroup(Rule):
         for group in groups:
             if group.declared and not group.inferred and group.anchored and not group.stored_names:
                 yield Draft(
-                    f"{who(group)} that {listed(group.names)} are one tensor, and the checkpoint holds it under no "
+                    f"{declarer_text(group)} that {listed(group.names)} are one tensor, and the checkpoint holds it "
+                    f"under no "
                     "name at all, while the tensors beside it are there: it comes out random.",
                     group.names,
-                    (declaration(group),),
+                    (declaration_place(group),),
                     f"Save the model again with {group.source or group.names[0]}, from where it is whole.",
                 )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import group
+        from tiecheck.rules.cases import llama_group
 
-        lost = group(stored=())._replace(anchored=True)
+        lost = llama_group(stored=())._replace(anchored=True)
         yield Case("neither is stored, its neighbours are", {"groups": (lost,)}, finds=("error",))
-        yield Case("names that nobody knows", {"groups": (group(stored=()),)})
-        yield Case("one is stored", {"groups": (group(),)})
+        yield Case("names that nobody knows", {"groups": (llama_group(stored=()),)})
+        yield Case("one is stored", {"groups": (llama_group(),)})
         yield Case("not declared", {"groups": (lost._replace(declared=False),)})
         packed = lost._replace(anchored=False, stored="unknown", reason="stored as embed_tokens.qweight")
         yield Case("stored in another form", {"groups": (packed,)})
@@ -180,16 +192,16 @@ class KeptTheAliasName(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             views = views_of(group, loaders)
-            failing = hurt(views)
+            failing = losing_views(views)
             alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
             renamed = renaming(group)
             yield Draft(
                 f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
-                f"{group.source}, which the others are tied to. {endings(failing)}",
+                f"{group.source}, which the others are tied to. {endings_text(failing)}",
                 group.names,
-                (*stored(group, primary=True), declaration(group, "related")),
+                (*stored_places(group, primary=True), declaration_place(group, "related")),
                 "" if renamed else f"Store the tensor as {group.source}.",
                 hurts=failing,
                 edits=renamed,
@@ -197,11 +209,11 @@ class KeptTheAliasName(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, group, judged, view
+        from tiecheck.rules.cases import EMBEDDING, HEAD, group_facts, llama_group, loader_view
 
-        alias = group(stored=(HEAD,))
-        yield Case("only the head's name is stored", judged(alias), finds=("warning",))
-        fine = view("transformers", "tied", versions="5")
+        alias = llama_group(stored=(HEAD,))
+        yield Case("only the head's name is stored", group_facts(alias), finds=("warning",))
+        fine = loader_view("transformers", "tied", versions="5")
         yield Case("no loader minds", {"groups": (alias,), "loaders": (fine,)})
-        yield Case("stored under the source's name", judged(group(stored=(EMBEDDING,))))
-        yield Case("untied, and the embedding lost", judged(group(value=False, stored=(HEAD,))))
+        yield Case("stored under the source's name", group_facts(llama_group(stored=(EMBEDDING,))))
+        yield Case("untied, and the embedding lost", group_facts(llama_group(value=False, stored=(HEAD,))))

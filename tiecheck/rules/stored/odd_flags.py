@@ -45,15 +45,15 @@ class InvalidTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import flag, group
+        from tiecheck.rules.cases import llama_group, tie_flag
 
         odd = problem(
             "flag", versions=("5",), why="tie_word_embeddings is null, neither true nor false", file="config.json"
         )
         yield Case(
             "null",
-            {"groups": (group(),), "load_problems": (odd,), "flags": (flag(True)._replace(value=None),)},
+            {"groups": (llama_group(),), "load_problems": (odd,), "flags": (tie_flag(True)._replace(value=None),)},
             finds=("error",),
         )
-        yield Case("a truth value", {"groups": (), "load_problems": (), "flags": (flag(True),)})
+        yield Case("a truth value", {"groups": (), "load_problems": (), "flags": (tie_flag(True),)})
         yield Case("another rule's matter", {"groups": (), "load_problems": (problem("name"),), "flags": ()})

@@ -9,15 +9,15 @@ from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.groups import (
-    declaration,
-    fit,
+    declaration_place,
+    declarer_text,
+    fit_text,
     flag_name,
-    hurt,
+    losing_views,
     main_member,
-    stored,
+    stored_places,
     tied_by_intent,
     views_of,
-    who,
 )
 from tiecheck.wording import listed
 
@@ -61,27 +61,28 @@ class TiedShapeMismatch(Rule):
             what = "shapes" if len(shapes) > 1 else "dtypes"
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
             yield Draft(
-                f"{who(group)} that {listed(group.names)} are one tensor, but they are stored in different {what}: "
-                f"{forms}{fit(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
+                f"{declarer_text(group)} that {listed(group.names)} are one tensor, but they are stored in different "
+                f"{what}: "
+                f"{forms}{fit_text(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
-                (*stored(group, primary=True), declaration(group, "related")),
+                (*stored_places(group, primary=True), declaration_place(group, "related")),
                 _mend(group, len(shapes) > 1),
                 severity=None if len(shapes) > 1 else "warning",
-                hurts=hurt(views_of(group, loaders)) or None,
+                hurts=losing_views(views_of(group, loaders)) or None,
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group, judged, tensor
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group_facts, llama_group, stored_tensor
 
-        both = group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")
-        padded = both._replace(tensors=(tensor(HEAD, (128, 16)), tensor(EMBEDDING, (136, 16))))
-        yield Case("eight rows of padding on one side", judged(padded), finds=("error",))
-        cast = both._replace(tensors=(tensor(HEAD), tensor(EMBEDDING)._replace(dtype="bfloat16")))
-        yield Case("another dtype", judged(cast), finds=("warning",))
-        yield Case("different on purpose", judged(padded._replace(declared=False)))
-        yield Case("alike in both", judged(both))
-        yield Case("stored once", judged(group()))
+        both = llama_group(stored=PAIR)._replace(stored="separate", reason="the members differ in shape or dtype")
+        padded = both._replace(tensors=(stored_tensor(HEAD, (128, 16)), stored_tensor(EMBEDDING, (136, 16))))
+        yield Case("eight rows of padding on one side", group_facts(padded), finds=("error",))
+        cast = both._replace(tensors=(stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="bfloat16")))
+        yield Case("another dtype", group_facts(cast), finds=("warning",))
+        yield Case("different on purpose", group_facts(padded._replace(declared=False)))
+        yield Case("alike in both", group_facts(both))
+        yield Case("stored once", group_facts(llama_group()))
 
 
 def _mend(group: Group, shapes: bool) -> str:

@@ -96,16 +96,16 @@ class EmbeddingScaleOnTiedHead(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import scale
+        from tiecheck.rules.cases import init_scale
 
-        yield Case("GPT-2's width with the embedding's draw", {"scale": (scale(),)}, finds=("error",))
-        small = scale(width=64, predicted=8.0, measured=None, loss=None, repeats=None)
+        yield Case("GPT-2's width with the embedding's draw", {"scale": (init_scale(),)}, finds=("error",))
+        small = init_scale(width=64, predicted=8.0, measured=None, loss=None, repeats=None)
         yield Case("d_model 64, nothing measured", {"scale": (small,)}, finds=("error",))
-        yield Case("a note below 4", {"scale": (scale(std=0.1, predicted=2.8, measured=2.8),)}, finds=("info",))
-        yield Case("the linear layer's draw", {"scale": (scale(std=0.0208, predicted=0.58, measured=0.58),)})
-        yield Case("a trained model", {"scale": (scale(untrained=False),)})
-        yield Case("T5, which scales by 1/sqrt(d_model)", {"scale": (scale(head_scale=768**-0.5, predicted=1.0),)})
-        blind = scale(head_scale=None, predicted=None, measured=None, loss=None, repeats=None)
+        yield Case("a note below 4", {"scale": (init_scale(std=0.1, predicted=2.8, measured=2.8),)}, finds=("info",))
+        yield Case("the linear layer's draw", {"scale": (init_scale(std=0.0208, predicted=0.58, measured=0.58),)})
+        yield Case("a trained model", {"scale": (init_scale(untrained=False),)})
+        yield Case("T5, which scales by 1/sqrt(d_model)", {"scale": (init_scale(head_scale=768**-0.5, predicted=1.0),)})
+        blind = init_scale(head_scale=None, predicted=None, measured=None, loss=None, repeats=None)
         yield Case("the head's scale is not known", {"scale": (blind,)}, unknown=True)
         yield Case("no norm tells whether it was trained", {"scale": (Unknown("no norm"),)}, unknown=True)
         yield Case("nothing tied", {"scale": ()})

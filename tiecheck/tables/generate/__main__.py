@@ -14,15 +14,15 @@ import warnings
 from collections.abc import Iterable
 
 from tiecheck.tables.generate.build import older
-from tiecheck.tables.generate.classes import Candidate, candidates, resolve
+from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
 from tiecheck.tables.generate.head_scale import head_scale_tag
 from tiecheck.tables.generate.inner_models import inner_models, other_groups
-from tiecheck.tables.generate.probe import Group, Probe, probe
+from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe
 from tiecheck.tables.generate.spellings import speller
 from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse, refusals, render, shapes_of
 
 
-def row_of(candidate: Candidate) -> Row:
+def row_of(candidate: ClassCandidate) -> Row:
     """Return the table's row of one class; raises what its default build raises."""
     model_class, config_class = resolve(candidate)
     groups, asked = probe(model_class, config_class)
@@ -39,16 +39,16 @@ def row_of(candidate: Candidate) -> Row:
     return Row(candidate.class_name, candidate.model_type, tuple(sorted(shapes)), tag, tried, about_of(asked.model))
 
 
-def spellings_of(asked: Probe, groups: list[Group]) -> dict[str, tuple[str, ...]]:
+def spellings_of(asked: Probe, groups: list[ProbedGroup]) -> dict[str, tuple[str, ...]]:
     """The other names of every member of some groups."""
     finder = speller(asked.model)
     return {name: finder.spellings(name) for group in groups for name in group.names}
 
 
-def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str]]:
+def generate(asked: Iterable[ClassCandidate]) -> tuple[list[Row], dict[ClassCandidate, str]]:
     """Rows of the classes that can be built, and the reasons of those that cannot."""
     rows: list[Row] = []
-    failed: dict[Candidate, str] = {}
+    failed: dict[ClassCandidate, str] = {}
     for candidate in asked:
         try:
             rows.append(row_of(candidate))
@@ -57,7 +57,7 @@ def generate(asked: Iterable[Candidate]) -> tuple[list[Row], dict[Candidate, str
     return rows, failed
 
 
-def kept(before: str, version: str, failed: dict[Candidate, str], asked: set[tuple[str, ...]] | None) -> list[Row]:
+def kept(before: str, version: str, failed: dict[ClassCandidate, str], asked: set[tuple[str, ...]] | None) -> list[Row]:
     """Rows of the table so far that stay: what was not asked, and what only a missing library keeps from building.
 
     So the table need not be made where timm and its like are installed; rows of another transformers never stay.
@@ -77,7 +77,7 @@ def library_version() -> str:
     return str(transformers.__version__)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def write_tie_table(arguments: list[str] | None = None) -> int:
     """Writes the table, or with `--check` compares it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tiecheck.tables.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the table differs")
@@ -103,4 +103,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_tie_table())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
-class Candidate(NamedTuple):
+class ClassCandidate(NamedTuple):
     """One model class under one model type."""
 
     class_name: str
@@ -80,17 +80,17 @@ def own_types(pairs: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield own, class_name
 
 
-def candidates(only: frozenset[str] = frozenset()) -> list[Candidate]:
+def candidates(only: frozenset[str] = frozenset()) -> list[ClassCandidate]:
     """Every class to ask, sorted by class name and model type; `only` keeps some model types."""
     pairs = {(m, c) for m, c in auto_mappings() if not only or m in only}
     pairs |= {(m, c) for m, c in own_types(pairs) if not only or m in only}
-    found = {Candidate(c, m, "") for m, c in pairs}
+    found = {ClassCandidate(c, m, "") for m, c in pairs}
     if not only:
-        found |= {Candidate(c, m, module) for m, c, module in unmapped({c for _, c in pairs})}
+        found |= {ClassCandidate(c, m, module) for m, c, module in unmapped({c for _, c in pairs})}
     return sorted(found)
 
 
-def resolve(candidate: Candidate) -> tuple[Any, Any]:
+def resolve(candidate: ClassCandidate) -> tuple[Any, Any]:
     """A candidate's model class and config class."""
     if candidate.module:
         model_class = getattr(importlib.import_module(candidate.module), candidate.class_name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tiecheck.tables.generate.engines_gguf import gguf_facts
 from tiecheck.tables.generate.engines_mergekit import mergekit_facts
 from tiecheck.tables.generate.engines_mlx import mlx_facts
-from tiecheck.tables.generate.engines_torch import facts_of, sglang_classes, vllm_classes
+from tiecheck.tables.generate.engines_torch import class_facts, sglang_classes, vllm_classes
 
 PATH = Path(__file__).parent.with_name("engines.txt")
 ORDER = ("vllm", "sglang", "llama.cpp", "mlx-lm", "mergekit")
@@ -34,10 +34,10 @@ def read(engine: str, root: Path) -> Mapping[str, str]:
     """
     if engine == "vllm":
         classes, alias = vllm_classes(root)
-        return {name: "|".join(facts_of(found, alias, classes)) for name, found in classes.items()}
+        return {name: "|".join(class_facts(found, alias, classes)) for name, found in classes.items()}
     if engine == "sglang":
         classes = sglang_classes(root)
-        return {name: "|".join(facts_of(found, False, classes)) for name, found in classes.items()}
+        return {name: "|".join(class_facts(found, False, classes)) for name, found in classes.items()}
     if engine == "llama.cpp":
         facts, names = gguf_facts(root)
         lines = {name: "|".join(f) if isinstance(f, tuple) else f"unknown:{f}" for name, f in facts.items()}
@@ -76,7 +76,7 @@ def render(held: Mapping[tuple[str, str], str]) -> str:
     return HEADER + "".join(held[key] for key in keys)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def write_engine_table(arguments: list[str] | None = None) -> int:
     """Writes one section of the table, or with `--check` compares it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tiecheck.tables.generate.engines", description=__doc__)
     parser.add_argument("engine", choices=ORDER)
@@ -100,4 +100,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_engine_table())

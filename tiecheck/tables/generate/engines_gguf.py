@@ -35,7 +35,7 @@ METHODS = (
 ROOTS = frozenset({"TextModel", "ModelBase", "MmprojModel"})
 
 
-class Facts(NamedTuple):
+class GgufFacts(NamedTuple):
     """The two facts about one architecture."""
 
     out: str
@@ -44,14 +44,14 @@ class Facts(NamedTuple):
     """A stored head in the converter: `keep`, `skip`, `flag` (skipped where the flag is true), `unmapped`."""
 
 
-def gguf_facts(root: Path) -> tuple[Mapping[str, Facts | str], Mapping[str, tuple[str, ...]]]:
+def gguf_facts(root: Path) -> tuple[Mapping[str, GgufFacts | str], Mapping[str, tuple[str, ...]]]:
     """Architecture -> facts or the reason of an unknown, and the names that the converter maps to the two tensors."""
     tree = Tree(root / "conversion", root)
     gguf = root / "gguf-py/gguf"
     tensors = _tensors(gguf / "constants.py")
     loaders = _loaders(root / "src", _gguf_names(gguf / "constants.py"))
     names = _dict(root / "conversion/__init__.py", "TEXT_MODEL_MAP")
-    found: dict[str, Facts | str] = {}
+    found: dict[str, GgufFacts | str] = {}
     for key, value in zip(names.keys, names.values, strict=True):
         if not isinstance(key, ast.Constant) or not isinstance(value, ast.Constant):
             continue
@@ -140,7 +140,7 @@ def _loader(body: str) -> str:
 
 def _facts(
     tree: Tree, name: str, module: str, tensors: Mapping[str, frozenset[str]], loaders: Mapping[str, str]
-) -> Facts:
+) -> GgufFacts:
     found = _registered(tree, name, module)
     arch = _arch(found)
     if arch not in tensors or arch not in loaders:
@@ -148,7 +148,7 @@ def _facts(
     if loaders[arch].startswith("unknown"):
         raise Unrecognised(loaders[arch].partition(":")[2])
     head = _converted(found)
-    return Facts(loaders[arch], "unmapped" if head == "keep" and "OUTPUT" not in tensors[arch] else head)
+    return GgufFacts(loaders[arch], "unmapped" if head == "keep" and "OUTPUT" not in tensors[arch] else head)
 
 
 def _registered(tree: Tree, name: str, module: str) -> Class:

@@ -19,16 +19,16 @@ from tiecheck.tables.generate.engines_ast import (
     statements,
 )
 from tiecheck.tables.generate.engines_scope import HEADS
-from tiecheck.tables.generate.engines_torch import Facts
+from tiecheck.tables.generate.engines_torch import ClassFacts
 
 EMBEDDING = "as_linear"
 
 
-def mlx_facts(root: Path) -> Mapping[str, Facts]:
+def mlx_facts(root: Path) -> Mapping[str, ClassFacts]:
     """Model type -> facts of every model file of an mlx-lm tree, aliases of `MODEL_REMAPPING` among them."""
     folder = root / "mlx_lm/models"
     tree = Tree(folder, root)
-    found: dict[str, Facts] = {}
+    found: dict[str, ClassFacts] = {}
     for path in sorted(folder.glob("*.py")):
         model = tree.parse(path).find("Model")
         if model is not None and model.module.path == path:
@@ -42,11 +42,11 @@ def mlx_facts(root: Path) -> Mapping[str, Facts]:
     return found
 
 
-def _facts(model: Class) -> Facts:
+def _facts(model: Class) -> ClassFacts:
     try:
         facts = _tie(model)
     except Unrecognised as reason:
-        return Facts(f"unknown:{reason}")
+        return ClassFacts(f"unknown:{reason}")
     if facts.tie == "inner":
         return _composite(model, facts)
     try:
@@ -54,11 +54,11 @@ def _facts(model: Class) -> Facts:
     except Unrecognised as reason:
         head = f"unknown:{reason}"
     if facts.tie == "never":
-        return facts if head == "refuse" else Facts("unknown:a head of its own, yet sanitize names it")
+        return facts if head == "refuse" else ClassFacts("unknown:a head of its own, yet sanitize names it")
     return facts._replace(head=head)
 
 
-def _tie(model: Class) -> Facts:
+def _tie(model: Class) -> ClassFacts:
     """Tell what the constructor does: a head under `not flag`, always, or none at all.
 
     Raises:
@@ -82,11 +82,11 @@ def _tie(model: Class) -> Facts:
         return _flagged(owner, init, made)
     if len(inner) == 1:
         module, level, _ = inner.pop()
-        return Facts("inner", level, inner=module)
+        return ClassFacts("inner", level, inner=module)
     if any(called(n) == EMBEDDING for o in lineage(model) for n in ast.walk(o.node)):
         if any(mentions(o.node, FLAG) for o in lineage(model)):
             raise Unrecognised(f"no head of its own, yet the class mentions {FLAG}")
-        return Facts("always")
+        return ClassFacts("always")
     raise Unrecognised("no assignment of a head was found")
 
 
@@ -103,11 +103,11 @@ def _inner(value: ast.expr) -> tuple[str, str] | None:
     return module, "?"
 
 
-def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.expr, bool], ...]]) -> Facts:
+def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.expr, bool], ...]]) -> ClassFacts:
     if all(not above for above in made):
         if any(mentions(o.node, FLAG) for o in lineage(owner)):
             raise Unrecognised(f"a head of its own, yet the class mentions {FLAG}")
-        return Facts("never")
+        return ClassFacts("never")
     for above in made:
         if len(above) != 1:
             raise Unrecognised("the head stands under several conditions")
@@ -119,7 +119,7 @@ def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.exp
     kept = [s for s, _ in statements(init.body) if isinstance(s, ast.Assign) and dotted(s.targets[0]) == f"self.{FLAG}"]
     if any(dotted(s.value) not in {f"args.{FLAG}", f"config.{FLAG}"} for s in kept):
         raise Unrecognised("the flag is set by the model itself")
-    return Facts("flag", default=_default(owner))
+    return ClassFacts("flag", default=_default(owner))
 
 
 def _default(owner: Class) -> str:
@@ -143,17 +143,17 @@ def _default(owner: Class) -> str:
     raise Unrecognised("ModelArgs has no such flag")
 
 
-def _composite(model: Class, facts: Facts) -> Facts:
+def _composite(model: Class, facts: ClassFacts) -> ClassFacts:
     """A composite: its language model's facts, where it hands config and weights on in the one known way."""
     if facts.level == "?":
-        return Facts("unknown:its language model is given a config whose level was not seen")
+        return ClassFacts("unknown:its language model is given a config whose level was not seen")
     args = model.module.find("ModelArgs")
     if args is not None and mentions(args.node, FLAG):
-        return Facts("unknown:its ModelArgs sets the flag of the text config")
+        return ClassFacts("unknown:its ModelArgs sets the flag of the text config")
     module = model.module.tree.module(facts.inner, model.module.path)
     below = module.find("Model") if module is not None else None
     if below is None:
-        return Facts(f"unknown:its language model {facts.inner} was not found")
+        return ClassFacts(f"unknown:its language model {facts.inner} was not found")
     found = _facts(below)
     joined = ".".join(part for part in (facts.level, found.level) if part)
     cleaned = method(model, "sanitize")

@@ -22,7 +22,7 @@ from tiecheck.tables.generate.engines_load import load_of
 from tiecheck.tables.generate.engines_scope import DYNAMIC, EMBEDDINGS, GIVEN, Scope, Write, writes
 
 
-class Facts(NamedTuple):
+class ClassFacts(NamedTuple):
     """The fields of a line of the table: a class's tie, its flag and its head."""
 
     tie: str
@@ -38,7 +38,7 @@ class Facts(NamedTuple):
     """The class that holds embedding and head, for a composite; empty where the config names it."""
 
 
-def tie_of(found: Class) -> Facts:
+def tie_of(found: Class) -> ClassFacts:
     """Read what a class's constructor does with the head.
 
     Raises:
@@ -57,7 +57,7 @@ def tie_of(found: Class) -> Facts:
         if "super" not in ast.unparse(init):
             break
     if _headless(found):
-        return Facts("always", head="none")
+        return ClassFacts("always", head="none")
     raise Unrecognised("no assignment of a head was found")
 
 
@@ -72,24 +72,24 @@ def _headless(found: Class) -> bool:
     )
 
 
-def _judge(scope: Scope, made: list[Write]) -> Facts:
+def _judge(scope: Scope, made: list[Write]) -> ClassFacts:
     """Judge how a class ties, by all the assignments to its head."""
     ties = [w for w in made if w.ties]
     own = [w for w in made if not w.ties]
     if not ties and all(not w.conditions for w in own):
-        return Facts("never")
+        return ClassFacts("never")
     if not ties:
         if len(own) != 1:
             raise Unrecognised(f"the head stands under {_text(own[0].conditions)}")
-        return Facts("flag", *_asked(scope, own[0].conditions, "head", False), head="none")
+        return ClassFacts("flag", *_asked(scope, own[0].conditions, "head", False), head="none")
     if any(not w.conditions for w in ties):
         if any(w.conditions for w in own):
             raise Unrecognised("tied and own head both without a common condition")
-        return Facts("always")
+        return ClassFacts("always")
     found = {_asked(scope, write.conditions, "tie", True) for write in ties}
     if len(found) != 1:
         raise Unrecognised("the tie stands under several flags")
-    return Facts("flag", *found.pop())
+    return ClassFacts("flag", *found.pop())
 
 
 def _asked(scope: Scope, conditions: Condition, what: str, wanted: bool) -> tuple[str, str]:
@@ -112,7 +112,7 @@ def _text(conditions: Condition) -> str:
     return " and ".join(ast.unparse(t) if v else f"not ({ast.unparse(t)})" for t, v in conditions)[:90]
 
 
-def _inner_of(owner: Class, init: ast.FunctionDef) -> Facts | None:
+def _inner_of(owner: Class, init: ast.FunctionDef) -> ClassFacts | None:
     """The language model that a composite builds, where it builds exactly one that is seen."""
     scope, found = Scope(owner, init), set()
     for node in ast.walk(init):
@@ -128,13 +128,13 @@ def _inner_of(owner: Class, init: ast.FunctionDef) -> Facts | None:
             level = scope.given(given) if given is not None else None
             if level is None:
                 raise Unrecognised(f"{name} is given a config whose level was not seen")
-            found.add(Facts("inner", level, inner=name))
+            found.add(ClassFacts("inner", level, inner=name))
     if len(found) > 1:
         raise Unrecognised("it builds several language models")
     return found.pop() if found else None
 
 
-def _registered(scope: Scope, node: ast.Call) -> Facts:
+def _registered(scope: Scope, node: ast.Call) -> ClassFacts:
     """Return what vLLM's helper for inner models is asked to build."""
     given = {k.arg: k.value for k in node.keywords}
     level = scope.level(given["hf_config"]) if "hf_config" in given else ""
@@ -145,13 +145,13 @@ def _registered(scope: Scope, node: ast.Call) -> Facts:
     if named is not None and (dotted(named) or "").endswith("_config.architectures"):
         named = None
     if isinstance(named, ast.List) and len(named.elts) == 1 and isinstance(named.elts[0], ast.Constant):
-        return Facts("inner", level, inner=str(named.elts[0].value))
+        return ClassFacts("inner", level, inner=str(named.elts[0].value))
     if named is not None:
         raise Unrecognised(f"the inner model is {ast.unparse(named)[:60]}")
-    return Facts("inner", level)
+    return ClassFacts("inner", level)
 
 
-def facts_of(found: Class, alias: bool, classes: Mapping[str, Class]) -> Facts:
+def class_facts(found: Class, alias: bool, classes: Mapping[str, Class]) -> ClassFacts:
     """Return the table's fields of one class.
 
     Args:
@@ -162,7 +162,7 @@ def facts_of(found: Class, alias: bool, classes: Mapping[str, Class]) -> Facts:
     try:
         tie = tie_of(found)
     except Unrecognised as reason:
-        return Facts(f"unknown:{reason}")
+        return ClassFacts(f"unknown:{reason}")
     try:
         head = load_of(found, alias, tie.tie, tie.head == "none")
     except Unrecognised as reason:
@@ -173,18 +173,18 @@ def facts_of(found: Class, alias: bool, classes: Mapping[str, Class]) -> Facts:
         return tie._replace(head=head)
     inner = classes.get(tie.inner) or found.module.find(tie.inner)
     if inner is None or inner.name == found.name:
-        return Facts(f"unknown:its language model {tie.inner} was not found")
-    below = facts_of(inner, alias, classes)
+        return ClassFacts(f"unknown:its language model {tie.inner} was not found")
+    below = class_facts(inner, alias, classes)
     joined = ".".join(part for part in (tie.level.lstrip(">"), below.level) if part)
     joined = f">{joined}" if tie.level.startswith(">") and below.tie == "flag" else joined
     return below._replace(level=joined, head=below.head if head == "pass" else head, inner=below.inner)
 
 
-def _never(found: Class, head: str) -> Facts:
+def _never(found: Class, head: str) -> ClassFacts:
     """A head of its own, unless the class asks for the flag elsewhere or copies the embedding while it loads."""
     if any(mentions(owner.node, FLAG) for owner in lineage(found)):
-        return Facts(f"unknown:a head of its own, yet the class mentions {FLAG}")
-    return Facts("never", head=head if head.startswith("unknown") else "-")
+        return ClassFacts(f"unknown:a head of its own, yet the class mentions {FLAG}")
+    return ClassFacts("never", head=head if head.startswith("unknown") else "-")
 
 
 def vllm_classes(root: Path) -> tuple[Mapping[str, Class], bool]:

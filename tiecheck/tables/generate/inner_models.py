@@ -13,7 +13,7 @@ from typing import Any
 
 from tiecheck.tables.generate.build import build, groups_of, tied_in
 from tiecheck.tables.generate.configs import Flags, flagged, shrink
-from tiecheck.tables.generate.probe import Group, Probe, probe
+from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe
 
 COMMON = (
     *("bert", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"),
@@ -30,7 +30,7 @@ Inner = dict[str, dict[str, str]]
 the class is known to have no such group with that type."""
 
 
-def inner_models(asked: Probe, groups: list[Group]) -> dict[tuple[str, ...], Inner]:
+def inner_models(asked: Probe, groups: list[ProbedGroup]) -> dict[tuple[str, ...], Inner]:
     """For every group, the inner model types under which the class has it, and its bits there."""
     found: dict[tuple[str, ...], Inner] = {group.names: {} for group in groups}
     for key, own in _open_keys(asked.config).items():
@@ -43,7 +43,7 @@ def inner_models(asked: Probe, groups: list[Group]) -> dict[tuple[str, ...], Inn
     return found
 
 
-def other_groups(asked: Probe, groups: list[Group]) -> list[tuple[str, str, list[Group], Probe]]:
+def other_groups(asked: Probe, groups: list[ProbedGroup]) -> list[tuple[str, str, list[ProbedGroup], Probe]]:
     """Groups that a class has with another inner model alone: its key, its model type, the groups, what was built."""
     have = {group.names for group in groups}
     found = []
@@ -69,7 +69,7 @@ def _open_keys(config: Any) -> dict[str, str]:
     return {key: own for key, own in held.items() if own in texts}
 
 
-def _bits(asked: Probe, groups: list[Group], key: str, model_type: str) -> dict[tuple[str, ...], str]:
+def _bits(asked: Probe, groups: list[ProbedGroup], key: str, model_type: str) -> dict[tuple[str, ...], str]:
     """The bits of the groups that are still there with another inner model."""
     auto = importlib.import_module("transformers.models.auto.configuration_auto")
     inner = shrink({"model_type": model_type}, auto.CONFIG_MAPPING[model_type](), 2)

@@ -43,7 +43,7 @@ class Other(NamedTuple):
     """Tied, as 0 and 1: this level true, this level false, this true under a false top, this false under a true top."""
 
 
-class Alias(NamedTuple):
+class FlagAlias(NamedTuple):
     """Another key that says the same as the flag, and wins where both are written (lfm2's `tie_embedding`)."""
 
     key: str
@@ -54,7 +54,7 @@ class Alias(NamedTuple):
     """Tied, as 0 and 1: the key true, the key false."""
 
 
-class Group(NamedTuple):
+class ProbedGroup(NamedTuple):
     """One group of names, and the flags under which a class ties it."""
 
     names: tuple[str, ...]
@@ -75,7 +75,7 @@ class Group(NamedTuple):
     """Levels that must all be false to untie it, where the one level does not (blip, hunyuan_vl)."""
     key: str = FLAG
     """The key of the flag that decides."""
-    aliases: tuple[Alias, ...] = ()
+    aliases: tuple[FlagAlias, ...] = ()
     """Further keys for it."""
     unlike: bool = False
     """True where the members have different shapes while not tied, so that a copy of one does not fit another."""
@@ -156,7 +156,7 @@ def could_tie(model: Any) -> bool:
     return any(hasattr(m, "_tie_weights") or parameter_of(m, "get_output_embeddings") for m in model.modules())
 
 
-def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = None) -> tuple[list[Group], Probe]:
+def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = None) -> tuple[list[ProbedGroup], Probe]:
     """Every group a class can tie, sorted by names; raises what the default build, or the one `given`, raises."""
     asked = Probe(model_class, config_class, given or {})
     could = could_tie(asked.model) if older() else bool(declarations(asked.model)) or mentions_tying(model_class)
@@ -181,7 +181,7 @@ def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = No
         exact = not (hangs and (numbered or names not in (small or {}))) and not (by_pattern and numbered)
         bits, level, others = _control(tables, lambda g, names=names: tied_in(names, g))  # type: ignore[misc]
         joint = _joint(asked, names) if bits[2] == "1" else ()
-        group = Group(names, found.source, found.kind, bits, level, exact, others, joint)
+        group = ProbedGroup(names, found.source, found.kind, bits, level, exact, others, joint)
         unlike = len({shapes[name] for name in names if name in shapes}) > 1
         result.append(_with_keys(asked, group, keys)._replace(unlike=unlike))
     return _without_parts(sorted(result)), asked
@@ -233,7 +233,7 @@ def _matters(asked: Probe, key: str, level: Level) -> bool:
     return true is not None and false is not None and true.keys() != false.keys()
 
 
-def _with_keys(asked: Probe, group: Group, keys: list[tuple[str, Level]]) -> Group:
+def _with_keys(asked: Probe, group: ProbedGroup, keys: list[tuple[str, Level]]) -> ProbedGroup:
     """The group with the other keys that decide it: in the flag's place where the flag itself does nothing (csm)."""
     aliases = []
     for key, level in keys:
@@ -245,7 +245,7 @@ def _with_keys(asked: Probe, group: Group, keys: list[tuple[str, Level]]) -> Gro
             bits += "01"[tied_in(group.names, alone or {})]
             wins = wins and (against is None or tied_in(group.names, against) == (bits[-1] == "1"))
         if bits[0] != bits[1] and wins:
-            aliases.append(Alias(key, level, bits))
+            aliases.append(FlagAlias(key, level, bits))
     if aliases and group.bits[1] == group.bits[2]:
         key, level, bits = aliases[0]
         return group._replace(key=key, level=level, bits=group.bits[0] + bits, others=(), joint=())
@@ -268,10 +268,10 @@ def _joint(asked: Probe, names: tuple[str, ...]) -> tuple[Level, ...]:
     return tuple(held)
 
 
-def _without_parts(groups: list[Group]) -> list[Group]:
+def _without_parts(groups: list[ProbedGroup]) -> list[ProbedGroup]:
     """Groups less those that are a part of another group and behave as it does."""
     return [g for g in groups if not any(set(g.names) < set(o.names) and _alike(g, o) for o in groups)]
 
 
-def _alike(a: Group, b: Group) -> bool:
+def _alike(a: ProbedGroup, b: ProbedGroup) -> bool:
     return a[3:5] + a[6:] == b[3:5] + b[6:]

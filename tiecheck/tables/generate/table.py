@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tiecheck.tables.generate.build import declarations, older, parameter_of, repairs
 from tiecheck.tables.generate.configs import FLAG
 from tiecheck.tables.generate.inner_models import Inner
-from tiecheck.tables.generate.probe import Group
+from tiecheck.tables.generate.probe import ProbedGroup
 
 PATH = Path(__file__).parent.with_name("architectures.txt")
 """The table of the newest transformers."""
@@ -64,7 +64,7 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
 
 
 def shapes_of(
-    groups: Iterable[Group], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner], alone: Any = None
+    groups: Iterable[ProbedGroup], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner], alone: Any = None
 ) -> tuple[str, ...]:
     """Groups as JSON shapes: groups that differ only in the end of their names (one a layer) become one shape.
 
@@ -80,7 +80,7 @@ def shapes_of(
     return tuple(sorted(_dump(json.loads(shape) | {"x": sorted(ends)}) for shape, ends in families.items()))
 
 
-def _factor(group: Group, spellings: Spellings, inner: Inner) -> tuple[dict[str, Any], str]:
+def _factor(group: ProbedGroup, spellings: Spellings, inner: Inner) -> tuple[dict[str, Any], str]:
     """A group as stems and the ending that all its names and spellings have."""
     suffix = _ending([*group.names, *(s for name in group.names for s in spellings.get(name, ()))])
     cut = len(suffix)

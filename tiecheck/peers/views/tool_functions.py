@@ -1,7 +1,7 @@
 """Holds what every view is made from: a live module, and what the tools' walks through it meet, each made once.
 
-A view is a `Peer`: a function of one tool, with our reproduction of what it sees and, where the tool can be run, the
-call that runs it. Both return a `Seen`, or raise what the tool raises.
+A view is a `ToolFunction`: a function of one tool, with our reproduction of what it sees and, where the tool can be
+run, the call that runs it. Both return a `ToolAnswer`, or raise what the tool raises.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import nn
 
 from tiecheck.errors import OutOfTimeError
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.peers.views import paths
+from tiecheck.peers.views import module_walks
 from tiecheck.records.report import View
-from tiecheck.union_find import joined
+from tiecheck.union_find import joined_names
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -29,7 +29,7 @@ class NotRun(Exception):  # noqa: N818  # what is told is why a tool was left al
     """Reason for not running the installed tool."""
 
 
-class Seen(NamedTuple):
+class ToolAnswer(NamedTuple):
     """Answer of a tool to a module."""
 
     groups: Groups = ()
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
     """Its answer, where it answers yes or no."""
 
 
-class Sight:
+class WalkedModule:
     """A module as the tools meet it. Nothing of it is changed."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -54,12 +54,12 @@ class Sight:
         """
         self.module = module
         self.graph = ModuleGraph(module)
-        self._again: dict[bool, paths.Extent] = {}
+        self._again: dict[bool, module_walks.Extent] = {}
 
-    def extent(self, *, once: bool = False) -> paths.Extent:
+    def extent(self, *, once: bool = False) -> module_walks.Extent:
         """Count what a walk would meet; `once` for one along `named_children`."""
         if once not in self._again:
-            self._again[once] = paths.extent(self.graph, once=once)
+            self._again[once] = module_walks.walk_extent(self.graph, once=once)
         return self._again[once]
 
     def runnable(self, *, once: bool = False) -> None:
@@ -70,8 +70,8 @@ class Sight:
         """
         size = self.extent(once=once)
         try:
-            paths.check(size._replace(endless=False, depth=0))
-        except paths.Endless as reason:
+            module_walks.refuse_endless_walk(size._replace(endless=False, depth=0))
+        except module_walks.Endless as reason:
             raise NotRun(str(reason)) from None
         if size.endless and size.paths > CYCLE_STEPS:
             raise NotRun(f"would go round a cycle with {size.paths} module paths until Python stops it")
@@ -84,14 +84,14 @@ class Sight:
             RecursionError: A registered cycle, or a very deep module.
             Endless: Too many names.
         """
-        paths.check(self.extent())
-        return ordered(paths.named(self.graph))
+        module_walks.refuse_endless_walk(self.extent())
+        return ordered_groups(module_walks.names_by_tensor(self.graph))
 
     @cached_property
     def again(self) -> list[list[str]]:
-        """See `paths.seen_again`. Raises what `tied` raises, by the paths of `named_children`."""
-        paths.check(self.extent(once=True))
-        return paths.seen_again(self.graph)
+        """See `module_walks.seen_again`. Raises what `tied` raises, by the paths of `named_children`."""
+        module_walks.refuse_endless_walk(self.extent(once=True))
+        return module_walks.seen_again(self.graph)
 
     def of_class(self, name: str) -> bool:
         """Return True if a class of this name is in the ancestry of any of the modules."""
@@ -107,13 +107,13 @@ class Sight:
             NotRun: It needs every rank of a process group.
             Exception: Whatever the module's own code raises.
         """
-        paths.check(self.extent())
+        module_walks.refuse_endless_walk(self.extent())
         if self.of_class("FullyShardedDataParallel"):  # FSDP1 (torch 2.13) gathers in its `state_dict()`
             raise NotRun("an FSDP1 module's state_dict() waits for every rank")
         return dict(self.module.state_dict())
 
 
-class Peer(NamedTuple):
+class ToolFunction(NamedTuple):
     """One function of one tool, in one range of versions."""
 
     tool: str
@@ -122,61 +122,63 @@ class Peer(NamedTuple):
     """Its function."""
     versions: str
     """The range of versions that have this algorithm."""
-    look: Callable[[Sight], Seen]
+    look: Callable[[WalkedModule], ToolAnswer]
     """Our reproduction."""
-    run: Callable[[Sight], Seen] | None = None
+    run: Callable[[WalkedModule], ToolAnswer] | None = None
     """Runs the installed tool; None where it cannot be asked by itself."""
     since: tuple[int, ...] = ()
     """The first version that has the algorithm."""
     until: tuple[int, ...] | None = None
     """The first version that no longer has it."""
-    asks: Callable[[Sight], bool] = lambda sight: True  # noqa: ARG005
+    asks: Callable[[WalkedModule], bool] = lambda sight: True  # noqa: ARG005
     """True if the tool looks at such a module at all."""
 
 
-def one_object(sight: Sight) -> Seen:
+def one_object(sight: WalkedModule) -> ToolAnswer:
     """See every group of names that are one parameter object."""
-    return Seen(sight.tied)
+    return ToolAnswer(sight.tied)
 
 
-def ordered(groups: Iterable[Iterable[str]]) -> Groups:
+def ordered_groups(groups: Iterable[Iterable[str]]) -> Groups:
     """Return groups in our order: names sorted in a group, groups by first name."""
     return tuple(sorted([tuple(sorted(group)) for group in groups]))
 
 
-def reproduced(peer: Peer, sight: Sight) -> View:
+def view_by_reproduction(peer: ToolFunction, sight: WalkedModule) -> View:
     """View a module by our reproduction of a tool."""
     return _view(peer, peer.look, sight, None)
 
 
-def ran(peer: Peer, sight: Sight, version: str) -> View:
+def view_by_tool(peer: ToolFunction, sight: WalkedModule, version: str) -> View:
     """View a module by the installed tool itself."""
     assert peer.run is not None  # noqa: S101  # for the type checker: the caller has looked
     return _view(peer, peer.run, sight, version)
 
 
-def _view(peer: Peer, work: Callable[[Sight], Seen], sight: Sight, version: str | None) -> View:
+def _view(
+    peer: ToolFunction, work: Callable[[WalkedModule], ToolAnswer], sight: WalkedModule, version: str | None
+) -> View:
     """Make a view of what some work sees, or raises."""
-    seen, error, really = Seen(), None, version is not None
+    seen, error, really = ToolAnswer(), None, version is not None
     try:
         seen = work(sight)
     except NotRun as reason:
         error, really = f"not run: {reason}", False
     except ImportError as reason:  # a release that keeps it elsewhere, or an installation that is broken
-        error, really = f"not run: {told(reason)}", False
-    except paths.Endless as reason:
+        error, really = f"not run: {error_words(reason)}", False
+    except module_walks.Endless as reason:
         error, really = ("not run: " if really else "") + str(reason), False
     except (KeyboardInterrupt, OutOfTimeError):
         raise
     except BaseException as raised:  # noqa: BLE001  # a view that raises is shown as raising, sys.exit too
-        error = told(raised)
+        error = error_words(raised)
     return View(peer.tool, peer.versions, version, really, error, seen.groups, peer.function, seen.dropped, seen.says)
 
 
-def told(error: BaseException) -> str:
+def error_words(error: BaseException) -> str:
     """Word an exception the same from run to run: sets in their order, no addresses, no depths."""
     if isinstance(error, RecursionError):
-        return f"RecursionError: {paths.RECURSION}"
+        return f"RecursionError: {module_walks.RECURSION}"
     text = re.sub(r"\{'[^{}]*'\}", _sorted_set, str(error))
     text = re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
     return f"{type(error).__name__}: {text.strip()}"
@@ -188,6 +190,6 @@ def _sorted_set(found: re.Match[str]) -> str:
     return found[0] if any(": " in name for name in names) else "{" + ", ".join(sorted(names)) + "}"
 
 
-def united(pairs: Iterable[Sequence[str]]) -> Groups:
+def groups_from_pairs(pairs: Iterable[Sequence[str]]) -> Groups:
     """Return groups from pairs of names that belong together."""
-    return ordered(group for group in joined(pairs) if len(group) > 1)
+    return ordered_groups(group for group in joined_names(pairs) if len(group) > 1)

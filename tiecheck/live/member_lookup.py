@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from tiecheck.live.wrappers import step, unwrapped, wrapping
+from tiecheck.live.wrappers import child_through_wrappers, without_wrappers, wrapper_of
 
 OFFLOADED = "offloaded"
 """Word that stands for the device of a parameter whose values a hook holds."""
@@ -61,8 +61,8 @@ def look_up(module: nn.Module, name: str) -> Member:
     tensor = owner._buffers.get(attribute) if registered is None else registered
     if tensor is None:
         return _unregistered(name, owner, attribute)
-    if by_hook(owner, attribute):
-        values, disk = offloaded(owner, attribute)
+    if held_by_hook(owner, attribute):
+        values, disk = offloaded_values(owner, attribute)
         values = tensor if values is None else values
         return Member(name, values, owner, attribute, None, offloaded=True, on_disk=disk)
     return Member(name, tensor, owner, attribute, None)
@@ -75,15 +75,15 @@ def _owner(module: nn.Module, path: list[str], attribute: str) -> nn.Module | No
     """
     owner: nn.Module | None = module
     for label in path:
-        owner = step(owner, label) if owner is not None else None
-    if owner is not None and wrapping(owner) is not None and not _registers(owner, attribute):
-        owner = unwrapped(owner)
+        owner = child_through_wrappers(owner, label) if owner is not None else None
+    if owner is not None and wrapper_of(owner) is not None and not _registers(owner, attribute):
+        owner = without_wrappers(owner)
     if owner is not None and _registers(owner, attribute):
         return owner
-    inner: nn.Module | None = unwrapped(module)
+    inner: nn.Module | None = without_wrappers(module)
     for label in path:
         inner = inner._modules.get(label) if inner is not None else None
-        inner = unwrapped(inner) if inner is not None else None
+        inner = without_wrappers(inner) if inner is not None else None
     return owner if inner is None else inner
 
 
@@ -110,7 +110,7 @@ def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
     return Member(name, None, owner, attribute, f"`{name}` does not exist")
 
 
-def offloaded(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
+def offloaded_values(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
     """Return the values of a parameter that a hook of accelerate holds, and whether it holds them in a file.
 
     Args:
@@ -134,7 +134,7 @@ def offloaded(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
     return None, False
 
 
-def by_hook(owner: nn.Module, attribute: str) -> bool:
+def held_by_hook(owner: nn.Module, attribute: str) -> bool:
     """Return True if a hook of accelerate looks after a parameter's values, whether or not they can be had."""
     registered = owner._parameters.get(attribute)
     hooks = _hooks(getattr(owner, "_hf_hook", None))

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tiecheck.live.collect import NO_CONTRACT, Contract
-from tiecheck.live.declared import HIDDEN, declared_ties
-from tiecheck.live.lookup import by_hook, look_up, offloaded
-from tiecheck.live.memory import Sizes
+from tiecheck.live.group_kind import HIDDEN, find_declared_ties
+from tiecheck.live.live_facts import NO_CONTRACT, Contract
+from tiecheck.live.member_lookup import held_by_hook, look_up, offloaded_values
+from tiecheck.live.memory import TensorSizes
 from tiecheck.live.module_graph import COUNT_LIMIT
 from tiecheck.live.registrations import CAP, Registrations, paused_collector
 from tiecheck.live.ties import ENDLESS
-from tiecheck.live.transformers.declarations import DeclaredGroup, declarations
+from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.report import Counts, Tally
 from tiecheck.records.words import TIED
@@ -34,9 +34,9 @@ def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
     """
     with paused_collector():
         places = Registrations(module, buffers=True)
-        said = declarations(places.graph, CAP)
+        said = read_declarations(places.graph, CAP)
         promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
-        claims = declared_ties(module, [*said.groups, *promised])
+        claims = find_declared_ties(module, [*said.groups, *promised])
         gone = said.reasons[0] if said.reasons else _redirected(module, claims)
         return _Counter(places).counts(gone)
 
@@ -75,10 +75,10 @@ class _Counter:
         self._places = places
         self._tensors = places.tensors()
         self._split = sum(first < places.boundary for first in places.firsts)
-        self._sizes = Sizes(self._tensors)
+        self._sizes = TensorSizes(self._tensors)
         self._hidden = 0
         values = self._values()
-        self._memory = self._sizes if values is None else Sizes(values)
+        self._memory = self._sizes if values is None else TensorSizes(values)
         """The tensors that hold the values: other ones where accelerate has offloaded some."""
         self._trains = [tensor.requires_grad for tensor in self._tensors[: self._split]]
 
@@ -90,8 +90,8 @@ class _Counter:
         values = list(self._tensors)
         for i, first in enumerate(places.firsts[: self._split]):
             owner, attribute = modules[places.owners[first]], places.attributes[first]
-            if by_hook(owner, attribute):
-                value, _ = offloaded(owner, attribute)
+            if held_by_hook(owner, attribute):
+                value, _ = offloaded_values(owner, attribute)
                 self._hidden += value is None
                 values[i] = values[i] if value is None else value
         return values

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.live import torch_adapter
-from tiecheck.live.lookup import Member, look_up
+from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import Link, memory_links
 from tiecheck.live.transformers.declarations import DeclaredGroup
 from tiecheck.records.live import DeclaredTie
-from tiecheck.records.words import Kind, weakest
+from tiecheck.records.words import Kind, weakest_kind
 
 ON_META = "on meta: the bytes cannot be read, identity is decisive"
 NOT_INITIALISED = "not initialised yet: identity is decisive"
@@ -36,13 +36,13 @@ class Verdict(NamedTuple):
     """The members that share memory without being one tensor."""
 
 
-def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[DeclaredTie, ...]:
+def find_declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[DeclaredTie, ...]:
     """Hold groups that the classes of a module declare, by the names of that module, against what it really has."""
     found = []
-    looks = torch_adapter.Looks()
+    looks = torch_adapter.TensorDescriber()
     for group in groups:
         members = [look_up(module, name) for name in group.names]
-        verdict = judge(members)
+        verdict = judge_members(members)
         held = {member.name: member for member in members}
         firsts = [held[part[0]] for part in verdict.parts]
         found.append(
@@ -61,9 +61,9 @@ def declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tuple[D
     return tuple(found)
 
 
-def judge(members: Sequence[Member]) -> Verdict:
+def judge_members(members: Sequence[Member]) -> Verdict:
     """Judge how two or more members hang together: the weakest link that still holds all of them, and their parts."""
-    with torch_adapter.quiet():
+    with torch_adapter.without_torch_functions():
         return _judge(members)
 
 
@@ -103,7 +103,7 @@ def _judge(members: Sequence[Member]) -> Verdict:
 def _apart(tensors: list[Tensor], links: list[Link]) -> tuple[Kind, str | None]:
     """Return the kind that holds different tensors together, and the reason that limits it."""
     for tensor in tensors:
-        reason = torch_adapter.placeholder(tensor)
+        reason = torch_adapter.why_values_are_elsewhere(tensor)
         if reason is not None:
             return "unknown", reason
     kinds: list[Kind] = [link.kind for link in links]
@@ -116,12 +116,12 @@ def _apart(tensors: list[Tensor], links: list[Link]) -> tuple[Kind, str | None]:
         kinds.append(kind)
         if reason:
             reasons.append(reason)
-    return weakest(kinds), reasons[-1] if reasons else None
+    return weakest_kind(kinds), reasons[-1] if reasons else None
 
 
 def _compare(a: Tensor, b: Tensor) -> tuple[Kind, str | None]:
     """Return True if two tensors over separate memory are copies of each other."""
-    reason = torch_adapter.opaque(a) or torch_adapter.opaque(b)
+    reason = torch_adapter.why_memory_is_hidden(a) or torch_adapter.why_memory_is_hidden(b)
     if reason:
         return "unknown", reason
     if is_lazy(a) or is_lazy(b):

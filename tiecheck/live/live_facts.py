@@ -1,6 +1,6 @@
 """The live layer: what an `nn.Module` really holds, and what its class says about it.
 
-`find_ties` and `collect_live` change nothing, read no values except to tell a copy from a separate tensor,
+`find_live_ties` and `collect_live` change nothing, read no values except to tell a copy from a separate tensor,
 and finish on registered cycles, on aliased chains and on tensors that have no memory.
 """
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 from torch import nn
 
-from tiecheck.live.declared import declared_ties
 from tiecheck.live.derived_weights import effects_of
+from tiecheck.live.group_kind import find_declared_ties
 from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
-from tiecheck.live.transformers.declarations import DeclaredGroup, declarations
+from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
 from tiecheck.live.transformers.heads import heads_of
-from tiecheck.live.transformers.saving import Unsaved, unsaved
-from tiecheck.live.wrappers import PEFT, UserNames, class_name, renamed
+from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
+from tiecheck.live.wrappers import PEFT, UserNames, class_name, with_user_names
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
 
-__all__ = ["CAP", "collect_live", "find_ties"]
+__all__ = ["CAP", "collect_live", "find_live_ties"]
 
 
 class Contract(NamedTuple):
@@ -37,7 +37,7 @@ class Contract(NamedTuple):
 NO_CONTRACT = Contract()
 
 
-def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tuple[Tie, ...]:
+def find_live_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tuple[Tie, ...]:
     """Return the groups of parameters of a module that share a module, a `Parameter` or memory.
 
     Args:
@@ -72,11 +72,13 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         places = Registrations(module, buffers=False)
         graph = places.graph
         user = UserNames(graph)
-        said = declarations(graph, CAP)
+        said = read_declarations(graph, CAP)
         ties = ties_of(places, CAP)
         promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
-        saving = unsaved(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())  # which saves adapters
-        declared = declared_ties(module, [*said.groups, *promised])
+        saving = (
+            unsaved_ties(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())
+        )  # which saves adapters
+        declared = find_declared_ties(module, [*said.groups, *promised])
         models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
         found = LiveModel(
             class_name=class_name(module),
@@ -96,7 +98,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             freezes=freezes_of(places),
             unsaved=saving.problems,
         )
-        return renamed(found, user) if user.wrappers else found
+        return with_user_names(found, user) if user.wrappers else found
 
 
 def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:

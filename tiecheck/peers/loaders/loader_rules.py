@@ -1,7 +1,7 @@
 """Defines what a loader of the matrix is given, and what it answers.
 
 A loader is one small function from a `Situation` to a `Decision`: it reads the flag it reads, says whether it ties,
-and `settle` turns that and what is stored into an outcome by the loader's `Policy`.
+and `outcome_of` turns that and what is stored into an outcome by the loader's `Policy`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Loader(Record):
     """Function that answers a situation; None where the loader has nothing to do with such a group or class."""
 
 
-class Stored(Record):
+class StoredMembers(Record):
     """State of a group in a checkpoint."""
 
     source: bool
@@ -77,13 +77,13 @@ class Stored(Record):
     """True if the stored members have one shape."""
 
 
-def stored_of(group: Group) -> Stored:
+def stored_of(group: Group) -> StoredMembers:
     """Return the stored state of a group."""
     missing = set(group.missing)
     alike = {"copy": True, "storage": True, "absent": True, "separate": False}.get(group.stored or "absent")
     if group.stored == "separate" and group.comparison is None:
         alike = None  # another dtype: whether they are equal is a matter of the cast
-    return Stored(
+    return StoredMembers(
         source=group.source is not None and group.source not in missing and bool(group.stored_names),
         targets=not missing - {group.source},
         some=bool(group.stored_names),
@@ -92,7 +92,7 @@ def stored_of(group: Group) -> Stored:
     )
 
 
-def stored_pair(situation: Situation) -> Stored:
+def stored_pair(situation: Situation) -> StoredMembers:
     """Return the stored state of embedding and head alone, which is all that an engine looks at in a larger group."""
     group, known = situation.group, situation.architecture
     stored = stored_of(group)
@@ -125,14 +125,14 @@ class Policy(Record):
 UNREAD = "the stored members were not compared"
 
 
-def settle(ties: bool | None, stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
+def outcome_of(ties: bool | None, stored: StoredMembers, policy: Policy) -> tuple[Outcome, str | None]:
     """Return the outcome for what a loader takes a stored group for; None where that is not known."""
     if ties is None:
         return "unknown", "whether it ties the group is not known"
     return _tied(stored, policy) if ties else _untied(stored, policy)
 
 
-def _untied(stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
+def _untied(stored: StoredMembers, policy: Policy) -> tuple[Outcome, str | None]:
     if not stored.shapes:
         return "unknown", "the members differ in shape, which the class may be made for where they are not tied"
     if stored.source and stored.targets:
@@ -140,7 +140,7 @@ def _untied(stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
     return policy.lost_target if stored.source else policy.lost_source
 
 
-def _tied(stored: Stored, policy: Policy) -> tuple[Outcome, str | None]:
+def _tied(stored: StoredMembers, policy: Policy) -> tuple[Outcome, str | None]:
     if not stored.some:
         return policy.nothing
     if not stored.shapes:
@@ -162,14 +162,14 @@ GENERAL: dict[Outcome, Outcome] = {
 """Outcome of an embedding and head -> the word for any other group."""
 
 
-def worded(decision: Decision, situation: Situation) -> Decision:
+def in_group_words(decision: Decision, situation: Situation) -> Decision:
     """Word a decision in the words of its group: only an embedding and head have a head to lose."""
     if situation.head:
         return decision
     return decision._replace(outcome=GENERAL.get(decision.outcome, decision.outcome))
 
 
-def worst(decisions: Iterable[Decision]) -> Decision:
+def worst_decision(decisions: Iterable[Decision]) -> Decision:
     """Return the decision that costs most, the first among equals; the others are parts of the same group."""
     order: tuple[Outcome, ...] = (
         *("crash", "embedding-random", "head-random", "member-random", "head-discarded", "member-discarded"),

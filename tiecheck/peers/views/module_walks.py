@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph, repeated
+from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph, repeated_numbers
 
 STEPS = 1_000_000
 """Paths and names that a walk is followed along at most."""
@@ -52,7 +52,7 @@ class Place(NamedTuple):
     """The name."""
 
 
-def extent(graph: ModuleGraph, *, once: bool) -> Extent:
+def walk_extent(graph: ModuleGraph, *, once: bool) -> Extent:
     """Count what a walk would meet, in time that grows with the modules and not with their paths."""
     if not graph.several():
         depth = [1] * len(graph.modules)
@@ -72,7 +72,7 @@ def extent(graph: ModuleGraph, *, once: bool) -> Extent:
     return sizes[0]._replace(endless=any(graph.paths(number) is None for number in graph.aliased()))
 
 
-def check(size: Extent) -> None:
+def refuse_endless_walk(size: Extent) -> None:
     """Raise what a recursive walk raises, or would never come to.
 
     Raises:
@@ -88,10 +88,10 @@ def check(size: Extent) -> None:
         raise Endless(f"would {what} {least}{count}: {end}")
 
 
-def walk(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
+def walk_paths(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
     """Yield every path to every module, with its final dot, and the module's number; parents first.
 
-    `check` has said that the walk ends. `once` leaves out a parent's second registration of one module.
+    `refuse_endless_walk` has said that the walk ends. `once` leaves out a parent's second registration of one module.
     """
     yield "", 0
     stack = [(graph.children(0, once=once), "")]
@@ -106,28 +106,28 @@ def walk(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
             stack.pop()
 
 
-def places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
+def tensor_places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
     """Yield every place on every path where a tensor stands that has several places, in the order of the walk.
 
-    `check` has said that the walk ends. `once` leaves out a parent's second registration of one module.
+    `refuse_endless_walk` has said that the walk ends. `once` leaves out a parent's second registration of one module.
     """
     if not graph.several() and not buffers:  # one path a module: the graph has all of it, in this order
         tensors, owners, attributes = graph.parameters
-        several = repeated(map(id, tensors))
+        several = repeated_numbers(map(id, tensors))
         for tensor, number, attribute in zip(tensors, owners, attributes, strict=True):
             if id(tensor) in several:
                 yield Place(tensor, number, graph.path(number, attribute))
         return
     found: list[Place] = []
-    for path, (prefix, number) in enumerate(walk(graph, once=once)):
+    for path, (prefix, number) in enumerate(walk_paths(graph, once=once)):
         module = graph.modules[number]
         for registry in (module._parameters, module._buffers) if buffers else (module._parameters,):
             found += [Place(held, path, prefix + name) for name, held in registry.items() if held is not None]
-    several = repeated([id(place.tensor) for place in found])
+    several = repeated_numbers([id(place.tensor) for place in found])
     yield from (place for place in found if id(place.tensor) in several)
 
 
-def grouped(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
+def names_by_key(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
     """Return the names of each key that has several, in the order of their first names."""
     held: dict[Hashable, list[str]] = {}
     for key, name in keyed:
@@ -135,9 +135,9 @@ def grouped(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
     return [names for names in held.values() if len(names) > 1]
 
 
-def named(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
+def names_by_tensor(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
     """Return the names of each tensor that has several, in the order of the walk."""
-    return grouped((id(place.tensor), place.name) for place in places(graph, once=False, buffers=buffers))
+    return names_by_key((id(place.tensor), place.name) for place in tensor_places(graph, once=False, buffers=buffers))
 
 
 def seen_again(graph: ModuleGraph) -> list[list[str]]:
@@ -152,7 +152,7 @@ def seen_again(graph: ModuleGraph) -> list[list[str]]:
     """
     latest: dict[int, int] = {}
     found: dict[int, list[str]] = {}
-    for place in places(graph, once=True):
+    for place in tensor_places(graph, once=True):
         key = id(place.tensor)
         if latest.get(key) != place.path:
             found.setdefault(key, []).append(place.name)
