@@ -79,6 +79,7 @@ def test_drawn_directories_of_a_sample_are_judged_as_transformers_5_loads_them()
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="docs/evidence/differential.md lists what is still wrong")
 def test_drawn_directories_of_drawn_classes_are_judged_as_both_lines_load_them() -> None:
     run = collect(list(pool(4, 40, older=True)), 1000, 4, older_python())
     told = page(run, {"directories": 1000, "classes": 40, "seed": 4, "older": True})
