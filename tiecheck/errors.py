@@ -59,7 +59,7 @@ class MissingExtraError(TiecheckError):
 
 
 @contextlib.contextmanager
-def foreign(what: str, path: str | None = None, *, own: str | None = None) -> Iterator[None]:
+def foreign_errors(what: str, path: str | None = None, *, own: str | None = None) -> Iterator[None]:
     """Turn whatever foreign code raises, `sys.exit` included, into one error of ours; an interrupt stays what it is.
 
     Args:
@@ -80,10 +80,10 @@ def foreign(what: str, path: str | None = None, *, own: str | None = None) -> It
             trace = trace.tb_next
         if own is not None and trace is not None and trace.tb_frame.f_globals.get("__name__") == own:
             raise
-        raise TargetError(f"{what} raised {failure(error)}", path) from error
+        raise TargetError(f"{what} raised {failure_text(error)}", path) from error
 
 
-def failure(error: BaseException) -> str:
+def failure_text(error: BaseException) -> str:
     """Return an exception's class and its own words, in one line; a class may fail even at giving them."""
     name = class_word(type(error))
     try:

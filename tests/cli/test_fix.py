@@ -61,9 +61,9 @@ def test_the_question(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     finding: Finding = tiecheck.check(broken).findings[0]
     monkeypatch.setattr("click.prompt", lambda *_, **__: "untied")
-    assert fix.ask(finding) == finding.edits[1]
+    assert fix.ask_user(finding) == finding.edits[1]
     monkeypatch.setattr("click.prompt", lambda *_, **__: "neither")
-    assert fix.ask(finding) is None
+    assert fix.ask_user(finding) is None
 
 
 def test_what_cannot_be_done_is_a_sentence(broken: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries, untold
+from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries, untold_reason
 from tiecheck.rules.cases import PAIR, declared_tie, live_llama, live_tie, llama_group, loader_view
 
 
@@ -30,12 +30,12 @@ def test_a_pass_has_to_be_earned_group_by_group() -> None:
     unknown = loader_view("transformers", "unknown", versions="5", message="its names depend on the config")
     known = loader_view("transformers", "tied", versions="4.57")
     engine = loader_view("vllm", "unknown", message="not looked at")
-    assert list(untold((llama_group(),), (known, engine), None, None)) == []
-    assert list(untold((llama_group(),), (known, engine), None, frozenset({("vllm", "")}))) != []
-    (reason,) = untold((llama_group(),), (known, unknown), None, None)
+    assert list(untold_reason((llama_group(),), (known, engine), None, None)) == []
+    assert list(untold_reason((llama_group(),), (known, engine), None, frozenset({("vllm", "")}))) != []
+    (reason,) = untold_reason((llama_group(),), (known, unknown), None, None)
     assert reason.endswith("the outcome in transformers 5 is not known: its names depend on the config")
     guessed = llama_group(declared=None, declared_by=(), inferred=True, reason="there is no config.json")
-    assert list(untold((guessed,), (), None, None)) == [
+    assert list(untold_reason((guessed,), (), None, None)) == [
         "lm_head.weight and model.embed_tokens.weight: there is no config.json"
     ]
-    assert list(untold((guessed,), (unknown,), live_llama(), None)) == []
+    assert list(untold_reason((guessed,), (unknown,), live_llama(), None)) == []

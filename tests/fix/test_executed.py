@@ -71,10 +71,10 @@ def test_nothing_is_offered_for_what_is_right(case: str, models: Path) -> None:
 
 def test_a_level_that_the_config_lacks_is_not_made(models: Path) -> None:
     """A flat config with a new `text_config` of one key would be another model."""
-    from tiecheck.records.edits import Edit, fitting, set_flags
+    from tiecheck.records.edits import Edit, fitting_edits, set_flags
 
     edit = Edit("tied", None, True, set_flags(["text_config.tie_word_embeddings"], value=True))
-    assert fitting((edit,), {"tie_word_embeddings": False}) == ()
-    assert fitting((edit,), {"text_config": None}) == ()
-    assert fitting((edit,), None) == ()
-    assert fitting((edit,), {"text_config": {}}) == (edit,)
+    assert fitting_edits((edit,), {"tie_word_embeddings": False}) == ()
+    assert fitting_edits((edit,), {"text_config": None}) == ()
+    assert fitting_edits((edit,), None) == ()
+    assert fitting_edits((edit,), {"text_config": {}}) == (edit,)

@@ -23,7 +23,7 @@ from tiecheck.fix.json_text import changed_object
 from tiecheck.fix.plan import make_plan
 from tiecheck.fix.run import FixOptions, fix_target
 from tiecheck.fix.tensors import new_layout, write_shard
-from tiecheck.records.edits import Edit, Step, copy, drop
+from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps
 
 KEYS = st.text(max_size=4)
 OBJECTS = st.dictionaries(KEYS, st.one_of(st.booleans(), st.integers(), KEYS, st.dictionaries(KEYS, st.integers())))
@@ -65,7 +65,7 @@ def test_a_shard_keeps_dtypes_metadata_and_alignment(tmp_path: Path) -> None:
     }
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt", "a": "ü"})
     (tmp_path / "config.json").write_text("{}")
-    steps = (*drop(["head"]), Step("rename-tensor", ("half", "other")), *copy("odd", ["again"]))
+    steps = (*drop_steps(["head"]), Step("rename-tensor", ("half", "other")), *copy_steps("odd", ["again"]))
     plan = make_plan(str(tmp_path), steps)
     layout = plan.layouts["model.safetensors"]
     new = tmp_path / "new.safetensors"
@@ -155,10 +155,10 @@ def test_bad_input_is_refused(broken: Path, models: Path, tmp_path: Path) -> Non
     sharded = Path(shutil.copytree(models / "gpt2-healthy-sharded", tmp_path / "sharded"))
     min(sharded.glob("*.safetensors")).unlink()
     with pytest.raises(TargetError, match="is not here"):
-        make_plan(str(sharded), drop(["transformer.wte.weight"]))
+        make_plan(str(sharded), drop_steps(["transformer.wte.weight"]))
     pickled = Path(shutil.copytree(models / "llama-pickle-tied", tmp_path / "pickled"))
     with pytest.raises(TargetError, match="is a pickle, which only torch writes"):
-        make_plan(str(pickled), drop(["lm_head.weight"]))
+        make_plan(str(pickled), drop_steps(["lm_head.weight"]))
     with pytest.raises(TargetError, match="is no directory"):
         fix_target(str(broken / "model.safetensors"), Config(), APPLY)
     with pytest.raises(TargetError, match="is there already"):
@@ -188,7 +188,7 @@ def test_a_fix_that_does_not_help_is_not_kept(broken: Path, monkeypatch: pytest.
 
 
 def test_a_fix_that_brings_another_finding_is_not_kept(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    harmful = Edit("tied", None, True, drop(["lm_head.weight", "model.embed_tokens.weight"]))
+    harmful = Edit("tied", None, True, drop_steps(["lm_head.weight", "model.embed_tokens.weight"]))
     monkeypatch.setattr(run, "_choice", lambda *_: harmful)
     old = content(broken)
     outcome = fix_target(str(broken), Config(), APPLY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tiecheck.records.stored import Comparison
-from tiecheck.rules.stored.groups import rows
+from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import size
 
 SOME = Comparison(False, 128, 128, 128, 0, 127, False)
@@ -37,7 +37,7 @@ SOME = Comparison(False, 128, 128, 128, 0, 127, False)
     ],
 )
 def test_rows_are_counted_located_and_measured(comparison: Comparison, says: str) -> None:
-    assert rows(comparison) == says
+    assert rows_text(comparison) == says
 
 
 @pytest.mark.parametrize(

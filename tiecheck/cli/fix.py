@@ -58,17 +58,17 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
         settled = settle_options(options, (target,))
         config = Config(**{field: settled[field] for field in HEARD if field in settled})
         wanted = FixOptions(choose, options["unsafe"], apply, to, options["backup"])
-        asks = ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+        asks = ask_user if sys.stdin.isatty() and sys.stdout.isatty() else None
         outcome = fix_target(target, config, wanted, asks)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     except TiecheckError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    sys.exit(show(outcome, wanted.to or target))
+    sys.exit(show_outcome(outcome, wanted.to or target))
 
 
-def ask(finding: Finding) -> Edit | None:
+def ask_user(finding: Finding) -> Edit | None:
     """Ask on the terminal which alternative is right."""
     words = {edit.choice: edit for edit in finding.edits}
     click.echo(f"{finding.code}: {finding.message}\n{finding.help}", err=True)
@@ -76,7 +76,7 @@ def ask(finding: Finding) -> Edit | None:
     return words.get(answer)
 
 
-def show(outcome: FixOutcome, place: str) -> int:
+def show_outcome(outcome: FixOutcome, place: str) -> int:
     """Print what was or would be done, and return the exit status."""
     from tiecheck.render.lines import escaped
 

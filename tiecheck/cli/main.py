@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tiecheck._version import __version__
-from tiecheck.cli.streams import ended
+from tiecheck.cli.streams import run_to_exit_status
 
 COMMANDS = {
     "check": "tiecheck.cli.check",
@@ -28,7 +28,7 @@ class LazyGroup(click.Group):
         run: Any = super().main
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
-        sys.exit(ended(lambda: run(*args, standalone_mode=False, **extra)))
+        sys.exit(run_to_exit_status(lambda: run(*args, standalone_mode=False, **extra)))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Every command, in the order of the table."""

@@ -27,7 +27,7 @@ class ClosedStream(io.TextIOBase):
         raise OSError(errno.EBADF, "it is closed")
 
 
-def ended(command: Callable[[], Any]) -> int:
+def run_to_exit_status(command: Callable[[], Any]) -> int:
     """Run a command and return the exit status of the process; whatever fails is told in one sentence.
 
     Args:

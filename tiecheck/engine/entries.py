@@ -93,7 +93,7 @@ def _kept_from(view: LoaderView, problem: LoadProblem) -> LoaderView:
     return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
 
 
-def untold(
+def untold_reason(
     groups: tuple[Group, ...],
     views: tuple[LoaderView, ...],
     live: LiveModel | None,

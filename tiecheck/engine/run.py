@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
-from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign, shown
+from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign_errors, shown
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
-from tiecheck.records.edits import Edit, edit_words, fitting
+from tiecheck.records.edits import Edit, edit_words, fitting_edits
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, finding_fingerprint
 from tiecheck.records.words import Unknown
@@ -116,7 +116,7 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
         target = parse_target(given)
         facts = opening.facts_of(target, config)
         builds = target.type == "module" or config.trust_remote_code
-        with foreign(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
+        with foreign_errors(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
             report = reporting(target, facts, config)
         account.check_files()
     except OutOfTimeError:
@@ -258,7 +258,8 @@ def _apply(
     model = facts.known("model_config")
     data = model.data if model else None
     outcome.findings.extend(
-        _finding(rule, draft, target, chosen, fitting(draft.edits, data) if draft.edits else ()) for draft in drafts
+        _finding(rule, draft, target, chosen, fitting_edits(draft.edits, data) if draft.edits else ())
+        for draft in drafts
     )
     if not reasons:
         outcome.ran.append(rule.code)
@@ -319,11 +320,13 @@ def _status(
         return "error", None
     if at_least(outcome.findings, config.fail_on):
         return "fail", None
-    from tiecheck.engine.entries import untold
+    from tiecheck.engine.entries import untold_reason
 
     blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
     unclear = [skip.reason for skip in outcome.skips if skip.code in outcome.unclear]
-    untold_groups = untold(facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen)
+    untold_groups = untold_reason(
+        facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen
+    )
     reason = next(iter((*blind, *untold_groups, *unclear)), None)
     if reason is None and outcome.ran:
         return "pass", None

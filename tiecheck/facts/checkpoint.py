@@ -89,7 +89,7 @@ def loaders(
 def rehearsal(
     folder: str, rehearsing: Config, checkpoint: Checkpoint | Unknown, fetched: RemoteModel | None
 ) -> Rehearsal | Unknown:
-    """What transformers' own `from_pretrained` does with the directory, on meta; of a remote model by its headers."""
+    """Outcome of transformers' own `from_pretrained` with the directory, on meta; of a remote model by its headers."""
     from tiecheck.live.rehearsal import rehearse, shadow_of
 
     trust, values = rehearsing.trust_remote_code, rehearsing.values != "never"

@@ -17,7 +17,7 @@ from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint
 
 
-class Plan(Record):
+class FixPlan(Record):
     """The files that change, and how."""
 
     root: str
@@ -31,7 +31,7 @@ class Plan(Record):
     index_file: str | None
     """The index, which is replaced last."""
     lines: tuple[str, ...]
-    """What happens to tensors, a line for each."""
+    """Changes of tensors, a line for each."""
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class _Tensors(Record):
     copies: dict[str, str]
 
 
-def make_plan(root: str, steps: Iterable[Step]) -> Plan:
+def make_plan(root: str, steps: Iterable[Step]) -> FixPlan:
     """Return what some steps change in a model directory.
 
     Raises:
@@ -101,7 +101,7 @@ def make_plan(root: str, steps: Iterable[Step]) -> Plan:
         texts[checkpoint.index_file] = _new_index(root, checkpoint.index_file, index, grown)
     lines += [f"- {file}, in which nothing is left" for file in removed]
     kept = {file: layout for file, layout in layouts.items() if file not in removed}
-    return Plan(root, texts, kept, removed, checkpoint.index_file, tuple(lines))
+    return FixPlan(root, texts, kept, removed, checkpoint.index_file, tuple(lines))
 
 
 def _refuse_conflicts(steps: tuple[Step, ...]) -> None:

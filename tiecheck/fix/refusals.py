@@ -53,7 +53,7 @@ def refuse_open(root: str, names: tuple[str, ...]) -> None:
                     raise TargetError(f"{path} is being written by another process; try again later", path) from error
 
 
-def identities(root: str, names: tuple[str, ...]) -> dict[str, list[int]]:
+def file_identities(root: str, names: tuple[str, ...]) -> dict[str, list[int]]:
     """Return what tells a file from a later one of the same name: inode, bytes and time of change."""
     found = {}
     for name in names:
@@ -74,7 +74,7 @@ def refuse_changed(root: str, old: Mapping[str, list[int]]) -> None:
     """
     refuse_open(root, tuple(name for name in old if os.path.isfile(os.path.join(root, name))))
     try:
-        same = identities(root, tuple(old)) == old
+        same = file_identities(root, tuple(old)) == old
     except FileNotFoundError:
         same = False
     if not same:
@@ -94,7 +94,7 @@ def check_space(folder: str, nbytes: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(root: str) -> Iterator[None]:
+def locked_folder(root: str) -> Iterator[None]:
     """Hold a directory against another fix at the same time.
 
     Raises:

@@ -13,7 +13,7 @@ from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.errors import TargetError
 from tiecheck.fix import refusals, writing
-from tiecheck.fix.plan import Plan, make_plan
+from tiecheck.fix.plan import FixPlan, make_plan
 from tiecheck.records.edits import Edit
 from tiecheck.records.record import Record
 from tiecheck.records.rehearsal import Rehearsal
@@ -25,7 +25,7 @@ Ask = Callable[[Finding], Edit | None]
 
 
 class FixOptions(Record):
-    """What to fix, and how far to go."""
+    """Choices of what to fix, and how far to go."""
 
     choice: str | None = None
     """The user's decision where an edit needs one."""
@@ -50,8 +50,8 @@ class FixOutcome(Record):
     """The findings that have a fix, each with the alternative taken."""
     left: tuple[tuple[Finding, str], ...]
     """The findings that stay, each with the reason."""
-    plan: Plan | None
-    """What changes; None where nothing does."""
+    plan: FixPlan | None
+    """Changes to be made; None where there are none."""
     undone: tuple[str, ...] = ()
     """Reasons why the fix was not kept."""
     after: TargetReport | None = None
@@ -59,7 +59,7 @@ class FixOutcome(Record):
     rehearsed: str | None = None
     """The version of transformers that was heard, or the reason why none was."""
     recovered: str | None = None
-    """What was found of an interrupted fix."""
+    """Words on an interrupted fix that was found."""
 
     @property
     def written(self) -> bool:
@@ -91,8 +91,8 @@ def fix_target(
     in_place = options.apply and options.to is None
     if in_place:
         refusals.refuse_unwritable(target)
-    with refusals.locked(target):
-        recovered = writing.recover(target) if os.access(target, os.W_OK) else None
+    with refusals.locked_folder(target):
+        recovered = writing.recover_interrupted(target) if os.access(target, os.W_OK) else None
         old = _watched(target)
         check_codes(config.select)
         before = _judged(target, config._replace(select=()))  # all of it, to see what a fix brings
@@ -110,7 +110,7 @@ def fix_target(
 def _watched(target: str) -> dict[str, list[int]]:
     """Return the identities of all files of a directory, to see whether one changes meanwhile."""
     names = tuple(name for name in os.listdir(target) if os.path.isfile(os.path.join(target, name)))
-    return refusals.identities(target, names)
+    return refusals.file_identities(target, names)
 
 
 def _judged(target: str, config: Config) -> TargetReport:
@@ -171,7 +171,7 @@ def _carried_out(
 
 
 @contextlib.contextmanager
-def _staged(plan: Plan, to: str | None, step: writing.Hook) -> Iterator[str]:
+def _staged(plan: FixPlan, to: str | None, step: writing.Hook) -> Iterator[str]:
     """Stage a plan, and leave nothing behind of what did not get its place."""
     parent, name = os.path.split(os.path.abspath(to or ""))
     rest = os.path.join(plan.root, writing.WORK) if to is None else os.path.join(parent, f".{name}{writing.WORK}")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.fix.plan import Plan
-from tiecheck.fix.refusals import check_space, identities
+from tiecheck.fix.plan import FixPlan
+from tiecheck.fix.refusals import check_space, file_identities
 from tiecheck.fix.tensors import write_shard
 
 WORK = ".tiecheck-fix"
@@ -36,7 +36,7 @@ Hook = Callable[[str], None]
 """Called with a word between any two writes."""
 
 
-def recover(root: str) -> str | None:
+def recover_interrupted(root: str) -> str | None:
     """Finish or clear away what an interrupted fix has left, and say which; None where there was none.
 
     Raises:
@@ -55,7 +55,7 @@ def recover(root: str) -> str | None:
     told = json.loads(Path(commit).read_text(encoding="utf-8"))
     waiting = [name for name in told["order"] if os.path.exists(os.path.join(work, "new", name))]
     waiting += [name for name in told["removed"] if os.path.exists(os.path.join(root, name))]
-    odd = next((n for n in waiting if identities(root, (n,))[n] != told["old"][n]), None)
+    odd = next((n for n in waiting if file_identities(root, (n,))[n] != told["old"][n]), None)
     if odd:
         raise TargetError(
             f"{os.path.join(root, odd)} has changed since a fix was interrupted; the new files are in {work}/new: move "
@@ -66,7 +66,7 @@ def recover(root: str) -> str | None:
     return "an interrupted fix is finished: the new files are in place"
 
 
-def stage_in_place(plan: Plan, step: Hook) -> str:
+def stage_in_place(plan: FixPlan, step: Hook) -> str:
     """Write the new files beside the old, in a folder that holds links to all others, and return it.
 
     Raises:
@@ -84,7 +84,7 @@ def stage_in_place(plan: Plan, step: Hook) -> str:
     return stage
 
 
-def stage_copy(plan: Plan, to: str, step: Hook) -> str:
+def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
     """Write a fixed copy under a name that is not its own yet, and return that.
 
     Weights that stay are shared with the original, by a reflink or a hard link where the file system has them.
@@ -125,7 +125,7 @@ def commit_copy(stage: str, to: str, step: Hook) -> None:
     step("copy named")
 
 
-def commit_in_place(plan: Plan, old: dict[str, list[int]], *, backup: bool, step: Hook) -> None:
+def commit_in_place(plan: FixPlan, old: dict[str, list[int]], *, backup: bool, step: Hook) -> None:
     """Move staged files to their places: shards, config, the index last; then remove shards that nothing names.
 
     Args:
@@ -181,7 +181,7 @@ def write_text(path: str, text: str, mode: int | None = None) -> None:
         os.fsync(file.fileno())
 
 
-def _new_file(plan: Plan, name: str, stage: str, step: Hook) -> bool:
+def _new_file(plan: FixPlan, name: str, stage: str, step: Hook) -> bool:
     """Write a file that changes; False where it is none of them."""
     source, target = os.path.realpath(os.path.join(plan.root, name)), os.path.join(stage, name)
     if name in plan.layouts:

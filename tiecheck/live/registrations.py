@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tiecheck.errors import TargetError, class_word, foreign
+from tiecheck.errors import TargetError, class_word, foreign_errors
 from tiecheck.live.module_graph import ModuleGraph, repeated_numbers
 
 CAP = 32
@@ -114,7 +114,7 @@ def looking_at(module: object, *, own: str | None = None) -> Iterator[None]:
         raise TypeError(f"a torch.nn.Module is wanted, not a {name}")
     if "_parameters" not in module.__dict__:
         raise TargetError(f"the {name} was never initialised: its __init__ does not call super().__init__()")
-    with foreign(f"looking at the {name}", own=own):
+    with foreign_errors(f"looking at the {name}", own=own):
         yield
 
 

@@ -52,17 +52,17 @@ def set_flags(flags: Iterable[str], value: bool) -> tuple[Step, ...]:
     return tuple(Step("set-config", file=CONFIG, key=tuple(flag.split(".")), value=value) for flag in flags)
 
 
-def drop(names: Iterable[str]) -> tuple[Step, ...]:
+def drop_steps(names: Iterable[str]) -> tuple[Step, ...]:
     """Return the steps that delete tensors."""
     return tuple(Step("drop-tensor", (name,)) for name in names)
 
 
-def copy(source: str, names: Iterable[str]) -> tuple[Step, ...]:
+def copy_steps(source: str, names: Iterable[str]) -> tuple[Step, ...]:
     """Return the steps that store a tensor under further names."""
     return tuple(Step("copy-tensor", (source, name)) for name in names)
 
 
-def fitting(edits: tuple[Edit, ...], config: Mapping[str, Any] | None) -> tuple[Edit, ...]:
+def fitting_edits(edits: tuple[Edit, ...], config: Mapping[str, Any] | None) -> tuple[Edit, ...]:
     """Return the alternatives whose flags stand at levels that the config has.
 
     A level is never made: a flat config with a new `text_config` of one key is another model (Qwen2-VL before 4.52).

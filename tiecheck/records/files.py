@@ -18,9 +18,9 @@ class LoadProblem(Record):
     versions: tuple[str, ...]
     """The lines of transformers that it holds for."""
     outcome: Outcome
-    """What comes of every group."""
+    """Outcome of every group."""
     message: str
-    """What the loader raises, or does."""
+    """Error that the loader raises, or its way of going on."""
     why: str
     """The cause, as the beginning of a sentence."""
     file: str

@@ -27,7 +27,7 @@ class Dropped(Record):
     stored: tuple[str, ...]
     """Its names in the files."""
     equal: bool | None
-    """Whether what replaced it holds the same values (NaN alike); None where they were not read."""
+    """True if what replaced it holds the same values (NaN alike); None where they were not read."""
 
 
 class Rehearsal(Record):
@@ -50,7 +50,7 @@ class Rehearsal(Record):
     held: tuple[Held, ...] = ()
     """Every parameter and persistent buffer."""
     dropped: tuple[Dropped, ...] = ()
-    """What was loaded and thrown away."""
+    """Tensors that were loaded and thrown away."""
     undecided: tuple[tuple[str, str], ...] = ()
     """Pairs that are one parameter if their values agree, and whose values were not read."""
     embedding: str | None = None

@@ -27,7 +27,7 @@ def problem_draft(problem: LoadProblem) -> Draft:
     )
 
 
-def problem(kind: str, **changes: Any) -> LoadProblem:
+def load_problem(kind: str, **changes: Any) -> LoadProblem:
     """Return a problem for a rule's cases."""
     plain = LoadProblem(
         "name",

@@ -131,7 +131,7 @@ def confined(root: str) -> Iterator[list[str]]:
 
 
 class _Bounds:
-    """What stands in for the functions that reach out of a directory, in the thread that builds."""
+    """Stand-ins for the functions that reach out of a directory, in the thread that builds."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)

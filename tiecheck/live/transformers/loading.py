@@ -44,7 +44,7 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
 
     With `trust` the directory's own code may be imported. Else, or where it fails, the reason comes back.
     """
-    with silenced_transformers(), bounded(root, model) as refused:
+    with silenced_transformers(), bounded_build(root, model) as refused:
         try:
             if load:
                 refuse_outside(root)
@@ -78,7 +78,7 @@ def build_for_plan(
     Returns:
         The model and its quantizer, or why it could not be built.
     """
-    with silenced_transformers(), bounded(root, model) as refused:
+    with silenced_transformers(), bounded_build(root, model) as refused:
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -95,7 +95,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 
     That is what shows on the class alone; else, where it can be built with the flag false, what its keys name there.
     """
-    with silenced_transformers(), bounded(root, model):
+    with silenced_transformers(), bounded_build(root, model):
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
@@ -112,7 +112,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 
 
 @contextlib.contextmanager
-def bounded(root: str, model: ModelConfig) -> Iterator[list[str]]:
+def bounded_build(root: str, model: ModelConfig) -> Iterator[list[str]]:
     """Keep a build within the directory and within what can be built; give what it asked for besides.
 
     Raises:

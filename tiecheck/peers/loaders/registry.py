@@ -83,7 +83,7 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
         if equals:
             plain = all(number.isdecimal() for number in numbers)
             wanted = tuple(map(int, numbers)) if plain else ()
-            fitting = [v for v in versions if v.versions == version or (plain and covers(wanted, v))]
+            fitting = [v for v in versions if v.versions == version or (plain and covers_version(wanted, v))]
             if not fitting:
                 known = ", ".join(dict.fromkeys(v.versions for v in versions))
                 raise UsageError(f"--for {spec}: {name} is known in the versions {known} only")
@@ -92,7 +92,7 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset(chosen)
 
 
-def covers(version: tuple[int, ...], loader: Loader) -> bool:
+def covers_version(version: tuple[int, ...], loader: Loader) -> bool:
     """Tell whether a column of the matrix holds for a version, given in full or by its first numbers."""
     size = len(version)
     return version >= loader.since[:size] and (loader.until is None or version < loader.until)

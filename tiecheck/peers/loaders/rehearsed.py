@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tiecheck.peers.loaders.loader_rules import GENERAL, UNREAD
-from tiecheck.peers.loaders.registry import covers, loaders_of
+from tiecheck.peers.loaders.registry import covers_version, loaders_of
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.rehearsal import Dropped, Held, Rehearsal
 from tiecheck.records.stored import Comparison, Group
@@ -14,7 +14,9 @@ from tiecheck.records.words import Outcome
 LEFT = "left on the meta device without a word, and the first forward pass fails"
 
 
-def outcome_of(group: Group, rehearsal: Rehearsal, comparison: Comparison | None = None) -> tuple[Outcome, str | None]:
+def rehearsed_outcome(
+    group: Group, rehearsal: Rehearsal, comparison: Comparison | None = None
+) -> tuple[Outcome, str | None]:
     """Return what the rehearsed loader makes of a tie group, and what it says.
 
     Args:
@@ -48,11 +50,11 @@ def rehearsed_views(
         rehearsal: A load that tells.
     """
     number = tuple(int(part) for part in rehearsal.version.split(".")[:2] if part.isdecimal())
-    column = next((one for one in loaders_of(("transformers",)) if covers(number, one)), None)
+    column = next((one for one in loaders_of(("transformers",)) if covers_version(number, one)), None)
     versions = column.versions if column else rehearsal.version
     told: dict[tuple[str, ...], LoaderView] = {}
     for group in groups:
-        outcome, message = outcome_of(group, rehearsal, group.comparison)
+        outcome, message = rehearsed_outcome(group, rehearsal, group.comparison)
         if outcome != "unknown":
             ties = {"tied": True, "head-discarded": True, "member-discarded": True, "kept-apart": False}.get(outcome)
             flag = group.flag.dotted if group.flag else None

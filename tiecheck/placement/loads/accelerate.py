@@ -15,10 +15,10 @@ from tiecheck.placement.loads.slots import (
     NONE,
     Fails,
     Form,
-    Held,
     Loaded,
     LoadGroup,
     Slots,
+    SlotTensor,
     Untold,
     stored_value,
 )
@@ -45,8 +45,8 @@ class Dispatch:
         self.slots, self.names, self.index = slots, names, index
         self.device_map = DeviceMap.of(device_map)
         self.main, self.offloaded = self.device_map.main, self.device_map.offloaded
-        self.beside: dict[str, Held] = {}
-        self.pointers: dict[int, dict[Device, Held]] = {}
+        self.beside: dict[str, SlotTensor] = {}
+        self.pointers: dict[int, dict[Device, SlotTensor]] = {}
 
     def run(self) -> Loaded:
         """Return what comes out.
@@ -105,7 +105,7 @@ class Dispatch:
                 elif device == "cpu" and self.main != "cpu":
                     self.beside[name] = self.slots[name]
         for name, value in (self.index or {}).items():
-            self.beside.setdefault(name, Held(-1, "disk", value))
+            self.beside.setdefault(name, SlotTensor(-1, "disk", value))
 
     def _hook(self, name: str) -> None:
         """`attach_align_device_hook_on_blocks`, for the modules above a name, from the outside in."""

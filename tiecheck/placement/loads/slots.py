@@ -61,7 +61,7 @@ class Untold(Exception):  # noqa: N818  # a reason, not an error
         self.loads = loads
 
 
-class Held(NamedTuple):
+class SlotTensor(NamedTuple):
     """The tensor that stands in a slot."""
 
     parameter: int
@@ -81,20 +81,20 @@ class Slots:
         self.slot = dict(zip(group.names, numbers, strict=True))
         objects = group.objects or [0] * len(group.names)
         self._held = {
-            slot: Held(number, device, value) for slot, number in zip(self.slot.values(), objects, strict=True)
+            slot: SlotTensor(number, device, value) for slot, number in zip(self.slot.values(), objects, strict=True)
         }
         self._made = max(objects) + 1
 
-    def __getitem__(self, name: str) -> Held:
-        """What stands in a name's slot."""
+    def __getitem__(self, name: str) -> SlotTensor:
+        """Content of a name's slot."""
         return self._held[self.slot[name]]
 
     def put(self, name: str, device: Device, value: str) -> None:
         """A new Parameter in a name's slot, and so in that of its aliases."""
-        self._held[self.slot[name]] = Held(self._made, device, NONE if device == "meta" else value)
+        self._held[self.slot[name]] = SlotTensor(self._made, device, NONE if device == "meta" else value)
         self._made += 1
 
-    def share(self, name: str, held: Held) -> None:
+    def share(self, name: str, held: SlotTensor) -> None:
         """The Parameter of another slot in this one."""
         self._held[self.slot[name]] = held
 

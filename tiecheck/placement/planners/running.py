@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from tiecheck.placement.map_lookup import Key
-from tiecheck.placement.planners.watching import Watch, crash_of, watched_planner
+from tiecheck.placement.planners.watching import PlannerWatch, crash_of, watched_planner
 from tiecheck.records.placement import Ask, Plan
 
 Tool = Literal["accelerate", "transformers"]
@@ -50,7 +50,7 @@ class Ran(NamedTuple):
 
     plan: Plan
     """The plan, with what was raised and logged."""
-    watch: Watch
+    watch: PlannerWatch
     """The counting of the planner, and its groups."""
     started: bool = True
     """True where it came to placing anything; else it raised while it shared the memory out."""
@@ -77,15 +77,17 @@ def run_planner(case: PlannerCase) -> Ran:
         except ImportError:
             raise
         except Exception as error:  # noqa: BLE001  # what it raises is the result
-            return Ran(_plan(case, {}, texts)._replace(crash=crash_of(error, case.module)), Watch(), started=False)
-        return _planned(case, memory, Watch(), None, texts)
+            return Ran(
+                _plan(case, {}, texts)._replace(crash=crash_of(error, case.module)), PlannerWatch(), started=False
+            )
+        return _planned(case, memory, PlannerWatch(), None, texts)
 
 
 def plan_again(case: PlannerCase, ran: Ran, *, groups: Groups | None = None, once: bool = False) -> Ran:
     """Run the installed planner under the memory of an earlier run, with its ties in another order or counted once."""
     texts: list[str] = []
     with captured_logs(texts):
-        return _planned(case, dict(ran.plan.memory), Watch(once=once), groups, texts)
+        return _planned(case, dict(ran.plan.memory), PlannerWatch(once=once), groups, texts)
 
 
 def is_pretrained(module: Any) -> bool:
@@ -110,7 +112,9 @@ def _plan(case: PlannerCase, memory: Mapping[Key, Any], texts: list[str]) -> Pla
     return Plan(case.tool, installed, case.ask.strategy, {}, None, tuple(dict.fromkeys(texts)), memory)
 
 
-def _planned(case: PlannerCase, memory: dict[Key, Any], watch: Watch, groups: Groups | None, texts: list[str]) -> Ran:
+def _planned(
+    case: PlannerCase, memory: dict[Key, Any], watch: PlannerWatch, groups: Groups | None, texts: list[str]
+) -> Ran:
     """Plan under a memory that was shared out."""
     try:
         infer = _accelerate if case.tool == "accelerate" else _transformers
@@ -140,7 +144,9 @@ def _accelerates_memory(case: PlannerCase) -> dict[Key, Any]:
     return dict(get_balanced_memory(case.module, max_memory=given, low_zero=low_zero, **_accelerates_words(case)))
 
 
-def _accelerate(case: PlannerCase, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
+def _accelerate(
+    case: PlannerCase, memory: dict[Key, Any], watch: PlannerWatch, groups: Groups | None
+) -> dict[str, Key]:
     from accelerate.utils.modeling import infer_auto_device_map
 
     infer = watched_planner(infer_auto_device_map, watch, groups)
@@ -162,7 +168,9 @@ def _transformers_memory(case: PlannerCase) -> dict[Key, Any]:
     return dict(given if quantizer is None else quantizer.adjust_max_memory(given))
 
 
-def _transformers(case: PlannerCase, memory: dict[Key, Any], watch: Watch, groups: Groups | None) -> dict[str, Key]:
+def _transformers(
+    case: PlannerCase, memory: dict[Key, Any], watch: PlannerWatch, groups: Groups | None
+) -> dict[str, Key]:
     from transformers.integrations.accelerate import infer_auto_device_map
 
     infer = watched_planner(infer_auto_device_map, watch)

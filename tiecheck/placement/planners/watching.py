@@ -31,7 +31,7 @@ CLEAN = "clean_device_map"
 """The helper that makes one entry of a module whose whole content is on one device."""
 
 
-class Watch:
+class PlannerWatch:
     """The counting and placing of a planner while it plans."""
 
     def __init__(self, *, once: bool = False) -> None:
@@ -88,7 +88,7 @@ class Watch:
 
 
 def watched_planner(
-    planner: Callable[..., Any], watch: Watch, groups: Sequence[Sequence[str]] | None = None
+    planner: Callable[..., Any], watch: PlannerWatch, groups: Sequence[Sequence[str]] | None = None
 ) -> Callable[..., Any]:
     """Return a copy of the installed `infer_auto_device_map` that is watched.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.files import LoadProblem
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.load_drafts import problem, problem_draft
+from tiecheck.rules.load_drafts import load_problem, problem_draft
 
 
 class LoaderReadsOtherWeights(Rule):
@@ -38,12 +38,12 @@ class LoaderReadsOtherWeights(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        yield Case("a vendor's own file name", {"load_problems": (problem("name"),)}, finds=("error",))
-        yield Case("a nested state dict", {"load_problems": (problem("nested"),)}, finds=("error",))
-        older = problem("format", versions=("4.57",))
+        yield Case("a vendor's own file name", {"load_problems": (load_problem("name"),)}, finds=("error",))
+        yield Case("a nested state dict", {"load_problems": (load_problem("nested"),)}, finds=("error",))
+        older = load_problem("format", versions=("4.57",))
         yield Case("no format in the metadata", {"load_problems": (older,)}, finds=("warning",))
         yield Case("nothing in the way", {"load_problems": ()})
-        yield Case("another rule's matter", {"load_problems": (problem("flag"),)})
+        yield Case("another rule's matter", {"load_problems": (load_problem("flag"),)})
 
 
 class LoadWillRaise(Rule):
@@ -75,6 +75,6 @@ class LoadWillRaise(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        yield Case("99 rows under a vocab_size of 102", {"load_problems": (problem("shape"),)}, finds=("error",))
+        yield Case("99 rows under a vocab_size of 102", {"load_problems": (load_problem("shape"),)}, finds=("error",))
         yield Case("nothing in the way", {"load_problems": ()})
-        yield Case("another rule's matter", {"load_problems": (problem("name"),)})
+        yield Case("another rule's matter", {"load_problems": (load_problem("name"),)})

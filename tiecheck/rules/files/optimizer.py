@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.stored.groups import declaration_place, flag_name, rows, stored_places, tied_by_intent
+from tiecheck.rules.stored.groups import declaration_place, flag_name, rows_text, stored_places, tied_by_intent
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TiedOptimizerStateSplit(Rule):
     @staticmethod
     def _draft(fact: TiedMoments) -> Draft:
         group = fact.group
-        how = "their shapes differ" if fact.comparison is None else rows(fact.comparison)
+        how = "their shapes differ" if fact.comparison is None else rows_text(fact.comparison)
         entries = (
             f"moments for {listed(fact.keys)}"
             if fact.named

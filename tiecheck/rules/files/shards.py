@@ -9,7 +9,7 @@ from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.fixes import entries_moved
-from tiecheck.rules.stored.groups import rows
+from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class MemberStoredTwice(Rule):
 
 def _difference(duplicate: Duplicate) -> str:
     if duplicate.comparison is not None:
-        return f"different values ({rows(duplicate.comparison)})"
+        return f"different values ({rows_text(duplicate.comparison)})"
     kinds = tuple(f"{t.dtype} {list(t.shape)}" for t in duplicate.tensors)
     return f"different shapes or types ({listed(kinds)})"
 

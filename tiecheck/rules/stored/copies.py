@@ -8,7 +8,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import dropping
+from tiecheck.rules.stored.fixes import drop_edits
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration_place,
@@ -18,7 +18,7 @@ from tiecheck.rules.stored.groups import (
     losing_views,
     stored_places,
     tied_by_intent,
-    uncompared,
+    uncompared_reasons,
     views_of,
 )
 from tiecheck.wording import listed, size
@@ -63,7 +63,7 @@ class RedundantTiedCopy(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             refusing = losing_views(views_of(group, loaders))
-            yield from uncompared(group, tied=True)
+            yield from uncompared_reasons(group, tied=True)
             if not tied_by_intent(group) or group.stored != "copy":
                 continue
             kept = group.source if group.source in group.stored_names else group.stored_names[0]
@@ -81,7 +81,7 @@ class RedundantTiedCopy(Rule):
                 confidence=confidence(group),
                 severity="warning" if nan else None,
                 hurts=refusing or None,
-                edits=dropping(extra),
+                edits=drop_edits(extra),
             )
 
     @staticmethod
@@ -133,7 +133,7 @@ class FlattenedTie(Rule):
 
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
-            yield from uncompared(group, tied=False)
+            yield from uncompared_reasons(group, tied=False)
             if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
                 continue
             if len(group.tensors[0].shape) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tiecheck.records.edits import Edit, Step, copy, drop, set_flags
+from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps, set_flags
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.rules.stored.groups import flag_name, main_member
 
@@ -32,7 +32,7 @@ def apart_or_one(
     others = any(other.stored == "separate" for other in _under(group, groups) if other.names != group.names)
     if kept is not None and (group.source is None or group.source == kept) and not (disagree and others):
         said = set_flags(written, value=True) if disagree else ()
-        edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop(n for n in group.stored_names if n != kept))))
+        edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop_steps(n for n in group.stored_names if n != kept))))
     if not group.forced:
         stored = [_stored_apart(other) for other in _under(group, groups)]
         if None not in stored:
@@ -50,7 +50,7 @@ def one_tensor(
         return ()
     steps = set_flags(sorted(flags), value=True)
     if group.source in group.missing:
-        renamed = renaming(group)
+        renamed = rename_edits(group)
         if not renamed:
             return ()
         steps = (*steps, *renamed[0].steps)
@@ -78,16 +78,16 @@ def every_member(group: Group) -> tuple[Edit, ...]:
     return (Edit("stored", None, True, steps),) if steps else ()
 
 
-def renaming(group: Group) -> tuple[Edit, ...]:
+def rename_edits(group: Group) -> tuple[Edit, ...]:
     """Return the way to give the one stored member the name that the others are tied to."""
     if group.source is None or len(group.stored_names) != 1 or group.stored_names[0] not in group.names:
         return ()
     return (Edit("tied", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
 
 
-def dropping(names: tuple[str, ...]) -> tuple[Edit, ...]:
+def drop_edits(names: tuple[str, ...]) -> tuple[Edit, ...]:
     """Return the way to store a tensor once whose equal copies have other names."""
-    return (Edit("tied", None, True, drop(names)),)
+    return (Edit("tied", None, True, drop_steps(names)),)
 
 
 def entries_moved(checkpoint: Checkpoint, index: str, names: list[str]) -> tuple[Edit, ...]:
@@ -112,5 +112,5 @@ def _stored_apart(group: Group) -> tuple[Step, ...] | None:
     if not set(group.stored_names) <= set(group.names) or not group.stored_names:
         return None
     if group.source in group.stored_names:
-        return copy(group.source, group.missing)
-    return copy(group.stored_names[0], group.missing) if len(group.stored_names) == 1 else None
+        return copy_steps(group.source, group.missing)
+    return copy_steps(group.stored_names[0], group.missing) if len(group.stored_names) == 1 else None

@@ -124,7 +124,7 @@ def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: G
     )
 
 
-def uncompared(group: Group, *, tied: bool) -> Iterator[Unknown]:
+def uncompared_reasons(group: Group, *, tied: bool) -> Iterator[Unknown]:
     """A group whose stored members could not be compared, for the rules that hang on it."""
     if group.stored == "unknown" and len(group.stored_names) > 1 and bool(group.declared) == tied:
         yield Unknown(f"{listed(group.stored_names)} were not compared: {group.reason}")
@@ -210,7 +210,7 @@ def stored_places(group: Group, *, primary: bool = False) -> tuple[Location, ...
     )
 
 
-def rows(comparison: Comparison) -> str:
+def rows_text(comparison: Comparison) -> str:
     """Tell how many rows differ, where, and by how much."""
     return _which_rows(comparison) + _how_far(comparison)
 

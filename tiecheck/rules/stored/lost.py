@@ -21,11 +21,11 @@ from tiecheck.rules.stored.groups import (
     flag_word,
     flags_to_set,
     losing_views,
-    rows,
+    rows_text,
     spoken_for,
     stored_places,
     tied_by_intent,
-    uncompared,
+    uncompared_reasons,
     view_titles,
     views_of,
     why_disputed,
@@ -73,7 +73,7 @@ class TrainedHeadDiscarded(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             views = views_of(group, loaders)
-            yield from uncompared(group, tied=True)
+            yield from uncompared_reasons(group, tied=True)
             if group.declared is None and not group.inferred and group.stored == "separate":
                 yield Unknown(f"the stored values differ, and who decides is not clear: {group.reason}")
             against = group.declared is True and not tied_by_intent(group)  # a false that the class does not heed
@@ -88,7 +88,7 @@ class TrainedHeadDiscarded(Rule):
             yield Draft(
                 f"{declarer_text(group)} that {listed(group.names)} are one tensor, but the checkpoint stores "
                 f"different "
-                f"values for them: {rows(group.comparison)}{fit_text(group)}. {_fates(views, listed(lost))}",
+                f"values for them: {rows_text(group.comparison)}{fit_text(group)}. {_fates(views, listed(lost))}",
                 group.stored_names,
                 (declaration_place(group), *stored_places(group)),
                 "No flag keeps them apart everywhere, since the class ties whatever it says." if group.forced else "",

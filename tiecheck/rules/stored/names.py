@@ -8,7 +8,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import renaming
+from tiecheck.rules.stored.fixes import rename_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
@@ -196,7 +196,7 @@ class KeptTheAliasName(Rule):
             alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
-            renamed = renaming(group)
+            renamed = rename_edits(group)
             yield Draft(
                 f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
                 f"{group.source}, which the others are tied to. {endings_text(failing)}",

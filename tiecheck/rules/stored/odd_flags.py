@@ -8,7 +8,7 @@ from tiecheck.records.declared import Flag
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.load_drafts import problem, problem_draft
+from tiecheck.rules.load_drafts import load_problem, problem_draft
 
 
 class InvalidTieFlag(Rule):
@@ -47,7 +47,7 @@ class InvalidTieFlag(Rule):
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import llama_group, tie_flag
 
-        odd = problem(
+        odd = load_problem(
             "flag", versions=("5",), why="tie_word_embeddings is null, neither true nor false", file="config.json"
         )
         yield Case(
@@ -56,4 +56,4 @@ class InvalidTieFlag(Rule):
             finds=("error",),
         )
         yield Case("a truth value", {"groups": (), "load_problems": (), "flags": (tie_flag(True),)})
-        yield Case("another rule's matter", {"groups": (), "load_problems": (problem("name"),), "flags": ()})
+        yield Case("another rule's matter", {"groups": (), "load_problems": (load_problem("name"),), "flags": ()})
