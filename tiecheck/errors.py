@@ -12,8 +12,11 @@ MESSAGE = 300
 class TiecheckError(Exception):
     """Base of every error tiecheck raises on purpose. The message names the file and the cause."""
 
+    lines = False
+    """True where a message of ours has several lines; elsewhere a line break is part of a name, and is escaped."""
+
     def __init__(self, message: str, path: str | None = None) -> None:
-        super().__init__(shown(message))
+        super().__init__("\n".join(shown(line) for line in message.split("\n")) if self.lines else shown(message))
         self.path = path
 
 

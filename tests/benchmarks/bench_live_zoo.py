@@ -26,7 +26,7 @@ import torch
 import transformers
 import verdicts
 from live_zoo_page import page
-from subjects import VARIANTS, Candidate, every, quiet
+from subjects import VARIANTS, ClassCandidate, every, quiet
 from zoo import own
 
 import tiecheck
@@ -64,18 +64,18 @@ def versions() -> dict[str, str]:
     return {"tiecheck": tiecheck.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
 
 
-def ties(candidate: Candidate) -> bool:
+def ties(candidate: ClassCandidate) -> bool:
     """Whether a class has a group in the tie table, and is built from its own config."""
     return bool(load_architecture(candidate.class_name, candidate.model_type).ties) and own(candidate)
 
 
-def breaking(candidate: Candidate) -> list[Row]:
+def breaking(candidate: ClassCandidate) -> list[Row]:
     """The row of one class's breaks."""
     with quiet():
         return [broken.row_of(candidate)]
 
 
-def untouched(candidate: Candidate) -> list[Row]:
+def untouched(candidate: ClassCandidate) -> list[Row]:
     """The rows of one class: its default, and both flags where it declares or holds a tie, or has what could be one."""
     with quiet():
         first = verdicts.row_of(candidate, "default")
@@ -84,7 +84,9 @@ def untouched(candidate: Candidate) -> list[Row]:
         return [first, *(verdicts.row_of(candidate, variant) for variant in VARIANTS[1:])]
 
 
-def run(work: Callable[[Candidate], list[Row]], wanted: list[Candidate], file: Path, jobs: int, *, anew: bool) -> None:
+def run(
+    work: Callable[[ClassCandidate], list[Row]], wanted: list[ClassCandidate], file: Path, jobs: int, *, anew: bool
+) -> None:
     """Append the rows of every class that has none yet."""
     done = set() if anew else {(row["class"], row["model_type"]) for row in read_rows(file)}
     left = [c for c in wanted if (c.class_name, c.model_type) not in done]
@@ -102,7 +104,7 @@ def run(work: Callable[[Candidate], list[Row]], wanted: list[Candidate], file: P
                 sys.stdout.flush()
 
 
-def _spread(work: Callable[[Candidate], list[Row]], left: list[Candidate], jobs: int) -> Iterator[list[Row]]:
+def _spread(work: Callable[[ClassCandidate], list[Row]], left: list[ClassCandidate], jobs: int) -> Iterator[list[Row]]:
     if jobs == 1:
         yield from map(work, left)
         return

@@ -29,7 +29,7 @@ from tiecheck.facts.opening import module_facts
 from tiecheck.placement.collect import collect_placement
 from tiecheck.placement.load_outcomes import Source
 from tiecheck.placement.planners import plans
-from tiecheck.placement.planners.plans import plan_under_seeds, plans_of
+from tiecheck.placement.planners.plans import plan_under_seeds, plans_and_groups
 from tiecheck.placement.planners.running import PlannerCase, is_pretrained, run_planner
 from tiecheck.records.placement import Ask
 
@@ -195,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     with contextlib.suppress(Exception):
-        plans_of(nn.Linear(2, 2), Ask("auto", {0: 100}))  # imports
+        plans_and_groups(nn.Linear(2, 2), Ask("auto", {0: 100}))  # imports
     models: list[tuple[str, Callable[[], nn.Module], int]] = [
         ("Llama 70B, tied", lambda: llama_70b(tied=True), arguments.runs),
         ("Llama 70B, untied", lambda: llama_70b(tied=False), arguments.runs),

@@ -14,7 +14,7 @@ import torch
 from breaks import BREAKS, Group
 from broken import outcomes, row_of
 from states import WORDS, state_of
-from subjects import Candidate, every
+from subjects import ClassCandidate, every
 from torch import nn
 from zoo import animal, by_name, own, tied_model
 
@@ -102,7 +102,7 @@ def test_the_truth_of_a_group_of_three() -> None:
     assert WORDS[state_of(model, names)] == ()
 
 
-def broken_classes() -> Iterator[Candidate]:
+def broken_classes() -> Iterator[ClassCandidate]:
     """Every class that ties something, under its own config."""
     for candidate in every():
         if load_architecture(candidate.class_name, candidate.model_type).ties and own(candidate):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from placed_zoo import judge, row_of, told
-from subjects import Candidate, every
+from subjects import ClassCandidate, every
 from truth.run import classes
 from zoo import animal, by_name, own
 from zoo_loads import FAILS, again, load, plain_of
@@ -146,7 +146,7 @@ def test_every_class_that_ties() -> None:
     assert words["right"] > 2000
 
 
-def here(candidate: Candidate) -> bool:
+def here(candidate: ClassCandidate) -> bool:
     """Whether a class is built from its own config, and the packages that it needs are here."""
     try:
         return own(candidate)

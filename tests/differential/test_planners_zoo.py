@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from planner_asks import asks_of
 from planner_runs import agree, plans_of, total_bytes
-from subjects import Candidate, every, make
+from subjects import ClassCandidate, every, make
 
 from tiecheck.peers.views.registry import ask_tools, would_warn
 
@@ -63,7 +63,7 @@ SAMPLE = [
 """Every shape of ties, and classes without any."""
 
 
-def compared(candidate: Candidate, model: Any) -> Counter[str]:
+def compared(candidate: ClassCandidate, model: Any) -> Counter[str]:
     """Hold our runs against both planners; what came out, counted.
 
     Raises:
@@ -86,7 +86,7 @@ def compared(candidate: Candidate, model: Any) -> Counter[str]:
 
 @pytest.mark.parametrize(("name", "model_type"), SAMPLE)
 def test_a_class_is_planned_alike(name: str, model_type: str) -> None:
-    candidate = Candidate(name, model_type, "")
+    candidate = ClassCandidate(name, model_type, "")
     came = compared(candidate, make(candidate, "default"))
     assert sum(count for what, count in came.items() if ":" in what) == 10
 

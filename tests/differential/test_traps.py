@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import transformers
 from accelerate import cpu_offload, disk_offload
 from peft import LoraConfig, get_peft_model
-from subjects import Candidate, make, truth_of
+from subjects import ClassCandidate, make, truth_of
 from torch import nn
 from zoo import animal, by_name
 
@@ -166,7 +166,7 @@ def _07_padded_vocabulary() -> nn.Module:
 
 @trap
 def _07_head_of_another_width() -> nn.Module:
-    return make(Candidate("RemBertForMaskedLM", "rembert", ""), "true")
+    return make(ClassCandidate("RemBertForMaskedLM", "rembert", ""), "true")
 
 
 @trap
@@ -205,12 +205,12 @@ TRAPS |= {"09-phi-3-vision": Phi3V, "09-gated-delta-net": GatedDelta}
 
 @trap
 def _09_diffusion_gemma_ties_its_backbones() -> nn.Module:
-    return make(Candidate("DiffusionGemmaForBlockDiffusion", "diffusion_gemma", ""), "default")
+    return make(ClassCandidate("DiffusionGemmaForBlockDiffusion", "diffusion_gemma", ""), "default")
 
 
 @trap
 def _09_zamba_2_shares_its_transformer() -> nn.Module:
-    return make(Candidate("Zamba2ForCausalLM", "zamba2", ""), "default")
+    return make(ClassCandidate("Zamba2ForCausalLM", "zamba2", ""), "default")
 
 
 @trap
@@ -264,7 +264,7 @@ TRAPS |= {
 
 @trap
 def _10_rt_detr_untied_heads_on_meta() -> nn.Module:
-    return make(Candidate("RTDetrV2ForObjectDetection", "rt_detr_v2", ""), "default")
+    return make(ClassCandidate("RTDetrV2ForObjectDetection", "rt_detr_v2", ""), "default")
 
 
 @trap

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from subjects import VARIANTS, Candidate, every
+from subjects import VARIANTS, ClassCandidate, every
 from verdicts import row_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
@@ -52,7 +52,7 @@ def loud(row: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("name", "model_type"), SAMPLE)
 def test_a_class_as_it_is(name: str, model_type: str, variant: str) -> None:
-    row = row_of(Candidate(name, model_type, ""), variant)
+    row = row_of(ClassCandidate(name, model_type, ""), variant)
     assert row["not_built"] is None
     assert row["wrong"] == []
     assert loud(row) == []

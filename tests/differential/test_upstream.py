@@ -15,7 +15,7 @@ import pytest
 import torch
 from older import run_older
 from safetensors.torch import load_file, save_file
-from subjects import Candidate, every, make, truth_of
+from subjects import ClassCandidate, every, make, truth_of
 from torch import nn
 from torch.nn.utils import prune
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
@@ -210,7 +210,7 @@ def test_u5_bart_is_untied_by_both_versions_and_no_finding_is_made_of_it() -> No
 @pytest.mark.parametrize("name", ["LxmertForPreTraining", "MarianModel", "ProphetNetModel", "ZambaForCausalLM"])
 def test_u5_models_without_a_head_of_their_own_and_ties_in_pairs_have_it_too(name: str) -> None:
     """4.57 ties these whatever the flag says; on meta at full size, since the shared layers of Zamba are far apart."""
-    model = make(Candidate(name, by_name(name).model_type, ""), "false")
+    model = make(ClassCandidate(name, by_name(name).model_type, ""), "false")
     assert truth_of(model).groups == {}
     assert "TIE315" in {f.code for f in checked(model).findings}
 

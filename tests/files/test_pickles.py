@@ -195,7 +195,7 @@ class TestCompare:
         value = W.clone()
         value[1] = float("nan")
         _, result = judged(tmp_path, {"a": value, "b": value.clone()})
-        assert result == Comparison(True, 4, 0, 4, None, None, False)
+        assert result == Comparison(True, 4, 0, 4, None, None, False, nan=True)
 
     def test_rows_that_differ_are_counted(self, tmp_path: Path) -> None:
         other = W.clone()

@@ -182,10 +182,10 @@ import sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, "tests/support")
 from zoo_of_ties import ROWS
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 for name, row in ROWS.items():
     if not row.group and not name.startswith(("13", "22")):  # those take seconds to build
-        print(name, views_of(row.build(), run=True))
+        print(name, ask_tools(row.build(), run=True))
 """
 
 STATES_PROGRAM = """
@@ -193,7 +193,7 @@ from declared_models import STATES, Config, Declared
 for change, _, _ in STATES:
     model = Declared(Config())
     change(model)
-    print(change.__name__, views_of(model, run=True))
+    print(change.__name__, ask_tools(model, run=True))
 """
 
 
@@ -228,9 +228,9 @@ def test_our_reproductions_import_none_of_the_tools():
     program = """
 import sys
 from torch import nn
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 before = set(sys.modules)
-views_of(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
+ask_tools(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)))
 print(sorted({name.split(".")[0] for name in set(sys.modules) - before}))
 """
     assert set(eval(python(program))) & ({*MODULES, "lightning", "pytorch_lightning"} - {"torch"}) == set()
@@ -246,11 +246,11 @@ def test_accelerate_does_not_log_what_it_removed():
 import logging
 from torch import nn
 from accelerate import PartialState
-from tiecheck.peers.views.registry import views_of
+from tiecheck.peers.views.registry import ask_tools
 logging.basicConfig()
 PartialState(cpu=True)
 shared = nn.Linear(2, 2)
-print([view.dropped for view in views_of(nn.Sequential(shared, shared), run=True) if view.ran and view.dropped])
+print([view.dropped for view in ask_tools(nn.Sequential(shared, shared), run=True) if view.ran and view.dropped])
 print(logging.getLogger("accelerate.utils.other").disabled)
 """
     dropped, disabled = python(program + "import sys; sys.stdout.flush()").splitlines()

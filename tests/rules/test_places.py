@@ -56,7 +56,7 @@ def test_a_place_is_what_its_kind_says(rule: type[Rule], case: Case) -> None:
     for kind, fields in FIELDS.items():
         for fact, value in case.facts.items():
             things[kind].update(texts(value) if fact in fields else named(value, fields))
-    things["file"].add("config.json")
+    things["file"] |= {"config.json", "adapter_config.json"}
     for place in places(rule, case):
         assert (place.kind == "file") == (place.path in things["file"])
         assert place.path in things.get(place.kind, {place.path})

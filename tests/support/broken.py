@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from breaks import BREAKS, Break, Group, NotHereError
 from states import WORDS, state_of
-from subjects import Candidate, make, truth_of
+from subjects import ClassCandidate, make, truth_of
 from zoo import Animal, animal, tied_model
 
 import tiecheck
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
     """The error-level findings that name the broken member."""
 
 
-def row_of(candidate: Candidate) -> dict[str, Any]:
+def row_of(candidate: ClassCandidate) -> dict[str, Any]:
     """Every break of a class, made small and with weights, or at full size on meta; or why it cannot be had at all."""
     row: dict[str, Any] = {"class": candidate.class_name, "model_type": candidate.model_type, "variant": "broken"}
     begin = time.process_time()
@@ -69,7 +69,7 @@ def row_of(candidate: Candidate) -> dict[str, Any]:
     return row | {"not_built": None, "on_meta": None} | _told(found, begin)
 
 
-def _on_meta(candidate: Candidate, why: str) -> dict[str, Any]:
+def _on_meta(candidate: ClassCandidate, why: str) -> dict[str, Any]:
     """The breaks that need no values, of a class that cannot be had small."""
     begin = time.process_time()
     try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from subjects import Candidate, Names, Truth, embeddings_of, flags_of, make, truth_of
+from subjects import ClassCandidate, Names, Truth, embeddings_of, flags_of, make, truth_of
 
 import tiecheck
 from tiecheck.records.report import TargetReport
@@ -15,7 +15,7 @@ MANY = 100_000
 """Names a group may have in `find_ties`: none is cut."""
 
 
-def row_of(candidate: Candidate, variant: str) -> dict[str, Any]:
+def row_of(candidate: ClassCandidate, variant: str) -> dict[str, Any]:
     """One line of the table: what was built, what is true, what tiecheck said, and what is wrong with that.
 
     CPU seconds of the build, of the truth and of tiecheck are told apart.

@@ -426,7 +426,7 @@ import json, sys, tempfile, torch, transformers
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from tiecheck.tables.architectures import load_older
-from tiecheck.data._build import groups_of
+from tiecheck.tables.generate.build import groups_of
 
 SIZES = {"vocab_size": 40, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
          "num_key_value_heads": 2, "pad_token_id": 0}

@@ -19,6 +19,8 @@ SHOWN = 8
 class PlacementError(TiecheckError):
     """Loading a model under a device map will hurt: what `tiecheck.gate` raises before a weight is moved."""
 
+    lines = True
+
     def __init__(self, message: str, report: Report, device_map: Mapping[str, Any] | None) -> None:
         super().__init__(message)
         self.report = report
