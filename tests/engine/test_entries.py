@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries, untold_reason
+from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries
+from tiecheck.engine.status import untold_reason
 from tiecheck.rules.cases import PAIR, declared_tie, live_llama, live_tie, llama_group, loader_view
 
 

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from tiecheck.api import check
 from tiecheck.config.options import Config
 from tiecheck.engine import run
-from tiecheck.engine.run import assemble_report, exit_status, judge_facts
+from tiecheck.engine.run import assemble_report, judge_facts
+from tiecheck.engine.status import exit_status
 from tiecheck.errors import UsageError
 from tiecheck.facts import opening
 from tiecheck.facts.registry import Facts

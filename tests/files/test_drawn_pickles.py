@@ -24,8 +24,10 @@ from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.compare.spans import opened_members
 from tiecheck.files.limits import Limit
 from tiecheck.files.pickle import archive, machine
+from tiecheck.files.pickle.machine import UnreadablePickleError
 from tiecheck.files.pickle.rebuilding import persistent_storage
 from tiecheck.files.pickle.records import ALLOWED, ITEMSIZES, Global, Storage
+from tiecheck.files.pickle.unpickling import read_pickle
 from tiecheck.records.stored import Checkpoint, Comparison
 
 DTYPES = [
@@ -262,9 +264,9 @@ def test_reading_weights_imports_no_torch(tmp_path: Path) -> None:
 
 def test_a_pickle_of_too_many_operations_is_not_followed(monkeypatch) -> None:
     monkeypatch.setattr(machine, "OPERATIONS", Limit(50, "operations in its pickles"))
-    assert machine.read_pickle(io.BytesIO(pickle.dumps(list(range(20)), 2)), safe=True) == list(range(20))
+    assert read_pickle(io.BytesIO(pickle.dumps(list(range(20)), 2)), safe=True) == list(range(20))
     with pytest.raises(TargetError, match="a pickle is not read: with it the target has more than 50 operations"):
-        machine.read_pickle(io.BytesIO(pickle.dumps(list(range(100)), 2)))
+        read_pickle(io.BytesIO(pickle.dumps(list(range(100)), 2)))
 
 
 @pytest.mark.parametrize(
@@ -283,8 +285,8 @@ def test_a_pickle_of_too_many_operations_is_not_followed(monkeypatch) -> None:
     ],
 )
 def test_what_torch_refuses_is_refused(raw: bytes, says: str) -> None:
-    with pytest.raises(machine.UnreadablePickleError, match=says):
-        machine.read_pickle(io.BytesIO(raw), safe=True)
+    with pytest.raises(UnreadablePickleError, match=says):
+        read_pickle(io.BytesIO(raw), safe=True)
     from torch import _weights_only_unpickler
 
     with pytest.raises(Exception):  # noqa: B017  # whatever it raises

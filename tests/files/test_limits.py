@@ -26,6 +26,8 @@ from tiecheck.files.local import parse_json, path_inside
 from tiecheck.files.model_config import parse_config
 from tiecheck.files.pickle import archive, machine
 from tiecheck.files.pickle.archive import read_torch_file
+from tiecheck.files.pickle.machine import UnreadablePickleError
+from tiecheck.files.pickle.unpickling import read_pickle
 from tiecheck.files.safetensors import header
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
@@ -183,7 +185,7 @@ class TestPickles:
         text = io.BytesIO(b"\x80\x02" + unit * 200_000 + b".")
         tracemalloc.start()
         with pytest.raises(TargetError, match="more than 4,000,000 bytes"):
-            machine.read_pickle(text)
+            read_pickle(text)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 12_000_000
@@ -215,18 +217,18 @@ class TestPickles:
             more = {b"\x85": b"", b"\x86": b"h" + bytes([i]), b"\x87": b"h" + bytes([i]) + b"h\0"}[join]
             key += more + join + b"q" + bytes([i + 1])
         data = b"\x80\x02}(" + key + b"Nu."
-        assert len(machine.read_pickle(io.BytesIO(data))) == 1
+        assert len(read_pickle(io.BytesIO(data))) == 1
         if join == b"\x85" or depth < 9:
-            assert len(machine.read_pickle(io.BytesIO(data), safe=True)) == 1
+            assert len(read_pickle(io.BytesIO(data), safe=True)) == 1
         elif depth > 10:
-            with pytest.raises(machine.UnreadablePickleError, match="a key of nested tuples"):
-                machine.read_pickle(io.BytesIO(data), safe=True)
+            with pytest.raises(UnreadablePickleError, match="a key of nested tuples"):
+                read_pickle(io.BytesIO(data), safe=True)
 
     def test_memory_that_a_pickle_asks_for_is_not_taken(self) -> None:
         asks = b"\x80\x02cbuiltins\nbytearray\n(\x8a\x05" + (8 << 30).to_bytes(5, "little") + b"tR."
-        with pytest.raises(machine.UnreadablePickleError, match="asks for 8,589,934,592 bytes"):
-            machine.read_pickle(io.BytesIO(asks), safe=True)
-        machine.read_pickle(io.BytesIO(asks))
+        with pytest.raises(UnreadablePickleError, match="asks for 8,589,934,592 bytes"):
+            read_pickle(io.BytesIO(asks), safe=True)
+        read_pickle(io.BytesIO(asks))
 
     def test_metadata_that_is_no_pickle_is_told_at_once(self, tmp_path: Path) -> None:
         from tiecheck.stored.optimizer_state import read_state
@@ -308,7 +310,7 @@ class TestTime:
         (tmp_path / "a.index.json").write_text('{"weight_map":{"a":"model.safetensors"}}')
         account._end = -math.inf
         do = {
-            "pickle": lambda: machine.read_pickle(io.BytesIO(MANY)),
+            "pickle": lambda: read_pickle(io.BytesIO(MANY)),
             "compare": lambda: compare_bytes(checkpoint, (checkpoint.tensor(HEAD), checkpoint.tensor(EMBED))),
             "index": lambda: read_checkpoint(str(tmp_path / "a.index.json")),
         }[work]

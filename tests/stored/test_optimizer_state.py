@@ -18,8 +18,8 @@ from torch import distributed, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, get_state_dict
 
-from tiecheck.files.pickle.archive import TorchFile, read_torch_file
-from tiecheck.files.pickle.records import PickledTensor
+from tiecheck.files.pickle.archive import read_torch_file
+from tiecheck.files.pickle.records import PickledTensor, TorchFile
 from tiecheck.records.files import TiedMoments
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import PAIR, llama_group

@@ -128,7 +128,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """
-    from tiecheck.engine.run import assemble_report, exit_status, run
+    from tiecheck.engine.run import assemble_report, run
+    from tiecheck.engine.status import exit_status
     from tiecheck.render.reports import Style, parse_outputs
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tiecheck.records.loaders import LoaderOutcome, LoaderView
 from tiecheck.records.report import AliasEntry, TieEntry
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Kind
-from tiecheck.wording import listed
 
 if TYPE_CHECKING:
+    from tiecheck.facts.registry import FactName, Facts
     from tiecheck.records.files import LoadProblem
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
 
@@ -19,6 +18,12 @@ if TYPE_CHECKING:
 
 NAMES = 32
 """Names that one loader's entry lists at most."""
+
+
+def known_layers(facts: Facts) -> tuple[str, ...]:
+    """Return the layers that were really read."""
+    layers: dict[str, FactName] = {"declared": "model_config", "stored": "checkpoint", "live": "live"}
+    return tuple(layer for layer, name in layers.items() if facts.known(name) is not None)
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:
@@ -91,38 +96,6 @@ def _kept_from(view: LoaderView, problem: LoadProblem) -> LoaderView:
     if problem.kind in ("format", "flag", "name"):
         return view
     return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
-
-
-def untold_reason(
-    groups: tuple[Group, ...],
-    views: tuple[LoaderView, ...],
-    live: LiveModel | None,
-    chosen: frozenset[tuple[str, str]] | None,
-) -> Iterator[str]:
-    """Yield what keeps static groups from a pass: who decides, or what becomes of one in a loader that must be known.
-
-    Args:
-        groups: The groups.
-        views: Every loader's word on every group.
-        live: The live layer; it answers for a group that was guessed from names.
-        chosen: The loaders that matter; None for the lines of transformers.
-    """
-    for claim in live.declared if live is not None else ():
-        if claim.kind == "absent" and claim.parts:  # a member was replaced by what is no parameter
-            yield f"{listed(claim.names[:4])}: {claim.reason}"
-    for group in groups:
-        if live is not None and group.inferred:
-            continue
-        names = listed(group.names[:4])
-        if group.declared is None:
-            yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
-        must = [
-            v for v in views if (v.loader == "transformers" if chosen is None else (v.loader, v.versions) in chosen)
-        ]
-        blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
-        if blind:
-            titles = listed(tuple(view.title for view in blind))
-            yield f"{names}: the outcome in {titles} is not known: {blind[-1].message}"
 
 
 def _take(items: list[T], names: tuple[str, ...]) -> T | None:

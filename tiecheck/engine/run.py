@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
+from tiecheck.engine.status import TIES, RuleAnswers, report_status
 from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign_errors, shown
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
 from tiecheck.records.edits import Edit, edit_words, fitting_edits
-from tiecheck.records.record import Record
-from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least, finding_fingerprint
+from tiecheck.records.report import Error, Finding, Report, Skip, TargetReport, finding_fingerprint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
 from tiecheck.targets.parse import Target, parse_target, without_secrets
@@ -32,27 +32,12 @@ if TYPE_CHECKING:
     Reporting = Callable[[Target, Facts, Config], TargetReport]
     """Makes the report of a target of its facts: `judge_facts` or `describe_facts`."""
 
-TIES: tuple[FactName, ...] = ("groups", "live")
-"""Names of the facts that are the ties themselves."""
-
-
 ASKED: dict[FactName, str] = {
     "placement": "no placement could be judged",
     "rehearsal": "no load could be rehearsed",
     "live": "the model could not be built",
 }
 """Facts of the layers that are asked for by name -> the beginning of the error where one cannot be had."""
-
-
-class _Outcome(Record):
-    """The answers of the rules of one target, so far."""
-
-    findings: list[Finding]
-    skips: list[Skip]
-    errors: list[Error]
-    ran: list[str]
-    unclear: list[str]
-    """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
 
 
 def run(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
@@ -176,7 +161,7 @@ def _empty(target: Target) -> TargetReport:
 
 def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
-    outcome = _Outcome([], [], [], [], [])
+    outcome = RuleAnswers([], [], [], [], [])
     chosen = _chosen(config)
     for rule in select_rules(config.select, config.ignore, facts.rooms):
         if all(need in facts for need in rule.needs):  # else a layer that was not asked for: no skip either
@@ -185,7 +170,7 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
         asked = name in facts and (name != "live" or config.wants_live) and not outcome.errors
         if asked and isinstance(layer := facts.get(name), Unknown):
             outcome.errors.append(Error(None, f"{words}: {layer.reason}", target.text))
-    status, reason = _status(outcome, facts, config, chosen)
+    status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,
         status=status,
@@ -213,7 +198,7 @@ def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport
 
 def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return a report of the layers alone: nothing judged, nothing found."""
-    from tiecheck.engine.entries import alias_entries, loader_entries, tie_entries
+    from tiecheck.engine.entries import alias_entries, known_layers, loader_entries, tie_entries
 
     model = facts.known("model_config")
     live = facts.known("live")
@@ -221,7 +206,7 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,
-        layers=_layers(facts),
+        layers=known_layers(facts),
         ties=tie_entries(facts.known("groups") or (), live),
         aliases=alias_entries(live),
         loaders=loader_entries(facts.known("loaders") or (), _chosen(config), facts.known("load_problems") or ()),
@@ -239,7 +224,7 @@ def _chosen(config: Config) -> frozenset[tuple[str, str]] | None:
 
 
 def _apply(
-    rule: type[Rule], facts: Facts, target: Target, outcome: _Outcome, chosen: frozenset[tuple[str, str]] | None
+    rule: type[Rule], facts: Facts, target: Target, outcome: RuleAnswers, chosen: frozenset[tuple[str, str]] | None
 ) -> None:
     """Run one rule: its findings, or its skip, or the error that it crashed."""
     values = {need: facts.get(need) for need in rule.needs}
@@ -304,38 +289,3 @@ def _relative(text: str) -> str:
         return text
     path = os.path.relpath(text)
     return text if path.startswith("..") else path
-
-
-def _layers(facts: Facts) -> tuple[str, ...]:
-    """Return the layers that were really read."""
-    layers: dict[str, FactName] = {"declared": "model_config", "stored": "checkpoint", "live": "live"}
-    return tuple(layer for layer, name in layers.items() if facts.known(name) is not None)
-
-
-def _status(
-    outcome: _Outcome, facts: Facts, config: Config, chosen: frozenset[tuple[str, str]] | None
-) -> tuple[Status, str | None]:
-    """Return the status, and why it is no pass where something is unknown."""
-    if outcome.errors:
-        return "error", None
-    if at_least(outcome.findings, config.fail_on):
-        return "fail", None
-    from tiecheck.engine.entries import untold_reason
-
-    blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
-    unclear = [skip.reason for skip in outcome.skips if skip.code in outcome.unclear]
-    untold_groups = untold_reason(
-        facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen
-    )
-    reason = next(iter((*blind, *untold_groups, *unclear)), None)
-    if reason is None and outcome.ran:
-        return "pass", None
-    return "unknown", reason or (outcome.skips[0].reason if outcome.skips else "no rule was run")
-
-
-def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:
-    """Return 0 for checked and clean, 1 for findings (or skips under `strict`), 2 where the job could not be done."""
-    if not report.targets or any(t.errors or not t.rules_run for t in report.targets):
-        return 2
-    failed = at_least(report.findings, config.fail_on) or (config.strict and report.skips)
-    return 1 if failed and not exit_zero else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -163,3 +164,32 @@ def _refuse_half_characters(data: Any, label: str, path: str) -> None:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise TargetError(f"{label} holds half of a surrogate pair, which is no character", path) from error
+
+
+class Window(io.RawIOBase):
+    """A stretch of a file as if it were a file of its own."""
+
+    def __init__(self, fd: int, start: int, length: int) -> None:
+        self._fd, self._start, self._length, self._position = fd, start, length, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move, as files do."""
+        base = {0: 0, 1: self._position, 2: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read on from the position, to the window's end at most."""
+        count = max(0, min(len(buffer), self._length - self._position))
+        data = os.pread(self._fd, count, self._start + self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from tiecheck.files.limits import PICKLE_BYTES
 from tiecheck.files.local import open_regular, path_inside, read_bytes
-from tiecheck.files.pickle.archive import TorchFile, read_torch_file
-from tiecheck.files.pickle.machine import UnreadablePickleError, read_pickle
-from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor
+from tiecheck.files.pickle.archive import read_torch_file
+from tiecheck.files.pickle.machine import UnreadablePickleError
+from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor, TorchFile
+from tiecheck.files.pickle.unpickling import read_pickle
 from tiecheck.records.stored import Comparison, read_entry
 from tiecheck.records.words import Unknown
 from tiecheck.stored.optimizer_files import METADATA, ZERO

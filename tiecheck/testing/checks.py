@@ -13,7 +13,7 @@ import pytest
 from tiecheck.config.discovery import files_in
 from tiecheck.config.options import Config
 from tiecheck.engine.options import check_with, make_config
-from tiecheck.engine.run import exit_status
+from tiecheck.engine.status import exit_status
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.report import SEVERITIES, Report, at_least
 from tiecheck.records.words import Kind

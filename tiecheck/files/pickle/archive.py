@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import PICKLE_BYTES, READ, ZIP_DIRECTORY_BYTES, account
-from tiecheck.files.local import LFS_POINTER, open_regular, refuse_pointer
-from tiecheck.files.pickle.machine import ForbiddenNameError, UnreadablePickleError, read_pickle
-from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor, Storage
+from tiecheck.files.local import LFS_POINTER, Window, open_regular, refuse_pointer
+from tiecheck.files.pickle.machine import UnreadablePickleError
+from tiecheck.files.pickle.records import ITEMSIZES, Storage, StoragePlace, TorchFile
+from tiecheck.files.pickle.unpickling import ForbiddenNameError, read_pickle
 from tiecheck.records.words import Unknown
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -40,35 +41,6 @@ class ForeignFileError(BrokenArchiveError):
     """It is a file of another kind; the message is what follows its name."""
 
 
-class StoragePlace(NamedTuple):
-    """Where a storage lies."""
-
-    start: int | None
-    """Byte of the file; None where the archive holds it compressed."""
-    nbytes: int
-    """Its bytes there."""
-
-
-class TorchFile(NamedTuple):
-    """The content of a file of `torch.save`."""
-
-    path: str
-    """The file."""
-    tree: Any
-    """The pickled object, as plain data with `PickledTensor` and `Made` in it."""
-    storages: Mapping[str, Storage]
-    """Key -> storage, each that the pickle mentions."""
-    places: Mapping[str, StoragePlace]
-    """Key of a storage -> where it lies."""
-
-    def first_byte(self, tensor: PickledTensor) -> int | None:
-        """Return the byte of the file at which a tensor's first element lies; None where it is not there as it is."""
-        place = self.places.get(tensor.storage.key) if tensor.storage else None
-        if place is None or place.start is None or tensor.end > place.nbytes:
-            return None
-        return place.start + tensor.offset * ITEMSIZES.get(tensor.dtype, 0)
-
-
 class _Stretch(NamedTuple):
     """A part of a file, which holds one saved object."""
 
@@ -76,35 +48,6 @@ class _Stretch(NamedTuple):
     fd: int
     start: int
     length: int
-
-
-class Window(io.RawIOBase):
-    """A stretch of a file as if it were a file of its own."""
-
-    def __init__(self, fd: int, start: int, length: int) -> None:
-        self._fd, self._start, self._length, self._position = fd, start, length, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as files do."""
-        base = {0: 0, 1: self._position, 2: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read on from the position, to the window's end at most."""
-        count = max(0, min(len(buffer), self._length - self._position))
-        data = os.pread(self._fd, count, self._start + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def read_torch_file(path: str, start: int = 0, length: int | None = None) -> TorchFile | Unknown:
@@ -325,12 +268,3 @@ def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
         places[storage.key] = StoragePlace(position + 8, min(count * size, max(0, start + length - position - 8)))
         position += 8 + storage.nbytes
     return tree, places
-
-
-def as_mapping(value: Any) -> Mapping[Any, Any]:
-    """Return a pickled dict; of anything else an empty one."""
-    if isinstance(value, Made) and value.function == ("collections", "OrderedDict"):  # as Python 2 wrote it
-        pairs = value.args[0] if value.args else ()
-        if isinstance(pairs, (list, tuple)) and all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-            return {key: item for key, item in pairs if isinstance(key, str)}
-    return value if isinstance(value, dict) else {}

@@ -6,56 +6,18 @@ containers, and every other object stays a `Made`: the name of what would have b
 
 from __future__ import annotations
 
-import gc
 import pickletools
-import struct
 from collections.abc import Callable, Mapping
 from sys import getsizeof
 from typing import IO, Any
 
 from tiecheck.files.limits import OPERATIONS, PICKLED, account
 from tiecheck.files.pickle.rebuilding import ARGUMENTS, call_result, persistent_storage
-from tiecheck.files.pickle.records import ALLOWED, ARITIES, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
+from tiecheck.files.pickle.records import Global, Made, Storage
 
 
 class UnreadablePickleError(Exception):
     """The pickle is broken, too large, or uses what no state dict uses."""
-
-
-class ForbiddenNameError(UnreadablePickleError):
-    """The pickle asks for a name that `torch.load(weights_only=True)` refuses."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"it asks for {name}")
-        self.name = name
-
-
-def read_pickle(
-    stream: IO[bytes], storages: dict[str, Storage] | None = None, *, label: str = "a pickle", safe: bool = False
-) -> Any:
-    """Return what one pickle holds, from the stream's position to just behind its STOP.
-
-    Args:
-        stream: Where the pickle is; read as far as its STOP.
-        storages: Gets each storage that the pickle mentions, by its key.
-        label: What messages call the file.
-        safe: True to refuse what `torch.load(weights_only=True)` refuses (torch 2.13).
-
-    Raises:
-        UnreadablePickleError: It cannot be followed.
-        TargetError: With it the target's pickles take more operations or memory than they may.
-    """
-    machine = (_SafeMachine if safe else _Machine)({} if storages is None else storages)
-    collecting = gc.isenabled()
-    gc.disable()  # what is made stays
-    try:
-        machine.follow(stream, label)
-        return machine.pop()
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
-        raise UnreadablePickleError(f"it is no whole pickle ({type(error).__name__})") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -75,10 +37,6 @@ IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 STEPS = 4096
 """Operations between two looks at the account."""
 
-KEY_VALUES = 1000
-"""Tuples within a tuple that is a key of a dict. Hashing one that holds the same one twice takes torch twice as long
-with each level; no state dict has any."""
-
 _SIZES = dict.fromkeys(("MEMOIZE", *PUTS, "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "SETITEM"), 90) | (
     dict.fromkeys((*EMPTY, *TUPLES, "TUPLE", "LIST", "DICT", "FROZENSET", "BINPERSID"), 56)
 )
@@ -90,7 +48,7 @@ CODES: Mapping[bytes, tuple[str, Callable[[IO[bytes]], Any] | None, int]] = {
 """Code of an operation -> its name, the reader of its argument, and the bytes of memory it takes beside that."""
 
 
-class _Machine:
+class Machine:
     """The unpickler's stack, with plain data on it."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
@@ -126,7 +84,7 @@ class _Machine:
             return lambda _: push(make())
 
         found: dict[str, Callable[[Any], Any]] = {
-            name: getattr(self, f"op_{name.lower()}", _refusal(f"it uses {name}, which no state dict does"))
+            name: getattr(self, f"_op_{name.lower()}", refused_operation(f"it uses {name}, which no state dict does"))
             for name, _, _ in CODES.values()
         }
         found |= dict.fromkeys(LITERALS, push)
@@ -177,84 +135,84 @@ class _Machine:
         self.marks.pop()
         return items
 
-    def op_mark(self, _: Any) -> None:
+    def _op_mark(self, _: Any) -> None:
         self.marks.append(len(self.stack))
 
-    def op_memoize(self, _: Any) -> None:
+    def _op_memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.top()
 
-    def op_pop_mark(self, _: Any) -> None:
+    def _op_pop_mark(self, _: Any) -> None:
         self._marked()
 
-    def op_pop(self, _: Any) -> None:
+    def _op_pop(self, _: Any) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
             self.marks.pop()
         else:
             self.pop()
 
-    def op_dup(self, _: Any) -> None:
+    def _op_dup(self, _: Any) -> None:
         self.stack.append(self.top())
 
-    def op_tuple(self, _: Any) -> None:
+    def _op_tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._marked()))
 
-    def op_list(self, _: Any) -> None:
+    def _op_list(self, _: Any) -> None:
         self.stack.append(self._marked())
 
-    op_frozenset = op_list
+    _op_frozenset = _op_list
 
-    def op_append(self, _: Any) -> None:
+    def _op_append(self, _: Any) -> None:
         value = self.pop()
         self.extend([value])
 
-    def op_appends(self, _: Any) -> None:
+    def _op_appends(self, _: Any) -> None:
         items = self._marked()
         self.extend(items)
 
-    op_additems = op_appends
+    _op_additems = _op_appends
 
-    def op_dict(self, _: Any) -> None:
+    def _op_dict(self, _: Any) -> None:
         items = self._marked()
         self.stack.append({})
         self.fill(items)
 
-    def op_setitem(self, _: Any) -> None:
+    def _op_setitem(self, _: Any) -> None:
         items = self._last(2)
         self.fill(items)
 
-    def op_setitems(self, _: Any) -> None:
+    def _op_setitems(self, _: Any) -> None:
         items = self._marked()
         self.fill(items)
 
-    def op_global(self, argument: str) -> None:
+    def _op_global(self, argument: str) -> None:
         self.work += 4
         module, _, name = argument.partition(" ")
         self.stack.append(Global(module, name))
 
-    def op_stack_global(self, _: Any) -> None:
+    def _op_stack_global(self, _: Any) -> None:
         module, name = self._last(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError
         self.stack.append(Global(module, name))
 
-    def op_reduce(self, _: Any) -> None:
+    def _op_reduce(self, _: Any) -> None:
         self.work += 2
         function, args = self._last(2)
         self.stack.append(call_result(function, args))
 
-    op_newobj = op_reduce
+    _op_newobj = _op_reduce
 
-    def op_newobj_ex(self, _: Any) -> None:
+    def _op_newobj_ex(self, _: Any) -> None:
         function, args, _keywords = self._last(3)
         self.stack.append(Made(function, args))
 
-    def op_build(self, _: Any) -> None:
+    def _op_build(self, _: Any) -> None:
         state = self.pop()
         made = self.top()
         if isinstance(made, Made):
             made.state = state
 
-    def op_binpersid(self, _: Any) -> None:
+    def _op_binpersid(self, _: Any) -> None:
         identifier = self.pop()
         short = identifier[:ARGUMENTS] if isinstance(identifier, tuple) else ()
         storage = persistent_storage(short)
@@ -267,95 +225,13 @@ class _Machine:
         self.stack.append(storage)
 
 
-ORDERED = Global("collections", "OrderedDict")
+def refused_operation(why: str) -> Callable[[Any], Any]:
+    """Return what refuses an operation, with a reason as the end of "it ..." or torch's own words."""
 
-
-class _SafeMachine(_Machine):
-    """The same, stopping where torch's safe loader stops."""
-
-    def handlers(self) -> dict[str, Callable[[Any], Any]]:
-        found = super().handlers()
-        for code, (name, _, _) in CODES.items():
-            if name not in SAFE_OPERATIONS:
-                found[name] = _refusal(f"Unsupported operand {code[0]}")
-        # torch takes it for UTF-8, `pickletools` for Latin-1
-        found["SHORT_BINSTRING"] = lambda text: self.stack.append(text.encode("latin-1").decode())
-        return found
-
-    def op_global(self, argument: str) -> None:
-        super().op_global(argument)
-        wanted = Global(*_renamed(self.pop()))
-        name = f"{wanted.module}.{wanted.name}"
-        if name not in ALLOWED:
-            raise ForbiddenNameError(name.removeprefix("builtins."))
-        self.stack.append(wanted)
-
-    def op_reduce(self, _: Any) -> None:
-        self.work += 2
-        function, args = self._last(2)
-        if not isinstance(function, Global) or type(args) is not tuple:  # a name is a tuple of ours
-            raise UnreadablePickleError("Trying to call reduce for unrecognized function")
-        if function.name == "bytearray" and args and isinstance(args[0], int) and args[0] > PICKLED.most:
-            raise UnreadablePickleError(f"it asks for {args[0]:,} bytes of memory")
-        if function.module == "torch._utils" and len(args) not in ARITIES.get(function.name, (len(args),)):
-            raise UnreadablePickleError(f"it calls {function.name} with {len(args)} arguments")
-        self.stack.append(call_result(function, args))
-
-    op_newobj = op_reduce
-
-    def extend(self, items: list[Any]) -> None:
-        if not isinstance(self.top(), list):
-            raise UnreadablePickleError("Can only append to lists")
-        super().extend(items)
-
-    def fill(self, items: list[Any]) -> None:
-        if not isinstance(self.top(), dict):
-            raise UnreadablePickleError("Can only set the items of a dict")
-        self.work += sum(_nodes((key,)) for key in items[::2] if isinstance(key, (tuple, list, dict)))
-        super().fill(items)
-
-    def op_build(self, _: Any) -> None:
-        built, state = self.stack[-2], self.stack[-1]
-        ordered = isinstance(built, OrderedState) or (isinstance(built, Made) and built.function == ORDERED)
-        if not ordered or not isinstance(state, dict):  # of a tensor it would change the memory
-            raise UnreadablePickleError("Can only build an OrderedDict")
-        super().op_build(None)
-
-    def op_binpersid(self, _: Any) -> None:
-        super().op_binpersid(None)
-        if isinstance(self.top(), Made):
-            raise UnreadablePickleError("Only persistent_load of storage is allowed")
-
-
-def _refusal(why: str) -> Callable[[Any], Any]:
     def refuse(_: Any) -> None:
         raise UnreadablePickleError(why)
 
     return refuse
-
-
-def _nodes(key: tuple[Any, ...]) -> int:
-    """Count the values within a tuple that is a key, for torch hashes each of them, shared ones again and again."""
-    rest, count = [key], 0
-    while rest:
-        count += 1
-        if count > KEY_VALUES:
-            raise UnreadablePickleError(f"it has a key of nested tuples with more than {KEY_VALUES:,} values")
-        values = rest.pop()
-        if any(isinstance(value, (list, dict)) for value in values):
-            raise UnreadablePickleError("it has a key that cannot be hashed")
-        rest.extend(value for value in values if type(value) is tuple)
-    return count
-
-
-def _renamed(wanted: Global) -> tuple[str, str]:
-    """Return module and name, where Python 2 called them otherwise by what Python 3 calls them."""
-    if f"{wanted.module}.{wanted.name}" in ALLOWED:
-        return wanted
-    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-
-    found: tuple[str, str] = NAME_MAPPING.get(wanted, (IMPORT_MAPPING.get(wanted.module, wanted.module), wanted.name))
-    return found
 
 
 class _Key:

@@ -96,6 +96,35 @@ class PickledTensor(NamedTuple):
         return (last + 1) * ITEMSIZES.get(self.dtype, 0)
 
 
+class StoragePlace(NamedTuple):
+    """Where a storage lies."""
+
+    start: int | None
+    """Byte of the file; None where the archive holds it compressed."""
+    nbytes: int
+    """Its bytes there."""
+
+
+class TorchFile(NamedTuple):
+    """The content of a file of `torch.save`."""
+
+    path: str
+    """The file."""
+    tree: Any
+    """The pickled object, as plain data with `PickledTensor` and `Made` in it."""
+    storages: Mapping[str, Storage]
+    """Key -> storage, each that the pickle mentions."""
+    places: Mapping[str, StoragePlace]
+    """Key of a storage -> where it lies."""
+
+    def first_byte(self, tensor: PickledTensor) -> int | None:
+        """Return the byte of the file at which a tensor's first element lies; None where it is not there as it is."""
+        place = self.places.get(tensor.storage.key) if tensor.storage else None
+        if place is None or place.start is None or tensor.end > place.nbytes:
+            return None
+        return place.start + tensor.offset * ITEMSIZES.get(tensor.dtype, 0)
+
+
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.pickle.archive import TorchFile, as_mapping, read_weights_file
-from tiecheck.files.pickle.records import Global, Made, PickledTensor
+from tiecheck.files.pickle.archive import read_weights_file
+from tiecheck.files.pickle.records import Global, Made, PickledTensor, TorchFile
 from tiecheck.records.stored import Shard, StorageSlot
 
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "module")
@@ -27,9 +27,9 @@ def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor], str
         TargetError: The pickle wants code run, is broken, or holds no tensors.
     """
     saved = read_weights_file(path)
-    data = as_mapping(saved.tree)
-    nested = next((key for key in WRAPPER_KEYS if as_mapping(data.get(key))), None)
-    data = as_mapping(data[nested]) if nested else data
+    data = _as_mapping(saved.tree)
+    nested = next((key for key in WRAPPER_KEYS if _as_mapping(data.get(key))), None)
+    data = _as_mapping(data[nested]) if nested else data
     tensors: dict[str, PickledTensor] = {}
     for name, value in data.items():
         if isinstance(name, str) and isinstance(value, PickledTensor):
@@ -42,6 +42,15 @@ def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor], str
     if not tensors:
         raise TargetError(f"{path} holds no named tensors", path)
     return saved, tensors, nested
+
+
+def _as_mapping(value: Any) -> Mapping[Any, Any]:
+    """Return a pickled dict; of anything else an empty one."""
+    if isinstance(value, Made) and value.function == ("collections", "OrderedDict"):  # as Python 2 wrote it
+        pairs = value.args[0] if value.args else ()
+        if isinstance(pairs, (list, tuple)) and all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+            return {key: item for key, item in pairs if isinstance(key, str)}
+    return value if isinstance(value, dict) else {}
 
 
 def _makes_tensor(value: Any) -> bool:

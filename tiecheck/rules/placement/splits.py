@@ -110,23 +110,20 @@ class TiedGroupSplit(Rule):
         def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
             return {"placement": plain_placement(*plans, **changes), "live": of or live_llama()}
 
+        def given(group: Placed, **changes: Any) -> dict[str, Any]:
+            return facts(plain_plan("given", group), **changes)
+
         apart = placed_pair("cuda:1", "cuda:0")
         plain = live_llama(library=None, declared=(), flag=None)
-        yield Case("a given map", facts(plain_plan("given", apart)), finds=("error",))
-        yield Case(
-            "and one that mends it", facts(plain_plan("given", apart), proposal=plain_proposal()), finds=("error",)
-        )
+        yield Case("a given map", given(apart), finds=("error",))
+        yield Case("and one that mends it", given(apart, proposal=plain_proposal()), finds=("error",))
         disk = placed_pair("disk", "cpu")
-        yield Case("cpu and disk, which loads", facts(plain_plan("given", disk)), finds=("error",))
-        yield Case(
-            "cpu and disk, which raises: TIE511", facts(plain_plan("given", disk), loads=(placed_load("raises"),))
-        )
-        from_files = live_llama(origin="built on meta")
-        between = facts(plain_plan("given", disk), of=from_files, followed=(disk.names,))
-        yield Case("cpu and disk, followed through the load: TIE511", between)
-        computing = facts(plain_plan("given", apart), of=from_files, followed=(apart.names,))
-        yield Case("and two GPUs, whatever may be", computing, finds=("error",))
-        own_load = facts(plain_plan("given", disk), of=plain, followed=(disk.names,))
+        yield Case("cpu and disk, which loads", given(disk), finds=("error",))
+        yield Case("cpu and disk, which raises: TIE511", given(disk, loads=(placed_load("raises"),)))
+        meta = live_llama(origin="built on meta")
+        yield Case("cpu and disk, followed through the load: TIE511", given(disk, of=meta, followed=(disk.names,)))
+        yield Case("and two GPUs, whatever may be", given(apart, of=meta, followed=(apart.names,)), finds=("error",))
+        own_load = given(disk, of=plain, followed=(disk.names,))
         yield Case("cpu and disk by accelerate, which keeps both", own_load, finds=("error",))
         both = (plain_plan("transformers", apart), plain_plan("accelerate", apart))
         yield Case("both planners", facts(*both), finds=("error",))
@@ -141,20 +138,20 @@ class TiedGroupSplit(Rule):
         alias = live_llama(
             aliases=(Alias(("lm_head", "model.embed_tokens"), 2, "Embedding", siblings=True, names=apart.names),)
         )
-        module = plain_plan("given", apart._replace(kind="module"))
-        yield Case("one module among siblings, placed once", facts(module, of=alias), finds=("info",))
-        yield Case("one module under two parents", facts(module), finds=("error",))
+        module = apart._replace(kind="module")
+        yield Case("one module among siblings, placed once", given(module, of=alias), finds=("info",))
+        yield Case("one module under two parents", given(module), finds=("error",))
         yield Case("together", facts())
-        yield Case("0 and cuda:0 are one device", facts(plain_plan("given", placed_pair("cuda:0", "cuda:0"))))
-        yield Case("two names on disk", facts(plain_plan("given", placed_pair("disk", "disk"))))
-        yield Case("untied, and nobody says otherwise", facts(plain_plan("given", untied._replace(declared=False))))
+        yield Case("0 and cuda:0 are one device", given(placed_pair("cuda:0", "cuda:0")))
+        yield Case("two names on disk", given(placed_pair("disk", "disk")))
+        yield Case("untied, and nobody says otherwise", given(untied._replace(declared=False)))
         yield Case("accelerate ties nothing", facts(plain_plan("accelerate", untied), of=late))
         own_word = late._replace(declared=(declared_tie("separate", by=("tiecheck.toml",)),))
         yield Case("declared by the user's contract alone", facts(plain_plan("transformers", untied), of=own_word))
         stored = late._replace(declared=(declared_tie("separate", stored="separate"),))
         yield Case("stored apart, loaded apart", facts(plain_plan("transformers", untied), of=stored))
-        yield Case("unknown is no tie", facts(plain_plan("given", apart._replace(kind="unknown"))))
-        yield Case("a name that the map does not place", facts(plain_plan("given", placed_pair(None, "cuda:0"))))
+        yield Case("unknown is no tie", given(apart._replace(kind="unknown")))
+        yield Case("a name that the map does not place", given(placed_pair(None, "cuda:0")))
 
 
 def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> Draft:

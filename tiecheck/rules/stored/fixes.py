@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps, set_flags
+from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Checkpoint, Group
-from tiecheck.rules.stored.groups import flag_name, main_member
+from tiecheck.rules.stored.groups import flag_name, flags_read, main_member, reads_alike
 
 LEFT_OVER = "the difference is left over from a conversion"
 TRAINED_APART = "both were trained"
@@ -70,6 +71,18 @@ def either_flag(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -
         Edit("tied", TRAINED_TIED, True, set_flags(sorted(written), value=True)),
         Edit("untied", "it is to be trained untied", True, set_flags(sorted(written), value=False)),
     )
+
+
+def disputed_flag(
+    group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...], *, silent: bool
+) -> tuple[Edit, ...]:
+    """Return the fix that every loader understands: true where the class ties by default, else every member stored."""
+    if silent:
+        return either_flag(group, groups, flags_read(views))
+    if reads_alike(views):
+        return ()
+    usual = one_tensor(group, groups, flags_read(views)) if group.default and not group.forced else ()
+    return usual or every_member(group)
 
 
 def every_member(group: Group) -> tuple[Edit, ...]:

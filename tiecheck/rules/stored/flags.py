@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.declared import Flag
-from tiecheck.records.edits import Edit
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Severity
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Outcome, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import either_flag, every_member, one_tensor
+from tiecheck.rules.stored.fixes import disputed_flag, either_flag
 from tiecheck.rules.stored.groups import (
     Cause,
     flag_name,
@@ -57,7 +56,7 @@ def _told(
                 _advice(group) if silent else _meaning(group, views),
                 severity="info" if reads_alike(views) and not silent else severity_of(views),
                 hurts=losing_views(views),
-                edits=_edits(group, groups, views, silent=silent),
+                edits=disputed_flag(group, groups, views, silent=silent),
             )
 
 
@@ -291,16 +290,6 @@ class FlagMeansSomethingElse(Rule):
         yield case("an engine ties against the false", both, untied, "info")
         alike = (random[0], loader_view("transformers", "head-random", **new, ties=False))
         yield case("untied for everybody is another rule's matter", held, alike)
-
-
-def _edits(group: Group, groups: tuple[Group, ...], views: tuple[LoaderView, ...], *, silent: bool) -> tuple[Edit, ...]:
-    """Return the fix that every loader understands: true where the class ties by default, else every member stored."""
-    if silent:
-        return either_flag(group, groups, flags_read(views))
-    if reads_alike(views):
-        return ()
-    usual = one_tensor(group, groups, flags_read(views)) if group.default and not group.forced else ()
-    return usual or every_member(group)
 
 
 def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:

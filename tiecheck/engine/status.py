@@ -1,0 +1,92 @@
+"""The status of a target, and the exit status of a run: told by what the rules answered and what nobody could tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tiecheck.config.options import Config
+from tiecheck.facts.registry import Facts
+from tiecheck.records.loaders import LoaderView
+from tiecheck.records.record import Record
+from tiecheck.records.report import Error, Finding, Report, Skip, Status, at_least
+from tiecheck.records.stored import Group
+from tiecheck.records.words import Unknown
+from tiecheck.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.facts.registry import FactName
+    from tiecheck.records.live import LiveModel
+
+TIES: tuple[FactName, ...] = ("groups", "live")
+"""Names of the facts that are the ties themselves."""
+
+
+class RuleAnswers(Record):
+    """The answers of the rules of one target, so far."""
+
+    findings: list[Finding]
+    skips: list[Skip]
+    errors: list[Error]
+    ran: list[str]
+    unclear: list[str]
+    """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
+
+
+def report_status(
+    answers: RuleAnswers, facts: Facts, config: Config, chosen: frozenset[tuple[str, str]] | None
+) -> tuple[Status, str | None]:
+    """Return the status, and why it is no pass where something is unknown."""
+    if answers.errors:
+        return "error", None
+    if at_least(answers.findings, config.fail_on):
+        return "fail", None
+    blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
+    unclear = [skip.reason for skip in answers.skips if skip.code in answers.unclear]
+    untold_groups = untold_reason(
+        facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen
+    )
+    reason = next(iter((*blind, *untold_groups, *unclear)), None)
+    if reason is None and answers.ran:
+        return "pass", None
+    return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")
+
+
+def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:
+    """Return 0 for checked and clean, 1 for findings (or skips under `strict`), 2 where the job could not be done."""
+    if not report.targets or any(t.errors or not t.rules_run for t in report.targets):
+        return 2
+    failed = at_least(report.findings, config.fail_on) or (config.strict and report.skips)
+    return 1 if failed and not exit_zero else 0
+
+
+def untold_reason(
+    groups: tuple[Group, ...],
+    views: tuple[LoaderView, ...],
+    live: LiveModel | None,
+    chosen: frozenset[tuple[str, str]] | None,
+) -> Iterator[str]:
+    """Yield what keeps static groups from a pass: who decides, or what becomes of one in a loader that must be known.
+
+    Args:
+        groups: The groups.
+        views: Every loader's word on every group.
+        live: The live layer; it answers for a group that was guessed from names.
+        chosen: The loaders that matter; None for the lines of transformers.
+    """
+    for claim in live.declared if live is not None else ():
+        if claim.kind == "absent" and claim.parts:  # a member was replaced by what is no parameter
+            yield f"{listed(claim.names[:4])}: {claim.reason}"
+    for group in groups:
+        if live is not None and group.inferred:
+            continue
+        names = listed(group.names[:4])
+        if group.declared is None:
+            yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
+        must = [
+            v for v in views if (v.loader == "transformers" if chosen is None else (v.loader, v.versions) in chosen)
+        ]
+        blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
+        if blind:
+            titles = listed(tuple(view.title for view in blind))
+            yield f"{names}: the outcome in {titles} is not known: {blind[-1].message}"

@@ -1,0 +1,136 @@
+"""The door to a pickle: followed as far as it goes, or no further than `torch.load(weights_only=True)` (torch 2.13)."""
+
+from __future__ import annotations
+
+import gc
+import struct
+from collections.abc import Callable
+from typing import IO, Any
+
+from tiecheck.files.limits import PICKLED
+from tiecheck.files.pickle.machine import CODES, Machine, UnreadablePickleError, refused_operation
+from tiecheck.files.pickle.rebuilding import call_result
+from tiecheck.files.pickle.records import ALLOWED, ARITIES, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
+
+ORDERED = Global("collections", "OrderedDict")
+
+KEY_VALUES = 1000
+"""Tuples within a tuple that is a key of a dict. Hashing one that holds the same one twice takes torch twice as long
+with each level; no state dict has any."""
+
+
+class ForbiddenNameError(UnreadablePickleError):
+    """The pickle asks for a name that `torch.load(weights_only=True)` refuses."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it asks for {name}")
+        self.name = name
+
+
+def read_pickle(
+    stream: IO[bytes], storages: dict[str, Storage] | None = None, *, label: str = "a pickle", safe: bool = False
+) -> Any:
+    """Return what one pickle holds, from the stream's position to just behind its STOP.
+
+    Args:
+        stream: Where the pickle is; read as far as its STOP.
+        storages: Gets each storage that the pickle mentions, by its key.
+        label: What messages call the file.
+        safe: True to refuse what `torch.load(weights_only=True)` refuses (torch 2.13).
+
+    Raises:
+        UnreadablePickleError: It cannot be followed.
+        TargetError: With it the target's pickles take more operations or memory than they may.
+    """
+    machine = (_SafeMachine if safe else Machine)({} if storages is None else storages)
+    collecting = gc.isenabled()
+    gc.disable()  # what is made stays
+    try:
+        machine.follow(stream, label)
+        return machine.pop()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
+        raise UnreadablePickleError(f"it is no whole pickle ({type(error).__name__})") from error
+    finally:
+        if collecting:
+            gc.enable()
+
+
+class _SafeMachine(Machine):
+    """The machine, stopping where torch's safe loader stops."""
+
+    def handlers(self) -> dict[str, Callable[[Any], Any]]:
+        found = super().handlers()
+        for code, (name, _, _) in CODES.items():
+            if name not in SAFE_OPERATIONS:
+                found[name] = refused_operation(f"Unsupported operand {code[0]}")
+        # torch takes it for UTF-8, `pickletools` for Latin-1
+        found["SHORT_BINSTRING"] = lambda text: self.stack.append(text.encode("latin-1").decode())
+        return found
+
+    def _op_global(self, argument: str) -> None:
+        super()._op_global(argument)
+        wanted = Global(*_renamed(self.pop()))
+        name = f"{wanted.module}.{wanted.name}"
+        if name not in ALLOWED:
+            raise ForbiddenNameError(name.removeprefix("builtins."))
+        self.stack.append(wanted)
+
+    def _op_reduce(self, _: Any) -> None:
+        self.work += 2
+        function, args = self._last(2)
+        if not isinstance(function, Global) or type(args) is not tuple:  # a name is a tuple of ours
+            raise UnreadablePickleError("Trying to call reduce for unrecognized function")
+        if function.name == "bytearray" and args and isinstance(args[0], int) and args[0] > PICKLED.most:
+            raise UnreadablePickleError(f"it asks for {args[0]:,} bytes of memory")
+        if function.module == "torch._utils" and len(args) not in ARITIES.get(function.name, (len(args),)):
+            raise UnreadablePickleError(f"it calls {function.name} with {len(args)} arguments")
+        self.stack.append(call_result(function, args))
+
+    _op_newobj = _op_reduce
+
+    def extend(self, items: list[Any]) -> None:
+        if not isinstance(self.top(), list):
+            raise UnreadablePickleError("Can only append to lists")
+        super().extend(items)
+
+    def fill(self, items: list[Any]) -> None:
+        if not isinstance(self.top(), dict):
+            raise UnreadablePickleError("Can only set the items of a dict")
+        self.work += sum(_nodes((key,)) for key in items[::2] if isinstance(key, (tuple, list, dict)))
+        super().fill(items)
+
+    def _op_build(self, _: Any) -> None:
+        built, state = self.stack[-2], self.stack[-1]
+        ordered = isinstance(built, OrderedState) or (isinstance(built, Made) and built.function == ORDERED)
+        if not ordered or not isinstance(state, dict):  # of a tensor it would change the memory
+            raise UnreadablePickleError("Can only build an OrderedDict")
+        super()._op_build(None)
+
+    def _op_binpersid(self, _: Any) -> None:
+        super()._op_binpersid(None)
+        if isinstance(self.top(), Made):
+            raise UnreadablePickleError("Only persistent_load of storage is allowed")
+
+
+def _nodes(key: tuple[Any, ...]) -> int:
+    """Count the values within a tuple that is a key, for torch hashes each of them, shared ones again and again."""
+    rest, count = [key], 0
+    while rest:
+        count += 1
+        if count > KEY_VALUES:
+            raise UnreadablePickleError(f"it has a key of nested tuples with more than {KEY_VALUES:,} values")
+        values = rest.pop()
+        if any(isinstance(value, (list, dict)) for value in values):
+            raise UnreadablePickleError("it has a key that cannot be hashed")
+        rest.extend(value for value in values if type(value) is tuple)
+    return count
+
+
+def _renamed(wanted: Global) -> tuple[str, str]:
+    """Return module and name, where Python 2 called them otherwise by what Python 3 calls them."""
+    if f"{wanted.module}.{wanted.name}" in ALLOWED:
+        return wanted
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    found: tuple[str, str] = NAME_MAPPING.get(wanted, (IMPORT_MAPPING.get(wanted.module, wanted.module), wanted.name))
+    return found
