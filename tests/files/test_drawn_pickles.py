@@ -255,7 +255,8 @@ def test_reading_weights_imports_no_torch(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(saved({"a": torch.ones(2, 3), "b": torch.ones(3, 2).t()}))
     program = (
         "import sys; sys.modules['torch'] = sys.modules['numpy'] = None\n"
-        "from tiecheck.files.checkpoint import read_checkpoint; from tiecheck.files.compare.equality import compare_bytes\n"
+        "from tiecheck.files.checkpoint import read_checkpoint\n"
+        "from tiecheck.files.compare.equality import compare_bytes\n"
         f"c = read_checkpoint({str(tmp_path)!r}); print(compare_bytes(c, (c.tensor('a'), c.tensor('b'))).equal)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
