@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import tempfile
 import threading
@@ -97,7 +98,8 @@ class Rehearser:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it started, which holds its output open
             process.wait()
             if self._reader is not None:
                 self._reader.join(1)
@@ -120,6 +122,7 @@ class Rehearser:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
+            start_new_session=True,
             env={**os.environ, **offline, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
         self._answers = queue.SimpleQueue()
