@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,3 +100,20 @@ def test_the_public_names_are_those_of_their_modules() -> None:
         assert getattr(tiecheck, name) is getattr(testing, name)
     with pytest.raises(AttributeError, match="no attribute 'assert_nothing'"):
         testing.assert_nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"values": "maybe"}, "values= must be one of auto, never, always, not 'maybe'"),
+        ({"fail_on": "bogus"}, "fail_on= must be one of info, warning, error, not 'bogus'"),
+        ({"timeout": "x"}, "timeout= must be a number of seconds, 0 for no end, not 'x'"),
+        ({"timeout": -1}, "timeout= must be a number of seconds"),
+        ({"timeout": float("nan")}, "timeout= must be a number of seconds"),
+        ({"timeout": True}, "timeout= must be a number of seconds"),
+    ],
+)
+def test_a_value_that_is_no_word_of_its_option_is_told(models: Path, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(tiecheck.TiecheckError) as raised:
+        tiecheck.check(models / "llama-healthy-tied", **option)
+    assert str(raised.value).startswith(said)

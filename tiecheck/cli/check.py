@@ -86,7 +86,7 @@ class CheckCommand(click.Command):
     default=300,
     show_default=True,
     metavar="SECONDS",
-    help="Seconds that one target may take; 0 for no end.",
+    help="Seconds that reading one target may take; 0 for no end. A build or a load is not interrupted.",
 )
 @click.option(
     "--device-map",

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.discovery import Settings, search_settings
-from tiecheck.config.options import PLACING, Config, class_path
+from tiecheck.config.options import PLACING, VALUES, Config, class_path
 from tiecheck.errors import UsageError, did_you_mean
-from tiecheck.records.report import Report
+from tiecheck.records.report import SEVERITIES, Report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,7 @@ def make_config(
     for word in options:
         if word not in Config._fields:
             raise TypeError(f"there is no option {word!r}{did_you_mean(word, Config._fields)}")
+    _check_words(options)
     for name in ("select", "ignore", "judge_for"):
         if name in options:
             value = options[name]
@@ -50,6 +51,16 @@ def make_config(
     if placing:
         need_map(options, placing, _keyword)
     return Config(**options)
+
+
+def _check_words(options: Mapping[str, Any]) -> None:
+    """Refuse a value that is none of its option's words, or no number of seconds."""
+    for name, words in (("values", VALUES), ("fail_on", SEVERITIES)):
+        if name in options and options[name] not in words:
+            raise UsageError(f"{name}= must be one of {', '.join(words)}, not {options[name]!r}")
+    seconds = options.get("timeout", 0)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise UsageError(f"timeout= must be a number of seconds, 0 for no end, not {seconds!r}")
 
 
 def _keyword(field: str) -> str:

@@ -41,12 +41,18 @@ def report_status(
         return "error", None
     if at_least(answers.findings, config.fail_on):
         return "fail", None
+    rehearsed = facts.known("rehearsal")
+    raised = (
+        [f"transformers {rehearsed.version} raises when it loads this: {': '.join(rehearsed.raised)}"]
+        if rehearsed is not None and rehearsed.raised
+        else []
+    )
     blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
     unclear = [skip.reason for skip in answers.skips if skip.code in answers.unclear]
     untold_groups = untold_reason(
         facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen
     )
-    reason = next(iter((*blind, *untold_groups, *unclear)), None)
+    reason = next(iter((*raised, *blind, *untold_groups, *unclear)), None)
     if reason is None and answers.ran:
         return "pass", None
     return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")

@@ -17,8 +17,10 @@ def problem_draft(problem: LoadProblem) -> Draft:
         for versions in problem.versions
     )
     titles = listed(tuple(view.title for view in views))
+    name = any(mark in problem.why.partition(" ")[0] for mark in "._")  # which is as it is written
+    why = problem.why if name else f"{problem.why[:1].upper()}{problem.why[1:]}"
     return Draft(
-        f"{problem.why[:1].upper()}{problem.why[1:]} ({titles}: {problem.message}).",
+        f"{why} ({titles}: {problem.message}).",
         problem.names,
         (file_place(problem.file, problem.message),),
         problem.mend,

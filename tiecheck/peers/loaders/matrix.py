@@ -70,7 +70,8 @@ def _older(
     from tiecheck.tables.architectures import load_older, older_has
 
     if not architecture.known:
-        return "the class is not transformers' own, and its code was not run"
+        unknown = f"does not have {architecture.class_name}" in architecture.origin
+        return "the class is not transformers' own, and its code was not run" if unknown else architecture.origin
     if not older_has(architecture.class_name, config.model_type if config else None):
         return None
     config = _as_taken(config) if config else None

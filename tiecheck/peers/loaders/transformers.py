@@ -66,7 +66,8 @@ def _five(situation: Situation) -> Decision:
     """Decide by the resolved group: its declaration is what transformers 5 reads."""
     group = situation.group
     if group.inferred:
-        return Decision("unknown", "the class is not transformers' own, and its code was not run")
+        older = situation.older
+        return Decision("unknown", older if isinstance(older, str) else "the class's own code was not run")
     reads, value = (None, None) if group.inert else _reads(group)
     if _in_part(group):
         return Decision("unknown", group.reason, reads, value, group.declared)
