@@ -83,10 +83,10 @@ def foreign_errors(what: str, path: str | None = None, *, own: str | None = None
             trace = trace.tb_next
         if own is not None and trace is not None and trace.tb_frame.f_globals.get("__name__") == own:
             raise
-        raise TargetError(f"{what} raised {failure_text(error)}", path) from error
+        raise TargetError(f"{what} raised {exception_line(error)}", path) from error
 
 
-def failure_text(error: BaseException) -> str:
+def exception_line(error: BaseException) -> str:
     """Return an exception's class and its own words, in one line; a class may fail even at giving them."""
     name = class_word(type(error))
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Config
-from tiecheck.errors import MissingExtraError, TargetError, TiecheckError, failure_text
+from tiecheck.errors import MissingExtraError, TargetError, TiecheckError, exception_line
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
@@ -96,7 +96,7 @@ def _told(what: str, path: str) -> Iterator[None]:
         if isinstance(error, TypeError) and "required" in str(error) and "argument" in str(error):
             hint = "; name a function that needs no arguments and returns the model"
         hint = hint or _of_the_4x_line(error)
-        raise TargetError(f"{what} raised {failure_text(error)}{hint}", path) from error
+        raise TargetError(f"{what} raised {exception_line(error)}{hint}", path) from error
 
 
 def _of_the_4x_line(error: BaseException) -> str:

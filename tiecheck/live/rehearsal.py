@@ -33,7 +33,7 @@ def rehearse(directory: str, python: str | None = None, *, timeout: float | None
         directory: The directory.
         python: The interpreter to ask; None for the transformers of this process, which knows no time limit.
         timeout: Seconds, for another interpreter; None for no limit.
-        asked: What `rehearse_child.rehearse` takes: `class_name` (by default the one that the config names),
+        asked: What `rehearse_child.rehearse_on_meta` takes: `class_name` (by default the one that the config names),
             `trust_remote_code` (by default false), and `values`, whether stored members are compared where the loader
             compares them (by default true; not for a shadow directory).
 
@@ -50,7 +50,7 @@ def rehearse(directory: str, python: str | None = None, *, timeout: float | None
         raise MissingExtraError("Rehearsing a load", "live") from error
     from tiecheck.live.transformers import rehearse_child
 
-    return read_rehearsal(rehearse_child.rehearse(directory, **asked))
+    return read_rehearsal(rehearse_child.rehearse_on_meta(directory, **asked))
 
 
 class Rehearser:

@@ -181,7 +181,7 @@ def _special(directory: str) -> str:
         return ""
 
 
-def rehearse(
+def rehearse_on_meta(
     directory: str, *, class_name: str | None = None, trust_remote_code: bool = False, values: bool = True
 ) -> dict[str, Any]:
     """Load a directory on meta with the installed transformers, and return what it said and did.
@@ -244,7 +244,7 @@ def _other_way(told: dict[str, Any], directory: str, modeling: Any) -> str | Non
     return None
 
 
-def main() -> None:
+def serve_rehearsals() -> None:
     """Answer one request a line; whatever else is printed goes to stderr."""
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
@@ -255,7 +255,7 @@ def main() -> None:
     os.dup2(nothing, 0)
     for line in asked:
         try:
-            answer = rehearse(**json.loads(line))
+            answer = rehearse_on_meta(**json.loads(line))
         except ImportError as error:
             answer = {"unsure": f"{sys.executable} cannot import it: {error}"}
         answers.write(json.dumps(answer) + "\n")
@@ -263,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_rehearsals()
