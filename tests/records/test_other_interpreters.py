@@ -101,7 +101,7 @@ def run_in(command: tuple[str, ...], script: str) -> Any:
 def other(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """Return the command of an interpreter that is on the path."""
     command = interpreters().get(request.param)
-    if command is None:
+    if command is None:  # nobody has every interpreter; the fast tests draw records under this one
         pytest.skip(f"no {request.param} is on the path")
     return command
 
@@ -110,6 +110,7 @@ def other(request: pytest.FixtureRequest) -> tuple[str, ...]:
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"], ids=["lazy", "future"])
 def test_a_record_reads_its_annotations(other: tuple[str, ...], future: str) -> None:
     if not future and run_in(other, "print(sys.version_info[1])") < 14:
+        # the annotations of DECLARED name a type that is there for a type checker alone
         pytest.skip("before 3.14 a type that is not there is an error without the future import")
     script = f"exec(compile({future + DECLARED!r}, 'declared', 'exec', dont_inherit=True))"
     assert run_in(other, script) == EXPECTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -47,16 +48,16 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Mutator:
+class Mutator(ABC):
     """One change; its fields are its replay."""
 
     needs_group: ClassVar[bool] = False
 
+    @abstractmethod
     def apply(self, draft: Draft) -> None:
         """Change a draft; a change that does not fit it any more does nothing."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def drawn(cls, save: Save) -> Drawn:
         """Draw one for a save."""
-        raise NotImplementedError
