@@ -67,7 +67,7 @@ def loader_entries(
     """
     alike: dict[LoaderView, list[LoaderView]] = {}
     for problem in problems:
-        views = tuple(_kept_from(view, problem) for view in views)
+        views = tuple(kept_from(view, problem) for view in views)
     for view in views:
         if chosen is None or (view.loader, view.versions) in chosen:
             alike.setdefault(view._replace(names=()), []).append(view)
@@ -88,7 +88,7 @@ def loader_entries(
     )
 
 
-def _kept_from(view: LoaderView, problem: LoadProblem) -> LoaderView:
+def kept_from(view: LoaderView, problem: LoadProblem) -> LoaderView:
     """Return a view as a problem of the whole load leaves it; what other loaders make of it is not known."""
     if view.loader == "transformers":
         stopped = view.versions in problem.versions and view.checked != "rehearsed"

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from harness.oracle import LOSSES, Line
 from tiecheck.config.options import Config
+from tiecheck.engine.entries import kept_from
 from tiecheck.engine.run import judge_facts
 from tiecheck.errors import TiecheckError
 from tiecheck.facts.opening import facts_of
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Finding, TargetReport
-from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import parse_target
 
 OWN_GROUND = {"TIE109"}
@@ -57,10 +57,12 @@ def say(path: Path) -> Said:
         target = parse_target(str(path))
         facts = facts_of(target, config)
         report = judge_facts(target, facts, config)
-        views = facts.get("loaders") if "loaders" in facts else ()
+        views = facts.known("loaders") or ()
+        for problem in facts.known("load_problems") or ():  # as the report does before it sums up
+            views = tuple(kept_from(view, problem) for view in views)
     except TiecheckError as error:
         return Said(None, (), str(error))
-    return Said(report, () if isinstance(views, Unknown) else views)
+    return Said(report, views)
 
 
 def words_on(said: Said, lines: list[Line]) -> Iterator[Word]:
