@@ -78,6 +78,33 @@ def test_what_does_not_load_is_no_pass(name: str, change: str, tmp_path: Path) -
     assert {f.code for f in report.findings if f.severity != "info"} == {code}
 
 
+@pytest.mark.parametrize("name", CLASSES[:2])
+@pytest.mark.parametrize("change", [*(key for key, (_, said) in CHANGES.items() if said), "no format"])
+@pytest.mark.parametrize("members", ["two that differ", "two that are equal", "the head alone"])
+def test_of_a_load_that_does_not_come_to_the_ties_no_rule_tells_an_end(
+    name: str, change: str, members: str, tmp_path: Path
+) -> None:
+    """One report has one word on a loader: what ends the load is told once, and no group's rule says otherwise."""
+    saved(name, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (source,) = (n for n in tensors if n.endswith(("embed_tokens.weight", "wte.weight")))
+    tensors["lm_head.weight"] = tensors[source] + (members == "two that differ")
+    if members == "the head alone":
+        del tensors[source]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    edit, said = CHANGES.get(change, (no_format, ("TIE206", "crash")))
+    assert said
+    edit(tmp_path)
+    (report,) = check(str(tmp_path)).targets
+    own = [finding for finding in report.findings if finding.code == said[0]]
+    stopped = set(own[0].hurts or ())
+    assert stopped
+    for finding in report.findings:
+        if finding not in own:
+            assert not stopped & set(finding.hurts or ())
+            assert not any(title in finding.message for title in stopped), finding.message
+
+
 def test_a_file_that_is_named_is_judged_as_it_is(tmp_path: Path) -> None:
     saved("LlamaForCausalLM", tmp_path)
     other_name(tmp_path)

@@ -11,7 +11,6 @@ from tiecheck.records.words import Kind
 
 if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName, Facts
-    from tiecheck.records.files import LoadProblem
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
 
     T = TypeVar("T", Tie, DeclaredTie)
@@ -54,20 +53,15 @@ def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:
 
 
 def loader_entries(
-    views: tuple[LoaderView, ...],
-    chosen: frozenset[tuple[str, str]] | None,
-    problems: tuple[LoadProblem, ...] = (),
+    views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
 ) -> tuple[LoaderOutcome, ...]:
     """Return what each loader makes of the groups: one entry for those that come out alike.
 
     Args:
         views: Every loader's word on every group.
         chosen: The loaders that matter; None for all.
-        problems: Reasons for which a transformers does not even come to the ties.
     """
     alike: dict[LoaderView, list[LoaderView]] = {}
-    for problem in problems:
-        views = tuple(kept_from(view, problem) for view in views)
     for view in views:
         if chosen is None or (view.loader, view.versions) in chosen:
             alike.setdefault(view._replace(names=()), []).append(view)
@@ -86,16 +80,6 @@ def loader_entries(
         )
         for key, held in alike.items()
     )
-
-
-def kept_from(view: LoaderView, problem: LoadProblem) -> LoaderView:
-    """Return a view as a problem of the whole load leaves it; what other loaders make of it is not known."""
-    if view.loader == "transformers":
-        stopped = view.versions in problem.versions and view.checked != "rehearsed"
-        return view._replace(outcome=problem.outcome, message=problem.message) if stopped else view
-    if problem.kind in ("format", "flag", "name"):
-        return view
-    return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
 
 
 def _take(items: list[T], names: tuple[str, ...]) -> T | None:

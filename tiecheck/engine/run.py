@@ -209,7 +209,7 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
         layers=known_layers(facts),
         ties=tie_entries(facts.known("groups") or (), live),
         aliases=alias_entries(live),
-        loaders=loader_entries(facts.known("loaders") or (), _chosen(config), facts.known("load_problems") or ()),
+        loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
         remote=facts.known("remote"),
     )
 

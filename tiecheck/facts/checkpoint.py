@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
-    from tiecheck.records.files import Duplicate, LayoutGroup, StrictLoad, TiedMoments
+    from tiecheck.records.files import Duplicate, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
     from tiecheck.records.rehearsal import Rehearsal
     from tiecheck.records.report import Counts, Traffic
@@ -70,6 +70,7 @@ def loaders(
     architecture: Architecture,
     groups: tuple[Group, ...],
     checkpoint: Checkpoint,
+    load_problems: tuple[LoadProblem, ...] | None,
     rehearsal: Rehearsal | None,
 ) -> tuple[LoaderView, ...]:
     """Outcome of each group in each loader of the matrix; the rehearsed one's by its own word."""
@@ -77,7 +78,7 @@ def loaders(
         return ()
     from tiecheck.peers.loaders.matrix import loader_views
 
-    views = loader_views(model_config, architecture, checkpoint, groups)
+    views = loader_views(model_config, architecture, checkpoint, groups, load_problems or ())
     if rehearsal is None:
         return views
     from tiecheck.peers.loaders.rehearsed import rehearsed_views

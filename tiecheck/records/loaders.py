@@ -29,6 +29,8 @@ class LoaderView(Record):
     """Value of that flag; None where it is not written: absent is not false."""
     ties: bool | None
     """True where the loader takes the group for tied; None where that is not known."""
+    stopped: bool = False
+    """True where something else ends the whole load in this outcome, whatever the ties are."""
 
     @property
     def title(self) -> str:

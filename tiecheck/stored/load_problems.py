@@ -31,7 +31,7 @@ COLUMNS = ("hidden", "d_model", "embd", "embed", "dim", "width")
 
 
 def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: bool) -> tuple[LoadProblem, ...]:
-    """Return what keeps transformers from loading these weights as they stand.
+    """Return what keeps transformers from loading these weights as they stand, in the order in which it meets them.
 
     Args:
         model: The config beside them.
@@ -40,7 +40,7 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
     """
     if model is None or model.class_name is None:
         return ()
-    return (*_found(model, checkpoint, whole=whole), *_shapes(model, checkpoint), *_odd_flags(model))
+    return (*_odd_flags(model), *_found(model, checkpoint, whole=whole), *_shapes(model, checkpoint))
 
 
 def _odd_flags(model: ModelConfig) -> Iterator[LoadProblem]:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from harness.oracle import LOSSES, Line
 from tiecheck.config.options import Config
-from tiecheck.engine.entries import kept_from
 from tiecheck.engine.run import judge_facts
 from tiecheck.errors import TiecheckError
 from tiecheck.facts.opening import facts_of
@@ -58,8 +57,6 @@ def say(path: Path) -> Said:
         facts = facts_of(target, config)
         report = judge_facts(target, facts, config)
         views = facts.known("loaders") or ()
-        for problem in facts.known("load_problems") or ():  # as the report does before it sums up
-            views = tuple(kept_from(view, problem) for view in views)
     except TiecheckError as error:
         return Said(None, (), str(error))
     return Said(report, views)

@@ -10,6 +10,7 @@ from tiecheck.files.model_config import FLAG_KEYS
 from tiecheck.peers.loaders.loader_rules import Situation
 from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
 from tiecheck.records.declared import Architecture, ModelConfig
+from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Group
@@ -19,15 +20,21 @@ from tiecheck.stored.members import compare_members
 
 
 def loader_views(
-    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, groups: tuple[Group, ...]
+    config: ModelConfig | None,
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    groups: tuple[Group, ...],
+    problems: tuple[LoadProblem, ...] = (),
 ) -> tuple[LoaderView, ...]:
     """Ask every loader of the matrix what it makes of every group.
 
     The architecture is that of transformers 5, and the groups are compared as far as they are to be. Views come in the
-    matrix's order, each loader's in that of the groups.
+    matrix's order, each loader's in that of the groups. The problems are what ends a whole load, whatever its ties.
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
     views = ask_loaders(situations, loaders_of()) if situations else ()
+    for problem in problems:
+        views = tuple(_stopped(view, problem) for view in views)
     odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
     if odd is None:
         return views
@@ -36,6 +43,17 @@ def loader_views(
         view if view.loader == "transformers" else view._replace(outcome="unknown", message=reason, ties=None)
         for view in views
     )
+
+
+def _stopped(view: LoaderView, problem: LoadProblem) -> LoaderView:
+    """Return a view as a problem of the whole load leaves it; what other loaders make of it is not known."""
+    if view.loader == "transformers":
+        if view.stopped or view.versions not in problem.versions:  # the first problem is the one that it meets
+            return view
+        return view._replace(outcome=problem.outcome, message=problem.message, stopped=True)
+    if problem.kind in ("format", "flag", "name"):
+        return view
+    return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
 
 
 def _situations(

@@ -60,7 +60,8 @@ def rehearsed_views(
             flag = group.flag.dotted if group.flag else None
             value = group.flag.value if group.flag and isinstance(group.flag.value, bool) else None
             told[group.names] = LoaderView(
-                "transformers", versions, outcome, message, "rehearsed", group.names, flag, value, ties
+                *("transformers", versions, outcome, message, "rehearsed", group.names, flag, value, ties),
+                stopped=bool(rehearsal.raised),
             )
     kept = tuple(
         _agreed(view, told.pop(view.names), rehearsal.version)
@@ -74,7 +75,7 @@ def rehearsed_views(
 def _agreed(table: LoaderView, told: LoaderView, version: str) -> LoaderView:
     """Return the rehearsed word; where the table has another one, with the table's, since that is a fault of ours."""
     if table.outcome == told.outcome:
-        return table._replace(checked="rehearsed", message=told.message or table.message)
+        return table._replace(checked="rehearsed", message=told.message or table.message, stopped=told.stopped)
     told = told._replace(reads=table.reads, value=table.value)
     if table.outcome == "unknown":
         return told

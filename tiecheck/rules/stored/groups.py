@@ -31,8 +31,8 @@ WORDS = {
 
 
 def views_of(group: Group, loaders: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
-    """Return what the loaders make of one group."""
-    return tuple(view for view in loaders if view.names == group.names)
+    """Return what the loaders make of one group, of those that come to it: what ends a whole load is TIE206's kin."""
+    return tuple(view for view in loaders if view.names == group.names and not view.stopped)
 
 
 def losing_views(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:

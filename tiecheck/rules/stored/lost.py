@@ -85,10 +85,11 @@ class TrainedHeadDiscarded(Rule):
                 continue  # nobody throws anything away; that the flags disagree is TIE103's to say
             kept = group.source if group.source in group.names else group.names[-1]
             lost = tuple(n for n in group.names if n != kept and n not in group.missing)
+            fates = _fates(views, listed(lost))
             yield Draft(
                 f"{declarer_text(group)} that {listed(group.names)} are one tensor, but the checkpoint stores "
                 f"different "
-                f"values for them: {rows_text(group.comparison)}{fit_text(group)}. {_fates(views, listed(lost))}",
+                f"values for them: {rows_text(group.comparison)}{fit_text(group)}.{fates and ' '}{fates}",
                 group.stored_names,
                 (declaration_place(group), *stored_places(group)),
                 "No flag keeps them apart everywhere, since the class ties whatever it says." if group.forced else "",
@@ -147,7 +148,9 @@ def _fates(views: tuple[LoaderView, ...], lost: str) -> str:
         parts.append(f"{view_titles(apart)} {verb_form('keep', len(apart) > 1)} both{warns}")
     if failing:
         parts.append(f"{view_titles(failing)} {verb_form('fail', len(failing) > 1)}")
-    return "; ".join(parts) + "." if parts else "What loads it is not known: the code of its class decides."
+    if not parts and any(view.loader == "transformers" for view in views):
+        return "What loads it is not known: the code of its class decides."
+    return "; ".join(parts) + "." if parts else ""  # something else ends the load, and is told
 
 
 class TiedMemberLost(Rule):

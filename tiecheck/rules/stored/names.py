@@ -63,7 +63,7 @@ class HeadNotMaterialised(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             views = views_of(group, loaders)
-            failing = tuple(v for v in losing_views(views) if v.checked != "rehearsed")  # that raises for another cause
+            failing = losing_views(views)
             normal = tied_by_intent(group) and group.source not in group.missing and group.stored == "absent"
             if not normal or not group.stored_names or not failing or spoken_for(views):
                 continue
