@@ -21,8 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cases import drawn_case, from_json
-from oracles import ARGUED, Fault
-from running import STUCK, Bench, Ledger, all_formats, run_here, run_processes
+from oracles import Fault
+from processes import run_processes
+from readers import ARGUED
+from running import STUCK, Bench, Ledger, all_formats, run_here
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs.jsonl"

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import resource
-import select
-import subprocess
 import sys
 import sysconfig
 import time
@@ -22,6 +20,8 @@ import tiecheck
 
 SECONDS = 5.0
 GROWTH = 512 << 20
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal takes for a command; a line and a tab are none."""
 SENTENCE = 2000
 """Characters of a message at most: a path and a word or two of a file, each cut."""
 
@@ -158,16 +158,22 @@ class Measure:
 
 def _largest() -> int:
     """Return the most bytes that this process has held; Linux hands `ru_maxrss` down from whoever started it."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    with contextlib.suppress(OSError):
+        said = os.pread(_status(os.getpid()), 4096, 0)
+        return int(said[said.index(b"VmHWM:") + 6 :].split(None, 1)[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@cache
+def _status(process: int) -> int:
+    return os.open(f"/proc/{process}/status", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def message_faults(message: str) -> Iterator[Fault]:
     """Yield what is wrong with a message: it is one sentence, printable, and not the tool's own failure."""
     if "itself failed" in message or "crashed:" in message:
         yield Fault("failed", message[:400])
-    if any((c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" for c in message):
+    if CONTROL.search(message):
         yield Fault("control character", repr(message)[:300])
     if "\n" in message.strip():
         yield Fault("lines", repr(message)[:300])
@@ -228,92 +234,5 @@ def report_faults(report: Any) -> Iterator[Fault]:
             if "itself failed" in skip.reason or len(skip.reason) > SENTENCE or "\n" in skip.reason:
                 yield Fault("skip", skip.reason[:300])
     text = str(report)
-    if any((c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" for c in text):
+    if CONTROL.search(text):
         yield Fault("control character", repr(text)[:600])
-
-
-ARGUED = (
-    ("safetensors", r"MemoryError",
-    "a hole of terabytes cannot be mapped in the bounded memory of the reader's process"),
-    ("safetensors", r"unknown variant",
-    "a dtype that the installed safetensors does not know: a later one may"),
-    ("safetensors", r"invalid type: (integer|floating point) `?-0",
-    "a size of -0, which is 0 in every other reader of JSON"),
-    ("torch", r"MemoryError|[Cc]annot allocate|not enough memory|OutOfMemory",
-    "the memory of the reader's process was bounded, not the file refused"),
-)  # fmt: skip
-"""Refusals of the real readers after which a pass stands: the reader, its words, and the argument."""
-
-
-def argued(reader: str, refusal: str) -> bool:
-    """Tell whether a pass stands although the real reader refuses."""
-    return any(reader == name and re.search(words, refusal) for name, words, _ in ARGUED)
-
-
-READER = """
-import json, resource, sys, warnings
-warnings.simplefilter("ignore")
-import torch
-from safetensors import safe_open
-resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-print("ready", flush=True)
-for line in sys.stdin:
-    reader, path = json.loads(line)
-    try:
-        if reader == "torch":
-            torch.load(path, weights_only=True, map_location="cpu")
-        else:
-            with safe_open(path, "pt") as file:
-                file.keys()
-        answer = ""
-    except BaseException as error:
-        answer = type(error).__name__ + ": " + str(error)[:300] or "refused"
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class RealReaders:
-    """safetensors and torch in a process of their own, since what they are given may take their memory or time."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-
-    def refusal(self, reader: str, path: str) -> str | None:
-        """Return the words with which a file is refused; empty where it is read, None where that took too long."""
-        process = self._process or self._start()
-        assert process.stdin
-        assert process.stdout
-        try:
-            process.stdin.write(json.dumps([reader, path]) + "\n")
-            process.stdin.flush()
-            if select.select([process.stdout], [], [], 20)[0]:
-                return str(json.loads(process.stdout.readline()))
-        except (OSError, ValueError):
-            pass
-        self.close()
-        return None
-
-    def _start(self) -> subprocess.Popen[str]:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", READER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stdout
-        self._process.stdout.readline()
-        return self._process
-
-    def close(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def faults(self, root: str) -> Iterator[Fault]:
-        """Yield each weights file of a directory that passed and that its real reader refuses."""
-        from tiecheck.files.checkpoint import read_checkpoint
-
-        checkpoint = read_checkpoint(root)
-        for shard in checkpoint.shards if checkpoint else ():
-            reader = "safetensors" if shard.path.endswith(".safetensors") else "torch"
-            refusal = self.refusal(reader, os.path.join(root, shard.path))
-            if refusal and not argued(reader, refusal):
-                yield Fault("passes", f"{reader} refuses: {refusal}")

@@ -156,7 +156,7 @@ def _special(draw: Draw) -> Any:
 
 def layouts_case(draw: Draw) -> Case:
     """A directory of several sets of weights, and of things that are none."""
-    from pickles import drawn_pickle
+    from archives import drawn_pickle
 
     files: dict[str, Any] = {"config.json": CONFIG if draw.chance(0.7) else drawn_config(draw)}
     for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json",
