@@ -197,8 +197,9 @@ class House:
 
     def unmentioned(self) -> Found:
         """Modules no test mentions."""
-        # A longer dotted name belongs to the innermost module in it.
+        # A longer dotted name belongs to the innermost module in it; `from tiecheck.cli import fix` names `fix`.
         said = {name for source in self._tests for name in re.findall(r"(?<![\w.])tiecheck(?:\.\w+)*", source.text)}
+        said |= {self._target(dotted, name) for source in self._tests for _, dotted, name in source.imports()} - {""}
         within = [[module for module in self._modules if f"{name}.".startswith(f"{module}.")] for name in said]
         return self._without({max(modules, key=len) for modules in within})
 

@@ -23,6 +23,7 @@ from tiecheck.fix.json_text import changed_object
 from tiecheck.fix.plan import make_plan
 from tiecheck.fix.run import FixOptions, fix_target
 from tiecheck.fix.tensors import new_layout, write_shard
+from tiecheck.fix.writing import DONE, WORK, recover_interrupted, stage_copy, write_text
 from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps
 
 KEYS = st.text(max_size=4)
@@ -213,3 +214,45 @@ def test_a_copy_shares_what_stays(broken: Path, tmp_path: Path) -> None:
     shared = (to / "model.safetensors").stat().st_ino == (broken / "model.safetensors").stat().st_ino
     assert shared or (to / "model.safetensors").stat().st_nlink == 1
     assert (to / "config.json").stat().st_ino != (broken / "config.json").stat().st_ino
+
+
+@pytest.mark.parametrize("state", ["nothing", "staged", "committed", "done", "changed"])
+def test_what_an_interrupted_fix_left_is_finished_or_cleared_away(state: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("old")
+    (tmp_path / "gone.bin").write_text("old")
+    old = refusals.file_identities(str(tmp_path), ("config.json", "gone.bin"))
+    work = tmp_path / (WORK + DONE if state == "done" else WORK)
+    if state != "nothing":
+        (work / "new").mkdir(parents=True)
+        write_text(str(work / "new" / "config.json"), "new")
+    if state in {"committed", "changed"}:
+        told = {"order": ["config.json"], "removed": ["gone.bin"], "old": old, "backup": False}
+        write_text(str(work / "commit"), json.dumps(told))
+    if state == "changed":
+        (tmp_path / "config.json").write_text("somebody else's")
+        with pytest.raises(TargetError, match="has changed since a fix was interrupted"):
+            recover_interrupted(str(tmp_path))
+        return
+    told = recover_interrupted(str(tmp_path))
+    assert (told is None) == (state == "nothing")
+    assert (tmp_path / "config.json").read_text() == ("new" if state == "committed" else "old")
+    assert (tmp_path / "gone.bin").exists() == (state != "committed")
+    assert not work.exists()
+    assert recover_interrupted(str(tmp_path)) is None
+
+
+def test_a_small_file_is_new_has_its_mode_and_takes_no_ones_place(tmp_path: Path) -> None:
+    write_text(str(tmp_path / "a"), "\u00e9", 0o640)
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "a").stat().st_mode & 0o777) == ("\u00e9".encode(), 0o640)
+    with pytest.raises(FileExistsError):
+        write_text(str(tmp_path / "a"), "other")
+
+
+def test_a_copy_goes_neither_into_the_model_nor_over_something(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "llama-diverged-head", tmp_path / "model")
+    plan = make_plan(str(tmp_path / "model"), drop_steps(["lm_head.weight"]))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for to, told in ((tmp_path / "model" / "in", "lies within"), (tmp_path / "full", "is there already")):
+        with pytest.raises(TargetError, match=told):
+            stage_copy(plan, str(to), lambda _: None)

@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import built
 
 from tiecheck.api import check
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.model_config import read_config
 from tiecheck.live.rehearsal import rehearse
 from tiecheck.records.report import TargetReport
+from tiecheck.stored.load_problems import FORMATS, beside_adapter, load_problems
 
 CLASSES = ("LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration", "BartForConditionalGeneration")
 Change = Callable[[Path], None]
@@ -145,3 +148,40 @@ def test_an_adapter_beside_the_model(saves: list[str] | None, targets: list[str]
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     codes = [f.code for f in check(str(tmp_path)).targets[0].findings]
     assert codes == (["TIE605"] if saves or "lm_head" in targets else [])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_problems_themselves_are_of_the_directory_or_of_the_file(name: str, change: str, tmp_path: Path) -> None:
+    built(name).save_pretrained(tmp_path)
+    CHANGES[change][0](tmp_path)
+    (weights,) = (path for path in tmp_path.iterdir() if path.suffix in {".safetensors", ".bin"})
+    config, checkpoint = read_config(str(tmp_path)), read_checkpoint(str(weights))
+    as_file, as_directory = (load_problems(config, checkpoint, whole=whole) for whole in (False, True))
+    assert {p.kind for p in as_directory} - {p.kind for p in as_file} == (
+        {"name"} if change == "another name" else set()
+    )
+    assert load_problems(None, checkpoint, whole=True) == ()
+    for problem in as_directory:
+        assert (tmp_path / problem.file).exists()
+        assert problem.mend.endswith(".")
+
+
+@pytest.mark.parametrize("said", [*FORMATS, "numpy", None])
+def test_the_formats_are_those_that_safetensors_files_have(said: str | None, tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file), file, metadata={"format": said} if said else {"made_by": "somebody"})
+    kinds = {p.kind for p in load_problems(read_config(str(tmp_path)), read_checkpoint(str(file)), whole=True)}
+    assert kinds == (set() if said in FORMATS else {"format"})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "7", '{"modules_to_save": 7, "target_modules": [1, "lm_head"]}'])
+def test_an_adapter_config_may_hold_anything(text: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    names = ["adapter_config.json", "adapter_model.safetensors"]
+    found = beside_adapter(str(tmp_path), names)
+    assert (found and (found.saved, found.targets, found.base)) == (
+        ((), ("lm_head",), None) if "lm_head" in text else None
+    )
+    assert beside_adapter(str(tmp_path), names[:1]) is None

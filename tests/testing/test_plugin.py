@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import tiecheck
+from tiecheck.testing.plugin import pytest_addoption
 
 ROOT = Path(__file__).parents[2]
 NETS = '''
@@ -537,3 +538,16 @@ def test_broken(tiecheck):
     none = pytester.path / "none.toml"
     none.write_text("")
     run(pytester, "--tiecheck=net.py:Net", "--tiecheck-config", "none.toml").assert_outcomes(passed=3)
+
+
+def test_every_option_has_a_word_on_the_line_and_one_in_the_ini_file() -> None:
+    """A line and an ini file say the same, so that a project can write down what one types."""
+    parser = pytest.Parser(_ispytest=True)
+    pytest_addoption(parser)
+    group = next(group for group in parser._groups if "tiecheck" in group.name)
+    words = {option.names()[0].removeprefix("--").replace("-", "_") for option in group.options}
+    assert words == {
+        "tiecheck",
+        *(f"tiecheck_{w}" for w in ("select", "ignore", "strict", "fail_on", "live", "config")),
+    }
+    assert set(parser._inidict) == (words - {"tiecheck"}) | {"tiecheck_targets"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.files import LoadProblem
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.load_drafts import load_problem, problem_draft
+from tiecheck.rules.stored.odd_flags import load_problem, problem_draft
 
 
 class LoaderReadsOtherWeights(Rule):

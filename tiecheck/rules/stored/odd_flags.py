@@ -1,14 +1,16 @@
-"""TIE112: a tie flag that is no truth value."""
+"""TIE112: a tie flag that is no truth value; and any problem of a whole load as a finding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from tiecheck.records.declared import Flag
 from tiecheck.records.files import LoadProblem
+from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.load_drafts import load_problem, problem_draft
+from tiecheck.wording import listed
 
 
 class InvalidTieFlag(Rule):
@@ -57,3 +59,37 @@ class InvalidTieFlag(Rule):
         )
         yield Case("a truth value", {"groups": (), "load_problems": (), "flags": (tie_flag(True),)})
         yield Case("another rule's matter", {"groups": (), "load_problems": (load_problem("name"),), "flags": ()})
+
+
+def problem_draft(problem: LoadProblem) -> Draft:
+    """Return a problem as a finding: an error where the current transformers has it."""
+    views = tuple(
+        LoaderView("transformers", versions, problem.outcome, problem.message, "run", problem.names, None, None, None)
+        for versions in problem.versions
+    )
+    titles = listed(tuple(view.title for view in views))
+    name = any(mark in problem.why.partition(" ")[0] for mark in "._")  # which is as it is written
+    why = problem.why if name else f"{problem.why[:1].upper()}{problem.why[1:]}"
+    return Draft(
+        f"{why} ({titles}: {problem.message}).",
+        problem.names,
+        (file_place(problem.file, problem.message),),
+        problem.mend,
+        severity=None if "5" in problem.versions else "warning",
+        hurts=views,
+    )
+
+
+def load_problem(kind: str, **changes: Any) -> LoadProblem:
+    """Return a problem for a rule's cases."""
+    plain = LoadProblem(
+        "name",
+        ("4.57", "5"),
+        "crash",
+        "OSError",
+        "own.safetensors has no name",
+        "own",
+        "rename it",
+        ("lm_head.weight",),
+    )
+    return plain._replace(**{"kind": kind, **changes})

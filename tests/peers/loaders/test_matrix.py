@@ -1,0 +1,69 @@
+"""The matrix: each group before each loader once, with 4.57's own reading of it, and odd flags left open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_models import SMALL, built
+
+from tiecheck.facts.checkpoint import architecture, groups
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.model_config import read_config
+from tiecheck.peers.loaders.matrix import loader_views
+from tiecheck.peers.loaders.registry import loaders_of
+from tiecheck.records.loaders import LoaderView
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def views(where: Path) -> tuple[LoaderView, ...]:
+    config, checkpoint = read_config(str(where)), read_checkpoint(str(where))
+    known = architecture(config)
+    return loader_views(config, known, checkpoint, groups(config, known, checkpoint, "auto"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_each_group_stands_before_each_loader_at_most_once_in_the_matrix_order(name: str, tmp_path: Path) -> None:
+    built(name).save_pretrained(tmp_path)
+    found = views(tmp_path)
+    cells = [(view.loader, view.versions, view.names) for view in found]
+    assert len(set(cells)) == len(cells)
+    order = [(one.name, one.versions) for one in loaders_of()]
+    places = [order.index((view.loader, view.versions)) for view in found]
+    assert places == sorted(places)
+    ours = {view.versions: view.outcome for view in found if view.loader == "transformers"}
+    assert set(ours.values()) == {"tied"}
+    assert len(ours) == 2
+
+
+def test_nothing_stored_stands_before_nobody(tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    config, checkpoint = read_config(str(tmp_path)), read_checkpoint(str(tmp_path))
+    assert loader_views(config, architecture(config), checkpoint, ()) == ()
+
+
+@pytest.mark.parametrize("value", ["false", 1, 0, "", None])
+def test_an_odd_flag_is_judged_for_transformers_alone(value: object, tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": value}
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    found = views(tmp_path)
+    assert {view.outcome for view in found if view.loader != "transformers"} == {"unknown"}
+    older = next(view for view in found if (view.loader, view.versions) == ("transformers", "4.57"))
+    asked = None if isinstance(value, int) else bool(value)  # of a number 4.57's own reading was not looked at
+    assert older.ties is asked, "4.57 asks only if Python takes it for true"
+
+
+def test_a_class_of_its_own_code_has_no_outcome_in_4_57(tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    config, checkpoint = read_config(str(tmp_path)), read_checkpoint(str(tmp_path))
+    known = architecture(config)
+    own = known._replace(known=False, origin="transformers 5.23.0 does not have Own", class_name="Own")
+    found = loader_views(config, own, checkpoint, groups(config, known, checkpoint, "auto"))
+    (older,) = [view for view in found if (view.loader, view.versions) == ("transformers", "4.57")]
+    assert (older.outcome, older.message) == (
+        "unknown",
+        "the class is not transformers' own, and its code was not run",
+    )

@@ -1,0 +1,94 @@
+"""The questions that the rules on placement share: whose plan decides, what is bound and split, and the words."""
+
+from __future__ import annotations
+
+import ast
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiecheck.records.words import TIED, UNTIED
+from tiecheck.rules.cases import PAIR
+from tiecheck.rules.placement import plans
+from tiecheck.rules.placement.cases import placed_load, placed_pair, plain_placement, plain_plan, plain_proposal
+
+DEVICES = st.sampled_from([None, "cuda:0", "cuda:1", "cpu", "disk", "mps"])
+MAPS = st.dictionaries(st.text("ab.", max_size=4), st.sampled_from([0, 1, "cpu", "disk", "cuda:1"]), max_size=30)
+
+
+@given(st.lists(DEVICES, min_size=2, max_size=5))
+def test_a_group_is_split_where_two_of_its_names_have_different_devices(devices: list[str | None]) -> None:
+    group = placed_pair(*devices, names=tuple(f"n{n}" for n in range(len(devices))))
+    assert plans.is_split(group) == any(a and b and a != b for a, b in product(devices, repeat=2))
+    if any(devices):
+        words = plans.devices_words(group.names, group.devices)
+        for name, device in zip(group.names, devices, strict=True):
+            assert (f"{name} on {device}" in words) == (device is not None)
+
+
+@given(MAPS)
+def test_a_written_map_is_python_and_a_long_one_says_how_long(device_map: dict[str, int | str]) -> None:
+    text = plans.written_map(device_map, ("a.b",))
+    if len(device_map) <= plans.SHOWN_ENTRIES:
+        assert ast.literal_eval(text) == device_map
+    else:
+        assert f"({len(device_map)} entries" in text
+
+
+@given(DEVICES.filter(bool))
+def test_a_device_is_a_key_as_accelerate_writes_it_and_back(device: str) -> None:
+    from tiecheck.placement.map_lookup import device_word
+
+    assert device_word(plans.device_key(device)) == device
+
+
+@pytest.mark.parametrize("first", ["transformers", "accelerate"])
+@pytest.mark.parametrize("plan", ["transformers", "accelerate"])
+def test_the_first_plan_decides_and_the_other_is_a_warning_at_most(first, plan) -> None:
+    placement = plain_placement(plain_plan(first))
+    assert plans.is_aside(plain_plan(plan), placement) == (plan != first)
+    assert plans.plan_severity([plain_plan(plan)], placement) == (None if plan == first else "warning")
+    assert plans.plan_severity([plain_plan(plan), plain_plan(first)], placement) is None
+    assert bool(plans.unfollowed_words(plain_plan(plan), placement)) == (plan != first)
+
+
+def test_a_given_map_hurts_whoever_follows_it_and_a_plan_its_own_tool() -> None:
+    assert plans.hurt_by_plans([plain_plan(), plain_plan("given")], PAIR) is None
+    views = plans.hurt_by_plans([plain_plan("accelerate"), plain_plan()], PAIR)
+    assert [view.loader for view in views or ()] == ["accelerate", "transformers"]
+
+
+def test_the_versions_of_a_finding_are_words() -> None:
+    assert plans.version_words(("0.34-", "0.20-0.33", "0.17")) == "0.34 and later, 0.20 to 0.33 and 0.17"
+
+
+def test_a_proposal_is_a_map_or_what_is_missing() -> None:
+    assert plans.proposal_words(plain_placement(), PAIR) is None
+    placement = plain_placement(proposal=plain_proposal())
+    assert (plans.proposal_words(placement, PAIR) or "").startswith("Pass device_map={")
+    short = plain_placement(proposal=plain_proposal(device_map={}, lacks=2048, reason="it is too large"))
+    assert plans.proposal_words(short, PAIR) == (
+        "No map keeps every tie together: it is too large. 2 KiB are missing: raise max_memory by that, or free it."
+    )
+
+
+def test_the_keys_to_change_are_those_in_which_a_given_map_and_the_proposal_differ() -> None:
+    given_plan = plain_plan("given", placed_pair("cpu", "cuda:0"))
+    target = {**given_plan.device_map, "lm_head": 0}
+    placement = plain_placement(given_plan, proposal=plain_proposal(device_map=target))
+    assert plans.keys_to_set(placement) == "In the map, set 'lm_head' to 0."
+    assert plans.keys_to_set(plain_placement(given_plan)) is None
+    assert plans.keys_to_set(plain_placement(proposal=plain_proposal(device_map=target))) is None
+    assert plans.keys_to_set(placement._replace(proposal=plain_proposal(device_map=given_plan.device_map))) is None
+
+
+def test_a_load_that_raises_speaks_for_its_group_alone() -> None:
+    placement = plain_placement(loads=(placed_load("raises"), placed_load("apart", names=("a", "b"))))
+    assert plans.load_raises(PAIR, placement)
+    assert not plans.load_raises(("a", "b"), placement)
+
+
+def test_the_kinds_are_tied_or_untied_and_never_both() -> None:
+    assert not TIED & UNTIED
