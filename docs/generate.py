@@ -1,4 +1,4 @@
-"""Write what is generated: the JSON schema, the rules and command-line pages, and the marked blocks of others.
+"""Write what is generated: the JSON schema, the index of rules, the pages of rules, commands and loaders, and blocks.
 
 `python docs/generate.py` writes, `python docs/generate.py --check` exits with 1 where something is out of date. Where
 the `live` extra is not installed, the few blocks that need it stay as they are, and their names are printed.
@@ -32,6 +32,8 @@ from tiecheck.peers.loaders.registry import MODULES, loaders_of
 from tiecheck.records.report import SEVERITIES, TargetReport
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
+from tiecheck.rules.base import Rule
+from tiecheck.rules.index import INDEX
 from tiecheck.rules.registry import FAMILIES, rules_of_family
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +65,7 @@ def pages(kept: set[str]) -> dict[str, str]:
     """Return each generated file with its text; `kept` gets the blocks that cannot be made here."""
     return {
         "tiecheck/render/report.schema.json": json.dumps(schema(), indent=1) + "\n",
+        "tiecheck/rules/index.py": rules_index(),
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
@@ -139,10 +142,28 @@ def field_documents(record: type) -> dict[str, str]:
     return found
 
 
+def rules_index() -> str:
+    """Return the index of rules, off every module of their rooms; the pages made after it go by it too."""
+    found = {}
+    for room, _ in FAMILIES.values():
+        for path in (ROOT / "tiecheck" / "rules" / room).glob("*.py"):
+            for thing in vars(import_module(f"tiecheck.rules.{room}.{path.stem}")).values():
+                if isinstance(thing, type) and issubclass(thing, Rule) and thing is not Rule:
+                    found[thing.code] = (f"{room}.{path.stem}", thing.needs)
+    INDEX.clear()
+    INDEX.update(sorted(found.items()))
+    rows = [
+        f'    "{code}": ("{module}", ({", ".join(map(json.dumps, needs))}{"," if len(needs) == 1 else ""})),\n'
+        for code, (module, needs) in INDEX.items()
+    ]
+    text = (ROOT / "tiecheck" / "rules" / "index.py").read_text(encoding="utf-8")
+    return text.partition("= {")[0] + "= {\n" + "".join(rows) + "}\n"
+
+
 def rules_page() -> str:
     """Return every rule in full, under its family."""
     parts = [HEAD, "# Rules\n\n" + rules_table("")]
-    for digit, (_, _, title) in FAMILIES.items():
+    for digit, (_, title) in FAMILIES.items():
         parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
         parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in rules_of_family(digit)]
     return "\n\n".join(part.strip() for part in parts) + "\n"

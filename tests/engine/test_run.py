@@ -42,6 +42,10 @@ def status(report: TargetReport, config: Config = Config(), **options) -> int:  
     return exit_status(Report("0", (report,), 0.0), config, **options)
 
 
+def offering(*names: str) -> Facts:
+    return Facts(dict.fromkeys(names, ()))
+
+
 def found(self, groups) -> Iterator[Draft]:
     yield Draft("wrong", ("b", "a"), PLACE, "mend it")
 
@@ -100,11 +104,8 @@ def test_strict_turns_a_skip_into_a_failure(monkeypatch) -> None:
     assert status(report, Config(strict=True)) == 1
 
 
-def test_layer_not_asked_for_is_no_skip(monkeypatch) -> None:
-    def check(self, live):
-        yield from ()
-
-    report = judged(monkeypatch, rule_of(check), groups=())
+def test_layer_not_asked_for_is_no_skip() -> None:
+    report = judge_facts(TARGET, Facts({"groups": (), "checkpoint": None}), Config(select=("TIE3",)))
     assert report.skips == ()
     assert report.rules_run == ()
     assert status(report) == 2
@@ -160,22 +161,29 @@ def test_no_target_is_no_pass() -> None:
 
 
 class TestSelect:
-    def test_rules_are_those_of_the_rooms(self) -> None:
-        assert {r.code[3] for r in select_rules((), (), ("stored",))} == {"1"}
-        assert {r.code[3] for r in select_rules((), (), ("files", "training"))} == {"2", "7"}
-        assert select_rules((), (), ()) == ()
+    def test_rules_are_those_whose_facts_are_on_offer(self) -> None:
+        assert [r.code for r in select_rules((), (), offering("groups", "index"))] == ["TIE109", "TIE110", "TIE201"]
+        assert {r.code for r in select_rules((), (), offering("load_problems", "scale"))} == {
+            "TIE206",
+            "TIE207",
+            "TIE701",
+        }
+        assert select_rules((), (), offering()) == ()
 
     def test_prefix_and_ignore(self) -> None:
-        codes = [r.code for r in select_rules(("TIE10",), ("TIE106", "TIE107"), ("stored", "live"))]
+        codes = [
+            r.code
+            for r in select_rules(("TIE10",), ("TIE106", "TIE107"), offering("groups", "loaders", "flags", "live"))
+        ]
         assert codes == ["TIE101", "TIE102", "TIE103", "TIE104", "TIE105", "TIE108", "TIE109"]
 
     def test_case_does_not_matter(self) -> None:
-        assert [r.code for r in select_rules(("tie101",), (), ("stored",))] == ["TIE101"]
+        assert [r.code for r in select_rules(("tie101",), (), offering("groups", "loaders"))] == ["TIE101"]
 
     @pytest.mark.parametrize("bad", ["TIE999", "TIE8", "nonsense", ""])
     def test_unknown_code_is_refused(self, bad: str) -> None:
         with pytest.raises(UsageError, match="no rule's code begins with"):
-            select_rules((bad,), (), ("stored",))
+            select_rules((bad,), (), offering("groups"))
 
 
 def test_case_record_defaults_to_silent() -> None:

@@ -137,6 +137,6 @@ def test_facts_of_the_same_bytes_are_shared_and_reasons_are_not() -> None:
         return next(values)
 
     shared: dict[str, object] = {}
-    assert isinstance(Facts({}, (), shared).get("groups"), Unknown)
-    assert Facts({}, (), shared).get("groups") == "groups"
-    assert Facts({}, (), shared).get("groups") == "groups"
+    assert isinstance(Facts({}, shared).get("groups"), Unknown)
+    assert Facts({}, shared).get("groups") == "groups"
+    assert Facts({}, shared).get("groups") == "groups"

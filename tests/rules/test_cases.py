@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import tiecheck.rules
 from tiecheck.facts.registry import NAMES
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import SECTIONS, Case, Rule
+from tiecheck.rules.index import INDEX
 from tiecheck.rules.registry import FAMILIES, all_rules
 
 RULES = all_rules()
@@ -49,10 +51,16 @@ def test_rule_text(rule: type[Rule]) -> None:
     assert rule.needs
 
 
-def test_every_module_of_a_room_that_holds_rules_is_listed() -> None:
+def test_the_index_has_every_rule_of_the_rooms_and_what_it_wants() -> None:
     folder = Path(tiecheck.rules.__file__).parent
-    for room, names, _ in FAMILIES.values():
-        assert {path.stem for path in (folder / room).glob("*.py") if "(Rule):" in path.read_text()} == set(names)
+    found = {}
+    for room, _ in FAMILIES.values():
+        for path in (folder / room).glob("*.py"):
+            module = import_module(f"tiecheck.rules.{room}.{path.stem}")
+            rules = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
+            found |= {rule.code: (f"{room}.{path.stem}", rule.needs) for rule in rules}
+    assert found == INDEX, "python docs/generate.py writes it"
+    assert list(INDEX) == sorted(INDEX)
 
 
 def test_a_rule_that_wants_no_fact_is_refused() -> None:

@@ -163,9 +163,8 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Run the selected rules over the facts of one target."""
     outcome = RuleAnswers([], [], [], [], [])
     chosen = _chosen(config)
-    for rule in select_rules(config.select, config.ignore, facts.rooms):
-        if all(need in facts for need in rule.needs):  # else a layer that was not asked for: no skip either
-            _apply(rule, facts, target, outcome, chosen)
+    for rule in select_rules(config.select, config.ignore, facts):  # a layer that was not asked for is no skip either
+        _apply(rule, facts, target, outcome, chosen)
     for name, words in ASKED.items():  # what was asked for by name and cannot be had must not let pass
         asked = name in facts and (name != "live" or config.wants_live) and not outcome.errors
         if asked and isinstance(layer := facts.get(name), Unknown):

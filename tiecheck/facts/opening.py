@@ -52,7 +52,7 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
     from tiecheck.live.build import Built
 
     given: Given = {"built": Built(module, "given"), "values": config.values}
-    return Facts(given | _asked(config, live=True), ("live", *_placed(config), "training"))
+    return Facts(given | _asked(config, live=True))
 
 
 def _local_facts(target: Target, given: Given, config: Config) -> Facts:
@@ -69,7 +69,7 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     if problems:
         beside["load_problems"] = problems
     given |= _read(folder, model, checkpoint, config) | beside
-    return Facts(given, _rooms(beside, config, "training"))
+    return Facts(given)
 
 
 def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
@@ -81,13 +81,13 @@ def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
     given |= _read(fetched.address, model, checkpoint, config, fetched.refused) | beside | {"fetched": fetched}
     if config.values == "always":
         given["scale"] = Unknown("the scale is read from local files; download the model")
-        return Facts(given, _rooms(beside, config, "training"))
+        return Facts(given)
     shared = None
     if not config.wants_live and not config.wants_rehearsal:
         from tiecheck.files.remote.repeated_headers import facts_of_twins
 
         shared = facts_of_twins(model, checkpoint, config.values)
-    return Facts(given, _rooms(beside, config), shared)
+    return Facts(given, shared, withheld=("scale",))
 
 
 def _read(
@@ -158,14 +158,3 @@ def _listed(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError:  # the checkpoint's own reader tells
         return []
-
-
-def _placed(config: Config) -> tuple[str, ...]:
-    return () if config.device_map is None else ("placement",)
-
-
-def _rooms(beside: Given, config: Config, *more: str) -> tuple[str, ...]:
-    """Return the rooms of rules that a checkpoint opens."""
-    live = ("live", *_placed(config)) if config.wants_live else ()
-    artefacts = ("artefacts",) if "beside_adapter" in beside else ()
-    return ("stored", *(("files",) if beside else ()), *artefacts, *live, *more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Container, Mapping, MutableMapping
 from importlib import import_module
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -123,17 +123,17 @@ class Facts:
     def __init__(
         self,
         given: Mapping[FactName, Any],
-        rooms: tuple[str, ...] = (),
         shared: MutableMapping[str, Any] | None = None,
+        withheld: Container[FactName] = (),
     ) -> None:
         """Begin.
 
         Args:
             given: The facts that are there already.
-            rooms: Rooms of `tiecheck.rules` whose layer was asked for and has something to tell.
             shared: Facts of `SHARED` that were made of the same bytes before, to be read and added to.
+            withheld: Facts that are not to be made of them, though they could.
         """
-        self.rooms = rooms
+        self._withheld = withheld
         self._made: dict[FactName, Any] = dict(given)
         self._shared: MutableMapping[str, Any] = {} if shared is None else shared
 
@@ -141,7 +141,7 @@ class Facts:
         """Tell whether the layer behind a fact was asked for at all."""
         if name in self._made:
             return True
-        known = _facts.get(name)
+        known = None if name in self._withheld else _facts.get(name)
         return known is not None and all(want.optional or want.name in self for want in known.wants)
 
     def get(self, name: FactName) -> Any:

@@ -28,7 +28,7 @@ def rule_list() -> str:
     from tiecheck.rules.registry import FAMILIES, rules_of_family
 
     blocks = []
-    for digit, (_, _, title) in FAMILIES.items():
+    for digit, (_, title) in FAMILIES.items():
         lines = [
             f"{rule.code}  {rule.severity:<8} {rule.name}\n        {rule.summary}" for rule in rules_of_family(digit)
         ]

@@ -1,4 +1,4 @@
-"""The rules, a room a layer, and the registry that loads a room only where its layer was asked for."""
+"""The registry of rules: each is known by its code, and loaded only where the facts that it wants are on offer."""
 
 from __future__ import annotations
 
@@ -8,39 +8,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tiecheck.errors import UsageError
+from tiecheck.rules.index import INDEX
 
 if TYPE_CHECKING:
+    from tiecheck.facts.registry import FactName, Facts
     from tiecheck.rules.base import Rule
 
-FAMILIES: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "1": (
-        "stored",
-        ("lost", "copies", "flags", "names", "shapes", "odd_flags"),
-        "What is stored against what is declared",
-    ),
-    "2": ("files", ("shards", "formats", "optimizer", "strict", "loading"), "Files"),
-    "3": ("live", ("applied", "groups", "flags", "seen", "members", "keys"), "The live model"),
-    "5": ("placement", ("splits", "unseen", "counts", "planners", "loads"), "Placement and sharding"),
-    "6": ("artefacts", ("adapters",), "Adapters, quantised and exported artefacts"),
-    "7": ("training", ("scale",), "Training"),
+FAMILIES: dict[str, tuple[str, str]] = {
+    "1": ("stored", "What is stored against what is declared"),
+    "2": ("files", "Files"),
+    "3": ("live", "The live model"),
+    "5": ("placement", "Placement and sharding"),
+    "6": ("artefacts", "Adapters, quantised and exported artefacts"),
+    "7": ("training", "Training"),
 }
-"""First digit of a code -> the family's room, its modules, and its title."""
+"""First digit of a code -> the family's room, and its title."""
+
+WANTED: frozenset[FactName] = frozenset(need for _, needs in INDEX.values() for need in needs)
 
 
 def rules_of_family(digit: str) -> tuple[type[Rule], ...]:
     """Return the rules of one family, by code."""
-    from tiecheck.rules.base import Rule
-
-    room, names, _ = FAMILIES[digit]
-    modules = [import_module(f"tiecheck.rules.{room}.{name}") for name in names]
-    things = [thing for module in modules for thing in vars(module).values()]
-    found = [v for v in things if isinstance(v, type) and issubclass(v, Rule) and v is not Rule]
-    return tuple(sorted(found, key=lambda rule: rule.code))
+    return tuple(_load(code) for code in INDEX if code[3] == digit)
 
 
 def all_rules() -> tuple[type[Rule], ...]:
     """Return every rule there is, by code."""
-    return tuple(rule for digit in FAMILIES for rule in rules_of_family(digit))
+    return tuple(map(_load, INDEX))
 
 
 def rule_of(code: str) -> type[Rule]:
@@ -50,35 +44,42 @@ def rule_of(code: str) -> type[Rule]:
         UsageError: There is none; the nearest codes are named.
     """
     wanted = code.upper()
-    digit = wanted[3:4]
-    for rule in rules_of_family(digit) if digit in FAMILIES else ():
-        if rule.code == wanted:
-            return rule
-    raise UsageError(f"there is no rule {code!r}{_nearest(wanted)}")
+    if wanted not in INDEX:
+        raise UsageError(f"there is no rule {code!r}{_nearest(wanted)}")
+    return _load(wanted)
 
 
-@lru_cache(64)  # for a fleet it is asked the same each time
-def select_rules(wanted: tuple[str, ...], ignored: tuple[str, ...], rooms: tuple[str, ...]) -> tuple[type[Rule], ...]:
-    """Return the rules to run: chosen by codes or prefixes of codes, and of a layer that was asked for.
+def _load(code: str) -> type[Rule]:
+    module = import_module(f"tiecheck.rules.{INDEX[code][0]}")
+    rule: type[Rule] = next(thing for thing in vars(module).values() if getattr(thing, "code", None) == code)
+    return rule
+
+
+def select_rules(wanted: tuple[str, ...], ignored: tuple[str, ...], facts: Facts) -> tuple[type[Rule], ...]:
+    """Return the rules to run: chosen by codes or prefixes of codes, and with all the facts that they want.
 
     Args:
         wanted: Codes or prefixes (`TIE1`); empty for all.
         ignored: Codes or prefixes to leave out.
-        rooms: The rooms whose layer the target has; rules of others are not even loaded.
+        facts: The facts that there are; rules that want others are not even loaded.
 
     Raises:
         UsageError: A prefix that fits no rule.
     """
-    chosen = tuple(p.upper() for p in wanted) or ("TIE",)
-    left_out = tuple(p.upper() for p in ignored)
-    for prefix in (*chosen, *left_out):
-        _check_prefix(prefix)
+    return _selected(wanted, ignored, frozenset(name for name in WANTED if name in facts))
+
+
+@lru_cache(64)  # for a fleet it is asked the same each time
+def _selected(
+    wanted: tuple[str, ...], ignored: tuple[str, ...], offered: frozenset[FactName]
+) -> tuple[type[Rule], ...]:
+    check_codes((*wanted, *ignored))
+    chosen = tuple(prefix.upper() for prefix in wanted) or ("TIE",)
+    left_out = tuple(prefix.upper() for prefix in ignored)
     return tuple(
-        rule
-        for digit, (room, _, _) in FAMILIES.items()
-        if room in rooms and any(_may_match(p, digit) for p in chosen)
-        for rule in rules_of_family(digit)
-        if rule.code.startswith(chosen) and not (left_out and rule.code.startswith(left_out))
+        _load(code)
+        for code, (_, needs) in INDEX.items()
+        if code.startswith(chosen) and not code.startswith(left_out) and offered.issuperset(needs)
     )
 
 
@@ -89,29 +90,13 @@ def check_codes(words: Iterable[str]) -> None:
         UsageError: One of them; the nearest codes are named.
     """
     for word in words:
-        _check_prefix(word.upper())
-
-
-def _may_match(prefix: str, digit: str) -> bool:
-    return prefix.startswith(f"TIE{digit}") or f"TIE{digit}".startswith(prefix)
-
-
-def _check_prefix(prefix: str) -> None:
-    if "TIE".startswith(prefix) and prefix:
-        return
-    digit = prefix[3:4]
-    if (
-        prefix.startswith("TIE")
-        and digit in FAMILIES
-        and any(r.code.startswith(prefix) for r in rules_of_family(digit))
-    ):
-        return
-    raise UsageError(f"no rule's code begins with {prefix!r}{_nearest(prefix)}")
+        prefix = word.upper()
+        if not prefix or not any(code.startswith(prefix) for code in INDEX):
+            raise UsageError(f"no rule's code begins with {prefix!r}{_nearest(prefix)}")
 
 
 def _nearest(code: str) -> str:
     import difflib
 
-    codes = [rule.code for rule in all_rules()]
-    near = difflib.get_close_matches(code, codes, n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(sorted(near))}" if near else f"; there are {', '.join(codes)}"
+    near = difflib.get_close_matches(code, INDEX, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(sorted(near))}" if near else f"; there are {', '.join(INDEX)}"

@@ -61,7 +61,7 @@ def refuse_wrong_options(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: A rule code or a severity that does not exist, a file with something wrong in it.
     """
-    from tiecheck.rules.registry import select_rules
+    from tiecheck.rules.registry import check_codes
 
     given = option_keywords(config)
     severity = given.get("fail_on", "warning")
@@ -69,7 +69,7 @@ def refuse_wrong_options(config: pytest.Config) -> None:
         raise pytest.UsageError(f"tiecheck_fail_on: {severity!r} is no severity{did_you_mean(severity, SEVERITIES)}")
     try:
         made = make_config("", **given)
-        select_rules(made.select, made.ignore, ())
+        check_codes((*made.select, *made.ignore))
     except UsageError as error:
         raise pytest.UsageError(f"tiecheck: {error}") from error
 
