@@ -29,6 +29,7 @@ import tiecheck.records.placement
 from tiecheck.cli.main import COMMANDS, cli
 from tiecheck.facts.registry import all_facts
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
+from tiecheck.records.compared import TieComparison
 from tiecheck.records.report import SEVERITIES, TargetReport
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
@@ -66,6 +67,7 @@ def pages(kept: set[str]) -> dict[str, str]:
     return {
         "tiecheck/render/report.schema.json": json.dumps(schema(), indent=1) + "\n",
         "tiecheck/rules/index.py": rules_index(),
+        "tiecheck/render/compare.schema.json": json.dumps(compare_schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
@@ -96,6 +98,17 @@ def schema() -> dict[str, Any]:
                 "summary": strict(summary),
             }
         ),
+    }
+
+
+def compare_schema() -> dict[str, Any]:
+    """Return the JSON schema of a comparison."""
+    fields = {"schema": {"const": SCHEMA}, "version": {"type": "string"}, "comparison": type_schema(TieComparison)}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tiecheck comparison",
+        "description": f"What `tiecheck compare --output-format json` writes, contract {SCHEMA}.",
+        **strict(fields),
     }
 
 
@@ -231,6 +244,7 @@ RUNS: Mapping[str, list[str]] = {
     "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
     "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
     "inspect": ["inspect", "fixtures/models/olmo-module-alias", "--load", "--trust-remote-code"],
+    "compare": ["compare", "fixtures/models/llama-healthy-tied", "fixtures/models/llama-diverged-head"],
     "counts": ["inspect", "fixtures/models/llama-diverged-head"],
 }
 """Blocks that are commands with what they print."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck._version import __version__
 
 if TYPE_CHECKING:
-    from tiecheck.api import check, count_parameters, find_ties, inspect, views
+    from tiecheck.api import check, compare, count_parameters, find_ties, inspect, views
     from tiecheck.errors import TiecheckError
     from tiecheck.guard.errors import PlacementError, TieBroken
     from tiecheck.guard.gate import Gate, gate
@@ -28,6 +28,7 @@ __all__ = [
     "assert_tied",
     "assert_ties_match",
     "check",
+    "compare",
     "count_parameters",
     "find_ties",
     "gate",
@@ -37,6 +38,7 @@ __all__ = [
 
 _HOMES = {
     "check": "tiecheck.api",
+    "compare": "tiecheck.api",
     "count_parameters": "tiecheck.api",
     "find_ties": "tiecheck.api",
     "inspect": "tiecheck.api",

@@ -13,6 +13,8 @@ from tiecheck.records.report import Counts, Report, View
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.engine.compare import Compared
+    from tiecheck.records.compared import TieComparison
     from tiecheck.records.live import Tie
 
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
@@ -86,6 +88,36 @@ def inspect(
     return assemble_report(
         inspect_targets((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made)
     )
+
+
+def compare(
+    before: Compared,
+    after: Compared,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> TieComparison:
+    """Compare the ties of two models: before and after a save, a merge, a conversion; nothing is printed.
+
+    Args:
+        before: What `check` takes, or what `find_ties` returned, for a model that is changed in place.
+        after: The other one; a module may be compared with the directory that it was saved to.
+        config: A configuration file, as for `check`.
+        options: Fields of `tiecheck.config.options.Config`: `values` (`never` compares no shapes and values, as for a
+            tiny model and its reference; `always` counts every row that differs), `live`, `load`,
+            `trust_remote_code`, `revision`, `offline`, `timeout`.
+
+    Returns:
+        The groups that are `lost`, `made`, `changed` or the `same`, each as it is on both sides; `equal` is None
+        where nothing is known to differ and something could not be compared. What `find_ties` returned has no values.
+
+    Raises:
+        TiecheckError: One of them cannot be read, or its ties cannot be told.
+        TypeError: An option that does not exist.
+    """
+    from tiecheck.engine.compare import compare_targets
+
+    return compare_targets(before, after, make_config(before, config=config, **options))
 
 
 def count_parameters(module: nn.Module) -> Counts:

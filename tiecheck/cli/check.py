@@ -15,6 +15,7 @@ from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
 if TYPE_CHECKING:
+    from tiecheck.records.compared import TieComparison
     from tiecheck.records.report import Report
     from tiecheck.render.reports import Output, Style
 
@@ -177,7 +178,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def write_reports(
-    report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None
+    report: Report | TieComparison, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None
 ) -> None:
     """Write the reports; a reader who has seen enough (`| head`) does not change the verdict."""
     from tiecheck.render.reports import FORMATS, write_report

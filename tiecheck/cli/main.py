@@ -14,6 +14,7 @@ from tiecheck.cli.streams import run_to_exit_status
 COMMANDS = {
     "check": "tiecheck.cli.check",
     "inspect": "tiecheck.cli.inspect",
+    "compare": "tiecheck.cli.compare",
     "fix": "tiecheck.cli.fix",
     "rule": "tiecheck.cli.rule",
 }

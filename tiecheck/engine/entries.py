@@ -42,7 +42,7 @@ def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieE
         entries.append(_from_group(group, tie, claim, live is not None))
     for tie in ties:
         claim = _take(declared, tie.names)
-        entries.append(_from_tie(tie, claim, live))
+        entries.append(entry_of_tie(tie, claim, live))
     entries += [_from_claim(claim) for claim in declared]
     return tuple(sorted(entries, key=lambda entry: entry.names))
 
@@ -123,7 +123,8 @@ def _reason(group: Group, tie: Tie | None, claim: DeclaredTie | None) -> str | N
     return None if tie and group.inferred else group.reason
 
 
-def _from_tie(tie: Tie, claim: DeclaredTie | None, live: LiveModel | None) -> TieEntry:
+def entry_of_tie(tie: Tie, claim: DeclaredTie | None = None, live: LiveModel | None = None) -> TieEntry:
+    """Return a live group, with what its class declares of it."""
     against = live is not None and any(c.flag is False and set(c.names) & set(tie.names) for c in live.candidates)
     more = claim is not None and not set(claim.names) <= set(tie.names)  # a tie of some members is none of the group
     names = tuple(sorted({*tie.names, *claim.names})) if claim and more else tie.names

@@ -183,15 +183,18 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return the facts of one target, unjudged: counts and views among them, which no rule has asked for."""
+    return read_ties(target, facts, config)._replace(views=facts.known("views") or (), counts=facts.known("counts"))
+
+
+def read_ties(target: Target, facts: Facts, config: Config) -> TargetReport:
+    """Return what each layer says of the ties of one target, unjudged; an error where no layer can tell."""
     found = [facts.get(name) for name in TIES if name in facts]
     lost = [value.reason for value in found if isinstance(value, Unknown)]
     if facts.known("live") is not None:
         lost = []  # what the files do not tell, the module does
     return _known(target, facts, config)._replace(
         status="error" if lost else "unknown",
-        views=facts.known("views") or (),
         errors=tuple(Error(None, reason, target.text) for reason in dict.fromkeys(lost)),
-        counts=facts.known("counts"),
     )
 
 

@@ -75,12 +75,12 @@ def _ties(target: TargetReport, style: Style) -> Iterator[Line]:
         mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
         names = tie.names if style.verbose else tie.names[:NAMES_SHOWN]
         yield Line(f"{mark.join(names)}{'' if len(names) == tie.names_total else more_names_text(tie)}", 2, 2)
-        for label, text in _facts(tie):
+        for label, text in tie_facts(tie):
             yield Line(f"{label:<{LABEL}}{text}", 4, LABEL, "dim", LABEL)
     yield from _rest(len(target.ties), shown, "groups")
 
 
-def _facts(tie: TieEntry) -> Iterator[tuple[str, str]]:
+def tie_facts(tie: TieEntry) -> Iterator[tuple[str, str]]:
     """Yield what each layer says of a group, under the layer's name."""
     if tie.kind and tie.kind_from == "live":
         yield "live", tie.kind if tie.kind in TIED or tie.kind in ("absent", "unknown") else f"{tie.kind}, not tied"

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tiecheck._version import __version__
 from tiecheck.records.report import SEVERITIES, Report
 
 if TYPE_CHECKING:
+    from tiecheck.records.compared import TieComparison
     from tiecheck.render.reports import Style
 
 SCHEMA = "tiecheck/1"
@@ -18,9 +20,14 @@ INTERNAL = frozenset({"rules_run"})
 """Fields of the records that the contract does not have."""
 
 
-def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
-    """Write the report as JSON."""
-    json.dump(json_document(report), stream, indent=1, ensure_ascii=True)
+def render(  # one signature for all formats
+    report: Report | TieComparison,
+    style: Style,  # noqa: ARG001
+    stream: TextIO,
+) -> None:
+    """Write a report as JSON, or two targets side by side."""
+    document = json_document(report) if isinstance(report, Report) else _comparison_document(report)
+    json.dump(document, stream, indent=1, ensure_ascii=True)
     stream.write("\n")
 
 
@@ -32,6 +39,10 @@ def json_document(report: Report) -> dict[str, Any]:
         "targets": [as_plain_data(target) for target in report.targets],
         "summary": _summary(report),
     }
+
+
+def _comparison_document(found: TieComparison) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, "comparison": as_plain_data(found)}
 
 
 def as_plain_data(value: Any) -> Any:

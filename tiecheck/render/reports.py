@@ -6,11 +6,14 @@ import io
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from tiecheck.errors import UsageError
 from tiecheck.records.record import Record
 from tiecheck.records.report import Report
+
+if TYPE_CHECKING:
+    from tiecheck.records.compared import TieComparison
 
 FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
 """Format -> the module whose `render(report, style, stream)` writes it."""
@@ -18,6 +21,9 @@ FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
 
 FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
 """The same for a report of facts alone."""
+
+COMPARISONS = FORMATS | {"text": "tiecheck.render.compare"}
+"""The same for two targets side by side."""
 
 
 class Style(Record):
@@ -58,7 +64,7 @@ def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Ou
 
 
 def write_report(
-    report: Report, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
+    report: Report | TieComparison, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
 ) -> None:
     """Write a report in every format asked for, by the renderers of the command (format -> module).
 
@@ -78,5 +84,5 @@ def write_report(
             raise UsageError(f"{output.file} cannot be written: {error.strerror or error}") from error
 
 
-def _write(report: Report, module: str, style: Style, stream: TextIO) -> None:
+def _write(report: Report | TieComparison, module: str, style: Style, stream: TextIO) -> None:
     import_module(module).render(report, style, stream)

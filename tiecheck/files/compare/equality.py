@@ -167,14 +167,14 @@ def compare_bytes(
         account().lift(COMPARED)
     try:
         with opened_members(checkpoint, tensors) as spans:
-            return _compare_opened(spans, tensors[0], exact=exact)
+            return compare_opened(spans, tensors[0], exact=exact)
     except OpaqueError as error:
         return Unknown(str(error))
     except (OSError, EOFError) as error:
         return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
 
 
-def _compare_opened(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
+def compare_opened(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> Comparison:
     """Look at samples first; then at the whole of it, or less where the members differ everywhere."""
     nbytes = tensor.nbytes
     distinct = list({span.place: span for span in spans}.values())  # shards may be links to one file

@@ -6,11 +6,12 @@ mergers cast one side. Each is worth another sentence than "they differ".
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from tiecheck.files.compare.distance import elements_array, number_decoder
-from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes
-from tiecheck.files.compare.spans import Span, opened_members
+from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes, compare_opened
+from tiecheck.files.compare.spans import OpaqueError, Span, opened_members
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -22,6 +23,9 @@ STRIP = 8 * 1024 * 1024
 
 _WIDTHS = {"float64": 3, "float32": 2, "float16": 1, "bfloat16": 1}
 """Float types, the wider ones with a higher number; of two alike either may have been cast to the other."""
+
+Opened = tuple[StoredTensor, Span]
+"""A tensor's dtype and shape, and its bytes, in a file or in memory."""
 
 _CELLS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -52,6 +56,33 @@ def compare_reshaped(
         return _pairs(checkpoint, tensors)
     except (OSError, EOFError) as error:
         return Unknown(f"the bytes of {tensors[0].name} cannot be read: {error}")
+
+
+def compare_across(first: Opened, second: Opened, *, exact: bool = False) -> Comparison | None:
+    """Hold two tensors of one shape, wherever they are, against each other: of two float types as one cast.
+
+    Args:
+        first: A tensor.
+        second: Another one.
+        exact: Whether to count and measure every row that differs.
+
+    Returns:
+        The comparison; None for tensors of two types of which neither is the other, cast.
+
+    Raises:
+        OpaqueError: What it takes is not installed.
+        EOFError: A file has become too short.
+        OSError: A file cannot be read.
+    """
+    (tensor, span), (other, beside) = first, second
+    if tensor.dtype == other.dtype:
+        return compare_opened([span, beside], tensor, exact=exact)
+    if {tensor.dtype, other.dtype} <= set(_WIDTHS) and find_spec("numpy") is None:
+        raise OpaqueError(f"{tensor.dtype} against {other.dtype} takes numpy, which is not installed")
+    if not _is_cast(tensor, span, other, beside):
+        return None
+    rows = tensor.shape[0] if tensor.shape else 1
+    return Comparison(True, rows, 0, rows, None, None, False, form="cast")
 
 
 def compare_transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
