@@ -4,10 +4,12 @@
     python same_verdicts.py record DIR before.jsonl --tiecheck CHECKOUT
     python same_verdicts.py record DIR after.jsonl --tiecheck OTHER --fixtures CHECKOUT/fixtures/models
     python same_verdicts.py diff before.jsonl after.jsonl --ignore 'targets[].findings[].fingerprint'
+    python same_verdicts.py verdicts before.jsonl after.jsonl
 
 `make` builds a thousand small checkpoints of transformers classes, changed in many ways. `record` asks one tiecheck
 about them, about live models and about placements, by its public doors alone, so that no move of a module matters.
-`diff` groups what is not the same. Both records need one `make`, one Python and the same installed packages.
+`diff` groups what is not the same, `verdicts` the statuses and error codes alone. Both records need one `make`, one
+Python and the same installed packages.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from transformers.models.auto import modeling_auto
 # fmt: off
 FLAG = "tie_word_embeddings"
 DIRECTORIES, TIED, UNTIED, LARGEST, PLANS = 1000, 95, 25, 750_000, ((32, 4), (64, 4))
+DOCUMENT = ("json_document", "document")  # the JSON format's dict of a report, as versions of tiecheck call it
 LAYERS = r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^depth$"
 SMALL = (  # config keys that make a model large, and what a small one has there: `d` is the width, `h` the heads
     (r"^(hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|n_embed|word_embed_proj_dim|embedding_size)$", "d"),
@@ -334,10 +337,11 @@ class Recorder:
         if not Path(str(self.module.__file__)).is_relative_to(tiecheck):
             raise SystemExit(f"tiecheck comes from {self.module.__file__}, not from {tiecheck}")
         names = [m.name for m in pkgutil.walk_packages(self.module.__path__, "tiecheck.") if m.name.endswith("json")]
-        found = [module for module in map(importlib.import_module, names) if hasattr(module, "document")]
+        made = (vars(importlib.import_module(name)) for name in names)
+        found = [module[name] for module in made for name in DOCUMENT if name in module]
         if not found:
             raise SystemExit("no module of this tiecheck has the document of the JSON format")
-        self.document = found[0].document  # the JSON format's dict of a report, wherever this version makes it
+        self.document = found[0]
 
     def run(self, kind: str, door: str, target: Any, *words: str, **options: Any) -> Ask:
         """An ask in this process, of a path or of what makes a module; an exception is an answer too."""
@@ -460,9 +464,39 @@ def short(value: Any) -> str:
     return (re.sub(r"(?<![TIE\d])\d+", "#", text) if len(text) > 20 else text)[:90]
 
 
+def reports(recorded: Path) -> dict[str, Any]:
+    """The report of each ask of a record."""
+    return {line["key"]: line["report"] for line in map(json.loads, recorded.read_text().splitlines())}
+
+
+def verdict(target: Any) -> tuple[str, set[str], str]:
+    """The status of a target, the codes of its errors, and the reason in a form that does not hang on names."""
+    told = target["errors"][0]["message"] if target["errors"] else target.get("reason") or ""
+    codes = {finding["code"] for finding in target["findings"] if finding["severity"] == "error"}
+    return target["status"], codes, re.sub(r"[\w.]*\.(weight|bias)\b|[\w./]*/[\w./-]+|\d+", "#", told)[:110]
+
+
+def verdicts(before: Path, after: Path) -> int:
+    """Print which statuses and error codes changed, with what the later record says of it; 0 where none did."""
+    old, new, kinds, same = reports(before), reports(after), dict[str, list[str]](), 0
+    for key in [key for key in old if key in new]:
+        sides = [side.get("out", side) if isinstance(side, dict) else side for side in (old[key], new[key])]
+        pairs = [side["targets"] if isinstance(side, dict) and "targets" in side else [] for side in sides]
+        for (status, codes, _), (later, others, reason) in zip(*(map(verdict, side) for side in pairs), strict=True):
+            if (status, codes) == (later, others):
+                same += 1
+                continue
+            moved = [*(f"-{code}" for code in sorted(codes - others)), *(f"+{code}" for code in sorted(others - codes))]
+            kinds.setdefault(" ".join([status, "->", later, *moved, reason]), []).append(key)
+    print(f"{same} targets have the same status and error codes")
+    for kind, keys in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        print(f"{len(keys):6}  {kind}\n        as in: {keys[0]}")
+    return int(bool(kinds))
+
+
 def diff(before: Path, after: Path, ignored: Sequence[str]) -> int:
     """Print how two records differ; 0 where they do not."""
-    old, new = ({e["key"]: e["report"] for e in map(json.loads, p.read_text().splitlines())} for p in (before, after))
+    old, new = reports(before), reports(after)
     counts, example, changed = Counter[str](), {}, 0
     for key in [key for key in old if key in new]:
         found = list(differences(without(old[key], ignored), without(new[key], ignored)))
@@ -482,7 +516,7 @@ def diff(before: Path, after: Path, ignored: Sequence[str]) -> int:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("make", "record", "diff"))
+    parser.add_argument("command", choices=("make", "record", "diff", "verdicts"))
     parser.add_argument("paths", nargs="+", type=lambda text: Path(text).resolve(), help="as above")
     parser.add_argument("--tiecheck", type=Path, default=Path(), help="the folder that holds the package")
     parser.add_argument("--fixtures", type=Path, help="default: fixtures/models in that folder")
@@ -491,6 +525,8 @@ def main() -> int:
     options = parser.parse_args()
     if len(options.paths) != (1 if options.command == "make" else 2):
         parser.error(f"{options.command} takes other paths")
+    if options.command == "verdicts":
+        return verdicts(*options.paths)
     if options.command == "diff":
         return diff(*options.paths, options.ignore)
     wanted = {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1"}  # one order of the sets that accelerate walks over
