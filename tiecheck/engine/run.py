@@ -183,7 +183,9 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return the facts of one target, unjudged: counts and views among them, which no rule has asked for."""
-    return read_ties(target, facts, config)._replace(views=facts.known("views") or (), counts=facts.known("counts"))
+    return read_ties(target, facts, config)._replace(
+        views=facts.known("tool_views") or (), counts=facts.known("counts")
+    )
 
 
 def read_ties(target: Target, facts: Facts, config: Config) -> TargetReport:

@@ -194,7 +194,7 @@ def key_problems(
 
 
 @fact
-def views(built: Built, live: LiveModel) -> tuple[View, ...]:
+def tool_views(built: Built, live: LiveModel) -> tuple[View, ...]:
     """Groups that the installed tools see in the module, under the names that the live facts have."""
     from tiecheck.peers.views.registry import ask_tools
 
