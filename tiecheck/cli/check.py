@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiecheck.cli.settings import config_options, settle_options
+from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
@@ -25,7 +26,7 @@ def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[st
     return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
 
-class CheckCommand(click.Command):
+class CheckCommand(PlainCommand):
     """A command whose help lists the options of a placement apart."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

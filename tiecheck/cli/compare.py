@@ -11,6 +11,7 @@ from tiecheck.cli.check import command as check
 from tiecheck.cli.check import turn_output_aside, write_reports
 from tiecheck.cli.inspect import READING, WRITING
 from tiecheck.cli.settings import settle_options
+from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, UsageError
 
@@ -18,7 +19,12 @@ SHARED: list[click.Parameter] = [p for p in check.params if p.name in {*READING,
 """Options that are those of `check`."""
 
 
-@click.command("compare", short_help="Compare the ties of two models: before and after a save, a merge.", params=SHARED)
+@click.command(
+    "compare",
+    cls=PlainCommand,
+    short_help="Compare the ties of two models: before and after a save, a merge.",
+    params=SHARED,
+)
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option(

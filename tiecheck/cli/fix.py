@@ -9,6 +9,7 @@ import click
 
 from tiecheck.cli.check import _codes
 from tiecheck.cli.settings import config_options, settle_options
+from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, UsageError
 
@@ -21,7 +22,9 @@ HEARD = ("select", "judge_for", "fail_on")
 """Options of a check that say what is to be fixed."""
 
 
-@click.command("fix", short_help="Fix a model directory: show the change, and write it with --apply or --to.")
+@click.command(
+    "fix", cls=PlainCommand, short_help="Fix a model directory: show the change, and write it with --apply or --to."
+)
 @click.argument("target", metavar="TARGET")
 @click.option("--apply", is_flag=True, help="Write the change, in place.")
 @click.option(

@@ -10,6 +10,7 @@ import click
 from tiecheck.cli.check import command as check
 from tiecheck.cli.check import turn_output_aside, write_reports
 from tiecheck.cli.settings import settle_options
+from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
@@ -26,7 +27,7 @@ SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("targets"
 """They are those of `check`."""
 
 
-@click.command("inspect", short_help="Show the facts about ties and judge nothing.", params=SHARED)
+@click.command("inspect", cls=PlainCommand, short_help="Show the facts about ties and judge nothing.", params=SHARED)
 @click.option("-v", "--verbose", is_flag=True, help="Every group, name and loader of a long report.")
 def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool, **options: Any) -> None:
     """Show what is known of TARGETs: which names are tied and how, who says so, what is stored, how many parameters.

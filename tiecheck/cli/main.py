@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tiecheck._version import __version__
-from tiecheck.cli.streams import run_to_exit_status
+from tiecheck.cli.streams import PlainCommand, run_to_exit_status, telling_option
 
 COMMANDS = {
     "check": "tiecheck.cli.check",
@@ -21,7 +21,7 @@ COMMANDS = {
 """Command -> the module that holds it as `command`."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(PlainCommand, click.Group):
     """A group that imports a command when it is called, and takes anything that looks like a target for `check`."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
@@ -81,13 +81,13 @@ def _near(word: str) -> str:
 
 @click.group(
     cls=LazyGroup,
+    params=[telling_option(("--version",), "Show the version and exit.", lambda _: f"tiecheck {__version__}")],
     context_settings={
         "help_option_names": ["-h", "--help"],
         "auto_envvar_prefix": "TIECHECK",
         "max_content_width": 100,
     },
 )
-@click.version_option(__version__, prog_name="tiecheck", message="%(prog)s %(version)s")
 def cli() -> None:
     """Find broken weight tying in PyTorch models, and tell the truth about it.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from tiecheck.cli.streams import PlainCommand
 from tiecheck.errors import UsageError
 
 
-@click.command("rule", short_help="Explain a rule by its code; without a code, list them all.")
+@click.command("rule", cls=PlainCommand, short_help="Explain a rule by its code; without a code, list them all.")
 @click.argument("code", required=False)
 def command(code: str | None) -> None:
     """Explain the rule CODE: what it does, why it is bad, how to mend it, the messages and threads behind it."""

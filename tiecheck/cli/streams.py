@@ -1,4 +1,4 @@
-"""The end of a command: its exit status, and what is told where the output or the command itself fails."""
+"""The end of a command: its help, its exit status, and what is told where the output or the command itself fails."""
 
 from __future__ import annotations
 
@@ -25,6 +25,33 @@ class ClosedStream(io.TextIOBase):
             OSError: Always.
         """
         raise OSError(errno.EBADF, "it is closed")
+
+
+def telling_option(names: tuple[str, ...], about: str, text: Callable[[click.Context], str]) -> click.Option:
+    """Return an option that prints a text and ends the command.
+
+    click's own `--help` and `--version` look for a translation, and every start imports `locale` for that.
+    """
+
+    def show(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+        if given and not context.resilient_parsing:
+            click.echo(text(context))
+            context.exit()
+
+    return click.Option(
+        names, help=about, callback=show, is_flag=True, is_eager=True, expose_value=False, allow_from_autoenv=False
+    )
+
+
+_HELP = telling_option(("-h", "--help"), "Show this message and exit.", click.Context.get_help)
+
+
+class PlainCommand(click.Command):
+    """A command with our `--help`."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option:  # noqa: ARG002  # click's signature
+        """Return the option."""
+        return _HELP
 
 
 def run_to_exit_status(command: Callable[[], Any]) -> int:
@@ -57,7 +84,9 @@ def run_to_exit_status(command: Callable[[], Any]) -> int:
 
 def _tell(error: click.ClickException) -> int:
     """Show a usage error as click does, its words without control characters and cut."""
-    text = shown(error.format_message())
+    text = error.format_message()
+    if not text.startswith("Usage: "):  # as the help does that answers a bare `tiecheck`
+        text = shown(text)
     error.format_message = lambda: text  # type: ignore[method-assign]
     with contextlib.suppress(OSError):
         error.show()
