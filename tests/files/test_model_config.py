@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiecheck.errors import TargetError
-from tiecheck.files.model_config import FLAG_LIMIT, _find_flags, read_config
+from tiecheck.files.model_config import FLAG_KEYS, FLAG_LIMIT, _find_flags, _flat_keys, _walk_keys, read_config
 from tiecheck.records.declared import Flag
 
 KEY = "tie_word_embeddings"
@@ -174,3 +174,17 @@ def test_flags_are_those_of_the_parsed_object_and_stand_where_they_are_said_to(d
     lines = text.split("\n")
     for flag in found:
         assert lines[flag.line - 1][flag.column - 1 :].startswith(f'"{flag.key}"')
+
+
+WORDS = st.sampled_from([*FLAG_KEYS, "a", 'quoted"', "text_config"])
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(WORDS, st.booleans() | WORDS | st.dictionaries(WORDS, st.booleans() | WORDS), max_size=4))
+def test_the_flags_of_a_flat_config_are_where_the_tokens_say(config: dict[str, object]) -> None:
+    text = json.dumps(config, indent=2)
+    assert _flat_keys(text, config) in ([], list(_walk_keys(text)))
+
+
+def test_a_flat_config_needs_no_tokens() -> None:
+    assert _flat_keys('{"a": 1, "tie_word_embeddings": true}', {"a": 1, KEY: True}) == [((KEY,), 9)]

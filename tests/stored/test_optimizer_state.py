@@ -23,9 +23,9 @@ from tiecheck.files.pickle.records import PickledTensor, TorchFile
 from tiecheck.records.files import TiedMoments
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import PAIR, llama_group
-from tiecheck.stored.optimizer_files import find_states
 from tiecheck.stored.optimizer_state import _moment, compare_moments
 from tiecheck.stored.optimizer_ties import tied_moments
+from tiecheck.stored.training_signs import find_states
 
 TENSORS = {
     "float32": torch.arange(12.0).reshape(3, 4),

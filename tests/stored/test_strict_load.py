@@ -7,7 +7,8 @@ import pytest
 from tiecheck.records.declared import Architecture
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import EMBEDDING, HEAD, llama_group, sharded_checkpoint
-from tiecheck.stored.strict_load import fit_names, may_be_wrapped
+from tiecheck.stored.strict_load import fit_names
+from tiecheck.stored.training_signs import may_be_wrapped
 from tiecheck.tables.architectures import load_architecture
 
 REST = "model.norm.weight"

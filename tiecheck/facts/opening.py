@@ -11,7 +11,7 @@ from tiecheck.facts.registry import Facts
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
-from tiecheck.stored.optimizer_files import TRAINER, find_states
+from tiecheck.stored.training_signs import TRAINER, find_states, may_be_wrapped
 from tiecheck.targets.parse import Target
 
 if TYPE_CHECKING:
@@ -145,11 +145,8 @@ def _beside(directory: str | None, model: ModelConfig | None, checkpoint: Checkp
     if states:
         given["optimizer_states"] = states
     resumed = tuple(name for name in (TRAINER,) if name in names) + states
-    if checkpoint is not None and model is not None and model.class_name:
-        from tiecheck.stored.strict_load import may_be_wrapped
-
-        if resumed or may_be_wrapped(checkpoint):
-            given["resumed"] = resumed
+    if checkpoint is not None and model is not None and model.class_name and (resumed or may_be_wrapped(checkpoint)):
+        given["resumed"] = resumed
     return given
 
 

@@ -69,7 +69,7 @@ def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
     text = raw.decode("utf-8")
     found: dict[tuple[str, ...], Flag] = {}
     line, line_start, last = 1, 0, 0
-    for count, (path, start) in enumerate(_walk_keys(text)):
+    for count, (path, start) in enumerate(_flat_keys(text, data) or _walk_keys(text)):
         if count == FLAG_LIMIT:
             raise TargetError(f"{CONFIG_NAME} names its tie flags more than {FLAG_LIMIT:,} times; it is broken")
         line += text.count("\n", last, start)
@@ -82,6 +82,13 @@ def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:
             found.pop(path, None)
             found[path] = Flag(path[-1], path[:-1], level[path[-1]], line, start - line_start + 1)
     return tuple(found.values())
+
+
+def _flat_keys(text: str, data: Mapping[str, Any]) -> list[tuple[tuple[str, ...], int]]:
+    """Return the same as `_walk_keys`, where all flags stand at the top and each is spelt once; else nothing."""
+    flat = "\\" not in text and all(text.count(f'"{key}"') == (key in data) for key in FLAG_KEYS)
+    found = [((key,), text.index(f'"{key}"')) for key in FLAG_KEYS if flat and key in data]
+    return sorted(found, key=lambda flag: flag[1])
 
 
 def _walk_keys(text: str) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -47,10 +46,10 @@ class _Word(Record):
 
 
 _WORDS: Mapping[str, _Word] = {
-    "float64": _Word(8, struct.pack("<d", 1.0), "d"),
-    "float32": _Word(4, struct.pack("<f", 1.0), "f"),
-    "float16": _Word(2, struct.pack("<e", 1.0), "e"),
-    "bfloat16": _Word(2, struct.pack("<f", 1.0)[2:], "f"),
+    "float64": _Word(8, bytes.fromhex("000000000000f03f"), "d"),
+    "float32": _Word(4, bytes.fromhex("0000803f"), "f"),
+    "float16": _Word(2, bytes.fromhex("003c"), "e"),
+    "bfloat16": _Word(2, bytes.fromhex("803f"), "f"),
 }
 
 
@@ -245,6 +244,8 @@ def _runs(files: _Files, tensor: StoredTensor, runs: int) -> list[tuple[float, .
 
 def _decode(data: bytes, dtype: str) -> tuple[float, ...]:
     """Decode elements from little-endian bytes, on any host."""
+    import struct
+
     if dtype == "bfloat16":
         wide = bytearray(2 * len(data))
         wide[2::4], wide[3::4] = data[0::2], data[1::2]

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TiecheckError
 from tiecheck.files.checkpoint import STANDARD_NAMES
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
-from tiecheck.records.files import BesideAdapter, LoadProblem
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.tables.architectures import FLAG, load_architecture, refuses
 from tiecheck.wording import listed
+
+if TYPE_CHECKING:  # its records are made where something is wrong
+    from tiecheck.records.files import BesideAdapter, LoadProblem
 
 BOTH = ("4.57", "5")
 FORMATS = ("pt", "tf", "flax", "mlx")
@@ -43,6 +45,12 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
     return (*_odd_flags(model), *_found(model, checkpoint, whole=whole), *_shapes(model, checkpoint))
 
 
+def _problem(*values: Any) -> LoadProblem:
+    from tiecheck.records.files import LoadProblem
+
+    return LoadProblem(*values)
+
+
 def _odd_flags(model: ModelConfig) -> Iterator[LoadProblem]:
     """Yield a flag of a type that transformers 5 refuses, where a config that it builds has it."""
     known = load_architecture(model.class_name, model.model_type, config=model.data)
@@ -59,7 +67,7 @@ def _odd_flags(model: ModelConfig) -> Iterator[LoadProblem]:
         why = f"{flag.dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
         message = f"StrictDataclassFieldValidationError: Validation error for field '{flag.key}'"
         mend = f"Write true or false to {flag.dotted}, without quotes: true where the checkpoint stores one tensor."
-        yield LoadProblem("flag", ("5",), "crash", message, why, model.path, mend, (flag.dotted,))
+        yield _problem("flag", ("5",), "crash", message, why, model.path, mend, (flag.dotted,))
 
 
 def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterator[LoadProblem]:
@@ -68,7 +76,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
     if whole and file and file not in STANDARD_NAMES and model.data.get("transformers_weights") != file:
         message = f"OSError: no file named {STANDARD_NAMES[0]} or {STANDARD_NAMES[2]}"
         why = f"{file} has no name that from_pretrained looks for: it finds no weights in the directory"
-        yield LoadProblem("name", BOTH, "crash", message, why, file, f"Rename {file} to {STANDARD_NAMES[0]}.", names)
+        yield _problem("name", BOTH, "crash", message, why, file, f"Rename {file} to {STANDARD_NAMES[0]}.", names)
     for shard in checkpoint.shards:
         if shard.nested:
             why = (
@@ -77,7 +85,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             )
             mend = f"Save what stands below {shard.nested!r} alone, under the same file name."
             message = "every weight is missing, and made at random"
-            yield LoadProblem("nested", BOTH, "embedding-random", message, why, shard.path, mend, names)
+            yield _problem("nested", BOTH, "embedding-random", message, why, shard.path, mend, names)
     notes = checkpoint.shards[0].notes if len(checkpoint.shards) == 1 and checkpoint.index_file is None else None
     if notes is not None and notes.get("format") not in FORMATS:
         said = notes.get("format")
@@ -86,7 +94,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             f"the metadata of {file} names {'no format' if said is None else f'the format {said!r}'}, which it refuses"
         )
         mend = 'Write the file again with the metadata {"format": "pt"}.'
-        yield LoadProblem("format", ("4.57",), "crash", message, why, file, mend, names)
+        yield _problem("format", ("4.57",), "crash", message, why, file, mend, names)
 
 
 def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
@@ -107,7 +115,7 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
         mend = "Write the numbers that the tensors have into config.json, or save the model again."
         message = f"size mismatch for {tensor.name}"
-        yield LoadProblem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,))
+        yield _problem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,))
 
 
 def _embedding(model: ModelConfig, checkpoint: Checkpoint) -> StoredTensor | None:
@@ -135,6 +143,8 @@ def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
     """Return the adapter that lies in a model's own directory, which transformers loads with it where peft is there."""
     if "adapter_config.json" not in names or not any(name.startswith("adapter_model.") for name in names):
         return None
+    from tiecheck.records.files import BesideAdapter
+
     path = path_inside(directory, "adapter_config.json")
     try:
         data = parse_json(read_bytes(path, path, CONFIG_BYTES), path, path)

@@ -20,7 +20,7 @@ from tiecheck.files.pickle.records import ITEMSIZES, Made, PickledTensor, TorchF
 from tiecheck.files.pickle.unpickling import read_pickle
 from tiecheck.records.stored import Comparison, read_entry
 from tiecheck.records.words import Unknown
-from tiecheck.stored.optimizer_files import METADATA, ZERO
+from tiecheck.stored.training_signs import METADATA, ZERO
 
 
 class Part(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tiecheck.records.declared import Architecture
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Unknown
+from tiecheck.stored.training_signs import may_be_wrapped
 
 if TYPE_CHECKING:
     from tiecheck.records.files import StrictLoad
@@ -42,18 +43,6 @@ def fit_names(
     aliases = tuple((g.missing, g.stored_names) for g in known if g.declared and g.missing and g.stored_names)
     stored = sum(len(shard.entries) for shard in checkpoint.shards)
     return StrictLoad(prefix, renamed, stored, aliases if prefix is None else (), resumed)
-
-
-def may_be_wrapped(checkpoint: Checkpoint) -> bool:
-    """Tell whether the first and the last name of each shard all begin with one part, as under a wrapper's prefix."""
-    ends = {end for shard in checkpoint.shards for end in _ends(shard.entries)}
-    return len({name.partition(".")[0] for name in ends}) == 1 and all("." in name for name in ends)
-
-
-def _ends(entries: Mapping[str, object]) -> tuple[str, ...]:
-    if not entries:
-        return ()
-    return next(iter(entries)), next(reversed(cast("dict[str, object]", entries)))
 
 
 def _prefix(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiecheck.files.model_config import FLAG_KEYS
 from tiecheck.peers.loaders.loader_rules import Situation
 from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
 from tiecheck.records.declared import Architecture, ModelConfig
-from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Unknown
 from tiecheck.stored.groups import build_groups
 from tiecheck.stored.members import compare_members
+
+if TYPE_CHECKING:
+    from tiecheck.records.files import LoadProblem
 
 
 def loader_views(
