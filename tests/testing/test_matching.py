@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from torch import nn
 
@@ -38,8 +40,27 @@ def test_words() -> None:
     assert close_names(pair(tied=True), "zzzzzzzzzzzz") == ""
     assert quoted_names(["a", "b"]) == "`a`, `b`"
     assert kind_text("unknown", "it is offloaded") == "found unknown: it cannot be told: it is offloaded"
-    assert "copy.deepcopy" in untying_advice("module", "head.weight")
-    assert "detach().clone()" in untying_advice("parameter", "head.weight")
+    assert "detach().clone()" in untying_advice(pair(tied=True), "parameter", "head.weight", "emb.weight")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_advice_on_one_module_parts_it(*, deep: bool) -> None:
+    inside: nn.Module = nn.Linear(2, 2, bias=False)
+    block = nn.Sequential(inside) if deep else inside
+    model = nn.ModuleDict({"heads": nn.ModuleList(nn.Sequential(*([block] * 2)) for _ in range(2))})
+    names = [f"heads.{i}.{j}.{'0.' * deep}weight" for i, j in ((0, 0), (0, 1), (1, 0))]
+    advice = untying_advice(model, "module", names[0], names[1])
+    target, _, value = advice.partition(": ")[2].partition(" = ")
+    exec(f"{target} = {value}", {"copy": copy, "model": _Subscripted(model)})
+    assert model.get_parameter(names[0]) is not model.get_parameter(names[1])
+    assert model.get_parameter(names[1]) is model.get_parameter(names[2])
+
+
+class _Subscripted:
+    """A `ModuleDict` by attributes, as the advice writes paths."""
+
+    def __init__(self, held: nn.ModuleDict) -> None:
+        self.heads = held["heads"]
 
 
 def test_an_error_carries_each_broken_promise() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tiecheck.config.options import Config
 from tiecheck.facts.registry import fact
@@ -12,7 +12,7 @@ from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import TIED, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
@@ -188,6 +188,7 @@ def strict_load(
 @fact
 def scale(
     architecture: Architecture,
+    model_config: ModelConfig | None,
     checkpoint: Checkpoint | None,
     groups: tuple[Group, ...] | Unknown | None,
     values: Values,
@@ -200,17 +201,34 @@ def scale(
             return layer
     known = () if groups is None or isinstance(groups, Unknown) else groups
     if built is None or live is None or isinstance(built, Unknown) or isinstance(live, Unknown):
-        return _stored_scale(known, architecture, checkpoint, values)
+        found = _stored_scale(known, architecture, checkpoint, values)
+        return _with_own_draw(found, model_config.data if model_config and architecture.known else {})
     if built.origin == "given" and values == "never":
         return Unknown("the values were not to be read (--values never)")
     names = [tie.names for tie in live.ties if _may_be_head(tie)]
+    from tiecheck.live.wrappers import library_config, without_wrappers
+
+    own = library_config(built.module)
     if built.origin == "built on meta":
-        return _meta_scale(built, checkpoint, names, known)
-    from tiecheck.live.wrappers import without_wrappers
+        return _with_own_draw(_meta_scale(built, checkpoint, names, known), own)
     from tiecheck.scale.live import live_scale
 
     module = without_wrappers(built.module) if built.origin == "given" else built.module
-    return tuple(live_scale(module, group) for group in names)
+    return _with_own_draw(tuple(live_scale(module, group) for group in names), own)
+
+
+def _with_own_draw(
+    found: tuple[InitScale | Unknown, ...] | Unknown, config: Mapping[str, Any]
+) -> tuple[InitScale | Unknown, ...] | Unknown:
+    """Return scales with the key of a library's config by which its own class draws the matrix so."""
+    if isinstance(found, Unknown) or not config:
+        return found
+    from tiecheck.scale.initial_draw import drawn_by_config
+
+    return tuple(
+        one if isinstance(one, Unknown) or one.std is None else one._replace(own=drawn_by_config(config, one.std))
+        for one in found
+    )
 
 
 def _may_be_head(tie: Tie) -> bool:

@@ -75,11 +75,11 @@ def live(
 ) -> LiveModel | Unknown:
     """All that was read of the module, and what its class says about it."""
     from tiecheck.live.live_facts import collect_live
+    from tiecheck.live.torch_adapter import is_scripted
 
-    try:
-        found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
-    except Exception as error:  # noqa: BLE001  # a traced module has no `_parameters`, a sparse tensor no elements
-        return Unknown(f"the module cannot be read: {type(error).__name__}: {error}")
+    if is_scripted(built.module):
+        return Unknown("TorchScript keeps its parameters where they cannot be told apart; check the module it came of")
+    found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
     if checkpoint is not None:
         found = found._replace(heads=tuple(h._replace(stored=_stores_head(h, checkpoint)) for h in found.heads))
     if built.origin != "loaded" or groups is None:
@@ -170,6 +170,12 @@ def bias_misfits(live: LiveModel) -> tuple[Misfit, ...]:
 def intended_differences(live: LiveModel) -> tuple[Freeze, ...]:
     """Signs that tied members were meant to differ in `requires_grad` or dtype."""
     return live.freezes
+
+
+@fact
+def equal_copies(live: LiveModel) -> tuple[tuple[str, str], ...]:
+    """Embeddings and linear layers with equal bytes that are two parameters."""
+    return live.equal
 
 
 @fact

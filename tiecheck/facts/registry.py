@@ -25,7 +25,7 @@ Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehear
 Files = Literal["duplicates", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
-Signs = Literal["bias_misfits", "intended_differences"]
+Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])

@@ -80,12 +80,25 @@ def tying_advice(model: nn.Module, members: Sequence[Member], kind: Kind) -> str
     )
 
 
-def untying_advice(found: Kind, name: str) -> str:
-    """Tell how to give one member memory of its own."""
+def untying_advice(model: nn.Module, found: Kind, name: str, other: str) -> str:
+    """Tell how to give one of two names that are one tensor memory of its own."""
     if found == "module":
-        owner = python_path(name.rpartition(".")[0])
+        owner = python_path(_shared_module(model, name, other))
         return f"to part them, make it a module of its own: {owner} = copy.deepcopy({owner})"
     return (
         f"to part them, give one its own memory: {python_path(name)} = "
         f"torch.nn.Parameter({python_path(name)}.detach().clone())"
     )
+
+
+def _shared_module(model: nn.Module, name: str, other: str) -> str:
+    """Return the path of the outermost module that two names of one tensor share: to copy one inside parts nothing."""
+    from tiecheck.live.member_lookup import look_up
+
+    one, two = name.split(".")[:-1], other.split(".")[:-1]
+    while one[-1:] == two[-1:] and one[:-1] and two[:-1] and one[:-1] != two[:-1]:
+        above = [look_up(model, ".".join((*path[:-1], "weight"))).owner for path in (one, two)]
+        if above[0] is not above[1]:
+            break
+        one, two = one[:-1], two[:-1]
+    return ".".join(one)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.group_kind import find_declared_ties
-from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of
+from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
@@ -97,6 +97,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             misfits=(*misfits_of(places), *logits_misfits(models)),
             freezes=freezes_of(places),
             unsaved=saving.problems,
+            equal=equal_heads(places),
         )
         return with_user_names(found, user) if user.wrappers else found
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from tiecheck.live import torch_adapter
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.heads import weight_of
 from tiecheck.records.live import Freeze, Misfit
@@ -63,6 +64,49 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
                 path = next((n for n, p in model.named_parameters() if p is weight), "the head")
                 found.append(Misfit(f"{prefix}{LOGITS_BIAS}", prefix + path, rows, size))
     return tuple(found)
+
+
+def equal_heads(places: Registrations) -> tuple[tuple[str, str], ...]:
+    """Return the names of each embedding and linear layer with equal bytes that are two parameters, neither tied.
+
+    What holds one and the same value everywhere is left out, and what cannot be read.
+    """
+    tables, layers = (_weights(places, cls) for cls in (nn.Embedding, nn.Linear))
+    alone = [first for first in tables if first not in layers]
+    pairs = ((one, other) for one in alone for other in layers if other not in tables)
+    return tuple(
+        sorted(
+            (places.names_of(places.objects[one])[0], places.names_of(places.objects[other])[0])
+            for one, other in pairs
+            if _equal(places.objects[one], places.objects[other])
+        )
+    )
+
+
+def _weights(places: Registrations, cls: type[nn.Module]) -> dict[int, None]:
+    """Return the first place of each dense matrix that modules of a class hold as their weight, in order."""
+    found: dict[int, None] = {}
+    for first in places.firsts:
+        for place in places.places_of(first):
+            held = places.attributes[place] == "weight" and isinstance(places.graph.modules[places.owners[place]], cls)
+            if held and _is_table(places.objects[first]):
+                found[first] = None
+    return found
+
+
+def _is_table(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_meta and tensor.dim() == 2 and min(tensor.shape) > 1
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return True if two matrices hold the same bytes, and not one value alone."""
+    if one is other or (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    try:
+        with torch.no_grad():
+            return torch_adapter.equal_bytes(one, other) and not bool((one == one[0, 0]).all())
+    except Exception:  # noqa: BLE001  # a tensor of another's making may refuse to be read
+        return False
 
 
 def freezes_of(places: Registrations) -> tuple[Freeze, ...]:

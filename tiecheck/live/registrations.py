@@ -10,6 +10,7 @@ from itertools import compress
 from operator import not_
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tiecheck.errors import TargetError, class_word, foreign_errors
@@ -112,7 +113,7 @@ def looking_at(module: object, *, own: str | None = None) -> Iterator[None]:
     name = class_word(type(module))
     if not isinstance(module, nn.Module):
         raise TypeError(f"a torch.nn.Module is wanted, not a {name}")
-    if "_parameters" not in module.__dict__:
+    if "_parameters" not in module.__dict__ and not isinstance(module, torch.jit.ScriptModule):
         raise TargetError(f"the {name} was never initialised: its __init__ does not call super().__init__()")
     with foreign_errors(f"looking at the {name}", own=own):
         yield

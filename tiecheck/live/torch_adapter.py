@@ -43,6 +43,19 @@ class Spans(NamedTuple):
     """Address after its last byte."""
 
 
+def is_scripted(module: nn.Module) -> bool:
+    """Return True if a module, or one inside of it, was scripted or traced: it has no `_parameters` of its own."""
+    left, seen = [module], {id(module)}  # not by `modules()`, which recurses
+    while left:
+        one = left.pop()
+        if isinstance(one, torch.jit.ScriptModule):
+            return True
+        inside = [m for m in one.__dict__.get("_modules", {}).values() if m is not None and id(m) not in seen]
+        seen.update(map(id, inside))
+        left += inside
+    return False
+
+
 def without_torch_functions() -> AbstractContextManager[object]:
     """Return a context in which no `__torch_function__`, of a subclass or a mode, sees what we ask of tensors."""
     context: AbstractContextManager[object] = torch._C.DisableTorchFunction()

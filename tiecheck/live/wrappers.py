@@ -8,6 +8,7 @@ class, so that no library is imported to be looked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -103,6 +104,17 @@ def child_through_wrappers(owner: nn.Module, label: str) -> nn.Module | None:
     return None
 
 
+def library_config(module: nn.Module) -> Mapping[str, Any]:
+    """Return the config of a model of one of transformers' own classes; empty for any other module."""
+    model: Any = without_wrappers(module)
+    if not type(model).__module__.startswith("transformers.models."):
+        return {}
+    try:
+        return dict(model.config.to_dict())
+    except Exception:  # noqa: BLE001  # it may have been replaced by anything
+        return {}
+
+
 class UserNames:
     """Writes the names of a model as its user knows them: without the wrappers' own parts."""
 
@@ -165,6 +177,7 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
             for h in live.heads
         ),
         effects=tuple(e._replace(name=of(e.name)) for e in live.effects),
+        equal=tuple((of(table), of(head)) for table, head in live.equal),
         misfits=tuple(m._replace(bias=of(m.bias), weight=of(m.weight)) for m in live.misfits),
         freezes=tuple(f._replace(names=all_of(f.names), where=of(f.where)) for f in live.freezes),
         unsaved=tuple(u._replace(names=all_of(u.names), dropped=all_of(u.dropped)) for u in live.unsaved),

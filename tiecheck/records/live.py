@@ -96,6 +96,9 @@ class Candidate(Record):
     """The class's attribute that says so, and the config's flag."""
     flag: bool | None
     """That flag; None where the model has no config."""
+    reloaded: bool | None = None
+    """That flag as a save and a load of the config make it: T5's false comes back as true. None where it was not
+    asked, since the flag is true or the module holds no such tie."""
 
 
 KeyForm = Literal["list", "signature", "nothing", "itself", "beside", "drops"]
@@ -151,8 +154,9 @@ class Head(Record):
     """True where the checkpoint beside it stores the head; None where none was read or it stores neither."""
 
 
-EffectForm = Literal["changes", "adapts", "transposes"]
+EffectForm = Literal["changes", "adapts", "replaces", "transposes"]
 """`changes`: a hook or a parametrization computes another weight; `adapts`: an adapter, meant to differ in training;
+`replaces`: an adapter that trains a copy of its own (PEFT's `modules_to_save`), which a merge puts in its place;
 `transposes`: a parametrization that turns a matrix round for a linear layer which wants its transpose."""
 
 
@@ -165,6 +169,9 @@ class Effect(Record):
     """The thing that stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
     form: EffectForm
     """The kind of that thing."""
+    value: int | None = None
+    """Number of the weight that comes out: members of one tie with the same number use the same weight, and 0 is the
+    tied tensor as it is. None where it was not computed."""
 
 
 class Misfit(Record):
@@ -246,3 +253,5 @@ class LiveModel(Record):
     """Signs that tied members were meant to differ."""
     unsaved: tuple[SaveProblem, ...] = ()
     """Real ties that `save_pretrained` refuses or loses."""
+    equal: tuple[tuple[str, str], ...] = ()
+    """Embeddings and linear layers of one shape that hold equal bytes and are two parameters."""

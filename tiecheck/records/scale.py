@@ -34,3 +34,5 @@ class InitScale(Record):
     """Measured share of positions whose most likely next token is the input token itself."""
     reason: str | None
     """Reason why something could not be measured."""
+    own: str | None = None
+    """Key of the config that holds this very deviation, where the class is the library's own: its init draws it so."""

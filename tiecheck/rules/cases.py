@@ -199,6 +199,7 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
         "bias_misfits": model.misfits,
         "intended_differences": model.freezes,
         "save_problems": model.unsaved,
+        "equal_copies": model.equal,
     }
 
 

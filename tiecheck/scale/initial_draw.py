@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tiecheck.records.record import Record
 
@@ -22,6 +23,12 @@ RUN = 256
 
 LEAST = 256
 """A matrix with fewer elements says nothing about how it was drawn."""
+
+DRAWN = 0.1
+"""Part by which the deviation of a draw may miss the one that was asked for."""
+
+LEVELS = 3
+"""Configs in configs that are looked into."""
 
 GAINS = ("weight", "scale", "gamma", "g")
 """Names of a normalisation layer's weight."""
@@ -70,6 +77,18 @@ def evenly_spread(names: Sequence[str], count: int = MATRICES) -> list[str]:
     if len(names) <= count:
         return list(names)
     return [names[i * (len(names) - 1) // (count - 1)] for i in range(count)]
+
+
+def drawn_by_config(config: Mapping[str, Any], std: float, depth: int = 0) -> str | None:
+    """Return the key of a config whose value is the deviation of a draw (`initializer_range`), at any level."""
+    for key, value in config.items():
+        if isinstance(value, dict) and depth < LEVELS:
+            below = drawn_by_config(value, std, depth + 1)
+            if below is not None:
+                return f"{key}.{below}"
+        elif "init" in str(key) and type(value) in (int, float) and value > 0 and abs(std / value - 1) < DRAWN:
+            return key
+    return None
 
 
 def run_starts(elements: int, runs: int, run: int) -> tuple[list[int], int]:

@@ -98,8 +98,8 @@ def _tied(module: nn.Module, names: tuple[str, ...]) -> torch.Tensor | Unknown:
         return Unknown(f"{', '.join(names)} are not one parameter")
     if is_lazy(tied):
         return Unknown(f"{names[0]} is not initialised yet")
-    if type(tied) is not nn.Parameter or not tied.is_floating_point():
-        return Unknown(f"{names[0]} is no plain floating tensor: {type(tied).__name__} of {tied.dtype}")
+    if not _is_plain(tied):
+        return Unknown(f"{names[0]} is no plain floating tensor: {type(tied).__name__} of {tied.dtype}, {tied.layout}")
     if tied.dim() != 2 or 0 in tied.shape:  # rows and columns
         return Unknown(f"{names[0]} is no matrix: shape {list(tied.shape)}")
     return tied
@@ -159,8 +159,13 @@ def _fresh(module: nn.Module, tied: torch.Tensor, norms: int) -> TrainingEvidenc
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:
-    plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
-    return plain and parameter.dim() == 2 and parameter.numel() >= initial_draw.LEAST  # rows and columns
+    return _is_plain(parameter) and parameter.dim() == 2 and parameter.numel() >= initial_draw.LEAST  # rows and columns
+
+
+def _is_plain(parameter: nn.Parameter | torch.Tensor) -> bool:
+    """Return True for a dense floating parameter of torch's own class: a sparse one has no elements to sample."""
+    dense = type(parameter) is nn.Parameter and parameter.layout is torch.strided
+    return dense and parameter.is_floating_point()
 
 
 def _sample(name: str, tensor: torch.Tensor) -> initial_draw.Sample:

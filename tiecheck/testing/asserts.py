@@ -78,7 +78,7 @@ def assert_not_tied(model: nn.Module, *names: str) -> None:
                 f"tied: {quoted_names(group)}\n"
                 f"  {kind_text(kind, verdict.reason if kind == 'unknown' else None)}\n"
                 f"{member_lines([m for m in members if m.name in group])}\n"
-                f"  {untying_advice(kind, group[0])}"
+                f"  {untying_advice(model, kind, group[0], group[1])}"
             )
 
 

@@ -156,7 +156,7 @@ def _told(model: nn.Module, members: list[Member], held: list[Real], *, buffers:
             lines.append("    it has endlessly many names: a module is registered below itself")
         elif others:
             lines.append(f"    also the same tensor, by the {group.kind}: {_short(others, _more(group))}")
-            lines.append(f"    {untying_advice(group.kind, others[0])}; or expect it too")
+            lines.append(f"    {untying_advice(model, group.kind, others[0], names[0])}; or expect it too")
     return lines
 
 
@@ -196,7 +196,7 @@ def _unexpected(model: nn.Module, group: Real) -> str:
     members = [look_up(model, name) for name in group.names[:SHOWN]]
     lines = [_short(group.names, _more(group)), f"    {kind_text(group.kind, None)}"]
     lines += [f"  {line}" for line in member_lines(members).splitlines()]
-    return "\n".join([*lines, f"    {untying_advice(group.kind, group.names[0])}; or expect it too"])
+    return "\n".join([*lines, f"    {untying_advice(model, group.kind, *group.names[:2])}; or expect it too"])
 
 
 def _more(group: Real) -> int | None:

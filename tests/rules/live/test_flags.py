@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 import transformers
-from live_failures import HEAD, Direct, config, found, reloaded, said
+from live_failures import HEAD, Direct, bart, config, found, reloaded, said
 from rule_failures import codes, llama
 from transformers import (
     BigBirdPegasusConfig,
@@ -13,8 +17,11 @@ from transformers import (
     CLIPVisionConfig,
     FSMTConfig,
     FSMTForConditionalGeneration,
+    LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
 )
 
 import tiecheck
@@ -85,3 +92,35 @@ def test_a_tie_that_one_flag_gates_since_transformers_5() -> None:
     assert model.config.tie_word_embeddings is False
     assert found(model) == {InertTieFlag.code: "info"}
     assert "4.57 ties them" in said(model, InertTieFlag.code)
+
+
+def t5(cls: type[Any] = T5ForConditionalGeneration) -> Any:
+    return cls(cls.config_class(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+
+
+def vlm(cls: type[Any]) -> Any:
+    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    return cls(cls.config_class(vision_config=vision, text_config=config(), tie_word_embeddings=True))
+
+
+@pytest.mark.parametrize(
+    ("build", "lost"),
+    [
+        (t5, False),
+        (lambda: t5(MT5ForConditionalGeneration), False),
+        (lambda: vlm(LlavaForConditionalGeneration), False),
+        (llama, True),
+        (bart, True),
+    ],
+    ids=["t5", "mt5", "llava", "llama", "bart"],
+)
+def test_a_flag_set_false_in_memory_is_an_error_only_where_the_round_trip_loses(
+    build: Callable[[], Any], lost: bool, tmp_path: Path
+) -> None:
+    model = build()
+    model.config.tie_word_embeddings = False
+    again, missing = reloaded(model, tmp_path)
+    values = dict(again.named_parameters(remove_duplicate=False))
+    pairs = model.named_parameters(remove_duplicate=False)
+    assert lost == bool(missing) == (not all(torch.equal(values[name], p) for name, p in pairs))
+    assert (TieAgainstConfig.code in found(model)) == lost

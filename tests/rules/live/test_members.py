@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
-from live_failures import found, said, small_llama
+from live_failures import found, gpt, said, small_llama
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+import tiecheck
 from tiecheck.rules.live.members import RequiresGradSurprise, TiedButNotEffective
 
 
@@ -86,3 +91,67 @@ def test_a_parametrization_that_transposes_for_its_layer_is_meant() -> None:
     assert model["dec"](model["enc"](torch.ones(1, 8))).shape == (1, 8)
     assert found(model) == {TiedButNotEffective.code: "info"}
     assert "adapter" not in said(model, TiedButNotEffective.code)
+
+
+class Same(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
+
+class Double(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize("build", [small_llama, lambda: gpt(tied=True)])
+@pytest.mark.parametrize("table", [None, Same, Double])
+@pytest.mark.parametrize("head", [None, Same, Double])
+def test_only_different_weights_of_one_tensor_are_an_error(
+    build: Callable[[], Any], table: type[nn.Module] | None, head: type[nn.Module] | None
+) -> None:
+    model = build()
+    embedding = model.model.embed_tokens if hasattr(model, "model") else model.wte
+    for part, way in ((embedding, table), (model.lm_head, head)):
+        if way is not None:
+            nn.utils.parametrize.register_parametrization(part, "weight", way(), unsafe=True)
+    same = torch.equal(embedding.weight, model.lm_head.weight)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert (TiedButNotEffective.code in found(model)) == (not same)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_spectral_norm_on_both_sides_is_one_weight_and_stays_as_it_was() -> None:
+    model = gpt(tied=True).train()
+    for part in (model.wte, model.lm_head):
+        torch.manual_seed(0)
+        parametrizations.spectral_norm(part)
+    state = model.lm_head.parametrizations.weight[0]._u.clone()
+    assert found(model) == {}
+    assert torch.equal(state, model.lm_head.parametrizations.weight[0]._u), "no power iteration was made"
+
+
+@pytest.mark.filterwarnings("ignore")  # peft warns of what is done here, and transformers of peft
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "parts the two"),
+        ({"modules_to_save": ["lm_head", "embed_tokens"]}, "parts the two"),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, ""),
+        ({"trainable_token_indices": {"embed_tokens": [1]}}, ""),
+        ({"target_modules": ["lm_head"]}, "would change"),
+    ],
+)
+def test_what_is_said_of_an_adapter_is_what_its_merge_does(options: dict[str, Any], says: str) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(small_llama(), LoraConfig(**({"r": 2, "target_modules": ["q_proj"]} | options)))
+    told = [f.message for f in tiecheck.check(adapted).findings if f.code == TiedButNotEffective.code]
+    assert len(told) == bool(says)
+    assert all(says in message for message in told)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    merged = adapted.merge_and_unload()
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == (says != "parts the two")
+    assert merged.config.tie_word_embeddings == (says != "parts the two")

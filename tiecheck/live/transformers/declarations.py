@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.tied_weights_keys import Keys, flag_of, read_keys
 from tiecheck.live.wrappers import class_name
 from tiecheck.records.live import Candidate, KeyProblem
+from tiecheck.tables.architectures import FLAG
 from tiecheck.union_find import joined_names
 
 
@@ -56,6 +58,9 @@ class Declarations(NamedTuple):
     """The models, outermost first."""
 
 
+INSIDE = 4
+"""Levels of configs in configs that are looked into."""
+
 NOTHING = Declarations((), (), None, None, (), (), ())
 
 
@@ -64,6 +69,7 @@ class _Pair(NamedTuple):
     source: str
     by: tuple[str, ...]
     flag: bool | None
+    reloaded: bool | None
 
 
 def read_declarations(graph: ModuleGraph, cap: int) -> Declarations:
@@ -92,11 +98,12 @@ def read_declarations(graph: ModuleGraph, cap: int) -> Declarations:
     )
     if not models:
         return NOTHING
-    on = [pair for one in models for pair in _prefixed(one, one.keys.declared)]
-    possible = [pair for one in models for pair in _prefixed(one, one.keys.possible)]
+    outer = models[0].model
+    on = [pair for one in models for pair in _prefixed(one, one.keys.declared, outer)]
+    possible = [pair for one in models for pair in _prefixed(one, one.keys.possible, outer)]
     return Declarations(
-        groups=tuple(DeclaredGroup(names, source, by) for names, source, by, _ in _groups(on)),
-        candidates=tuple(Candidate(*group) for group in _groups(possible)),
+        groups=tuple(DeclaredGroup(one.names, one.source, one.by) for one in _groups(on)),
+        candidates=tuple(_groups(possible)),
         flag=flag_of(models[0].model),
         library=f"transformers {version}",
         reasons=tuple(dict.fromkeys(one.keys.reason for one in models if one.keys.reason)),
@@ -117,29 +124,57 @@ def _placed(models: tuple[PretrainedModel, ...]) -> Iterator[KeyProblem]:
                 yield problem._replace(model=prefix.removesuffix("."), names=names)
 
 
-def _prefixed(one: PretrainedModel, pairs: dict[str, str]) -> Iterator[_Pair]:
+def _prefixed(one: PretrainedModel, pairs: dict[str, str], outer: Any) -> Iterator[_Pair]:
     """Yield pairs under the names of the whole module, with who says so."""
     flag = flag_of(one.model)
+    again = flag_reloaded(outer.config, one.model.config) if flag is False and pairs else flag
     for prefix in one.prefixes:
         by = (f"{class_name(one.model)}._tied_weights_keys", f"{prefix}config.tie_word_embeddings")
         for target, source in pairs.items():
-            yield _Pair(prefix + target, prefix + source, by, flag)
+            yield _Pair(prefix + target, prefix + source, by, flag, again)
 
 
-def _groups(pairs: list[_Pair]) -> list[tuple[tuple[str, ...], str, tuple[str, ...], bool | None]]:
+def flag_reloaded(outer: Any, config: Any) -> bool | None:
+    """Return the flag that a config has after the outermost one was saved and loaded; None where that fails."""
+    path = _path_to(outer, config)
+    saved = config if path is None else outer
+    try:
+        found = type(saved).from_dict(json.loads(saved.to_json_string()))
+        for part in path or ():
+            found = getattr(found, part)
+        return bool(getattr(found, FLAG, False))
+    except Exception:  # noqa: BLE001  # a config of the user's own
+        return None
+
+
+def _path_to(outer: Any, config: Any, depth: int = 0) -> tuple[str, ...] | None:
+    """Return the attributes that lead from a config to one inside of it; None where it is not there."""
+    if outer is config:
+        return ()
+    for key in getattr(outer, "sub_configs", None) or () if depth < INSIDE else ():
+        below = getattr(outer, key, None)
+        path = None if below is None or below is outer else _path_to(below, config, depth + 1)
+        if path is not None:
+            return (key, *path)
+    return None
+
+
+def _groups(pairs: list[_Pair]) -> list[Candidate]:
     """Join pairs to groups, with source, origins and flag: many targets of one source are a group, so is a chain."""
     groups = joined_names((pair.target, pair.source) for pair in pairs)
     number = {name: n for n, members in enumerate(groups) for name in members}
     by: dict[int, dict[str, None]] = {}
     flags: dict[int, list[bool | None]] = {}
+    again: dict[int, list[bool | None]] = {}
     targets = {pair.target for pair in pairs if pair.target != pair.source}
     for pair in pairs:
         by.setdefault(number[pair.source], {}).update(dict.fromkeys(pair.by))
         flags.setdefault(number[pair.source], []).append(pair.flag)
+        again.setdefault(number[pair.source], []).append(pair.reloaded)
     found = []
     for n, members in enumerate(groups):
         if len(members) > 1:
             sources = sorted(set(members) - targets) or sorted(members)
-            flag = True if True in flags[n] else flags[n][0]
-            found.append((tuple(sorted(members)), sources[0], tuple(by[n]), flag))
-    return sorted(found, key=lambda group: group[0])
+            flag, reloaded = (True if True in said[n] else said[n][0] for said in (flags, again))
+            found.append(Candidate(tuple(sorted(members)), sources[0], tuple(by[n]), flag, reloaded))
+    return sorted(found, key=lambda group: group.names)

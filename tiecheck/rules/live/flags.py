@@ -18,7 +18,8 @@ class TieAgainstConfig(Rule):
 
     ## What it does
     Finds groups the class can tie that are one parameter in the live module while `config.tie_word_embeddings` is
-    false.
+    false, and stays so when the config is saved and loaded. Some classes read it otherwise (T5's false says that logits
+    are not scaled, LLaVA takes the text config's word), and tie again: those lose nothing.
 
     ## Why it is bad
     transformers 5 drops the target on `save_pretrained` by the class's keys, whatever the flag says, and on
@@ -48,7 +49,8 @@ class TieAgainstConfig(Rule):
         for candidate in tie_candidates:
             names, flag = candidate.names, _flag(candidate)
             tie = _holding(live_ties, names)
-            if candidate.flag is not False or tie is None or not claimed.isdisjoint(names):
+            lost = candidate.flag is False and candidate.reloaded is not True
+            if not lost or tie is None or not claimed.isdisjoint(names):
                 continue
             shared = tuple(n for n in names if n in tie.names)
             yield Draft(
@@ -72,6 +74,8 @@ class TieAgainstConfig(Rule):
             live_facts(flag=True, declared=(), candidates=(inner,)),
             finds=("error",),
         )
+        again = live_llama(flag=False, declared=(), candidates=(off._replace(reloaded=True),))
+        yield Case("T5's false, which comes back as true", live_facts(again))
         yield Case("tied, flag true", live_facts())
         yield Case("untied, flag false", live_facts(by_hand, ties=()))
         other = live_tie("a.weight", "b.weight")

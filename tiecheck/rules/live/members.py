@@ -1,14 +1,14 @@
-"""TIE312, 313 and 317: tied members that were meant to differ, or are not used as they are."""
+"""TIE312, 313, 316 and 317: members that were meant to differ, are not used as they are, or only look tied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import Effect, EffectForm, Freeze, LiveModel, Tie
+from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Freeze, LiveModel, Tie
 from tiecheck.records.report import Severity
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.wording import listed
+from tiecheck.wording import listed, python_path
 
 
 class OverlappingParameters(Rule):
@@ -52,6 +52,60 @@ class OverlappingParameters(Rule):
         yield Case("the head is a slice of the embedding", live_facts(ties=(slice_,)), finds=("error",))
         yield Case("one parameter", live_facts(ties=(live_tie(),)))
         yield Case("on meta", live_facts(ties=(slice_._replace(device="meta"),)))
+
+
+class EqualLiveCopies(Rule):
+    """Embedding and head hold equal bytes, and are two parameters.
+
+    ## What it does
+    Notes an `nn.Embedding` and an `nn.Linear` with the same bytes, which nobody declares as tied: TIE109 in a live
+    model. One value everywhere says nothing, and an embedding that is some other layer's weight is left alone.
+
+    ## Why it is bad
+    It may be right: the two were untied a moment ago, and are to be trained apart. But a loader that copies where it
+    should share leaves just this behind: the matrix takes its memory twice, the first step parts the two, and no test
+    before it sees anything.
+
+    ## How to mend it
+    If they are meant to be one, share the parameter: `head.weight = embedding.weight`. If not, nothing is wrong.
+    """
+
+    code = "TIE316"
+    name = "equal-live-copies"
+    summary = "embedding and head hold equal bytes and are not tied"
+    severity = "info"
+    threads = ("rasbt/LLMs-from-scratch#822", "facebookresearch/fairseq2#1064")
+
+    def check(
+        self,
+        live: LiveModel,
+        live_ties: tuple[Tie, ...],
+        declared_ties: tuple[DeclaredTie, ...],
+        equal_copies: tuple[tuple[str, str], ...],
+    ) -> Iterator[Draft | Unknown]:
+        spoken_for = [set(claim.names) for claim in declared_ties] + [set(tie.names) for tie in live_ties]
+        for table, head in equal_copies:
+            if any({table, head} <= names for names in spoken_for):
+                continue  # declared-tie-not-applied speaks, or storage-only-tie
+            yield Draft(
+                f"{table} and {head} hold equal bytes and are two parameters, which nobody declares as one. They take "
+                "their memory twice, and the first step parts them.",
+                (table, head),
+                (class_place(live.class_name, "equal bytes, two parameters"),),
+                f"If they are meant to be one: {python_path(head)} = {python_path(table)}. If not, nothing is wrong.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_facts, live_llama, live_tie
+
+        bare = live_llama(ties=(), declared=(), candidates=(), equal=((EMBEDDING, HEAD),))
+        yield Case("a loader that copied", live_facts(bare), finds=("info",))
+        yield Case("declared, and another rule's matter", live_facts(bare, declared=(declared_tie("copy"),)))
+        memory = live_tie(kind="storage", requires_grad=(True, True))
+        yield Case("one memory, and another rule's matter", live_facts(bare, ties=(memory,)))
+        yield Case("two that differ", live_facts(bare, equal=()))
+        yield Case("tied", live_facts())
 
 
 class RequiresGradSurprise(Rule):
@@ -117,8 +171,9 @@ class TiedButNotEffective(Rule):
     """The members are one `Parameter`, and `forward` uses another weight on one side.
 
     ## What it does
-    Finds tied members of which one passes through something before it is used: pruning, `spectral_norm`, the old
-    `weight_norm`, a parametrization. An adapter is a note, on one side or both: it is meant to differ while it trains.
+    Finds tied members that use different weights, since one passes through something before it is used: pruning,
+    `spectral_norm`, a parametrization. What comes out is computed where it can be, and compared: two sides that are
+    changed alike are left alone. An adapter is a note, on one side or both: it is meant to differ while it trains.
     So is a parametrization that gives a linear layer the transpose it wants.
 
     ## Why it is bad
@@ -127,7 +182,8 @@ class TiedButNotEffective(Rule):
     the embedding in place, as merging an adapter does.
 
     ## How to mend it
-    Prune or normalise before tying, or both sides alike. To bake it in on one side only, untie first.
+    Prune or normalise before tying, or both sides alike. To bake it in on one side only, untie first. A copy that
+    PEFT trains (`modules_to_save`) parts the two when it is merged; an adapter that adds to the weight changes both.
     """
 
     code = "TIE313"
@@ -144,16 +200,14 @@ class TiedButNotEffective(Rule):
         for tie in live_ties:
             changed = [by_name[name] for name in tie.names if name in by_name]
             plain = tuple(name for name in tie.names if name not in by_name)
+            if tie.kind not in TIED or tie.buffer or not changed or _one_weight(changed, plain):
+                continue
             forms = {effect.form for effect in changed}
-            if tie.kind not in TIED or tie.buffer or not changed or not (plain or forms == {"adapts"}):
-                continue
-            if not plain:
-                yield _both_adapted(live, tie, changed)
-                continue
-            after, mend = _after(live, forms, plain[0])
+            used = f"{plain[0]} is used raw" if plain else f"{changed[-1].name} passes through {changed[-1].by}"
+            after, mend = _after(live, forms, plain[0] if plain else changed[-1].name)
             yield Draft(
                 f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
-                f"{changed[0].by} stands between. {plain[0]} is used raw. {after}",
+                f"{changed[0].by} stands between. {used}. {after}",
                 tie.names,
                 (class_place(live.class_name, f"{changed[0].name}: {changed[0].by}"),),
                 mend,
@@ -169,26 +223,46 @@ class TiedButNotEffective(Rule):
         one = (Effect(names[0], "torch.nn.utils.prune", form="changes"),)
         yield Case("the head is pruned", live_facts(tied, effects=one), finds=("error",))
         both = (*one, Effect(names[1], "torch.nn.utils.prune", form="changes"))
-        yield Case("both are", live_facts(tied, effects=both))
+        yield Case("both are, and what comes out is not known", live_facts(tied, effects=both))
+        apart = tuple(effect._replace(value=number) for number, effect in enumerate(both))
+        yield Case("both are, and use different weights", live_facts(tied, effects=apart), finds=("error",))
+        alike = tuple(effect._replace(value=1) for effect in both)
+        yield Case("both are, and use one weight", live_facts(tied, effects=alike))
+        yield Case("a mask of ones", live_facts(tied, effects=(one[0]._replace(value=0),)))
         lora = (Effect(names[0], "the adapter default (Linear)", form="adapts"),)
         yield Case("an adapter on the head", live_facts(tied, effects=lora), finds=("info",))
+        saved = (Effect(names[0], "the adapter default (ModulesToSaveWrapper)", form="replaces", value=1),)
+        yield Case("a head of its own, by modules_to_save", live_facts(tied, effects=saved), finds=("info",))
         turned = (Effect(names[0], "Transpose", form="transposes"),)
         yield Case("a tied autoencoder", live_facts(tied, effects=turned), finds=("info",))
-        apart = live_llama(ties=(live_tie(*names, kind="storage"),), effects=one)
-        yield Case("weight_norm makes two parameters: another rule's matter", live_facts(apart))
+        two = live_llama(ties=(live_tie(*names, kind="storage"),), effects=one)
+        yield Case("weight_norm makes two parameters: another rule's matter", live_facts(two))
         yield Case("nothing stands between", live_facts())
 
 
-def _after(live: LiveModel, forms: set[EffectForm], raw: str) -> tuple[str, str]:
+def _one_weight(changed: list[Effect], plain: tuple[str, ...]) -> bool:
+    """Return True if all members use one weight, or if each passes through something that was not computed."""
+    numbers = {effect.value for effect in changed} | ({0} if plain else set())
+    if None in numbers:
+        return not plain and all(effect.form == "changes" for effect in changed)
+    return len(numbers) == 1
+
+
+def _after(live: LiveModel, forms: set[EffectForm], other: str) -> tuple[str, str]:
     """Return what comes of it, and what to do, by what stands between."""
     if "changes" in forms:
         return (
-            f"Removing it would write the changed weight into {raw}.",
+            f"Removing it would write the changed weight into {other}.",
             f"Change both sides alike, or untie them first: {_own(live)}.",
+        )
+    if "replaces" in forms:
+        return (
+            "A merge puts the adapter's own copy there and parts the two; peft 0.21 then sets the flag to false.",
+            "Leave it if the two are meant to part; else train one copy for both, with ensure_weight_tying=True.",
         )
     if "adapts" in forms:
         return (
-            f"Merging the adapter would change {raw} as well.",
+            f"Merging the adapter would change {other} as well.",
             "Leave it if the two are meant to differ, and do not merge into a tied model.",
         )
     return (
@@ -201,18 +275,6 @@ def _own(live: LiveModel) -> str:
     """Return how one tensor becomes two."""
     flag = "config.tie_word_embeddings = False, and " if live.library is not None else ""
     return f"{flag}nn.Parameter(weight.detach().clone()) for one of them"
-
-
-def _both_adapted(live: LiveModel, tie: Tie, changed: list[Effect]) -> Draft:
-    """A tie with an adapter on each side: a merge adds both to the one tensor."""
-    return Draft(
-        f"{listed(tie.names)} are one parameter, and each has an adapter: {changed[0].by} and {changed[-1].by}. "
-        "Merging would add both to the one tensor.",
-        tie.names,
-        (class_place(live.class_name, f"{changed[0].name}: {changed[0].by}"),),
-        "Leave it if the two are meant to differ, and do not merge into a tied model.",
-        severity="info",
-    )
 
 
 def _surprise(freeze: Freeze) -> tuple[str, Severity]:

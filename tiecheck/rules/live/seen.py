@@ -1,4 +1,4 @@
-"""TIE303 and 304: real ties of a live module that tools do not see, or that no save keeps."""
+"""TIE303, 304 and 318: real ties of a live module that tools do not see, that no save keeps, or that nobody meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
-from tiecheck.wording import listed
+from tiecheck.wording import listed, python_path
 
 
 class ModuleAlias(Rule):
@@ -42,6 +42,8 @@ class ModuleAlias(Rule):
 
     def check(self, live: LiveModel, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
+            if _list_of(alias) is not None:
+                continue  # repeated-module speaks
             paths = tuple(path or "(the model)" for path in alias.paths)
             times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
             yield Draft(
@@ -65,6 +67,8 @@ class ModuleAlias(Rule):
         apart = siblings._replace(paths=("head", "model.wte"), siblings=False)
         yield Case("across parents", live_facts(ties=(module,), aliases=(apart,)), finds=("info",))
         endless = siblings._replace(paths_total=None)
+        listed_ = siblings._replace(paths=("heads.0", "heads.1"), class_name="Block")
+        yield Case("a list that holds it twice is another rule's matter", live_facts(aliases=(listed_,)))
         yield Case("a module that contains itself", live_facts(aliases=(endless,)), finds=("info",))
         yield Case("a parameter tie", live_facts())
         yield Case("shared activations hold no parameter", live_facts(ties=(), aliases=()))
@@ -121,6 +125,75 @@ class UndeclaredTie(Rule):
         pruned = (Effect("k.weight", "torch.nn.utils.prune", form="changes"),)
         yield Case("a member that is not used as it is", live_facts(unsaved=(raises,), effects=pruned))
         yield Case("declared and tied", live_facts())
+
+
+class RepeatedModule(Rule):
+    """One module stands several times in a list: it is shared on purpose, or as many were meant.
+
+    ## What it does
+    Notes a `ModuleList` or `Sequential` in which one module object stands under several numbers, as
+    `[Block()] * n` makes it.
+
+    ## Why it is bad
+    Often it is meant: looped transformers run one layer many times. But `[Block()] * n` looks like n blocks and is one:
+    the model has a fraction of the parameters that its depth suggests, nothing fails, and it trains. A checkpoint of
+    the model as it was meant does not fit.
+
+    ## How to mend it
+    Make each in its turn: `nn.ModuleList(Block() for _ in range(n))`, or `copy.deepcopy` one. To part them afterwards,
+    replace the module in the list itself; a copy of a layer inside of it is the same layer in all of them.
+    """
+
+    code = "TIE318"
+    name = "repeated-module"
+    summary = "one module object stands several times in a list or a Sequential: shared on purpose, or n were meant"
+    severity = "info"
+    threads = (
+        "linkedin/Liger-Kernel#269",
+        "acids-ircam/ddsp_pytorch#37",
+        "zalandoresearch/pytorch-vq-vae#2",
+        "yaoppeng/U-Net_v2#10",
+        "yassouali/pytorch-segmentation#159",
+    )
+
+    def check(self, live: LiveModel, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+        for alias in aliases:
+            where = _list_of(alias)
+            if where is None:
+                continue
+            second = python_path(alias.paths[1])
+            yield Draft(
+                f"{listed(alias.paths)} are one {alias.class_name}: it stands {alias.paths_total} times in "
+                f"{where or 'the model'}, and has the parameters of one. {_accelerate(alias)}",
+                alias.names,
+                (class_place(live.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
+                f"If {alias.paths_total} were meant, make each in its turn, {alias.class_name}(...) for _ in range(n), "
+                f"or part them here: {second} = copy.deepcopy({second}), and the others likewise. If one is meant to "
+                "be used several times, nothing has to be done.",
+                hurts=_blind(alias),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import live_facts
+
+        names = ("heads.0.lin.weight", "heads.1.lin.weight", "heads.2.lin.weight")
+        thrice = Alias(("heads.0", "heads.1", "heads.2"), 3, "Block", siblings=True, names=names)
+        yield Case("[Block()] * 3", live_facts(ties=(), aliases=(thrice,)), finds=("info",))
+        bare = thrice._replace(paths=("0", "1"), paths_total=2)
+        yield Case("a Sequential is the model itself", live_facts(ties=(), aliases=(bare,)), finds=("info",))
+        named = thrice._replace(paths=("model.ff_out", "model.wte"), paths_total=2)
+        yield Case("two names in one module", live_facts(ties=(), aliases=(named,)))
+        apart = thrice._replace(paths=("decoder.0", "encoder.0"), paths_total=2, siblings=False)
+        yield Case("two lists that share a layer", live_facts(ties=(), aliases=(apart,)))
+        yield Case("layers of their own", live_facts(aliases=()))
+
+
+def _list_of(alias: Alias) -> str | None:
+    """Return the path of the one list that holds a module under several numbers; None for any other alias."""
+    parts = [path.rpartition(".") for path in alias.paths]
+    numbers = all(last.isdigit() for _, _, last in parts)
+    return parts[0][0] if numbers and len({above for above, _, _ in parts}) == 1 and alias.paths_total else None
 
 
 def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:

@@ -22,6 +22,7 @@ class EmbeddingScaleOnTiedHead(Rule):
     ## What it does
     Predicts the deviation of an untrained model's logits, `std * sqrt(d_model)` times the scale of the head's
     input (1 after a final norm) and of the head itself, and reports 4 and more as an error, 1.5 to 4 as a note.
+    A class of the library that draws it so by its own config (MT5's `initializer_factor`) is a note too.
     It speaks only on evidence that nothing was trained yet (every normalisation weight exactly one), and only
     where the head's scale is known; T5 divides by sqrt(d_model), for one. With weights loaded it also measures.
 
@@ -89,9 +90,9 @@ class EmbeddingScaleOnTiedHead(Rule):
             f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
             fact.names,
             (tensor_place(fact.names[0], f"std {std:.3g}, d_model {fact.width}"),),
-            f"Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most {wanted:.3f} for "
-            "this width. The tie itself is sound.",
-            severity=None if blown else "info",
+            f"{_whose(fact)}Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most "
+            f"{wanted:.3f} for this width. The tie itself is sound.",
+            severity=None if blown and fact.own is None else "info",
         )
 
     @staticmethod
@@ -101,6 +102,9 @@ class EmbeddingScaleOnTiedHead(Rule):
         yield Case("GPT-2's width with the embedding's draw", {"scale": (init_scale(),)}, finds=("error",))
         small = init_scale(width=64, predicted=8.0, measured=None, loss=None, repeats=None)
         yield Case("d_model 64, nothing measured", {"scale": (small,)}, finds=("error",))
+        yield Case(
+            "MT5, whose own init draws it so", {"scale": (init_scale(own="initializer_factor"),)}, finds=("info",)
+        )
         yield Case("a note below 4", {"scale": (init_scale(std=0.1, predicted=2.8, measured=2.8),)}, finds=("info",))
         yield Case("the linear layer's draw", {"scale": (init_scale(std=0.0208, predicted=0.58, measured=0.58),)})
         yield Case("a trained model", {"scale": (init_scale(untrained=False),)})
@@ -109,3 +113,10 @@ class EmbeddingScaleOnTiedHead(Rule):
         yield Case("the head's scale is not known", {"scale": (blind,)}, unknown=True)
         yield Case("no norm tells whether it was trained", {"scale": (Unknown("no norm"),)}, unknown=True)
         yield Case("nothing tied", {"scale": ()})
+
+
+def _whose(fact: InitScale) -> str:
+    """Return who makes it so, where it is the library's own class."""
+    if fact.own is None:
+        return ""
+    return f"The class itself draws it so (config.{fact.own}): nothing was done wrong, and training from here is slow. "

@@ -1,0 +1,81 @@
+"""TIE316 and TIE318: what looks tied and is not, and what is one where several were meant."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from live_failures import found, gpt, said, small_llama
+from torch import nn
+
+import tiecheck
+from tiecheck.rules.live.members import EqualLiveCopies
+from tiecheck.rules.live.seen import RepeatedModule
+
+
+def copied(model: Any) -> Any:
+    """A hand-written loader that copies where it should share."""
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.wte.weight)
+    return model
+
+
+def untied_llama() -> Any:
+    model = small_llama(tie_word_embeddings=False)
+    model.lm_head.load_state_dict(model.model.embed_tokens.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("build", [lambda: copied(gpt(tied=False)), untied_llama])
+def test_an_equal_copy_is_noted_until_a_step_parts_it(build: Callable[[], Any]) -> None:
+    model = build()
+    assert found(model) == {EqualLiveCopies.code: "info"}
+    optimizer = torch.optim.SGD(model.lm_head.parameters(), lr=1.0)
+    model.lm_head.weight.sum().backward()
+    optimizer.step()
+    assert found(model) == {}
+
+
+def test_what_is_tied_zero_or_shares_memory_is_no_copy() -> None:
+    assert found(gpt(tied=True)) == {}
+    zeros = gpt(tied=False)
+    for parameter in zeros.parameters():
+        nn.init.zeros_(parameter)
+    assert found(zeros) == {}
+    memory = gpt(tied=False)
+    memory.lm_head.weight = nn.Parameter(memory.wte.weight)
+    assert found(memory) == {"TIE302": "error"}
+
+
+def test_a_teacher_beside_its_student_is_no_copy_of_it() -> None:
+    student = gpt(tied=True)
+    assert found(nn.ModuleDict({"student": student, "teacher": copy.deepcopy(student)})) == {}
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize("holder", [nn.ModuleList, lambda blocks: nn.Sequential(*blocks)])
+def test_one_block_three_times_and_the_mend_parts_it(holder: Callable[[Any], nn.Module]) -> None:
+    model = nn.Module()
+    model.heads = holder([Block()] * 3)  # type: ignore[assignment]  # a module
+    single = Block()
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in single.parameters())
+    assert found(model) == {RepeatedModule.code: "info"}
+    assert "heads.0, heads.1 and heads.2 are one Block: it stands 3 times in heads" in said(model, RepeatedModule.code)
+    (finding,) = tiecheck.check(model).findings
+    assignment = next(part for part in finding.help.split(": ") if " = copy" in part).partition("), ")[0] + ")"
+    exec(assignment, {"copy": copy, "model": model})
+    exec(assignment.replace("[1]", "[2]"), {"copy": copy, "model": model})
+    assert found(model) == {}
+    assert sum(p.numel() for p in model.parameters()) == 3 * sum(p.numel() for p in single.parameters())
+
+
+def test_a_list_of_layers_of_their_own_says_nothing() -> None:
+    assert found(nn.ModuleList(Block() for _ in range(3))) == {}
