@@ -13,6 +13,9 @@ from tiecheck.errors import Terminated
 YOUNG = 100_000
 """Objects that are made before the garbage collector looks at them: with its 700 a tenth of a start is spent on it."""
 
+TICK = 0.5
+"""Seconds after which the time that a target has taken is looked at."""
+
 STOPPED = (130, 143)
 """Exit statuses of a process that SIGINT or SIGTERM has ended."""
 
@@ -22,6 +25,9 @@ def main() -> None:
     gc.set_threshold(YOUNG)
     _hold_descriptors()
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "setitimer"):  # a build, a load and a forward pass are foreign code, which asks for no time
+        signal.signal(signal.SIGALRM, _look_at_the_time)
+        signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
     try:
         from tiecheck.cli.main import cli
 
@@ -33,12 +39,25 @@ def main() -> None:
     except KeyboardInterrupt as stop:  # while the command line itself was imported
         os._exit(143 if isinstance(stop, Terminated) else 130)
     finally:
+        if hasattr(signal, "setitimer"):  # the interpreter's end takes the handler first, and the next tick would kill
+            signal.setitimer(signal.ITIMER_REAL, 0)
         gc.freeze()  # else the interpreter's last collections go through everything: a seventh of a start
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     """Unwind as an interrupt does, so that temporary folders are removed."""
     raise Terminated
+
+
+def _look_at_the_time(_number: int, frame: FrameType | None) -> None:
+    """Stop the target that is being read where its seconds are over; not amid an import, which leaves ruins behind."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return
+        frame = frame.f_back
+    limits = sys.modules.get("tiecheck.files.limits")
+    if limits is not None and hasattr(limits, "account"):  # else nothing is read yet
+        limits.account().check_time()
 
 
 def _hold_descriptors() -> None:

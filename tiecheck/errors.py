@@ -23,9 +23,18 @@ class TiecheckError(Exception):
 SHOWN = 400
 """Characters of a word in a message, and of four of them a message has at most: a name in a file has no end."""
 
+ADDRESS = r"(?<=')[^']*://[^']*(?=')|(?<![^\s'])[^\s']*://(?:[^'\n]{0,200}@)?[^\s']*"
+"""An address in a message: all between quotes, where it stands in quotes, since a password may hold a blank."""
+
 
 def shown(text: str) -> str:
-    """Return a text as it may be printed: long words and lists cut in the middle, control characters escaped."""
+    """Return a text as it may be printed: no secrets of addresses, long words cut, control characters escaped."""
+    if len(text) > 10 * SHOWN:
+        text = f"{text[: 8 * SHOWN]}...{text[-SHOWN:]}"
+    if "://" in text:
+        import re
+
+        text = re.sub(ADDRESS, lambda found: without_secrets(found[0]), text)
     if len(text) > SHOWN:
         words = [word if len(word) <= SHOWN else f"{word[:200]}...{word[-40:]}" for word in text.split(" ")]
         text = " ".join(words)
@@ -33,6 +42,35 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def without_secrets(address: str) -> str:
+    """An address without the user, the password and the query (signatures, tokens) that it may hold.
+
+    Text that is no address comes back as it is.
+    """
+    import re
+
+    if "://" not in address:
+        return address
+    parts = re.split(r"::(?![^\[\]]*\])", address)  # an IPv6 host has colons in brackets
+    if len(parts) > 1:
+        return "::".join(without_secrets(part) if "://" in part else _bare(part) for part in parts)
+    scheme, mark, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme.lower() != "hf":  # there an @ begins the revision
+        port = host.partition(":")[2]
+        if "@" in path and not host.startswith("[") and port and not port.isdecimal() and "@" not in host:
+            host, slash, path = path.rpartition("@")[2].partition("/")  # a password with a slash in it
+        host = host.rpartition("@")[2]
+    return f"{scheme}{mark}{re.split('[?#]', f'{host}{slash}{path}')[0]}"
+
+
+def _bare(part: str) -> str:
+    """Return a part of a chain that has no scheme, without the same."""
+    import re
+
+    return re.split("[?#]", part)[0].rpartition("@")[2]
 
 
 class TargetError(TiecheckError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -66,12 +67,25 @@ def test_signal_ends_it_within_a_second_and_cleanly(tmp_path: Path, number: int,
     assert not report.exists()
 
 
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_build_has_the_time_of_its_target_and_no_more(tmp_path: Path, wait: str) -> None:
+    ready = tmp_path / "ready"
+    (tmp_path / "slow.py").write_text(SLOW.format(ready=str(ready), wait=WAITS[wait]))
+    target = f"{tmp_path / 'slow.py'}:build"
+    begin = time.perf_counter()
+    done = run(target, f"{target}2", "--timeout", "4", "-f", "json")
+    assert time.perf_counter() - begin < 30
+    assert (done.returncode, done.stderr) == (2, "")
+    first, second = (report["errors"][0]["message"] for report in json.loads(done.stdout)["targets"])
+    assert first == f"{target} takes more than 4 s (--timeout), and was stopped"
+    assert "has no 'build2'" in second
+    assert not ready.exists() or not Path(ready.read_text()).exists()
+
+
 def test_interrupt_while_files_are_read(tmp_path: Path, make_model) -> None:
     rows = 2**24
     model = make_model({}, vocab_size=rows, hidden_size=64)
     entry = {"dtype": "F32", "shape": [rows, 64]}
-    import json
-
     size = rows * 64 * 4
     names = ("lm_head.weight", "model.embed_tokens.weight")
     header = {name: entry | {"data_offsets": [i * size, (i + 1) * size]} for i, name in enumerate(names)}
@@ -143,6 +157,23 @@ def test_control_characters_are_never_printed_raw(tiecheck_cli, models: Path, ar
     result = tiecheck_cli(*words)
     assert result.exit_code == 2
     assert not set(UNPRINTABLE) & {"\x1b", "\u202e", "\x07"} & set(result.output)
+
+
+@pytest.mark.parametrize("form", ["http://u:S3CR3T@h/p", "x::s3://k:S3CR3T@b/p", "HTTPS://u:S3 CR3T@[::1]/p?k=S3CR3T"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--{}"], ["rule", "{}"], ["MODEL", "--config", "{}"], ["MODEL", "-o", "{}"], ["MODEL", "-f", "json={}"]]
+    + [["MODEL", f"--{name}", "{}"] for name in ("select", "fail-on", "output-format", "for", "values", "color")]
+    + [["MODEL", f"--{name}", "{}"] for name in ("device-map", "max-memory", "hash-seeds", "timeout", "python")]
+    + [["MODEL", "{}"], ["inspect", "{}"], ["fix", "{}"], ["fix", "MODEL", "--to", "{}"]],
+)
+def test_secrets_of_an_address_are_printed_by_no_error(
+    tiecheck_cli, models: Path, arguments: list[str], form: str
+) -> None:
+    words = [w.replace("MODEL", str(models / "llama-healthy-tied")).replace("{}", form) for w in arguments]
+    result = tiecheck_cli(*words)
+    assert "CR3T" not in result.output
+    assert result.exit_code == 2 or arguments[-2] == "--to"  # where there is nothing to fix, nothing is written
 
 
 def test_a_usage_error_is_cut(tiecheck_cli) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
 import pickle
+import random
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -302,6 +305,28 @@ class TestTime:
         assert error["message"].endswith("takes more than 1e-09 s (--timeout), and was stopped")
         assert tiecheck_cli("--timeout", "0", str(root)).exit_code == 1
 
+    def test_a_module_has_its_time_too(self) -> None:
+        import torch
+
+        import tiecheck
+
+        module = torch.nn.Linear(2, 2)
+        (target,) = tiecheck.check(module, timeout=1e-9).targets
+        assert target.errors[0].message == "Linear takes more than 1e-09 s (--timeout), and was stopped"
+        assert tiecheck.check(module).targets[0].status == "pass"
+
+    @pytest.mark.parametrize("work", ["build", "forward"])
+    def test_foreign_code_is_stopped_where_it_comes_by(self, tmp_path: Path, account, work: str) -> None:
+        import torch
+
+        from tiecheck.live.transformers.confined import limited_modules
+        from tiecheck.trace.head_use import HeadTrace
+
+        weight = torch.zeros(4, 2)
+        account._end = -math.inf
+        with pytest.raises(OutOfTimeError), limited_modules() if work == "build" else HeadTrace(weight):
+            _ = torch.nn.Sequential(torch.nn.Identity()) if work == "build" else weight @ weight.T
+
     @pytest.mark.parametrize("work", ["pickle", "compare", "index"])
     def test_long_work_asks_for_the_time(self, tmp_path: Path, account, work: str) -> None:
         two_members(tmp_path / "model.safetensors", 4_194_304, {0: bytes(9_000)})
@@ -316,6 +341,69 @@ class TestTime:
         }[work]
         with pytest.raises(OutOfTimeError):
             do()
+
+
+def weights_of(folder: Path, form: str) -> Path:
+    """A model whose head and embedding differ in their last row, written some time ago."""
+    import torch
+
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"tie_word_embeddings": True, "vocab_size": 512}))
+    both = {EMBED: torch.ones(512, 2), HEAD: torch.ones(512, 2)}
+    both[HEAD][-1] = 2
+    if form in {"zip", "legacy"}:
+        path = folder / "pytorch_model.bin"
+        torch.save(both, path, _use_new_zipfile_serialization=form == "zip")
+    else:
+        path = folder / ("model.safetensors" if form == "safetensors" else "part.safetensors")
+        path.write_bytes(safetensors_bytes({n: ("F32", [512, 2], v.numpy().tobytes()) for n, v in both.items()}))
+    if form == "index":
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps({"weight_map": dict.fromkeys(both, "part.safetensors")}))
+    os.utime(path, ns=(1, 1))
+    return path
+
+
+def change_file(path: Path, change: str) -> None:
+    if change == "cut":
+        os.truncate(path, os.path.getsize(path) // 2)
+    elif change == "written":
+        with path.open("r+b") as file:
+            file.seek(os.path.getsize(path) // 3)
+            file.write(b"x")
+    elif change == "gone":
+        path.unlink()
+    else:
+        (path.parent / "other").write_bytes(path.read_bytes())
+        os.rename(path.parent / "other", path)
+
+
+class Moments:
+    """The calls into C that are made once a file is open, up to the last look at it; something is done at one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen, self.open = str(path), 0, False
+
+    @contextlib.contextmanager
+    def until(self, at: int, do: Any = None) -> Any:
+        self.seen, self.open, self.at, self.do = 0, False, at, do
+        sys.setprofile(self._see)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+    def _see(self, frame: Any, event: str, _: Any) -> None:
+        name = frame.f_code.co_name
+        if event == "return" and name == "note_file" and frame.f_locals["path"] == self.path:
+            self.open = True
+        last = event == "call" and name == "check_files"
+        if self.open and (last or event == "c_call"):
+            self.seen += 1
+            if self.do and (last or self.seen > self.at):
+                sys.setprofile(None)
+                self.do()
+        if last:
+            self.open = False
 
 
 class TestChange:
@@ -348,6 +436,25 @@ class TestChange:
         (target,) = tiecheck.check(str(root)).targets
         assert target.status == "error"
         assert target.errors[0].message == f"{path} changed while it was read"
+
+    @pytest.mark.parametrize("form", ["safetensors", "zip", "legacy", "index"])
+    @pytest.mark.parametrize("change", ["cut", "written", "replaced", "gone"])
+    def test_no_moment_is_right_for_a_change(self, tmp_path: Path, change: str, form: str) -> None:
+        """Whichever call it comes between, from the open to the verdict: never a verdict, nor a word of the half."""
+        import tiecheck
+
+        path = weights_of(tmp_path, form)
+        moments = Moments(path)
+        for _ in range(2):  # the first one imports
+            with moments.until(10**9):
+                assert tiecheck.check(str(tmp_path)).targets[0].status != "error"
+        draw = random.Random(f"{form} {change}")
+        for at in [0, 10**9, *(draw.randrange(moments.seen) for _ in range(6))]:
+            path = weights_of(tmp_path, form)
+            with moments.until(at, lambda path=path: change_file(path, change)):
+                (target,) = tiecheck.check(str(tmp_path)).targets
+            said = [error.message for error in target.errors]
+            assert (target.status, said) == ("error", [f"{path} changed while it was read"]), at
 
     def test_a_record_that_is_shorter_than_its_tensor_is_no_weight(self, tmp_path: Path) -> None:
         import torch

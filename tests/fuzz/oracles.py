@@ -183,7 +183,7 @@ def message_faults(message: str) -> Iterator[Fault]:
         yield Fault("secret", repr(message)[:300])
 
 
-_seen: set[str] = set()
+_seen: set[Any] = set()
 
 
 def document_faults(document: Any) -> Iterator[Fault]:
@@ -203,12 +203,13 @@ def document_faults(document: Any) -> Iterator[Fault]:
         yield Fault("schema", f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}")
 
 
-def _shape(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_shape(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(dict.fromkeys(map(_shape, value))) + "]"
-    return value if isinstance(value, str) and len(value) < 12 else type(value).__name__
+def _shape(value: Any) -> Any:
+    kind = type(value)
+    if kind is str:
+        return value if len(value) < 12 else str
+    if kind is dict:
+        return tuple(value), tuple(map(_shape, value.values()))
+    return frozenset(map(_shape, value)) if kind is list else kind
 
 
 @cache

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest.mock import patch
 
 import archives  # noqa: F401  # registers its formats
 import weights  # noqa: F401
@@ -50,6 +49,9 @@ HUB = "/nonexistent/hub"
 os.environ["HF_HOME"] = HUB  # a place of its own: what it holds is not ours
 os.environ["HF_HUB_OFFLINE"] = "1"
 PLACED = re.compile(rb"device-map|max-memory|dtype|no-split|hash-seeds")
+SELDOM = {"optimizer": 3, "web": 3, "layouts": 2, "index": 2, "config": 2}
+"""Formats that take longer -> every which seed draws one of them, in process."""
+
 WAITS = 60.0
 """Seconds that a server may have us wait between tries; they are counted, not waited."""
 
@@ -104,18 +106,18 @@ class Bench:
             for key, value in case.options.items()
         }
         slept: list[float] = []
+        sleep, time.sleep = time.sleep, slept.append  # type: ignore[assignment]
         try:
-            with patch("time.sleep", slept.append):
-                if case.format == "toml" and any(
-                    PLACED.search(raw) for raw in case.files.values() if isinstance(raw, bytes)
-                ):
-                    read_settings(options["config"])  # to judge a placement it would build the class
-                    return []
-                report = tiecheck.check(target, **options)
+            if case.format == "toml" and any(
+                PLACED.search(raw) for raw in case.files.values() if isinstance(raw, bytes)
+            ):
+                read_settings(options["config"])  # to judge a placement it would build the class
+                return []
+            report = tiecheck.check(target, **options)
         except TiecheckError as error:
             return list(message_faults(str(error)))
         finally:
-            self.watch.root = None
+            self.watch.root, time.sleep = None, sleep
         found = list(report_faults(report))
         if sum(slept) > WAITS:
             found.append(Fault("slow", f"it waits {sum(slept):.0f} s for a server"))
@@ -252,9 +254,12 @@ def run_here(
         return any(fault.kind == kind for fault in bench.faults(case))
 
     gc.freeze()  # what is imported by now stays: it need not be looked through every few cases
+    gc.set_threshold(20_000)
     try:
         for seed in seeds:
             for name in formats:
+                if seed % SELDOM.get(name, 1):
+                    continue
                 note(seed, name)
                 case = drawn_case(name, seed)
                 if not in_process(case):

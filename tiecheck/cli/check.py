@@ -88,7 +88,7 @@ class CheckCommand(PlainCommand):
     default=300,
     show_default=True,
     metavar="SECONDS",
-    help="Seconds that reading one target may take; 0 for no end. A build or a load is not interrupted.",
+    help="Seconds that one target may take, what is built or loaded for it included; 0 for no end.",
 )
 @click.option(
     "--device-map",

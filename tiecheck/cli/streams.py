@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tiecheck.errors import Terminated, shown
+from tiecheck.errors import OutOfTimeError, Terminated, shown
 
 
 class ClosedStream(io.TextIOBase):
@@ -76,7 +76,7 @@ def run_to_exit_status(command: Callable[[], Any]) -> int:
         _drop_output()
         _say(f"{error.filename or 'standard output'} cannot be used: {error.strerror or error}")
         return 2
-    except Exception as error:  # noqa: BLE001  # no traceback, and never the 1 that means findings
+    except (Exception, OutOfTimeError) as error:  # noqa: BLE001  # no traceback, and never the 1 that means findings
         _say(f"tiecheck itself failed, please report it: {type(error).__name__}: {error}")
         return 2
     return status if isinstance(status, int) else 0

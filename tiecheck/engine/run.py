@@ -14,14 +14,22 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.status import TIES, RuleAnswers, report_status
-from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError, class_word, foreign_errors, shown
+from tiecheck.errors import (
+    OutOfTimeError,
+    TargetError,
+    TiecheckError,
+    class_word,
+    foreign_errors,
+    shown,
+    without_secrets,
+)
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
 from tiecheck.records.edits import Edit, edit_words, fitting_edits
 from tiecheck.records.report import Error, Finding, Report, Skip, TargetReport, finding_fingerprint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
-from tiecheck.targets.parse import Target, parse_target, without_secrets
+from tiecheck.targets.parse import Target, parse_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,16 +112,8 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
         with foreign_errors(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
             report = reporting(target, facts, config)
         account.check_files()
-    except OutOfTimeError:
-        return _unread(
-            target, f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped", None
-        )
-    except MemoryError:
-        return _unread(target, f"{target.text} needs more memory than there is", None)
-    except TiecheckError as error:
-        return _unread(target, str(error), error.path)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the other targets are judged and the status is 2
-        return _unread(target, f"tiecheck itself failed, please report it: {type(error).__name__}: {error}", None)
+    except (Exception, OutOfTimeError) as error:  # noqa: BLE001  # whatever it is, the other targets are judged
+        return _unread(target, error, account)
     else:
         return report
     finally:
@@ -121,20 +121,39 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
 
 
 def _check_module(module: nn.Module, config: Config, reporting: Reporting) -> TargetReport:
-    """Return the report of a live module; what its own code raises is an error of it."""
+    """Return the report of a live module; what its own code raises, or takes too long over, is an error of it."""
     from tiecheck.facts.opening import module_facts
     from tiecheck.live.registrations import looking_at
 
     name = class_word(type(module))
     target = Target(name, "module", name, None)
+    account = Account(config.timeout)
+    token = current.set(account)
     try:
         with looking_at(module):
             return reporting(target, module_facts(module, config), config)
-    except TargetError as error:
-        return _unread(target, str(error), error.path)
+    except (TargetError, OutOfTimeError) as error:
+        return _unread(target, error, account)
+    finally:
+        current.reset(token)
 
 
-def _unread(target: Target, message: str, path: str | None) -> TargetReport:
+def _unread(target: Target, error: BaseException, account: Account) -> TargetReport:
+    """Return the report of a target that was not read to its end; a file that changed comes before what it led to."""
+    try:
+        account.check_files()
+    except TargetError as changed:
+        error = changed
+    path = None
+    match error:
+        case OutOfTimeError():
+            message = f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped"
+        case MemoryError():
+            message = f"{target.text} needs more memory than there is"
+        case TiecheckError():
+            message, path = str(error), error.path
+        case _:
+            message = f"tiecheck itself failed, please report it: {type(error).__name__}: {error}"
     return _empty(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
 
 
@@ -168,7 +187,7 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     for name, words in ASKED.items():  # what was asked for by name and cannot be had must not let pass
         asked = name in facts and (name != "live" or config.wants_live) and not outcome.errors
         if asked and isinstance(layer := facts.get(name), Unknown):
-            outcome.errors.append(Error(None, f"{words}: {layer.reason}", target.text))
+            outcome.errors.append(Error(None, shown(f"{words}: {layer.reason}"), target.text))
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,

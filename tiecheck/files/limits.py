@@ -68,7 +68,8 @@ READ = Limit(512 * 1024 * 1024, "bytes of headers, pickles and configs")
 
 VALUES = Limit(10_000_000, "values in its headers and configs")
 """By commas and brackets, a brace for three, since a small object takes 230 bytes of memory and 8 of text. What is
-parsed with types counts four an entry of a header and two a name of an index: six million for a million tensors."""
+parsed with types counts four an entry of a header and two a name of an index: six million for a million tensors in
+shards, which take 300 MB of memory. So 1.6 million are read, and half as many again would break the 512 MiB."""
 
 COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
 """A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has none."""

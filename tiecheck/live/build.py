@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Config
-from tiecheck.errors import MissingExtraError, TargetError, TiecheckError, exception_line
+from tiecheck.errors import MissingExtraError, OutOfTimeError, TargetError, TiecheckError, exception_line
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
@@ -86,10 +86,10 @@ def _folder(target: Target) -> str:
 
 @contextlib.contextmanager
 def _told(what: str, path: str) -> Iterator[None]:
-    """Turn whatever the target's code raises, `sys.exit` included, into one sentence; Ctrl-C stays what it is."""
+    """Turn whatever the target's code raises, `sys.exit` included, into a sentence; Ctrl-C and the end of time stay."""
     try:
         yield
-    except (TiecheckError, KeyboardInterrupt):
+    except (TiecheckError, KeyboardInterrupt, OutOfTimeError):
         raise
     except BaseException as error:
         hint = ""

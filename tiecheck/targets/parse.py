@@ -6,7 +6,7 @@ import os
 import re
 from typing import Literal
 
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, without_secrets
 from tiecheck.records.record import Record
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
@@ -139,31 +139,6 @@ def _address(text: str) -> Target:
     if any(c <= " " or c == "\x7f" for c in text):
         raise TargetError(f"{without_secrets(text)!r} holds a blank or a control character, and is no address")
     return Target(without_secrets(text), "checkpoint", f"{scheme.lower()}://{rest}", None, remote=True)
-
-
-def without_secrets(address: str) -> str:
-    """An address without the user, the password and the query (signatures, tokens) that it may hold.
-
-    Text that is no address comes back as it is.
-    """
-    if "://" not in address:
-        return address
-    parts = re.split(r"::(?![^\[\]]*\])", address)  # an IPv6 host has colons in brackets
-    if len(parts) > 1:
-        return "::".join(without_secrets(part) if "://" in part else _bare(part) for part in parts)
-    scheme, mark, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    if scheme.lower() != "hf":  # there an @ begins the revision
-        port = host.partition(":")[2]
-        if "@" in path and not host.startswith("[") and port and not port.isdecimal() and "@" not in host:
-            host, slash, path = path.rpartition("@")[2].partition("/")  # a password with a slash in it
-        host = host.rpartition("@")[2]
-    return f"{scheme}{mark}{re.split('[?#]', f'{host}{slash}{path}')[0]}"
-
-
-def _bare(part: str) -> str:
-    """Return a part of a chain that has no scheme, without the same."""
-    return re.split("[?#]", part)[0].rpartition("@")[2]
 
 
 def _missing(text: str) -> str:

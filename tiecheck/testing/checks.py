@@ -14,10 +14,9 @@ from tiecheck.config.discovery import files_in
 from tiecheck.config.options import Config
 from tiecheck.engine.options import check_with, make_config
 from tiecheck.engine.status import exit_status
-from tiecheck.errors import UsageError, did_you_mean
+from tiecheck.errors import UsageError, did_you_mean, without_secrets
 from tiecheck.records.report import SEVERITIES, Report, at_least
 from tiecheck.records.words import Kind
-from tiecheck.targets.parse import without_secrets
 from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_match
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tiecheck.files.limits import account
+
 _PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"})
 _SCALES = frozenset({"mul", "multiply", "div", "divide", "true_divide"})
 _NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm"})
@@ -66,6 +68,7 @@ class HeadTrace(TorchFunctionMode):
         """Run the call and look at what it did."""
         del types
         kwargs = kwargs or {}
+        account().check_time()
         name = getattr(func, "__name__", "")
         if name in _QUESTIONS and args[0].is_meta:
             return False

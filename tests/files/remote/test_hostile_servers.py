@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiecheck.config.options import Config
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.limits import Account, OutOfTimeError, current
 from tiecheck.files.remote import http, timed_answers
 from tiecheck.files.remote.http import whole_number
 from tiecheck.files.remote.reading import read_address
-from tiecheck.targets.parse import parse_target, without_secrets
+from tiecheck.targets.parse import parse_target
 
 FILES = {"config.json": b"{}", "model.safetensors": (2).to_bytes(8, "little") + b"{}"}
 
@@ -93,6 +94,22 @@ def test_a_target_makes_so_many_requests_at_most(serve, monkeypatch) -> None:
     monkeypatch.setattr(http, "REQUESTS", 0)
     server = serve(FILES)
     assert "has taken the 0 requests it may" in says(f"{server.url}/m/model.safetensors")
+
+
+@pytest.mark.parametrize(("shards", "there"), [(5000, 0), (33, 0), (33, 1), (32, 0)])
+def test_an_index_of_files_of_which_none_is_there_is_given_up_soon(serve, shards: int, there: int) -> None:
+    names = {f"n{i}": f"s{i:05}.safetensors" for i in range(shards)}
+    files = FILES | {"model.safetensors.index.json": json.dumps({"weight_map": names}).encode()}
+    files |= {f"s{i:05}.safetensors": files["model.safetensors"] for i in range(there)}
+    del files["model.safetensors"]
+    server = serve(files)
+    if shards > 32 and not there:
+        assert says(f"{server.url}/m").endswith(f"names {shards:,} files, and none of the first 32 is there")
+        assert len(server.requests) < 40
+    else:
+        found = read_address(f"{server.url}/m", Config()).checkpoint
+        assert found is not None
+        assert len(found.missing_files) == shards - there
 
 
 SECRET = st.text("abcXYZ0189", min_size=12, max_size=16).map(lambda text: f"S3cr{text}")

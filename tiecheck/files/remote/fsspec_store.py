@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tiecheck.errors import MissingExtraError, TargetError
+from tiecheck.errors import MissingExtraError, TargetError, without_secrets
 from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter
 from tiecheck.records.report import Traffic
-from tiecheck.targets.parse import without_secrets
 
 
 class FsspecStore:

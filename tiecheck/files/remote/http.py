@@ -21,10 +21,9 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, Pro
 from urllib3.exceptions import TimeoutError as StalledError
 
 from tiecheck._version import __version__
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.limits import REQUESTS, WAIT_SECONDS, account
 from tiecheck.files.remote.timed_answers import POOLS
-from tiecheck.targets.parse import without_secrets
 
 if TYPE_CHECKING:
     from tiecheck.files.remote.store import TrafficMeter

@@ -13,14 +13,13 @@ from typing import NamedTuple, NoReturn
 from urllib.parse import quote, unquote
 
 from tiecheck.config.options import Config
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.checkpoint import INDEX_ENDING, parse_index, pick_weights_file
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.files.model_config import CONFIG_NAME
 from tiecheck.files.remote.http import Answer, fetch_answer
 from tiecheck.files.remote.store import FoundModel, TrafficMeter
 from tiecheck.files.remote.web_directory import WebStore
-from tiecheck.targets.parse import without_secrets
 
 ADDRESS = re.compile(
     r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.+))?", re.ASCII

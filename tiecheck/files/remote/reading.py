@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tiecheck.config.options import Config
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.checkpoint import (
     INDEX_ENDING,
     PICKLE_ENDINGS,
@@ -37,9 +37,12 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.records.words import Unknown
-from tiecheck.targets.parse import FILE_ENDINGS, without_secrets
+from tiecheck.targets.parse import FILE_ENDINGS
 
 ENDINGS = (*FILE_ENDINGS, ".gguf", ".onnx")
+
+FIRST = 32
+"""Shards of an index that are asked for first: where none of them is there, nor are the others."""
 
 LEAST_ENTRY = len('"":{"dtype":"U8","shape":[],"data_offsets":[0,0]},')
 """Bytes that a header's entry has at least, beside the name."""
@@ -173,7 +176,11 @@ def _indexed(store: Store, name: str, raw: bytes) -> Checkpoint:
     weight_map, files = parse_index(raw, path)
     if not files[0].endswith(".safetensors"):
         return Checkpoint("pickle", store.address, (), name, weight_map, tuple(files), {}, RemoteComparer(store))
-    starts = store.starts(list(_guesses(weight_map, files).items()))
+    wanted = list(_guesses(weight_map, files).items())
+    starts = store.starts(wanted[:FIRST])
+    if len(files) > FIRST and not any(starts):
+        raise TargetError(f"{path} names {len(files):,} files, and none of the first {FIRST} is there", path)
+    starts += store.starts(wanted[FIRST:]) if len(files) > FIRST else []
     there = [(file, start) for file, start in zip(files, starts, strict=True) if start is not None]
     missing = tuple(file for file, start in zip(files, starts, strict=True) if start is None)
     shards = _shards(store, [file for file, _ in there], [start for _, start in there])

@@ -11,11 +11,10 @@ from threading import BoundedSemaphore
 from typing import NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.remote.http import Answer, fetch_answer, whole_number
 from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter
 from tiecheck.records.report import Traffic
-from tiecheck.targets.parse import without_secrets
 
 THREADS = 32
 """Requests in flight at once, over all targets of this process."""

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import account
 from tiecheck.files.local import path_inside
 
 LAYERS = re.compile(r"(^|_)(layers?|blocks?|depths?|stages?|levels|repeats?|loops?|stacks?)(_|$)")
@@ -225,10 +226,11 @@ def refuse_outside(root: str) -> None:
 
 @contextlib.contextmanager
 def limited_modules() -> Iterator[None]:
-    """Stop a build that makes more modules than any model has.
+    """Stop a build that makes more modules than any model has, or takes longer than its target may.
 
     Raises:
         TargetError: From within the build.
+        OutOfTimeError: The same.
     """
     count, mine = 0, threading.get_ident()
 
@@ -236,6 +238,7 @@ def limited_modules() -> Iterator[None]:
         nonlocal count
         if threading.get_ident() == mine:
             count += 1
+            account().check_time()
             if count > MOST_MODULES:
                 raise TargetError(f"its config asks for more than the {MOST_MODULES:,} modules that are built")
 
