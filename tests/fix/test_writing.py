@@ -24,7 +24,7 @@ from tiecheck.fix.plan import make_plan
 from tiecheck.fix.run import FixOptions, fix_target
 from tiecheck.fix.tensors import new_layout, write_shard
 from tiecheck.fix.writing import DONE, WORK, recover_interrupted, stage_copy, write_text
-from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps
+from tiecheck.records.edits import Edit, Step, TensorChange, copy_steps, drop_steps
 
 KEYS = st.text(max_size=4)
 OBJECTS = st.dictionaries(KEYS, st.one_of(st.booleans(), st.integers(), KEYS, st.dictionaries(KEYS, st.integers())))
@@ -99,7 +99,12 @@ def test_holes_stay_holes_and_memory_is_bounded(tmp_path: Path) -> None:
         file.seek(8 + len(text) + size)
         file.write(b"12345678")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    write_shard(str(old), str(new), new_layout(str(tmp_path), old.name, frozenset(), {"b": "c"}, {}), lambda _: None)
+    write_shard(
+        str(old),
+        str(new),
+        new_layout(str(tmp_path), old.name, TensorChange(set(), {"b": "c"}, {}, {}, [])),
+        lambda _: None,
+    )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
     assert new.stat().st_blocks * 512 < 1 << 20
     assert new.read_bytes()[-8:] == b"12345678"
@@ -157,9 +162,6 @@ def test_bad_input_is_refused(broken: Path, models: Path, tmp_path: Path) -> Non
     min(sharded.glob("*.safetensors")).unlink()
     with pytest.raises(TargetError, match="is not here"):
         make_plan(str(sharded), drop_steps(["transformer.wte.weight"]))
-    pickled = Path(shutil.copytree(models / "llama-pickle-tied", tmp_path / "pickled"))
-    with pytest.raises(TargetError, match="is a pickle, which only torch writes"):
-        make_plan(str(pickled), drop_steps(["lm_head.weight"]))
     with pytest.raises(TargetError, match="is no directory"):
         fix_target(str(broken / "model.safetensors"), Config(), APPLY)
     with pytest.raises(TargetError, match="is there already"):

@@ -33,6 +33,8 @@ CLASSES: dict[str, dict[str, Any]] = {
 """Class -> a small config."""
 
 Tensors = dict[str, torch.Tensor]
+Meant = Callable[[torch.Tensor], torch.Tensor]
+"""Token ids -> logits of the model that was meant."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Subject:
     title: str
     code: str
     choice: str | None
-    write: Callable[[Path], Callable[[torch.Tensor], torch.Tensor]]
+    write: Callable[[Path], Meant]
     """Writes the broken directory, and returns the logits of the model that was meant."""
     options: dict[str, Any] = field(default_factory=dict)
     remains: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ class Subject:
         return self.title
 
 
-def logits_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def logits_of(model: Any) -> Meant:
     """The logits of a model for some ids, as an encoder-decoder or a decoder takes them."""
 
     def run(ids: torch.Tensor) -> torch.Tensor:
@@ -70,11 +72,12 @@ def loaded(directory: Path) -> Any:
     return cls.from_pretrained(directory, local_files_only=True).eval()
 
 
-def _model(name: str, **changes: Any) -> Any:
+def small_model(name: str, **changes: Any) -> Any:
+    """A model of random weights."""
     return made(name, 11, **{**CLASSES[name], **changes})
 
 
-def _pair(model: Any) -> tuple[str, str]:
+def tied_pair(model: Any) -> tuple[str, str]:
     """The names of the head and of what it is tied to."""
     target, source = next((t, s) for t, s in model.all_tied_weights_keys.items() if t.endswith("weight"))
     return target, source
@@ -115,7 +118,8 @@ def edit_weights(where: Path, edit: Callable[[Tensors], None]) -> None:
             index.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 
-def _saved(model: Any, where: Path, *, sharded: bool = False) -> None:
+def save_small(model: Any, where: Path, *, sharded: bool = False) -> None:
+    """Save a model, as shards where asked for."""
     model.save_pretrained(where, max_shard_size="7KB" if sharded else "5GB")
 
 
@@ -124,11 +128,11 @@ def diverged(
 ) -> Subject:
     """A head that was trained on its own under a flag of true, or none: meant untied, or tied and left over."""
 
-    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        meant = _model(name, tie_word_embeddings=choice == "tied")
-        _saved(meant, where, sharded=sharded)
+    def write(where: Path) -> Meant:
+        meant = small_model(name, tie_word_embeddings=choice == "tied")
+        save_small(meant, where, sharded=sharded)
         if choice == "tied":
-            head, source = _pair(meant)
+            head, source = tied_pair(meant)
             edit_weights(where, lambda t: t.update({head: draw(t[source].shape, torch.Generator().manual_seed(5))}))
         _flag(where, flag)
         return logits_of(meant)
@@ -141,10 +145,10 @@ def diverged(
 def flag_lost(name: str, *, renamed: bool = False) -> Subject:
     """A tied model whose flag was set to false; its one tensor under the head's name where asked for."""
 
-    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        meant = _model(name, tie_word_embeddings=True)
-        _saved(meant, where)
-        head, source = _pair(meant)
+    def write(where: Path) -> Meant:
+        meant = small_model(name, tie_word_embeddings=True)
+        save_small(meant, where)
+        head, source = tied_pair(meant)
         if renamed:
             edit_weights(where, lambda t: t.update({head: t.pop(source)}))
         _flag(where, False)
@@ -156,10 +160,10 @@ def flag_lost(name: str, *, renamed: bool = False) -> Subject:
 def redundant(name: str, *, sharded: bool = False) -> Subject:
     """A tied model that stores its head too."""
 
-    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        meant = _model(name, tie_word_embeddings=True)
-        _saved(meant, where, sharded=sharded)
-        head, source = _pair(meant)
+    def write(where: Path) -> Meant:
+        meant = small_model(name, tie_word_embeddings=True)
+        save_small(meant, where, sharded=sharded)
+        head, source = tied_pair(meant)
         edit_weights(where, lambda t: t.update({head: t[source].clone()}))
         return logits_of(meant)
 
@@ -169,10 +173,10 @@ def redundant(name: str, *, sharded: bool = False) -> Subject:
 def alias_name(name: str) -> Subject:
     """A tied model stored under its head's name alone."""
 
-    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        meant = _model(name, tie_word_embeddings=True)
-        _saved(meant, where)
-        head, source = _pair(meant)
+    def write(where: Path) -> Meant:
+        meant = small_model(name, tie_word_embeddings=True)
+        save_small(meant, where)
+        head, source = tied_pair(meant)
         edit_weights(where, lambda t: t.update({head: t.pop(source)}))
         return logits_of(meant)
 
@@ -182,9 +186,9 @@ def alias_name(name: str) -> Subject:
 def wrong_index(name: str) -> Subject:
     """Shards whose index puts a tensor in the wrong one."""
 
-    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        meant = _model(name)
-        _saved(meant, where, sharded=True)
+    def write(where: Path) -> Meant:
+        meant = small_model(name)
+        save_small(meant, where, sharded=True)
         path = where / "model.safetensors.index.json"
         told = json.loads(path.read_text())
         files = list(told["weight_map"].values())
@@ -196,42 +200,42 @@ def wrong_index(name: str) -> Subject:
     return Subject(f"{name}-wrong-index", "TIE201", None, write)
 
 
-def unscaled_t5(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def unscaled_t5(where: Path) -> Meant:
     """Write a T5 whose false says that logits are not scaled, and which stores its tensor once."""
-    _saved(_model("T5ForConditionalGeneration"), where)
+    save_small(small_model("T5ForConditionalGeneration"), where)
     _flag(where, False)
     return logits_of(loaded(where))
 
 
-def silent_mt5(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def silent_mt5(where: Path) -> Meant:
     """Write a tied mT5 whose config says nothing: 4.57 ties it, 5 does not."""
     meant = made("MT5ForConditionalGeneration", 11, **_T5, decoder_start_token_id=0, tie_word_embeddings=True)
-    _saved(meant, where)
+    save_small(meant, where)
     _flag(where, None)
     return logits_of(meant)
 
 
-def untied_bias(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def untied_bias(where: Path) -> Meant:
     """Write what 4.57 saves of an untied BERT: the head's bias is one with its decoder's, and stored once."""
-    meant = _model("BertForMaskedLM", tie_word_embeddings=False)
+    meant = small_model("BertForMaskedLM", tie_word_embeddings=False)
     with torch.no_grad():
         meant.cls.predictions.decoder.bias.copy_(meant.cls.predictions.bias)
-    _saved(meant, where)
+    save_small(meant, where)
     edit_weights(where, lambda t: t.pop("cls.predictions.decoder.bias"))
     return logits_of(meant)
 
 
 def pop2piano(where: Path) -> None:
     """Write a class that 5 has no tie for any more, tied as 4.57 saves it."""
-    _saved(made("Pop2PianoForConditionalGeneration", 11, **_T5, decoder_start_token_id=0), where)
+    save_small(made("Pop2PianoForConditionalGeneration", 11, **_T5, decoder_start_token_id=0), where)
     edit_weights(where, lambda t: t.pop("lm_head.weight"))
     _flag(where, True)
 
 
-def false_bias(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def false_bias(where: Path) -> Meant:
     """Write a masked language model whose flag was lost: 4.57 ties its bias all the same."""
-    meant = _model("BertForMaskedLM", tie_word_embeddings=True)
-    _saved(meant, where)
+    meant = small_model("BertForMaskedLM", tie_word_embeddings=True)
+    save_small(meant, where)
     _flag(where, False)
     return logits_of(meant)
 
@@ -239,14 +243,14 @@ def false_bias(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 def nested_levels(top: bool | None, inner: bool | None, *, head: str | None = None) -> Any:
     """Return a writer of a LLaVA whose levels disagree: one tensor stored, an equal head, or one of its own."""
 
-    def write(where: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    def write(where: Path) -> Meant:
         vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         vision |= {"image_size": 8, "patch_size": 4, "model_type": "clip_vision_model"}
         tied = head != "own"
         text = {**SMALL, "model_type": "llama", "tie_word_embeddings": tied}
         name = "LlavaForConditionalGeneration"
         meant = made(name, 12, text_config=text, vision_config=vision, tie_word_embeddings=tied, image_token_index=95)
-        _saved(meant, where)
+        save_small(meant, where)
         told = json.loads((where / "config.json").read_text())
         for level, value in ((told, top), (told["text_config"], inner)):
             level.pop("tie_word_embeddings", None)

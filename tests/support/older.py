@@ -107,19 +107,24 @@ def _python(home: Path) -> Path:
     return home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def run_older(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_older(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the Python of transformers 4.57.6 with this checkout's tiecheck, offline."""
-    return run_with(older_python(), *arguments)
+    return run_with(older_python(), *arguments, stdin=stdin)
 
 
-def run_with(python: str, *arguments: str, path: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def run_with(
+    python: str, *arguments: str, path: Sequence[str] = (), stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a Python with this checkout's tiecheck, offline.
 
     Args:
         python: The Python.
         arguments: What it runs.
         path: Folders whose packages come first.
+        stdin: What it reads.
     """
     paths = os.pathsep.join([*path, str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([python, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    return subprocess.run(
+        [python, *arguments], capture_output=True, text=True, check=False, env=environment, cwd=ROOT, input=stdin
+    )

@@ -25,7 +25,7 @@ from tiecheck.errors import (
 )
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
-from tiecheck.records.edits import Edit, edit_words, fitting_edits
+from tiecheck.records.edits import NO_MEND, Edit, edit_words, fitting_edits
 from tiecheck.records.report import Error, Finding, Report, Skip, TargetReport, finding_fingerprint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
@@ -294,7 +294,7 @@ def _finding(
         confidence=draft.confidence or rule.confidence,
         message=draft.message,
         names=names,
-        help=" ".join(filter(None, (edit_words(edits), draft.help))),
+        help=" ".join(filter(None, (edit_words(edits) or _why_none(draft), draft.help))),
         fixable=any(edit.safe for edit in edits),
         locations=draft.locations,
         fingerprint=finding_fingerprint(rule.code, _relative(target.text), names),
@@ -302,6 +302,12 @@ def _finding(
         hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
         edits=edits,
     )
+
+
+def _why_none(draft: Draft) -> str:
+    """Tell why no change of the files mends it; empty where nothing was said about files."""
+    said = draft.no_mend or ("config.json has no place for the flag." if draft.edits else "")
+    return f"{NO_MEND} {said}" if said else ""
 
 
 def _relative(text: str) -> str:

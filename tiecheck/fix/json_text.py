@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -21,6 +22,18 @@ class _Member(NamedTuple):
     value: str
     tail: str
     """White space between the value and the comma or the brace."""
+
+
+def read_json_text(root: str, name: str) -> str:
+    """Return the text of a JSON file of a directory.
+
+    Raises:
+        TargetError: It is none.
+    """
+    path = path_inside(root, name)
+    raw = read_bytes(path, path)
+    parse_json(raw, path, path)
+    return raw.decode("utf-8")
 
 
 def changed_object(

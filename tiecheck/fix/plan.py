@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
+import json
+import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.local import parse_json, path_inside, read_bytes
-from tiecheck.fix.json_text import changed_object
+from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, parse_index, read_checkpoint
+from tiecheck.files.local import path_inside, read_bytes
+from tiecheck.fix.changes import Changes, collect_changes
+from tiecheck.fix.json_text import changed_object, read_json_text
 from tiecheck.fix.tensors import Layout, new_layout
-from tiecheck.records.edits import CONFIG, Step
+from tiecheck.records.edits import CONFIG, Step, TensorChange
 from tiecheck.records.record import Record
-from tiecheck.records.stored import Checkpoint
 
 
 class FixPlan(Record):
-    """The files that change, and how."""
+    """The files that change, and how. Files are named as they were; `moves` has the new name of those that get one."""
 
     root: str
     """The directory."""
@@ -26,24 +26,30 @@ class FixPlan(Record):
     """JSON file -> its text before and after."""
     layouts: Mapping[str, Layout]
     """Shard -> how it is written anew."""
+    pickles: Mapping[str, TensorChange]
+    """Pickle -> what changes in it; torch writes it."""
+    moves: Mapping[str, str]
+    """Old name -> new name."""
     removed: tuple[str, ...]
-    """Shards in which nothing would be left."""
+    """Files that go: shards in which nothing would be left, files that are not wanted, old names."""
     index_file: str | None
     """The index, which is replaced last."""
     lines: tuple[str, ...]
-    """Changes of tensors, a line for each."""
+    """Changes of tensors and names of files, a line for each."""
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The files that are replaced, in the order of their replacement."""
+        """The new files under their new names, in the order in which they are put in their places."""
         texts = sorted(self.texts, key=lambda name: (name == self.index_file, name))
-        return (*sorted(self.layouts), *texts)
+        weights = sorted({*self.layouts, *self.pickles, *self.moves} - set(texts))
+        return tuple(self.moves.get(name, name) for name in (*weights, *texts))
 
     @property
     def nbytes(self) -> int:
         """Bytes of all new files."""
         texts = sum(len(after.encode()) for _, after in self.texts.values())
-        return texts + sum(layout.nbytes for layout in self.layouts.values())
+        pickles = sum(os.path.getsize(path_inside(self.root, name)) for name in self.pickles)
+        return texts + pickles + sum(layout.nbytes for layout in self.layouts.values())
 
     def diff(self) -> str:
         """Return the change for people: the config as a unified diff, tensors as lines."""
@@ -55,19 +61,11 @@ class FixPlan(Record):
         return "\n".join((*parts, *self.lines))
 
 
-class _Tensors(Record):
-    """The changes of one shard."""
-
-    drop: set[str]
-    rename: dict[str, str]
-    copies: dict[str, str]
-
-
 def make_plan(root: str, steps: Iterable[Step]) -> FixPlan:
     """Return what some steps change in a model directory.
 
     Raises:
-        TargetError: A step cannot be done: a pickle, a shard that is not there, a name that stands twice.
+        TargetError: A step cannot be done: a shard that is not there, a name that stands twice.
     """
     wanted = tuple(dict.fromkeys(steps))
     _refuse_conflicts(wanted)
@@ -76,32 +74,20 @@ def make_plan(root: str, steps: Iterable[Step]) -> FixPlan:
         raise TargetError(f"{root} holds no weights", root)
     if checkpoint.missing_files:
         raise TargetError(f"{checkpoint.missing_files[0]} is not here, and a part of a model is not changed", root)
-    index: dict[str, Any] = {"put": {}, "drop": set(), "rename": {}}
-    shards: dict[str, _Tensors] = defaultdict(lambda: _Tensors(set(), {}, {}))
-    lines: list[str] = []
-    flags: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
-    grown = 0
-    for step in wanted:
-        if step.kind != "set-config":
-            grown += _tensor_step(step, checkpoint, shards, index, lines)
-        elif step.file == CONFIG:
-            flags[step.key[:-1]][step.key[-1]] = step.value
-        else:
-            index["put"][step.key[-1]] = step.value
-            lines.append(f"~ {step.key[-1]}: {step.value} in {step.file}")
-    texts = {}
-    if flags:
-        before = after = _text(root, CONFIG)
-        for level, values in flags.items():
-            after = changed_object(after, level, put=values)
-        texts[CONFIG] = (before, after)
-    layouts = {f: new_layout(root, f, frozenset(c.drop), c.rename, c.copies) for f, c in sorted(shards.items())}
-    removed = tuple(file for file, layout in layouts.items() if not layout.names and checkpoint.index_file)
-    if checkpoint.index_file and any(index.values()):
-        texts[checkpoint.index_file] = _new_index(root, checkpoint.index_file, index, grown)
-    lines += [f"- {file}, in which nothing is left" for file in removed]
-    kept = {file: layout for file, layout in layouts.items() if file not in removed}
-    return FixPlan(root, texts, kept, removed, checkpoint.index_file, tuple(lines))
+    changes = collect_changes(checkpoint, wanted)
+    dropped = _with_shards(root, changes.dropped)
+    gone = [*dropped, *changes.moves]
+    pickled = {f: c for f, c in changes.shards.items() if f.endswith(PICKLE_ENDINGS) and f not in dropped}
+    shards = {f: c for f, c in sorted(changes.shards.items()) if f not in pickled and f not in dropped}
+    layouts = {f: new_layout(root, f, c) for f, c in shards.items()}
+    empty = [f for f, layout in layouts.items() if not layout.names and checkpoint.index_file]
+    texts = _flags(root, changes)
+    if checkpoint.index_file and checkpoint.index_file not in dropped and changes.index_changes:
+        texts[checkpoint.index_file] = _new_index(root, checkpoint.index_file, changes)
+    lines = [*changes.lines, *(f"- {file}" for file in dropped), *(f"- {f}, in which nothing is left" for f in empty)]
+    kept = {file: layout for file, layout in layouts.items() if file not in empty}
+    removed = tuple(dict.fromkeys((*gone, *empty)))
+    return FixPlan(root, texts, kept, pickled, changes.moves, removed, checkpoint.index_file, tuple(lines))
 
 
 def _refuse_conflicts(steps: tuple[Step, ...]) -> None:
@@ -109,65 +95,44 @@ def _refuse_conflicts(steps: tuple[Step, ...]) -> None:
     for step in steps:
         if step.kind == "set-config" and values.setdefault((step.file, step.key), step.value) != step.value:
             raise TargetError(f"two findings want different values for {'.'.join(step.key)}; fix one with --select")
-    gone = {step.names[0] for step in steps if step.kind == "drop-tensor"}
+    gone = {step.names[0] for step in steps if step.kind == "drop-tensor" and step.file is None}
     used = [step.names[0] for step in steps if step.kind in {"rename-tensor", "copy-tensor"}]
     both = next((name for name in used if name in gone), None)
     if both:
         raise TargetError(f"two findings want different things of {both}; fix one with --select")
 
 
-def _tensor_step(
-    step: Step, checkpoint: Checkpoint, shards: Mapping[str, _Tensors], index: dict[str, Any], lines: list[str]
-) -> int:
-    """Enter a step on tensors, and return by how many bytes the weights grow."""
-    name = step.names[0]
-    holding = [shard.path for shard in checkpoint.shards if name in shard.entries]
-    tensor = checkpoint.tensor(name)
-    if step.kind == "drop-tensor" and not holding and name in checkpoint.weight_map:
-        index["drop"].add(name)
-        lines.append(f"- {name} in {checkpoint.index_file}")
-        return 0
-    if checkpoint.format == "pickle":
-        raise TargetError(
-            f"{holding[0] if holding else 'the checkpoint'} is a pickle, which only torch writes; save the model as "
-            "safetensors first",
-            checkpoint.root,
-        )
-    if len(holding) != 1 or tensor is None:
-        where = f"stands in {len(holding)} files" if holding else "is not stored"
-        raise TargetError(f"{name} {where}, and is not changed", checkpoint.root)
-    shard, form = shards[holding[0]], f"{tensor.dtype} {list(tensor.shape)}  {tensor.file}"
-    if step.kind == "drop-tensor":
-        shard.drop.add(name)
-        index["drop"].add(name)
-        lines.append(f"- {name}  {form}")
-        return -tensor.nbytes
-    new = step.names[1]
-    if new in checkpoint:
-        raise TargetError(f"{new} is stored already", checkpoint.root)
-    if step.kind == "rename-tensor":
-        shard.rename[name] = index["rename"][name] = new
-        lines += [f"- {name}  {form}", f"+ {new}  {form}"]
-        return 0
-    shard.copies[new] = name
-    index["put"][new] = tensor.file
-    lines.append(f"+ {new}  {form}, a copy of {name}")
-    return tensor.nbytes
+def _with_shards(root: str, files: list[str]) -> tuple[str, ...]:
+    """Return files that are to go, an index with the shards that it names."""
+    found: list[str] = []
+    for file in files:
+        path = path_inside(root, file)
+        held = parse_index(read_bytes(path, path), path)[1] if file.endswith(INDEX_ENDING) else []
+        found += [file, *(shard for shard in held if os.path.lexists(os.path.join(root, shard)))]
+    return tuple(found)
 
 
-def _text(root: str, name: str) -> str:
-    path = path_inside(root, name)
-    raw = read_bytes(path, path)
-    parse_json(raw, path, path)
-    return raw.decode("utf-8")
+def _flags(root: str, changes: Changes) -> dict[str, tuple[str, str]]:
+    """Return the config before and after, where it changes."""
+    if not changes.flags:
+        return {}
+    before = after = read_json_text(root, CONFIG)
+    for level, values in changes.flags.items():
+        after = changed_object(after, level, put=values)
+    return {CONFIG: (before, after)}
 
 
-def _new_index(root: str, name: str, changes: dict[str, Any], grown: int) -> tuple[str, str]:
+def _new_index(root: str, name: str, changes: Changes) -> tuple[str, str]:
     """Return an index before and after; the sum of bytes in its metadata follows."""
-    before = _text(root, name)
-    after = changed_object(before, ("weight_map",), **changes)
-    notes = parse_json(before.encode(), name, name).get("metadata")
+    before = read_json_text(root, name)
+    put, drop, rename = changes.put, changes.drop, changes.rename
+    after = changed_object(before, ("weight_map",), put=put, drop=drop, rename=rename)
+    return before, _with_total(after, changes.grown)
+
+
+def _with_total(text: str, grown: int) -> str:
+    notes = json.loads(text).get("metadata")
     total = notes.get("total_size") if isinstance(notes, dict) else None
-    if isinstance(total, int) and grown:
-        after = changed_object(after, ("metadata",), put={"total_size": total + grown})
-    return before, after
+    if not isinstance(total, int) or not grown:
+        return text
+    return changed_object(text, ("metadata",), put={"total_size": total + grown})

@@ -139,7 +139,7 @@ def _choices(
 def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | str:
     """Return the alternative to take, or the reason to take none."""
     if not finding.edits:
-        return "no fix is known that changes files alone"
+        return finding.help
     sure = [edit for edit in finding.edits if edit.when is None]
     named = [edit for edit in finding.edits if edit.choice == options.choice]
     edit = named[0] if named else sure[0] if sure else ask(finding) if ask is not None else None
@@ -166,8 +166,11 @@ def _carried_out(
             writing.commit_copy(stage, options.to, step)
         elif not undone:
             writing.commit_in_place(plan, old, backup=options.backup, step=step)
-    left = () if undone else _milder(outcome, after, config)
-    return outcome._replace(undone=undone, after=after, rehearsed=rehearsed, left=(*outcome.left, *left))
+    if undone:
+        return outcome._replace(undone=undone, after=after, rehearsed=rehearsed)
+    there = {(finding.code, finding.names) for finding in after.counted()}
+    left = tuple(one for one in outcome.left if (one[0].code, one[0].names) in there)
+    return outcome._replace(after=after, rehearsed=rehearsed, left=(*left, *_milder(outcome, after, config)))
 
 
 @contextlib.contextmanager

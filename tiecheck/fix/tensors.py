@@ -10,6 +10,7 @@ from typing import Any
 from tiecheck.errors import TargetError
 from tiecheck.files.local import parse_json, path_inside
 from tiecheck.files.safetensors.header import read_shard
+from tiecheck.records.edits import TensorChange
 from tiecheck.records.record import Record
 
 PIECE = 8 * 1024 * 1024
@@ -35,9 +36,7 @@ class Layout(Record):
         return len(self.header) + sum(end - begin for begin, end in self.ranges)
 
 
-def new_layout(
-    root: str, file: str, drop: frozenset[str], rename: Mapping[str, str], copies: Mapping[str, str]
-) -> Layout:
+def new_layout(root: str, file: str, change: TensorChange) -> Layout:
     """Return how a shard is written anew.
 
     Tensors stay in their order, unless that would leave one of them unaligned that was aligned; then the wider element
@@ -46,18 +45,17 @@ def new_layout(
     Args:
         root: The directory.
         file: The shard within it.
-        drop: Names that go.
-        rename: Old name -> new name.
-        copies: New name -> the name it is a copy of.
+        change: What changes in it.
 
     Raises:
         TargetError: A name is not there, or a new one is.
     """
+    drop, rename, copies = change.drop, change.rename, change.copies
     path = path_inside(root, file)
     shard = read_shard(path, file)
     entries = {name: _entry(entry) for name, entry in shard.entries.items()}
     lacking = sorted({*drop, *rename, *copies.values()} - entries.keys())
-    present = sorted({*rename.values(), *copies} & entries.keys())
+    present = sorted({*rename.values(), *copies} & (entries.keys() - rename.keys() - set(drop)))
     if lacking or present:
         raise TargetError(f"{file} {f'does not hold {lacking[0]}' if lacking else f'holds {present[0]} already'}", path)
     kept = [(rename.get(name, name), entry) for name, entry in entries.items() if name not in drop]
@@ -67,6 +65,8 @@ def new_layout(
     if any(new and not was for new, was in zip(_misplaced(kept), old, strict=True)):
         kept.sort(key=lambda item: -DTYPE_BYTES.get(item[1][0], 1))
     at, told = 0, dict(_metadata(path))
+    if change.notes:
+        told["__metadata__"] = {**told.get("__metadata__", {}), **change.notes}
     for name, (dtype, shape, begin, end) in kept:
         told[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + end - begin]}
         at += end - begin

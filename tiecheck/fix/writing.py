@@ -19,6 +19,7 @@ from tiecheck.errors import TargetError
 from tiecheck.fix.plan import FixPlan
 from tiecheck.fix.refusals import check_space, file_identities
 from tiecheck.fix.tensors import write_shard
+from tiecheck.records.edits import TensorChange
 
 WORK = ".tiecheck-fix"
 """Folder of a fix under way, within the model's directory."""
@@ -55,7 +56,8 @@ def recover_interrupted(root: str) -> str | None:
     told = json.loads(Path(commit).read_text(encoding="utf-8"))
     waiting = [name for name in told["order"] if os.path.exists(os.path.join(work, "new", name))]
     waiting += [name for name in told["removed"] if os.path.exists(os.path.join(root, name))]
-    odd = next((n for n in waiting if file_identities(root, (n,))[n] != told["old"][n]), None)
+    there = [name for name in waiting if os.path.lexists(os.path.join(root, name))]  # a new name is not, yet
+    odd = next((n for n in there if file_identities(root, (n,))[n] != told["old"].get(n)), None)
     if odd:
         raise TargetError(
             f"{os.path.join(root, odd)} has changed since a fix was interrupted; the new files are in {work}/new: move "
@@ -157,10 +159,11 @@ def _move(root: str, told: dict[str, Any], step: Hook) -> None:
     for name in (*told["order"], *told["removed"]):
         path, new = os.path.join(root, name), os.path.join(work, "new", name)
         waits = os.path.exists(new) if name in told["order"] else os.path.exists(path)
-        if waits and told["backup"] and not os.path.lexists(path + BACKUP):
+        if waits and told["backup"] and os.path.lexists(path) and not os.path.lexists(path + BACKUP):
             os.link(path, path + BACKUP)
             step(f"kept {name}")
         if waits and name in told["order"]:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(new, path)
         elif waits:
             os.unlink(path)
@@ -182,14 +185,42 @@ def write_text(path: str, text: str, mode: int | None = None) -> None:
 
 
 def _new_file(plan: FixPlan, name: str, stage: str, step: Hook) -> bool:
-    """Write a file that changes; False where it is none of them."""
-    source, target = os.path.realpath(os.path.join(plan.root, name)), os.path.join(stage, name)
+    """Write a file that changes, or give it its new name; False where it stays as it is."""
+    source, target = os.path.realpath(os.path.join(plan.root, name)), os.path.join(stage, plan.moves.get(name, name))
+    mode = os.stat(source).st_mode & 0o7777
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     if name in plan.layouts:
         write_shard(source, target, plan.layouts[name], step)
+    elif name in plan.pickles:
+        _write_pickle(source, target, plan.pickles[name], mode)
+        step(f"written {target}")
     elif name in plan.texts:
-        write_text(target, plan.texts[name][1], os.stat(source).st_mode & 0o7777)
+        write_text(target, plan.texts[name][1], mode)
         step(f"written {name}")
-    return name in plan.layouts or name in plan.texts or name in plan.removed
+    elif name in plan.moves:
+        _share(source, target, link_first=True)
+        step(f"named {plan.moves[name]}")
+    return name in plan.removed or name in {*plan.layouts, *plan.pickles, *plan.texts}
+
+
+def _write_pickle(source: str, target: str, change: TensorChange, mode: int) -> None:
+    """Let torch write a pickle anew.
+
+    Raises:
+        TargetError: There is no torch, or it refuses the file.
+    """
+    try:
+        from tiecheck.live.pickle_rewriting import rewrite_pickle
+    except ImportError as error:
+        raise TargetError(
+            f"{source} is a pickle, which only torch writes: pip install 'tiecheck[live]', or save the model as "
+            "safetensors first",
+            source,
+        ) from error
+    rewrite_pickle(source, target, change)
+    with open(target, "rb") as file:
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
 
 
 def _share(source: str, target: str, *, link_first: bool) -> None:

@@ -8,7 +8,17 @@ from typing import Any, Literal
 
 from tiecheck.records.record import Record
 
-StepKind = Literal["set-config", "drop-tensor", "rename-tensor", "copy-tensor"]
+StepKind = Literal[
+    "set-config",
+    "set-metadata",
+    "drop-tensor",
+    "rename-tensor",
+    "copy-tensor",
+    "strip-prefix",
+    "unwrap-tensors",
+    "move-file",
+    "drop-file",
+]
 
 
 class Step(Record):
@@ -17,13 +27,30 @@ class Step(Record):
     kind: StepKind
     """Sort of change."""
     names: tuple[str, ...] = ()
-    """Tensors: the one to drop; the old and the new name; the source of a copy and its new name."""
+    """Tensors: the one to drop; the old and the new name; the source of a copy and its new name. Files: the one to
+    drop; the old and the new name. `strip-prefix`: the prefix. `unwrap-tensors`: the key that they stand below."""
     file: str | None = None
-    """`set-config`: the JSON file, relative to the target; null where tensors change."""
+    """The file that changes, relative to the target: a JSON file (`set-config`), a weights file (`set-metadata`,
+    `unwrap-tensors`), the one of several that hold a tensor (`drop-tensor`); null where the name tells."""
     key: tuple[str, ...] = ()
-    """`set-config`: the path of keys."""
-    value: bool | str | None = None
-    """`set-config`: the value to write."""
+    """`set-config`, `set-metadata`: the path of keys."""
+    value: bool | int | str | None = None
+    """`set-config`, `set-metadata`: the value to write."""
+
+
+class TensorChange(Record):
+    """All that steps change in one weights file."""
+
+    drop: set[str]
+    """Names that go."""
+    rename: dict[str, str]
+    """Old name -> new name."""
+    copies: dict[str, str]
+    """New name -> the name it is a copy of."""
+    notes: dict[str, str]
+    """Key -> value for the metadata (safetensors)."""
+    below: list[str]
+    """Key that the tensors stand below, and shall not (pickles); empty where there is none."""
 
 
 class Edit(Record):
@@ -40,6 +67,9 @@ class Edit(Record):
 
 
 CONFIG = "config.json"
+
+NO_MEND = "No mend:"
+"""Beginning of the help of a finding that no change of the files mends; the reason follows."""
 
 
 def set_flags(flags: Iterable[str], value: bool) -> tuple[Step, ...]:
@@ -60,6 +90,17 @@ def drop_steps(names: Iterable[str]) -> tuple[Step, ...]:
 def copy_steps(source: str, names: Iterable[str]) -> tuple[Step, ...]:
     """Return the steps that store a tensor under further names."""
     return tuple(Step("copy-tensor", (source, name)) for name in names)
+
+
+def move_edits(choice: str, when: str | None, moves: Mapping[str, str]) -> tuple[Edit, ...]:
+    """Return the way to give files other names.
+
+    Args:
+        choice: The word that chooses it.
+        when: The condition that only the user can tell.
+        moves: Old name -> new name.
+    """
+    return (Edit(choice, when, True, tuple(Step("move-file", names) for names in moves.items())),)
 
 
 def fitting_edits(edits: tuple[Edit, ...], config: Mapping[str, Any] | None) -> tuple[Edit, ...]:
@@ -95,19 +136,37 @@ def _sentence(edit: Edit) -> str:
     return f"If {edit.when}, {done}."
 
 
+_DONE: Mapping[StepKind, str] = {
+    "set-config": "give {first} to {value} in {file}",
+    "set-metadata": "set {first} to {value} in the metadata of {file}",
+    "drop-tensor": "delete {first} from {file}",
+    "drop-file": "delete {files}",
+    "rename-tensor": "rename {pairs} in the checkpoint",
+    "move-file": "move {pairs}",
+    "strip-prefix": "strip {quoted} from every stored name",
+    "unwrap-tensors": "save what stands below {quoted} alone as {file}",
+}
+"""Kind of step -> what it does, in words."""
+
+
 def _done(kind: tuple[StepKind, str | None, Any], steps: list[Step]) -> str:
     """Tell what steps of one kind do; of many alike the first ones."""
     what, file, value = kind
-    if what == "set-config":
-        if file == CONFIG:
-            return f"set {_shown(['.'.join(step.key) for step in steps])} to {str(value).lower()}"
-        return f"give {_shown([step.key[-1] for step in steps])} to {value} in {file}"
-    if what == "drop-tensor":
-        return f"delete {_shown([step.names[0] for step in steps])} from the checkpoint"
-    if what == "rename-tensor":
-        return f"rename {_shown([' to '.join(step.names) for step in steps])} in the checkpoint"
-    sources = groupby(steps, lambda step: step.names[0])
-    return _and([f"store {source} as {_shown([s.names[1] for s in held])} too" for source, held in sources])
+    if what == "set-config" and file == CONFIG:
+        said = str(value).lower() if isinstance(value, bool) else value
+        return f"set {_shown(['.'.join(step.key) for step in steps])} to {said}"
+    if what == "copy-tensor":
+        sources = groupby(steps, lambda step: step.names[0])
+        return _and([f"store {source} as {_shown([s.names[1] for s in held])} too" for source, held in sources])
+    first = [step.names[0] if step.names else step.key[-1] for step in steps]
+    return _DONE[what].format(
+        first=_shown(first),
+        quoted=_shown([repr(name) for name in first]),
+        files=_shown([f"{name} and its shards" if name.endswith(".index.json") else name for name in first]),
+        pairs=_shown([" to ".join(step.names) for step in steps]),
+        file=file or "the checkpoint",
+        value=value,
+    )
 
 
 def _shown(words: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tiecheck.records.edits import Edit
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Comparison, Group, StoredTensor
 from tiecheck.records.words import Kind, Outcome
@@ -25,10 +26,12 @@ class LoadProblem(Record):
     """The cause, as the beginning of a sentence."""
     file: str
     """The file, relative to the target."""
-    mend: str
-    """The way out."""
+    no_mend: str
+    """Reason why no change of files mends it, where there are no edits."""
     names: tuple[str, ...]
     """The tensors it is about; empty for the whole file."""
+    edits: tuple[Edit, ...] = ()
+    """Changes of files that mend it."""
 
 
 class BesideAdapter(Record):
@@ -40,6 +43,13 @@ class BesideAdapter(Record):
     """Modules that it adds to (`target_modules`)."""
     base: str | None
     """The model that it names as its base."""
+    files: tuple[str, ...]
+    """Its files."""
+
+    @property
+    def apart(self) -> dict[str, str]:
+        """Names of its files in a folder of their own, where no load of the model looks for them."""
+        return {file: f"adapter/{file}" for file in self.files}
 
 
 class Duplicate(Record):

@@ -248,6 +248,8 @@ class Group(Record):
     """True where transformers 5 has no tie for the group under any flag, though 4.57 had one."""
     key: str = "tie_word_embeddings"
     """The flag's key: a few classes have a word of their own (lfm2 `tie_embedding`, csm)."""
+    unfit: tuple[str, ...] = ()
+    """Stored members of different shapes: those whose rows or columns the config denies."""
     misfit: bool = False
     """True where a target is stored in a shape that the class's own, which is another one, may not take."""
     relation: Comparison | None = None

@@ -31,8 +31,8 @@ class Draft(Record):
     """The members it is about."""
     locations: tuple[Location, ...]
     """The evidence, the primary place first."""
-    help: str
-    """The way to fix it in this very case; what the edits do is told by them and not here."""
+    help: str = ""
+    """What a reader needs beside the edits, which tell themselves what they do."""
     severity: Severity | None = None
     """Another severity than the rule's default."""
     confidence: Confidence | None = None
@@ -44,6 +44,8 @@ class Draft(Record):
     """
     edits: tuple[Edit, ...] = ()
     """Alternative fixes as data; those that do not fit the config are left out."""
+    no_mend: str = ""
+    """Reason why no change of these files mends it, as a sentence; told where there are no edits."""
 
 
 Role = Literal["primary", "related"]

@@ -48,7 +48,7 @@ def build_groups(
                 f"{architecture.origin} gives them are not in this checkpoint; --live builds the class"
             )
         groups += _unseen(config, architecture, groups) if checkpoint else []
-        return tuple(sorted(groups, key=lambda g: g.names))
+        return tuple(sorted((_fitted(config, group) for group in groups), key=lambda g: g.names))
     if checkpoint is None:
         return Unknown(f"{architecture.origin}, and there are no weights to tell from")
     from tiecheck.stored.name_guesses import guess_groups
@@ -59,6 +59,15 @@ def build_groups(
     return tuple(
         stored_group(g, checkpoint, [(n, n) for n in g.stored_names], values, architecture.origin) for g in guessed
     )
+
+
+def _fitted(config: ModelConfig | None, group: Group) -> Group:
+    """Return a group with the members, of several shapes, that the config denies."""
+    if config is None or len({tensor.shape for tensor in group.tensors}) < 2:
+        return group
+    from tiecheck.stored.load_problems import unfit_members
+
+    return group._replace(unfit=unfit_members(config, group.tensors))
 
 
 def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TiecheckError
-from tiecheck.files.checkpoint import STANDARD_NAMES
+from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
+from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.tables.architectures import FLAG, load_architecture, refuses
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
-    from tiecheck.records.files import BesideAdapter, LoadProblem
-
+    
 BOTH = ("4.57", "5")
 FORMATS = ("pt", "tf", "flax", "mlx")
 
@@ -66,7 +66,7 @@ def _odd_flags(model: ModelConfig) -> Iterator[LoadProblem]:
         taken = str(bool(flag.value)).lower()
         why = f"{flag.dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
         message = f"StrictDataclassFieldValidationError: Validation error for field '{flag.key}'"
-        mend = f"Write true or false to {flag.dotted}, without quotes: true where the checkpoint stores one tensor."
+        mend = "which value is right the checkpoint does not tell; the flag has to be true or false, without quotes."
         yield _problem("flag", ("5",), "crash", message, why, model.path, mend, (flag.dotted,))
 
 
@@ -76,16 +76,18 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
     if whole and file and file not in STANDARD_NAMES and model.data.get("transformers_weights") != file:
         message = f"OSError: no file named {STANDARD_NAMES[0]} or {STANDARD_NAMES[2]}"
         why = f"{file} has no name that from_pretrained looks for: it finds no weights in the directory"
-        yield _problem("name", BOTH, "crash", message, why, file, f"Rename {file} to {STANDARD_NAMES[0]}.", names)
+        mend = "none of its names is one of the class; convert it with the tool of those who made it."
+        edits = _standard_name(model, checkpoint, file)
+        yield _problem("name", BOTH, "crash", message, why, file, mend, names, edits)
     for shard in checkpoint.shards:
         if shard.nested:
             why = (
                 f"{shard.path} holds its tensors below the key {shard.nested!r}, where from_pretrained does not look: "
                 f"it takes {shard.nested!r} for a name that nobody has, and makes every weight at random"
             )
-            mend = f"Save what stands below {shard.nested!r} alone, under the same file name."
             message = "every weight is missing, and made at random"
-            yield _problem("nested", BOTH, "embedding-random", message, why, shard.path, mend, names)
+            edits = (Edit("unwrapped", None, True, (Step("unwrap-tensors", (shard.nested,), shard.path),)),)
+            yield _problem("nested", BOTH, "embedding-random", message, why, shard.path, "", names, edits)
     notes = checkpoint.shards[0].notes if len(checkpoint.shards) == 1 and checkpoint.index_file is None else None
     if notes is not None and notes.get("format") not in FORMATS:
         said = notes.get("format")
@@ -93,14 +95,41 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         why = (
             f"the metadata of {file} names {'no format' if said is None else f'the format {said!r}'}, which it refuses"
         )
-        mend = 'Write the file again with the metadata {"format": "pt"}.'
-        yield _problem("format", ("4.57",), "crash", message, why, file, mend, names)
+        edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
+        yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
+
+
+def _standard_name(model: ModelConfig, checkpoint: Checkpoint, file: str) -> tuple[Edit, ...]:
+    """Return the way to give a file the name that loaders look for; none where its tensors are not the class's."""
+    known = load_architecture(model.class_name, model.model_type, config=model.data)
+    spelt = {s for tie in known.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
+    if not any(name in checkpoint for name in {*spelt, known.embedding}):
+        return ()
+    plain = STANDARD_NAMES[0 if checkpoint.format == "safetensors" else 2]
+    return move_edits("renamed", None, {file: f"{plain}{INDEX_ENDING * (checkpoint.index_file is not None)}"})
+
+
+def unfit_members(model: ModelConfig, tensors: tuple[StoredTensor, ...]) -> tuple[str, ...]:
+    """Return those of some tied matrices whose rows or columns the config denies."""
+    return tuple(tensor.name for tensor in tensors if next(_denied(model, tensor), None) is not None)
 
 
 def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
     """Yield a stored embedding that has not the rows or columns of the config."""
-    tensor = _embedding(model, checkpoint)
-    if tensor is None or model.data.get("quantization_config") or len(tensor.shape) != 2:
+    members = _members(model, checkpoint)
+    for axis, known in _denied(model, members[0]) if members else ():
+        tensor, size = members[0], members[0].shape[axis]
+        what = listed(tuple(f"{key} {value}" for key, value in known.items())[:4])
+        why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
+        mend = "which of the two is right the files do not tell; save the model again, with the config that it has."
+        alone = len({other.shape for other in members}) == 1
+        message, edits = f"size mismatch for {tensor.name}", _rows_written(axis, known, size) if alone else ()
+        yield _problem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
+
+
+def _denied(model: ModelConfig, tensor: StoredTensor) -> Iterator[tuple[int, dict[str, int]]]:
+    """Yield the axes of an embedding that have not the size of the config, with the numbers that it has."""
+    if model.data.get("quantization_config") or len(tensor.shape) != 2:
         return
     if not tensor.dtype.startswith(("float", "bfloat")) or tensor.dtype.startswith("float8"):
         return
@@ -109,25 +138,31 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         if not any("." not in key or key.startswith("text_config.") for key in known):
             continue  # a default, or a config inside that is not the text's
         more = axis == 0 and (model.model_type or "").startswith(OWN_ROWS) and size > min(known.values())
-        if size in known.values() or more:
-            continue
-        what = listed(tuple(f"{key} {value}" for key, value in known.items())[:4])
-        why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
-        mend = "Write the numbers that the tensors have into config.json, or save the model again."
-        message = f"size mismatch for {tensor.name}"
-        yield _problem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,))
+        if size not in known.values() and not more:
+            yield axis, known
 
 
-def _embedding(model: ModelConfig, checkpoint: Checkpoint) -> StoredTensor | None:
-    """Return the stored token embedding of a class that the table has; of a tied pair whatever member is stored."""
+def _rows_written(axis: int, known: Mapping[str, int], rows: int) -> tuple[Edit, ...]:
+    """Return the way to write the stored number of rows where one key alone says another; columns are no such slip."""
+    keys = [key for key in known if key.rpartition(".")[2] in ROWS]
+    if axis != 0 or len(keys) != 1 or len(known) != 1:
+        return ()
+    return (Edit("rows", None, True, (Step("set-config", (), CONFIG, tuple(keys[0].split(".")), rows),)),)
+
+
+def _members(model: ModelConfig, checkpoint: Checkpoint) -> tuple[StoredTensor, ...]:
+    """Return the stored token embedding of a class that the table has, and what is stored of its tie; it stands first.
+
+    Of a tied pair the head alone stands for both.
+    """
     known = load_architecture(model.class_name, model.model_type, config=model.data)
     if known.embedding is None or model.remote_code:
-        return None
+        return ()
     names = [known.embedding]
     for tie in known.ties:
         if known.embedding in tie.names and not tie.unlike and tie.exact:
             names += [s for name in tie.names for s in (name, *tie.spellings.get(name, ()))]
-    return next((tensor for name in names if (tensor := checkpoint.tensor(name)) is not None), None)
+    return tuple(t for name in dict.fromkeys(names) if (t := checkpoint.tensor(name)) is not None)
 
 
 def _numbers(data: Mapping[str, Any], words: tuple[str, ...], level: str = "") -> Iterator[tuple[str, int]]:
@@ -141,7 +176,8 @@ def _numbers(data: Mapping[str, Any], words: tuple[str, ...], level: str = "") -
 
 def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
     """Return the adapter that lies in a model's own directory, which transformers loads with it where peft is there."""
-    if "adapter_config.json" not in names or not any(name.startswith("adapter_model.") for name in names):
+    weights = sorted(name for name in names if name.startswith("adapter_model."))
+    if "adapter_config.json" not in names or not weights:
         return None
     from tiecheck.records.files import BesideAdapter
 
@@ -154,7 +190,8 @@ def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
         return None
     saved, targets = (_words(data.get(key)) for key in ("modules_to_save", "target_modules"))
     base = data.get("base_model_name_or_path")
-    return BesideAdapter(saved, targets, base if isinstance(base, str) and base else None)
+    files = ("adapter_config.json", *weights)
+    return BesideAdapter(saved, targets, base if isinstance(base, str) and base else None, files)
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.edits import move_edits
 from tiecheck.records.files import BesideAdapter
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
@@ -51,7 +52,8 @@ class AdapterAppliedOnLoad(Rule):
             f"from_pretrained loads it too{base}; {'; '.join(parts)}.",
             (*saved, *targets),
             (file_place("adapter_config.json", "the adapter"),),
-            "Keep the adapter in a directory of its own; or merge it and save the result alone.",
+            "If the adapter is meant to be part of the model, merge it and save the result alone.",
+            edits=move_edits("apart", "the checkpoint by itself is the model that is meant", beside_adapter.apart),
         )
 
     @staticmethod
@@ -62,7 +64,10 @@ class AdapterAppliedOnLoad(Rule):
             ("a head of its own", ("lm_head",), ()),
             ("an adapter on the head", (), ("q_proj", "lm_head")),
         ):
-            facts = {"groups": (llama_group(),), "beside_adapter": BesideAdapter(saved, targets, None)}
+            facts = {
+                "groups": (llama_group(),),
+                "beside_adapter": BesideAdapter(saved, targets, None, ("adapter_config.json",)),
+            }
             yield Case(title, facts, finds=("warning",))
             yield Case(f"{title}, and no tie", {**facts, "groups": (llama_group(value=False),)})
 

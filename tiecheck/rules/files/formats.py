@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tiecheck.records.edits import Edit, Step
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.wording import listed
@@ -75,7 +76,7 @@ class FormatsDisagree(Rule):
                 file_place(first.file, _says(first)),
                 file_place(other.file, _says(other), "related"),
             ),
-            "Keep one format: load from the right one, save it into an empty directory, replace all weight files.",
+            edits=one_format(group),
         )
 
     @staticmethod
@@ -105,6 +106,13 @@ class FormatsDisagree(Rule):
         unread = apart._replace(stored="unknown", reason="not read")
         yield Case("bytes that were not read", {"layouts": (group._replace(views=(single, unread)),)}, unknown=True)
         yield Case("a pickle that cannot be read", {"layouts": (Unknown("broken"),)}, unknown=True)
+
+
+def one_format(group: LayoutGroup) -> tuple[Edit, ...]:
+    """Return the ways to keep one format and let go of the others."""
+    files = [view.file for view in group.views]
+    others = {kept: tuple(Step("drop-file", (file,)) for file in files if file != kept) for kept in files}
+    return tuple(Edit(kept, f"{kept} has the right weights", False, steps) for kept, steps in others.items())
 
 
 def _says(view: LayoutView) -> str:

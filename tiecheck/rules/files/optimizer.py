@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.stored.groups import declaration_place, flag_name, rows_text, stored_places, tied_by_intent
+from tiecheck.rules.stored.groups import declaration_place, rows_text, stored_places, tied_by_intent
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ class TiedOptimizerStateSplit(Rule):
             + ("; the checkpoint has one of them." if group.stored == "absent" else ".")
         )
         mend = (
-            f"Both were trained: keep both, and set {flag_name(group)} to false."
+            "the state is what it has to be for two parameters; TIE101 has the ways out for the checkpoint."
             if kept
-            else "Tie again (model.tie_weights()) before the optimizer is made, and train on from the last checkpoint "
-            "whose state has one entry. To keep the model as it was trained, get the head from a checkpoint that still "
-            f"has it and set {flag_name(group)} to false."
+            else "what one of them had learned is not in the checkpoint. Tie again (model.tie_weights()) before the "
+            "optimizer is made, and train on from the last checkpoint whose state has one entry, or one that still has "
+            "both members."
         )
         return Draft(
             f"{fact.file} holds {entries} with different values ({fact.field}: {how}), though "
@@ -99,8 +99,8 @@ class TiedOptimizerStateSplit(Rule):
                 declaration_place(group, "related"),
                 *stored_places(group),
             ),
-            mend,
             severity="info" if kept else None,
+            no_mend=mend,
         )
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.stored.fixes import entries_moved
+from tiecheck.rules.stored.fixes import entries_put_right, one_of_two
 from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tiecheck.records.files import Duplicate
 
 
-_ANEW = "Save the model anew, so that index and shards are written together."
+_ANEW = "save the model anew, so that index and shards are written together."
 
 
 class IndexDisagreesWithShards(Rule):
@@ -72,7 +72,7 @@ class IndexDisagreesWithShards(Rule):
             "random.",
             tuple(names[:8]),
             (file_place(index, f"names {shown}"),),
-            "Download the missing file again, or save the model anew.",
+            no_mend="the values are not here; download the missing file again, or save the model anew.",
         )
 
     @staticmethod
@@ -82,7 +82,6 @@ class IndexDisagreesWithShards(Rule):
         pronoun = "it" if len(names) == 1 else "them"
         where = f"{it} in another shard" if len(elsewhere) == len(names) else f"no shard holds {pronoun}"
         shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-        edits = entries_moved(checkpoint, index, names)
         return Draft(
             f"{index} says that {file} holds {shown}, and its header does not; {where}.",
             tuple(names[:8]),
@@ -90,8 +89,8 @@ class IndexDisagreesWithShards(Rule):
                 file_place(index, f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"),
                 file_place(file, f"its header lacks {pronoun}", "related"),
             ),
-            "Or save the model anew, so that index and shards are written together." if edits else _ANEW,
-            edits=edits,
+            edits=entries_put_right(checkpoint, index, names),
+            no_mend=f"some of them lie in several shards; {_ANEW}",
         )
 
     @staticmethod
@@ -183,8 +182,9 @@ class MemberStoredTwice(Rule):
                 )
                 for i, tensor in enumerate(first.tensors)
             ),
-            "Save the checkpoint anew into an empty directory, from the save whose values are right.",
             severity="info" if equal else None,
+            edits=one_of_two(found, equal=equal),
+            no_mend=f"they stand in more than two files; {_ANEW}",
         )
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tiecheck.records.edits import Edit, Step
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.wording import listed, pronoun_for
@@ -86,8 +87,8 @@ class StrictLoadWillFail(Rule):
             "a strict load_state_dict stops.",
             (stored,),
             (tensor_place(stored, f"the class's name is {own}"),),
-            f"Strip {prefix!r} from every name, or save the model inside the wrapper.",
             severity="error",
+            edits=(Edit("stripped", None, True, (Step("strip-prefix", (prefix,)),)),),
         )
 
     @staticmethod
@@ -100,8 +101,9 @@ class StrictLoadWillFail(Rule):
             f"{pronoun_for(missing)}.",
             missing,
             (file_place(resumed[0], "a training to be resumed"),),
-            "Nothing has to be done. For a plain strict load use safetensors.torch.load_model, which knows ties.",
             severity="info",
+            no_mend="nothing has to be done; for a plain strict load use safetensors.torch.load_model, which knows "
+            "ties.",
         )
 
     @staticmethod

@@ -8,13 +8,13 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import drop_edits
+from tiecheck.rules.stored.fixes import drop_edits, flattened_tie
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration_place,
     declarer_text,
     endings_text,
-    how_to_tie,
+    flags_to_set,
     losing_views,
     stored_places,
     tied_by_intent,
@@ -131,7 +131,7 @@ class FlattenedTie(Rule):
         "facebookresearch/fairseq2#1102",
     )
 
-    def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             yield from uncompared_reasons(group, tied=False)
             if group.declared or group.stored != "copy" or group.comparison is None or group.comparison.constant:
@@ -155,25 +155,26 @@ class FlattenedTie(Rule):
                     *stored_places(group, primary=True),
                     *((declaration_place(group, "related"),) if group.declared_by else ()),
                 ),
-                f"If the model is meant to be tied, {how_to_tie(group)} and store one of them; if not, nothing is "
-                f"wrong.",
+                "If it is not meant to be tied, nothing is wrong.",
                 severity="warning" if group.default else None,
                 confidence=confidence(group),
+                edits=flattened_tie(group, groups, flags_to_set(group, views_of(group, loaders))),
+                no_mend="no flag of the class ties these two and nothing else; a tie has to be made in its code.",
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, llama_group, row_comparison
+        from tiecheck.rules.cases import PAIR, group_facts, llama_group, row_comparison
 
         both = llama_group(value=False, stored=PAIR)._replace(stored="copy", comparison=row_comparison())
-        yield Case("flag false, equal bytes", {"groups": (both,)}, finds=("info",))
+        yield Case("flag false, equal bytes", group_facts(both), finds=("info",))
         yield Case(
-            "the same where the class ties by default", {"groups": (both._replace(default=True),)}, finds=("warning",)
+            "the same where the class ties by default", group_facts(both._replace(default=True)), finds=("warning",)
         )
         guessed = both._replace(declared=None, declared_by=(), flag=None, default=None, inferred=True)
-        yield Case("a class nobody knows, equal by name and shape", {"groups": (guessed,)}, finds=("info",))
+        yield Case("a class nobody knows, equal by name and shape", group_facts(guessed), finds=("info",))
         unclear = both._replace(declared=None, declared_by=(), flag=None, reason="the flags are at other levels")
-        yield Case("nobody knows which flag decides", {"groups": (unclear,)}, unknown=True)
-        yield Case("all zeros mean nothing", {"groups": (both._replace(comparison=row_comparison(constant=True)),)})
-        yield Case("untied and different", {"groups": (both._replace(stored="separate"),)})
-        yield Case("declared and equal is a redundant copy", {"groups": (both._replace(declared=True),)})
+        yield Case("nobody knows which flag decides", group_facts(unclear), unknown=True)
+        yield Case("all zeros mean nothing", group_facts(both._replace(comparison=row_comparison(constant=True))))
+        yield Case("untied and different", group_facts(both._replace(stored="separate")))
+        yield Case("declared and equal is a redundant copy", group_facts(both._replace(declared=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps, set_flags
+from tiecheck.records.files import Duplicate
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.rules.stored.groups import flag_name, flags_read, main_member, reads_alike
@@ -103,13 +104,84 @@ def drop_edits(names: tuple[str, ...]) -> tuple[Edit, ...]:
     return (Edit("tied", None, True, drop_steps(names)),)
 
 
-def entries_moved(checkpoint: Checkpoint, index: str, names: list[str]) -> tuple[Edit, ...]:
-    """Return the way to give names to the one shard that holds each; none where that is not one."""
-    holding = [[shard.path for shard in checkpoint.shards if name in shard.entries] for name in names]
-    if not all(len(paths) == 1 for paths in holding):
+def shape_edits(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
+    """Return the ways to make one tensor of members of different shapes or dtypes.
+
+    Of two that hold the same values the one stays that fits the class, and of two dtypes the wider one.
+
+    Args:
+        group: The group.
+        groups: All groups, of which the same flags untie more.
+        flags: The flags that loaders read for it, dotted.
+    """
+    relation, main = group.relation, main_member(group)
+    alike, one_shape = relation is not None and relation.alike, len({tensor.shape for tensor in group.tensors}) == 1
+    if one_shape and not alike:
+        return apart_or_one(group, groups, flags)
+    if main is None or (group.source is not None and group.source != main):
         return ()
-    moves = zip(names, (paths[0] for paths in holding), strict=True)
-    return (Edit("moved", None, True, tuple(Step("set-config", (), index, ("weight_map", n), p) for n, p in moves)),)
+    fitting = [tensor for tensor in group.tensors if tensor.name not in group.unfit]
+    fitting.sort(key=lambda tensor: (-tensor.nbytes if one_shape else 0, tensor.name != main))
+    if not fitting:
+        return ()
+    kept, most = fitting[0], max(tensor.nbytes for tensor in group.tensors)
+    padding = kept.nbytes == most or (relation is not None and relation.extra_constant)
+    safe = relation is not None and alike and (relation.form != "padded" or padding)
+    renamed = (Step("rename-tensor", (kept.name, main)),) if kept.name != main else ()
+    dropped = drop_steps(tensor.name for tensor in group.tensors if tensor.name != kept.name)
+    return (Edit("tied", None if safe else LEFT_OVER, safe, (*dropped, *renamed)),)
+
+
+def flattened_tie(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
+    """Return the way to tie equal copies again; none where no flag does, or where it would tie what differs."""
+    kept = main_member(group)
+    others = (other for other in _under(group, groups) if other.names != group.names)
+    if group.inert or not group.declared_by or kept is None or any(o.stored in {"separate", "unknown"} for o in others):
+        return ()
+    steps = (*set_flags(sorted(flags), value=True), *drop_steps(n for n in group.stored_names if n != kept))
+    return (Edit("tied", "the model is meant to be tied", True, steps),)
+
+
+def valid_flags(groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
+    """Return the ways to write truth values to flags that have none: what is stored tells, else the user."""
+    held = [group for group in groups if group.stored_names and not group.forced]
+    told = next((group for group in held if group.stored == "separate"), held[0] if held else None)
+    return either_flag(told, groups, flags) if told is not None else ()
+
+
+def entries_put_right(checkpoint: Checkpoint, index: str, names: list[str]) -> tuple[Edit, ...]:
+    """Return the way to give names of an index to the one shard that holds each, and to take out those of none.
+
+    What no shard holds is lost, whatever the index says; without its name it is told as lost, or tied.
+    """
+    holding = {name: [shard.path for shard in checkpoint.shards if name in shard.entries] for name in names}
+    if any(len(paths) > 1 for paths in holding.values()):
+        return ()
+    steps = [Step("set-config", (), index, ("weight_map", n), paths[0]) for n, paths in holding.items() if paths]
+    gone = [name for name, paths in holding.items() if not paths]
+    if not gone:
+        return (Edit("moved", None, True, tuple(steps)),)
+    when = f"the model has {'it' if len(gone) == 1 else 'them'} by a tie"
+    return (Edit("unlisted", when, True, (*steps, *drop_steps(gone))),)
+
+
+def one_of_two(found: list[Duplicate], *, equal: bool) -> tuple[Edit, ...]:
+    """Return the ways to leave one of two shards the tensors that both have; of equal ones, that of the index.
+
+    Args:
+        found: Names that stand in the same files.
+        equal: Whether they have equal values there.
+    """
+    files = [tensor.file for tensor in found[0].tensors]
+    if len(files) != 2:
+        return ()
+    edits = []
+    for kept, other in (files, reversed(files)):
+        drops = tuple(Step("drop-tensor", (d.name,), other) for d in found)
+        index = "model.safetensors.index.json" if kept.endswith(".safetensors") else "pytorch_model.bin.index.json"
+        listed = (Step("set-config", (), index, ("weight_map", d.name), kept) for d in found if d.indexed != kept)
+        edits.append(Edit(kept, None if equal else f"{kept} has the right values", equal, (*drops, *listed)))
+    return tuple(edit for edit in edits if not equal or edit.choice == (found[0].indexed or files[-1]))
 
 
 def _under(group: Group, groups: tuple[Group, ...]) -> list[Group]:

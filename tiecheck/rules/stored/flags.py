@@ -53,18 +53,14 @@ def _told(
                 f"{says}, and what that means for {listed(group.names)} differs. {readings_text(views)}",
                 group.names,
                 (*flag_places(flags, views, group), *stored_places(group)),
-                _advice(group) if silent else _meaning(group, views),
+                "" if silent else _meaning(group, views),
                 severity="info" if reads_alike(views) and not silent else severity_of(views),
                 hurts=losing_views(views),
                 edits=disputed_flag(group, groups, views, silent=silent),
+                no_mend="no flag is right for every loader and every group that it ties."
+                if silent
+                else _why_apart(views),
             )
-
-
-def _advice(group: Group) -> str:
-    """Tell what the flags have to say; the edits tell how, where what is stored tells."""
-    if group.missing:
-        return "The flags have to say true everywhere: the checkpoint stores one tensor for the group."
-    return "The flags have to say the same everywhere: true if the model was trained tied, else false."
 
 
 class ConflictingTieFlags(Rule):
@@ -109,10 +105,10 @@ class ConflictingTieFlags(Rule):
                 f"The flags for {listed(group.names)} do not agree. {readings_text(views)}",
                 group.names,
                 (*flag_places(flags, views, group), *stored_places(group)),
-                _advice(group),
                 severity=None if losing_views(views) else "warning",
                 hurts=losing_views(views) or None,
                 edits=either_flag(group, groups, flags_read(views)),
+                no_mend="the same flags tie another group, for which the other value is right.",
             )
 
     @staticmethod
@@ -293,7 +289,14 @@ class FlagMeansSomethingElse(Rule):
 
 
 def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """Tell who is wrong; where only some engines do not listen, the file is in order."""
+    """Tell what every loader understands; nothing where only some engines do not listen, and the file is in order."""
     if reads_alike(views):
-        return "Nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
+        return ""
     return f"Every loader understands true, and so it does a {flag_name(group)} of false with every member stored."
+
+
+def _why_apart(views: tuple[LoaderView, ...]) -> str:
+    """Tell why no change of the files helps loaders that do not take a false for what it says."""
+    if reads_alike(views):
+        return "nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
+    return "which of the stored values the missing members had the files do not tell."

@@ -157,11 +157,6 @@ def flag_name(group: Group) -> str:
     return group.flag.dotted if group.flag else ".".join((*group.level, group.key))
 
 
-def how_to_tie(group: Group) -> str:
-    """Tell how the tie is declared, or made where nothing declares it."""
-    return f"set {flag_name(group)} to true" if group.declared_by else "tie the two in the code"
-
-
 def declarer_text(group: Group) -> str:
     """Who declares the group, as the beginning of a sentence that goes on with "that"."""
     if not group.declared_by:

@@ -97,6 +97,8 @@ class TrainedHeadDiscarded(Rule):
                 confidence=confidence(group),
                 hurts=losing_views(views) or None,
                 edits=apart_or_one(group, groups, flags_to_set(group, views)),
+                no_mend="the tensor that the others are tied to is not stored under its name, and which of these is "
+                "the right one the files do not tell; save the model again from where it is whole.",
             )
 
     @staticmethod
@@ -225,6 +227,7 @@ class TiedMemberLost(Rule):
                 _remedy(group, lost),
                 hurts=losing_views(views) or None,
                 edits=every_member(group) if group.inert else one_tensor(group, groups, flags_to_set(group, views)),
+                no_mend=_why_lost(group),
             )
 
     @staticmethod
@@ -263,6 +266,15 @@ def _remedy(group: Group, lost: str) -> str:
     if group.inert:
         return "No flag helps here; transformers 4.57 loads it as it is."
     return f"If it was trained untied, save it again with {lost} in the checkpoint."
+
+
+def _why_lost(group: Group) -> str:
+    """Tell why no flag brings a lost member back."""
+    if not group.stored_names:
+        return "nothing of the group is stored; save the model again from where it is whole."
+    if group.inert:
+        return "the stored names are not those of the class."
+    return "the flag that would tie it ties others as well, which differ, or the stored name is not the one it needs."
 
 
 def _elsewhere(views: tuple[LoaderView, ...]) -> str:

@@ -72,9 +72,10 @@ class HeadNotMaterialised(Rule):
                 f"for the other name all the same. {endings_text(failing)}",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                "Nothing is wrong with the checkpoint; use a version of the tool that falls back to the embedding.",
                 severity="warning" if any(_silent(view) for view in failing) else None,
                 hurts=failing,
+                no_mend="nothing is wrong with the checkpoint; use a version of the tool that falls back to the "
+                "embedding.",
             )
 
     @staticmethod
@@ -140,7 +141,8 @@ class OrphanedTieGroup(Rule):
                     "name at all, while the tensors beside it are there: it comes out random.",
                     group.names,
                     (declaration_place(group),),
-                    f"Save the model again with {group.source or group.names[0]}, from where it is whole.",
+                    no_mend=f"the values of {group.source or group.names[0]} are not in these files; save the model "
+                    "again from where it is whole.",
                 )
 
     @staticmethod
@@ -196,15 +198,14 @@ class KeptTheAliasName(Rule):
             alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
-            renamed = rename_edits(group)
             yield Draft(
                 f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
                 f"{group.source}, which the others are tied to. {endings_text(failing)}",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                "" if renamed else f"Store the tensor as {group.source}.",
                 hurts=failing,
-                edits=renamed,
+                edits=rename_edits(group),
+                no_mend=f"several tensors could be {group.source}, and which is right the files do not tell.",
             )
 
     @staticmethod

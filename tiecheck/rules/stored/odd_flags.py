@@ -10,6 +10,7 @@ from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
+from tiecheck.rules.stored.fixes import valid_flags
 from tiecheck.wording import listed
 
 
@@ -38,12 +39,14 @@ class InvalidTieFlag(Rule):
         self, groups: tuple[Group, ...], load_problems: tuple[LoadProblem, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft]:
         names = groups[0].names if groups else ()
+        edits = valid_flags(groups, [name for found in load_problems if found.kind == "flag" for name in found.names])
         for found in load_problems:
             if found.kind == "flag":
                 draft = problem_draft(found)
                 where = next((f for f in flags if found.why.startswith(f"{f.dotted} is ")), None)
                 place = file_place(found.file, found.message, line=where.line, column=where.column) if where else None
-                yield draft._replace(names=names or draft.names, locations=(place,) if place else draft.locations)
+                places = (place,) if place else draft.locations
+                yield draft._replace(names=names or draft.names, locations=places, edits=edits)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -74,9 +77,10 @@ def problem_draft(problem: LoadProblem) -> Draft:
         f"{why} ({titles}: {problem.message}).",
         problem.names,
         (file_place(problem.file, problem.message),),
-        problem.mend,
         severity=None if "5" in problem.versions else "warning",
         hurts=views,
+        edits=problem.edits,
+        no_mend=problem.no_mend,
     )
 
 
@@ -89,7 +93,7 @@ def load_problem(kind: str, **changes: Any) -> LoadProblem:
         "OSError",
         "own.safetensors has no name",
         "own",
-        "rename it",
+        "its names are not those of the class.",
         ("lm_head.weight",),
     )
     return plain._replace(**{"kind": kind, **changes})

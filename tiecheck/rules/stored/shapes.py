@@ -8,13 +8,13 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.stored.fixes import shape_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
     fit_text,
-    flag_name,
+    flags_to_set,
     losing_views,
-    main_member,
     stored_places,
     tied_by_intent,
     views_of,
@@ -58,6 +58,7 @@ class TiedShapeMismatch(Rule):
             dtypes = {tensor.dtype for tensor in group.tensors}
             if len(shapes) == len(dtypes) == 1:
                 continue
+            views = views_of(group, loaders)
             what = "shapes" if len(shapes) > 1 else "dtypes"
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
             yield Draft(
@@ -66,9 +67,11 @@ class TiedShapeMismatch(Rule):
                 f"{forms}{fit_text(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                _mend(group, len(shapes) > 1),
                 severity=None if len(shapes) > 1 else "warning",
-                hurts=losing_views(views_of(group, loaders)) or None,
+                hurts=losing_views(views) or None,
+                edits=shape_edits(group, groups, flags_to_set(group, views)),
+                no_mend="none of them has the shape that the config builds; load the model where it is whole, give it "
+                "one row a token with resize_token_embeddings, and save it again.",
             )
 
     @staticmethod
@@ -83,19 +86,3 @@ class TiedShapeMismatch(Rule):
         yield Case("different on purpose", group_facts(padded._replace(declared=False)))
         yield Case("alike in both", group_facts(both))
         yield Case("stored once", group_facts(llama_group()))
-
-
-def _mend(group: Group, shapes: bool) -> str:
-    """Tell how to make one tensor of members that cannot be one."""
-    extra = listed(tuple(tensor.name for tensor in group.tensors if tensor.name != main_member(group)))
-    if not shapes:
-        return (
-            f"If {extra} is the same tensor in another dtype, delete it from the checkpoint. If it was trained on its "
-            f"own, set {flag_name(group)} to false."
-        )
-    if group.relation is not None and group.relation.form == "transposed":
-        return f"Delete {extra} from the checkpoint, or write it the right way round."
-    return (
-        "Give every member as many rows as the config's vocab_size says, by trimming the padding or by "
-        f"resize_token_embeddings, and save again; or delete {extra} if the other one has them."
-    )
