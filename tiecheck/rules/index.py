@@ -16,7 +16,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE106": ("stored.copies", ("groups", "loaders")),
     "TIE107": ("stored.names", ("groups", "loaders")),
     "TIE108": ("stored.shapes", ("groups", "loaders")),
-    "TIE109": ("stored.copies", ("groups",)),
+    "TIE109": ("stored.copies", ("groups", "loaders")),
     "TIE110": ("stored.names", ("groups",)),
     "TIE111": ("stored.names", ("groups", "loaders")),
     "TIE112": ("stored.odd_flags", ("groups", "load_problems", "flags")),
