@@ -20,7 +20,8 @@ from tiecheck.tables.architectures import FLAG, load_architecture, refuses
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
-    
+    from tiecheck.records.files import BesideAdapter, LoadProblem
+
 BOTH = ("4.57", "5")
 FORMATS = ("pt", "tf", "flax", "mlx")
 
