@@ -10,6 +10,7 @@ from tiny_models import built
 from tiecheck.config.options import Config
 from tiecheck.facts import checkpoint as made
 from tiecheck.facts.opening import facts_of
+from tiecheck.facts.registry import all_facts
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
 from tiecheck.records.declared import ModelConfig
@@ -33,12 +34,10 @@ def test_a_class_is_known_by_the_table_and_never_by_code_beside_the_weights() ->
 
 def test_no_group_has_no_outcome_in_any_loader(tmp_path: Path) -> None:
     built().save_pretrained(tmp_path)
-    config, checkpoint = read_config(str(tmp_path)), read_checkpoint(str(tmp_path))
-    known = made.architecture(config)
-    groups = made.groups(config, known, checkpoint, "auto")
-    assert made.loaders(config, known, (), checkpoint, None) == ()
-    views = made.loaders(config, known, groups, checkpoint, None)
-    assert {view.names for view in views} == {group.names for group in groups}
+    facts = facts_of(parse_target(str(tmp_path)), Config())
+    wants = {want.name: facts.known(want.name) for one in all_facts() if one.name == "loaders" for want in one.wants}
+    assert made.loaders(**wants | {"groups": ()}) == ()
+    assert {view.names for view in made.loaders(**wants)} == {group.names for group in facts.get("groups")}
 
 
 def test_the_rehearsed_column_is_the_librarys_own_word(tmp_path: Path) -> None:

@@ -17,12 +17,8 @@ MAPS = st.dictionaries(st.one_of(st.just(""), NAMES), st.sampled_from(["cpu", "d
 
 @given(MAPS, NAMES)
 def test_transformers_looks_up_as_we_do(device_map: dict[str, int | str], name: str) -> None:
-    if device_map:
+    if device_map:  # an empty one is refused where it is read
         assert by_transformers(device_map, name) == device_word(get_device(device_map, name))
-        return
-    for look in (get_device, by_transformers):
-        with pytest.raises(KeyError):
-            look(device_map, name)
 
 
 @given(MAPS, NAMES)

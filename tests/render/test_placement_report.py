@@ -76,14 +76,6 @@ device_map = {
     )
 
 
-def test_what_a_load_does_is_told_with_every_detail() -> None:
-    text = text_of(LLAMA, verbose=True)
-    assert "transformers 5.23.0 from_pretrained ends with an exception: KeyError: 'lm_head.weight'" in " ".join(
-        text.split()
-    )
-    assert "ends with an exception" not in text_of(LLAMA)
-
-
 def test_an_alias_that_the_planner_does_not_see() -> None:
     assert (
         text_of(OLMO)
@@ -146,11 +138,9 @@ def test_everything_is_listed_on_request() -> None:
 
 def test_a_planner_that_raises() -> None:
     lines = text_of(CRASH).splitlines()
-    assert lines[1:5] == [
+    assert lines[1:3] == [
         "        accelerate 1.15.0, balanced: raises",
-        "          IndexError: list index out of range at head: it takes a tied name",
-        "            outside of a module for one inside, since the module's name is in it",
-        "            (lm_head.weight)",
+        "          IndexError: list index out of range at head (lm_head.weight)",
     ]
 
 

@@ -21,6 +21,8 @@ from tiecheck.placement.map_lookup import device_in, device_word
 from tiecheck.records.live import LiveModel
 from tiecheck.records.placement import Crash, Double, Placed, Placement, Plan
 from tiecheck.records.words import TIED
+from tiecheck.rules.base import Rule
+from tiecheck.rules.cases import live_facts
 
 VERSIONS = {"accelerate": accelerate.__version__, "transformers": transformers.__version__, "given": ""}
 
@@ -54,6 +56,12 @@ def live_of(model: nn.Module, **changes: Any) -> LiveModel:
     live = module_facts(model, Config()).known("live")
     assert isinstance(live, LiveModel)
     return live._replace(**changes)
+
+
+def facts_for(rule: type[Rule], facts: Placement, live: LiveModel | None = None) -> dict[str, Any]:
+    """The facts that a rule on placement wants, of plans for a model; of a Llama in order where there is none."""
+    known = {"placement": facts, **live_facts(live)}
+    return {need: known[need] for need in rule.needs}
 
 
 def accelerates(model: nn.Module, memory: Mapping[int | str, int], **options: Any) -> dict[str, int | str]:

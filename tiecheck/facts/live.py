@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Freeze,
         Head,
         KeyProblem,
+        LiveClass,
         LiveModel,
         Misfit,
         SaveProblem,
@@ -122,6 +123,14 @@ def _tail(name: str) -> str:
 def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | None:
     """Return how the checkpoint stores the group that some live names belong to."""
     return next((g.stored for g in groups if not set(names).isdisjoint(g.names)), None)
+
+
+@fact
+def live_class(live: LiveModel) -> LiveClass:
+    """Class of the module with its library and wrappers, and how the module came to be."""
+    from tiecheck.records.live import LiveClass
+
+    return LiveClass(live.class_name, live.origin, live.library, live.wrappers, live.reasons)
 
 
 @fact

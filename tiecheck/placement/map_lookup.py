@@ -1,12 +1,11 @@
 """The device of a name under a device map, as each library looks it up.
 
-transformers takes a map's keys for patterns and matches them at the beginning of a name, accelerate walks up a name's
-dots. The two agree on a map of whole modules, and not on a key that ends within a word.
+transformers looks for a key at the beginning of a name, accelerate walks up a name's dots. The two agree on a map of
+whole modules, and not on a key that ends within a word.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Container, Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -15,9 +14,6 @@ from tiecheck.records.placement import Device
 
 Key = int | str
 """A device as accelerate keys it."""
-
-PATTERNS = 256
-"""Keys up to which a map is matched as one pattern, as transformers does it; time grows with keys times names."""
 
 
 def device_word(value: Any) -> Device:
@@ -106,12 +102,6 @@ class DeviceMap(dict[str, Any]):
             known[path] = device
         return device
 
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Its keys as transformers matches them."""
-        keys = sorted(self, key=lambda key: (key.count("."), len(key)), reverse=True)
-        return re.compile("|".join([f"(?:{key})" for key in keys]))
-
 
 def broken_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool) -> tuple[str, str] | None:
     """Two keys, one above the other, over which accelerate's hooks raise; None where there are none.
@@ -145,23 +135,10 @@ def broken_nesting(device_map: Mapping[str, Any], modules: Container[str], *, lo
 
 
 def by_transformers(device_map: Mapping[str, Any], name: str) -> Device:
-    """Return what `get_device` of transformers gives (5.23, `integrations/accelerate.py`, `expand_device_map`).
-
-    Its keys make one alternation, those with more dots first and among them the longer ones, which is matched as a
-    prefix: `model.embed` has `model.embed_tokens.weight`, and a dot in a key is any character. What no key matches is
-    on the device of the empty key, else on the CPU.
-
-    Raises:
-        KeyError: If the map is empty, or a key matched what is no key itself (a dot that stood for another character),
-            as the library does.
-        re.error: If a key is no pattern, as the library does.
-    """
+    """Return what `get_device` of transformers gives (5.23): the device of its key, else the CPU."""
     known = DeviceMap.of(device_map)
-    if len(known) > PATTERNS:  # then a dot is a dot
-        key = transformers_key(name, known)
-        return "cpu" if key is None else known.words[key]
-    found = known.pattern.match(name)
-    return known.words[found[0]] if found else known.words.get("", "cpu")
+    key = transformers_key(name, known)
+    return "cpu" if key is None else known.words[key]
 
 
 def by_accelerate(device_map: Mapping[str, Any], name: str) -> Device | None:

@@ -218,6 +218,21 @@ class SaveProblem(Record):
     """The names it leaves out of the file."""
 
 
+class LiveClass(Record):
+    """The class of a live module, and how it came to be."""
+
+    class_name: str
+    """The model's class."""
+    origin: str
+    """The way it came to be: `given`, `built on meta`, `loaded`."""
+    library: str | None
+    """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers of the model or parts of it, from the outside in."""
+    reasons: tuple[str, ...] = ()
+    """Reasons why a declaration could not be read."""
+
+
 class LiveModel(Record):
     """The live layer of one `nn.Module`. Names are the user's: without what torch.compile, DDP or PEFT put before."""
 

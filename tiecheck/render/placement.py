@@ -9,7 +9,7 @@ from typing import TypeVar
 from tiecheck.placement.asked.fit import memory_devices
 from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
 from tiecheck.placement.promises import is_sound
-from tiecheck.records.placement import Crash, Device, Placed, PlacedLoad, Placement, Plan, Proposal, Seeds
+from tiecheck.records.placement import Crash, Device, Placed, Placement, Plan, Proposal, Seeds
 from tiecheck.records.words import TIED
 from tiecheck.render.lines import Line, escaped
 from tiecheck.render.reports import Style
@@ -28,22 +28,6 @@ TEXT = 200
 BOUNDLESS = 2**60
 """Bytes from which on a memory is no limit."""
 
-CAUSES = {
-    "substring": "it takes a tied name outside of a module for one inside, since the module's name is in it",
-    "sibling": "a tied name runs through an alias, which the planner's list of modules does not have",
-    "root": "a tied name stands on the root module itself",
-    "other": "",
-}
-"""Reasons for which a planner raises, in words."""
-
-FORMS = {
-    "raises": "ends with an exception",
-    "overwrites": "puts the values from before the load in place of the loaded ones",
-    "untied": "leaves the members untied",
-    "copies": "keeps the members twice",
-}
-"""Outcomes of a load for a group, in words."""
-
 
 def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
     """Yield the lines of a placement, to stand under those of its target."""
@@ -55,8 +39,6 @@ def placement_lines(placement: Placement, style: Style) -> Iterator[Line]:
     for plan in placement.plans:
         yield from _plan(plan, before, style)
         before = before or plan
-    for load in placement.loads if style.verbose else ():  # TIE510 and TIE511 say it too
-        yield from _load(load, style)
     if placement.warns:
         here = f" (installed: {placement.installed})" if placement.installed else ""
         yield Line(f'would log "The model weights are not tied": accelerate {_listed(placement.warns)}{here}', 8, 2)
@@ -131,9 +113,8 @@ def _told(plan: Plan, style: Style) -> Iterator[Line]:
 
 def _crash(crash: Crash) -> str:
     at = f" at {crash.module}" if crash.module else ""
-    why = f": {CAUSES[crash.cause]}" if CAUSES[crash.cause] else ""
     names = f" ({_listed(crash.names)})" if crash.names else ""
-    return f"{' '.join(crash.error.split())}{at}{why}{names}"
+    return f"{' '.join(crash.error.split())}{at}{names}"
 
 
 def _seeds(seeds: Seeds) -> str:
@@ -142,15 +123,6 @@ def _seeds(seeds: Seeds) -> str:
     more = [f"{n} {word}" for n, word in counts if n]
     moving = f"; what moves: {_listed(seeds.moving)}" if seeds.moving else ""
     return f"under {seeds.tried} hash seeds: {', '.join([maps, *more])}{moving}"
-
-
-def _load(load: PlacedLoad, style: Style) -> Iterator[Line]:
-    where = ", ".join(f"{name} on {device}" for name, device in zip(load.names, load.devices, strict=False))
-    stored = f"; stored: {_listed(load.stored)}" if load.stored else ""
-    message = f": {_cut(load.message, style)}" if load.message else "" if load.form == "raises" else ", silently"
-    harmless = "; harmless, it computes the same" if load.harmless else ""
-    text = f"{load.tool} {load.versions} {load.function} {FORMS[load.form]}{message} ({where}{stored}){harmless}"
-    yield Line(text, 8, 2, "dim" if load.harmless else "red")
 
 
 def _proposal(proposal: Proposal) -> Iterator[Line]:

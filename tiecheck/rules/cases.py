@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from tiecheck.records.declared import Flag
-from tiecheck.records.live import Candidate, DeclaredTie, Head, KeyForm, KeyProblem, LiveModel, Registration, Tie
+from tiecheck.records.live import (
+    Candidate,
+    DeclaredTie,
+    Head,
+    KeyForm,
+    KeyProblem,
+    LiveClass,
+    LiveModel,
+    Registration,
+    Tie,
+)
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, Comparison, Group, Shard, StoredTensor
@@ -189,7 +199,7 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
     """Return the facts of the live layer as rules ask for them: of a Llama in order or another, with some changes."""
     model = (of or live_llama())._replace(**changes)
     return {
-        "live": model,
+        "live_class": LiveClass(model.class_name, model.origin, model.library, model.wrappers, model.reasons),
         "live_ties": model.ties,
         "aliases": model.aliases,
         "declared_ties": model.declared,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiecheck.records.words import TIED, UNTIED
-from tiecheck.rules.cases import PAIR
+from tiecheck.rules.cases import PAIR, declared_tie, live_facts
 from tiecheck.rules.placement import plans
-from tiecheck.rules.placement.cases import placed_load, placed_pair, plain_placement, plain_plan, plain_proposal
+from tiecheck.rules.placement.cases import placed_pair, plain_placement, plain_plan, plain_proposal
 
 DEVICES = st.sampled_from([None, "cuda:0", "cuda:1", "cpu", "disk", "mps"])
 MAPS = st.dictionaries(st.text("ab.", max_size=4), st.sampled_from([0, 1, "cpu", "disk", "cuda:1"]), max_size=30)
@@ -60,10 +60,6 @@ def test_a_given_map_hurts_whoever_follows_it_and_a_plan_its_own_tool() -> None:
     assert [view.loader for view in views or ()] == ["accelerate", "transformers"]
 
 
-def test_the_versions_of_a_finding_are_words() -> None:
-    assert plans.version_words(("0.34-", "0.20-0.33", "0.17")) == "0.34 and later, 0.20 to 0.33 and 0.17"
-
-
 def test_a_proposal_is_a_map_or_what_is_missing() -> None:
     assert plans.proposal_words(plain_placement(), PAIR) is None
     placement = plain_placement(proposal=plain_proposal())
@@ -84,11 +80,27 @@ def test_the_keys_to_change_are_those_in_which_a_given_map_and_the_proposal_diff
     assert plans.keys_to_set(placement._replace(proposal=plain_proposal(device_map=given_plan.device_map))) is None
 
 
-def test_a_load_that_raises_speaks_for_its_group_alone() -> None:
-    placement = plain_placement(loads=(placed_load("raises"), placed_load("apart", names=("a", "b"))))
-    assert plans.load_raises(PAIR, placement)
-    assert not plans.load_raises(("a", "b"), placement)
+@pytest.mark.parametrize(("origin", "library", "loader"), [
+    ("given", "transformers 5.23.0", "accelerate"),
+    ("built on meta", "transformers 5.23.0", "transformers"),
+    ("loaded", None, "accelerate"),
+])  # fmt: skip
+def test_a_given_map_is_followed_by_the_loader_of_such_a_target(origin, library, loader) -> None:
+    facts = live_facts(origin=origin, library=library)
+    placement = plain_placement(plain_plan("given"))
+    assert plans.loading_of(placement, facts["live_class"], facts["declared_ties"]).loader == loader
+    first = plain_placement(plain_plan("accelerate"))
+    assert plans.loading_of(first, facts["live_class"], facts["declared_ties"]).loader == "accelerate"
 
 
-def test_the_kinds_are_tied_or_untied_and_never_both() -> None:
-    assert not TIED & UNTIED
+@pytest.mark.parametrize("kind", sorted(TIED | UNTIED))
+@pytest.mark.parametrize("stored", [None, "copy", "separate"])
+@pytest.mark.parametrize("by", ["LlamaForCausalLM._tied_weights_keys", "tiecheck.toml"])
+def test_only_what_a_class_declares_and_nobody_stores_apart_is_tied_by_a_load(kind, stored, by) -> None:
+    facts = live_facts(ties=(), declared=(declared_tie(kind, stored=stored, by=(by,)),))
+    group = placed_pair(kind=kind)
+    for tool in ("transformers", "accelerate"):
+        plan = plain_plan(tool, group)
+        loading = plans.loading_of(plain_placement(plan), facts["live_class"], facts["declared_ties"])
+        made = tool == "transformers" and stored != "separate" and by.endswith("_keys")
+        assert loading.binds(group, plan) == (kind in TIED or made)

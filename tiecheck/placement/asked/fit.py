@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tiecheck.errors import UsageError
 from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown_value
-from tiecheck.placement.map_lookup import DeviceMap, broken_nesting, by_transformers, transformers_key
+from tiecheck.placement.map_lookup import broken_nesting, transformers_key
 from tiecheck.records.placement import Device
 from tiecheck.wording import size
 
@@ -108,26 +108,23 @@ def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> N
         )
 
 
-def check_patterns(device_map: Mapping[str, Any], names: Iterable[str], place: str) -> None:
-    """Check that transformers 5.23 gets through a map, whose keys it takes for patterns (`expand_device_map`).
+def check_patterns(device_map: Mapping[str, Any], names: Collection[str], place: str) -> None:
+    """Check that transformers 5.23 gets through the keys that begin no name: it takes them for patterns.
 
     Raises:
-        UsageError: A key is no pattern, or matches what is no key, over which it raises.
+        UsageError: One is no pattern, or matches what is no key, over which it raises.
     """
-    known = DeviceMap.of(device_map)
-    try:
-        for name in names:
-            by_transformers(known, name)
-    except re.error as error:
-        raise UsageError(
-            f"{place} has a key that is no pattern, for which transformers 5.23 takes it: {error}"
-        ) from error
-    except KeyError as error:
-        raise UsageError(
-            f"{place}: transformers 5.23 takes keys for patterns, one of which matches {shown_value(error.args[0])}, "
-            f"and "
-            "that is no key: it raises KeyError"
-        ) from error
+    for key in device_map:
+        try:
+            begin = key if any(name.startswith(key) for name in names) else None
+            taken = begin or next((found[0] for name in names if (found := re.match(key, name))), key)
+        except re.error as error:
+            raise UsageError(f"{place} has a key that is no pattern, as transformers 5.23 reads it: {error}") from error
+        if taken not in device_map:
+            raise UsageError(
+                f"{place}: transformers 5.23 takes keys for patterns; {shown_value(key)} matches {shown_value(taken)}, "
+                "which is no key: it raises KeyError"
+            )
 
 
 def warned_keys(

@@ -21,20 +21,8 @@ HOLDERS = ("mps", "cpu", "disk")
 """Keys that may be given memory beside the numbers of GPUs (accelerate 1.15 `get_max_memory`)."""
 
 NUMBERED = (
-    "cuda",
-    "xpu",
-    "npu",
-    "mlu",
-    "sdaa",
-    "musa",
-    "hip",
-    "xla",
-    "mtia",
-    "maia",
-    "privateuseone",
-    "ve",
-    "fpga",
-    "ipu",
+    *("cuda", "xpu", "npu", "mlu", "sdaa", "musa", "hip", "xla"),
+    *("mtia", "maia", "privateuseone", "ve", "fpga", "ipu"),
 )
 """Kinds of which a machine may have several: those that `torch.device` of torch 2.13 parses, and those that its
 extensions for other accelerators register (accelerate 1.15 knows `npu`, `mlu`, `sdaa` and `musa`)."""

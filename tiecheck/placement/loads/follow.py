@@ -7,7 +7,6 @@ fail without the tie as well is not laid to the tie.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -69,8 +68,8 @@ def _of_group(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad
 
 def _judged(device_map: DeviceMap, group: LoadGroup, load: Load) -> PlacedLoad | Unknown | None:
     """Return what becomes of one group of which it is known whether the stored members are equal."""
-    if "meta" in device_map.devices:
-        return Unknown("the map puts modules on meta, where nothing is loaded")
+    if not device_map or "meta" in device_map.devices:
+        return Unknown("the map puts modules nowhere or on meta, where nothing is loaded")
     try:
         out = _run(group, device_map, load)
         meant = _meant(group, load)
@@ -167,10 +166,7 @@ def _record(  # noqa: PLR0913  # the fields of a record
 def _run(group: LoadGroup, device_map: DeviceMap, load: Load) -> Loaded:
     """Return what comes out of a load under a map."""
     if load.function == "from_pretrained":
-        try:
-            return transformers.from_pretrained(group, device_map, load.form)
-        except (KeyError, re.error) as error:
-            raise Untold(f"transformers takes the keys of a map for patterns, and fails on these ({error!r})") from None
+        return transformers.from_pretrained(group, device_map, load.form)
     if load.function == "load_checkpoint_and_dispatch":
         return accelerate.load_checkpoint_and_dispatch(group, device_map, load.form, on_meta=load.on_meta)
     if load.on_meta:

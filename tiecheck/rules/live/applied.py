@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, Head, LiveModel, Tie
+from tiecheck.records.live import DeclaredTie, Head, LiveClass, Tie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.precedence import parts_text, retie_code, speaking_rule
@@ -57,9 +57,9 @@ class DeclaredTieNotApplied(Rule):
     )
 
     def check(
-        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
-        for reason in live.reasons:
+        for reason in live_class.reasons:
             yield Unknown(reason)
         for claim in declared_ties:
             if claim.kind == "unknown":
@@ -70,11 +70,10 @@ class DeclaredTieNotApplied(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
-                (class_place(live.class_name, parts_text(claim)),),
-                f"Make sure first which values are right: {retie_code(claim, live)} keeps those of {claim.source} and "
-                f"drops "
-                "the others. Do it after whatever replaced the parameter, and before the optimizer is "
-                f"made.{_sharded(live)}{_untied(live)}",
+                (class_place(live_class.class_name, parts_text(claim)),),
+                f"Make sure first which values are right: {retie_code(claim, live_class)} keeps those of "
+                f"{claim.source} and drops the others. Do it after whatever replaced the parameter, and before the "
+                f"optimizer is made.{_sharded(live_class)}{_untied(live_class)}",
             )
 
     @staticmethod
@@ -132,14 +131,14 @@ class StorageOnlyTie(Rule):
         "mindspore-ai/hyper-parallel#606",
     )
 
-    def check(self, live: LiveModel, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         for tie in live_ties:
             if tie.kind != "storage" or tie.buffer:
                 continue
-            yield self._draft(live, tie)
+            yield self._draft(live_class, tie)
 
     @staticmethod
-    def _draft(live: LiveModel, tie: Tie) -> Draft:
+    def _draft(live_class: LiveClass, tie: Tie) -> Draft:
         meta = tie.device == "meta"
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
         normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
@@ -163,7 +162,7 @@ class StorageOnlyTie(Rule):
         return Draft(
             f"{what}. {cost}",
             tie.names,
-            (class_place(live.class_name, "same memory, different objects"),),
+            (class_place(live_class.class_name, "same memory, different objects"),),
             mend,
             severity="info" if meta or adapters else None,
         )
@@ -210,7 +209,7 @@ class HalfMetaTie(Rule):
     threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
 
     def check(
-        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
@@ -223,8 +222,8 @@ class HalfMetaTie(Rule):
                 "linear layer of torch 2.13 returns uninitialised memory for such a weight on the CPU, without an "
                 "error.",
                 claim.names,
-                (class_place(live.class_name, parts_text(claim)),),
-                f"Tie again after loading: {retie_code(claim, live, empty)}. {listed(full)} has the values.",
+                (class_place(live_class.class_name, parts_text(claim)),),
+                f"Tie again after loading: {retie_code(claim, live_class, empty)}. {listed(full)} has the values.",
             )
 
     @staticmethod
@@ -240,16 +239,16 @@ class HalfMetaTie(Rule):
         yield Case("tied", live_facts())
 
 
-def _sharded(live: LiveModel) -> str:
+def _sharded(live_class: LiveClass) -> str:
     """Return what FSDP2 wants of a tie."""
-    if "FSDP2" not in live.wrappers:
+    if "FSDP2" not in live_class.wrappers:
         return ""
     return " FSDP2 parts members that are sharded in different calls: give both to one, fully_shard([embedding, head])."
 
 
-def _untied(live: LiveModel) -> str:
+def _untied(live_class: LiveClass) -> str:
     """Return what to do where the tie was never meant."""
-    if live.library is None:
+    if live_class.library is None:
         return ""
     return " If the model is meant to be untied, set config.tie_word_embeddings to false."
 

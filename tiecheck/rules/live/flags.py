@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveModel, Tie
+from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.wording import listed
@@ -40,7 +40,7 @@ class TieAgainstConfig(Rule):
 
     def check(
         self,
-        live: LiveModel,
+        live_class: LiveClass,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
         tie_candidates: tuple[Candidate, ...],
@@ -57,7 +57,7 @@ class TieAgainstConfig(Rule):
                 f"{listed(shared)} are one tensor ({tie.kind}), but {flag} is false. save_pretrained drops all but one "
                 "of them by the class's keys, and a reload makes the dropped ones at random.",
                 shared,
-                (class_place(live.class_name, f"{flag} is false"),),
+                (class_place(live_class.class_name, f"{flag} is false"),),
                 f"Set {flag} = True before saving, or give the head a tensor of its own.",
             )
 
@@ -113,7 +113,7 @@ class InertTieFlag(Rule):
 
     def check(
         self,
-        live: LiveModel,
+        live_class: LiveClass,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
         tie_candidates: tuple[Candidate, ...],
@@ -123,9 +123,9 @@ class InertTieFlag(Rule):
         for head in heads:
             true = [dotted for dotted, value in head.flags if value]
             if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
-                yield _inert(live, head, true[0], mapped=not mapped.isdisjoint(head.head))
+                yield _inert(live_class, head, true[0], mapped=not mapped.isdisjoint(head.head))
             if head.older and not true:
-                yield _gated(live, head)
+                yield _gated(live_class, head)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -151,7 +151,7 @@ class InertTieFlag(Rule):
         yield Case("no head (an encoder, a classifier)", live_facts(bare))
 
 
-def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:
+def _inert(live_class: LiveClass, head: Head, flag: str, *, mapped: bool) -> Draft:
     """A true flag that leaves head and embedding apart."""
     own = head.flags[0]
     why = (
@@ -165,13 +165,13 @@ def _inert(live: LiveModel, head: Head, flag: str, *, mapped: bool) -> Draft:
     return Draft(
         f"{flag} is true, but {listed(head.head)} and {listed(head.embedding)} are two parameters: {why}.{lost}",
         tuple(sorted({*head.head, *head.embedding})),
-        (class_place(live.class_name, f"{flag} is true"),),
+        (class_place(live_class.class_name, f"{flag} is true"),),
         f"Set {own[0]} where the tie is meant and the class makes it; else set {flag} to false, and save the head.",
         severity=None if head.stored is False else "info",
     )
 
 
-def _gated(live: LiveModel, head: Head) -> Draft:
+def _gated(live_class: LiveClass, head: Head) -> Draft:
     """Groups that 4.57 ties under a false flag, and 5 does not."""
     flag = head.flags[0][0] if head.flags else "the flag"
     more = f" ({len(head.older)} such groups)" if len(head.older) > 1 else ""
@@ -179,7 +179,7 @@ def _gated(live: LiveModel, head: Head) -> Draft:
         f"{listed(head.older[0])} are separate parameters{more}, since {flag} is false. transformers 4.57 ties them "
         "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
         tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
-        (class_place(live.class_name, "one flag gates this tie since transformers 5"),),
+        (class_place(live_class.class_name, "one flag gates this tie since transformers 5"),),
         "Load a checkpoint of 4.57 with the flag true, or tie the group by hand after loading.",
         severity="info",
     )

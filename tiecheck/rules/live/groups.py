@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, Head, LiveModel, Misfit
+from tiecheck.records.live import DeclaredTie, Head, LiveClass, Misfit
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.precedence import parts_text, retie_code, speaking_rule, why_stale
@@ -42,24 +42,26 @@ class StaleTie(Rule):
     )
 
     def check(
-        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             why = why_stale(claim, heads)
             if speaking_rule(claim, declared_ties, heads) == self.code and why:
-                yield self._draft(live, claim.names, f"{listed(claim.names)} are declared as one tensor, and {why}")
+                yield self._draft(
+                    live_class, claim.names, f"{listed(claim.names)} are declared as one tensor, and {why}"
+                )
         for head in heads:
             if _left(head, declared_ties):
                 where = head.embedding[0] if head.embedding else "a tensor that is registered nowhere in the model"
                 what = f"{listed(head.head)} are one tensor, and get_input_embeddings() returns {where}"
-                yield self._draft(live, head.head, what)
+                yield self._draft(live_class, head.head, what)
 
     @staticmethod
-    def _draft(live: LiveModel, names: tuple[str, ...], what: str) -> Draft:
+    def _draft(live_class: LiveClass, names: tuple[str, ...], what: str) -> Draft:
         return Draft(
             f"{what}: one of them was replaced after the tie was made, and the other was left behind.",
             names,
-            (class_place(live.class_name, "tied before one of them was replaced"),),
+            (class_place(live_class.class_name, "tied before one of them was replaced"),),
             "Where the embedding is the right one, model.tie_weights() ties the head to it; config.vocab_size has to "
             "be its number of rows before a save. resize_token_embeddings does all of it. Where the head is the right "
             "one, replace the embedding as well, or set config.tie_word_embeddings to false.",
@@ -127,7 +129,7 @@ class HalfTiedGroup(Rule):
     )
 
     def check(
-        self, live: LiveModel, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
@@ -138,9 +140,9 @@ class HalfTiedGroup(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor. {listed(held)} are, and {listed(alone)} "
                 f"{'is' if len(alone) == 1 else 'are'} not.",
                 claim.names,
-                (class_place(live.class_name, parts_text(claim)),),
+                (class_place(live_class.class_name, parts_text(claim)),),
                 f"After whatever replaced {listed(alone)}, and before the optimizer is made: "
-                f"{retie_code(claim, live, alone)}.",
+                f"{retie_code(claim, live_class, alone)}.",
             )
 
     @staticmethod
@@ -191,7 +193,7 @@ class TiedBiasOutOfStep(Rule):
 
     def check(
         self,
-        live: LiveModel,
+        live_class: LiveClass,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
         bias_misfits: tuple[Misfit, ...],
@@ -202,15 +204,15 @@ class TiedBiasOutOfStep(Rule):
                     f"{listed(claim.names)} are declared as one bias, and the module holds {len(claim.parts)}, though "
                     "the weight beside is tied.",
                     claim.names,
-                    (class_place(live.class_name, parts_text(claim)),),
-                    f"After whatever replaced the bias: {retie_code(claim, live)}.",
+                    (class_place(live_class.class_name, parts_text(claim)),),
+                    f"After whatever replaced the bias: {retie_code(claim, live_class)}.",
                 )
         for misfit in bias_misfits:
             yield Draft(
                 f"{misfit.bias} has {misfit.size:,} elements, and {misfit.weight}, which is tied, has {misfit.rows:,} "
                 "rows: adding the one to the other's output fails.",
                 (misfit.bias, misfit.weight),
-                (class_place(live.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
+                (class_place(live_class.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
                 f"Make {misfit.bias} as long as the weight has rows; resize_token_embeddings does it for its own head.",
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Freeze, LiveModel, Tie
+from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Freeze, LiveClass, Tie
 from tiecheck.records.report import Severity
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -32,7 +32,7 @@ class OverlappingParameters(Rule):
     summary = "parameters over partly the same memory: each step writes into the other"
     severity = "error"
 
-    def check(self, live: LiveModel, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         for tie in live_ties:
             if tie.kind == "overlap" and not tie.buffer and tie.device != "meta":
                 yield Draft(
@@ -40,7 +40,7 @@ class OverlappingParameters(Rule):
                     "Each has its own gradient and optimizer state, each step writes into the other, and the first "
                     "conversion or copy parts them.",
                     tie.names,
-                    (class_place(live.class_name, "partly the same memory"),),
+                    (class_place(live_class.class_name, "partly the same memory"),),
                     "Keep one of them, and take the slice of it in forward; or clone one if they are to be apart.",
                 )
 
@@ -78,7 +78,7 @@ class EqualLiveCopies(Rule):
 
     def check(
         self,
-        live: LiveModel,
+        live_class: LiveClass,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
         equal_copies: tuple[tuple[str, str], ...],
@@ -91,7 +91,7 @@ class EqualLiveCopies(Rule):
                 f"{table} and {head} hold equal bytes and are two parameters, which nobody declares as one. They take "
                 "their memory twice, and the first step parts them.",
                 (table, head),
-                (class_place(live.class_name, "equal bytes, two parameters"),),
+                (class_place(live_class.class_name, "equal bytes, two parameters"),),
                 f"If they are meant to be one: {python_path(head)} = {python_path(table)}. If not, nothing is wrong.",
             )
 
@@ -139,14 +139,14 @@ class RequiresGradSurprise(Rule):
         "allenai/open-instruct#1387",
     )
 
-    def check(self, live: LiveModel, intended_differences: tuple[Freeze, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, intended_differences: tuple[Freeze, ...]) -> Iterator[Draft | Unknown]:
         for freeze in intended_differences:
             message, severity = _surprise(freeze)
             yield Draft(
                 message,
                 freeze.names,
-                (class_place(live.class_name, f"{freeze.names[0]}: {freeze.found}"),),
-                f"If they are to differ, untie them: {_own(live)}. Otherwise nothing has to be done.",
+                (class_place(live_class.class_name, f"{freeze.names[0]}: {freeze.found}"),),
+                f"If they are to differ, untie them: {_own(live_class)}. Otherwise nothing has to be done.",
                 severity=severity,
             )
 
@@ -194,7 +194,7 @@ class TiedButNotEffective(Rule):
     threads = ("huggingface/peft#2018", "huggingface/peft#1750")
 
     def check(
-        self, live: LiveModel, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
+        self, live_class: LiveClass, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
         by_name = {effect.name: effect for effect in derived_weights}
         for tie in live_ties:
@@ -204,12 +204,12 @@ class TiedButNotEffective(Rule):
                 continue
             forms = {effect.form for effect in changed}
             used = f"{plain[0]} is used raw" if plain else f"{changed[-1].name} passes through {changed[-1].by}"
-            after, mend = _after(live, forms, plain[0] if plain else changed[-1].name)
+            after, mend = _after(live_class, forms, plain[0] if plain else changed[-1].name)
             yield Draft(
                 f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
                 f"{changed[0].by} stands between. {used}. {after}",
                 tie.names,
-                (class_place(live.class_name, f"{changed[0].name}: {changed[0].by}"),),
+                (class_place(live_class.class_name, f"{changed[0].name}: {changed[0].by}"),),
                 mend,
                 severity=None if "changes" in forms else "info",
             )
@@ -248,12 +248,12 @@ def _one_weight(changed: list[Effect], plain: tuple[str, ...]) -> bool:
     return len(numbers) == 1
 
 
-def _after(live: LiveModel, forms: set[EffectForm], other: str) -> tuple[str, str]:
+def _after(live_class: LiveClass, forms: set[EffectForm], other: str) -> tuple[str, str]:
     """Return what comes of it, and what to do, by what stands between."""
     if "changes" in forms:
         return (
             f"Removing it would write the changed weight into {other}.",
-            f"Change both sides alike, or untie them first: {_own(live)}.",
+            f"Change both sides alike, or untie them first: {_own(live_class)}.",
         )
     if "replaces" in forms:
         return (
@@ -271,9 +271,9 @@ def _after(live: LiveModel, forms: set[EffectForm], other: str) -> tuple[str, st
     )
 
 
-def _own(live: LiveModel) -> str:
+def _own(live_class: LiveClass) -> str:
     """Return how one tensor becomes two."""
-    flag = "config.tie_word_embeddings = False, and " if live.library is not None else ""
+    flag = "config.tie_word_embeddings = False, and " if live_class.library is not None else ""
     return f"{flag}nn.Parameter(weight.detach().clone()) for one of them"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.records.live import DeclaredTie, Head, LiveModel
+from tiecheck.records.live import DeclaredTie, Head, LiveClass
 from tiecheck.wording import python_path
 
 OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeed"})
@@ -49,13 +49,13 @@ def why_stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
     return None
 
 
-def retie_code(claim: DeclaredTie, live: LiveModel, names: tuple[str, ...] = ()) -> str:
+def retie_code(claim: DeclaredTie, live_class: LiveClass, names: tuple[str, ...] = ()) -> str:
     """Return what ties a group, or some members of it, again: the model's own method where there is one.
 
     Else it is the assignment of the source, to all the others where no names are given.
     """
     flag = next((word for word in claim.by if word.endswith("config.tie_word_embeddings")), None)
-    hop = "model.module" if OUTSIDE & set(live.wrappers) else "model"
+    hop = "model.module" if OUTSIDE & set(live_class.wrappers) else "model"
     if flag is not None:
         path = flag.removesuffix("config.tie_word_embeddings").removesuffix(".")
         return python_path(path).replace("model", hop, 1) + ".tie_weights()" if path else f"{hop}.tie_weights()"

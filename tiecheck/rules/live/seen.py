@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.peers.loaders.accelerate import FINDERS
-from tiecheck.records.live import Alias, Effect, LiveModel, SaveProblem
+from tiecheck.records.live import Alias, Effect, LiveClass, SaveProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -40,7 +40,7 @@ class ModuleAlias(Rule):
     messages = (NOT_TIED,)
     threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
 
-    def check(self, live: LiveModel, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
             if _list_of(alias) is not None:
                 continue  # repeated-module speaks
@@ -50,7 +50,7 @@ class ModuleAlias(Rule):
                 f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
                 f"{_accelerate(alias)}",
                 alias.names,
-                (class_place(live.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
+                (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
                 "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
                 hurts=_blind(alias),
             )
@@ -105,12 +105,12 @@ class UndeclaredTie(Rule):
     threads = ("safetensors/safetensors#98", "safetensors/safetensors#202", "huggingface/trl#5150")
 
     def check(
-        self, live: LiveModel, save_problems: tuple[SaveProblem, ...], derived_weights: tuple[Effect, ...]
+        self, live_class: LiveClass, save_problems: tuple[SaveProblem, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
         changed = {effect.name for effect in derived_weights}
         for problem in save_problems:
             if changed.isdisjoint(problem.names):  # else tied-but-not-effective speaks
-                yield _unsaved(live, problem)
+                yield _unsaved(live_class, problem)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -156,7 +156,7 @@ class RepeatedModule(Rule):
         "yassouali/pytorch-segmentation#159",
     )
 
-    def check(self, live: LiveModel, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
             where = _list_of(alias)
             if where is None:
@@ -166,7 +166,7 @@ class RepeatedModule(Rule):
                 f"{listed(alias.paths)} are one {alias.class_name}: it stands {alias.paths_total} times in "
                 f"{where or 'the model'}, and has the parameters of one. {_accelerate(alias)}",
                 alias.names,
-                (class_place(live.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
+                (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
                 f"If {alias.paths_total} were meant, make each in its turn, {alias.class_name}(...) for _ in range(n), "
                 f"or part them here: {second} = copy.deepcopy({second}), and the others likewise. If one is meant to "
                 "be used several times, nothing has to be done.",
@@ -196,7 +196,7 @@ def _list_of(alias: Alias) -> str | None:
     return parts[0][0] if numbers and len({above for above, _, _ in parts}) == 1 and alias.paths_total else None
 
 
-def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
+def _unsaved(live_class: LiveClass, problem: SaveProblem) -> Draft:
     """Return what becomes of a tie at the next save, and how to have it back."""
     source, target = problem.names[-1], problem.names[0]
     if problem.form == "raises":
@@ -219,7 +219,7 @@ def _unsaved(live: LiveModel, problem: SaveProblem) -> Draft:
     return Draft(
         what,
         problem.names,
-        (class_place(live.class_name, "one parameter, not declared"),),
+        (class_place(live_class.class_name, "one parameter, not declared"),),
         mend,
         severity="info" if problem.kind == "module" and problem.form == "raises" else None,
     )

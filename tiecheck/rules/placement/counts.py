@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.placement import Device, Double, Placement, Plan
-from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.placement.plans import (
@@ -19,8 +18,11 @@ from tiecheck.rules.placement.plans import (
 )
 from tiecheck.wording import listed, size
 
-SLOWER = ("cpu", "disk")
-"""The devices that are worse than a GPU, the worst last."""
+COSTS = {
+    "disk": "each forward pass reads from disk what would fit in memory",
+    "cpu": "each forward pass copies what would have stayed on the device",
+}
+"""Cost of a module on a device that is slower than a GPU, the slowest first."""
 
 
 class TiedMemoryCountedTwice(Rule):
@@ -51,17 +53,20 @@ class TiedMemoryCountedTwice(Rule):
             if worst is None or worst.counted <= worst.real:
                 continue
             names = tuple(sorted({name for double in plan.doubles for name in double.names}))
-            lost = _moved_for_worse(plan)
-            quiet = not lost or is_aside(plan, placement)
+            lost = {module: at for module, at in plan.moved.items() if _is_worse(*at)}
+            over = sum(double.counted - double.real for double in plan.doubles)
+            every = f", and {size(over)} over {len(plan.doubles)} places" if len(plan.doubles) > 1 else ""
+            moved = [f"{module}: {now} instead of {then}" for module, (now, then) in plan.moved.items()][:3]
+            note = f"{worst.module} on {worst.device}: {worst.counted:,} bytes counted, {worst.real:,} real"
             yield Draft(
                 f"{plan_title(plan)} counts {size(worst.counted)} on {worst.device} for {worst.module} and what is "
-                f"tied to "
-                f"it by {listed(worst.names)}, which take {size(worst.real)}{_total_excess(plan, worst)}. "
-                f"{_moved_words(plan)}{unfollowed_words(plan, placement) if lost else ''}",
+                f"tied to it by {listed(worst.names)}, which take {size(worst.real)}: "
+                f"{size(worst.counted - worst.real)} too much{every}. {_moved_words(plan, lost)}"
+                f"{unfollowed_words(plan, placement) if lost else ''}",
                 names,
-                _locations(plan, worst),
-                _help(plan, worst),
-                severity="info" if quiet else None,
+                (tool_place(plan, note), *(tool_place(plan, text, "related") for text in moved)),
+                _help(plan, worst) if lost else "Nothing has to be done; more memory is left free than the plan says.",
+                severity="info" if not lost or is_aside(plan, placement) else None,
                 hurts=hurt_by_plans((plan,), names) if lost else None,
             )
 
@@ -71,14 +76,12 @@ class TiedMemoryCountedTwice(Rule):
 
         names = ("model.layers.0.k.weight", "model.layers.1.k.weight")
         double = Double("model.layers.0", "cuda:0", names, 21888, 12544)
-        away = {"model.norm": ("cpu", "cuda:0")}
         counted = plain_plan("accelerate", doubles=(double,))
         yield Case("nothing comes of it", {"placement": plain_placement(counted)}, finds=("info",))
-        pushed = counted._replace(moved=away)
+        pushed = counted._replace(moved={"model.norm": ("cpu", "cuda:0")})
         yield Case("a module goes to the CPU", {"placement": plain_placement(pushed)}, finds=("warning",))
-        yield Case(
-            "in the plan that is not followed", {"placement": plain_placement(plain_plan(), pushed)}, finds=("info",)
-        )
+        aside = {"placement": plain_placement(plain_plan(), pushed)}
+        yield Case("in the plan that is not followed", aside, finds=("info",))
         next_one = counted._replace(moved={"model.norm": ("cuda:1", "cuda:0")})
         yield Case("a module goes to another GPU", {"placement": plain_placement(next_one)}, finds=("warning",))
         better = counted._replace(moved={"model.norm": ("cuda:0", "cpu")})
@@ -88,61 +91,35 @@ class TiedMemoryCountedTwice(Rule):
         yield Case("counted as much as it takes", {"placement": plain_placement(right)})
 
 
-def _total_excess(plan: Plan, worst: Double) -> str:
-    """Return the sum over all places, where there are several."""
-    over = sum(double.counted - double.real for double in plan.doubles)
-    if len(plan.doubles) == 1:
-        return f": {size(over)} too much"
-    return f": {size(worst.counted - worst.real)} too much, and {size(over)} over {len(plan.doubles)} places"
+def _is_worse(now: Device, then: Device) -> bool:
+    """Tell whether a module was moved to a slower device, or to another GPU.
 
-
-def _moved_for_worse(plan: Plan) -> dict[str, tuple[Device, Device]]:
-    """Return the modules that the double count moved to a slower device, or to another GPU.
-
-    It may also move one the other way: accelerate 1.15 takes the next module apart sooner, and its pieces fit.
+    It may also move the other way: accelerate 1.15 takes the next module apart sooner, and its pieces fit.
     """
-    return {module: at for module, at in plan.moved.items() if _rank(at[0]) > _rank(at[1]) or not any(map(_rank, at))}
+    slow = ("cpu", "disk")
+    if now in slow:
+        return then not in slow or slow.index(now) > slow.index(then)
+    return then not in slow
 
 
-def _rank(device: Device) -> int:
-    return SLOWER.index(device) + 1 if device in SLOWER else 0
-
-
-def _moved_words(plan: Plan) -> str:
+def _moved_words(plan: Plan, lost: dict[str, tuple[Device, Device]]) -> str:
     """Return what stands elsewhere because of it, and what that costs."""
     if not plan.moved:
         return "The map is what it would be without that."
-    lost = _moved_for_worse(plan)
-    named = lost or dict(plan.moved)
-    first = next(iter(named.values()))
-    there = tuple(module for module, at in named.items() if at == first)
+    first = next(iter((lost or plan.moved).values()))
+    there = tuple(module for module, at in plan.moved.items() if at == first)
     rest = len(plan.moved) - len(there)
     others = f", and {rest} more {'module' if rest == 1 else 'modules'} elsewhere" if rest else ""
-    stand = "stands" if len(there) == 1 else "stand"
-    cost = _cost({now for now, _ in lost.values()})
-    return f"Because of it {listed(there)} {stand} on {first[0]} instead of {first[1]}{others}: {cost}."
-
-
-def _cost(away: set[Device]) -> str:
-    """Return what it costs that something stands on some devices."""
-    if "disk" in away:
-        return "each forward pass reads from disk what would fit in memory"
-    if "cpu" in away:
-        return "each forward pass copies what would have stayed on the device"
-    return "the activations cross between GPUs elsewhere" if away else "nothing is lost by it"
-
-
-def _locations(plan: Plan, worst: Double) -> tuple[Location, ...]:
-    """Return the bytes counted and real, and the first modules that moved."""
-    note = f"{worst.module} on {worst.device}: {worst.counted:,} bytes counted, {worst.real:,} real"
-    moved = [f"{module}: {now} instead of {then}" for module, (now, then) in plan.moved.items()][:3]
-    return (tool_place(plan, note), *(tool_place(plan, text, "related") for text in moved))
+    away = {now for now, _ in lost.values()}
+    cost = next((words for device, words in COSTS.items() if device in away), "the activations cross between GPUs")
+    return (
+        f"Because of it {listed(there)} {'stands' if len(there) == 1 else 'stand'} on {first[0]} instead of "
+        f"{first[1]}{others}: {cost if lost else 'nothing is lost by it'}."
+    )
 
 
 def _help(plan: Plan, worst: Double) -> str:
     """Return the map without the double count, or how much more to allow."""
-    if not _moved_for_worse(plan):
-        return "Nothing has to be done; the memory that is left free is that much larger than the plan says."
     instead = {module: then for module, (_, then) in plan.moved.items()}
     if all(module in plan.device_map for module in instead):
         whole = {**plan.device_map, **{module: device_key(device) for module, device in instead.items()}}

@@ -137,10 +137,8 @@ class LoadFailsUnderMap(Rule):
         yield Case("both stored, one on the disk", {"placement": plain_placement(loads=(both,))}, finds=("error",))
         key = both._replace(message="KeyError: 'lm_head.weight'", at="forward")
         yield Case("one stored, the head on the disk", {"placement": plain_placement(loads=(key,))}, finds=("error",))
-        alone = key._replace(devices=("disk", "disk"))
-        yield Case(
-            "the target alone, all on the disk", {"placement": plain_placement(loads=(alone,))}, finds=("error",)
-        )
+        alone = plain_placement(loads=(key._replace(devices=("disk", "disk")),))
+        yield Case("the target alone, all on the disk", {"placement": alone}, finds=("error",))
         apart = placed_load("untied", devices=("disk", "disk"), harmless=True)
         yield Case("both stored, both on the disk", {"placement": plain_placement(loads=(apart,))}, finds=("info",))
         yield Case("overwritten", {"placement": plain_placement(loads=(placed_load("overwrites"),))})
@@ -153,65 +151,42 @@ def _raising(load: PlacedLoad, placement: Placement) -> Draft:
     """Return a load, or the first forward pass after it, that raises."""
     when = f"{load.function} raises" if load.at == "load" else f"the first forward pass after {load.function} raises"
     stored = f"the checkpoint stores {listed(load.stored)}" if load.stored else "the module has its values"
-    text = load.message or "an exception"
-    return Draft(
-        f"Under this device map {when} {text if text.endswith('.') else text + '.'} {_where(load)}, and {stored}.",
-        load.names,
-        _places(load, placement.origin),
-        _one_device(load, placement),
-    )
-
-
-def _one_device(load: PlacedLoad, placement: Placement) -> str:
-    """Return the mend of a load that raises: one device, and which."""
+    text = (load.message or "an exception").removesuffix(".")
+    members = listed(load.names)
     keys = keys_to_set(placement)
-    if keys is not None and len(set(load.devices)) > 1:
-        return f"Give the modules of {listed(load.names)} one device. {keys}"
-    if placement.proposal is not None and placement.proposal.device_map and len(set(load.devices)) > 1:
-        proposed = " The proposed map does."
+    if len(set(load.devices)) > 1:
+        where = ". " if keys else " in the map, the CPU or a GPU." if "disk" in load.devices else " in the map."
+        proposed = " The proposed map does." if placement.proposal and placement.proposal.device_map else ""
+        mend = f"Give the modules of {members} one device{where}{keys or proposed}"
     else:
-        proposed = ""
-    if "disk" not in load.devices:
-        return f"Give the modules of {listed(load.names)} one device in the map.{proposed}"
-    if len(set(load.devices)) == 1:
-        return (
-            f"Keep the modules of {listed(load.names)} on a GPU or the CPU. Or load the model without a map and save "
-            "it again with save_pretrained, which stores the source as safetensors: then they may be on the disk."
+        mend = (
+            f"Keep the modules of {members} on a GPU or the CPU. Or load the model without a map and save it again "
+            "with save_pretrained, which stores the source as safetensors: then they may be on the disk."
         )
-    return f"Give the modules of {listed(load.names)} one device in the map, the CPU or a GPU.{proposed}"
+    message = f"Under this device map {when} {text}. {_where(load)}, and {stored}."
+    return Draft(message, load.names, _places(load, placement.origin), mend)
 
 
 def _apart(load: PlacedLoad, origin: str) -> Draft:
     """Return a tie that comes out as parameters of their own."""
     twice = " Each has a copy of its own in the offload folder." if load.form == "copies" else ""
-    both = load.tool == "transformers" and len(load.stored) == len(load.names)
-    saved = " A save_pretrained of the loaded model stores each." if both and load.harmless else ""
     lacking = tuple(name for name in load.names if name not in load.stored)
-    effect = "they can differ"
+    mend = f"load it {'without the disk' if 'disk' in load.devices else 'on one device'}."
     if load.harmless:
-        effect = "each reads the same values, so the model computes what it should"
-    elif lacking and load.stored:
-        effect = (
-            f"no class declares the tie, so {listed(load.stored)} gets what is stored, and {listed(lacking)}, which is "
-            "not, is drawn at random"
-        )
+        effect = "each reads the same values, so the model computes what it should, and a save stores each"
+        mend = f"Nothing has to be done to run the model. To train or save it, {mend}"
+    elif load.tool == "transformers":
+        effect = f"no class declares the tie, so {listed(lacking)}, which is not stored, is drawn at random"
+        mend = f"{how_to_declare(load.names)}: then from_pretrained ties them."
+    else:
+        effect, mend = "they can differ", f"To train or save it, {mend}"
     return Draft(
-        f"After {load.function} under this device map {listed(load.names)} are parameters of their own: {effect}."
-        f"{twice}{saved}",
+        f"After {load.function} under this map {listed(load.names)} are parameters of their own: {effect}.{twice}",
         load.names,
         _places(load, origin),
-        _whole(load),
+        mend,
         severity="info" if load.harmless else None,
     )
-
-
-def _whole(load: PlacedLoad) -> str:
-    """Return how to have one parameter."""
-    run = "Nothing has to be done to run the model. " if load.harmless else ""
-    how = "without the disk" if "disk" in load.devices else "on one device"
-    if load.tool == "transformers" and not load.harmless:
-        return f"{how_to_declare(load.names)}: then from_pretrained ties them."
-    return f"{run}To train or save it, load it {how}."
 
 
 def _where(load: PlacedLoad) -> str:

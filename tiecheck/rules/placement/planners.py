@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from tiecheck.records.placement import Crash, Placement, Plan, Seeds
-from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.placement.plans import (
@@ -21,6 +19,23 @@ from tiecheck.rules.placement.plans import (
     written_map,
 )
 from tiecheck.wording import listed
+
+WRONG = {
+    "substring": "It looks for a module's name anywhere inside the tied names, as head. in lm_head.weight., takes one "
+    "that is outside of the module for a part of it, and finds that module gone when the other is due.",
+    "sibling": "They are one module under several paths, of which named_children() lists the first: it looks for the "
+    "other among the modules to place.",
+    "root": "It looks for the module that holds each, and one of them is a parameter of the model itself, or of a "
+    "module that was taken apart.",
+}
+"""Cause -> what the planners of accelerate 1.15 and transformers 5.23 do wrong."""
+
+CHANGES = {
+    "substring": "register the module with the longer name first in __init__, or give one another ending",
+    "sibling": "give the second path a layer of its own and assign the weight to it, instead of the module",
+    "root": "keep at most one of the tied parameters on the model itself, and the others in submodules",
+}
+"""Cause -> what to change in the class."""
 
 
 class PlannerWillCrash(Rule):
@@ -59,17 +74,23 @@ class PlannerWillCrash(Rule):
             if plan.crash is not None:
                 found.setdefault(plan.crash.names, []).append((plan, plan.crash))
         for names, at in found.items():
-            (plan, crash), *others = at
+            plan, crash = at[0]
             plans = [one for one, _ in at]
-            tools = " and ".join(f"{one.tool} {one.version}" for one in plans)
-            verb = "raises" if not others else "raise"
+            early = crash.cause == "other" and not names and not crash.error.startswith("IndexError")
+            severity = plan_severity(plans, placement)
+            place = f" at {crash.module}" if crash.module else ""
+            over = f" over {listed(names)}" if names else ""
+            why = f" {WRONG[crash.cause]}" if crash.cause in WRONG else ""
+            evidence = (
+                tool_place(one, other.error, "related" if i else "primary") for i, (one, other) in enumerate(at)
+            )
             yield Draft(
-                f"The planner of {tools} {verb} "
-                f'"{crash.error}".{_cause_words(crash)}{unfollowed_words(plan, placement)}',
+                f"The planner of {' and '.join(f'{one.tool} {one.version}' for one in plans)} raises "
+                f'"{crash.error}"{place}{over}.{why}{unfollowed_words(plan, placement)}',
                 names or (crash.module or "the model",),
-                tuple(_raises(one, other, "related" if i else "primary") for i, (one, other) in enumerate(at)),
-                _help(crash, placement),
-                severity=_mildly(crash, plan_severity(plans, placement)),
+                tuple(evidence),
+                _help(crash, placement, early=early),
+                severity="info" if early and severity is not None else severity,  # another tool's, and over no tie
                 hurts=hurt_by_plans(plans, names),
             )
 
@@ -83,117 +104,33 @@ class PlannerWillCrash(Rule):
         yield Case("head in lm_head", {"placement": plain_placement(raising)}, finds=("error",))
         fits = plain_placement(raising, proposal=plain_proposal())
         yield Case("and a map that works", {"placement": fits}, finds=("error",))
-        yield Case(
-            "in accelerate only, of a class of transformers",
-            {"placement": plain_placement(plain_plan(), raising)},
-            ("warning",),
-        )
+        aside = {"placement": plain_placement(plain_plan(), raising)}
+        yield Case("in accelerate only, of a class of transformers", aside, finds=("warning",))
         both = plain_placement(plain_plan("transformers", device_map={}, placed=(), crash=inside), raising)
         yield Case("both planners", {"placement": both}, finds=("error",))
-        siblings = inside._replace(cause="sibling", module="wte", names=("ff_out.weight", "wte.weight"))
-        alias = raising._replace(crash=siblings)
-        yield Case("an alias among siblings", {"placement": plain_placement(alias)}, finds=("error",))
-        root = raising._replace(crash=inside._replace(cause="root", names=("v", "w"), module="w"))
-        yield Case("two names on the root", {"placement": plain_placement(root)}, finds=("error",))
-        text = "ValueError: max_memory has no cpu"
-        other = raising._replace(crash=Crash(text, "other", "", ()))
+        other = raising._replace(crash=Crash("ValueError: max_memory has no cpu", "other", "", ()))
         yield Case("something else", {"placement": plain_placement(other)}, finds=("error",))
+        yield Case("and of another tool", {"placement": plain_placement(plain_plan(), other)}, finds=("info",))
         yield Case("both come to an end", {"placement": plain_placement()})
         yield Case("a given map meets no planner", {"placement": plain_placement(plain_plan("given"))})
 
 
-def _mildly(crash: Crash, said: Severity | None) -> Severity | None:
-    """Return a note where another tool's planner raises for a reason that is no tie's."""
-    return "info" if said is not None and _raised_before_placing(crash) else said
-
-
-def _raises(plan: Plan, crash: Crash, role: Literal["primary", "related"]) -> Location:
-    """Where a planner raises, as evidence."""
-    at = f" at {crash.module}" if crash.module else ""
-    return tool_place(plan, f"{crash.error}{at}", role)
-
-
-def _mistaken_name(names: tuple[str, ...]) -> tuple[str, str] | None:
-    """Return a module and a tied name outside of it that the planner takes for contained in it.
-
-    accelerate 1.15 and transformers 5.23 ask `module + "." in name + "."`, which finds `head.` in `lm_head.weight.`.
-    """
-    for inside in names:
-        for module in _owners(inside):
-            for other in names:
-                if not other.startswith(module + ".") and module + "." in other + ".":
-                    return module, other
-    return None
-
-
-def _owners(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    return (".".join(parts[:end]) for end in range(1, len(parts)))
-
-
-def _cause_words(crash: Crash) -> str:
-    """Return what the planner does wrong, as sentences; empty where nothing is known beside what it raises."""
-    names = listed(crash.names) if crash.names else "the tied names"
-    taken = _mistaken_name(crash.names)
-    if crash.cause == "substring" and taken is not None:
-        module, other = taken
-        return (
-            f" It looks for {module + '.'!r} anywhere inside the tied names, finds it in {other!r}, and takes that for "
-            f"a part of {module}: it places {module} alone, and finds it gone when {other.rpartition('.')[0]} is due."
-        )
-    if crash.cause == "sibling":
-        return (
-            f" {names} are one module under several paths, of which named_children() lists the first: the planner "
-            "looks for the other among the modules to place, where it never was."
-        )
-    if crash.cause == "root":
-        return (
-            f" It looks for the module that holds each of {names}, and one of them is a parameter of the model itself, "
-            "or of a module that was taken apart: it is placed by itself, without a module."
-        )
-    at = f" while it placed {crash.module}" if crash.module else ""
-    if crash.names and crash.error.startswith("IndexError"):
-        return f" The module of one of {names} was no longer among those to place{at}."
-    return f" It came up{at}{f', over {names}' if crash.names else ''}." if at or crash.names else ""
-
-
-def _raised_before_placing(crash: Crash) -> bool:
-    """Return whether it raised for another reason than a tie: nothing was placed yet."""
-    return crash.cause == "other" and not crash.names and not crash.error.startswith("IndexError")
-
-
-def _help(crash: Crash, placement: Placement) -> str:
+def _help(crash: Crash, placement: Placement, *, early: bool) -> str:
     """Return what works with this release: a map made elsewhere, and the change of the class for this cause."""
-    if _raised_before_placing(crash) and "disk" in (placement.memory or {}):
+    if early and "disk" in (placement.memory or {}):
         return (
             "Leave disk out of max_memory: the disk is used anyhow where nothing else has room. accelerate balances "
             "only devices that torch knows."
         )
-    said = proposal_words(placement, crash.names)
+    said = [proposal_words(placement, crash.names)]
     known = placement.proposal.device_map if placement.proposal else {}
     if not known:
-        plain = "Pass a device_map ({'': 0} where all fits on one device): a given map needs no planner."
-        said = f"{said} {plain}" if said else plain
-    alias = ""
+        said.append("Pass a device_map ({'': 0} where all fits on one device): a given map needs no planner.")
     if crash.cause == "sibling" and len(known) > 1:
-        alias = " accelerate then warns that the key of the second path matches no submodule, which is harmless."
-    return f"{said}{alias}{_change(crash)}"
-
-
-def _change(crash: Crash) -> str:
-    """Return what to change in the class, where that helps."""
-    taken = _mistaken_name(crash.names)
-    if crash.cause == "substring" and taken is not None:
-        module, other = taken
-        first = other.rpartition(".")[0] or other
-        how = f"register {first} before {module} in __init__, or give one a name that does not end like the other"
-    elif crash.cause == "sibling":
-        how = "give the second path a layer of its own and assign the weight to it, instead of the module"
-    elif crash.cause == "root":
-        how = "keep at most one of the tied parameters on the model itself, and the others in submodules"
-    else:
-        return ""
-    return f" Or change the class: {how}."
+        said.append("accelerate then warns that the key of the second path matches no submodule, which is harmless.")
+    if crash.cause in CHANGES:
+        said.append(f"Or change the class: {CHANGES[crash.cause]}.")
+    return " ".join(filter(None, said))
 
 
 class PlanDependsOnHashSeed(Rule):
@@ -222,13 +159,18 @@ class PlanDependsOnHashSeed(Rule):
             seeds = plan.seeds
             if seeds is None or seeds.crashes == seeds.tried or (seeds.maps < 2 and not seeds.crashes):
                 continue
-            names = _wavering(plan, seeds)
-            met = unfollowed_words(plan, placement)
+            tied = {name for group in plan.placed for name in group.names}
+            within = {name for name in tied if any(name.startswith(f"{module}.") for module in seeds.moving)}
+            crashed = plan.crash.names if plan.crash else ()
+            names = tuple(sorted(within or tied)) or crashed or seeds.moving or ("the model",)
+            stand = "stands" if len(seeds.moving) == 1 else "stand"
+            moving = f" {listed(seeds.moving)} {stand} elsewhere from one process to the next." if seeds.moving else ""
             yield Draft(
-                f"{plan_title(plan)} depends on the hash seed: {_outcomes(seeds)}.{_moving(seeds)}{met}",
+                f"{plan_title(plan)} depends on the hash seed: {_outcomes(seeds)}.{moving}"
+                f"{unfollowed_words(plan, placement)}",
                 names,
                 (tool_place(plan, _outcomes(seeds)),),
-                _fixed(plan, placement, names),
+                _fixed_map(plan, placement, names),
                 severity="info" if is_aside(plan, placement) else None,
                 hurts=hurt_by_plans((plan,), names),
             )
@@ -241,43 +183,22 @@ class PlanDependsOnHashSeed(Rule):
         wavers = plain_plan("accelerate", seeds=seven)
         yield Case("seven maps in eight seeds", {"placement": plain_placement(wavers)}, finds=("warning",))
         yield Case("of a plan not followed", {"placement": plain_placement(plain_plan(), wavers)}, finds=("info",))
-        some = wavers._replace(seeds=seven._replace(maps=1, moving=(), crashes=3))
-        yield Case("it raises under some", {"placement": plain_placement(some)}, finds=("warning",))
-        broken = wavers._replace(seeds=seven._replace(splits=2))
-        yield Case("it splits a tie under some", {"placement": plain_placement(broken)}, finds=("warning",))
+        some = wavers._replace(seeds=seven._replace(maps=1, moving=(), splits=2, crashes=3))
+        yield Case("it splits a tie or raises under some", {"placement": plain_placement(some)}, finds=("warning",))
         always = wavers._replace(seeds=Seeds(8, 0, (), 0, 8))
         yield Case("it raises under all: TIE508", {"placement": plain_placement(always)})
-        same = wavers._replace(seeds=Seeds(8, 1, (), 0, 0))
-        yield Case("one map", {"placement": plain_placement(same)})
+        yield Case("one map", {"placement": plain_placement(wavers._replace(seeds=Seeds(8, 1, (), 0, 0)))})
         yield Case("nobody asked", {"placement": plain_placement()})
 
 
 def _outcomes(seeds: Seeds) -> str:
     """Return what came out of how many seeds."""
-    parts = [f"{seeds.tried} seeds gave {seeds.maps} different map{'' if seeds.maps == 1 else 's'}"]
-    if seeds.splits:
-        parts.append(f"under {seeds.splits} a tie is split")
-    if seeds.crashes:
-        parts.append(f"under {seeds.crashes} the planner raises")
-    return ", ".join(parts)
+    splits = f", under {seeds.splits} a tie is split" if seeds.splits else ""
+    crashes = f", under {seeds.crashes} the planner raises" if seeds.crashes else ""
+    return f"{seeds.tried} seeds gave {seeds.maps} different map{'' if seeds.maps == 1 else 's'}{splits}{crashes}"
 
 
-def _moving(seeds: Seeds) -> str:
-    if not seeds.moving:
-        return ""
-    stand = "stands" if len(seeds.moving) == 1 else "stand"
-    return f" {listed(seeds.moving)} {stand} on another device from one process to the next."
-
-
-def _wavering(plan: Plan, seeds: Seeds) -> tuple[str, ...]:
-    """Return the tied names in the modules that move; else every tied name, or the modules."""
-    tied = {name for group in plan.placed for name in group.names}
-    within = {name for name in tied if any(name.startswith(module + ".") for module in seeds.moving)}
-    crashed = plan.crash.names if plan.crash else ()
-    return tuple(sorted(within or tied)) or crashed or seeds.moving or ("the model",)
-
-
-def _fixed(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
+def _fixed_map(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
     """Return the map to give, or the seed to set."""
     said = proposal_words(placement, names) if placement.proposal and placement.proposal.device_map else None
     if said is None and plan.device_map and not any(is_split(group) for group in plan.placed):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from tiecheck.peers.loaders.accelerate import FINDERS
 from tiecheck.placement.map_lookup import device_word, key_of
-from tiecheck.records.live import DeclaredTie, LiveModel
+from tiecheck.records.live import DeclaredTie, LiveClass
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.placement import Device, Placed, Placement, Plan
 from tiecheck.records.report import Location, Severity
@@ -17,8 +18,45 @@ from tiecheck.wording import SHOWN, listed, size
 SHOWN_ENTRIES = 12
 """Entries of a device map that are written out; of a longer one those that the finding is about."""
 
-NO_MODULE = "The following device_map keys do not match any submodules in the model: "
-"""accelerate 1.15 `check_device_map`, which `dispatch_model` and `from_pretrained` call; a list of the keys follows."""
+
+class Loading(NamedTuple):
+    """Who loads the target, and what becomes one tensor by that."""
+
+    loader: str
+    """The natural loader: `transformers` (`from_pretrained`) or `accelerate`."""
+    broken: tuple[tuple[str, ...], ...]
+    """The groups that a class declares, that are different parameters, and that are not stored apart."""
+
+    def tool(self, plan: Plan) -> str:
+        """Return who loads the model under a plan; under a given map that is the natural loader."""
+        return self.loader if plan.tool == "given" else plan.tool
+
+    def binds(self, group: Placed, plan: Plan) -> bool:
+        """Tell whether the names of a group are one tensor once the model is loaded as the plan means it.
+
+        accelerate ties nothing that is not tied, and `from_pretrained` leaves apart what is stored apart (5.23).
+        """
+        return group.kind in TIED or (self.tool(plan) == "transformers" and group.names in self.broken)
+
+
+def loading_of(placement: Placement, live_class: LiveClass, declared_ties: Iterable[DeclaredTie]) -> Loading:
+    """Return who loads the target: the first plan is its own.
+
+    A given map says nothing: then it is `from_pretrained` for a class of transformers that was built from a directory,
+    and else accelerate, which is what takes a map for a module that is there. A group of the user's own contract is not
+    broken: no tool hears of it, and no load ties it.
+    """
+    first = placement.plans[0].tool if placement.plans else "given"
+    if first == "given":
+        built = live_class.library is not None and live_class.origin != "given"
+        first = "transformers" if built else "accelerate"
+    found = (claim for claim in declared_ties if claim.kind in UNTIED and claim.stored != "separate")
+    return Loading(first, tuple(claim.names for claim in found if by_class(claim)))
+
+
+def by_class(claim: DeclaredTie) -> bool:
+    """Tell whether a class of transformers declares a group, so that `from_pretrained` and `tie_weights` tie it."""
+    return any(word.endswith("._tied_weights_keys") for word in claim.by)
 
 
 def plan_title(plan: Plan) -> str:
@@ -26,20 +64,8 @@ def plan_title(plan: Plan) -> str:
     return "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}'s plan"
 
 
-def natural_loader(placement: Placement, live: LiveModel) -> str:
-    """Who really loads the target: `transformers` (`from_pretrained`) or `accelerate`.
-
-    The first plan is its own. A given map says nothing: then it is `from_pretrained` for a class of transformers that
-    was built from a directory, and else accelerate, which is what takes a map for a module that is there.
-    """
-    first = placement.plans[0].tool if placement.plans else "given"
-    if first != "given":
-        return first
-    return "transformers" if live.library is not None and live.origin != "given" else "accelerate"
-
-
 def is_aside(plan: Plan, placement: Placement) -> bool:
-    """Return whether a plan is another than the natural loader's, so that nobody may ever follow it."""
+    """Tell whether a plan is another than the natural loader's, so that nobody may ever follow it."""
     return bool(placement.plans) and plan.tool != placement.plans[0].tool
 
 
@@ -49,12 +75,13 @@ def plan_severity(plans: Iterable[Plan], placement: Placement) -> Severity | Non
 
 
 def unfollowed_words(plan: Plan, placement: Placement) -> str:
-    """Who meets a defect of a plan that the natural loader does not follow, as a sentence; empty for its own."""
+    """Return who meets a defect of a plan that the natural loader does not follow; empty for its own."""
     if not is_aside(plan, placement):
         return ""
     if plan.tool == "accelerate":
-        met = "infer_auto_device_map or load_checkpoint_and_dispatch"
-        return f" from_pretrained makes its own plan and does not meet this; code that calls accelerate's {met} does."
+        return (
+            " from_pretrained makes its own plan and does not meet this; code that calls accelerate's functions does."
+        )
     return " accelerate's functions do not meet this; from_pretrained of this class does."
 
 
@@ -79,68 +106,9 @@ def tool_place(plan: Plan, note: str, role: Role = "primary") -> Location:
     return Location(f"{plan.tool} {plan.version}, {plan.strategy}", None, None, role, note, "tool")
 
 
-def broken_groups(live: LiveModel) -> tuple[tuple[str, ...], ...]:
-    """Return the groups that a class declares, that are different parameters, and that are not stored apart either.
-
-    A group of the user's own contract is none of them: no tool hears of it, and no load ties it.
-    """
-    return tuple(
-        claim.names
-        for claim in live.declared
-        if claim.kind in UNTIED and claim.stored != "separate" and by_class(claim)
-    )
-
-
-def by_class(claim: DeclaredTie) -> bool:
-    """Return whether a class of transformers declares a group, so that `from_pretrained` and `tie_weights` tie it."""
-    return any(word.endswith("._tied_weights_keys") for word in claim.by)
-
-
-def is_bound(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
-    """Return whether the names of a group are one tensor once the model is loaded as the plan means it.
-
-    Either they are in the module, or `from_pretrained` ties them because they are declared. accelerate ties nothing
-    that is not tied, and `from_pretrained` leaves apart what is stored with different values (5.23).
-    """
-    if group.kind in TIED:
-        return True
-    if group.kind not in UNTIED or not group.declared:
-        return False
-    tying = plan.tool if plan.tool != "given" else natural_loader(placement, live)
-    return tying == "transformers" and group.names in broken_groups(live)
-
-
 def is_split(group: Placed) -> bool:
-    """Return whether the names lie on different devices; names that the map does not place count as nowhere."""
-    return len({device for device in group.devices if device is not None}) > 1
-
-
-def load_raises(names: tuple[str, ...], placement: Placement) -> bool:
-    """Return whether the load of these names ends with an exception: then the more precise rule speaks."""
-    return any(load.form == "raises" and load.names == names for load in placement.loads)
-
-
-def was_followed(group: Placed, plan: Plan, placement: Placement, live: LiveModel) -> bool:
-    """Return whether a group between the CPU and the disk was followed through `from_pretrained`.
-
-    Run with 5.23: it raises, or leaves the group in one place, and never keeps a second copy: where anything comes of
-    it load-under-map-fails says so, or that it does not know. accelerate's own functions do keep one.
-    """
-    loading = plan.tool if plan.tool != "given" else natural_loader(placement, live)
-    inside = {device for device in group.devices if device is not None} <= {"cpu", "disk"}
-    return loading == "transformers" and inside and group.names in placement.followed
-
-
-def separated_groups(plan: Plan, placement: Placement, live: LiveModel) -> tuple[Placed, ...]:
-    """Return the groups that a plan splits and tied-group-split-across-devices reports."""
-    return tuple(
-        group
-        for group in plan.placed
-        if is_split(group)
-        and is_bound(group, plan, placement, live)
-        and not load_raises(group.names, placement)
-        and not was_followed(group, plan, placement, live)
-    )
+    """Tell whether the names lie on different devices; names that the map does not place count as nowhere."""
+    return len(set(group.devices) - {None}) > 1
 
 
 def devices_words(names: tuple[str, ...], devices: tuple[Device | None, ...]) -> str:
@@ -167,16 +135,6 @@ def how_to_declare(names: tuple[str, ...]) -> str:
     """Return how a class declares a tie, as the beginning of a sentence."""
     pairs = ", ".join(f'"{name}": "{names[-1]}"' for name in names[:-1][:3])
     return f"Add {pairs} to the class's _tied_weights_keys, with config.tie_word_embeddings true"
-
-
-def version_words(versions: tuple[str, ...]) -> str:
-    """Ranges of versions in words: `0.34-` is `0.34 and later`, `0.20-0.33` is `0.20 to 0.33`."""
-    ends = [version.partition("-") for version in versions]
-    return listed(
-        tuple(
-            f"{low} and later" if dash and not high else f"{low} to {high}" if high else low for low, dash, high in ends
-        )
-    )
 
 
 def keys_to_set(placement: Placement) -> str | None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from tiecheck.placement.map_lookup import device_in, key_of
-from tiecheck.records.live import Alias, LiveModel
+from tiecheck.records.live import Alias, DeclaredTie, LiveClass, LiveModel
 from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.placement.plans import (
+    Loading,
     by_class,
     devices_words,
     how_to_declare,
     hurt_by_plans,
+    is_split,
     keys_to_set,
-    natural_loader,
+    loading_of,
     plan_severity,
     plan_title,
     proposal_words,
-    separated_groups,
     unfollowed_words,
 )
 from tiecheck.wording import listed, size
@@ -75,106 +76,99 @@ class TiedGroupSplit(Rule):
         "unslothai/unsloth#7215",
     )
 
-    def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
+    def check(
+        self,
+        placement: Placement,
+        live_class: LiveClass,
+        declared_ties: tuple[DeclaredTie, ...],
+        aliases: tuple[Alias, ...],
+    ) -> Iterator[Draft | Unknown]:
+        loading = loading_of(placement, live_class, declared_ties)
+        said = [set(claim.names) for claim in declared_ties if by_class(claim)]
         found: dict[tuple[str, ...], list[tuple[Plan, Placed]]] = {}
         for plan in placement.plans:
-            for group in separated_groups(plan, placement, live):
-                found.setdefault(group.names, []).append((plan, group))
+            for group in plan.placed:
+                if (
+                    is_split(group)
+                    and loading.binds(group, plan)
+                    and not _told_by_load(group, plan, placement, loading)
+                ):
+                    found.setdefault(group.names, []).append((plan, group))
         for names, at in found.items():
             (plan, group), *others = at
-            if _is_placed_once(group, live):
-                yield _placed_once(plan, group, _locations(at, placement))
+            evidence = tuple(_evidence(*one, placement, primary=not i) for i, one in enumerate(at))
+            puts = f"{plan_title(plan).replace('the given', 'The given')} puts {devices_words(names, group.devices)}"
+            # accelerate 1.15 walks `named_children()`, which lists a module among siblings under its first path alone.
+            if group.kind == "module" and any(one.siblings and set(names) <= set(one.names) for one in aliases):
+                once = "one module under several paths of one parent: it is placed once, by the path registered first"
+                mend = "Nothing has to be done; give all its paths one device, so that the map says what happens."
+                yield Draft(f"{puts}, and they are {once}.", names, evidence, mend, severity="info")
                 continue
-            plans = [one_plan for one_plan, _ in at]
-            also = (
-                f" {' and '.join(plan_title(plan) for plan, _ in others)} {_split_verb(others)} it as well."
-                if others
-                else ""
-            )
-            why = f"{_consequence(plan, group, placement, live)}. {_who_warns(plan, group, placement, live)}{also}"
+            undeclared = not (group.declared and any(len(one & set(names)) > 1 for one in said))
+            loses = loading.tool(plan) == "transformers" and group.kind == "parameter" and undeclared
+            also = "".join(f" {plan_title(other)} splits it as well." for other, _ in others)
             yield Draft(
-                f"{_puts(plan)} {devices_words(names, group.devices)}, and they are {_one_tensor(group)}: {why}"
-                f"{unfollowed_words(plan, placement)}",
+                f"{puts}, and they are {_one_tensor(group)}: {_consequence(group, loses=loses)}."
+                f"{_blind(plan, group)}{also}{unfollowed_words(plan, placement)}",
                 names,
-                _locations(at, placement),
-                _help(plan, group, placement, live),
-                severity=plan_severity(plans, placement),
-                hurts=hurt_by_plans(plans, names),
+                evidence,
+                _help(plan, group, placement, loses=loses),
+                severity=plan_severity([one for one, _ in at], placement),
+                hurts=hurt_by_plans([one for one, _ in at], names),
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import declared_tie, live_llama
-        from tiecheck.rules.placement.cases import placed_load, placed_pair, plain_placement, plain_plan, plain_proposal
+        from tiecheck.rules.placement.cases import placed_load, placed_pair, placing_facts, plain_plan, plain_proposal
 
-        def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
-            return {"placement": plain_placement(*plans, **changes), "live": of or live_llama()}
+        def given(group: Placed, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
+            return placing_facts(plain_plan("given", group), of=of, **changes)
 
-        def given(group: Placed, **changes: Any) -> dict[str, Any]:
-            return facts(plain_plan("given", group), **changes)
-
-        apart = placed_pair("cuda:1", "cuda:0")
+        apart, disk = placed_pair("cuda:1", "cuda:0"), placed_pair("disk", "cpu")
         plain = live_llama(library=None, declared=(), flag=None)
         yield Case("a given map", given(apart), finds=("error",))
         yield Case("and one that mends it", given(apart, proposal=plain_proposal()), finds=("error",))
-        disk = placed_pair("disk", "cpu")
         yield Case("cpu and disk, which loads", given(disk), finds=("error",))
         yield Case("cpu and disk, which raises: TIE511", given(disk, loads=(placed_load("raises"),)))
         meta = live_llama(origin="built on meta")
-        yield Case("cpu and disk, followed through the load: TIE511", given(disk, of=meta, followed=(disk.names,)))
-        yield Case("and two GPUs, whatever may be", given(apart, of=meta, followed=(apart.names,)), finds=("error",))
-        own_load = given(disk, of=plain, followed=(disk.names,))
+        yield Case("cpu and disk, followed through the load: TIE511", given(disk, meta, followed=(disk.names,)))
+        yield Case("and two GPUs, whatever may be", given(apart, meta, followed=(apart.names,)), finds=("error",))
+        own_load = given(disk, plain, followed=(disk.names,))
         yield Case("cpu and disk by accelerate, which keeps both", own_load, finds=("error",))
-        both = (plain_plan("transformers", apart), plain_plan("accelerate", apart))
-        yield Case("both planners", facts(*both), finds=("error",))
+        ours, theirs = plain_plan("transformers", apart), plain_plan("accelerate", apart)
+        yield Case("both planners", placing_facts(ours, theirs), finds=("error",))
         late = live_llama(ties=(), declared=(declared_tie("separate"),), origin="built on meta")
         untied = apart._replace(kind="separate", seen=False)
-        yield Case("tied by from_pretrained only", facts(plain_plan("transformers", untied), of=late), finds=("error",))
-        other = (plain_plan(), plain_plan("accelerate", apart))
-        yield Case("a plan that from_pretrained does not follow", facts(*other), finds=("warning",))
-        own = apart._replace(declared=False, seen=False)
-        yield Case("nobody declares it", facts(plain_plan("transformers", own)), finds=("error",))
-        yield Case("a plain module", facts(plain_plan("accelerate", apart), of=plain), finds=("error",))
-        alias = live_llama(
-            aliases=(Alias(("lm_head", "model.embed_tokens"), 2, "Embedding", siblings=True, names=apart.names),)
-        )
+        lately = plain_plan("transformers", untied)
+        yield Case("tied by from_pretrained only", placing_facts(lately, of=late), finds=("error",))
+        yield Case("a plan that is not followed", placing_facts(plain_plan(), theirs), finds=("warning",))
+        unheard = plain_plan("transformers", apart._replace(declared=False, seen=False))
+        yield Case("nobody declares it", placing_facts(unheard), finds=("error",))
+        paths = Alias(("lm_head", "model.embed_tokens"), 2, "Embedding", siblings=True, names=apart.names)
         module = apart._replace(kind="module")
-        yield Case("one module among siblings, placed once", given(module, of=alias), finds=("info",))
+        yield Case("one module, placed once", given(module, live_llama(aliases=(paths,))), finds=("info",))
         yield Case("one module under two parents", given(module), finds=("error",))
-        yield Case("together", facts())
-        yield Case("0 and cuda:0 are one device", given(placed_pair("cuda:0", "cuda:0")))
-        yield Case("two names on disk", given(placed_pair("disk", "disk")))
+        yield Case("together", placing_facts())
         yield Case("untied, and nobody says otherwise", given(untied._replace(declared=False)))
-        yield Case("accelerate ties nothing", facts(plain_plan("accelerate", untied), of=late))
+        yield Case("accelerate ties nothing", placing_facts(plain_plan("accelerate", untied), of=late))
         own_word = late._replace(declared=(declared_tie("separate", by=("tiecheck.toml",)),))
-        yield Case("declared by the user's contract alone", facts(plain_plan("transformers", untied), of=own_word))
+        yield Case("declared by the user's contract alone", placing_facts(lately, of=own_word))
         stored = late._replace(declared=(declared_tie("separate", stored="separate"),))
-        yield Case("stored apart, loaded apart", facts(plain_plan("transformers", untied), of=stored))
-        yield Case("unknown is no tie", given(apart._replace(kind="unknown")))
+        yield Case("stored apart, loaded apart", placing_facts(lately, of=stored))
         yield Case("a name that the map does not place", given(placed_pair(None, "cuda:0")))
 
 
-def _placed_once(plan: Plan, group: Placed, evidence: tuple[Location, ...]) -> Draft:
-    """Return the note on an alias among siblings: the map says two devices, and the module has one."""
-    return Draft(
-        f"{_puts(plan)} {devices_words(group.names, group.devices)}, and they are one module under several paths of "
-        f"one "
-        "parent: it is placed once, as the path that was registered first says, and the key of the other does nothing.",
-        group.names,
-        evidence,
-        "Nothing has to be done; give all its paths one device, so that the map says what happens.",
-        severity="info",
-    )
+def _told_by_load(group: Placed, plan: Plan, placement: Placement, loading: Loading) -> bool:
+    """Tell whether load-under-map-fails speaks for a group: its load raises, or was followed to its end.
 
-
-def _puts(plan: Plan) -> str:
-    """Subject and verb of the sentence that says what is put where."""
-    return "The given map puts" if plan.tool == "given" else f"{plan_title(plan)} puts"
-
-
-def _split_verb(others: list[tuple[Plan, Placed]]) -> str:
-    """Return the verb for the other plans that split the same group."""
-    return "split" if len(others) > 1 else "splits"
+    Between the CPU and the disk `from_pretrained` raises or leaves the group in one place (run with 5.23), and keeps no
+    second copy; accelerate's own functions do keep one.
+    """
+    if any(load.form == "raises" and load.names == group.names for load in placement.loads):
+        return True
+    inside = set(group.devices) - {None} <= {"cpu", "disk"}
+    return loading.tool(plan) == "transformers" and inside and group.names in placement.followed
 
 
 def _one_tensor(group: Placed) -> str:
@@ -183,81 +177,52 @@ def _one_tensor(group: Placed) -> str:
     return f"one tensor{of}" if group.kind in TIED else f"declared as one tensor{of}, which from_pretrained makes them"
 
 
-def _is_placed_once(group: Placed, live: LiveModel) -> bool:
-    """Return whether the names are one module under several paths of one parent, which is placed once by any map.
-
-    accelerate 1.15 walks `named_children()`, which lists it under its first path: the key of the other does nothing.
-    Under two parents it is placed twice, and its inputs are sent to another device than its weight.
-    """
-    return group.kind == "module" and any(a.siblings and set(group.names) <= set(a.names) for a in live.aliases)
-
-
-def _loses_tie(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> bool:
-    """Return whether `from_pretrained` (5.23) makes different parameters of a group by any map, undeclared."""
-    tool = plan.tool if plan.tool != "given" else natural_loader(placement, live)
-    said = any(by_class(claim) and len(set(claim.names) & set(group.names)) > 1 for claim in live.declared)
-    return tool == "transformers" and group.kind == "parameter" and not (group.declared and said)
-
-
-def _consequence(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
-    """Return what comes of it, by the devices.
+def _consequence(group: Placed, *, loses: bool) -> str:
+    """Return what comes of it, by the devices; `loses` where `from_pretrained` makes different parameters of them.
 
     Run with accelerate 1.15: `dispatch_model` moves each member, ties them again to the first by name that is not
     offloaded, and sends the inputs of each module to the device of the map. A module that is offloaded to the CPU or
     to disk keeps a copy there, which is read again in each forward pass.
     """
-    places = len({device for device in group.devices if device})
-    if _loses_tie(plan, group, placement, live):
+    places = len(set(group.devices) - {None})
+    if loses:
         return f"no class declares that, so from_pretrained makes {places} parameters of them, one on each device"
     if "meta" in group.devices:
         return "a module on meta gets no values, and a forward pass over it raises or gives none"
-    computing = {device for device in group.devices if device and device not in OFFLOADED}
-    if len(computing) > 1:
-        kept = next(device for device in group.devices if device in computing)
-        alone = "one of them" if group.kind == "module" else kept
+    computing = [device for device in group.devices if device and device not in OFFLOADED]
+    if len(set(computing)) > 1:
+        alone = "one of them" if group.kind == "module" else computing[0]
         return f'dispatch_model leaves it on {alone} alone, and forward raises "{MIXED.partition(",")[0]}"'
     more = f", {size(group.nbytes * (places - 1))} more than a tie takes" if group.nbytes is not None else ""
     return f"it is held in {places} places{more}, and an update of one copy does not reach the other"
 
 
-def _who_warns(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
-    """Return why the planner split it, and who says so at the load."""
-    by_accelerate = plan.tool == "accelerate" or (
-        plan.tool == "given" and natural_loader(placement, live) == "accelerate"
-    )
-    blind = f"{plan.tool} {plan.version} does not see this tie. " if plan.tool != "given" and not group.seen else ""
-    if plan.tool == "transformers" and not group.seen and not group.declared:
-        blind = "transformers plans from declarations alone and does not see this tie. "
-    if by_accelerate:
-        return f'{blind}Only load_checkpoint_and_dispatch warns ("{APART.partition(":")[0]}"), dispatch_model does not.'
-    if plan.tool == "transformers" and group.seen:
-        return f'{blind}from_pretrained warns ("{APART.partition(":")[0]}") and goes on.'
-    return f"{blind}from_pretrained does not warn."
+def _blind(plan: Plan, group: Placed) -> str:
+    """Return why the planner split it, where it did not see it."""
+    if plan.tool == "given" or group.seen:
+        return ""
+    if plan.tool == "transformers" and not group.declared:
+        return " transformers plans from declarations alone and does not see this tie."
+    return f" {plan.tool} {plan.version} does not see this tie."
 
 
-def _locations(at: list[tuple[Plan, Placed]], placement: Placement) -> tuple[Location, ...]:
-    """Return the keys of each map that place the names."""
-    found: list[Location] = []
-    for plan, group in at:
-        keys = dict.fromkeys(key_of(plan.device_map, name) for name in group.names)
-        note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
-        path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
-        role: Literal["primary", "related"] = "related" if found else "primary"
-        found.append(Location(path, None, None, role, note or devices_words(group.names, group.devices), "tool"))
-    return tuple(found)
+def _evidence(plan: Plan, group: Placed, placement: Placement, *, primary: bool) -> Location:
+    """Return the keys of a map that place the names."""
+    keys = dict.fromkeys(key_of(plan.device_map, name) for name in group.names)
+    note = ", ".join(f"{key!r}: {plan.device_map[key]!r}" for key in keys if key is not None)
+    path = placement.origin if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}"
+    words = note or devices_words(group.names, group.devices)
+    return Location(path, None, None, "primary" if primary else "related", words, "tool")
 
 
-def _help(plan: Plan, group: Placed, placement: Placement, live: LiveModel) -> str:
+def _help(plan: Plan, group: Placed, placement: Placement, *, loses: bool) -> str:
     """Return the map that keeps the group together: the few keys to change in a given one, or the proposal."""
     declare = ""
-    if _loses_tie(plan, group, placement, live):
+    if loses:
         declare = f"{how_to_declare(group.names)}: then from_pretrained ties them and its planner keeps them together. "
         if plan.tool != "given":
             return declare.strip()
-    keys = keys_to_set(placement) if plan.tool == "given" else None
-    if keys is not None:
-        return f"{declare}{keys}"
-    said = proposal_words(placement, group.names)
+    said = (keys_to_set(placement) if plan.tool == "given" else None) or proposal_words(placement, group.names)
     if said is None:
         homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
         said = f"Give {homes} one device in the map, {device_in(plan.device_map, group.names[-1])!r} for instance."

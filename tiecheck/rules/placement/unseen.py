@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import Any
 
-from tiecheck.records.live import LiveModel
-from tiecheck.records.placement import Placed, Placement, Plan
+from tiecheck.records.live import Alias, DeclaredTie, Head, LiveClass, LiveModel, Tie
+from tiecheck.records.placement import Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED
 from tiecheck.rules.live.precedence import retie_code
 from tiecheck.rules.placement.plans import (
-    NO_MODULE,
-    broken_groups,
+    Loading,
     how_to_declare,
     hurt_by_plans,
-    is_bound,
     is_split,
-    natural_loader,
+    loading_of,
     plan_title,
-    version_words,
+    tool_place,
 )
 from tiecheck.wording import listed, size
+
+NO_MODULE = "The following device_map keys do not match any submodules in the model: "
+"""accelerate 1.15 `check_device_map`, which `dispatch_model` and `from_pretrained` call; a list of the keys follows."""
 
 LARGE = 0.1
 """From this share of a model's bytes on, memory counted apart is worth a warning."""
@@ -61,185 +63,175 @@ class TieInvisibleToLoader(Rule):
         "huggingface/transformers#30001",
     )
 
-    def check(self, placement: Placement, live: LiveModel) -> Iterator[Draft | Unknown]:
-        yield from _not_tied_warning(placement, live)
-        yield from _unwarned_groups(placement, live)
-        yield from _unheard_ties(placement, live)
-        yield from _strange_keys(placement, live)
+    def check(  # noqa: PLR0913, PLR0917  # the facts that it wants
+        self,
+        placement: Placement,
+        live_class: LiveClass,
+        live_ties: tuple[Tie, ...],
+        declared_ties: tuple[DeclaredTie, ...],
+        heads: tuple[Head, ...],
+        aliases: tuple[Alias, ...],
+    ) -> Iterator[Draft | Unknown]:
+        loading = loading_of(placement, live_class, declared_ties)
+        tied = next((tie for tie in live_ties if tie.kind in TIED and not tie.buffer), None)
+        accelerates = next((plan for plan in placement.plans if plan.tool == "accelerate"), None)
+        logged = any(NOT_TIED in plan.logged for plan in placement.plans)
+        if loading.broken and (logged or (accelerates is not None and tied is not None and live_class.library)):
+            finds = "warns" if logged or tied is None else f"warns of nothing, since it finds {listed(tied.names)} tied"
+            yield _broken(finds, placement, loading, live_class, declared_ties)
+        elif logged or (placement.warns and not loading.broken):
+            yield _harmless(placement, live_class, tied, heads, aliases)
+        for plan in placement.plans:
+            yield from _unheard(plan)
+            yield from _strange_keys(plan, placement, live_class, aliases)
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import unseen_cases
+        from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_head, live_llama, live_tie
+        from tiecheck.rules.placement.cases import placed_pair, placing_facts, plain_plan
 
-        yield from unseen_cases()
+        def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
+            return placing_facts(*plans, of=of, **changes)
+
+        logs, silent = plain_plan("accelerate", logged=(NOT_TIED,)), plain_plan("accelerate")
+        functional = live_head(head=(EMBEDDING,), embedding=(EMBEDDING,), same=True)
+        olmo = live_llama(ties=(), declared=(), heads=(functional,))
+        yield Case("OLMo, MPT: the embedding is the head", facts(logs, of=olmo), finds=("info",))
+        slots, paths = ("model.ff_out.weight", "model.wte.weight"), ("model.ff_out", "model.wte")
+        alias = Alias(paths, 2, "Embedding", siblings=True, names=slots)
+        aliased = live_llama(ties=(live_tie(*slots, kind="module"),), aliases=(alias,))
+        older = facts(silent, of=aliased, warns=("0.20-0.33",))
+        yield Case("an alias that older versions miss", older, finds=("info",))
+        apart = live_llama(ties=(), declared=(declared_tie("separate"),))
+        yield Case("really untied, and nothing ties it", facts(logs, of=apart), finds=("warning",))
+        late = apart._replace(origin="built on meta")
+        ours = plain_plan(logged=(NOT_TIED,))
+        yield Case("untied until from_pretrained ties it", facts(ours, of=late), finds=("info",))
+        lone = live_llama(ties=(), declared=(), heads=(live_head(head=(HEAD,), embedding=(EMBEDDING,)),))
+        yield Case("a flag that nothing follows", facts(logs, of=lone), finds=("info",))
+        stored = apart._replace(declared=(declared_tie("separate", stored="separate"),))
+        yield Case("stored apart and kept apart: no warning", facts(silent, of=stored))
+        yield Case("tied, and nobody warns", facts())
+        shared = ("model.layers.0.mlp.weight", "model.layers.1.mlp.weight")
+        behind = apart._replace(ties=(live_tie(*shared),))
+        yield Case("a broken head behind another tie", facts(silent, of=behind), finds=("warning",))
+        contract = behind._replace(declared=(declared_tie("separate", by=("tiecheck.toml",)),))
+        yield Case("a group of the user's contract, of which no tool hears", facts(silent, of=contract))
+        yield Case("a plain module: accelerate never warns", facts(silent, of=behind._replace(library=None)))
+        yield Case("no other tie: accelerate warns, by its log", facts(silent, of=apart))
+        unheard = placed_pair(names=shared, declared=False, seen=False)
+        yield Case("an undeclared tie, together all the same", facts(plain_plan("transformers", unheard)), ("info",))
+        large = plain_plan("transformers", unheard, counted={"cuda:0": 30000}, used={"cuda:0": 20000})
+        yield Case("and counted apart", facts(large), finds=("warning",))
+        split = unheard._replace(devices=("cuda:0", "cuda:1"))
+        yield Case("split: TIE501", facts(plain_plan("transformers", split)))
+        yield Case("no tie at all", facts(plain_plan("transformers", unheard._replace(kind="copy"))))
+        typo = plain_plan("given", logged=(f"{NO_MODULE}['model.embed_token']",))
+        yield Case("a key that names nothing", facts(typo), finds=("warning",))
+        second = plain_plan("given", logged=(f"{NO_MODULE}['{paths[0]}', '{EMBEDDING}']",))
+        yield Case("a key for an alias, and for a parameter", facts(second, of=aliased))
 
 
-def _not_tied_warning(placement: Placement, live: LiveModel) -> Iterator[Draft]:
-    """Yield the warning "not tied" of accelerate, where a version of it would log it, with what is behind it."""
-    ours = next((plan for plan in placement.plans if NOT_TIED in plan.logged), None)
-    if ours is None and not placement.warns:
-        return
-    versions = f"accelerate {ours.version}" if ours else f"accelerate {version_words(placement.warns)}"
-    says = f'{versions} {"logs" if ours else "log"} "The model weights are not tied"'
-    apart = broken_groups(live)
-    if apart and ours is None:
-        return  # _unwarned_groups() tells what the installed one does not
-    if apart:
-        yield _untied(f"{says}, and it is right", apart, placement, live)
-        return
-    why, names = _harmless(live)
-    yield Draft(
-        f"{says}. {why}",
-        names,
-        (Location(live.class_name, None, None, "primary", NOT_TIED, "class"),),
-        "Nothing has to be done; calling tie_weights() does not make it go away."
-        if _settled(live)
-        else f"If {listed(names)} are meant to be one tensor, declare it in the class's _tied_weights_keys.",
-        severity="info",
-    )
-
-
-def _unwarned_groups(placement: Placement, live: LiveModel) -> Iterator[Draft]:
-    """Broken groups of which accelerate says nothing, since it finds another tie and looks no further."""
-    apart = broken_groups(live)
-    plan = next((plan for plan in placement.plans if plan.tool == "accelerate"), None)
-    found = next((tie for tie in live.ties if tie.kind in TIED and not tie.buffer), None)
-    if not apart or plan is None or NOT_TIED in plan.logged or found is None or live.library is None:
-        return
-    says = f"accelerate {plan.version} warns of nothing here, since it finds another tie ({listed(found.names)})"
-    yield _untied(f"{says}: it warns only where there is none at all", apart, placement, live)
-
-
-def _untied(says: str, apart: tuple[tuple[str, ...], ...], placement: Placement, live: LiveModel) -> Draft:
-    """Groups that are really untied: harmless where `from_pretrained` ties them before the model is used."""
-    names = tuple(sorted({name for group in apart for name in group}))
+def _broken(
+    finds: str,
+    placement: Placement,
+    loading: Loading,
+    live_class: LiveClass,
+    declared_ties: tuple[DeclaredTie, ...],
+) -> Draft:
+    """Return what is said of groups that are really untied: harmless where `from_pretrained` ties them at the load."""
+    names = tuple(sorted({name for group in loading.broken for name in group}))
     what = f"{listed(names)} are declared as one tensor and are {'two' if len(names) == 2 else 'several'}"
-    places = (Location(live.class_name, None, None, "primary", f"{names[0]} is not {names[-1]}", "class"),)
-    if natural_loader(placement, live) == "transformers":
-        message = f"{says}. {what}, which is harmless: from_pretrained ties them while it loads, and plans by itself."
-        return Draft(message, names, places, "Nothing has to be done with from_pretrained.", severity="info")
-    sizes = {group.names: _again(group) for plan in placement.plans for group in plan.placed if group.names in apart}
-    more = f" They take {size(sum(sizes.values()))} more than tied." if any(sizes.values()) else ""
-    mends = "; ".join(retie_code(claim, live) for claim in live.declared if claim.names in apart)
-    message = f"{says}. {what}: accelerate plans, loads and moves them as different tensors, and ties nothing.{more}"
+    place = (class_place(live_class.class_name, f"{names[0]} is not {names[-1]}"),)
+    if loading.loader == "transformers":
+        message = f"{what}, which is harmless: from_pretrained ties them while it loads. accelerate {finds}."
+        return Draft(message, names, place, "Nothing has to be done with from_pretrained.", severity="info")
+    placed = {g.names: g for plan in placement.plans for g in plan.placed if g.names in loading.broken}
+    extra = sum((group.nbytes or 0) * (len(group.names) - 1) for group in placed.values())
+    more = f" They take {size(extra)} more than tied." if extra else ""
+    mends = "; ".join(retie_code(claim, live_class) for claim in declared_ties if claim.names in loading.broken)
     plans = tuple(plan for plan in placement.plans if plan.tool == "accelerate")
     return Draft(
-        message, names, places, f"Before the plan is made: {mends}.", hurts=hurt_by_plans(plans, names) or None
+        f"{what}: accelerate plans, loads and moves them as different tensors, ties nothing, and {finds}.{more}",
+        names,
+        place,
+        f"Before the plan is made: {mends}.",
+        hurts=hurt_by_plans(plans, names) or None,
     )
 
 
-def _settled(live: LiveModel) -> bool:
-    """Return whether the head is the embedding, one way or the other."""
-    tied = any(tie.kind in TIED and not tie.buffer for tie in live.ties)
-    return tied or not any(head.alike and not head.same for head in live.heads)
+def _harmless(
+    placement: Placement, live_class: LiveClass, tied: Tie | None, heads: tuple[Head, ...], aliases: tuple[Alias, ...]
+) -> Draft:
+    """Return why the warning "not tied" of accelerate, or of a version of it, can be ignored."""
+    ours = next((plan for plan in placement.plans if NOT_TIED in plan.logged), None)
+    alias = next((alias for alias in aliases if alias.siblings), None)
+    same = next((head for head in heads if head.same and len(head.head) == 1), None)
+    apart = None if tied else next((head for head in heads if head.alike and not head.same), None)
+    mend = "Nothing has to be done; calling tie_weights() does not make it go away."
+    if alias is not None:
+        why = f"It is harmless: {listed(alias.paths)} are one module, which accelerate before 0.34 does not see"
+        names = alias.names
+    elif same is not None:
+        why = f"It is harmless: get_output_embeddings() of {same.class_name} gives the embedding itself"
+        names = same.head
+    elif tied is not None:
+        why, names = f"It is harmless: {listed(tied.names)} are one tensor, which these versions do not see", tied.names
+    elif apart is not None:
+        names = tuple(sorted({*apart.head[:1], *apart.embedding[:1]}))
+        why = f"The flag says tied, {apart.class_name} declares no tie, and {listed(names)} are two tensors"
+        mend = f"If {listed(names)} are meant to be one tensor, declare it in the class's _tied_weights_keys."
+    else:
+        why, names = "It is harmless: the model has one tensor for it under one name", ("config.tie_word_embeddings",)
+    versions = ours.version if ours else f"{', '.join(placement.warns)} (versions)"
+    says = f'accelerate {versions} logs "The model weights are not tied". {why}.'
+    return Draft(says, names, (class_place(live_class.class_name, NOT_TIED),), mend, severity="info")
 
 
-def _harmless(live: LiveModel) -> tuple[str, tuple[str, ...]]:
-    """Return why the warning can be ignored, and the names it is about."""
-    for alias in live.aliases:
-        if alias.siblings:
-            paths = " and ".join(alias.paths[:2])
-            why = f"It is harmless: {paths} are one module, which accelerate before 0.34 does not see. The tie holds."
-            return why, alias.names
-    head = next((head for head in live.heads if head.same), None)
-    if head is not None and len(head.head) == 1:
-        why = (
-            f"It is harmless: get_output_embeddings() of {head.class_name} gives the embedding itself. "
-            f"{head.head[0]} is one parameter under one name, so there are no two names to be found tied."
-        )
-        return why, head.head
-    tied = next((tie for tie in live.ties if tie.kind in TIED and not tie.buffer), None)
-    if tied is not None:
-        return f"It is harmless: {listed(tied.names)} are one tensor, which these versions do not see.", tied.names
-    head = next((head for head in live.heads if head.alike and not head.same), None)
-    if head is not None:
-        names = tuple(sorted({*head.head[:1], *head.embedding[:1]}))
-        why = f"The flag says tied, {head.class_name} declares no tie, and {listed(names)} are two tensors: "
-        return f"{why}nothing will tie them, and accelerate treats them as what they are.", names
-    why = "It is harmless: the flag says tied, and the model has one tensor for it under one name, used twice."
-    return why, ("config.tie_word_embeddings",)
-
-
-def _unheard_ties(placement: Placement, live: LiveModel) -> Iterator[Draft]:
-    """Real ties that transformers' planner does not hear of, and that its map keeps together all the same."""
-    for plan in placement.plans:
-        if plan.tool != "transformers" or plan.crash is not None:
-            continue
-        twice = {name for double in plan.doubles for name in double.names}
-        groups = [g for g in plan.placed if not g.seen and is_bound(g, plan, placement, live) and g.kind in TIED]
-        groups = [g for g in groups if not is_split(g) and twice.isdisjoint(g.names)]
-        if groups:
-            yield _unheard(plan, groups)
-
-
-def _unheard(plan: Plan, groups: list[Placed]) -> Draft:
-    first = groups[0]
+def _unheard(plan: Plan) -> Iterator[Draft]:
+    """Yield the real ties that transformers' planner does not hear of, and that its map keeps together all the same."""
+    if plan.tool != "transformers" or plan.crash is not None:
+        return
+    twice = {name for double in plan.doubles for name in double.names}
+    groups = [g for g in plan.placed if not g.seen and g.kind in TIED and not is_split(g) and twice.isdisjoint(g.names)]
+    if not groups:
+        return
+    first = groups[0].names
     names = tuple(sorted({name for group in groups for name in group.names}))
-    ties = "a tie" if len(groups) == 1 else f"{len(groups)} ties"
-    which = listed(first.names) if len(groups) == 1 else f"{listed(first.names)} among them"
-    over = min(sum(plan.counted.values()) - sum(plan.used.values()), sum(_again(group) for group in groups))
+    again = sum((group.nbytes or 0) * (len(group.names) - 1) for group in groups)
+    over = min(sum(plan.counted.values()) - sum(plan.used.values()), again)
     large = over > 0 and over >= LARGE * sum(plan.used.values())
-    apart = f" It counts {size(over)} for them that nothing takes." if large else ""
-    them = "it" if len(groups) == 1 else "them"
-    kept = f"keeps {them} together all the same; with less memory it may not"
+    counts = f" It counts {size(over)} for them that nothing takes." if large else ""
+    kept = "keeps them together all the same; with less memory it may not"
     if any(group.kind == "parameter" for group in groups):
-        kept = f"keeps {them} together, but from_pretrained too ties only what is declared: it makes parameters apart"
-    return Draft(
-        f"{plan_title(plan)} knows only what is declared, and not {ties} that the module has ({which}). "
-        f"The map {kept}.{apart}",
+        kept = "keeps them together, but from_pretrained too ties only what is declared: it makes parameters apart"
+    ties = f"a tie that the module has ({listed(first)})"
+    if len(groups) > 1:
+        ties = f"{len(groups)} ties that the module has ({listed(first)} among them)"
+    yield Draft(
+        f"{plan_title(plan)} knows only what is declared, and not {ties}. The map {kept}.{counts}",
         names,
-        (Location(f"transformers {plan.version}", None, None, "primary", f"{first.names[0]}: not declared", "tool"),),
-        f"{how_to_declare(first.names)}.",
+        (tool_place(plan, f"{first[0]}: not declared"),),
+        f"{how_to_declare(first)}.",
         severity=None if large else "info",
         hurts=hurt_by_plans((plan,), names) if large else None,
     )
 
 
-def _again(group: Placed) -> int:
-    return (group.nbytes or 0) * (len(group.names) - 1)
-
-
-def _strange_keys(placement: Placement, live: LiveModel) -> Iterator[Draft]:
-    """Keys of a given map of which accelerate says that they match no submodule: an alias's path, or nothing."""
-    logged = [line for plan in placement.plans if plan.tool == "given" for line in plan.logged]
-    for line in logged:
-        if not line.startswith(NO_MODULE):
-            continue
-        for key in _keys(line):
-            draft = _stranger(key, placement, live)
-            if draft is not None:
-                yield draft
-
-
-def _keys(line: str) -> tuple[str, ...]:
-    """Return the keys that the warning lists; none where it is written otherwise."""
-    try:
-        return tuple(str(key) for key in ast.literal_eval(line.removeprefix(NO_MODULE).strip()))
-    except (ValueError, SyntaxError, TypeError):
-        return ()
-
-
-def _stranger(key: str, placement: Placement, live: LiveModel) -> Draft | None:
-    alias = next((a for a in live.aliases if any(key == path or key.startswith(path + ".") for path in a.paths)), None)
-    at = (Location(placement.origin, None, None, "primary", f"the key {key!r}", "tool"),)
-    if alias is not None:
-        others = listed(tuple(path for path in alias.paths if path != key))
-        return Draft(
-            f"accelerate warns that the key {key!r} of the map matches no submodule. It is harmless: it is another "
-            f"path of {others}, one module, which named_modules() lists once. Where no shorter key covers that path, "
-            "accelerate refuses the map without it.",
-            alias.names,
-            at,
-            "Nothing has to be done; keep the key.",
-            severity="info",
-        )
-    given = (group.names for plan in placement.plans if plan.tool == "given" for group in plan.placed)
-    if key.rpartition(".")[2] in {"weight", "bias"} or any(key in names for names in given):
-        return None  # a parameter's own name, which a map may have and the planners write themselves
-    return Draft(
-        f"The key {key!r} of the map matches no submodule of {live.class_name}, and places nothing: what it was meant "
-        "for goes where a shorter key puts it, or nowhere.",
-        (key,),
-        at,
-        "Write the module's own path, as model.named_modules() gives it, or leave the key out.",
-    )
+def _strange_keys(
+    plan: Plan, placement: Placement, live_class: LiveClass, aliases: tuple[Alias, ...]
+) -> Iterator[Draft]:
+    """Yield the keys of a given map that name no module, by accelerate's own warning; an alias and a tensor may."""
+    lines = [line for line in plan.logged if plan.tool == "given" and line.startswith(NO_MODULE)]
+    tensors = {name for group in plan.placed for name in group.names}
+    paths = {path for alias in aliases for path in alias.paths}
+    for key in (key for line in lines for key in ast.literal_eval(line.removeprefix(NO_MODULE))):
+        inside = any(f"{key}.".startswith(f"{path}.") for path in paths)
+        if not inside and key not in tensors and key.rpartition(".")[2] not in {"weight", "bias"}:
+            yield Draft(
+                f"The key {key!r} of the map matches no submodule of {live_class.class_name}, and places nothing: "
+                "what it was meant for goes where a shorter key puts it, or nowhere.",
+                (key,),
+                (Location(placement.origin, None, None, "primary", f"the key {key!r}", "tool"),),
+                "Write the module's own path, as model.named_modules() gives it, or leave the key out.",
+            )
