@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
-from tiecheck.engine.status import TIES, RuleAnswers, report_status
+from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, report_status
 from tiecheck.errors import (
     OutOfTimeError,
     TargetError,
@@ -271,7 +271,7 @@ def _apply(
     )
     if not reasons:
         outcome.ran.append(rule.code)
-    elif rule.severity == "error" and values.keys() & set(TIES):
+    elif rule.severity == "error" and values.keys() & JUDGED:
         outcome.unclear.append(rule.code)
 
 

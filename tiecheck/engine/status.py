@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TIES: tuple[FactName, ...] = ("groups", "live")
 """Names of the facts that are the ties themselves."""
 
+JUDGED = frozenset({"groups", "live_ties", "declared_ties"})
+"""The same as the rules on them ask for it."""
+
 
 class RuleAnswers(Record):
     """The answers of the rules of one target, so far."""
