@@ -19,8 +19,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parents[1])]
 
-from harness.cases import read_case  # noqa: E402
-from harness.collect import Bench, Judged, collect  # noqa: E402
+from harness.cases import read_case, untouched  # noqa: E402
+from harness.collect import Bench, Judged, collect, drawn  # noqa: E402
 from harness.evidence import page  # noqa: E402
 from harness.oracle import Oracle  # noqa: E402
 from harness.saves import pool  # noqa: E402
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--older", help="a Python that has transformers 4.57")
     parser.add_argument("--write", type=Path, help="the page to write")
+    parser.add_argument("--untouched", action="store_true", help="each save as it was written, instead of drawn ones")
     parser.add_argument("--replay", help="a case as it was printed")
     parser.add_argument("--keep", type=Path, help="where to write the replayed directory")
     asked = parser.parse_args()
@@ -56,7 +57,8 @@ def main() -> None:
             if len(done) % 50 == 0:
                 say(f"{len(done)} directories, {sum(done)} with a wrong word")
 
-        text = page(collect(saves, asked.directories, asked.seed, asked.older, tell), vars(asked))
+        those = [untouched(save) for save in saves] if asked.untouched else drawn(saves, asked.directories, asked.seed)
+        text = page(collect(those, asked.seed, asked.older, tell), vars(asked))
     print(text)
     if asked.write:
         asked.write.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness.cases import Case, read_case
-from harness.collect import Bench, Run, collect, shrunk
+from harness.collect import Bench, Run, collect, drawn, shrunk
 from harness.configs import Classes, SetKey
 from harness.evidence import families, page
 from harness.files import Layout
@@ -70,7 +70,7 @@ def unknown_to_us(run: Run) -> dict[str, int]:
 
 
 def test_drawn_directories_of_a_sample_are_judged_as_transformers_5_loads_them() -> None:
-    run = collect(saves(), 120, 12, None)
+    run = collect(drawn(saves(), 120, 12), 12, None)
     told = page(run, {"directories": 120, "classes": len(SAMPLE), "seed": 12, "older": None})
     assert unknown_to_us(run) == {}, told
     words = run.counts()
@@ -81,7 +81,7 @@ def test_drawn_directories_of_a_sample_are_judged_as_transformers_5_loads_them()
 @pytest.mark.slow
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="docs/evidence/differential.md lists what is still wrong")
 def test_drawn_directories_of_drawn_classes_are_judged_as_both_lines_load_them() -> None:
-    run = collect(list(pool(4, 40, older=True)), 1000, 4, older_python())
+    run = collect(drawn(list(pool(4, 40, older=True)), 1000, 4), 4, older_python())
     told = page(run, {"directories": 1000, "classes": 40, "seed": 4, "older": True})
     assert [kind.title for kind, _ in run.kinds] == [], told
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
-    from tiecheck.records.files import Duplicate, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
+    from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
     from tiecheck.records.rehearsal import Rehearsal
     from tiecheck.records.report import Counts, Traffic
@@ -138,6 +138,16 @@ def duplicates(sharded: Checkpoint, values: Values, fetched: RemoteModel | None)
     from tiecheck.stored.members import find_repeated_names as find_duplicates
 
     return find_duplicates(sharded, "never" if fetched is not None else values)
+
+
+@fact
+def index_gaps(
+    index: Checkpoint, groups: tuple[Group, ...] | None, loaders: tuple[LoaderView, ...] | None
+) -> tuple[IndexGap, ...]:
+    """Names on which the index and the headers of its shards do not agree, and what comes of it."""
+    from tiecheck.stored.index_gaps import find_gaps
+
+    return find_gaps(index, groups or (), loaders or ())
 
 
 @fact

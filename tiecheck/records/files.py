@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tiecheck.records.edits import Edit
+from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Comparison, Group, StoredTensor
 from tiecheck.records.words import Kind, Outcome
@@ -13,9 +14,9 @@ from tiecheck.records.words import Kind, Outcome
 class LoadProblem(Record):
     """A reason for which transformers does not load what a directory stores, whatever its ties."""
 
-    kind: Literal["name", "nested", "format", "shape", "flag"]
-    """`name` of the file, tensors `nested` below a key, no `format` in the metadata, a `shape` that the config
-    denies, a `flag` that is no truth value."""
+    kind: Literal["name", "nested", "format", "prefix", "shape", "flag"]
+    """`name` of the file, tensors `nested` below a key, no `format` in the metadata, names without the `prefix` of the
+    base model, a `shape` that the config denies, a `flag` that is no truth value."""
     versions: tuple[str, ...]
     """The lines of transformers that it holds for."""
     outcome: Outcome
@@ -50,6 +51,24 @@ class BesideAdapter(Record):
     def apart(self) -> dict[str, str]:
         """Names of its files in a folder of their own, where no load of the model looks for them."""
         return {file: f"adapter/{file}" for file in self.files}
+
+
+Gap = Literal["elsewhere", "nowhere", "tied", "unindexed"]
+"""Ways in which an index and its shards differ on a name: another shard holds it; none does; none does, and its tie
+makes it from another name; a shard holds it, and the index does not have it."""
+
+
+class IndexGap(Record):
+    """Names on which an index and one shard differ in one way."""
+
+    file: str
+    """The shard, relative to the target."""
+    gap: Gap
+    """The way."""
+    names: tuple[str, ...]
+    """The names, sorted."""
+    hurts: tuple[LoaderView, ...]
+    """The loaders that lose a tie group for it, by its names."""
 
 
 class Duplicate(Record):

@@ -16,7 +16,8 @@ from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor
-from tiecheck.tables.architectures import FLAG, load_architecture, refuses
+from tiecheck.stored.older_names import name_among_bare
+from tiecheck.tables.architectures import FLAG, load_architecture, load_older, refuses
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
@@ -98,6 +99,21 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         )
         edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
         yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
+    yield from _bare_names(model, checkpoint, file)
+
+
+def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:
+    """Yield a name of the task's own beside names without the prefix of the base model, which 4.57 refuses."""
+    older = load_older(model.class_name, model.model_type, config=model.data)
+    name = name_among_bare(checkpoint, older)
+    if name is not None:
+        why = (
+            f"no name in {file} begins with {older.prefix!r}, so that 4.57 takes it for the base model's own, and "
+            f"{name} is none of its names"
+        )
+        message = "ValueError: The state dictionary of the model you are trying to load is corrupted."
+        mend = f"which names are the base model's the files do not tell; those get {older.prefix}. before them."
+        yield _problem("prefix", ("4.57",), "crash", message, why, file, mend, (name,))
 
 
 def _standard_name(model: ModelConfig, checkpoint: Checkpoint, file: str) -> tuple[Edit, ...]:

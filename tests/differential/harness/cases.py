@@ -50,6 +50,11 @@ class Case(NamedTuple):
             yield self._replace(variant=())
 
 
+def untouched(save: Save) -> Case:
+    """Return a save as it was written."""
+    return Case(save.class_name, save.model_type, save.variant, (), save.module)
+
+
 def read_case(text: str) -> Case:
     """Return the case that a `repr` describes."""
     names = {name: value for name, value in vars(mutators).items() if isinstance(value, type)}
@@ -64,4 +69,4 @@ def cases(draw: Any, pool: list[Save]) -> Case:
     save = draw(st.sampled_from(pool))
     number = draw(st.sampled_from((0, 1, 1, 1, 2, 2, 3)))
     changes = tuple(draw(mutation(save)) for _ in range(number))
-    return Case(save.class_name, save.model_type, save.variant, changes, save.module)
+    return untouched(save)._replace(mutations=changes)

@@ -138,15 +138,32 @@ class Run(NamedTuple):
         return Counter(f"{w.kind} {w.line}".strip() for one in self.judged for w in one.words)
 
 
-def collect(
-    pool: list[Save], number: int, start: int, older: str | None, told: Callable[[Judged], None] = lambda _: None
-) -> Run:
-    """Draw and judge directories, then shrink what is wrong.
+def drawn(pool: list[Save], number: int, start: int) -> list[Case]:
+    """Draw directories from a seed, each a changed save."""
+    found: list[Case] = []
+
+    @seed(start)
+    @settings(
+        max_examples=number,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=CHECKS,
+    )
+    @given(cases(pool))
+    def draw(case: Case) -> None:
+        found.append(case)
+
+    draw()
+    return found
+
+
+def collect(found: list[Case], start: int, older: str | None, told: Callable[[Judged], None] = lambda _: None) -> Run:
+    """Judge directories, then shrink what is wrong.
 
     Args:
-        pool: What is mutated.
-        number: Directories.
-        start: The seed.
+        found: The directories.
+        start: The seed that chooses which get a real load too.
         older: The interpreter with transformers 4.57; None for 5 alone.
         told: Called with each directory as it is judged.
     """
@@ -154,21 +171,9 @@ def collect(
     oracle = Oracle(older)
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(oracle, Path(scratch, "model"), random.Random(start))
-
-        @seed(start)
-        @settings(
-            max_examples=number,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=CHECKS,
-        )
-        @given(cases(pool))
-        def draw(case: Case) -> None:
+        for case in found:
             judged.append(bench.judge(case))
             told(judged[-1])
-
-        draw()
         kinds, unshrunk = kinds_of(bench, judged)
         oracle.close()
     names = {one.case.class_name for one in judged}

@@ -18,6 +18,7 @@ def page(run: Run, asked: dict[str, Any]) -> str:
     healthy = [one for one in run.judged if one.healthy]
     broken = [one for one in run.judged if not one.healthy]
     options = " ".join(f"--{key} {asked[key]}" for key in ("directories", "classes", "seed"))
+    options += " --untouched" * asked.get("untouched", False)
     statuses = Counter(one.status for one in run.judged)
     words = Counter((word.kind, word.line) for one in run.judged for word in one.words)
     lines = ["# Drawn directories against transformers", ""]

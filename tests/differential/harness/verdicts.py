@@ -16,8 +16,9 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Finding, TargetReport
 from tiecheck.targets.parse import parse_target
 
-OWN_GROUND = {"TIE109"}
-"""Rules that say of a load that is exact what is true: two equal copies where the class could have one."""
+OWN_GROUND = {"TIE101", "TIE103", "TIE106", "TIE109"}
+"""Rules that say of a load that is exact what is true, where they name nobody whom it hurts: two tensors under a flag
+that ties them, flags that disagree over two equal copies, a NaN in both, two copies where the class could have one."""
 
 NAME = re.compile(r"['\"`]?\b[A-Za-z_]\w*(?:\.\w+)+\b['\"`]?|\d+")
 
@@ -134,7 +135,7 @@ def _passed(said: Said, line: Line, *, tied: bool) -> Iterator[Word]:
 
 def _alarm(finding: Finding, sure: list[Line]) -> Iterator[Word]:
     hurts = finding.hurts
-    if finding.code in OWN_GROUND:
+    if finding.code in OWN_GROUND and hurts is None:
         return
     named = [line for line in sure if hurts is None or f"transformers {line.version}" in hurts]
     if hurts is not None:

@@ -123,6 +123,7 @@ class Policy(Record):
 
 
 UNREAD = "the stored members were not compared"
+UNLIKE = "the members differ in shape, which the class may be made for where they are not tied"
 
 
 def outcome_of(ties: bool | None, stored: StoredMembers, policy: Policy) -> tuple[Outcome, str | None]:
@@ -134,7 +135,7 @@ def outcome_of(ties: bool | None, stored: StoredMembers, policy: Policy) -> tupl
 
 def _untied(stored: StoredMembers, policy: Policy) -> tuple[Outcome, str | None]:
     if not stored.shapes:
-        return "unknown", "the members differ in shape, which the class may be made for where they are not tied"
+        return "unknown", UNLIKE
     if stored.source and stored.targets:
         return "kept-apart", None
     return policy.lost_target if stored.source else policy.lost_source

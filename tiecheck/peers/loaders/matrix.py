@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.files.model_config import FLAG_KEYS
-from tiecheck.peers.loaders.loader_rules import Situation
+from tiecheck.peers.loaders.loader_rules import UNLIKE, Situation
 from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
+from tiecheck.peers.loaders.transformers import FIVE, FOUR
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
@@ -16,6 +17,7 @@ from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Unknown
 from tiecheck.stored.groups import build_groups
 from tiecheck.stored.members import compare_members
+from tiecheck.stored.older_names import as_older_reads
 
 if TYPE_CHECKING:
     from tiecheck.records.files import LoadProblem
@@ -34,7 +36,7 @@ def loader_views(
     matrix's order, each loader's in that of the groups. The problems are what ends a whole load, whatever its ties.
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
-    views = ask_loaders(situations, loaders_of()) if situations else ()
+    views = _all_or_none(ask_loaders(situations, loaders_of())) if situations else ()
     for problem in problems:
         views = tuple(_stopped(view, problem) for view in views)
     odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
@@ -47,13 +49,35 @@ def loader_views(
     )
 
 
+def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
+    """Return the views with what a group that raises, or may, does to the others: a load that raises loads none."""
+    for own in (FOUR, FIVE):
+        message = own.shapes[1]
+        line = "5" if own is FIVE else "4.57"
+        said = {view.message for view in views if (view.loader, view.versions) == ("transformers", line)}
+        if not said & {message, UNLIKE}:
+            continue
+        changes: dict[str, Any] = (
+            {"outcome": "crash", "message": message, "stopped": True}
+            if message in said
+            else {"outcome": "unknown", "message": UNLIKE, "ties": None}
+        )
+        views = tuple(
+            view._replace(**changes)
+            if (view.loader, view.versions) == ("transformers", line) and view.message not in (message, UNLIKE)
+            else view
+            for view in views
+        )
+    return views
+
+
 def _stopped(view: LoaderView, problem: LoadProblem) -> LoaderView:
     """Return a view as a problem of the whole load leaves it; what other loaders make of it is not known."""
     if view.loader == "transformers":
         if view.stopped or view.versions not in problem.versions:  # the first problem is the one that it meets
             return view
         return view._replace(outcome=problem.outcome, message=problem.message, stopped=True)
-    if problem.kind in ("format", "flag", "name"):
+    if problem.kind in ("format", "flag", "name", "prefix"):
         return view
     return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
 
@@ -101,7 +125,7 @@ def _older(
         return older.origin
     if not older.ties and not (older.embedding and older.head):
         return "4.57 ties nothing in this class, and what it calls its parameters is not known"
-    found = build_groups(config, older, checkpoint, "never")
+    found = build_groups(config, older, as_older_reads(checkpoint, older), "never")
     if isinstance(found, Unknown):
         return found.reason
     if older.repairs:

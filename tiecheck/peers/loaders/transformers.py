@@ -19,7 +19,7 @@ from tiecheck.peers.loaders.loader_rules import (
     worst_decision,
 )
 from tiecheck.records.stored import Group
-from tiecheck.records.words import Outcome
+from tiecheck.records.words import RANDOM, Outcome
 
 WARNING = (
     "The tied weights mapping and config for this model specifies to tie ..., but both are present in the checkpoints "
@@ -72,6 +72,8 @@ def _five(situation: Situation) -> Decision:
     if _in_part(group):
         return Decision("unknown", group.reason, reads, value, group.declared)
     outcome, message = outcome_of(group.declared, stored_of(group), FIVE)
+    if outcome in RANDOM and situation.head:
+        outcome = "embedding-random" if situation.architecture.embedding in group.missing else "head-random"
     if outcome == "tied" and group.stored == "copy" and group.comparison is not None and group.comparison.nan:
         outcome, message = FIVE.differ  # it asks torch.equal, and a NaN is equal to nothing
     return in_group_words(Decision(outcome, message, reads, value, group.declared), situation)

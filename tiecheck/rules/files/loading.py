@@ -47,20 +47,21 @@ class LoaderReadsOtherWeights(Rule):
 
 
 class LoadWillRaise(Rule):
-    """A tied member does not have the shape that the config builds.
+    """A tied member does not have the shape that the config builds, or the name that 4.57 asks for.
 
     ## What it does
     Holds the rows of the stored token embedding (of the head, where that alone is stored and tied) against
     `vocab_size`, and its columns against the widths in the config. Quantised files and classes that the table lacks
-    are left out.
+    are left out. For transformers 4.57 it finds a head beside names of which none has the base model's prefix.
 
     ## Why it is bad
     `from_pretrained` ends in `size mismatch`. The usual causes are tokens that were added without the config being
-    saved again, a config taken from another size of the model, and padding that a training framework left in.
+    saved again, a config taken from another size of the model, and padding that a training framework left in. A file
+    without prefixes is the base model's own for 4.57: it calls it corrupted where a head is in it; 5 asks name by name.
 
     ## How to mend it
     Write the number that the tensors have into `config.json`; or load where the model is whole, resize with
-    `resize_token_embeddings`, and save both.
+    `resize_token_embeddings`, and save both. Names get their prefix from `save_pretrained`.
     """
 
     code = "TIE207"
@@ -71,10 +72,12 @@ class LoadWillRaise(Rule):
     threads = ()
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
-        yield from (problem_draft(found) for found in load_problems if found.kind == "shape")
+        yield from (problem_draft(found) for found in load_problems if found.kind in ("shape", "prefix"))
 
     @staticmethod
     def cases() -> Iterator[Case]:
         yield Case("99 rows under a vocab_size of 102", {"load_problems": (load_problem("shape"),)}, finds=("error",))
+        older = load_problem("prefix", versions=("4.57",))
+        yield Case("the head beside names without a prefix", {"load_problems": (older,)}, finds=("warning",))
         yield Case("nothing in the way", {"load_problems": ()})
         yield Case("another rule's matter", {"load_problems": (load_problem("name"),)})

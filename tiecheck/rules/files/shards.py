@@ -13,23 +13,26 @@ from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
-    from tiecheck.records.files import Duplicate
+    from tiecheck.records.files import Duplicate, IndexGap
+    from tiecheck.records.report import Severity
 
 
 _ANEW = "save the model anew, so that index and shards are written together."
 
 
 class IndexDisagreesWithShards(Rule):
-    """A name stands in the index and in no shard, or a shard is not there at all.
+    """A name stands in the index and not in its shard, or the reverse, or a shard is not there at all.
 
     ## What it does
     Holds the `weight_map` of a sharded checkpoint against the headers of its shards: a file that the index
-    names must be there, and hold the names the index gives it.
+    names must be there, and hold the names the index gives it and no others. It is a note where transformers finds the
+    tensor all the same, in another shard or by its tie, and a warning where 4.57 does not.
 
     ## Why it is bad
-    A loader follows the index. With a shard missing (a partial download, a file left out of a commit) loading
-    fails, or, where the loader is told to go on, the missing weights stay random. Where the index names a
-    tied member that no shard holds, the loader may take the tie for stored and never make it.
+    With a shard missing (a partial download, a file left out of a commit) loading fails, or, where the loader is
+    told to go on, the missing weights stay random; so does what the index names and no shard holds. What a shard
+    holds and the index does not name is loaded by transformers 5 and left out by 4.57, without a word. A tool that
+    follows the index to one tensor does not find it where the index names another shard.
 
     ## How to mend it
     Fetch the missing file again, or write the index anew by saving the model once more. tiecheck judges such a
@@ -39,25 +42,16 @@ class IndexDisagreesWithShards(Rule):
 
     code = "TIE201"
     name = "index-disagrees-with-shards"
-    summary = "a name is in the index and in no shard, or a shard is missing"
+    summary = "a name is in the index and not in its shard, or the reverse, or a shard is missing"
     severity = "error"
     messages = ("does not appear to have a file named",)
     threads = ("ggml-org/llama.cpp#12456", "huggingface/transformers#46835")
 
-    def check(self, index: Checkpoint) -> Iterator[Draft | Unknown]:
-        checkpoint, file_name = index, index.index_file or ""
-        if checkpoint.missing_files:
-            yield self._missing(checkpoint, file_name)
-        if checkpoint.agrees:
-            return
-        absent: dict[str, list[str]] = {}
-        by_path = {shard.path: shard for shard in checkpoint.shards}
-        for name, file in checkpoint.weight_map.items():
-            shard = by_path.get(file)
-            if shard is not None and name not in shard.entries:
-                absent.setdefault(file, []).append(name)
-        for file, names in sorted(absent.items()):
-            yield self._lacking(checkpoint, file_name, file, sorted(names))
+    def check(self, index: Checkpoint, index_gaps: tuple[IndexGap, ...]) -> Iterator[Draft | Unknown]:
+        if index.missing_files:
+            yield self._missing(index, index.index_file or "")
+        for gap in index_gaps:
+            yield self._unindexed(index, gap) if gap.gap == "unindexed" else self._lacking(index, gap)
 
     @staticmethod
     def _missing(checkpoint: Checkpoint, index: str) -> Draft:
@@ -76,46 +70,71 @@ class IndexDisagreesWithShards(Rule):
         )
 
     @staticmethod
-    def _lacking(checkpoint: Checkpoint, index: str, file: str, names: list[str]) -> Draft:
-        elsewhere = [n for n in names if checkpoint.shard_of(n)]
-        it = "it lies" if len(names) == 1 else "they lie"
-        pronoun = "it" if len(names) == 1 else "them"
-        where = f"{it} in another shard" if len(elsewhere) == len(names) else f"no shard holds {pronoun}"
-        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    def _lacking(checkpoint: Checkpoint, gap: IndexGap) -> Draft:
+        index, names, one = checkpoint.index_file or "", gap.names, len(gap.names) == 1
+        it, pronoun = ("it lies", "it") if one else ("they lie", "them")
+        where = {
+            "elsewhere": f"{it} in another shard, where transformers finds {pronoun}",
+            "tied": f"no shard holds {pronoun}, and the tie makes {pronoun} from what is stored",
+        }.get(gap.gap, f"no shard holds {pronoun}")
         return Draft(
-            f"{index} says that {file} holds {shown}, and its header does not; {where}.",
-            tuple(names[:8]),
+            f"{index} says that {gap.file} holds {_first_names(names)}, and its header does not; {where}.",
+            names[:8],
             (
-                file_place(index, f"puts {len(names):,} name{'' if len(names) == 1 else 's'} in {file}"),
-                file_place(file, f"its header lacks {pronoun}", "related"),
+                file_place(index, f"puts {len(names):,} name{'' if one else 's'} in {gap.file}"),
+                file_place(gap.file, f"its header lacks {pronoun}", "related"),
             ),
-            edits=entries_put_right(checkpoint, index, names),
+            severity=None if gap.gap == "nowhere" else "info",
+            edits=entries_put_right(checkpoint, index, list(names)),
+            no_mend=f"some of them lie in several shards; {_ANEW}",
+        )
+
+    @staticmethod
+    def _unindexed(checkpoint: Checkpoint, gap: IndexGap) -> Draft:
+        index, names, one = checkpoint.index_file or "", gap.names, len(gap.names) == 1
+        lost = ", and what it ties comes out random" if gap.hurts else ""
+        return Draft(
+            f"{gap.file} holds {_first_names(names)}, and {index} does not name {'it' if one else 'them'}. "
+            f"transformers 4.57 loads what the index names and nothing else{lost}; 5 loads every shard whole.",
+            names[:8],
+            (file_place(index, f"lacks {_first_names(names)}"), file_place(gap.file, "its header has more", "related")),
+            severity="warning" if gap.hurts else "info",
+            hurts=gap.hurts or None,
+            edits=entries_put_right(checkpoint, index, list(names)),
             no_mend=f"some of them lie in several shards; {_ANEW}",
         )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, sharded_checkpoint
+        from tiecheck.records.files import IndexGap
+        from tiecheck.rules.cases import EMBEDDING, HEAD, loader_view, sharded_checkpoint
 
         first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         whole = {EMBEDDING: first, HEAD: second}
-        yield Case(
-            "index and shards agree", {"index": sharded_checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)}
-        )
-        yield Case(
-            "index and three shards agree",
-            {"index": sharded_checkpoint({first: (EMBEDDING,), second: (HEAD,), "x": ("n",)}, whole | {"n": "x"})},
-        )
-        yield Case(
-            "the second shard was not downloaded",
-            {"index": sharded_checkpoint({first: (EMBEDDING,)}, whole, (second,))},
-            finds=("error",),
-        )
-        yield Case(
-            "the index names a head that its shard lacks",
-            {"index": sharded_checkpoint({first: (EMBEDDING,), second: ("norm.weight",)}, whole)},
-            finds=("error",),
-        )
+        whole_index = sharded_checkpoint({first: (EMBEDDING,), second: (HEAD,)}, whole)
+
+        def case(
+            title: str, *gaps: IndexGap, index: Checkpoint = whole_index, finds: tuple[Severity, ...] = ()
+        ) -> Case:
+            return Case(title, {"index": index, "index_gaps": gaps}, finds=finds)
+
+        yield case("index and shards agree")
+        three = sharded_checkpoint({first: (EMBEDDING,), second: (HEAD,), "x": ("n",)}, whole | {"n": "x"})
+        yield case("index and three shards agree", index=three)
+        partial = sharded_checkpoint({first: (EMBEDDING,)}, whole, (second,))
+        yield case("the second shard was not downloaded", index=partial, finds=("error",))
+        gone = IndexGap(second, "nowhere", (HEAD,), ())
+        yield case("the index names a head that no shard holds", gone, finds=("error",))
+        yield case("the same, and the tie makes it", gone._replace(gap="tied"), finds=("info",))
+        yield case("it lies in the other shard", gone._replace(gap="elsewhere"), finds=("info",))
+        unseen = gone._replace(gap="unindexed")
+        yield case("a name that the index lacks", unseen, finds=("info",))
+        random = loader_view("transformers", "head-random", versions="4.57", checked="run")
+        yield case("a head that the index lacks", unseen._replace(hurts=(random,)), finds=("warning",))
+
+
+def _first_names(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 class MemberStoredTwice(Rule):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
-from tiecheck.records.words import Unknown
+from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import drop_edits, flattened_tie
 from tiecheck.rules.stored.groups import (
@@ -79,7 +79,7 @@ class RedundantTiedCopy(Rule):
                 f"{'These loaders need that' if refusing else 'That saves the space; nothing has to be done'}. Do not "
                 "set the flag to false.",
                 confidence=confidence(group),
-                severity="warning" if nan else None,
+                severity="warning" if nan or any(view.outcome in RANDOM for view in refusing) else None,
                 hurts=refusing or None,
                 edits=drop_edits(extra),
             )

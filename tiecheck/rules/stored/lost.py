@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
-from tiecheck.records.words import DISCARDED, Unknown
+from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import apart_or_one, every_member, one_tensor
 from tiecheck.rules.stored.groups import (
@@ -22,6 +22,7 @@ from tiecheck.rules.stored.groups import (
     flags_to_set,
     losing_views,
     rows_text,
+    severity_of,
     spoken_for,
     stored_places,
     tied_by_intent,
@@ -44,7 +45,8 @@ class TrainedHeadDiscarded(Rule):
     Loaders do different things with such a checkpoint. transformers 4.57 ties, and throws the stored head away
     without a word; so do engines that skip `lm_head` whenever the flag is true. transformers 5 compares the
     values, keeps both untied, and logs a warning; but any later `tie_weights()` or `resize_token_embeddings()`
-    ties them again, and `save_pretrained` keeps the flag. The model that was trained is not the model that is
+    ties them again, and `save_pretrained` keeps the flag. Where no loader that is known loses a member yet, it is a
+    warning. The model that was trained is not the model that is
     served: fluent gibberish, repeated tokens, a drop in accuracy.
 
     ## How to mend it
@@ -93,7 +95,9 @@ class TrainedHeadDiscarded(Rule):
                 group.stored_names,
                 (declaration_place(group), *stored_places(group)),
                 "No flag keeps them apart everywhere, since the class ties whatever it says." if group.forced else "",
-                severity="warning" if group.inferred else None,  # its own code may read the flag in its own way
+                # The own code of a class may read the flag in its own way; and where nobody loses a member, it is one
+                # that the next tie_weights() loses.
+                severity=None if losing_views(views) and not group.inferred else "warning",
                 confidence=confidence(group),
                 hurts=losing_views(views) or None,
                 edits=apart_or_one(group, groups, flags_to_set(group, views)),
@@ -148,6 +152,8 @@ def _fates(views: tuple[LoaderView, ...], lost: str) -> str:
             ", untied, and transformers 5 warns" if five and len(apart) > 1 else ", untied, and warns" if five else ""
         )
         parts.append(f"{view_titles(apart)} {verb_form('keep', len(apart) > 1)} both{warns}")
+        if not thrown:
+            parts.append("any later tie_weights() or resize_token_embeddings() ties them, and one is lost")
     if failing:
         parts.append(f"{view_titles(failing)} {verb_form('fail', len(failing) > 1)}")
     if not parts and any(view.loader == "transformers" for view in views):
@@ -160,7 +166,8 @@ class TiedMemberLost(Rule):
 
     ## What it does
     Finds groups that the class can tie, of which a member is missing in the checkpoint while the config, or the
-    class's default, says that they are not tied.
+    class's default, says that they are not tied. Also those stored whole under names that a transformers does not
+    look for: 4.57 adds or strips the base model's prefix for the whole file, 5 for each name.
 
     ## Why it is bad
     The missing tensor is made anew at random: gibberish, or logits that are nearly uniform. transformers says so
@@ -194,6 +201,8 @@ class TiedMemberLost(Rule):
         for group in groups:
             if group.misfit:
                 yield Unknown(f"{listed(group.stored_names)}: {group.reason}")
+            if group.declared is False and not group.missing:
+                yield from _unseen(group, tuple(v for v in views_of(group, loaders) if v.outcome in RANDOM))
             if group.inferred or not group.missing or group.stored == "unknown":
                 continue
             nothing = not group.stored_names
@@ -232,7 +241,10 @@ class TiedMemberLost(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group_facts, llama_group, tie_flag
+        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, group_facts, llama_group, loader_view, tie_flag
+
+        apart = llama_group(value=False, stored=PAIR)._replace(stored="separate")
+        random = loader_view("transformers", "embedding-random", versions="4.57", checked="run")
 
         yield Case("flag false, head not stored", group_facts(llama_group(value=False)), finds=("error",))
         yield Case(
@@ -240,6 +252,11 @@ class TiedMemberLost(Rule):
         )
         yield Case(
             "flag false, embedding not stored", group_facts(llama_group(value=False, stored=(HEAD,))), finds=("error",)
+        )
+        yield Case(
+            "both stored, under names that 4.57 does not look for",
+            {"groups": (apart,), "loaders": (random,)},
+            finds=("warning",),
         )
         yield Case("tied and stored once", group_facts(llama_group()))
         yield Case("tied and stored under the head's name", group_facts(llama_group(stored=(HEAD,))))
@@ -259,6 +276,22 @@ class TiedMemberLost(Rule):
         packed = llama_group(value=False)._replace(stored="unknown", reason="lm_head is stored as lm_head.qweight")
         yield Case("the head is stored quantised, under other names", group_facts(packed))
         yield Case("a class without a head", group_facts())
+
+
+def _unseen(group: Group, random: tuple[LoaderView, ...]) -> Iterator[Draft]:
+    """Yield a group that is stored whole, under names that a transformers does not look for."""
+    random = tuple(view for view in random if view.loader == "transformers")
+    if random:
+        they = pronoun_for(group.stored_names)
+        yield Draft(
+            f"{view_titles(random)} {verb_form('do', len(random) > 1)} not look for {listed(group.stored_names)} under "
+            f"these names in such a file, and {verb_form('make', len(random) > 1)} {they} at random.",
+            group.names,
+            (declaration_place(group), *stored_places(group)),
+            severity=severity_of(random) or "warning",
+            hurts=random,
+            no_mend=f"every name of the file is another; the class's own are {listed(group.names)} and their like.",
+        )
 
 
 def _remedy(group: Group, lost: str) -> str:

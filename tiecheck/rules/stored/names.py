@@ -64,7 +64,9 @@ class HeadNotMaterialised(Rule):
         for group in groups:
             views = views_of(group, loaders)
             failing = losing_views(views)
-            normal = tied_by_intent(group) and group.source not in group.missing and group.stored == "absent"
+            normal = (
+                tied_by_intent(group) and group.source not in group.missing and group.stored in ("absent", "storage")
+            )
             if not normal or not group.stored_names or not failing or spoken_for(views):
                 continue
             yield Draft(

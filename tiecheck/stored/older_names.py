@@ -1,0 +1,69 @@
+"""The stored names that transformers 4.57 reads: it knows those of the index alone, and one prefix for the whole file.
+
+Held against 4.57.6, `_load_pretrained_model` and `_get_key_renaming_mapping`: whether any name begins with the base
+model's prefix decides for all of them whether it is added, stripped or left. Transformers 5 asks each name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.declared import Architecture
+from tiecheck.records.stored import Checkpoint
+
+
+def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
+    """Return a checkpoint without the names that 4.57 loads into nothing of the class.
+
+    Args:
+        checkpoint: The weights.
+        older: The class, as 4.57 has it.
+    """
+    hidden = set(_unindexed(checkpoint))
+    prefix = f"{older.prefix}."
+    if older.prefix and _begins(checkpoint, older.prefix):
+        if _inside(older):
+            bare = {name.removeprefix(prefix) for name in _own_names(older)} - _own_names(older)
+            hidden |= {name for name in bare if name in checkpoint}
+        else:
+            hidden |= {name for name in checkpoint.names() if not name.startswith(prefix)}
+    if not hidden:
+        return checkpoint
+    shards = tuple(
+        shard._replace(entries={name: entry for name, entry in shard.entries.items() if name not in hidden})
+        for shard in checkpoint.shards
+    )
+    held = {name: file for name, file in checkpoint.weight_map.items() if name not in hidden}
+    return checkpoint._replace(shards=shards, weight_map=held)
+
+
+def name_among_bare(checkpoint: Checkpoint, older: Architecture) -> str | None:
+    """Return a stored name of the task's own in a file whose other names lack the base model's prefix.
+
+    4.57 takes such a file for the base model's, and refuses it for the name.
+    """
+    if not older.prefix or not _inside(older):
+        return None
+    own = sorted(name for name in _own_names(older) if not name.startswith(f"{older.prefix}.") and name in checkpoint)
+    return own[0] if own and not _begins(checkpoint, older.prefix) else None
+
+
+def _own_names(older: Architecture) -> set[str]:
+    names = {name for tie in older.ties for name in tie.names}
+    return names | {name for name in (older.embedding, older.head) if name}
+
+
+def _inside(older: Architecture) -> bool:
+    """Tell whether the class holds the base model under its prefix, and is not that model itself."""
+    return any(name.startswith(f"{older.prefix}.") for name in _own_names(older))
+
+
+def _begins(checkpoint: Checkpoint, prefix: str) -> bool:
+    """Tell whether a name begins with the prefix; 4.57 asks for no dot behind it."""
+    return any(name.startswith(prefix) for name in checkpoint.names())
+
+
+def _unindexed(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.index_file is None or checkpoint.agrees:
+        return
+    yield from (name for name in checkpoint.names() if name not in checkpoint.weight_map)
