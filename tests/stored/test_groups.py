@@ -136,7 +136,7 @@ def test_what_only_looks_broken_is_no_error_and_no_warning(judge, case: str) -> 
 
 FINE_IN_5 = {
     "TIE104": ({EMBED: A, HEAD: B}, {}),
-    "TIE111": ({HEAD: A}, {"tie_word_embeddings": True}),
+    "TIE111": ({HEAD: A, NORM: ONE}, {"tie_word_embeddings": True}),
     "TIE105": ({"shared.weight": A}, {**T5, "tie_word_embeddings": False}),
 }
 """What transformers 5 loads well and other loaders do not: untied by default, where mlx-lm ties by default; stored

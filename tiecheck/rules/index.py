@@ -20,7 +20,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE110": ("stored.names", ("groups",)),
     "TIE111": ("stored.names", ("groups", "loaders")),
     "TIE112": ("stored.odd_flags", ("groups", "load_problems", "flags")),
-    "TIE201": ("files.shards", ("index",)),
+    "TIE201": ("files.shards", ("index", "index_gaps")),
     "TIE202": ("files.shards", ("duplicates",)),
     "TIE203": ("files.formats", ("layouts",)),
     "TIE204": ("files.optimizer", ("optimizer",)),

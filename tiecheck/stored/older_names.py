@@ -44,7 +44,8 @@ def name_among_bare(checkpoint: Checkpoint, older: Architecture) -> str | None:
     """
     if not older.prefix or not _inside(older):
         return None
-    own = sorted(name for name in _own_names(older) if not name.startswith(f"{older.prefix}.") and name in checkpoint)
+    there = checkpoint if checkpoint.index_file is None else checkpoint.weight_map
+    own = sorted(name for name in _own_names(older) if not name.startswith(f"{older.prefix}.") and name in there)
     return own[0] if own and not _begins(checkpoint, older.prefix) else None
 
 
@@ -60,7 +61,8 @@ def _inside(older: Architecture) -> bool:
 
 def _begins(checkpoint: Checkpoint, prefix: str) -> bool:
     """Tell whether a name begins with the prefix; 4.57 asks for no dot behind it."""
-    return any(name.startswith(prefix) for name in checkpoint.names())
+    there = checkpoint.names() if checkpoint.index_file is None else checkpoint.weight_map
+    return any(name.startswith(prefix) for name in there)
 
 
 def _unindexed(checkpoint: Checkpoint) -> Iterator[str]:
