@@ -12,7 +12,7 @@ from tiecheck.rules.stored.fixes import (
     apart_or_one,
     drop_edits,
     either_flag,
-    entries_moved,
+    entries_put_right,
     every_member,
     one_tensor,
     rename_edits,
@@ -111,6 +111,6 @@ def test_a_copy_is_dropped_and_an_entry_goes_to_the_one_shard_that_holds_it() ->
     assert outcome(edit, llama_group(stored=PAIR)) == ({EMBEDDING}, None)
     shards = tuple(Shard(f"{n}.safetensors", 8, dict.fromkeys(names)) for n, names in enumerate([[HEAD], PAIR]))
     checkpoint = Checkpoint("safetensors", "m", shards, "index.json", {}, (), {})
-    (moved,) = entries_moved(checkpoint, "index.json", [EMBEDDING])
+    (moved,) = entries_put_right(checkpoint, "index.json", [EMBEDDING])
     assert (moved.steps[0].key, moved.steps[0].value) == (("weight_map", EMBEDDING), "1.safetensors")
-    assert entries_moved(checkpoint, "index.json", [EMBEDDING, HEAD]) == ()
+    assert entries_put_right(checkpoint, "index.json", [EMBEDDING, HEAD]) == ()
