@@ -23,7 +23,9 @@ MODULES = ("lm_head", "embed_tokens", "model.embed_tokens", "q_proj", "tokens", 
 
 
 def found(saved: tuple[str, ...], targets: tuple[str, ...]) -> list:
-    return list(AdapterAppliedOnLoad().check((llama_group(),), BesideAdapter(saved, targets, None)))
+    return list(
+        AdapterAppliedOnLoad().check((llama_group(),), BesideAdapter(saved, targets, None, ("adapter_config.json",)))
+    )
 
 
 @given(st.lists(st.sampled_from(MODULES), max_size=3), st.lists(st.sampled_from(MODULES), max_size=3))
