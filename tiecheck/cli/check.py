@@ -62,7 +62,7 @@ class CheckCommand(PlainCommand):
     show_default=True,
     help="The mildest severity that makes the exit status 1.",
 )
-@click.option("--strict/--no-strict", help="Exit with 1 when a rule had to be skipped.")
+@click.option("--strict/--no-strict", help="Exit with 1 when a rule had to be skipped, or a verdict is unknown.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 in spite of findings; what cannot be checked stays 2.")
 @click.option(
     "--values",
@@ -144,6 +144,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
             settled = settle_placing(settled)
         fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
         config = Config(**{field: settled[field] for field in fields})
+        style = style._replace(strict=config.strict)
         outputs = parse_outputs(formats, options["output_file"])
         with turn_output_aside(config, targets):
             report = assemble_report(run(targets, config))

@@ -78,8 +78,23 @@ def inspect_targets(targets: Iterable[str | nn.Module], config: Config) -> Itera
 def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Reporting) -> Iterator[TargetReport]:
     check_codes((*config.select, *config.ignore))
     _chosen(config)
+    seen: set[str] = set()
     for target in targets:
-        yield check_target(target, config, reporting)
+        whole = _whole_model(target)
+        if isinstance(whole, str) and whole is not target:
+            if whole in seen:
+                continue  # `model/*.safetensors` names one model by each of its shards
+            seen.add(whole)
+        yield check_target(whole, config, reporting)
+
+
+def _whole_model(target: str | nn.Module) -> str | nn.Module:
+    """Return the index of the model that a file is one shard of; any other target as it is."""
+    if not isinstance(target, str) or not target.endswith((".safetensors", ".bin")):
+        return target
+    from tiecheck.files.checkpoint import index_of_shard
+
+    return index_of_shard(target) or target
 
 
 def assemble_report(reports: Iterable[TargetReport]) -> Report:

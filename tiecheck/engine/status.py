@@ -62,10 +62,11 @@ def report_status(
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:
-    """Return 0 for checked and clean, 1 for findings (or skips under `strict`), 2 where the job could not be done."""
+    """Return 0 for checked and clean, 1 for findings (under `strict` also skips and unknowns), 2 for no answer."""
     if not report.targets or any(t.errors or not t.rules_run for t in report.targets):
         return 2
-    failed = at_least(report.findings, config.fail_on) or (config.strict and report.skips)
+    blind = report.skips or any(target.status == "unknown" for target in report.targets)
+    failed = at_least(report.findings, config.fail_on) or (config.strict and blind)
     return 1 if failed and not exit_zero else 0
 
 

@@ -255,6 +255,8 @@ def _is_matrix(shape: tuple[int, ...] | None) -> bool:
 def _stored_scale(
     groups: tuple[Group, ...], architecture: Architecture, checkpoint: Checkpoint | None, values: Values
 ) -> tuple[InitScale | Unknown, ...] | Unknown:
+    if architecture.known and architecture.head is None and architecture.embedding is not None:
+        return ()  # a class without a head has no logits
     tied = [g for g in groups if g.declared and g.tensors and _is_matrix(g.tensors[0].shape) and g.stored != "separate"]
     if not tied or checkpoint is None:
         return ()

@@ -63,6 +63,22 @@ def read_checkpoint(path: str) -> Checkpoint | None:
     return _read(root, _Found((name,), None, {}, ()))
 
 
+def index_of_shard(path: str) -> str | None:
+    """Return the index beside a weights file that names the file as a part of its model; None where none does."""
+    folder, name = os.path.split(path)
+    if not name.endswith((".safetensors", *PICKLE_ENDINGS)) or not os.path.isfile(path):
+        return None
+    try:
+        beside = sorted(other for other in os.listdir(folder or ".") if other.endswith(INDEX_ENDING))
+        for index in beside:
+            place = os.path.join(folder, index)
+            if name in parse_index(read_bytes(place, place), place)[1]:
+                return place
+    except (OSError, TargetError):  # whoever reads it tells
+        return None
+    return None
+
+
 def _followed(path: str) -> str:
     """Return the file behind a link that was named itself, to read it in its own directory; not the hub cache's."""
     real = os.path.realpath(path)

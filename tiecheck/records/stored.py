@@ -254,3 +254,8 @@ class Group(Record):
     """True where a target is stored in a shape that the class's own, which is another one, may not take."""
     relation: Comparison | None = None
     """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""
+
+    @property
+    def packed(self) -> bool:
+        """True where a stored member holds words of a quantised form and no numbers: MLX packs eight values in one."""
+        return any(not tensor.dtype.startswith(("float", "bfloat", "complex")) for tensor in self.tensors)

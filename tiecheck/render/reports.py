@@ -33,6 +33,8 @@ class Style(Record):
     """Only targets with findings or errors."""
     verbose: bool = False
     """Also the evidence of targets that pass."""
+    strict: bool = False
+    """What was skipped, or is unknown, makes the exit status 1."""
     color: Literal["auto", "always", "never"] = "auto"
     """Colours: where standard output is a terminal, always, or never."""
 

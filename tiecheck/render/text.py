@@ -38,12 +38,13 @@ def _lines(report: Report, style: Style) -> Iterator[Line]:
         yield from _target(target, style)
     if len(report.targets) > 1 and not style.quiet:
         yield Line("")
-    yield from _summary(report)
+    yield from _summary(report, style)
 
 
 def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     of = f"  {target.architecture}" if target.architecture else ""
-    yield Line(f"{target.status:<7} {target.target}{of}", 0, 8, TONES[target.status], len(target.status))
+    whom = _for_whom(target)
+    yield Line(f"{target.status:<7} {target.target}{of}{whom}", 0, 8, TONES[target.status], len(target.status))
     for message in (target.reason, *(error.message for error in target.errors)):
         if message:
             yield Line(message, 8, 0)
@@ -62,6 +63,14 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         reasons.setdefault(skip.reason, []).append(skip.code)
     for reason, codes in reasons.items():
         yield Line(f"skipped {', '.join(codes)}: {reason}", 8, 2, "dim")
+
+
+def _for_whom(target: TargetReport) -> str:
+    """Tell which loaders a pass is not meant for: those that break the file all the same."""
+    hurt = tuple(dict.fromkeys(entry.loader for entry in target.loaders if entry.outcome in HURTS))
+    if target.status != "pass" or target.judged_for or not hurt:
+        return ""
+    return f": not in {', '.join(hurt)} (--for {','.join(hurt)})"
 
 
 def traffic_text(moved: Traffic) -> str:
@@ -142,7 +151,12 @@ def _finding(finding: Finding, style: Style) -> Iterator[Line]:
     yield Line(f"mend: {finding.help}", 8, 6, "green", 5)
 
 
-def _summary(report: Report) -> Iterator[Line]:
+def codes_above_notes(report: Report) -> int:
+    """Count the findings that are more than notes."""
+    return report.tally("error") + report.tally("warning")
+
+
+def _summary(report: Report, style: Style) -> Iterator[Line]:
     states = [t.status for t in report.targets]
     counts = ", ".join(f"{states.count(s)} {s}" for s in TONES if s in states)
     total = len(states)
@@ -159,6 +173,8 @@ def _summary(report: Report) -> Iterator[Line]:
     text = f"{total} target{'' if total == 1 else 's'}: {counts}. Findings: {found or 'none'}."
     if skips:
         text += f" {skips} rule{'' if skips == 1 else 's'} skipped."
+    if style.strict and not codes_above_notes(report) and (skips or "unknown" in states):
+        text += f" --strict: exit status 1 for what was {'skipped' if skips else 'not known'}."
     yield Line(f"{text} {report.seconds:.2f} s")
     codes = sorted({f.code for f in report.findings})
     if codes:

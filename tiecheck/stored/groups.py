@@ -41,7 +41,7 @@ def build_groups(
     """
     if architecture.known:
         found = [_from_table(config, architecture, spec, checkpoint, values) for spec in architecture.ties]
-        groups = [group for group in found if group is not None]
+        groups = _covered([group for group in found if group is not None])
         if found and not groups:  # another text model inside than those the table has names for
             return Unknown(
                 f"the ties of {architecture.class_name} depend on the models it is made of, and the names that "
@@ -68,6 +68,26 @@ def _fitted(config: ModelConfig | None, group: Group) -> Group:
     from tiecheck.stored.load_problems import unfit_members
 
     return group._replace(unfit=unfit_members(config, group.tensors))
+
+
+def _covered(groups: list[Group]) -> list[Group]:
+    """Return groups without the missing members that another group ties to a stored one.
+
+    Florence-2's head is tied by the top flag, and its three embeddings by the text config's: where only the decoder's
+    is stored, the first group's source is not lost.
+    """
+    held = [set(group.names) for group in groups if group.declared and group.stored_names]
+    return [
+        group
+        if group.declared is not False or not group.missing
+        else group._replace(missing=tuple(name for name in group.missing if not _tied_to_another(name, group, held)))
+        for group in groups
+    ]
+
+
+def _tied_to_another(name: str, group: Group, held: list[set[str]]) -> bool:
+    """Return True if a group that is tied and stored has a name, and is not all of another group."""
+    return any(name in names and not set(group.names) <= names for names in held)
 
 
 def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec) -> _Claim:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.files.model_config import FLAG_KEYS
@@ -37,6 +37,8 @@ def loader_views(
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
     views = _all_or_none(ask_loaders(situations, loaders_of())) if situations else ()
+    unproven = {group.names: reason for group in groups for reason in _unproven(config, group)}
+    views = tuple(_held_back(view, unproven.get(view.names)) for view in views)
     for problem in problems:
         views = tuple(_stopped(view, problem) for view in views)
     odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
@@ -80,6 +82,36 @@ def _stopped(view: LoaderView, problem: LoadProblem) -> LoaderView:
     if problem.kind in ("format", "flag", "name", "prefix"):
         return view
     return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
+
+
+class _Unproven(Record):
+    """A reason for which an outcome that a table tells cannot be stated."""
+
+    reason: str
+    but: str
+    """The one loader that was looked at with it; empty where none was."""
+    engines: bool
+    """True where transformers was looked at with it too."""
+
+
+def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
+    """Yield what engines were not looked at with: a quantised form, and names that are not the class's own."""
+    data = config.data if config is not None else {}
+    if not set(group.stored_names) <= set(group.names):
+        yield _Unproven("stored under other names than the class's, and what it makes of those was not read", "", True)
+    mlx = "mlx-lm" if isinstance(data.get("quantization"), dict) else ""
+    if group.packed:
+        yield _Unproven("stored as packed words of a quantised form, with which it was not looked at", mlx, False)
+    elif data.get("quantization_config") or mlx:
+        yield _Unproven("the files are quantised, and it was not looked at with such", mlx, True)
+
+
+def _held_back(view: LoaderView, why: _Unproven | None) -> LoaderView:
+    if why is None or view.loader == why.but or view.outcome == "unknown":
+        return view
+    if why.engines and view.loader == "transformers":
+        return view
+    return view._replace(outcome="unknown", message=why.reason, ties=None)
 
 
 def _situations(

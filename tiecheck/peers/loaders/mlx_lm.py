@@ -8,7 +8,8 @@
   (`Received 1 parameters not in model: lm_head.weight.`), and it refuses what is missing
   (`Missing 1 parameters: lm_head.weight.`). Bytes are never compared.
 
-Which model does which: `tiecheck/tables/engines.txt`, made from `mlx_lm/models/*.py`. Unquantised models are meant.
+Which model does which: `tiecheck/tables/engines.txt`, made from `mlx_lm/models/*.py`. Unquantised models are meant, and
+those that it packs itself, as weight, scales and biases: of a stored head `sanitize` takes the weight alone.
 """
 
 from __future__ import annotations
@@ -48,7 +49,15 @@ def _decide(situation: Situation) -> Decision | None:
         return Decision(
             "crash", f"Missing 2 parameters: {head_name}, {embedding}.", read.dotted or None, read.value, False
         )
-    outcome, message = outcome_of(read.ties, stored_pair(situation), _policy(head, situation))
+    stored = stored_pair(situation)
+    if situation.group.packed and read.ties and stored.targets and head in {"skip", "refuse"}:
+        _, name = embedding_and_head(situation)
+        parts = ("biases", "scales", "weight")[: 2 if head == "skip" else 3]  # `sanitize` takes the weight alone away
+        left = ", ".join(f"{name.removesuffix('weight')}{part}" for part in parts)
+        return Decision(
+            "crash", f"Received {len(parts)} parameters not in model: {left}.", read.dotted or None, read.value
+        )
+    outcome, message = outcome_of(read.ties, stored, _policy(head, situation))
     return Decision(outcome, message, read.dotted or None, read.value, read.ties)
 
 

@@ -35,16 +35,13 @@ FIVE = Policy(
 )
 
 FOUR = Policy(
-    no_source=("crash", "both stay on the meta device without a word, and the first forward pass fails"),
+    no_source=("crash", "all stay on the meta device without a word, and the first forward pass fails"),
     shapes=("crash", "RuntimeError: Error(s) in loading state_dict: size mismatch"),
 )
 
-MANY = FOUR._replace(
-    no_source=("unknown", "which member 4.57 takes where the source is not stored differs from class to class")
-)
-"""For what is no pair of embedding and head: the class's own code repairs some (BART's embeddings, CamemBERT's biases),
-and others stay on meta."""
-
+MANY: tuple[Outcome, str | None] = ("unknown", "BART's own code takes the decoder's embedding then, and others do not")
+"""Outcome of a group whose source is not stored and the decoder's embedding is: elsewhere all of it stays on meta, but
+where the missing source is one module with a member that is stored (T5, Marian)."""
 
 ALIAS = FOUR._replace(no_source=("tied", None))
 """For a module that has several names: what is stored under any of them is loaded into it."""
@@ -138,9 +135,21 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     group = next((g for g in older if frozenset(g.names) == part), None)
     if group is None:
         return "unknown", "several groups of 4.57 overlap"
+    stored = stored_of(group)
     if group.kind == "module":
-        return outcome_of(True, stored_of(group), ALIAS)
-    return outcome_of(True, stored_of(group), FOUR if len(part) == 2 and situation.head else MANY)
+        return outcome_of(True, stored, ALIAS)
+    return outcome_of(True, stored, FOUR) if stored.source or not stored.some else _sourceless(group, older)
+
+
+def _sourceless(group: Group, older: tuple[Group, ...]) -> tuple[Outcome, str | None]:
+    """Return what becomes of a tied group of which only targets are stored."""
+    stored, there = stored_of(group), set(group.names).difference(group.missing)
+    aliases = (other for other in older if other.kind == "module" and group.source in other.names)
+    if any(there & set(other.names) for other in aliases):  # one module under both names: the source is loaded with it
+        return outcome_of(True, stored._replace(source=True, targets=False), FOUR)
+    if any(name.endswith("decoder.embed_tokens.weight") for name in there):
+        return MANY
+    return FOUR.no_source if stored.shapes else FOUR.shapes
 
 
 LOADERS = (

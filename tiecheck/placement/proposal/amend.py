@@ -34,7 +34,8 @@ def amended_map(
         homes = [device(name) for name in names]
         if len(set(homes)) < 2:  # already together
             continue
-        ranked = sorted(set(homes), key=lambda one: (-homes.count(one), _rank(one), order.index(one)))
+        there = set(homes) & values.keys()  # a name that no key covers is at home nowhere
+        ranked = sorted(there, key=lambda one: (-homes.count(one), _rank(one), order.index(one)))
         moved = ({**found, **_moves(names, homes, home, values[home])} for home in ranked)
         better = next((one for one in moved if not _nested(one, device_map)), None)
         if better is None:

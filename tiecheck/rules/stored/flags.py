@@ -19,6 +19,7 @@ from tiecheck.rules.stored.groups import (
     flag_name,
     flag_places,
     flags_read,
+    loses_silently,
     losing_views,
     readings_text,
     reads_alike,
@@ -54,7 +55,7 @@ def _told(
                 group.names,
                 (*flag_places(flags, views, group), *stored_places(group)),
                 "" if silent else _meaning(group, views),
-                severity="info" if reads_alike(views) and not silent else severity_of(views),
+                severity="info" if reads_alike(views) and not (silent or loses_silently(views)) else severity_of(views),
                 hurts=losing_views(views),
                 edits=disputed_flag(group, groups, views, silent=silent),
                 no_mend="no flag is right for every loader and every group that it ties."
@@ -221,8 +222,8 @@ class FlagMeansSomethingElse(Rule):
 
     ## What it does
     Finds groups whose flag is false where one loader ties all the same and another does not, and something is lost in
-    one of them. It is an error where the current transformers is the one, and a note where only engines are that never
-    ask the flag: they tie Gemma or GPT-2 whatever it says, and throw a trained head away.
+    one of them. It is an error where the current transformers is the one. Engines that never ask the flag count too:
+    they tie Gemma or GPT-2 whatever it says, and throw a trained head away without a word.
 
     ## Why it is bad
     For T5 `tie_word_embeddings: false` said "do not scale the logits", and encoder, decoder and shared embedding were
@@ -285,7 +286,7 @@ class FlagMeansSomethingElse(Rule):
         yield case("T5 1.1 with its own head stored", both, apart)
         deaf = loader_view("sglang", "head-discarded", reads=None, value=None)
         untied = (apart[0], apart[1]._replace(ties=False), deaf)
-        yield case("an engine ties against the false", both, untied, "info")
+        yield case("an engine ties against the false", both, untied, "warning")
         alike = (random[0], loader_view("transformers", "head-random", **new, ties=False))
         yield case("untied for everybody is another rule's matter", held, alike)
 

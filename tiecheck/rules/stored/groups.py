@@ -9,7 +9,7 @@ from tiecheck.records.declared import Flag
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Confidence, Location, Severity
 from tiecheck.records.stored import Comparison, Group
-from tiecheck.records.words import DISCARDED, Unknown
+from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Role, file_place
 from tiecheck.wording import listed, verb_form
 
@@ -38,6 +38,11 @@ def views_of(group: Group, loaders: tuple[LoaderView, ...]) -> tuple[LoaderView,
 def losing_views(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
     """The loaders in which something is lost."""
     return tuple(view for view in views if view.hurts)
+
+
+def loses_silently(views: tuple[LoaderView, ...]) -> bool:
+    """Tell whether a loader throws a stored member away, or makes one at random, and goes on."""
+    return any(view.outcome in DISCARDED | RANDOM for view in views)
 
 
 def view_titles(views: tuple[LoaderView, ...]) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
-from tiecheck.records.words import Unknown
+from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import rename_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
     endings_text,
+    loses_silently,
     losing_views,
     spoken_for,
     stored_places,
@@ -28,8 +29,8 @@ class HeadNotMaterialised(Rule):
     ## What it does
     Finds healthy tied checkpoints that a loader of the matrix cannot take, because it reads `lm_head.weight` (or
     another target) unconditionally, or does not know the name that the tensor is stored under. It is a note: the
-    checkpoint is right. It is a warning where a transformers goes on without the tensor, as 4.57 does for the base
-    checkpoints of some classes.
+    checkpoint is right. It is a warning where a loader goes on without the tensor: vLLM and SGLang leave the head of
+    some classes random and say nothing.
 
     ## Why it is bad
     The tool ends in `KeyError: 'lm_head.weight'` or "weight lm_head.weight does not exist", which looks like a broken
@@ -70,14 +71,14 @@ class HeadNotMaterialised(Rule):
             if not normal or not group.stored_names or not failing or spoken_for(views):
                 continue
             yield Draft(
-                f"{listed(group.names)} are stored once, as {group.stored_names[0]}, which is right. Some loaders look "
-                f"for the other name all the same. {endings_text(failing)}",
+                f"{endings_text(failing)} {listed(group.names)} are stored once, as {group.stored_names[0]}, which is "
+                "right; some loaders look for the other name all the same.",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                severity="warning" if any(_silent(view) for view in failing) else None,
+                severity="warning" if loses_silently(failing) or any(v.checked != "source" for v in failing) else None,
                 hurts=failing,
                 no_mend="nothing is wrong with the checkpoint; use a version of the tool that falls back to the "
-                "embedding.",
+                "embedding, and name with --for the loaders that matter to you.",
             )
 
     @staticmethod
@@ -91,14 +92,11 @@ class HeadNotMaterialised(Rule):
         random = loader_view("transformers", "embedding-random", versions="4.57", checked="run")
         title = "4.57 does not know the name it is stored under, and goes on with a random one"
         yield Case(title, loader_facts(llama_group(), random), finds=("warning",))
+        engine = loader_view("vllm", "head-random", versions="0.29", reads=None, value=None)
+        yield Case("an engine leaves the head random", loader_facts(llama_group(), engine), finds=("warning",))
         yield Case("every loader ties", group_facts(llama_group()))
         yield Case("stored under the head's name", {"groups": (llama_group(stored=(HEAD,)),), "loaders": (fails,)})
         yield Case("not tied", {"groups": (llama_group(value=False),), "loaders": (fails,)})
-
-
-def _silent(view: LoaderView) -> bool:
-    """Return True where a transformers that was run goes on without the tensor: random, or left on meta."""
-    return view.checked != "source"
 
 
 class OrphanedTieGroup(Rule):
@@ -196,7 +194,7 @@ class KeptTheAliasName(Rule):
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:
             views = views_of(group, loaders)
-            failing = losing_views(views)
+            failing = tuple(v for v in losing_views(views) if v.outcome not in DISCARDED)  # which is TIE101's to say
             alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
