@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import built
@@ -18,6 +19,13 @@ from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import parse_target
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+FACTS = {one.name: one for one in all_facts()}
+
+
+def make(name: str, **given: Any) -> Any:
+    """Make one fact of some others; the rest of what it wants is not there."""
+    return FACTS[name].make(**{want.name: given.get(want.name) for want in FACTS[name].wants})
 
 
 def test_a_class_is_known_by_the_table_and_never_by_code_beside_the_weights() -> None:
@@ -35,9 +43,9 @@ def test_a_class_is_known_by_the_table_and_never_by_code_beside_the_weights() ->
 def test_no_group_has_no_outcome_in_any_loader(tmp_path: Path) -> None:
     built().save_pretrained(tmp_path)
     facts = facts_of(parse_target(str(tmp_path)), Config())
-    wants = {want.name: facts.known(want.name) for one in all_facts() if one.name == "loaders" for want in one.wants}
-    assert made.loaders(**wants | {"groups": ()}) == ()
-    assert {view.names for view in made.loaders(**wants)} == {group.names for group in facts.get("groups")}
+    wants = {want.name: facts.known(want.name) for want in FACTS["loaders"].wants}
+    assert make("loaders", **wants | {"groups": ()}) == ()
+    assert {view.names for view in make("loaders", **wants)} == {group.names for group in facts.get("groups")}
 
 
 def test_the_rehearsed_column_is_the_librarys_own_word(tmp_path: Path) -> None:
@@ -61,21 +69,21 @@ def test_the_rehearsed_column_is_the_librarys_own_word(tmp_path: Path) -> None:
 )
 def test_a_scale_is_unknown_for_the_reason_of_its_layer(layers: dict, reason: str) -> None:
     asked = {"architecture": made.architecture(None), "checkpoint": None, "groups": (), "values": "auto"}
-    assert made.scale(**{**asked, "built": None, "live": None, **layers}) == Unknown(reason)
+    assert make("scale", **{**asked, "built": None, "live": None, **layers}) == Unknown(reason)
 
 
 def test_a_scale_is_read_from_safetensors_where_values_may_be_read(tmp_path: Path) -> None:
     built().save_pretrained(tmp_path)
     config, checkpoint = read_config(str(tmp_path)), read_checkpoint(str(tmp_path))
     known = made.architecture(config)
-    groups = made.groups(config, known, checkpoint, "auto")
+    groups = make("groups", model_config=config, architecture=known, checkpoint=checkpoint, values="auto")
     asked = {"architecture": known, "checkpoint": checkpoint, "groups": groups, "built": None, "live": None}
-    (scale,) = made.scale(**asked, values="auto")
+    (scale,) = make("scale", **asked, values="auto")
     assert scale.names == groups[0].names
-    assert "--values never" in made.scale(**asked, values="never").reason
+    assert "--values never" in make("scale", **asked, values="never").reason
     pickled = checkpoint._replace(format="pickle")
-    assert "safetensors only" in made.scale(**asked | {"checkpoint": pickled}, values="auto").reason
-    assert made.scale(**asked | {"groups": ()}, values="auto") == ()
+    assert "safetensors only" in make("scale", **asked | {"checkpoint": pickled}, values="auto").reason
+    assert make("scale", **asked | {"groups": ()}, values="auto") == ()
 
 
 def test_parameters_are_counted_once_by_whatever_layer_there_is(tmp_path: Path) -> None:
@@ -86,4 +94,4 @@ def test_parameters_are_counted_once_by_whatever_layer_there_is(tmp_path: Path) 
     for config, layer in ((Config(), "stored"), (Config(live=True), "live")):
         counts = facts_of(target, config).get("counts")
         assert (counts.layer, counts.unique.elements) == (layer, elements)
-    assert made.counts(None, None, None, ()) == Unknown("there are no weights")
+    assert make("counts", groups=()) == Unknown("there are no weights")

@@ -75,16 +75,12 @@ def test_only_a_loaded_model_tells_how_its_groups_were_stored(tmp_path: Path) ->
     assert [tie.stored for tie in facts(tmp_path, live=True).get("declared_ties")] == [None]
 
 
-def test_a_module_that_cannot_be_read_is_unknown_to_every_fact_of_it() -> None:
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            del self._parameters
-
-    found = module_facts(nn.Sequential(Broken()), Config())
-    for name in ("live_ties", "aliases", "declared_ties", "heads", "key_problems"):
+@pytest.mark.parametrize("script", [torch.jit.script, lambda pair: torch.jit.trace(pair, torch.ones(1, 2))])
+def test_a_module_that_cannot_be_read_is_unknown_to_every_fact_of_it(script) -> None:
+    found = module_facts(script(nn.Sequential(nn.Linear(2, 2))), Config())
+    for name in ("live_ties", "live_class", "aliases", "declared_ties", "heads", "key_problems"):
         assert isinstance(found.get(name), Unknown), name
-    assert "cannot be read" in found.get("live").reason
+    assert "TorchScript" in found.get("live").reason
 
 
 def test_mistakes_in_a_declaration_are_told_of_a_class_that_cannot_be_built(tmp_path: Path) -> None:

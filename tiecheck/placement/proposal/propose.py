@@ -14,7 +14,7 @@ from tiecheck.records.module_tree import ModuleTree
 from tiecheck.records.placement import Proposal
 from tiecheck.wording import listed, size
 
-EVEN = frozenset({"auto", "balanced"})
+EVEN = frozenset({"auto", "balanced", "balanced_low_0"})
 """The strategies that spread a model evenly over the GPUs."""
 
 
@@ -79,15 +79,10 @@ class _Planner:
         """Everything on the GPUs, spread as the strategy wants it."""
         if not self._gpus:
             return None
-        if self._strategy == "balanced_low_0" and len(self._gpus) > 1:
-            others = self._gpus[1:]
-            found = self._even(others)
-            if found is not None:
-                return others, found
-            return self._low_first()
         if self._strategy in EVEN:
-            found = self._even(self._gpus)
-            return (self._gpus, found) if found is not None else None
+            low = self._strategy == "balanced_low_0"  # the first is left free where the others have room
+            ways = (self._gpus[1:], self._gpus) if low else (self._gpus,)
+            return next(((slots, found) for slots in ways if slots and (found := self._even(slots))), None)
         return self._first_of([self._gpus[start:] for start in range(len(self._gpus))])
 
     def _even(self, slots: list[Slot]) -> Filled | None:
@@ -103,19 +98,6 @@ class _Planner:
                 return filled if filled is not None and self._computes(lower, filled) else None
 
             return smallest_limit(low, max(low, high), fits) or full
-        return None
-
-    def _low_first(self) -> tuple[list[Slot], Filled] | None:
-        """Return the others filled up, and on the first what does not fit there."""
-        first, *others = self._gpus
-        for homes, _ in self._fitting(self._gpus):
-
-            def fits(limit: int, homes: Homes = homes) -> Filled | None:
-                return fill_devices(self._units.items, [first._replace(room=limit), *others], homes)
-
-            found = smallest_limit(0, first.room or 0, fits)
-            if found is not None:
-                return self._gpus, found
         return None
 
     def _chains(self, disk: int | None, *, with_disk: bool) -> Iterator[list[Slot]]:
