@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import subprocess
@@ -215,7 +216,35 @@ def test_weights_outside_of_the_directory_are_not_read(llama: Callable[..., Path
     (path / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     told = rehearse(str(path))
     assert told.unsure
-    assert "lies outside of the directory" in told.unsure
+    assert "outside the target directory, and is not read" in told.unsure
+
+
+@pytest.mark.parametrize("where", ["here", "a child", pytest.param("older", marks=pytest.mark.slow)])
+def test_what_a_directory_asks_for_besides_is_refused_and_named(
+    llama: Callable[..., Path], tmp_path: Path, where: str
+) -> None:
+    """By the bounds of `rehearse_bounds`, in this process and in a child of an interpreter."""
+    python = {"here": lambda: None, "a child": lambda: sys.executable, "older": older_python}[where]()
+    detr = {"architectures": ["DetrForObjectDetection"], "model_type": "detr", "use_timm_backbone": False}
+    detr |= {"backbone_config": None, "use_pretrained_backbone": False}
+    outside = llama()
+    for word in ("example/backbone", str(outside)):
+        (tmp_path / "m").mkdir(exist_ok=True)
+        (tmp_path / "m" / "config.json").write_text(json.dumps(detr | {"backbone": word}))
+        save_file({"x": torch.ones(1)}, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+        told = rehearse(str(tmp_path / "m"), python)
+        assert word in (told.unsure or "")
+        assert "nothing outside is fetched or read" in (told.unsure or "")
+    path = llama()
+    index = {"metadata": {}, "weight_map": {EMBEDDING: "../secret.safetensors"}}
+    (path / "model.safetensors").rename(tmp_path / "secret.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "which is not in the directory" in (rehearse(str(path), python).unsure or "")
+    path = llama(num_hidden_layers=10**7)
+    assert "num_hidden_layers asks for 10,000,000" in (rehearse(str(path), python).unsure or "")
+    path = llama()
+    os.mkfifo(path / "generation_config2.json")
+    assert "is a pipe or a device" in (rehearse(str(path), python).unsure or "")
 
 
 def test_links_of_the_hub_cache_are_inside(llama: Callable[..., Path], tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from tiecheck.errors import MissingExtraError
+from tiecheck.errors import MissingExtraError, TargetError
+from tiecheck.files.model_config import read_config
 from tiecheck.records.rehearsal import Rehearsal, read_rehearsal
 from tiecheck.records.stored import Checkpoint
 
@@ -49,8 +50,26 @@ def rehearse(directory: str, python: str | None = None, *, timeout: float | None
     except ImportError as error:
         raise MissingExtraError("Rehearsing a load", "live") from error
     from tiecheck.live.transformers import rehearse_child
+    from tiecheck.live.transformers.confined import limited_modules
 
-    return read_rehearsal(rehearse_child.rehearse_on_meta(directory, **asked))
+    refused = _refused(directory)
+    if refused is not None:
+        return refused
+    with limited_modules():
+        return read_rehearsal(rehearse_child.rehearse_on_meta(directory, **asked))
+
+
+def _refused(directory: str) -> Rehearsal | None:
+    """Return the answer for a directory that is not loaded: a file leads out of it, or its config asks for too much."""
+    from tiecheck.live.transformers.confined import refuse_counts, refuse_outside
+
+    try:
+        refuse_outside(directory)
+        config = read_config(directory)
+        refuse_counts(config.data if config is not None else {})
+    except TargetError as error:
+        return Rehearsal("", None, unsure=str(error))
+    return None
 
 
 class Rehearser:
@@ -77,6 +96,9 @@ class Rehearser:
 
     def rehearse(self, directory: str, **asked: Any) -> Rehearsal:
         """Return what that interpreter's transformers makes of a directory; `unsure` where it could not say."""
+        refused = _refused(directory)
+        if refused is not None:
+            return refused
         try:
             given = self._started().stdin
             with contextlib.suppress(BrokenPipeError):  # it has ended, and has said why

@@ -16,16 +16,14 @@ import transformers
 from torch import nn
 
 from tiecheck.errors import TargetError
-from tiecheck.live.transformers.confined import confined, limited_modules, refuse_counts, refuse_outside
+from tiecheck.live.transformers.confined import limited_modules, refuse_counts, refuse_outside
+from tiecheck.live.transformers.rehearse_bounds import asked_of_hub, confined
 from tiecheck.live.transformers.tied_weights_keys import class_problems, read_keys
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 
 _NEEDS = re.compile(r"pip install (?:-\S+ )*[`'\"]*([\w-]+)")
-
-_ASKED = re.compile(r"Cannot reach (\S+): offline mode|^Repo id must .*: '([^']+)'")
-"""Words of huggingface_hub 1 and 2: `OfflineModeIsEnabled`, and `HFValidationError` of a path."""
 
 
 class Planned(NamedTuple):
@@ -127,22 +125,13 @@ def _failed(what: str, model: ModelConfig, error: BaseException, refused: list[s
     """Return why a class could not be built or loaded, and what it asked for that is not its own."""
     if isinstance(error, TargetError):
         return str(error)
-    names = ", ".join(dict.fromkeys([*refused, *_asked_of_hub(error)]))
+    names = ", ".join(dict.fromkeys([*refused, *asked_of_hub(error)]))
     if names:
         return (
             f"{what} {model.class_name} asks for {names[:500]}, which is not in the model's directory; nothing is "
             "fetched, and nothing outside is read"
         )
     return f"{what} {model.class_name} raised {type(error).__name__}: {_first_line(error)}"
-
-
-def _asked_of_hub(error: BaseException | None) -> Iterator[str]:
-    """Yield what the hub's own client refused to ask for, being off, or being given a path."""
-    while error is not None:
-        asked = _ASKED.search(str(error))
-        if asked is not None:
-            yield asked[1] or asked[2]
-        error = error.__cause__ or error.__context__
 
 
 def _class_of(root: str, model: ModelConfig, *, trust: bool) -> Any:

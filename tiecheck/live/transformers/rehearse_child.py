@@ -1,6 +1,6 @@
 """Rehearse a load: run transformers' own `from_pretrained` on the meta device and tell what it did as one JSON object.
 
-This file imports nothing of tiecheck but the two `rehearse_*` files beside it, and at its top nothing but the standard
+This file imports nothing of tiecheck but the `rehearse_*` files beside it, and at its top nothing but the standard
 library of Python 3.9, so that any interpreter can run it by its path: a request a line on stdin (`{"directory": ...,
 "values": true, ...}`), an answer a line on stdout.
 """
@@ -13,18 +13,19 @@ import json
 import logging
 import os
 import re
-import socket
 import sys
 import threading
 import traceback
 from typing import Any
 
 if __name__ == "__main__":  # run by its path, so that its folder is first among those of the imports
+    from rehearse_bounds import OutsideError, asked_of_hub, confined  # type: ignore[import-not-found]
     from rehearse_patches import object_at, owner_of, patched, patches_of  # type: ignore[import-not-found]
-    from rehearse_watch import RefusedError, Watch  # type: ignore[import-not-found]
+    from rehearse_watch import Watch  # type: ignore[import-not-found]
 else:
+    from tiecheck.live.transformers.rehearse_bounds import OutsideError, asked_of_hub, confined
     from tiecheck.live.transformers.rehearse_patches import object_at, owner_of, patched, patches_of
-    from tiecheck.live.transformers.rehearse_watch import RefusedError, Watch
+    from tiecheck.live.transformers.rehearse_watch import Watch
 
 ARTEFACT = re.compile(r"\bmeta\b|trust_remote_code|accelerate|No (GPU|CUDA)|pip install|_is_hf_initialized")
 """Words of errors that come from rehearsing or from what is installed, and not from the directory."""
@@ -39,7 +40,7 @@ _LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def _quiet(told: list[str]) -> Any:
-    """Keep transformers' warnings as text instead of printing them, and refuse every connection of this thread."""
+    """Keep transformers' warnings as text instead of printing them."""
     from transformers.utils import logging as theirs
 
     class Keep(logging.Handler):
@@ -48,21 +49,13 @@ def _quiet(told: list[str]) -> Any:
                 told.append(" ".join(record.getMessage().split())[:MESSAGE])
 
     theirs.get_verbosity()  # makes the handler that is put aside here
-    root, bars, owner = logging.getLogger("transformers"), theirs.is_progress_bar_enabled(), threading.get_ident()
+    root, bars = logging.getLogger("transformers"), theirs.is_progress_bar_enabled()
     before, level, spread = root.handlers, root.level, root.propagate
     root.handlers, root.propagate = [Keep(logging.WARNING)], False
     root.setLevel(logging.WARNING)
     theirs.disable_progress_bar()
-    connect = socket.socket.connect
-
-    def refuse(self: Any, address: Any) -> Any:
-        if threading.get_ident() == owner:
-            raise RefusedError(f"a connection to {address!r} was not asked for")
-        return connect(self, address)
-
     try:
-        with patched([(socket.socket, "connect", refuse)]):
-            yield
+        yield
     finally:
         root.handlers, root.propagate = before, spread
         root.setLevel(level)
@@ -152,14 +145,17 @@ def _tell_model(watch: Watch, model: Any) -> dict[str, Any]:
     }
 
 
-def _tell_error(error: BaseException, config: Any) -> dict[str, Any]:
+def _tell_error(error: BaseException, config: Any, refused: list[str]) -> dict[str, Any]:
     """Return what was raised, and the reason where it is none of the directory's doing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(lines[:2])[:MESSAGE] or "no message"
     said = f"{type(error).__name__}: {message}"
     inner = traceback.extract_tb(error.__traceback__)[-1].filename if error.__traceback__ else ""
     unsure = None
-    if isinstance(error, RefusedError):
+    names = ", ".join(dict.fromkeys([*refused, *asked_of_hub(error)]))
+    if names:
+        unsure = f"it asks for {names[:MESSAGE]}, which is not in the directory; nothing outside is fetched or read"
+    elif isinstance(error, OutsideError):
         unsure = message
     elif isinstance(error, (ImportError, MemoryError, NotImplementedError)) or ARTEFACT.search(str(error)):
         unsure = f"on meta it raised {said}, which a real load may not"
@@ -202,7 +198,7 @@ def rehearse_on_meta(
     directory = directory.rstrip("/" + os.sep) or directory  # 4.57 warns of a module without a name
     newer = int(transformers.__version__.split(".")[0]) >= 5
     told: dict[str, Any] = {"version": transformers.__version__, "warnings": []}
-    with _LOCK, _quiet(told["warnings"]), torch.no_grad():
+    with _LOCK, _quiet(told["warnings"]), torch.no_grad(), confined(directory) as refused:
         try:
             cls, told["class_name"] = _class_of(directory, class_name, trust_remote_code)
             if cls is None:
@@ -227,7 +223,7 @@ def rehearse_on_meta(
             told.update({key: sorted(info[f"{key}_keys"]) for key in ("missing", "unexpected")})
             told["mismatched"] = sorted(str(entry[0]) for entry in info["mismatched_keys"])
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is the answer
-            told.update(_tell_error(error, _special(directory)))
+            told.update(_tell_error(error, _special(directory), refused))
     if not newer and told.get("unsure") is None:
         told["unsure"] = _other_way(told, directory, modeling)
     return told

@@ -1,6 +1,6 @@
 """Watch one `from_pretrained` of transformers on meta: what it hands out, loads, makes anew and compares.
 
-Like `rehearse_child.py`, which it is the other half of, it imports nothing of tiecheck and runs under Python 3.9.
+Like `rehearse_child.py`, which it is the other half of, it imports nothing else of tiecheck and runs under Python 3.9.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import os
 import zipfile
 from typing import Any
 
+if __name__ == "rehearse_watch":  # beside a child that is run by its path
+    from rehearse_bounds import OutsideError, real_inside  # type: ignore[import-not-found]
+else:
+    from tiecheck.live.transformers.rehearse_bounds import OutsideError, real_inside
+
 CHUNK = 1 << 24
 """Bytes of a tensor that are compared at a time."""
-
-
-class RefusedError(Exception):
-    """Something that a rehearsal does not do: read weights outside of the directory, or open a connection."""
 
 
 class MetaFile:
@@ -79,11 +80,9 @@ class Watch:
 
     def inside(self, path: Any) -> str:
         """Return the real path of a weights file; the hub cache's links from `snapshots` to `blobs` are inside."""
-        real: str = os.path.realpath(path)
-        head, _, revision = self.root.rpartition(f"{os.sep}snapshots{os.sep}")
-        blobs = os.path.join(head, "blobs") if head and os.sep not in revision else self.root
-        if not real.startswith((self.root + os.sep, blobs + os.sep)):
-            raise RefusedError(f"{path} lies outside of the directory, and is not read")
+        real: str | None = real_inside(self.root, path)
+        if real is None:
+            raise OutsideError(f"{path} lies outside of the directory, and is not read")
         return real
 
     def open(self, path: Any) -> MetaFile:
