@@ -108,9 +108,7 @@ class Bench:
         slept: list[float] = []
         sleep, time.sleep = time.sleep, slept.append  # type: ignore[assignment]
         try:
-            if case.format == "toml" and any(
-                PLACED.search(raw) for raw in case.files.values() if isinstance(raw, bytes)
-            ):
+            if _placed(case):
                 read_settings(options["config"])  # to judge a placement it would build the class
                 return []
             report = tiecheck.check(target, **options)
@@ -183,9 +181,16 @@ def _origin(error: BaseException) -> str:
 
 def in_process(case: Case) -> bool:
     """Tell whether a case can run in a process that others share: none that may import torch or a user's module."""
-    return case.format != "command" or not (
-        LIVE & set(case.words) or any(re.match(r"[\w./{}-]+:\w", word) for word in case.words)
-    )
+    return case.format != "command" or not builds(case)
+
+
+def builds(case: Case) -> bool:
+    """Tell whether a case asks for a class to be built, by its words or by its configuration file."""
+    return bool(LIVE & set(case.words)) or any(re.match(r"[\w./{}-]+:\w", word) for word in case.words) or _placed(case)
+
+
+def _placed(case: Case) -> bool:
+    return case.format == "toml" and any(PLACED.search(raw) for raw in case.files.values() if isinstance(raw, bytes))
 
 
 def shrunk(case: Case, fails: Callable[[Case], bool], seconds: float = 15.0) -> Case:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from tiecheck.errors import MissingExtraError, TargetError
+from tiecheck.files.limits import Account, current
 from tiecheck.files.model_config import read_config
 from tiecheck.records.rehearsal import Rehearsal, read_rehearsal
 from tiecheck.records.stored import Checkpoint
@@ -63,12 +64,15 @@ def _refused(directory: str) -> Rehearsal | None:
     """Return the answer for a directory that is not loaded: a file leads out of it, or its config asks for too much."""
     from tiecheck.live.transformers.confined import refuse_counts, refuse_outside
 
+    token = current.set(Account())  # of its own: a shadow is gone when the target's files are looked at again
     try:
         refuse_outside(directory)
         config = read_config(directory)
         refuse_counts(config.data if config is not None else {})
     except TargetError as error:
         return Rehearsal("", None, unsure=str(error))
+    finally:
+        current.reset(token)
     return None
 
 
