@@ -19,6 +19,7 @@ from tiecheck.errors import TargetError
 from tiecheck.files.model_config import read_config
 from tiecheck.live.transformers import confined as bounds
 from tiecheck.live.transformers.loading import build_for_plan, build_pretrained, unbuilt_problems
+from tiecheck.live.transformers.rehearse_bounds import confined
 from tiecheck.records.words import Unknown
 
 TINY = {
@@ -124,7 +125,7 @@ def test_adapters_base_is_not_followed(tiny: Path) -> None:
     outside = tiny.parent / "base"
     outside.mkdir()
     save_file({"x": torch.ones(1)}, outside / "model.safetensors")
-    with bounds.confined(str(tiny)) as refused, pytest.raises(OSError, match="neither fetched nor read"):
+    with confined(str(tiny)) as refused, pytest.raises(OSError, match="neither fetched nor read"):
         transformers.LlamaForCausalLM.from_pretrained(str(outside), config=transformers.LlamaConfig(**TINY))
     assert str(outside / "model.safetensors") in refused[0]
 
@@ -151,7 +152,7 @@ def test_backbone_of_a_path_outside_is_refused_and_named(tmp_path: Path) -> None
 def test_kernel_is_refused() -> None:
     from transformers.integrations import hub_kernels
 
-    with bounds.confined(".") as refused, pytest.raises(OSError, match="kernels-community/mra"):
+    with confined(".") as refused, pytest.raises(OSError, match="kernels-community/mra"):
         hub_kernels.get_kernel("kernels-community/mra", version=1)
     assert refused == ["the kernel kernels-community/mra"]
 
@@ -161,7 +162,7 @@ def test_sockets_are_closed_meanwhile_and_open_again(tmp_path: Path) -> None:
 
     before = socket.getaddrinfo, socket.socket.connect, constants.HF_HUB_OFFLINE, constants.HF_HUB_CACHE
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with bounds.confined(str(tmp_path)) as refused:
+        with confined(str(tmp_path)) as refused:
             with pytest.raises(OSError, match="neither fetched"):
                 socket.create_connection(server.getsockname())
             with socket.socket() as one, pytest.raises(OSError, match="neither fetched"):
