@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parents[1])]
 from harness.cases import read_case, untouched  # noqa: E402
 from harness.collect import Bench, Judged, collect, drawn  # noqa: E402
 from harness.evidence import page  # noqa: E402
+from harness.mending import collect_mends, mends_page  # noqa: E402
 from harness.oracle import Oracle  # noqa: E402
 from harness.saves import pool  # noqa: E402
 from subjects import quiet  # noqa: E402
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--older", help="a Python that has transformers 4.57")
     parser.add_argument("--write", type=Path, help="the page to write")
     parser.add_argument("--untouched", action="store_true", help="each save as it was written, instead of drawn ones")
+    parser.add_argument("--mends", action="store_true", help="carry out the fixes that are offered, and load them")
     parser.add_argument("--replay", help="a case as it was printed")
     parser.add_argument("--keep", type=Path, help="where to write the replayed directory")
     asked = parser.parse_args()
@@ -50,6 +52,10 @@ def main() -> None:
             return
         saves = list(pool(asked.seed, asked.classes, older=bool(asked.older)))
         say(f"{len(saves)} saves of {len({save.class_name for save in saves})} classes")
+        if asked.mends:
+            found = collect_mends(saves, asked.directories, asked.seed, asked.older, tell_number)
+            say(mends_page(found))
+            return
         done: list[bool] = []
 
         def tell(one: Judged) -> None:
@@ -68,6 +74,12 @@ def main() -> None:
 def say(text: str) -> None:
     """Tell how far it is."""
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def tell_number(number: int) -> None:
+    """Tell each fiftieth directory."""
+    if number % 50 == 0:
+        say(f"{number} directories")
 
 
 def replay(text: str, older: str | None, keep: Path | None) -> None:

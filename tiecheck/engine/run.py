@@ -321,7 +321,7 @@ def _finding(
 
 def _why_none(draft: Draft) -> str:
     """Tell why no change of the files mends it; empty where nothing was said about files."""
-    said = draft.no_mend or ("config.json has no place for the flag." if draft.edits else "")
+    said = "config.json has no place for the flag that is read." if draft.edits else draft.no_mend
     return f"{NO_MEND} {said}" if said else ""
 
 

@@ -20,6 +20,9 @@ from tiecheck.records.rehearsal import Rehearsal
 from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
 from tiecheck.rules.registry import check_codes
 
+HIDING = {"TIE112", "TIE205", "TIE206", "TIE207"}
+"""Findings for which a load fails as a whole, so that nothing else is told until they are gone."""
+
 Ask = Callable[[Finding], Edit | None]
 """Asks the user for one of a finding's alternatives; None leaves it."""
 
@@ -195,7 +198,7 @@ def _worse(outcome: FixOutcome, after: TargetReport, config: Config) -> list[str
         return [after.errors[0].message]
     ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
     milder = _milder(outcome, after, config)
-    worse = []
+    worse: list[str] = []
     for finding in _unknown(outcome, after, config):
         if (finding.code, finding.names) in ended:
             worse.append(f"{finding.code} would still be there: {finding.message}")
@@ -213,13 +216,17 @@ def _unknown(outcome: FixOutcome, after: TargetReport, config: Config) -> list[F
 
 
 def _milder(outcome: FixOutcome, after: TargetReport, config: Config) -> tuple[tuple[Finding, str], ...]:
-    """Return what is left of a finding: another on the same names that is less grave, since fewer are hurt."""
+    """Return what is left: a less grave finding on the same names, since fewer are hurt, or one that was hidden."""
     rank = {finding.names: SEVERITIES.index(finding.severity) for finding, _ in outcome.chosen}
-    return tuple(
-        (finding, f"it hurts fewer than before: {', '.join(finding.hurts or ())}")
-        for finding in _unknown(outcome, after, config)
-        if SEVERITIES.index(finding.severity) < rank.get(finding.names, 0)
-    )
+    ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
+    hiding = sorted(HIDING & {code for code, _ in ended})
+    left = []
+    for finding in _unknown(outcome, after, config):
+        if SEVERITIES.index(finding.severity) < rank.get(finding.names, 0):
+            left.append((finding, f"it hurts fewer than before: {', '.join(finding.hurts or ())}"))
+        elif hiding and (finding.code, finding.names) not in ended:
+            left.append((finding, f"{hiding[0]} hid it, and a fix of it is another step"))
+    return tuple(left)
 
 
 def _rehearsals(root: str, stage: str, outcome: FixOutcome) -> tuple[list[str], str]:

@@ -15,7 +15,7 @@ from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
-from tiecheck.records.stored import Checkpoint, StoredTensor
+from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.stored.older_names import name_among_bare
 from tiecheck.tables.architectures import FLAG, load_architecture, load_older, refuses
 from tiecheck.wording import listed
@@ -134,13 +134,14 @@ def unfit_members(model: ModelConfig, tensors: tuple[StoredTensor, ...]) -> tupl
 def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
     """Yield a stored embedding that has not the rows or columns of the config."""
     members = _members(model, checkpoint)
-    for axis, known in _denied(model, members[0]) if members else ():
+    denied = list(_denied(model, members[0])) if members else []
+    for axis, known in denied:
         tensor, size = members[0], members[0].shape[axis]
         what = listed(tuple(f"{key} {value}" for key, value in known.items())[:4])
         why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
         mend = "which of the two is right the files do not tell; save the model again, with the config that it has."
-        alone = len({other.shape for other in members}) == 1
-        message, edits = f"size mismatch for {tensor.name}", _rows_written(axis, known, size) if alone else ()
+        message = f"size mismatch for {tensor.name}"
+        edits = _rows_written(denied, checkpoint, members)
         yield _problem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
 
 
@@ -159,12 +160,18 @@ def _denied(model: ModelConfig, tensor: StoredTensor) -> Iterator[tuple[int, dic
             yield axis, known
 
 
-def _rows_written(axis: int, known: Mapping[str, int], rows: int) -> tuple[Edit, ...]:
-    """Return the way to write the stored number of rows where one key alone says another; columns are no such slip."""
-    keys = [key for key in known if key.rpartition(".")[2] in ROWS]
-    if axis != 0 or len(keys) != 1 or len(known) != 1:
+def _rows_written(
+    denied: list[tuple[int, dict[str, int]]], checkpoint: Checkpoint, members: tuple[StoredTensor, ...]
+) -> tuple[Edit, ...]:
+    """Return the way to write the stored number of rows where one key alone, and no other tensor, says another."""
+    (axis, known), rows = denied[0], members[0].shape[0]
+    others = ((n, read_entry(entry)[1]) for shard in checkpoint.shards for n, entry in shard.entries.items())
+    names = {member.name for member in members}
+    alone = len(denied) == len(known) == 1 and axis == 0 and {member.shape[0] for member in members} == {rows}
+    if not alone or any(shape[:1] == (*known.values(),) and name not in names for name, shape in others):
         return ()
-    return (Edit("rows", None, True, (Step("set-config", (), CONFIG, tuple(keys[0].split(".")), rows),)),)
+    key = tuple(next(iter(known)).split("."))
+    return (Edit("rows", None, True, (Step("set-config", (), CONFIG, key, rows),)),) if key[-1] in ROWS else ()
 
 
 def _members(model: ModelConfig, checkpoint: Checkpoint) -> tuple[StoredTensor, ...]:

@@ -81,7 +81,8 @@ class RedundantTiedCopy(Rule):
                 confidence=confidence(group),
                 severity="warning" if nan or any(view.outcome in RANDOM for view in refusing) else None,
                 hurts=refusing or None,
-                edits=drop_edits(extra),
+                edits=drop_edits(group, kept),
+                no_mend="they are packed, and other tensors belong to each of them.",
             )
 
     @staticmethod

@@ -14,6 +14,9 @@ LEFT_OVER = "the difference is left over from a conversion"
 TRAINED_APART = "both were trained"
 TRAINED_TIED = "the model was trained tied"
 
+PLAIN = ("float64", "float32", "float16", "bfloat16")
+"""Element types of weights that are not quantised."""
+
 
 def apart_or_one(
     group: Group, groups: tuple[Group, ...], flags: Iterable[str], *, disagree: bool = False
@@ -32,7 +35,8 @@ def apart_or_one(
     kept = main_member(group)
     edits = []
     others = any(other.stored == "separate" for other in _under(group, groups) if other.names != group.names)
-    if kept is not None and (group.source is None or group.source == kept) and not (disagree and others):
+    sure = kept is not None and (group.source is None or group.source == kept) and not (disagree and others)
+    if sure and _is_plain(group):
         said = set_flags(written, value=True) if disagree else ()
         edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop_steps(n for n in group.stored_names if n != kept))))
     if not group.forced:
@@ -48,7 +52,7 @@ def one_tensor(
 ) -> tuple[Edit, ...]:
     """Return the way to tie a group of which one tensor is stored; none where the same flags would tie what differs."""
     others = (other for other in _under(group, groups) if other.names != group.names)
-    if group.stored != "absent" or not group.stored_names or any(o.stored in {"separate", "unknown"} for o in others):
+    if group.stored != "absent" or not group.stored_names or any(map(_loses_tied, others)):
         return ()
     steps = set_flags(sorted(flags), value=True)
     if group.source in group.missing:
@@ -94,14 +98,31 @@ def every_member(group: Group) -> tuple[Edit, ...]:
 
 def rename_edits(group: Group) -> tuple[Edit, ...]:
     """Return the way to give the one stored member the name that the others are tied to."""
-    if group.source is None or len(group.stored_names) != 1 or group.stored_names[0] not in group.names:
+    alone = len(group.stored_names) == 1 and group.stored_names[0] in group.names
+    if group.source is None or not alone or not _is_plain(group):
         return ()
     return (Edit("tied", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
 
 
-def drop_edits(names: tuple[str, ...]) -> tuple[Edit, ...]:
+def drop_edits(group: Group, kept: str) -> tuple[Edit, ...]:
     """Return the way to store a tensor once whose equal copies have other names."""
-    return (Edit("tied", None, True, drop_steps(names)),)
+    return (Edit("tied", None, True, _one_of_equal(group, kept)),) if _is_plain(group) else ()
+
+
+def _one_of_equal(group: Group, kept: str) -> tuple[Step, ...]:
+    """Return the steps that leave one of equal copies, under the name that the others are tied to."""
+    renamed = (Step("rename-tensor", (kept, group.source)),) if group.source in group.missing and group.source else ()
+    return (*drop_steps(name for name in group.stored_names if name != kept), *renamed)
+
+
+def _is_plain(group: Group) -> bool:
+    """Tell whether what is stored are weights as they are; of packed ones other tensors, of other names, are a part."""
+    return all(tensor.dtype in PLAIN for tensor in group.tensors)
+
+
+def _loses_tied(group: Group) -> bool:
+    """Tell whether a group that the same flag ties would lose a member by it, or is lost altogether."""
+    return group.stored in {"separate", "unknown"} or not group.stored_names
 
 
 def shape_edits(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
@@ -118,7 +139,7 @@ def shape_edits(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -
     alike, one_shape = relation is not None and relation.alike, len({tensor.shape for tensor in group.tensors}) == 1
     if one_shape and not alike:
         return apart_or_one(group, groups, flags)
-    if main is None or (group.source is not None and group.source != main):
+    if main is None or (group.source is not None and group.source != main) or not _is_plain(group):
         return ()
     fitting = [tensor for tensor in group.tensors if tensor.name not in group.unfit]
     fitting.sort(key=lambda tensor: (-tensor.nbytes if one_shape else 0, tensor.name != main))
@@ -136,17 +157,22 @@ def flattened_tie(group: Group, groups: tuple[Group, ...], flags: Iterable[str])
     """Return the way to tie equal copies again; none where no flag does, or where it would tie what differs."""
     kept = main_member(group)
     others = (other for other in _under(group, groups) if other.names != group.names)
-    if group.inert or not group.declared_by or kept is None or any(o.stored in {"separate", "unknown"} for o in others):
+    unsure = group.inert or not group.declared_by or not _is_plain(group)
+    if unsure or kept is None or any(map(_loses_tied, others)):
         return ()
-    steps = (*set_flags(sorted(flags), value=True), *drop_steps(n for n in group.stored_names if n != kept))
+    steps = (*set_flags(sorted(flags), value=True), *_one_of_equal(group, kept))
     return (Edit("tied", "the model is meant to be tied", True, steps),)
 
 
 def valid_flags(groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
     """Return the ways to write truth values to flags that have none: what is stored tells, else the user."""
-    held = [group for group in groups if group.stored_names and not group.forced]
-    told = next((group for group in held if group.stored == "separate"), held[0] if held else None)
-    return either_flag(told, groups, flags) if told is not None else ()
+    open_groups = [group for group in groups if not group.forced]
+    if not all(group.stored_names for group in open_groups):
+        return ()
+    open_groups.sort(
+        key=lambda group: (group.stored != "separate", -max((len(t.shape) for t in group.tensors), default=0))
+    )
+    return either_flag(open_groups[0], groups, flags) if open_groups else ()
 
 
 def entries_put_right(checkpoint: Checkpoint, index: str, names: list[str]) -> tuple[Edit, ...]:
@@ -194,7 +220,7 @@ def _stored_apart(group: Group) -> tuple[Step, ...] | None:
     """Return the steps that store what a group lacks; None where its names are others or its values leave a choice."""
     if not group.missing:
         return ()
-    if not set(group.stored_names) <= set(group.names) or not group.stored_names:
+    if not set(group.stored_names) <= set(group.names) or not group.stored_names or not _is_plain(group):
         return None
     if group.source in group.stored_names:
         return copy_steps(group.source, group.missing)

@@ -1,0 +1,172 @@
+"""The fixes that are offered for a drawn directory, each carried out and loaded, and what must not be offered."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from safetensors.torch import load_file
+
+from harness.cases import Case, cases
+from harness.draft import Draft
+from harness.oracle import LOSSES, Line, Oracle
+from harness.saves import Save
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_target
+from tiecheck.errors import TiecheckError
+from tiecheck.fix.run import FixOptions, fix_target
+from tiecheck.records.report import Finding
+
+EQUAL = {"TIE106", "TIE108", "TIE109"}
+"""Rules on equal copies, of which a load that is right may have two: their fixes must leave it right."""
+
+
+class Mended(NamedTuple):
+    """One fix that was offered, and what came of it."""
+
+    case: Case
+    codes: tuple[str, ...]
+    choice: str | None
+    kind: str
+    """`good`, `loss stays`, `raises as before`, `unsure`, `refused`, `not kept`; `worse` and `for what is right` are
+    wrong."""
+    why: str = ""
+
+    @property
+    def title(self) -> str:
+        """One line that is alike for fixes that fail alike."""
+        changes = " + ".join(type(change).__name__ for change in self.case.mutations)
+        return f"{self.kind}: {'+'.join(self.codes)} {self.choice} [{changes}] {self.why}"
+
+
+def mended(oracle: Oracle, where: Path, case: Case) -> Iterator[Mended]:
+    """Write a directory, and yield every fix that is offered for it."""
+    for folder in (where, where.with_name("fixed")):
+        shutil.rmtree(folder, ignore_errors=True)
+    draft = case.write(where)
+    before = oracle.ask(where, draft, real=False)
+    config = Config(judge_for=tuple(f"transformers=={line.version}" for line in before))
+    report = check_target(str(where), config)
+    counted = [finding for finding in report.counted() if finding.severity != "info"]
+    sure = [line for line in before if not line.doubt]
+    if sure and all(line.right() for line in sure):
+        codes = tuple(sorted({f.code for f in counted if f.edits and f.code not in EQUAL}))
+        if codes:
+            yield Mended(case, codes, None, "for what is right", counted[0].message)
+            return
+    for choice in _choices(counted):
+        copy = where.with_name("fixed")
+        shutil.rmtree(copy, ignore_errors=True)
+        options = FixOptions(choice, to=str(copy), rehearse=False)
+        try:
+            outcome = fix_target(str(where), config, options)
+        except TiecheckError as error:
+            yield Mended(case, tuple(sorted({f.code for f in counted})), choice, "refused", str(error))
+            continue
+        codes = tuple(sorted({finding.code for finding, _ in outcome.chosen}))
+        if outcome.undone:
+            yield Mended(case, codes, choice, "not kept", outcome.undone[0])
+        elif outcome.written:
+            names = {name for finding, _ in outcome.chosen for name in finding.names}
+            after = oracle.ask(copy, _draft(copy, draft), real=False)
+            kind, why = _outcome(before, after, names)
+            yield Mended(case, codes, choice, kind, why)
+
+
+def _choices(findings: list[Finding]) -> list[str | None]:
+    safe = [edit for finding in findings for edit in finding.edits if edit.safe]
+    words = list(dict.fromkeys(edit.choice for edit in safe if edit.when is not None))
+    return words or ([None] if safe else [])
+
+
+def _draft(where: Path, old: Draft) -> Draft:
+    """What stands in a directory that was fixed."""
+    tensors = {n: t for path in sorted(where.glob("*.safetensors")) for n, t in load_file(path).items()}
+    if not tensors:
+        for path in sorted(where.glob("*.bin")):
+            tensors |= torch.load(path, weights_only=True)
+    files = {member: name if name in tensors else member for member, name in old.files.items()}
+    config = json.loads((where / "config.json").read_text())
+    return Draft(old.save, config, tensors, files, old.layout)
+
+
+def _outcome(before: list[Line], after: list[Line], names: set[str]) -> tuple[str, str]:
+    """Tell what became of a load: the worst over all lines."""
+    worst = ("good", "")
+    for was, now in zip(before, after, strict=True):
+        if was.doubt and now.doubt:
+            continue  # a class that this line does not have
+        kind, why = _line_outcome(was, now, names)
+        if kind == "worse":
+            return kind, f"{now.version}: {why}"
+        if kind != "good":
+            worst = (kind, f"{now.version}: {why}")
+    return worst
+
+
+def _line_outcome(was: Line, now: Line, names: set[str]) -> tuple[str, str]:
+    if now.doubt:
+        return "unsure", now.doubt
+    if now.rehearsal.raised:
+        lost = was.rehearsal.raised or was.doubt or len(was.rehearsal.missing) >= len(was.draft.tensors)
+        kind = "raises as before" if lost else "worse"
+        return kind, ": ".join(now.rehearsal.raised)[:160]
+    for group in now.groups():
+        end, old = now.end(group), was.end(group)
+        if end.word in LOSSES:
+            if old.word not in LOSSES and not was.doubt:
+                return "worse", f"{group[:3]}: {old.word}, and now {end.word}"
+            if names & set(group):
+                return "loss stays", f"{group[:3]}: {end.word} {end.members[:3]}"
+    return "good", ""
+
+
+def collect_mends(
+    pool: list[Save], number: int, start: int, older: str | None, told: Callable[[int], None] = lambda _: None
+) -> list[Mended]:
+    """Draw directories, and return what became of every fix that was offered."""
+    found: list[Mended] = []
+    oracle, seen = Oracle(older), Counter[str]()
+    with tempfile.TemporaryDirectory() as scratch:
+        where = Path(scratch, "model")
+
+        @seed(start)
+        @settings(
+            max_examples=number,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(cases(pool))
+        def draw(case: Case) -> None:
+            found.extend(mended(oracle, where, case))
+            seen["all"] += 1
+            told(seen["all"])
+
+        random.seed(start)
+        draw()
+        oracle.close()
+    return found
+
+
+def mends_page(found: list[Mended]) -> str:
+    """Return counts, and what is not good by kind, each with a line that replays it."""
+    counts = Counter(one.kind for one in found)
+    lines = [f"{sum(counts.values())} fixes: {', '.join(f'{n} {kind}' for kind, n in counts.most_common())}"]
+    kinds: dict[tuple[str, ...], list[Mended]] = {}
+    for one in found:
+        if one.kind != "good":
+            kinds.setdefault((one.kind, *one.codes, str(one.choice)), []).append(one)
+    for alike in sorted(kinds.values(), key=lambda held: -len(held)):
+        one = min(alike, key=lambda held: len(held.case.mutations))
+        lines += [f"{len(alike)} x {one.title}", f"    {one.case!r}"]
+    return "\n".join(lines)
