@@ -52,10 +52,6 @@ def main() -> None:
             return
         saves = list(pool(asked.seed, asked.classes, older=bool(asked.older)))
         say(f"{len(saves)} saves of {len({save.class_name for save in saves})} classes")
-        if asked.mends:
-            found = collect_mends(saves, asked.directories, asked.seed, asked.older, tell_number)
-            say(mends_page(found))
-            return
         done: list[bool] = []
 
         def tell(one: Judged) -> None:
@@ -64,7 +60,10 @@ def main() -> None:
                 say(f"{len(done)} directories, {sum(done)} with a wrong word")
 
         those = [untouched(save) for save in saves] if asked.untouched else drawn(saves, asked.directories, asked.seed)
-        text = page(collect(those, asked.seed, asked.older, tell), vars(asked))
+        if asked.mends:
+            text = mends_page(collect_mends(those, asked.older, tell_number))
+        else:
+            text = page(collect(those, asked.seed, asked.older, tell), vars(asked))
     print(text)
     if asked.write:
         asked.write.parent.mkdir(parents=True, exist_ok=True)

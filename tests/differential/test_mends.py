@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from harness.collect import drawn
 from harness.mending import collect_mends, mends_page
 from harness.saves import Save, animal_of, pool, saved, variants
 from older import older_python
@@ -35,7 +36,7 @@ def saves() -> list[Save]:
 
 
 def test_fixes_of_a_sample_are_right_in_transformers_5() -> None:
-    found = collect_mends(saves(), 120, 21, None)
+    found = collect_mends(drawn(saves(), 120, 21), None)
     counts = Counter(one.kind for one in found)
     assert not WRONG & counts.keys(), mends_page(found)
     assert counts["good"] > 20
@@ -44,7 +45,7 @@ def test_fixes_of_a_sample_are_right_in_transformers_5() -> None:
 
 @pytest.mark.slow
 def test_fixes_of_drawn_classes_are_right_in_both_lines() -> None:
-    found = collect_mends(list(pool(6, 40, older=True)), 500, 6, older_python())
+    found = collect_mends(drawn(list(pool(6, 40, older=True)), 500, 6), older_python())
     counts = Counter(one.kind for one in found)
     assert not WRONG & counts.keys(), mends_page(found)
     assert counts["good"] > 0.8 * len(found), mends_page(found)

@@ -32,6 +32,9 @@ CLASSES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Class -> a small config."""
 
+DEAF = ("BertForMaskedLM", "GemmaForCausalLM", "GPT2LMHeadModel")
+"""Those that some loader ties whatever the flag says."""
+
 Tensors = dict[str, torch.Tensor]
 Meant = Callable[[torch.Tensor], torch.Tensor]
 """Token ids -> logits of the model that was meant."""
@@ -138,7 +141,7 @@ def diverged(
         return logits_of(meant)
 
     options = {"unsafe": True} if choice == "tied" else {}
-    remains = ("TIE105",) if name == "BertForMaskedLM" and choice == "untied" else ()
+    remains = ("TIE105",) if name in DEAF and choice == "untied" else ()
     return Subject(f"{name}-{code}-diverged-{choice}{'-sharded' * sharded}", code, choice, write, options, remains)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import tempfile
 from collections import Counter
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from safetensors.torch import load_file
 
-from harness.cases import Case, cases
+from harness.cases import Case
 from harness.draft import Draft
 from harness.oracle import LOSSES, Line, Oracle
-from harness.saves import Save
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.errors import TiecheckError
@@ -129,33 +126,16 @@ def _line_outcome(was: Line, now: Line, names: set[str]) -> tuple[str, str]:
     return "good", ""
 
 
-def collect_mends(
-    pool: list[Save], number: int, start: int, older: str | None, told: Callable[[int], None] = lambda _: None
-) -> list[Mended]:
-    """Draw directories, and return what became of every fix that was offered."""
-    found: list[Mended] = []
-    oracle, seen = Oracle(older), Counter[str]()
+def collect_mends(found: list[Case], older: str | None, told: Callable[[int], None] = lambda _: None) -> list[Mended]:
+    """Return what became of every fix that is offered for some directories."""
+    made: list[Mended] = []
+    oracle = Oracle(older)
     with tempfile.TemporaryDirectory() as scratch:
-        where = Path(scratch, "model")
-
-        @seed(start)
-        @settings(
-            max_examples=number,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(cases(pool))
-        def draw(case: Case) -> None:
-            found.extend(mended(oracle, where, case))
-            seen["all"] += 1
-            told(seen["all"])
-
-        random.seed(start)
-        draw()
-        oracle.close()
-    return found
+        for number, case in enumerate(found, 1):
+            made.extend(mended(oracle, Path(scratch, "model"), case))
+            told(number)
+    oracle.close()
+    return made
 
 
 def mends_page(found: list[Mended]) -> str:

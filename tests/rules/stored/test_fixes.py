@@ -107,8 +107,11 @@ def test_names_that_the_class_does_not_have_are_neither_copied_nor_renamed() -> 
 
 
 def test_a_copy_is_dropped_and_an_entry_goes_to_the_one_shard_that_holds_it() -> None:
-    (edit,) = drop_edits((HEAD,))
-    assert outcome(edit, llama_group(stored=PAIR)) == ({EMBEDDING}, None)
+    both = llama_group(stored=PAIR)
+    (edit,) = drop_edits(both, EMBEDDING)
+    assert outcome(edit, both) == ({EMBEDDING}, None)
+    packed = both._replace(tensors=tuple(t._replace(dtype="uint32") for t in both.tensors))
+    assert drop_edits(packed, EMBEDDING) == (), "scales and biases would be left"
     shards = tuple(Shard(f"{n}.safetensors", 8, dict.fromkeys(names)) for n, names in enumerate([[HEAD], PAIR]))
     checkpoint = Checkpoint("safetensors", "m", shards, "index.json", {}, (), {})
     (moved,) = entries_put_right(checkpoint, "index.json", [EMBEDDING])

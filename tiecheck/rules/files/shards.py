@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tiecheck.records.report import Severity
 
 
+_SEVERAL = "some of them lie in several shards"
 _ANEW = "save the model anew, so that index and shards are written together."
 
 
@@ -85,8 +86,8 @@ class IndexDisagreesWithShards(Rule):
                 file_place(gap.file, f"its header lacks {pronoun}", "related"),
             ),
             severity=None if gap.gap == "nowhere" else "info",
-            edits=entries_put_right(checkpoint, index, list(names)),
-            no_mend=f"some of them lie in several shards; {_ANEW}",
+            edits=entries_put_right(checkpoint, index, list(names)) if gap.gap != "nowhere" else (),
+            no_mend=f"{'the values are not here' if gap.gap == 'nowhere' else _SEVERAL}; {_ANEW}",
         )
 
     @staticmethod
@@ -101,7 +102,7 @@ class IndexDisagreesWithShards(Rule):
             severity="warning" if gap.hurts else "info",
             hurts=gap.hurts or None,
             edits=entries_put_right(checkpoint, index, list(names)),
-            no_mend=f"some of them lie in several shards; {_ANEW}",
+            no_mend=f"{_SEVERAL}; {_ANEW}",
         )
 
     @staticmethod

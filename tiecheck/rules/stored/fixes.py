@@ -176,19 +176,13 @@ def valid_flags(groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, 
 
 
 def entries_put_right(checkpoint: Checkpoint, index: str, names: list[str]) -> tuple[Edit, ...]:
-    """Return the way to give names of an index to the one shard that holds each, and to take out those of none.
-
-    What no shard holds is lost, whatever the index says; without its name it is told as lost, or tied.
-    """
+    """Return the way to give names of an index to the one shard that holds each, and to take out those of none."""
     holding = {name: [shard.path for shard in checkpoint.shards if name in shard.entries] for name in names}
     if any(len(paths) > 1 for paths in holding.values()):
         return ()
     steps = [Step("set-config", (), index, ("weight_map", n), paths[0]) for n, paths in holding.items() if paths]
     gone = [name for name, paths in holding.items() if not paths]
-    if not gone:
-        return (Edit("moved", None, True, tuple(steps)),)
-    when = f"the model has {'it' if len(gone) == 1 else 'them'} by a tie"
-    return (Edit("unlisted", when, True, (*steps, *drop_steps(gone))),)
+    return (Edit("listed", None, True, (*steps, *drop_steps(gone))),)
 
 
 def one_of_two(found: list[Duplicate], *, equal: bool) -> tuple[Edit, ...]:
