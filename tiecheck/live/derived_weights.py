@@ -31,7 +31,7 @@ HOOKS = {
 
 
 class _Between(NamedTuple):
-    """What stands between a parameter and the weight that its module uses."""
+    """The thing between a parameter and the weight that its module uses."""
 
     by: str
     form: EffectForm

@@ -8,7 +8,7 @@ from tiecheck.records.record import Record
 from tiecheck.records.report import TieEntry
 
 Difference = Literal["names", "declared", "kind", "stored", "shape", "values"]
-"""What of a group differs: the names in it, who says that it is tied, how the names hang together, how many tensors a
+"""Part of a group that differs: its names, who says that it is tied, how the names hang together, how many tensors a
 checkpoint holds for it and whether they are equal, their shape, their values."""
 
 
@@ -22,7 +22,7 @@ class TieChange(Record):
     after: TieEntry | None
     """The group in the second; null where it has none."""
     differs: tuple[Difference, ...]
-    """What is different; empty where nothing is."""
+    """Parts that are different; empty where none is."""
     values: str | None
     """The tensors of the one against those of the other, in words; null where they were not looked at."""
     untold: str | None

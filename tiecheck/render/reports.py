@@ -34,7 +34,7 @@ class Style(Record):
     verbose: bool = False
     """Also the evidence of targets that pass."""
     strict: bool = False
-    """What was skipped, or is unknown, makes the exit status 1."""
+    """True where a skip, or an unknown, makes the exit status 1."""
     color: Literal["auto", "always", "never"] = "auto"
     """Colours: where standard output is a terminal, always, or never."""
 

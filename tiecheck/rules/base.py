@@ -32,7 +32,7 @@ class Draft(Record):
     locations: tuple[Location, ...]
     """The evidence, the primary place first."""
     help: str = ""
-    """What a reader needs beside the edits, which tell themselves what they do."""
+    """Words for a reader beside the edits, which tell themselves what they do."""
     severity: Severity | None = None
     """Another severity than the rule's default."""
     confidence: Confidence | None = None
