@@ -17,6 +17,8 @@ class Held(Record):
     """The names in the files of what it holds: one, or those that the library converts into it."""
     state: Literal["loaded", "random", "left"]
     """`loaded`, `random` (not stored and made anew), or `left` on the meta device, where a forward pass fails."""
+    converted: bool = False
+    """True where the library makes other values of what is stored: it joins, splits or permutes."""
 
 
 class Dropped(Record):
@@ -90,7 +92,7 @@ def read_rehearsal(told: Mapping[str, Any]) -> Rehearsal:
         names("missing"),
         names("unexpected"),
         names("mismatched"),
-        tuple(Held(tuple(n), tuple(stored), state) for n, stored, state in told.get("parameters", ())),
+        tuple(Held(tuple(n), tuple(stored), *more) for n, stored, *more in told.get("parameters", ())),
         tuple(Dropped(name, tuple(stored), equal) for name, stored, equal in told.get("dropped", ())),
         tuple((one, other) for one, other in told.get("undecided", ())),
         told.get("embedding"),

@@ -168,7 +168,7 @@ def _is_small(model_class: Any, path: Path) -> bool:
 
 
 def _single(told: Rehearsal) -> Iterable[tuple[str, Held]]:
-    return ((h.names[0], h) for h in told.held if h.state == "loaded" and len(h.stored) == 1)
+    return ((h.names[0], h) for h in told.held if h.state == "loaded" and not h.converted and len(h.stored) == 1)
 
 
 def _holds(named: dict[str, Any], name: str, held: Held, draft: Draft) -> bool:

@@ -129,7 +129,7 @@ def _tell_model(watch: Watch, model: Any) -> dict[str, Any]:
     for number, mine in names.items():
         stored = watch.origin.get(number)
         state = "loaded" if stored else "left" if number not in watch.moved and values[number].is_meta else "random"
-        parameters.append([sorted(mine), stored[0] if stored else [], state])
+        parameters.append([sorted(mine), stored[0] if stored else [], state, bool(stored and not stored[1])])
         holder.update(dict.fromkeys(mine, number))
     dropped = []
     for name, number in watch.at_load.items():
