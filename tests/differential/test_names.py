@@ -31,6 +31,7 @@ CLASSES = [
     ("LlamaForCausalLM", "llama"),
     ("MixtralForCausalLM", "mixtral"),
     ("MobileBertForPreTraining", "mobilebert"),
+    ("ModernBertForMaskedLM", "modernbert"),
     ("PhiForCausalLM", "phi"),
     ("T5ForConditionalGeneration", "t5"),
 ]

@@ -34,7 +34,12 @@ def test_the_names_that_are_read(class_name: str, checkpoint: Checkpoint, read: 
 
 @pytest.mark.parametrize(
     ("names", "refused"),
-    [((WORDS, HEAD), HEAD), ((f"model.{WORDS}", HEAD), None), ((WORDS, NORM), None)],
+    [
+        ((WORDS, HEAD), HEAD),
+        ((WORDS, "lm_head.bias"), "lm_head.bias"),
+        ((f"model.{WORDS}", HEAD), None),
+        ((WORDS, NORM), None),
+    ],
 )
 def test_a_head_among_bare_names_is_refused(names: tuple[str, ...], refused: str | None) -> None:
     assert name_among_bare(of(*names), load_older("LlamaForCausalLM", None)) == refused

@@ -6,7 +6,7 @@ model's prefix decides for all of them whether it is added, stripped or left. Tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tiecheck.records.declared import Architecture
 from tiecheck.records.stored import Checkpoint
@@ -40,13 +40,15 @@ def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
 def name_among_bare(checkpoint: Checkpoint, older: Architecture) -> str | None:
     """Return a stored name of the task's own in a file whose other names lack the base model's prefix.
 
-    4.57 takes such a file for the base model's, and refuses it for the name.
+    4.57 takes such a file for the base model's, and refuses it for the name. The task's own are known by the modules of
+    its members: a head's bias beside its weight.
     """
     if not older.prefix or not _inside(older):
         return None
-    there = checkpoint if checkpoint.index_file is None else checkpoint.weight_map
-    own = sorted(name for name in _own_names(older) if not name.startswith(f"{older.prefix}.") and name in there)
-    return own[0] if own and not _begins(checkpoint, older.prefix) else None
+    if _begins(checkpoint, older.prefix):
+        return None
+    own = {name.rpartition(".")[0] for name in _own_names(older) if not name.startswith(f"{older.prefix}.")} - {""}
+    return min((name for name in _known_names(checkpoint) if name.rpartition(".")[0] in own), default=None)
 
 
 def _own_names(older: Architecture) -> set[str]:
@@ -61,8 +63,12 @@ def _inside(older: Architecture) -> bool:
 
 def _begins(checkpoint: Checkpoint, prefix: str) -> bool:
     """Tell whether a name begins with the prefix; 4.57 asks for no dot behind it."""
-    there = checkpoint.names() if checkpoint.index_file is None else checkpoint.weight_map
-    return any(name.startswith(prefix) for name in there)
+    return any(name.startswith(prefix) for name in _known_names(checkpoint))
+
+
+def _known_names(checkpoint: Checkpoint) -> Iterable[str]:
+    """Return the names that 4.57 knows: those of the index, where there is one."""
+    return checkpoint.names() if checkpoint.index_file is None else checkpoint.weight_map
 
 
 def _unindexed(checkpoint: Checkpoint) -> Iterator[str]:

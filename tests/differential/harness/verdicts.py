@@ -16,9 +16,10 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Finding, TargetReport
 from tiecheck.targets.parse import parse_target
 
-OWN_GROUND = {"TIE101", "TIE103", "TIE106", "TIE109"}
+OWN_GROUND = {"TIE101", "TIE103", "TIE106", "TIE109", "TIE701"}
 """Rules that say of a load that is exact what is true, where they name nobody whom it hurts: two tensors under a flag
-that ties them, flags that disagree over two equal copies, a NaN in both, two copies where the class could have one."""
+that ties them, flags that disagree over two equal copies, a NaN in both, two copies where the class could have one, the
+scale of a model that was never trained (Funnel draws its embedding at 1)."""
 
 NAME = re.compile(r"['\"`]?\b[A-Za-z_]\w*(?:\.\w+)+\b['\"`]?|\d+")
 
