@@ -8,7 +8,7 @@ from tiny_models import SMALL, built
 from torch import nn
 
 from tiecheck.live.parameter_counts import count_live
-from tiecheck.live.transformers.heads import weight_of
+from tiecheck.live.transformers.rewritten_keys import weight_of
 from tiecheck.live.transformers.tied_weights_keys import class_problems, flag_of
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         KeyProblem,
         LiveClass,
         LiveModel,
+        Mending,
         Misfit,
         SaveProblem,
         Tie,
@@ -131,6 +132,14 @@ def live_class(live: LiveModel) -> LiveClass:
     from tiecheck.records.live import LiveClass
 
     return LiveClass(live.class_name, live.origin, live.library, live.wrappers, live.reasons)
+
+
+@fact
+def mending(live: LiveModel) -> Mending:
+    """Parts of the module that its mends have to know: wrappers, aliases, declared groups and their flags."""
+    from tiecheck.records.live import Mending
+
+    return Mending(live.wrappers, live.flag, live.declared, live.aliases, live.problems, live.fixed)
 
 
 @fact

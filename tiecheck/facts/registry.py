@@ -23,7 +23,7 @@ Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "opt
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load"]
-Live = Literal["built", "key_problems", "live", "live_class", "placement", "tool_views"]
+Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
 

@@ -14,7 +14,7 @@ from tiecheck.engine.run import check_target
 from tiecheck.errors import TargetError
 from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import FixPlan, make_plan
-from tiecheck.records.edits import Edit
+from tiecheck.records.edits import Edit, file_edits
 from tiecheck.records.record import Record
 from tiecheck.records.rehearsal import Rehearsal
 from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
@@ -131,6 +131,7 @@ def _choices(
         wanted = finding.code.startswith(config.select) if config.select else at_least((finding,), config.fail_on)
         if not wanted:
             continue  # by itself a note is left alone: nothing is wrong with the model
+        finding = finding._replace(edits=file_edits(finding.edits))  # noqa: PLW2901  # code is not ours to run
         answer = _choice(finding, options, ask)
         if isinstance(answer, str):
             left.append((finding, answer))

@@ -15,6 +15,7 @@ from tiecheck.live.transformers.declarations import DeclaredGroup
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.words import Kind, weakest_kind
 
+TRANSPOSED = "one is the transpose of the other, value by value, and was never tied"
 ON_META = "on meta: the bytes cannot be read, identity is decisive"
 NOT_INITIALISED = "not initialised yet: identity is decisive"
 ONE_IN_THE_MAP = "offloaded by accelerate, whose map holds one tensor for all of them"
@@ -45,6 +46,7 @@ def find_declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tu
         verdict = judge_members(members)
         held = {member.name: member for member in members}
         firsts = [held[part[0]] for part in verdict.parts]
+        shapes = tuple(looks.of(one.tensor)[0] if one.tensor is not None else None for one in firsts)
         found.append(
             DeclaredTie(
                 names=group.names,
@@ -53,12 +55,33 @@ def find_declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tu
                 kind=verdict.kind,
                 reason=verdict.reason,
                 parts=verdict.parts,
-                shapes=tuple(looks.of(one.tensor)[0] if one.tensor is not None else None for one in firsts),
+                shapes=shapes,
                 devices=tuple(one.device for one in firsts),
                 missing=tuple(member.name for member in members if member.tensor is None),
+                buffers=tuple(m.name for m in members if m.owner is not None and m.attribute in m.owner._buffers),
+                unfit=tuple(filter(None, map(_unfit, members))) if len(set(shapes)) > 1 else (),
+                biases=tuple(filter(None, map(_bias, members))) if len(set(shapes)) > 1 else (),
             )
         )
     return tuple(found)
+
+
+SIZES = (("out_features", "in_features"), ("num_embeddings", "embedding_dim"))
+"""What a linear layer, and an embedding, say of the shape of their weight."""
+
+
+def _unfit(member: Member) -> str | None:
+    """Return a member whose shape is not what its module says."""
+    said = [tuple(getattr(member.owner, size, None) for size in sizes) for sizes in SIZES]
+    shapes = [sizes for sizes in said if None not in sizes]
+    there = member.attribute == "weight" and member.tensor is not None and bool(shapes)
+    return member.name if there and member.tensor is not None and tuple(member.tensor.shape) not in shapes else None
+
+
+def _bias(member: Member) -> str | None:
+    """Return the bias beside a member."""
+    found = getattr(member.owner, "_parameters", {}).get("bias")
+    return f"{member.name.rpartition('.')[0]}.bias".lstrip(".") if found is not None else None
 
 
 def judge_members(members: Sequence[Member]) -> Verdict:
@@ -124,13 +147,14 @@ def _compare(a: Tensor, b: Tensor) -> tuple[Kind, str | None]:
     reason = torch_adapter.why_memory_is_hidden(a) or torch_adapter.why_memory_is_hidden(b)
     if reason:
         return "unknown", reason
-    if is_lazy(a) or is_lazy(b):
-        return "separate", NOT_INITIALISED
-    if a.is_meta or b.is_meta:
-        return "separate", ON_META
-    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+    if is_lazy(a) or is_lazy(b) or a.is_meta or b.is_meta:
+        return "separate", NOT_INITIALISED if is_lazy(a) or is_lazy(b) else ON_META
+    if (a.dtype, a.device) != (b.dtype, b.device) or a.shape not in (b.shape, b.shape[::-1]):
         return "separate", None
     try:
+        if a.shape != b.shape:
+            turned = a.dim() == 2 and torch_adapter.equal_bytes(a.detach().t(), b)
+            return "separate", TRANSPOSED if turned else None
         return ("copy" if torch_adapter.equal_bytes(a, b) else "separate"), None
     except Exception as error:  # noqa: BLE001  # whatever a foreign tensor raises: the bytes were not read
         return "unknown", f"the bytes could not be read ({type(error).__name__}: {error})"

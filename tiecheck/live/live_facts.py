@@ -16,11 +16,12 @@ from tiecheck.live.group_kind import find_declared_ties
 from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
-from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
+from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, read_declarations
 from tiecheck.live.transformers.heads import heads_of
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
 from tiecheck.live.wrappers import PEFT, UserNames, class_name, with_user_names
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
+from tiecheck.records.words import TIED
 
 __all__ = ["CAP", "collect_live", "find_live_ties"]
 
@@ -80,6 +81,8 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         )  # which saves adapters
         declared = find_declared_ties(module, [*said.groups, *promised])
         models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
+        effects, freezes = effects_of(places), freezes_of(places)
+        broken = effects or freezes or any(claim.kind not in TIED for claim in declared)
         found = LiveModel(
             class_name=class_name(module),
             origin=origin,
@@ -93,11 +96,12 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             wrappers=user.wrappers,
             problems=(*said.problems, *saving.keys, *_unkept(declared, contract)),
             heads=heads_of(said.models, places),
-            effects=effects_of(places),
+            effects=effects,
             misfits=(*misfits_of(places), *logits_misfits(models)),
-            freezes=freezes_of(places),
+            freezes=freezes,
             unsaved=saving.problems,
             equal=equal_heads(places),
+            fixed=fixed_flags(said.models) if broken else (),
         )
         return with_user_names(found, user) if user.wrappers else found
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from tiecheck.live import torch_adapter
 from tiecheck.live.registrations import Registrations
-from tiecheck.live.transformers.heads import weight_of
+from tiecheck.live.transformers.rewritten_keys import weight_of
 from tiecheck.records.live import Freeze, Misfit
 
 _dtype = attrgetter("dtype")

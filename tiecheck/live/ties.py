@@ -102,6 +102,7 @@ class _Writer:
             tuple([tensor.requires_grad for tensor in ordered]),
             tuple([self._registration(place) for _, place in found]),
             reason or (ENDLESS if total is None else None),
+            kind != "storage" or len({(tensor.shape, tensor.stride()) for tensor in ordered}) == 1,
         )
 
     def _registration(self, place: int) -> Registration:

@@ -160,6 +160,9 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
                 by=tuple(map(of, d.by)),
                 parts=tuple(map(all_of, d.parts)),
                 missing=all_of(d.missing),
+                buffers=all_of(d.buffers),
+                unfit=all_of(d.unfit),
+                biases=all_of(d.biases),
             )
             for d in live.declared
         ),
@@ -181,4 +184,5 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
         misfits=tuple(m._replace(bias=of(m.bias), weight=of(m.weight)) for m in live.misfits),
         freezes=tuple(f._replace(names=all_of(f.names), where=of(f.where)) for f in live.freezes),
         unsaved=tuple(u._replace(names=all_of(u.names), dropped=all_of(u.dropped)) for u in live.unsaved),
+        fixed=tuple(map(of, live.fixed)),
     )

@@ -18,6 +18,8 @@ StepKind = Literal[
     "unwrap-tensors",
     "move-file",
     "drop-file",
+    "run-python",
+    "edit-source",
 ]
 
 
@@ -36,6 +38,12 @@ class Step(Record):
     """`set-config`, `set-metadata`: the path of keys."""
     value: bool | int | str | None = None
     """`set-config`, `set-metadata`: the value to write."""
+    code: str | None = None
+    """`run-python`: lines to run where `model` is the model, as its user holds it. `edit-source`: the statement, or a
+    method's first line, that the class has to have: `names` is the class, and a method at whose end the statement
+    stands; null where `instead_of` goes, a method with its body."""
+    instead_of: str | None = None
+    """`edit-source`: the statement, or first line, in whose place; null where there is none yet."""
 
 
 class TensorChange(Record):
@@ -103,6 +111,21 @@ def move_edits(choice: str, when: str | None, moves: Mapping[str, str]) -> tuple
     return (Edit(choice, when, True, tuple(Step("move-file", names) for names in moves.items())),)
 
 
+def python_edit(choice: str, when: str | None, *lines: str, safe: bool = True) -> Edit:
+    """Return the alternative that some lines of Python carry out on the live model."""
+    return Edit(choice, when, safe, (Step("run-python", code="\n".join(lines)),))
+
+
+def source_step(name: str, code: str | None, instead_of: str | None = None, *, method: str | None = None) -> Step:
+    """Return the step that changes the code of a class; see `Step.code`."""
+    return Step("edit-source", (name,) if method is None else (name, method), code=code, instead_of=instead_of)
+
+
+def file_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """Return the alternatives that change files alone, and run or rewrite no code."""
+    return tuple(edit for edit in edits if all(step.code is step.instead_of is None for step in edit.steps))
+
+
 def fitting_edits(edits: tuple[Edit, ...], config: Mapping[str, Any] | None) -> tuple[Edit, ...]:
     """Return the alternatives whose flags stand at levels that the config has.
 
@@ -152,6 +175,8 @@ _DONE: Mapping[StepKind, str] = {
 def _done(kind: tuple[StepKind, str | None, Any], steps: list[Step]) -> str:
     """Tell what steps of one kind do; of many alike the first ones."""
     what, file, value = kind
+    if what in ("run-python", "edit-source"):
+        return _and([_coded(step) for step in steps])
     if what == "set-config" and file == CONFIG:
         said = str(value).lower() if isinstance(value, bool) else value
         return f"set {_shown(['.'.join(step.key) for step in steps])} to {said}"
@@ -167,6 +192,18 @@ def _done(kind: tuple[StepKind, str | None, Any], steps: list[Step]) -> str:
         file=file or "the checkpoint",
         value=value,
     )
+
+
+def _coded(step: Step) -> str:
+    """Tell what is run, or how a class has to read: lines of code one after another."""
+    said = (step.instead_of, step.code)
+    old, new = (code and f"`{'; '.join(line.strip() for line in code.splitlines())}`" for code in said)
+    if step.kind == "run-python":
+        return f"run {new}"
+    if new is None:
+        return f"take {old} out of class {step.names[0]}"
+    where = f"in class {step.names[0]}" if len(step.names) == 1 else f"at the end of {'.'.join(step.names)}"
+    return f"write {new} {where}{f' for {old}' if old else ''}"
 
 
 def _shown(words: list[str]) -> str:

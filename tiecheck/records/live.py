@@ -43,6 +43,8 @@ class Tie(NamedTuple):
     """Places that register the tensors: one entry means that only module aliases make the names."""
     reason: str | None
     """Reason for an unknown kind, or what limits it."""
+    alike: bool = True
+    """False where members over one memory differ in shape or stride: one is the other transposed."""
 
 
 class Alias(Record):
@@ -83,6 +85,12 @@ class DeclaredTie(Record):
     """The device of each part, in the order of `parts`; `offloaded` where accelerate's hooks hold the values."""
     missing: tuple[str, ...] = ()
     """The members that name no parameter."""
+    buffers: tuple[str, ...] = ()
+    """The members that are buffers."""
+    unfit: tuple[str, ...] = ()
+    """The members whose shape is not the one that their own module says it has."""
+    biases: tuple[str, ...] = ()
+    """Where the shapes of the members differ: the biases that stand beside them."""
 
 
 class Candidate(Record):
@@ -101,8 +109,9 @@ class Candidate(Record):
     asked, since the flag is true or the module holds no such tie."""
 
 
-KeyForm = Literal["list", "signature", "nothing", "itself", "beside", "drops"]
+KeyForm = Literal["list", "signature", "uninitialised", "inert", "nothing", "itself", "beside", "drops"]
 """Mistakes in a class's word on its ties: `list`, keys without sources; `signature`, a `tie_weights` of 4.x;
+`uninitialised`, an `__init__` that calls no `post_init`; `inert`, a `tie_weights` that does nothing;
 `nothing`, a key or a source that names no parameter; `itself`, a key that names its own source; `beside`, a key that as
 a pattern matches names beside the one meant; `drops`, one that matches members of a real tie which nobody declares, so
 that a save drops them."""
@@ -127,6 +136,10 @@ class KeyProblem(Record):
     """The flag under which the class reads its keys; None where there is no config."""
     raised: str | None
     """The error that transformers raises because of it, where it was seen to."""
+    written: str | None = None
+    """The statement, or the method's first line, as the class has it; None where it cannot be written down."""
+    wanted: str | None = None
+    """The one that the class should have; None where that is not known."""
 
 
 class Head(Record):
@@ -216,6 +229,10 @@ class SaveProblem(Record):
     """`raises`: it refuses; `unpropagated`: an inner model's own tie, which the outer one drops and never ties."""
     dropped: tuple[str, ...]
     """The names it leaves out of the file."""
+    written: str | None = None
+    """The declaration of that class as it stands; None where it has none of its own."""
+    wanted: str | None = None
+    """The declaration that has the tie too; None where it cannot be written down."""
 
 
 class LiveClass(Record):
@@ -231,6 +248,23 @@ class LiveClass(Record):
     """Wrappers of the model or parts of it, from the outside in."""
     reasons: tuple[str, ...] = ()
     """Reasons why a declaration could not be read."""
+
+
+class Mending(Record):
+    """What a mend of a live module has to know of it."""
+
+    wrappers: tuple[str, ...]
+    """Wrappers of the model or parts of it, from the outside in."""
+    flag: bool | None
+    """`config.tie_word_embeddings` as the outermost model reads it; None where there is no such config."""
+    declared: tuple[DeclaredTie, ...]
+    """Groups that the class declares as tied under the config it has."""
+    aliases: tuple[Alias, ...]
+    """Modules with parameters under several paths."""
+    problems: tuple[KeyProblem, ...]
+    """Mistakes in the classes' declarations themselves."""
+    fixed: tuple[str, ...]
+    """Flags whose false a save and a load make true."""
 
 
 class LiveModel(Record):
@@ -270,3 +304,5 @@ class LiveModel(Record):
     """Real ties that `save_pretrained` refuses or loses."""
     equal: tuple[tuple[str, str], ...] = ()
     """Embeddings and linear layers of one shape that hold equal bytes and are two parameters."""
+    fixed: tuple[str, ...] = ()
+    """Flags whose false a save and a load make true, where a declared group is not as its class means it."""

@@ -13,6 +13,7 @@ from tiecheck.records.live import (
     KeyProblem,
     LiveClass,
     LiveModel,
+    Mending,
     Registration,
     Tie,
 )
@@ -199,6 +200,7 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
     """Return the facts of the live layer as rules ask for them: of a Llama in order or another, with some changes."""
     model = (of or live_llama())._replace(**changes)
     return {
+        "mending": Mending(model.wrappers, model.flag, model.declared, model.aliases, model.problems, model.fixed),
         "live_class": LiveClass(model.class_name, model.origin, model.library, model.wrappers, model.reasons),
         "live_ties": model.ties,
         "aliases": model.aliases,

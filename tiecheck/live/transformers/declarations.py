@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -112,12 +113,24 @@ def read_declarations(graph: ModuleGraph, cap: int) -> Declarations:
     )
 
 
+def fixed_flags(models: tuple[PretrainedModel, ...]) -> tuple[str, ...]:
+    """Return the flags whose false does not last: a save and a load make them true (T5, 5.23)."""
+    found = []
+    for one in models:
+        apart = copy.deepcopy(one.model.config) if one.keys.declared else None
+        if apart is not None:
+            setattr(apart, FLAG, False)
+            found += [f"{prefix}config.{FLAG}" for prefix in one.prefixes if flag_reloaded(apart, apart)]
+    return tuple(found)
+
+
 def _placed(models: tuple[PretrainedModel, ...]) -> Iterator[KeyProblem]:
     """Yield the problems under the paths of the whole module; those of one class once, where it comes many times."""
     seen = set()
     for one in models:
         for problem in one.keys.problems:
-            if problem not in seen:
+            inner = problem.form == "uninitialised" and one is not models[0]  # nobody loads it by itself
+            if problem not in seen and not inner:
                 seen.add(problem)
                 prefix = one.prefixes[0] if one.prefixes else ""
                 names = tuple(prefix + name for name in problem.names) if problem.form != "list" else problem.names

@@ -13,7 +13,7 @@ from torch import Tensor
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.declarations import PretrainedModel
-from tiecheck.live.wrappers import without_wrappers
+from tiecheck.live.transformers.rewritten_keys import weight_of
 from tiecheck.records.live import Head
 from tiecheck.tables.architectures import FLAG, load_architecture, load_older, newer_names
 
@@ -53,15 +53,6 @@ def _head(one: PretrainedModel, places: Registrations) -> Head | None:
         older=older,
         encoder_decoder=bool(getattr(one.model.config, "is_encoder_decoder", False)),
     )
-
-
-def weight_of(model: Any, getter: str) -> Tensor | None:
-    """Return the weight of the module that a getter returns; None where there is none, or the getter raises."""
-    try:
-        weight = getattr(without_wrappers(getattr(model, getter)()), "weight", None)
-    except Exception:  # noqa: BLE001  # a class without one raises what it likes
-        return None
-    return weight if isinstance(weight, Tensor) else None
 
 
 def _lazy(*tensors: Tensor) -> bool:

@@ -91,19 +91,19 @@ def build_for_plan(
 def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[KeyProblem, ...]:
     """Return what is wrong with the declaration of a class that could not be built.
 
-    That is what shows on the class alone; else, where it can be built with the flag false, what its keys name there.
+    That is what it declares where it can be built with the flag false; else what shows on the class alone.
     """
     with silenced_transformers(), bounded_build(root, model):
         try:
             cls = _class_of(root, model, trust=trust)
             if not _is_model_class(cls):
                 return ()
-            found = class_problems(cls)
-            if found:
-                return found
             config = _config_of(cls, root, trust=trust)
             config.tie_word_embeddings = False
-            problems = read_keys(_on_meta(cls, config), transformers.__version__).problems
+            try:
+                problems = read_keys(_on_meta(cls, config), transformers.__version__).problems
+            except (Exception, SystemExit):  # noqa: BLE001  # it cannot be built with either flag
+                problems = class_problems(cls)
             return tuple(problem._replace(flag=True) for problem in problems)
         except (Exception, SystemExit):  # noqa: BLE001  # why it was not built is told already
             return ()

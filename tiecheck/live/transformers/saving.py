@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tiecheck.live.derived_weights import name_before
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.declarations import Declarations, PretrainedModel
+from tiecheck.live.transformers.rewritten_keys import added_late, declaration_text
+from tiecheck.live.transformers.tied_weights_keys import flag_of
 from tiecheck.records.live import KeyProblem, SaveProblem, Tie
 from tiecheck.records.words import TIED
 
@@ -80,14 +82,30 @@ class _Saving:
         dropped = tuple(fitting[: len(names) - 1])
         model, cls = self._prefix.removesuffix("."), type(self._outer.model).__name__
         if len(names) - len(dropped) > 1:
-            yield SaveProblem(tie.names, tie.kind, cls, "raises", ())
+            yield SaveProblem(tie.names, tie.kind, cls, "raises", (), *self._declared(tie))
         elif _within(self._kept, names, known):
             return
         elif _within(self._lost, names, known):
-            yield SaveProblem(tie.names, tie.kind, cls, "unpropagated", dropped)
+            yield SaveProblem(tie.names, tie.kind, cls, "unpropagated", dropped, *self._declared(tie))
         elif not any(max(len(names & group), len(known & group)) > 1 for group in self._possible):
             key = self._pattern(dropped[0]) or ""  # else its flag is false: tie-against-config
-            yield KeyProblem("drops", model, cls, key, None, tie.names, self._outer.keys.declared != {}, None)
+            on = self._outer.keys.declared != {}
+            yield KeyProblem("drops", model, cls, key, None, tie.names, on, None, *self._declared(tie))
+
+    def _declared(self, tie: Tie) -> tuple[str | None, str | None]:
+        """Return the outer class's declaration, and the one that has the tie too; None where it cannot have it.
+
+        The flag has to be true for all of its keys, and what an `__init__` adds after `post_init` is there too late.
+        """
+        keys = getattr(self._outer.model, "_tied_weights_keys", None) or {}
+        flag = flag_of(self._outer.model)
+        own = [name.removeprefix(self._prefix) for name in tie.names]
+        late = added_late(type(self._outer.model))
+        if not isinstance(keys, Mapping) or (keys and not flag) or any(name.partition(".")[0] in late for name in own):
+            return None, None
+        source = next((s for t, s in keys.items() if t in own or s in own), own[-1])
+        more = {name: source for name in own if name != source and name not in keys}
+        return declaration_text(keys), declaration_text({**keys, **more})
 
     def _pattern(self, name: str) -> str | None:
         """Return the first declared key that, as a pattern, matches a name."""

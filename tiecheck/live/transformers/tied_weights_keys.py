@@ -7,7 +7,6 @@ source of what has its shape (`_tie_or_clone_weights`, 4.57.6), and the rest is 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,6 +15,12 @@ from torch import nn
 
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.transformers.rewritten_keys import (
+    declaration_text,
+    head_pair,
+    listed_pairs,
+    method_problems,
+)
 from tiecheck.patterns import takes_forever
 from tiecheck.records.live import KeyForm, KeyProblem
 
@@ -117,27 +122,25 @@ def class_problems(model_class: Any) -> tuple[KeyProblem, ...]:
 
 
 def _class_problems(model: Any) -> Iterator[KeyProblem]:
-    """Yield the forms that transformers 5 cannot read: a list of keys, a `tie_weights` without its two arguments."""
+    """Yield what transformers 5 cannot read or call: a list of keys, no `post_init`, another `tie_weights`."""
     cls = model if isinstance(model, type) else type(model)
     flag = None if isinstance(model, type) else flag_of(model)
 
-    def problem(form: KeyForm, key: str, names: tuple[str, ...], raised: str) -> KeyProblem:
-        return KeyProblem(form, "", cls.__name__, key, None, names, flag, raised)
+    def problem(form: KeyForm, key: str, raised: str | None, **more: Any) -> KeyProblem:
+        return KeyProblem(form, "", cls.__name__, key, None, **({"names": ()} | more), flag=flag, raised=raised)
 
     keys = getattr(model, "_tied_weights_keys", None)
     if keys and not isinstance(keys, Mapping):
         word = type(keys).__name__
         listed = tuple(sorted(str(getattr(key, "pattern", key)) for key in keys))[:CAP] if _several(keys) else ()
-        yield problem("list", word, listed, f"AttributeError: '{word}' object has no attribute 'keys'")
-    tie_weights = getattr(cls, "tie_weights", None)
-    if tie_weights is not None:
-        parameters = inspect.signature(tie_weights).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        missing = [name for name in ("missing_keys", "recompute_mapping") if name not in parameters]
-        if missing and not open_ended:
-            text = f"tie_weights({', '.join(parameters)})"
-            raised = f"TypeError: {cls.__name__}.tie_weights() got an unexpected keyword argument '{missing[-1]}'"
-            yield problem("signature", text, (), raised)
+        raised = f"AttributeError: '{word}' object has no attribute 'keys'"
+        pairs = listed_pairs(model, keys) if listed and not isinstance(model, type) else None
+        wanted = declaration_text(pairs) if pairs else None
+        yield problem("list", word, raised, names=listed, written=declaration_text(keys), wanted=wanted)
+    if not isinstance(model, type) and getattr(model, "all_tied_weights_keys", None) is None:
+        raised = f"AttributeError: '{cls.__name__}' object has no attribute 'all_tied_weights_keys'"
+        yield problem("uninitialised", "__init__", raised, wanted="self.post_init()")
+    yield from method_problems(cls, problem)
 
 
 def _several(keys: Any) -> bool:
@@ -187,22 +190,46 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
     flag, cls = flag_of(model), type(model).__name__
     words = [(t, s) for t, s in keys.items() if isinstance(t, str) and isinstance(s, str)]
     whole = all(SHORTCUT.match(word) for pair in words for word in pair)
+    written = declaration_text(keys)
+
+    def problem(form: KeyForm, pair: tuple[str, str], there: tuple[str, ...], raised: str | None) -> KeyProblem:
+        meant = _whole_pairs(model, words, names) if form == "beside" else _repaired(model, keys, pair)
+        return KeyProblem(form, "", cls, *pair, there, flag, raised, written, declaration_text(meant))
+
     for target, source in words:
         pair = (target, source)
         if target == source:
-            yield KeyProblem("itself", "", cls, target, source, (), flag, None)
+            yield problem("itself", pair, (), None)
             continue
         found = [_named(model, word, names) if whole else _matched(model, word, names) for word in pair]
         if not all(found):
             there = tuple(sorted(name for hits in found for name in hits))[:CAP]
-            raised = _raised(whole, pair, found)
-            yield KeyProblem("nothing", "", cls, target, source, there, flag, raised)
+            yield problem("nothing", pair, there, _raised(whole, pair, found))
             continue
         beside = [] if whole else sorted(n for w, hits in zip(pair, found, strict=True) for n in _beside(w, hits))
         if beside:
             fits = len(found[0]) % len(found[1]) == 0
             told = None if fits else _raised(whole, pair, found)
-            yield KeyProblem("beside", "", cls, target, source, tuple(beside[:CAP]), flag, told)
+            yield problem("beside", pair, tuple(beside[:CAP]), told)
+
+
+def _repaired(model: nn.Module, keys: Mapping[Any, Any], pair: tuple[str, str]) -> dict[Any, Any]:
+    """Return the keys with head and embedding in the place of a pair that is about one of them; empty for another."""
+    meant = head_pair(model)
+    about = set(pair) & {name for word in (*meant, *meant.values()) for name in (word, word.rpartition(".")[0])}
+    return {k: v for k, v in keys.items() if k != pair[0]} | meant if about else {}
+
+
+def _whole_pairs(model: nn.Module, words: list[tuple[str, str]], names: frozenset[str]) -> dict[str, str]:
+    """Return pairs of words as pairs of whole names; empty where their numbers do not fit."""
+    pairs: dict[str, str] = {}
+    for pair in words:
+        hits = [_matched(model, word, names) for word in pair]
+        targets, sources = ([n for n in sorted(h) if n not in _beside(w, h)] for w, h in zip(pair, hits, strict=True))
+        if len(targets) != len(sources):
+            return {}
+        pairs |= dict(zip(targets, sources, strict=True))
+    return pairs
 
 
 def _named(model: nn.Module, word: str, names: frozenset[str]) -> set[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, Head, LiveClass, Tie
+from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.live import DeclaredTie, Head, LiveClass, Mending, Tie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.precedence import parts_text, retie_code, speaking_rule
+from tiecheck.rules.live.mends import idle_methods, model_path, tie_again
+from tiecheck.rules.live.precedence import parts_text, speaking_rule
 from tiecheck.wording import listed
 
 NOT_TIED = (
@@ -57,7 +59,7 @@ class DeclaredTieNotApplied(Rule):
     )
 
     def check(
-        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for reason in live_class.reasons:
             yield Unknown(reason)
@@ -71,9 +73,8 @@ class DeclaredTieNotApplied(Rule):
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
-                f"Make sure first which values are right: {retie_code(claim, live_class)} keeps those of "
-                f"{claim.source} and drops the others. Do it after whatever replaced the parameter, and before the "
-                f"optimizer is made.{_sharded(live_class)}{_untied(live_class)}",
+                f"Do it after whatever replaced the parameter, and before the optimizer is made.{_idle(mending)}",
+                edits=tie_again(claim, mending),
             )
 
     @staticmethod
@@ -131,14 +132,14 @@ class StorageOnlyTie(Rule):
         "mindspore-ai/hyper-parallel#606",
     )
 
-    def check(self, live_class: LiveClass, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         for tie in live_ties:
             if tie.kind != "storage" or tie.buffer:
                 continue
-            yield self._draft(live_class, tie)
+            yield self._draft(live_class, mending, tie)
 
     @staticmethod
-    def _draft(live_class: LiveClass, tie: Tie) -> Draft:
+    def _draft(live_class: LiveClass, mending: Mending, tie: Tie) -> Draft:
         meta = tie.device == "meta"
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
         normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
@@ -153,18 +154,17 @@ class StorageOnlyTie(Rule):
             if meta
             else "Each has its own gradient and optimizer state, and the first conversion or copy parts them."
         )
-        mend = (
-            "Remove the weight_norm and tie again, or apply it to both sides before tying."
-            if normed
-            else f"Share the object: model.{tie.names[0]} = model.{tie.names[-1]}, not its .data or a new Parameter of "
-            "it. Where one is the other transposed, keep one and write x @ weight in forward."
-        )
         return Draft(
             f"{what}. {cost}",
             tie.names,
             (class_place(live_class.class_name, "same memory, different objects"),),
-            mend,
             severity="info" if meta or adapters else None,
+            edits=() if meta or adapters else _shared(mending, tie, normed),
+            no_mend="the loader ties them again."
+            if meta
+            else "PEFT makes and keeps them so."
+            if adapters
+            else "one is the other transposed, and forward has to take the one parameter as both do.",
         )
 
     @staticmethod
@@ -209,7 +209,7 @@ class HalfMetaTie(Rule):
     threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
 
     def check(
-        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
@@ -223,7 +223,8 @@ class HalfMetaTie(Rule):
                 "error.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
-                f"Tie again after loading: {retie_code(claim, live_class, empty)}. {listed(full)} has the values.",
+                f"{listed(full)} has the values. Each load that assigns one name alone wants it again.{_idle(mending)}",
+                edits=tie_again(claim, mending),
             )
 
     @staticmethod
@@ -239,18 +240,30 @@ class HalfMetaTie(Rule):
         yield Case("tied", live_facts())
 
 
-def _sharded(live_class: LiveClass) -> str:
-    """Return what FSDP2 wants of a tie."""
-    if "FSDP2" not in live_class.wrappers:
-        return ""
-    return " FSDP2 parts members that are sharded in different calls: give both to one, fully_shard([embedding, head])."
+def _shared(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
+    """Return the way to one object over the memory; none where one member is the other's transpose."""
+    if normed:
+        owner, old = normed[0].removesuffix(".parametrizations.weight.original1"), normed[0].endswith("weight_v")
+        layer = model_path(mending, owner.removesuffix(".weight_v"))
+        plain = next((name for name in tie.names if name not in normed), tie.names[-1])
+        off = (
+            f"torch.nn.utils.remove_weight_norm({layer})"
+            if old
+            else f'torch.nn.utils.parametrize.remove_parametrizations({layer}, "weight")'
+        )
+        lines = ("import torch", off, f"{layer}.weight = {model_path(mending, plain)}")
+        return (python_edit("tied", "the norm is not wanted", *lines, safe=False),)
+    if not tie.alike:
+        return ()
+    kept = next((claim.source for claim in mending.declared if claim.source in tie.names), tie.names[-1])
+    others = (name for name in tie.names if name != kept)
+    return (python_edit("tied", None, *(f"{model_path(mending, n)} = {model_path(mending, kept)}" for n in others)),)
 
 
-def _untied(live_class: LiveClass) -> str:
-    """Return what to do where the tie was never meant."""
-    if live_class.library is None:
-        return ""
-    return " If the model is meant to be untied, set config.tie_word_embeddings to false."
+def _idle(mending: Mending) -> str:
+    """Return why no call of a method that does nothing ties."""
+    names = tuple(problem.class_name for problem in idle_methods(mending))
+    return f" {listed(names)}.tie_weights does nothing, so that no call of it ties." if names else ""
 
 
 def _state(claim: DeclaredTie) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
+from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Mending, Tie
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.live.mends import FLAG, model_path, own_tensors
 from tiecheck.wording import listed
 
 GROUPS = 16
@@ -41,6 +43,7 @@ class TieAgainstConfig(Rule):
     def check(
         self,
         live_class: LiveClass,
+        mending: Mending,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
         tie_candidates: tuple[Candidate, ...],
@@ -58,7 +61,8 @@ class TieAgainstConfig(Rule):
                 "of them by the class's keys, and a reload makes the dropped ones at random.",
                 shared,
                 (class_place(live_class.class_name, f"{flag} is false"),),
-                f"Set {flag} = True before saving, or give the head a tensor of its own.",
+                "Do it before the save.",
+                edits=_either(mending, candidate, shared),
             )
 
     @staticmethod
@@ -114,6 +118,7 @@ class InertTieFlag(Rule):
     def check(
         self,
         live_class: LiveClass,
+        mending: Mending,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
         tie_candidates: tuple[Candidate, ...],
@@ -123,9 +128,9 @@ class InertTieFlag(Rule):
         for head in heads:
             true = [dotted for dotted, value in head.flags if value]
             if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
-                yield _inert(live_class, head, true[0], mapped=not mapped.isdisjoint(head.head))
+                yield _inert(live_class, mending, head, true[0], mapped=not mapped.isdisjoint(head.head))
             if head.older and not true:
-                yield _gated(live_class, head)
+                yield _gated(live_class, mending, head)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -151,7 +156,7 @@ class InertTieFlag(Rule):
         yield Case("no head (an encoder, a classifier)", live_facts(bare))
 
 
-def _inert(live_class: LiveClass, head: Head, flag: str, *, mapped: bool) -> Draft:
+def _inert(live_class: LiveClass, mending: Mending, head: Head, flag: str, *, mapped: bool) -> Draft:
     """A true flag that leaves head and embedding apart."""
     own = head.flags[0]
     why = (
@@ -166,12 +171,24 @@ def _inert(live_class: LiveClass, head: Head, flag: str, *, mapped: bool) -> Dra
         f"{flag} is true, but {listed(head.head)} and {listed(head.embedding)} are two parameters: {why}.{lost}",
         tuple(sorted({*head.head, *head.embedding})),
         (class_place(live_class.class_name, f"{flag} is true"),),
-        f"Set {own[0]} where the tie is meant and the class makes it; else set {flag} to false, and save the head.",
         severity=None if head.stored is False else "info",
+        edits=_settled(mending, head, mapped=mapped),
     )
 
 
-def _gated(live_class: LiveClass, head: Head) -> Draft:
+def _settled(mending: Mending, head: Head, *, mapped: bool) -> tuple[Edit, ...]:
+    """Return the ways to a flag that does what it says: where the class reads it, or nowhere true."""
+    own, true = head.flags[0], [dotted for dotted, value in head.flags if value]
+    off = python_edit(
+        "untied", "they are meant to be apart", *(f"{model_path(mending, dotted)} = False" for dotted in true)
+    )
+    if not mapped or own[1]:
+        return (off,)
+    lines = (f"{model_path(mending, own[0])} = True", f"{model_path(mending)}.tie_weights()")
+    return (python_edit("tied", f"the values of {head.embedding[0]} are right", *lines, safe=False), off)
+
+
+def _gated(live_class: LiveClass, mending: Mending, head: Head) -> Draft:
     """Groups that 4.57 ties under a false flag, and 5 does not."""
     flag = head.flags[0][0] if head.flags else "the flag"
     more = f" ({len(head.older)} such groups)" if len(head.older) > 1 else ""
@@ -180,8 +197,32 @@ def _gated(live_class: LiveClass, head: Head) -> Draft:
         "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
         tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
         (class_place(live_class.class_name, "one flag gates this tie since transformers 5"),),
-        "Load a checkpoint of 4.57 with the flag true, or tie the group by hand after loading.",
+        "It is right where the checkpoint was saved apart.",
         severity="info",
+        edits=(
+            python_edit(
+                "tied",
+                "the checkpoint is of 4.57",
+                f"{model_path(mending, flag)} = True",
+                f"{model_path(mending)}.tie_weights()",
+                safe=False,
+            ),
+        )
+        if head.flags
+        else (),
+        no_mend="the model has no flag.",
+    )
+
+
+def _either(mending: Mending, candidate: Candidate, shared: tuple[str, ...]) -> tuple[Edit, ...]:
+    """Return both ways to a flag that says what the module holds."""
+    flag = next((word for word in candidate.by if word.endswith(FLAG)), None)
+    apart = own_tensors(mending, (name for name in shared if name != candidate.source))
+    off = python_edit("untied", "they are meant to be apart", *apart)
+    return (
+        (python_edit("tied", "they are meant to be one", f"{model_path(mending, flag)} = True"), off)
+        if flag
+        else (off,)
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, Head, LiveClass, Misfit
+from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.live import DeclaredTie, Head, LiveClass, Mending, Misfit
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.precedence import parts_text, retie_code, speaking_rule, why_stale
+from tiecheck.rules.live.mends import model_path, tie_again
+from tiecheck.rules.live.precedence import parts_text, speaking_rule, why_stale
 from tiecheck.wording import listed
 
 
@@ -42,14 +44,13 @@ class StaleTie(Rule):
     )
 
     def check(
-        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             why = why_stale(claim, heads)
             if speaking_rule(claim, declared_ties, heads) == self.code and why:
-                yield self._draft(
-                    live_class, claim.names, f"{listed(claim.names)} are declared as one tensor, and {why}"
-                )
+                what = f"{listed(claim.names)} are declared as one tensor, and {why}"
+                yield self._draft(live_class, claim.names, what, tie_again(claim, mending))
         for head in heads:
             if _left(head, declared_ties):
                 where = head.embedding[0] if head.embedding else "a tensor that is registered nowhere in the model"
@@ -57,14 +58,14 @@ class StaleTie(Rule):
                 yield self._draft(live_class, head.head, what)
 
     @staticmethod
-    def _draft(live_class: LiveClass, names: tuple[str, ...], what: str) -> Draft:
+    def _draft(live_class: LiveClass, names: tuple[str, ...], what: str, edits: tuple[Edit, ...] = ()) -> Draft:
         return Draft(
             f"{what}: one of them was replaced after the tie was made, and the other was left behind.",
             names,
             (class_place(live_class.class_name, "tied before one of them was replaced"),),
-            "Where the embedding is the right one, model.tie_weights() ties the head to it; config.vocab_size has to "
-            "be its number of rows before a save. resize_token_embeddings does all of it. Where the head is the right "
-            "one, replace the embedding as well, or set config.tie_word_embeddings to false.",
+            edits=edits,
+            no_mend="the class ties its head to another embedding than get_input_embeddings() returns, and its code "
+            "has to say which is right.",
         )
 
     @staticmethod
@@ -129,7 +130,7 @@ class HalfTiedGroup(Rule):
     )
 
     def check(
-        self, live_class: LiveClass, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
@@ -141,8 +142,8 @@ class HalfTiedGroup(Rule):
                 f"{'is' if len(alone) == 1 else 'are'} not.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
-                f"After whatever replaced {listed(alone)}, and before the optimizer is made: "
-                f"{retie_code(claim, live_class, alone)}.",
+                f"Do it after whatever replaced {listed(alone)}, and before the optimizer is made.",
+                edits=tie_again(claim, mending),
             )
 
     @staticmethod
@@ -194,6 +195,7 @@ class TiedBiasOutOfStep(Rule):
     def check(
         self,
         live_class: LiveClass,
+        mending: Mending,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
         bias_misfits: tuple[Misfit, ...],
@@ -205,7 +207,7 @@ class TiedBiasOutOfStep(Rule):
                     "the weight beside is tied.",
                     claim.names,
                     (class_place(live_class.class_name, parts_text(claim)),),
-                    f"After whatever replaced the bias: {retie_code(claim, live_class)}.",
+                    edits=tie_again(claim, mending),
                 )
         for misfit in bias_misfits:
             yield Draft(
@@ -213,7 +215,8 @@ class TiedBiasOutOfStep(Rule):
                 "rows: adding the one to the other's output fails.",
                 (misfit.bias, misfit.weight),
                 (class_place(live_class.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
-                f"Make {misfit.bias} as long as the weight has rows; resize_token_embeddings does it for its own head.",
+                "New rows get a bias of zero.",
+                edits=(_fitted(mending, misfit),),
             )
 
     @staticmethod
@@ -230,3 +233,16 @@ class TiedBiasOutOfStep(Rule):
         yield Case("tied with the weight", live_facts(declared=(weight, whole)))
         yield Case("a bias apart without a tied weight", live_facts(ties=(), declared=(second,)))
         yield Case("a head without a bias", live_facts())
+
+
+def _fitted(mending: Mending, misfit: Misfit) -> Edit:
+    """Return the way to as many elements as there are rows; in place, so that a tied bias stays tied."""
+    bias = f"{model_path(mending, misfit.bias)}.data"
+    more = misfit.rows - misfit.size
+    lines = ("import torch", f"{bias} = torch.nn.functional.pad({bias}, (0, {more}))")
+    size = (
+        ()
+        if mending.flag is None
+        else (f"{model_path(mending, 'config')}.get_text_config().vocab_size = {misfit.rows}",)
+    )
+    return python_edit("fitted", None, *lines, *size, safe=more > 0)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.wording import listed
+from tiecheck.rules.live.mends import source_edits
+from tiecheck.wording import listed, python_path
+
+UNREAD = ("list", "signature", "uninitialised")
+"""Forms that transformers 5 cannot read or call."""
 
 
 class DeclaredKeyMatchesNothing(Rule):
@@ -54,8 +59,9 @@ class DeclaredKeyMatchesNothing(Rule):
                 f"{problem.class_name}._tied_weights_keys has {pair}, which {what}: it ties nothing.{_end(raised)}",
                 tuple(dict.fromkeys(_placed(problem, word) for word in (problem.key, problem.source or problem.key))),
                 (class_place(problem.class_name, pair),),
-                "Write both names as model.named_parameters() gives them, the target left and the source right.",
                 severity=None if problem.flag is not False else "info",
+                edits=source_edits((problem,)),
+                no_mend="which parameters were meant is not known; model.named_parameters() has those there are.",
             )
 
     @staticmethod
@@ -110,8 +116,9 @@ class DeclaredKeyMatchesTooMuch(Rule):
                 f'"{problem.key}" in {problem.class_name}._tied_weights_keys {what}.{_end(cost)}',
                 problem.names,
                 (class_place(problem.class_name, f'"{problem.key}" is a pattern'),),
-                "Write whole parameter names, or anchor the pattern, and declare every tie that is real.",
                 severity="info" if off else None,
+                edits=(*source_edits((problem,)), *_apart(problem)),
+                no_mend="which names were meant is not known: a pattern has to match as many targets as sources.",
             )
 
     @staticmethod
@@ -133,18 +140,19 @@ class ListFormTiedKeys(Rule):
     """The class was written for transformers 4, and the installed one cannot read its word on ties.
 
     ## What it does
-    Finds `_tied_weights_keys` as a list or another collection without sources, and a `tie_weights` method without the
-    arguments that transformers 5 gives it, on any `PreTrainedModel` in the module. Where the class cannot even be built
-    because of it, `--live` says so instead of the bare exception.
+    Finds `_tied_weights_keys` as a list or another collection without sources, a `tie_weights` method without the
+    arguments that transformers 5 gives it, and an `__init__` that calls no `post_init()`, on any `PreTrainedModel` in
+    the module. Where the class cannot even be built because of it, `--live` says so instead of the bare exception.
 
     ## Why it is bad
     With the flag true the model cannot be built: `AttributeError: 'list' object has no attribute 'keys'`, or a
-    TypeError about `recompute_mapping`. With the flag false it builds, trains, and fails at the first save.
+    TypeError about `recompute_mapping`. With the flag false it builds, trains, and fails at the first save. Without
+    `post_init()` it builds and saves, and every `from_pretrained` of it fails.
 
     ## How to mend it
     Write a mapping from target to source, `_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}`, and
     `def tie_weights(self, missing_keys=None, recompute_mapping=True)`, or leave the method out: the mapping does its
-    work. To stay on 4.x, pin `transformers<5`.
+    work. End `__init__` with `self.post_init()`. To stay on 4.x, pin `transformers<5`.
     """
 
     code = "TIE311"
@@ -170,18 +178,23 @@ class ListFormTiedKeys(Rule):
         for problem in key_problems:
             if problem.form == "list":
                 what = f"{problem.class_name}._tied_weights_keys is a {problem.key}, which names no sources"
-                mend = 'Write a mapping: _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}.'
             elif problem.form == "signature":
                 what = f"{problem.class_name}.{problem.key} lacks the arguments that transformers 5 gives it"
-                mend = "Write def tie_weights(self, missing_keys=None, recompute_mapping=True), or leave it out."
+            elif problem.form == "uninitialised":
+                what = f"{problem.class_name}.__init__ ends without post_init(), which collects what is tied"
             else:
                 continue
-            built = "at the first save" if problem.flag is False and problem.form == "list" else "when it is built"
+            when = {
+                "list": "at the first save" if problem.flag is False else None,
+                "uninitialised": "when it is loaded",
+            }
+            built = when.get(problem.form) or "when it is built"
             yield Draft(
                 f"{what}: {built} it fails with {problem.raised}.",
                 problem.names or (problem.key,),
                 (class_place(problem.class_name, problem.key),),
-                mend,
+                edits=source_edits(p for p in key_problems if p.class_name == problem.class_name and p.form in UNREAD),
+                no_mend="which embedding is the source is not known, and the keys have to name it.",
             )
 
     @staticmethod
@@ -199,8 +212,20 @@ class ListFormTiedKeys(Rule):
             {"key_problems": (key_problem("signature", key="tie_weights(self)"),)},
             finds=("error",),
         )
+        late = key_problem("uninitialised", key="__init__", names=(), wanted="self.post_init()")
+        yield Case("no post_init()", {"key_problems": (late,)}, finds=("error",))
+        idle = key_problem("inert", key="tie_weights", source=None, names=(), raised=None)
+        yield Case("a tie_weights that does nothing, and takes its arguments", {"key_problems": (idle,)})
         yield Case("a mapping that names nothing is another rule's", {"key_problems": (key_problem("nothing"),)})
         yield Case("a mapping", {"key_problems": ()})
+
+
+def _apart(problem: KeyProblem) -> tuple[Edit, ...]:
+    """Return the way to tensors of their own for a tie that nobody declares."""
+    if problem.form != "drops":
+        return ()
+    lines = (f"{path} = copy.deepcopy({path})" for path in map(python_path, problem.names[1:]))
+    return (python_edit("apart", "they are meant to be apart", "import copy", *lines),)
 
 
 def _absent(problem: KeyProblem) -> Draft:
@@ -210,7 +235,7 @@ def _absent(problem: KeyProblem) -> Draft:
         "the group cannot be held.",
         problem.names,
         (class_place(problem.class_name, problem.key),),
-        "Write the names as model.named_parameters() gives them; a parameter may have been renamed since.",
+        no_mend="which parameters are meant is not known; model.named_parameters() has those there are.",
     )
 
 

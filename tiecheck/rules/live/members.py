@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Freeze, LiveClass, Tie
+from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Freeze, LiveClass, Mending, Tie
 from tiecheck.records.report import Severity
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.wording import listed, python_path
+from tiecheck.rules.live.mends import FIXED, model_path, own_tensors, untying_edits
+from tiecheck.wording import listed
 
 
 class OverlappingParameters(Rule):
@@ -32,7 +34,7 @@ class OverlappingParameters(Rule):
     summary = "parameters over partly the same memory: each step writes into the other"
     severity = "error"
 
-    def check(self, live_class: LiveClass, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         for tie in live_ties:
             if tie.kind == "overlap" and not tie.buffer and tie.device != "meta":
                 yield Draft(
@@ -41,7 +43,8 @@ class OverlappingParameters(Rule):
                     "conversion or copy parts them.",
                     tie.names,
                     (class_place(live_class.class_name, "partly the same memory"),),
-                    "Keep one of them, and take the slice of it in forward; or clone one if they are to be apart.",
+                    "Where one is meant to be a part of the other, forward has to take the slice.",
+                    edits=(python_edit("apart", "they are meant to be apart", *own_tensors(mending, tie.names)),),
                 )
 
     @staticmethod
@@ -79,6 +82,7 @@ class EqualLiveCopies(Rule):
     def check(
         self,
         live_class: LiveClass,
+        mending: Mending,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
         equal_copies: tuple[tuple[str, str], ...],
@@ -87,12 +91,14 @@ class EqualLiveCopies(Rule):
         for table, head in equal_copies:
             if any({table, head} <= names for names in spoken_for):
                 continue  # declared-tie-not-applied speaks, or storage-only-tie
+            share = f"{model_path(mending, head)} = {model_path(mending, table)}"
             yield Draft(
                 f"{table} and {head} hold equal bytes and are two parameters, which nobody declares as one. They take "
                 "their memory twice, and the first step parts them.",
                 (table, head),
                 (class_place(live_class.class_name, "equal bytes, two parameters"),),
-                f"If they are meant to be one: {python_path(head)} = {python_path(table)}. If not, nothing is wrong.",
+                "If not, nothing is wrong.",
+                edits=(python_edit("tied", "they are meant to be one", share),),
             )
 
     @staticmethod
@@ -139,15 +145,19 @@ class RequiresGradSurprise(Rule):
         "allenai/open-instruct#1387",
     )
 
-    def check(self, live_class: LiveClass, intended_differences: tuple[Freeze, ...]) -> Iterator[Draft | Unknown]:
+    def check(
+        self, live_class: LiveClass, mending: Mending, intended_differences: tuple[Freeze, ...]
+    ) -> Iterator[Draft | Unknown]:
         for freeze in intended_differences:
             message, severity = _surprise(freeze)
             yield Draft(
                 message,
                 freeze.names,
                 (class_place(live_class.class_name, f"{freeze.names[0]}: {freeze.found}"),),
-                f"If they are to differ, untie them: {_own(live_class)}. Otherwise nothing has to be done.",
+                "" if freeze.form == "attribute" else "Otherwise nothing has to be done.",
                 severity=severity,
+                edits=_differing(mending, freeze),
+                no_mend=FIXED,
             )
 
     @staticmethod
@@ -194,7 +204,7 @@ class TiedButNotEffective(Rule):
     threads = ("huggingface/peft#2018", "huggingface/peft#1750")
 
     def check(
-        self, live_class: LiveClass, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
+        self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
         by_name = {effect.name: effect for effect in derived_weights}
         for tie in live_ties:
@@ -204,14 +214,16 @@ class TiedButNotEffective(Rule):
                 continue
             forms = {effect.form for effect in changed}
             used = f"{plain[0]} is used raw" if plain else f"{changed[-1].name} passes through {changed[-1].by}"
-            after, mend = _after(live_class, forms, plain[0] if plain else changed[-1].name)
+            after, more = _after(forms, plain[0] if plain else changed[-1].name)
             yield Draft(
                 f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
                 f"{changed[0].by} stands between. {used}. {after}",
                 tie.names,
                 (class_place(live_class.class_name, f"{changed[0].name}: {changed[0].by}"),),
-                mend,
+                more,
                 severity=None if "changes" in forms else "info",
+                edits=_raw_apart(mending, tie, plain) if "changes" in forms else (),
+                no_mend=FIXED if "changes" in forms else NOTHING_WRONG,
             )
 
     @staticmethod
@@ -240,6 +252,10 @@ class TiedButNotEffective(Rule):
         yield Case("nothing stands between", live_facts())
 
 
+NOTHING_WRONG = "nothing is wrong."
+"""Reason of a note on what may well be meant."""
+
+
 def _one_weight(changed: list[Effect], plain: tuple[str, ...]) -> bool:
     """Return True if all members use one weight, or if each passes through something that was not computed."""
     numbers = {effect.value for effect in changed} | ({0} if plain else set())
@@ -248,33 +264,37 @@ def _one_weight(changed: list[Effect], plain: tuple[str, ...]) -> bool:
     return len(numbers) == 1
 
 
-def _after(live_class: LiveClass, forms: set[EffectForm], other: str) -> tuple[str, str]:
-    """Return what comes of it, and what to do, by what stands between."""
+def _after(forms: set[EffectForm], other: str) -> tuple[str, str]:
+    """Return what comes of it, and what to mind, by what stands between."""
     if "changes" in forms:
-        return (
-            f"Removing it would write the changed weight into {other}.",
-            f"Change both sides alike, or untie them first: {_own(live_class)}.",
-        )
+        return f"Removing it would write the changed weight into {other}.", ""
     if "replaces" in forms:
         return (
             "A merge puts the adapter's own copy there and parts the two; peft 0.21 then sets the flag to false.",
-            "Leave it if the two are meant to part; else train one copy for both, with ensure_weight_tying=True.",
+            "ensure_weight_tying=True in the adapter's config makes one copy for both.",
         )
     if "adapts" in forms:
-        return (
-            f"Merging the adapter would change {other} as well.",
-            "Leave it if the two are meant to differ, and do not merge into a tied model.",
-        )
+        return f"Merging the adapter would change {other} as well.", "A merge into a tied model changes both."
     return (
         "It gives a linear layer the transpose that it wants, as a tied autoencoder means it.",
-        "Nothing has to be done; do not remove the parametrization while the two are tied.",
+        "Without the parametrization the two cannot stay tied.",
     )
 
 
-def _own(live_class: LiveClass) -> str:
-    """Return how one tensor becomes two."""
-    flag = "config.tie_word_embeddings = False, and " if live_class.library is not None else ""
-    return f"{flag}nn.Parameter(weight.detach().clone()) for one of them"
+def _raw_apart(mending: Mending, tie: Tie, plain: tuple[str, ...]) -> tuple[Edit, ...]:
+    """Return the way to two tensors: those that are used raw get one of their own."""
+    return untying_edits(mending, tie.names, "they are meant to differ", plain)
+
+
+def _differing(mending: Mending, freeze: Freeze) -> tuple[Edit, ...]:
+    """Return the way to members that may differ, and to a freeze that freezes."""
+    edits = untying_edits(mending, freeze.names, "they are meant to differ")
+    if freeze.form != "attribute":
+        return edits
+    where = model_path(mending, freeze.where)
+    told = f"{where}.requires_grad_({freeze.others == 'true'})"
+    both = python_edit("tied", "all of them are meant", f"del {where}.requires_grad", told)
+    return (both, *edits)
 
 
 def _surprise(freeze: Freeze) -> tuple[str, Severity]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.records.live import DeclaredTie, Head, LiveClass
-from tiecheck.wording import python_path
-
-OUTSIDE = frozenset({"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeed"})
-"""Wrappers that pass on no method of what they wrap."""
+from tiecheck.records.live import DeclaredTie, Head
 
 BROKEN = ("copy", "separate", "overlap")
 
@@ -40,28 +36,13 @@ def follows_weight(claim: DeclaredTie, declared: tuple[DeclaredTie, ...]) -> boo
 def why_stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
     """Return why a broken group looks like a tie to an embedding that was replaced; None where nothing says so."""
     two = [shape for shape in claim.shapes if shape is not None and len(shape) == 2]
-    if len(two) > 1 and len(set(two)) > 1:
+    if len(two) > 1 and len(set(two)) > 1 and claim.reason is None:  # a transposed copy was never tied
         return "they have different shapes: " + " and ".join(str(list(shape)) for shape in dict.fromkeys(two))
     for head in heads:
         others = set(head.head) - set(claim.names)
         if set(head.head) & set(claim.names) and others and set(head.embedding) & set(claim.names):
             return f"the head is one tensor with {min(others)}"
     return None
-
-
-def retie_code(claim: DeclaredTie, live_class: LiveClass, names: tuple[str, ...] = ()) -> str:
-    """Return what ties a group, or some members of it, again: the model's own method where there is one.
-
-    Else it is the assignment of the source, to all the others where no names are given.
-    """
-    flag = next((word for word in claim.by if word.endswith("config.tie_word_embeddings")), None)
-    hop = "model.module" if OUTSIDE & set(live_class.wrappers) else "model"
-    if flag is not None:
-        path = flag.removesuffix("config.tie_word_embeddings").removesuffix(".")
-        return python_path(path).replace("model", hop, 1) + ".tie_weights()" if path else f"{hop}.tie_weights()"
-    others = [name for name in names or claim.names if name != claim.source]
-    source = python_path(claim.source)
-    return "; ".join(f"{python_path(name)} = {source}" for name in others[:3])
 
 
 def parts_text(claim: DeclaredTie) -> str:

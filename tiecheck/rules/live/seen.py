@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.peers.loaders.accelerate import FINDERS
-from tiecheck.records.live import Alias, Effect, LiveClass, SaveProblem
+from tiecheck.records.edits import Edit, python_edit, source_step
+from tiecheck.records.live import Alias, Effect, LiveClass, Mending, SaveProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
-from tiecheck.wording import listed, python_path
+from tiecheck.rules.live.mends import FIXED, FLAG, model_path, untying_edits
+from tiecheck.wording import listed
 
 
 class ModuleAlias(Rule):
@@ -40,7 +42,7 @@ class ModuleAlias(Rule):
     messages = (NOT_TIED,)
     threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
 
-    def check(self, live_class: LiveClass, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
             if _list_of(alias) is not None:
                 continue  # repeated-module speaks
@@ -51,8 +53,10 @@ class ModuleAlias(Rule):
                 f"{_accelerate(alias)}",
                 alias.names,
                 (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
-                "Nothing has to be done. To be seen by every tool, share the weight and not the module.",
+                "Nothing has to be done where one module is meant.",
                 hurts=_blind(alias),
+                edits=_parted(mending, alias),
+                no_mend="its class declares it, or it has more paths than are listed.",
             )
 
     @staticmethod
@@ -105,12 +109,16 @@ class UndeclaredTie(Rule):
     threads = ("safetensors/safetensors#98", "safetensors/safetensors#202", "huggingface/trl#5150")
 
     def check(
-        self, live_class: LiveClass, save_problems: tuple[SaveProblem, ...], derived_weights: tuple[Effect, ...]
+        self,
+        live_class: LiveClass,
+        mending: Mending,
+        save_problems: tuple[SaveProblem, ...],
+        derived_weights: tuple[Effect, ...],
     ) -> Iterator[Draft | Unknown]:
         changed = {effect.name for effect in derived_weights}
         for problem in save_problems:
             if changed.isdisjoint(problem.names):  # else tied-but-not-effective speaks
-                yield _unsaved(live_class, problem)
+                yield _unsaved(live_class, mending, problem)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -156,21 +164,20 @@ class RepeatedModule(Rule):
         "yassouali/pytorch-segmentation#159",
     )
 
-    def check(self, live_class: LiveClass, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, live_class: LiveClass, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
             where = _list_of(alias)
             if where is None:
                 continue
-            second = python_path(alias.paths[1])
             yield Draft(
                 f"{listed(alias.paths)} are one {alias.class_name}: it stands {alias.paths_total} times in "
                 f"{where or 'the model'}, and has the parameters of one. {_accelerate(alias)}",
                 alias.names,
                 (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
-                f"If {alias.paths_total} were meant, make each in its turn, {alias.class_name}(...) for _ in range(n), "
-                f"or part them here: {second} = copy.deepcopy({second}), and the others likewise. If one is meant to "
-                "be used several times, nothing has to be done.",
+                "Where one is meant to be used several times, nothing has to be done.",
                 hurts=_blind(alias),
+                edits=_parted(mending, alias),
+                no_mend="its class declares it, or it has more paths than are listed.",
             )
 
     @staticmethod
@@ -196,18 +203,12 @@ def _list_of(alias: Alias) -> str | None:
     return parts[0][0] if numbers and len({above for above, _, _ in parts}) == 1 and alias.paths_total else None
 
 
-def _unsaved(live_class: LiveClass, problem: SaveProblem) -> Draft:
+def _unsaved(live_class: LiveClass, mending: Mending, problem: SaveProblem) -> Draft:
     """Return what becomes of a tie at the next save, and how to have it back."""
-    source, target = problem.names[-1], problem.names[0]
     if problem.form == "raises":
         what = (
             f"{listed(problem.names)} are one parameter, which {problem.class_name} does not declare: save_pretrained "
             "raises RuntimeError."
-        )
-        mend = (
-            f'To save it, add "{target}": "{source}" to the _tied_weights_keys that the class has. They count while '
-            "config.tie_word_embeddings is true, all of them: where another pair is to stay apart, give one of these "
-            "names a tensor of its own before the save instead."
         )
     else:
         what = (
@@ -215,14 +216,36 @@ def _unsaved(live_class: LiveClass, problem: SaveProblem) -> Draft:
             f"does not hear: save_pretrained drops {listed(problem.dropped)}, and a load makes "
             f"{'it' if len(problem.dropped) == 1 else 'them'} at random."
         )
-        mend = f"Register the inner model as a direct attribute, or declare the pair on {problem.class_name} as well."
     return Draft(
         what,
         problem.names,
         (class_place(live_class.class_name, "one parameter, not declared"),),
-        mend,
         severity="info" if problem.kind == "module" and problem.form == "raises" else None,
+        edits=(
+            *_declaring(mending, problem),
+            *untying_edits(mending, problem.names, "they are meant to be apart", choice="apart"),
+        ),
+        no_mend=FIXED,
     )
+
+
+def _declaring(mending: Mending, problem: SaveProblem) -> tuple[Edit, ...]:
+    """Return the change of the class that declares a tie; it counts while the flag is true."""
+    if problem.wanted is None:
+        return ()
+    step = source_step(problem.class_name, problem.wanted, problem.written)
+    flag = () if mending.flag else python_edit("tied", None, f"{model_path(mending, FLAG)} = True").steps
+    return (Edit("tied", "they are meant to be one", True, (step, *flag)),)
+
+
+def _parted(mending: Mending, alias: Alias) -> tuple[Edit, ...]:
+    """Return the way to a module of its own under each path but the first, with the values that they share."""
+    declared = {name for claim in mending.declared for name in claim.names}
+    if alias.paths_total != len(alias.paths) or not declared.isdisjoint(alias.names):
+        return ()
+    paths = [model_path(mending, path) for path in alias.paths[1:]]
+    lines = ("import copy", *(f"{path} = copy.deepcopy({path})" for path in paths))
+    return (python_edit("apart", "they are meant to be several modules", *lines),)
 
 
 def _blind(alias: Alias) -> tuple[LoaderView, ...] | None:

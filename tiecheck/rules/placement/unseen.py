@@ -6,13 +6,13 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from tiecheck.records.live import Alias, DeclaredTie, Head, LiveClass, LiveModel, Tie
+from tiecheck.records.live import Alias, DeclaredTie, Head, LiveClass, LiveModel, Mending, Tie
 from tiecheck.records.placement import Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED
-from tiecheck.rules.live.precedence import retie_code
+from tiecheck.rules.live.mends import tie_again
 from tiecheck.rules.placement.plans import (
     Loading,
     how_to_declare,
@@ -71,6 +71,7 @@ class TieInvisibleToLoader(Rule):
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
         aliases: tuple[Alias, ...],
+        mending: Mending,
     ) -> Iterator[Draft | Unknown]:
         loading = loading_of(placement, live_class, declared_ties)
         tied = next((tie for tie in live_ties if tie.kind in TIED and not tie.buffer), None)
@@ -78,7 +79,7 @@ class TieInvisibleToLoader(Rule):
         logged = any(NOT_TIED in plan.logged for plan in placement.plans)
         if loading.broken and (logged or (accelerates is not None and tied is not None and live_class.library)):
             finds = "warns" if logged or tied is None else f"warns of nothing, since it finds {listed(tied.names)} tied"
-            yield _broken(finds, placement, loading, live_class, declared_ties)
+            yield _broken(finds, placement, loading, live_class, mending)
         elif logged or (placement.warns and not loading.broken):
             yield _harmless(placement, live_class, tied, heads, aliases)
         for plan in placement.plans:
@@ -137,7 +138,7 @@ def _broken(
     placement: Placement,
     loading: Loading,
     live_class: LiveClass,
-    declared_ties: tuple[DeclaredTie, ...],
+    mending: Mending,
 ) -> Draft:
     """Return what is said of groups that are really untied: harmless where `from_pretrained` ties them at the load."""
     names = tuple(sorted({name for group in loading.broken for name in group}))
@@ -149,14 +150,15 @@ def _broken(
     placed = {g.names: g for plan in placement.plans for g in plan.placed if g.names in loading.broken}
     extra = sum((group.nbytes or 0) * (len(group.names) - 1) for group in placed.values())
     more = f" They take {size(extra)} more than tied." if extra else ""
-    mends = "; ".join(retie_code(claim, live_class) for claim in declared_ties if claim.names in loading.broken)
+    broken = next(claim for claim in mending.declared if claim.names in loading.broken)
     plans = tuple(plan for plan in placement.plans if plan.tool == "accelerate")
     return Draft(
         f"{what}: accelerate plans, loads and moves them as different tensors, ties nothing, and {finds}.{more}",
         names,
         place,
-        f"Before the plan is made: {mends}.",
+        "It is to be done before the plan is made.",
         hurts=hurt_by_plans(plans, names) or None,
+        edits=tie_again(broken, mending),
     )
 
 

@@ -298,7 +298,7 @@ def _remedy(group: Group, lost: str) -> str:
     """Tell what else gets the lost member back."""
     if group.inert:
         return "No flag helps here; transformers 4.57 loads it as it is."
-    return f"If it was trained untied, save it again with {lost} in the checkpoint."
+    return f"If it was trained untied, {lost} is lost with its values: they are in none of these files."
 
 
 def _why_lost(group: Group) -> str:

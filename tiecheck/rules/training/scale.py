@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.edits import python_edit
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, tensor_place
+from tiecheck.wording import python_path
 
 ERROR_FROM = 4.0
 """Predicted logit deviation from which untrained logits drown everything else."""
@@ -83,16 +85,17 @@ class EmbeddingScaleOnTiedHead(Rule):
             if fact.repeats is not None
             else ""
         )
-        wanted = math.sqrt(0.2 / fact.width)
+        wanted = min(0.02, math.sqrt(0.2 / fact.width))
+        path = python_path(fact.names[0])
         return Draft(
             f"{' and '.join(fact.names)} are one tensor with standard deviation {std:.3g}, and the model is "
             f"untrained ({fact.evidence}). Its logits deviate by {predicted:.1f} as predicted "
             f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
             fact.names,
             (tensor_place(fact.names[0], f"std {std:.3g}, d_model {fact.width}"),),
-            f"{_whose(fact)}Initialise the tied tensor after tying: nn.init.normal_(weight, std=0.02), or at most "
-            f"{wanted:.3f} for this width. The tie itself is sound.",
+            f"{_whose(fact)}It is to be done after tying. The tie itself is sound.",
             severity=None if blown and fact.own is None else "info",
+            edits=(python_edit("drawn", None, "import torch", f"torch.nn.init.normal_({path}, std={wanted:.2g})"),),
         )
 
     @staticmethod

@@ -1,0 +1,45 @@
+"""Text and deed are one: what a finding tells to do stands in its edits, and its other words tell no step."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Rule
+from tiecheck.rules.registry import FAMILIES, all_rules
+
+ROOMS = {room for room, _ in FAMILIES.values()} - {"placement"}
+"""Rooms of which every finding has its mend as edits, or says why it has none; a map to pass is no edit yet."""
+
+DO = (
+    "add|assign|call|change|choose|clone|copy|create|declare|delete|drop|initialise|keep|load|make|move|name|pad|pass|"
+    "remove|rename|replace|resave|retrain|run|save|set|share|store|strip|take|tie|untie|use|write"
+)
+STEP = re.compile(rf"(^|[.;:,] (?:and |or )?)({DO})\b(?! (is|are)\b)|`|\w\(\w|\w = \w", re.IGNORECASE)
+"""A step in words: an order at the beginning of a clause, or code."""
+
+CASES = [
+    pytest.param(rule, case, id=f"{rule.code}: {case.title}")
+    for rule in all_rules()
+    if rule.__module__.split(".")[2] in ROOMS
+    for case in rule.cases()
+    if case.finds
+]
+
+
+@pytest.mark.parametrize(("rule", "case"), CASES)
+def test_no_step_is_told_that_is_not_in_the_edits(rule: type[Rule], case: Case) -> None:
+    for draft in rule().check(**{need: case.facts[need] for need in rule.needs}):
+        if not isinstance(draft, Unknown):
+            assert draft.edits or draft.no_mend
+            assert not STEP.search(draft.help), draft.help
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["Set the flag to false.", "It is sound. Call model.tie_weights().", "If so: model.a = model.b", "Run `x`."],
+)
+def test_a_step_is_known(told: str) -> None:
+    assert STEP.search(told)

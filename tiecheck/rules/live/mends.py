@@ -1,0 +1,155 @@
+"""The mends of the live rules as edits: Python for the model as its user holds it, and the code that its class needs.
+
+Which values win is the user's to say wherever two differ: each is an alternative of its own, by the name that is kept,
+and never by the order in which a contract lists its names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tiecheck.records.edits import Edit, Step, python_edit, source_step
+from tiecheck.records.live import DeclaredTie, KeyProblem, Mending
+from tiecheck.wording import python_path
+
+FLAG = "config.tie_word_embeddings"
+
+HOPS = {"DataParallel": "model.module", "AveragedModel": "model.module"}
+"""Wrappers that pass on no attribute of what they wrap -> the way to it."""
+
+FIXED = "the flag of the class cannot say that they are apart: a save and a load make it true."
+"""Reason for which a group cannot be untied."""
+
+HOLDERS = ("FSDP2", "FSDP", "DeepSpeed", "DistributedDataParallel", "PEFT")
+"""Wrappers that keep parameters of their own, or those that they saw when they were made: mended before."""
+
+
+def model_path(mending: Mending, name: str = "") -> str:
+    """Return a name as the user's Python reaches it, past wrappers that pass nothing on."""
+    hop = next((way for title, way in HOPS.items() if title in mending.wrappers), "model")
+    return hop + python_path(name).removeprefix("model") if name else hop
+
+
+def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:
+    """Return the ways out of a declared group that is not one parameter: each member's values kept, or none tied."""
+    data = [part for part, device in zip(claim.parts, claim.devices, strict=False) if device != "meta"]
+    fitting = [part for part in data or claim.parts if set(part).isdisjoint(claim.unfit)]
+    by_class, alike = claim_flag(claim) is not None, claim.kind == "copy" or len(data) == 1 < len(claim.parts)
+    parts = sorted(fitting or claim.parts, key=lambda part: (not (by_class and claim.source in part), part))
+    holder = _holder(mending)
+    if holder == "FSDP2":
+        return (_sharded_together(claim, mending),)
+    edits = []
+    for part in parts[:1] if alike else parts:
+        kept = claim.source if claim.source in part else part[0]
+        choice = "tied" if by_class and part == parts[0] else kept
+        when = _when(None if alike else f"the values of {kept} are right", holder)
+        edits.append(python_edit(choice, when, *_tying_lines(claim, mending, kept), safe=alike))
+    return (*edits, *_untied(claim, mending, holder), *_listening(mending))
+
+
+def own_tensors(mending: Mending, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the lines that give names a tensor of their own, with their values; an aliased module becomes a copy."""
+    aliased = {name for alias in mending.aliases for name in alias.names}
+    paths = dict.fromkeys(model_path(mending, n.rpartition(".")[0] if n in aliased else n) for n in names)
+    lines = tuple(f"{path} = copy.deepcopy({path})" for path in paths)
+    return ("import copy", *lines) if lines else ()
+
+
+def untying_edits(
+    mending: Mending, names: tuple[str, ...], when: str, parted: tuple[str, ...] = (), choice: str = "untied"
+) -> tuple[Edit, ...]:
+    """Return the way to two parameters of a group: by class the flag says so too, for all that it ties.
+
+    Args:
+        mending: What is known of the model.
+        names: Names of the group.
+        when: The decision.
+        parted: Those that get a tensor of their own; where there are none, all but one of those that are one.
+        choice: The word for it.
+    """
+    claim = next((c for c in mending.declared if not set(c.names).isdisjoint(names)), None)
+    if claim is None:
+        return (python_edit(choice, when, *own_tensors(mending, parted or names[1:])),)
+    flag = claim_flag(claim)
+    if flag in mending.fixed:
+        return ()
+    alike = [c for c in mending.declared if flag and claim_flag(c) == flag] or [claim]
+    parts = [part for c in alike for part in c.parts if not (c is claim and parted)]
+    heads = {c.source for c in alike}
+    own = [name for part in parts for name in part if name != next((n for n in part if n in heads), part[0])]
+    lines = own_tensors(mending, (*parted, *own))
+    return (python_edit(choice, when, *lines, *((f"{model_path(mending, flag)} = False",) if flag else ())),)
+
+
+def claim_flag(claim: DeclaredTie) -> str | None:
+    """Return the flag that makes a group tied, from the module on; None for a contract's."""
+    return next((word for word in claim.by if word.endswith(FLAG)), None)
+
+
+def source_edits(problems: Iterable[KeyProblem], choice: str = "source") -> tuple[Edit, ...]:
+    """Return the one change of a class's code that ends all of some problems; none where one cannot be written down."""
+    steps: list[Step] = []
+    for problem in problems:
+        method = "__init__" if problem.form == "uninitialised" else None
+        out = problem.wanted is None and problem.form in ("signature", "inert")
+        if problem.wanted is None and not out:
+            return ()
+        steps.append(source_step(problem.class_name, problem.wanted, problem.written, method=method))
+    return (Edit(choice, None, True, tuple(dict.fromkeys(steps))),) if steps else ()
+
+
+def idle_methods(mending: Mending) -> list[KeyProblem]:
+    """Return the classes whose `tie_weights` does nothing, so that no call of it ties."""
+    return [problem for problem in mending.problems if problem.form == "inert"]
+
+
+def _listening(mending: Mending) -> tuple[Edit, ...]:
+    """Return the change of a class whose `tie_weights` does nothing: then each load ties by itself."""
+    return tuple(edit._replace(when="the class is yours to change") for edit in source_edits(idle_methods(mending)))
+
+
+def _holder(mending: Mending) -> str | None:
+    return next((title for title in HOLDERS if title in mending.wrappers), None)
+
+
+def _when(*conditions: str | None) -> str | None:
+    """Join a decision and the wrapper that has to wait."""
+    decision, holder = conditions
+    wait = f"the model is not wrapped by {holder} yet" if holder else None
+    return " and ".join(filter(None, (decision, wait))) or None
+
+
+def _tying_lines(claim: DeclaredTie, mending: Mending, kept: str) -> Iterator[str]:
+    """Yield the lines that tie a group to one of its names: the model's own method where that does it."""
+    flag = claim_flag(claim) or ""
+    path, owner, source = flag.removesuffix(FLAG).removesuffix("."), flag.rpartition(".")[0], model_path(mending, kept)
+    deaf = any(problem.model == path and problem.form in ("inert", "signature", "list") for problem in mending.problems)
+    biases = [name for name in claim.biases if name.rpartition(".")[0] != kept.rpartition(".")[0]]
+    if kept in claim.buffers or biases:
+        yield "import torch"
+    if kept in claim.buffers:
+        yield f"{source} = torch.nn.Parameter({source})"
+    if flag and kept == claim.source and not deaf:
+        yield f"{model_path(mending, path)}.tie_weights()"
+    else:
+        held = next(part for part in claim.parts if kept in part)
+        yield from (f"{model_path(mending, name)} = {source}" for name in claim.names if name not in held)
+    for bias in (f"{model_path(mending, name)}.data" for name in biases):
+        yield f"{bias} = torch.nn.functional.pad({bias}, (0, len({source}) - len({bias})))"
+    if flag and len(set(claim.shapes)) > 1:
+        yield f"{model_path(mending, owner)}.get_text_config().vocab_size = len({source})"
+
+
+def _untied(claim: DeclaredTie, mending: Mending, holder: str | None) -> tuple[Edit, ...]:
+    """Return the way to leave the members apart, where a flag says that they are."""
+    if claim_flag(claim) is None or "meta" in claim.devices or len(set(claim.shapes)) > 1:
+        return ()
+    return untying_edits(mending, claim.names, _when("they are meant to be apart", holder) or "")
+
+
+def _sharded_together(claim: DeclaredTie, mending: Mending) -> Edit:
+    """Return what FSDP2 wants of a tie: its modules in one group. What was sharded apart cannot be put together."""
+    owners = dict.fromkeys(model_path(mending, name.rpartition(".")[0]) for name in claim.names)
+    lines = ("from torch.distributed.fsdp import fully_shard", f"fully_shard([{', '.join(owners)}])")
+    return python_edit("tied", "the model is made again and no part of it is sharded yet", *lines)
