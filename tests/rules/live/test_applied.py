@@ -200,6 +200,6 @@ def test_the_mend_can_be_called_on_what_was_checked(wrap: Any, call: str) -> Non
     inner.lm_head.weight = nn.Parameter(inner.lm_head.weight.detach().clone())
     model = wrap(inner)
     (finding,) = tiecheck.check(model).findings
-    assert f" {call} " in finding.help
+    assert f"`{call}`" in finding.help
     eval(call.replace("model.lm.", "model['lm'].") if isinstance(model, nn.ModuleDict) else call, {"model": model})
     assert found(model) == {}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from live_failures import found, gpt, said, small_llama
+from mend_runs import paste
 from torch import nn
 
 import tiecheck
@@ -70,9 +71,7 @@ def test_one_block_three_times_and_the_mend_parts_it(holder: Callable[[Any], nn.
     assert found(model) == {RepeatedModule.code: "info"}
     assert "heads.0, heads.1 and heads.2 are one Block: it stands 3 times in heads" in said(model, RepeatedModule.code)
     (finding,) = tiecheck.check(model).findings
-    assignment = next(part for part in finding.help.split(": ") if " = copy" in part).partition("), ")[0] + ")"
-    exec(assignment, {"copy": copy, "model": model})
-    exec(assignment.replace("[1]", "[2]"), {"copy": copy, "model": model})
+    paste(finding.edits[0], model)
     assert found(model) == {}
     assert sum(p.numel() for p in model.parameters()) == 3 * sum(p.numel() for p in single.parameters())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dis import get_instructions
 from typing import Any
 
@@ -19,7 +19,7 @@ ARGUMENTS: Mapping[str, bool | None] = {"missing_keys": None, "recompute_mapping
 
 def declaration_text(keys: Any) -> str | None:
     """Return the statement that declares some keys; None where they are no plain words."""
-    words = [*keys, *(keys.values() if isinstance(keys, Mapping) else ())]
+    words = [*keys, *(keys.values() if isinstance(keys, Mapping) else ())] if isinstance(keys, Collection) else []
     return f"_tied_weights_keys = {keys!r}" if words and all(type(word) is str for word in words) else None
 
 
