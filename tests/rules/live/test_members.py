@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tiecheck
-from tiecheck.rules.live.members import RequiresGradSurprise, TiedButNotEffective
+from tiecheck.rules.live.freezes import RequiresGradSurprise
+from tiecheck.rules.live.members import TiedButNotEffective
 
 
 def test_requires_grad_on_a_module_freezes_nothing() -> None:

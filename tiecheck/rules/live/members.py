@@ -1,12 +1,11 @@
-"""TIE312, 313, 316 and 317: members that were meant to differ, are not used as they are, or only look tied."""
+"""TIE313, 316 and 317: members that were meant to differ, are not used as they are, or only look tied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Freeze, LiveClass, Mending, Tie
-from tiecheck.records.report import Severity
+from tiecheck.records.live import DeclaredTie, Effect, EffectForm, LiveClass, Mending, Tie
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import FIXED, model_path, own_tensors, untying_edits
@@ -112,69 +111,6 @@ class EqualLiveCopies(Rule):
         yield Case("one memory, and another rule's matter", live_facts(bare, ties=(memory,)))
         yield Case("two that differ", live_facts(bare, equal=()))
         yield Case("tied", live_facts())
-
-
-class RequiresGradSurprise(Rule):
-    """Members of one tensor that were meant to differ in `requires_grad` or dtype cannot.
-
-    ## What it does
-    Notes signs that somebody wanted the members of a tie to differ: `requires_grad` set on a module, where it does
-    nothing at all; a tied tensor that alone is frozen, or that alone trains below a module which is otherwise frozen;
-    and one that alone has another dtype. Only the first is surely not what was meant: the others are notes.
-
-    ## Why it is bad
-    One tensor has one `requires_grad` and one dtype. Freezing the embedding freezes the head; training the head trains
-    the embedding; casting the head to float32 casts the embedding as well.
-
-    ## How to mend it
-    If the members are to differ, they have to be two: set `config.tie_word_embeddings` to false and give the head
-    `nn.Parameter(weight.detach().clone())`. To freeze a module call `module.requires_grad_(False)`, with the
-    underscore.
-    """
-
-    code = "TIE312"
-    name = "requires-grad-surprise"
-    summary = "tied members that were meant to differ in requires_grad or dtype"
-    severity = "warning"
-    confidence = "medium"
-    threads = (
-        "huggingface/transformers#31467",
-        "huggingface/transformers#11903",
-        "kohjingyu/fromage#18",
-        "huggingface/trl#4446",
-        "allenai/open-instruct#1387",
-    )
-
-    def check(
-        self, live_class: LiveClass, mending: Mending, intended_differences: tuple[Freeze, ...]
-    ) -> Iterator[Draft | Unknown]:
-        for freeze in intended_differences:
-            message, severity = _surprise(freeze)
-            yield Draft(
-                message,
-                freeze.names,
-                (class_place(live_class.class_name, f"{freeze.names[0]}: {freeze.found}"),),
-                "" if freeze.form == "attribute" else "Otherwise nothing has to be done.",
-                severity=severity,
-                edits=_differing(mending, freeze),
-                no_mend=FIXED,
-            )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live_facts, live_llama
-
-        nothing = Freeze("attribute", PAIR, "lm_head", "trains", "false")
-        yield Case("requires_grad set on a module", live_facts(freezes=(nothing,)), finds=("warning",))
-        frozen = Freeze("frozen", PAIR, "", "frozen", "trains")
-        yield Case("the embedding frozen, and the head with it", live_facts(freezes=(frozen,)), finds=("info",))
-        alone = Freeze("trainable", PAIR, "model", "trains", "frozen")
-        yield Case("the head trains, and the embedding with it", live_facts(freezes=(alone,)), finds=("info",))
-        cast = Freeze("dtype", PAIR, "", "float32", "bfloat16")
-        yield Case("the head in float32", live_facts(freezes=(cast,)), finds=("info",))
-        yield Case("nothing of the kind", live_facts())
-        untied = live_llama(flag=False, ties=(), declared=(), candidates=())
-        yield Case("two parameters may differ as they like", live_facts(untied))
 
 
 class TiedButNotEffective(Rule):
@@ -284,31 +220,3 @@ def _after(forms: set[EffectForm], other: str) -> tuple[str, str]:
 def _raw_apart(mending: Mending, tie: Tie, plain: tuple[str, ...]) -> tuple[Edit, ...]:
     """Return the way to two tensors: those that are used raw get one of their own."""
     return untying_edits(mending, tie.names, "they are meant to differ", plain)
-
-
-def _differing(mending: Mending, freeze: Freeze) -> tuple[Edit, ...]:
-    """Return the way to members that may differ, and to a freeze that freezes."""
-    edits = untying_edits(mending, freeze.names, "they are meant to differ")
-    if freeze.form != "attribute":
-        return edits
-    where = model_path(mending, freeze.where)
-    told = f"{where}.requires_grad_({freeze.others == 'true'})"
-    both = python_edit("tied", "all of them are meant", f"del {where}.requires_grad", told)
-    return (both, *edits)
-
-
-def _surprise(freeze: Freeze) -> tuple[str, Severity]:
-    """The words for a sign, and how much it matters."""
-    names = listed(freeze.names)
-    if freeze.form == "attribute":
-        really = "is frozen" if freeze.found == "frozen" else "trains"
-        told = f"{freeze.where}.requires_grad is {freeze.others}, an attribute of the module that changes nothing"
-        return f"{told}: {names}, one tensor, {really}.", "warning"
-    if freeze.form == "frozen":
-        told = f"{names} are one tensor, and it alone is frozen while everything else trains"
-        return f"{told}: its members cannot be frozen apart.", "info"
-    if freeze.form == "trainable":
-        told = f"{names} are one tensor, and it alone trains below {freeze.where}, where everything else is frozen"
-        return f"{told}: training the one trains the other.", "info"
-    told = f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}"
-    return f"{told}: casting the one cast the other.", "info"

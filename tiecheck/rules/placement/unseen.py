@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from tiecheck.records.live import Alias, DeclaredTie, Head, LiveClass, LiveModel, Mending, Tie
+from tiecheck.records.live import Alias, Head, LiveClass, LiveModel, Mending, Tie
 from tiecheck.records.placement import Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
@@ -68,12 +68,11 @@ class TieInvisibleToLoader(Rule):
         placement: Placement,
         live_class: LiveClass,
         live_ties: tuple[Tie, ...],
-        declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
         aliases: tuple[Alias, ...],
         mending: Mending,
     ) -> Iterator[Draft | Unknown]:
-        loading = loading_of(placement, live_class, declared_ties)
+        loading = loading_of(placement, live_class, mending.declared)
         tied = next((tie for tie in live_ties if tie.kind in TIED and not tie.buffer), None)
         accelerates = next((plan for plan in placement.plans if plan.tool == "accelerate"), None)
         logged = any(NOT_TIED in plan.logged for plan in placement.plans)
