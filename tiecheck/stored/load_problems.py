@@ -16,6 +16,7 @@ from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
+from tiecheck.stored.expert_sets import lacking_expert
 from tiecheck.stored.older_names import name_among_bare
 from tiecheck.tables.architectures import FLAG, load_architecture, load_older, refuses
 from tiecheck.wording import listed
@@ -100,6 +101,10 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
         yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
     yield from _bare_names(model, checkpoint, file)
+    lacking = lacking_expert(checkpoint.names())
+    if lacking is not None:
+        why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
+        yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
 
 
 def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:
