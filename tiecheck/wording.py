@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from keyword import iskeyword
+
 SHOWN = 6
 """Names listed before "and n more"."""
 
@@ -13,9 +16,21 @@ def listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def python_path(name: str) -> str:
-    """Return a name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`."""
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split("."))
+def python_path(name: str, keyed: Collection[str] = ()) -> str:
+    """Return a name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`.
+
+    Args:
+        name: A name, or the path of a module.
+        keyed: Paths of dictionaries, in which a number is a text.
+    """
+    text, path = "model", ""
+    for part in name.split("."):
+        if part.isidentifier() and not iskeyword(part):
+            text += f".{part}"
+        else:
+            text += f"[{part}]" if part.isdigit() and path not in keyed else f'["{part}"]'
+        path = f"{path}.{part}" if path else part
+    return text
 
 
 def verb_form(verb: str, many: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -88,3 +89,21 @@ def test_control_characters_are_escaped(raw: str) -> None:
 
 def test_clean_leaves_other_scripts_alone() -> None:
     assert escaped("模型.weight é") == "模型.weight é"
+
+
+def test_the_code_of_a_mend_stands_on_lines_that_can_be_copied() -> None:
+    from mend_subjects import CONTRACT, SUBJECTS
+
+    from tiecheck.render.reports import Style
+    from tiecheck.render.text import render
+
+    subject = next(s for s in SUBJECTS if s.build.__name__ == "grown_beside_a_bias")
+    report = tiecheck.check(subject.build(), **CONTRACT)
+    stream = io.StringIO()
+    render(report, Style(color="never"), stream)
+    lines = [line.strip() for line in stream.getvalue().splitlines()]
+    steps = [step for finding in report.findings for edit in finding.edits for step in edit.steps]
+    code = [line for step in steps for line in (step.code or "").splitlines()]
+    assert max(map(len, code)) > 80
+    assert set(code) <= set(lines)
+    assert "`" not in "".join(lines[:-1])

@@ -139,7 +139,7 @@ def mending(live: LiveModel) -> Mending:
     """Parts of the module that its mends have to know: wrappers, aliases, declared groups and their flags."""
     from tiecheck.records.live import Mending
 
-    return Mending(live.wrappers, live.flag, live.declared, live.aliases, live.problems, live.fixed)
+    return Mending(live.wrappers, live.flag, live.declared, live.aliases, live.problems, live.fixed, live.keyed)
 
 
 @fact

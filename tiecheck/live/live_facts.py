@@ -14,6 +14,7 @@ from torch import nn
 from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.group_kind import find_declared_ties
 from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
+from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, read_declarations
@@ -101,9 +102,16 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             freezes=freezes,
             unsaved=saving.problems,
             equal=equal_heads(places),
+            keyed=_dictionaries(graph),
             fixed=fixed_flags(said.models) if broken else (),
         )
         return with_user_names(found, user) if user.wrappers else found
+
+
+def _dictionaries(graph: ModuleGraph) -> tuple[str, ...]:
+    """Return the paths of the modules that are indexed by texts."""
+    keyed = (n for n, module in enumerate(graph.modules) if isinstance(module, (nn.ModuleDict, nn.ParameterDict)))
+    return tuple(prefix.removesuffix(".") for number in keyed for prefix in graph.prefixes(number, CAP))
 
 
 def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:

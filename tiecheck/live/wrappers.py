@@ -185,4 +185,5 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
         freezes=tuple(f._replace(names=all_of(f.names), where=of(f.where)) for f in live.freezes),
         unsaved=tuple(u._replace(names=all_of(u.names), dropped=all_of(u.dropped)) for u in live.unsaved),
         fixed=tuple(map(of, live.fixed)),
+        keyed=tuple(map(of, live.keyed)),
     )

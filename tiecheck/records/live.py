@@ -265,6 +265,8 @@ class Mending(Record):
     """Mistakes in the classes' declarations themselves."""
     fixed: tuple[str, ...]
     """Flags whose false a save and a load make true."""
+    keyed: tuple[str, ...] = ()
+    """Paths of dictionaries of modules or parameters."""
 
 
 class LiveModel(Record):
@@ -306,3 +308,5 @@ class LiveModel(Record):
     """Embeddings and linear layers of one shape that hold equal bytes and are two parameters."""
     fixed: tuple[str, ...] = ()
     """Flags whose false a save and a load make true, where a declared group is not as its class means it."""
+    keyed: tuple[str, ...] = ()
+    """Paths of dictionaries of modules or parameters, in which a number is a text."""

@@ -148,7 +148,16 @@ def _finding(finding: Finding, style: Style) -> Iterator[Line]:
         yield Line(f"- {where}: {place.note}", 8, 2, "dim")
     if finding.confidence != "high" or style.verbose:
         yield Line(f"confidence: {finding.confidence}", 8, 0, "dim")
-    yield Line(f"mend: {finding.help}", 8, 6, "green", 5)
+    yield from _mend(finding.help)
+
+
+def _mend(text: str) -> Iterator[Line]:
+    """Yield a mend, its code on lines of their own, which are not wrapped and can be copied."""
+    for i, part in enumerate(f"mend: {text}".split("`")):
+        if i % 2:
+            yield from (Line(line, 14, 0, whole=True) for line in part.split("; "))
+        elif words := part.removeprefix(".").strip():
+            yield Line(words, 8 if i == 0 else 14, 6 if i == 0 else 0, "green", 5 if i == 0 else 0)
 
 
 def codes_above_notes(report: Report) -> int:

@@ -27,7 +27,7 @@ HOLDERS = ("FSDP2", "FSDP", "DeepSpeed", "DistributedDataParallel", "PEFT")
 def model_path(mending: Mending, name: str = "") -> str:
     """Return a name as the user's Python reaches it, past wrappers that pass nothing on."""
     hop = next((way for title, way in HOPS.items() if title in mending.wrappers), "model")
-    return hop + python_path(name).removeprefix("model") if name else hop
+    return hop + python_path(name, mending.keyed).removeprefix("model") if name else hop
 
 
 def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:
