@@ -156,5 +156,5 @@ def test_the_mend_of_a_tie_that_fsdp2_split_names_the_one_call() -> None:
     model = llama()
     fully_shard(model.lm_head)
     (finding,) = judged(model).findings
-    assert "fully_shard([embedding, head])" in finding.help
+    assert "fully_shard([model.lm_head, model.model.embed_tokens])" in finding.help
     assert "FSDPLlama" not in finding.message
