@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -242,6 +243,36 @@ def test_a_file_that_grows_shorter_than_a_tensor_before_it_is_compared(tmp_path:
 
 def test_names_that_torch_allows_are_those_of_the_installed_one() -> None:
     assert set(_get_allowed_globals()) == ALLOWED
+
+
+ARGUMENTS = {"none": b")", "number": b"K\x05\x85", "text": b"X\x01\0\0\0x\x85", "two": b"K\x05X\x01\0\0\0x\x86"}
+ARGUMENTS |= {
+    "list": b"]\x85",
+    "tuple": b")\x85",
+    "dict": b"}\x85",
+    "nothing": b"N\x85",
+    "many": b"(" + b"N" * 9 + b"t",
+}
+OF_WORDS = {"torch.device", "torch.serialization._get_layout", "torch._utils._rebuild_sparse_tensor"}
+"""Which of their words are right is not told."""
+
+
+@pytest.mark.parametrize("call", [b"R", b"\x81"], ids=["called", "made"])
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_a_call_that_torch_cannot_make_is_refused(arguments: str, call: bytes) -> None:
+    from torch import _weights_only_unpickler
+
+    accepted = []
+    for name in sorted(ALLOWED - OF_WORDS):
+        module, _, last = name.rpartition(".")
+        raw = b"\x80\x02}K\x01c%s\n%s\n%s%ss." % (module.encode(), last.encode(), ARGUMENTS[arguments], call)
+        try:
+            _weights_only_unpickler.load(io.BytesIO(raw))
+        except Exception:  # noqa: BLE001  # whatever it raises
+            with contextlib.suppress(UnreadablePickleError):
+                read_pickle(io.BytesIO(raw), safe=True)
+                accepted.append(name)
+    assert accepted == []
 
 
 def test_sizes_of_elements_are_torchs() -> None:

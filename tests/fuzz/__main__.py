@@ -30,6 +30,9 @@ HERE = Path(__file__).parent
 RUNS = HERE / "runs.jsonl"
 CORPUS = HERE / "corpus"
 PAGE = HERE.parents[1] / "docs" / "evidence" / "fuzz.md"
+WAITED = 300.0
+"""Seconds by the clock after which a case that uses no processor is given up."""
+
 ROOM = 3 << 30
 """Bytes of memory that a fuzzing process may take beside what it has: more is an error in it, not in the machine."""
 
@@ -37,31 +40,42 @@ ROOM = 3 << 30
 def supervised(formats: list[str], begin: int, count: int, seconds: float, found: Path) -> Ledger:
     """Run cases in a child; where one does not come to an end it is ended, and another child goes on behind it."""
     whole = Ledger(found)
-    now = multiprocessing.RawArray("d", 3)  # the seed, the format, since when
+    now = multiprocessing.RawArray("d", 4)  # the seed, the format, since when by the clock and by the processor
     end, stop = time.monotonic() + seconds, begin + count
     context = multiprocessing.get_context("fork")
     while begin < stop and time.monotonic() < end:
         receiver, sender = context.Pipe(duplex=False)
-        now[0], now[1], now[2] = begin, 0, time.monotonic()
+        now[0], now[1], now[2], now[3] = begin, 0, time.monotonic(), 0
         child = context.Process(
             target=_child, args=(formats, range(begin, stop), end - time.monotonic(), found, now, sender, whole.faults)
         )
         child.start()
         sender.close()
-        while child.is_alive() and time.monotonic() - now[2] < STUCK * 2:
+        stuck = False
+        while child.is_alive() and not stuck:
+            stuck = _used(child.pid or 0) - now[3] > STUCK or time.monotonic() - now[2] > WAITED
             _receive(receiver, whole)
             time.sleep(0.05)
-        if child.is_alive():
+        if stuck:
             os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
         _receive(receiver, whole)
         if child.exitcode == 0:
             break
         seed, name = int(now[0]), formats[int(now[1])]
-        kind = "hang" if time.monotonic() - now[2] >= STUCK else "killed"
+        kind = "hang" if stuck else "killed"
         whole.keep(drawn_case(name, seed), Fault(kind, f"exit {child.exitcode}"), seed)
         begin = seed + 1
     return whole
+
+
+def _used(process: int) -> float:
+    """Return the seconds of a processor that a child has had: on a busy machine it waits for one."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _receive(receiver, whole: Ledger) -> None:
@@ -82,7 +96,7 @@ def _child(formats, seeds, seconds, found, now, sender, known) -> None:  # noqa:
     sent: Counter[str] = Counter()
 
     def note(seed: int, name: str) -> None:
-        now[0], now[1], now[2] = seed, formats.index(name), time.monotonic()
+        now[0], now[1], now[2], now[3] = seed, formats.index(name), time.monotonic(), time.process_time()
         if seed % 100 == 0 and name == formats[0]:
             flush()
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from tiecheck.files.limits import PICKLED
+from tiecheck.files.pickle.calls import can_be_called, can_make
 from tiecheck.files.pickle.machine import CODES, Machine, UnreadablePickleError, refused_operation
 from tiecheck.files.pickle.rebuilding import call_result
-from tiecheck.files.pickle.records import ALLOWED, ARITIES, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
+from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
 
 ORDERED = Global("collections", "OrderedDict")
 
@@ -82,11 +83,14 @@ class _SafeMachine(Machine):
             raise UnreadablePickleError("Trying to call reduce for unrecognized function")
         if function.name == "bytearray" and args and isinstance(args[0], int) and args[0] > PICKLED.most:
             raise UnreadablePickleError(f"it asks for {args[0]:,} bytes of memory")
-        if function.module == "torch._utils" and len(args) not in ARITIES.get(function.name, (len(args),)):
-            raise UnreadablePickleError(f"it calls {function.name} with {len(args)} arguments")
+        if not can_be_called(function, args):
+            raise UnreadablePickleError(f"it calls {function.name} with what that does not take")
         self.stack.append(call_result(function, args))
 
-    _op_newobj = _op_reduce
+    def _op_newobj(self, _: Any) -> None:
+        if len(self.stack) > 1 and isinstance(self.stack[-2], Global) and not can_make(self.stack[-2]):
+            raise UnreadablePickleError(f"it takes {self.stack[-2].name} for a class")
+        self._op_reduce(None)
 
     def extend(self, items: list[Any]) -> None:
         if not isinstance(self.top(), list):
