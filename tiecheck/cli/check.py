@@ -149,6 +149,11 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         with turn_output_aside(config, targets):
             report = assemble_report(run(targets, config))
         write_reports(report, outputs, style)
+        if config.ties:
+            from tiecheck.engine.contracts import unused_classes
+
+            for name in unused_classes(report, config):
+                click.echo(f"no target has the class {name} of {config.ties_from}", err=True)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))

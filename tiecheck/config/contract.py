@@ -11,6 +11,9 @@ from tiecheck.errors import UsageError
 Groups = tuple[tuple[str, ...], ...]
 """Disjoint groups of two or more names, as they were written."""
 
+GIVEN = "the ties= that were given"
+"""Origin of a contract that is no file's."""
+
 
 def read_contract(value: Any, where: str) -> dict[str, Groups]:
     """Read groups by class.

@@ -47,7 +47,9 @@ def make_config(
         settings = read_settings(os.fspath(config))
         options = (settings.fields if settings else {}) | options
     if ties is not None:
-        options["ties"], options["ties_from"] = _contract(target, ties), "the ties= that were given"
+        from tiecheck.config.contract import GIVEN
+
+        options["ties"], options["ties_from"] = _contract(target, ties), GIVEN
     if placing:
         need_map(options, placing, _keyword)
     return Config(**options)

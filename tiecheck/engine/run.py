@@ -203,6 +203,10 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
         asked = name in facts and (name != "live" or config.wants_live) and not outcome.errors
         if asked and isinstance(layer := facts.get(name), Unknown):
             outcome.errors.append(Error(None, shown(f"{words}: {layer.reason}"), target.text))
+    if config.ties:
+        from tiecheck.engine.contracts import unkept_promises
+
+        outcome.errors.extend(Error(None, shown(told), target.text) for told in unkept_promises(facts, config))
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,

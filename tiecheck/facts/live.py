@@ -81,7 +81,10 @@ def live(
 
     if is_scripted(built.module):
         return Unknown("TorchScript keeps its parameters where they cannot be told apart; check the module it came of")
-    found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
+    try:
+        found = collect_live(built.module, origin=built.origin, contract=contract_of(built.module, contract))
+    except Exception as error:  # noqa: BLE001  # a module that another's code has emptied
+        return Unknown(f"the module cannot be read: {type(error).__name__}: {error}")
     if checkpoint is not None:
         found = found._replace(heads=tuple(h._replace(stored=_stores_head(h, checkpoint)) for h in found.heads))
     if built.origin != "loaded" or groups is None:

@@ -84,6 +84,13 @@ def _bias(member: Member) -> str | None:
     return f"{member.name.rpartition('.')[0]}.bias".lstrip(".") if found is not None else None
 
 
+def empty_members(module: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the members on meta of a group of which another member has data; those that a hook holds have theirs."""
+    found = [member for member in (look_up(module, name) for name in names) if member.tensor is not None]
+    empty = tuple(member.name for member in found if member.device == "meta")
+    return empty if any(member.device != "meta" for member in found) else ()
+
+
 def judge_members(members: Sequence[Member]) -> Verdict:
     """Judge how two or more members hang together: the weakest link that still holds all of them, and their parts."""
     with torch_adapter.without_torch_functions():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import nn
 
 from tiecheck.live.derived_weights import effects_of
-from tiecheck.live.group_kind import find_declared_ties
+from tiecheck.live.group_kind import empty_members, find_declared_ties
 from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
@@ -90,7 +90,9 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             ties=ties,
             aliases=aliases_of(graph, CAP),
             declared=declared,
-            candidates=said.candidates,
+            candidates=tuple(
+                c._replace(empty=empty_members(module, c.names)) if c.flag is False else c for c in said.candidates
+            ),
             flag=said.flag,
             library=said.library,
             reasons=said.reasons,

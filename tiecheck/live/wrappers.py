@@ -167,7 +167,10 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
             for d in live.declared
         ),
         candidates=tuple(
-            c._replace(names=all_of(c.names), source=of(c.source), by=tuple(map(of, c.by))) for c in live.candidates
+            c._replace(
+                names=all_of(c.names), source=of(c.source), by=tuple(map(of, c.by)), empty=tuple(map(of, c.empty))
+            )
+            for c in live.candidates
         ),
         problems=tuple(p._replace(model=of(p.model), names=tuple(map(of, p.names))) for p in live.problems),
         heads=tuple(

@@ -107,6 +107,8 @@ class Candidate(Record):
     reloaded: bool | None = None
     """That flag as a save and a load of the config make it: T5's false comes back as true. None where it was not
     asked, since the flag is true or the module holds no such tie."""
+    empty: tuple[str, ...] = ()
+    """Members on meta, where the flag is false and another member has data."""
 
 
 KeyForm = Literal["list", "signature", "uninitialised", "inert", "nothing", "itself", "beside", "drops"]

@@ -40,7 +40,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE311": ("live.keys", ("key_problems",)),
     "TIE312": ("live.freezes", ("live_class", "mending", "intended_differences")),
     "TIE313": ("live.members", ("live_class", "mending", "live_ties", "derived_weights")),
-    "TIE314": ("live.applied", ("live_class", "mending", "declared_ties", "heads")),
+    "TIE314": ("live.applied", ("live_class", "mending", "declared_ties", "heads", "tie_candidates")),
     "TIE315": ("live.flags", ("live_class", "mending", "declared_ties", "heads", "tie_candidates")),
     "TIE316": ("live.members", ("live_class", "mending", "live_ties", "declared_ties", "equal_copies")),
     "TIE317": ("live.members", ("live_class", "mending", "live_ties")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import DeclaredTie, Head, LiveClass, Mending, Tie
+from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Mending, Tie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import idle_methods, model_path, tie_again
@@ -209,8 +209,16 @@ class HalfMetaTie(Rule):
     threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
 
     def check(
-        self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self,
+        live_class: LiveClass,
+        mending: Mending,
+        declared_ties: tuple[DeclaredTie, ...],
+        heads: tuple[Head, ...],
+        tie_candidates: tuple[Candidate, ...],
     ) -> Iterator[Draft | Unknown]:
+        for candidate in tie_candidates:
+            if candidate.empty:
+                yield self._unloaded(live_class, candidate)
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
                 continue
@@ -228,11 +236,26 @@ class HalfMetaTie(Rule):
             )
 
     @staticmethod
+    def _unloaded(live_class: LiveClass, candidate: Candidate) -> Draft:
+        full = tuple(name for name in candidate.names if name not in candidate.empty)
+        return Draft(
+            f"{listed(candidate.empty)} {'is' if len(candidate.empty) == 1 else 'are'} on the meta device and "
+            f"{listed(full)} {'has' if len(full) == 1 else 'have'} data: nothing was loaded into it, and under a false "
+            "flag nothing ties it.",
+            candidate.names,
+            (class_place(live_class.class_name, f"{candidate.empty[0]} is on meta"),),
+            f"Load {listed(candidate.empty)}, or, where the model was saved tied, set the flag to true and tie again.",
+            no_mend="whether it was saved tied is not known here.",
+        )
+
+    @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import declared_tie, live_facts
+        from tiecheck.rules.cases import HEAD, declared_tie, live_facts, live_llama, tie_candidate
 
         half = declared_tie("separate", devices=("meta", "cpu"), shapes=((128, 16), (128, 16)))
         yield Case("the head on meta", live_facts(ties=(), declared=(half,)), finds=("error",))
+        lost = live_llama(ties=(), declared=(), candidates=(tie_candidate(flag=False, empty=(HEAD,)),))
+        yield Case("the head on meta under a false flag", live_facts(lost), finds=("error",))
         whole = declared_tie("separate", devices=("meta", "meta"))
         yield Case("all on meta: another rule's matter", live_facts(ties=(), declared=(whole,)))
         held = declared_tie("unknown", devices=("offloaded", "cpu"))

@@ -146,7 +146,7 @@ class TiedButNotEffective(Rule):
         for tie in live_ties:
             changed = [by_name[name] for name in tie.names if name in by_name]
             plain = tuple(name for name in tie.names if name not in by_name)
-            if tie.kind not in TIED or tie.buffer or not changed or _one_weight(changed, plain):
+            if tie.kind not in TIED or tie.buffer or not changed or use_one_weight(changed, plain):
                 continue
             forms = {effect.form for effect in changed}
             used = f"{plain[0]} is used raw" if plain else f"{changed[-1].name} passes through {changed[-1].by}"
@@ -192,7 +192,7 @@ NOTHING_WRONG = "nothing is wrong."
 """Reason of a note on what may well be meant."""
 
 
-def _one_weight(changed: list[Effect], plain: tuple[str, ...]) -> bool:
+def use_one_weight(changed: list[Effect], plain: tuple[str, ...]) -> bool:
     """Return True if all members use one weight, or if each passes through something that was not computed."""
     numbers = {effect.value for effect in changed} | ({0} if plain else set())
     if None in numbers:

@@ -11,6 +11,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
+from tiecheck.rules.live.members import use_one_weight
 from tiecheck.rules.live.mends import FIXED, FLAG, model_path, untying_edits
 from tiecheck.wording import listed
 
@@ -115,9 +116,11 @@ class UndeclaredTie(Rule):
         save_problems: tuple[SaveProblem, ...],
         derived_weights: tuple[Effect, ...],
     ) -> Iterator[Draft | Unknown]:
-        changed = {effect.name for effect in derived_weights}
+        by_name = {effect.name: effect for effect in derived_weights}
         for problem in save_problems:
-            if changed.isdisjoint(problem.names):  # else tied-but-not-effective speaks
+            changed = [by_name[name] for name in problem.names if name in by_name]
+            plain = tuple(name for name in problem.names if name not in by_name)
+            if not changed or use_one_weight(changed, plain):  # else tied-but-not-effective speaks
                 yield _unsaved(live_class, mending, problem)
 
     @staticmethod
@@ -132,6 +135,8 @@ class UndeclaredTie(Rule):
         yield Case("a module alias, which loads and runs (OLMo)", live_facts(unsaved=(alias,)), finds=("info",))
         pruned = (Effect("k.weight", "torch.nn.utils.prune", form="changes"),)
         yield Case("a member that is not used as it is", live_facts(unsaved=(raises,), effects=pruned))
+        alike = (Effect("k.weight", "Identity", form="changes", value=0),)
+        yield Case("one that is used as it is", live_facts(unsaved=(raises,), effects=alike), finds=("warning",))
         yield Case("declared and tied", live_facts())
 
 
