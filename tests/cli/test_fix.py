@@ -73,6 +73,63 @@ def test_what_cannot_be_done_is_a_sentence(broken: Path, tmp_path: Path) -> None
     assert run(broken / "config.json", code=2).startswith("error: ")
 
 
+def test_a_word_that_is_not_on_offer_is_an_error(broken: Path) -> None:
+    told = run(broken, "--choose", "unitied", code=2)
+    assert "--choose unitied is not on offer here; what is: tied, untied" in told
+    run(broken, "--choose", "untied", "--apply", code=0)
+    assert run(broken, "--choose", "untied", "--apply", code=0) == "nothing to fix\n"
+
+
+def content(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def not_utf8(model: Path) -> None:
+    config = model / "config.json"
+    config.write_bytes(config.read_bytes().replace(b'"silu"', b'"\xff"'))
+
+
+def shard_missing(model: Path) -> None:
+    shutil.rmtree(model)
+    shutil.copytree(ROOT / "fixtures/models/gpt2-healthy-sharded", model)
+    min(model.glob("*.safetensors")).unlink()
+
+
+def farm(model: Path) -> None:
+    model.rename(model.with_name("real"))
+    model.mkdir()
+    for path in model.with_name("real").iterdir():
+        (model / path.name).symlink_to(path)
+
+
+@pytest.mark.parametrize("how", [(), ("--apply",), ("--to", "{}/new")], ids=["shown", "applied", "copied"])
+@pytest.mark.parametrize("spoil", [not_utf8, shard_missing, farm])
+def test_bad_input_is_one_sentence_and_nothing_is_written(spoil, how: tuple[str, ...], broken: Path) -> None:
+    spoil(broken)
+    old = content(broken.parent)
+    told = run(broken, "--choose", "tied", "--unsafe", *(word.format(broken.parent) for word in how), code=2)
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert content(broken.parent) == old
+
+
+def test_a_target_that_is_being_written_is_refused(broken: Path) -> None:
+    with (broken / "model.safetensors").open("r+b"):
+        assert "is being written by another process" in run(broken, code=2)
+
+
+def test_a_check_tells_what_an_interrupted_fix_has_left(broken: Path) -> None:
+    (broken / ".tiecheck-fix" / "new").mkdir(parents=True)
+    result = CliRunner().invoke(cli, ["check", str(broken), "--isolated"])
+    assert "is left by a fix that was interrupted; `tiecheck fix` clears it away" in result.stderr
+    assert result.exit_code == 1
+    (broken / ".tiecheck-fix" / "commit").write_text('{"order": [], "removed": [], "old": {}, "backup": false}')
+    result = CliRunner().invoke(cli, ["check", str(broken), "--isolated"])
+    assert "half-way through a fix that was interrupted; `tiecheck fix` ends it" in result.output
+    assert result.exit_code == 2
+    assert "an interrupted fix is finished" in run(broken, code=1)
+
+
 def test_no_torch_is_needed(broken: Path) -> None:
     program = (
         "import sys; from tiecheck.config.options import Config; from tiecheck.fix.run import *;"

@@ -154,9 +154,20 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
             for name in unused_classes(report, config):
                 click.echo(f"no target has the class {name} of {config.ties_from}", err=True)
+        tell_left_fixes(targets)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
+
+
+def tell_left_fixes(targets: tuple[str, ...]) -> None:
+    """Tell on standard error of what an interrupted fix left in a directory before it changed any file of the model."""
+    from tiecheck.records.edits import COMMIT, WORK
+
+    for target in targets:
+        left = os.path.join(target, WORK)
+        if os.path.isdir(left) and not os.path.exists(os.path.join(left, COMMIT)):
+            click.echo(f"note: {left} is left by a fix that was interrupted; `tiecheck fix` clears it away", err=True)
 
 
 def turn_output_aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:

@@ -6,9 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import PLACING, Config
+from tiecheck.errors import TargetError
 from tiecheck.facts import checkpoint as _registered  # noqa: F401  # the facts of a start; those of a module wait
 from tiecheck.facts.registry import Facts
 from tiecheck.records.declared import ModelConfig
+from tiecheck.records.edits import COMMIT, WORK
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.stored.training_signs import TRAINER, find_states, may_be_wrapped
@@ -30,7 +32,7 @@ def facts_of(target: Target, config: Config) -> Facts:
     a later layer that fails is a skip of its rules.
 
     Raises:
-        TiecheckError: The target cannot be read.
+        TiecheckError: The target cannot be read, or is half-way through a fix.
     """
     if target.type == "module":
         from tiecheck.live.build import build_attribute
@@ -62,6 +64,8 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     from tiecheck.stored.load_problems import load_problems
 
     folder = target.directory or os.path.dirname(os.path.abspath(target.path))
+    if os.path.exists(os.path.join(folder, WORK, COMMIT)):
+        raise TargetError(f"{folder} is half-way through a fix that was interrupted; `tiecheck fix` ends it", folder)
     model = read_config(folder)
     checkpoint = read_checkpoint(target.path)
     beside = _beside(target.directory, model, checkpoint)

@@ -65,15 +65,13 @@ def make_plan(root: str, steps: Iterable[Step]) -> FixPlan:
     """Return what some steps change in a model directory.
 
     Raises:
-        TargetError: A step cannot be done: a shard that is not there, a name that stands twice.
+        TargetError: A step cannot be done: a name that is not there, or stands twice.
     """
     wanted = tuple(dict.fromkeys(steps))
     _refuse_conflicts(wanted)
     checkpoint = read_checkpoint(root)
     if checkpoint is None:
         raise TargetError(f"{root} holds no weights", root)
-    if checkpoint.missing_files:
-        raise TargetError(f"{checkpoint.missing_files[0]} is not here, and a part of a model is not changed", root)
     changes = collect_changes(checkpoint, wanted)
     dropped = _with_shards(root, changes.dropped)
     gone = [*dropped, *changes.moves]

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator, Mapping
 
 from tiecheck.errors import TargetError
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.local import path_inside
 from tiecheck.wording import size
 
 SPARE = 16 * 1024 * 1024
@@ -18,16 +20,30 @@ def refuse_unwritable(root: str) -> None:
     """Refuse to change a directory that is a link, holds links, or cannot be written.
 
     Raises:
-        TargetError: With the way out, a copy.
+        TargetError: With the way out: a copy, or the directory that a link leads to.
     """
     plain = os.path.abspath(root)
     links = [name for name in os.listdir(plain) if os.path.islink(os.path.join(plain, name))]
+    for name in links:
+        path_inside(plain, name)  # a copy would not follow it either
     if os.path.islink(plain) or links or (f"{os.sep}snapshots{os.sep}" in plain and "models--" in plain):
         what = f"{os.path.join(root, links[0])} is a link" if links else f"{root} is a link or lies in the hub's cache"
         raise TargetError(f"{what}, and others may share it; --to NEWDIR fixes a copy", root)
     stats = os.statvfs(plain)
     if not os.access(plain, os.W_OK) or not os.stat(plain).st_mode & 0o222 or stats.f_flag & os.ST_RDONLY:
         raise TargetError(f"{root} cannot be written; --to NEWDIR fixes a copy", root)
+
+
+def refuse_partial(root: str) -> None:
+    """Refuse a checkpoint of which a shard is missing: what it holds cannot be told, and a part of it is not changed.
+
+    Raises:
+        TargetError: It names the shard.
+    """
+    checkpoint = read_checkpoint(root)
+    if checkpoint is not None and checkpoint.missing_files:
+        missing = os.path.join(root, checkpoint.missing_files[0])
+        raise TargetError(f"{missing} is not here, and a part of a model is not fixed", root)
 
 
 def refuse_open(root: str, names: tuple[str, ...]) -> None:

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.errors import TargetError
+from tiecheck.errors import TargetError, UsageError
 from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import FixPlan, make_plan
-from tiecheck.records.edits import Edit, file_edits
+from tiecheck.records.edits import COMMIT, WORK, Edit, file_edits
 from tiecheck.records.record import Record
 from tiecheck.records.rehearsal import Rehearsal
 from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
@@ -91,13 +91,14 @@ def fix_target(
     """
     if not os.path.isdir(target):
         raise TargetError(f"{target} is no directory on this machine; a fix changes the files of one", target)
-    in_place = options.apply and options.to is None
-    if in_place:
+    check_codes(config.select)
+    if options.apply and options.to is None:
         refusals.refuse_unwritable(target)
     with refusals.locked_folder(target):
         recovered = writing.recover_interrupted(target) if os.access(target, os.W_OK) else None
+        refusals.refuse_partial(target)
         old = _watched(target)
-        check_codes(config.select)
+        refusals.refuse_open(target, tuple(old))
         before = _judged(target, config._replace(select=()))  # all of it, to see what a fix brings
         chosen, left = _choices(before, config, options, ask)
         if not chosen:
@@ -106,7 +107,6 @@ def fix_target(
         outcome = FixOutcome(before, chosen, left, plan, recovered=recovered)
         if not options.apply and options.to is None:
             return outcome
-        refusals.refuse_open(target, tuple(old))
         return _carried_out(outcome, old, config, options, step)
 
 
@@ -137,7 +137,19 @@ def _choices(
             left.append((finding, answer))
         else:
             chosen.append((finding, answer))
+    _refuse_word(options.choice, [finding for finding, _ in (*chosen, *left)])
     return tuple(chosen), tuple(left)
+
+
+def _refuse_word(word: str | None, findings: list[Finding]) -> None:
+    """Refuse a decision that no finding asks for, where others are asked for.
+
+    Raises:
+        UsageError: With the words on offer.
+    """
+    offered = dict.fromkeys(edit.choice for finding in findings for edit in finding.edits if edit.when is not None)
+    if word is not None and offered and word not in {e.choice for finding in findings for e in finding.edits}:
+        raise UsageError(f"--choose {word} is not on offer here; what is: {', '.join(offered)}")
 
 
 def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | str:
@@ -181,7 +193,7 @@ def _carried_out(
 def _staged(plan: FixPlan, to: str | None, step: writing.Hook) -> Iterator[str]:
     """Stage a plan, and leave nothing behind of what did not get its place."""
     parent, name = os.path.split(os.path.abspath(to or ""))
-    rest = os.path.join(plan.root, writing.WORK) if to is None else os.path.join(parent, f".{name}{writing.WORK}")
+    rest = os.path.join(plan.root, WORK) if to is None else os.path.join(parent, f".{name}{WORK}")
     try:
         yield writing.stage_in_place(plan, step) if to is None else writing.stage_copy(plan, to, step)
     except OSError as error:
@@ -189,7 +201,7 @@ def _staged(plan: FixPlan, to: str | None, step: writing.Hook) -> Iterator[str]:
             f"{plan.root} was not fixed: {error.strerror or error}; it is as it was", plan.root
         ) from error
     finally:
-        if not os.path.exists(os.path.join(rest, "commit")):
+        if not os.path.exists(os.path.join(rest, COMMIT)):
             shutil.rmtree(rest, ignore_errors=True)
 
 

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tiecheck.errors import TargetError
+from tiecheck.files.local import path_inside
 from tiecheck.fix.plan import FixPlan
 from tiecheck.fix.refusals import check_space, file_identities
 from tiecheck.fix.tensors import write_shard
-from tiecheck.records.edits import TensorChange
-
-WORK = ".tiecheck-fix"
-"""Folder of a fix under way, within the model's directory."""
+from tiecheck.records.edits import COMMIT, WORK, TensorChange
 
 DONE = "-done"
 """Ending that the folder gets once every file has its place."""
@@ -49,7 +47,7 @@ def recover_interrupted(root: str) -> str | None:
         return "the last fix was complete: the new files are in place"
     if not os.path.isdir(work):
         return None
-    commit = os.path.join(work, "commit")
+    commit = os.path.join(work, COMMIT)
     if not os.path.exists(commit):
         shutil.rmtree(work)
         return "an interrupted fix had written nothing yet: the old files are in place, and its own are removed"
@@ -92,7 +90,7 @@ def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
     Weights that stay are shared with the original, by a reflink or a hard link where the file system has them.
 
     Raises:
-        TargetError: The new directory is there already and not empty, or there is no room.
+        TargetError: The new directory is there already and not empty, there is no room, or a link leads elsewhere.
     """
     parent, name = os.path.split(os.path.abspath(to))
     if os.path.realpath(to).startswith(os.path.join(os.path.realpath(plan.root), "")):
@@ -110,7 +108,7 @@ def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
         folders[:] = [f for f in folders if f not in {WORK, WORK + DONE, ".git", ".cache"}]
         os.makedirs(os.path.join(stage, inner), exist_ok=True)
         for file in sorted(files):
-            path = os.path.realpath(os.path.join(folder, file))
+            path = os.path.realpath(path_inside(plan.root, os.path.normpath(os.path.join(inner, file))))
             if inner != os.curdir or not _new_file(plan, file, stage, step):
                 _share(path, os.path.join(stage, inner, file), link_first=False)
         _sync(os.path.join(stage, inner))
@@ -148,7 +146,7 @@ def commit_in_place(plan: FixPlan, old: dict[str, list[int]], *, backup: bool, s
     step("files written")
     write_text(os.path.join(work, "commit-new"), json.dumps(told))
     step("commit written")
-    os.rename(os.path.join(work, "commit-new"), os.path.join(work, "commit"))
+    os.rename(os.path.join(work, "commit-new"), os.path.join(work, COMMIT))
     _sync(work)
     step("committed")
     _move(plan.root, told, step)

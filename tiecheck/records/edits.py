@@ -76,6 +76,12 @@ class Edit(Record):
 
 CONFIG = "config.json"
 
+WORK = ".tiecheck-fix"
+"""Folder of a fix under way, within the model's directory."""
+
+COMMIT = "commit"
+"""File in it, from which on files change their places: until all have, the directory holds some of two models."""
+
 NO_MEND = "No mend:"
 """Beginning of the help of a finding that no change of the files mends; the reason follows."""
 

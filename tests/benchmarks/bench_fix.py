@@ -1,0 +1,70 @@
+"""A fix of large checkpoints: kills at each write, a full disk, time against `cp`, memory.
+
+`bench_fix.py DIR` writes a sharded sparse checkpoint of 5 GB and a real one of 2 GB below DIR, and prints what became
+of them. `tests/fix/test_giants.py` does the same with small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
+
+from fix_giants import content_of, fix_apart, kill_everywhere, linked, write_giant  # noqa: E402
+
+GB = 1_000_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--sparse", type=float, default=5.0, help="GB of the sparse one")
+    parser.add_argument("--real", type=float, default=2.0, help="GB of the real one")
+    asked = parser.parse_args()
+    for title, size, sparse in (("sparse, sharded", asked.sparse, True), ("real", asked.real, False)):
+        where = asked.directory / title.partition(",")[0]
+        write_giant(where / "pristine", int(size * GB), sharded=sparse, sparse=sparse)
+        print(f"{title}, {size} GB:", *told(where), sep="\n  ", flush=True)
+        shutil.rmtree(where)
+
+
+def told(where: Path) -> list[str]:
+    """Measure one checkpoint."""
+    pristine = where / "pristine"
+    changes = max(pristine.glob("*.safetensors"), key=os.path.getsize)
+    fixed = linked(pristine, where / "fixed")
+    fix = fix_apart(fixed)
+    assert not fix.said, fix
+    new = fixed / changes.name
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run(["cp", "--sparse=auto", "--reflink=never", str(new), str(where / "copy")], check=True)
+        with (where / "copy").open("rb") as file:
+            os.fsync(file.fileno())
+        seconds.append(time.perf_counter() - begin)
+        (where / "copy").unlink()
+    at = dict(fix.words)
+    writing = at["files written"] - at["folder made"]
+    lines = [
+        f"fix {fix.seconds:.2f} s, of which writing and judging again {writing:.2f} s; {fix.grown / 1024:.1f} MiB more"
+    ]
+    lines.append(f"cp of what changes, {new.stat().st_size / GB:.2f} GB: {min(seconds):.2f} s")
+    ends = kill_everywhere(pristine, where)
+    lines.append(f"killed at each of {len(ends)} writes: nothing lost, {ends.count(False)} times the old, else the new")
+    there = linked(pristine, where / "full")
+    old = content_of(there)
+    full = fix_apart(there, limit=new.stat().st_size // 2)
+    assert content_of(there) == old
+    lines.append(f"no room: {full.said}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
