@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 from drawn_saves import draws
-from older import older_python
+from older import layer, older_python
 from real_loads import tell
 from safetensors.torch import load_file, save_file
 from zoo import animal, by_name, own
@@ -245,6 +245,15 @@ def test_what_a_directory_asks_for_besides_is_refused_and_named(
     path = llama()
     os.mkfifo(path / "generation_config2.json")
     assert "is a pipe or a device" in (rehearse(str(path), python).unsure or "")
+
+
+@pytest.mark.slow
+def test_the_real_kernels_library_is_kept_from_the_hub(llama: Callable[..., Path], monkeypatch) -> None:
+    """transformers 4.57 takes kernels up to 0.9, and asks it for the kernel that a config names as its attention."""
+    monkeypatch.setenv("PYTHONPATH", layer("kernels==0.9.0"))
+    told = rehearse(str(llama(_attn_implementation="kernels-community/flash-attn")), older_python())
+    assert "it asks for the kernel kernels-community/flash-attn" in (told.unsure or "")
+    assert rehearse(str(llama(attn_implementation="sdpa")), older_python()).unsure is None
 
 
 def test_links_of_the_hub_cache_are_inside(llama: Callable[..., Path], tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def _other_way(told: dict[str, Any], directory: str, modeling: Any) -> str | Non
     if _special(directory) == "an adapter":
         return "the directory has an adapter, which transformers 4 loads in a way that is not watched"
     plain = "low_cpu_mem_usage" in inspect.signature(modeling.PreTrainedModel._load_pretrained_model).parameters
-    left = any(state == "left" for _, _, state in told.get("parameters", ()))
+    left = any(state == "left" for _, _, state, _ in told.get("parameters", ()))
     if plain and (left or told.get("dropped")):
         return f"transformers {told['version']} loads it otherwise where no device map is given"
     return None
