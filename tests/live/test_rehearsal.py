@@ -301,18 +301,18 @@ def llama_headers(layers: int, width: int, words: int, inner: int) -> dict[str, 
     """The header of a Llama in bfloat16, a file for every ten layers."""
     shapes = {EMBEDDING: [words, width], HEAD: [words, width], "model.norm.weight": [width]}
     files: dict[str, dict[str, Any]] = {}
-    for layer in range(layers):
-        own = f"model.layers.{layer}."
+    for number in range(layers):
+        own = f"model.layers.{number}."
         shapes |= {f"{own}self_attn.{n}_proj.weight": [width if n in "qo" else width // 8, width] for n in "qkvo"}
         shapes |= {f"{own}mlp.{n}_proj.weight": [inner, width] for n in ("gate", "up")}
         shapes |= {f"{own}mlp.down_proj.weight": [width, inner]}
         shapes |= {f"{own}{n}_layernorm.weight": [width] for n in ("input", "post_attention")}
-        if layer % 10 == 9 or layer == layers - 1:
+        if number % 10 == 9 or number == layers - 1:
             end, entries = 0, {}
             for name, shape in shapes.items():
                 start, end = end, end + 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
                 entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-            files[f"model-{layer:05d}.safetensors"], shapes = entries, {}
+            files[f"model-{number:05d}.safetensors"], shapes = entries, {}
     return files
 
 
