@@ -207,6 +207,11 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
         from tiecheck.engine.contracts import unkept_promises
 
         outcome.errors.extend(Error(None, shown(told), target.text) for told in unkept_promises(facts, config))
+    outcome.errors.extend(Error(None, str(e), e.path) for e in facts.known("unread_sources") or ())
+    if "sources" in facts:
+        from tiecheck.engine.suppression import suppress_findings
+
+        outcome.findings[:] = suppress_findings(outcome.findings, facts.get("sources"))
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,
@@ -303,6 +308,8 @@ def _finding(
 ) -> Finding:
     names = tuple(sorted(draft.names))
     severity = draft.severity or rule.severity
+    if target.type == "checkpoint" and rule.code.startswith("TIE8"):
+        severity = "info"  # the class of a model's own file may never be used
     if chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
         meant = any((view.loader, view.versions) in chosen for view in draft.hurts)
         severity = "info" if not meant else "warning" if severity == "info" else severity

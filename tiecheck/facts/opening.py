@@ -38,6 +38,8 @@ def facts_of(target: Target, config: Config) -> Facts:
         from tiecheck.live.build import build_attribute
 
         return module_facts(build_attribute(target), config)
+    if target.type == "source":
+        return Facts(_sources(target.path))
     if target.remote:
         from tiecheck.files.remote.reading import read_address
 
@@ -57,6 +59,30 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
     return Facts(given | _asked(config, live=True))
 
 
+def _sources(path: str, *, flat: bool = False) -> Given:
+    """Return the records of the Python files at a path, and what kept others from being read.
+
+    Args:
+        path: A file or directory.
+        flat: True for a model's directory: its own files alone, no links, and those that cannot be read are no error,
+            since the class may never be used.
+    """
+    from tiecheck.source.reading import read_source, source_paths
+
+    found, unread = [], []
+    own = (os.path.join(path, name) for name in sorted(_listed(path)) if name.endswith(".py"))
+    for name in (one for one in own if not os.path.islink(one)) if flat else source_paths(path):
+        shown = os.path.relpath(name, path) if name != path else os.path.basename(path)
+        try:
+            file = read_source(name, shown)
+        except TargetError as error:
+            unread += [] if flat else [error]
+            continue
+        if file is not None:
+            found.append(file)
+    return {"sources": tuple(found), "unread_sources": tuple(unread)}
+
+
 def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     """Return the facts of a directory, or of one weights file."""
     from tiecheck.files.checkpoint import read_checkpoint
@@ -73,6 +99,8 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     if problems:
         beside["load_problems"] = problems
     given |= _read(folder, model, checkpoint, config) | beside
+    if target.directory and any(name.endswith(".py") for name in _listed(folder)):
+        given |= _sources(folder, flat=True)
     return Facts(given)
 
 

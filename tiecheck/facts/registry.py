@@ -15,8 +15,9 @@ Asked = Literal["contract", "load_options", "placing", "rehearsing", "values"]
 """Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, and
 `--values`."""
 
-Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic"]
-"""Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved."""
+Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic", "sources", "unread_sources"]
+"""Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved,
+Python sources, and why some of those could not be read."""
 
 Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "optimizer_states", "resumed", "sharded"]
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""

@@ -21,6 +21,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "5": ("placement", "Placement and sharding"),
     "6": ("artefacts", "Adapters, quantised and exported artefacts"),
     "7": ("training", "Training"),
+    "8": ("source", "Sources"),
 }
 """First digit of a code -> the family's room, and its title."""
 

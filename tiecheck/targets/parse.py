@@ -18,6 +18,7 @@ HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 NEIGHBOURS = 2_000
 """Names of a folder among which the one that was meant is looked for."""
 
+SOURCE_ENDINGS = (".py", ".ipynb")
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
 ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
@@ -31,7 +32,7 @@ class Target(Record):
     type: TargetType
     """The kind of thing it is."""
     path: str
-    """Directory, file or address (`checkpoint`), source file or dotted module (`module`)."""
+    """Directory, file or address (`checkpoint`), file or dotted module (`module`), file or directory (`source`)."""
     attribute: str | None
     """The attribute to build (`module`)."""
     remote: bool = False
@@ -96,14 +97,26 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} is an empty directory", text)
     if "config.json" in names or any(name.endswith(FILE_ENDINGS) for name in names):
         return Target(text, "checkpoint", text, None)
+    if _holds_source(text):
+        return Target(text, "source", text, None)
     if any(os.path.isfile(os.path.join(text, name, "config.json")) for name in names):
         raise TargetError(f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*", text)
     raise TargetError(f"{text} holds no config.json and no weights that are known by their ending", text)
 
 
+def _holds_source(path: str) -> bool:
+    """Tell whether a folder, or one of the first that lie below it, has Python files."""
+    for seen, (_, _, names) in enumerate(os.walk(path)):
+        if any(name.endswith(SOURCE_ENDINGS) for name in names):
+            return True
+        if seen >= NEIGHBOURS:
+            return False
+    return False
+
+
 def _file(text: str) -> Target:
-    if text.endswith(".py"):
-        raise TargetError(f"{text} is source; to build a model from it write {text}:NAME (that runs the file)", text)
+    if text.endswith(SOURCE_ENDINGS):
+        return Target(text, "source", text, None)
     if os.path.basename(text) == "config.json":
         raise TargetError(f"{text} is a config alone; name its directory", text)
     return Target(text, "checkpoint", text, None)

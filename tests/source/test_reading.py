@@ -1,0 +1,155 @@
+"""Sources as they are on disks: encodings, notebooks, what cannot be parsed, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiecheck
+from tiecheck.cli.main import cli
+from tiecheck.errors import TargetError
+from tiecheck.source.reading import parse_source, read_source, source_paths
+
+TIED = """
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, v, d):
+        super().__init__()
+        self.wte = nn.Embedding(v, d)
+        self.head = nn.Linear(d, v, bias=False)
+        self.head.weight.data = self.wte.weight.data
+"""
+
+
+def codes(path: Path) -> list[str]:
+    (target,) = tiecheck.check(str(path)).targets
+    return [finding.code for finding in target.findings if finding.suppressed is None]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declared"),
+    [("utf-8", ""), ("utf-8-sig", ""), ("latin-1", "# -*- coding: latin-1 -*-\n"), ("cp1252", "# coding: cp1252\n")],
+)
+def test_a_file_is_decoded_as_it_declares(tmp_path: Path, encoding: str, declared: str) -> None:
+    path = tmp_path / "model.py"
+    path.write_bytes(f'{declared}NAME = "é"\n{TIED}'.encode(encoding))
+    assert codes(path) == ["TIE802"]
+
+
+def test_a_notebook_is_read_by_its_code_cells(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["# `self.head.weight.data = self.wte.weight.data`"]},
+        {"cell_type": "code", "source": ["%matplotlib inline\n", "!pip install torch\n", "x = 1\n"]},
+        {"cell_type": "code", "source": TIED.splitlines(keepends=True)},
+    ]
+    path = tmp_path / "model.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert codes(path) == ["TIE802"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("old.py", b"print 'weight tie'\n"),
+        ("nul.py", b"x = 1 # tie\0\n"),
+        ("code.py", b"# coding: nonsense\n# tie\n"),
+        ("utf.py", b"x = '\xff' # tie\n"),
+        ("deep.py", b"tie = " + b"(" * 5_000 + b")" * 5_000),
+        ("minus.py", b"tie = " + b"-" * 200_000 + b"1"),
+        ("book.ipynb", b'{"cells": "tie"}'),
+        ("book2.ipynb", b"[" * 100_000 + b"tie"),
+        ("large.py", b"# tie\n" * 1_000_000),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_error_and_the_rest_goes_on(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "model.py").write_text(TIED)
+    result = CliRunner().invoke(cli, [str(tmp_path), "-f", "json"])
+    (target,) = json.loads(result.stdout)["targets"]
+    assert result.exit_code == 2
+    assert [finding["code"] for finding in target["findings"]] == ["TIE802"]
+    (error,) = target["errors"]
+    assert error["message"].startswith(name)
+    assert "\n" not in error["message"]
+
+
+def test_links_and_special_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(TIED)
+    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe.py")
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert [finding.code for finding in target.findings] == ["TIE802"]
+    assert [error.message for error in target.errors] == ["pipe.py is no plain file"]
+
+
+def test_nothing_is_imported_or_run(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(f"{TIED}\nimport side_effect\nraise SystemExit\n")
+    (tmp_path / "side_effect.py").write_text("open('ran', 'w')  # tie\n")
+    assert codes(tmp_path) == ["TIE802"]
+    assert "side_effect" not in sys.modules
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("comment", "left"),
+    [
+        ("# tiecheck: ignore[TIE802] on purpose", []),
+        ("# tiecheck: ignore", []),
+        ("# tiecheck: ignore[TIE801]", ["TIE802"]),
+    ],
+)
+def test_a_comment_takes_a_finding_back(tmp_path: Path, comment: str, left: list[str]) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(f"{TIED.rstrip()}  {comment}\n")
+    assert codes(path) == left
+    result = CliRunner().invoke(cli, [str(path)])
+    assert result.exit_code == bool(left)
+
+
+def test_a_comment_takes_a_whole_file_back(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(f"# tiecheck: ignore-file[TIE8]\n{TIED}")
+    assert codes(path) == []
+
+
+def test_the_code_of_a_models_directory_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Model"], "auto_map": {"AutoModel": "model.Model"}}')
+    (tmp_path / "model.py").write_text(TIED)
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert [(f.code, f.severity) for f in target.findings if f.code[3] == "8"] == [("TIE802", "info")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_edit_of_a_source_is_read_or_refused(data: st.DataObject) -> None:
+    text = TIED
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 30)))
+        new = data.draw(
+            st.sampled_from(["", "self", ".weight", "(", "]", "lambda: ", "*[", "\n", " if x else ", "\0", "é"])
+        )
+        text = text[:start] + new + text[end:]
+    try:
+        file = parse_source(text.encode(), "model.py")
+    except TargetError as error:
+        assert str(error).startswith("model.py")  # noqa: PT017
+    else:
+        assert file is None or all(owner.line >= 1 for owner in file.classes)
+
+
+def test_every_source_of_the_tests_and_of_torch_is_read() -> None:
+    import torch
+
+    paths = [*source_paths(str(Path(__file__).parents[1])), *source_paths(os.path.join(torch.__path__[0], "nn"))]
+    assert len(paths) > 300
+    for path in paths:
+        read_source(path, path)

@@ -1,0 +1,120 @@
+"""The records of Python sources: what classes build, tie, copy and initialise, in the order in which it happens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tiecheck.records.record import Record
+
+EventKind = Literal["build", "share", "alias", "data", "parameter", "copy", "plain", "closure", "init", "clone"]
+"""Sort of what one statement does; see `Event`."""
+
+Branch = tuple[tuple[int, int], ...]
+"""The branches that lead to a statement: line of each `if`, and which of its arms."""
+
+
+class Event(Record):
+    """One statement that has to do with who holds which tensor.
+
+    `build`: a module is made; `share`: a parameter is assigned as it is; `alias`: a module is; `data`: `.data` is
+    assigned; `parameter`: a new `nn.Parameter` is made of another one's tensor; `copy`: values are copied; `plain`: a
+    tensor that follows from a parameter becomes an attribute; `closure`: a lambda or partial over one does; `init`:
+    values are drawn; `clone`: a module is deep-copied.
+    """
+
+    kind: EventKind
+    target: str
+    """Dotted path that is written, without `self.`; `*` for an initialisation of everything."""
+    source: str
+    """Dotted path that is read; of `build` the class."""
+    line: int
+    column: int
+    """1-based, both."""
+    branch: Branch = ()
+    form: str = ""
+    """What is done to the source's tensor on the way, as `t clone`."""
+
+
+class Method(Record):
+    """One method of a class."""
+
+    name: str
+    line: int
+    column: int
+    accepts: bool
+    """True where it can be called with keyword arguments that it does not name."""
+    arguments: tuple[str, ...]
+    empty: bool
+    """True where the body does nothing at all."""
+    raises: bool
+    """True where all that the body does is to raise."""
+    calls: tuple[str, ...]
+    """Dotted names that it calls, `self.` and `super().` included."""
+    reads: tuple[str, ...]
+    """Dotted paths under `self` that it reads."""
+    events: tuple[Event, ...]
+    """In the order in which they happen, with those of the class's own methods that it calls."""
+
+
+class TiedKeys(Record):
+    """The `_tied_weights_keys` of a class, as written."""
+
+    form: Literal["list", "mapping", "none", "other"]
+    pairs: tuple[tuple[str, str], ...]
+    """Target and source of a mapping whose keys and values are texts; of a list each name twice."""
+    line: int
+    column: int
+
+
+class ModuleClass(Record):
+    """One class of a file that may be a module."""
+
+    name: str
+    line: int
+    column: int
+    bases: tuple[str, ...]
+    """Bases as written, dotted."""
+    lineage: tuple[str, ...]
+    """Names of all bases that are known from the scanned file, then of those that are not: last part alone."""
+    keys: TiedKeys | None
+    attributes: tuple[tuple[str, int, int], ...]
+    """Class attributes: name, line, column."""
+    methods: tuple[Method, ...]
+    built: tuple[tuple[str, str], ...]
+    """Dotted path and class of each module that is built, in order; the last one of a path counts."""
+
+    def method(self, name: str) -> Method | None:
+        """Return the method of a name, None where the class does not define it."""
+        return next((method for method in self.methods if method.name == name), None)
+
+
+class LooseCall(Record):
+    """A call that takes tensors out of a module's parameters: `to_empty()` and `load_state_dict(assign=True)`."""
+
+    name: Literal["to_empty", "load_state_dict"]
+    root: str
+    """Variable on which it is called."""
+    builds: str
+    """Class of which that variable was made in the same function; empty where that is not seen."""
+    tied_after: bool
+    """True where something ties again after it in the same function."""
+    line: int
+    column: int
+
+
+class SourceFile(Record):
+    """One Python file, or the code cells of one notebook."""
+
+    path: str
+    imports: tuple[str, ...]
+    """Modules that it imports from, relative ones with their dots."""
+    classes: tuple[ModuleClass, ...]
+    events: tuple[Event, ...]
+    """Events of functions and of the module itself."""
+    calls: tuple[LooseCall, ...]
+    times: tuple[tuple[str, int, int], ...]
+    """Every `[Thing(...)] * n`: the class whose one object stands many times, line, column."""
+    words: tuple[tuple[str, bool, int, int], ...]
+    """Names that look like a tie flag: the name, whether it is read (or defined) there, line, column."""
+    ignores: tuple[tuple[int, tuple[str, ...]], ...]
+    """Suppressions: line (0: the whole file), and the codes; no codes for all."""

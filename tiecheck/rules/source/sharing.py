@@ -1,0 +1,318 @@
+"""TIE80x: statements that are meant to tie and do not, or tie something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.source import Event, ModuleClass, SourceFile
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.sightings import (
+    class_of_path,
+    event_draft,
+    is_embedding,
+    is_head,
+    is_tie,
+    methods_in_turn,
+    module_of,
+    source_facts,
+    ties_of,
+    together,
+)
+
+_MODEL = """
+class Model(nn.Module):
+    def __init__(self, v, d):
+        super().__init__()
+        self.wte = nn.Embedding(v, d)
+        self.blocks = nn.Linear(d, d)
+        self.head = nn.Linear(d, v, bias=False)
+"""
+
+
+class ModuleAliasAssignment(Rule):
+    """The head is made the embedding's module, where only its weight was meant.
+
+    ## What it does
+    Finds `self.ff_out = self.wte`: a head that is, or is built as, a linear layer becomes the embedding itself.
+
+    ## Why it is bad
+    Both names are then one `nn.Embedding`. Calling the head looks rows up instead of multiplying, so that forward has
+    to go around it; tools that look for tied parameters did not see the alias (accelerate before 0.34 warned), and
+    `save_pretrained` of transformers 5 raises.
+
+    ## How to mend it
+    Share the parameter and keep the head a layer of its own: `self.head.weight = self.wte.weight`.
+    """
+
+    code = "TIE801"
+    name = "module-alias-assignment"
+    summary = "`self.head = self.embedding`: the module is shared where the weight was meant"
+    severity = "warning"
+    confidence = "medium"
+    messages = ("The model weights are not tied. Please use the `tie_weights` method",)
+    threads = ("allenai/OLMo#829",)
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            for owner in file.classes:
+                for event in _alike_once(e for method in owner.methods for e in method.events if e.kind == "alias"):
+                    if not _is_alias_of_head(owner, event):
+                        continue
+                    yield event_draft(
+                        file,
+                        event,
+                        f"{owner.name}: {event.target} becomes the module {event.source}, an embedding. "
+                        "Calling it looks "
+                        f"rows up and does not multiply; the weight was meant.",
+                        f"Write self.{event.target}.weight = self.{event.source}.weight, with self.{event.target} a "
+                        f"linear layer of its own.",
+                        "the module is assigned, not its weight",
+                    )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield Case("OLMo's", source_facts(f"{_MODEL}\n        self.head = self.wte\n"), finds=("warning",))
+        in_a_method = "\n    def tie_weights(self):\n        self.transformer.ff_out = self.transformer.wte\n"
+        yield Case("in tie_weights", source_facts(_MODEL + in_a_method), finds=("warning",))
+        yield Case("the weight", source_facts(f"{_MODEL}\n        self.head.weight = self.wte.weight\n"))
+        shared = (
+            "class M(nn.Module):\n    def __init__(self, shared):\n        self.encoder.embed_tokens = self.shared\n"
+        )
+        yield Case("an embedding in two stacks, as T5 has it", source_facts(f"{shared}        self.tie_weights()\n"))
+
+
+def _is_alias_of_head(owner: ModuleClass, event: Event) -> bool:
+    """Tell whether a head is made an embedding's module; a name that is read as a table is no head."""
+    last = event.target.rpartition(".")[2]
+    if not event.source or last.startswith("_") or "embed" in last.lower() or "emb" in last.lower():
+        return False
+    built = class_of_path(owner, event.source)
+    place = event.source.rpartition(".")[0]
+    by_name = bool(place) and is_embedding(owner, event.source) and event.target.rpartition(".")[0] == place
+    return is_head(owner, event.target) and ("Embedding" in built if built else by_name)
+
+
+def _alike_once(events: Iterator[Event]) -> Iterator[Event]:
+    yield from {(event.line, event.column, event.target): event for event in events}.values()
+
+
+class CopyInsteadOfShare(Rule):
+    """A statement that is meant to tie makes a second parameter.
+
+    ## What it does
+    Finds `.weight.data = `, `nn.Parameter(x.weight)`, `clone`, `deepcopy`, `copy_` and a transposed `nn.Parameter`,
+    where head and embedding (or encoder and decoder) of one class were to be one tensor.
+
+    ## Why it is bad
+    There are two parameters. Over one memory (`.data`, `nn.Parameter(x.weight)`) each has a gradient of its own, an
+    optimizer steps twice, and the first `.to(dtype)`, `deepcopy` or load parts them; of a copy they differ after one
+    step.
+
+    ## How to mend it
+    Assign the parameter itself: `self.head.weight = self.wte.weight`. For a transposed use share it and turn it in
+    `forward`: `F.linear(x, self.encoder.weight.t())`.
+    """
+
+    code = "TIE802"
+    name = "copy-instead-of-share"
+    summary = "a tie by `.data`, `nn.Parameter(x.weight)`, `clone` or `copy_`: two parameters"
+    severity = "error"
+    confidence = "medium"
+    threads = ("pytorch/pytorch#7733",)
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            for owner in file.classes:
+                for event in _alike_once(e for method in owner.methods for e in method.events):
+                    said = _broken_tie(owner, event)
+                    if said is None:
+                        continue
+                    target, source = module_of(event.target), module_of(event.source)
+                    turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
+                    yield event_draft(
+                        file,
+                        event,
+                        f"{owner.name}: {event.target} is meant to be {event.source}, and {said}.",
+                        f"Keep one parameter and turn it where it is used: F.linear(x, self.{event.source}.t())."
+                        if turned
+                        else f"Write self.{target}.weight = self.{source}.weight.",
+                        "not the parameter itself",
+                    )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        for title, line in (
+            (".data", "self.head.weight.data = self.wte.weight.data"),
+            ("nn.Parameter", "self.head.weight = nn.Parameter(self.wte.weight)"),
+            ("a clone", "self.head.weight = nn.Parameter(self.wte.weight.clone())"),
+            ("deepcopy", "self.head.weight = copy.deepcopy(self.wte.weight)"),
+        ):
+            yield Case(title, source_facts(f"{_MODEL}\n        {line}\n"), finds=("error",))
+        tie = f"{_MODEL}\n    def tie_weights(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
+        yield Case("copy_ in tie_weights", source_facts(tie), finds=("error",))
+        turned = """
+            class TiedAutoencoder(nn.Module):
+                def __init__(self, d, h):
+                    self.encoder = nn.Linear(d, h)
+                    self.decoder = nn.Linear(h, d)
+                    self.decoder.weight = nn.Parameter(self.encoder.weight.t())
+        """
+        yield Case("a tied autoencoder", source_facts(turned), finds=("error",))
+        yield Case("the parameter itself", source_facts(f"{_MODEL}\n        self.head.weight = self.wte.weight\n"))
+        begun = f"{_MODEL}\n    def reset(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
+        yield Case("values that are copied where nothing says tie", source_facts(begun))
+
+
+def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
+    """Return what a statement makes instead of a tie; None for one that is not meant as one."""
+    if event.kind not in ("data", "parameter", "copy") or not event.source.endswith(".weight"):
+        return None
+    target, source = module_of(event.target), module_of(event.source)
+    built = class_of_path(owner, target), class_of_path(owner, source)
+    form = set(event.form.split())
+    turned = bool({"t", "T", "mT", "transpose"} & form)
+    if target == source or not all(built):
+        return None
+    meant = (is_embedding(owner, source) and is_head(owner, target)) or (
+        is_embedding(owner, target) and is_head(owner, source)
+    )
+    copied = event.kind == "copy" or bool({"clone", "deepcopy", "copy", "contiguous"} & form)
+    said = "tie" in owner.name.lower() or any("tie" in m.name and event in m.events for m in owner.methods)
+    if not (meant or (turned and event.kind == "parameter")) or (event.kind == "copy" and not said):
+        return None
+    if copied:
+        return "takes a copy: the two differ after the first step"
+    return "becomes a second parameter over the same memory: two gradients, and the first conversion parts them"
+
+
+class TieReboundLater(Rule):
+    """A tie is made, and a statement after it replaces one of its members.
+
+    ## What it does
+    Finds a member of a tie whose module or parameter is assigned anew later in the same constructor.
+
+    ## Why it is bad
+    The tie is gone without a word: the new module has a parameter of its own.
+
+    ## How to mend it
+    Move the tie behind the last assignment of its members.
+    """
+
+    code = "TIE806"
+    name = "tie-rebound-later"
+    summary = "tied, and then a member is replaced"
+    severity = "warning"
+    confidence = "medium"
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            for owner in file.classes:
+                for method in methods_in_turn(owner):
+                    yield from _rebound(file, owner, method.events)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        tied = f"{_MODEL}\n        self.head.weight = self.wte.weight\n"
+        yield Case(
+            "a new embedding", source_facts(f"{tied}        self.wte = nn.Embedding(v, d)\n"), finds=("warning",)
+        )
+        late = f"{tied}        self.head.weight = nn.Parameter(torch.zeros(v, d))\n"
+        yield Case("a new parameter", source_facts(late), finds=("warning",))
+        yield Case("tied last", source_facts(tied))
+        tie = "            self.head.weight = self.wte.weight\n"
+        other = f"{_MODEL}\n        if tie:\n{tie}        else:\n            self.head = nn.Linear(d, v)\n"
+        yield Case("in the other branch", source_facts(other))
+        again = f"{tied}        self.head = nn.Linear(d, v)\n        self.head.weight = self.wte.weight\n"
+        yield Case("tied again", source_facts(again))
+
+
+def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) -> Iterator[Draft]:
+    for number, tie in enumerate(events):
+        if not is_tie(owner, tie):
+            continue
+        later = [event for event in events[number + 1 :] if together(tie, event)]
+        members = {tie.target, tie.source, module_of(tie.target), module_of(tie.source)}
+        lost = next((e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members), None)
+        if lost is None or any(is_tie(owner, e) and {e.target, e.source} == {tie.target, tie.source} for e in later):
+            continue
+        yield event_draft(
+            file,
+            tie,
+            f"{owner.name}: {tie.target} is tied to {tie.source}, and line {lost.line} makes {lost.target} "
+            "anew: the tie "
+            "is gone.",
+            f"Move the tie behind line {lost.line}.",
+            f"undone by line {lost.line}",
+        )
+
+
+class EmbeddingInitialisesTiedHead(Rule):
+    """The head takes the embedding's tensor, with the wide draw that `nn.Embedding` makes, and nothing draws it anew.
+
+    ## What it does
+    Finds `self.head.weight = self.wte.weight` where the embedding is a plain `nn.Embedding` and no initialisation
+    follows: no `nn.init`, no `apply`, no `post_init`, in the class or in one of its bases in the file.
+
+    ## Why it is bad
+    `nn.Embedding` draws with a standard deviation of 1, a linear layer with about 1/sqrt(3 d). With the embedding's
+    draw the logits of an untrained model are dominated by the input token itself, the first loss is far above ln V, and
+    sampling repeats.
+
+    ## How to mend it
+    Draw the shared tensor anew, `nn.init.normal_(self.wte.weight, std=0.02)`, or tie the other way round:
+    `self.wte.weight = self.head.weight`.
+    """
+
+    code = "TIE807"
+    name = "embedding-initialises-tied-head"
+    summary = "the tie keeps an `nn.Embedding`'s default draw, and no initialisation follows"
+    severity = "warning"
+    confidence = "medium"
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            initialising = {c.name for c in file.classes if _initialises(c)}
+            for owner in file.classes:
+                foreign = [b for b in owner.lineage if b != "Module" and b not in {c.name for c in file.classes}]
+                if (
+                    owner.name in initialising
+                    or initialising & set(owner.lineage)
+                    or foreign
+                    or not owner.method("__init__")
+                ):
+                    continue
+                for tie in ties_of(owner):
+                    if class_of_path(owner, module_of(tie.source)) == "Embedding" and not _drawn_elsewhere(file, owner):
+                        yield event_draft(
+                            file,
+                            tie,
+                            f"{owner.name}: {tie.target} takes the tensor of {tie.source} with nn.Embedding's "
+                            "draw of standard "
+                            "deviation 1, and nothing initialises it after that. Logits of the untrained "
+                            "model are far too large.",
+                            f"Add nn.init.normal_(self.{tie.source}, std=0.02) after it, or write "
+                            f"self.{tie.source} = self.{tie.target}.",
+                            "keeps the embedding's draw",
+                        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        tied = f"{_MODEL}\n        self.head.weight = self.wte.weight\n"
+        yield Case("the GPT-2 thread's", source_facts(tied), finds=("warning",))
+        yield Case("the other way round", source_facts(f"{_MODEL}\n        self.wte.weight = self.head.weight\n"))
+        yield Case("drawn anew", source_facts(f"{tied}        nn.init.normal_(self.wte.weight, std=0.02)\n"))
+        yield Case("by apply", source_facts(f"{tied}        self.apply(self._init)\n"))
+        yield Case("by whoever builds it", source_facts(f"{tied}\ndef build():\n    Model(1, 2).apply(init)\n"))
+
+
+def _initialises(owner: ModuleClass) -> bool:
+    """Tell whether a class draws values itself, or has a method that is made to."""
+    return any(event.kind == "init" for method in owner.methods for event in method.events) or any(
+        "init" in method.name.strip("_") and method.name != "__init__" for method in owner.methods
+    )
+
+
+def _drawn_elsewhere(file: SourceFile, owner: ModuleClass) -> bool:
+    """Tell whether a function of the file initialises something, or another class builds this one and does."""
+    others = (c for c in file.classes if c.name != owner.name and any(s.endswith(owner.name) for _, s in c.built))
+    return any(event.kind == "init" for event in file.events) or any(_initialises(other) for other in others)

@@ -1,0 +1,116 @@
+"""What the rules on sources share: words on paths, heads and embeddings, drafts, and cases from text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tiecheck.records.source import Event, Method, ModuleClass, SourceFile
+from tiecheck.rules.base import Draft, file_place
+
+HEAD_LIKE = re.compile(
+    r"(?i)(^|_)(lm_head|head|ff_out|decoder|logits|to_logits|unembed\w*|output_projection|out_proj|generator|output|proj)$"
+)
+EMBEDDING_LIKE = re.compile(r"(?i)(^|_)(wte|wpe|emb|embed\w*|shared|tok_\w+|vocab_emb\w*)$")
+MODEL_LIKE = re.compile(r"PreTrainedModel$")
+PUBLISHED = re.compile(r"For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)$|LMHeadModel$")
+"""Ends of the names of transformers' classes that have a head."""
+
+
+def methods_in_turn(owner: ModuleClass) -> Iterator[Method]:
+    """Yield the methods whose events are no part of another one's: `__init__`, and what it does not call."""
+    begun = owner.method("__init__")
+    called = {name.removeprefix("self.") for name in begun.calls} if begun else set()
+    yield from (method for method in owner.methods if method.name == "__init__" or method.name not in called)
+
+
+def class_of_path(owner: ModuleClass, path: str) -> str:
+    """Return the last part of the class that a path is built of; empty where that is not seen."""
+    return next((source.rpartition(".")[2] for target, source in reversed(owner.built) if target == path), "")
+
+
+def module_of(path: str) -> str:
+    """Return the module of a parameter's path."""
+    owner, _, last = path.rpartition(".")
+    return owner if last in ("weight", "bias") else path
+
+
+def is_embedding(owner: ModuleClass, path: str) -> bool:
+    """Tell whether a module's path is an embedding: as it is built, else by its name."""
+    built = class_of_path(owner, path)
+    if built:
+        return "Embedding" in built
+    return path.endswith("get_input_embeddings()") or EMBEDDING_LIKE.search(path.rpartition(".")[2]) is not None
+
+
+def is_head(owner: ModuleClass, path: str) -> bool:
+    """Tell whether a module's path is a head: no embedding as it is built, and named like one."""
+    built = class_of_path(owner, path)
+    if built and "Linear" not in built:
+        return False
+    return (
+        bool(built) or path.endswith("get_output_embeddings()") or HEAD_LIKE.search(path.rpartition(".")[2]) is not None
+    )
+
+
+def ties_of(owner: ModuleClass) -> tuple[Event, ...]:
+    """Return the events of all methods that make an embedding and a head one parameter."""
+    found = {(e.line, e.column, e.target): e for method in owner.methods for e in method.events if is_tie(owner, e)}
+    return tuple(found.values())
+
+
+def is_tie(owner: ModuleClass, event: Event) -> bool:
+    """Tell whether an event makes an embedding and a head of one class one parameter, whichever takes the other's."""
+    if event.kind != "share" or not event.target.endswith(".weight"):
+        return False
+    sides = module_of(event.target), module_of(event.source)
+    return any(is_embedding(owner, one) and is_head(owner, other) for one, other in (sides, sides[::-1]))
+
+
+def together(one: Event, other: Event) -> bool:
+    """Tell whether both can happen in one run: no `if` of which they take different arms."""
+    arms = dict(one.branch)
+    return all(arms.get(line, arm) == arm for line, arm in other.branch)
+
+
+def is_pretrained(file: SourceFile, owner: ModuleClass) -> bool:
+    """Tell whether a class is one of transformers' models, by its bases and by what its file imports.
+
+    Older libraries (`pytorch_transformers`) have a `PreTrainedModel` of their own.
+    """
+    theirs = any(name.partition(".")[0] == "transformers" or "...modeling_utils" in name for name in file.imports)
+    return theirs and any(MODEL_LIKE.search(base) or PUBLISHED.search(base) for base in owner.lineage)
+
+
+def source_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
+    file: SourceFile, names: tuple[str, ...], place: tuple[int, int], message: str, help_text: str, note: str
+) -> Draft:
+    """Return a draft on a line of a source.
+
+    Args:
+        file: The file.
+        names: The paths it is about.
+        place: 1-based line and column.
+        message: The sentence on what is wrong.
+        help_text: The way to fix it.
+        note: A few words on the line.
+    """
+    where = file_place(file.path, note, line=place[0], column=place[1])
+    return Draft(message, names, (where,), help_text)
+
+
+def event_draft(file: SourceFile, event: Event, message: str, help_text: str, note: str) -> Draft:
+    """Return a draft on one event."""
+    names = tuple(dict.fromkeys(filter(None, (event.target, event.source))))
+    return source_draft(file, names, (event.line, event.column), message, help_text, note)
+
+
+def source_facts(text: str) -> dict[str, Any]:
+    """Return the facts of one source, for the cases of a rule."""
+    from textwrap import dedent
+
+    from tiecheck.source.reading import parse_source
+
+    file = parse_source(dedent(text).encode(), "model.py")
+    return {"sources": () if file is None else (file,)}

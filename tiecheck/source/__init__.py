@@ -1,0 +1,4 @@
+"""Python files to records, by `ast`: what classes build, tie, copy and initialise, and in which order.
+
+Reads text and never imports it; knows nothing of rules.
+"""

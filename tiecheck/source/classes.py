@@ -1,0 +1,239 @@
+"""A parsed file as records: its classes with their events, and the loose calls of its functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+
+from tiecheck.records.source import LooseCall, Method, ModuleClass, SourceFile, TiedKeys
+from tiecheck.source.flow import Flow, parameter_times
+from tiecheck.source.paths import Reached, called_name, dotted_name
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+KEYS = "_tied_weights_keys"
+FLAG_LIKE = re.compile(r"\b(?!tie_word_embeddings\b)tied?_words?_emb\w+\b")
+"""Names that may be meant as `tie_word_embeddings`."""
+
+TIMES = re.compile(r"\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]")
+"""Text without which no `[Thing()] * n` is written."""
+
+TELLING = re.compile(
+    r"\.weight\b|tie|tying|Embedding\(|post_init|to_empty|assign=True|deepcopy|_get_clones|partial\(|_keys\b|lambda"
+    r"|apply\(|init_weights|\.init\."
+)
+"""Text without one of which a class or function has nothing to do with ties."""
+
+
+def read_tree(path: str, text: str, tree: ast.Module, ignores: tuple[tuple[int, tuple[str, ...]], ...]) -> SourceFile:
+    """Return the records of a parsed file.
+
+    Only what the text of a class or function lets expect is walked: most of a modeling file has nothing to do with
+    ties.
+
+    Args:
+        path: The file, as reports call it.
+        text: Its text.
+        tree: Its syntax tree.
+        ignores: Its suppressions.
+    """
+    lines = text.splitlines()
+    times = tuple(parameter_times(tree)) if TIMES.search(text) else ()
+    classes, functions = _definitions(tree)
+    bases = {node.name: tuple(filter(None, map(_base_name, node.bases))) for node in classes}
+    told = [node for node in functions if TELLING.search(_text_of(node, lines))]
+    events = []
+    for function in told:
+        flow = Flow({}, {argument.arg: Reached(argument.arg, ()) for argument in _arguments(function)})
+        flow.run(function.body)
+        events += flow.events
+    return SourceFile(
+        path=path,
+        imports=tuple(_imported(tree)),
+        classes=tuple(
+            _class_of(node, bases, whole=bool(times) or TELLING.search(_text_of(node, lines)) is not None)
+            for node in classes
+        ),
+        events=tuple(events),
+        calls=tuple(call for function in told for call in _loose_calls(function)),
+        times=tuple((name, node.lineno, node.col_offset + 1) for node, name in times),
+        words=tuple(_flag_words(tree)) if FLAG_LIKE.search(text) else (),
+        ignores=ignores,
+    )
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules that a file imports from at its top, and under an `if` or `try` there."""
+    waiting: list[ast.stmt] = [*tree.body]
+    for node in waiting:  # grows as it goes
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+        elif isinstance(node, (ast.If, ast.Try)):
+            waiting += [*node.body, *node.orelse]
+
+
+def _text_of(node: ast.ClassDef | Function, lines: list[str]) -> str:
+    return "\n".join(lines[node.lineno - 1 : node.end_lineno])
+
+
+def _definitions(tree: ast.Module) -> tuple[list[ast.ClassDef], list[Function]]:
+    """Return all classes, and the functions that are no methods, in the order of the file."""
+    classes: list[ast.ClassDef] = []
+    functions: list[Function] = []
+    waiting: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while waiting:
+        node, in_class = waiting.pop()
+        if isinstance(node, ast.ClassDef):
+            classes.append(node)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not in_class:
+            functions.append(node)
+        blocks = (getattr(node, name, ()) for name in ("body", "orelse", "handlers", "finalbody"))
+        inside = isinstance(node, ast.ClassDef)
+        waiting += [(child, inside) for block in blocks if isinstance(block, list) for child in reversed(block)]
+    return classes, functions
+
+
+def _base_name(node: ast.expr) -> str:
+    return dotted_name(node.value if isinstance(node, ast.Subscript) else node)
+
+
+def _arguments(function: Function) -> list[ast.arg]:
+    given = function.args
+    return [*given.posonlyargs, *given.args, *given.kwonlyargs]
+
+
+def _class_of(node: ast.ClassDef, bases: Mapping[str, tuple[str, ...]], *, whole: bool) -> ModuleClass:
+    body = node.body if whole else ()
+    functions = {child.name: child for child in body if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    methods = tuple(_method_of(name, function, functions) for name, function in functions.items())
+    keys, attributes = None, []
+    for child in node.body:
+        if isinstance(child, (ast.Assign, ast.AnnAssign)) and child.value is not None:
+            targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+            for name in (target.id for target in targets if isinstance(target, ast.Name)):
+                attributes.append((name, child.lineno, child.col_offset + 1))
+                keys = _tied_keys(child.value, child) if name == KEYS else keys
+    begun = next((method for method in methods if method.name == "__init__"), None)
+    return ModuleClass(
+        name=node.name,
+        line=node.lineno,
+        column=node.col_offset + 1,
+        bases=bases[node.name],
+        lineage=_lineage(node.name, bases),
+        keys=keys,
+        attributes=tuple(attributes),
+        methods=methods,
+        built=tuple((e.target, e.source) for e in (begun.events if begun else ()) if e.kind == "build"),
+    )
+
+
+def _lineage(name: str, bases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the names of all bases that the file tells of, nearest first."""
+    found: list[str] = []
+    waiting = [*bases.get(name, ())]
+    while waiting and len(found) < 100:
+        last = waiting.pop(0).rpartition(".")[2]
+        if last not in found and last != name:
+            found.append(last)
+            waiting += bases.get(last, ())
+    return tuple(found)
+
+
+def _method_of(name: str, function: Function, functions: Mapping[str, Function]) -> Method:
+    arguments = [argument.arg for argument in _arguments(function)]
+    names = {argument: Reached(argument, ()) for argument in arguments[1:]}
+    flow = Flow(functions, {arguments[0]: Reached("", ()), **names} if arguments else {})
+    flow.entered.append(name)
+    flow.run(function.body)
+    own = arguments[0] if arguments else "self"
+    calls, reads = set(), set()
+    for child in ast.walk(function):
+        if isinstance(child, ast.Call):
+            calls.add(called_name(child))
+        elif isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Load):
+            read = dotted_name(child)
+            if read.startswith(f"{own}."):
+                reads.add(read.removeprefix(f"{own}."))
+    return Method(
+        name=name,
+        line=function.lineno,
+        column=function.col_offset + 1,
+        accepts=function.args.kwarg is not None,
+        arguments=tuple(arguments),
+        empty=all(_is_nothing(child) for child in function.body),
+        raises=isinstance(function.body[-1], ast.Raise) and all(map(_is_nothing, function.body[:-1])),
+        calls=tuple(sorted(calls - {""})),
+        reads=tuple(sorted(reads)),
+        events=tuple(flow.events),
+    )
+
+
+def _is_nothing(node: ast.stmt) -> bool:
+    """Tell whether a statement does nothing: `pass`, a docstring, `...`, a bare return."""
+    if isinstance(node, ast.Return):
+        return node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None)
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+
+
+def _tied_keys(node: ast.expr, place: ast.stmt) -> TiedKeys:
+    line, column = place.lineno, place.col_offset + 1
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        names = [one.value for one in node.elts if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        return TiedKeys("list", tuple((name, name) for name in names), line, column)
+    if isinstance(node, ast.Dict):
+        pairs = [
+            (key.value, value.value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
+        ]
+        return TiedKeys("mapping", tuple((str(key), str(value)) for key, value in pairs), line, column)
+    none = isinstance(node, ast.Constant) and node.value is None
+    return TiedKeys("none" if none else "other", (), line, column)
+
+
+def _loose_calls(function: Function) -> Iterator[LooseCall]:
+    """Yield the calls of a function that take a module's parameters apart, with what ties them after it."""
+    classes: dict[str, str] = {}
+    calls: list[tuple[ast.Call, str]] = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            built = called_name(node.value).rpartition(".")[2]
+            if built[:1].isupper():
+                classes[node.targets[0].id] = built
+        if isinstance(node, ast.Call):
+            calls.append((node, called_name(node)))
+    ties = [node.lineno for node, name in calls if "tie" in name.rpartition(".")[2]]
+    ties += [
+        node.lineno
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and any(isinstance(target, ast.Attribute) and target.attr == "weight" for target in node.targets)
+    ]
+    for node, name in calls:
+        root, _, last = name.rpartition(".")
+        assigns = any(
+            word.arg == "assign" and isinstance(word.value, ast.Constant) and word.value.value is True
+            for word in node.keywords
+        )
+        if root and (last == "to_empty" or (last == "load_state_dict" and assigns)):
+            tied = any(line > node.lineno for line in ties)
+            yield LooseCall(last, root, classes.get(root, ""), tied, node.lineno, node.col_offset + 1)  # type: ignore[arg-type]
+
+
+def _flag_words(tree: ast.Module) -> Iterator[tuple[str, bool, int, int]]:
+    """Yield names that look like a tie flag: the name, whether it is read there, line, column."""
+    for node in ast.walk(tree):
+        found: list[tuple[str, bool, int, int]] = []
+        if isinstance(node, ast.keyword) and node.arg:
+            found = [(node.arg, False, node.value.lineno, node.value.col_offset + 1)]
+        elif isinstance(node, ast.Attribute):
+            found = [(node.attr, isinstance(node.ctx, ast.Load), node.lineno, node.col_offset + 1)]
+        elif isinstance(node, ast.arg):
+            found = [(node.arg, True, node.lineno, node.col_offset + 1)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 40:
+            found = [(node.value, True, node.lineno, node.col_offset + 1)]
+        for word in found:
+            if FLAG_LIKE.fullmatch(word[0]):
+                yield word

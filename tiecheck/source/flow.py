@@ -1,0 +1,246 @@
+"""The statements of a function in order, as events: who holds which tensor after each."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+
+from tiecheck.records.source import Branch, Event, EventKind
+from tiecheck.source.paths import PARAMETER, Reached, called_name, dotted_name, reached_by, weights_read
+
+DEPTH = 4
+"""Calls of the class's own methods that are followed into one another."""
+
+LISTS = frozenset({"ModuleList", "Sequential", "ModuleDict"})
+INITIALISERS = frozenset(
+    {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights"}
+)
+DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
+EXPRESSIONS = ("value", "test", "iter", "exc")
+BLOCKS = ("body", "orelse", "finalbody")
+Functions = Mapping[str, ast.FunctionDef | ast.AsyncFunctionDef]
+
+
+class Flow:
+    """One way through a function and the methods of its class that it calls."""
+
+    def __init__(self, functions: Functions, names: dict[str, Reached]) -> None:
+        """Begin.
+
+        Args:
+            functions: The methods of the class; empty for a plain function.
+            names: Local name -> what it stands for.
+        """
+        self.functions, self.names = functions, names
+        self.classes: dict[str, str] = {}  # local name -> the class that it was built of
+        self.events: list[Event] = []
+        self.branch: Branch = ()
+        self.entered: list[str] = []
+
+    def run(self, body: Sequence[ast.stmt]) -> None:
+        """Add the events of some statements."""
+        for statement in body:
+            self._statement(statement)
+
+    def _statement(self, node: ast.stmt) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            return
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                self._assign(target, node.value, node)
+        if isinstance(node, (ast.If, ast.Match, ast.Try)):
+            self._arms(node)
+            return
+        for call in _calls_of(node):
+            self._call(call)
+        for block in BLOCKS:
+            self.run(getattr(node, block, ()))
+
+    def _arms(self, node: ast.If | ast.Match | ast.Try) -> None:
+        if isinstance(node, ast.If):
+            for call in ast.walk(node.test):
+                if isinstance(call, ast.Call):
+                    self._call(call)
+            arms: list[Sequence[ast.stmt]] = [node.body, node.orelse]
+        elif isinstance(node, ast.Match):
+            arms = [case.body for case in node.cases]
+        else:
+            arms = [[*node.body, *node.orelse, *node.finalbody], *(handler.body for handler in node.handlers)]
+        for number, arm in enumerate(arms):
+            before, self.branch = self.branch, (*self.branch, (node.lineno, number))
+            self.run(arm)
+            self.branch = before
+        leaving = next((i for i, arm in enumerate(arms) if arm and isinstance(arm[-1], (ast.Return, ast.Raise))), None)
+        if leaving is not None and isinstance(node, ast.If):  # what follows is the other arm
+            self.branch = (*self.branch, (node.lineno, 1 - leaving))
+
+    def _assign(self, target: ast.expr, value: ast.expr, place: ast.stmt) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
+                for one, other in zip(target.elts, value.elts, strict=True):
+                    self._assign(one, other, place)
+            return
+        if isinstance(value, ast.IfExp):
+            for number, arm in enumerate((value.body, value.orelse)):
+                before, self.branch = self.branch, (*self.branch, (value.lineno, number))
+                self._assign(target, arm, place)
+                self.branch = before
+            return
+        if isinstance(target, ast.Name):
+            self._local(target.id, value)
+            return
+        written = reached_by(target, self.names)
+        if written is not None and written.path:
+            self._write(written, value, place)
+
+    def _local(self, name: str, value: ast.expr) -> None:
+        """Remember what a local name stands for."""
+        self.classes.pop(name, None)
+        found = reached_by(value, self.names)
+        if found is not None and found.path:
+            self.names[name] = found
+            return
+        self.names.pop(name, None)
+        built = called_name(value)
+        if built and built.rpartition(".")[2][:1].isupper():
+            self.classes[name] = built
+
+    def _write(self, written: Reached, value: ast.expr, place: ast.AST) -> None:
+        """Add the event of an assignment to a path."""
+        found = reached_by(value, self.names)
+        if found is not None and found.path == written.path:
+            return
+        if written.form:
+            if written.form[-1] == "data":
+                self._add("data" if _shares(found) else "init", written.path, found, place)
+            return
+        if found is not None and found.path:
+            self._add(_kind_of(written, found), written.path, found, place)
+            return
+        self._other_value(written.path, value, place)
+
+    def _other_value(self, path: str, value: ast.expr, place: ast.AST) -> None:
+        """Add the event of a value that is no path: something built, a list of modules, a closure."""
+        if isinstance(value, ast.Lambda) or called_name(value).rpartition(".")[2] == "partial":
+            for read in dict.fromkeys(weights_read(value, self.names)):
+                self._add("closure", path, Reached(read, ()), place)
+            return
+        if isinstance(value, ast.Name) and value.id in self.classes:
+            self._event("build", path, self.classes[value.id], place)
+            return
+        built = called_name(value)
+        last = built.rpartition(".")[2]
+        if isinstance(value, ast.Call) and last[:1].isupper():
+            self._event("build", path, built, place)
+            if last in LISTS:
+                self._inside(path, value)
+        elif last not in PARAMETER:
+            self._event("build", path, "", place)  # something else, whatever it is: the name is bound anew
+
+    def _inside(self, path: str, value: ast.Call) -> None:
+        """Add the modules that a container is given by name or place."""
+        given = [*value.args]
+        if len(given) == 1 and isinstance(given[0], (ast.List, ast.Tuple)):
+            given = given[0].elts
+        entries: list[tuple[str, ast.expr]] = [(str(i), one) for i, one in enumerate(given)]
+        if len(value.args) == 1 and isinstance(value.args[0], ast.Dict):
+            pairs = zip(value.args[0].keys, value.args[0].values, strict=True)
+            entries = [
+                (key.value, one) for key, one in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            ]
+        elif len(value.args) == 1 and called_name(value.args[0]) == "dict" and isinstance(value.args[0], ast.Call):
+            entries = [(word.arg, word.value) for word in value.args[0].keywords if word.arg]
+        for name, one in entries:
+            built = called_name(one)
+            if built and built.rpartition(".")[2][:1].isupper():
+                self._event("build", f"{path}.{name}", built, one)
+
+    def _call(self, node: ast.Call) -> None:
+        """Add the events of a call, and follow it into a method of the class."""
+        name = called_name(node)
+        last = node.func.attr if isinstance(node.func, ast.Attribute) else name
+        owner = reached_by(node.func.value, self.names) if isinstance(node.func, ast.Attribute) else None
+        if isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and owner and owner.parameter:
+            source = reached_by(node.args[0], self.names) if node.args and node.func.attr == "copy_" else None
+            self._add("copy" if source else "init", owner.path, source, node)
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in DRAWS and not (owner and owner.path):
+            self._add("init", "*", None, node)  # of a loop over parameters()
+        elif ".init." in f".{name}" and node.args:
+            filled = reached_by(node.args[0], self.names)
+            if filled is not None and filled.parameter:
+                self._add("init", filled.path, None, node)
+        elif name.startswith("self.") and last in self.functions and name.count(".") == 1:
+            self._enter(last)
+        elif last in INITIALISERS and isinstance(node.func, ast.Attribute):
+            self._add("init", owner.path if owner and owner.path else "*", None, node)
+        elif last in ("setattr", "register_parameter", "register_module", "add_module"):
+            self._registered(node, last, owner)
+
+    def _registered(self, node: ast.Call, last: str, owner: Reached | None) -> None:
+        """Add the event of `setattr(module, "weight", ...)` and its kind."""
+        given = node.args if last == "setattr" else [node.func, *node.args]
+        if len(given) != 3 or not isinstance(given[1], ast.Constant) or not isinstance(given[1].value, str):
+            return
+        base = reached_by(given[0], self.names) if last == "setattr" else owner
+        if base is not None and not base.form:
+            self._write(Reached(f"{base.path}.{given[1].value}".lstrip("."), ()), given[2], node)
+
+    def _enter(self, name: str) -> None:
+        if name in self.entered or len(self.entered) >= DEPTH or name == "forward":
+            return
+        function = self.functions[name]
+        inner = dict(self.names)
+        self.entered.append(name)
+        self.names = {key: found for key, found in self.names.items() if not found.path}
+        self.run(function.body)
+        self.names = inner
+        self.entered.pop()
+
+    def _add(self, kind: EventKind, target: str, found: Reached | None, place: ast.AST) -> None:
+        path, form = (found.path, " ".join(found.form)) if found else ("", "")
+        self._event(kind, target, path, place, form)
+
+    def _event(self, kind: EventKind, target: str, source: str, place: ast.AST, form: str = "") -> None:
+        line, column = getattr(place, "lineno", 1), getattr(place, "col_offset", 0) + 1
+        self.events.append(Event(kind, target, source, line, column, self.branch, form))
+
+
+def _calls_of(node: ast.stmt) -> Iterator[ast.Call]:
+    """Yield the calls in a statement itself, outermost first, and not those in blocks under it."""
+    waiting = [value for value in map(node.__dict__.get, EXPRESSIONS) if isinstance(value, ast.AST)]
+    waiting += [item.context_expr for item in getattr(node, "items", ())]
+    for child in waiting:  # grows as it goes
+        if isinstance(child, ast.Call):
+            yield child
+            waiting += [child.func, *child.args, *(word.value for word in child.keywords)]
+        elif isinstance(child, ast.Attribute):
+            waiting.append(child.value)
+        elif not isinstance(child, (ast.Lambda, ast.Name, ast.Constant)):
+            waiting += ast.iter_child_nodes(child)
+
+
+def _shares(found: Reached | None) -> bool:
+    """Tell whether what is assigned to `.data` is the memory of a parameter and no copy."""
+    return found is not None and found.parameter and not {"clone", "deepcopy", "contiguous"} & set(found.form)
+
+
+def _kind_of(written: Reached, found: Reached) -> EventKind:
+    """Return the sort of event where one path is assigned what is, or is made of, another."""
+    if not found.form:
+        return "share" if found.parameter else "alias"
+    if found.parameter and (written.parameter or "Parameter" in found.form):
+        return "parameter"
+    if found.parameter:
+        return "plain" if "Buffer" not in found.form else "build"
+    return "clone" if found.form[-1] in ("deepcopy", "copy") else "build"
+
+
+def parameter_times(tree: ast.AST) -> Iterator[tuple[ast.BinOp, str]]:
+    """Yield every `[Thing(...)] * n` of a tree, with the class whose one object stands many times."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            for side in (node.left, node.right):
+                if isinstance(side, ast.List) and len(side.elts) == 1 and isinstance(side.elts[0], ast.Call):
+                    name = dotted_name(side.elts[0].func)
+                    if name.rpartition(".")[2][:1].isupper():
+                        yield node, name

@@ -1,0 +1,132 @@
+"""Expressions as paths: `self.model.embed.weight.t()` is the path `model.embed.weight`, taken through `t`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+
+from tiecheck.records.record import Record
+
+SAME = frozenset(
+    {"detach", "data", "to", "cuda", "cpu", "float", "half", "bfloat16", "type", "type_as", "requires_grad_"}
+)
+"""Attributes and methods after which values are the same; what they do to identity is told by the form."""
+
+DERIVING = SAME | {
+    "t", "T", "mT", "transpose", "permute", "contiguous", "clone", "view", "reshape", "squeeze", "unsqueeze", "numpy",
+    "swapaxes", "flatten", "narrow", "expand", "tolist", "copy",
+}  # fmt: skip
+"""Attributes and methods whose result is made of the tensor's values."""
+
+PARAMETER = frozenset({"Parameter", "UninitializedParameter"})
+PARTS = ("weight", "bias")
+"""Last parts of a path that name a parameter of a module."""
+
+
+class Reached(Record):
+    """The tensor or module that an expression is, or is made of."""
+
+    path: str
+    form: tuple[str, ...]
+    """What is done to it on the way, innermost first; empty where it is the very object."""
+
+    @property
+    def parameter(self) -> bool:
+        """True for a module's parameter, as its name tells."""
+        return self.path.rpartition(".")[2] in PARTS
+
+
+def dotted_name(node: ast.AST) -> str:
+    """Return `a.b.c` of a chain of names and attributes; empty for any other expression."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return ""
+    return ".".join([node.id, *reversed(parts)])
+
+
+def called_name(node: ast.AST) -> str:
+    """Return the dotted name that a call calls; `super().x` for a method of the base; empty for what is no call."""
+    if not isinstance(node, ast.Call):
+        return ""
+    function = node.func
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Call):
+        inner = dotted_name(function.value.func)
+        return f"super().{function.attr}" if inner == "super" else ""
+    return dotted_name(function)
+
+
+def reached_by(node: ast.AST, names: Mapping[str, Reached]) -> Reached | None:  # noqa: PLR0911  # a return a sort of node
+    """Return what an expression is or is made of; None where no path is seen.
+
+    Args:
+        node: The expression.
+        names: Local name -> what it stands for; `self` stands for the empty path.
+    """
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute):
+        inner = reached_by(node.value, names)
+        if inner is None:
+            return None
+        if node.attr in ("data", "T", "mT") and inner.path:
+            return inner._replace(form=(*inner.form, node.attr))
+        return Reached(_joined(inner.path, node.attr), inner.form) if not inner.form else None
+    if isinstance(node, ast.Subscript):
+        return _element(node, names)
+    if isinstance(node, ast.Call):
+        return _result(node, names)
+    return None
+
+
+def _element(node: ast.Subscript, names: Mapping[str, Reached]) -> Reached | None:
+    """Return an element of a container of modules, or a slice of a tensor."""
+    inner = reached_by(node.value, names)
+    if inner is None or not inner.path:
+        return None
+    if inner.parameter or inner.form:
+        return inner._replace(form=(*inner.form, "slice"))
+    if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, (int, str)):
+        return Reached(_joined(inner.path, str(node.slice.value)), ())
+    return Reached(_joined(inner.path, f"[{ast.unparse(node.slice)}]"), ())
+
+
+def _result(node: ast.Call, names: Mapping[str, Reached]) -> Reached | None:  # noqa: PLR0911  # a return a sort of call
+    """Return what the result of a call is made of."""
+    name = called_name(node)
+    if name == "getattr" and len(node.args) >= 2 and isinstance(node.args[1], ast.Constant):
+        inner = reached_by(node.args[0], names)
+        return Reached(_joined(inner.path, str(node.args[1].value)), ()) if inner and not inner.form else None
+    last = name.rpartition(".")[2]
+    if last in ("deepcopy", "copy", "Parameter", "Buffer") and node.args:
+        inner = reached_by(node.args[0], names)
+        return inner._replace(form=(*inner.form, last)) if inner and inner.path else None
+    if not isinstance(node.func, ast.Attribute):
+        return None
+    if name.startswith(("torch.", "np.", "numpy.")) and node.args and last in DERIVING:
+        inner = reached_by(node.args[0], names)
+    else:
+        inner = reached_by(node.func.value, names)
+        last = node.func.attr
+    if inner is None:
+        return None
+    if last in DERIVING and inner.path:
+        return inner._replace(form=(*inner.form, last))
+    if last in ("get_input_embeddings", "get_output_embeddings", "get_encoder", "get_decoder") and not inner.form:
+        return Reached(_joined(inner.path, f"{last}()"), ())
+    return None
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def weights_read(node: ast.AST, names: Mapping[str, Reached]) -> Iterator[str]:
+    """Yield the paths of the parameters that an expression reads anywhere in it."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Attribute) and child.attr in PARTS:
+            found = reached_by(child, names)
+            if found is not None and not found.form and "." in found.path:
+                yield found.path

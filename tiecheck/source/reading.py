@@ -1,0 +1,123 @@
+"""Source files and notebooks: which to read, how to decode them, and their suppressions."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import re
+import tokenize
+import warnings
+from collections.abc import Iterator
+
+from tiecheck.errors import TargetError
+from tiecheck.records.source import SourceFile
+from tiecheck.source.classes import read_tree
+
+ENDINGS = (".py", ".ipynb")
+FILE_BYTES = 4 * 1024 * 1024
+"""Bytes of one file; the largest modeling file that is known has half a megabyte."""
+
+FILES = 100_000
+"""Files of one directory."""
+
+LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages", "build", "dist"})
+"""Folders that hold no source of the project; those that begin with a dot are left out too."""
+
+TELLING = re.compile(
+    rb"\.weight\b|Embedding\(|tie|tying|tied|post_init|to_empty|load_state_dict|deepcopy|_get_clones|\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]"
+)
+"""Bytes without one of which a file has nothing to do with ties, and is not parsed."""
+
+IGNORE = re.compile(r"#\s*tiecheck:\s*ignore(-file)?(?:\[([A-Za-z0-9, ]*)\])?")
+
+
+def source_paths(path: str) -> Iterator[str]:
+    """Yield the files to read of a file or directory, sorted; links to directories are not followed.
+
+    Raises:
+        TargetError: There are too many, or a directory cannot be listed.
+    """
+    if not os.path.isdir(path):
+        yield path
+        return
+    count = 0
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in LEFT_OUT)
+        for name in sorted(names):
+            if name.endswith(ENDINGS):
+                count += 1
+                if count > FILES:
+                    raise TargetError(f"{path} holds more than {FILES} Python files", path)
+                yield os.path.join(folder, name)
+
+
+def read_source(path: str, shown: str) -> SourceFile | None:
+    """Return the records of one file; None where it has nothing to do with ties.
+
+    Args:
+        path: The file.
+        shown: What reports call it.
+
+    Raises:
+        TargetError: It cannot be read or parsed, or is too large.
+    """
+    try:
+        if not os.path.isfile(path):
+            raise TargetError(f"{shown} is no plain file", shown)
+        size = os.stat(path).st_size
+        if size > FILE_BYTES:
+            raise TargetError(f"{shown} has {size} bytes; a source of more than {FILE_BYTES} is not read", shown)
+        with open(path, "rb") as stream:
+            data = stream.read(FILE_BYTES + 1)
+    except OSError as error:
+        raise TargetError(f"{shown} cannot be read: {error.strerror or error}", shown) from error
+    return parse_source(data, shown, notebook=path.endswith(".ipynb"))
+
+
+def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
+    """Return the records of a file's bytes; None where they have nothing to do with ties.
+
+    Raises:
+        TargetError: They cannot be parsed.
+    """
+    if TELLING.search(data) is None:
+        return None
+    text = _notebook_text(data, shown) if notebook else _decoded(data, shown)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape in somebody's text is not ours to tell
+            tree = ast.parse(text)
+        return read_tree(shown, text, tree, tuple(_suppressions(text)))
+    except SyntaxError as error:
+        raise TargetError(f"{shown} cannot be parsed: line {error.lineno}: {error.msg}", shown) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise TargetError(f"{shown} cannot be parsed: {type(error).__name__}: {error}", shown) from error
+
+
+def _decoded(data: bytes, shown: str) -> str:
+    """Return a file's text by its own declaration of its encoding."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        return io.TextIOWrapper(io.BytesIO(data), encoding, newline=None).read()
+    except (SyntaxError, LookupError, UnicodeDecodeError) as error:
+        raise TargetError(f"{shown} is no text in the encoding that it declares: {error}", shown) from error
+
+
+def _notebook_text(data: bytes, shown: str) -> str:
+    """Return the code cells of a notebook as one text, with magics and shell lines as comments."""
+    try:
+        cells = json.loads(data)["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TargetError(f"{shown} is no notebook: {type(error).__name__}: {error}", shown) from error
+    return "\n".join(re.sub(r"(?m)^(\s*)([%!?])", r"\1pass  # \2", text) for text in texts)
+
+
+def _suppressions(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield line and codes of each `# tiecheck: ignore[TIE802] reason`; line 0 for `ignore-file`."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if "tiecheck:" in line and (found := IGNORE.search(line)):
+            codes = tuple(code.strip().upper() for code in (found[2] or "").split(",") if code.strip())
+            yield (0 if found[1] else number), codes
