@@ -53,9 +53,10 @@ class TestPaths:
         (tmp_path / "README.md").touch()
         assert "holds no config.json and no weights" in says(tmp_path)
 
-    def test_source_file_is_not_run(self, tmp_path: Path) -> None:
+    def test_source_is_read_and_not_run(self, tmp_path: Path) -> None:
         (tmp_path / "m.py").write_text("raise SystemExit")
-        assert f"write {tmp_path}/m.py:NAME" in says(tmp_path / "m.py")
+        assert parse_target(str(tmp_path / "m.py")).type == "source"
+        assert parse_target(str(tmp_path)).type == "source"
 
     def test_config_alone(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").touch()

@@ -121,7 +121,7 @@ class CheckCommand(PlainCommand):
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours."
 )
 def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) -> None:
-    """Judge TARGETs: model directories, weights files, hub ids (org/name), addresses, or `module:attribute` to build.
+    """Judge TARGETs: model directories, weights files, hub ids, addresses, sources, or `module:attribute` to build.
 
     A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
     model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
+from tiecheck.engine.findings import finding_of, suppress_findings
 from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, report_status
 from tiecheck.errors import (
     OutOfTimeError,
@@ -25,8 +26,8 @@ from tiecheck.errors import (
 )
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
-from tiecheck.records.edits import NO_MEND, Edit, edit_words, fitting_edits
-from tiecheck.records.report import Error, Finding, Report, Skip, TargetReport, finding_fingerprint
+from tiecheck.records.edits import fitting_edits
+from tiecheck.records.report import Error, Report, Skip, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
 from tiecheck.targets.parse import Target, parse_target
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.facts.registry import FactName
-    from tiecheck.rules.base import Draft, Rule
+    from tiecheck.rules.base import Rule
 
     Reporting = Callable[[Target, Facts, Config], TargetReport]
     """Makes the report of a target of its facts: `judge_facts` or `describe_facts`."""
@@ -209,8 +210,6 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
         outcome.errors.extend(Error(None, shown(told), target.text) for told in unkept_promises(facts, config))
     outcome.errors.extend(Error(None, str(e), e.path) for e in facts.known("unread_sources") or ())
     if "sources" in facts:
-        from tiecheck.engine.suppression import suppress_findings
-
         outcome.findings[:] = suppress_findings(outcome.findings, facts.get("sources"))
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
@@ -290,57 +289,10 @@ def _apply(
     model = facts.known("model_config")
     data = model.data if model else None
     outcome.findings.extend(
-        _finding(rule, draft, target, chosen, fitting_edits(draft.edits, data) if draft.edits else ())
+        finding_of(rule, draft, target, chosen, fitting_edits(draft.edits, data) if draft.edits else ())
         for draft in drafts
     )
     if not reasons:
         outcome.ran.append(rule.code)
     elif rule.severity == "error" and values.keys() & JUDGED:
         outcome.unclear.append(rule.code)
-
-
-def _finding(
-    rule: type[Rule],
-    draft: Draft,
-    target: Target,
-    chosen: frozenset[tuple[str, str]] | None,
-    edits: tuple[Edit, ...] = (),
-) -> Finding:
-    names = tuple(sorted(draft.names))
-    severity = draft.severity or rule.severity
-    if target.type == "checkpoint" and rule.code.startswith("TIE8"):
-        severity = "info"  # the class of a model's own file may never be used
-    if chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
-        meant = any((view.loader, view.versions) in chosen for view in draft.hurts)
-        severity = "info" if not meant else "warning" if severity == "info" else severity
-    return Finding(
-        code=rule.code,
-        name=rule.name,
-        severity=severity,
-        confidence=draft.confidence or rule.confidence,
-        message=draft.message,
-        names=names,
-        help=" ".join(filter(None, (edit_words(edits) or _why_none(draft), draft.help))),
-        fixable=any(edit.safe for edit in edits),
-        locations=draft.locations,
-        fingerprint=finding_fingerprint(rule.code, _relative(target.text), names),
-        suppressed=None,
-        hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
-        edits=edits,
-    )
-
-
-def _why_none(draft: Draft) -> str:
-    """Tell why no change of the files mends it; empty where nothing was said about files."""
-    said = "config.json has no place for the flag that is read." if draft.edits else draft.no_mend
-    return f"{NO_MEND} {said}" if said else ""
-
-
-def _relative(text: str) -> str:
-    """Return a target's name relative to the working directory that it lies in, so that it means the same anywhere."""
-    import os
-
-    if not os.path.exists(text):
-        return text
-    path = os.path.relpath(text)
-    return text if path.startswith("..") else path

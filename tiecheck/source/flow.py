@@ -163,7 +163,7 @@ class Flow:
         if isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and owner and owner.parameter:
             source = reached_by(node.args[0], self.names) if node.args and node.func.attr == "copy_" else None
             self._add("copy" if source else "init", owner.path, source, node)
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in DRAWS and not (owner and owner.path):
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in DRAWS and ".init." not in name and not owner:
             self._add("init", "*", None, node)  # of a loop over parameters()
         elif ".init." in f".{name}" and node.args:
             filled = reached_by(node.args[0], self.names)
