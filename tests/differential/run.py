@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--older", help="a Python that has transformers 4.57")
     parser.add_argument("--write", type=Path, help="the page to write")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="the time to judge in")
     parser.add_argument("--untouched", action="store_true", help="each save as it was written, instead of drawn ones")
     parser.add_argument("--mends", action="store_true", help="carry out the fixes that are offered, and load them")
     parser.add_argument("--replay", help="a case as it was printed")
@@ -63,7 +64,7 @@ def main() -> None:
         if asked.mends:
             text = mends_page(collect_mends(those, asked.older, tell_number))
         else:
-            text = page(collect(those, asked.seed, asked.older, tell), vars(asked))
+            text = page(collect(those, asked.seed, asked.older, tell, asked.minutes), vars(asked))
     print(text)
     if asked.write:
         asked.write.parent.mkdir(parents=True, exist_ok=True)

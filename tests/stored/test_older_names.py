@@ -26,6 +26,7 @@ def of(*names: str, unindexed: tuple[str, ...] = ()) -> Checkpoint:
         ("LlamaForCausalLM", of(f"model.{WORDS}", unindexed=(HEAD,)), {f"model.{WORDS}"}),
         ("BartModel", of("model.shared.weight", "lm_head.weight"), {"model.shared.weight"}),  # a task's file
         ("BartModel", of("shared.weight"), {"shared.weight"}),
+        ("FlavaForPreTraining", of("flava.norm.weight", "mim_head.bias"), {"flava.norm.weight", "mim_head.bias"}),
     ],
 )
 def test_the_names_that_are_read(class_name: str, checkpoint: Checkpoint, read: set[str]) -> None:

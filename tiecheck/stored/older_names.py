@@ -25,7 +25,7 @@ def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
         if _inside(older):
             bare = {name.removeprefix(prefix) for name in _own_names(older)} - _own_names(older)
             hidden |= {name for name in bare if name in checkpoint}
-        else:
+        elif any(f"{prefix}{name}" in checkpoint for name in _own_names(older)):  # FLAVA's ties are all its heads' own
             hidden |= {name for name in checkpoint.names() if not name.startswith(prefix)}
     if not hidden:
         return checkpoint

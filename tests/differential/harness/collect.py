@@ -158,7 +158,13 @@ def drawn(pool: list[Save], number: int, start: int) -> list[Case]:
     return found
 
 
-def collect(found: list[Case], start: int, older: str | None, told: Callable[[Judged], None] = lambda _: None) -> Run:
+def collect(
+    found: list[Case],
+    start: int,
+    older: str | None,
+    told: Callable[[Judged], None] = lambda _: None,
+    minutes: float = float("inf"),
+) -> Run:
     """Judge directories, then shrink what is wrong.
 
     Args:
@@ -166,22 +172,25 @@ def collect(found: list[Case], start: int, older: str | None, told: Callable[[Ju
         start: The seed that chooses which get a real load too.
         older: The interpreter with transformers 4.57; None for 5 alone.
         told: Called with each directory as it is judged.
+        minutes: The time to judge in; half of it more may be taken to shrink, and what is left is shown as drawn.
     """
     begin, judged = time.perf_counter(), []
     oracle = Oracle(older)
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(oracle, Path(scratch, "model"), random.Random(start))
         for case in found:
+            if time.perf_counter() > begin + 60 * minutes:
+                break
             judged.append(bench.judge(case))
             told(judged[-1])
-        kinds, unshrunk = kinds_of(bench, judged)
+        kinds, unshrunk = kinds_of(bench, judged, begin + 90 * minutes)
         oracle.close()
     names = {one.case.class_name for one in judged}
     return Run(judged, kinds, time.perf_counter() - begin, len(names), oracle.real_loads, unshrunk)
 
 
-def kinds_of(bench: Bench, judged: list[Judged]) -> tuple[list[tuple[Kind, list[Case]]], Counter[str]]:
-    """Shrink one directory of every kind, and put the others to it."""
+def kinds_of(bench: Bench, judged: list[Judged], until: float) -> tuple[list[tuple[Kind, list[Case]]], Counter[str]]:
+    """Shrink one directory of every kind, as long as there is time, and put the others to it."""
     kinds: list[tuple[Kind, list[Case]]] = []
     left: Counter[str] = Counter()
     for one in sorted(judged, key=lambda one: (len(one.case.mutations), bool(one.case.variant))):
@@ -192,7 +201,7 @@ def kinds_of(bench: Bench, judged: list[Judged]) -> tuple[list[tuple[Kind, list[
             elif len(kinds) >= MOST:
                 left[f"{word.kind} {word.line}: {word.what}"] += 1
             else:
-                case, small = shrunk(bench, one.case, word)
+                case, small = shrunk(bench, one.case, word) if time.perf_counter() < until else (one.case, word)
                 changes = {change_of(change) for change in case.mutations} | ({"variant"} if case.variant else set())
                 kinds.append((Kind(*word[:3], frozenset(changes), case, small.why), [one.case]))
     return sorted(kinds, key=lambda item: -len(item[1])), left

@@ -19,6 +19,8 @@ def page(run: Run, asked: dict[str, Any]) -> str:
     broken = [one for one in run.judged if not one.healthy]
     options = " ".join(f"--{key} {asked[key]}" for key in ("directories", "classes", "seed"))
     options += " --untouched" * asked.get("untouched", False)
+    if asked.get("minutes", float("inf")) < float("inf"):
+        options += f" --minutes {asked['minutes']:g}"
     statuses = Counter(one.status for one in run.judged)
     words = Counter((word.kind, word.line) for one in run.judged for word in one.words)
     lines = ["# Drawn directories against transformers", ""]
