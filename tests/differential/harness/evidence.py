@@ -37,6 +37,9 @@ def page(run: Run, asked: dict[str, Any]) -> str:
         lines += _wrong(f"{end} [{changes}]", kinds)
     lines += [f"- {count} {what} (not shrunk)" for what, count in run.unshrunk.most_common()]
     lines += [*_unknown("both load right", healthy), *_unknown("something is lost", broken)]
+    blind = Counter((word.line, word.what) for one in run.judged for word in one.words if word.kind == "no truth")
+    lines += ["", f"## Lines of which the rehearsal does not tell: {blind.total()}", ""]
+    lines += [f"- {count} ({line}) {what}" for (line, what), count in blind.most_common(REASONS)]
     return "\n".join(lines) + "\n"
 
 

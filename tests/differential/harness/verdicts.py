@@ -37,7 +37,7 @@ class Word(NamedTuple):
     """One judgement of tiecheck's, judged."""
 
     kind: str
-    """`right`, `unknown`, `outcome`, `pass`, `alarm`, `refused`, `own error`, `rehearsal`."""
+    """`right`, `unknown`, `no truth`, `outcome`, `pass`, `alarm`, `refused`, `own error`, `rehearsal`."""
     line: str
     """The line of transformers, or empty."""
     what: str
@@ -48,7 +48,7 @@ class Word(NamedTuple):
     @property
     def wrong(self) -> bool:
         """Whether somebody is told what is not so."""
-        return self.kind not in ("right", "unknown")
+        return self.kind not in ("right", "unknown", "no truth")
 
 
 def say(path: Path) -> Said:
@@ -70,6 +70,8 @@ def words_on(said: Said, lines: list[Line]) -> Iterator[Word]:
     for line in lines:
         if line.doubt.startswith("rehearsal: "):
             yield Word("rehearsal", line.version, "differs from the real load", line.doubt)
+        elif line.doubt:
+            yield Word("no truth", line.version, plain(line.doubt), line.doubt)
     if said.report is None:
         healthy = sure and all(line.right() for line in sure)
         yield Word("refused", "", f"refused: {plain(said.error)}", said.error) if healthy else Word("right", "", "")
