@@ -244,6 +244,10 @@ def names() -> Iterator[Subject]:
 
         return Subject(f"llama-as-{to}{'-nested' * (wrap is not None)}", "TIE206", None, write)
 
+    def bare(where: Path) -> Meant:
+        return tied_llama(where, lambda t: t.update({"embed_tokens.weight": t.pop(SOURCE)}))
+
+    yield Subject("llama-bare-embedding", "TIE107", None, bare)
     yield renamed("consolidated.safetensors")
     yield renamed("weights.pth")
     yield renamed("weights.ckpt", lambda t: {"state_dict": t, "epoch": 3})

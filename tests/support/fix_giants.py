@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-HIDDEN = 64
+HIDDEN = 1024
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

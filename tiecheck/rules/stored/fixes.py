@@ -104,6 +104,13 @@ def rename_edits(group: Group) -> tuple[Edit, ...]:
     return (Edit("tied", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
 
 
+def own_name(group: Group) -> tuple[Edit, ...]:
+    """Return the way to give the one stored tensor the class's name where it has a name that only some loaders know."""
+    if len(group.stored_names) != 1 or group.stored_names[0] in group.names or not group.source or not _is_plain(group):
+        return ()
+    return (Edit("renamed", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
+
+
 def drop_edits(group: Group, kept: str) -> tuple[Edit, ...]:
     """Return the way to store a tensor once whose equal copies have other names."""
     return (Edit("tied", None, True, _one_of_equal(group, kept)),) if _is_plain(group) else ()

@@ -54,7 +54,6 @@ def _told(
                 f"{says}, and what that means for {listed(group.names)} differs. {readings_text(views)}",
                 group.names,
                 (*flag_places(flags, views, group), *stored_places(group)),
-                "" if silent else _meaning(group, views),
                 severity="info" if reads_alike(views) and not (silent or loses_silently(views)) else severity_of(views),
                 hurts=losing_views(views),
                 edits=disputed_flag(group, groups, views, silent=silent),
@@ -289,13 +288,6 @@ class FlagMeansSomethingElse(Rule):
         yield case("an engine ties against the false", both, untied, "warning")
         alike = (random[0], loader_view("transformers", "head-random", **new, ties=False))
         yield case("untied for everybody is another rule's matter", held, alike)
-
-
-def _meaning(group: Group, views: tuple[LoaderView, ...]) -> str:
-    """Tell what every loader understands; nothing where only some engines do not listen, and the file is in order."""
-    if reads_alike(views):
-        return ""
-    return f"Every loader understands true, and so it does a {flag_name(group)} of false with every member stored."
 
 
 def _why_apart(views: tuple[LoaderView, ...]) -> str:

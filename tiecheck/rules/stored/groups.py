@@ -85,6 +85,29 @@ def endings_text(failing: tuple[LoaderView, ...]) -> str:
     return " ".join(f"{view_titles(tuple(held))}: {message}." for message, held in alike.items())
 
 
+def fates_text(views: tuple[LoaderView, ...], lost: str) -> str:
+    """Who throws the head away and who keeps both; what is not known of a loader is not said."""
+    thrown = tuple(v for v in views if v.outcome in DISCARDED)
+    apart = tuple(v for v in views if v.outcome == "kept-apart")
+    failing = tuple(v for v in views if v.outcome == "crash")
+    parts = []
+    if thrown:
+        parts.append(f"{view_titles(thrown)} {verb_form('throw', len(thrown) > 1)} {lost} away without a word")
+    if apart:
+        five = any(v.title == "transformers 5" for v in apart)
+        warns = (
+            ", untied, and transformers 5 warns" if five and len(apart) > 1 else ", untied, and warns" if five else ""
+        )
+        parts.append(f"{view_titles(apart)} {verb_form('keep', len(apart) > 1)} both{warns}")
+        if not thrown:
+            parts.append("any later tie_weights() or resize_token_embeddings() ties them, and one is lost")
+    if failing:
+        parts.append(f"{view_titles(failing)} {verb_form('fail', len(failing) > 1)}")
+    if not parts and any(view.loader == "transformers" for view in views):
+        return "What loads it is not known: the code of its class decides."
+    return "; ".join(parts) + "." if parts else ""  # something else ends the load, and is told
+
+
 def readings_text(views: tuple[LoaderView, ...]) -> str:
     """Who reads which flag and what comes of it, a sentence for each reading."""
     alike: dict[tuple[str | None, bool | None, bool | None, str], list[LoaderView]] = {}

@@ -16,6 +16,7 @@ from tiecheck.rules.stored.groups import (
     confidence,
     declaration_place,
     declarer_text,
+    fates_text,
     fit_text,
     flag_name,
     flag_word,
@@ -87,7 +88,7 @@ class TrainedHeadDiscarded(Rule):
                 continue  # nobody throws anything away; that the flags disagree is TIE103's to say
             kept = group.source if group.source in group.names else group.names[-1]
             lost = tuple(n for n in group.names if n != kept and n not in group.missing)
-            fates = _fates(views, listed(lost))
+            fates = fates_text(views, listed(lost))
             yield Draft(
                 f"{declarer_text(group)} that {listed(group.names)} are one tensor, but the checkpoint stores "
                 f"different "
@@ -136,29 +137,6 @@ class TrainedHeadDiscarded(Rule):
 def _throws_away(view: LoaderView) -> bool:
     """Return True where a loader that was run ties the group and throws a stored member away."""
     return view.checked != "source" and view.outcome in DISCARDED
-
-
-def _fates(views: tuple[LoaderView, ...], lost: str) -> str:
-    """Who throws the head away and who keeps both; what is not known of a loader is not said."""
-    thrown = tuple(v for v in views if v.outcome in DISCARDED)
-    apart = tuple(v for v in views if v.outcome == "kept-apart")
-    failing = tuple(v for v in views if v.outcome == "crash")
-    parts = []
-    if thrown:
-        parts.append(f"{view_titles(thrown)} {verb_form('throw', len(thrown) > 1)} {lost} away without a word")
-    if apart:
-        five = any(v.title == "transformers 5" for v in apart)
-        warns = (
-            ", untied, and transformers 5 warns" if five and len(apart) > 1 else ", untied, and warns" if five else ""
-        )
-        parts.append(f"{view_titles(apart)} {verb_form('keep', len(apart) > 1)} both{warns}")
-        if not thrown:
-            parts.append("any later tie_weights() or resize_token_embeddings() ties them, and one is lost")
-    if failing:
-        parts.append(f"{view_titles(failing)} {verb_form('fail', len(failing) > 1)}")
-    if not parts and any(view.loader == "transformers" for view in views):
-        return "What loads it is not known: the code of its class decides."
-    return "; ".join(parts) + "." if parts else ""  # something else ends the load, and is told
 
 
 class TiedMemberLost(Rule):

@@ -8,7 +8,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import rename_edits
+from tiecheck.rules.stored.fixes import own_name, rename_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
@@ -37,7 +37,8 @@ class HeadNotMaterialised(Rule):
     checkpoint and is not.
 
     ## How to mend it
-    Use a version of the tool that falls back to the embedding. Where that cannot be had, make a copy of the checkpoint
+    Give the tensor the class's name where it has another. Else use a version of the tool that falls back to the
+    embedding; where that cannot be had, make a copy of the checkpoint
     for that tool alone, with the head written out; do not change the flag.
     """
 
@@ -70,13 +71,16 @@ class HeadNotMaterialised(Rule):
             )
             if not normal or not group.stored_names or not failing or spoken_for(views):
                 continue
+            renamed = own_name(group) if any(view.checked != "source" for view in failing) else ()
+            right = "which is right; some loaders look for the other name all the same."
             yield Draft(
-                f"{endings_text(failing)} {listed(group.names)} are stored once, as {group.stored_names[0]}, which is "
-                "right; some loaders look for the other name all the same.",
+                f"{endings_text(failing)} {listed(group.names)} are stored once, as {group.stored_names[0]}, "
+                f"{'a name that some loaders do not know.' if renamed else right}",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
                 severity="warning" if loses_silently(failing) or any(v.checked != "source" for v in failing) else None,
                 hurts=failing,
+                edits=renamed,
                 no_mend="nothing is wrong with the checkpoint; use a version of the tool that falls back to the "
                 "embedding, and name with --for the loaders that matter to you.",
             )
