@@ -213,7 +213,7 @@ def _object(model: Any, name: str) -> Any:
     for path in (name, f"{owner}.parametrizations.{attribute}.original"):
         try:
             return model.get_parameter_or_buffer(path)
-        except AttributeError:
+        except (AttributeError, TypeError):  # gone, or a parametrization on one that it does not fit
             continue
     return None
 

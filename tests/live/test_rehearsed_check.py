@@ -112,3 +112,39 @@ def test_a_load_that_raises_for_another_cause_is_no_matter_of_the_tie(models: Pa
     assert report.status == "unknown"
     assert (report.reason or "").startswith(f"transformers {transformers.__version__} raises when it loads this")
     assert "TIE107" not in [finding.code for finding in report.findings if "transformers 5" in (finding.hurts or ())]
+
+
+def broken_width(where: Path, name: str) -> Path:
+    """A saved model whose config has another width than its tensors, so that the load raises."""
+    animal(by_name(name)).model().save_pretrained(where)
+    config = json.loads((where / "config.json").read_text())
+    config["intermediate_size"] += 8
+    (where / "config.json").write_text(json.dumps(config))
+    return where
+
+
+def test_a_load_that_raises_where_no_group_is_has_an_error(tmp_path: Path) -> None:
+    where = broken_width(tmp_path, "ViTModel")
+    assert tiecheck.check(where).targets[0].status == "pass"
+    for options in ({"rehearse": True}, {"live": True}):
+        (report,) = tiecheck.check(where, **options).targets  # type: ignore[arg-type]  # two words of it
+        assert report.status == "error"
+        assert "raises when it loads this" in report.errors[0].message
+
+
+def test_the_live_layer_of_a_directory_rehearses_its_load(differing: Path) -> None:
+    assert five(tiecheck.check(differing, live=True)).checked == "rehearsed"
+
+
+def test_the_gate_hears_the_loader(tmp_path: Path) -> None:
+    where = broken_width(tmp_path, "LlamaForCausalLM")
+    with pytest.raises(tiecheck.TiecheckError, match="raises when it loads this"):
+        tiecheck.gate(where, device_map="cpu")
+
+
+def test_the_seconds_of_a_target_are_those_of_the_child(differing: Path, tmp_path_factory: Any) -> None:
+    slow = tmp_path_factory.mktemp("slow") / "python"
+    slow.write_text("#!/bin/sh\nsleep 30\n")
+    slow.chmod(0o755)
+    (report,) = tiecheck.check(differing, python=str(slow), timeout=1.5).targets
+    assert "not done in" in report.errors[0].message or "takes more than 1.5 s" in report.errors[0].message

@@ -129,3 +129,11 @@ def test_very_many_candidates_cost_no_more_than_in_proportion() -> None:
         return time.process_time() - begin
 
     assert seconds(20_000) < 40 * max(seconds(2_000), 0.005), "ten times the names; a square would be a hundred"
+
+
+@pytest.mark.parametrize("embedding", ["embed_tokens.weight", "model.wte.weight"])
+def test_a_draft_without_its_head_is_told_by_the_flag_and_the_head(embedding: str) -> None:
+    config = ModelConfig("config.json", {"vocab_size": 8}, (Flag("tie_word_embeddings", (), False, 1, 1),))
+    found = guess_groups(config, checkpoint(embedding, "fc.weight"))
+    assert isinstance(found, Unknown)
+    assert f"only {embedding} can be a member, tie_word_embeddings is false and no head is stored" in found.reason

@@ -38,7 +38,7 @@ class CheckCommand(PlainCommand):
 
 @click.command("check", cls=CheckCommand, short_help="Judge models: which names are tied, how, and what is wrong.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@click.option("--live", is_flag=True, help="Also build the class, on the meta device and without weights.")
+@click.option("--live", is_flag=True, help="Also build the class, on meta and without weights, and rehearse its load.")
 @click.option("--load", is_flag=True, help="Also load the weights. Implies --live.")
 @click.option("--trust-remote-code", is_flag=True, help="Let a directory's own modeling file run. Implies --live.")
 @click.option("--rehearse", is_flag=True, help="Also run transformers' own from_pretrained, without reading weights.")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import finding_of, suppress_findings
-from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, report_status
+from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, raised_load, report_status
 from tiecheck.errors import (
     OutOfTimeError,
     TargetError,
@@ -201,9 +201,11 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     for rule in select_rules(config.select, config.ignore, facts):  # a layer that was not asked for is no skip either
         _apply(rule, facts, target, outcome, chosen)
     for name, words in ASKED.items():  # what was asked for by name and cannot be had must not let pass
-        asked = name in facts and (name != "live" or config.wants_live) and not outcome.errors
-        if asked and isinstance(layer := facts.get(name), Unknown):
+        asked = {"live": config.wants_live, "rehearsal": config.wants_rehearsal}.get(name, True) and name in facts
+        if asked and not outcome.errors and isinstance(layer := facts.get(name), Unknown):
             outcome.errors.append(Error(None, shown(f"{words}: {layer.reason}"), target.text))
+    if raised := raised_load(facts, outcome, config):
+        outcome.errors.append(Error(None, raised, target.text))
     if config.ties:
         from tiecheck.engine.contracts import unkept_promises
 

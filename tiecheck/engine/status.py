@@ -44,12 +44,7 @@ def report_status(
         return "error", None
     if at_least((f for f in answers.findings if f.suppressed is None), config.fail_on):
         return "fail", None
-    rehearsed = facts.known("rehearsal")
-    raised = (
-        [f"transformers {rehearsed.version} raises when it loads this: {': '.join(rehearsed.raised)}"]
-        if rehearsed is not None and rehearsed.raised
-        else []
-    )
+    raised = _raises(facts)
     blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
     unclear = [skip.reason for skip in answers.skips if skip.code in answers.unclear]
     untold_groups = untold_reason(
@@ -59,6 +54,21 @@ def report_status(
     if reason is None and answers.ran:
         return "pass", None
     return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")
+
+
+def _raises(facts: Facts) -> list[str]:
+    """Return what transformers raises when it loads this, where a rehearsal heard it."""
+    rehearsed = facts.known("rehearsal")
+    if rehearsed is None or not rehearsed.raised:
+        return []
+    return [f"transformers {rehearsed.version} raises when it loads this: {': '.join(rehearsed.raised)}"]
+
+
+def raised_load(facts: Facts, answers: RuleAnswers, config: Config) -> str | None:
+    """Return a raising load that nothing else tells: no group bears it, or it was to go under a device map."""
+    told = answers.errors or at_least(answers.findings, config.fail_on)
+    alone = config.device_map is not None or not facts.known("groups")
+    return next(iter(_raises(facts)), None) if alone and not told else None
 
 
 def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> int:

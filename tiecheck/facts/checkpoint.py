@@ -88,21 +88,27 @@ def loaders(
 
 @fact
 def rehearsal(
-    folder: str, rehearsing: Config, checkpoint: Checkpoint | Unknown, fetched: RemoteModel | None
+    folder: str,
+    rehearsing: Config,
+    checkpoint: Checkpoint | Unknown,
+    fetched: RemoteModel | None,
+    built: Built | Unknown | None,
 ) -> Rehearsal | Unknown:
     """Outcome of transformers' own `from_pretrained` with the directory, on meta; of a remote model by its headers."""
     from tiecheck.live.rehearsal import rehearse, shadow_of
 
-    trust, values = rehearsing.trust_remote_code, rehearsing.values != "never"
+    if isinstance(built, Unknown) and not rehearsing.wants_rehearsal:
+        return built  # what the live layer refuses to build is not loaded either
+    trust, values, limit = rehearsing.trust_remote_code, rehearsing.values != "never", rehearsing.timeout or None
     if fetched is None:
-        found = rehearse(folder, rehearsing.python, trust_remote_code=trust, values=values)
+        found = rehearse(folder, rehearsing.python, timeout=limit, trust_remote_code=trust, values=values)
     elif isinstance(checkpoint, Unknown) or checkpoint.format != "safetensors" or fetched.config_text is None:
         return Unknown(
             "of a remote model a load is rehearsed by its config and safetensors headers, which are not there"
         )
     else:
         with shadow_of(fetched.config_text, checkpoint) as shadow:
-            found = rehearse(shadow, rehearsing.python, values=False)
+            found = rehearse(shadow, rehearsing.python, timeout=limit, values=False)
     return found if found.unsure is None else Unknown(found.unsure)
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Given = dict[FactName, Any]
 
 
+REHEARSING = ("rehearse", "python", "trust_remote_code", "values", "timeout")
+"""The options of a rehearsal; the live layer of a directory has one too."""
+
+
 def facts_of(target: Target, config: Config) -> Facts:
     """Return the facts of a target given as text.
 
@@ -101,6 +105,8 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     given |= _read(folder, model, checkpoint, config) | beside
     if target.directory and any(name.endswith(".py") for name in _listed(folder)):
         given |= _sources(folder, flat=True)
+    if config.wants_live and target.directory and model is not None and checkpoint is not None:
+        given["rehearsing"] = config.only(*REHEARSING)
     return Facts(given)
 
 
@@ -133,7 +139,7 @@ def _read(
         "checkpoint": checkpoint if checkpoint is not None else Unknown(none),
         "values": config.values,
         **_asked(config, live=config.wants_live),
-        **({"rehearsing": config.only("python", "trust_remote_code", "values")} if config.wants_rehearsal else {}),
+        **({"rehearsing": config.only(*REHEARSING)} if config.wants_rehearsal else {}),
     }
 
 

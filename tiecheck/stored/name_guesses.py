@@ -55,6 +55,11 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
     declared = says.pop() if len(says) == 1 else None
     if not (embeddings and heads) and declared is not True:
         which = (embeddings or heads)[0]
+        if declared is False and not heads:
+            return Unknown(
+                f"by name only {which} can be a member, {flags[0].dotted} is false and no head is stored: where the "
+                "class has one, it comes out random; what the class has cannot be told without its code"
+            )
         return Unknown(f"by name only {which} can be a member: what the class ties cannot be told without its code")
     found = tuple(sorted((*embeddings, *heads)))
     return (
