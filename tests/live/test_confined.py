@@ -195,6 +195,24 @@ def test_what_a_config_asks_for_is_refused_by_its_number(tmp_path: Path, key: st
             built(written(tmp_path / "m", **TINY | data))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"checkpoint_path": "/etc/hostname"},
+        {"cache_dir": "/tmp", "depth": 2},
+        {"depth": 2, "pretrained_cfg_overlay": {"file": "/etc/hostname"}},
+    ],
+)
+def test_files_that_timm_would_open_are_refused(arguments: dict[str, Any]) -> None:
+    timm = {"architectures": ["TimmWrapperModel"], "model_type": "timm_wrapper", "architecture": "resnet18"}
+    for data in (timm | {"model_args": arguments}, {"vision_config": timm | {"model_args": arguments}}):
+        with pytest.raises(TargetError, match=r"model_args\.\w+ names weights for timm to load"):
+            bounds.refuse_counts(data)
+    with pytest.raises(TargetError, match=r"config\.json:architecture names weights"):
+        bounds.refuse_counts(timm | {"architecture": "local-dir:/srv/other"})
+    bounds.refuse_counts(timm | {"model_args": {"depth": 3, "features_only": True}, "_name_or_path": "/srv/here"})
+
+
 def test_large_models_are_no_hostile_ones(tmp_path: Path) -> None:
     large = {
         "num_hidden_layers": 128,

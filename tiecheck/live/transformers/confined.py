@@ -41,12 +41,15 @@ module of three, has some 100,000."""
 MAPS = ("id2label", "label2id", "task_specific_params")
 """Keys whose own keys are the user's words."""
 
+TIMM_FILES = frozenset(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"))
+"""Arguments of `timm.create_model` (1.0) that lead to files, which a config may give as `model_args`."""
+
 READ = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".py")
 """Endings of the files of a directory that a load may open."""
 
 
 def refuse_counts(data: Mapping[str, Any], where: str = "") -> None:
-    """Refuse a config that asks for more layers, labels, experts and the like than anybody could build.
+    """Refuse a config that asks for more layers, labels, experts and the like than anybody could build, or for a file.
 
     Args:
         data: The config.
@@ -59,6 +62,7 @@ def refuse_counts(data: Mapping[str, Any], where: str = "") -> None:
         path = f"{where}{key}"
         if key in MAPS:
             continue
+        _refuse_files(path, value)
         if isinstance(value, Mapping):
             refuse_counts(value, f"{path}.")
             continue
@@ -67,6 +71,14 @@ def refuse_counts(data: Mapping[str, Any], where: str = "") -> None:
                 refuse_counts(one, f"{path}[].")
             elif isinstance(one, int) and one > (most := _most(key)):
                 raise TargetError(f"config.json:{path} asks for {_count(one)}, more than the {most:,} that are built")
+
+
+def _refuse_files(path: str, value: Any) -> None:
+    """Refuse what timm would open by itself, without asking transformers."""
+    named = TIMM_FILES.intersection(value) if path.endswith("model_args") and isinstance(value, Mapping) else ()
+    if named or (isinstance(value, str) and value.startswith("local-dir:")):
+        words = f"{path}.{min(named)}" if named else path
+        raise TargetError(f"config.json:{words} names weights for timm to load; nothing outside the directory is read")
 
 
 def _most(key: str) -> float:
