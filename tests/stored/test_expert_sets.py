@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tiecheck.api import check
 from tiecheck.live.rehearsal import rehearse
-from tiecheck.stored.expert_sets import lacking_expert
+from tiecheck.rules.cases import sharded_checkpoint
+from tiecheck.stored.expert_sets import MOST, lacking_expert
 
 
 def expert(layer: int, number: int, last: str = "up.weight") -> str:
@@ -26,7 +27,13 @@ def expert(layer: int, number: int, last: str = "up.weight") -> str:
     ],
 )
 def test_the_expert_that_lacks_something(names: list[str], lacking: str | None) -> None:
-    assert lacking_expert(names) == lacking
+    assert lacking_expert(sharded_checkpoint({"one": tuple(names)})) == lacking
+
+
+def test_of_more_names_than_are_looked_at_nothing_is_said() -> None:
+    names = [expert(0, number) for number in range(MOST)]
+    assert lacking_expert(sharded_checkpoint({"one": (*names[1:], expert(0, 1, "down"))})) is not None
+    assert lacking_expert(sharded_checkpoint({"one": (*names, expert(0, 1, "down"))})) is None
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "olmoe"])

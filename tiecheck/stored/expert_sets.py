@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from tiecheck.records.stored import Checkpoint
 
 MARK = ".experts."
 
+MOST = 20_000
+"""Names that are looked at; of more, the look would take as long as the reading of the headers."""
 
-def lacking_expert(names: Iterable[str]) -> str | None:
+
+def lacking_expert(checkpoint: Checkpoint) -> str | None:
     """Return the first name that a layer's other experts have and one of them lacks; None where each has all.
 
-    Args:
-        names: The stored names.
+    Nothing is said of a checkpoint of more than `MOST` names.
     """
+    if sum(len(shard.entries) for shard in checkpoint.shards) > MOST:
+        return None
     held: dict[str, dict[str, set[int]]] = {}
-    for name in names:
-        before, mark, rest = name.partition(MARK)
+    for name in checkpoint.names():
+        if MARK not in name:
+            continue
+        before, _, rest = name.partition(MARK)
         number, _, last = rest.partition(".")
-        if mark and number.isdigit():
+        if number.isdigit():
             held.setdefault(before, {}).setdefault(last, set()).add(int(number))
     for before, parts in held.items():
         every = set().union(*parts.values())

@@ -101,7 +101,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
         yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
     yield from _bare_names(model, checkpoint, file)
-    lacking = lacking_expert(checkpoint.names())
+    lacking = lacking_expert(checkpoint)
     if lacking is not None:
         why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
         yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
