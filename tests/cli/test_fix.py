@@ -80,6 +80,21 @@ def test_a_word_that_is_not_on_offer_is_an_error(broken: Path) -> None:
     assert run(broken, "--choose", "untied", "--apply", code=0) == "nothing to fix\n"
 
 
+def test_a_note_does_not_stand_in_the_way_of_a_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untied BERT stores its bias twice, equal: to delete one is right for a tied one alone."""
+    from fix_subjects import edit_weights, save_small, small_model
+
+    monkeypatch.setattr("tiecheck.fix.run.find_spec", lambda _: None)
+    save_small(small_model("BertForMaskedLM", tie_word_embeddings=False), tmp_path)
+    bias = "cls.predictions.bias"
+    edit_weights(tmp_path, lambda t: t.update({"cls.predictions.decoder.bias": t[bias].clone()}))
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
+    told = run(tmp_path, "--select", "TIE1", "--choose", "untied", "--apply", code=0)
+    assert "TIE101 trained-head-discarded: untied" in told
+    assert "TIE106" not in told
+
+
 def content(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 

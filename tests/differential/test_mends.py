@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from harness.cases import untouched
 from harness.collect import drawn
 from harness.mending import collect_mends, mends_page
 from harness.saves import Save, animal_of, pool, saved, variants
 from older import older_python
+
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_target
+from tiecheck.fix.run import FixOptions, fix_target
+from tiecheck.records.edits import file_edits
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -33,6 +41,39 @@ def saves() -> list[Save]:
         for name, model_type in SAMPLE
         for variant in variants(animal_of(name, model_type, ""), random.Random(1), 2)
     ]
+
+
+MORE = [
+    ("AlbertForMaskedLM", "albert"),
+    ("FSMTForConditionalGeneration", "fsmt"),
+    ("GPT2LMHeadModel", "gpt2"),
+    ("Gemma3ForConditionalGeneration", "gemma3"),
+    ("LlavaNextForConditionalGeneration", "llava_next"),
+    ("T5ForConditionalGeneration", "t5"),
+    ("T5GemmaForConditionalGeneration", "t5gemma"),
+    ("WhisperForConditionalGeneration", "whisper"),
+    ("Zamba2ForCausalLM", "zamba2"),
+]
+"""Classes of other shapes of ties."""
+
+
+def offered(save: Save, where: Path) -> list[str]:
+    """Fixes that are offered for a save as it is, notes included."""
+    shutil.rmtree(where, ignore_errors=True)
+    untouched(save).write(where)
+    findings = check_target(str(where), Config()).findings
+    assert fix_target(str(where), Config(), FixOptions("tied", unsafe=True, rehearse=False)).chosen == ()
+    return [f"{save.class_name} {save.variant} {f.code}: {e.choice}" for f in findings for e in file_edits(f.edits)]
+
+
+def test_no_fix_is_offered_for_what_was_saved(tmp_path: Path) -> None:
+    pairs = [*SAMPLE, *MORE]
+    assert [word for pair in pairs for word in offered(saved(*pair, ()), tmp_path / "model")] == []
+
+
+@pytest.mark.slow
+def test_no_fix_is_offered_for_any_save_of_drawn_classes(tmp_path: Path) -> None:
+    assert [word for save in pool(5, 150) for word in offered(save, tmp_path / "model")] == []
 
 
 def test_fixes_of_a_sample_are_right_in_transformers_5() -> None:
