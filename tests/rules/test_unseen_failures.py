@@ -12,7 +12,7 @@ from split_models import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from tiecheck.engine.run import _finding
+from tiecheck.engine.findings import finding_of
 from tiecheck.records.placement import Double, Placement, Plan
 from tiecheck.records.report import Finding
 from tiecheck.rules.base import Draft
@@ -164,7 +164,7 @@ def test_keys_of_a_map_that_match_no_submodule() -> None:
 
 def judged(draft: Draft, *loaders: tuple[str, str]) -> Finding:
     target = Target("model", "module", "model", None)
-    return _finding(TiedMemoryCountedTwice, draft, target, frozenset(loaders) or None)
+    return finding_of(TiedMemoryCountedTwice, draft, target, frozenset(loaders) or None)
 
 
 def test_for_a_loader_raises_and_lowers_what_is_said() -> None:

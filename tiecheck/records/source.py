@@ -32,7 +32,7 @@ class Event(Record):
     """1-based, both."""
     branch: Branch = ()
     form: str = ""
-    """What is done to the source's tensor on the way, as `t clone`."""
+    """Operations on the source's tensor on the way, as `t clone`."""
 
 
 class Method(Record):

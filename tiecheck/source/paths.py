@@ -28,7 +28,7 @@ class Reached(Record):
 
     path: str
     form: tuple[str, ...]
-    """What is done to it on the way, innermost first; empty where it is the very object."""
+    """Operations on it on the way, innermost first; empty where it is the very object."""
 
     @property
     def parameter(self) -> bool:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from transformers import modeling_utils
 
 from tiecheck.live.transformers import rehearse_watch
-from tiecheck.live.transformers.rehearse_watch import RefusedError, Watch, same_values
+from tiecheck.live.transformers.rehearse_bounds import OutsideError
+from tiecheck.live.transformers.rehearse_watch import Watch, same_values
 
 SHAPES = st.sampled_from([(), (0,), (1,), (7,), (3, 2), (5, 3, 2)])
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -77,7 +78,7 @@ def test_a_file_elsewhere_is_refused_and_a_link_of_the_hubs_cache_is_not(watch: 
     outside.touch()
     (tmp_path / "link.safetensors").symlink_to(outside)
     for path in (outside, tmp_path / "link.safetensors", f"{tmp_path}-beside/x.safetensors"):
-        with pytest.raises(RefusedError, match="outside of the directory"):
+        with pytest.raises(OutsideError, match="outside of the directory"):
             watch.inside(path)
     snapshot = tmp_path / "models--a--b" / "snapshots" / "1"
     blob = tmp_path / "models--a--b" / "blobs" / "f00"

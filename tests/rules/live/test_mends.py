@@ -106,7 +106,7 @@ def test_the_order_in_which_a_contract_lists_its_names_decides_nothing() -> None
     assert ways[0] == ways[1]
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, torch.compile], ids=str)
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, torch.compile], ids=lambda one: one.__name__)
 def test_it_is_run_on_what_was_checked(wrap: Any) -> None:
     def build() -> nn.Module:
         model = small_llama()

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
-from tiecheck.rules.registry import rule_of
+from tiecheck.rules.base import Rule
+from tiecheck.rules.source.draws import EmbeddingInitialisesTiedHead
+from tiecheck.rules.source.keys import ListTiedWeightsKeys, MisspeltTieDeclaration, SelfMappedTieKey
+from tiecheck.rules.source.modules import ModuleTimesN
+from tiecheck.rules.source.overrides import EmptyTieWeights, PostInitMissing
+from tiecheck.rules.source.sharing import CopyInsteadOfShare, ModuleAliasAssignment
 from tiecheck.rules.source.sightings import source_facts
+
+DECLARED_RULES = (ListTiedWeightsKeys, MisspeltTieDeclaration, SelfMappedTieKey, PostInitMissing, EmptyTieWeights)
 
 PLAIN = """
 import copy
@@ -42,9 +49,9 @@ FORMS = {
 """Statement -> the rule that must find it; None where the two are one parameter."""
 
 
-def found(text: str, *codes: str) -> list[str]:
+def found(text: str, *rules: type[Rule]) -> list[str]:
     facts = source_facts(text)
-    return [code for code in codes for _ in rule_of(code)().check(facts["sources"])]
+    return [rule.code for rule in rules for _ in rule().check(facts["sources"])]
 
 
 @pytest.mark.parametrize("line", FORMS)
@@ -54,7 +61,7 @@ def test_a_statement_is_judged_by_what_it_does(line: str) -> None:
     exec(text, space)
     model = space["Model"]()
     expected = FORMS[line]
-    assert found(text, "TIE801", "TIE802") == ([expected] if expected else [])
+    assert found(text, ModuleAliasAssignment, CopyInsteadOfShare) == ([expected] if expected else [])
     shares = model.head.weight is model.wte.weight
     assert shares == (expected != "TIE802")
     if expected == "TIE801":
@@ -98,7 +105,7 @@ CLASSES = {
 def test_a_class_of_transformers_is_judged_by_what_it_does(kind: str) -> None:
     base, body, expected = CLASSES[kind]
     text = THEIRS.format(base=base, body=body)
-    assert found(text, "TIE803", "TIE804", "TIE805", "TIE814", "TIE815") == ([expected] if expected else [])
+    assert found(text, *DECLARED_RULES) == ([expected] if expected else [])
     space: dict[str, Any] = {}
     exec(text, space)
     assert is_tied(space["Model"]) == (expected is None)
@@ -117,4 +124,21 @@ def is_tied(model_class: type[PreTrainedModel]) -> bool:
 def test_one_object_many_times_is_one_module() -> None:
     layers = nn.ModuleList([nn.Linear(4, 4)] * 3)
     assert len(list(layers.parameters())) == 2
-    assert found("x = nn.ModuleList([nn.Linear(4, 4)] * 3)\n", "TIE813") == ["TIE813"]
+    assert found("x = nn.ModuleList([nn.Linear(4, 4)] * 3)\n", ModuleTimesN) == ["TIE813"]
+
+
+@pytest.mark.parametrize(
+    ("line", "wide"),
+    [
+        ("self.head.weight = self.wte.weight", True),
+        ("self.wte.weight = self.head.weight", False),
+        ("self.head.weight = self.wte.weight; nn.init.normal_(self.wte.weight, std=0.02)", False),
+        ("self.head.weight = self.wte.weight; self.wte.weight.data.uniform_(-0.1, 0.1)", False),
+    ],
+)
+def test_the_draw_that_a_tie_keeps(line: str, wide: bool) -> None:
+    text = PLAIN.format(line=line).replace("v=12, d=8", "v=4000, d=64")
+    space: dict[str, Any] = {}
+    exec(text, space)
+    assert found(text, EmbeddingInitialisesTiedHead) == ["TIE807"] * wide
+    assert (space["Model"]().head.weight.std().item() > 0.5) == wide

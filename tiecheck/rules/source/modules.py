@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tiecheck.records.source import Event, LooseCall, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.sightings import event_draft, is_pretrained, source_draft, source_facts, ties_of
+from tiecheck.rules.source.sightings import derives_from_theirs, event_draft, shared_heads, source_draft, source_facts
 
-_STATELESS = frozenset(
-    [
-        "ReLU",
-        "GELU",
-        "SiLU",
-        "Tanh",
-        "Sigmoid",
-        "Softmax",
-        "LogSoftmax",
-        "Dropout",
-        "Identity",
-        "LeakyReLU",
-        "ELU",
-        "Mish",
-        "Flatten",
-        "Unflatten",
-        "MaxPool2d",
-        "AvgPool2d",
-        "Hardswish",
-        "ReLU6",
-        "Softplus",
-        "Upsample",
-        "ZeroPad2d",
-        "PixelShuffle",
-        "CELU",
-        "SELU",
-        "GLU",
-        "Dropout1d",
-        "Dropout2d",
-        "Dropout3d",
-        "AlphaDropout",
-    ]
+_STATELESS = re.compile(
+    r"\w*([a-zA-Z]LU|ReLU6|Tanh|[Ss]igmoid|Soft(max|min|plus|sign)\w*|Mish|\w*[Ss]hrink|Hard\w+|Dropout\w*|Identity|Flatten"
+    r"|Unflatten|\w*Pool[123]d|Upsample\w*|\w*Pad[123]d|Pixel\w+|Fold|Unfold)"
 )
+"""Names of modules of `nn` without parameters, one of which may stand many times."""
+
 _TIED = """
 class Net(nn.Module):
     def __init__(self, v, d):
@@ -78,7 +52,7 @@ class ModuleTimesN(Rule):
             modules = {owner.name for owner in file.classes if _has_parameters(owner)}
             for name, line, column in file.times:
                 last = name.rpartition(".")[2]
-                if last in modules or (name.startswith(("nn.", "torch.nn.")) and last not in _STATELESS):
+                if last in modules or (name.startswith(("nn.", "torch.nn.")) and not _STATELESS.fullmatch(last)):
                     yield source_draft(
                         file,
                         (name,),
@@ -106,7 +80,7 @@ class ModuleTimesN(Rule):
 
 def _has_parameters(owner: ModuleClass) -> bool:
     return "Module" in owner.lineage and any(
-        source.rpartition(".")[2] not in _STATELESS and source for _, source in owner.built
+        not _STATELESS.fullmatch(source.rpartition(".")[2]) and source for _, source in owner.built
     )
 
 
@@ -285,7 +259,7 @@ def _untied_by(sources: tuple[SourceFile, ...], name: str, why: str) -> Iterator
         owner.name: ties
         for file in sources
         for owner in file.classes
-        if (ties := ties_of(owner)) and not is_pretrained(file, owner)
+        if (ties := shared_heads(owner)) and not derives_from_theirs(file, owner)
     }
     for file in sources:
         for call in file.calls:

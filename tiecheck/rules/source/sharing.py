@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.sightings import (
+    PLAIN_MODEL,
     class_of_path,
     event_draft,
     is_embedding,
@@ -15,18 +16,8 @@ from tiecheck.rules.source.sightings import (
     methods_in_turn,
     module_of,
     source_facts,
-    ties_of,
     together,
 )
-
-_MODEL = """
-class Model(nn.Module):
-    def __init__(self, v, d):
-        super().__init__()
-        self.wte = nn.Embedding(v, d)
-        self.blocks = nn.Linear(d, d)
-        self.head = nn.Linear(d, v, bias=False)
-"""
 
 
 class ModuleAliasAssignment(Rule):
@@ -71,10 +62,10 @@ class ModuleAliasAssignment(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        yield Case("OLMo's", source_facts(f"{_MODEL}\n        self.head = self.wte\n"), finds=("warning",))
+        yield Case("OLMo's", source_facts(f"{PLAIN_MODEL}\n        self.head = self.wte\n"), finds=("warning",))
         in_a_method = "\n    def tie_weights(self):\n        self.transformer.ff_out = self.transformer.wte\n"
-        yield Case("in tie_weights", source_facts(_MODEL + in_a_method), finds=("warning",))
-        yield Case("the weight", source_facts(f"{_MODEL}\n        self.head.weight = self.wte.weight\n"))
+        yield Case("in tie_weights", source_facts(PLAIN_MODEL + in_a_method), finds=("warning",))
+        yield Case("the weight", source_facts(f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"))
         shared = (
             "class M(nn.Module):\n    def __init__(self, shared):\n        self.encoder.embed_tokens = self.shared\n"
         )
@@ -147,8 +138,8 @@ class CopyInsteadOfShare(Rule):
             ("a clone", "self.head.weight = nn.Parameter(self.wte.weight.clone())"),
             ("deepcopy", "self.head.weight = copy.deepcopy(self.wte.weight)"),
         ):
-            yield Case(title, source_facts(f"{_MODEL}\n        {line}\n"), finds=("error",))
-        tie = f"{_MODEL}\n    def tie_weights(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
+            yield Case(title, source_facts(f"{PLAIN_MODEL}\n        {line}\n"), finds=("error",))
+        tie = f"{PLAIN_MODEL}\n    def tie_weights(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("copy_ in tie_weights", source_facts(tie), finds=("error",))
         turned = """
             class TiedAutoencoder(nn.Module):
@@ -158,8 +149,8 @@ class CopyInsteadOfShare(Rule):
                     self.decoder.weight = nn.Parameter(self.encoder.weight.t())
         """
         yield Case("a tied autoencoder", source_facts(turned), finds=("error",))
-        yield Case("the parameter itself", source_facts(f"{_MODEL}\n        self.head.weight = self.wte.weight\n"))
-        begun = f"{_MODEL}\n    def reset(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
+        yield Case("the parameter itself", source_facts(f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"))
+        begun = f"{PLAIN_MODEL}\n    def reset(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("values that are copied where nothing says tie", source_facts(begun))
 
 
@@ -212,7 +203,7 @@ class TieReboundLater(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        tied = f"{_MODEL}\n        self.head.weight = self.wte.weight\n"
+        tied = f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"
         yield Case(
             "a new embedding", source_facts(f"{tied}        self.wte = nn.Embedding(v, d)\n"), finds=("warning",)
         )
@@ -220,7 +211,7 @@ class TieReboundLater(Rule):
         yield Case("a new parameter", source_facts(late), finds=("warning",))
         yield Case("tied last", source_facts(tied))
         tie = "            self.head.weight = self.wte.weight\n"
-        other = f"{_MODEL}\n        if tie:\n{tie}        else:\n            self.head = nn.Linear(d, v)\n"
+        other = f"{PLAIN_MODEL}\n        if tie:\n{tie}        else:\n            self.head = nn.Linear(d, v)\n"
         yield Case("in the other branch", source_facts(other))
         again = f"{tied}        self.head = nn.Linear(d, v)\n        self.head.weight = self.wte.weight\n"
         yield Case("tied again", source_facts(again))
@@ -244,75 +235,3 @@ def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) ->
             f"Move the tie behind line {lost.line}.",
             f"undone by line {lost.line}",
         )
-
-
-class EmbeddingInitialisesTiedHead(Rule):
-    """The head takes the embedding's tensor, with the wide draw that `nn.Embedding` makes, and nothing draws it anew.
-
-    ## What it does
-    Finds `self.head.weight = self.wte.weight` where the embedding is a plain `nn.Embedding` and no initialisation
-    follows: no `nn.init`, no `apply`, no `post_init`, in the class or in one of its bases in the file.
-
-    ## Why it is bad
-    `nn.Embedding` draws with a standard deviation of 1, a linear layer with about 1/sqrt(3 d). With the embedding's
-    draw the logits of an untrained model are dominated by the input token itself, the first loss is far above ln V, and
-    sampling repeats.
-
-    ## How to mend it
-    Draw the shared tensor anew, `nn.init.normal_(self.wte.weight, std=0.02)`, or tie the other way round:
-    `self.wte.weight = self.head.weight`.
-    """
-
-    code = "TIE807"
-    name = "embedding-initialises-tied-head"
-    summary = "the tie keeps an `nn.Embedding`'s default draw, and no initialisation follows"
-    severity = "warning"
-    confidence = "medium"
-
-    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            initialising = {c.name for c in file.classes if _initialises(c)}
-            for owner in file.classes:
-                foreign = [b for b in owner.lineage if b != "Module" and b not in {c.name for c in file.classes}]
-                if (
-                    owner.name in initialising
-                    or initialising & set(owner.lineage)
-                    or foreign
-                    or not owner.method("__init__")
-                ):
-                    continue
-                for tie in ties_of(owner):
-                    if class_of_path(owner, module_of(tie.source)) == "Embedding" and not _drawn_elsewhere(file, owner):
-                        yield event_draft(
-                            file,
-                            tie,
-                            f"{owner.name}: {tie.target} takes the tensor of {tie.source} with nn.Embedding's "
-                            "draw of standard "
-                            "deviation 1, and nothing initialises it after that. Logits of the untrained "
-                            "model are far too large.",
-                            f"Add nn.init.normal_(self.{tie.source}, std=0.02) after it, or write "
-                            f"self.{tie.source} = self.{tie.target}.",
-                            "keeps the embedding's draw",
-                        )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        tied = f"{_MODEL}\n        self.head.weight = self.wte.weight\n"
-        yield Case("the GPT-2 thread's", source_facts(tied), finds=("warning",))
-        yield Case("the other way round", source_facts(f"{_MODEL}\n        self.wte.weight = self.head.weight\n"))
-        yield Case("drawn anew", source_facts(f"{tied}        nn.init.normal_(self.wte.weight, std=0.02)\n"))
-        yield Case("by apply", source_facts(f"{tied}        self.apply(self._init)\n"))
-        yield Case("by whoever builds it", source_facts(f"{tied}\ndef build():\n    Model(1, 2).apply(init)\n"))
-
-
-def _initialises(owner: ModuleClass) -> bool:
-    """Tell whether a class draws values itself, or has a method that is made to."""
-    return any(event.kind == "init" for method in owner.methods for event in method.events) or any(
-        "init" in method.name.strip("_") and method.name != "__init__" for method in owner.methods
-    )
-
-
-def _drawn_elsewhere(file: SourceFile, owner: ModuleClass) -> bool:
-    """Tell whether a function of the file initialises something, or another class builds this one and does."""
-    others = (c for c in file.classes if c.name != owner.name and any(s.endswith(owner.name) for _, s in c.built))
-    return any(event.kind == "init" for event in file.events) or any(_initialises(other) for other in others)

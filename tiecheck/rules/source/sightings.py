@@ -1,4 +1,4 @@
-"""What the rules on sources share: words on paths, heads and embeddings, drafts, and cases from text."""
+"""Words on paths, heads and embeddings, drafts, and cases from text, for all rules on sources."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ from typing import Any
 
 from tiecheck.records.source import Event, Method, ModuleClass, SourceFile
 from tiecheck.rules.base import Draft, file_place
+
+PLAIN_MODEL = """
+class Model(nn.Module):
+    def __init__(self, v, d):
+        super().__init__()
+        self.wte = nn.Embedding(v, d)
+        self.blocks = nn.Linear(d, d)
+        self.head = nn.Linear(d, v, bias=False)
+"""
+"""Text of a class with an embedding and a head, to which a case adds statements."""
+
+DECLARING = """
+from transformers import PreTrainedModel
+
+class Model(PreTrainedModel):
+    _tied_weights_keys = {keys}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+"""
+TIED_CLASS = DECLARING.replace("{keys}", '{"lm_head.weight": "model.embed_tokens.weight"}')
+"""Text of a class of transformers, with what it declares."""
 
 HEAD_LIKE = re.compile(
     r"(?i)(^|_)(lm_head|head|ff_out|decoder|logits|to_logits|unembed\w*|output_projection|out_proj|generator|output|proj)$"
@@ -54,7 +79,7 @@ def is_head(owner: ModuleClass, path: str) -> bool:
     )
 
 
-def ties_of(owner: ModuleClass) -> tuple[Event, ...]:
+def shared_heads(owner: ModuleClass) -> tuple[Event, ...]:
     """Return the events of all methods that make an embedding and a head one parameter."""
     found = {(e.line, e.column, e.target): e for method in owner.methods for e in method.events if is_tie(owner, e)}
     return tuple(found.values())
@@ -74,7 +99,7 @@ def together(one: Event, other: Event) -> bool:
     return all(arms.get(line, arm) == arm for line, arm in other.branch)
 
 
-def is_pretrained(file: SourceFile, owner: ModuleClass) -> bool:
+def derives_from_theirs(file: SourceFile, owner: ModuleClass) -> bool:
     """Tell whether a class is one of transformers' models, by its bases and by what its file imports.
 
     Older libraries (`pytorch_transformers`) have a `PreTrainedModel` of their own.

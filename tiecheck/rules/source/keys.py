@@ -1,0 +1,176 @@
+"""TIE803, TIE804, TIE805: what a class of transformers declares of its ties."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tiecheck.records.source import SourceFile
+from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.sightings import (
+    DECLARING,
+    TIED_CLASS,
+    derives_from_theirs,
+    source_draft,
+    source_facts,
+)
+
+
+class ListTiedWeightsKeys(Rule):
+    """`_tied_weights_keys` is a list, and transformers 5 needs a mapping.
+
+    ## What it does
+    Finds a list (also an empty one) of names as `_tied_weights_keys` in a class of transformers' models.
+
+    ## Why it is bad
+    transformers 4 took a list of the names that are tied. transformers 5 maps each to the name that it takes its tensor
+    from, and a class with a list raises when it is built or loaded with `tie_word_embeddings` true.
+
+    ## How to mend it
+    Write `{"lm_head.weight": "model.embed_tokens.weight"}`: each name and its source.
+    """
+
+    code = "TIE803"
+    name = "list-tied-weights-keys"
+    summary = "a list in `_tied_weights_keys`, where transformers 5 needs a mapping"
+    severity = "warning"
+    messages = ("'list' object has no attribute 'keys'",)
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            for owner in file.classes:
+                if owner.keys is None or owner.keys.form != "list" or not derives_from_theirs(file, owner):
+                    continue
+                names = tuple(name for name, _ in owner.keys.pairs)
+                mapping = ", ".join(f'"{name}": "<source>"' for name in names)
+                yield source_draft(
+                    file,
+                    names or (owner.name,),
+                    (owner.keys.line, owner.keys.column),
+                    f"{owner.name} lists its tied names. transformers 5 needs a mapping of each to its "
+                    "source, and raises "
+                    "AttributeError: 'list' object has no attribute 'keys' where the flag is true.",
+                    f"Write _tied_weights_keys = {{{mapping}}}, with the embedding's name as the source."
+                    if names
+                    else "Write _tied_weights_keys = {}.",
+                    "a list",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield Case("a list", source_facts(DECLARING.replace("{keys}", '["lm_head.weight"]')), finds=("warning",))
+        yield Case("an empty list", source_facts(DECLARING.replace("{keys}", "[]")), finds=("warning",))
+        yield Case("a mapping", source_facts(TIED_CLASS))
+        plain = DECLARING.replace("{keys}", '["lm_head.weight"]').replace("(PreTrainedModel)", "(nn.Module)")
+        yield Case("a class of its own kind", source_facts(plain))
+
+
+_MISSPELT = re.compile(r"_{0,2}(tied?_?(weights?|params?|parameters?)_?keys?|keys?_to_tie|tied_keys)")
+_KNOWN_FLAG = "tie_word_embeddings"
+_MISSPELT_FLAG = re.compile(r"tied?_words?_embeddings?|tie_word_embbedings?|tie_word_embeding")
+
+
+class MisspeltTieDeclaration(Rule):
+    """A declaration of a tie is misspelt, so that nothing reads it.
+
+    ## What it does
+    Finds class attributes such as `tied_weights_keys` and `_tied_weight_keys` in a class of transformers' models, and
+    `tie_word_embedding=...` and its like where a config is made or changed, if nothing in the file reads that name.
+
+    ## Why it is bad
+    Python takes any name. The library reads `_tied_weights_keys` and `tie_word_embeddings` alone, so that the model is
+    not tied, or stays tied, and nobody says so.
+
+    ## How to mend it
+    Write the name as the library has it.
+    """
+
+    code = "TIE804"
+    name = "misspelt-tie-declaration"
+    summary = "`tied_weights_keys`, `tie_word_embedding=` and their like: no library reads them"
+    severity = "error"
+    confidence = "medium"
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            read = {word for word, is_read, _, _ in file.words if is_read}
+            for owner in file.classes:
+                used = {path.rpartition(".")[2] for method in owner.methods for path in method.reads}
+                for name, line, column in owner.attributes if derives_from_theirs(file, owner) else ():
+                    if name != "_tied_weights_keys" and _MISSPELT.fullmatch(name) and name not in used:
+                        yield source_draft(
+                            file,
+                            (f"{owner.name}.{name}",),
+                            (line, column),
+                            f"{owner.name} declares {name}, which transformers does not read: it reads "
+                            "_tied_weights_keys.",
+                            "Rename it to _tied_weights_keys.",
+                            "not read by any library",
+                        )
+            for name, is_read, line, column in file.words:
+                if not is_read and name != _KNOWN_FLAG and _MISSPELT_FLAG.fullmatch(name) and name not in read:
+                    yield source_draft(
+                        file,
+                        (name,),
+                        (line, column),
+                        f"{name} is set and never read here; the flag that libraries read is {_KNOWN_FLAG}.",
+                        f"Rename it to {_KNOWN_FLAG}.",
+                        "not read by any library",
+                    )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        for name in ("tied_weights_keys", "_tied_weight_keys"):
+            text = TIED_CLASS.replace("_tied_weights_keys", name)
+            yield Case(name, source_facts(text), finds=("error",))
+        yield Case("a flag", source_facts("config = LlamaConfig(tie_word_embedding=True)"), finds=("error",))
+        yield Case("spelt right", source_facts(f"{TIED_CLASS}\nconfig = LlamaConfig(tie_word_embeddings=True)"))
+        own = "def build(tie_word_embedding):\n    return Model(tie_word_embedding=tie_word_embedding)\n"
+        yield Case("a name of its own that it reads", source_facts(own))
+
+
+class SelfMappedTieKey(Rule):
+    """A name of `_tied_weights_keys` is mapped to itself.
+
+    ## What it does
+    Finds pairs whose name and source are one. (An embedding that takes the head's tensor is none: transformers 5.23
+    loads a checkpoint of either name alone into both.)
+
+    ## Why it is bad
+    A name that is its own source ties nothing. transformers 5 builds and loads the model untied, with a random head
+    where the checkpoint stores the embedding alone. Such a mapping is what scripts make of transformers 4's list.
+
+    ## How to mend it
+    Map the head to the embedding: `{"lm_head.weight": "model.embed_tokens.weight"}`.
+    """
+
+    code = "TIE805"
+    name = "self-mapped-tie-key"
+    summary = "a tied name mapped to itself ties nothing"
+    severity = "error"
+    threads = ("unslothai/unsloth#6540",)
+
+    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
+        for file in sources:
+            for owner in file.classes:
+                keys = owner.keys
+                for name, source in keys.pairs if keys is not None and keys.form == "mapping" else ():
+                    if name == source and keys is not None:
+                        yield source_draft(
+                            file,
+                            (name,),
+                            (keys.line, keys.column),
+                            f"{owner.name}._tied_weights_keys maps {name} to itself, which ties nothing.",
+                            "Map it to the embedding's weight.",
+                            "name and source are one",
+                        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        itself = '{"lm_head.weight": "lm_head.weight"}'
+        yield Case("itself", source_facts(DECLARING.replace("{keys}", itself)), finds=("error",))
+        yield Case("the right way round", source_facts(TIED_CLASS))
+        turned = '{"model.embed_tokens.weight": "lm_head.weight"}'
+        yield Case(
+            "the embedding takes the head's, which loads alike", source_facts(DECLARING.replace("{keys}", turned))
+        )
