@@ -32,6 +32,7 @@ from tiecheck.files.pickle.archive import read_torch_file
 from tiecheck.files.pickle.machine import UnreadablePickleError
 from tiecheck.files.pickle.unpickling import read_pickle
 from tiecheck.files.safetensors import header
+from tiecheck.files.safetensors.header import shard_of_header
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
 
@@ -106,12 +107,28 @@ class TestJson:
             read_checkpoint(str(tmp_path))
         current.reset(token)
 
-    @given(st.integers(310, 4000), st.sampled_from(["d_model", "hidden_size", "logit_scale"]), st.booleans())
-    def test_a_number_without_end_in_a_config_is_named(self, digits: int, key: str, nested: bool) -> None:
+    @given(st.integers(310, 4000), st.sampled_from(["d_model", "init", "logit_scale"]),
+           st.lists(st.sampled_from(["text_config", "", "x"]), max_size=3))  # fmt: skip
+    def test_a_number_without_end_in_a_config_is_named(self, digits: int, key: str, levels: list[str]) -> None:
         level: dict[str, Any] = {key: 10**digits}
-        text = json.dumps(LLAMA | ({"text_config": level} if nested else level))
+        for name in levels:
+            level = {name: level}
+        text = json.dumps(LLAMA | level)
         with pytest.raises(TargetError, match=f"gives `{key}` a number of more than 300 digits"):
             parse_config(text.encode(), "config.json")
+
+    @given(
+        st.sampled_from(["1e999", "-1e400", "1.5e309", "9" * 309, "-" + "9" * 400, "1e308", "9" * 308, "1.5", "12"]),
+        st.sampled_from(["%s", "[%s]", '{"y":%s}']),
+    )
+    def test_a_number_of_a_header_is_one_that_safetensors_reads(self, number: str, place: str) -> None:
+        import safetensors
+
+        text = '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":%s}}' % (place % number)
+        raw = len(text).to_bytes(8, "little") + text.encode() + b"\0"
+        with contextlib.nullcontext() if len(number) < 9 and "e" not in number else contextlib.suppress(TargetError):
+            shard = shard_of_header(text.encode(), len(raw), "a", "a")
+            assert list(shard.entries) == [name for name, _ in safetensors.deserialize(raw)]
 
 
 class TestNames:

@@ -113,8 +113,9 @@ def parse_json(
     raw: bytes,
     label: str,
     path: str,
-    constant: Callable[[str], Any] | None = None,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    *,
+    strict: bool = False,
 ) -> Any:
     """JSON in UTF-8, parsed with the garbage collector paused: it costs a good part of a large header.
 
@@ -124,8 +125,8 @@ def parse_json(
         raw: The text.
         label: What the message calls it.
         path: The file it is from.
-        constant: What makes values of `NaN` and `Infinity`, which JSON does not have; Python's floats by default.
         pairs: What makes an object of its keys and values, as they stand; a dict by default, where the last one wins.
+        strict: True to refuse `NaN` and `Infinity`, which JSON does not have, and reals that are out of range.
 
     Raises:
         TargetError: Not JSON, not UTF-8, not text, or nested too deeply to parse.
@@ -138,7 +139,8 @@ def parse_json(
         if raw.startswith(b"\xef\xbb\xbf"):
             raise TargetError(f"{label} begins with a byte order mark, which loaders refuse; save it without one", path)
         take_values(raw, label)
-        data = json.loads(raw.decode("utf-8"), parse_constant=constant, object_pairs_hook=pairs)
+        constant, real = (_refuse, _finite) if strict else (None, None)
+        data = json.loads(raw.decode("utf-8"), parse_constant=constant, parse_float=real, object_pairs_hook=pairs)
         if b"\\ud" in raw or b"\\uD" in raw:
             _refuse_half_characters(data, label, path)
     except UnicodeDecodeError as error:
@@ -156,6 +158,18 @@ def parse_json(
         if enabled:
             gc.enable()
     return data
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(word: str) -> float:
+    """Return a number that a reader of JSON in another language can hold."""
+    value = float(word)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{word[:40]} is out of range")
+    return value
 
 
 def _refuse_half_characters(data: Any, label: str, path: str) -> None:

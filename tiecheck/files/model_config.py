@@ -50,9 +50,12 @@ def parse_config(raw: bytes, path: str) -> ModelConfig:
     if not isinstance(data, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(data), "a number or a truth value")
         raise TargetError(f"{path} holds {kind}, not the JSON object a config is", path)
-    for level in (data, *(value for key, value in data.items() if key.endswith("_config") and isinstance(value, dict))):
+    levels = [data]
+    for level in levels:
         for key, value in level.items():
-            if type(value) is int and value.bit_length() > 1023:
+            if isinstance(value, dict):
+                levels.append(value)
+            elif type(value) is int and value.bit_length() > 1023:
                 raise TargetError(
                     f"{path} gives `{key}` a number of more than 300 digits, which no model can use", path
                 )
