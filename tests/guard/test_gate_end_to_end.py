@@ -147,7 +147,7 @@ def test_a_given_map_is_changed_where_it_has_to_be(llama: str) -> None:
     }
     (finding,) = (f for f in report.findings if f.severity == "error")
     assert finding.code == "TIE511"  # for two GPUs by the library's source
-    assert finding.help.endswith("In the map, set 'lm_head' to 0.")
+    assert finding.edits[0].steps[0].code == "device_map['lm_head'] = 0"
 
 
 def test_a_crash_and_a_map_that_loads() -> None:
@@ -332,7 +332,7 @@ def test_an_undeclared_tie_is_lost_by_from_pretrained(tmp_path: Path) -> None:
     assert codes(report, "error") == ["TIE511"]
     (finding,) = (f for f in report.findings if f.code == "TIE511")
     assert "head.weight, which is not stored, is drawn at random" in finding.message
-    assert '"head.weight": "wte.weight"' in finding.help
+    assert "{'head.weight': 'wte.weight'}" in finding.help
 
     save_file({"wte.weight": weight, "head.weight": weight.clone()}, tmp_path / "model.safetensors", {"format": "pt"})
     both = tiecheck.check(str(tmp_path), device_map="cpu", trust_remote_code=True)
@@ -406,7 +406,10 @@ def test_the_disk_as_memory_is_no_tie_of_a_sound_model(llama: str) -> None:
     with pytest.raises(RuntimeError):
         accelerate.utils.get_balanced_memory(Small(), max_memory={0: 10**6, "cpu": 10**6, "disk": 10**9})
     (finding,) = (f for f in live.findings if f.code == "TIE508")
-    assert finding.help.startswith("Leave disk out of max_memory")
+    names = {"max_memory": dict(memory)}
+    exec(finding.edits[0].steps[0].code or "", names)
+    again = tiecheck.check(Small(), device_map="auto", max_memory=names["max_memory"])
+    assert [f.code for f in again.findings if f.severity != "info"] == []
 
 
 def test_the_door_judges_the_placement_alone(models: Path) -> None:

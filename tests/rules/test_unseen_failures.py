@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch.nn.functional as F
-from plans_by_hand import facts_for, given, live_of, placement, planned
+from plans_by_hand import facts_for, given, live_of, placement, planned, run_mend
 from split_models import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
@@ -117,7 +117,7 @@ def test_a_functional_tie_is_warned_of_for_nothing() -> None:
     assert "It is harmless: get_output_embeddings() of Functional gives the embedding itself" in draft.message
     model.tie_weights()
     assert planned("accelerate", model, BIG).logged == (NOT_TIED,)  # the mend says that it does not go away
-    assert "does not make it go away" in draft.help
+    assert "does not make it go away" in draft.no_mend
 
 
 def test_a_module_alias_is_warned_of_by_versions_that_miss_it() -> None:
@@ -143,7 +143,10 @@ def test_an_undeclared_tie_that_stays_together_is_a_note() -> None:
     model = Sharing(config())
     draft = one(said(model, placement(*both(model))))
     assert draft.severity == "info"
-    assert draft.help.startswith('Add "model.layers.0.mlp.up_proj.weight": "model.layers.1.mlp.up_proj.weight" to')
+    kept = type("Own", (Sharing,), {"_tied_weights_keys": None})(config())
+    run_mend(draft, model=kept)
+    first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    assert type(kept)._tied_weights_keys == {first: second}
     assert "knows only what is declared, and not a tie that the module has" in draft.message
     assert "from_pretrained too ties only what is declared: it makes parameters apart" in draft.message
 

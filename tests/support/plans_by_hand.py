@@ -163,3 +163,12 @@ def placement(*plans: Plan, **changes: Any) -> Placement:
     """What the rules read."""
     plain = Placement(plans[0].strategy, "--device-map", None, plans, None, installed=accelerate.__version__)
     return plain._replace(**changes)
+
+
+def run_mend(draft: Any, device_map: dict[str, int | str] | None = None, **scope: Any) -> dict[str, Any]:
+    """What the first alternative of a finding makes of `device_map` and what else its Python names."""
+    names: dict[str, Any] = {"device_map": dict(device_map or {}), **scope}
+    for step in draft.edits[0].steps:
+        assert step.kind == "run-python"
+        exec(step.code, names)
+    return names

@@ -39,7 +39,8 @@ class Step(Record):
     value: bool | int | str | None = None
     """`set-config`, `set-metadata`: the value to write."""
     code: str | None = None
-    """`run-python`: lines to run where `model` is the model, as its user holds it. `edit-source`: the statement, or a
+    """`run-python`: lines to run where `model` is the model, as its user holds it, `device_map` and `max_memory` what
+    was asked for. `edit-source`: the statement, or a
     method's first line, that the class has to have: `names` is the class, and a method at whose end the statement
     stands; null where `instead_of` goes, a method with its body."""
     instead_of: str | None = None
@@ -81,6 +82,9 @@ WORK = ".tiecheck-fix"
 
 COMMIT = "commit"
 """File in it, from which on files change their places: until all have, the directory holds some of two models."""
+
+CODE = 600
+"""Characters of code that are told; the JSON report has all of them."""
 
 NO_MEND = "No mend:"
 """Beginning of the help of a finding that no change of the files mends; the reason follows."""
@@ -203,13 +207,18 @@ def _done(kind: tuple[StepKind, str | None, Any], steps: list[Step]) -> str:
 def _coded(step: Step) -> str:
     """Tell what is run, or how a class has to read: lines of code one after another."""
     said = (step.instead_of, step.code)
-    old, new = (code and f"`{'; '.join(line.strip() for line in code.splitlines())}`" for code in said)
+    old, new = (code and f"`{_cut('; '.join(line.strip() for line in code.splitlines()))}`" for code in said)
     if step.kind == "run-python":
         return f"run {new}"
     if new is None:
         return f"take {old} out of class {step.names[0]}"
     where = f"in class {step.names[0]}" if len(step.names) == 1 else f"at the end of {'.'.join(step.names)}"
     return f"write {new} {where}{f' for {old}' if old else ''}"
+
+
+def _cut(code: str) -> str:
+    """Cut what is too long to be read, a map of hundreds of entries: the data have it whole."""
+    return code if len(code) <= CODE else f"{code[:CODE]} ... ({len(code)} characters)"
 
 
 def _shown(words: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from itertools import product
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from tiecheck.records.words import TIED, UNTIED
 from tiecheck.rules.cases import PAIR, declared_tie, live_facts
-from tiecheck.rules.placement import plans
+from tiecheck.rules.placement import maps, plans
 from tiecheck.rules.placement.cases import placed_pair, plain_placement, plain_plan, plain_proposal
 
 DEVICES = st.sampled_from([None, "cuda:0", "cuda:1", "cpu", "disk", "mps"])
@@ -26,15 +25,6 @@ def test_a_group_is_split_where_two_of_its_names_have_different_devices(devices:
         words = plans.devices_words(group.names, group.devices)
         for name, device in zip(group.names, devices, strict=True):
             assert (f"{name} on {device}" in words) == (device is not None)
-
-
-@given(MAPS)
-def test_a_written_map_is_python_and_a_long_one_says_how_long(device_map: dict[str, int | str]) -> None:
-    text = plans.written_map(device_map, ("a.b",))
-    if len(device_map) <= plans.SHOWN_ENTRIES:
-        assert ast.literal_eval(text) == device_map
-    else:
-        assert f"({len(device_map)} entries" in text
 
 
 @given(DEVICES.filter(bool))
@@ -61,12 +51,12 @@ def test_a_given_map_hurts_whoever_follows_it_and_a_plan_its_own_tool() -> None:
 
 
 def test_a_proposal_is_a_map_or_what_is_missing() -> None:
-    assert plans.proposal_words(plain_placement(), PAIR) is None
+    assert (maps.map_words(plain_placement()), maps.map_edits(plain_placement())) == ("", ())
     placement = plain_placement(proposal=plain_proposal())
-    assert (plans.proposal_words(placement, PAIR) or "").startswith("Pass device_map={")
+    assert maps.map_words(placement).startswith("It keeps every tie together and puts ")
     short = plain_placement(proposal=plain_proposal(device_map={}, lacks=2048, reason="it is too large"))
-    assert plans.proposal_words(short, PAIR) == (
-        "No map keeps every tie together: it is too large. 2 KiB are missing: raise max_memory by that, or free it."
+    assert maps.map_words(short) == (
+        "No map keeps every tie together: it is too large. 2 KiB are missing in max_memory."
     )
 
 
@@ -74,10 +64,9 @@ def test_the_keys_to_change_are_those_in_which_a_given_map_and_the_proposal_diff
     given_plan = plain_plan("given", placed_pair("cpu", "cuda:0"))
     target = {**given_plan.device_map, "lm_head": 0}
     placement = plain_placement(given_plan, proposal=plain_proposal(device_map=target))
-    assert plans.keys_to_set(placement) == "In the map, set 'lm_head' to 0."
-    assert plans.keys_to_set(plain_placement(given_plan)) is None
-    assert plans.keys_to_set(plain_placement(proposal=plain_proposal(device_map=target))) is None
-    assert plans.keys_to_set(placement._replace(proposal=plain_proposal(device_map=given_plan.device_map))) is None
+    assert maps.map_edits(placement) == (maps.keys_edit({"lm_head": 0}),)
+    assert maps.map_edits(plain_placement(given_plan)) == ()
+    assert maps.map_edits(plain_placement(proposal=plain_proposal(device_map=target))) == (maps.whole_map(target),)
 
 
 @pytest.mark.parametrize(("origin", "library", "loader"), [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.placement import Device, Double, Placement, Plan
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.placement.maps import whole_map
 from tiecheck.rules.placement.plans import (
     device_key,
     hurt_by_plans,
@@ -14,7 +16,6 @@ from tiecheck.rules.placement.plans import (
     plan_title,
     tool_place,
     unfollowed_words,
-    written_map,
 )
 from tiecheck.wording import listed, size
 
@@ -65,9 +66,11 @@ class TiedMemoryCountedTwice(Rule):
                 f"{unfollowed_words(plan, placement) if lost else ''}",
                 names,
                 (tool_place(plan, note), *(tool_place(plan, text, "related") for text in moved)),
-                _help(plan, worst) if lost else "Nothing has to be done; more memory is left free than the plan says.",
+                "" if lost else "More memory is left free than the plan says.",
                 severity="info" if not lost or is_aside(plan, placement) else None,
                 hurts=hurt_by_plans((plan,), names) if lost else None,
+                edits=_uncounted(plan) if lost else (),
+                no_mend="nothing is wrong.",
             )
 
     @staticmethod
@@ -118,12 +121,13 @@ def _moved_words(plan: Plan, lost: dict[str, tuple[Device, Device]]) -> str:
     )
 
 
-def _help(plan: Plan, worst: Double) -> str:
+def _uncounted(plan: Plan) -> tuple[Edit, ...]:
     """Return the map without the double count, or how much more to allow."""
     instead = {module: then for module, (_, then) in plan.moved.items()}
     if all(module in plan.device_map for module in instead):
-        whole = {**plan.device_map, **{module: device_key(device) for module, device in instead.items()}}
-        return f"Pass the map that the planner would have made: device_map={written_map(whole, tuple(instead))}."
-    moves = listed(tuple(f"{module} on {then}" for module, then in instead.items()))
-    over = sum(double.counted - double.real for double in plan.doubles if double.device == worst.device)
-    return f"Pass the map yourself, with {moves}; or allow {size(over)} more on {worst.device} in max_memory."
+        return (whole_map({**plan.device_map, **{module: device_key(device) for module, device in instead.items()}}),)
+    over: dict[Device, int] = {}
+    for double in plan.doubles:
+        over[double.device] = over.get(double.device, 0) + max(0, double.counted - double.real)
+    lines = (f"max_memory[{device_key(device)!r}] += {more}" for device, more in over.items() if more)
+    return (python_edit("allowed", None, *lines),)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.edits import Edit, copy_steps
 from tiecheck.records.placement import PlacedLoad, Placement
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.plans import how_to_declare, keys_to_set
+from tiecheck.rules.placement.maps import declare_edit, map_edits, map_words, together_edit
+from tiecheck.rules.placement.plans import device_key
 from tiecheck.wording import listed
 
 
@@ -69,8 +71,9 @@ def _overwritten(load: PlacedLoad, origin: str) -> Draft:
         f"values from before. All of {listed(load.names)} would be those, and nothing is logged.",
         load.names,
         _places(load, origin),
-        "Build the module under init_empty_weights() and call tie_weights() before the load, or load without a "
-        f"device_map, or store {first} as well. To tie after the load brings nothing back.",
+        "A tie that is made after the load brings nothing back.",
+        edits=(Edit("stored", None, True, copy_steps(load.stored[0], (first,))),) if load.stored else (),
+        no_mend="the checkpoint stores none of them.",
     )
 
 
@@ -124,7 +127,7 @@ class LoadFailsUnderMap(Rule):
             if load.form == "raises":
                 yield _raising(load, placement)
             elif load.form in ("untied", "copies"):
-                yield _apart(load, placement.origin)
+                yield _apart(load, placement)
         for reason in placement.untold:
             yield Unknown(reason)
 
@@ -152,40 +155,42 @@ def _raising(load: PlacedLoad, placement: Placement) -> Draft:
     when = f"{load.function} raises" if load.at == "load" else f"the first forward pass after {load.function} raises"
     stored = f"the checkpoint stores {listed(load.stored)}" if load.stored else "the module has its values"
     text = (load.message or "an exception").removesuffix(".")
-    members = listed(load.names)
-    keys = keys_to_set(placement)
-    if len(set(load.devices)) > 1:
-        where = ". " if keys else " in the map, the CPU or a GPU." if "disk" in load.devices else " in the map."
-        proposed = " The proposed map does." if placement.proposal and placement.proposal.device_map else ""
-        mend = f"Give the modules of {members} one device{where}{keys or proposed}"
-    else:
-        mend = (
-            f"Keep the modules of {members} on a GPU or the CPU. Or load the model without a map and save it again "
-            "with save_pretrained, which stores the source as safetensors: then they may be on the disk."
-        )
-    message = f"Under this device map {when} {text}. {_where(load)}, and {stored}."
-    return Draft(message, load.names, _places(load, placement.origin), mend)
+    told = f"Under this device map {when} {text}. {_where(load)}, and {stored}."
+    edits = map_edits(placement) if len(set(load.devices)) > 1 else ()
+    more = map_words(placement) if edits else ""
+    edits = edits or _together(load, placement)
+    return Draft(told, load.names, _places(load, placement.origin), more, edits=edits, no_mend=NO_PLAN)
 
 
-def _apart(load: PlacedLoad, origin: str) -> Draft:
+NO_PLAN = "there is no map to change."
+"""Reason where a load is followed and no plan is known."""
+
+
+def _together(load: PlacedLoad, placement: Placement) -> tuple[Edit, ...]:
+    """Return the way to one device for all members, the CPU where one is on the disk."""
+    kept = "cpu" if "disk" in load.devices else device_key(next(filter(None, load.devices[::-1]), "cpu"))
+    return tuple(together_edit(plan, load.names, kept) for plan in placement.plans[:1])
+
+
+def _apart(load: PlacedLoad, placement: Placement) -> Draft:
     """Return a tie that comes out as parameters of their own."""
     twice = " Each has a copy of its own in the offload folder." if load.form == "copies" else ""
     lacking = tuple(name for name in load.names if name not in load.stored)
-    mend = f"load it {'without the disk' if 'disk' in load.devices else 'on one device'}."
+    edits = tuple(edit._replace(when="it is to be trained or saved") for edit in _together(load, placement))
     if load.harmless:
         effect = "each reads the same values, so the model computes what it should, and a save stores each"
-        mend = f"Nothing has to be done to run the model. To train or save it, {mend}"
     elif load.tool == "transformers":
         effect = f"no class declares the tie, so {listed(lacking)}, which is not stored, is drawn at random"
-        mend = f"{how_to_declare(load.names)}: then from_pretrained ties them."
+        edits = (declare_edit(load.names),)
     else:
-        effect, mend = "they can differ", f"To train or save it, {mend}"
+        effect = "they can differ"
     return Draft(
         f"After {load.function} under this map {listed(load.names)} are parameters of their own: {effect}.{twice}",
         load.names,
-        _places(load, origin),
-        mend,
+        _places(load, placement.origin),
         severity="info" if load.harmless else None,
+        edits=edits,
+        no_mend=NO_PLAN,
     )
 
 

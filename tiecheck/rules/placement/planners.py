@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.placement import Crash, Placement, Plan, Seeds
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.placement.maps import map_edits, map_words, whole_map
 from tiecheck.rules.placement.plans import (
     hurt_by_plans,
     is_aside,
     is_split,
     plan_severity,
     plan_title,
-    proposal_words,
     tool_place,
     unfollowed_words,
-    written_map,
 )
 from tiecheck.wording import listed
 
@@ -29,13 +29,6 @@ WRONG = {
     "module that was taken apart.",
 }
 """Cause -> what the planners of accelerate 1.15 and transformers 5.23 do wrong."""
-
-CHANGES = {
-    "substring": "register the module with the longer name first in __init__, or give one another ending",
-    "sibling": "give the second path a layer of its own and assign the weight to it, instead of the module",
-    "root": "keep at most one of the tied parameters on the model itself, and the others in submodules",
-}
-"""Cause -> what to change in the class."""
 
 
 class PlannerWillCrash(Rule):
@@ -89,9 +82,10 @@ class PlannerWillCrash(Rule):
                 f'"{crash.error}"{place}{over}.{why}{unfollowed_words(plan, placement)}',
                 names or (crash.module or "the model",),
                 tuple(evidence),
-                _help(crash, placement, early=early),
+                "" if early else _known_limits(crash, placement),
                 severity="info" if early and severity is not None else severity,  # another tool's, and over no tie
                 hurts=hurt_by_plans(plans, names),
+                edits=_unplanned(placement, early=early),
             )
 
     @staticmethod
@@ -115,22 +109,18 @@ class PlannerWillCrash(Rule):
         yield Case("a given map meets no planner", {"placement": plain_placement(plain_plan("given"))})
 
 
-def _help(crash: Crash, placement: Placement, *, early: bool) -> str:
-    """Return what works with this release: a map made elsewhere, and the change of the class for this cause."""
-    if early and "disk" in (placement.memory or {}):
-        return (
-            "Leave disk out of max_memory: the disk is used anyhow where nothing else has room. accelerate balances "
-            "only devices that torch knows."
-        )
-    said = [proposal_words(placement, crash.names)]
-    known = placement.proposal.device_map if placement.proposal else {}
-    if not known:
-        said.append("Pass a device_map ({'': 0} where all fits on one device): a given map needs no planner.")
-    if crash.cause == "sibling" and len(known) > 1:
-        said.append("accelerate then warns that the key of the second path matches no submodule, which is harmless.")
-    if crash.cause in CHANGES:
-        said.append(f"Or change the class: {CHANGES[crash.cause]}.")
-    return " ".join(filter(None, said))
+def _known_limits(crash: Crash, placement: Placement) -> str:
+    """Return what to know of the map that needs no planner."""
+    warns = crash.cause == "sibling" and placement.proposal is not None and len(placement.proposal.device_map) > 1
+    more = "accelerate then warns that the key of the second path matches no submodule, which is harmless."
+    return " ".join(filter(None, (map_words(placement), more if warns else "")))
+
+
+def _unplanned(placement: Placement, *, early: bool) -> tuple[Edit, ...]:
+    """Return what works with this release: a map made elsewhere, which meets no planner."""
+    if early and "disk" in (placement.memory or {}):  # accelerate balances only devices that torch knows
+        return (python_edit("placed", None, 'del max_memory["disk"]'),)
+    return map_edits(placement) or (whole_map({"": 0}, "all of it fits on one device"),)
 
 
 class PlanDependsOnHashSeed(Rule):
@@ -170,9 +160,11 @@ class PlanDependsOnHashSeed(Rule):
                 f"{unfollowed_words(plan, placement)}",
                 names,
                 (tool_place(plan, _outcomes(seeds)),),
-                _fixed_map(plan, placement, names),
+                "PYTHONHASHSEED=0 in the environment makes every process plan alike, whatever the plan.",
                 severity="info" if is_aside(plan, placement) else None,
                 hurts=hurt_by_plans((plan,), names),
+                edits=_fixed_map(plan, placement),
+                no_mend="this plan splits a tie, and another is not known.",
             )
 
     @staticmethod
@@ -198,10 +190,7 @@ def _outcomes(seeds: Seeds) -> str:
     return f"{seeds.tried} seeds gave {seeds.maps} different map{'' if seeds.maps == 1 else 's'}{splits}{crashes}"
 
 
-def _fixed_map(plan: Plan, placement: Placement, names: tuple[str, ...]) -> str:
-    """Return the map to give, or the seed to set."""
-    said = proposal_words(placement, names) if placement.proposal and placement.proposal.device_map else None
-    if said is None and plan.device_map and not any(is_split(group) for group in plan.placed):
-        said = f"Pass the map of this run: device_map={written_map(plan.device_map, names)}."
-    seed = "et PYTHONHASHSEED=0 in the environment: then every process plans alike, whatever the plan."
-    return f"{said} Or s{seed}" if said else f"S{seed}"
+def _fixed_map(plan: Plan, placement: Placement) -> tuple[Edit, ...]:
+    """Return the map to give: the proposed one, or that of this run where it splits no tie."""
+    whole = bool(plan.device_map) and not any(is_split(group) for group in plan.placed)
+    return map_edits(placement) or ((whole_map(plan.device_map),) if whole else ())

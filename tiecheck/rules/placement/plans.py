@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tiecheck.peers.loaders.accelerate import FINDERS
-from tiecheck.placement.map_lookup import device_word, key_of
 from tiecheck.records.live import DeclaredTie, LiveClass
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.placement import Device, Placed, Placement, Plan
 from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import TIED, UNTIED
 from tiecheck.rules.base import Role
-from tiecheck.wording import SHOWN, listed, size
-
-SHOWN_ENTRIES = 12
-"""Entries of a device map that are written out; of a longer one those that the finding is about."""
+from tiecheck.wording import listed
 
 
 class Loading(NamedTuple):
@@ -120,44 +116,3 @@ def device_key(device: Device) -> int | str:
     """Return a device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
     kind, _, number = device.partition(":")
     return int(number) if kind == "cuda" and number.isdecimal() else device
-
-
-def written_map(device_map: Mapping[str, int | str], names: tuple[str, ...] = ()) -> str:
-    """Return a device map as Python writes it; of a long one the entries of some names, and how many there are."""
-    if len(device_map) <= SHOWN_ENTRIES:
-        return repr(dict(device_map))
-    keys = dict.fromkeys(key for key in (key_of(device_map, name) for name in names) if key is not None)
-    entries = "".join(f"{key!r}: {device_map[key]!r}, " for key in [*keys][:6])
-    return f"{{{entries}...}} ({len(device_map)} entries, all of them in the JSON report)"
-
-
-def how_to_declare(names: tuple[str, ...]) -> str:
-    """Return how a class declares a tie, as the beginning of a sentence."""
-    pairs = ", ".join(f'"{name}": "{names[-1]}"' for name in names[:-1][:3])
-    return f"Add {pairs} to the class's _tied_weights_keys, with config.tie_word_embeddings true"
-
-
-def keys_to_set(placement: Placement) -> str | None:
-    """Return the keys of a given map that the proposal sets otherwise, as a sentence; None where it is another map."""
-    if placement.proposal is None or not placement.plans or placement.plans[0].tool != "given":
-        return None
-    target = placement.proposal.device_map
-    own = {key: device_word(device) for key, device in placement.plans[0].device_map.items()}
-    changed = {key: device for key, device in target.items() if own.get(key) != device_word(device)}
-    if not 0 < len(changed) <= SHOWN or not own.keys() <= target.keys():
-        return None
-    return "In the map, " + ", ".join(f"set {key!r} to {device!r}" for key, device in changed.items()) + "."
-
-
-def proposal_words(placement: Placement, names: tuple[str, ...]) -> str | None:
-    """Return the map that keeps every tie together, or why there is none, as a sentence; None where none was made."""
-    proposal = placement.proposal
-    if proposal is None:
-        return None
-    if proposal.device_map:
-        needs = ", ".join(f"{size(nbytes)} on {device}" for device, nbytes in proposal.used.items())
-        limit = f" ({proposal.reason})" if proposal.reason else ""
-        shown = written_map(proposal.device_map, names)
-        return f"Pass device_map={shown}: it keeps every tie together and puts {needs}{limit}."
-    lacks = f" {size(proposal.lacks)} are missing: raise max_memory by that, or free it." if proposal.lacks else ""
-    return f"No map keeps every tie together: {proposal.reason or 'none fits'}.{lacks}"

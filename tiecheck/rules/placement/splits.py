@@ -6,26 +6,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from tiecheck.placement.map_lookup import device_in, key_of
+from tiecheck.records.edits import Edit
 from tiecheck.records.live import Alias, DeclaredTie, LiveClass, LiveModel
 from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.placement.maps import declare_edit, map_edits, map_words, together_edit
 from tiecheck.rules.placement.plans import (
     Loading,
     by_class,
     devices_words,
-    how_to_declare,
     hurt_by_plans,
     is_split,
-    keys_to_set,
     loading_of,
     plan_severity,
     plan_title,
-    proposal_words,
     unfollowed_words,
 )
-from tiecheck.wording import listed, size
+from tiecheck.wording import size
 
 APART = (
     "Tied parameters are on different devices: {...}. Please modify your custom device map or set `device_map='auto'`."
@@ -101,8 +100,8 @@ class TiedGroupSplit(Rule):
             # accelerate 1.15 walks `named_children()`, which lists a module among siblings under its first path alone.
             if group.kind == "module" and any(one.siblings and set(names) <= set(one.names) for one in aliases):
                 once = "one module under several paths of one parent: it is placed once, by the path registered first"
-                mend = "Nothing has to be done; give all its paths one device, so that the map says what happens."
-                yield Draft(f"{puts}, and they are {once}.", names, evidence, mend, severity="info")
+                words = f"{puts}, and they are {once}."
+                yield Draft(words, names, evidence, severity="info", no_mend="nothing is wrong.")
                 continue
             undeclared = not (group.declared and any(len(one & set(names)) > 1 for one in said))
             loses = loading.tool(plan) == "transformers" and group.kind == "parameter" and undeclared
@@ -112,9 +111,10 @@ class TiedGroupSplit(Rule):
                 f"{_blind(plan, group)}{also}{unfollowed_words(plan, placement)}",
                 names,
                 evidence,
-                _help(plan, group, placement, loses=loses),
+                map_words(placement),
                 severity=plan_severity([one for one, _ in at], placement),
                 hurts=hurt_by_plans([one for one, _ in at], names),
+                edits=_together(plan, group, placement, loses=loses),
             )
 
     @staticmethod
@@ -215,15 +215,13 @@ def _evidence(plan: Plan, group: Placed, placement: Placement, *, primary: bool)
     return Location(path, None, None, "primary" if primary else "related", words, "tool")
 
 
-def _help(plan: Plan, group: Placed, placement: Placement, *, loses: bool) -> str:
-    """Return the map that keeps the group together: the few keys to change in a given one, or the proposal."""
-    declare = ""
-    if loses:
-        declare = f"{how_to_declare(group.names)}: then from_pretrained ties them and its planner keeps them together. "
-        if plan.tool != "given":
-            return declare.strip()
-    said = (keys_to_set(placement) if plan.tool == "given" else None) or proposal_words(placement, group.names)
-    if said is None:
-        homes = listed(tuple(repr(home) for home in dict.fromkeys(name.rpartition(".")[0] for name in group.names)))
-        said = f"Give {homes} one device in the map, {device_in(plan.device_map, group.names[-1])!r} for instance."
-    return f"{declare}{said}"
+def _together(plan: Plan, group: Placed, placement: Placement, *, loses: bool) -> tuple[Edit, ...]:
+    """Return the map that keeps the group together, and the declaration without which a load would lose the tie."""
+    whole = [name for name, device in zip(group.names, group.devices, strict=True) if device not in (None, "disk")]
+    kept = device_in(plan.device_map, whole[-1]) if whole else None
+    placed = map_edits(placement) or (together_edit(plan, group.names, "cpu" if kept is None else kept),)
+    if not loses:
+        return placed
+    if plan.tool != "given":
+        return (declare_edit(group.names),)
+    return tuple(declare_edit(group.names)._replace(steps=(*declare_edit(group.names).steps, *e.steps)) for e in placed)

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.live import Alias, Head, LiveClass, LiveModel, Mending, Tie
 from tiecheck.records.placement import Placement, Plan
 from tiecheck.records.report import Location
@@ -13,9 +14,9 @@ from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED
 from tiecheck.rules.live.mends import tie_again
+from tiecheck.rules.placement.maps import declare_edit
 from tiecheck.rules.placement.plans import (
     Loading,
-    how_to_declare,
     hurt_by_plans,
     is_split,
     loading_of,
@@ -145,7 +146,7 @@ def _broken(
     place = (class_place(live_class.class_name, f"{names[0]} is not {names[-1]}"),)
     if loading.loader == "transformers":
         message = f"{what}, which is harmless: from_pretrained ties them while it loads. accelerate {finds}."
-        return Draft(message, names, place, "Nothing has to be done with from_pretrained.", severity="info")
+        return Draft(message, names, place, severity="info", no_mend="from_pretrained needs none.")
     placed = {g.names: g for plan in placement.plans for g in plan.placed if g.names in loading.broken}
     extra = sum((group.nbytes or 0) * (len(group.names) - 1) for group in placed.values())
     more = f" They take {size(extra)} more than tied." if extra else ""
@@ -169,7 +170,7 @@ def _harmless(
     alias = next((alias for alias in aliases if alias.siblings), None)
     same = next((head for head in heads if head.same and len(head.head) == 1), None)
     apart = None if tied else next((head for head in heads if head.alike and not head.same), None)
-    mend = "Nothing has to be done; calling tie_weights() does not make it go away."
+    mends: tuple[Edit, ...] = ()
     if alias is not None:
         why = f"It is harmless: {listed(alias.paths)} are one module, which accelerate before 0.34 does not see"
         names = alias.names
@@ -181,12 +182,15 @@ def _harmless(
     elif apart is not None:
         names = tuple(sorted({*apart.head[:1], *apart.embedding[:1]}))
         why = f"The flag says tied, {apart.class_name} declares no tie, and {listed(names)} are two tensors"
-        mend = f"If {listed(names)} are meant to be one tensor, declare it in the class's _tied_weights_keys."
+        mends = (declare_edit(names, "they are meant to be one tensor"),)
     else:
         why, names = "It is harmless: the model has one tensor for it under one name", ("config.tie_word_embeddings",)
     versions = ours.version if ours else f"{', '.join(placement.warns)} (versions)"
     says = f'accelerate {versions} logs "The model weights are not tied". {why}.'
-    return Draft(says, names, (class_place(live_class.class_name, NOT_TIED),), mend, severity="info")
+    reason = "nothing is wrong, and tie_weights does not make it go away."
+    return Draft(
+        says, names, (class_place(live_class.class_name, NOT_TIED),), severity="info", edits=mends, no_mend=reason
+    )
 
 
 def _unheard(plan: Plan) -> Iterator[Draft]:
@@ -213,8 +217,8 @@ def _unheard(plan: Plan) -> Iterator[Draft]:
         f"{plan_title(plan)} knows only what is declared, and not {ties}. The map {kept}.{counts}",
         names,
         (tool_place(plan, f"{first[0]}: not declared"),),
-        f"{how_to_declare(first)}.",
         severity=None if large else "info",
+        edits=(declare_edit(first),),
         hurts=hurt_by_plans((plan,), names) if large else None,
     )
 
@@ -234,5 +238,6 @@ def _strange_keys(
                 "what it was meant for goes where a shorter key puts it, or nowhere.",
                 (key,),
                 (Location(placement.origin, None, None, "primary", f"the key {key!r}", "tool"),),
-                "Write the module's own path, as model.named_modules() gives it, or leave the key out.",
+                "model.named_modules() has the paths that there are.",
+                edits=(python_edit("dropped", "it is not needed", f"del device_map[{key!r}]"),),
             )
