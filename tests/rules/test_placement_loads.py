@@ -185,12 +185,12 @@ class TestLoadCheckpoint:
         assert torch.equal(fresh.model.norm.weight, trained.model.norm.weight), "the rest is loaded"
 
     def test_the_name_that_is_stored_as_well_brings_the_values_back(self, tmp_path) -> None:
-        trained, fresh = saved(tmp_path), llama()
+        broken, mended = tmp_path / "broken", tmp_path / "mended"
+        trained, fresh = saved(broken), llama()
         device_map, load = {"model": "cpu", "lm_head": "cpu"}, Load("load_checkpoint_and_dispatch", on_meta=False)
-        stored = load_file(tmp_path / "model.safetensors")
+        stored = load_file(broken / "model.safetensors")
         (draft,) = said(LoadOverwritesTie, loads_under(device_map, live_groups(fresh, stored), load), device_map)
-        mended = tmp_path / "mended"
-        stage = stage_copy(make_plan(str(tmp_path), draft.edits[0].steps), str(mended), lambda _: None)
+        stage = stage_copy(make_plan(str(broken), draft.edits[0].steps), str(mended), lambda _: None)
         commit_copy(stage, str(mended), lambda _: None)
         stored = load_file(mended / "model.safetensors")
         assert said(LoadOverwritesTie, loads_under(device_map, live_groups(fresh, stored), load), device_map) == []

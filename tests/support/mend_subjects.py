@@ -95,6 +95,14 @@ def inner_in_a_list() -> nn.Module:
     return Outer(config())
 
 
+def head_on_meta() -> nn.Module:
+    state = {name: value for name, value in small_llama().state_dict().items() if name != "lm_head.weight"}
+    with torch.device("meta"):
+        model = small_llama(tie_word_embeddings=False)
+    model.load_state_dict(state, assign=True, strict=False)
+    return model
+
+
 def tied_by_hand() -> nn.Module:
     model = small_llama(tie_word_embeddings=False)
     model.lm_head.weight = model.model.embed_tokens.weight
@@ -205,6 +213,7 @@ SUBJECTS = [
     Subject(equal_copy, {"TIE316": {"tied"}}),
     Subject(two_layers_share, {"TIE304": {"tied", "apart"}}),
     Subject(inner_in_a_list, {"TIE304": {"tied", "apart"}}),
+    Subject(head_on_meta, {"TIE314": {"tied"}}),
     Subject(tied_by_hand, {"TIE305": {"tied", "untied"}}),
     Subject(inner_tied_by_hand, {"TIE305": {"tied", "untied"}}),
     Subject(short_bias, {"TIE308": {"fitted"}}),

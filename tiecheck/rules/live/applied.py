@@ -8,7 +8,7 @@ from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Mending, Tie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.mends import idle_methods, model_path, tie_again
+from tiecheck.rules.live.mends import FLAG, idle_methods, model_path, tie_again
 from tiecheck.rules.live.precedence import parts_text, speaking_rule
 from tiecheck.wording import listed
 
@@ -218,7 +218,7 @@ class HalfMetaTie(Rule):
     ) -> Iterator[Draft | Unknown]:
         for candidate in tie_candidates:
             if candidate.empty:
-                yield self._unloaded(live_class, candidate)
+                yield self._unloaded(live_class, mending, candidate)
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
                 continue
@@ -236,16 +236,18 @@ class HalfMetaTie(Rule):
             )
 
     @staticmethod
-    def _unloaded(live_class: LiveClass, candidate: Candidate) -> Draft:
+    def _unloaded(live_class: LiveClass, mending: Mending, candidate: Candidate) -> Draft:
         full = tuple(name for name in candidate.names if name not in candidate.empty)
+        flags = (f"{model_path(mending, word)} = True" for word in candidate.by if word.endswith(FLAG))
+        shared = (f"{model_path(mending, name)} = {model_path(mending, full[0])}" for name in candidate.empty)
         return Draft(
             f"{listed(candidate.empty)} {'is' if len(candidate.empty) == 1 else 'are'} on the meta device and "
             f"{listed(full)} {'has' if len(full) == 1 else 'have'} data: nothing was loaded into it, and under a false "
             "flag nothing ties it.",
             candidate.names,
             (class_place(live_class.class_name, f"{candidate.empty[0]} is on meta"),),
-            f"Load {listed(candidate.empty)}, or, where the model was saved tied, set the flag to true and tie again.",
-            no_mend="whether it was saved tied is not known here.",
+            f"Otherwise its checkpoint has to have {listed(candidate.empty)}.",
+            edits=(python_edit("tied", "the model was saved tied", *flags, *shared),),
         )
 
     @staticmethod
