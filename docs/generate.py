@@ -12,6 +12,7 @@ import ast
 import contextlib
 import json
 import re
+import runpy
 import sys
 import tomllib
 import types
@@ -71,6 +72,7 @@ def pages(kept: set[str]) -> dict[str, str]:
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
+        "docs/evidence/failures.md": failures_page(),
         **{name: with_blocks((ROOT / name).read_text(encoding="utf-8"), kept) for name in BLOCKS},
     }
 
@@ -180,6 +182,12 @@ def rules_page() -> str:
         parts.append(f"## TIE{digit}xx: {title[0].lower()}{title[1:]}")
         parts += [re.sub(r"^(#+) ", r"##\1 ", rule_text(rule), flags=re.MULTILINE) for rule in rules_of_family(digit)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def failures_page() -> str:
+    """Return the failures that people met, each with its rule and its test."""
+    made = runpy.run_path(str(ROOT / "tests" / "evidence" / "failures.py"))
+    return str(made["page_text"](made["read_failures"](), frozenset(INDEX)))
 
 
 def rules_table(page: str) -> str:

@@ -290,7 +290,7 @@ def page(answers: list[Answer], asked: argparse.Namespace, seconds: float) -> st
     lines = ["# Drawn live models against the truth", ""]
     command = f"--cases {asked.cases} --classes {asked.classes} --seed {asked.seed}"
     lines += [f"`python tests/differential/live_cases.py {command}`", ""]
-    lines += [f"{len(answers)} models of {classes} classes of transformers in {seconds:.0f} s: the config in one of "]
+    lines += [f"{len(answers)} models of {classes} classes of transformers in {seconds:.0f} s: the config in one of"]
     lines += [
         f"{len(STATES)} states, and one or two of {len(OPERATIONS)} operations. What is true is told by the identity"
     ]

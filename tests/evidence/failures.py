@@ -1,11 +1,10 @@
 """The page of failures: what people met, the rule, and the test that produces it or the issue that it waits for.
 
-`python tests/evidence/failures.py` writes docs/evidence/failures.md from failures.tsv; `--check` only compares.
+`python docs/generate.py` writes docs/evidence/failures.md from failures.tsv.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +43,10 @@ def page_text(failures: list[Failure], known: frozenset[str]) -> str:
     met = [one for one in failures if not one.trap]
     found = [one for one in met if one.test]
     lines = ["# Failures that people met, and traps", ""]
-    lines += ["`python tests/evidence/failures.py`; ids are those of the list that the rules were made from.", ""]
+    lines += [
+        "`python docs/generate.py`, from tests/evidence/failures.tsv; ids are of the list behind the rules.",
+        "",
+    ]
     full = sum(not one.waits for one in found)
     lines += [f"{len(met)} failures: {len(found)} are produced by a test and found, {full} of them in full;"]
     lines += [f"{len(met) - len(found)} wait. Rules in brackets are reserved and not there yet.", ""]
@@ -56,18 +58,3 @@ def page_text(failures: list[Failure], known: frozenset[str]) -> str:
             lines.append(f"| {one.ident} | {one.title} | {rules} | {test} | {one.waits} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Write the page, or compare it."""
-    sys.path.insert(0, str(ROOT))
-    from tiecheck.rules.index import INDEX
-
-    text = page_text(read_failures(), frozenset(INDEX))
-    if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == text else f"{PAGE.name} is out of date")
-    PAGE.write_text(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,12 +11,12 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, at_least
 from tiecheck.records.stored import Group
-from tiecheck.records.words import Unknown
+from tiecheck.records.words import TIED, Unknown
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName
-    from tiecheck.records.live import LiveModel
+    from tiecheck.records.live import DeclaredTie, LiveModel
 
 TIES: tuple[FactName, ...] = ("groups", "live")
 """Names of the facts that are the ties themselves."""
@@ -80,6 +80,14 @@ def exit_status(report: Report, config: Config, *, exit_zero: bool = False) -> i
     return 1 if failed and not exit_zero else 0
 
 
+def _computed_from_one(claim: DeclaredTie, live: LiveModel | None) -> bool:
+    """Return True if the module computes all members of a group from one parameter, as parametrizations do."""
+    from tiecheck.live.derived_weights import name_before
+
+    ties = live.ties if live is not None else ()
+    return any(tie.kind in TIED and set(claim.names) <= set(map(name_before, tie.names)) for tie in ties)
+
+
 def untold_reason(
     groups: tuple[Group, ...],
     views: tuple[LoaderView, ...],
@@ -95,7 +103,7 @@ def untold_reason(
         chosen: The loaders that matter; None for the lines of transformers.
     """
     for claim in live.declared if live is not None else ():
-        if claim.kind == "absent" and claim.parts:  # a member was replaced by what is no parameter
+        if claim.kind == "absent" and (claim.parts or not _computed_from_one(claim, live)):  # replaced, or parted below
             yield f"{listed(claim.names[:4])}: {claim.reason}"
     for group in groups:
         if live is not None and group.inferred:
