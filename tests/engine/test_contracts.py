@@ -11,6 +11,8 @@ from torch import nn
 
 import tiecheck
 from tiecheck.cli.main import cli
+from tiecheck.config.options import Config
+from tiecheck.engine.contracts import unused_classes
 
 PAIR = ("lm_head.weight", "wte.weight")
 
@@ -62,3 +64,11 @@ def test_a_class_of_the_file_that_no_target_has_is_told(tmp_path: Path, monkeypa
     assert result.exit_code == 0, result.output
     assert "no target has the class Baes of pyproject.toml" in result.stderr
     assert "class Base of" not in result.stderr
+
+
+def test_a_class_of_a_file_that_no_live_target_has_is_told() -> None:
+    ties = {"MyGPT": (PAIR,), "Other": (("a.weight", "b.weight"),), "Empty": ()}
+    told = Config(ties=ties, ties_from="pyproject.toml")
+    report = tiecheck.check(gpt(tied=True))
+    assert unused_classes(report, told) == ("MyGPT", "Other")  # nobody promised there
+    assert unused_classes(report._replace(targets=()), told) == ()  # nothing live was looked at

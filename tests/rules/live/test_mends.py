@@ -22,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from tiecheck.records.edits import NO_MEND
+from tiecheck.records.live import Alias, Mending
+from tiecheck.rules.live.mends import model_path, own_tensors
 
 GARBAGE = ("to-empty",)
 """Ways after which no value means anything."""
@@ -167,3 +169,27 @@ def test_ddp_wants_it_before_it_is_made(choice: str) -> None:
     assert judged(wrapped) == []
     step(wrapped)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == (choice not in APART)
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "path"),
+    [
+        ((), "model.lm_head.weight"),
+        (("DataParallel",), "model.module.lm_head.weight"),
+        (("DDP",), "model.lm_head.weight"),
+    ],
+)
+def test_a_name_is_reached_as_the_user_reaches_it(wrappers: tuple[str, ...], path: str) -> None:
+    mending = Mending(wrappers, None, (), (), (), ())
+    assert model_path(mending, "lm_head.weight") == path
+    assert model_path(mending, "heads.0.weight").endswith("heads[0].weight")
+
+
+def test_an_aliased_module_is_copied_whole() -> None:
+    alias = Alias(("a", "b"), 2, "Linear", True, ("a.bias", "a.weight", "b.bias", "b.weight"))
+    mending = Mending((), None, (), (alias,), (), ())
+    assert own_tensors(mending, ["b.weight", "b.bias", "c.weight"]) == (
+        "import copy",
+        "model.b = copy.deepcopy(model.b)",
+        "model.c.weight = copy.deepcopy(model.c.weight)",
+    )
