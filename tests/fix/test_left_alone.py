@@ -101,3 +101,19 @@ def test_a_packed_head_loses_no_part(tmp_path: Path) -> None:
     packed(tied=True, head=True)(tmp_path)
     edits = [edit for finding in tiecheck.check(tmp_path).findings for edit in finding.edits]
     assert all(step.kind == "set-config" for edit in edits for step in edit.steps), edits
+
+
+def test_a_mend_that_is_code_is_left_to_its_reader(tmp_path: Path) -> None:
+    """An untrained model whose embedding's draw is far too large: no change of files mends it."""
+    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)
+    )
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    torch.nn.init.normal_(model.model.embed_tokens.weight)
+    model.save_pretrained(tmp_path)
+    outcome = fix_target(str(tmp_path), Config(), FixOptions("drawn", unsafe=True, apply=True, rehearse=False))
+    ((finding, told),) = outcome.left
+    assert (finding.code, outcome.chosen, outcome.written) == ("TIE701", (), False)
+    assert "torch.nn.init.normal_(model.lm_head.weight" in told
