@@ -35,9 +35,12 @@ from tiecheck.wording import listed
 def _disputes(
     groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...], cause: Cause
 ) -> Iterator[tuple[Group, tuple[LoaderView, ...]]]:
-    """The groups on which loaders disagree for one cause; a flag that is no truth value is TIE112's to say."""
-    for group in groups if all(isinstance(flag.value, bool) for flag in flags) else ():
+    """The groups on which loaders disagree for one cause; that one reads what is no truth value is TIE112's to say."""
+    odd = {flag.dotted for flag in flags if not isinstance(flag.value, bool)}
+    for group in groups:
         views = views_of(group, loaders)
+        if odd & flags_read(views):
+            continue
         if why_disputed(views) == cause and group.stored_names and group.declared is not None:
             yield group, views
 
@@ -192,13 +195,17 @@ class ImplicitTieFlag(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, llama_group, loader_facts, loader_view, row_comparison
+        from tiecheck.rules.cases import PAIR, llama_group, loader_facts, loader_view, row_comparison, tie_flag
 
         old = {"versions": "4.57", "value": None}
         new = {"versions": "5", "value": None, "ties": False}
         lost = (loader_view("transformers", "tied", **old), loader_view("transformers", "head-random", **new))
         silent = llama_group(value=None)
         yield Case("tied before, random now", loader_facts(silent, *lost), finds=("error",))
+        for level, finds in (("vision_config", ("error",)), ("", ())):
+            odd = tie_flag(True, *filter(None, (level,)))._replace(value="true")
+            title = f"the same, and a text {f'in {level}, which nobody reads' if level else 'where they read'}"
+            yield Case(title, loader_facts(silent, *lost, flags=(odd,)), finds=finds)  # type: ignore[arg-type]
         thrown = (
             loader_view("transformers", "head-discarded", **old),
             loader_view("transformers", "kept-apart", **new),
