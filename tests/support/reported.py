@@ -206,6 +206,17 @@ def renamed(make: Callable[[Path], Any]) -> Make:
     return other
 
 
+def vendored(make: Callable[[Path], Any], *, stale: bool) -> Make:
+    """The vendor's own file beside, with the values of today or of before the fine-tune."""
+
+    def other(where: Path) -> None:
+        make(where)
+        table = load_file(where / "model.safetensors")["model.embed_tokens.weight"].clone()
+        save_file({"tok_embeddings.weight": table - 0.1 if stale else table}, where / "consolidated.safetensors")
+
+    return other
+
+
 FOUR, FIVE = "transformers 4.57", "transformers 5"
 
 ROWS = (
@@ -236,6 +247,10 @@ ROWS = (
     Row("pickle-nested-state-dict/mistral", nested(causal("MistralForCausalLM")), "fail", "TIE206 error"),
     Row("no-standard-name", renamed(causal("LlamaForCausalLM")), "fail", "TIE206 error"),
     Row("no-standard-name/qwen2", renamed(causal("Qwen2ForCausalLM")), "fail", "TIE206 error"),
+    Row("consol40765", vendored(causal("MistralForCausalLM"), stale=True), "fail", "TIE206 warning", {FIVE: "tied"},
+        ("tok_embeddings.weight with other values",)),
+    Row("consol40765/llama", vendored(causal("LlamaForCausalLM"), stale=True), "fail", "TIE206 warning"),
+    Row("consol40765/agreeing", vendored(causal("MistralForCausalLM"), stale=False), "pass"),
     Row("vllm-random-head-is-pass", deepseek, "fail", "TIE107 warning", {FIVE: "tied"}, ("vllm", "--for")),
     Row("t5-encoder-strict", t5("T5EncoderModel"), "pass"),
     Row("t5-encoder-strict/umt5", t5("UMT5EncoderModel"), "pass"),

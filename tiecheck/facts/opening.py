@@ -100,6 +100,11 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     checkpoint = read_checkpoint(target.path)
     beside = _beside(target.directory, model, checkpoint)
     problems = load_problems(model, checkpoint, whole=target.directory is not None) if checkpoint else ()
+    if target.directory and checkpoint and any(name.startswith("consolidated") for name in _listed(folder)):
+        from tiecheck.stored.vendor_files import vendor_problems
+
+        if config.values != "never":
+            problems = (*problems, *vendor_problems(folder, _listed(folder), checkpoint))
     if problems:
         beside["load_problems"] = problems
     given |= _read(folder, model, checkpoint, config) | beside

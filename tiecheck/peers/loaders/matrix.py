@@ -79,7 +79,7 @@ def _stopped(view: LoaderView, problem: LoadProblem) -> LoaderView:
         if view.stopped or view.versions not in problem.versions:  # the first problem is the one that it meets
             return view
         return view._replace(outcome=problem.outcome, message=problem.message, stopped=True)
-    if problem.kind in ("format", "flag", "name", "prefix"):
+    if problem.kind in ("format", "flag", "name", "prefix", "vendor"):
         return view
     return view._replace(outcome="unknown", message=f"not looked at where {problem.why}", ties=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.files import LoadProblem
-from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.odd_flags import load_problem, problem_draft
 
 
@@ -15,7 +15,8 @@ class LoaderReadsOtherWeights(Rule):
     ## What it does
     Looks at a model directory as `from_pretrained` does: whether the file has one of the names that it looks for,
     whether a pickle's tensors stand at the top and not below a key like `state_dict`, and whether the metadata of a
-    single safetensors file names its `format`, without which transformers 4.57 refuses it (a warning).
+    single safetensors file names its `format`, without which transformers 4.57 refuses it (a warning). A vendor's own
+    file beside it (`consolidated.safetensors`) with another embedding is a warning too.
 
     ## Why it is bad
     Everything else in the report is about tensors that this loader never sees. A file under another name is an
@@ -35,6 +36,10 @@ class LoaderReadsOtherWeights(Rule):
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
         yield from (problem_draft(found) for found in load_problems if found.kind in ("name", "nested", "format"))
+        for found in load_problems:
+            if found.kind == "vendor":
+                place = file_place(found.file, found.message)
+                yield Draft(f"{found.why}.", found.names, (place,), severity="warning", no_mend=found.no_mend)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -42,6 +47,8 @@ class LoaderReadsOtherWeights(Rule):
         yield Case("a nested state dict", {"load_problems": (load_problem("nested"),)}, finds=("error",))
         older = load_problem("format", versions=("4.57",))
         yield Case("no format in the metadata", {"load_problems": (older,)}, finds=("warning",))
+        beside = load_problem("vendor", versions=())
+        yield Case("a vendor's file with other values", {"load_problems": (beside,)}, finds=("warning",))
         yield Case("nothing in the way", {"load_problems": ()})
         yield Case("another rule's matter", {"load_problems": (load_problem("flag"),)})
 

@@ -1,0 +1,61 @@
+"""The weights of a vendor's own format beside those of transformers: whether both hold the same embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.errors import TargetError
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.files.local import path_inside
+from tiecheck.records.files import LoadProblem
+from tiecheck.records.stored import Checkpoint, StoredTensor
+from tiecheck.records.words import Unknown
+
+EMBEDDING = "tok_embeddings.weight"
+"""Name of the token embedding in the files of Meta and Mistral (`consolidated.safetensors`)."""
+
+OURS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""Ends of the names that transformers has for it."""
+
+
+def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) -> Iterator[LoadProblem]:
+    """Yield each file of a vendor's format that holds another token embedding than the weights that were read.
+
+    Args:
+        directory: The model directory.
+        names: The files in it.
+        checkpoint: The weights that transformers loads from it.
+    """
+    if checkpoint.format != "safetensors":
+        return
+    for file in sorted(name for name in names if name.startswith("consolidated") and name.endswith(".safetensors")):
+        if any(shard.path == file for shard in checkpoint.shards):
+            continue
+        try:
+            other = read_checkpoint(path_inside(directory, file))
+        except TargetError:
+            continue
+        theirs = other.tensor(EMBEDDING) if other is not None else None
+        ours = _embedding(checkpoint, theirs) if theirs is not None else None
+        if theirs is None or ours is None:
+            continue
+        found = compare_bytes(checkpoint, (ours, theirs), exact=False)
+        if not isinstance(found, Unknown) and not found.alike:
+            yield LoadProblem(
+                kind="vendor",
+                versions=(),
+                outcome="kept-apart",
+                message="another embedding than the one that transformers loads",
+                why=f"{file} holds {EMBEDDING} with other values than {ours.name} in {ours.file}: who reads the "
+                "vendor's format gets another model than transformers gives",
+                file=file,
+                no_mend="which of the two is right is not written in them; write the stale one anew, or take it away.",
+                names=(ours.name, EMBEDDING),
+            )
+
+
+def _embedding(checkpoint: Checkpoint, like: StoredTensor) -> StoredTensor | None:
+    """Return the token embedding of the weights that were read, where it has the shape and type of another."""
+    found = (checkpoint.tensor(name) for name in checkpoint.names() if name.endswith(OURS))
+    return next((t for t in found if t is not None and (t.shape, t.dtype) == (like.shape, like.dtype)), None)
