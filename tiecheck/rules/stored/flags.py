@@ -124,12 +124,7 @@ class ConflictingTieFlags(Rule):
         flags = (tie_flag(True), tie_flag(False, "text_config"))
         both = llama_group(stored=PAIR)
         stories: tuple[tuple[str, Group, tuple[Outcome, Outcome], Severity], ...] = (
-            (
-                "one tensor stored: the nested false makes a random head",
-                llama_group(),
-                ("tied", "head-random"),
-                "error",
-            ),
+            ("one stored: the nested false makes a random head", llama_group(), ("tied", "head-random"), "error"),
             (
                 "two different ones stored: a nested true would throw one away",
                 both._replace(stored="separate", comparison=row_comparison(rows_differ=3, first=0)),
