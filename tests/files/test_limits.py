@@ -332,6 +332,21 @@ class TestTime:
         assert target.errors[0].message == "Linear takes more than 1e-09 s (--timeout), and was stopped"
         assert tiecheck.check(module).targets[0].status == "pass"
 
+    def test_a_tree_of_sources_has_its_time_and_its_bounds(self, tmp_path: Path) -> None:
+        import tiecheck
+
+        (tmp_path / "outside.py").write_text("self.head.weight = self.embed.weight\n")
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree" / "own.py").write_text("a = 1\n")
+        (tmp_path / "tree" / "link.py").symlink_to("../outside.py")
+        (tmp_path / "tree" / "inner.py").symlink_to("own.py")
+        (target,) = tiecheck.check(tmp_path / "tree").targets
+        told = str(target)
+        assert "outside the target directory, and is not read" in told
+        assert "inner.py" not in told
+        (target,) = tiecheck.check(tmp_path / "tree", timeout=1e-9).targets
+        assert target.errors[0].message.endswith("takes more than 1e-09 s (--timeout), and was stopped")
+
     @pytest.mark.parametrize("work", ["build", "forward"])
     def test_foreign_code_is_stopped_where_it_comes_by(self, tmp_path: Path, account, work: str) -> None:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cache
 from importlib import resources
@@ -151,7 +152,7 @@ def command_case(draw: Draw) -> Case:
             if draw.chance(0.9)
             else draw.choice((draw.text().replace("\0", "?"), str(draw.number())))
         )
-        words.append(word)
+        words.append("x" if word.startswith("/") and os.path.isdir(word) else word)  # `/` is all of this machine
     if draw.chance(0.5):
         words.append("{}")
     if draw.chance(0.1):  # first, so that it is a target and no option's value

@@ -71,13 +71,18 @@ def _sources(path: str, *, flat: bool = False) -> Given:
         flat: True for a model's directory: its own files alone, no links, and those that cannot be read are no error,
             since the class may never be used.
     """
+    from tiecheck.files.limits import account
+    from tiecheck.files.local import path_inside
     from tiecheck.source.reading import read_source, source_paths
 
     found, unread = [], []
     own = (os.path.join(path, name) for name in sorted(_listed(path)) if name.endswith(".py"))
     for name in (one for one in own if not os.path.islink(one)) if flat else source_paths(path):
+        account().check_time()
         shown = os.path.relpath(name, path) if name != path else os.path.basename(path)
         try:
+            if name != path and os.path.islink(name):
+                path_inside(path, shown)
             file = read_source(name, shown)
         except TargetError as error:
             unread += [] if flat else [error]
