@@ -52,7 +52,7 @@ def zipped(draw: Draw, pickled: bytes) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w", stored) as archive:
         warnings.simplefilter("ignore")
         for name, raw in entries:
-            archive.writestr((folder + name).replace("\0", "") or "x", raw)
+            archive.writestr((folder + name).replace("\0", "")[:10_000] or "x", raw)
     whole = bytearray(out.getvalue())
     if draw.chance(0.12):  # a number in a local header, the directory, or the end record
         marks = [
