@@ -253,7 +253,7 @@ class LiveClass(Record):
 
 
 class Mending(Record):
-    """What a mend of a live module has to know of it."""
+    """Knowledge of a live module that its mends need."""
 
     wrappers: tuple[str, ...]
     """Wrappers of the model or parts of it, from the outside in."""
