@@ -1,7 +1,8 @@
 """Hold plain `tiecheck DIR` against transformers on drawn directories; see `harness/`.
 
 `run.py --directories 200 --classes 40 --seed 1 --older PYTHON --write docs/evidence/differential.md`, and
-`run.py --replay "Case('LlamaForCausalLM', 'llama')" --keep DIR` for one that was printed.
+`run.py --replay "Case('LlamaForCausalLM', 'llama')" --keep DIR` for one that was printed. With `--untouched` each save
+is judged as it was written, with `--minutes` as many as there is time for.
 """
 
 from __future__ import annotations
