@@ -314,6 +314,10 @@ def test_a_pickle_of_too_many_operations_is_not_followed(monkeypatch) -> None:
         (b"\x80\x02K\x01Q.", "Only persistent_load of storage"),
         (b"\x80\x02K\x01(0.", "Unsupported operand 48"),
         (b"\x80\x02(K\x01\x86.", "no whole pickle"),
+        (
+            b"\x80\x02ctorch._utils\n_rebuild_tensor\n(NK\x00\x8a\x0a" + b"\xff" * 9 + b"\x01\x85)tR.",
+            "more than 64 bits",
+        ),
     ],
 )
 def test_what_torch_refuses_is_refused(raw: bytes, says: str) -> None:

@@ -10,7 +10,7 @@ from typing import IO, Any
 from tiecheck.files.limits import PICKLED
 from tiecheck.files.pickle.calls import can_be_called, can_make
 from tiecheck.files.pickle.machine import CODES, Machine, UnreadablePickleError, refused_operation
-from tiecheck.files.pickle.rebuilding import call_result
+from tiecheck.files.pickle.rebuilding import DIMENSIONS, call_result
 from tiecheck.files.pickle.records import ALLOWED, SAFE_OPERATIONS, Global, Made, OrderedState, Storage
 
 ORDERED = Global("collections", "OrderedDict")
@@ -85,7 +85,10 @@ class _SafeMachine(Machine):
             raise UnreadablePickleError(f"it asks for {args[0]:,} bytes of memory")
         if not can_be_called(function, args):
             raise UnreadablePickleError(f"it calls {function.name} with what that does not take")
-        self.stack.append(call_result(function, args))
+        made = call_result(function, args)
+        if isinstance(made, Made) and function.module == "torch._utils" and _beyond_64_bits(args):
+            raise UnreadablePickleError(f"it calls {function.name} with a number of more than 64 bits")
+        self.stack.append(made)
 
     def _op_newobj(self, _: Any) -> None:
         if len(self.stack) > 1 and isinstance(self.stack[-2], Global) and not can_make(self.stack[-2]):
@@ -114,6 +117,12 @@ class _SafeMachine(Machine):
         super()._op_binpersid(None)
         if isinstance(self.top(), Made):
             raise UnreadablePickleError("Only persistent_load of storage is allowed")
+
+
+def _beyond_64_bits(args: tuple[Any, ...]) -> bool:
+    """Tell whether a size, a stride or an offset is one that torch cannot hold, as far as its dimensions go."""
+    numbers = (n for value in args for n in (value[:DIMENSIONS] if type(value) is tuple else (value,)))
+    return any(type(n) is int and not -(1 << 63) <= n < 1 << 63 for n in numbers)
 
 
 def _nodes(key: tuple[Any, ...]) -> int:
