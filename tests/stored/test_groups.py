@@ -282,8 +282,9 @@ def test_published_checkpoint_with_a_hole_for_data_is_sound(pair: Path, tmp_path
         )
         shape = [rows, width] if matrix else [8]
         begin = ends.get(file, 0)
-        ends[file] = begin + 2 * shape[0] * (shape[1] if matrix else 1)
-        files.setdefault(file, {})[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, ends[file]]}
+        ends[file] = begin + (2 * rows * width if matrix else 8)
+        dtype = "F16" if matrix else "I8"  # of another size than the config's, which no float could have
+        files.setdefault(file, {})[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, ends[file]]}
     for file, header in files.items():
         text = json.dumps(header).encode()
         with (tmp_path / file).open("wb") as stream:

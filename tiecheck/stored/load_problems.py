@@ -18,7 +18,7 @@ from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.stored.expert_sets import lacking_expert
 from tiecheck.stored.older_names import name_among_bare
-from tiecheck.tables.architectures import FLAG, load_architecture, load_older, refuses
+from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
@@ -45,32 +45,19 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
     """
     if model is None or model.class_name is None:
         return ()
-    return (*_odd_flags(model), *_found(model, checkpoint, whole=whole), *_shapes(model, checkpoint))
+    from tiecheck.stored.config_fit import refused_problems, size_problems
+
+    known = not model.remote_code
+    sizes = tuple(_shapes(model, checkpoint))
+    if known and not sizes and not model.data.get("quantization_config"):
+        sizes = tuple(size_problems(model, checkpoint))
+    return (*(refused_problems(model) if known else ()), *_found(model, checkpoint, whole=whole), *sizes)
 
 
 def _problem(*values: Any) -> LoadProblem:
     from tiecheck.records.files import LoadProblem
 
     return LoadProblem(*values)
-
-
-def _odd_flags(model: ModelConfig) -> Iterator[LoadProblem]:
-    """Yield a flag of a type that transformers 5 refuses, where a config that it builds has it."""
-    known = load_architecture(model.class_name, model.model_type, config=model.data)
-    for flag in model.flags:
-        if isinstance(flag.value, bool) or flag.key != FLAG or flag.level not in known.tried:
-            continue
-        held: Any = model.data
-        for part in flag.level:
-            held = held.get(part)
-        if not refuses(held.get("model_type"), flag.value):
-            continue
-        what = {str: "text", type(None): "null", dict: "an object", list: "a list"}.get(type(flag.value), "a number")
-        taken = str(bool(flag.value)).lower()
-        why = f"{flag.dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
-        message = f"StrictDataclassFieldValidationError: Validation error for field '{flag.key}'"
-        mend = "which value is right the checkpoint does not tell; the flag has to be true or false, without quotes."
-        yield _problem("flag", ("5",), "crash", message, why, model.path, mend, (flag.dotted,))
 
 
 def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterator[LoadProblem]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tiecheck.records.declared import Architecture, TieSpec
 from tiecheck.records.words import Kind
+from tiecheck.tables.structure import fold_sections
 
 _DATA = os.path.dirname(__file__)
 _NEWEST = "architectures.txt"
@@ -101,7 +102,14 @@ def _load(
         why = "for model types that tie differently:" if fitting else "only for model type"
         return Architecture(class_name, False, (), f"{origin} has {class_name} {why} {types}", None)
     shapes = [_shape(key, table) for key in fitting[0][1].split(",") if key]
-    ties = [tie for shape in shapes for tie in _ties(shape, config)]
+    if any(not shape.keys().isdisjoint("cfh") for shape in shapes):
+        from tiecheck.tables.composed import switched_shapes
+
+        shapes = switched_shapes(shapes, config or {})
+    folded: frozenset[str] = frozenset()
+    if shapes and config is not None:
+        config, folded = fold_sections(config, FLAG, "5" if table == _NEWEST else "4.57")
+    ties = [_as_written(tie, folded) for shape in shapes for tie in _ties(shape, config)]
     tags = {row[2] for row in fitting}
     scale = _scale(tags.pop() if len(tags) == 1 else "", width, config or {})
     nested = {row[3] for row in fitting}
@@ -111,7 +119,7 @@ def _load(
     for shape in shapes:
         if "z" in shape and _inner(shape, config)[1]:
             about = about | {"i": shape["z"][0], "h": shape["z"][1]}
-    return Architecture(
+    found = Architecture(
         class_name,
         True,
         tuple(sorted(ties)),
@@ -128,11 +136,25 @@ def _load(
         tried=frozenset({(), *(tuple(level.split(".")) for level in tried if level)}),
         repairs="f" in about,
     )
+    inside = any(isinstance(held, Mapping) and "model_type" in held for held in (config or {}).values())
+    return _with_parts(found, shapes, table, model_type, config or {}) if ties and inside else found
 
 
-def refuses(model_type: str | None, value: object) -> bool:
-    """Tell whether transformers 5 refuses a config of a model type for a tie flag that is no truth value."""
-    return model_type in _shape("refused", _NEWEST)["null" if value is None else "text"]
+def _with_parts(
+    found: Architecture,
+    shapes: list[dict[str, Any]],
+    table: str,
+    model_type: str | None,
+    config: Mapping[str, object],
+) -> Architecture:
+    """Return a composed class with the groups of those parts that its own row does not have as the config has them."""
+    from tiecheck.tables.composed import other_parts, with_part
+
+    for part in other_parts(found.class_name or "", model_type, config):
+        held = (types for shape in shapes for types in shape.get("m", {}).get(part.level[-1], {}).values())
+        if not any(part.kind in types.split(",") for types in held):
+            found = with_part(found, part, lambda name, kind, data: _load(table, name, kind, None, data))
+    return found
 
 
 def table_version(table: str = _NEWEST) -> str:
@@ -171,6 +193,11 @@ def _shape(key: str, table: str) -> dict[str, Any]:
     start = text.index(wanted) + len(wanted)
     shape: dict[str, Any] = json.loads(text[start : text.index(b"\n", start)])
     return shape
+
+
+def _as_written(tie: TieSpec, folded: frozenset[str]) -> TieSpec:
+    """Return a tie with its flag at the level at which a flat config has it."""
+    return tie if folded.isdisjoint(tie.level) else tie._replace(level=())
 
 
 def _ties(shape: dict[str, Any], config: Mapping[str, object] | None) -> list[TieSpec]:

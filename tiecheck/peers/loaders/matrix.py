@@ -153,8 +153,8 @@ def _older(
     config = _as_taken(config) if config else None
     data = config.data if config else None
     older = load_older(architecture.class_name, config.model_type if config else None, config=data)
-    if not older.known:
-        return older.origin
+    if not older.known or (data or {}).get("torchscript") is True:  # it copies weights then, and shares none
+        return "4.57 copies where torchscript is true, and what of that was not asked" if older.known else older.origin
     if not older.ties and not (older.embedding and older.head):
         return "4.57 ties nothing in this class, and what it calls its parameters is not known"
     found = build_groups(config, older, as_older_reads(checkpoint, older), "never")
@@ -170,9 +170,10 @@ def _older(
 def _sourceless(group: Group, older: Architecture) -> Group:
     """Leave open a group that 4.57 ties in code with every member declared a target (FSMT's output projection).
 
-    Where the source is the input embedding it is loaded all the same.
+    Where the source is the input embedding, or the other of a pair is the head, it is loaded all the same.
     """
-    alike = group.kind == "parameter" and group.source != older.embedding
+    headed = len(group.names) == 2 and older.head in group.names and group.source != older.head
+    alike = group.kind == "parameter" and group.source != older.embedding and not headed
     if not alike or not all(any(re.search(target, name) for target, _ in older.declared) for name in group.names):
         return group
     return group._replace(

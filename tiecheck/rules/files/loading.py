@@ -54,17 +54,21 @@ class LoaderReadsOtherWeights(Rule):
 
 
 class LoadWillRaise(Rule):
-    """A tied member does not have the shape that the config builds, or the name that 4.57 asks for.
+    """The config and the tensors do not fit each other, or the library refuses the config.
 
     ## What it does
-    Holds the rows of the stored token embedding (of the head, where that alone is stored and tied) against
-    `vocab_size`, and its columns against the widths in the config. Quantised files and classes that the table lacks
-    are left out. For transformers 4.57 it finds a head beside names of which none has the base model's prefix.
+    Holds the sizes of stored tensors against the numbers in `config.json` that make them, as the class builds them:
+    rows of the embedding against `vocab_size`, widths, heads and intermediate sizes of every model inside, with the
+    library's own defaults where a section is missing. It also finds values of a type that transformers 5 refuses (null
+    for a number, a text for a truth value), and sections that lack the model type they need. Quantised files and
+    classes that the table lacks are left out. For transformers 4.57 it finds a head beside names of which none has the
+    base model's prefix.
 
     ## Why it is bad
-    `from_pretrained` ends in `size mismatch`. The usual causes are tokens that were added without the config being
-    saved again, a config taken from another size of the model, and padding that a training framework left in. A file
-    without prefixes is the base model's own for 4.57: it calls it corrupted where a head is in it; 5 asks name by name.
+    `from_pretrained` ends in `size mismatch`, or before that in a validation error. The usual causes are tokens that
+    were added without the config being saved again, a config taken from another size of the model, a section such as
+    `vision_config` that was lost, and padding that a training framework left in. A file without prefixes is the base
+    model's own for 4.57: it calls it corrupted where a head is in it; 5 asks name by name.
 
     ## How to mend it
     Write the number that the tensors have into `config.json`; or load where the model is whole, resize with
@@ -73,18 +77,19 @@ class LoadWillRaise(Rule):
 
     code = "TIE207"
     name = "load-will-raise"
-    summary = "a tied member does not have the shape that the config builds, so that the load raises"
+    summary = "stored tensors do not have the sizes that the config builds, or the library refuses the config"
     severity = "error"
     messages = ("size mismatch for model.embed_tokens.weight", "You set `ignore_mismatched_sizes` to `False`")
     threads = ()
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
-        yield from (problem_draft(found) for found in load_problems if found.kind in ("shape", "prefix"))
+        yield from (problem_draft(found) for found in load_problems if found.kind in ("shape", "prefix", "field"))
 
     @staticmethod
     def cases() -> Iterator[Case]:
         yield Case("99 rows under a vocab_size of 102", {"load_problems": (load_problem("shape"),)}, finds=("error",))
         older = load_problem("prefix", versions=("4.57",))
+        yield Case("null for a number", {"load_problems": (load_problem("field", versions=("5",)),)}, finds=("error",))
         yield Case("the head beside names without a prefix", {"load_problems": (older,)}, finds=("warning",))
         yield Case("nothing in the way", {"load_problems": ()})
         yield Case("another rule's matter", {"load_problems": (load_problem("name"),)})

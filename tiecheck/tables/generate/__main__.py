@@ -18,8 +18,9 @@ from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
 from tiecheck.tables.generate.head_scale import head_scale_tag
 from tiecheck.tables.generate.inner_models import inner_models, other_groups
 from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe
+from tiecheck.tables.generate.regroup import regrouped
 from tiecheck.tables.generate.spellings import speller
-from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse, refusals, render, shapes_of
+from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse, render, shapes_of
 
 
 def row_of(candidate: ClassCandidate) -> Row:
@@ -31,7 +32,9 @@ def row_of(candidate: ClassCandidate) -> Row:
     # What multiplies the logits is asked of the newest transformers alone: it is a matter of the model, not the loader.
     names = {name for group in groups for name in group.names}
     tag = "" if older() else head_scale_tag(asked.model, config_class, asked.full, names)
-    shapes = shapes_of(groups, spellings_of(asked, groups), inner_models(asked, groups))
+    shapes: tuple[str, ...] = ()
+    for held, built, hangs in regrouped(asked, groups):
+        shapes += shapes_of(held, spellings_of(built, held), inner_models(built, held), None, hangs)
     for key, model_type, others, built in other_groups(asked, groups):
         inner = {group.names: {key: {model_type: group.bits}} for group in others}
         shapes += shapes_of(others, spellings_of(built, others), inner, built.model)
@@ -92,7 +95,7 @@ def write_tie_table(arguments: list[str] | None = None) -> int:
     path = OLDER_PATH if older() else PATH
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     rows += kept(before, version, failed, {c[:2] for c in asked} if options.only else None)
-    text = render(rows, version, None if older() else refusals())
+    text = render(rows, version)
     spent = f"{time.monotonic() - started:.0f} s"
     print(f"{len(rows)} rows, {len(text.encode()):,} bytes, {len(failed)} left out, {spent}")
     if options.check:

@@ -26,6 +26,10 @@ OLDER_PATH = Path(__file__).parent.with_name("architectures-4.57.txt")
 
 Spellings = Mapping[str, tuple[str, ...]]
 
+Hangs = dict[str, dict[str, Any]]
+"""`c`: dotted field -> values under which alone a class has a group; `f`: values under which it has not; `h`: the value
+of the default, without which its names are others."""
+
 
 class Row(NamedTuple):
     """One class under one model type."""
@@ -64,16 +68,21 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
 
 
 def shapes_of(
-    groups: Iterable[ProbedGroup], spellings: Spellings, inner: Mapping[tuple[str, ...], Inner], alone: Any = None
+    groups: Iterable[ProbedGroup],
+    spellings: Spellings,
+    inner: Mapping[tuple[str, ...], Inner],
+    alone: Any = None,
+    hangs: Mapping[tuple[str, ...], Hangs] | None = None,
 ) -> tuple[str, ...]:
     """Groups as JSON shapes: groups that differ only in the end of their names (one a layer) become one shape.
 
     `alone` is the built model of groups that the class has with the inner models of `inner` and with no others: what
-    its embedding and head are called is kept with them.
+    its embedding and head are called is kept with them. `hangs` says under which other fields the class has a group.
     """
     families: dict[str, list[str]] = {}
     for group in groups:
         shape, suffix = _factor(group, spellings, inner[group.names])
+        shape |= (hangs or {}).get(group.names, {})
         if alone is not None:
             shape["z"] = [parameter_of(alone, getter) for getter in ("get_input_embeddings", "get_output_embeddings")]
         families.setdefault(_dump(shape), []).append(suffix)
@@ -132,29 +141,8 @@ def digest(shape: str) -> str:
     return hashlib.sha256(shape.encode()).hexdigest()[:7]
 
 
-def refusals() -> dict[str, list[str]]:
-    """Model types whose config refuses a flag that is a text, by that word, and those that refuse null, by `null`."""
-    from transformers import CONFIG_MAPPING
-
-    found: dict[str, list[str]] = {"text": [], "null": []}
-    for model_type in sorted(CONFIG_MAPPING.keys()):
-        for word, value in (("text", "false"), ("null", None)):
-            try:
-                CONFIG_MAPPING[model_type].from_dict({FLAG: value})
-            except Exception as error:  # noqa: BLE001  # a config that cannot be made by default says something else
-                if "Validation error for field" in str(error) and FLAG in str(error):
-                    found[word].append(model_type)
-    return found
-
-
-def render(rows: Iterable[Row], version: str, refused: Mapping[str, list[str]] | None = None) -> str:
-    """The whole table, sorted; the same rows give the same bytes.
-
-    Args:
-        rows: The rows.
-        version: The library's version.
-        refused: What `refusals` found, which stands under the key `refused`.
-    """
+def render(rows: Iterable[Row], version: str) -> str:
+    """The whole table, sorted; the same rows give the same bytes."""
     merged: dict[tuple[str, tuple[str, ...], str, str, str], list[str]] = {}
     for row in rows:
         key = (row.class_name, row.shapes, row.head_scale, row.levels, row.about)
@@ -168,8 +156,7 @@ def render(rows: Iterable[Row], version: str, refused: Mapping[str, list[str]] |
         for (name, held, scale, levels, about), types in merged.items()
     ]
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate; do not edit"
-    last = [f"=refused\t{_dump(refused)}"] if refused else []
-    return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), *last, ""])
+    return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
 
 
 def parse(text: str) -> list[Row]:

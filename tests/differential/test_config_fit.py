@@ -1,0 +1,67 @@
+"""Any field of any config, changed by itself: what is said of the directory is what transformers 5 makes of it.
+
+Classes, fields and values are drawn; the truth is a rehearsed load, and a real one for a share.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.cases import Case
+from harness.collect import Bench
+from harness.configs import Flatten, SetKey, walk
+from harness.oracle import Oracle
+from harness.saves import Save, saved
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
+
+SAMPLE = [
+    ("BertForMaskedLM", "bert"),
+    ("LlamaForCausalLM", "llama"),
+    ("LlavaForConditionalGeneration", "llava"),
+    ("Qwen2VLForConditionalGeneration", "qwen2_vl"),
+]
+"""Plain, nested and folded configs."""
+
+SAID_ELSEWHERE = {"architectures", "model_type", "transformers_version", "dtype"}
+
+
+def changes(save: Save, rng: random.Random, count: int) -> list[Any]:
+    """Draw changes of single fields: sizes off by one, truths turned, null and text for a number, sections gone."""
+    drawn: list[Any] = []
+    for path, value in walk(save.config):
+        last = path.rpartition(".")[2]
+        if last in SAID_ELSEWHERE or last.endswith(("_id", "_ids")) or "layers" in last:
+            continue
+        if isinstance(value, bool):
+            drawn.append(SetKey(path, not value))
+        elif isinstance(value, int):
+            drawn += [SetKey(path, other) for other in (value + 1, value * 2, None, "text")]
+        elif isinstance(value, dict) and "model_type" in value:
+            drawn += [SetKey(path, other) for other in (..., None, {})]
+            drawn += [SetKey(f"{path}.model_type", None), Flatten(path)]
+    return rng.sample(drawn, min(count, len(drawn)))
+
+
+@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
+def test_a_changed_field_is_judged_as_transformers_5_loads_it(name: str, model_type: str, tmp_path: Path) -> None:
+    rng = random.Random(name)
+    save = saved(name, model_type)
+    bench = Bench(Oracle(), tmp_path / "model", rng, share=0.05)
+    wrong = {}
+    for change in changes(save, rng, 24):
+        case = Case(name, model_type, (), (change,))
+        found = [word for word in bench.judge(case).wrong if word.kind in ("outcome", "pass", "alarm", "own error")]
+        if found:
+            wrong[repr(case)] = found
+    assert wrong == {}, "\n".join(f"{case}: {[w[:3] for w in words]}" for case, words in wrong.items())
+
+
+@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
+def test_an_untouched_save_fits_its_config(name: str, model_type: str, tmp_path: Path) -> None:
+    judged = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0).judge(Case(name, model_type))
+    assert judged.wrong == []
+    assert judged.status == "pass"

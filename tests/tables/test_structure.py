@@ -1,0 +1,57 @@
+"""The structure table: classes, config classes, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tiecheck.tables import structure
+from tiecheck.tables.structure import class_structure, config_structure, fold_sections, refused_values
+
+FLAG = "tie_word_embeddings"
+
+
+def test_a_class_has_its_parts_or_its_sizes() -> None:
+    found = class_structure("LlamaModel", "llama")
+    assert found is not None
+    assert found[0] == "llama"
+    assert ["embed_tokens.weight", 0, "1", {"vocab_size": 1}] in found[1]["w"]
+    assert class_structure("LlamaForCausalLM", "llama") == ("llama", {"p": [["model", "", "*"]]})
+    assert class_structure("NoSuchModel", "llama") is None
+    assert class_structure("Llama\tModel", "llama") is None
+
+
+def test_sections_and_defaults_of_a_config() -> None:
+    known = config_structure("llava")
+    assert known is not None
+    assert known["s"]["text_config"]["typed"] == ["llama"]
+    assert config_structure("no such type") is None
+    assert config_structure("") is None
+
+
+def test_refused_types() -> None:
+    assert refused_values("llama")["hidden_size"].startswith("11")
+    assert refused_values("no such type") == {}
+
+
+def test_a_flat_config_is_folded_where_its_library_folds_it() -> None:
+    flat = {"model_type": "qwen2_vl", FLAG: True, "hidden_size": 64}
+    folded, sections = fold_sections(flat, FLAG, "4.57")
+    assert sections == {"text_config"}
+    assert folded["text_config"] == {FLAG: True, "hidden_size": 64}
+    for other in (flat | {"text_config": {}}, flat | {"model_type": "llava"}, {"model_type": 3}, {}):
+        assert fold_sections(other, FLAG, "4.57") == (other, frozenset())
+
+
+@pytest.mark.parametrize("line", ["5", "4.57"])
+def test_every_line_reads(line: str) -> None:
+    text = structure._text(line).decode()
+    for row in text.splitlines()[1:]:
+        head, *rest = row.split("\t")
+        if head[0] in "@=" or head == "fields":
+            json.loads(rest[0])
+        else:
+            kind, key = rest
+            assert config_structure(kind) is not None or kind[0].isupper()
+            assert key == "" or structure._value(f"={key}", line) is not None

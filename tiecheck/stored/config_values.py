@@ -1,0 +1,107 @@
+"""Numbers that a class is built with by its config.json: sections, defaults, folded keys, as the library has them.
+
+What the structure table does not tell is an `Unknown`, and so is all that hangs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tiecheck.records.record import Record
+from tiecheck.records.words import Unknown
+from tiecheck.tables.structure import config_structure
+
+RAISES = "!"
+
+
+class Section(Record):
+    """A config, or a config inside one, as the library makes it."""
+
+    kind: str
+    """Its class, by the model type that leads to it, or else by its name."""
+    data: Mapping[str, Any]
+    """What config.json says for it."""
+    level: tuple[str, ...] = ()
+    """The keys above it."""
+    odd: Mapping[str, Any] = {}
+    """Defaults that its owner gives it instead of those of its class."""
+    dead: frozenset[str] = frozenset()
+    """Fields that its owner writes over."""
+
+
+class Refused(Record):
+    """A section that the library does not accept."""
+
+    why: str
+    """Its state in words."""
+    level: tuple[str, ...]
+    """Where it is."""
+
+
+def open_section(owner: Section, key: str, line: str) -> Section | Refused | Unknown:
+    """Return a section of a config as the library makes it.
+
+    Args:
+        owner: The config that it stands in.
+        key: Its key.
+        line: The line of transformers.
+    """
+    slot = (config_structure(owner.kind, line) or {}).get("s", {}).get(key)
+    if slot is None or slot["typed"][0] == RAISES:  # it is never made by itself (4.57's encoder and decoder)
+        return Unknown(f"{owner.kind} has no section {key} that is known")
+    level = (*owner.level, key)
+    held = owner.data.get(key, ...)
+    given: Mapping[str, Any] = held if isinstance(held, Mapping) else {}
+    word = "gone" if held is ... else "null" if held is None else "typed" if held else "empty"
+    asked = given.get("model_type")
+    if not (held is ... or held is None or isinstance(held, Mapping)):
+        return Unknown(f"{'.'.join(level)} is no object")
+    if word == "typed" and not isinstance(asked, str):
+        word = "typeless" if "model_type" in given else "empty"
+    kind, *odd = slot.get(word, slot["typed"])
+    if kind == RAISES:
+        return Refused(f"{'.'.join(level)} {_STATES.get(word, 'is refused')}", level)
+    if word == "typed" and slot.get("any"):
+        kind, odd = asked, odd if asked == kind else []
+    if not kind or config_structure(kind, line) is None:
+        return Unknown(f"{'.'.join(level)} has the model type {kind or 'of none'}, which is not known")
+    folded = slot.get(f"fold {word}", ())
+    data = {name: owner.data[name] for name in folded if name in owner.data} if folded else given
+    return Section(kind, data, level, odd[0] if odd else {}, frozenset(slot.get("dead", ())))
+
+
+_STATES = {
+    "gone": "is not there",
+    "null": "is null",
+    "empty": "names no model type",
+    "typeless": "has null for its model type",
+}
+
+
+def field_value(section: Section, name: str, line: str) -> Any:
+    """Return the value that a field of a config has once it is made; Unknown where that is not told."""
+    known = config_structure(section.kind, line) or {}
+    if name in section.dead:
+        return Unknown(f"{name} is written over by the config around it")
+    spelled = (name, *(alias for alias, target in known.get("a", {}).items() if target == name))
+    given = next((section.data[key] for key in spelled if section.data.get(key) is not None), None)
+    if given is not None:
+        return given
+    if name in section.odd:
+        return section.odd[name]
+    return known.get("d", {}).get(name, Unknown(f"the default of {name} hangs on other fields"))
+
+
+def walk_field(root: Section, dotted: str, line: str) -> Any:
+    """Return the value of a dotted field, sections and places in lists among its parts."""
+    section, parts = root, dotted.split(".")
+    while len(parts) > 1 and parts[0] in (config_structure(section.kind, line) or {}).get("s", {}):
+        inner = open_section(section, parts.pop(0), line)
+        if not isinstance(inner, Section):
+            return inner if isinstance(inner, Unknown) else Unknown(inner.why)
+        section = inner
+    value = field_value(section, parts[0], line)
+    if len(parts) == 2 and parts[1].isdigit():
+        return value[int(parts[1])] if isinstance(value, list) and len(value) > int(parts[1]) else Unknown("no list")
+    return value if len(parts) == 1 else Unknown(f"{dotted} is not known")

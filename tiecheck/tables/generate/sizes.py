@@ -1,0 +1,292 @@
+"""Finds tensors whose sizes follow the numbers of a config, so that a file and its config can be held together.
+
+A witness is one axis of one tensor that is a constant times fields of the config, and that no other field changes.
+Parts of a model that are models themselves, with a config of their own inside the config, speak for themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from tiecheck.tables.generate.configs import Level
+from tiecheck.tables.generate.perturb import Built, Field, Perturber, SlowClassError
+
+EXPONENTS = (1, 2, -1)
+
+EACH = 2
+"""Witnesses that are kept of one field."""
+
+
+class Witness(NamedTuple):
+    """One axis of one tensor, and what makes its size."""
+
+    name: str
+    """The tensor."""
+    axis: int
+    """The axis."""
+    factor: str
+    """The constant, as a fraction; what is added to it after a `+`."""
+    powers: tuple[tuple[str, int], ...]
+    """Dotted field -> its exponent."""
+    guards: tuple[tuple[str, Any], ...]
+    """Other fields that must be as by default: (dotted field, its value)."""
+
+
+class Part(NamedTuple):
+    """A model inside a model."""
+
+    prefix: str
+    """The module's name."""
+    level: Level
+    """The level of its config."""
+    class_name: str
+    """Its class."""
+    model_type: str
+    """The model type of its config."""
+
+
+class Sizes(NamedTuple):
+    """What perturbing a class told."""
+
+    parts: tuple[Part, ...]
+    witnesses: tuple[Witness, ...]
+    refused: tuple[tuple[str, Any, tuple[tuple[str, Any], ...]], ...]
+    """(truth value, the value that raises, others with the values that let it build); for a number that has to divide
+    another the value is `%`, and the other comes after it."""
+    aliases: dict[str, list[str]]
+    """Beginning of the names of a model inside -> what a file may have in its place."""
+
+
+def parts_of(model: Any, owners: dict[Level, Any]) -> tuple[Part, ...]:
+    """Return the topmost models inside a model that are made from a config that is the model's or inside it."""
+    from transformers import PreTrainedModel
+
+    found: list[Part] = []
+    for prefix, module in model.named_modules():
+        if not prefix or not isinstance(module, PreTrainedModel):
+            continue
+        if any(prefix.startswith(f"{part.prefix}.") for part in found):
+            continue
+        level = next((level for level, owner in owners.items() if owner is module.config), None)
+        kind = type(module).__name__
+        if level is not None and next(module.parameters(), None) is not None:
+            found.append(Part(prefix, level, kind, getattr(module.config, "model_type", "")))
+    return tuple(found)
+
+
+def aliases_of(model: Any) -> dict[str, list[str]]:
+    """Return the other beginnings that the loader turns into those of the models inside a model (old layouts)."""
+    from transformers import PreTrainedModel
+
+    from tiecheck.tables.generate.spellings import NewerSpeller
+
+    found: dict[str, list[str]] = {}
+    finder = NewerSpeller(model)
+    for prefix, module in model.named_modules() if finder.renamings else ():
+        inside = next((name for name, _ in module.named_parameters()), None)
+        if not prefix or inside is None or not isinstance(module, PreTrainedModel):
+            continue
+        plain = f"{prefix}.".removeprefix(f"{model.base_model_prefix}.")
+        spelled = [name for name in finder.spellings(f"{prefix}.{inside}") if name.endswith(f".{inside}")]
+        others = {name.removesuffix(inside) for name in spelled}
+        others -= {other for other in others if other.endswith(f".{plain}") or other == plain}
+        if others:
+            found[f"{prefix}."] = sorted(others, key=lambda other: (len(other), other))[:EACH]
+    return found
+
+
+def sizes_of(asked: Perturber) -> Sizes:
+    """Perturb what no part of a class speaks for."""
+    parts = parts_of(asked.model, _held(asked.model.config, asked.levels))
+    covered = {part.level for part in parts}
+    mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)]
+    aliases = aliases_of(asked.model)
+    if not mine:
+        return Sizes(parts, (), (), aliases)
+    with contextlib.suppress(SlowClassError):
+        return _perturbed(asked, parts, mine)._replace(aliases=aliases)
+    return Sizes(parts, (), (), aliases)
+
+
+def _perturbed(asked: Perturber, parts: tuple[Part, ...], mine: list[Level]) -> Sizes:
+    asked.write_out()
+    prefixes = tuple(f"{part.prefix}." for part in parts)
+    changes = _Changes(asked, prefixes)
+    changes.numbers([field for level in mine for field in asked.numbers(level)])
+    changes.switches({field: field.value + 1 for level in mine for field in asked.counts(level)})
+    inside = [level for level in asked.levels if level not in mine and level]
+    changes.switches({field: field.value * 2 for level in inside for field in asked.numbers(level)})
+    for level in mine:  # one by one: two that need each other would hide what each does alone
+        for field, value in list(asked.switches(level)):
+            changes.switches({field: value})
+    changes.divisors([field for level in mine for field in asked.numbers(level)])
+    return Sizes(parts, tuple(_chosen(changes)), tuple(changes.refused), {})
+
+
+def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
+    """Return the config objects that a built model's config holds, by their levels."""
+    found = {}
+    for level in levels:
+        owner = config
+        for key in level:
+            owner = getattr(owner, key, None)
+        if owner is not None:
+            found[level] = owner
+    return found
+
+
+class _Changes:
+    """What each perturbation of a class changes."""
+
+    def __init__(self, asked: Perturber, inside: tuple[str, ...]) -> None:
+        self.asked, self.base, self.inside = asked, asked.base, inside
+        self.sizes: dict[tuple[str, int], dict[Field, list[tuple[Any, int]]]] = {}
+        """(tensor, axis) -> field -> (value, size) of each perturbation that changes it."""
+        self.guards: dict[tuple[str, int], set[Field]] = {}
+        """(tensor, axis) -> fields that change it and are no numbers."""
+        self.refused: list[tuple[str, Any, tuple[tuple[str, Any], ...]]] = []
+
+    def numbers(self, fields: list[Field]) -> None:
+        """Multiply half of some numbers by a prime each, until every one was changed alone or changes nothing."""
+        if not fields:
+            return
+        for times in (2, 3):
+            built = self.asked.built({field: field.value * times for field in fields})
+            if not isinstance(built, str) and not self._changed(built):
+                return
+            if len(fields) > 1:
+                half = len(fields) // 2
+                self.numbers(fields[:half])
+                self.numbers(fields[half:])
+                return
+            if isinstance(built, str):
+                continue
+            for place, size in self._changed(built).items():
+                self.sizes.setdefault(place, {}).setdefault(fields[0], []).append((fields[0].value * times, size))
+
+    def switches(self, changes: dict[Field, Any]) -> None:
+        """Change some fields together, and in halves where that raises or changes something."""
+        if not changes:
+            return
+        built = self.asked.built(changes)
+        if not isinstance(built, str) and not self._changed(built):
+            return
+        if len(changes) > 1:
+            pairs = list(changes.items())
+            self.switches(dict(pairs[: len(pairs) // 2]))
+            self.switches(dict(pairs[len(pairs) // 2 :]))
+            return
+        ((field, other),) = changes.items()
+        if isinstance(built, str) and type(other) is bool:
+            self.refused.append((field.dotted, other, self._remedies(field, other)))
+        if isinstance(built, str):
+            return
+        for place in self._changed(built):
+            self.guards.setdefault(place, set()).add(field)
+
+    def divisors(self, fields: list[Field]) -> None:
+        """Find the numbers of heads that have to divide another number of their level."""
+        for field in fields:
+            if not field.key.endswith("heads") or not isinstance(self.asked.built({field: field.value + 1}), str):
+                continue
+            whole = [f for f in fields if f.level == field.level and f != field and type(f.value) is int]
+            for other in (f for f in whole if f.value > field.value and f.value % field.value == 0):
+                fitting = {field: field.value + 1, other: other.value // field.value * (field.value + 1)}
+                if not isinstance(self.asked.built(fitting), str):
+                    self.refused.append((field.dotted, "%", ((other.dotted, None),)))
+
+    def _remedies(self, field: Field, other: Any) -> tuple[tuple[str, Any], ...]:
+        """Return the other truth values of the level whose flip lets a class build again."""
+        flips = {f: v for f, v in self.asked.switches(field.level) if f.key != field.key and type(f.value) is bool}
+        return tuple(
+            (f.dotted, v) for f, v in flips.items() if not isinstance(self.asked.built({field: other, f: v}), str)
+        )
+
+    def _changed(self, built: Built) -> dict[tuple[str, int], int]:
+        found: dict[tuple[str, int], int] = {}
+        for name, shape in self.base.shapes.items():
+            other = None if name.startswith(self.inside) else built.shapes.get(name)
+            if other is not None and other != shape:
+                if len(other) != len(shape):
+                    found |= {(name, axis): -1 for axis in range(len(shape))}
+                else:
+                    found |= {(name, i): b for i, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b}
+        return found
+
+
+def _chosen(changes: _Changes) -> list[Witness]:
+    """Return the fewest and plainest witnesses that speak of every field that a size follows."""
+    found: list[tuple[tuple[Any, ...], Witness, set[str]]] = []
+    taken = _converted(changes.asked.model)
+    for (name, axis), by in changes.sizes.items():
+        made = _formula(changes.base.shapes[name][axis], by)
+        if made is None:
+            continue
+        factor, powers = made
+        guards = tuple(sorted((f.dotted, f.value) for f in changes.guards.get((name, axis), ())))
+        if len(guards) > 2:
+            continue
+        seldom = "pool" in name or "head" in name  # a class with a head of its own may have none
+        rank = (name in taken, seldom, len(guards), len(powers), "+" in factor, any(e != 1 for _, e in powers))
+        witness = Witness(name, axis, factor, powers, guards)
+        found.append(((*rank, "embed" not in name, len(name), name, axis), witness, {key for key, _ in powers}))
+    count: dict[str, int] = {}
+    kept = []
+    seen = set()
+    for _, witness, keys in sorted(found, key=lambda one: one[0]):
+        anywhere = (re.sub(r"\d+", "#", witness.name), witness.powers)
+        if anywhere not in seen and any(count.get(key, 0) < EACH for key in keys):
+            seen.add(anywhere)
+            kept.append(witness)
+            for key in keys:
+                count[key] = count.get(key, 0) + 1
+    return sorted(kept)
+
+
+def _formula(size: int, by: dict[Field, list[tuple[Any, int]]]) -> tuple[str, tuple[tuple[str, int], ...]] | None:
+    """Return the constant and the exponents that make a size; None where it follows the fields in another way."""
+    powers = {}
+    for field, seen in by.items():
+        exponent = next((e for e in EXPONENTS if all(_times(size, v, field.value, e) == s for v, s in seen)), None)
+        if exponent is None:
+            return _affine(size, field, seen) if len(by) == 1 else None
+        powers[field] = exponent
+    factor = Fraction(size)
+    for field, exponent in powers.items():
+        factor /= Fraction(field.value) ** exponent
+    if factor.denominator > 4096 or factor.numerator > 1 << 20:
+        return None
+    return str(factor), tuple(sorted((field.dotted, exponent) for field, exponent in powers.items()))
+
+
+def _times(size: int, value: Any, before: Any, exponent: int) -> Fraction:
+    return Fraction(size) * (Fraction(value) / Fraction(before)) ** exponent
+
+
+def _affine(size: int, field: Field, seen: list[tuple[Any, int]]) -> tuple[str, tuple[tuple[str, int], ...]] | None:
+    """Return a constant factor and what is added (BART has two positions more than its config says)."""
+    if len(seen) < 2 or type(field.value) is not int:
+        return None
+    slopes = {Fraction(s - size, v - field.value) for v, s in seen}
+    if len(slopes) != 1 or (slope := slopes.pop()).denominator != 1 or slope < 1:
+        return None
+    return f"{slope}+{size - slope * field.value}", ((field.dotted, 1),)
+
+
+def _converted(model: Any) -> set[str]:
+    """Return the tensors that are stored in other forms than the class has them in: experts, packed projections."""
+    found: set[str] = set()
+    with contextlib.suppress(Exception):  # 4.57 converts nothing
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, rename_source_key
+
+        transforms = get_model_conversion_mapping(model)
+        turned = [r for t in transforms if isinstance(t, WeightConverter) for r in [t.reverse_transform()]]
+        names = model.state_dict()
+        for name in names:
+            if any(rename_source_key(name, [], [t], model.base_model_prefix, names)[1] is not None for t in turned):
+                found.add(name)
+    return found

@@ -1,0 +1,255 @@
+"""Makes the structure tables: perturbs every class's config, and asks every config class for its states.
+
+Run as `python -m tiecheck.tables.generate.structure --kept FOLDER` with transformers 5, and then with 4.57, which is
+asked for its configs alone. What is told goes to the folder as it comes, so that a run can go on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tiecheck.tables.architectures import load_architecture
+from tiecheck.tables.generate.__main__ import library_version
+from tiecheck.tables.generate.build import older
+from tiecheck.tables.generate.classes import candidates, resolve
+from tiecheck.tables.generate.config_states import ConfigAsker, inner_configs, kind_of, refused_types
+from tiecheck.tables.generate.configs import default_config
+from tiecheck.tables.generate.perturb import Perturber
+from tiecheck.tables.generate.probe import Probe
+from tiecheck.tables.generate.sizes import sizes_of
+
+PATH = Path(__file__).parent.with_name("structure.txt")
+"""The table of transformers 5."""
+
+OLDER_PATH = Path(__file__).parent.with_name("structure-4.57.txt")
+"""The table of the configs of 4.57."""
+
+AUTO = {
+    "*": "MODEL_MAPPING_NAMES",
+    "*c": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "*s": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+}
+"""Words for the classes that an auto class makes of a config -> its mapping (`modeling_auto`, 5.23)."""
+
+
+class Told(NamedTuple):
+    """One class as it was told, in the words of JSON."""
+
+    class_name: str
+    kind: str
+    """Its config class, as `kind_of` calls it."""
+    parts: list[list[Any]]
+    """(prefix, level, class, its config class) of each model inside."""
+    witnesses: list[list[Any]]
+    refused: list[list[Any]]
+    aliases: dict[str, list[str]]
+
+
+def told_classes(kept: Path) -> list[Told]:
+    """Ask every class that was not asked before, and the models inside them; what raises is told as nothing."""
+    told: dict[tuple[str, str], Told] = {}
+    if kept.exists():
+        for line in kept.read_text().splitlines():
+            one = Told(*json.loads(line))
+            told[one[:2]] = one
+        for one in list(told.values()):  # what ended before its parts were asked is asked again
+            if any(tuple(part[2:]) not in told for part in one.parts):
+                del told[one[:2]]
+    todo: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for candidate in candidates():
+        try:
+            model_class, config_class = resolve(candidate)
+            own = model_class.config_class is config_class
+        except (AttributeError, ImportError):
+            continue
+        if own:
+            todo[candidate.class_name, kind_of(config_class)] = model_class, config_class
+    tied, parts = {key for key in todo if load_architecture(*key).ties}, set[tuple[str, str]]()
+    with kept.open("a") as file:
+        while todo:  # the classes that all others hang on come first
+            key = min(todo, key=lambda one: (one not in parts and one not in tied and one[0][-5:] != "Model", one))
+            model_class, config_class = todo.pop(key)
+            if key not in told:
+                told[key], inside = _asked(key, model_class, config_class)
+                file.write(f"{json.dumps(told[key])}\n")
+                file.flush()
+                parts |= inside.keys()
+                todo |= {k: v for k, v in inside.items() if k not in told}
+    return sorted(told.values(), key=lambda one: one[:2])
+
+
+def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[Told, dict[tuple[str, str], Any]]:
+    try:
+        asked = Perturber(Probe(model_class, config_class, {}))
+        sizes = sizes_of(asked)
+    except Exception as error:  # noqa: BLE001 - any library error is a reason to leave the class out
+        print(f"left out: {key[0]}: {type(error).__name__}: {' '.join(str(error).split())[:100]}")
+        return Told(*key, [], [], [], {}), {}
+    parts, inside = [], {}
+    for part in sizes.parts:
+        module = asked.model.get_submodule(part.prefix)
+        name = type(module).__name__, kind_of(type(module.config))
+        inside[name] = type(module), type(module.config)
+        parts.append([part.prefix, ".".join(part.level), *name])
+    witnesses = [[w.name, w.axis, w.factor, dict(w.powers), dict(w.guards)] for w in sizes.witnesses]
+    return Told(*key, parts, witnesses, [list(one) for one in sizes.refused], sizes.aliases), inside
+
+
+def sound_sizes(one: Told) -> Told:
+    """Return a class without the sizes whose constant may stand for what no perturbation has told of.
+
+    Such are numbers of layers and codebooks, and widths of the models inside. Twice and thrice are what packed
+    projections are.
+    """
+    plain = ("1",) if any(level for _, level, _, _ in one.parts) else ("1", "2", "3")
+    return one._replace(witnesses=[w for w in one.witnesses if w[2].partition("+")[0] in plain])
+
+
+def used_fields(told: list[Told]) -> dict[str, set[str]]:
+    """Return the fields of each config class that a size hangs on, sections followed."""
+    used: dict[str, set[str]] = {}
+    sections = _Sections()
+    for one in told:
+        for _, _, _, powers, guards in one.witnesses:
+            for dotted in (*powers, *guards):
+                kind, field = sections.owner(one.kind, dotted)
+                used.setdefault(kind, set()).add(field)
+    return used
+
+
+class _Sections:
+    """Default configs, made once, to follow dotted fields."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = {}
+        self.classes = {kind_of(c): c for c in config_classes()}
+
+    def owner(self, kind: str, dotted: str) -> tuple[str, str]:
+        """Return the config class in which a dotted field stands, and its key."""
+        parts = dotted.split(".")
+        if kind not in self.made:
+            self.made[kind] = default_config(self.classes[kind]) if kind in self.classes else None
+        config = self.made[kind]
+        if config is None:
+            return kind, parts[0]
+        while len(parts) > 1 and hasattr(getattr(config, parts[0], None), "model_type"):
+            config = getattr(config, parts.pop(0))
+        return kind_of(type(config)), parts[0]
+
+
+def config_classes() -> list[Any]:
+    """Return every config class that a model type leads to, and those of the sections of their defaults."""
+    from transformers import CONFIG_MAPPING
+
+    found: dict[str, Any] = {}
+    left = [CONFIG_MAPPING[model_type] for model_type in sorted(CONFIG_MAPPING.keys())]
+    while left:
+        config_class = left.pop()
+        if kind_of(config_class) in found:
+            continue
+        found[kind_of(config_class)] = config_class
+        with contextlib.suppress(Exception):  # a class may have no default
+            left += [type(inner) for inner in inner_configs(default_config(config_class)).values()]
+    return [found[kind] for kind in sorted(found)]
+
+
+def refusals_of(kept: Path) -> dict[str, dict[str, str]]:
+    """Return the types that each config class refuses for its fields; they are asked once."""
+    if not kept.exists():
+        kept.write_text(json.dumps({kind_of(c): refused_types(c) for c in config_classes()}))
+    found: dict[str, dict[str, str]] = json.loads(kept.read_text())
+    return found
+
+
+def rendered(told: list[Told], used: dict[str, set[str]], refusals: dict[str, dict[str, str]], version: str) -> str:
+    """Return the whole table; the same answers give the same bytes."""
+    shapes: dict[str, str] = {}
+    lines = []
+    for one in told:
+        row = _row(one)
+        text = _dump(row) if row else ""
+        key = hashlib.sha256(text.encode()).hexdigest()[:7] if text else ""
+        if text:
+            shapes[key] = text
+        lines.append(f"{one.class_name}\t{one.kind}\t{key}")
+    asker, classes = ConfigAsker(used), config_classes()
+    fields = sorted({pair for found in refusals.values() for pair in found.items()})
+    numbers = {pair: number for number, pair in enumerate(fields)}
+    configs = []
+    for config_class in classes:
+        kind = kind_of(config_class)
+        record = asker.record(config_class) | _autos(kind)
+        if refusals.get(kind):
+            record["t"] = [numbers[pair] for pair in sorted(refusals[kind].items())]
+        configs.append(f"@{kind}\t{_dump(record)}")
+    head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate.structure; do not edit"
+    body = [*sorted(lines), *sorted(configs), *(f"={key}\t{shapes[key]}" for key in sorted(shapes))]
+    last = [f"fields\t{_dump([list(pair) for pair in fields])}"] if fields else []
+    return "\n".join([head, *body, *last, ""])
+
+
+def _row(one: Told) -> dict[str, Any]:
+    parts = [[prefix, level, _word(name, kind)] for prefix, level, name, kind in one.parts]
+    witnesses = [[*w[:4], w[4]] if w[4] else w[:4] for w in one.witnesses]
+    found = {"p": parts, "w": witnesses, "r": one.refused, "a": one.aliases}
+    return {key: value for key, value in found.items() if value}
+
+
+def _autos(kind: str) -> dict[str, dict[str, str]]:
+    from transformers.models.auto import modeling_auto
+
+    found = {}
+    for word, mapping in AUTO.items():
+        name = getattr(modeling_auto, mapping).get(kind)
+        if name:
+            found[word] = name if isinstance(name, str) else name[0]
+    return {"m": found} if found and not older() else {}
+
+
+def _word(class_name: str, kind: str) -> str:
+    """Return the word of the auto class that makes a class of its config, or its name."""
+    return next((word for word, name in _autos(kind).get("m", {}).items() if name == class_name), class_name)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def told_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a table that speak of classes, as (class, config class)."""
+    for line in text.splitlines():
+        if line[:1] not in "#=@" and line.count("\t") == 2:
+            yield tuple(line.split("\t")[:2])  # type: ignore[misc]
+
+
+def write_structure(arguments: list[str] | None = None) -> int:
+    """Write the table of the installed transformers; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tiecheck.tables.generate.structure", description=__doc__)
+    parser.add_argument("--kept", type=Path, required=True, help="folder of the answers so far")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    version = library_version()
+    told, used = [], options.kept / "used.json"
+    refusals: dict[str, dict[str, str]] = {}
+    if not older():
+        options.kept.mkdir(exist_ok=True)
+        told = [sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")]
+        used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
+        refusals = refusals_of(options.kept / "refused.json")
+    fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
+    text = rendered(told, fields, refusals, version)
+    (OLDER_PATH if older() else PATH).write_text(text, encoding="utf-8")
+    print(f"{len(told)} classes, {len(text.encode()):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(write_structure())

@@ -1,0 +1,103 @@
+"""The structure table: which sizes follow which fields of a config, and what configs make of a missing section.
+
+It is made by `python -m tiecheck.tables.generate.structure`, once for transformers 5, and once for 4.57, of which it
+has the configs alone. Here it is only searched, as the tie table is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+_FILES = {"5": "structure.txt", "4.57": "structure-4.57.txt"}
+_texts: dict[str, bytes] = {}
+
+
+def class_structure(class_name: str, model_type: str | None, line: str = "5") -> tuple[str, dict[str, Any]] | None:
+    """Return the config class and the sizes of a model class; None for one that the table lacks.
+
+    Args:
+        class_name: The model class.
+        model_type: The config's model type, which decides where a class has several; a class with one has that one.
+        line: The line of transformers.
+    """
+    rows = _rows(class_name, line) if class_name.isidentifier() else ()
+    fitting = [row for row in rows if row[0] == model_type] or list(rows)
+    if len(fitting) != 1:
+        return None
+    kind, key = fitting[0]
+    return kind, (_value(f"={key}", "5") or {}) if key else {}
+
+
+def config_structure(kind: str, line: str = "5") -> dict[str, Any] | None:
+    """Return what is known of a config class, by its model type or its name; None for one that the table lacks."""
+    return _value(f"@{kind}", line) if kind and not set(kind) & set("\t\n") else None
+
+
+def fold_sections(config: Mapping[str, Any], flag: str, line: str) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """Return a flat config with the sections that the library makes of its keys, and which those are.
+
+    Only a section that takes a tie flag so is told of (Qwen2-VL's text in the layout of before 4.52).
+
+    Args:
+        config: The parsed `config.json`.
+        flag: The key of the flag.
+        line: The line of transformers.
+    """
+    model_type = config.get("model_type")
+    known = config_structure(model_type, line) if isinstance(model_type, str) else None
+    made = {}
+    for key, slot in (known or {}).get("s", {}).items():
+        if config.get(key) is None:
+            folded = slot.get("fold null" if key in config else "fold gone", ())
+            if flag in folded:
+                made[key] = {name: config[name] for name in folded if name in config}
+    return (dict(config) | made, frozenset(made)) if made else (config, frozenset())
+
+
+@lru_cache(512)
+def refused_values(kind: str) -> dict[str, str]:
+    """Return the fields of a config class of transformers 5 with a bit for each type of value that it refuses."""
+    known, found = config_structure(kind) or {}, {}
+    for number in known.get("t", ()):
+        name, bits = _fields()[number]
+        found[name] = bits
+    return found
+
+
+@lru_cache(1)
+def _fields() -> list[list[str]]:
+    return _value("fields", "5") or []  # type: ignore[return-value]
+
+
+def _text(line: str) -> bytes:
+    if line not in _texts:
+        with open(os.path.join(os.path.dirname(__file__), _FILES[line]), "rb") as file:
+            _texts[line] = file.read()
+    return _texts[line]
+
+
+@lru_cache(512)
+def _rows(class_name: str, line: str) -> tuple[tuple[str, str], ...]:
+    text, wanted, rows = _text(line), f"\n{class_name}\t".encode(), []
+    start = text.find(wanted)
+    while start >= 0:
+        end = text.index(b"\n", start + 1)
+        kind, key = text[start + len(wanted) : end].decode().split("\t")
+        rows.append((kind, key))
+        start = text.find(wanted, end)
+    return tuple(rows)
+
+
+@lru_cache(512)
+def _value(key: str, line: str) -> dict[str, Any] | None:
+    text, wanted = _text(line), f"\n{key}\t".encode()
+    start = text.find(wanted)
+    if start < 0:
+        return None
+    start += len(wanted)
+    found: dict[str, Any] = json.loads(text[start : text.index(b"\n", start)])
+    return found
