@@ -9,7 +9,8 @@ import pytest
 from older import run_older
 
 from tiecheck.records.declared import Flag, ModelConfig
-from tiecheck.stored.groups import build_groups, lost_tie
+from tiecheck.stored.groups import build_groups
+from tiecheck.stored.lost_ties import lost_tie
 from tiecheck.tables import architectures
 from tiecheck.tables.architectures import load_architecture, load_older, newer_names
 

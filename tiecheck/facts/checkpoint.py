@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tiecheck.config.options import Config
 from tiecheck.facts.registry import fact
@@ -12,7 +12,7 @@ from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import TIED, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
@@ -58,7 +58,7 @@ def groups(
     pair = {architecture.head, architecture.embedding}
     if isinstance(found, Unknown) or None in pair or any(pair <= set(tie.names) for tie in architecture.ties):
         return found
-    from tiecheck.stored.groups import lost_tie_group
+    from tiecheck.stored.lost_ties import lost_tie_group
 
     inert = lost_tie_group(model_config, architecture, checkpoint, values)
     return found if inert is None else tuple(sorted((*found, inert), key=lambda g: g.names))
@@ -215,10 +215,12 @@ def scale(
     for layer in (built, live, groups):
         if isinstance(layer, Unknown) and (layer is not groups or built is None):
             return layer
+    from tiecheck.scale.initial_draw import with_own_draw
+
     known = () if groups is None or isinstance(groups, Unknown) else groups
     if built is None or live is None or isinstance(built, Unknown) or isinstance(live, Unknown):
         found = _stored_scale(known, architecture, checkpoint, values)
-        return _with_own_draw(found, model_config.data if model_config and architecture.known else {})
+        return with_own_draw(found, model_config.data if model_config and architecture.known else {})
     if built.origin == "given" and values == "never":
         return Unknown("the values were not to be read (--values never)")
     names = [tie.names for tie in live.ties if _may_be_head(tie)]
@@ -226,25 +228,11 @@ def scale(
 
     own = library_config(built.module)
     if built.origin == "built on meta":
-        return _with_own_draw(_meta_scale(built, checkpoint, names, known), own)
+        return with_own_draw(_meta_scale(built, checkpoint, names, known), own)
     from tiecheck.scale.live import live_scale
 
     module = without_wrappers(built.module) if built.origin == "given" else built.module
-    return _with_own_draw(tuple(live_scale(module, group) for group in names), own)
-
-
-def _with_own_draw(
-    found: tuple[InitScale | Unknown, ...] | Unknown, config: Mapping[str, Any]
-) -> tuple[InitScale | Unknown, ...] | Unknown:
-    """Return scales with the key of a library's config by which its own class draws the matrix so."""
-    if isinstance(found, Unknown) or not config:
-        return found
-    from tiecheck.scale.initial_draw import drawn_by_config
-
-    return tuple(
-        one if isinstance(one, Unknown) or one.std is None else one._replace(own=drawn_by_config(config, one.std))
-        for one in found
-    )
+    return with_own_draw(tuple(live_scale(module, group) for group in names), own)
 
 
 def _may_be_head(tie: Tie) -> bool:

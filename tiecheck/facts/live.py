@@ -30,11 +30,11 @@ if TYPE_CHECKING:
         KeyProblem,
         LiveClass,
         LiveModel,
-        Mending,
         Misfit,
         SaveProblem,
         Tie,
     )
+    from tiecheck.records.mending import Mending
     from tiecheck.records.placement import Placement
     from tiecheck.records.report import View
 
@@ -140,8 +140,6 @@ def live_class(live: LiveModel) -> LiveClass:
 @fact
 def mending(live: LiveModel) -> Mending:
     """Parts of the module that its mends have to know: wrappers, aliases, declared groups and their flags."""
-    from tiecheck.records.live import Mending
-
     return Mending(live.wrappers, live.flag, live.declared, live.aliases, live.problems, live.fixed, live.keyed)
 
 

@@ -252,25 +252,6 @@ class LiveClass(Record):
     """Reasons why a declaration could not be read."""
 
 
-class Mending(Record):
-    """Knowledge of a live module that its mends need."""
-
-    wrappers: tuple[str, ...]
-    """Wrappers of the model or parts of it, from the outside in."""
-    flag: bool | None
-    """`config.tie_word_embeddings` as the outermost model reads it; None where there is no such config."""
-    declared: tuple[DeclaredTie, ...]
-    """Groups that the class declares as tied under the config it has."""
-    aliases: tuple[Alias, ...]
-    """Modules with parameters under several paths."""
-    problems: tuple[KeyProblem, ...]
-    """Mistakes in the classes' declarations themselves."""
-    fixed: tuple[str, ...]
-    """Flags whose false a save and a load make true."""
-    keyed: tuple[str, ...] = ()
-    """Paths of dictionaries of modules or parameters."""
-
-
 class LiveModel(Record):
     """The live layer of one `nn.Module`. Names are the user's: without what torch.compile, DDP or PEFT put before."""
 

@@ -13,11 +13,11 @@ from tiecheck.records.live import (
     KeyProblem,
     LiveClass,
     LiveModel,
-    Mending,
     Registration,
     Tie,
 )
 from tiecheck.records.loaders import LoaderView
+from tiecheck.records.mending import Mending
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, Comparison, Group, Shard, StoredTensor
 from tiecheck.records.words import Outcome

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tiecheck.records.record import Record
+from tiecheck.records.scale import InitScale
+from tiecheck.records.words import Unknown
 
 MATRICES = 6
 """Weight matrices that are looked at, spread over the model."""
@@ -190,3 +192,15 @@ def _fans(shape: tuple[int, ...]) -> list[float]:
     rows, columns = shape
     fans = [math.sqrt(gain / fan) for fan in (rows, columns) for gain in (1 / 3, 1.0, 2.0)]
     return [*fans, math.sqrt(2 / (rows + columns))]
+
+
+def with_own_draw(
+    found: tuple[InitScale | Unknown, ...] | Unknown, config: Mapping[str, Any]
+) -> tuple[InitScale | Unknown, ...] | Unknown:
+    """Return scales with the key of a library's config by which its own class draws the matrix so."""
+    if isinstance(found, Unknown) or not config:
+        return found
+    return tuple(
+        one if isinstance(one, Unknown) or one.std is None else one._replace(own=drawn_by_config(config, one.std))
+        for one in found
+    )

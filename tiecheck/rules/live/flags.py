@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Mending, Tie
+from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
+from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import FLAG, model_path, own_tensors

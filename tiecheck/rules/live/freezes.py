@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import Freeze, LiveClass, Mending
+from tiecheck.records.live import Freeze, LiveClass
+from tiecheck.records.mending import Mending
 from tiecheck.records.report import Severity
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place

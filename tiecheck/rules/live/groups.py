@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import DeclaredTie, Head, LiveClass, Mending, Misfit
+from tiecheck.records.live import DeclaredTie, Head, LiveClass, Misfit
+from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import model_path, tie_again

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tiecheck.records.edits import Edit, Step, python_edit, source_step
-from tiecheck.records.live import DeclaredTie, KeyProblem, Mending
+from tiecheck.records.live import DeclaredTie, KeyProblem
+from tiecheck.records.mending import Mending
 from tiecheck.wording import python_path
 
 FLAG = "config.tie_word_embeddings"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from tiecheck.peers.loaders.accelerate import FINDERS
 from tiecheck.records.edits import Edit, python_edit, source_step
-from tiecheck.records.live import Alias, Effect, LiveClass, Mending, SaveProblem
+from tiecheck.records.live import Alias, Effect, LiveClass, SaveProblem
 from tiecheck.records.loaders import LoaderView
+from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY

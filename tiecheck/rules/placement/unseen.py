@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import Alias, Head, LiveClass, LiveModel, Mending, Tie
+from tiecheck.records.live import Alias, Head, LiveClass, LiveModel, Tie
+from tiecheck.records.mending import Mending
 from tiecheck.records.placement import Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown

@@ -1,0 +1,25 @@
+"""The record of what the mends of a live module are made by."""
+
+from __future__ import annotations
+
+from tiecheck.records.live import Alias, DeclaredTie, KeyProblem
+from tiecheck.records.record import Record
+
+
+class Mending(Record):
+    """Knowledge of a live module that its mends need."""
+
+    wrappers: tuple[str, ...]
+    """Wrappers of the model or parts of it, from the outside in."""
+    flag: bool | None
+    """`config.tie_word_embeddings` as the outermost model reads it; None where there is no such config."""
+    declared: tuple[DeclaredTie, ...]
+    """Groups that the class declares as tied under the config it has."""
+    aliases: tuple[Alias, ...]
+    """Modules with parameters under several paths."""
+    problems: tuple[KeyProblem, ...]
+    """Mistakes in the classes' declarations themselves."""
+    fixed: tuple[str, ...]
+    """Flags whose false a save and a load make true."""
+    keyed: tuple[str, ...] = ()
+    """Paths of dictionaries of modules or parameters."""
