@@ -22,7 +22,7 @@ from tiecheck.errors import TiecheckError
 from tiecheck.fix.run import FixOptions, fix_target
 from tiecheck.records.report import Finding
 
-EQUAL = {"TIE106", "TIE108", "TIE109"}
+EQUAL = {"TIE103", "TIE106", "TIE108", "TIE109"}
 """Rules on equal copies, of which a load that is right may have two: their fixes must leave it right."""
 
 
