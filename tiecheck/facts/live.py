@@ -140,6 +140,8 @@ def live_class(live: LiveModel) -> LiveClass:
 @fact
 def mending(live: LiveModel) -> Mending:
     """Parts of the module that its mends have to know: wrappers, aliases, declared groups and their flags."""
+    from tiecheck.records.mending import Mending
+
     return Mending(live.wrappers, live.flag, live.declared, live.aliases, live.problems, live.fixed, live.keyed)
 
 
