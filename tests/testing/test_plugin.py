@@ -414,6 +414,7 @@ def planted(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory)
     trace = folder / "was-run"
     for name in ("conftest.py", "test_it.py", "evil.py"):
         (folder / name).write_text(SPY.format(trace))
+    (folder / "config.json").write_text("{}")
     (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\npython_files = *.py\n")
     return pytester, folder, trace
 

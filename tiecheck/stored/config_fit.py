@@ -147,13 +147,20 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str) -> LoadPro
             parts *= value**-exponent
         said.append(f"{'.'.join((*spot.section.level, dotted))} {value}")
     made = int(whole // parts) + int(more or 0)
-    if abs(made - tensor.shape[axis]) <= slack:
+    if abs(made - tensor.shape[axis]) <= slack or _said_otherwise(spot.section, powers, tensor.shape[axis]):
         return None
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
     found = f"{tensor.name} is stored with {tensor.shape[axis]} {where}"
     why = f"{found}, and config.json makes {made} of {listed(tuple(said))}"
     message = f"size mismatch for {tensor.name}"
     return _problem("shape", (line,), "crash", message, why, tensor.file, _NUMBERS, (tensor.name,))
+
+
+def _said_otherwise(section: Section, fields: dict[str, Any], size: int) -> bool:
+    """Tell whether a field has its default, and another key the stored size: an older name (Bloom's `n_embed`)."""
+    if all(dotted.partition(".")[0] in section.data for dotted in fields):
+        return False
+    return any(type(value) is int and value == size for value in section.data.values())
 
 
 _LARGEST = 1 << 48

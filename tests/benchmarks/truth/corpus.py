@@ -151,9 +151,14 @@ def lay_out(pair: Pairing, where: Path, *, different: bool) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in (n for n, f in pair.weight_map.items() if f == file):
-            shape = shapes.get(name, (1,))
-            begin, end = end, end + size * torch.Size(shape).numel()
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+            shape = shapes.get(name)  # one byte where it is not known, which is no weight of a size
+            begin, end = end, end + (size * torch.Size(shape).numel() if shape else 1)
+            wide = [*(shape or (1,))]
+            header[name] = {"dtype": dtype if shape else "I8", "shape": wide, "data_offsets": [begin, end]}
+                "dtype": dtype if shape else "I8",
+                "shape": [*(shape or (1,))],
+                "data_offsets": [begin, end],
+            }
         text = json.dumps(header).encode()
         with (where / file).open("wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
