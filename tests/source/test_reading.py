@@ -153,3 +153,11 @@ def test_every_source_of_the_tests_and_of_torch_is_read() -> None:
     assert len(paths) > 300
     for path in paths:
         read_source(path, path)
+
+
+def test_a_look_at_the_code_is_no_look_at_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.py").write_text(TIED)
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert target.status == "unknown"
+    assert target.rules_run == ()

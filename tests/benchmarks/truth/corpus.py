@@ -155,10 +155,6 @@ def lay_out(pair: Pairing, where: Path, *, different: bool) -> None:
             begin, end = end, end + (size * torch.Size(shape).numel() if shape else 1)
             wide = [*(shape or (1,))]
             header[name] = {"dtype": dtype if shape else "I8", "shape": wide, "data_offsets": [begin, end]}
-                "dtype": dtype if shape else "I8",
-                "shape": [*(shape or (1,))],
-                "data_offsets": [begin, end],
-            }
         text = json.dumps(header).encode()
         with (where / file).open("wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
