@@ -200,7 +200,8 @@ class _Lookup:
 def refused_problems(model: ModelConfig) -> Iterator[LoadProblem]:
     """Yield each value whose type transformers 5 refuses for its field, in the config and in the sections it makes."""
     found = class_structure(model.class_name or "", model.model_type)
-    left = [Section(found[0], model.data)] if found is not None else []
+    kind = found[0] if found is not None else model.model_type or ""  # a class without a row has a config of its type
+    left = [Section(kind, model.data)]
     while left:
         section = left.pop()
         known = refused_values(section.kind)
