@@ -21,7 +21,7 @@ class Section(Record):
     kind: str
     """Its class, by the model type that leads to it, or else by its name."""
     data: Mapping[str, Any]
-    """What config.json says for it."""
+    """The part of config.json that is for it."""
     level: tuple[str, ...] = ()
     """The keys above it."""
     odd: Mapping[str, Any] = {}

@@ -114,11 +114,7 @@ def _load(
     scale = _scale(tags.pop() if len(tags) == 1 else "", width, config or {})
     nested = {row[3] for row in fitting}
     tried = nested.pop().split(",") if len(nested) == 1 else []
-    abouts = {row[4] for row in fitting}
-    about = _shape(abouts.pop(), table) if len(abouts) == 1 and "" not in abouts else {}
-    for shape in shapes:
-        if "z" in shape and _inner(shape, config)[1]:
-            about = about | {"i": shape["z"][0], "h": shape["z"][1]}
+    about = _about({row[4] for row in fitting}, shapes, table, config)
     found = Architecture(
         class_name,
         True,
@@ -138,6 +134,17 @@ def _load(
     )
     inside = any(isinstance(held, Mapping) and "model_type" in held for held in (config or {}).values())
     return _with_parts(found, shapes, table, model_type, config or {}) if ties and inside else found
+
+
+def _about(
+    keys: set[str], shapes: list[dict[str, Any]], table: str, config: Mapping[str, object] | None
+) -> dict[str, Any]:
+    """Return what the table says of a class beside its ties; embedding and head of a composed one by its config."""
+    about = _shape(keys.pop(), table) if len(keys) == 1 and "" not in keys else {}
+    for shape in shapes:
+        if "z" in shape and _inner(shape, config)[1]:
+            about = about | {"i": shape["z"][0], "h": shape["z"][1]}
+    return about
 
 
 def _with_parts(

@@ -10,7 +10,7 @@ from tiecheck.tables.generate.perturb import Field, Perturber
 from tiecheck.tables.generate.probe import Probe, probe
 from tiecheck.tables.generate.regroup import regrouped
 from tiecheck.tables.generate.sizes import Witness, sizes_of
-from tiecheck.tables.generate.structure import Told, used_fields
+from tiecheck.tables.generate.structure import AskedClass, used_fields
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -75,6 +75,6 @@ def test_the_types_that_a_field_refuses() -> None:
 
 
 def test_a_table_has_the_same_bytes_in_any_order() -> None:
-    told = [Told("LlamaModel", "llama", [], [["embed_tokens.weight", 0, "1", {"vocab_size": 1}, {}]], [], {})]
-    told.append(Told("LlamaForCausalLM", "llama", [["model", "", "LlamaModel", "llama"]], [], [], {}))
+    told = [AskedClass("LlamaModel", "llama", [], [["embed_tokens.weight", 0, "1", {"vocab_size": 1}, {}]], [], {})]
+    told.append(AskedClass("LlamaForCausalLM", "llama", [["model", "", "LlamaModel", "llama"]], [], [], {}))
     assert used_fields(told) == {"llama": {"vocab_size"}}

@@ -52,7 +52,7 @@ class Field(NamedTuple):
     place: int
     """Its place where the value is a list of numbers; -1 for a plain value."""
     value: Any
-    """What the default has."""
+    """The value that the default config has."""
 
     @property
     def dotted(self) -> str:
@@ -70,8 +70,8 @@ class Field(NamedTuple):
         return changed
 
 
-class Built(NamedTuple):
-    """What a class builds under one config."""
+class Variant(NamedTuple):
+    """Names, shapes and groups that a class builds under one config."""
 
     shapes: Shapes
     groups: Groups
@@ -111,7 +111,7 @@ class Perturber:
         with limited():
             return build(self.model_class, self.config_class, data)
 
-    def built(self, changes: Mapping[Field, Any]) -> Built | str:
+    def built(self, changes: Mapping[Field, Any]) -> Variant | str:
         """Return what the class builds with other values in some fields; the words of the error where it raises."""
         data = self.data
         for field, value in changes.items():
@@ -185,8 +185,8 @@ def _values(hint: Any) -> Iterator[Any]:
                 yield from _values(part)
 
 
-def _built(model: Any) -> Built:
-    return Built({name: tuple(value.shape) for name, value in model.state_dict().items()}, groups_of(model))
+def _built(model: Any) -> Variant:
+    return Variant({name: tuple(value.shape) for name, value in model.state_dict().items()}, groups_of(model))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from tiecheck.tables.generate.configs import Level
-from tiecheck.tables.generate.perturb import Built, Field, Perturber, SlowClassError
+from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError, Variant
 
 EXPONENTS = (1, 2, -1)
 
@@ -35,7 +35,7 @@ class Witness(NamedTuple):
     """Other fields that must be as by default: (dotted field, its value)."""
 
 
-class Part(NamedTuple):
+class InnerModel(NamedTuple):
     """A model inside a model."""
 
     prefix: str
@@ -49,9 +49,9 @@ class Part(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What perturbing a class told."""
+    """Answers of a class to the perturbation of its config."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[InnerModel, ...]
     witnesses: tuple[Witness, ...]
     refused: tuple[tuple[str, Any, tuple[tuple[str, Any], ...]], ...]
     """(truth value, the value that raises, others with the values that let it build); for a number that has to divide
@@ -60,11 +60,11 @@ class Sizes(NamedTuple):
     """Beginning of the names of a model inside -> what a file may have in its place."""
 
 
-def parts_of(model: Any, owners: dict[Level, Any]) -> tuple[Part, ...]:
+def parts_of(model: Any, owners: dict[Level, Any]) -> tuple[InnerModel, ...]:
     """Return the topmost models inside a model that are made from a config that is the model's or inside it."""
     from transformers import PreTrainedModel
 
-    found: list[Part] = []
+    found: list[InnerModel] = []
     for prefix, module in model.named_modules():
         if not prefix or not isinstance(module, PreTrainedModel):
             continue
@@ -73,11 +73,11 @@ def parts_of(model: Any, owners: dict[Level, Any]) -> tuple[Part, ...]:
         level = next((level for level, owner in owners.items() if owner is module.config), None)
         kind = type(module).__name__
         if level is not None and next(module.parameters(), None) is not None:
-            found.append(Part(prefix, level, kind, getattr(module.config, "model_type", "")))
+            found.append(InnerModel(prefix, level, kind, getattr(module.config, "model_type", "")))
     return tuple(found)
 
 
-def aliases_of(model: Any) -> dict[str, list[str]]:
+def other_names(model: Any) -> dict[str, list[str]]:
     """Return the other beginnings that the loader turns into those of the models inside a model (old layouts)."""
     from transformers import PreTrainedModel
 
@@ -103,7 +103,7 @@ def sizes_of(asked: Perturber) -> Sizes:
     parts = parts_of(asked.model, _held(asked.model.config, asked.levels))
     covered = {part.level for part in parts}
     mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)]
-    aliases = aliases_of(asked.model)
+    aliases = other_names(asked.model)
     if not mine:
         return Sizes(parts, (), (), aliases)
     with contextlib.suppress(SlowClassError):
@@ -111,7 +111,7 @@ def sizes_of(asked: Perturber) -> Sizes:
     return Sizes(parts, (), (), aliases)
 
 
-def _perturbed(asked: Perturber, parts: tuple[Part, ...], mine: list[Level]) -> Sizes:
+def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level]) -> Sizes:
     asked.write_out()
     prefixes = tuple(f"{part.prefix}." for part in parts)
     changes = _Changes(asked, prefixes)
@@ -139,7 +139,7 @@ def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
 
 
 class _Changes:
-    """What each perturbation of a class changes."""
+    """Changes that each perturbation of a class makes."""
 
     def __init__(self, asked: Perturber, inside: tuple[str, ...]) -> None:
         self.asked, self.base, self.inside = asked, asked.base, inside
@@ -205,7 +205,7 @@ class _Changes:
             (f.dotted, v) for f, v in flips.items() if not isinstance(self.asked.built({field: other, f: v}), str)
         )
 
-    def _changed(self, built: Built) -> dict[tuple[str, int], int]:
+    def _changed(self, built: Variant) -> dict[tuple[str, int], int]:
         found: dict[tuple[str, int], int] = {}
         for name, shape in self.base.shapes.items():
             other = None if name.startswith(self.inside) else built.shapes.get(name)

@@ -40,7 +40,7 @@ AUTO = {
 """Words for the classes that an auto class makes of a config -> its mapping (`modeling_auto`, 5.23)."""
 
 
-class Told(NamedTuple):
+class AskedClass(NamedTuple):
     """One class as it was told, in the words of JSON."""
 
     class_name: str
@@ -53,12 +53,12 @@ class Told(NamedTuple):
     aliases: dict[str, list[str]]
 
 
-def told_classes(kept: Path) -> list[Told]:
+def told_classes(kept: Path) -> list[AskedClass]:
     """Ask every class that was not asked before, and the models inside them; what raises is told as nothing."""
-    told: dict[tuple[str, str], Told] = {}
+    told: dict[tuple[str, str], AskedClass] = {}
     if kept.exists():
         for line in kept.read_text().splitlines():
-            one = Told(*json.loads(line))
+            one = AskedClass(*json.loads(line))
             told[one[:2]] = one
         for one in list(told.values()):  # what ended before its parts were asked is asked again
             if any(tuple(part[2:]) not in told for part in one.parts):
@@ -86,13 +86,13 @@ def told_classes(kept: Path) -> list[Told]:
     return sorted(told.values(), key=lambda one: one[:2])
 
 
-def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[Told, dict[tuple[str, str], Any]]:
+def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[AskedClass, dict[tuple[str, str], Any]]:
     try:
         asked = Perturber(Probe(model_class, config_class, {}))
         sizes = sizes_of(asked)
     except Exception as error:  # noqa: BLE001 - any library error is a reason to leave the class out
         print(f"left out: {key[0]}: {type(error).__name__}: {' '.join(str(error).split())[:100]}")
-        return Told(*key, [], [], [], {}), {}
+        return AskedClass(*key, [], [], [], {}), {}
     parts, inside = [], {}
     for part in sizes.parts:
         module = asked.model.get_submodule(part.prefix)
@@ -100,10 +100,10 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[T
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
     witnesses = [[w.name, w.axis, w.factor, dict(w.powers), dict(w.guards)] for w in sizes.witnesses]
-    return Told(*key, parts, witnesses, [list(one) for one in sizes.refused], sizes.aliases), inside
+    return AskedClass(*key, parts, witnesses, [list(one) for one in sizes.refused], sizes.aliases), inside
 
 
-def sound_sizes(one: Told) -> Told:
+def sound_sizes(one: AskedClass) -> AskedClass:
     """Return a class without the sizes whose constant may stand for what no perturbation has told of.
 
     Such are numbers of layers and codebooks, and widths of the models inside. Twice and thrice are what packed
@@ -113,7 +113,7 @@ def sound_sizes(one: Told) -> Told:
     return one._replace(witnesses=[w for w in one.witnesses if w[2].partition("+")[0] in plain])
 
 
-def used_fields(told: list[Told]) -> dict[str, set[str]]:
+def used_fields(told: list[AskedClass]) -> dict[str, set[str]]:
     """Return the fields of each config class that a size hangs on, sections followed."""
     used: dict[str, set[str]] = {}
     sections = _Sections()
@@ -169,7 +169,9 @@ def refusals_of(kept: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def rendered(told: list[Told], used: dict[str, set[str]], refusals: dict[str, dict[str, str]], version: str) -> str:
+def rendered(
+    told: list[AskedClass], used: dict[str, set[str]], refusals: dict[str, dict[str, str]], version: str
+) -> str:
     """Return the whole table; the same answers give the same bytes."""
     shapes: dict[str, str] = {}
     lines = []
@@ -196,7 +198,7 @@ def rendered(told: list[Told], used: dict[str, set[str]], refusals: dict[str, di
     return "\n".join([head, *body, *last, ""])
 
 
-def _row(one: Told) -> dict[str, Any]:
+def _row(one: AskedClass) -> dict[str, Any]:
     parts = [[prefix, level, _word(name, kind)] for prefix, level, name, kind in one.parts]
     witnesses = [[*w[:4], w[4]] if w[4] else w[:4] for w in one.witnesses]
     found = {"p": parts, "w": witnesses, "r": one.refused, "a": one.aliases}
