@@ -20,11 +20,31 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("qui
 
 SAMPLE = [
     ("BertForMaskedLM", "bert"),
+    ("GPT2LMHeadModel", "gpt2"),
+    ("Gemma3ForConditionalGeneration", "gemma3"),
     ("LlamaForCausalLM", "llama"),
     ("LlavaForConditionalGeneration", "llava"),
+    ("MarianMTModel", "marian"),
     ("Qwen2VLForConditionalGeneration", "qwen2_vl"),
+    ("T5ForConditionalGeneration", "t5"),
 ]
 """Plain, nested and folded configs."""
+
+LACKING = {
+    "GPT2LMHeadModel": "its row was asked before heads were held against the width that they divide",
+    "Gemma3ForConditionalGeneration": "the table has no row of its vision model, Siglip",
+    "MarianMTModel": "its vocabulary is held against embeddings of pairs alone",
+    "T5ForConditionalGeneration": "the table has no row of T5",
+}
+"""Class -> what the structure table lacks of it, so that a wrong size passes. Each goes with its row."""
+
+
+def lacking(name: str, model_type: str) -> Any:
+    """A class of the sample, with what is known to be wrong of it."""
+    why = LACKING.get(name)
+    marks = [pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)] if why else []
+    return pytest.param(name, model_type, marks=marks)
+
 
 SAID_ELSEWHERE = {"architectures", "model_type", "transformers_version", "dtype"}
 
@@ -46,7 +66,7 @@ def changes(save: Save, rng: random.Random, count: int) -> list[Any]:
     return rng.sample(drawn, min(count, len(drawn)))
 
 
-@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
+@pytest.mark.parametrize(("name", "model_type"), [lacking(*one) for one in SAMPLE])
 def test_a_changed_field_is_judged_as_transformers_5_loads_it(name: str, model_type: str, tmp_path: Path) -> None:
     rng = random.Random(name)
     save = saved(name, model_type)
