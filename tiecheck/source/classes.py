@@ -217,9 +217,18 @@ def _loose_calls(function: Function) -> Iterator[LooseCall]:
             word.arg == "assign" and isinstance(word.value, ast.Constant) and word.value.value is True
             for word in node.keywords
         )
-        if root and (last == "to_empty" or (last == "load_state_dict" and assigns)):
+        if root and ((last == "to_empty" and _on_meta(function)) or (last == "load_state_dict" and assigns)):
             tied = any(line > node.lineno for line in ties)
             yield LooseCall(last, root, classes.get(root, ""), tied, node.lineno, node.col_offset + 1)  # type: ignore[arg-type]
+
+
+def _on_meta(function: Function) -> bool:
+    """Tell whether a function builds on meta: from another device `to_empty()` keeps each `Parameter` (torch 2.13)."""
+    return any(
+        (isinstance(node, ast.Constant) and node.value == "meta")
+        or (isinstance(node, ast.Call) and called_name(node).rpartition(".")[2] == "init_empty_weights")
+        for node in ast.walk(function)
+    )
 
 
 def _flag_words(tree: ast.Module) -> Iterator[tuple[str, bool, int, int]]:

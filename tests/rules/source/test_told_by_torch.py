@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,8 +13,14 @@ from transformers import LlamaConfig, PreTrainedModel
 from tiecheck.rules.base import Rule
 from tiecheck.rules.source.draws import EmbeddingInitialisesTiedHead
 from tiecheck.rules.source.keys import ListTiedWeightsKeys, MisspeltTieDeclaration, SelfMappedTieKey
-from tiecheck.rules.source.modules import ModuleTimesN
-from tiecheck.rules.source.overrides import EmptyTieWeights, PostInitMissing
+from tiecheck.rules.source.modules import (
+    AssignLoadWithoutRetie,
+    HeadInClosure,
+    MaterialiseWithoutRetie,
+    ModuleTimesN,
+    WeightKeptAsPlainTensor,
+)
+from tiecheck.rules.source.overrides import EmptyTieWeights, PostInitMissing, UnguardedTie
 from tiecheck.rules.source.sharing import CopyInsteadOfShare, ModuleAliasAssignment
 from tiecheck.rules.source.sightings import source_facts
 
@@ -142,3 +149,98 @@ def test_the_draw_that_a_tie_keeps(line: str, wide: bool) -> None:
     exec(text, space)
     assert found(text, EmbeddingInitialisesTiedHead) == ["TIE807"] * wide
     assert (space["Model"]().head.weight.std().item() > 0.5) == wide
+
+
+TIED = PLAIN.format(line="self.head.weight = self.wte.weight")
+
+
+def is_one(model: Any) -> bool:
+    return model.head.weight is model.wte.weight
+
+
+@pytest.mark.parametrize(
+    ("call", "device", "rule"),
+    [
+        (
+            "load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)",
+            "cpu",
+            AssignLoadWithoutRetie,
+        ),
+        ("load_state_dict(model.state_dict())", "cpu", None),
+        ("to_empty(device='cpu')", "meta", MaterialiseWithoutRetie),
+        ("to_empty(device='cpu')", "cpu", None),
+        ("to('cpu')", "cpu", None),
+    ],
+)
+@pytest.mark.parametrize("again", [False, True])
+def test_a_call_that_takes_a_tie_apart(call: str, device: str, rule: type[Rule] | None, again: bool) -> None:
+    tie = "\n    model.head.weight = model.wte.weight" if again else ""
+    built = f"with torch.device('{device}'):\n        model = Model()"
+    text = f"import torch\n{TIED}\ndef make():\n    {built}\n    model.{call}{tie}\n    return model\n"
+    space: dict[str, Any] = {}
+    exec(text, space)
+    lost = not is_one(space["make"]())
+    assert lost == (rule is not None and not again)
+    assert found(text, AssignLoadWithoutRetie, MaterialiseWithoutRetie) == ([rule.code] if rule and lost else [])
+
+
+@pytest.mark.parametrize(
+    ("line", "left_behind"),
+    [
+        ("self.w = self.wte.weight.t()", True),
+        ("self.w = self.wte.weight.detach()", True),
+        ("self.w = self.wte.weight.clone()", True),
+        ("self.w = self.wte.weight", False),
+        ("self.register_buffer('w', self.wte.weight.detach().clone())", False),
+    ],
+)
+def test_a_tensor_that_is_kept_beside_the_parameter(line: str, left_behind: bool) -> None:
+    text = f"{PLAIN.format(line=line)}\n    def forward(self, x):\n        return x @ self.w\n"
+    space: dict[str, Any] = {}
+    exec(text, space)
+    model = space["Model"]().double()
+    assert (model.w.dtype != torch.float64) == left_behind
+    assert found(text, WeightKeptAsPlainTensor) == ["TIE816"] * left_behind
+
+
+@pytest.mark.parametrize(
+    ("head", "reads_the_original"),
+    [
+        ("self.out = lambda x: x @ self.wte.weight.t()", True),
+        ("self.out = functools.partial(nn.functional.linear, weight=self.wte.weight)", None),
+        ("self.out = self.head", False),
+    ],
+)
+def test_a_copy_of_a_model_with_a_closure(head: str, reads_the_original: bool | None) -> None:
+    text = f"import functools\n{PLAIN.format(line=head)}"
+    space: dict[str, Any] = {}
+    exec(text, space)
+    model = space["Model"]()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.wte.weight.zero_()
+        twin.head.weight.zero_()
+    if reads_the_original is not None:
+        assert bool(twin.out(torch.ones(1, 8)).any()) == reads_the_original
+    assert found(text, HeadInClosure) == ["TIE817"] * (reads_the_original is not False)
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_tie_that_asks_no_config(guard: bool) -> None:
+    tie = "self.lm_head.weight = self.embed.weight"
+    line = f"if config.tie_word_embeddings:\n            {tie}" if guard else tie
+    body = f"""config_class = LlamaModel.config_class
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        {line}
+        self.post_init()
+"""
+    text = THEIRS.format(base="PreTrainedModel", body=body)
+    space: dict[str, Any] = {}
+    exec(text, space)
+    model = space["Model"](LlamaConfig(hidden_size=16, num_attention_heads=2, vocab_size=24, tie_word_embeddings=False))
+    assert (model.lm_head.weight is model.embed.weight) == (not guard)
+    assert found(text, UnguardedTie) == ["TIE808"] * (not guard)

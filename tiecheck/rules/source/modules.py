@@ -226,11 +226,12 @@ class MaterialiseWithoutRetie(Rule):
     """`to_empty()` on a model with ties, and nothing ties again.
 
     ## What it does
-    Finds the call on a variable that was built of a class of the file which ties by hand, with no tie after it in the
-    same function.
+    Finds the call in a function that builds on meta, on a variable of a class of the file which ties by hand, with no
+    tie after it.
 
     ## Why it is bad
-    `to_empty()` makes a new tensor for each registration: members of a tie come out apart.
+    From meta `to_empty()` makes a new parameter for each registration: members of a tie come out apart. (From another
+    device it keeps the parameters, and is left alone.)
 
     ## How to mend it
     Tie again after it.
@@ -243,13 +244,15 @@ class MaterialiseWithoutRetie(Rule):
     confidence = "medium"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        yield from _untied_by(sources, "to_empty", "to_empty() makes a new tensor for each name")
+        yield from _untied_by(sources, "to_empty", "from meta to_empty() makes a new parameter for each name")
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        make = f"{_TIED}\ndef build():\n    net = Net(8, 4)\n    net.to_empty(device='cpu')\n"
+        begun = f"{_TIED}\ndef build():\n    with torch.device('meta'):\n        net = Net(8, 4)\n"
+        make = f"{begun}    net.to_empty(device='cpu')\n"
         yield Case("made", source_facts(f"{make}    return net\n"), finds=("warning",))
         yield Case("tied again", source_facts(f"{make}    net.head.weight = net.wte.weight\n"))
+        yield Case("not from meta", source_facts(make.replace("'meta'", "'cpu'")))
         untied = make.replace("self.head.weight = self.wte.weight", "pass")
         yield Case("nothing tied", source_facts(untied))
 
