@@ -43,6 +43,9 @@ MANY: tuple[Outcome, str | None] = ("unknown", "BART's own code takes the decode
 """Outcome of a group whose source is not stored and the decoder's embedding is: elsewhere all of it stays on meta, but
 where the missing source is one module with a member that is stored (T5, Marian)."""
 
+BIASES: tuple[Outcome, str | None] = ("unknown", "the heads' own code ties biases: some take a stored one, some do not")
+"""Outcome of a tied bias of which only targets are stored: Luke's head takes it, BERT's does not."""
+
 ALIAS = FOUR._replace(no_source=("tied", None))
 """For a module that has several names: what is stored under any of them is loaded into it."""
 
@@ -149,6 +152,8 @@ def _sourceless(group: Group, older: tuple[Group, ...]) -> tuple[Outcome, str | 
         return outcome_of(True, stored._replace(source=True, targets=False), FOUR)
     if any(name.endswith("decoder.embed_tokens.weight") for name in there):
         return MANY
+    if all(name.endswith(".bias") for name in group.names):
+        return BIASES
     return FOUR.no_source if stored.shapes else FOUR.shapes
 
 
