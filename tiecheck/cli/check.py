@@ -16,9 +16,7 @@ from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
 if TYPE_CHECKING:
-    from tiecheck.records.compared import TieComparison
-    from tiecheck.records.report import Report
-    from tiecheck.render.reports import Output, Style
+    from tiecheck.render.reports import Output, Shown, Style
 
 
 def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -196,7 +194,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def write_reports(
-    report: Report | TieComparison, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None
+    report: Shown, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] | None = None
 ) -> None:
     """Write the reports; a reader who has seen enough (`| head`) does not change the verdict."""
     from tiecheck.render.reports import FORMATS, write_report

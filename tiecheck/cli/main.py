@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "tiecheck.cli.check",
     "inspect": "tiecheck.cli.inspect",
     "compare": "tiecheck.cli.compare",
+    "fleet": "tiecheck.cli.fleet",
     "fix": "tiecheck.cli.fix",
     "rule": "tiecheck.cli.rule",
 }

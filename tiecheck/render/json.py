@@ -11,7 +11,8 @@ from tiecheck.records.report import SEVERITIES, Report
 
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
-    from tiecheck.render.reports import Style
+    from tiecheck.records.fleet import FleetSummary
+    from tiecheck.render.reports import Shown, Style
 
 SCHEMA = "tiecheck/1"
 """The contract's name; a change that is not compatible gets another number."""
@@ -21,12 +22,12 @@ INTERNAL = frozenset({"rules_run"})
 
 
 def render(  # one signature for all formats
-    report: Report | TieComparison,
+    report: Shown,
     style: Style,  # noqa: ARG001
     stream: TextIO,
 ) -> None:
-    """Write a report as JSON, or two targets side by side."""
-    document = json_document(report) if isinstance(report, Report) else _comparison_document(report)
+    """Write a report as JSON, or two targets side by side, or the summary of a fleet."""
+    document = json_document(report) if isinstance(report, Report) else _other_document(report)
     json.dump(document, stream, indent=1, ensure_ascii=True)
     stream.write("\n")
 
@@ -41,8 +42,9 @@ def json_document(report: Report) -> dict[str, Any]:
     }
 
 
-def _comparison_document(found: TieComparison) -> dict[str, Any]:
-    return {"schema": SCHEMA, "version": __version__, "comparison": as_plain_data(found)}
+def _other_document(found: TieComparison | FleetSummary) -> dict[str, Any]:
+    name = "comparison" if hasattr(found, "before") else "fleet"
+    return {"schema": SCHEMA, "version": __version__, name: as_plain_data(found)}
 
 
 def as_plain_data(value: Any) -> Any:

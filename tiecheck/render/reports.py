@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -14,6 +14,9 @@ from tiecheck.records.report import Report
 
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
+    from tiecheck.records.fleet import FleetSummary
+
+    Shown = Report | TieComparison | FleetSummary
 
 FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
 """Format -> the module whose `render(report, style, stream)` writes it."""
@@ -24,6 +27,9 @@ FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
 
 COMPARISONS = FORMATS | {"text": "tiecheck.render.compare"}
 """The same for two targets side by side."""
+
+FLEETS = FORMATS | {"text": "tiecheck.render.fleet"}
+"""The same for the summary of a fleet."""
 
 
 class Style(Record):
@@ -48,7 +54,9 @@ class Output(Record):
     """The file, or None for standard output."""
 
 
-def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Output, ...]:
+def parse_outputs(
+    formats: tuple[str, ...], output_file: str | None, known: Collection[str] = FORMATS
+) -> tuple[Output, ...]:
     """Read what `-f FORMAT`, `-f FORMAT=FILE` and `-o FILE` ask for; the latter is for the format without a file.
 
     Raises:
@@ -57,8 +65,8 @@ def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Ou
     outputs = []
     for text in formats or ("text",):
         name, mark, file = text.partition("=")
-        if name not in FORMATS:
-            raise UsageError(f"there is no output format {name!r}; there are {', '.join(FORMATS)}")
+        if name not in known:
+            raise UsageError(f"there is no output format {name!r}; there are {', '.join(known)}")
         outputs.append(Output(name, file if mark else output_file))
     if sum(output.file is None for output in outputs) > 1:
         raise UsageError("only one format can go to standard output; write the others as FORMAT=FILE")
@@ -66,7 +74,7 @@ def parse_outputs(formats: tuple[str, ...], output_file: str | None) -> tuple[Ou
 
 
 def write_report(
-    report: Report | TieComparison, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
+    report: Shown, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
 ) -> None:
     """Write a report in every format asked for, by the renderers of the command (format -> module).
 
@@ -86,5 +94,5 @@ def write_report(
             raise UsageError(f"{output.file} cannot be written: {error.strerror or error}") from error
 
 
-def _write(report: Report | TieComparison, module: str, style: Style, stream: TextIO) -> None:
+def _write(report: Shown, module: str, style: Style, stream: TextIO) -> None:
     import_module(module).render(report, style, stream)

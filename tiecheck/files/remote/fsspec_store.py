@@ -19,7 +19,7 @@ class FsspecStore:
 
     def __init__(self, address: str) -> None:
         self._label = without_secrets(address).rstrip("/")
-        self._fs, self._root = _filesystem(address, self._label)
+        self._fs, self._root = open_filesystem(address, self._label)
         self._meter = TrafficMeter()
         self._secrets = _secrets(address)
         self._sizes: dict[str, int] = {}
@@ -121,7 +121,7 @@ class FsspecStore:
         return TargetError(f"{label} cannot be read: {type(error).__name__}{': ' if text else ''}{text}", label)
 
 
-def _filesystem(address: str, label: str) -> tuple[Any, str]:
+def open_filesystem(address: str, label: str) -> tuple[Any, str]:
     """Return the file system of an address and the path in it; a missing library is named with its install."""
     from fsspec.core import url_to_fs
     from fsspec.registry import known_implementations

@@ -108,14 +108,14 @@ def open_hub(address: HubAddress, file: str, config: Config) -> FoundModel:
         if offline:
             why = "--offline" if config.offline else "HF_HUB_OFFLINE"
             raise TargetError(f"{address.label} is not fetched ({why}), and {local.lacks}")
-    store = HubStore(address, constants.ENDPOINT, _token())
+    store = HubStore(address, constants.ENDPOINT, hub_token())
     local = snapshot_of(constants.HF_HUB_CACHE, address, store.commit, file, store.names())
     if not local.lacks:
         return FoundModel(store, file, local.path)
     return FoundModel(store, file)
 
 
-def _token() -> str | None:
+def hub_token() -> str | None:
     """Return the user's token, by the library's own rules (`HF_TOKEN`, the token file, single sign-on ...)."""
     from huggingface_hub import constants, get_token
 

@@ -1,0 +1,91 @@
+"""Sources as streams of models."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from fleets import EMBEDDING, targets, write_model
+
+from tiecheck.errors import TargetError, UsageError
+from tiecheck.fleet import sources
+from tiecheck.fleet.sources import count_lines, folder_mark, list_models
+
+STORED = {EMBEDDING: bytes(128)}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two models, one with a checkpoint of its own below, and what is no model."""
+    write_model(tmp_path / "a" / "one", STORED)
+    write_model(tmp_path / "a" / "one" / "checkpoint-5", STORED)
+    write_model(tmp_path / "two", STORED)
+    for path, name in (("a/one/1_Pooling", "config.json"), ("a/one/original", "consolidated.00.pth")):
+        (tmp_path / path).mkdir()
+        (tmp_path / path / name).write_text("{}")
+    write_model(tmp_path / ".hidden" / "three", STORED)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("no model")
+    return tmp_path
+
+
+FOUND = ["a/one", "a/one/checkpoint-5", "two"]
+
+
+def test_a_directory_is_searched(tree: Path) -> None:
+    assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]
+
+
+def test_one_of_more_folders_than_are_kept_too(tree: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sources, "MANY", 1)
+    assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]
+
+
+def test_a_link_to_a_folder_is_not_followed(tree: Path) -> None:
+    (tree / "loop").symlink_to(tree)
+    assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]
+
+
+def test_globs_and_single_models(tree: Path) -> None:
+    assert targets(list_models([f"{tree}/t*", str(tree / "a" / "one")])) == [str(tree / name) for name in FOUND]
+    assert targets(list_models([f"{tree}/two/*.safetensors"])) == [str(tree / "two" / "model.safetensors")]
+    assert targets(list_models([str(tree / "missing")])) == [str(tree / "missing")]
+    with pytest.raises(TargetError, match="nothing matches"):
+        list(list_models([f"{tree}/zz*"]))
+
+
+def test_manifests(tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_text("# models\n\na/b\n org/name@main \nhttps://x/y\n")
+    assert targets(list_models([str(tmp_path / "m.txt")])) == ["a/b", "https://x/y", "org/name@main"]
+    lines = [{"target": "a"}, "b", {"row": "finding", "target": "a"}, {"row": "model", "target": "c"}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"target": 5}\n{broken\n')
+    found = list(list_models([str(tmp_path / "m.jsonl")]))
+    assert targets(found[:3]) == ["a", "b", "c"]
+    assert [model.target for model in found if model.error] == [f"{tmp_path}/m.jsonl:5", f"{tmp_path}/m.jsonl:6"]
+    assert count_lines([str(tmp_path / "m.txt")]) == 5
+    assert count_lines([str(tmp_path)]) is None
+
+
+def test_a_list_is_a_stream(tmp_path: Path) -> None:
+    endless = tmp_path / "m.txt"
+    endless.write_text("a\n" * 100_000)
+    models = list_models([str(endless), f"{tmp_path}/zz*"])  # what comes later is not looked at yet
+    assert len(list(itertools.islice(models, 5))) == 5
+
+
+def test_the_mark_of_a_folder_tells_a_change(tree: Path) -> None:
+    before = folder_mark(str(tree / "two"))
+    assert before == folder_mark(str(tree / "two"))
+    (tree / "two" / "config.json").write_text("{}")
+    assert folder_mark(str(tree / "two")) != before
+    assert folder_mark(str(tree / "nowhere")) is None
+
+
+def test_an_organisation_needs_the_hub(monkeypatch) -> None:
+    with pytest.raises(UsageError):
+        list(list_models(["hf://a b"]))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(TargetError, match="HF_HUB_OFFLINE"):
+        list(list_models(["hf://org"]))

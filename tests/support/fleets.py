@@ -1,0 +1,92 @@
+"""Small fleets for tests: folders of models of known truth, and runs over them in this process."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tiecheck.config.options import Config
+from tiecheck.fleet.results import Results
+from tiecheck.fleet.rows import options_mark
+from tiecheck.fleet.run import Fleet, Outcome, Place
+
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+
+
+def write_model(folder: Path, stored: dict[str, bytes], **config: Any) -> Path:
+    """Write a Llama of 8 rows of 4 float32, of which only the named tensors are stored."""
+    folder.mkdir(parents=True)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, raw in stored.items():
+        shape = [len(raw) // 4] if "norm" in name else [len(raw) // 16, 4]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    settings = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8, "hidden_size": 4}
+    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 0} | config))
+    return folder
+
+
+def floats(draw: random.Random, count: int) -> bytes:
+    """Draw some float32."""
+    return struct.pack(f"<{count}f", *(draw.gauss(0, 1) for _ in range(count)))
+
+
+def drawn_fleet(root: Path, count: int, seed: int) -> dict[str, set[str]]:
+    """Write a fleet of drawn models.
+
+    Returns:
+        Path of each -> the codes that have to be found, of warnings and errors.
+    """
+    draw = random.Random(seed)
+    truth: dict[str, set[str]] = {}
+    for i in range(count):
+        kind = draw.choice(["tied", "untied", "copy", "diverged", "lost"])
+        first, other = floats(draw, 32), floats(draw, 32)
+        stored = {EMBEDDING: first, NORM: floats(draw, 4)}
+        if kind not in {"tied", "lost"}:
+            stored[HEAD] = first if kind == "copy" else other
+        folder = root / f"{i % 7}" / f"m{i}"
+        truth[str(write_model(folder, stored, tie_word_embeddings=kind in {"tied", "copy", "diverged"}))] = (
+            {"TIE101"} if kind == "diverged" else {"TIE102"} if kind == "lost" else set()
+        )
+    return truth
+
+
+def run_fleet(
+    *sources: str | Path,
+    results: Path | None = None,
+    resume: bool = False,
+    config: Config | None = None,
+    place: Place | None = None,
+    seen: Any = lambda *_: None,
+) -> Outcome:
+    """Run a fleet here."""
+    config = config or Config()
+    table = Results(str(results), options_mark(config), resume=resume) if results else None
+    return Fleet(tuple(map(str, sources)), config, place or Place(), table, seen).run()
+
+
+def rows_of(path: Path, kind: str = "model") -> list[dict[str, Any]]:
+    """The rows of a table in JSON lines."""
+    return [row for row in map(json.loads, path.read_text().splitlines()) if row["row"] == kind]
+
+
+def grave_codes(path: Path) -> dict[str, set[str]]:
+    """Target -> the codes of its warnings and errors, by a table."""
+    found: dict[str, set[str]] = {row["target"]: set() for row in rows_of(path)}
+    for row in rows_of(path, "finding"):
+        if row["severity"] != "info":
+            found[row["target"]].add(row["code"])
+    return found
+
+
+def targets(models: Iterable[Any]) -> list[str]:
+    """The targets of some listed models, sorted."""
+    return sorted(model.target for model in models)

@@ -1,0 +1,222 @@
+"""The table of a fleet: rows written as they come, taken up again after a stop, and turned into Parquet at the end.
+
+A table is one file of JSON lines that only grows, in which a model's row stands behind those of its findings: what
+follows the last model's row was cut off, and is cut away. For `out.parquet` that file is `out.parquet.partial` while
+the run lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tiecheck._version import __version__
+from tiecheck.errors import TargetError, UsageError
+from tiecheck.fleet.sources import Listed, digest, folder_mark
+
+Group = list[dict[str, Any]]
+"""Rows of one model: its findings', then its own."""
+
+PARTIAL = ".partial"
+
+
+class Results:
+    """A table that is being written."""
+
+    def __init__(self, path: str, options: str, *, resume: bool) -> None:
+        """Open it.
+
+        Args:
+            path: A file that ends in `.jsonl` or `.parquet`.
+            options: The options of the run in short: what was judged by others is judged again.
+            resume: Whether to go on with a file that is there.
+
+        Raises:
+            UsageError: The file is there, and is not to be taken up; or its ending is not known.
+            TargetError: It cannot be read or written.
+        """
+        if not path.endswith((".jsonl", ".parquet")):
+            raise UsageError(f"{path}: results are written to a file that ends in .jsonl or .parquet")
+        self.path = path
+        self.resumed = False
+        self.dropped = 0
+        """Lines of an earlier run that could not be read; their models are judged again."""
+        self._options = options
+        self._journal = path + PARTIAL if path.endswith(".parquet") else path
+        self._earlier: dict[int, int] = {}
+        self._again: set[int] = set()
+        if path.endswith(".parquet"):
+            from tiecheck.fleet.parquet import need_pyarrow, read_parquet
+
+            need_pyarrow()
+        there = next((name for name in (self._journal, path) if os.path.exists(name)), None)
+        if there is not None and not resume:
+            raise UsageError(f"{there} is there already; --resume goes on with it, or name another file")
+        try:
+            if there is not None and there != self._journal:
+                _replace(self._journal, (_lines(group) for group in read_parquet(path)))
+            if there is not None:
+                self._take_up()
+            self._fd = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise TargetError(f"{self._journal} cannot be used: {error.strerror or error}", self._journal) from error
+
+    def holds(self, model: Listed) -> bool:
+        """Tell whether the row of an earlier run still holds; if there is one that does not, it goes at the end."""
+        key = _number(model.target)
+        before = self._earlier.get(key)
+        if before is None:
+            return False
+        mark = model.mark or (None if "://" in model.target else folder_mark(model.target))
+        if before == _number((mark, __version__, self._options)):
+            return True
+        self._again.add(key)
+        return False
+
+    def write(self, lines: bytes) -> None:
+        """Append some rows; a disk that is full leaves none of them half written.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        size = os.fstat(self._fd).st_size
+        left = memoryview(lines)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError:
+            os.ftruncate(self._fd, size)
+            raise
+
+    def close(self) -> None:
+        """End the table: rows that newer ones replace are taken out, and Parquet is made where that was asked for.
+
+        Raises:
+            OSError: It cannot be written; the rows are still there, and another run can take them up.
+        """
+        os.close(self._fd)
+        if self._again:
+            self._drop_older()
+        if self._journal != self.path:
+            from tiecheck.fleet.parquet import write_parquet
+
+            write_parquet(self.path, _groups(self._journal))
+            os.unlink(self._journal)
+
+    def _take_up(self) -> None:
+        """Read what an earlier run has written, and cut away what cannot be read."""
+        self.resumed = True
+        end = good = 0
+        for begin, end, group in _spans(self._journal):
+            if group is None:
+                self.dropped += 1
+                continue
+            good += end - begin
+            row = group[-1]
+            key = _number(row["target"])
+            if key in self._earlier:
+                self._again.add(key)
+            redo = row["status"] == "error"
+            told = (row.get("mark"), row.get("version"), row.get("options"))
+            self._earlier[key] = 0 if redo else _number(told)
+        if good != os.path.getsize(self._journal):
+            _replace(self._journal, map(_lines, _groups(self._journal)))
+
+    def _drop_older(self) -> None:
+        last = {
+            key: end
+            for _, end, group in _spans(self._journal)
+            if group and (key := _number(group[-1]["target"])) in self._again
+        }
+        kept = (
+            _lines(group)
+            for _, end, group in _spans(self._journal)
+            if group and last.get(_number(group[-1]["target"]), end) == end
+        )
+        _replace(self._journal, kept)
+
+
+def read_groups(path: str) -> Iterator[Group]:
+    """Give the rows of a table that was written before, model by model.
+
+    Raises:
+        TargetError: It is not there, or is no such table.
+    """
+    try:
+        if path.endswith(".parquet"):
+            from tiecheck.fleet.parquet import need_pyarrow, read_parquet
+
+            need_pyarrow()
+            yield from read_parquet(path)
+        else:
+            for _, _, group in _spans(path):
+                if group is None:
+                    raise TargetError(f"{path} is no table of a fleet, or broken; `fleet --resume` mends it", path)
+                yield group
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
+
+
+def _groups(path: str) -> Iterator[Group]:
+    return (group for _, _, group in _spans(path) if group is not None)
+
+
+def _spans(path: str) -> Iterator[tuple[int, int, Group | None]]:
+    """Give the rows of each model with where they begin and end in the file; None for lines that belong to none."""
+    begin = at = 0
+    waiting: Group = []
+    with open(path, "rb") as file:
+        for line in file:
+            at += len(line)
+            row = _row(line)
+            if row is not None and row["row"] == "finding":
+                waiting.append(row)
+                continue
+            whole = row is not None and row.get("findings") == len(waiting)
+            whole = whole and all(found["target"] == row["target"] for found in waiting)  # type: ignore[index]
+            if row is not None and not whole and waiting and row.get("findings") == 0:
+                yield begin, at - len(line), None  # findings whose model's row was lost
+                begin, waiting, whole = at - len(line), [], True
+            yield begin, at, [*waiting, row] if whole and row is not None else None
+            begin, waiting = at, []
+    if at > begin:
+        yield begin, at, None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if (
+        not isinstance(row, dict)
+        or row.get("row") not in {"model", "finding"}
+        or not isinstance(row.get("target"), str)
+    ):
+        return None
+    return row if line.endswith(b"\n") and (row["row"] == "finding" or isinstance(row.get("status"), str)) else None
+
+
+def _lines(group: Group) -> bytes:
+    return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in group)
+
+
+def _replace(path: str, pieces: Iterable[bytes]) -> None:
+    """Write a file anew, and put it in the place of the old one when it is whole."""
+    new = f"{path}.new"
+    try:
+        with open(new, "wb") as file:
+            file.writelines(pieces)
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
+
+
+def _number(value: object) -> int:
+    """Return 64 bits that stand for a value: a million rows of an earlier run take some 100 MB so."""
+    return int(digest(value), 16)

@@ -1,0 +1,130 @@
+"""Rows of the table: one a finding, then one a model; and the judging of a chunk, which is all that a worker does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tiecheck._version import __version__
+from tiecheck.config.options import Config
+from tiecheck.engine.run import check_target
+from tiecheck.fleet.sources import Listed, digest, folder_mark
+from tiecheck.fleet.tally import Tally
+from tiecheck.records.report import TargetReport
+
+THREADS = 64
+"""Remote models of one chunk that are read at once."""
+
+FINDING = (
+    "code",
+    "name",
+    "severity",
+    "confidence",
+    "message",
+    "names",
+    "hurts",
+    "fixable",
+    "fingerprint",
+    "suppressed",
+)
+"""Fields of a finding that its row has; places and edits are told by `tiecheck TARGET`."""
+
+
+class Judged(NamedTuple):
+    """The outcome of one chunk."""
+
+    lines: bytes
+    """Its rows as JSON lines; of each model the findings first, so that a model's row says that all of it is there."""
+    tally: Tally
+    """The same, counted."""
+
+
+JUDGING = ("select", "ignore", "judge_for", "fail_on", "strict", "values")
+"""Options on which a row depends."""
+
+
+def options_mark(config: Config) -> str:
+    """Return the mark of the options by which models are judged: rows of other options are no rows of this run."""
+    return digest([(name, getattr(config, name)) for name in JUDGING])
+
+
+def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
+    """Judge some models; whatever is wrong with one is its row. Runs in a worker, and needs the core install alone.
+
+    Args:
+        chunk: The models.
+        config: The options.
+    """
+    if any("://" in model.target for model in chunk):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(THREADS, len(chunk))) as pool:
+            parts = list(pool.map(lambda model: _rows_of(model, config), chunk))
+    else:
+        parts = [_rows_of(model, config) for model in chunk]
+    tally = Tally()
+    options = options_mark(config)
+    for rows in parts:
+        rows[-1]["options"] = options
+        tally.add(rows)
+    return Judged("".join(map(_line, (row for rows in parts for row in rows))).encode(), tally)
+
+
+def failed_rows(model: Listed, why: str) -> Judged:
+    """Return the outcome of a chunk of one model that could not be judged at all."""
+    row = _model_row(model, None, "error") | {"error": why}
+    tally = Tally()
+    tally.add([row])
+    return Judged(_line(row).encode(), tally)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
+    if model.error is not None:
+        return [_model_row(model, None, "error") | {"error": model.error}]
+    mark = model.mark or (None if "://" in model.target else folder_mark(model.target))
+    return report_rows(model._replace(mark=mark), check_target(model.target, config))
+
+
+def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:
+    """Return the rows of a report: those of its findings, then that of the model."""
+    rows = [
+        {"row": "finding", "target": model.target} | {field: getattr(found, field) for field in FINDING}
+        for found in report.findings
+    ]
+    row = _model_row(model, report.architecture, report.status)
+    row["model_type"], row["reason"] = report.model_type, report.reason
+    row["codes"] = sorted({found.code for found in report.counted()})
+    row["findings"] = len(rows)
+    row["skips"] = len(report.skips)
+    row["checked"] = bool(report.rules_run) and not report.errors
+    if report.errors:
+        row["error"] = "; ".join(error.message for error in report.errors)
+    if report.remote is not None:
+        row["bytes"], row["requests"] = report.remote
+    return [*rows, row]
+
+
+def _model_row(model: Listed, architecture: str | None, status: str) -> dict[str, Any]:
+    return {
+        "row": "model",
+        "target": model.target,
+        "status": status,
+        "architecture": architecture,
+        "model_type": None,
+        "codes": [],
+        "error": None,
+        "reason": None,
+        "findings": 0,
+        "skips": 0,
+        "checked": False,
+        "bytes": None,
+        "requests": None,
+        "mark": model.mark,
+        "version": __version__,
+        "options": "",
+    }

@@ -1,0 +1,268 @@
+"""Sources of a fleet, each a stream of models: folders, globs, manifests, an organisation of the hub, fsspec URLs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from glob import has_magic, iglob
+from typing import Any, NamedTuple
+
+from tiecheck.errors import TargetError, UsageError, without_secrets
+from tiecheck.files.limits import JSON_BYTES
+from tiecheck.targets.parse import FILE_ENDINGS
+
+MANIFESTS = (".txt", ".list", ".jsonl")
+"""Ends of the names of files that list targets, one a line."""
+
+MANY = 10_000
+"""Names of one folder's subfolders that are kept; of a larger one they are read a second time."""
+
+HUB_PAGE = 1000
+"""Models that the hub is asked for at once, the most that it gives."""
+
+
+class Listed(NamedTuple):
+    """One model of a source."""
+
+    target: str
+    """What `tiecheck TARGET` would be given."""
+    mark: str | None = None
+    """The mark by which a store's listing tells another version of it (a commit, sizes and etags); None of local files,
+    which are asked themselves, and where nobody tells."""
+    error: str | None = None
+    """Reason why the line of a manifest names no target; else None."""
+
+
+def list_models(sources: Iterable[str]) -> Iterator[Listed]:
+    """Give the models of some sources, one after another; nothing is kept.
+
+    Args:
+        sources: Directories, which are walked; globs; manifests; `hf://organisation`; addresses of stores that can
+            list. Anything else is one model.
+
+    Raises:
+        TiecheckError: A store does not list, or a manifest cannot be read.
+    """
+    for source in sources:
+        yield from _models_of(source)
+
+
+def _models_of(source: str) -> Iterator[Listed]:
+    if os.path.isdir(source):
+        yield from map(Listed, _walk(source))
+    elif os.path.isfile(source) and source.endswith(MANIFESTS):
+        yield from _manifest(source)
+    elif source.startswith("hf://") and "/" not in source.removeprefix("hf://").rstrip("/"):
+        yield from _organisation(source.removeprefix("hf://").rstrip("/"))
+    elif "://" in source and not source.startswith(("hf://", "http://", "https://", "file://")):
+        yield from _store(source)
+    elif has_magic(source) and not os.path.lexists(source) and "://" not in source:
+        there = False
+        for path in iglob(source, recursive=True):
+            there = True
+            if os.path.isdir(path):
+                yield from map(Listed, _walk(path))
+            elif path.endswith(FILE_ENDINGS):
+                yield Listed(path)
+        if not there:
+            raise TargetError(f"nothing matches {source}", source)
+    else:
+        yield Listed(source)
+
+
+def _walk(folder: str, *, inside: bool = False) -> Iterator[str]:
+    """Give each folder at or below one that holds a model: a config, or weights; below a model, both.
+
+    Hidden folders are passed over, and links to folders are not followed. A folder that cannot be listed is given, so
+    that its check says why.
+    """
+    config = weights = False
+    below: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if name[0] != "." and len(below) <= MANY:
+                        below.append(name)
+                elif name == "config.json":
+                    config = True
+                elif name.endswith(FILE_ENDINGS):
+                    weights = True
+    except OSError:
+        yield folder
+        return
+    if (config and weights) or ((config or weights) and not inside):
+        yield folder
+        inside = True
+    for name in below if len(below) <= MANY else _folders(folder):
+        yield from _walk(os.path.join(folder, name), inside=inside)
+
+
+def _folders(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False) and entry.name[0] != ".":
+                yield entry.name
+
+
+def _manifest(path: str) -> Iterator[Listed]:
+    """Give the targets of a file: a line each, or a JSON object a line whose `target` it is.
+
+    Blank lines and those that begin with # are passed over; so are rows of an earlier run that are no model's. A line
+    that cannot be read is an error of its own.
+    """
+    rows = path.endswith(".jsonl")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
+                text = line.strip()
+                if not text or (text[0] == "#" and not rows):
+                    continue
+                if not rows:
+                    yield Listed(text)
+                    continue
+                try:
+                    row = json.loads(text)
+                    if isinstance(row, dict) and row.get("row", "model") != "model":
+                        continue
+                    target = row if isinstance(row, str) else row["target"]
+                    if not isinstance(target, str) or not target:
+                        raise TypeError
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    why = f'line {number} of {path} is no target: a JSON text, or an object with "target", is'
+                    yield Listed(f"{path}:{number}", None, why)
+                else:
+                    yield Listed(target)
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
+
+
+def _organisation(name: str) -> Iterator[Listed]:
+    """Give the models of an organisation of the hub, a page at a time; each with the commit of its main branch."""
+    from huggingface_hub import constants
+
+    from tiecheck.files.local import parse_json
+    from tiecheck.files.remote.http import fetch_answer
+    from tiecheck.files.remote.hub import hub_token
+    from tiecheck.files.remote.store import TrafficMeter
+
+    label = f"hf://{name}"
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise UsageError(f"{label} names no organisation of the hub")
+    if constants.HF_HUB_OFFLINE:
+        raise TargetError(f"{label} is not listed (HF_HUB_OFFLINE)", label)
+    token = hub_token()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    url: str | None = f"{constants.ENDPOINT}/api/models?author={name}&limit={HUB_PAGE}&expand=sha"
+    seen = False
+    while url:
+        answer = fetch_answer(url, label, limit=JSON_BYTES, headers=headers, meter=TrafficMeter())
+        if answer.status != 200:
+            raise TargetError(f"{label} cannot be listed: the hub answers with status {answer.status}", label)
+        page = parse_json(answer.body, f"the hub's list of {label}", label)
+        if not isinstance(page, list) or not all(isinstance(entry, dict) and "id" in entry for entry in page):
+            raise TargetError(f"{constants.ENDPOINT} does not answer as a model hub does (HF_ENDPOINT)", label)
+        seen = seen or bool(page)
+        for entry in page:
+            yield Listed(f"hf://{entry['id']}", entry.get("sha"))
+        url = _next_page(answer.headers.get("link", ""), constants.ENDPOINT, label)
+    if not seen:
+        raise TargetError(f"there is no model of {label} that can be seen", label)
+
+
+def _next_page(link: str, endpoint: str, label: str) -> str | None:
+    """Return the address of the next page by `Link: <...>; rel="next"`; None where this was the last."""
+    address, mark, rest = link.partition(">")
+    if not mark or 'rel="next"' not in rest:
+        return None
+    url = address.strip().removeprefix("<")
+    if not url.startswith(f"{endpoint}/"):
+        raise TargetError(f"{label} cannot be listed: its next page is on another server", label)
+    return url
+
+
+def _store(address: str) -> Iterator[Listed]:
+    """Give the folders of a store that hold a model, folder by folder, each with the sizes and etags of its files."""
+    from tiecheck.files.remote.fsspec_store import open_filesystem
+
+    label = without_secrets(address)
+    if address.endswith(FILE_ENDINGS):
+        yield Listed(address)
+        return
+    fs, root = open_filesystem(address, label)
+    scheme = address.partition("://")[0]
+    waiting = [(root.rstrip("/"), False)]
+    found = False
+    while waiting:
+        folder, inside = waiting.pop()
+        try:
+            entries: list[dict[str, Any]] = fs.ls(folder, detail=True, refresh=True)
+        except Exception as error:
+            if folder == root.rstrip("/"):
+                raise TargetError(f"{label} cannot be listed: {type(error).__name__}: {error}", label) from error
+            yield Listed(f"{scheme}://{folder.lstrip('/')}")  # its check says why
+            continue
+        names = {str(entry["name"]).rstrip("/").rpartition("/")[2]: entry for entry in entries}
+        files = {name: entry for name, entry in names.items() if entry.get("type") == "file"}
+        config, weights = "config.json" in files, any(name.endswith(FILE_ENDINGS) for name in files)
+        if (config and weights) or ((config or weights) and not inside):
+            inside = found = True
+            yield Listed(f"{scheme}://{folder.lstrip('/')}", store_mark(files))
+        below = (str(entry["name"]) for entry in entries if entry.get("type") == "directory")
+        waiting += [(name.rstrip("/"), inside) for name in below if name.rstrip("/") != folder]
+    if not found:
+        raise TargetError(f"{label} holds no model", label)
+
+
+def store_mark(files: dict[str, dict[str, Any]]) -> str:
+    """Return a mark of some files by their names, sizes and what a store says of their versions."""
+    told = [
+        (name, entry.get("size"), str(entry.get("ETag") or entry.get("etag") or entry.get("LastModified") or ""))
+        for name, entry in sorted(files.items())
+    ]
+    return digest(told)
+
+
+def folder_mark(path: str) -> str | None:
+    """Return a mark of a local target by the names, sizes and times of its files; None where it cannot be looked at."""
+    try:
+        if not os.path.isdir(path):
+            status = os.stat(path)
+            return digest((status.st_size, status.st_mtime_ns))
+        with os.scandir(path) as entries:
+            told = [(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file()]
+    except OSError:
+        return None
+    return digest(sorted(told))
+
+
+def digest(value: object) -> str:
+    """Return sixteen hexadecimal digits that stand for a plain value."""
+    from hashlib import blake2b
+
+    return blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def count_lines(sources: Iterable[str]) -> int | None:
+    """Return the lines of some manifests, as an estimate of their models; None where another source is among them."""
+    total = 0
+    for source in sources:
+        if not source.endswith(MANIFESTS) or not os.path.isfile(source):
+            return None
+        try:
+            with open(source, "rb") as file:
+                blocks = iter(lambda: file.read(1 << 20), b"")
+                total += sum(block.count(b"\n") for block in blocks)
+        except OSError:
+            return None
+    return total
+
+
+def in_chunks(models: Iterable[Listed], size: int) -> Iterator[tuple[Listed, ...]]:
+    """Give some models in tuples of a size, the last one shorter."""
+    models = iter(models)
+    while chunk := tuple(itertools.islice(models, size)):
+        yield chunk

@@ -1,0 +1,61 @@
+"""The summary of a fleet, for people: what there is, then by rule, class and loader, the worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from tiecheck.records.fleet import FleetCount, FleetSummary
+from tiecheck.render.lines import Line, write_lines
+from tiecheck.render.reports import Style
+from tiecheck.wording import size
+
+SHOWN = 12
+"""Rows of a table that are shown; the JSON summary has all."""
+
+
+def render(found: FleetSummary, style: Style, stream: TextIO) -> None:
+    """Write the summary as text."""
+    write_lines(list(_lines(found)), style, stream)
+
+
+def _lines(found: FleetSummary) -> Iterator[Line]:
+    yield from _table("rule", found.rules, "tiecheck rule CODE explains one")
+    yield from _table("class", tuple(one for one in found.architectures if one.fail or one.error))
+    yield from _table("loader that is hurt", found.loaders)
+    if found.worst:
+        yield Line("the worst models", 0, 0, "bold")
+        for model in found.worst[:SHOWN]:
+            yield Line(f"{model.target}  {', '.join(model.codes)}", 2, 4)
+        yield Line("")
+    if found.errors:
+        yield Line("could not be judged", 0, 0, "bold")
+        for target, why in found.errors[:SHOWN]:
+            yield Line(why if target in why else f"{target}: {why}", 2, 4)
+        yield Line("")
+    status = found.status
+    count = sum(status.values())
+    words = (f"{status['pass']:,} pass", f"{status['fail']:,} fail", f"{status['unknown']:,} unknown")
+    tone = "bold red" if status["fail"] else "bold magenta" if status["error"] else "bold green"
+    line = f"{count:,} models: {', '.join(words)}, {status['error']:,} could not be read"
+    yield Line(line, 0, 2, tone)
+    run = found.run
+    sign = " =" if run.complete else ", of these"
+    text = f"{run.listed:,} listed{sign} {run.judged:,} judged + {run.failed:,} failed + {run.skipped:,} skipped"
+    rate = f", {(run.judged + run.failed) / run.seconds:,.0f} a second" if run.seconds else ""
+    yield Line(f"{text}; {run.seconds:,.1f} s{rate}", 0, 2)
+    if found.requests:
+        yield Line(f"{found.requests:,} requests, {size(found.bytes)}", 0, 2)
+
+
+def _table(title: str, rows: tuple[FleetCount, ...], hint: str = "") -> Iterator[Line]:
+    if not rows:
+        return
+    yield Line(f"{title:<40} {'models':>9} {'fail':>9} {'error':>7}", 0, 0, "bold", None, whole=True)
+    for one in rows[:SHOWN]:
+        yield Line(f"{one.name:<38.60} {one.models:>9,} {one.fail:>9,} {one.error:>7,}", 2, 0, whole=True)
+    if len(rows) > SHOWN:
+        yield Line(f"and {len(rows) - SHOWN:,} more; -f json has all", 2)
+    if hint:
+        yield Line(hint, 2, 0, "dim")
+    yield Line("")
