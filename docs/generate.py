@@ -250,7 +250,7 @@ RUNS: Mapping[str, list[str]] = {
     "diverged": ["fixtures/models/llama-diverged-head"],
     "loaders": ["fixtures/models/llama-head-name-only", "--for", "transformers==5,vllm"],
     "gpt2": ["fixtures/models/gpt2-embedding-draw", "--load", "--trust-remote-code"],
-    "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code"],
+    "olmo": ["fixtures/models/olmo-module-alias", "--live", "--trust-remote-code", "-v"],
     "inspect": ["inspect", "fixtures/models/olmo-module-alias", "--load", "--trust-remote-code"],
     "compare": ["compare", "fixtures/models/llama-healthy-tied", "fixtures/models/llama-diverged-head"],
     "counts": ["inspect", "fixtures/models/llama-diverged-head"],

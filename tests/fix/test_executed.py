@@ -83,7 +83,7 @@ def test_words_name_no_step_that_is_not_in_the_edits(rule: type[Rule]) -> None:
 
 def test_what_has_no_mend_says_so(models: Path, tmp_path: Path) -> None:
     (finding,) = tiecheck.check(models / "llama-orphaned-tie").findings
-    assert finding.help.startswith("No mend: the values of model.embed_tokens.weight are not in these files")
+    assert finding.help.startswith("No fix: the values of model.embed_tokens.weight are not in these files")
     outcome = fix_target(str(models / "llama-orphaned-tie"), Config(), FixOptions())
     assert outcome.left == ((finding, finding.help),)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # names no class, so that the names tell

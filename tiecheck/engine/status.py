@@ -117,4 +117,4 @@ def untold_reason(
         blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
         if blind:
             titles = listed(tuple(view.title for view in blind))
-            yield f"{names}: the outcome in {titles} is not known: {blind[-1].message}"
+            yield f"{blind[-1].message}; so it is not known what becomes of {names} in {titles}"

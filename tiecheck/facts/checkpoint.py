@@ -35,7 +35,11 @@ def architecture(model_config: ModelConfig | None) -> Architecture:
         return Architecture(None, False, (), "there is no config.json that names the class", None)
     if model.remote_code:
         return Architecture(
-            model.class_name, False, (), f"{model.class_name} is the directory's own code, which was not run", None
+            model.class_name,
+            False,
+            (),
+            "its class is the directory's own code, which was not run (--trust-remote-code runs it)",
+            None,
         )
     width = model.integer("hidden_size", "d_model", "n_embd")
     return load_architecture(model.class_name, model.model_type, width=width, config=model.data)

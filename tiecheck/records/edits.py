@@ -86,7 +86,7 @@ COMMIT = "commit"
 CODE = 600
 """Characters of code that are told; the JSON report has all of them."""
 
-NO_MEND = "No mend:"
+NO_MEND = "No fix:"
 """Beginning of the help of a finding that no change of the files mends; the reason follows."""
 
 

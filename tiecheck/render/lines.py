@@ -1,6 +1,6 @@
 """Paragraphs of a report for people, wrapped and written.
 
-The lines are the same on a terminal and in a pipe. rich adds the colours, and is imported for a terminal only.
+The lines are the same on a terminal and in a pipe of its width. rich adds the colours, and is imported for them only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from tiecheck.records.record import Record
 from tiecheck.render.reports import Style
 
 WIDTH = 80
-"""Columns of a report that goes to no terminal."""
+"""Columns of a report that goes to no terminal, unless COLUMNS says otherwise."""
+
+NARROWEST, WIDEST = 40, 120
+"""Columns between which a report is wrapped, whatever the terminal has."""
 
 
 class Line(Record):
@@ -26,24 +29,45 @@ class Line(Record):
     lead: int | None = None
     whole: bool = False
     """True where it is never wrapped: a row of a table, a line of code."""
+    extra: str = ""
+    """More text, left out where the line would be longer than the page."""
+
+
+def page_width(stream: TextIO) -> int:
+    """Return the columns to wrap to: the terminal's, else those of COLUMNS, else 80."""
+    if stream.isatty():
+        import shutil
+
+        columns = shutil.get_terminal_size().columns
+    else:
+        given = os.environ.get("COLUMNS", "")
+        columns = int(given) if given.isdecimal() and len(given) < 5 else WIDTH
+    return min(max(columns or WIDTH, NARROWEST), WIDEST)
+
+
+def wants_color(style: Style, stream: TextIO) -> bool:
+    """Tell whether a report is coloured: --color, then NO_COLOR, then FORCE_COLOR, then what the stream is."""
+    if style.color != "auto" or os.environ.get("NO_COLOR"):
+        return style.color == "always"
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def write_lines(lines: list[Line], style: Style, stream: TextIO) -> None:
     """Write paragraphs, wrapped; in colour on a terminal, or where it is asked for."""
-    colored = style.color == "always" or (style.color == "auto" and stream.isatty() and "NO_COLOR" not in os.environ)
-    if colored:
-        _write_rich(lines, stream)
+    width = page_width(stream)
+    if wants_color(style, stream):
+        _write_rich(lines, stream, width)
     else:
-        stream.writelines(f"{piece}\n" for line in lines for piece in _wrapped(line, WIDTH))
+        stream.writelines(f"{piece}\n" for line in lines for piece in wrapped(line, width))
 
 
-def _write_rich(lines: list[Line], stream: TextIO) -> None:
+def _write_rich(lines: list[Line], stream: TextIO, width: int) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=stream, force_terminal=True, highlight=False)
+    console = Console(file=stream, force_terminal=True, highlight=False, width=width)
     for line in lines:
-        for i, piece in enumerate(_wrapped(line, min(console.width, 100))):
+        for i, piece in enumerate(wrapped(line, width)):
             text = Text(piece)
             if line.tone and (line.lead is None or i == 0):
                 end = len(piece) if line.lead is None else line.indent + line.lead
@@ -51,7 +75,7 @@ def _write_rich(lines: list[Line], stream: TextIO) -> None:
             console.print(text, soft_wrap=True)
 
 
-def _wrapped(line: Line, width: int) -> list[str]:
+def wrapped(line: Line, width: int) -> list[str]:
     """Return the physical lines; words are never broken, so that names and paths can be copied."""
     if line.whole:
         return [(" " * line.indent + escaped(line.text)).rstrip()]
@@ -59,13 +83,24 @@ def _wrapped(line: Line, width: int) -> list[str]:
     lines: list[str] = []
     current = " " * line.indent + words[0]
     for word in words[1:]:
-        if len(current) + 1 + len(word) > width and current.strip():
+        if cells(current) + 1 + cells(word) > width and current.strip():
             lines.append(current)
             current = " " * (line.indent + line.hang) + word
         else:
             current += " " + word
+    if line.extra and not lines and cells(current) + cells(line.extra) <= width:
+        current += escaped(line.extra)
     lines.append(current)
     return [text.rstrip() for text in lines]
+
+
+def cells(text: str) -> int:
+    """Return the columns that a text takes: wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def escaped(text: str) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
 """Format -> the module whose `render(report, style, stream)` writes it."""
 
+Detail = Literal["all", "most", "fix", "least"]
+"""Length of a finding for people: everything; what most want; a sentence and the fix; a sentence."""
 
 FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
 """The same for a report of facts alone."""

@@ -1,21 +1,39 @@
-"""The report for people: the verdict first, the evidence under it, the mend last. Made for 80 columns."""
+"""The report for people: a line for what passes; for what does not, what is wrong, whom it hurts, where, and the fix.
+
+Groups, loaders, notes, skips and what is suppressed stand under `-v`. A finding is shorter where many targets would
+take more than a screen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-from tiecheck.records.report import Finding, Report, TargetReport, TieEntry, Traffic
+from tiecheck.records.report import SEVERITIES, Report, TargetReport, TieEntry, Traffic
 from tiecheck.records.words import HURTS, TIED
-from tiecheck.render.lines import Line, write_lines
-from tiecheck.render.reports import Style
+from tiecheck.render.lines import Line, page_width, wrapped, write_lines
+from tiecheck.render.reports import Detail, Style
+from tiecheck.wording import listed
 
 GROUPS_SHOWN = 4
-"""Tie groups listed for a target; some detection models have hundreds."""
+"""Tie groups whose state is summed up one by one; some detection models have hundreds."""
+
+MANY = 4
+"""Targets from which on the findings become shorter where the report is longer than `SCREEN`."""
+
+SCREEN = 60
+"""Lines of a report of many targets."""
+
+HINTS: dict[Detail, str] = {
+    "all": "",
+    "most": ", -v shows more",
+    "fix": "; -v, or one target alone, shows whom it hurts",
+    "least": ", `tiecheck fix TARGET` shows the fix; -v, or one target alone, whom it hurts",
+}
+"""Detail of a report -> how to see what it leaves out."""
 
 TONES = {"pass": "bold green", "fail": "bold red", "unknown": "bold yellow", "error": "bold magenta"}
-SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
-
 
 STORED = {
     "copy": "with equal bytes",
@@ -28,41 +46,88 @@ STORED = {
 
 def render(report: Report, style: Style, stream: TextIO) -> None:
     """Write the report as text."""
-    write_lines(list(_lines(report, style)), style, stream)
+    details: tuple[Detail, ...] = ("all",) if style.verbose else ("most",)
+    if len(report.targets) >= MANY and not style.verbose:
+        details = ("most", "fix", "least")
+    width = page_width(stream)
+    for detail in details:
+        lines = list(_lines(report, style, detail))
+        if sum(len(wrapped(line, width)) for line in lines) <= SCREEN:
+            break
+    write_lines(lines, style, stream)
 
 
-def _lines(report: Report, style: Style) -> Iterator[Line]:
+def report_text(report: Report, *, verbose: bool = False) -> str:
+    """Return the report as the command line writes it without colours: what `print(report)` shows."""
+    import io
+
+    stream = io.StringIO()
+    render(report, Style(verbose=verbose, color="never"), stream)
+    return stream.getvalue().rstrip()
+
+
+def _lines(report: Report, style: Style, detail: Detail) -> Iterator[Line]:
+    marks = _shared_reasons(report) if not style.verbose else {}
     for target in report.targets:
-        if style.quiet and target.status == "pass" and not target.counted():
+        if style.quiet and target.status == "pass" and not _shown(target):
             continue
-        yield from _target(target, style)
-    if len(report.targets) > 1 and not style.quiet:
-        yield Line("")
-    yield from _summary(report, style)
+        yield from _target(target, style, detail, marks)
+    for reason, mark in marks.items():
+        yield Line(f"{mark} unknown: {reason}", 0, len(mark) + 1)
+    yield from _summary(report, style, detail)
 
 
-def _target(target: TargetReport, style: Style) -> Iterator[Line]:
-    of = f"  {target.architecture}" if target.architecture else ""
-    whom = _for_whom(target)
-    yield Line(f"{target.status:<7} {target.target}{of}{whom}", 0, 8, TONES[target.status], len(target.status))
-    for message in (target.reason, *(error.message for error in target.errors)):
+def _shared_reasons(report: Report) -> dict[str, str]:
+    """Return the reasons that several targets are unknown for, each with the mark that stands for it."""
+    told = Counter(_why(target) for target in report.targets if target.reason)
+    return {why: f"[{i}]" for i, why in enumerate((why for why, n in told.items() if n > 1), 1)}
+
+
+def _why(target: TargetReport) -> str:
+    """Return why a target is unknown, without the names that it is about."""
+    return (target.reason or "").partition("; so it is not known")[0]
+
+
+def _shown(target: TargetReport) -> bool:
+    return any(finding.severity != "info" for finding in target.counted())
+
+
+def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[str, str]) -> Iterator[Line]:
+    mark = marks.get(_why(target), "") if target.reason else ""
+    notes = sorted({f.code for f in target.counted() if f.severity == "info"})
+    open_notes = style.verbose or (target.status == "fail" and not _shown(target))
+    noted = f"note: {', '.join(notes)}" if notes and not open_notes else ""
+    tail = "  ".join(filter(None, (target.architecture, mark, _for_whom(target), noted)))
+    extra = f"  {_ties_text(target)}" if target.status == "pass" and not style.verbose else ""
+    head = f"{target.status:<7} {target.target}"
+    yield Line(f"{head}  {tail}" if tail else head, 0, 8, TONES[target.status], len(target.status), extra=extra)
+    for message in ("" if mark else target.reason, *(error.message for error in target.errors)):
         if message:
             yield Line(message, 8, 0)
-    yield from _groups(target, style)
+    if style.verbose:
+        yield from _groups(target)
     if target.placement is not None:
         from tiecheck.render.placement import placement_lines
 
         yield from placement_lines(target.placement, style)
-    for finding in target.findings:
-        yield from _finding(finding, style)
+    for finding in target.findings if style.verbose else target.counted():
+        if finding.severity != "info" or open_notes:
+            from tiecheck.render.findings import finding_lines  # a report without findings does not pay for them
+
+            yield from finding_lines(finding, target, detail)
     if target.remote and style.verbose:
-        moved = target.remote
-        yield Line(traffic_text(moved), 8, 0, "dim")
+        yield Line(traffic_text(target.remote), 8, 0, "dim")
+    if style.verbose or style.strict:
+        yield from _skips(target)
+
+
+def _skips(target: TargetReport) -> Iterator[Line]:
+    """Yield the rules that could not judge, those with one reason together, the reason first."""
     reasons: dict[str, list[str]] = {}
     for skip in target.skips:
         reasons.setdefault(skip.reason, []).append(skip.code)
     for reason, codes in reasons.items():
-        yield Line(f"skipped {', '.join(codes)}: {reason}", 8, 2, "dim")
+        yield Line(f"skipped: {reason} ({listed(tuple(codes))})", 8, 2, "dim")
 
 
 def _for_whom(target: TargetReport) -> str:
@@ -70,7 +135,7 @@ def _for_whom(target: TargetReport) -> str:
     hurt = tuple(dict.fromkeys(entry.loader for entry in target.loaders if entry.outcome in HURTS))
     if target.status != "pass" or target.judged_for or not hurt:
         return ""
-    return f": not in {', '.join(hurt)} (--for {','.join(hurt)})"
+    return f"not in {', '.join(hurt)} (--for {','.join(hurt)})"
 
 
 def traffic_text(moved: Traffic) -> str:
@@ -78,35 +143,48 @@ def traffic_text(moved: Traffic) -> str:
     return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
 
 
-def _groups(target: TargetReport, style: Style) -> Iterator[Line]:
-    shown = len(target.ties) if style.verbose else GROUPS_SHOWN
-    for tie in target.ties[:shown]:
+def _ties_text(target: TargetReport) -> str:
+    """Sum up the tie groups: how many, and how many of them are tied."""
+    words = Counter(_word(tie) for tie in target.ties)
+    if len(target.ties) == 1:
+        (tie,) = target.ties
+        many = "endless" if tie.names_total is None else tie.names_total
+        return f"1 group of {many}, {_word(tie)}"
+    states = ", ".join(f"{n} {word}" if len(words) > 1 else word for word, n in words.items())
+    return f"{len(target.ties)} groups, {states}" if target.ties else "no tie group"
+
+
+def _word(tie: TieEntry) -> str:
+    if tie.kind_from == "live" and tie.kind is not None:
+        return "tied" if tie.kind in TIED else "not tied"
+    return {True: "tied", False: "not tied", None: "undeclared"}[tie.declared]
+
+
+def _groups(target: TargetReport) -> Iterator[Line]:
+    for tie in target.ties:
         mark = " = " if tie.kind in TIED or (tie.kind is None and tie.declared) else ", "
         yield Line(f"{mark.join(tie.names[:4])}{more_names_text(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
-    rest = len(target.ties) - shown
-    if rest > 0:
-        yield Line(f"and {rest} more groups (-v shows them)", 8, 0, "dim")
     if not target.ties and target.rules_run:
         yield Line("no tie group", 8, 0, "dim")
-    if style.verbose or any(entry.outcome in HURTS for entry in target.loaders):
-        yield from _loaders(target)
+    yield from _loaders(target)
 
 
 def _loaders(target: TargetReport) -> Iterator[Line]:
-    """Yield a line for each outcome with the loaders that have it, the costly ones first."""
-    alike: dict[str, dict[str, int]] = {}
+    """Yield a line for each outcome with the loaders that have it, the costly first; groups named that differ."""
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     outcomes: dict[str, set[str]] = {}
+    several = Counter((entry.loader, entry.versions) for entry in target.loaders)
     for entry in target.loaders:
         outcomes.setdefault(entry.loader, set()).add(entry.outcome)
     for entry in target.loaders:
         versions = f" {entry.versions}" if len(outcomes[entry.loader]) > 1 else ""
-        held = alike.setdefault(entry.outcome, {})
-        held[entry.loader + versions] = held.get(entry.loader + versions, 0) + entry.groups
-    groups = len(target.ties)
-    for outcome in sorted(alike, key=lambda word: (word not in HURTS, word)):
-        words = (f"{title} ({n} groups)" if groups > 1 and n > 1 else title for title, n in alike[outcome].items())
-        yield Line(f"{outcome} in {', '.join(words)}", 8, 2, "dim")
+        names = entry.names if several[entry.loader, entry.versions] > 1 else ()
+        alike.setdefault((entry.outcome, names), []).append(entry.loader + versions)
+    for outcome, names in sorted(alike, key=lambda key: (key[0] not in HURTS, key)):
+        whom = ", ".join(dict.fromkeys(alike[outcome, names]))
+        of = f": {', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''}" if names else ""
+        yield Line(f"{outcome} in {whom}{of}", 8, 2, "dim")
 
 
 def more_names_text(tie: TieEntry) -> str:
@@ -115,6 +193,11 @@ def more_names_text(tie: TieEntry) -> str:
         return " and endlessly many more (a cycle)"
     rest = tie.names_total - min(4, len(tie.names))
     return f" and {rest:,} more" if rest else ""
+
+
+def times(number: int) -> str:
+    """Return a number of times in words: once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def _state(tie: TieEntry) -> str:
@@ -131,33 +214,9 @@ def _state(tie: TieEntry) -> str:
     elif tie.stored == "absent":
         parts.append("no member stored under a name that is known")
     elif tie.stored:
-        parts.append(f"stored {len(tie.stored_names)} times, {STORED.get(tie.stored, tie.stored)}")
+        parts.append(f"stored {times(len(tie.stored_names))}, {STORED.get(tie.stored, tie.stored)}")
     text = "; ".join(parts) or "nothing known"
     return f"{text} ({tie.reason})" if tie.reason else text
-
-
-def _finding(finding: Finding, style: Style) -> Iterator[Line]:
-    head = f"{finding.code} {finding.severity}"
-    off = f" (suppressed: {finding.suppressed})" if finding.suppressed else ""
-    yield Line(f"{head}: {finding.name}{off}", 4, 2, SEVERITY_TONES[finding.severity], len(head))
-    yield Line(finding.message, 8, 0)
-    for place in finding.locations:
-        where = place.path
-        if place.line is not None:
-            where += f":{place.line}" + (f":{place.column}" if place.column is not None else "")
-        yield Line(f"- {where}: {place.note}", 8, 2, "dim")
-    if finding.confidence != "high" or style.verbose:
-        yield Line(f"confidence: {finding.confidence}", 8, 0, "dim")
-    yield from _mend(finding.help)
-
-
-def _mend(text: str) -> Iterator[Line]:
-    """Yield a mend, its code on lines of their own, which are not wrapped and can be copied."""
-    for i, part in enumerate(f"mend: {text}".split("`")):
-        if i % 2:
-            yield from (Line(line, 14, 0, whole=True) for line in part.split("; "))
-        elif words := part.removeprefix(".").strip():
-            yield Line(words, 8 if i == 0 else 14, 6 if i == 0 else 0, "green", 5 if i == 0 else 0)
 
 
 def codes_above_notes(report: Report) -> int:
@@ -165,21 +224,19 @@ def codes_above_notes(report: Report) -> int:
     return report.tally("error") + report.tally("warning")
 
 
-def _summary(report: Report, style: Style) -> Iterator[Line]:
+def found_text(report: Report) -> str:
+    """Count the findings by severity: `6 errors, 1 note`; `none` where there are none."""
+    counts = ((report.tally(severity), {"info": "note"}.get(severity, severity)) for severity in reversed(SEVERITIES))
+    return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n) or "none"
+
+
+def _summary(report: Report, style: Style, detail: Detail) -> Iterator[Line]:
     states = [t.status for t in report.targets]
     counts = ", ".join(f"{states.count(s)} {s}" for s in TONES if s in states)
-    total = len(states)
-    found = ", ".join(
-        f"{n} {word if n == 1 else word + 's'}"
-        for n, word in (
-            (report.tally("error"), "error"),
-            (report.tally("warning"), "warning"),
-            (report.tally("info"), "note"),
-        )
-        if n
-    )
-    skips = len(report.skips)
-    text = f"{total} target{'' if total == 1 else 's'}: {counts}. Findings: {found or 'none'}."
+    total, skips = len(states), len(report.skips)
+    suppressed = sum(f.suppressed is not None for t in report.targets for f in t.findings)
+    text = f"{total} target{'' if total == 1 else 's'}: {counts}. Findings: {found_text(report)}"
+    text += f"; {suppressed} suppressed." if suppressed else "."
     if skips:
         text += f" {skips} rule{'' if skips == 1 else 's'} skipped."
     if style.strict and not codes_above_notes(report) and (skips or "unknown" in states):
@@ -187,4 +244,4 @@ def _summary(report: Report, style: Style) -> Iterator[Line]:
     yield Line(f"{text} {report.seconds:.2f} s")
     codes = sorted({f.code for f in report.findings})
     if codes:
-        yield Line(f"`tiecheck rule {codes[0]}` explains a rule.", 0, 0, "dim")
+        yield Line(f"`tiecheck rule {codes[0]}` explains a rule{HINTS[detail]}.", 0, 0, "dim")

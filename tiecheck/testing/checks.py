@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -178,7 +177,7 @@ def failure_text(report: Report, config: Config) -> str | None:
     blind = config.strict and any(target.status == "unknown" for target in report.targets)
     if exit_status(report, config) == 0 and not blind:
         return None
-    return f"tiecheck: {_headline(report, config)}\n{report_text(report)}"
+    return f"tiecheck: {_headline(report, config)}\n{report}"
 
 
 def _headline(report: Report, config: Config) -> str:
@@ -191,16 +190,6 @@ def _headline(report: Report, config: Config) -> str:
     reasons = dict.fromkeys(skip.reason for skip in report.skips)
     what = "could not be told" if config.strict else "nothing was checked"
     return f"{what}: {'; '.join(reasons) or 'no rule that was selected fits this model'}"
-
-
-def report_text(report: Report) -> str:
-    """Render a report as the command line does, without colours."""
-    from tiecheck.render.reports import Style
-    from tiecheck.render.text import render
-
-    stream = io.StringIO()
-    render(report, Style(color="never"), stream)
-    return stream.getvalue().rstrip()
 
 
 class UnfitError(Exception):
@@ -239,7 +228,9 @@ class ModelItem(pytest.Item):
         if why:
             raise UnfitError(why)
         if shown.findings or shown.skips:
-            self.add_report_section("call", "tiecheck", report_text(shown))
+            from tiecheck.render.text import report_text
+
+            self.add_report_section("call", "tiecheck", report_text(shown, verbose=True))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the report alone: the model failed, and no line of Python did."""

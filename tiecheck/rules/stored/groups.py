@@ -193,6 +193,11 @@ def declarer_text(group: Group) -> str:
     return f"{by}, declares" if by.endswith("says") else f"{by} says"
 
 
+def one_tensor_text(group: Group) -> str:
+    """Tell who takes the names of a group for one tensor, as the end of a sentence that begins with them."""
+    return "are declared as one tensor" if group.declared_by else "seem to be one tensor by their names"
+
+
 def main_member(group: Group) -> str | None:
     """The stored name that the others are tied to; the first where that one is not stored."""
     there = [tensor.name for tensor in group.tensors]

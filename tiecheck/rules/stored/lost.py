@@ -15,13 +15,13 @@ from tiecheck.rules.stored.fixes import apart_or_one, every_member, one_tensor
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration_place,
-    declarer_text,
     fates_text,
     fit_text,
     flag_name,
     flag_word,
     flags_to_set,
     losing_views,
+    one_tensor_text,
     rows_text,
     severity_of,
     spoken_for,
@@ -90,9 +90,8 @@ class TrainedHeadDiscarded(Rule):
             lost = tuple(n for n in group.names if n != kept and n not in group.missing)
             fates = fates_text(views, listed(lost))
             yield Draft(
-                f"{declarer_text(group)} that {listed(group.names)} are one tensor, but the checkpoint stores "
-                f"different "
-                f"values for them: {rows_text(group.comparison)}{fit_text(group)}.{fates and ' '}{fates}",
+                f"{listed(group.names)} {one_tensor_text(group)}, but stored with different values: "
+                f"{rows_text(group.comparison)}{fit_text(group)}.{fates and ' '}{fates}",
                 group.stored_names,
                 (declaration_place(group), *stored_places(group)),
                 "No flag keeps them apart everywhere, since the class ties whatever it says." if group.forced else "",
@@ -207,8 +206,8 @@ class TiedMemberLost(Rule):
             )
             yield Draft(
                 f"{lost} {verb} not stored, and {why}: nothing ties {pronoun_for(group.missing)} to "
-                f"{listed(group.stored_names) if group.stored_names else 'anything'}, so the loader makes "
-                f"{pronoun_for(group.missing)} at random{_elsewhere(views)}.",
+                f"{listed(group.stored_names) if group.stored_names else 'anything'}, so "
+                f"{'it comes' if len(group.missing) == 1 else 'they come'} out random.{_elsewhere(views)}",
                 group.names,
                 (declaration_place(group), *stored_places(group)),
                 _remedy(group, lost),
@@ -291,4 +290,4 @@ def _why_lost(group: Group) -> str:
 def _elsewhere(views: tuple[LoaderView, ...]) -> str:
     """Name the loaders that tie it all the same, so that the checkpoint works there."""
     fine = tuple(v for v in views if v.outcome == "tied")
-    return f"; {view_titles(fine)} {verb_form('tie', len(fine) > 1)} it all the same" if fine else ""
+    return f" {view_titles(fine)} {verb_form('tie', len(fine) > 1)} it all the same." if fine else ""

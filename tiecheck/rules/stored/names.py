@@ -11,10 +11,10 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import own_name, rename_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
-    declarer_text,
     endings_text,
     loses_silently,
     losing_views,
+    one_tensor_text,
     spoken_for,
     stored_places,
     tied_by_intent,
@@ -140,9 +140,8 @@ class OrphanedTieGroup(Rule):
         for group in groups:
             if group.declared and not group.inferred and group.anchored and not group.stored_names:
                 yield Draft(
-                    f"{declarer_text(group)} that {listed(group.names)} are one tensor, and the checkpoint holds it "
-                    f"under no "
-                    "name at all, while the tensors beside it are there: it comes out random.",
+                    f"{listed(group.names)} {one_tensor_text(group)}, and stored under no name at all: it comes out "
+                    "random. The tensors beside it are there.",
                     group.names,
                     (declaration_place(group),),
                     no_mend=f"the values of {group.source or group.names[0]} are not in these files; save the model "
@@ -203,8 +202,8 @@ class KeptTheAliasName(Rule):
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
             yield Draft(
-                f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} and not as "
-                f"{group.source}, which the others are tied to. {endings_text(failing)}",
+                f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} alone. Loaders look "
+                f"for {group.source}, which the others are tied to. {endings_text(failing)}",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
                 hurts=failing,

@@ -1,0 +1,144 @@
+"""The screen: one line for a pass, one screen for many targets, every loader once, and the width of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+import tiecheck
+from tiecheck.engine.run import assemble_report
+from tiecheck.records.report import Report, TargetReport
+from tiecheck.render.findings import place_text, whom_text
+from tiecheck.render.lines import Line, cells, page_width, wants_color, wrapped
+from tiecheck.render.reports import Style
+from tiecheck.render.text import MANY, SCREEN, found_text, render, report_text, times
+
+MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+NAMES = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+
+
+@pytest.fixture(scope="module")
+def targets() -> list[TargetReport]:
+    """The reports of the models that the first command of the README judges."""
+    return [tiecheck.check(MODELS / name).targets[0]._replace(target=f"fixtures/models/{name}") for name in NAMES]
+
+
+def text_of(targets: list[TargetReport], **style: object) -> str:
+    stream = io.StringIO()
+    render(assemble_report(targets), Style(color="never", **style), stream)
+    return stream.getvalue()
+
+
+def test_the_first_command_is_one_screen(targets: list[TargetReport]) -> None:
+    text = text_of(targets)
+    assert (len(targets), sum(target.status == "fail" for target in targets)) == (25, 10)
+    assert len(text.splitlines()) <= SCREEN
+    assert all(text.count(f"{target.status:<7} {target.target}  ") == 1 for target in targets)
+    for finding in (f for target in targets for f in target.findings if f.severity != "info"):
+        assert f"  {finding.code} {finding.severity}: " in text
+    assert len(text_of(targets, verbose=True).splitlines()) > 2 * SCREEN
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pass_is_one_line_and_a_finding_says_each_part_once(targets: list[TargetReport], name: str) -> None:
+    (target,) = (t for t in targets if t.target.endswith(name))
+    *lines, _, _ = text_of([target]).splitlines() if target.findings else [*text_of([target]).splitlines(), ""]
+    if target.status == "pass":
+        assert len(lines) == 1
+    if target.status == "fail":
+        shown = [finding for finding in target.findings if finding.severity != "info"]
+        labels = [re.match(r"    (\w*)", line)[1] for line in lines if re.match(r"    \w+ +\w", line)]
+        assert labels.count("at") == labels.count("fix") == len(shown)
+        for finding in shown:
+            assert ("hurts" in labels) == bool(finding.hurts)
+            assert all(place_text(place) in " ".join(lines) for place in finding.locations)
+        text = " ".join(line.strip() for line in lines[: [line[:8] for line in lines].index("    at  ")])
+        for entry in target.loaders:
+            assert text.count(f"{entry.loader} {entry.versions}") <= len(shown), "a loader is told once a finding"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("verbose", [False, True])
+def test_the_width_is_that_of_the_page(targets, monkeypatch, width: int, verbose: bool) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for line in text_of(targets, verbose=verbose).splitlines():
+        rest = re.sub(r"^(pass|fail|unknown|error) ", "", line.strip())
+        assert len(line) <= width or " " not in re.sub(r"^(\w+ +|[\w ]+: )", "", rest), line
+
+
+def test_what_the_page_is_wide() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "60")
+        assert (page_width(Terminal()), page_width(io.StringIO())) == (60, 60)
+        for odd, wide in (("-5", 80), ("", 80), ("9" * 50, 80), ("0", 80), ("5", 40), ("999", 120)):
+            patch.setenv("COLUMNS", odd)
+            assert page_width(io.StringIO()) == wide
+        for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+            patch.delenv(name, raising=False)
+        auto = Style()
+        assert (wants_color(auto, Terminal()), wants_color(auto, io.StringIO())) == (True, False)
+        patch.setenv("FORCE_COLOR", "1")
+        assert wants_color(auto, io.StringIO())
+        patch.setenv("NO_COLOR", "1")
+        assert not wants_color(auto, Terminal())
+        assert wants_color(Style(color="always"), io.StringIO())
+        patch.delenv("NO_COLOR")
+        patch.delenv("FORCE_COLOR")
+        patch.setenv("TERM", "dumb")
+        assert not wants_color(auto, Terminal())
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert (cells("模型"), cells("e\u0301"), cells("ab")) == (4, 1, 2)
+    assert wrapped(Line(" ".join(["模型"] * 4)), 9) == ["模型 模型", "模型 模型"]
+
+
+def test_alike_reasons_are_told_once(targets: list[TargetReport]) -> None:
+    unknown = [target for target in targets if target.status == "unknown"]
+    text = text_of(unknown)
+    assert len(unknown) >= MANY
+    assert " ".join(text.split()).count("--trust-remote-code runs it") == 1
+    assert text.count("  [1]") == len(unknown)
+    told = text_of([*unknown[:1], targets[0]])
+    assert "so it is not known what becomes of" in " ".join(told.split())
+
+
+def test_what_is_suppressed_is_counted_and_shown_with_v(targets: list[TargetReport]) -> None:
+    (target,) = (t for t in targets if t.target.endswith("llama-diverged-head"))
+    off = tuple(f._replace(suppressed="a reason of mine") for f in target.findings)
+    target = target._replace(findings=off, status="pass")
+    assert "Findings: none; 1 suppressed." in text_of([target])
+    assert "TIE101" not in text_of([target])
+    assert "TIE101 error: trained-head-discarded (suppressed: a reason of mine)" in text_of([target], verbose=True)
+
+
+def test_yours_come_first(targets: list[TargetReport]) -> None:
+    (target,) = (t for t in targets if t.target.endswith("llama-head-name-only"))
+    (finding,) = target.findings
+    assert whom_text(finding, target).startswith("crash in transformers 4.57, llama.cpp")
+    assert whom_text(finding, target._replace(judged_for=("sglang",))).startswith("random embedding in sglang, vllm;")
+    assert whom_text(finding._replace(hurts=("sglang 1", "vllm 2")), target._replace(judged_for=("vllm==2",))) == (
+        "vllm 2, sglang 1"
+    )
+    assert whom_text(finding._replace(hurts=None), target) == ""
+
+
+def test_print_is_the_text_report() -> None:
+    report = tiecheck.check(MODELS / "llama-diverged-head")
+    assert str(report) == report_text(report)
+    seconds = re.compile(r"[\d.]+ s$", re.MULTILINE)
+    assert seconds.sub("", str(report)) == seconds.sub("", text_of(list(report.targets)).rstrip())
+    assert "TIE101 error: " in str(report)
+
+
+def test_numbers_in_words(targets: list[TargetReport]) -> None:
+    assert [times(n) for n in (1, 2, 3)] == ["once", "twice", "3 times"]
+    assert found_text(Report("0", (), 0.0)) == "none"
+    assert found_text(assemble_report(targets)) == "6 errors, 4 warnings, 3 notes"

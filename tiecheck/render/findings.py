@@ -1,0 +1,121 @@
+"""One finding for people: what is wrong, whom it hurts, where it stands, and the fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tiecheck.records.edits import NO_MEND
+from tiecheck.records.loaders import LoaderOutcome
+from tiecheck.records.report import Finding, Location, TargetReport
+from tiecheck.records.words import HURTS, Outcome
+from tiecheck.render.lines import Line
+from tiecheck.render.reports import Detail
+
+SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+
+SENTENCE = re.compile(r"(?<=[^.])\. (?=\S)")
+"""The end of a sentence; three dots are none."""
+
+LABEL = 6
+"""Columns of the word before each part of a finding."""
+
+LOST: dict[Outcome, str] = {
+    "head-discarded": "stored head thrown away",
+    "member-discarded": "stored values thrown away",
+    "head-random": "random head",
+    "embedding-random": "random embedding",
+    "member-random": "random values",
+    "crash": "crash",
+}
+"""Outcome that hurts -> the words for it."""
+
+
+def finding_lines(finding: Finding, target: TargetReport, detail: Detail) -> Iterator[Line]:
+    """Yield one finding, wrapped."""
+    head = f"{finding.code} {finding.severity}"
+    verbose = detail == "all"
+    whom = "" if verbose else whom_text(finding, target)
+    name = f": {finding.name}{f' (suppressed: {finding.suppressed})' if finding.suppressed else ''}" if verbose else ""
+    text = finding.message if verbose else _short(finding.message, target if whom else None, brief=detail != "most")
+    if verbose or (finding.confidence != "high" and detail == "most"):
+        text += f" Confidence: {finding.confidence}."
+    yield Line(f"{head}{name}: {text}", 2, 2, SEVERITY_TONES[finding.severity], len(head))
+    if detail in ("all", "most"):
+        if whom:
+            yield _labelled("hurts", whom)
+        yield from _places(finding.locations)
+    if detail != "least":
+        yield from fix_lines(finding, target, brief=detail == "fix")
+
+
+def _labelled(label: str, text: str, tone: str = "dim") -> Line:
+    return Line(f"{label:<{LABEL}}{text}", 4, LABEL, tone, None if tone == "dim" else len(label))
+
+
+def _short(message: str, told: TargetReport | None, *, brief: bool) -> str:
+    """Return the first sentence of a message, and those after it that say nothing of loaders which are told anyhow."""
+    first, *others = SENTENCE.split(message)
+    if brief or not others:
+        return f"{first.rstrip('.')}."
+    loaders = {entry.loader for entry in told.loaders} if told is not None else set()
+    kept = [text for text in others if not any(loader in text for loader in loaders)]
+    return ". ".join([first, *kept]).rstrip(".") + "."
+
+
+def whom_text(finding: Finding, target: TargetReport) -> str:
+    """Tell whom a finding hurts and how, the loaders of `--for` first, then those that it does not; empty for all."""
+    if not finding.hurts:
+        return ""
+    mine = {word.partition("=")[0] for word in target.judged_for or ()}
+    entries = [entry for entry in target.loaders if set(entry.names) & set(finding.names)]
+    hurt = [entry for entry in entries if _title(entry) in finding.hurts and entry.outcome in HURTS]
+    if {_title(entry) for entry in hurt} != set(finding.hurts):
+        titles = sorted(finding.hurts, key=lambda title: bool(mine) and title.split(" ")[0] not in mine)
+        return ", ".join(titles)
+    several = {entry.loader for entry in entries if entry.outcome not in HURTS}
+    ways: dict[Outcome, list[str]] = {}
+    for entry in sorted(hurt, key=lambda entry: bool(mine) and entry.loader not in mine):
+        title = _title(entry) if entry.loader in several else entry.loader
+        ways.setdefault(entry.outcome, []).append(title)
+    text = "; ".join(f"{LOST[way]} in {', '.join(dict.fromkeys(whom))}" for way, whom in ways.items())
+    fine = [_title(entry) for entry in entries if entry.outcome not in {*HURTS, "unknown"}]
+    fine = [title for title in dict.fromkeys(fine) if title not in finding.hurts]
+    return f"{text}; not {_first(fine)}" if fine else text
+
+
+def _first(titles: list[str]) -> str:
+    return f"{', '.join(titles[:2])} and {len(titles) - 2} more" if len(titles) > 3 else ", ".join(titles)
+
+
+def _title(entry: LoaderOutcome) -> str:
+    return f"{entry.loader} {entry.versions}" if entry.versions else entry.loader
+
+
+def place_text(place: Location) -> str:
+    """Return a place as an editor or a terminal takes it: path, line and column."""
+    if place.line is None:
+        return place.path
+    return f"{place.path}:{place.line}" + (f":{place.column}" if place.column is not None else "")
+
+
+def _places(places: tuple[Location, ...]) -> Iterator[Line]:
+    """Yield the evidence, what stands in one place together."""
+    noted: dict[str, list[str]] = {}
+    for place in places:
+        noted.setdefault(place_text(place), []).append(place.note)
+    for i, (where, notes) in enumerate(noted.items()):
+        yield _labelled("" if i else "at", f"{where}: {'; '.join(notes)}")
+
+
+def fix_lines(finding: Finding, target: TargetReport, *, brief: bool) -> Iterator[Line]:
+    """Yield a fix, its code on lines of their own, which are not wrapped and can be copied."""
+    if brief and any(edit.when is not None for edit in finding.edits):
+        yield _labelled("fix", f"tiecheck fix {target.target}", "green")
+        return
+    said = finding.help.replace(NO_MEND, "none:", 1) if finding.help.startswith(NO_MEND) else finding.help
+    for i, part in enumerate(said.split("`")):
+        if i % 2:
+            yield from (Line(line, 4 + LABEL, 0, whole=True) for line in part.split("; "))
+        elif words := part.removeprefix(".").strip():
+            yield Line(words, 4 + LABEL) if i else _labelled("fix", words, "green")
