@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tiecheck.errors import TiecheckError
     from tiecheck.guard.errors import PlacementError, TieBroken
     from tiecheck.guard.gate import Gate, gate
+    from tiecheck.guard.tie_guard import guard
     from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_match
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "count_parameters",
     "find_ties",
     "gate",
+    "guard",
     "inspect",
     "views",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "views": "tiecheck.api",
     "Gate": "tiecheck.guard.gate",
     "gate": "tiecheck.guard.gate",
+    "guard": "tiecheck.guard",
     "PlacementError": "tiecheck.guard.errors",
     "TieBroken": "tiecheck.guard.errors",
     "TiecheckError": "tiecheck.errors",
@@ -61,6 +64,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(message)
     from importlib import import_module
 
+    if name == "guard":  # the package itself is called
+        return import_module("tiecheck.guard")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

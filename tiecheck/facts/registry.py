@@ -27,13 +27,16 @@ Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
+Lived = Literal["tie_breaks"]
+"""Names of what a guard or an operation saw, and hands over."""
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])
-    FactName = Literal[Asked, Read, Found, Stored, Files, Live, Parts, Signs]
+    FactName = Literal[Asked, Read, Found, Stored, Files, Live, Parts, Signs, Lived]
     """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
-NAMES: frozenset[str] = frozenset().union(*map(get_args, (Asked, Read, Found, Stored, Files, Live, Parts, Signs)))
+_KINDS = (Asked, Read, Found, Stored, Files, Live, Parts, Signs, Lived)
+NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
 
 MODULES = ("checkpoint", "live")
 """Modules that hold the functions; the second is imported where a live layer was asked for."""

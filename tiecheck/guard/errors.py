@@ -8,6 +8,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError, TiecheckError
 from tiecheck.placement.promises import is_sound
+from tiecheck.records.life import Break
 from tiecheck.records.placement import Broken, Placed, Placement
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.wording import listed, size
@@ -32,10 +33,11 @@ class PlacementError(TiecheckError):
 class TieBroken(AssertionError):  # noqa: N818 - a state of the model, as AssertionError's own name is no verb either
     """A tie that was promised does not hold, or does not lie where it was to lie."""
 
-    def __init__(self, message: str, broken: tuple[Broken, ...]) -> None:
+    def __init__(self, message: str, broken: tuple[Broken, ...] | tuple[Break, ...]) -> None:
         super().__init__(message)
         self.broken = broken
-        """Promises that are broken: the names, what was promised, what is, and how to fix it."""
+        """Promises that a load broke: the names, what was promised, what is, and how to fix it; of a guard the ties
+        that broke, each with its `operation`, and the line in `since`."""
 
 
 def placement_of(report: Report) -> Placement:

@@ -45,6 +45,8 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE316": ("live.members", ("live_class", "mending", "live_ties", "declared_ties", "equal_copies")),
     "TIE317": ("live.members", ("live_class", "mending", "live_ties")),
     "TIE318": ("live.seen", ("live_class", "mending", "aliases")),
+    "TIE401": ("life.broken", ("tie_breaks",)),
+    "TIE403": ("life.broken", ("tie_breaks",)),
     "TIE501": ("placement.splits", ("placement", "live_class", "declared_ties", "aliases")),
     "TIE502": ("placement.unseen", ("placement", "live_class", "live_ties", "heads", "aliases", "mending")),
     "TIE503": ("placement.counts", ("placement",)),

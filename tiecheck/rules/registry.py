@@ -18,6 +18,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "1": ("stored", "What is stored against what is declared"),
     "2": ("files", "Files"),
     "3": ("live", "The live model"),
+    "4": ("life", "Life"),
     "5": ("placement", "Placement and sharding"),
     "6": ("artefacts", "Adapters, quantised and exported artefacts"),
     "7": ("training", "Training"),

@@ -1,0 +1,86 @@
+"""Prints what `tiecheck.guard` costs: a training step and a load inside of a block, beside the same without one.
+
+Goals: at most 1.05 times the step, and 1.02 times the load. The block itself is entered and left outside of the step.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from timing import ratio, report, seconds
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
+
+import tiecheck
+
+
+def llama(layers: int, width: int = 64, vocabulary: int = 512) -> LlamaForCausalLM:
+    """A Llama of many layers, tied."""
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, num_hidden_layers=layers, tie_word_embeddings=True))
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Seconds of CPU that a call takes: a load waits for the disk, and neighbours for each other."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def step_of(model: nn.Module) -> float:
+    """Seconds of a few steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    ids = torch.randint(0, 512, (4, 64))
+
+    def step() -> None:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+
+    return seconds(step)
+
+
+def main() -> None:
+    """Measure both."""
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    model = llama(8)
+
+    def guarded_step() -> float:
+        with tiecheck.guard(model):
+            return step_of(model)
+
+    report("training step under a guard", ratio(guarded_step, lambda: step_of(model)), 1.05)
+    with tempfile.TemporaryDirectory() as folder:
+        llama(24, 512, 16384).save_pretrained(folder)
+
+        def load() -> None:
+            LlamaForCausalLM.from_pretrained(folder)
+
+        def guarded_load() -> None:
+            with tiecheck.guard(model) as g:
+                g.watch(LlamaForCausalLM.from_pretrained(folder))
+
+        report(
+            "from_pretrained (250 MB) under a guard",
+            ratio(lambda: seconds(guarded_load), lambda: seconds(load), 41),
+            1.02,
+        )
+
+
+if __name__ == "__main__":
+    main()

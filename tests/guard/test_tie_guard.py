@@ -1,0 +1,416 @@
+"""`tiecheck.guard`: each break is found with the user's line, by object and memory; what keeps the tie is silent."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import io
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rule_failures import gpt2, llama
+from tie_kinds import KINDS, Alias, Data, Listed, NewParameter, Pair, Param, marked_line, truth
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrizations, prune
+
+import tiecheck
+from tiecheck.guard.tie_guard import TieWarning
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*weight_norm:FutureWarning")
+
+Do = Callable[[Any], Any]
+HERE = __file__
+
+
+def deepcopy_whole(model: Pair) -> Any:
+    return copy.deepcopy(model)
+
+
+def deepcopy_children(model: Pair) -> None:
+    for name, child in list(model.named_children()):
+        setattr(model, name, copy.deepcopy(child))  # <-
+
+
+def half(model: Pair) -> None:
+    model.half()  # <-
+
+
+def to_same(model: Pair) -> None:
+    model.to("cpu")
+    model.requires_grad_(False)
+    model.share_memory()  # <-
+
+
+def to_meta(model: Pair) -> None:
+    model.to("meta")  # <-
+
+
+def to_empty(model: Pair) -> None:
+    model.to_empty(device="cpu")  # <-
+
+
+@contextmanager
+def future(name: str) -> Iterator[None]:
+    getattr(torch.__future__, f"set_{name}_module_params_on_conversion")(True)
+    try:
+        yield
+    finally:
+        getattr(torch.__future__, f"set_{name}_module_params_on_conversion")(False)
+
+
+def half_overwriting(model: Pair) -> None:
+    with future("overwrite"):
+        model.half()  # <-
+
+
+def to_meta_swapping(model: Pair) -> None:
+    with future("swap"):
+        model.to("meta")  # <-
+
+
+def load_in_place(model: Pair) -> None:
+    model.load_state_dict(model.state_dict())  # <-
+
+
+def assign_own(model: Pair) -> None:
+    model.load_state_dict(model.state_dict(), assign=True)  # <-
+
+
+def assign_clones(model: Pair) -> None:
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)  # <-
+
+
+def assign_once(model: Pair) -> None:
+    state: dict[str, Any] = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in {held.data_ptr() for held in state.values()}:
+            state[name] = tensor
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True, strict=False)  # <-
+
+
+def saved_whole(model: Pair) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def pickled(model: Pair) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+def step(model: Pair) -> None:
+    model(torch.arange(6)).square().sum().backward()
+    torch.optim.AdamW(model.parameters(), lr=0.1).step()
+    model.eval()
+    model.train()  # <-
+
+
+def new_head(model: Pair) -> None:
+    model.other_thing = nn.Linear(2, 2)
+    model.lin = nn.Linear(6, 6)  # <-
+
+
+def data_again(model: Pair) -> None:
+    model.emb.weight.data = model.emb.weight.data.clone()  # <-
+
+
+OPERATIONS: tuple[Do, ...] = (
+    deepcopy_whole,
+    deepcopy_children,
+    half,
+    to_same,
+    to_meta,
+    to_empty,
+    half_overwriting,
+    to_meta_swapping,
+    load_in_place,
+    assign_own,
+    assign_clones,
+    assign_once,
+    saved_whole,
+    pickled,
+    step,
+    new_head,
+    data_again,
+)
+RANK = "ISx"
+
+
+def guarded(model: Pair, do: Do) -> tuple[Pair, tiecheck.TieBroken | None]:
+    """Do something under a guard; what comes back is watched."""
+    held: list[Pair] = [model]
+    try:
+        with tiecheck.guard(model) as g:
+            found = do(model)
+            if found is not None:
+                held[0] = g.watch(found)  # <-
+    except tiecheck.TieBroken as broken:
+        return held[0], broken
+    return held[0], None
+
+
+def line_of(do: Do) -> int:
+    try:
+        return marked_line(do)
+    except ValueError:
+        return marked_line(guarded)
+
+
+@pytest.mark.parametrize("do", OPERATIONS, ids=lambda do: do.__name__)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_a_guard_says_is_true_by_object_and_memory(kind: type[Pair], do: Do) -> None:
+    model = kind()
+    before = truth(model)
+    after, broken = guarded(model, do)
+    weaker = RANK.index(truth(after)) > RANK.index(before)
+    assert (broken is not None) == weaker, f"{before} -> {truth(after)}: {broken}"
+    if broken is not None:
+        (one,) = broken.broken
+        assert one.seen
+        assert (one.since.path, one.since.line) == (HERE, line_of(do))
+        assert "site-packages" not in str(broken)
+
+
+def drawn_life(seed: int) -> tuple[type[Pair], list[Do]]:
+    draw = random.Random(seed)
+    fit = [do for do in OPERATIONS if do not in (step, deepcopy_whole, saved_whole, pickled)]
+    return draw.choice(KINDS), [draw.choice(fit) for _ in range(draw.randint(2, 5))]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_in_a_drawn_row_of_operations_the_first_that_broke_it_is_blamed(seed: int) -> None:
+    """Breaks on meta and after it keep what they are: nothing in the row ties again."""
+    kind, row = drawn_life(seed)
+    model = kind()
+    before = truth(model)
+    culprit: list[Do] = []
+    try:
+        with tiecheck.guard(model):
+            for do in row:
+                with contextlib.suppress(RuntimeError, NotImplementedError):  # what meta cannot do
+                    do(model)
+                if not culprit and RANK.index(truth(model)) > RANK.index(before):
+                    culprit.append(do)
+    except tiecheck.TieBroken as broken:
+        (one,) = broken.broken
+        assert culprit
+        assert one.since.line == line_of(culprit[0]), (kind.__name__, [do.__name__ for do in row])
+    else:
+        assert not culprit
+
+
+def test_what_writes_past_nn_module_is_blamed_on_the_last_line_after_which_it_was_whole() -> None:
+    def body(model: Pair) -> None:
+        model.more = nn.Linear(2, 2)  # <-
+        model.lin._parameters["weight"] = nn.Parameter(torch.zeros(6, 6))
+        model.rest = nn.Linear(2, 2)  # until
+
+    _, broken = guarded(Param(), body)
+    assert broken is not None
+    (one,) = broken.broken
+    assert not one.seen
+    assert one.operation == ""
+    assert one.since.line == marked_line(body)
+    assert one.until is not None
+    assert one.until.line == marked_line(body, "# until")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: prune.random_unstructured(m.lm_head, "weight", 0.5),
+        lambda m: parametrizations.spectral_norm(m.lm_head),
+        lambda m: parametrizations.weight_norm(m.lm_head),
+        lambda m: m.set_input_embeddings(nn.Embedding(64, 16)),
+        lambda m: setattr(m.lm_head, "weight", None),
+    ],
+    ids=("pruned", "spectral", "weight-norm", "input-embeddings", "none"),
+)
+def test_what_libraries_do_to_one_side_of_a_transformers_model(change: Do) -> None:
+    model = llama()
+    with pytest.raises(tiecheck.TieBroken, match="embed_tokens") as caught, tiecheck.guard(model):
+        change(model)
+    assert caught.value.broken[0].since.path == HERE
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_what_keeps_the_tie_is_silent(build: Callable[[], Any], tmp_path: Path) -> None:
+    model = build()
+    with tiecheck.guard(model) as g:
+        model.resize_token_embeddings(80)
+        model.save_pretrained(tmp_path)
+        model = g.watch(type(model).from_pretrained(tmp_path))
+        model.to(torch.bfloat16).float()
+        model.activation_checkpointing_enable()
+        ids = torch.arange(8)[None]
+        model(ids, labels=ids).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        g.watch(copy.deepcopy(model))
+        model.tie_weights()
+
+
+def test_a_tie_that_is_made_again_in_the_block_is_no_break() -> None:
+    model = Param()
+    with tiecheck.guard(model):
+        model.lin = nn.Linear(6, 6)
+        model.lin.weight = model.emb.weight
+        model.lin.weight = nn.Parameter(torch.ones(6, 6))
+        model.emb.weight = model.lin.weight
+
+
+def test_retie_ties_where_no_value_is_lost_and_raises_where_one_would_be() -> None:
+    for do in (assign_clones, assign_own, to_empty, half_overwriting, to_meta):
+        model = Param()
+        with tiecheck.guard(model, on_break="retie") as g:
+            do(model)
+        assert model.lin.weight is model.emb.weight
+        assert bool(g.broken) == (do is not to_empty)
+    model = Param()
+    with pytest.raises(tiecheck.TieBroken, match="nobody knows which"), tiecheck.guard(model, on_break="retie"):
+        new_head(model)
+    with torch.device("meta"):
+        model = Param()
+    with tiecheck.guard(model, on_break="retie"):
+        model.to_empty(device="cpu")
+    assert model.lin.weight is model.emb.weight
+
+
+def test_warn_warns_at_the_line_and_the_report_has_the_finding() -> None:
+    model = Param()
+    with pytest.warns(TieWarning, match=r"lin.weight") as caught, tiecheck.guard(model, on_break="warn") as g:
+        new_head(model)
+    assert caught[0].filename == HERE
+    (finding,) = g.report.findings
+    assert (finding.code, finding.severity) == ("TIE401", "error")
+    assert finding.locations[0].line == line_of(new_head)
+    assert [edit.choice for edit in finding.edits] == ["emb.weight", "lin.weight"]
+    for edit in finding.edits:
+        for step in edit.steps:
+            exec(step.code, {"model": model})
+        assert model.lin.weight is model.emb.weight
+        model.lin = nn.Linear(6, 6)
+    assert g.report.targets[0].status == "fail"
+
+
+def test_an_initialiser_over_a_tied_matrix_is_told() -> None:
+    model = Param()
+    with pytest.warns(TieWarning, match="drawn its values anew"), tiecheck.guard(model) as g:
+        model.lin.reset_parameters()
+    assert g.overwritten[0].names == ("emb.weight", "lin.weight")
+    with pytest.warns(TieWarning, match="anew"), tiecheck.guard(model):
+        model.apply(lambda m: m.weight.data.normal_() if hasattr(m, "weight") else None)
+    with tiecheck.guard(model) as g:
+        nn.Linear(6, 6)
+        model.apply(lambda m: m.train())
+        step(model)
+    assert not g.overwritten
+
+
+def test_an_error_of_the_block_goes_on_and_carries_the_word() -> None:
+    model = Param()
+
+    def fails() -> None:
+        new_head(model)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught, tiecheck.guard(model):
+        fails()
+    assert any("lin.weight" in note for note in caught.value.__notes__)
+
+
+def test_nested_and_as_a_decorator_and_in_threads() -> None:
+    model, second = Param(), Param()
+
+    @tiecheck.guard(model)
+    def prepare() -> None:
+        new_head(model)
+
+    with tiecheck.guard(second), pytest.raises(tiecheck.TieBroken):
+        prepare()
+    model = Param()
+
+    def work() -> None:
+        with tiecheck.guard(Param()):
+            half_overwriting(model)
+
+    def threaded() -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    with pytest.raises(tiecheck.TieBroken) as caught, tiecheck.guard(model):
+        threaded()
+    assert caught.value.broken[0].since.line == line_of(half_overwriting)
+
+
+def test_outside_of_a_block_nothing_is_in_place() -> None:
+    names = ("_apply", "load_state_dict", "__delattr__", "apply")
+    before = [getattr(nn.Module, name) for name in names]
+    with tiecheck.guard(NewParameter()):
+        assert nn.Module._apply is not before[0]
+        assert "data" in vars(nn.Parameter)
+    assert [getattr(nn.Module, name) for name in names] == before
+    assert "data" not in vars(nn.Parameter)
+    assert not torch_module._global_parameter_registration_hooks
+    assert nn.init.normal_.__module__ == "torch.nn.init"
+
+
+def test_a_wrapper_of_another_library_over_ours_is_left_alone() -> None:
+    plain = nn.Module._apply
+    try:
+        with tiecheck.guard(Param()):
+            ours = nn.Module._apply
+            theirs = functools.partialmethod(ours).__get__(None, nn.Module)
+            nn.Module._apply = theirs
+        assert nn.Module._apply is theirs
+        Param().half()
+    finally:
+        nn.Module._apply = plain
+
+
+def test_under_compile_and_on_meta() -> None:
+    model = Param()
+    compiled = torch.compile(model, backend="eager")
+    with tiecheck.guard(compiled) as g:
+        compiled(torch.arange(6)).sum().backward()
+        g.watch(torch.compile(model, backend="eager"))
+    with pytest.raises(tiecheck.TieBroken), tiecheck.guard(compiled):
+        model.lin = nn.Linear(6, 6)
+    with torch.device("meta"):
+        shared, aliased = Data(), Alias()
+    with tiecheck.guard(shared, aliased):
+        aliased.half()
+    with pytest.raises(tiecheck.TieBroken), tiecheck.guard(shared):
+        shared.half()
+
+
+def test_a_model_that_is_given_up_keeps_nothing_alive() -> None:
+    import gc
+    import weakref
+
+    model = Listed()
+    gone = weakref.ref(model)
+    with tiecheck.guard() as g:
+        g.watch(model)
+        del model
+        gc.collect()
+        assert gone() is None
+
+
+def test_a_wrong_word_is_refused() -> None:
+    with pytest.raises(tiecheck.TiecheckError, match="on_break="):
+        tiecheck.guard(Param(), on_break="fix")
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        tiecheck.guard([])

@@ -1,0 +1,209 @@
+"""The ties that a model has now, remembered, and held against the same names later, in it or in what was made of it.
+
+A tie that was there is a declaration: who broke it is asked, not whether somebody had written it down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tiecheck.live import torch_adapter
+from tiecheck.live.derived_weights import effects_of
+from tiecheck.live.group_kind import judge_members
+from tiecheck.live.member_lookup import Member, look_up
+from tiecheck.live.memory import memory_links
+from tiecheck.live.plain_references import PlainReference, plain_references
+from tiecheck.live.registrations import Registrations, paused_collector
+from tiecheck.live.ties import ties_of
+from tiecheck.live.wrappers import UserNames, child_through_wrappers, without_wrappers
+from tiecheck.records.words import KINDS, TIED, Kind
+from tiecheck.rules.live.members import use_one_weight
+
+CAP = 256
+"""Names of a group that are remembered, at most."""
+
+
+class Verdict(NamedTuple):
+    """What became of a remembered tie."""
+
+    kind: Kind
+    """The kind that it has now."""
+    reason: str | None
+    """Limit of what could be told, or what stands between."""
+    parts: tuple[tuple[str, ...], ...]
+    """The members that are one tensor now."""
+
+
+class RememberedTie:
+    """One group of names of a model, as it hung together."""
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        kind: Kind,
+        parts: tuple[tuple[str, ...], ...],
+        references: dict[str, PlainReference],
+    ) -> None:
+        self.names = names
+        """Registered names, sorted, without wrappers' own parts; then those of plain references."""
+        self.kind = kind
+        self.parts = parts
+        """The names that are one tensor each: one part for a tie, several for shared memory."""
+        self.references = references
+
+    def holds(self, root: nn.Module) -> bool:
+        """Tell quickly whether the names still are what they were: by identity, and memory where that was all."""
+        tensors = {name: self._tensor(root, name) for name in self.names}
+        firsts = []
+        for part in self.parts:
+            held = {id(tensors[name]) for name in part}
+            first = tensors[part[0]]
+            if first is None or len(held) != 1:
+                return False
+            firsts.append(first)
+        if len(firsts) == 1:
+            return True
+        links = memory_links(firsts)
+        whole = len(links) == 1 and len(links[0].members) == len(firsts)
+        return whole and KINDS.index(links[0].kind) <= KINDS.index(self.kind)
+
+    def judge(self, root: nn.Module) -> Verdict | None:
+        """Say how the names hang together now; None where the tie is as it was, or that cannot be told."""
+        members = [self._member(root, name) for name in self.names]
+        verdict = judge_members(members)
+        if verdict.kind == "unknown":
+            return None
+        if verdict.kind == "absent":
+            moved = [self._moved(root, member) for member in members]
+            verdict = judge_members(moved)
+            if verdict.kind in TIED and self.kind in TIED:
+                why = _why_not_used_alike(root, {member.attribute: member.name for member in moved})
+                return Verdict(self.kind, why, verdict.parts) if why else None
+        joined = all(any(set(part) <= set(now) for now in verdict.parts) for part in self.parts)
+        if joined and _level(verdict.kind) <= _level(self.kind):
+            return None
+        return Verdict(verdict.kind, verdict.reason, verdict.parts)
+
+    def first_tensor(self, root: nn.Module) -> Tensor | None:
+        """Return the tensor of its first name, as it is now."""
+        return self._tensor(root, self.names[0])
+
+    def is_in(self, root: nn.Module) -> bool:
+        """Tell whether a model has these names: all that are registered, be they moved by a parametrization."""
+        known = [self._moved(root, look_up(root, n)) for n in self.names if n not in self.references]
+        held = [self.references[name].now(root) for name in self.references]
+        return all(member.tensor is not None for member in known) and all(one is not None for one in held)
+
+    def owners(self, root: nn.Module) -> Iterator[nn.Module]:
+        """Yield the modules on the way to each name, the root first: what is registered in them may break the tie."""
+        for name in self.names:
+            module = root
+            for label in name.split("."):
+                yield from (module, without_wrappers(module))
+                below = child_through_wrappers(module, label)
+                if below is None:
+                    break
+                module = below
+
+    def _member(self, root: nn.Module, name: str) -> Member:
+        reference = self.references.get(name)
+        if reference is None:
+            return look_up(root, name)
+        tensor = reference.now(root)
+        return Member(name, tensor, None, name, None if tensor is not None else f"`{name}` is gone")
+
+    def _tensor(self, root: nn.Module, name: str) -> Tensor | None:
+        return self._member(root, name).tensor
+
+    @staticmethod
+    def _moved(root: nn.Module, member: Member) -> Member:
+        """Return the parameter that pruning, a norm or a parametrization has moved a member to, by its new name."""
+        if member.tensor is not None:
+            return member._replace(attribute=member.name)
+        path, _, attribute = member.name.rpartition(".")
+        start = f"{path}." if path else ""
+        for name in (
+            f"{start}{attribute}_orig",
+            f"{start}parametrizations.{attribute}.original",
+            f"{start}parametrizations.{attribute}.original1",
+            f"{start}{attribute}_v",
+        ):
+            found = look_up(root, name)
+            if found.tensor is not None:
+                return found._replace(name=member.name, attribute=name)
+        return member
+
+
+def _level(kind: Kind) -> int:
+    """Return how weakly a kind holds; a shared module and a shared parameter hold alike."""
+    return 0 if kind in TIED else KINDS.index(kind)
+
+
+def _why_not_used_alike(root: nn.Module, moved: dict[str, str]) -> str | None:
+    """Return what stands between a shared parameter and one of its uses; None where all use the same weight."""
+    found = [effect for effect in effects_of(Registrations(root, buffers=False)) if effect.name in moved]
+    changed = [effect for effect in found if effect.form == "changes"]
+    plain = tuple(name for name in moved if name not in {effect.name for effect in found})
+    if not changed or use_one_weight(changed, plain):
+        return None
+    return f"{moved[changed[0].name]} is used through {changed[0].by}, and another member is not"
+
+
+def remember_ties(root: nn.Module) -> list[RememberedTie]:
+    """Return what a module ties: parameters and buffers, shared memory, and plain lists of other modules' tensors."""
+    with paused_collector(), torch.no_grad():
+        places = Registrations(root, buffers=True)
+        user = UserNames(places.graph)
+        references: dict[int, list[PlainReference]] = {}
+        for one in plain_references(places):
+            references.setdefault(id(one.tensor), []).append(one)
+        found = list(_groups(root, places, user, references))
+        spoken = {name for tie in found for name in tie.references}
+        for held in references.values():
+            if held[0].name not in spoken:
+                own = user.all_of(places.names_of(held[0].tensor))
+                found.append(_tie((own,), "parameter", held))
+    return found
+
+
+def _groups(
+    root: nn.Module, places: Registrations, user: UserNames, references: dict[int, list[PlainReference]]
+) -> Iterator[RememberedTie]:
+    for tie in ties_of(places, CAP):
+        names = user.all_of(tie.names)
+        parts: dict[int, list[str]] = {}
+        more: list[PlainReference] = []
+        for name in names:
+            tensor = look_up(root, name).tensor
+            if tensor is None:
+                break
+            if id(tensor) not in parts:
+                more += references.get(id(tensor), [])
+            parts.setdefault(id(tensor), []).append(name)
+        else:
+            if tie.kind in KINDS[:4] and len(names) > 1:
+                yield _tie(tuple(map(tuple, parts.values())), tie.kind, more)
+
+
+def _tie(parts: tuple[tuple[str, ...], ...], kind: Kind, held: list[PlainReference]) -> RememberedTie:
+    """Return the tie of some parts; plain references are in that of their tensor."""
+    named = {one.name: one for one in held}
+    if len(parts) == 1:
+        parts = ((*parts[0], *named),)
+    elif named:  # shared memory: which part they are in is not looked at
+        named = {}
+    return RememberedTie(tuple(name for part in parts for name in part), kind, parts, named)
+
+
+def sample_of(tensor: Tensor) -> bytes | None:
+    """Return a few elements of a tensor, spread over it, as bytes; None where there are none to be read."""
+    if type(tensor) not in torch_adapter.PLAIN or tensor.is_meta or tensor.numel() == 0:
+        return None
+    with torch.no_grad(), torch_adapter.without_torch_functions():
+        flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
+        step = max(1, flat.numel() // 64)
+        return bytes(flat[::step][:64].cpu().contiguous().view(torch.uint8).numpy().tobytes())

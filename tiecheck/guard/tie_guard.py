@@ -1,0 +1,273 @@
+"""`tiecheck.guard`: a block of anyone's code, and the tie that it broke, with the operation and the user's line.
+
+```python
+with tiecheck.guard(model) as g:  # remembers what is tied now; no contract is wanted
+    model = g.watch(prepare(model))  # what came back, under its new names, has to have the ties still
+    train(model)
+```
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from contextlib import ContextDecorator
+from types import FrameType, TracebackType
+from typing import Literal, Self, TypeVar
+
+from torch import Tensor, nn
+
+from tiecheck.errors import UsageError, class_word, did_you_mean
+from tiecheck.guard.errors import TieBroken
+from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, sample_of
+from tiecheck.guard.retying import retie
+from tiecheck.guard.user_lines import user_line
+from tiecheck.guard.watched_calls import start_watching, stop_watching, watch_data_assignments
+from tiecheck.live.registrations import looking_at
+from tiecheck.live.wrappers import class_name
+from tiecheck.records.life import Break, Overwritten, UserLine
+from tiecheck.records.report import Report
+from tiecheck.records.words import TIED
+from tiecheck.rules.life.broken import break_text
+from tiecheck.wording import listed
+
+M = TypeVar("M")
+OnBreak = Literal["raise", "warn", "retie"]
+ON_BREAK = ("raise", "warn", "retie")
+SHOWN = 8
+
+
+class TieWarning(UserWarning):
+    """A tie broke, or its values were overwritten, under a guard that does not raise for it."""
+
+
+def guard(*models: nn.Module, on_break: OnBreak = "raise") -> TieGuard:
+    """Remember what is tied in models now, and say at the end of a block which tie broke, by what, on which line.
+
+    Args:
+        models: Modules whose ties are to hold: shared modules, parameters, buffers and memory, and plain lists of
+            another module's parameters. On meta too. None where the block is to build them, see `TieGuard.watch`.
+        on_break: What to do about a broken tie at the end of the block: `raise` a `TieBroken`, `warn`, or `retie`,
+            which ties again where no value can be lost by it and raises elsewhere.
+
+    Returns:
+        A context manager, which is a decorator of functions as well.
+
+    Raises:
+        TiecheckError: A model's own code raises, or `on_break` is no such word.
+        TypeError: One of them is no `torch.nn.Module`.
+    """
+    if on_break not in ON_BREAK:
+        raise UsageError(f"on_break= must be one of {', '.join(ON_BREAK)}{did_you_mean(str(on_break), ON_BREAK)}")
+    for model in models:
+        with looking_at(model):
+            pass
+    return TieGuard(models, on_break)
+
+
+class _Watched:
+    """One remembered tie of one model, and who is to blame for it."""
+
+    def __init__(self, root: weakref.ref[nn.Module], tie: RememberedTie, seen: UserLine) -> None:
+        self.root = root
+        self.tie = tie
+        self.whole = True
+        self.seen = seen
+        """The last line after which it was whole."""
+        self.blamed: tuple[UserLine, UserLine | None, bool] | None = None
+
+
+class TieGuard(ContextDecorator):
+    """An open block: its watched ties, and after it what broke."""
+
+    def __init__(self, models: tuple[nn.Module, ...], on_break: OnBreak) -> None:
+        """Keep the models; `tiecheck.guard` is the way to make one."""
+        self._models = models
+        self._on_break = on_break
+        self._watched: list[_Watched] = []
+        self.modules: set[int] = set()
+        """Identities of the modules in which a registration may concern a tie."""
+        self.tensors: set[int] = set()
+        """Identities of the tied tensors, as they were at the last look."""
+        self.overwritten: list[Overwritten] = []
+        """Tied tensors whose values an initialiser drew anew."""
+        self.broken: tuple[Break, ...] = ()
+        """What was broken when it was last looked."""
+
+    def __enter__(self) -> Self:
+        self._watched, self.modules, self.overwritten, self.broken = [], set(), [], ()
+        for model in self._models:
+            self._remember(model, user_line(sys._getframe(1), did="the beginning of the block"))
+        start_watching(self)
+        self._watch_memory()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop_watching(self)
+        try:
+            if error is None:
+                self.verify()
+            elif not isinstance(error, TieBroken) and (broken := self._judge()):
+                error.add_note(self._text(broken))
+        finally:
+            self._watched, self.modules, self.tensors = [], set(), set()
+
+    def watch(self, model: M) -> M:
+        """Watch a model too, as a loader, a wrapper or a copy gave it back.
+
+        What was tied in a model watched before has to be tied in this one under the same names, those of wrappers
+        left out; what else is tied in it is watched from now on.
+
+        Returns:
+            The same model.
+
+        Raises:
+            TypeError: It is no `torch.nn.Module`.
+        """
+        with looking_at(model):
+            self._remember(model, user_line(sys._getframe(1), did="g.watch"))  # type: ignore[arg-type]
+        self._watch_memory()
+        return model
+
+    def verify(self) -> tuple[Break, ...]:
+        """Look at every tie now, as the end of the block does, and do what `on_break` says.
+
+        Returns:
+            What is broken, where it only warns; after `retie` what it has tied again.
+
+        Raises:
+            TieBroken: Something is broken, under `raise`; or it cannot be tied again without losing a value.
+        """
+        self.before(sys._getframe(1))
+        self.broken = self._judge()
+        if not self.broken:
+            return ()
+        if self._on_break == "retie":
+            left = [(one, why) for one, root, tie in self._broken() if (why := retie(root, tie, one)) is not None]
+            if left:
+                raise TieBroken(self._text(tuple(one for one, _ in left), left[0][1]), tuple(one for one, _ in left))
+            for one in self._watched:
+                one.whole, one.blamed = True, None
+        elif self._on_break == "warn":
+            line = user_line(sys._getframe(1))
+            warnings.warn_explicit(self._text(self.broken), TieWarning, line.path, line.line)
+        else:
+            raise TieBroken(self._text(self.broken), self.broken)
+        return self.broken
+
+    @property
+    def report(self) -> Report:
+        """What was broken, and where, as findings (TIE401, TIE403)."""
+        from tiecheck.engine.life import life_report
+
+        names = [class_name(model) for model in self._models] or ["the watched models"]
+        return life_report(", ".join(names), tuple(self.broken))
+
+    def before(self, frame: FrameType | None = None) -> None:
+        """Look whether something has broken a tie that nobody saw, before the next thing is done."""
+        changed = [one for one in self._watched if one.whole and not self._holds(one)]
+        if changed:
+            now = user_line(frame or sys._getframe(2))
+            for one in changed:
+                same = (one.seen.path, one.seen.line) == (now.path, now.line) and one.seen.operation not in STARTS
+                one.whole, one.blamed = False, (one.seen, None, True) if same else (one.seen, now, False)
+
+    def after(self, did: str) -> None:
+        """Look which ties hold after something was done, and remember the line that did it."""
+        now = user_line(sys._getframe(2), did=did) if self._watched else None
+        for one in self._watched:
+            holds = self._holds(one)
+            assert now is not None  # noqa: S101  # there is one to watch
+            if holds:
+                one.whole, one.blamed, one.seen = True, None, now
+            elif one.whole:
+                one.whole, one.blamed = False, (now, None, True)
+        self._note_tensors()
+
+    def before_draw(self) -> dict[int, tuple[Tensor, bytes | None]]:
+        """Return a few values of every tensor that is tied."""
+        held: dict[int, tuple[Tensor, bytes | None]] = {}
+        for one in self._watched:
+            root = one.root()
+            tensor = one.tie.first_tensor(root) if root is not None and one.tie.kind in TIED else None
+            if tensor is not None:
+                held[id(one)] = tensor, sample_of(tensor)
+        return held
+
+    def after_draw(self, values: dict[int, tuple[Tensor, bytes | None]], did: str) -> None:
+        """Note the tied tensors whose values an initialiser drew anew."""
+        for one in self._watched:
+            tensor, before = values.get(id(one), (None, None))
+            if tensor is None or before is None or sample_of(tensor) == before:
+                continue
+            found = Overwritten(one.tie.names, user_line(sys._getframe(2), did=did))
+            if found not in self.overwritten:
+                self.overwritten.append(found)
+                text = f"{listed(found.names)} are one tensor, and {found.by.operation} has drawn its values anew"
+                warnings.warn_explicit(text, TieWarning, found.by.path, found.by.line)
+
+    def _remember(self, model: nn.Module, line: UserLine) -> None:
+        """Remember the ties of a model, and hold those of the models before it against its names."""
+        root = weakref.ref(model)
+        before = self._watched
+        known = [one for one in before if one.root() is model]
+        promised = {one.tie.names: one.tie for one in before if one.root() is not model}
+        own = remember_ties(model)
+        for tie in promised.values():
+            if tie.is_in(model):
+                more = _Watched(root, tie, line)
+                more.whole = self._holds(more)
+                more.blamed = None if more.whole else (line._replace(operation="what g.watch was given"), None, True)
+                known.append(more)
+                old = [one for one in before if one.tie is tie and not (one.whole and self._holds(one))]
+                before = [one for one in before if one not in old]  # given up for this one
+        covered = [set(one.tie.names) for one in known]
+        fresh = [tie for tie in own if not any(set(tie.names) <= names for names in covered)]
+        self._watched = [one for one in before if one.root() is not model] + known
+        self._watched += [_Watched(root, tie, line) for tie in fresh]
+        self.modules.update(id(module) for tie in (one.tie for one in self._watched) for module in tie.owners(model))
+
+    def _note_tensors(self) -> None:
+        held = ((one.tie, root) for one in self._watched if (root := one.root()) is not None)
+        self.tensors = {id(tie.first_tensor(root)) for tie, root in held if tie.kind in TIED}
+
+    def _watch_memory(self) -> None:
+        self._note_tensors()
+        if any(one.tie.kind not in TIED for one in self._watched):
+            watch_data_assignments()
+
+    @staticmethod
+    def _holds(one: _Watched) -> bool:
+        root = one.root()
+        return root is None or one.tie.holds(root)
+
+    def _broken(self) -> list[tuple[Break, nn.Module, RememberedTie]]:
+        found = []
+        for one in self._watched:
+            root = one.root()
+            verdict = one.tie.judge(root) if root is not None else None
+            if root is None or verdict is None:
+                continue
+            since, until, seen = one.blamed or (one.seen, None, False)
+            names = tuple(sorted(one.tie.names))
+            made = Break(names, one.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
+            found.append((made, root, one.tie))
+        return found
+
+    def _judge(self) -> tuple[Break, ...]:
+        return tuple(one for one, _, _ in self._broken())
+
+    def _text(self, broken: tuple[Break, ...], why: str = "") -> str:
+        roots = dict.fromkeys(class_word(type(one.root())) for one in self._watched if one.root() is not None)
+        lines = [f"{', '.join(roots) or 'a model'} has lost {len(broken)} of its ties"]
+        for one in broken[:SHOWN]:
+            lines += [f"  {line}" for line in break_text(one)]
+        if len(broken) > SHOWN:
+            lines.append(f"  and {len(broken) - SHOWN} more")
+        return "\n".join([*lines, f"  not tied again: {why}"] if why else lines)
+
+
+STARTS = ("the beginning of the block", "g.watch")

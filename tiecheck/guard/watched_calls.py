@@ -1,0 +1,188 @@
+"""What is watched while a guard is open: registrations by torch's own hooks, and a few calls by a thin wrapper.
+
+Nothing here is in place while no guard is open. torch 2.13 calls its global registration hooks before it assigns, so
+that the assignment is made for the look and taken back. A wrapper is taken off only where it is still the one that
+stands there: another library may have put its own over it, and then ours stays and passes everything on.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+CALLS: tuple[tuple[Any, str], ...] = (
+    (nn.Module, "_apply"),
+    (nn.Module, "load_state_dict"),
+    (nn.Module, "__delattr__"),
+    (torch.utils, "swap_tensors"),
+)
+"""Calls after which the ties are looked at."""
+
+DRAWS: tuple[tuple[Any, str], ...] = (
+    (nn.Module, "apply"),
+    *((nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")),
+)
+"""Calls after which the values of the tied tensors are looked at too: initialisers, and what runs one over modules."""
+
+
+class Watcher(Protocol):
+    """An open guard."""
+
+    modules: set[int]
+    """Identities of the modules in which a registration may concern a tie."""
+    tensors: set[int]
+    """Identities of the tied tensors, as they were at the last look."""
+
+    def before(self) -> None:
+        """Look before something is done."""
+
+    def after(self, did: str) -> None:
+        """Look after it was done."""
+
+    def before_draw(self) -> object:
+        """Return the values that an initialiser may overwrite."""
+
+    def after_draw(self, values: Any, did: str) -> None:
+        """Compare them with those of now."""
+
+
+_lock = threading.RLock()
+_open: list[Watcher] = []
+_put_back: list[Callable[[], None]] = []
+_inside = threading.local()
+
+
+def start_watching(watcher: Watcher) -> None:
+    """Tell a watcher of what happens from now on."""
+    with _lock:
+        if not _open:
+            _install()
+        _open.append(watcher)
+
+
+def stop_watching(watcher: Watcher) -> None:
+    """Tell it nothing more; the last one takes everything back."""
+    with _lock:
+        if watcher in _open:
+            _open.remove(watcher)
+        if not _open:
+            while _put_back:
+                _put_back.pop()()
+
+
+def watch_data_assignments() -> None:
+    """Watch `parameter.data = ...` as well, which matters to shared memory alone; until the last guard closes."""
+    with _lock:
+        if "data" in vars(nn.Parameter):
+            return
+        plain: Any = torch.Tensor.data  # of the C base; a class attribute goes before it
+
+        def write(tensor: Any, value: Any) -> None:
+            with _event(None, "`.data =`"):
+                plain.__set__(tensor, value)
+
+        nn.Parameter.data = property(plain.__get__, write)  # type: ignore[assignment]
+        _put_back.append(lambda: delattr(nn.Parameter, "data"))
+
+
+def _install() -> None:
+    for register, kind in (
+        (hooks.register_module_parameter_registration_hook, "_parameters"),
+        (hooks.register_module_buffer_registration_hook, "_buffers"),
+        (hooks.register_module_module_registration_hook, "_modules"),
+    ):
+        _put_back.append(register(functools.partial(_registered, kind)).remove)
+    for owner, name in CALLS:
+        _wrap(owner, name, _event)
+    for owner, name in DRAWS:
+        _wrap(owner, name, _draw)
+
+
+def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _open or (watching is _draw and not _concerns(args[0] if args else kwargs.get("tensor"))):
+            return original(*args, **kwargs)
+        with watching(args[0] if args and isinstance(args[0], nn.Module) else None, name):
+            return original(*args, **kwargs)
+
+    def put_back() -> None:
+        if getattr(owner, name) is call:
+            setattr(owner, name, original)
+
+    setattr(owner, name, call)
+    _put_back.append(put_back)
+
+
+def _concerns(first: object) -> bool:
+    """Tell whether what is drawn anew is a tied tensor, or a module with one in it."""
+    one = id(first)
+    return any(one in watcher.tensors or one in watcher.modules for watcher in _open)
+
+
+def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:
+    """Look at the ties as they will be when torch has made an assignment that it is about to make."""
+    for watcher in _open:  # a loop, since a load comes here for everything that it registers
+        if id(module) in watcher.modules:
+            break
+    else:
+        return
+    if getattr(_inside, "depth", 0):
+        return
+    for watcher in tuple(_open):
+        watcher.before()
+    held = vars(module)[kind]
+    there, old = name in held, held.get(name)
+    held[name] = value
+    try:
+        for watcher in tuple(_open):
+            watcher.after(f"assignment of {name}")
+    finally:
+        if there:
+            held[name] = old
+        else:
+            del held[name]
+
+
+@contextmanager
+def _event(module: nn.Module | None, name: str) -> Iterator[None]:
+    """Look before and after a call, the outermost of those that call each other."""
+    depth = getattr(_inside, "depth", 0)
+    lone = name == "__delattr__" and not any(id(module) in watcher.modules for watcher in _open)
+    if depth or lone:
+        yield
+        return
+    for watcher in tuple(_open):
+        watcher.before()
+    _inside.depth = 1
+    try:
+        yield
+    finally:
+        _inside.depth = 0
+        for watcher in tuple(_open):
+            watcher.after(name)
+
+
+@contextmanager
+def _draw(module: nn.Module | None, name: str) -> Iterator[None]:  # noqa: ARG001  # as `_event`
+    """Look at the values of tied tensors before and after an initialiser."""
+    if getattr(_inside, "drawing", False):
+        yield
+        return
+    values = [(watcher, watcher.before_draw()) for watcher in tuple(_open)]
+    _inside.drawing = True
+    try:
+        yield
+    finally:
+        _inside.drawing = False
+        for watcher, before in values:
+            watcher.after_draw(before, name)

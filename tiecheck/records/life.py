@@ -1,0 +1,54 @@
+"""The records of what a model lives through: ties that broke, with the operation and the line of the user's code."""
+
+from __future__ import annotations
+
+from tiecheck.records.record import Record
+from tiecheck.records.words import Kind
+
+
+class UserLine(Record):
+    """A line of the user's own code, and what it called."""
+
+    path: str
+    """The file, as Python knows it."""
+    line: int
+    """1-based line."""
+    code: str
+    """The line itself, stripped; empty where the file cannot be read."""
+    operation: str
+    """What the line called, as `Module.half`, or what it assigned."""
+
+
+class Break(Record):
+    """A tie that was there and is not any more."""
+
+    names: tuple[str, ...]
+    """The group, sorted."""
+    before: Kind
+    """The kind that it had."""
+    after: Kind
+    """The kind that it has now; the one it had, where it is one parameter still and is not used as one."""
+    reason: str | None
+    """Limit of what could be told, or what stands between the parameter and its use."""
+    parts: tuple[tuple[str, ...], ...]
+    """The members split into those that are one tensor now."""
+    since: UserLine | None
+    """The line that broke it; or, where that was not seen, the last one after which it was whole."""
+    until: UserLine | None = None
+    """None where `since` broke it; else the line before which it was found broken."""
+    seen: bool = True
+    """True if `since` is known to have broken it."""
+
+    @property
+    def operation(self) -> str:
+        """The operation that broke it; empty where nobody saw it."""
+        return self.since.operation if self.since is not None and self.seen else ""
+
+
+class Overwritten(Record):
+    """A tied tensor whose values were drawn anew through one of its names."""
+
+    names: tuple[str, ...]
+    """The group."""
+    by: UserLine
+    """The line that did it, and the initialiser."""

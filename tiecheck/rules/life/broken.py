@@ -1,0 +1,181 @@
+"""TIE401 and TIE403: a tie that was there, and an operation broke."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from tiecheck.records.edits import Edit, edit_words, python_edit
+from tiecheck.records.life import Break, UserLine
+from tiecheck.records.report import Location
+from tiecheck.records.words import TIED, Unknown
+from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
+from tiecheck.wording import listed, python_path
+
+RESIZE = "resize_token_embeddings"
+"""The method that has a rule of its own."""
+
+AFTER = {
+    "storage": "they are several parameters over one memory: each with its own gradient, and the next conversion parts "
+    "their values",
+    "overlap": "they are several parameters over partly the same memory",
+    "copy": "they are separate tensors with equal values, which the next step parts",
+    "separate": "they are separate tensors",
+    "absent": "one of them is gone",
+}
+"""Kind -> what a tie is after it broke."""
+
+
+class TieBrokenByOperation(Rule):
+    """A tie that a model had was broken while it was watched.
+
+    ## What it does
+    `tiecheck.guard`, its callbacks and `tiecheck survive --operations` remember what is tied in a model, declared or
+    not, and name the operation and the line of your code after which it was tied no more. Where something wrote past
+    `nn.Module`, so that nobody saw it happen, the last line after which the tie was whole is told instead.
+
+    ## Why it is bad
+    In a plain `nn.Module` nobody declares a tie, so that its loss is silent: training goes on with two tensors, each
+    with half of the gradient, and the next save keeps both.
+
+    ## How to mend it
+    Tie again after the operation: `head.weight = embedding.weight`, or `model.tie_weights()`, and make the optimizer
+    after that. `on_break="retie"` does it at the end of the block, where no value can be lost by it.
+    """
+
+    code = "TIE401"
+    name = "tie-broken-by-operation"
+    summary = "a tie that an operation, or a block under `guard`, broke: the operation and the line of code"
+    severity = "error"
+    threads = (
+        "pytorch/pytorch#188346",
+        "Modalities/modalities#357",
+        "huggingface/accelerate#3668",
+        "pytorch/xla#1245",
+        "pytorch/pytorch#79788",
+    )
+
+    def check(self, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
+        for one in tie_breaks:
+            if RESIZE not in one.operation:
+                yield _draft(one)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield Case("half() under the overwrite future", {"tie_breaks": (_case("Module.half"),)}, finds=("error",))
+        unseen = _case("")._replace(seen=False)
+        yield Case("a write past nn.Module", {"tie_breaks": (unseen,)}, finds=("error",))
+        pruned = _case("random_unstructured")._replace(after="parameter", reason="a.weight is used through a mask")
+        yield Case("one parameter, used in two ways", {"tie_breaks": (pruned,)}, finds=("error",))
+        yield Case("nothing broke", {"tie_breaks": ()})
+        yield Case("a resize is another rule's", {"tie_breaks": (_case(f"PreTrainedModel.{RESIZE}"),)})
+
+
+class ResizeBrokeTie(Rule):
+    """`resize_token_embeddings` left the members of a tie different.
+
+    ## What it does
+    Finds a tie that was whole before `resize_token_embeddings` and is not after it: other objects, other shapes, a
+    bias that was not resized.
+
+    ## Why it is bad
+    The embedding has the new rows and the head has not, or has others: new tokens cannot be predicted, or the two are
+    trained apart.
+
+    ## How to mend it
+    Call `model.tie_weights()` after the resize; where it does not tie, the class lacks `_tied_weights_keys`, or its
+    config says false.
+    """
+
+    code = "TIE403"
+    name = "resize-broke-tie"
+    summary = "`resize_token_embeddings` left a tied group different in shape, object or bias"
+    severity = "error"
+    threads = ("huggingface/transformers#35141", "huggingface/transformers#44711", "huggingface/transformers#36590")
+
+    def check(self, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
+        for one in tie_breaks:
+            if RESIZE in one.operation:
+                yield _draft(one)
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield Case("a resize", {"tie_breaks": (_case(f"PreTrainedModel.{RESIZE}"),)}, finds=("error",))
+        yield Case("another operation", {"tie_breaks": (_case("Module.half"),)})
+        yield Case("nothing broke", {"tie_breaks": ()})
+
+
+def _case(operation: str) -> Break:
+    line = UserLine("train.py", 12, "model.half()", operation)
+    return Break(("a.weight", "b.weight"), "parameter", "separate", None, (("a.weight",), ("b.weight",)), line)
+
+
+def _draft(one: Break) -> Draft:
+    what, where, _ = break_text(one)
+    return Draft(
+        f"{what}. {where[:1].upper()}{where[1:]}.",
+        one.names,
+        (_place(one),),
+        "The optimizer has to be made after that.",
+        edits=_tied_again(one),
+        no_mend=_advice(one),
+    )
+
+
+def _tied_again(one: Break) -> tuple[Edit, ...]:
+    """Return the ways to tie the names of a parameter again: each part's values kept, or one where they are equal."""
+    if one.before not in TIED or one.after in TIED or one.after == "absent" or any("[" in name for name in one.names):
+        return ()
+    alike = one.after == "copy"
+    edits = []
+    for part in one.parts[:1] if alike else one.parts:
+        lines = (f"{python_path(name)} = {python_path(part[0])}" for name in one.names if name not in part)
+        edits.append(python_edit(part[0], None if alike else f"the values of {part[0]} are right", *lines, safe=alike))
+    return tuple(edits)
+
+
+def _place(one: Break) -> Location:
+    line = one.since
+    if line is None or not os.path.isfile(line.path):
+        return tensor_place(one.names[0], "one tensor no more")
+    note = "broken here" if one.seen else "whole after this line"
+    return file_place(_where(line).rpartition(":")[0], note, line=line.line)
+
+
+def break_text(one: Break) -> list[str]:
+    """Tell of a broken tie in lines: what it is now, who did it, and how to have it back."""
+    names = tuple(one.names)
+    if one.after in TIED:
+        what = f"{listed(names)} are one parameter still, but {one.reason}"
+    else:
+        was = "one tensor" if one.before in TIED else "one memory"
+        what = f"{listed(names)} were {was}, and now {AFTER.get(one.after, one.after)}"
+        what += f" ({one.reason})" if one.reason and one.after != "absent" else ""
+    return [what, _who(one), _advice(one)]
+
+
+def _who(one: Break) -> str:
+    line = one.since
+    if line is None:
+        return "nobody saw what broke it"
+    where, code = _where(line), f": {line.code}" if line.code else ""
+    if one.seen:
+        return f"broken by {line.operation or 'this line'} at {where}{code}"
+    until = _where(one.until) if one.until is not None else "the end of the block"
+    return f"broken by something that wrote past nn.Module, before {until} and after {where}, where it was whole{code}"
+
+
+def _where(line: UserLine) -> str:
+    path = os.path.relpath(line.path) if os.path.isabs(line.path) else line.path
+    return f"{line.path if path.startswith('..') else path}:{line.line}"
+
+
+def _advice(one: Break) -> str:
+    edits = _tied_again(one)
+    if edits:
+        return f"Tie again after it, before the optimizer is made. {edit_words(edits)}"
+    if one.after in TIED:
+        return "It has to be done to both sides alike, or the two have to be untied first."
+    if one.before not in TIED:
+        return "Only a shared parameter is kept by a conversion or a copy; shared memory is not."
+    return "Whoever holds the old tensor has to be given the new one."
