@@ -61,7 +61,8 @@ def test_every_alternative_that_a_rule_has_is_executed(models: Path) -> None:
     drafts = [(r.code, d) for r in FILE_RULES for case in r.cases() for d in drafts_of(r, case)]
     offered = {(code, word(edit.choice)) for code, draft in drafts for edit in draft.edits}
     for case in sorted(models.iterdir()):
-        offered |= {(f.code, word(e.choice)) for f in tiecheck.check(case).findings for e in f.edits}
+        found = [f for f in tiecheck.check(case).findings if not f.code.startswith("TIE8")]  # those: test_sources.py
+        offered |= {(f.code, word(e.choice)) for f in found for e in f.edits}
     executed = {(s.code, word(s.choice)) for s in SUBJECTS} | {("TIE102", "stored")}  # below
     sure = {code for code, choice in executed if choice is None}
     assert len(offered) >= 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tiecheck.errors import TiecheckError, UsageError
 
 if TYPE_CHECKING:
     from tiecheck.fix.run import FixOutcome
+    from tiecheck.fix.sources import SourceOutcome
     from tiecheck.records.edits import Edit
     from tiecheck.records.report import Finding
 
@@ -23,7 +25,7 @@ HEARD = ("select", "judge_for", "fail_on")
 
 
 @click.command(
-    "fix", cls=PlainCommand, short_help="Fix a model directory: show the change, and write it with --apply or --to."
+    "fix", cls=PlainCommand, short_help="Fix a model directory or sources: show the change; --apply or --to write it."
 )
 @click.argument("target", metavar="TARGET")
 @click.option("--apply", is_flag=True, help="Write the change, in place.")
@@ -31,7 +33,7 @@ HEARD = ("select", "judge_for", "fail_on")
     "--to", metavar="NEWDIR", help="Write a fixed copy there; weights that stay are shared where they can be."
 )
 @click.option("--choose", metavar="WORD", help="Decide what only you can tell: untied, tied, or another word it names.")
-@click.option("--unsafe", is_flag=True, help="Also make changes that delete stored values.")
+@click.option("--unsafe", is_flag=True, help="Also make changes that delete stored values or change the model.")
 @click.option(
     "--select", multiple=True, callback=_codes, metavar="CODES", help="Fix these findings only, notes among them."
 )
@@ -46,7 +48,9 @@ HEARD = ("select", "judge_for", "fail_on")
 @click.option("--backup", is_flag=True, help="Keep each file that changes, as NAME.orig.")
 @config_options
 def command(target: str, apply: bool, to: str | None, choose: str | None, **options: Any) -> None:
-    """Fix the findings in TARGET, a model directory, and show the change: nothing is written without --apply or --to.
+    """Fix the findings in TARGET, and show the change: nothing is written without --apply or --to.
+
+    TARGET is a model directory, or a Python file, a notebook or a directory of them, which are edited by libcst.
 
     The new files are written beside the old, judged, and where transformers is installed their load is rehearsed; only
     a fix that ends its finding and brings no other takes their place. Notes are fixed where --select names them.
@@ -54,6 +58,7 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
     Exit status: 0 nothing is left to fix, 1 something is, 2 it could not be judged or written.
     """
     from tiecheck.fix.run import FixOptions, fix_target
+    from tiecheck.targets.parse import parse_target
 
     if apply and to is not None:
         raise click.UsageError("--apply fixes in place and --to a copy; give one of them")
@@ -62,6 +67,12 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
         config = Config(**{field: settled[field] for field in HEARD if field in settled})
         wanted = FixOptions(choose, options["unsafe"], apply, to, options["backup"])
         asks = ask_user if sys.stdin.isatty() and sys.stdout.isatty() else None
+        if os.path.exists(target) and (source := parse_target(target)).type == "source":
+            from tiecheck.fix.sources import fix_sources
+
+            if to is not None:
+                raise click.UsageError("--to makes a copy of a model directory; sources are fixed in place")
+            sys.exit(show_sources(fix_sources(source, config, wanted, asks), target))
         outcome = fix_target(target, config, wanted, asks)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
@@ -89,6 +100,25 @@ def show_outcome(outcome: FixOutcome, place: str) -> int:
     lines += [f"{finding.code} {finding.name}: left, {reason}" for finding, reason in outcome.left]
     lines += [f"not kept: {reason}" for reason in outcome.undone]
     click.echo("\n".join(escaped(line) for line in (*lines, _end(outcome, place))))
+    return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
+
+
+def show_sources(outcome: SourceOutcome, place: str) -> int:
+    """Print what was or would be done to sources, and return the exit status."""
+    from tiecheck.render.lines import escaped
+
+    def where(finding: Finding) -> str:
+        first = finding.locations[0]
+        return f"{finding.code} {finding.name} ({first.path}:{first.line})"
+
+    lines = [f"{where(finding)}: {edit.choice}" for finding, edit in outcome.chosen]
+    lines += outcome.diff.splitlines()
+    lines += [f"{where(finding)}: left, {reason}" for finding, reason in outcome.left]
+    if outcome.chosen:
+        lines.append(f"fixed: {place}" if outcome.written else "nothing is written; --apply does it in place")
+    else:
+        lines.append("nothing is changed" if outcome.left else "nothing to fix")
+    click.echo("\n".join(map(escaped, lines)))
     return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
 
 

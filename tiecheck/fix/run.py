@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 
 from tiecheck.config.options import Config
@@ -100,7 +100,8 @@ def fix_target(
         old = _watched(target)
         refusals.refuse_open(target, tuple(old))
         before = _judged(target, config._replace(select=()))  # all of it, to see what a fix brings
-        chosen, left = _choices(before, config, options, ask)
+        found = [f._replace(edits=file_edits(f.edits)) for f in before.counted()]  # code is not ours to run
+        chosen, left = choose_edits(found, config, options, ask)
         if not chosen:
             return FixOutcome(before, chosen, left, None, recovered=recovered)
         plan = make_plan(target, (s for _, edit in chosen for s in edit.steps))
@@ -123,15 +124,19 @@ def _judged(target: str, config: Config) -> TargetReport:
     return report
 
 
-def _choices(
-    report: TargetReport, config: Config, options: FixOptions, ask: Ask | None
+def choose_edits(
+    findings: Iterable[Finding], config: Config, options: FixOptions, ask: Ask | None
 ) -> tuple[tuple[tuple[Finding, Edit], ...], tuple[tuple[Finding, str], ...]]:
+    """Return the findings that are to be fixed, each with the way to take, and those that stay, each with the reason.
+
+    Raises:
+        UsageError: The user's decision is none of those on offer.
+    """
     chosen, left = [], []
-    for finding in report.counted():
+    for finding in findings:
         wanted = finding.code.startswith(config.select) if config.select else at_least((finding,), config.fail_on)
         if not wanted:
             continue  # by itself a note is left alone: nothing is wrong with the model
-        finding = finding._replace(edits=file_edits(finding.edits))  # noqa: PLW2901  # code is not ours to run
         answer = _choice(finding, options, ask)
         if isinstance(answer, str):
             left.append((finding, answer))
@@ -165,7 +170,8 @@ def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | st
         ways = "; ".join(f"--choose {edit.choice}, if {edit.when}" for edit in finding.edits)
         return f"the decision is yours: {ways}"
     if not edit.safe and not options.unsafe:
-        return f"--choose {edit.choice} deletes stored values; --unsafe lets it"
+        what = "changes the model" if edit.steps[0].kind == "edit-source" else "deletes stored values"
+        return f"--choose {edit.choice} {what}; --unsafe lets it"
     return edit
 
 

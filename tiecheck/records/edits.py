@@ -33,7 +33,8 @@ class Step(Record):
     drop; the old and the new name. `strip-prefix`: the prefix. `unwrap-tensors`: the key that they stand below."""
     file: str | None = None
     """The file that changes, relative to the target: a JSON file (`set-config`), a weights file (`set-metadata`,
-    `unwrap-tensors`), the one of several that hold a tensor (`drop-tensor`); null where the name tells."""
+    `unwrap-tensors`), the one of several that hold a tensor (`drop-tensor`), a source that was read (`edit-source`);
+    null where the name tells."""
     key: tuple[str, ...] = ()
     """`set-config`, `set-metadata`: the path of keys."""
     value: bool | int | str | None = None
@@ -44,7 +45,10 @@ class Step(Record):
     method's first line, that the class has to have: `names` is the class, and a method at whose end the statement
     stands; null where `instead_of` goes, a method with its body."""
     instead_of: str | None = None
-    """`edit-source`: the statement, or first line, in whose place; null where there is none yet."""
+    """`edit-source`: the statement, or first line, in whose place; null where there is none yet. With `line` also an
+    expression or a name."""
+    line: int | None = None
+    """`edit-source`: the 1-based line of `file` on which `instead_of`, or the class, begins."""
 
 
 class TensorChange(Record):
@@ -126,9 +130,18 @@ def python_edit(choice: str, when: str | None, *lines: str, safe: bool = True) -
     return Edit(choice, when, safe, (Step("run-python", code="\n".join(lines)),))
 
 
-def source_step(name: str, code: str | None, instead_of: str | None = None, *, method: str | None = None) -> Step:
+def source_step(  # noqa: PLR0913  # the fields of a step
+    name: str,
+    code: str | None,
+    instead_of: str | None = None,
+    *,
+    method: str | None = None,
+    file: str | None = None,
+    line: int | None = None,
+) -> Step:
     """Return the step that changes the code of a class; see `Step.code`."""
-    return Step("edit-source", (name,) if method is None else (name, method), code=code, instead_of=instead_of)
+    names = tuple(filter(None, (name, method)))
+    return Step("edit-source", names, file, code=code, instead_of=instead_of, line=line)
 
 
 def file_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
@@ -212,8 +225,8 @@ def _coded(step: Step) -> str:
         return f"run {new}"
     if new is None:
         return f"take {old} out of class {step.names[0]}"
-    where = f"in class {step.names[0]}" if len(step.names) == 1 else f"at the end of {'.'.join(step.names)}"
-    return f"write {new} {where}{f' for {old}' if old else ''}"
+    where = f" at the end of {'.'.join(step.names)}" if len(step.names) > 1 else f" in class {''.join(step.names)}"
+    return f"write {new}{where if step.names else ''}{f' for {old}' if old else ''}"
 
 
 def _cut(code: str) -> str:

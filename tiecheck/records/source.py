@@ -33,6 +33,10 @@ class Event(Record):
     branch: Branch = ()
     form: str = ""
     """Operations on the source's tensor on the way, as `t clone`."""
+    statement: str = ""
+    """Text of the statement; empty where it does more than this one thing (two targets, a call among others)."""
+    sides: tuple[str, ...] = ()
+    """Text of what is written and what is read, each without operations on it; empty where that has no text."""
 
 
 class Method(Record):
@@ -54,6 +58,8 @@ class Method(Record):
     """Dotted paths under `self` that it reads."""
     events: tuple[Event, ...]
     """In the order in which they happen, with those of the class's own methods that it calls."""
+    returns: str = ""
+    """Dotted path under `self` that it returns, where it has one `return`, of such a path or of its call (`x()`)."""
 
 
 class TiedKeys(Record):
@@ -64,6 +70,8 @@ class TiedKeys(Record):
     """Target and source of a mapping whose keys and values are texts; of a list each name twice."""
     line: int
     column: int
+    statement: str
+    """Text of the assignment."""
 
 
 class ModuleClass(Record):
@@ -77,8 +85,8 @@ class ModuleClass(Record):
     lineage: tuple[str, ...]
     """Names of all bases that are known from the scanned file, then of those that are not: last part alone."""
     keys: TiedKeys | None
-    attributes: tuple[tuple[str, int, int], ...]
-    """Class attributes: name, line, column."""
+    attributes: tuple[tuple[str, int, int, str], ...]
+    """Class attributes: name, line, column, text of the statement."""
     methods: tuple[Method, ...]
     built: tuple[tuple[str, str], ...]
     """Dotted path and class of each module that is built, in order; the last one of a path counts."""
@@ -102,6 +110,21 @@ class LooseCall(Record):
     column: int
 
 
+class Repeated(Record):
+    """An expression `[Thing(...)] * n`: one object that stands many times."""
+
+    name: str
+    """Class of the object, dotted."""
+    line: int
+    column: int
+    expression: str
+    """Text of the whole."""
+    element: str
+    """Text of `Thing(...)`."""
+    number: str
+    """Text of `n`."""
+
+
 class SourceFile(Record):
     """One Python file, or the code cells of one notebook."""
 
@@ -112,8 +135,7 @@ class SourceFile(Record):
     events: tuple[Event, ...]
     """Events of functions and of the module itself."""
     calls: tuple[LooseCall, ...]
-    times: tuple[tuple[str, int, int], ...]
-    """Every `[Thing(...)] * n`: the class whose one object stands many times, line, column."""
+    times: tuple[Repeated, ...]
     words: tuple[tuple[str, bool, int, int], ...]
     """Names that look like a tie flag: the name, whether it is read (or defined) there, line, column."""
     ignores: tuple[tuple[int, tuple[str, ...]], ...]

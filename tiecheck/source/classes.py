@@ -6,21 +6,24 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
-from tiecheck.records.source import LooseCall, Method, ModuleClass, SourceFile, TiedKeys
+from tiecheck.records.source import LooseCall, Method, ModuleClass, Repeated, SourceFile, TiedKeys
 from tiecheck.source.flow import Flow, parameter_times
-from tiecheck.source.paths import Reached, called_name, dotted_name
+from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 KEYS = "_tied_weights_keys"
 FLAG_LIKE = re.compile(r"\b(?!tie_word_embeddings\b)tied?_words?_emb\w+\b")
 """Names that may be meant as `tie_word_embeddings`."""
 
+LISTED = re.compile(r"tied_weights?_keys\w*\s*=\s*[\[(]")
+"""Text of a list of tied names: each class of the file may then tell where one takes its tensor from."""
+
 TIMES = re.compile(r"\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]")
 """Text without which no `[Thing()] * n` is written."""
 
 TELLING = re.compile(
-    r"\.weight\b|tie|tying|Embedding\(|post_init|to_empty|assign=True|deepcopy|_get_clones|partial\(|_keys\b|lambda"
-    r"|apply\(|init_weights|\.init\."
+    rb"\.weight\b|tie|tying|Embedding\(|post_init|to_empty|assign=True|deepcopy|_get_clones|partial\(|_keys\b|lambda"
+    rb"|apply\(|init_weights|\.init\."
 )
 """Text without one of which a class or function has nothing to do with ties."""
 
@@ -37,26 +40,27 @@ def read_tree(path: str, text: str, tree: ast.Module, ignores: tuple[tuple[int, 
         tree: Its syntax tree.
         ignores: Its suppressions.
     """
-    lines = text.splitlines()
-    times = tuple(parameter_times(tree)) if TIMES.search(text) else ()
+    lines = text.encode().splitlines(keepends=True)
+    times = tuple(_repeated(tree, lines)) if TIMES.search(text) else ()
+    every = bool(times) or LISTED.search(text) is not None
     classes, functions = _definitions(tree)
     bases = {node.name: tuple(filter(None, map(_base_name, node.bases))) for node in classes}
     told = [node for node in functions if TELLING.search(_text_of(node, lines))]
     events = []
     for function in told:
-        flow = Flow({}, {argument.arg: Reached(argument.arg, ()) for argument in _arguments(function)})
+        flow = Flow({}, {argument.arg: Reached(argument.arg, ()) for argument in _arguments(function)}, lines)
         flow.run(function.body)
         events += flow.events
     return SourceFile(
         path=path,
         imports=tuple(_imported(tree)),
         classes=tuple(
-            _class_of(node, bases, whole=bool(times) or TELLING.search(_text_of(node, lines)) is not None)
+            _class_of(node, bases, lines, whole=every or TELLING.search(_text_of(node, lines)) is not None)
             for node in classes
         ),
         events=tuple(events),
         calls=tuple(call for function in told for call in _loose_calls(function)),
-        times=tuple((name, node.lineno, node.col_offset + 1) for node, name in times),
+        times=times,
         words=tuple(_flag_words(tree)) if FLAG_LIKE.search(text) else (),
         ignores=ignores,
     )
@@ -74,8 +78,16 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             waiting += [*node.body, *node.orelse]
 
 
-def _text_of(node: ast.ClassDef | Function, lines: list[str]) -> str:
-    return "\n".join(lines[node.lineno - 1 : node.end_lineno])
+def _text_of(node: ast.ClassDef | Function, lines: Lines) -> bytes:
+    return b"".join(lines[node.lineno - 1 : node.end_lineno])
+
+
+def _repeated(tree: ast.Module, lines: Lines) -> Iterator[Repeated]:
+    for node, name in parameter_times(tree):
+        held, count = (node.left, node.right) if isinstance(node.left, ast.List) else (node.right, node.left)
+        element = text_of(held.elts[0], lines) if isinstance(held, ast.List) else ""
+        whole, number = text_of(node, lines), text_of(count, lines)
+        yield Repeated(name, node.lineno, node.col_offset + 1, whole, element, number)
 
 
 def _definitions(tree: ast.Module) -> tuple[list[ast.ClassDef], list[Function]]:
@@ -104,17 +116,17 @@ def _arguments(function: Function) -> list[ast.arg]:
     return [*given.posonlyargs, *given.args, *given.kwonlyargs]
 
 
-def _class_of(node: ast.ClassDef, bases: Mapping[str, tuple[str, ...]], *, whole: bool) -> ModuleClass:
+def _class_of(node: ast.ClassDef, bases: Mapping[str, tuple[str, ...]], lines: Lines, *, whole: bool) -> ModuleClass:
     body = node.body if whole else ()
     functions = {child.name: child for child in body if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    methods = tuple(_method_of(name, function, functions) for name, function in functions.items())
+    methods = tuple(_method_of(name, function, functions, lines) for name, function in functions.items())
     keys, attributes = None, []
     for child in node.body:
         if isinstance(child, (ast.Assign, ast.AnnAssign)) and child.value is not None:
             targets = child.targets if isinstance(child, ast.Assign) else [child.target]
             for name in (target.id for target in targets if isinstance(target, ast.Name)):
-                attributes.append((name, child.lineno, child.col_offset + 1))
-                keys = _tied_keys(child.value, child) if name == KEYS else keys
+                attributes.append((name, child.lineno, child.col_offset + 1, text_of(child, lines)))
+                keys = _tied_keys(child.value, child, lines) if name == KEYS else keys
     begun = next((method for method in methods if method.name == "__init__"), None)
     return ModuleClass(
         name=node.name,
@@ -141,10 +153,10 @@ def _lineage(name: str, bases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]
     return tuple(found)
 
 
-def _method_of(name: str, function: Function, functions: Mapping[str, Function]) -> Method:
+def _method_of(name: str, function: Function, functions: Mapping[str, Function], lines: Lines) -> Method:
     arguments = [argument.arg for argument in _arguments(function)]
     names = {argument: Reached(argument, ()) for argument in arguments[1:]}
-    flow = Flow(functions, {arguments[0]: Reached("", ()), **names} if arguments else {})
+    flow = Flow(functions, {arguments[0]: Reached("", ()), **names} if arguments else {}, lines)
     flow.entered.append(name)
     flow.run(function.body)
     own = arguments[0] if arguments else "self"
@@ -167,7 +179,17 @@ def _method_of(name: str, function: Function, functions: Mapping[str, Function])
         calls=tuple(sorted(calls - {""})),
         reads=tuple(sorted(reads)),
         events=tuple(flow.events),
+        returns=_returned(function),
     )
+
+
+def _returned(function: Function) -> str:
+    """Return the path under `self` that a function returns, where it returns that alone and in one place."""
+    found = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
+    called = called_name(found[0]) if len(found) == 1 else ""
+    whole = f"{called}()" if called else dotted_name(found[0]) if len(found) == 1 else ""
+    own, _, path = whole.partition(".")
+    return path if function.args.args and own == function.args.args[0].arg else ""
 
 
 def _is_nothing(node: ast.stmt) -> bool:
@@ -177,20 +199,21 @@ def _is_nothing(node: ast.stmt) -> bool:
     return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
 
 
-def _tied_keys(node: ast.expr, place: ast.stmt) -> TiedKeys:
-    line, column = place.lineno, place.col_offset + 1
+def _tied_keys(node: ast.expr, place: ast.stmt, lines: Lines) -> TiedKeys:
+    line, column, text = place.lineno, place.col_offset + 1, text_of(place, lines)
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         names = [one.value for one in node.elts if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        return TiedKeys("list", tuple((name, name) for name in names), line, column)
+        whole = len(names) == len(node.elts)
+        return TiedKeys("list", tuple((name, name) for name in names), line, column, text if whole else "")
     if isinstance(node, ast.Dict):
         pairs = [
             (key.value, value.value)
             for key, value in zip(node.keys, node.values, strict=True)
             if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
         ]
-        return TiedKeys("mapping", tuple((str(key), str(value)) for key, value in pairs), line, column)
+        return TiedKeys("mapping", tuple((str(key), str(value)) for key, value in pairs), line, column, text)
     none = isinstance(node, ast.Constant) and node.value is None
-    return TiedKeys("none" if none else "other", (), line, column)
+    return TiedKeys("none" if none else "other", (), line, column, text)
 
 
 def _loose_calls(function: Function) -> Iterator[LooseCall]:
@@ -236,7 +259,7 @@ def _flag_words(tree: ast.Module) -> Iterator[tuple[str, bool, int, int]]:
     for node in ast.walk(tree):
         found: list[tuple[str, bool, int, int]] = []
         if isinstance(node, ast.keyword) and node.arg:
-            found = [(node.arg, False, node.value.lineno, node.value.col_offset + 1)]
+            found = [(node.arg, False, node.lineno, node.col_offset + 1)]
         elif isinstance(node, ast.Attribute):
             found = [(node.attr, isinstance(node.ctx, ast.Load), node.lineno, node.col_offset + 1)]
         elif isinstance(node, ast.arg):

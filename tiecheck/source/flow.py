@@ -6,7 +6,17 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 
 from tiecheck.records.source import Branch, Event, EventKind
-from tiecheck.source.paths import PARAMETER, Reached, called_name, dotted_name, reached_by, weights_read
+from tiecheck.source.paths import (
+    PARAMETER,
+    Lines,
+    Reached,
+    called_name,
+    dotted_name,
+    plain_part,
+    reached_by,
+    text_of,
+    weights_read,
+)
 
 DEPTH = 4
 """Calls of the class's own methods that are followed into one another."""
@@ -16,6 +26,9 @@ INITIALISERS = frozenset(
     {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights"}
 )
 DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
+WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy"})
+"""Sorts of events that may have to be written otherwise."""
+
 EXPRESSIONS = ("value", "test", "iter", "exc")
 BLOCKS = ("body", "orelse", "finalbody")
 Functions = Mapping[str, ast.FunctionDef | ast.AsyncFunctionDef]
@@ -24,14 +37,15 @@ Functions = Mapping[str, ast.FunctionDef | ast.AsyncFunctionDef]
 class Flow:
     """One way through a function and the methods of its class that it calls."""
 
-    def __init__(self, functions: Functions, names: dict[str, Reached]) -> None:
+    def __init__(self, functions: Functions, names: dict[str, Reached], lines: Lines) -> None:
         """Begin.
 
         Args:
             functions: The methods of the class; empty for a plain function.
             names: Local name -> what it stands for.
+            lines: The lines of the file.
         """
-        self.functions, self.names = functions, names
+        self.functions, self.names, self.lines = functions, names, lines
         self.classes: dict[str, str] = {}  # local name -> the class that it was built of
         self.events: list[Event] = []
         self.branch: Branch = ()
@@ -202,7 +216,20 @@ class Flow:
 
     def _event(self, kind: EventKind, target: str, source: str, place: ast.AST, form: str = "") -> None:
         line, column = getattr(place, "lineno", 1), getattr(place, "col_offset", 0) + 1
-        self.events.append(Event(kind, target, source, line, column, self.branch, form))
+        statement, sides = self._written(place) if kind in WRITTEN else ("", ())
+        self.events.append(Event(kind, target, source, line, column, self.branch, form, statement, sides))
+
+    def _written(self, place: ast.AST) -> tuple[str, tuple[str, ...]]:
+        """Return the text of a statement that does one thing, and of its two sides without operations on them."""
+        if isinstance(place, ast.Assign) and len(place.targets) == 1 and not isinstance(place.value, ast.IfExp):
+            target, value = place.targets[0], place.value
+        elif isinstance(place, ast.Call) and isinstance(place.func, ast.Attribute) and place.func.attr == "copy_":
+            target, value = place.func.value, place.args[0]
+        else:
+            return "", ()
+        parts = [plain_part(one, self.names) for one in (target, value)]
+        sides = tuple(text_of(part, self.lines) for part in parts if part is not None)
+        return text_of(place, self.lines), sides if len(sides) == len(parts) else ()
 
 
 def _calls_of(node: ast.stmt) -> Iterator[ast.Call]:

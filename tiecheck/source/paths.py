@@ -23,6 +23,10 @@ PARTS = ("weight", "bias")
 """Last parts of a path that name a parameter of a module."""
 
 
+Lines = list[bytes]
+"""Lines of a file in UTF-8, which is what the columns of `ast` count in."""
+
+
 class Reached(Record):
     """The tensor or module that an expression is, or is made of."""
 
@@ -121,6 +125,35 @@ def _result(node: ast.Call, names: Mapping[str, Reached]) -> Reached | None:  # 
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def plain_part(node: ast.expr, names: Mapping[str, Reached]) -> ast.expr | None:
+    """Return the part of an expression that is the parameter or module itself, without what is done to it.
+
+    None where no such part is written: a local name stands for a copy.
+    """
+    part: ast.AST = node
+    while (found := reached_by(part, names)) is not None:
+        if not found.form:
+            return part if isinstance(part, ast.expr) else None
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and reached_by(part.func.value, names):
+            part = part.func.value
+        elif isinstance(part, ast.Call) and part.args:
+            part = part.args[0]
+        elif isinstance(part, (ast.Attribute, ast.Subscript)):
+            part = part.value
+        else:
+            return None
+    return None
+
+
+def text_of(node: ast.expr | ast.stmt, lines: Lines) -> str:
+    """Return the text of a node as it stands in its file."""
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    rows = lines[first : last + 1]
+    rows[-1] = rows[-1][: node.end_col_offset]
+    rows[0] = rows[0][node.col_offset :]
+    return b"".join(rows).decode()
 
 
 def weights_read(node: ast.AST, names: Mapping[str, Reached]) -> Iterator[str]:

@@ -63,6 +63,15 @@ def read_source(path: str, shown: str) -> SourceFile | None:
     Raises:
         TargetError: It cannot be read or parsed, or is too large.
     """
+    return parse_source(source_bytes(path, shown), shown, notebook=path.endswith(".ipynb"))
+
+
+def source_bytes(path: str, shown: str) -> bytes:
+    """Return what one file holds.
+
+    Raises:
+        TargetError: It cannot be read, or is too large.
+    """
     try:
         if not os.path.isfile(path):
             raise TargetError(f"{shown} is no plain file", shown)
@@ -70,10 +79,9 @@ def read_source(path: str, shown: str) -> SourceFile | None:
         if size > FILE_BYTES:
             raise TargetError(f"{shown} has {size} bytes; a source of more than {FILE_BYTES} is not read", shown)
         with open(path, "rb") as stream:
-            data = stream.read(FILE_BYTES + 1)
+            return stream.read(FILE_BYTES + 1)
     except OSError as error:
         raise TargetError(f"{shown} cannot be read: {error.strerror or error}", shown) from error
-    return parse_source(data, shown, notebook=path.endswith(".ipynb"))
 
 
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
@@ -112,7 +120,12 @@ def _notebook_text(data: bytes, shown: str) -> str:
         texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TargetError(f"{shown} is no notebook: {type(error).__name__}: {error}", shown) from error
-    return "\n".join(re.sub(r"(?m)^(\s*)([%!?])", r"\1pass  # \2", text) for text in texts)
+    return "\n".join(map(cell_code, texts))
+
+
+def cell_code(text: str) -> str:
+    """Return the text of a notebook's code cell as Python, line for line: magics and shell lines become comments."""
+    return re.sub(r"(?m)^(\s*)([%!?])", r"\1pass  # \2", text)
 
 
 def _suppressions(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.rewrites import turned_round
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
     class_of_path,
@@ -63,6 +64,7 @@ class EmbeddingInitialisesTiedHead(Rule):
                             f"Add nn.init.normal_(self.{tie.source}, std=0.02) after it, or write "
                             f"self.{tie.source} = self.{tie.target}.",
                             "keeps the embedding's draw",
+                            turned_round(file, owner, tie),
                         )
 
     @staticmethod

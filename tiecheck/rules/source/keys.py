@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.rewrites import mapped_keys, renamed
 from tiecheck.rules.source.sightings import (
     DECLARING,
     TIED_CLASS,
@@ -54,6 +55,7 @@ class ListTiedWeightsKeys(Rule):
                     if names
                     else "Write _tied_weights_keys = {}.",
                     "a list",
+                    mapped_keys(file, owner, owner.keys),
                 )
 
     @staticmethod
@@ -96,7 +98,7 @@ class MisspeltTieDeclaration(Rule):
             read = {word for word, is_read, _, _ in file.words if is_read}
             for owner in file.classes:
                 used = {path.rpartition(".")[2] for method in owner.methods for path in method.reads}
-                for name, line, column in owner.attributes if derives_from_theirs(file, owner) else ():
+                for name, line, column, statement in owner.attributes if derives_from_theirs(file, owner) else ():
                     if name != "_tied_weights_keys" and _MISSPELT.fullmatch(name) and name not in used:
                         yield source_draft(
                             file,
@@ -106,6 +108,9 @@ class MisspeltTieDeclaration(Rule):
                             "_tied_weights_keys.",
                             "Rename it to _tied_weights_keys.",
                             "not read by any library",
+                            ()
+                            if owner.keys
+                            else renamed(file, owner.name, name, "_tied_weights_keys", line, statement),
                         )
             for name, is_read, line, column in file.words:
                 if not is_read and name != _KNOWN_FLAG and _MISSPELT_FLAG.fullmatch(name) and name not in read:
@@ -116,6 +121,7 @@ class MisspeltTieDeclaration(Rule):
                         f"{name} is set and never read here; the flag that libraries read is {_KNOWN_FLAG}.",
                         f"Rename it to {_KNOWN_FLAG}.",
                         "not read by any library",
+                        renamed(file, "", name, _KNOWN_FLAG, line),
                     )
 
     @staticmethod

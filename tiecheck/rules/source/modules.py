@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Event, LooseCall, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.rewrites import one_each
 from tiecheck.rules.source.sightings import derives_from_theirs, event_draft, shared_heads, source_draft, source_facts
 
 _STATELESS = re.compile(
@@ -50,7 +51,7 @@ class ModuleTimesN(Rule):
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
             modules = {owner.name for owner in file.classes if _has_parameters(owner)}
-            for name, line, column in file.times:
+            for name, line, column, *texts in file.times:
                 last = name.rpartition(".")[2]
                 if last in modules or (name.startswith(("nn.", "torch.nn.")) and not _STATELESS.fullmatch(last)):
                     yield source_draft(
@@ -60,6 +61,7 @@ class ModuleTimesN(Rule):
                         f"[{name}(...)] * n is one {last} n times, and not n of them: they share every parameter.",
                         f"Write [{name}(...) for _ in range(n)].",
                         "one object, many references",
+                        one_each(file, line, *texts),
                     )
 
     @staticmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Method, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.rewrites import begun_at_end
 from tiecheck.rules.source.sightings import (
     PUBLISHED,
     TIED_CLASS,
@@ -111,6 +112,7 @@ class PostInitMissing(Rule):
                     "(all_tied_weights_keys).",
                     "Call self.post_init() at the end of the constructor.",
                     "no post_init()",
+                    begun_at_end(file, owner, begun),
                 )
 
     @staticmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.rewrites import shared_instead, unaliased
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
     class_of_path,
@@ -58,6 +59,7 @@ class ModuleAliasAssignment(Rule):
                         f"Write self.{event.target}.weight = self.{event.source}.weight, with self.{event.target} a "
                         f"linear layer of its own.",
                         "the module is assigned, not its weight",
+                        unaliased(file, owner, event),
                     )
 
     @staticmethod
@@ -128,6 +130,7 @@ class CopyInsteadOfShare(Rule):
                         if turned
                         else f"Write self.{target}.weight = self.{source}.weight.",
                         "not the parameter itself",
+                        () if turned else shared_instead(file, owner, event, safe="copy" not in said),
                     )
 
     @staticmethod

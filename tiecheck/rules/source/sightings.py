@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tiecheck.records.edits import Edit
 from tiecheck.records.source import Event, Method, ModuleClass, SourceFile
 from tiecheck.rules.base import Draft, file_place
 
@@ -109,7 +110,13 @@ def derives_from_theirs(file: SourceFile, owner: ModuleClass) -> bool:
 
 
 def source_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
-    file: SourceFile, names: tuple[str, ...], place: tuple[int, int], message: str, help_text: str, note: str
+    file: SourceFile,
+    names: tuple[str, ...],
+    place: tuple[int, int],
+    message: str,
+    help_text: str,
+    note: str,
+    edits: tuple[Edit, ...] = (),
 ) -> Draft:
     """Return a draft on a line of a source.
 
@@ -118,17 +125,20 @@ def source_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
         names: The paths it is about.
         place: 1-based line and column.
         message: The sentence on what is wrong.
-        help_text: The way to fix it.
+        help_text: The way to fix it, told where there are no edits.
         note: A few words on the line.
+        edits: The ways to fix it, as data.
     """
     where = file_place(file.path, note, line=place[0], column=place[1])
-    return Draft(message, names, (where,), help_text)
+    return Draft(message, names, (where,), "" if edits else help_text, edits=edits)
 
 
-def event_draft(file: SourceFile, event: Event, message: str, help_text: str, note: str) -> Draft:
+def event_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
+    file: SourceFile, event: Event, message: str, help_text: str, note: str, edits: tuple[Edit, ...] = ()
+) -> Draft:
     """Return a draft on one event."""
     names = tuple(dict.fromkeys(filter(None, (event.target, event.source))))
-    return source_draft(file, names, (event.line, event.column), message, help_text, note)
+    return source_draft(file, names, (event.line, event.column), message, help_text, note, edits)
 
 
 def source_facts(text: str) -> dict[str, Any]:

@@ -1,0 +1,364 @@
+"""`tiecheck fix` on sources: the fixed class is really built, its ties are those meant, and a second run is silent."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner
+from torch import nn
+from transformers import LlamaConfig
+
+import tiecheck
+from tiecheck.cli.main import cli
+
+PLAIN = """
+import copy
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, v=600, d=8, tie=True):
+        super().__init__()
+        self.wte = nn.Embedding(v, d)  # the table
+        self.head = nn.Linear(d, v, bias=False)
+        # weight tying
+        {line}
+        nn.init.normal_(self.wte.weight, std=0.02)
+
+    def forward(self, x):
+        return self.head(self.wte(x))
+"""
+UNDRAWN = PLAIN.replace("        nn.init.normal_(self.wte.weight, std=0.02)\n", "")
+
+THEIRS = """
+from torch import nn
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel
+
+class Decoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+
+class Model(PreTrainedModel):
+    config_class = LlamaConfig
+    {keys}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = {inner}(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)  # the head
+        {end}
+
+    def get_input_embeddings(self):
+        return self.model.embed_tokens
+"""
+KEYS = '_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}'
+BERT = """
+from torch import nn
+from transformers import LlamaConfig, PreTrainedModel
+
+class Predictions(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(nn.init.zeros_(self.decoder.bias.clone()))
+        self.decoder.bias = self.bias
+
+class Head(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.predictions = Predictions(config)
+
+class Model(PreTrainedModel):
+    config_class = LlamaConfig
+    _tied_weights_keys = [r"predictions.decoder.bias", 'cls.predictions.decoder.weight']
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.cls = Head(config)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.cls.predictions.decoder
+"""
+
+
+class Subject(NamedTuple):
+    """A source, and the two parameters that are one when it is fixed."""
+
+    text: str
+    codes: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    pair: tuple[str, str] = ("head.weight", "wte.weight")
+
+
+def theirs(keys: str = KEYS, inner: str = "LlamaModel", end: str = "self.post_init()") -> str:
+    return THEIRS.format(keys=keys, inner=inner, end=end)
+
+
+HEADS = ("lm_head.weight", "model.embed_tokens.weight")
+SUBJECTS = {
+    "data": Subject(PLAIN.format(line="self.head.weight.data = self.wte.weight.data"), ("TIE802",)),
+    "parameter": Subject(PLAIN.format(line="self.head.weight = nn.Parameter(self.wte.weight)"), ("TIE802",)),
+    "a local name": Subject(
+        PLAIN.format(line="w = self.wte.weight; self.head.weight = nn.Parameter(w.data)  # tie"), ("TIE802",)
+    ),
+    "a clone": Subject(
+        PLAIN.format(line="self.head.weight = nn.Parameter(self.wte.weight.clone())"), ("TIE802",), ("--unsafe",)
+    ),
+    "a module": Subject(PLAIN.format(line="self.head = self.wte"), ("TIE801",)),
+    "a module in a branch": Subject(
+        PLAIN.format(line="if tie:\n            self.head = self.wte  # as OLMo has it"), ("TIE801",)
+    ),
+    "the draw": Subject(UNDRAWN.format(line="self.head.weight = self.wte.weight"), ("TIE807",)),
+    "data, undrawn": Subject(UNDRAWN.format(line="self.head.weight.data = self.wte.weight.data"), ("TIE802",)),
+    "the draw, by a local name": Subject(UNDRAWN.format(line="w = self.wte.weight; self.head.weight = w"), ("TIE807",)),
+    "a list": Subject(theirs('_tied_weights_keys = ["lm_head.weight"]'), ("TIE803",), pair=HEADS),
+    "a list over lines": Subject(
+        theirs("_tied_weights_keys = [\n        'lm_head.weight',  # the head\n    ]"), ("TIE803",), pair=HEADS
+    ),
+    "a list, and a part of the file": Subject(
+        theirs('_tied_weights_keys = ["lm_head.weight"]', "Decoder"), ("TIE803",), pair=HEADS
+    ),
+    "a list of parts": Subject(BERT, ("TIE803",), pair=("cls.predictions.decoder.weight", "embed_tokens.weight")),
+    "misspelt": Subject(theirs(KEYS[1:]), ("TIE804",), pair=HEADS),
+    "a misspelt list": Subject(theirs('tied_weights_keys = ["lm_head.weight"]'), ("TIE804",), pair=HEADS),
+    "no post_init": Subject(theirs(end="pass"), ("TIE814",), pair=HEADS),
+    "a list and no post_init": Subject(
+        theirs('_tied_weights_keys = ["lm_head.weight"]', end=""), ("TIE803", "TIE814"), pair=HEADS
+    ),
+}
+
+
+def built(text: str) -> nn.Module:
+    space: dict[str, Any] = {"__name__": "built"}
+    exec(compile(text, "built.py", "exec"), space)
+    if "PreTrainedModel" not in text:
+        return space["Model"]()
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return space["Model"](LlamaConfig(**size, vocab_size=600, tie_word_embeddings=True))
+
+
+def fix(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(cli, ["fix", *map(str, words), "--isolated"])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def codes(path: Path) -> tuple[str, ...]:
+    return tuple(finding.code for finding in tiecheck.check(path).findings)
+
+
+def is_whole(text: str, pair: tuple[str, str]) -> bool:
+    """Tell whether a source builds a model with one narrow parameter under two names, which is not one module."""
+    try:
+        model = built(text)
+    except (AttributeError, TypeError):  # transformers 5 refuses a list
+        return False
+    one, other = map(model.get_parameter, pair)
+    modules = [model.get_submodule(name.rpartition(".")[0]) for name in pair]
+    return one is other and modules[0] is not modules[1] and one.std().item() < 0.5
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_fixed_class_builds_with_the_tie_that_was_meant(name: str, tmp_path: Path) -> None:
+    subject = SUBJECTS[name]
+    path = tmp_path / "model.py"
+    path.write_text(subject.text)
+    assert codes(path) == subject.codes
+    assert not is_whole(subject.text, subject.pair)
+    shown = fix(path, *subject.options, code=1)
+    assert path.read_text() == subject.text, "nothing is written without --apply"
+    assert "--- a/model.py" in shown
+    fix(path, *subject.options, "--apply")
+    fixed = path.read_text()
+    assert codes(path) == ()
+    assert is_whole(fixed, subject.pair)
+    kept = {line.partition("#")[2] for line in subject.text.splitlines()}
+    assert kept == {line.partition("#")[2] for line in fixed.splitlines()}, "comments stay"
+    assert fix(path, *subject.options, "--apply") == "nothing to fix\n"
+    assert path.read_text() == fixed
+    assert os.listdir(tmp_path) == ["model.py"]
+
+
+def test_lines_that_are_not_fixed_stay_to_the_byte(tmp_path: Path) -> None:
+    text = SUBJECTS["data"].text.replace("\n", "\r\n") + "x = ( 1,2 , )\r\n\r\n\r\n# é\t \r\n"
+    path = tmp_path / "model.py"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    path.chmod(0o640)
+    fix(path, "--apply")
+    old, new = (b"self.head.weight.data = self.wte.weight.data", b"self.head.weight = self.wte.weight")
+    assert path.read_bytes() == b"\xef\xbb\xbf" + text.encode().replace(old, new)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("held", "made"),
+    [
+        ("[nn.Linear(8, 8)] * n", 3),
+        ("n * [nn.Linear(8, 8)]", 3),
+        ("(  # three\n        [nn.Linear(\n            8, 8,  # square\n        )] * n)", 3),
+    ],
+)
+def test_one_module_many_times_becomes_many_where_the_user_lets_it(held: str, made: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(f"from torch import nn\n\ndef build(n):\n    return nn.ModuleList({held})  # layers\n")
+    before = path.read_text()
+    assert "changes the model; --unsafe lets it" in fix(path, code=1)
+    fix(path, "--unsafe", "--apply")
+    space: dict[str, Any] = {}
+    exec(path.read_text(), space)
+    assert len({id(layer) for layer in space["build"](made)}) == made
+    assert before.count("#") == path.read_text().count("#")
+    assert fix(path, "--unsafe") == "nothing to fix\n"
+
+
+OLMO = """
+class Wrapper(nn.Module):
+    def tie_weights(self):
+        if self.config.weight_tying:
+            self.model.transformer.ff_out = self.model.transformer.wte
+"""
+
+
+def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "olmo.py"
+    path.write_text(OLMO)
+    told = fix(path, code=1)
+    assert "TIE801 module-alias-assignment (olmo.py:5): left, the decision is yours: --choose weight, if" in told
+    fix(path, "--choose", "removed", "--apply")  # what the maintainers did
+    assert path.read_text() == OLMO.replace("self.model.transformer.ff_out = self.model.transformer.wte", "pass")
+    path.write_text(OLMO)
+    fix(path, "--choose", "weight", "--apply")
+    assert "self.model.transformer.ff_out.weight = self.model.transformer.wte.weight" in path.read_text()
+
+
+def test_a_misspelt_flag_is_renamed_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "run.py"
+    path.write_text("config = Config(\n    tie_word_embedding=True,  # tied\n)\nconfig.tied_word_embeddings = False\n")
+    fix(path, "--apply")
+    assert path.read_text() == (
+        "config = Config(\n    tie_word_embeddings=True,  # tied\n)\nconfig.tie_word_embeddings = False\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ('["lm_head.weight", "model.norm.weight"]', "nothing tells what is tied to model.norm.weight"),
+        ('[*OTHER, "lm_head.weight"]', "not all names are there"),
+        ('["lm_head.*weight"]', "a pattern"),
+    ],
+)
+def test_a_source_that_cannot_be_proved_is_left_to_the_user(keys: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(theirs(f"_tied_weights_keys = {keys}"))
+    assert "left, Write _tied_weights_keys = {" in fix(path, code=1), why
+
+
+def test_several_files_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(SUBJECTS["data"].text)
+    (tmp_path / "b.py").chmod(0o444)
+    told = fix(tmp_path, "--apply", code=2)
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert {path.read_text() for path in tmp_path.iterdir()} == {SUBJECTS["data"].text}
+    (tmp_path / "b.py").chmod(0o644)
+    fix(tmp_path, "--apply", "--backup")
+    assert sorted(os.listdir(tmp_path)) == ["a.py", "a.py.orig", "b.py", "b.py.orig"]
+    assert (tmp_path / "a.py.orig").read_text() == SUBJECTS["data"].text
+
+
+@pytest.mark.parametrize(
+    "data", [b"print 'weight tie'\n", b"x = 1 # tie\0\n", b"tie = " + b"(" * 5_000, b"# coding: no\n# tie\n"]
+)
+def test_a_file_that_does_not_parse_is_one_sentence_and_nothing_is_written(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(SUBJECTS["data"].text)
+    (tmp_path / "b.py").write_bytes(data)
+    told = fix(tmp_path, "--apply", code=2)
+    assert told.startswith("error: b.py ")
+    assert told.count("\n") == 1
+    assert (tmp_path / "a.py").read_text() == SUBJECTS["data"].text
+
+
+def test_a_link_is_left(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "real.txt").write_text(SUBJECTS["data"].text)
+    (tmp_path / "src" / "model.py").symlink_to("real.txt")
+    assert "model.py is a link" in fix(tmp_path / "src", "--apply", code=1)
+
+
+def notebook(tmp_path: Path, indent: int, **more: Any) -> Path:
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": ["é # self.head.weight.data = self.wte.weight.data"]},
+        {"cell_type": "code", "metadata": {}, "source": ["%matplotlib inline\n", "!ls\n", "x = 1"], "outputs": []},
+        {"cell_type": "code", "metadata": {}, "source": SUBJECTS["data"].text.splitlines(keepends=True)},
+        {"cell_type": "code", "metadata": {}, "source": f"%time\n{OLMO}"},
+    ]
+    path = tmp_path / "model.ipynb"
+    path.write_text(json.dumps({"cells": cells, **more}, indent=indent, ensure_ascii=False) + "\n")
+    return path
+
+
+def test_a_notebook_is_fixed_in_its_cells(tmp_path: Path) -> None:
+    path = notebook(tmp_path, 1)
+    before = path.read_text()
+    fix(path, "--apply", "--choose", "weight")
+    lines = {
+        "self.head.weight.data = self.wte.weight.data\\n": "self.head.weight = self.wte.weight\\n",
+        "ff_out = self.model.transformer.wte\\n": "ff_out.weight = self.model.transformer.wte.weight\\n",
+    }
+    for old, new in lines.items():
+        before = before.replace(old, new)
+    assert path.read_text() == before
+    assert codes(path) == ()
+
+
+def test_a_notebook_of_another_layout_is_left_with_the_reason(tmp_path: Path) -> None:
+    path = notebook(tmp_path, 3)
+    before = path.read_text()
+    assert "is not laid out as Jupyter writes it" in fix(path, "--apply", "--choose", "weight", code=1)
+    assert path.read_text() == before
+
+
+def test_without_libcst_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text(SUBJECTS["data"].text)
+    monkeypatch.setattr("tiecheck.fix.sources.find_spec", lambda _: None)
+    assert fix(tmp_path, code=2) == "error: a fix of sources needs libcst: pip install 'tiecheck[fix]'\n"
+
+
+def test_every_edit_of_the_rules_own_cases_is_a_statement_or_expression_of_its_file() -> None:
+    from tiecheck.fix.source_text import edited_text
+    from tiecheck.rules.registry import all_rules
+
+    seen = set()
+    for rule in (r for r in all_rules() if r.code.startswith("TIE8")):
+        for case in rule.cases():
+            for draft in rule().check(*case.facts.values()):
+                seen |= {(rule.code, edit.choice) for edit in getattr(draft, "edits", ())}
+    assert {code for code, _ in seen} == {"TIE801", "TIE802", "TIE803", "TIE804", "TIE807", "TIE813", "TIE814"}
+    assert ast.parse(edited_text(dedent(PLAIN), (), "x.py")[0])
+
+
+def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "source.md").read_text()
+    (check, checked), (_, fixed) = re.findall(r"^\$ tiecheck (.*?)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert check == "model.py"
+    removed = re.findall(r"^[ -](        .*)$", fixed, re.MULTILINE)
+    head = (
+        "from torch import nn\n\n\nclass Model(nn.Module):\n    def __init__(self, v, d):\n        super().__init__()\n"
+    )
+    (tmp_path / "model.py").write_text(head + "\n".join(removed) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert fix("model.py", code=1) == fixed
+    told = CliRunner().invoke(cli, ["model.py"]).output
+    assert re.sub(r"[\d.]+ s$", "", told, flags=re.MULTILINE) == re.sub(r"[\d.]+ s$", "", checked, flags=re.MULTILINE)

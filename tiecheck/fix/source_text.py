@@ -1,0 +1,135 @@
+"""Steps carried out on the text of a Python file by libcst: what they do not name stays as it is, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+
+from tiecheck.errors import TargetError
+from tiecheck.records.edits import Step
+
+Places = list[tuple[cst.CSTNode, Step]]
+
+
+def edited_text(text: str, steps: Sequence[Step], shown: str) -> tuple[str, tuple[Step, ...]]:
+    """Return a Python text after some `edit-source` steps, and the steps whose place is not in it.
+
+    Args:
+        text: The text, with its own line ends.
+        steps: What to change.
+        shown: What the file is called.
+
+    Raises:
+        TargetError: It does not parse.
+    """
+    try:
+        wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
+        positions = wrapper.resolve(PositionProvider)
+    except (cst.ParserSyntaxError, RecursionError) as error:
+        raise TargetError(f"{shown} cannot be parsed by libcst: {str(error).splitlines()[0]}", shown) from error
+    module = wrapper.module
+    lines = {node: place.start.line for node, place in positions.items()}
+    found = [(_dedented(step, positions), _places(module, lines, step)) for step in steps]
+    editor = _Editor(module, [(node, step) for step, nodes in found for node in nodes])
+    missed = tuple(step for step, (_, nodes) in zip(steps, found, strict=True) if not nodes)
+    return module.visit(editor).code, missed
+
+
+def _dedented(step: Step, positions: Mapping[cst.CSTNode, Any]) -> Step:
+    """Return a step with its code as it would stand at the left margin: libcst adds the indent of its block."""
+    kinds = (cst.SimpleStatementLine, cst.BaseCompoundStatement)
+    around = [
+        at for node, at in positions.items() if isinstance(node, kinds) and at.start.line <= step.line <= at.end.line
+    ]
+    indent = max(around, key=lambda at: at.start.line).start.column if around else 0
+    first, *rest = (step.code or "").split("\n")
+    lines = [line[indent:] if not line[:indent].strip() else line for line in rest]
+    return step._replace(code=step.code and "\n".join((first, *lines)))
+
+
+def _places(module: cst.Module, lines: dict[cst.CSTNode, int], step: Step) -> list[cst.CSTNode]:
+    """Return the nodes that a step changes: statements before expressions, so that no part of a whole is taken."""
+    if step.instead_of is None:
+        within = [n for n in lines if isinstance(n, cst.ClassDef) and n.name.value == step.names[0]]
+        methods = [m for c in within for m in c.body.body if isinstance(m, cst.FunctionDef)]
+        return [m for m in methods if m.name.value == step.names[1] and lines[m.name] == step.line]
+    wanted = step.instead_of.split()
+    near = [n for n, line in lines.items() if line == step.line and _text(module, n).split() == wanted]
+    kinds = (cst.BaseSmallStatement, cst.BaseExpression)
+    return next((some for kind in kinds if (some := [n for n in near if isinstance(n, kind)])), [])
+
+
+def _text(module: cst.Module, node: cst.CSTNode) -> str:
+    """Return the code of a node without parentheses around it, which an expression that replaces it takes over."""
+    if not isinstance(node, (cst.BaseSmallStatement, cst.BaseExpression)):
+        return ""
+    bare = node.with_changes(lpar=[], rpar=[]) if isinstance(node, cst.BaseExpression) else node
+    return str(module.code_for_node(bare)).rstrip("; \t\\")
+
+
+class _Editor:
+    """A visitor of libcst that puts new nodes in the place of some."""
+
+    def __init__(self, module: cst.Module, places: Places) -> None:
+        self.module = module
+        self.steps = {id(node): step for node, step in places}
+
+    def on_visit(self, _: cst.CSTNode) -> bool:
+        """Go on into every node."""
+        return True
+
+    def on_visit_attribute(self, node: cst.CSTNode, attribute: str) -> None:
+        """Do nothing before an attribute."""
+
+    def on_leave_attribute(self, node: cst.CSTNode, attribute: str) -> None:
+        """Do nothing after an attribute."""
+
+    def on_leave(self, original: cst.CSTNode, updated: Any) -> Any:
+        """Return what stands in the place of a node."""
+        step = self.steps.get(id(original))
+        if isinstance(original, cst.SimpleStatementLine):
+            return self._line(original, updated)
+        if isinstance(original, cst.IndentedBlock) and not updated.body:
+            return updated.with_changes(body=[cst.parse_statement("pass")])
+        if step is None:
+            return updated
+        if isinstance(original, cst.FunctionDef):
+            return self._ended(updated, step)
+        if isinstance(original, cst.BaseExpression):
+            new = cst.parse_expression(self._code(step), config=self.module.config_for_parsing)
+            return new.with_changes(lpar=[*updated.lpar, *new.lpar], rpar=[*new.rpar, *updated.rpar])
+        return updated if step.code else cst.RemoveFromParent()
+
+    def _line(self, original: Any, updated: Any) -> Any:
+        """Return the statements of a line after their steps; what comes after the first stands on lines of its own."""
+        steps = [self.steps.get(id(part)) for part in original.body]
+        if not any(step and step.code for step in steps):
+            return updated if updated.body else cst.RemoveFromParent()
+        parts = [part for part, step in zip(original.body, steps, strict=True) if not step or step.code]
+        new = [self._parsed(step) if (step := self.steps.get(id(part))) else [part] for part in parts]
+        first, *rest = [part for some in new for part in some]
+        alone = [[part.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)] for part in (first, *rest)]
+        line = updated.with_changes(body=alone[0])
+        return cst.FlattenSentinel([line, *(cst.SimpleStatementLine(body=body) for body in alone[1:])])
+
+    def _parsed(self, step: Step) -> list[Any]:
+        """Return the small statements of a step's code."""
+        made = cst.parse_module(self._code(step), config=self.module.config_for_parsing)
+        return [part for line in made.body for part in line.body]
+
+    def _code(self, step: Step) -> str:
+        """Return a step's code with the line ends of the file."""
+        return (step.code or "").replace("\n", self.module.default_newline)
+
+    def _ended(self, function: Any, step: Step) -> Any:
+        """Return a method with one more statement, before a `return` at its end."""
+        body = list(function.body.body)
+        ends = isinstance(function.body, cst.IndentedBlock) and isinstance(body[-1], cst.SimpleStatementLine)
+        place = len(body) - 1 if ends and isinstance(body[-1].body[-1], cst.Return) else len(body)
+        new = [cst.SimpleStatementLine(body=[part]) for part in self._parsed(step)]
+        if not isinstance(function.body, cst.IndentedBlock):
+            return function
+        return function.with_changes(body=function.body.with_changes(body=[*body[:place], *new, *body[place:]]))
