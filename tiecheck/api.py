@@ -48,7 +48,8 @@ def check(
         ties: Your own contract for models that declare nothing: groups of names that are one tensor, by the name or
             the dotted path of the model's class; or for a module the bare groups, `[["a.weight", "b.weight"]]`.
         options: Fields of `Config` (`tiecheck.config.options`): `select`, `ignore`, `fail_on`, `strict`, `values`,
-            `live`, `load`, `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `judge_for`,
+            `live`, `load`, `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `base` (of an
+            adapter), `judge_for`,
             `revision`, `offline`; and of a placement `device_map` (a
             strategy, a device, a JSON file or a map) with `max_memory`, `dtype`, `no_split`, `hash_seeds` and
             `checkpoint`.

@@ -43,6 +43,7 @@ class CheckCommand(PlainCommand):
 @click.option(
     "--python", metavar="PATH", help="Rehearse with the transformers of this interpreter. Implies --rehearse."
 )
+@click.option("--base", metavar="DIR", help="The base of an adapter. [default: the one it names, where that is here]")
 @click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
 @click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
 @click.option(

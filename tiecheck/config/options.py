@@ -42,6 +42,8 @@ class Config(Record):
     python: str | None = None
     """Path of the interpreter whose transformers does so; None for this one's. Implies `rehearse`."""
 
+    base: str | None = None
+    """The base of an adapter; None for the one that its config names, where that is here."""
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
     revision: str | None = None

@@ -21,8 +21,12 @@ NAMES = 32
 
 def known_layers(facts: Facts) -> tuple[str, ...]:
     """Return the layers that were really read."""
-    layers: dict[str, FactName] = {"declared": "model_config", "stored": "checkpoint", "live": "live"}
-    return tuple(layer for layer, name in layers.items() if facts.known(name) is not None)
+    layers: dict[str, tuple[FactName, ...]] = {
+        "declared": ("model_config", "adapter_base"),
+        "stored": ("checkpoint", "adapter"),
+        "live": ("live",),
+    }
+    return tuple(layer for layer, names in layers.items() if any(facts.known(name) is not None for name in names))
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:

@@ -248,14 +248,15 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return a report of the layers alone: nothing judged, nothing found."""
     from tiecheck.engine.entries import alias_entries, known_layers, loader_entries, tie_entries
 
-    model = facts.known("model_config")
+    base = facts.known("adapter_base")
+    model = base or facts.known("model_config")
     live = facts.known("live")
     return _empty(target)._replace(
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,
         layers=known_layers(facts),
-        ties=tie_entries(facts.known("groups") or (), live),
+        ties=tie_entries(base.groups if base else facts.known("groups") or (), live),
         aliases=alias_entries(live),
         loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
         remote=facts.known("remote"),

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName
     from tiecheck.records.live import DeclaredTie, LiveModel
 
-TIES: tuple[FactName, ...] = ("groups", "live")
+TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties")
 """Names of the facts that are the ties themselves."""
 
-JUDGED = frozenset({"groups", "live_ties", "declared_ties"})
+JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties"})
 """The same as the rules on them ask for it."""
 
 

@@ -44,6 +44,10 @@ def facts_of(target: Target, config: Config) -> Facts:
         return module_facts(build_attribute(target), config)
     if target.type == "source":
         return Facts(_sources(target.path))
+    if target.type == "adapter":
+        from tiecheck.facts.adapters import adapter_facts
+
+        return adapter_facts(target, config, facts_of)
     if target.remote:
         from tiecheck.files.remote.reading import read_address
 
@@ -142,7 +146,7 @@ def _read(
     folder: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config, refused: str = ""
 ) -> Given:
     """Return what was read of a checkpoint at a folder or address, and what was asked for; `refused`: why not."""
-    none = refused or "there are no weights of a whole model in the directory (an adapter is not judged yet)"
+    none = refused or "there are no weights of a whole model in the directory"
     return {
         "folder": folder,
         "model_config": model if model is not None else Unknown("there is no config.json"),

@@ -15,6 +15,9 @@ Asked = Literal["contract", "load_options", "placing", "rehearsing", "values"]
 """Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, and
 `--values`."""
 
+Brought = Literal["adapter", "adapter_base"]
+"""Names of what the opening of an artefact reads: an adapter and its base."""
+
 Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic", "sources", "unread_sources"]
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved,
 Python sources, and why some of those could not be read."""
@@ -23,6 +26,7 @@ Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "opt
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
+Artefacts = Literal["adapted_ties"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
@@ -32,14 +36,14 @@ Lived = Literal["tie_breaks"]
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])
-    FactName = Literal[Asked, Read, Found, Stored, Files, Live, Parts, Signs, Lived]
+    FactName = Literal[Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived]
     """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
-_KINDS = (Asked, Read, Found, Stored, Files, Live, Parts, Signs, Lived)
+_KINDS = (Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived)
 NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
 
-MODULES = ("checkpoint", "live")
-"""Modules that hold the functions; the second is imported where a live layer was asked for."""
+MODULES = ("artefacts", "checkpoint", "live")
+"""Modules that hold the functions; the first is imported for an artefact, the last where a live layer was asked for."""
 
 SHARED: frozenset[FactName] = frozenset({"architecture", "groups", "loaders", "strict_load"})
 """Names of the facts that follow from config and headers alone, wherever those are, while no tensor byte is read."""

@@ -11,6 +11,7 @@ from tiecheck.files.limits import SHARDS, VALUES, account
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Shard
+from tiecheck.targets.parse import NO_MODEL
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 LATER_ENDINGS = {".gguf": "GGUF", ".onnx": "ONNX"}
@@ -23,10 +24,6 @@ STANDARD_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-
-
-# What trainers leave beside a model; none of it is the model (transformers 5.23 `trainer.py`, accelerate 1.15).
-NO_MODEL = ("adapter_", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
 
 
 class _Found(Record):

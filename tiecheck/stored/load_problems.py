@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TiecheckError
 from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
-from tiecheck.files.limits import CONFIG_BYTES
-from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
@@ -195,21 +193,14 @@ def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
     weights = sorted(name for name in names if name.startswith("adapter_model."))
     if "adapter_config.json" not in names or not weights:
         return None
+    from tiecheck.files.adapter import read_adapter_config, word_list
     from tiecheck.records.files import BesideAdapter
 
-    path = path_inside(directory, "adapter_config.json")
     try:
-        data = parse_json(read_bytes(path, path, CONFIG_BYTES), path, path)
+        data = read_adapter_config(directory)
     except TiecheckError:
         return None
-    if not isinstance(data, dict):
-        return None
-    saved, targets = (_words(data.get(key)) for key in ("modules_to_save", "target_modules"))
+    saved, targets = (word_list(data.get(key)) for key in ("modules_to_save", "target_modules"))
     base = data.get("base_model_name_or_path")
     files = ("adapter_config.json", *weights)
     return BesideAdapter(saved, targets, base if isinstance(base, str) and base else None, files)
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    found = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
-    return tuple(word for word in found if isinstance(word, str))

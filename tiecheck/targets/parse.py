@@ -19,6 +19,10 @@ NEIGHBOURS = 2_000
 """Names of a folder among which the one that was meant is looked for."""
 
 SOURCE_ENDINGS = (".py", ".ipynb")
+ADAPTER_CONFIG = "adapter_config.json"
+NO_MODEL = ("adapter_", "adapters.", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
+"""Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
+`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm)."""
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
 ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
@@ -32,7 +36,8 @@ class Target(Record):
     type: TargetType
     """The kind of thing it is."""
     path: str
-    """Directory, file or address (`checkpoint`), file or dotted module (`module`), file or directory (`source`)."""
+    """Directory, file or address (`checkpoint`), file or dotted module (`module`), file or directory (`source`),
+    directory (`adapter`)."""
     attribute: str | None
     """The attribute to build (`module`)."""
     remote: bool = False
@@ -95,6 +100,8 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} cannot be listed: {error.strerror or error}", text) from error
     if not names:
         raise TargetError(f"{text} is an empty directory", text)
+    if ADAPTER_CONFIG in names and not any(n.endswith(FILE_ENDINGS) and not n.startswith(NO_MODEL) for n in names):
+        return Target(text, "adapter", text, None)
     if "config.json" in names or any(name.endswith(FILE_ENDINGS) for name in names):
         return Target(text, "checkpoint", text, None)
     if _holds_source(text):
@@ -119,6 +126,9 @@ def _file(text: str) -> Target:
         return Target(text, "source", text, None)
     if os.path.basename(text) == "config.json":
         raise TargetError(f"{text} is a config alone; name its directory", text)
+    folder, name = os.path.split(text)
+    if name.startswith(("adapter_model.", "adapters.")) and _exists(os.path.join(folder, ADAPTER_CONFIG)):
+        return Target(text, "adapter", folder or ".", None)
     return Target(text, "checkpoint", text, None)
 
 

@@ -1,14 +1,75 @@
-"""TIE605: an adapter in a model's own directory."""
+"""TIE604 and TIE605: an adapter that names what its base does not store, and one in a model's own directory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tiecheck.records.adapters import AdapterTies
 from tiecheck.records.edits import move_edits
 from tiecheck.records.files import BesideAdapter
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
+from tiecheck.targets.parse import ADAPTER_CONFIG
 from tiecheck.wording import listed
+
+
+class AdapterTargetsMissingName(Rule):
+    """An adapter names a member that the base does not store, or a head that its class does not have.
+
+    ## What it does
+    Compares the modules that the adapter has weights of with the members of the base's ties: those that no file of
+     the base holds, and heads of a class without a head.
+
+    ## Why it is bad
+    PEFT adapts modules of the built model, where a tied head exists though it is not stored. Tools that merge files
+    find no such tensor and stop. In a class without the head PEFT leaves the adapter's weights of it out.
+
+    ## How to mend it
+    Merge with PEFT, which builds the model; for a tool that reads files, store the head (a copy of the embedding, flag
+    false) first. Load the class that the adapter was trained on.
+    """
+
+    code = "TIE604"
+    name = "adapter-targets-missing-name"
+    summary = "an adapter names a member that the base does not store, or a head that its class does not have"
+    severity = "error"
+    messages = (
+        "RuntimeError: Unsloth: Extracted keys = {'lm_head.weight'} do not match!",
+        "ValueError: Module lm_head is not found, please choose from norm, embed_tokens",
+    )
+    threads = ("thinking-machines-lab/tinker-cookbook#593", "unslothai/unsloth#4098", "hiyouga/LlamaFactory#5032")
+
+    def check(self, adapted_ties: AdapterTies) -> Iterator[Draft]:
+        base = adapted_ties.base
+        for module in adapted_ties.homeless:
+            yield Draft(
+                f"The adapter has weights of {module}, and {base.class_name}, the class of its base, has no such head: "
+                "PEFT leaves them out, and tells at most that other keys are missing.",
+                (module,),
+                (file_place(ADAPTER_CONFIG, f"it adapts {module}"),),
+                "The class that it was trained on has a head.",
+                no_mend="the base is the one of another class.",
+            )
+        for tie in adapted_ties.ties:
+            lost = tuple(n for n in tie.members("added") if n in tie.group.missing)
+            if lost:
+                yield Draft(
+                    f"The adapter adds to {listed(lost)}, which the base does not store since it is tied: PEFT has it "
+                    "in the built model, and a tool that merges files finds no such tensor and stops.",
+                    lost,
+                    (file_place(ADAPTER_CONFIG, f"it adapts {listed(lost)}"),),
+                    severity="info",
+                    no_mend="the base is sound; a merge by PEFT needs no stored head.",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.artefacts.merges import EMBEDDING, HEAD, adapter_case
+
+        yield adapter_case("a head that is tied and not stored", (HEAD, "added"), finds=("info",))
+        yield adapter_case("a head that the class does not have", finds=("error",), homeless=("lm_head",))
+        yield adapter_case("the embedding, which is stored", (EMBEDDING, "added"))
+        yield adapter_case("nothing that is tied")
 
 
 class AdapterAppliedOnLoad(Rule):
@@ -51,7 +112,7 @@ class AdapterAppliedOnLoad(Rule):
             "An adapter lies in the model's own directory (adapter_config.json): where peft is installed, "
             f"from_pretrained loads it too{base}; {'; '.join(parts)}.",
             (*saved, *targets),
-            (file_place("adapter_config.json", "the adapter"),),
+            (file_place(ADAPTER_CONFIG, "the adapter"),),
             "If the adapter is meant to be part of the model, merge it and save the result alone.",
             edits=move_edits("apart", "the checkpoint by itself is the model that is meant", beside_adapter.apart),
         )
@@ -66,7 +127,7 @@ class AdapterAppliedOnLoad(Rule):
         ):
             facts = {
                 "groups": (llama_group(),),
-                "beside_adapter": BesideAdapter(saved, targets, None, ("adapter_config.json",)),
+                "beside_adapter": BesideAdapter(saved, targets, None, (ADAPTER_CONFIG,)),
             }
             yield Case(title, facts, finds=("warning",))
             yield Case(f"{title}, and no tie", {**facts, "groups": (llama_group(value=False),)})

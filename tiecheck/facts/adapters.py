@@ -1,0 +1,69 @@
+"""Opening an adapter: its own files, and the base that the user or its config names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.config.options import Config
+from tiecheck.errors import TargetError, TiecheckError
+from tiecheck.facts import artefacts as _registered  # noqa: F401
+from tiecheck.facts.registry import Facts
+from tiecheck.records.adapters import Adapter, AdapterBase
+from tiecheck.records.words import Unknown
+from tiecheck.targets.parse import Target, parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def adapter_facts(target: Target, config: Config, opened: Callable[[Target, Config], Facts]) -> Facts:
+    """Return the facts of an adapter.
+
+    Args:
+        target: Its directory.
+        config: The options; `base` names the base.
+        opened: What opens the base.
+
+    Raises:
+        TiecheckError: The adapter cannot be read, or the base that the user named.
+    """
+    from tiecheck.files.adapter import read_adapter
+
+    adapter = read_adapter(target.path)
+    return Facts(
+        {"adapter": adapter, "adapter_base": _base(adapter, target.path, config, opened), "values": config.values}
+    )
+
+
+def _base(
+    adapter: Adapter, directory: str, config: Config, opened: Callable[[Target, Config], Facts]
+) -> AdapterBase | Unknown:
+    if config.base is not None:
+        return _read(config.base, config, opened)
+    hint = "name its directory with --base"
+    if adapter.base is None:
+        return Unknown(f"the adapter names no base; {hint}")
+    beside = (adapter.base, os.path.join(directory, adapter.base))
+    place = next((path for path in beside if os.path.isfile(os.path.join(path, "config.json"))), None)
+    try:
+        return _read(place or adapter.base, config, opened)
+    except (TiecheckError, ImportError) as error:
+        return Unknown(f"its base {adapter.base} is not here ({error}); {hint}")
+
+
+def _read(place: str, config: Config, opened: Callable[[Target, Config], Facts]) -> AdapterBase | Unknown:
+    """Return the base at a place: a directory, or a hub model; of the latter only what the local cache holds."""
+    target = parse_target(place)
+    if target.type != "checkpoint":
+        raise TargetError(f"{place} is no model that can be a base", place)
+    facts = opened(target, Config(offline=True, values=config.values, timeout=config.timeout))
+    model, groups = facts.get("model_config"), facts.get("groups")
+    if isinstance(groups, Unknown) or isinstance(model, Unknown):
+        return Unknown(f"of its base {place} nothing can be told: {_reason(groups, model)}")
+    known = facts.get("architecture")
+    return AdapterBase(place, model.class_name, model.model_type, groups, known.head, known.known)
+
+
+def _reason(*facts: Any) -> str:
+    return next(fact.reason for fact in facts if isinstance(fact, Unknown))

@@ -1,0 +1,20 @@
+"""The facts of what people bring beside whole models: adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from tiecheck.facts.registry import fact
+from tiecheck.records.adapters import Adapter, AdapterBase, AdapterTies
+from tiecheck.records.words import Unknown
+
+if TYPE_CHECKING:
+    Values = Literal["auto", "never", "always"]
+
+
+@fact
+def adapted_ties(adapter: Adapter, adapter_base: AdapterBase, values: Values) -> AdapterTies | Unknown:
+    """Return what an adapter does to each tie of its base."""
+    from tiecheck.stored.adapter_ties import adapter_ties
+
+    return adapter_ties(adapter, adapter_base, values=values != "never")

@@ -1,0 +1,95 @@
+"""The ties of a base that its adapter meets, by the names of the adapter's own tensors.
+
+The names tell what was adapted, whatever form the config has it in (lists, patterns, `all-linear`, defaults): below
+`base_model.model.` comes the path of the module, then what was trained of it. Held against PEFT 0.15 to 0.21.
+"""
+
+from __future__ import annotations
+
+from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.records.adapters import AdaptedTie, Adapter, AdapterBase, AdapterTies, Change
+from tiecheck.records.stored import Comparison
+from tiecheck.records.words import Unknown
+
+PREFIX = "base_model.model."
+HEADS = ("lm_head", "embed_out", "output_projection")
+"""Last parts of the paths that a head has in the classes that have one."""
+
+KEPT = ("base_layer.", "original_module.")
+"""Beginnings of what PEFT keeps of a module beside its update (`save_embedding_layers`)."""
+
+
+def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> AdapterTies | Unknown:
+    """Return what an adapter does to each tie of its base.
+
+    Args:
+        adapter: The adapter.
+        base: Its base.
+        values: True where tensor bytes may be read, to compare the copies of several members.
+    """
+    names = tuple(name.removeprefix(PREFIX) for name in adapter.checkpoint.names() if _of_module(adapter, name))
+    found = []
+    for group in base.groups:
+        modules = {name: module for name in group.names if (module := _module(name, names)) is not None}
+        ways = ((name, _way(adapter, module, names)) for name, module in modules.items())
+        met = tuple((name, way) for name, way in ways if way is not None)
+        if not met:
+            continue
+        if group.declared is None or (group.declared and group.stored in {"separate", "storage", "unknown"}):
+            why = group.reason or "its stored members differ"
+            return Unknown(f"the base's own tie of {' and '.join(group.names[:4])} is not sound: {why}; judge it first")
+        if group.declared:
+            copies = [modules[name] for name, way in met if way == "copied"]
+            kept = adapter.ensured and not any(_split_off(adapter, module) for module in copies)
+            found.append(AdaptedTie(group, met, _compared(adapter, copies) if values else None, kept))
+    homeless: tuple[str, ...] = ()
+    if base.known and base.head is None:
+        members = {name for group in base.groups for name in group.names}
+        told = (_module(f"{word}.weight", names) for word in HEADS)
+        homeless = tuple(m for m in told if m is not None and f"{m}.weight" not in members)
+    return AdapterTies(adapter, base, tuple(found), homeless)
+
+
+def _of_module(adapter: Adapter, name: str) -> bool:
+    """Tell whether a tensor belongs to a module of the base: not a prompt's embeddings, nor what modules share."""
+    return adapter.kind == "mlx" or name.startswith(PREFIX)
+
+
+def _module(name: str, names: tuple[str, ...]) -> str | None:
+    """Return the path under which an adapter has a member's module: the member's own, or one with its last part."""
+    module = name.removesuffix(".weight")
+    if any(path.startswith(f"{module}.") for path in names):
+        return module
+    last = module.rpartition(".")[2]
+    alike = {path[: at + len(last) + 1] for path in names if (at := path.find(f".{last}.")) >= 0}
+    alike |= {last for path in names if path.startswith(f"{last}.")}
+    return alike.pop() if len(alike) == 1 else None
+
+
+def _way(adapter: Adapter, module: str, names: tuple[str, ...]) -> Change | None:
+    """Return the way in which a module is changed; None where all that is stored of it is its unchanged weight."""
+    rests = {path[len(module) + 1 :] for path in names if path.startswith(f"{module}.")}
+    rests = {rest for rest in rests if not rest.startswith(KEPT)}
+    if any("trainable_tokens" in rest for rest in rests):
+        return "tokens"
+    if rests - {"weight", "bias"}:
+        return "added"
+    # PEFT compares ends of paths without a dot: modules_to_save=["head"] is lm_head.
+    copied = adapter.ensured or any(module.endswith(word) for word in adapter.saved)
+    return "copied" if "weight" in rests and copied else None
+
+
+def _split_off(adapter: Adapter, module: str) -> bool:
+    """Tell whether a word names a copy by a part of its last name: PEFT ties what whole names name alone."""
+    return any(module.endswith(word) and not f".{module}".endswith(f".{word}") for word in adapter.saved)
+
+
+def _compared(adapter: Adapter, modules: list[str]) -> Comparison | Unknown | None:
+    """Hold the copies of several members against each other."""
+    held = (adapter.checkpoint.tensor(f"{PREFIX}{module}.weight") for module in modules)
+    tensors = tuple(tensor for tensor in held if tensor is not None)
+    if len(tensors) < 2:
+        return None
+    if len({(t.dtype, t.shape) for t in tensors}) > 1:
+        return Unknown("they have not one shape and type")
+    return compare_bytes(adapter.checkpoint, tensors)
