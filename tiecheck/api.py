@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tiecheck.engine.compare import Compared
     from tiecheck.records.compared import TieComparison
     from tiecheck.records.live import Tie
+    from tiecheck.records.uses import Use
 
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
 
@@ -48,11 +49,10 @@ def check(
         ties: Your own contract for models that declare nothing: groups of names that are one tensor, by the name or
             the dotted path of the model's class; or for a module the bare groups, `[["a.weight", "b.weight"]]`.
         options: Fields of `Config` (`tiecheck.config.options`): `select`, `ignore`, `fail_on`, `strict`, `values`,
-            `live`, `load`, `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `base` (of an
-            adapter), `judge_for`,
-            `revision`, `offline`; and of a placement `device_map` (a
-            strategy, a device, a JSON file or a map) with `max_memory`, `dtype`, `no_split`, `hash_seeds` and
-            `checkpoint`.
+            `live`, `load`, `uses` (trace a forward pass) and `inputs` (of it, as `uses` takes them),
+            `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `base` (of an
+            adapter), `judge_for`, `revision`, `offline`; and of a placement `device_map` (a strategy, a device, a JSON file or a map)
+            with `max_memory`, `dtype`, `no_split`, `hash_seeds` and `checkpoint`.
 
     Returns:
         The report. A target that cannot be read is in its `errors`, as on the command line.
@@ -78,8 +78,8 @@ def inspect(
         target: What `tiecheck inspect TARGET` takes, or a live `nn.Module`, which is not changed.
         config: A configuration file, as for `check`.
         ties: A contract of your own, as for `check`.
-        options: Fields of `tiecheck.config.options.Config`: `values`, `live`, `load`, `trust_remote_code`, `revision`,
-            `offline`.
+        options: Fields of `tiecheck.config.options.Config`: `values`, `live`, `load`, `uses`, `inputs`,
+            `trust_remote_code`, `revision`, `offline`.
 
     Returns:
         The report of `check` without findings and skips, with `counts`, and for a live model with `views`: the
@@ -174,6 +174,38 @@ def find_ties(module: nn.Module, *, buffers: bool = False, cap: int = 32) -> tup
     from tiecheck.live.live_facts import find_live_ties as find
 
     return find(module, buffers=buffers, cap=cap)
+
+
+def uses(module: nn.Module, inputs: Any = None) -> tuple[Use, ...]:
+    """Return what a forward pass of a module reads: each parameter, as what, and by which operation.
+
+    The pass is made on meta: of the weights only shapes and types are taken, nothing is computed or allocated, and the
+    module is left as it was. Where meta cannot be followed, a module with weights is run on them, in evaluation mode.
+
+    Args:
+        module: Any `nn.Module`, with weights or on meta.
+        inputs: What `forward` is given: named arguments as a mapping, positional ones as a tuple, a single value, or a
+            function that returns one of these. None makes tokens, pictures or sound up by the names of its arguments.
+
+    Returns:
+        The uses, by names. A parameter that the pass does not read has one of role `unread`; a tensor that is read and
+        is no parameter of the module has `held` of `attribute` or `nowhere`.
+
+    Raises:
+        TiecheckError: No pass came to its end; the message names the operation that stopped it.
+        TypeError: If `module` is no `nn.Module`.
+    """
+    from tiecheck.errors import TargetError
+    from tiecheck.live.registrations import looking_at
+    from tiecheck.records.words import Unknown
+    from tiecheck.trace.inputs import given_inputs
+    from tiecheck.trace.uses import trace_uses
+
+    with looking_at(module):
+        found = trace_uses(module, None if inputs is None else given_inputs(inputs))
+    if isinstance(found, Unknown):
+        raise TargetError(found.reason)
+    return found.uses
 
 
 def views(module: nn.Module) -> tuple[View, ...]:

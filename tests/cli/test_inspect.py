@@ -18,6 +18,7 @@ import tiecheck
 from tiecheck.render.lines import WIDTH
 
 SCHEMA = json.loads((Path(tiecheck.__file__).parent / "render" / "report.schema.json").read_text())
+CASES_DIR = Path(__file__).parents[2] / "fixtures" / "models"
 CASES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "fixtures" / "models").glob("*/config.json"))
 OLMO = ("olmo-module-alias", "--load", "--trust-remote-code")
 
@@ -264,3 +265,29 @@ def test_every_byte_is_the_same_under_every_hash_seed(models: Path, form: str) -
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         outputs.add(re.sub(r'"seconds": [\d.]+', "", done.stdout))
     assert len(outputs) == 1
+
+
+def test_uses_are_shown_as_the_page_shows_them(tiecheck_cli) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "uses.md").read_text(encoding="utf-8")
+    block = re.search(r"\$ tiecheck (inspect .*)\n\.\.\.\n(.*?)\n\.\.\.\n", page, re.DOTALL)
+    assert block is not None
+    target = str(CASES_DIR / "olmo-module-alias")
+    arguments = block[1].replace("fixtures/models/olmo-module-alias", target).split()
+    assert block[2] in tiecheck_cli(*arguments).output
+    uses = target_of(tiecheck_cli, target, "--uses", "--trust-remote-code")["uses"]["uses"]
+    assert [use["role"] for use in uses if len(use["names"]) > 1] == ["embedding", "linear"]
+
+
+def test_inputs_come_from_a_file(tiecheck_cli, source: Path, tmp_path: Path) -> None:
+    source.write_text(source.read_text() + "\nNet.forward = lambda self, x, boxes: self.head(self.emb(x)) + boxes\n")
+    target = f"{source}:parameter"
+    assert "missing 1 required positional argument: 'boxes'" in tiecheck_cli("inspect", target, "--uses").output
+    given = tmp_path / "inputs.py"
+    given.write_text(
+        "import torch\ndef make():\n    return torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, 8)\n"
+    )
+    result = tiecheck_cli("inspect", target, "--inputs", f"{given}:make")
+    assert (result.exit_code, "linear by linear" in result.output) == (0, True)
+    for text, told in ((f"{given}:other", "has no function 'other'"), ("none.py:make", "none.py is no Python file")):
+        result = tiecheck_cli("inspect", target, "--inputs", text)
+        assert (result.exit_code, told in " ".join(result.output.split())) == (2, True)

@@ -352,11 +352,11 @@ class TestTime:
         import torch
 
         from tiecheck.live.transformers.confined import limited_modules
-        from tiecheck.trace.head_use import HeadTrace
+        from tiecheck.trace.reads import ReadTrace
 
         weight = torch.zeros(4, 2)
         account._end = -math.inf
-        with pytest.raises(OutOfTimeError), limited_modules() if work == "build" else HeadTrace(weight):
+        with pytest.raises(OutOfTimeError), limited_modules() if work == "build" else ReadTrace([weight]):
             _ = torch.nn.Sequential(torch.nn.Identity()) if work == "build" else weight @ weight.T
 
     @pytest.mark.parametrize("work", ["pickle", "compare", "index"])

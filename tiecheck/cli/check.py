@@ -44,6 +44,10 @@ class CheckCommand(PlainCommand):
     "--python", metavar="PATH", help="Rehearse with the transformers of this interpreter. Implies --rehearse."
 )
 @click.option("--base", metavar="DIR", help="The base of an adapter. [default: the one it names, where that is here]")
+@click.option("--uses", is_flag=True, help="Also trace a forward pass on meta: what reads what. Implies --live.")
+@click.option(
+    "--inputs", metavar="FILE.py:FUNCTION", help="What that function returns is what the pass is given. Implies --uses."
+)
 @click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
 @click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
 @click.option(
@@ -124,7 +128,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
     model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run
-    unless --live, --load, --rehearse, --trust-remote-code or --device-map asks for it. `module:attribute` and
+    unless --live, --load, --uses, --rehearse, --trust-remote-code or --device-map asks for it. `module:attribute` and
     `file.py:attribute` run that code.
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.

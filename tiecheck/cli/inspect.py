@@ -14,7 +14,10 @@ from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
-READING = ("live", "load", "trust_remote_code", "values", "revision", "offline", "timeout", "config", "isolated")
+READING = (
+    *("live", "load", "uses", "inputs", "trust_remote_code", "values", "revision", "offline", "timeout"),
+    *("config", "isolated"),
+)
 """Options that say how a target is read."""
 
 WRITING = ("formats", "output_file", "color")
@@ -33,7 +36,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
     """Show what is known of TARGETs: which names are tied and how, who says so, what is stored, how many parameters.
 
     Of a live model (--live, --load, `module:attribute`) it also asks the installed tools what they see, each beside
-    what is really there. The JSON report is that of `check`, without findings.
+    what is really there; with --uses it says which op reads which parameter, as what. The JSON report is that of
+    `check`, without findings.
 
     Exit status: 0 the facts are there, 2 a target, or a layer that was asked for, could not be read.
     """

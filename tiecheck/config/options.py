@@ -44,6 +44,12 @@ class Config(Record):
 
     base: str | None = None
     """The base of an adapter; None for the one that its config names, where that is here."""
+    uses: bool = False
+    """True where a forward pass is to be traced, on meta; implies `live`."""
+    inputs: Any = None
+    """Arguments of that pass: `FILE.py:FUNCTION` that makes them, or what `tiecheck.uses` takes; None to make some up.
+    Implies `uses`."""
+
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
     revision: str | None = None
@@ -77,7 +83,12 @@ class Config(Record):
     @property
     def wants_live(self) -> bool:
         """Tell whether the live layer was asked for."""
-        return self.live or self.load or self.trust_remote_code or self.device_map is not None
+        return self.live or self.load or self.trust_remote_code or self.device_map is not None or self.wants_uses
+
+    @property
+    def wants_uses(self) -> bool:
+        """Tell whether a forward pass is to be traced."""
+        return self.uses or self.inputs is not None
 
     @property
     def wants_rehearsal(self) -> bool:

@@ -25,6 +25,7 @@ def known_layers(facts: Facts) -> tuple[str, ...]:
         "declared": ("model_config", "adapter_base"),
         "stored": ("checkpoint", "adapter"),
         "live": ("live",),
+        "used": ("uses",),
     }
     return tuple(layer for layer, names in layers.items() if any(facts.known(name) is not None for name in names))
 

@@ -45,6 +45,7 @@ ASKED: dict[FactName, str] = {
     "placement": "no placement could be judged",
     "rehearsal": "no load could be rehearsed",
     "live": "the model could not be built",
+    "uses": "the forward pass could not be followed",
 }
 """Facts of the layers that are asked for by name -> the beginning of the error where one cannot be had."""
 
@@ -216,6 +217,7 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,
+        uses=facts.known("uses"),
         status=status,
         reason=reason,
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
@@ -227,9 +229,14 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return the facts of one target, unjudged: counts and views among them, which no rule has asked for."""
-    return read_ties(target, facts, config)._replace(
-        views=facts.known("tool_views") or (), counts=facts.known("counts")
+    found = read_ties(target, facts, config)._replace(
+        views=facts.known("tool_views") or (), counts=facts.known("counts"), uses=facts.known("uses")
     )
+    lost = facts.get("uses") if "uses" in facts and not found.errors else None
+    if not isinstance(lost, Unknown):
+        return found
+    told = Error(None, shown(f"{ASKED['uses']}: {lost.reason}"), target.text)
+    return found._replace(status="error", errors=(told,))
 
 
 def read_ties(target: Target, facts: Facts, config: Config) -> TargetReport:

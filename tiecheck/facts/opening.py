@@ -165,6 +165,10 @@ def _asked(config: Config, *, live: bool) -> Given:
 
         given["load_options"] = config.only("load", "trust_remote_code")
         given["contract"] = config.only("ties", "ties_from")
+    if config.wants_uses:
+        from tiecheck.facts import used as _used  # noqa: F401
+
+        given["tracing"] = config.only("uses", "inputs")
     if config.device_map is not None:
         given["placing"] = config.only(*PLACING, "trust_remote_code")
     return given

@@ -11,9 +11,9 @@ from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
 from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
 
-Asked = Literal["contract", "load_options", "placing", "rehearsing", "values"]
-"""Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, and
-`--values`."""
+Asked = Literal["contract", "load_options", "placing", "rehearsing", "tracing", "values"]
+"""Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, the
+forward pass to trace, and `--values`."""
 
 Brought = Literal["adapter", "adapter_base"]
 """Names of what the opening of an artefact reads: an adapter and its base."""
@@ -30,20 +30,21 @@ Artefacts = Literal["adapted_ties"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
+Used = Literal["uses"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
 Lived = Literal["tie_breaks"]
 """Names of what a guard or an operation saw, and hands over."""
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])
-    FactName = Literal[Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived]
+    FactName = Literal[Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used]
     """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
-_KINDS = (Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived)
+_KINDS = (Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
 NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
 
-MODULES = ("artefacts", "checkpoint", "live")
-"""Modules that hold the functions; the first is imported for an artefact, the last where a live layer was asked for."""
+MODULES = ("artefacts", "checkpoint", "live", "used")
+"""Modules that hold the functions; the first is imported for an artefact, the last two for a live layer and for uses."""
 
 SHARED: frozenset[FactName] = frozenset({"architecture", "groups", "loaders", "strict_load"})
 """Names of the facts that follow from config and headers alone, wherever those are, while no tensor byte is read."""

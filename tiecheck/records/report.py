@@ -15,6 +15,7 @@ from tiecheck.records.words import Kind
 
 if TYPE_CHECKING:  # its records are made for a placement alone, and a start does not pay for them
     from tiecheck.records.placement import Placement
+    from tiecheck.records.uses import Uses
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -218,7 +219,7 @@ class TargetReport(Record):
     judged_for: tuple[str, ...] | None
     """The loaders that `--for` named; null for all of them."""
     layers: tuple[str, ...]
-    """The layers that were read: `declared`, `stored`, `live`."""
+    """The layers that were read: `declared`, `stored`, `live`, `used`."""
     ties: tuple[TieEntry, ...]
     """The tie groups, sorted by first name."""
     aliases: tuple[AliasEntry, ...]
@@ -243,6 +244,8 @@ class TargetReport(Record):
     """Effects of a device map on the ties; null where no placement was asked for or it cannot be told."""
     reason: str | None = None
     """Reason why the status is `unknown`; else null."""
+    uses: Uses | None = None
+    """Uses of each parameter in a forward pass; null where that was not asked for or cannot be told."""
 
     def counted(self) -> tuple[Finding, ...]:
         """Return the findings that are not suppressed."""

@@ -1,14 +1,20 @@
 """The facts for people: what is really tied first, then what is said, stored, counted and seen. Made for 80 columns."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tiecheck.peers.views.differences import compare_view
 from tiecheck.records.report import Counts, Report, Tally, TargetReport, TieEntry, View
+from tiecheck.records.uses import names_not_taken
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.render.text import STORED, more_names_text, traffic_text
+
+if TYPE_CHECKING:
+    from tiecheck.records.uses import Use, Uses
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""
@@ -57,6 +63,8 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
     yield from _aliases(target, style)
     if target.counts:
         yield from _counts(target.counts)
+    if target.uses:
+        yield from _uses(target.uses, style)
     if target.views:
         yield from _views(target, style)
     if target.loaders:
@@ -112,6 +120,41 @@ def _aliases(target: TargetReport, style: Style) -> Iterator[Line]:
         tail = " and endlessly many more (a cycle)" if rest is None else f" and {rest:,} more" if rest else ""
         yield Line(f"{' = '.join(path or '(the model)' for path in paths)}{tail}  {alias.module}", 2, 2)
     yield from _rest(len(target.aliases), shown, "modules")
+
+
+def _uses(found: Uses, style: Style) -> Iterator[Line]:
+    """Yield what reads each tensor: those of several uses or names, tables, heads and the unread; `-v` all."""
+    yield Line(f"uses: what a forward pass on {'; '.join(found.inputs)} reads", 0, 2, "bold", 4)
+    if found.stopped:
+        yield Line(f"the module's own weights were run, since on meta {found.stopped}", 2, 2, "dim")
+    by_names: dict[tuple[tuple[str, ...], str], list[Use]] = {}
+    for use in found.uses:
+        by_names.setdefault((use.names, use.held), []).append(use)
+    chosen = {key: uses for key, uses in by_names.items() if style.verbose or _is_worth_a_line(uses)}
+    for (names, held), uses in chosen.items():
+        title = " = ".join(names[:NAMES_SHOWN]) if names else f"a tensor of elsewhere {list(uses[0].shape)}"
+        yield Line(f"{title}{' (not registered)' if held == 'attribute' else ''}", 2, 2)
+        for use in uses:
+            how = f" by {use.op}" if use.op else ""
+            scale = "" if use.scale == 1.0 else f", times {use.scale:.6g}" if use.scale is not None else ", scaled"
+            via = f", as {', '.join(use.reached)}" if len(names) > 1 and use.reached else ""
+            turned = ", transposed" if use.transposed else ""
+            tone = "yellow" if use.role == "unread" else "dim"
+            text = f"{use.role}{how}{turned}{'' if use.role in {'other', 'unread'} else scale}{via}"
+            yield Line(text, 4, LABEL, tone, len(use.role))
+        for name in names_not_taken(uses):
+            yield Line(f"no use as {name}", 4, LABEL, "yellow", 6)
+    yield from _rest(len(by_names), len(chosen), "tensors with one use")
+
+
+def _is_worth_a_line(uses: list[Use]) -> bool:
+    """Return True for uses of a tensor that is no plain weight of one layer."""
+    return (
+        len(uses[0].names) != 1
+        or uses[0].held != "parameter"
+        or uses[0].role in {"embedding", "unread"}
+        or len(uses) > 1
+    )
 
 
 def _counts(counts: Counts) -> Iterator[Line]:

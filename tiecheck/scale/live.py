@@ -22,7 +22,7 @@ from tiecheck.scale.stored import (
     untrained_verdict,
 )
 from tiecheck.trace import forward
-from tiecheck.trace.head_use import is_norm_layer
+from tiecheck.trace.reads import is_norm_layer
 
 _ELEMENTS = 1 << 24
 _CLOSE = 0.01
@@ -212,25 +212,27 @@ def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
 def _head(passed: forward.Pass, *, measure: bool) -> _Head:
     """Return the head's scale and the root mean square of its input, as counted from the last normalisation layer."""
     trace = passed.trace
-    if not trace.uses:
+    if not trace.heads:
         return _Head(None, None, "no product with the tied tensor was seen in the forward pass")
     reached = trace.reached(passed.logits)
-    use, factor = reached or (trace.uses[-1], _ratio(passed) if measure else None)
+    use, factor = (
+        reached if reached and reached[0] in trace.heads else (trace.heads[-1], _ratio(passed) if measure else None)
+    )
     reason = None if factor is not None else f"the logits are made of the head's product by `{trace.lost or 'unknown'}`"
-    before = 1.0 if use.norm_factor is None else use.norm_factor
-    rms = None if use.norm_factor is None else 1.0
-    if measure:
+    before = 1.0 if use.norm is None else use.norm
+    rms = None if use.norm is None else 1.0
+    if measure and use.hidden is not None:
         rms = float(use.hidden.float().square().mean().sqrt()) / abs(before)
     elif rms is None:
         reason = reason or "the head's input does not come straight from a normalisation layer"
-    return _Head(None if factor is None else abs(factor * before * use.weight_factor), rms, reason)
+    return _Head(None if factor is None else abs(factor * before * (use.before or math.nan)), rms, reason)
 
 
 @torch.no_grad()
 def _ratio(passed: forward.Pass) -> float | None:
     """Return the constant factor between the head's product and the logits, if there is one."""
-    product, logits = passed.trace.uses[-1].product, passed.logits
-    if product is logits or product.numel() != logits.numel():
+    product, logits = passed.trace.heads[-1].product, passed.logits
+    if product is None or product is logits or product.numel() != logits.numel():
         return None
     ours, theirs = product.reshape(-1).float(), logits.reshape(-1).float()
     factor = float((ours @ theirs) / (ours @ ours))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tiecheck.trace.head_use import HeadTrace, watch_head
+from tiecheck.trace.reads import ReadTrace, watch_reads
 
 BATCH = 4
 LENGTH = 64
@@ -30,7 +30,7 @@ class Pass(NamedTuple):
     """The tokens, shape (batch, length)."""
     logits: torch.Tensor
     """The logits, their last dimension the vocabulary."""
-    trace: HeadTrace
+    trace: ReadTrace
     """Uses of the head that were seen."""
 
 
@@ -64,8 +64,8 @@ def run_on_random_tokens(module: nn.Module, tied: torch.Tensor) -> Pass | str:
             call = forward_arguments(module, ids, masked=masked)
             if isinstance(call, str):
                 return call
-            trace = HeadTrace(tied)
-            with left_untouched(module, device), watch_head(module, trace):
+            trace = ReadTrace((tied,), keep=tied)
+            with left_untouched(module, device), watch_reads(module, trace):
                 output = getattr(module, "_orig_mod", module)(*call[0], **call[1])
         except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
             failure = failure or f"the model's forward raised {type(error).__name__}: {_first_line(error)}"
@@ -147,7 +147,7 @@ def forward_arguments(
     return f"the model's forward needs {missing[0]}, which cannot be made up" if missing else (first, named)
 
 
-def _find_logits(output: Any, vocabulary: int, trace: HeadTrace) -> torch.Tensor | None:
+def _find_logits(output: Any, vocabulary: int, trace: ReadTrace) -> torch.Tensor | None:
     """Return the logits in a model's output: what the head's product is seen to reach, else the first that fits."""
     found = list(_floating(output, vocabulary, 0))
     return next((t for t in found if trace.reached(t) is not None), found[0] if found else None)

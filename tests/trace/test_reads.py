@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiecheck.trace.head_use import HeadTrace, is_norm_layer
+from tiecheck.trace.reads import ReadTrace, is_norm_layer
 
 
 @pytest.mark.parametrize(
@@ -20,27 +20,28 @@ from tiecheck.trace.head_use import HeadTrace, is_norm_layer
 )
 def test_a_product_with_the_weight_is_a_use(product) -> None:
     weight, x = torch.randn(8, 4), torch.randn(2, 4)
-    with HeadTrace(weight) as trace:
+    with ReadTrace([weight], keep=weight) as trace:
         out = product(x, weight)
-    (use,) = trace.uses
+    (use,) = trace.heads
     assert use.product is out
     assert use.hidden is x
-    assert (use.weight_factor, use.norm_factor) == (1.0, None)
+    assert (use.before, use.norm) == (1.0, None)
 
 
 def test_factors_on_the_weight_and_after_a_norm_are_followed() -> None:
     weight, x = torch.randn(8, 4), torch.randn(2, 4)
-    with HeadTrace(weight) as trace:
+    with ReadTrace([weight], keep=weight) as trace:
         trace.normalised(x)
         F.linear(x * 0.5, weight * 2)
-    (use,) = trace.uses
-    assert use.weight_factor == 2.0
-    assert use.norm_factor == 0.5
+    (use,) = trace.heads
+    assert use.before == 2.0
+    assert use.norm == 0.5
 
 
 def test_another_product_is_none() -> None:
-    with HeadTrace(torch.randn(8, 4)) as trace:
+    weight = torch.randn(8, 4)
+    with ReadTrace([weight], keep=weight) as trace:
         F.linear(torch.randn(2, 4), torch.randn(8, 4))
-    assert trace.uses == []
+    assert trace.heads == []
     assert is_norm_layer(torch.nn.LayerNorm(4))
     assert not is_norm_layer(torch.nn.Linear(4, 4))

@@ -1,0 +1,67 @@
+"""Uses of tensors that a forward pass was seen to make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from tiecheck.records.record import Record
+
+Role = Literal["embedding", "linear", "other", "unread"]
+"""`embedding`: rows are looked up by index; `linear`: a matrix product with something that is no weight; `other`: any
+other op; `unread`: a registered parameter that no op of the pass read."""
+
+Held = Literal["parameter", "attribute", "nowhere"]
+"""Where the tensor is held: registered as a parameter; a plain attribute of a module, or what a function that is one
+closes over; or nowhere in the module at all."""
+
+
+class Use(NamedTuple):
+    """One way in which a forward pass reads one tensor."""
+
+    names: tuple[str, ...]
+    """All names of the tensor, sorted and capped; its path where it is a plain attribute; empty where it has none."""
+    role: Role
+    """What it serves as."""
+    op: str | None
+    """The operation that reads it, torch's word; None for `unread`, and where its value was taken out of sight."""
+    transposed: bool
+    """True where a product sums over its rows and not, as `F.linear` does, over its columns; or where the columns are
+    looked up."""
+    scale: float | None
+    """Product of the known numbers on the way: on the tensor, on what it is multiplied with, and on what comes out, up
+    to the next op with anything but a number. None where one of them could not be read."""
+    reached: tuple[str, ...] = ()
+    """The names by which the pass came to it; empty where it came by none of them (a closure over the tensor)."""
+    held: Held = "parameter"
+    """Where the tensor is held."""
+    shape: tuple[int, ...] = ()
+    """Its shape."""
+
+
+def names_not_taken(uses: Iterable[Use]) -> tuple[str, ...]:
+    """Return the names of one tensor by which no pass came to it; none where a pass came by an unknown one.
+
+    Args:
+        uses: Every use of the tensor.
+    """
+    found = tuple(uses)
+    if any(use.role == "unread" or not use.reached for use in found):
+        return ()
+    taken = {name for use in found for name in use.reached}
+    return tuple(name for name in found[0].names if name not in taken)
+
+
+class Uses(Record):
+    """What one or more forward passes of a module read."""
+
+    uses: tuple[Use, ...]
+    """The uses, by names and then in the order of the pass."""
+    inputs: tuple[str, ...]
+    """The inputs of each pass: names and shapes."""
+    ran: Literal["meta", "real"]
+    """`meta`: nothing was computed; `real`: the module's own weights were used, since meta could not be followed."""
+    logits: tuple[str, ...] | None
+    """Names of the matrix whose product the logits are; None where the output was not recognised or not followed."""
+    stopped: str | None = None
+    """What kept a pass over meta from its end, where a real one followed it."""

@@ -1,0 +1,101 @@
+"""What is known of a value in a forward pass: where it comes from, and what it was multiplied by since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from tiecheck.records.uses import Role
+
+
+class Read:
+    """One op that read a followed tensor."""
+
+    def __init__(self, number: int, sources: tuple[int, ...], op: str, role: Role) -> None:
+        """Begin, with nothing multiplied yet.
+
+        Args:
+            number: Its place among the reads.
+            sources: Numbers of the tensors: several where they were joined before.
+            op: The op.
+            role: What they serve as.
+        """
+        self.number, self.sources, self.op, self.role = number, sources, op, role
+        self.turned = False
+        """True where the product sums over rows."""
+        self.before: float | None = 1.0
+        """Factor that the tensor was multiplied by before; None where it is not known."""
+        self.beside: float | None = 1.0
+        """Factor on what it is multiplied with, since that was made."""
+        self.norm: float | None = None
+        """The same since a normalisation layer; None if it does not come from one."""
+        self.after: float | None = 1.0
+        """Factor on what came out, up to the first op that is no number's."""
+        self.ended = False
+        """True once that op came."""
+        self.hidden: Tensor | None = None
+        """What it was multiplied with, shape (..., width), for the tensor that is kept."""
+        self.product: Tensor | None = None
+        """What came out, for the tensor that is kept."""
+        self.reached: tuple[str, ...] = ()
+        """Names by which the pass came to it."""
+
+    @property
+    def scale(self) -> float | None:
+        """All three factors; None where one is not known."""
+        if self.before is None or self.beside is None or self.after is None:
+            return None
+        return self.before * self.beside * self.after
+
+
+class Trail(NamedTuple):
+    """Where a value comes from."""
+
+    kind: Literal["weight", "norm", "read", "value"]
+    """A followed tensor, a normalised value, what a read gave out, or anything else."""
+    sources: tuple[int, ...] = ()
+    """Numbers of the tensors (`weight`), or of the read (`read`)."""
+    factor: float | None = 1.0
+    """What it was multiplied by since; None where that is not known."""
+    turned: bool = False
+    """True where rows and columns of a weight changed places."""
+
+    def times(self, factor: float | None) -> Trail:
+        """Return the trail of the value times a number; None for one that is not known."""
+        return self._replace(factor=None if factor is None or self.factor is None else self.factor * factor)
+
+
+VALUE = Trail("value")
+NORMALISED = Trail("norm")
+
+
+class Call(NamedTuple):
+    """One call of an operation, with what is known of the tensors among its arguments."""
+
+    name: str
+    """The operation."""
+    args: Sequence[Any]
+    """Positional arguments, as the model gave them."""
+    kwargs: Mapping[str, Any]
+    """Named arguments."""
+    tensors: Sequence[Tensor]
+    """The tensors among both."""
+    trails: Sequence[Trail]
+    """Their trails."""
+    outs: Sequence[Tensor]
+    """The tensors that came out."""
+
+    def trail_of(self, tensor: object) -> Trail | None:
+        """Return the trail of one of the arguments; None for anything else."""
+        return next((t for t, x in zip(self.trails, self.tensors, strict=True) if x is tensor), None)
+
+
+def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
+    """Yield the tensors in arguments, those in lists and tuples included."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
