@@ -44,7 +44,7 @@ _KINDS = (Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Si
 NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
 
 MODULES = ("artefacts", "checkpoint", "live", "used")
-"""Modules that hold the functions; the first is imported for an artefact, the last two for a live layer and for uses."""
+"""Modules that hold the functions; the first is imported for an artefact, the last two for a live layer, for uses."""
 
 SHARED: frozenset[FactName] = frozenset({"architecture", "groups", "loaders", "strict_load"})
 """Names of the facts that follow from config and headers alone, wherever those are, while no tensor byte is read."""
