@@ -80,7 +80,8 @@ class CheckCommand(PlainCommand):
     "formats",
     multiple=True,
     metavar="FORMAT[=FILE]",
-    help="text (default) or json; repeatable, with =FILE it is written there.",
+    help="text (default), concise, json, jsonl, sarif, github, gitlab, junit, markdown or html; repeatable, with =FILE "
+    "it is written there.",
 )
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")
@@ -147,7 +148,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
             settled = settle_placing(settled)
         fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
         config = Config(**{field: settled[field] for field in fields})
-        style = style._replace(strict=config.strict)
+        style = style._replace(strict=config.strict, fail_on=config.fail_on)
         outputs = parse_outputs(formats, options["output_file"])
         with turn_output_aside(config, targets):
             report = assemble_report(run(targets, config))

@@ -50,7 +50,7 @@ def command(before: str, after: str, formats: tuple[str, ...], *, verbose: bool,
     try:
         settled = settle_options(options, (before, after))
         config = Config(**{field: settled[field] for field in Config._fields if field in options})
-        outputs = parse_outputs(formats, options["output_file"])
+        outputs = parse_outputs(formats, options["output_file"], COMPARISONS)
         with turn_output_aside(config, (before, after)):
             found = compare_targets(before, after, config)
         write_reports(found, outputs, Style(verbose=verbose, color=options["color"]), COMPARISONS)

@@ -48,7 +48,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
         settled = settle_options(options, targets)
         fields = [field for field in Config._fields if field in settled and field not in JUDGING]
         config = Config(**{field: settled[field] for field in fields})
-        outputs = parse_outputs(formats, options["output_file"])
+        outputs = parse_outputs(formats, options["output_file"], FACTS)
         with turn_output_aside(config, targets):
             report = assemble_report(inspect_targets(targets, config))
         write_reports(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)

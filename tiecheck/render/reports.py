@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.record import Record
-from tiecheck.records.report import Report
+from tiecheck.records.report import Report, Severity
 
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 
     Shown = Report | TieComparison | FleetSummary
 
-FORMATS = {"text": "tiecheck.render.text", "json": "tiecheck.render.json"}
+FORMATS = {
+    name: f"tiecheck.render.{name}"
+    for name in ("text", "concise", "json", "jsonl", "sarif", "github", "gitlab", "junit", "markdown", "html")
+}
 """Format -> the module whose `render(report, style, stream)` writes it."""
 
 Detail = Literal["all", "most", "fix", "least"]
 """Length of a finding for people: everything; what most want; a sentence and the fix; a sentence."""
 
-FACTS = FORMATS | {"text": "tiecheck.render.inspect"}
+FACTS = {"text": "tiecheck.render.inspect", "json": FORMATS["json"], "jsonl": FORMATS["jsonl"]}
 """The same for a report of facts alone."""
 
-COMPARISONS = FORMATS | {"text": "tiecheck.render.compare"}
+COMPARISONS = {"text": "tiecheck.render.compare", "json": FORMATS["json"]}
 """The same for two targets side by side."""
 
-FLEETS = FORMATS | {"text": "tiecheck.render.fleet"}
+FLEETS = {"text": "tiecheck.render.fleet", "json": FORMATS["json"]}
 """The same for the summary of a fleet."""
 
 
@@ -45,6 +48,8 @@ class Style(Record):
     """True where a skip, or an unknown, makes the exit status 1."""
     color: Literal["auto", "always", "never"] = "auto"
     """Colours: where standard output is a terminal, always, or never."""
+    fail_on: Severity = "warning"
+    """The mildest severity that fails a target."""
 
 
 class Output(Record):
@@ -68,7 +73,7 @@ def parse_outputs(
     for text in formats or ("text",):
         name, mark, file = text.partition("=")
         if name not in known:
-            raise UsageError(f"there is no output format {name!r}; there are {', '.join(known)}")
+            raise UsageError(f"there is no output format {name!r}{did_you_mean(name, known)}")
         outputs.append(Output(name, file if mark else output_file))
     if sum(output.file is None for output in outputs) > 1:
         raise UsageError("only one format can go to standard output; write the others as FORMAT=FILE")

@@ -98,7 +98,7 @@ def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[s
     open_notes = style.verbose or (target.status == "fail" and not _shown(target))
     noted = f"note: {', '.join(notes)}" if notes and not open_notes else ""
     tail = "  ".join(filter(None, (target.architecture, mark, _for_whom(target), noted)))
-    extra = f"  {_ties_text(target)}" if target.status == "pass" and not style.verbose else ""
+    extra = f"  {ties_text(target)}" if target.status == "pass" and not style.verbose else ""
     head = f"{target.status:<7} {target.target}"
     yield Line(f"{head}  {tail}" if tail else head, 0, 8, TONES[target.status], len(target.status), extra=extra)
     for message in ("" if mark else target.reason, *(error.message for error in target.errors)):
@@ -143,7 +143,7 @@ def traffic_text(moved: Traffic) -> str:
     return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
 
 
-def _ties_text(target: TargetReport) -> str:
+def ties_text(target: TargetReport) -> str:
     """Sum up the tie groups: how many, and how many of them are tied."""
     words = Counter(_word(tie) for tie in target.ties)
     if len(target.ties) == 1:
@@ -230,17 +230,22 @@ def found_text(report: Report) -> str:
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n) or "none"
 
 
-def _summary(report: Report, style: Style, detail: Detail) -> Iterator[Line]:
+def summary_text(report: Report) -> str:
+    """Count targets, findings, what is suppressed, and skips: the same numbers in every format."""
     states = [t.status for t in report.targets]
     counts = ", ".join(f"{states.count(s)} {s}" for s in TONES if s in states)
     total, skips = len(states), len(report.skips)
     suppressed = sum(f.suppressed is not None for t in report.targets for f in t.findings)
     text = f"{total} target{'' if total == 1 else 's'}: {counts}. Findings: {found_text(report)}"
     text += f"; {suppressed} suppressed." if suppressed else "."
-    if skips:
-        text += f" {skips} rule{'' if skips == 1 else 's'} skipped."
-    if style.strict and not codes_above_notes(report) and (skips or "unknown" in states):
-        text += f" --strict: exit status 1 for what was {'skipped' if skips else 'not known'}."
+    return f"{text} {skips} rule{'' if skips == 1 else 's'} skipped." if skips else text
+
+
+def _summary(report: Report, style: Style, detail: Detail) -> Iterator[Line]:
+    text = summary_text(report)
+    blind = any(target.status == "unknown" for target in report.targets)
+    if style.strict and not codes_above_notes(report) and (report.skips or blind):
+        text += f" --strict: exit status 1 for what was {'skipped' if report.skips else 'not known'}."
     yield Line(f"{text} {report.seconds:.2f} s")
     codes = sorted({f.code for f in report.findings})
     if codes:

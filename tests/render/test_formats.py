@@ -1,0 +1,267 @@
+"""Every format: it is what it claims to be, says nothing raw, and all agree on drawn reports."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from html.parser import HTMLParser
+from importlib import import_module
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+
+import tiecheck
+from tiecheck.records.report import SEVERITIES, Error, Finding, Location, Report, Skip, TargetReport
+from tiecheck.render import sarif
+from tiecheck.render.html import SHEET
+from tiecheck.render.json import json_document
+from tiecheck.render.markdown import code_text, markdown_text
+from tiecheck.render.pictures import loader_strip, outcome_mark
+from tiecheck.render.places import Placed, local_path, placed_findings
+from tiecheck.render.reports import FORMATS, Style
+from tiecheck.render.text import found_text, summary_text, ties_text
+from tiecheck.rules.index import INDEX
+
+MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+ODD = ("a.weight", "b`c|d", "<script>", "x\ny", "\x1b[31m", "\u202e", "]]>", "100%, a:b", "模型", "\x00")
+SARIF = json.loads((Path(__file__).parent / "sarif-subset.schema.json").read_text(encoding="utf-8"))
+
+
+def rendered(report: Report, form: str, **style: object) -> str:
+    stream = io.StringIO()
+    import_module(FORMATS[form]).render(report, Style(color="never", **style), stream)
+    return stream.getvalue()
+
+
+def drawn_report(seed: int, folder: Path) -> Report:
+    """A report with odd names and any number of findings, skips and errors; some of its places are files."""
+    draw = random.Random(seed)
+    healthy = tiecheck.check(MODELS / "llama-diverged-head").targets[0]
+    (folder / "config.json").write_text("{\n}\n")
+
+    def finding() -> Finding:
+        names = tuple(draw.sample(ODD, draw.randint(1, 3)))
+        kinds = draw.choices(("file", "class", "tensor", "tool", "module"), k=draw.randint(1, 3))
+        places = tuple(
+            Location(
+                draw.choice(("config.json", "gone.bin", *ODD)),
+                draw.choice((None, 1, 2)),
+                draw.choice((None, 3)),
+                "related" if i else "primary",
+                draw.choice(ODD),
+                kind,
+            )
+            for i, kind in enumerate(kinds)
+        )
+        return healthy.findings[0]._replace(
+            code=draw.choice(list(INDEX)),
+            severity=draw.choice(SEVERITIES),
+            message=f"{draw.choice(ODD)} is wrong. {draw.choice(ODD)}.",
+            names=names,
+            help=f"Run `{draw.choice(ODD)}`",
+            locations=places,
+            fingerprint=draw.choice(("f1", "f2", "f3")),
+            suppressed=draw.choice((None, None, None, draw.choice(ODD))),
+        )
+
+    def target() -> TargetReport:
+        findings = tuple(finding() for _ in range(draw.randint(0, 4)))
+        skips = tuple(Skip("TIE701", "scale", draw.choice(ODD)) for _ in range(draw.randint(0, 2)))
+        errors = tuple(Error(None, draw.choice(ODD), None) for _ in range(draw.randint(0, 1)))
+        failed = any(f.severity != "info" and not f.suppressed for f in findings)
+        status = "error" if errors else "fail" if failed else draw.choice(("pass", "unknown"))
+        return healthy._replace(
+            target=draw.choice((str(folder), "org/name", *ODD)),
+            status=status,
+            reason=draw.choice(ODD) if status == "unknown" else None,
+            findings=findings,
+            skips=skips,
+            errors=errors,
+            rules_run=tuple(draw.sample(list(INDEX), draw.randint(0, 5))),
+        )
+
+    return Report("0.1.0", tuple(target() for _ in range(draw.randint(0, 4))), 0.5)
+
+
+class Page(HTMLParser):
+    """What a page holds: the tags that are open, the classes of its findings, and where it points."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in {"meta", "rect", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def count_all(report: Report) -> dict[str, dict[str, int]]:
+    """The counts by severity, of errors and of skips, as each format tells them."""
+    told: dict[str, dict[str, int]] = {}
+    told["concise"] = dict.fromkeys(SEVERITIES, 0)
+    for line in rendered(report, "concise").splitlines()[:-1]:
+        if found := re.search(r": TIE\d+ (info|warning|error): ", line):
+            told["concise"][found[1]] += 1
+    (run,) = json.loads(rendered(report, "sarif"))["runs"]
+    levels = [r["level"] for r in run["results"] if "suppressions" not in r]
+    told["sarif"] = {s: levels.count(sarif.LEVELS[s]) for s in SEVERITIES}
+    notes = [note["level"] for note in run["invocations"][0]["toolExecutionNotifications"]]
+    assert (notes.count("error"), notes.count("note")) == (len(report.errors), len(report.skips))
+    assert run["invocations"][0]["executionSuccessful"] is not (
+        not report.targets or any(t.errors or not t.rules_run for t in report.targets)
+    )
+    commands = re.findall(r"^::(\w+) title=tiecheck (?=\(TIE)", rendered(report, "github"), re.MULTILINE)
+    told["github"] = {s: commands.count({"info": "notice"}.get(s, s)) for s in SEVERITIES}
+    entries = json.loads(rendered(report, "gitlab"))
+    words = {"info": "info", "warning": "minor", "error": "major"}
+    told["gitlab"] = {s: sum(e["severity"] == words[s] for e in entries) for s in SEVERITIES}
+    assert sum(e["severity"] == "blocker" for e in entries) == len(report.errors)
+    rows = [json.loads(line) for line in rendered(report, "jsonl").splitlines()]
+    told["jsonl"] = rows[-1]["summary"]["findings"]
+    assert [row["target"] for row in rows[:-1]] == json_document(report)["targets"]
+    markdown = re.findall(r"^- \*\*TIE\d+ (\w+)\*\*", rendered(report, "markdown"), re.MULTILINE)
+    told["markdown"] = {s: markdown.count(s) for s in SEVERITIES}
+    page = Page(rendered(report, "html"))
+    assert page.open == []
+    strong = [attributes.get("class") for tag, attributes in page.seen if tag == "strong"]
+    told["html"] = {s: strong.count(s) for s in SEVERITIES}
+    suites = ET.fromstring(rendered(report, "junit"))
+    failures = [failure.get("type") for failure in suites.iter("failure")]
+    told["junit"] = {s: failures.count(s) for s in ("warning", "error")} | {
+        "info": len(list(suites.iter("system-out")))
+    }
+    assert (suites.get("errors"), suites.get("skipped")) == (str(len(report.errors)), str(len(report.skips)))
+    assert int(suites.get("tests", "")) == len(list(suites.iter("testcase")))
+    return told
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_all_formats_agree_on_drawn_reports(seed: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = drawn_report(seed, tmp_path)
+    due = {severity: report.tally(severity) for severity in SEVERITIES}
+    for form, counts in count_all(report).items():
+        assert counts == due, form
+    for form in FORMATS:
+        text = rendered(report, form)
+        assert all(c.isprintable() or c == "\n" for c in text), f"{form} writes nothing raw"
+        if form in {"text", "concise", "github", "html", "markdown"}:
+            assert re.sub(r"\s+", "", found_text(report)) in re.sub(r"\s+", "", text)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sarif_fits_the_parts_of_its_schema_that_are_used(seed: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = json.loads(rendered(drawn_report(seed, tmp_path), "sarif"))
+    jsonschema.validate(log, SARIF)
+    (run,) = log["runs"]
+    assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == list(INDEX)
+    for result in run["results"]:
+        assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
+        for place in [*result["locations"], *result["relatedLocations"]]:
+            if "physicalLocation" in place:
+                assert place["physicalLocation"]["artifactLocation"]["uri"] == "config.json", "only files have a URI"
+
+
+def test_places_are_found_relative_to_the_project(tmp_path: Path, monkeypatch) -> None:
+    model = tmp_path / "models" / "one"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    config = Location("config.json", 1, 1, "primary", "", "file")
+    monkeypatch.chdir(tmp_path)
+    for target in ("models/one", "models/one/", str(model), "models/one/model.safetensors", f"file://{model}"):
+        assert local_path(target, config) == "models/one/config.json"
+    assert local_path("models/one/config.json", config) == "models/one/config.json"
+    assert local_path("org/name", config) is None
+    assert local_path("models/one", config._replace(kind="tensor")) is None
+    monkeypatch.chdir(model.parent.parent / "models" / "one")
+    (tmp_path / "map.json").write_text("{}")
+    assert local_path("gone", config._replace(path=str(tmp_path / "map.json"))) == str(tmp_path / "map.json")
+
+
+def test_a_finding_is_shown_at_its_first_line_of_text(monkeypatch) -> None:
+    monkeypatch.chdir(MODELS.parents[1])
+    report = tiecheck.check("fixtures/models/llama-head-name-only")
+    (one,) = placed_findings(report)
+    assert one.finding.locations[0].path == "model.safetensors"
+    assert one.where() == "fixtures/models/llama-head-name-only/config.json:28:3"
+    assert Placed(report.targets[0], one.finding, None, None, None).where() == "fixtures/models/llama-head-name-only"
+
+
+def test_fingerprints_of_gitlab_are_unique(tmp_path: Path) -> None:
+    for seed in range(12):
+        prints = [entry["fingerprint"] for entry in json.loads(rendered(drawn_report(seed, tmp_path), "gitlab"))]
+        assert len(set(prints)) == len(prints)
+
+
+def test_junit_goes_by_what_fails_a_target() -> None:
+    report = tiecheck.check(MODELS / "llama-redundant-copy")
+    assert 'failures="0"' in rendered(report, "junit")
+    assert 'failures="1"' in rendered(report, "junit", fail_on="info")
+    assert "TIE101" in rendered(report, "junit"), "a rule that found nothing is a case that passes"
+
+
+def test_a_page_stands_by_itself_and_takes_a_thousand_findings() -> None:
+    (target,) = tiecheck.check(MODELS / "llama-diverged-head").targets
+    report = Report("0", (target._replace(findings=target.findings * 1000),), 0.0)
+    page = Page(rendered(report, "html"))
+    assert sum(tag == "section" for tag, _ in page.seen) == 1000
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.seen}
+    assert not {"src", "href"} & {key for _, attributes in page.seen for key in attributes}
+    assert "prefers-color-scheme" in SHEET
+    assert "url(" not in SHEET
+
+
+def test_the_strip_has_a_cell_for_each_group_and_loader() -> None:
+    (target,) = tiecheck.check(MODELS / "bert-untied-bias").targets
+    picture = loader_strip(target)
+    columns = {(entry.loader, entry.versions) for entry in target.loaders}
+    assert picture.count("<rect") == len(columns) * len(target.ties)
+    assert "cls.predictions.bias +1: member-random in transformers 5" in picture
+    assert "cls.predictions.bias +1: tied in transformers 4.57" in picture
+    assert "+1: kept-apart in transformers 5" in picture
+    assert loader_strip(target._replace(loaders=())) == ""
+    assert [outcome_mark(word)[1] for word in ("tied", "kept-apart", "crash", "head-random", "unknown")] == [
+        "tied",
+        "apart",
+        "lost",
+        "lost",
+        "unknown",
+    ]
+
+
+def test_words_in_markdown_are_not_obeyed() -> None:
+    assert markdown_text("a|b <c> [d](e) *f*") == "a\\|b \\<c\\> \\[d\\](e) \\*f\\*"
+    assert code_text("a`b|c") == "`` a`b\\|c ``"
+    assert code_text("x") == "`x`"
+
+
+def test_the_summary_counts_what_the_page_shows() -> None:
+    report = tiecheck.check(MODELS / "llama-diverged-head")
+    assert summary_text(report) == "1 target: 1 fail. Findings: 1 error."
+    assert ties_text(report.targets[0]) == "1 group of 2, tied"
+
+
+def test_several_formats_in_one_run(tiecheck_cli, tmp_path: Path) -> None:
+    words = [word for form in ("sarif", "junit", "html") for word in ("-f", f"{form}={tmp_path / form}")]
+    done = tiecheck_cli(str(MODELS / "llama-diverged-head"), "-f", "github", *words)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("::error title=tiecheck (TIE101),file=")
+    assert all("TIE101" in (tmp_path / form).read_text() for form in ("sarif", "junit", "html"))
+    for command in ("inspect", "compare"):
+        refused = tiecheck_cli(command, str(MODELS / "llama-untied"), str(MODELS / "llama-untied"), "-f", "sarif")
+        assert refused.exit_code == 2
+        assert "there is no output format 'sarif'" in refused.stderr

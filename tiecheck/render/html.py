@@ -1,0 +1,79 @@
+"""One page that stands by itself: no script from elsewhere, no network, light and dark, usable with the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import TextIO
+
+from tiecheck.records.report import Finding, Report, TargetReport
+from tiecheck.render.findings import place_text, whom_text
+from tiecheck.render.lines import escaped
+from tiecheck.render.pictures import loader_strip
+from tiecheck.render.reports import Style
+from tiecheck.render.text import summary_text, ties_text
+
+SHEET = """
+:root{color-scheme:light dark;--line:#8884;--lost:#c62828;--tied:#2e7d32;--apart:#1565c0;--unknown:#757575}
+@media(prefers-color-scheme:dark){:root{--lost:#ef7070;--tied:#6fbf73;--apart:#7fb2ee;--unknown:#9e9e9e}}
+body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+code,pre{font-family:ui-monospace,monospace;font-size:.92em;overflow-wrap:anywhere}pre{overflow-x:auto}
+details{border-top:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:4rem 1fr;margin:.3rem 0 1rem}dd{margin:0;overflow-wrap:anywhere}
+.fail,.error,.lost{color:var(--lost)}.pass,.tied{color:var(--tied)}.warning,.unknown{color:var(--unknown)}
+.apart{color:var(--apart)}b{display:inline-block;min-width:5rem}.scroll{overflow-x:auto}
+svg text{font:12px ui-monospace,monospace;fill:currentColor}svg g rect{fill:currentColor;opacity:.25}
+dt{opacity:.7}
+"""
+
+LEGEND = (
+    '<span class="tied">= tied</span>, <span class="apart">| kept apart</span>, '
+    '<span class="lost">! lost, X crash</span>, ? not known'
+)
+
+
+def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
+    """Write the page: the counts, then each target to be opened, those that fail opened already."""
+    stream.write(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>tiecheck</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{SHEET}</style></head><body>\n'
+        f"<h1>tiecheck</h1><p>{_clean(summary_text(report))}</p><p>{LEGEND}</p>\n"
+    )
+    many = sum(target.status == "fail" for target in report.targets) > 10
+    for target in report.targets:
+        stream.writelines(_target(target, opened=not many and target.status in ("fail", "error")))
+    stream.write("</body></html>\n")
+
+
+def _target(target: TargetReport, *, opened: bool) -> Iterator[str]:
+    model = f" {_clean(target.architecture)}" if target.architecture else ""
+    yield f'<details{" open" if opened else ""}><summary><b class="{target.status}">{target.status}</b> '
+    yield f"<code>{_clean(target.target)}</code>{model}, {_clean(ties_text(target))}</summary>\n"
+    for text in (target.reason, *(error.message for error in target.errors)):
+        if text:
+            yield f"<p>{_clean(text)}</p>\n"
+    yield f'<div class="scroll">{loader_strip(target)}</div>\n'
+    for finding in target.findings:
+        yield from _finding(finding, target)
+    for skip in target.skips:
+        yield f"<p>skipped: {_clean(skip.reason)} ({skip.code})</p>\n"
+    yield "</details>\n"
+
+
+def _finding(finding: Finding, target: TargetReport) -> Iterator[str]:
+    off = f" (suppressed: {_clean(finding.suppressed)})" if finding.suppressed else ""
+    level = "" if finding.suppressed else f' class="{finding.severity}"'
+    yield f"<section><p><strong{level}>{finding.code} {finding.severity}</strong>{off} "
+    yield f"{_clean(finding.message)}</p><dl>"
+    whom = whom_text(finding, target)
+    if whom:
+        yield f"<dt>hurts</dt><dd>{_clean(whom)}</dd>"
+    for place in finding.locations:
+        yield f"<dt>at</dt><dd><code>{_clean(place_text(place))}</code> {_clean(place.note)}</dd>"
+    parts = _clean(finding.help).split("`")
+    fix = "".join(f"<pre>{part.replace('; ', chr(10))}</pre>" if i % 2 else part for i, part in enumerate(parts))
+    yield f"<dt>fix</dt><dd>{fix}</dd></dl></section>\n"
+
+
+def _clean(text: str) -> str:
+    return escape(escaped(text))
