@@ -36,6 +36,8 @@ def check(
     *,
     config: str | os.PathLike[str] | None = None,
     ties: Ties | None = None,
+    optimizer: Any = None,
+    beside: nn.Module | Iterable[nn.Module] | None = None,
     **options: Any,
 ) -> Report:
     """Check a model and return what was found; nothing is printed.
@@ -48,6 +50,10 @@ def check(
             on the working directory. What is given here goes before what stands there.
         ties: Your own contract for models that declare nothing: groups of names that are one tensor, by the name or
             the dotted path of the model's class; or for a module the bare groups, `[["a.weight", "b.weight"]]`.
+        optimizer: The optimizer of a live module, or several: what they hold of its ties is looked at too
+            (TIE702, TIE703, TIE707, TIE708).
+        beside: Another model, or several, that was made from a live module: a reference, an average, a teacher. What
+            the two share is looked at too (TIE319).
         options: Fields of `Config` (`tiecheck.config.options`): `select`, `ignore`, `fail_on`, `strict`, `values`,
             `live`, `load`, `uses` (trace a forward pass) and `inputs` (of it, as `uses` takes them),
             `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `base` (of an
@@ -62,7 +68,12 @@ def check(
             device or a memory that is none.
         TypeError: An option that does not exist.
     """
-    return check_with(target, make_config(target, config=config, ties=ties, **options))
+    made = make_config(target, config=config, ties=ties, **options)
+    if optimizer is not None or beside is not None:
+        from tiecheck.engine.life import check_beside
+
+        return check_beside(target, made, optimizer, beside)  # type: ignore[arg-type]  # it refuses a path
+    return check_with(target, made)
 
 
 def inspect(

@@ -289,3 +289,23 @@ def test_models_of_transformers_have_the_ties_they_declare() -> None:
     assert_ties_match(model, model.all_tied_weights_keys)
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     assert "call model.tie_weights()" in message(model, model.all_tied_weights_keys)
+
+
+def test_what_a_strict_export_has_merged_holds() -> None:
+    class Toy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(16, 8)
+            self.lm_head = nn.Linear(8, 16, bias=False)
+            self.lm_head.weight = self.embedding.weight
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.lm_head(self.embedding(ids))
+
+    groups = [["embedding.weight", "lm_head.weight"]]
+    for strict in (False, True):
+        exported = torch.export.export(Toy(), (torch.tensor([[1, 2, 3]]),), strict=strict).module()
+        assert len(dict(exported.named_parameters(remove_duplicate=False))) == 2 - strict
+        assert_ties_match(exported, groups)
+    with pytest.raises(AssertionError, match="missing"):
+        assert_ties_match(nn.ModuleDict({"embedding": nn.Embedding(16, 8)}), groups)

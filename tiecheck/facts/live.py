@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import Config
 from tiecheck.facts.registry import fact
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
     from tiecheck.live.live_facts import Contract
+    from tiecheck.records.life import HeldTensor, SharedAcross
     from tiecheck.records.live import (
         Alias,
         Candidate,
@@ -140,9 +141,9 @@ def live_class(live: LiveModel) -> LiveClass:
 @fact
 def mending(live: LiveModel) -> Mending:
     """Parts of the module that its mends have to know: wrappers, aliases, declared groups and their flags."""
-    from tiecheck.records.mending import Mending
+    from tiecheck.records.mending import mending_of
 
-    return Mending(live.wrappers, live.flag, live.declared, live.aliases, live.problems, live.fixed, live.keyed)
+    return mending_of(live)
 
 
 @fact
@@ -233,6 +234,24 @@ def tool_views(built: Built, live: LiveModel) -> tuple[View, ...]:
 
     user = UserNames(ModuleGraph(built.module))
     return tuple(v._replace(groups=tuple(map(user.all_of, v.groups)), dropped=user.all_of(v.dropped)) for v in found)
+
+
+@fact
+def held_tensors(
+    built: Built, stepped_by: tuple[Any, ...], other_models: tuple[nn.Module, ...] | None
+) -> tuple[HeldTensor, ...]:
+    """Tensors that the given optimizers hold, and those of the module that train and are in none."""
+    from tiecheck.live.optimizers import held_tensors as held
+
+    return held(built.module, stepped_by, other_models or ())
+
+
+@fact
+def across_models(built: Built, other_models: tuple[nn.Module, ...]) -> tuple[SharedAcross, ...]:
+    """Tensors that the module shares with other models that were given, or holds as equal frozen copies."""
+    from tiecheck.live.across_models import shared_across
+
+    return shared_across(built.module, other_models)
 
 
 @fact

@@ -32,8 +32,8 @@ Live = Literal["built", "key_problems", "live", "live_class", "mending", "placem
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
 Used = Literal["uses"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
-Lived = Literal["tie_breaks"]
-"""Names of what a guard or an operation saw, and hands over."""
+Lived = Literal["across_models", "held_tensors", "other_models", "stepped_by", "tie_breaks"]
+"""Names of what a guard or an operation saw, of the optimizers and other models that were given, and what they hold."""
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])
@@ -152,6 +152,10 @@ class Facts:
             return True
         known = None if name in self._withheld else _facts.get(name)
         return known is not None and all(want.optional or want.name in self for want in known.wants)
+
+    def give(self, **values: Any) -> None:
+        """Put facts on offer that somebody else has made, before anything asks for them."""
+        self._made.update(values)  # type: ignore[arg-type]  # a name that is no fact's is never asked for
 
     def get(self, name: FactName) -> Any:
         """Return the fact, or the Unknown that stands for it.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import nn
 
 from tiecheck.live.derived_weights import effects_of
+from tiecheck.live.fsdp_groups import split_by_sharding
 from tiecheck.live.group_kind import empty_members, find_declared_ties
 from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
 from tiecheck.live.module_graph import ModuleGraph
@@ -20,7 +21,7 @@ from tiecheck.live.ties import aliases_of, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, read_declarations
 from tiecheck.live.transformers.heads import heads_of
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
-from tiecheck.live.wrappers import PEFT, UserNames, class_name, with_user_names
+from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, with_user_names
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
 from tiecheck.records.words import TIED
 
@@ -106,6 +107,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             equal=equal_heads(places),
             keyed=_dictionaries(graph),
             fixed=fixed_flags(said.models) if broken else (),
+            sharded_apart=split_by_sharding(graph) if FSDP2 in user.wrappers else (),
         )
         return with_user_names(found, user) if user.wrappers else found
 

@@ -189,4 +189,5 @@ def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:
         unsaved=tuple(u._replace(names=all_of(u.names), dropped=all_of(u.dropped)) for u in live.unsaved),
         fixed=tuple(map(of, live.fixed)),
         keyed=tuple(map(of, live.keyed)),
+        sharded_apart=tuple(map(all_of, live.sharded_apart)),
     )

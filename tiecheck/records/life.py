@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tiecheck.records.record import Record
 from tiecheck.records.words import Kind
 
@@ -52,3 +54,49 @@ class Overwritten(Record):
     """The group."""
     by: UserLine
     """The line that did it, and the initialiser."""
+
+
+class Slot(Record):
+    """One place where an optimizer holds a tensor."""
+
+    optimizer: int
+    """Position among the optimizers that were given."""
+    optimizers: int
+    """Number of them."""
+    title: str
+    """Class of the optimizer."""
+    group: int
+    """Position of its parameter group."""
+    settings: tuple[tuple[str, str], ...]
+    """What the group sets, as text."""
+    matrix: bool
+    """True for a group that orthogonalises matrices (Muon)."""
+
+
+class HeldTensor(Record):
+    """A tensor that optimizers hold, or that they should."""
+
+    names: tuple[str, ...]
+    """Its names in the model, sorted; empty for one that the model does not have."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    slots: tuple[Slot, ...]
+    """Where it is held; empty for a parameter of the model that trains and is in no optimizer."""
+    table: bool
+    """True if an embedding registers it, or it is the weight of the model's output embedding."""
+
+
+class SharedAcross(Record):
+    """Tensors that two models have under the same names, and how they hang together."""
+
+    other: int
+    """Position of the other model among those that were given."""
+    title: str
+    """Its class."""
+    form: Literal["whole", "object", "memory", "copies"]
+    """`whole`: every parameter is the same object; `object`: these are; `memory`: different parameters over one memory;
+    `copies`: frozen in both, equal, and held twice."""
+    names: tuple[str, ...]
+    """The names in the model, sorted."""
+    trains: bool
+    """True if one of them takes part in training, in either model."""

@@ -293,3 +293,5 @@ class LiveModel(Record):
     """Flags whose false a save and a load make true, where a declared group is not as its class means it."""
     keyed: tuple[str, ...] = ()
     """Paths of dictionaries of modules or parameters, in which a number is a text."""
+    sharded_apart: tuple[tuple[str, ...], ...] = ()
+    """Names that were one parameter before FSDP2 put them into groups of their own."""

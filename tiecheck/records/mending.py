@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.records.live import Alias, DeclaredTie, KeyProblem
+from tiecheck.records.live import Alias, DeclaredTie, KeyProblem, LiveModel
 from tiecheck.records.record import Record
 
 
@@ -23,3 +23,10 @@ class Mending(Record):
     """Flags whose false a save and a load make true."""
     keyed: tuple[str, ...] = ()
     """Paths of dictionaries of modules or parameters."""
+    sharded_apart: tuple[tuple[str, ...], ...] = ()
+    """Names that were one parameter before FSDP2 put them into groups of their own."""
+
+
+def mending_of(live: LiveModel) -> Mending:
+    """Return the parts of a live model that its mends have to know."""
+    return Mending(*(getattr(live, field) for field in Mending._fields))

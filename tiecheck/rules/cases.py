@@ -17,7 +17,7 @@ from tiecheck.records.live import (
     Tie,
 )
 from tiecheck.records.loaders import LoaderView
-from tiecheck.records.mending import Mending
+from tiecheck.records.mending import mending_of
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, Comparison, Group, Shard, StoredTensor
 from tiecheck.records.words import Outcome
@@ -200,7 +200,7 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
     """Return the facts of the live layer as rules ask for them: of a Llama in order or another, with some changes."""
     model = (of or live_llama())._replace(**changes)
     return {
-        "mending": Mending(model.wrappers, model.flag, model.declared, model.aliases, model.problems, model.fixed),
+        "mending": mending_of(model),
         "live_class": LiveClass(model.class_name, model.origin, model.library, model.wrappers, model.reasons),
         "live_ties": model.ties,
         "aliases": model.aliases,

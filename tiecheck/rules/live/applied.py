@@ -67,8 +67,9 @@ class DeclaredTieNotApplied(Rule):
         for claim in declared_ties:
             if claim.kind == "unknown":
                 yield Unknown(f"{listed(claim.names)}: {claim.reason}")
-            if speaking_rule(claim, declared_ties, heads) != self.code:
-                continue
+            apart = any(set(claim.names) >= set(group) for group in mending.sharded_apart)
+            if apart or speaking_rule(claim, declared_ties, heads) != self.code:
+                continue  # of those that are sharded apart fsdp-groups-split-tie speaks
             yield Draft(
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
@@ -98,6 +99,9 @@ class DeclaredTieNotApplied(Rule):
         random = declared_tie("separate", stored="absent")
         yield Case("loaded from one tensor, and not tied", live_facts(ties=(), declared=(random,)), finds=("error",))
         yield Case("nothing declared", live_facts(ties=(), declared=()))
+
+
+TURNED = "one is the other transposed, and forward has to take the one parameter as both do."
 
 
 class StorageOnlyTie(Rule):
@@ -141,7 +145,7 @@ class StorageOnlyTie(Rule):
 
     @staticmethod
     def _draft(live_class: LiveClass, mending: Mending, tie: Tie) -> Draft:
-        meta = tie.device == "meta"
+        meta, frozen = tie.device == "meta", not any(tie.requires_grad)
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
         normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
         what = (
@@ -153,19 +157,18 @@ class StorageOnlyTie(Rule):
         cost = (
             "accelerate's init_empty_weights makes these; the loader has to tie again."
             if meta
+            else "None of them trains, and the first conversion or copy gives each its own memory."
+            if frozen
             else "Each has its own gradient and optimizer state, and the first conversion or copy parts them."
         )
+        why = "the loader ties them again." if meta else "PEFT makes and keeps them so."
         return Draft(
             f"{what}. {cost}",
             tie.names,
             (class_place(live_class.class_name, "same memory, different objects"),),
-            severity="info" if meta or adapters else None,
+            severity="info" if meta or adapters or frozen else None,
             edits=() if meta or adapters else _shared(mending, tie, normed),
-            no_mend="the loader ties them again."
-            if meta
-            else "PEFT makes and keeps them so."
-            if adapters
-            else "one is the other transposed, and forward has to take the one parameter as both do.",
+            no_mend=why if meta or adapters else TURNED,
         )
 
     @staticmethod
@@ -175,6 +178,8 @@ class StorageOnlyTie(Rule):
         shared = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
         normed = live_tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
+        frozen = shared._replace(requires_grad=(False, False))
+        yield Case("frozen on both sides", live_facts(ties=(frozen,)), finds=("info",))
         yield Case("weight_norm after tying", live_facts(ties=(normed,)), finds=("error",))
         yield Case("on meta", live_facts(ties=(shared._replace(device="meta"),)), finds=("info",))
         lora = live_tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")

@@ -1,0 +1,159 @@
+"""TIE702, 703, 707 and 708: real optimizers of torch, as people make them; each fix is executed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from rule_failures import gpt2, llama
+from tie_kinds import Data, NewParameter, Pair, Param
+from torch import nn
+
+import tiecheck
+
+
+def found(model: nn.Module, optimizer: Any) -> dict[str, Any]:
+    report = tiecheck.check(model, optimizer=optimizer, select=["TIE7"], ignore=["TIE701"])
+    assert not report.errors
+    return {finding.code: finding for finding in report.findings}
+
+
+def mended(model: nn.Module, optimizer: Any, code: str, choice: str | None = None) -> None:
+    finding = found(model, optimizer)[code]
+    edit = next(edit for edit in finding.edits if choice in (None, edit.choice))
+    for step in edit.steps:
+        exec(step.code, {"model": model, "optimizer": optimizer})
+    assert code not in found(model, optimizer)
+    one = optimizer[0] if isinstance(optimizer, list) else optimizer
+    one.state_dict()
+
+
+def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> torch.Tensor:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.arange(6)).square().sum().backward()
+        optimizer.step()
+    return model.one().detach().clone()
+
+
+def doubled(model: nn.Module) -> torch.optim.Optimizer:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.optim.SGD([*model.parameters(), model.one()], lr=0.1)
+
+
+def test_one_tensor_twice_in_a_group_is_stepped_twice() -> None:
+    model = Param()
+    twice, once = copy.deepcopy(model), copy.deepcopy(model)
+    assert not torch.equal(
+        stepped(twice, doubled(twice), 1), stepped(once, torch.optim.SGD(once.parameters(), lr=0.1), 1)
+    )
+    optimizer = doubled(model)
+    assert found(model, optimizer)["TIE702"].severity == "error"
+    mended(model, optimizer, "TIE702")
+
+
+@pytest.mark.parametrize("kind", [NewParameter, Data])
+def test_one_memory_under_two_parameters_is_stepped_twice(kind: type[Pair]) -> None:
+    model = kind()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    assert found(model, optimizer)["TIE702"].severity == "error"
+    shared = kind()
+    stepped(shared, torch.optim.AdamW(shared.parameters(), lr=0.1))
+    assert torch.equal(shared.one(), shared.other()), "no comparison of values notices"
+    mended(model, optimizer, "TIE702")
+    assert model.one() is model.other()
+
+
+def test_two_optimizers_over_one_tensor_are_a_warning() -> None:
+    model = Param()
+    both = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.AdamW(model.parameters())]
+    assert found(model, both)["TIE702"].severity == "warning"
+
+
+def untied_llama() -> Any:
+    model = llama()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
+def test_members_that_are_apart_and_trained_by_other_rules() -> None:
+    model = untied_llama()
+    names = dict(model.named_parameters())
+    head = names.pop("lm_head.weight")
+    optimizer = torch.optim.AdamW([{"params": list(names.values()), "weight_decay": 0.0}, {"params": [head]}])
+    assert found(model, optimizer)["TIE703"].severity == "warning"
+    mended(model, optimizer, "TIE703")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    model = untied_llama()
+    assert "TIE703" not in found(model, torch.optim.AdamW(model.parameters()))
+    model = llama(tied=False)
+    assert not found(
+        model, torch.optim.AdamW([{"params": [p], "lr": 0.1 / n} for n, p in enumerate(model.parameters(), 1)])
+    )
+
+
+def replaced() -> tuple[Any, torch.optim.Optimizer]:
+    model = gpt2()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    ids = torch.arange(8)[None]
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    model.set_input_embeddings(nn.Embedding(40, 16))
+    model.config.vocab_size = 40
+    model.tie_weights()
+    return model, optimizer
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_embedding_replaced_after_the_optimizer_was_made() -> None:
+    model, optimizer = replaced()
+    assert tiecheck.check(model).targets[0].status == "pass", "the tie is whole"
+    finding = found(model, optimizer)["TIE707"]
+    assert finding.severity == "error"
+    assert set(finding.names) == {"lm_head.weight", "transformer.wte.weight"}
+    mended(model, optimizer, "TIE707")
+    before = model.lm_head.weight.detach().clone()
+    ids = torch.arange(8)[None]
+    optimizer.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    assert not torch.equal(before, model.lm_head.weight)
+
+
+def test_what_an_optimizer_may_well_do_is_silent() -> None:
+    model, criterion = Param(), nn.Linear(2, 2)
+    assert not found(model, torch.optim.AdamW([*model.parameters(), *criterion.parameters()]))
+    assert not found(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    model.lin.weight.requires_grad_(False)
+    assert not found(model, torch.optim.SGD(criterion.parameters()))
+    whole = llama()
+    assert not found(whole, torch.optim.SGD(whole.model.layers.parameters(), lr=0.1)), "a part is trained"
+    storage = NewParameter()
+    storage.emb.weight.requires_grad_(False)
+    assert not found(storage, torch.optim.SGD([storage.lin.weight], lr=0.1))
+
+
+def test_a_tied_table_lands_in_the_group_of_the_matrices() -> None:
+    model = llama()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "lm_head" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim < 2 or "lm_head" in n]
+    both = [torch.optim.Muon(matrices, lr=0.1), torch.optim.AdamW(rest)]
+    finding = found(model, both)["TIE708"]
+    assert finding.severity == "warning"
+    mended(model, both, "TIE708")
+    assert any(p is model.lm_head.weight for p in both[1].param_groups[0]["params"])
+    right = [p for p in matrices if p is not model.lm_head.weight]
+    assert not found(model, [torch.optim.Muon(right), torch.optim.AdamW([*rest, model.lm_head.weight])])
+
+
+def test_what_is_no_optimizer_is_refused() -> None:
+    with pytest.raises(tiecheck.TiecheckError, match="optimizer="):
+        tiecheck.check(Param(), optimizer=Param())
+    with pytest.raises(tiecheck.TiecheckError, match="not with a path"):
+        tiecheck.check("somewhere", optimizer=doubled(Param()))
+    with pytest.raises(tiecheck.TiecheckError, match="beside="):
+        tiecheck.check(Param(), beside=[3])

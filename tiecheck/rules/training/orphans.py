@@ -1,0 +1,140 @@
+"""TIE707 and TIE708: an optimizer that lacks what the model has, and a tied table in the group of the matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.life import HeldTensor, Slot
+from tiecheck.records.live import LiveClass
+from tiecheck.records.mending import Mending
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.live.mends import model_path
+from tiecheck.rules.training.held import (
+    PAIR,
+    case_facts,
+    case_held,
+    case_slot,
+    places_text,
+    variable_of,
+    without_orphans,
+)
+from tiecheck.wording import listed, verb_form
+
+
+class OptimizerHoldsOrphan(Rule):
+    """The optimizer steps a tensor that the model has no longer.
+
+    ## What it does
+    Finds tensors in the parameter groups that the model does not have, while the model has parameters that train and
+    are in no group: something was replaced after the optimizer was made. An optimizer that holds another model's
+    parameters beside all of this one's is left alone.
+
+    ## Why it is bad
+    The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
+    forward pass reads.
+
+    ## How to mend it
+    Make the optimizer after the last replacement, or put the new parameter in the place of the old one.
+    """
+
+    code = "TIE707"
+    name = "optimizer-holds-orphan"
+    summary = "the optimizer steps a tensor that the model has no longer, and lacks one that it has"
+    severity = "error"
+    threads = ("helpmefindaname/transformer-smaller-training-vocab#3",)
+
+    def check(
+        self, live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...]
+    ) -> Iterator[Draft | Unknown]:
+        orphans = [held for held in held_tensors if not held.names]
+        lacking = [held for held in held_tensors if held.names and not held.slots]
+        if not orphans or not lacking:
+            return
+        names = tuple(sorted(name for held in lacking for name in held.names))
+        shapes = listed(tuple(str(list(held.shape)) for held in orphans))
+        yield Draft(
+            f"The optimizer holds {len(orphans)} tensor{'s' * (len(orphans) > 1)} of shape {shapes} that the model has "
+            f"not, and in no group {listed(names)}, which {verb_form('train', len(names) > 1)}: no step gets there.",
+            names,
+            (class_place(live_class.class_name, places_text(orphans[0].slots)),),
+            "Whatever replaces parameters has to come before the optimizer.",
+            edits=(_regrouped(mending, orphans, lacking),),
+        )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        orphan, lacking = case_held(case_slot(), names=()), case_held()
+        yield Case("the embedding was replaced", case_facts(orphan, lacking), finds=("error",))
+        yield Case("another module's parameter beside all of ours", case_facts(orphan, case_held(case_slot())))
+        yield Case("only a part is trained", case_facts(lacking, case_held(case_slot(), names=("a.weight",))))
+
+
+class TiedWeightInNameGroup(Rule):
+    """A tied embedding stands in the group of the matrices.
+
+    ## What it does
+    Finds a tied tensor that is an embedding or the model's head, in a group of Muon or of another optimizer that
+    orthogonalises matrices. Groups made by name put it there: `named_parameters()` gives a tied matrix its first name
+    alone, so that a filter for `embed` or `head` misses it.
+
+    ## Why it is bad
+    Muon is made for the matrices between the layers; its authors leave embeddings and heads to AdamW. The update of a
+    table of tokens is orthogonalised as if its rows were directions, and training is worse without an error.
+
+    ## How to mend it
+    Sort parameters by identity and not by name: whatever is `model.get_input_embeddings().weight` goes to AdamW.
+    """
+
+    code = "TIE708"
+    name = "tied-weight-in-name-group"
+    summary = "groups made by name: a tied embedding or head stands in the matrix group (Muon) under its first name"
+    severity = "warning"
+    threads = ("unslothai/unsloth#5933",)
+
+    def check(
+        self, live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...]
+    ) -> Iterator[Draft | Unknown]:
+        for held in held_tensors:
+            if len(held.names) > 1 and held.table and any(slot.matrix for slot in held.slots):
+                other = next((s for one in held_tensors for s in one.slots if not s.matrix), None)
+                yield Draft(
+                    f"{listed(held.names)} are one tensor, a table of tokens, and stand in "
+                    f"{places_text(held.slots)}, which is for matrices. "
+                    f"named_parameters() calls it {held.names[0]} or by another of its names alone.",
+                    held.names,
+                    (class_place(live_class.class_name, places_text(held.slots)),),
+                    edits=() if other is None else (_moved(mending, held, other),),
+                    no_mend="there is no other optimizer that could have it; it wants an AdamW.",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        muon = case_slot()._replace(title="Muon", matrix=True)
+        adam = case_held(case_slot()._replace(optimizer=1, optimizers=2), names=("norm.weight",))
+        table = case_held(muon._replace(optimizers=2))._replace(table=True)
+        yield Case("a tied table in Muon", case_facts(table, adam), finds=("warning",))
+        yield Case("a tied table in AdamW", case_facts(case_held(case_slot())._replace(table=True)))
+        yield Case("tied layers in Muon", case_facts(table._replace(table=False), adam))
+        yield Case("a table that nobody ties", case_facts(table._replace(names=PAIR[:1]), adam))
+
+
+def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTensor]) -> Edit:
+    slot = orphans[0].slots[0]
+    new = ", ".join(model_path(mending, held.names[0]) for held in lacking)
+    lines = without_orphans({variable_of(s) for held in orphans for s in held.slots})
+    lines.append(f'{variable_of(slot)}.add_param_group({{"params": [{new}]}})')
+    return python_edit("regrouped", None, *lines)
+
+
+def _moved(mending: Mending, held: HeldTensor, other: Slot) -> Edit:
+    weight = model_path(mending, held.names[0])
+    lines = []
+    for name in sorted({variable_of(slot) for slot in held.slots}):
+        lines += [
+            f"for group in {name}.param_groups:",
+            f'    group["params"] = [p for p in group["params"] if p is not {weight}]',
+        ]
+    lines.append(f'{variable_of(other)}.param_groups[{other.group}]["params"].append({weight})')
+    return python_edit("moved", None, *lines)
