@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import archives  # noqa: F401  # registers its formats
+import brought  # noqa: F401  # likewise
 import weights  # noqa: F401
 from cases import FORMATS, Case, drawn_case, place, to_json
 from oracles import CONTROL, Fault, Measure, Watch, document_faults, message_faults, report_faults
@@ -88,7 +89,7 @@ class Bench:
         """Run a case in this process, and return what must not be."""
         place(case, self.root)
         measure = Measure()
-        with self.watch.over(self.root, foreign=WEB if case.format in {"web", "command"} else frozenset(),
+        with self.watch.over(self.root, foreign=WEB if case.format in {"web", "command", "adapter"} else frozenset(),
                              allowed=(HUB, *(w for w in case.words if w.startswith("/")))) as heard:  # fmt: skip
             try:
                 found = (self._command if case.format == "command" else self._call)(case)

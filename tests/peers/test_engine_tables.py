@@ -260,7 +260,8 @@ MODEL_TENSORS: dict[A, list[T]] = {
 
 
 def test_llama_cpp_converter_and_loader(tmp_path: Path) -> None:
-    facts, names = gguf_facts(gguf_tree(tmp_path))
+    facts, names, own = gguf_facts(gguf_tree(tmp_path))
+    assert own == {"falls": "fallback", "needs": "required", "never": "embedding"}
     assert (facts["FallsForCausalLM"], names["OUTPUT"]) == (("fallback", "keep"), ("lm_head",))
     found = read("llama.cpp", tmp_path)
     assert found["FallsForCausalLM"] == "fallback|keep"
@@ -269,7 +270,12 @@ def test_llama_cpp_converter_and_loader(tmp_path: Path) -> None:
     assert found["OddForCausalLM"].startswith("unknown:the converter names the head in a way that was not recognised")
     assert found["=OUTPUT"] == "lm_head"
     (tmp_path / "src/models/falls.cpp").write_text("void llama_model_falls::load_arch_tensors(int) {\n    x();\n}\n")
-    assert read("llama.cpp", tmp_path)["FallsForCausalLM"].startswith("unknown:the loader reads the head in a way")
+    found = read("llama.cpp", tmp_path)
+    assert found["FallsForCausalLM"].startswith("unknown:the loader reads the head in a way")
+    assert (found["gguf:falls"], found["gguf:needs"]) == ("none", "required")
+    with (tmp_path / "src/models/falls.cpp").open("a") as graph:
+        graph.write("cur = build_lora_mm(model.tok_embd, cur);")
+    assert read("llama.cpp", tmp_path)["gguf:falls"].startswith("unknown:")
 
 
 def test_mergekit_definitions(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import finding_of, suppress_findings
-from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, raised_load, report_status
+from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, raised_load, report_status, told_groups
 from tiecheck.errors import (
     OutOfTimeError,
     TargetError,
@@ -30,7 +30,7 @@ from tiecheck.records.edits import fitting_edits
 from tiecheck.records.report import Error, Report, Skip, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
-from tiecheck.targets.parse import Target, parse_target
+from tiecheck.targets.parse import Target, parse_target, targets_below
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +81,7 @@ def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Repo
     check_codes((*config.select, *config.ignore))
     _chosen(config)
     seen: set[str] = set()
-    for target in targets:
+    for target in (one for given in targets for one in (targets_below(given) if isinstance(given, str) else (given,))):
         whole = _whole_model(target)
         if isinstance(whole, str) and whole is not target:
             if whole in seen:
@@ -263,7 +263,7 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,
         layers=known_layers(facts),
-        ties=tie_entries(base.groups if base else facts.known("groups") or (), live),
+        ties=tie_entries(told_groups(facts), live),
         aliases=alias_entries(live),
         loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
         remote=facts.known("remote"),

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName
     from tiecheck.records.live import DeclaredTie, LiveModel
 
-TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties")
+TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties", "gguf_tie")
 """Names of the facts that are the ties themselves."""
 
-JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties"})
+JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties", "gguf_tie"})
 """The same as the rules on them ask for it."""
 
 
@@ -47,13 +47,18 @@ def report_status(
     raised = _raises(facts)
     blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
     unclear = [skip.reason for skip in answers.skips if skip.code in answers.unclear]
-    untold_groups = untold_reason(
-        facts.known("groups") or (), facts.known("loaders") or (), facts.known("live"), chosen
-    )
+    untold_groups = untold_reason(told_groups(facts), facts.known("loaders") or (), facts.known("live"), chosen)
     reason = next(iter((*raised, *blind, *untold_groups, *unclear)), None)
     if reason is None and answers.ran:
         return "pass", None
     return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")
+
+
+def told_groups(facts: Facts) -> tuple[Group, ...]:
+    """Return the static groups of a target: a checkpoint's own, those of an adapter's base, or a GGUF file's."""
+    base, gguf = facts.known("adapter_base"), facts.known("gguf_tie")
+    groups: tuple[Group, ...] = base.groups if base else (gguf.group,) if gguf else facts.known("groups") or ()
+    return groups
 
 
 def _raises(facts: Facts) -> list[str]:

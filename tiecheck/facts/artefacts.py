@@ -1,4 +1,4 @@
-"""The facts of what people bring beside whole models: adapters."""
+"""The facts of what people bring beside whole models of transformers: adapters and GGUF files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tiecheck.facts.registry import fact
 from tiecheck.records.adapters import Adapter, AdapterBase, AdapterTies
+from tiecheck.records.gguf import Gguf, GgufTie
 from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
@@ -18,3 +19,12 @@ def adapted_ties(adapter: Adapter, adapter_base: AdapterBase, values: Values) ->
     from tiecheck.stored.adapter_ties import adapter_ties
 
     return adapter_ties(adapter, adapter_base, values=values != "never")
+
+
+@fact
+def gguf_tie(gguf: Gguf, values: Values) -> GgufTie | Unknown | None:
+    """Return embedding and head of a GGUF file; None for an architecture without a head."""
+    from tiecheck.peers.loaders.llama_cpp import head_use
+    from tiecheck.stored.gguf_ties import gguf_tie as found
+
+    return found(gguf, head_use(gguf.architecture), values=values != "never")

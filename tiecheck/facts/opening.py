@@ -44,10 +44,10 @@ def facts_of(target: Target, config: Config) -> Facts:
         return module_facts(build_attribute(target), config)
     if target.type == "source":
         return Facts(_sources(target.path))
-    if target.type == "adapter":
-        from tiecheck.facts.adapters import adapter_facts
+    if target.type in ("adapter", "gguf"):
+        from tiecheck.facts.brought import artefact_facts
 
-        return adapter_facts(target, config, facts_of)
+        return artefact_facts(target, config, facts_of)
     if target.remote:
         from tiecheck.files.remote.reading import read_address
 

@@ -15,8 +15,8 @@ Asked = Literal["contract", "load_options", "placing", "rehearsing", "tracing", 
 """Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, the
 forward pass to trace, and `--values`."""
 
-Brought = Literal["adapter", "adapter_base"]
-"""Names of what the opening of an artefact reads: an adapter and its base."""
+Brought = Literal["adapter", "adapter_base", "gguf"]
+"""Names of what the opening of an artefact reads: an adapter and its base, a GGUF file."""
 
 Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic", "sources", "unread_sources"]
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved,
@@ -26,7 +26,7 @@ Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "opt
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
-Artefacts = Literal["adapted_ties"]
+Artefacts = Literal["adapted_ties", "gguf_tie"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]

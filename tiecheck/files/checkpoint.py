@@ -126,7 +126,7 @@ def check_ending(name: str) -> None:
     """
     ending = os.path.splitext(name)[1]
     if ending in LATER_ENDINGS:
-        raise TargetError(f"{name} is a {LATER_ENDINGS[ending]} file, which this version does not read yet", name)
+        raise TargetError(f"{name} is a {LATER_ENDINGS[ending]} file, which is not read as a checkpoint", name)
     if ending not in (".safetensors", *PICKLE_ENDINGS):
         known = ", ".join((".safetensors", *PICKLE_ENDINGS, INDEX_ENDING))
         raise TargetError(f"{name} is no weights file that is known by its ending ({known})", name)

@@ -61,6 +61,8 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE603": ("artefacts.merges", ("adapted_ties",)),
     "TIE604": ("artefacts.adapters", ("adapted_ties",)),
     "TIE605": ("artefacts.adapters", ("groups", "beside_adapter")),
+    "TIE621": ("artefacts.gguf", ("gguf", "gguf_tie")),
+    "TIE622": ("artefacts.gguf", ("gguf", "gguf_tie")),
     "TIE701": ("training.scale", ("scale",)),
     "TIE702": ("training.stepped", ("live_class", "mending", "live_ties", "held_tensors")),
     "TIE703": ("training.stepped", ("live_class", "mending", "live_ties", "declared_ties", "held_tensors")),

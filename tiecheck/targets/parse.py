@@ -37,7 +37,7 @@ class Target(Record):
     """The kind of thing it is."""
     path: str
     """Directory, file or address (`checkpoint`), file or dotted module (`module`), file or directory (`source`),
-    directory (`adapter`)."""
+    directory (`adapter`), file (`gguf`)."""
     attribute: str | None
     """The attribute to build (`module`)."""
     remote: bool = False
@@ -93,6 +93,22 @@ def _exists(text: str) -> bool:
     return True
 
 
+def targets_below(text: str) -> list[str]:
+    """Return the targets that a word stands for: the GGUF files of a directory that holds no other model, else itself.
+
+    Of a model in parts the first part stands for all.
+    """
+    try:
+        names = sorted(os.listdir(text)) if text and os.path.isdir(text) else []
+    except OSError:
+        return [text]
+    files = [name for name in names if name.lower().endswith(".gguf")]
+    if not files or "config.json" in names or any(n.endswith(FILE_ENDINGS) for n in names):
+        return [text]
+    first = (name for name in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name))
+    return [os.path.join(text, name) for name in first] or [text]
+
+
 def _directory(text: str) -> Target:
     try:
         names = os.listdir(text)
@@ -129,6 +145,8 @@ def _file(text: str) -> Target:
     folder, name = os.path.split(text)
     if name.startswith(("adapter_model.", "adapters.")) and _exists(os.path.join(folder, ADAPTER_CONFIG)):
         return Target(text, "adapter", folder or ".", None)
+    if name.lower().endswith(".gguf"):
+        return Target(text, "gguf", text, None)
     return Target(text, "checkpoint", text, None)
 
 

@@ -39,9 +39,10 @@ def read(engine: str, root: Path) -> Mapping[str, str]:
         classes = sglang_classes(root)
         return {name: "|".join(class_facts(found, False, classes)) for name, found in classes.items()}
     if engine == "llama.cpp":
-        facts, names = gguf_facts(root)
+        facts, names, own = gguf_facts(root)
         lines = {name: "|".join(f) if isinstance(f, tuple) else f"unknown:{f}" for name, f in facts.items()}
-        return lines | {f"={kind}": " ".join(dict.fromkeys(held)) for kind, held in names.items()}
+        mapped = {f"={kind}": " ".join(dict.fromkeys(held)) for kind, held in names.items()}
+        return lines | mapped | {f"gguf:{name}": use for name, use in own.items()}
     if engine == "mlx-lm":
         return {name: "|".join(f) for name, f in mlx_facts(root).items()}
     if engine == "mergekit":

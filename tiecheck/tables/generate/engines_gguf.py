@@ -32,6 +32,7 @@ METHODS = (
     "get_tensors",
     "index_tensors",
 )
+NOT_READ = "the loader reads the head in a way that was not recognised"
 ROOTS = frozenset({"TextModel", "ModelBase", "MmprojModel"})
 
 
@@ -44,12 +45,18 @@ class GgufFacts(NamedTuple):
     """A stored head in the converter: `keep`, `skip`, `flag` (skipped where the flag is true), `unmapped`."""
 
 
-def gguf_facts(root: Path) -> tuple[Mapping[str, GgufFacts | str], Mapping[str, tuple[str, ...]]]:
-    """Architecture -> facts or the reason of an unknown, and the names that the converter maps to the two tensors."""
+def gguf_facts(
+    root: Path,
+) -> tuple[Mapping[str, GgufFacts | str], Mapping[str, tuple[str, ...]], Mapping[str, str]]:
+    """Architecture -> facts or the reason of an unknown; the converter's names of the two tensors; the loaders' way.
+
+    The last by GGUF's own architectures: what each loader does with `output.weight`.
+    """
     tree = Tree(root / "conversion", root)
     gguf = root / "gguf-py/gguf"
     tensors = _tensors(gguf / "constants.py")
-    loaders = _loaders(root / "src", _gguf_names(gguf / "constants.py"))
+    written = _gguf_names(gguf / "constants.py")
+    loaders = _loaders(root / "src", written)
     names = _dict(root / "conversion/__init__.py", "TEXT_MODEL_MAP")
     found: dict[str, GgufFacts | str] = {}
     for key, value in zip(names.keys, names.values, strict=True):
@@ -60,7 +67,8 @@ def gguf_facts(root: Path) -> tuple[Mapping[str, GgufFacts | str], Mapping[str, 
         except Unrecognised as reason:
             found[str(key.value)] = str(reason)
     mapping = (gguf / "tensor_mapping.py").read_text(encoding="utf-8")
-    return found, {kind: _mapped(mapping, kind) for kind in ("TOKEN_EMBD", "OUTPUT")}
+    own = {name: loaders[arch] for arch, name in written.items()}
+    return found, {kind: _mapped(mapping, kind) for kind in ("TOKEN_EMBD", "OUTPUT")}, own
 
 
 def _mapped(text: str, kind: str) -> tuple[str, ...]:
@@ -111,7 +119,9 @@ def _loaders(source: Path, names: Mapping[str, str]) -> Mapping[str, str]:
     bodies: dict[str, str] = {}
     pattern = re.compile(r"^void (llama_model_\w+)::load_arch_tensors\(.*?\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
     for path in sorted((source / "models").glob("*.cpp")):
-        bodies |= dict(pattern.findall(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        used = "build_lora_mm(model.tok_embd" in text  # a graph that multiplies by it has a head
+        bodies |= {name: body + "TENSOR_DUPLICATED" * used for name, body in pattern.findall(text)}
     found = {}
     for key, gguf in names.items():
         name = made.get(by_name.get(gguf, ""))
@@ -135,7 +145,9 @@ def _loader(body: str) -> str:
         return "fallback" if guarded else "unknown:the fallback stands under a condition that was not recognised"
     if read == [("TOKEN_EMBD", "TENSOR_DUPLICATED")]:
         return "embedding"
-    return "unknown:the loader reads the head in a way that was not recognised"
+    if not read and "LLM_TENSOR_OUTPUT," not in body and "TENSOR_DUPLICATED" not in body:
+        return "none"
+    return f"unknown:{NOT_READ}"
 
 
 def _facts(
@@ -145,6 +157,8 @@ def _facts(
     arch = _arch(found)
     if arch not in tensors or arch not in loaders:
         raise Unrecognised(f"nothing is known of MODEL_ARCH.{arch}")
+    if loaders[arch] == "none":
+        raise Unrecognised(NOT_READ)
     if loaders[arch].startswith("unknown"):
         raise Unrecognised(loaders[arch].partition(":")[2])
     head = _converted(found)

@@ -1,8 +1,9 @@
-"""Opening an adapter: its own files, and the base that the user or its config names."""
+"""Opening what people bring: a GGUF file; an adapter, with the base that the user or its config names."""
 
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import Config
@@ -11,23 +12,27 @@ from tiecheck.facts import artefacts as _registered  # noqa: F401
 from tiecheck.facts.registry import Facts
 from tiecheck.records.adapters import Adapter, AdapterBase
 from tiecheck.records.words import Unknown
-from tiecheck.targets.parse import Target, parse_target
+from tiecheck.targets.parse import HUB_ID, Target, parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def adapter_facts(target: Target, config: Config, opened: Callable[[Target, Config], Facts]) -> Facts:
-    """Return the facts of an adapter.
+def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Config], Facts]) -> Facts:
+    """Return the facts of an adapter or a GGUF file.
 
     Args:
-        target: Its directory.
+        target: Its directory, or the file.
         config: The options; `base` names the base.
         opened: What opens the base.
 
     Raises:
-        TiecheckError: The adapter cannot be read, or the base that the user named.
+        TiecheckError: It cannot be read, or the base that the user named.
     """
+    if target.type == "gguf":
+        from tiecheck.files.gguf import read_gguf
+
+        return Facts({"gguf": read_gguf(target.path), "values": config.values}, withheld=("scale",))
     from tiecheck.files.adapter import read_adapter
 
     adapter = read_adapter(target.path)
@@ -46,6 +51,10 @@ def _base(
         return Unknown(f"the adapter names no base; {hint}")
     beside = (adapter.base, os.path.join(directory, adapter.base))
     place = next((path for path in beside if os.path.isfile(os.path.join(path, "config.json"))), None)
+    if place is None and not re.fullmatch(
+        HUB_ID, adapter.base, re.ASCII
+    ):  # no address of the adapter's choice is opened
+        return Unknown(f"its base {adapter.base} is not here; {hint}")
     try:
         return _read(place or adapter.base, config, opened)
     except (TiecheckError, ImportError) as error:
@@ -53,7 +62,7 @@ def _base(
 
 
 def _read(place: str, config: Config, opened: Callable[[Target, Config], Facts]) -> AdapterBase | Unknown:
-    """Return the base at a place: a directory, or a hub model; of the latter only what the local cache holds."""
+    """Return the base at a place: a directory, or a hub model; of that only what the cache holds."""
     target = parse_target(place)
     if target.type != "checkpoint":
         raise TargetError(f"{place} is no model that can be a base", place)

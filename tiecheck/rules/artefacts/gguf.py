@@ -1,0 +1,151 @@
+"""TIE621 and TIE622: the head of a GGUF file, by what llama.cpp's loader of its architecture does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tiecheck.records.gguf import Gguf, GgufTie
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule, file_place
+
+if TYPE_CHECKING:
+    from tiecheck.records.gguf import HeadUse
+    from tiecheck.records.report import Severity
+    from tiecheck.records.stored import Comparison
+
+HEAD, EMBEDDING = "output.weight", "token_embd.weight"
+CONVERT = "convert_hf_to_gguf.py writes it from the checkpoint that the file came from."
+
+
+class GgufHeadMissing(Rule):
+    """A GGUF file has no `output.weight`, and the loader of its architecture needs one.
+
+    ## What it does
+    Looks for `output.weight` in the header, and looks up what llama.cpp's loader of the architecture does without it.
+     For most architectures `token_embd.weight` stands in; for some it is an error.
+
+    ## Why it is bad
+    The file does not load: `missing tensor 'output.weight'`.
+
+    ## How to mend it
+    Convert again from a checkpoint that stores its head: where it is tied, put a copy of the embedding into it under
+    the head's name first.
+    """
+
+    code = "TIE621"
+    name = "gguf-head-missing"
+    summary = "output.weight is absent and the architecture's loader needs it"
+    severity = "error"
+    messages = (
+        "llama_model_load: error loading model: missing tensor 'output.weight'",
+        "check_tensor_dims: tensor 'output.weight' not found",
+    )
+    threads = (
+        "ggml-org/llama.cpp#5824",
+        "ggml-org/llama.cpp#11345",
+        "ggml-org/llama.cpp#12451",
+        "ggml-org/llama.cpp#12567",
+        "ggml-org/llama.cpp#13328",
+    )
+
+    def check(self, gguf: Gguf, gguf_tie: GgufTie | None) -> Iterator[Draft]:
+        if gguf_tie is not None and gguf_tie.use == "required" and gguf_tie.group.missing:
+            yield Draft(
+                f"{HEAD} is not stored, and llama.cpp's loader of {gguf.architecture} needs it: missing tensor "
+                f"'{HEAD}'.",
+                (HEAD,),
+                (file_place(gguf.checkpoint.shards[0].path, f"{HEAD} is absent"),),
+                CONVERT,
+                no_mend="a tensor of a GGUF file is written by its converter.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield _case("needed and absent", "required", EMBEDDING, finds=("error",))
+        yield _case("absent, and the embedding stands in", "fallback", EMBEDDING)
+        yield _case("needed and stored", "required", EMBEDDING, HEAD)
+        yield _case("absent, and nobody knows", "unknown", EMBEDDING)
+        yield Case("no head in it", {**_case("", "none", EMBEDDING).facts, "gguf_tie": None})
+
+
+class GgufHeadRedundant(Rule):
+    """A GGUF file stores `output.weight` although `token_embd.weight` is the head anyway.
+
+    ## What it does
+    Compares `output.weight` and `token_embd.weight` byte by byte where both are stored in one type, and finds an
+     `output.weight` in architectures whose loader never asks for one.
+
+    ## Why it is bad
+    An equal copy costs memory on disk and on the device, and nothing else. Where the loader never asks for the head,
+    the file does not load: a tensor is left over.
+
+    ## How to mend it
+    Convert again from a checkpoint whose head is tied and not stored.
+    """
+
+    code = "TIE622"
+    name = "gguf-head-redundant"
+    summary = "output.weight equals token_embd.weight, or is there though the loader never asks for it"
+    severity = "info"
+    messages = ("done_getting_tensors: wrong number of tensors",)
+    threads = ("ggml-org/llama.cpp#12483", "unslothai/unsloth#9929")
+
+    def check(self, gguf: Gguf, gguf_tie: GgufTie | None) -> Iterator[Draft | Unknown]:
+        if gguf_tie is None or gguf_tie.group.missing:
+            return
+        place = file_place(gguf.checkpoint.shards[0].path, f"{HEAD} and {EMBEDDING}")
+        no_mend = "a tensor of a GGUF file is written by its converter."
+        if gguf_tie.use in ("embedding", "none"):
+            yield Draft(
+                f"{HEAD} is stored, and llama.cpp's loader of {gguf.architecture} never asks for it: the load ends "
+                "with done_getting_tensors: wrong number of tensors.",
+                (HEAD,),
+                (place,),
+                CONVERT,
+                severity="error",
+                no_mend=no_mend,
+            )
+        elif isinstance(gguf_tie.comparison, Unknown):
+            yield gguf_tie.comparison
+        elif gguf_tie.comparison is not None and gguf_tie.comparison.equal and not gguf_tie.comparison.constant:
+            tensor = gguf_tie.group.tensors[0]
+            needs = gguf_tie.use == "required"
+            yield Draft(
+                f"{HEAD} holds the bytes of {EMBEDDING} ({tensor.dtype}, {tensor.nbytes:,} bytes)"
+                f"{', which the loader of the architecture needs' if needs else ', and could be left out'}.",
+                (HEAD, EMBEDDING),
+                (place,),
+                "" if needs else CONVERT,
+                no_mend=no_mend,
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import row_comparison
+
+        both = (EMBEDDING, HEAD)
+        yield _case("an equal copy", "fallback", *both, comparison=row_comparison(), finds=("info",))
+        yield _case("never asked for", "embedding", *both, finds=("error",))
+        yield _case("another head", "fallback", *both, comparison=row_comparison(rows_differ=9, first=0))
+        yield _case("no head", "fallback", EMBEDDING)
+        types = Unknown("q6_k and q4_k of one matrix are not alike byte by byte")
+        yield _case("of two types", "fallback", *both, comparison=types, unknown=True)
+
+
+def _case(
+    title: str,
+    use: HeadUse,
+    *stored: str,
+    comparison: Comparison | Unknown | None = None,
+    finds: tuple[Severity, ...] = (),
+    unknown: bool = False,
+) -> Case:
+    """Return a case of a GGUF file that holds some of the two tensors."""
+    from tiecheck.rules.cases import llama_group, sharded_checkpoint, stored_tensor
+
+    missing = tuple(name for name in (HEAD, EMBEDDING) if name not in stored)
+    tensors = tuple(stored_tensor(name) for name in stored)
+    group = llama_group()._replace(names=(HEAD, EMBEDDING), source=EMBEDDING, missing=missing, tensors=tensors)
+    gguf = Gguf("llama", "model", sharded_checkpoint({"model.gguf": ()}))
+    return Case(title, {"gguf": gguf, "gguf_tie": GgufTie(group, use, comparison)}, finds, unknown)
