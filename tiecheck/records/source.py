@@ -58,6 +58,10 @@ class Method(Record):
     """Dotted paths under `self` that it reads."""
     events: tuple[Event, ...]
     """In the order in which they happen, with those of the class's own methods that it calls."""
+    tests: tuple[tuple[int, str], ...] = ()
+    """Conditions under which a module is deep-copied: line of the `if`, and its text."""
+    multiplies: tuple[tuple[str, int, int], ...] = ()
+    """Parameters that it multiplies by, as the weight of a linear layer: path, line, column."""
     returns: str = ""
     """Dotted path under `self` that it returns, where it has one `return`, of such a path or of its call (`x()`)."""
 
@@ -110,6 +114,21 @@ class LooseCall(Record):
     column: int
 
 
+class CopiedLayer(Record):
+    """A module that is deep-copied for each layer, and holds one that was handed to it."""
+
+    layer: str
+    """Class of the module that is copied."""
+    child: str
+    """Text of what it was handed."""
+    child_class: str
+    """Class of which that was built."""
+    kept: bool
+    """True where whoever copies keeps the child as well."""
+    line: int
+    column: int
+
+
 class Repeated(Record):
     """An expression `[Thing(...)] * n`: one object that stands many times."""
 
@@ -136,6 +155,7 @@ class SourceFile(Record):
     """Events of functions and of the module itself."""
     calls: tuple[LooseCall, ...]
     times: tuple[Repeated, ...]
+    copied: tuple[CopiedLayer, ...]
     words: tuple[tuple[str, bool, int, int], ...]
     """Names that look like a tie flag: the name, whether it is read (or defined) there, line, column."""
     ignores: tuple[tuple[int, tuple[str, ...]], ...]

@@ -6,17 +6,21 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
-from tiecheck.records.source import LooseCall, Method, ModuleClass, Repeated, SourceFile, TiedKeys
+from tiecheck.records.source import LooseCall, ModuleClass, Repeated, SourceFile, TiedKeys
+from tiecheck.source.copies import copied_layers
 from tiecheck.source.flow import Flow, parameter_times
-from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of
+from tiecheck.source.methods import Function, arguments_of, read_method
+from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of, walked
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 KEYS = "_tied_weights_keys"
 FLAG_LIKE = re.compile(r"\b(?!tie_word_embeddings\b)tied?_words?_emb\w+\b")
 """Names that may be meant as `tie_word_embeddings`."""
 
 LISTED = re.compile(r"tied_weights?_keys\w*\s*=\s*[\[(]")
 """Text of a list of tied names: each class of the file may then tell where one takes its tensor from."""
+
+CLONING = re.compile(r"clones\(|deepcopy\([\w.]+\)\s+for |Transformer(En|De)coder\(")
+"""Text without which no layer is deep-copied many times."""
 
 TIMES = re.compile(r"\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]")
 """Text without which no `[Thing()] * n` is written."""
@@ -42,25 +46,28 @@ def read_tree(path: str, text: str, tree: ast.Module, ignores: tuple[tuple[int, 
     """
     lines = text.encode().splitlines(keepends=True)
     times = tuple(_repeated(tree, lines)) if TIMES.search(text) else ()
-    every = bool(times) or LISTED.search(text) is not None
+    cloning = CLONING.search(text) is not None
+    every = bool(times) or cloning or LISTED.search(text) is not None
     classes, functions = _definitions(tree)
     bases = {node.name: tuple(filter(None, map(_base_name, node.bases))) for node in classes}
     told = [node for node in functions if TELLING.search(_text_of(node, lines))]
     events = []
     for function in told:
-        flow = Flow({}, {argument.arg: Reached(argument.arg, ()) for argument in _arguments(function)}, lines)
+        flow = Flow({}, {argument.arg: Reached(argument.arg, ()) for argument in arguments_of(function)}, lines)
         flow.run(function.body)
         events += flow.events
+    whole = tuple(
+        _class_of(node, bases, lines, whole=every or TELLING.search(_text_of(node, lines)) is not None)
+        for node in classes
+    )
     return SourceFile(
         path=path,
         imports=tuple(_imported(tree)),
-        classes=tuple(
-            _class_of(node, bases, lines, whole=every or TELLING.search(_text_of(node, lines)) is not None)
-            for node in classes
-        ),
+        classes=whole,
         events=tuple(events),
         calls=tuple(call for function in told for call in _loose_calls(function)),
         times=times,
+        copied=tuple(copied_layers((*classes, *functions), whole, lines)) if cloning else (),
         words=tuple(_flag_words(tree)) if FLAG_LIKE.search(text) else (),
         ignores=ignores,
     )
@@ -111,15 +118,10 @@ def _base_name(node: ast.expr) -> str:
     return dotted_name(node.value if isinstance(node, ast.Subscript) else node)
 
 
-def _arguments(function: Function) -> list[ast.arg]:
-    given = function.args
-    return [*given.posonlyargs, *given.args, *given.kwonlyargs]
-
-
 def _class_of(node: ast.ClassDef, bases: Mapping[str, tuple[str, ...]], lines: Lines, *, whole: bool) -> ModuleClass:
     body = node.body if whole else ()
     functions = {child.name: child for child in body if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    methods = tuple(_method_of(name, function, functions, lines) for name, function in functions.items())
+    methods = tuple(read_method(name, function, functions, lines) for name, function in functions.items())
     keys, attributes = None, []
     for child in node.body:
         if isinstance(child, (ast.Assign, ast.AnnAssign)) and child.value is not None:
@@ -153,52 +155,6 @@ def _lineage(name: str, bases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]
     return tuple(found)
 
 
-def _method_of(name: str, function: Function, functions: Mapping[str, Function], lines: Lines) -> Method:
-    arguments = [argument.arg for argument in _arguments(function)]
-    names = {argument: Reached(argument, ()) for argument in arguments[1:]}
-    flow = Flow(functions, {arguments[0]: Reached("", ()), **names} if arguments else {}, lines)
-    flow.entered.append(name)
-    flow.run(function.body)
-    own = arguments[0] if arguments else "self"
-    calls, reads = set(), set()
-    for child in ast.walk(function):
-        if isinstance(child, ast.Call):
-            calls.add(called_name(child))
-        elif isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Load):
-            read = dotted_name(child)
-            if read.startswith(f"{own}."):
-                reads.add(read.removeprefix(f"{own}."))
-    return Method(
-        name=name,
-        line=function.lineno,
-        column=function.col_offset + 1,
-        accepts=function.args.kwarg is not None,
-        arguments=tuple(arguments),
-        empty=all(_is_nothing(child) for child in function.body),
-        raises=isinstance(function.body[-1], ast.Raise) and all(map(_is_nothing, function.body[:-1])),
-        calls=tuple(sorted(calls - {""})),
-        reads=tuple(sorted(reads)),
-        events=tuple(flow.events),
-        returns=_returned(function),
-    )
-
-
-def _returned(function: Function) -> str:
-    """Return the path under `self` that a function returns, where it returns that alone and in one place."""
-    found = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
-    called = called_name(found[0]) if len(found) == 1 else ""
-    whole = f"{called}()" if called else dotted_name(found[0]) if len(found) == 1 else ""
-    own, _, path = whole.partition(".")
-    return path if function.args.args and own == function.args.args[0].arg else ""
-
-
-def _is_nothing(node: ast.stmt) -> bool:
-    """Tell whether a statement does nothing: `pass`, a docstring, `...`, a bare return."""
-    if isinstance(node, ast.Return):
-        return node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None)
-    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-
-
 def _tied_keys(node: ast.expr, place: ast.stmt, lines: Lines) -> TiedKeys:
     line, column, text = place.lineno, place.col_offset + 1, text_of(place, lines)
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
@@ -220,7 +176,7 @@ def _loose_calls(function: Function) -> Iterator[LooseCall]:
     """Yield the calls of a function that take a module's parameters apart, with what ties them after it."""
     classes: dict[str, str] = {}
     calls: list[tuple[ast.Call, str]] = []
-    for node in ast.walk(function):
+    for node in walked(function):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             built = called_name(node.value).rpartition(".")[2]
             if built[:1].isupper():
@@ -230,7 +186,7 @@ def _loose_calls(function: Function) -> Iterator[LooseCall]:
     ties = [node.lineno for node, name in calls if "tie" in name.rpartition(".")[2]]
     ties += [
         node.lineno
-        for node in ast.walk(function)
+        for node in walked(function)
         if isinstance(node, ast.Assign)
         and any(isinstance(target, ast.Attribute) and target.attr == "weight" for target in node.targets)
     ]
@@ -250,13 +206,13 @@ def _on_meta(function: Function) -> bool:
     return any(
         (isinstance(node, ast.Constant) and node.value == "meta")
         or (isinstance(node, ast.Call) and called_name(node).rpartition(".")[2] == "init_empty_weights")
-        for node in ast.walk(function)
+        for node in walked(function)
     )
 
 
 def _flag_words(tree: ast.Module) -> Iterator[tuple[str, bool, int, int]]:
     """Yield names that look like a tie flag: the name, whether it is read there, line, column."""
-    for node in ast.walk(tree):
+    for node in walked(tree):
         found: list[tuple[str, bool, int, int]] = []
         if isinstance(node, ast.keyword) and node.arg:
             found = [(node.arg, False, node.lineno, node.col_offset + 1)]

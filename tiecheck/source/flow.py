@@ -11,10 +11,12 @@ from tiecheck.source.paths import (
     Lines,
     Reached,
     called_name,
+    copied_each,
     dotted_name,
     plain_part,
     reached_by,
     text_of,
+    walked,
     weights_read,
 )
 
@@ -49,6 +51,7 @@ class Flow:
         self.classes: dict[str, str] = {}  # local name -> the class that it was built of
         self.events: list[Event] = []
         self.branch: Branch = ()
+        self.tests: dict[int, ast.expr] = {}  # line of an `if` -> its condition
         self.entered: list[str] = []
 
     def run(self, body: Sequence[ast.stmt]) -> None:
@@ -72,7 +75,8 @@ class Flow:
 
     def _arms(self, node: ast.If | ast.Match | ast.Try) -> None:
         if isinstance(node, ast.If):
-            for call in ast.walk(node.test):
+            self.tests[node.lineno] = node.test
+            for call in walked(node.test):
                 if isinstance(call, ast.Call):
                     self._call(call)
             arms: list[Sequence[ast.stmt]] = [node.body, node.orelse]
@@ -95,6 +99,7 @@ class Flow:
                     self._assign(one, other, place)
             return
         if isinstance(value, ast.IfExp):
+            self.tests[value.lineno] = value.test
             for number, arm in enumerate((value.body, value.orelse)):
                 before, self.branch = self.branch, (*self.branch, (value.lineno, number))
                 self._assign(target, arm, place)
@@ -150,6 +155,9 @@ class Flow:
                 self._inside(path, value)
         elif last not in PARAMETER:
             self._event("build", path, "", place)  # something else, whatever it is: the name is bound anew
+        part = copied_each(value.args[0] if last in LISTS and isinstance(value, ast.Call) and value.args else value)
+        if part is not None and (copied := reached_by(part, self.names)) and copied.path:
+            self._add("clone", path, copied, place)
 
     def _inside(self, path: str, value: ast.Call) -> None:
         """Add the modules that a container is given by name or place."""
@@ -264,7 +272,7 @@ def _kind_of(written: Reached, found: Reached) -> EventKind:
 
 def parameter_times(tree: ast.AST) -> Iterator[tuple[ast.BinOp, str]]:
     """Yield every `[Thing(...)] * n` of a tree, with the class whose one object stands many times."""
-    for node in ast.walk(tree):
+    for node in walked(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             for side in (node.left, node.right):
                 if isinstance(side, ast.List) and len(side.elts) == 1 and isinstance(side.elts[0], ast.Call):

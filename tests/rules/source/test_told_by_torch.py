@@ -11,6 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
 from tiecheck.rules.base import Rule
+from tiecheck.rules.source.bypasses import ForwardBypassesHead
+from tiecheck.rules.source.copies import ClonedWithSharedChild, CloneInsteadOfShare
 from tiecheck.rules.source.draws import EmbeddingInitialisesTiedHead
 from tiecheck.rules.source.keys import ListTiedWeightsKeys, MisspeltTieDeclaration, SelfMappedTieKey
 from tiecheck.rules.source.modules import (
@@ -244,3 +246,127 @@ def test_a_tie_that_asks_no_config(guard: bool) -> None:
     model = space["Model"](LlamaConfig(hidden_size=16, num_attention_heads=2, vocab_size=24, tie_word_embeddings=False))
     assert (model.lm_head.weight is model.embed.weight) == (not guard)
     assert found(text, UnguardedTie) == ["TIE808"] * (not guard)
+
+
+BYPASS = THEIRS.format(
+    base="PreTrainedModel",
+    body="""config_class = LlamaModel.config_class
+    _tied_weights_keys = {{"lm_head.weight": "model.embed_tokens.weight"}}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(self, ids):
+        hidden = self.model(ids).last_hidden_state
+        return {logits}
+""",
+)
+
+
+@pytest.mark.parametrize(
+    ("logits", "around"),
+    [
+        ("nn.functional.linear(hidden, self.model.embed_tokens.weight)", True),
+        ("hidden @ self.model.embed_tokens.weight.T", True),
+        ("torch.matmul(hidden, self.model.embed_tokens.weight.t())", True),
+        ("self.lm_head(hidden)", False),
+        ("nn.functional.linear(hidden, self.lm_head.weight)", False),
+    ],
+)
+def test_a_head_that_forward_goes_around(logits: str, around: bool) -> None:
+    text = f"import torch\n{BYPASS.format(logits=logits)}"
+    space: dict[str, Any] = {}
+    exec(text, space)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = space["Model"](LlamaConfig(**size, vocab_size=24, tie_word_embeddings=False))
+    model(torch.arange(6)[None]).square().sum().backward()
+    assert (model.lm_head.weight.grad is None) == around, "untied, and the head is not trained"
+    assert found(text, ForwardBypassesHead) == ["TIE809"] * around
+
+
+SHARING = """
+import copy
+from torch import nn
+
+def _get_clones(module, n):
+    return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
+
+class Net(nn.Module):
+    def __init__(self, share):
+        super().__init__()
+        self.bbox_embed = nn.Linear(4, 4)
+        if {test}:
+            self.heads = {one}
+        else:
+            self.heads = nn.ModuleList([self.bbox_embed])
+"""
+
+
+@pytest.mark.parametrize("test", ["share", "not share"])
+@pytest.mark.parametrize(
+    "one",
+    [
+        "_get_clones(self.bbox_embed, 3)",
+        "nn.ModuleList([copy.deepcopy(self.bbox_embed) for _ in range(3)])",
+        "nn.ModuleList([self.bbox_embed for _ in range(3)])",
+    ],
+)
+def test_a_flag_that_asks_for_sharing(test: str, one: str) -> None:
+    text = SHARING.format(test=test, one=one)
+    space: dict[str, Any] = {}
+    exec(text, space)
+    model = space["Net"](share=True)
+    apart = any(head is not model.bbox_embed for head in model.heads)
+    assert found(text, CloneInsteadOfShare) == ["TIE812"] * apart
+
+
+COPYING = """
+import copy
+import torch
+from torch import nn
+
+def _get_clones(module, n):
+    return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
+
+class Attn(nn.Module):
+    def __init__(self, table):
+        super().__init__()
+        self.q = nn.Linear(6, 6)
+        self.rel_bias = table
+
+    def forward(self, x):
+        return self.q(x) + self.rel_bias.weight.sum()
+
+class Encoder(nn.Module):
+    def __init__(self, layer, n):
+        super().__init__()
+        self.layers = {clones}
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pos = nn.Embedding(6, 6)
+        self.layers = {layers}
+
+def build():
+    table = nn.Embedding(6, 6)
+    return Encoder(Attn(table), 3)
+"""
+
+
+@pytest.mark.parametrize(
+    "layers", ["_get_clones(Attn(self.pos), 3)", "nn.ModuleList(Attn(self.pos) for _ in range(3))"]
+)
+@pytest.mark.parametrize(
+    "clones", ["nn.ModuleList([copy.deepcopy(layer) for _ in range(n)])", "nn.ModuleList([layer])"]
+)
+def test_a_layer_that_is_copied_with_what_it_shares(layers: str, clones: str) -> None:
+    text = COPYING.format(layers=layers, clones=clones)
+    space: dict[str, Any] = {}
+    exec(text, space)
+    model, encoder = space["Model"](), space["build"]()
+    apart = [model.layers[0].rel_bias is not model.pos, len({id(a.rel_bias) for a in encoder.layers}) > 1]
+    assert len(found(text, ClonedWithSharedChild)) == sum(apart)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from tiecheck.records.source import Event, LooseCall, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import one_each
-from tiecheck.rules.source.sightings import derives_from_theirs, event_draft, shared_heads, source_draft, source_facts
-
-_STATELESS = re.compile(
-    r"\w*([a-zA-Z]LU|ReLU6|Tanh|[Ss]igmoid|Soft(max|min|plus|sign)\w*|Mish|\w*[Ss]hrink|Hard\w+|Dropout\w*|Identity|Flatten"
-    r"|Unflatten|\w*Pool[123]d|Upsample\w*|\w*Pad[123]d|Pixel\w+|Fold|Unfold)"
+from tiecheck.rules.source.sightings import (
+    STATELESS,
+    derives_from_theirs,
+    event_draft,
+    shared_heads,
+    source_draft,
+    source_facts,
 )
-"""Names of modules of `nn` without parameters, one of which may stand many times."""
 
 _TIED = """
 class Net(nn.Module):
@@ -53,7 +53,7 @@ class ModuleTimesN(Rule):
             modules = {owner.name for owner in file.classes if _has_parameters(owner)}
             for name, line, column, *texts in file.times:
                 last = name.rpartition(".")[2]
-                if last in modules or (name.startswith(("nn.", "torch.nn.")) and not _STATELESS.fullmatch(last)):
+                if last in modules or (name.startswith(("nn.", "torch.nn.")) and not STATELESS.fullmatch(last)):
                     yield source_draft(
                         file,
                         (name,),
@@ -82,7 +82,7 @@ class ModuleTimesN(Rule):
 
 def _has_parameters(owner: ModuleClass) -> bool:
     return "Module" in owner.lineage and any(
-        not _STATELESS.fullmatch(source.rpartition(".")[2]) and source for _, source in owner.built
+        not STATELESS.fullmatch(source.rpartition(".")[2]) and source for _, source in owner.built
     )
 
 

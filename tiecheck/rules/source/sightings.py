@@ -44,6 +44,13 @@ PUBLISHED = re.compile(r"For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining
 """Ends of the names of transformers' classes that have a head."""
 
 
+STATELESS = re.compile(
+    r"\w*([a-zA-Z]LU|ReLU6|Tanh|[Ss]igmoid|Soft(max|min|plus|sign)\w*|Mish|\w*[Ss]hrink|Hard\w+|Dropout\w*|Identity|Flatten"
+    r"|Unflatten|\w*Pool[123]d|Upsample\w*|\w*Pad[123]d|Pixel\w+|Fold|Unfold)"
+)
+"""Names of modules of `nn` without parameters, one of which may stand many times."""
+
+
 def methods_in_turn(owner: ModuleClass) -> Iterator[Method]:
     """Yield the methods whose events are no part of another one's: `__init__`, and what it does not call."""
     begun = owner.method("__init__")
