@@ -161,3 +161,29 @@ def test_a_look_at_the_code_is_no_look_at_the_model(tmp_path: Path) -> None:
     (target,) = tiecheck.check(str(tmp_path)).targets
     assert target.status == "unknown"
     assert target.rules_run == ()
+
+
+LISTED = """
+from transformers import PreTrainedModel
+
+class Model(PreTrainedModel):
+    {above}
+    _tied_weights_keys = ["lm_head.weight"]{beside}
+"""
+
+
+@pytest.mark.parametrize(
+    ("above", "beside", "left"),
+    [
+        ("# trf-ignore: TRF048", "", []),
+        ("", "  # trf-ignore: TRF048 (4.x only)", []),
+        ("x = 1  # trf-ignore: TRF048", "", ["TIE803"]),
+        ("# trf-ignore: TRF004", "", ["TIE803"]),
+        ("", "", ["TIE803"]),
+    ],
+)
+def test_the_other_linters_comment_counts_where_the_rule_is_the_same(
+    tmp_path: Path, above: str, beside: str, left: list[str]
+) -> None:
+    (tmp_path / "model.py").write_text(LISTED.format(above=above, beside=beside))
+    assert codes(tmp_path / "model.py") == left

@@ -51,6 +51,13 @@ class CheckCommand(PlainCommand):
 @click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
 @click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
 @click.option(
+    "--changed-only",
+    is_flag=False,
+    flag_value="HEAD",
+    metavar="[REV]",
+    help="Of sources, judge only the files that git says changed, since HEAD or since the branch left REV.",
+)
+@click.option(
     "--for",
     "judge_for",
     multiple=True,

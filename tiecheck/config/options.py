@@ -50,6 +50,8 @@ class Config(Record):
     """Arguments of that pass: `FILE.py:FUNCTION` that makes them, or what `tiecheck.uses` takes; None to make some up.
     Implies `uses`."""
 
+    changed_only: str | None = None
+    """The revision against which git says what changed, of sources the only files to judge; None for all."""
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
     revision: str | None = None

@@ -43,7 +43,9 @@ def facts_of(target: Target, config: Config) -> Facts:
 
         return module_facts(build_attribute(target), config)
     if target.type == "source":
-        return Facts(_sources(target.path))
+        return Facts(_sources(target.path, changed=config.changed_only))
+    if config.changed_only is not None:
+        raise TargetError(f"--changed-only is for sources, and {target.text} is none", target.text)
     if target.type in ("adapter", "gguf"):
         from tiecheck.facts.brought import artefact_facts
 
@@ -67,22 +69,33 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
     return Facts(given | _asked(config, live=True))
 
 
-def _sources(path: str, *, flat: bool = False) -> Given:
+def _sources(path: str, *, flat: bool = False, changed: str | None = None) -> Given:
     """Return the records of the Python files at a path, and what kept others from being read.
 
     Args:
         path: A file or directory.
         flat: True for a model's directory: its own files alone, no links, and those that cannot be read are no error,
             since the class may never be used.
+        changed: The revision since which a file must have changed; None for all files.
+
+    Raises:
+        TargetError: git cannot tell what changed.
     """
     from tiecheck.files.limits import account
     from tiecheck.files.local import path_inside
     from tiecheck.source.reading import read_source, source_paths
 
+    changes = None
+    if changed is not None:
+        from tiecheck.source.changed import changed_paths
+
+        changes = changed_paths(path, changed)
     found, unread = [], []
     own = (os.path.join(path, name) for name in sorted(_listed(path)) if name.endswith(".py"))
     for name in (one for one in own if not os.path.islink(one)) if flat else source_paths(path):
         account().check_time()
+        if changes is not None and os.path.realpath(name) not in changes:
+            continue
         shown = os.path.relpath(name, path) if name != path else os.path.basename(path)
         try:
             if name != path and os.path.islink(name):

@@ -14,6 +14,7 @@ from tiecheck.config.options import Config
 from tiecheck.engine.run import judge_facts
 from tiecheck.errors import TargetError
 from tiecheck.facts.registry import Facts
+from tiecheck.files.local import path_inside
 from tiecheck.fix.run import Ask, FixOptions, choose_edits
 from tiecheck.records.edits import Edit, Step
 from tiecheck.records.record import Record
@@ -96,6 +97,8 @@ class _Files:
         self.old: dict[str, bytes] = {}
         for path in source_paths(target.path):
             shown = os.path.basename(path) if path == target.path else os.path.relpath(path, target.path)
+            if os.path.islink(path) and path != target.path:
+                path_inside(target.path, shown)
             self.paths[shown], self.old[shown] = path, source_bytes(path, shown)
         self.new = dict(self.old)
         self.parsed = {shown: _parsed(shown, data) for shown, data in self.old.items()}

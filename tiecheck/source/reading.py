@@ -30,6 +30,10 @@ TELLING = re.compile(
 )
 """Bytes without one of which a file has nothing to do with ties, and is not parsed."""
 
+THEIRS = re.compile(r"#\s*trf-ignore:\s*(TRF\d+)", re.IGNORECASE)
+SAME_RULES = {"TRF048": "TIE803"}
+"""Rule of transformers-mlinter 0.1.5 -> ours that finds the same; TRF004 finds any `tie_weights`, also a sound one."""
+
 IGNORE = re.compile(r"#\s*tiecheck:\s*ignore(-file)?(?:\[([A-Za-z0-9, ]*)\])?")
 
 
@@ -129,8 +133,14 @@ def cell_code(text: str) -> str:
 
 
 def _suppressions(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield line and codes of each `# tiecheck: ignore[TIE802] reason`; line 0 for `ignore-file`."""
+    """Yield line and codes of each `# tiecheck: ignore[TIE802] reason`; line 0 for `ignore-file`.
+
+    A `# trf-ignore: TRF048` of transformers' own linter stands for the rule that is the same, on its line and, where it
+    is alone there, for the next one.
+    """
     for number, line in enumerate(text.splitlines(), 1):
+        if "trf-ignore" in line.lower() and (theirs := THEIRS.search(line)) and theirs[1].upper() in SAME_RULES:
+            yield number + (not line[: theirs.start()].strip()), (SAME_RULES[theirs[1].upper()],)
         if "tiecheck:" in line and (found := IGNORE.search(line)):
             codes = tuple(code.strip().upper() for code in (found[2] or "").split(",") if code.strip())
             yield (0 if found[1] else number), codes
