@@ -230,7 +230,7 @@ def test_different_everywhere_is_told_from_few_bytes(tmp_path: Path, reads: list
     with path.open("r+b") as file:  # the places that are looked at: the first block, and every sample
         file.seek(start)
         file.write(b"\x01" * equality.BLOCK)
-        for offset in equality._sample_offsets(rows * width):
+        for offset in equality.sample_offsets(rows * width):
             file.seek(start + offset)
             file.write(b"\x01" * min(equality.SAMPLE, rows * width - offset))
     result = compare_bytes(checkpoint, pair(checkpoint))

@@ -80,7 +80,7 @@ def test_no_default_draw_is_a_finding(name, tmp_path):
     assert found.predicted < 1.5
     model.save_pretrained(tmp_path)
     checkpoint = read_checkpoint(str(tmp_path))
-    stored = stored_scale(checkpoint, str(tmp_path), names, next(n for n in names if n in checkpoint), found.head_scale)
+    stored = stored_scale(checkpoint, names, next(n for n in names if n in checkpoint), found.head_scale)
     assert isinstance(stored, Unknown) or stored.untrained or stored.predicted < 1.5, stored
     if isinstance(stored, InitScale) and stored.predicted is not None:
         assert stored.predicted == pytest.approx(found.predicted, rel=0.05)

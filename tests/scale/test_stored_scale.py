@@ -45,7 +45,7 @@ def scale_of(
     save_file(tensors, path / "model.safetensors")
     checkpoint = read_checkpoint(str(path))
     assert checkpoint is not None
-    return stored_scale(checkpoint, str(path), NAMES, name, head_scale)
+    return stored_scale(checkpoint, NAMES, name, head_scale)
 
 
 def record(tensors: dict[str, torch.Tensor], path: Path, **options) -> InitScale:
@@ -170,7 +170,7 @@ def test_a_trained_model_costs_two_opens_and_a_few_kilobytes(tmp_path, monkeypat
     read: list[int] = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(size) or pread(fd, size, at))
-    found = stored_scale(checkpoint, str(tmp_path), NAMES, "wte.weight", 1.0)
+    found = stored_scale(checkpoint, NAMES, "wte.weight", 1.0)
     assert not found.untrained
     assert found.std is None
     assert sum(read) <= 8192
@@ -210,11 +210,11 @@ def test_a_truncated_file_is_unknown(tmp_path):
     checkpoint = read_checkpoint(str(tmp_path))
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:4096])
-    found = stored_scale(checkpoint, str(tmp_path), NAMES, "wte.weight", 1.0)
+    found = stored_scale(checkpoint, NAMES, "wte.weight", 1.0)
     assert isinstance(found, Unknown)
     assert "ends within" in found.reason
     file.unlink()
-    assert isinstance(stored_scale(checkpoint, str(tmp_path), NAMES, "wte.weight", 1.0), Unknown)
+    assert isinstance(stored_scale(checkpoint, NAMES, "wte.weight", 1.0), Unknown)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_truncated_file_is_unknown(tmp_path):
 def test_the_fixtures_of_the_forum_thread(case, predicted):
     path = str(MODELS / case)
     checkpoint = read_checkpoint(path)
-    found = stored_scale(checkpoint, path, NAMES, "model.tok_embedding.weight", 1.0)
+    found = stored_scale(checkpoint, NAMES, "model.tok_embedding.weight", 1.0)
     assert found.untrained == (predicted is not None)
     assert found.predicted == (predicted and pytest.approx(predicted, rel=0.02))
 

@@ -55,6 +55,11 @@ def finding_of(
     )
 
 
+def finding_of_target(finding: Finding, target: str) -> Finding:
+    """Return a finding as that of another target that is alike."""
+    return finding._replace(fingerprint=finding_fingerprint(finding.code, _relative(target), finding.names))
+
+
 def _why_none(draft: Draft) -> str:
     """Tell why no change of the files mends it; empty where nothing was said about files."""
     said = "config.json has no place for the flag that is read." if draft.edits else draft.no_mend

@@ -81,13 +81,14 @@ def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Repo
     check_codes((*config.select, *config.ignore))
     _chosen(config)
     seen: set[str] = set()
-    for target in (one for given in targets for one in (targets_below(given) if isinstance(given, str) else (given,))):
+    one_by_one = (one for given in targets for one in (targets_below(given) if isinstance(given, str) else (given,)))
+    for count, target in enumerate(one_by_one):
         whole = _whole_model(target)
         if isinstance(whole, str) and whole is not target:
             if whole in seen:
                 continue  # `model/*.safetensors` names one model by each of its shards
             seen.add(whole)
-        yield check_target(whole, config, reporting)
+        yield check_target(whole, config, reporting, one_of_many=count > 0)
 
 
 def _whole_model(target: str | nn.Module) -> str | nn.Module:
@@ -106,13 +107,16 @@ def assemble_report(reports: Iterable[TargetReport]) -> Report:
     return Report(__version__, targets, time.perf_counter() - begin)
 
 
-def check_target(given: str | nn.Module, config: Config, reporting: Reporting | None = None) -> TargetReport:
+def check_target(
+    given: str | nn.Module, config: Config, reporting: Reporting | None = None, *, one_of_many: bool = False
+) -> TargetReport:
     """Return the report of one target.
 
     Args:
         given: What the user typed, of which whatever keeps it from being read is an error of its report; or a module.
         config: The options.
         reporting: What makes the report of the facts; None for `judge_facts`.
+        one_of_many: Whether to look if one that is alike came before, and to keep the verdict for those that come.
     """
     from tiecheck.facts import opening
 
@@ -123,12 +127,22 @@ def check_target(given: str | nn.Module, config: Config, reporting: Reporting | 
     account = Account(config.timeout)
     token = current.set(account)
     try:
+        sight = None
+        if one_of_many and reporting is judge_facts:
+            from tiecheck.engine.repeats import keep_verdict, look_at
+
+            sight = look_at(given, config, account)
+            if sight is not None and sight.report is not None:
+                account.check_files()
+                return sight.report
         target = parse_target(given)
         facts = opening.facts_of(target, config)
         builds = target.type == "module" or config.trust_remote_code
         with foreign_errors(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
             report = reporting(target, facts, config)
         account.check_files()
+        if sight is not None:
+            keep_verdict(sight, facts.known("checkpoint"), account, report)
     except (Exception, OutOfTimeError) as error:  # noqa: BLE001  # whatever it is, the other targets are judged
         return _unread(target, error, account)
     else:

@@ -265,7 +265,7 @@ def _stored_scale(
     from tiecheck.scale.stored import stored_scale
 
     head = architecture.head_scale
-    return tuple(stored_scale(checkpoint, checkpoint.root, g.names, g.stored_names[0], head) for g in tied)
+    return tuple(stored_scale(checkpoint, g.names, g.stored_names[0], head) for g in tied)
 
 
 def _meta_scale(
@@ -287,7 +287,7 @@ def _group_scale(
     stored = next((name for name in (*names, *spelled) if name in checkpoint), None)
     if stored is None:
         return Unknown(f"none of {', '.join(names)} is stored under a name that is known")
-    from_file = stored_scale(checkpoint, checkpoint.root, names, stored, None)
+    from_file = stored_scale(checkpoint, names, stored, None)
     if isinstance(from_file, Unknown) or not from_file.untrained:
         return from_file
     traced = live_scale(built.module, names, std=from_file.std)

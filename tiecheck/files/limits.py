@@ -11,7 +11,7 @@ import sys
 import time
 from contextvars import ContextVar
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tiecheck.errors import OutOfTimeError, TargetError
 
@@ -88,6 +88,12 @@ class Account:
         self._end = time.monotonic() + seconds if seconds else inf
         self._taken: dict[Limit, int] = {}
         self._files: dict[str, tuple[int, ...]] = {}
+        self.opened: list[str] = []
+        """Files that were opened, but for those of `questions`."""
+        self.questions: list[Any] = []
+        """Questions that were asked of the bytes of tensors (`byte_questions`)."""
+        self.asking = False
+        """True while one of them is answered."""
 
     @property
     def left(self) -> float:
@@ -130,6 +136,8 @@ class Account:
         Raises:
             TargetError: It was opened before, and was another one.
         """
+        if not self.asking:
+            self.opened.append(path)
         if self._files.setdefault(path, _marks(status)) != _marks(status):
             raise TargetError(f"{path} changed while it was read", path)
 

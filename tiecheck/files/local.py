@@ -64,14 +64,16 @@ def open_regular(path: str, label: str) -> int:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        if os.path.isdir(path):  # Windows cannot open one
-            raise TargetError(f"{label} is a folder, not a file", path)
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
+        if os.path.isdir(path):  # Windows cannot open one
+            raise TargetError(f"{label} is a folder, not a file", path) from error
         raise TargetError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}", path) from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
+            if stat.S_ISDIR(status.st_mode):
+                raise TargetError(f"{label} is a folder, not a file", path)
             raise TargetError(f"{label} is a pipe or a device, not a regular file", path)
         account().note_file(path, status)
     except BaseException:
@@ -96,16 +98,30 @@ def read_bytes(path: str, label: str, limit: int = JSON_BYTES) -> bytes:
     Raises:
         TargetError: It cannot be opened or is too large.
     """
-    with os.fdopen(open_regular(path, label), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor = open_regular(path, label)
+    try:
+        size = os.fstat(descriptor).st_size
         if size > limit:
             raise TargetError(f"{label} has {size:,} bytes, more than the {limit:,} that are read", path)
         account().take(READ, size, label)
-        try:
-            raw = file.read(limit)
-        except OSError as error:
-            raise TargetError(f"{label} cannot be read: {error.strerror or error}", path) from error
+        raw = read_from(descriptor, size)
+    except OSError as error:
+        raise TargetError(f"{label} cannot be read: {error.strerror or error}", path) from error
+    finally:
+        os.close(descriptor)
     refuse_pointer(raw, path)
+    return raw
+
+
+def read_from(descriptor: int, count: int) -> bytes:
+    """Return the next bytes of a file, fewer only where it ends; a file object takes as long as a small file does.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    raw = os.read(descriptor, count)
+    while 0 < len(raw) < count and (more := os.read(descriptor, count - len(raw))):
+        raw += more
     return raw
 
 

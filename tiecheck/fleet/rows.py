@@ -87,7 +87,7 @@ def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
     if model.error is not None:
         return [_model_row(model, None, "error") | {"error": model.error}]
     mark = model.mark or (None if "://" in model.target else folder_mark(model.target))
-    return report_rows(model._replace(mark=mark), check_target(model.target, config))
+    return report_rows(model._replace(mark=mark), check_target(model.target, config, one_of_many=True))
 
 
 def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:

@@ -233,10 +233,10 @@ def folder_mark(path: str) -> str | None:
             status = os.stat(path)
             return digest((status.st_size, status.st_mtime_ns))
         with os.scandir(path) as entries:
-            told = [(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file()]
+            files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
     except OSError:
         return None
-    return digest(sorted(told))
+    return digest(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
 
 
 def digest(value: object) -> str:

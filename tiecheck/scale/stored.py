@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from tiecheck.errors import TargetError
+from tiecheck.files.byte_questions import byte_question
 from tiecheck.files.local import open_regular, path_inside
 from tiecheck.records.record import Record
 from tiecheck.records.scale import InitScale
@@ -79,8 +80,9 @@ def scale_record(
     return InitScale(names, verdict.untrained, verdict.evidence, std, width, vocabulary, *unmeasured)
 
 
+@byte_question
 def stored_scale(
-    checkpoint: Checkpoint, root: str, names: tuple[str, ...], stored_name: str, head_scale: float | None
+    checkpoint: Checkpoint, names: tuple[str, ...], stored_name: str, head_scale: float | None
 ) -> InitScale | Unknown:
     """Return the scale of a stored tied tensor, and whether its model is untrained.
 
@@ -90,7 +92,6 @@ def stored_scale(
 
     Args:
         checkpoint: The headers.
-        root: Directory that the paths of the shards are relative to.
         names: The tied group: embedding and head, the class's names.
         stored_name: The name under which the tied tensor is stored, shape (vocabulary, width).
         head_scale: What the class multiplies its logits by; None leaves the prediction open.
@@ -99,7 +100,7 @@ def stored_scale(
     if isinstance(tensor, Unknown):
         return tensor
     try:
-        with _Files(root) as files:
+        with _Files(checkpoint.root) as files:
             trained = _trained(checkpoint, files, frozenset((*names, stored_name)))
             if isinstance(trained, Unknown):
                 return _harmless(files, names, tensor, trained, head_scale) or trained

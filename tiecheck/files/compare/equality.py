@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from tiecheck.files.byte_questions import byte_question
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
 from tiecheck.files.limits import COMPARED, account
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
@@ -145,6 +146,7 @@ class Constancy:
         self.take(bytes(self._period), offset)
 
 
+@byte_question
 def compare_bytes(
     checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False
 ) -> Comparison | Unknown:
@@ -270,7 +272,7 @@ def _past_holes(spans: Sequence[Span], constant: Constancy) -> Callable[[int], i
     return ahead
 
 
-def _sample_offsets(nbytes: int) -> Iterator[int]:
+def sample_offsets(nbytes: int) -> Iterator[int]:
     """Give offsets spread evenly over a tensor, its beginning and its end among them."""
     last = max(0, nbytes - SAMPLE)
     for i in range(FIRST):
@@ -280,7 +282,7 @@ def _sample_offsets(nbytes: int) -> Iterator[int]:
 def _alike_somewhere(spans: list[Span]) -> bool:
     """Return True where the members agree in one of the samples."""
     nbytes = spans[0].nbytes
-    for offset in _sample_offsets(nbytes):
+    for offset in sample_offsets(nbytes):
         count = min(SAMPLE, nbytes - offset)
         first = spans[0].read(offset, count)
         if all(span.read(offset, count) == first for span in spans[1:]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from tiecheck.files.byte_questions import byte_question
 from tiecheck.files.compare.distance import elements_array, number_decoder
 from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes, compare_opened
 from tiecheck.files.compare.spans import OpaqueError, Span, opened_members
@@ -30,6 +31,7 @@ Opened = tuple[StoredTensor, Span]
 _CELLS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
+@byte_question
 def compare_reshaped(
     checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False
 ) -> Comparison | Unknown | None:
@@ -85,6 +87,7 @@ def compare_across(first: Opened, second: Opened, *, exact: bool = False) -> Com
     return Comparison(True, rows, 0, rows, None, None, False, form="cast")
 
 
+@byte_question
 def compare_transposed(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
     """Compare square matrices, alike in dtype, each with the transpose of the first; None where one is not."""
     shape = tensors[0].shape

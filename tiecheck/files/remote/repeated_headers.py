@@ -33,17 +33,26 @@ class RecentItems(Generic[T]):
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the thing that was made for a key, or make it now; what fails is not kept."""
+        found = self.find(key)
+        if found is None:
+            found = make()
+            self.put(key, found)
+        return found
+
+    def find(self, key: Hashable) -> T | None:
+        """Return the thing that is kept for a key; None where there is none."""
         with self._lock:
             found = self._held.pop(key, None)
             if found is not None:
                 self._held[key] = found  # the last one asked for is the last to go
-                return found
-        made = make()
+            return found
+
+    def put(self, key: Hashable, thing: T) -> None:
+        """Keep a thing."""
         with self._lock:
-            self._held[key] = made
+            self._held[key] = thing
             while len(self._held) > self._count:
                 del self._held[next(iter(self._held))]
-        return made
 
 
 class _Model(NamedTuple):

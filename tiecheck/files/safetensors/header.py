@@ -14,7 +14,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, account
-from tiecheck.files.local import LFS_POINTER, open_regular, parse_json, refuse_pointer
+from tiecheck.files.local import LFS_POINTER, open_regular, parse_json, read_from, refuse_pointer
 from tiecheck.files.safetensors.soundness import check_entries, quickly_sound, said_once
 from tiecheck.records.stored import Shard
 
@@ -49,7 +49,7 @@ def read_shards(
         for path, label in paths:
             account().check_time()
             typed = parsed >= TYPED_FROM or "msgspec" in sys.modules  # the index may have brought it
-            raw, size = _header(path)
+            raw, size = read_header(path)
             shard = shard_of_header(raw, size, path, label, typed=typed)
             parsed += shard.data_start
             agree = agree and where is not None and _given(where, shard)
@@ -92,26 +92,28 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
         TargetError: Truncated, a header length beyond the file or the limit, not JSON, or entries that do not
             describe the data.
     """
-    raw, size = _header(path)
+    raw, size = read_header(path)
     return shard_of_header(raw, size, path, label, typed=typed)
 
 
-def _header(path: str) -> tuple[bytes, int]:
+def read_header(path: str) -> tuple[bytes, int]:
     """Return the JSON of a file's header, and the bytes of the whole file."""
-    with os.fdopen(open_regular(path, path), "rb") as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            first = file.read(8)
-            length = int.from_bytes(first, "little")
-            if LFS_POINTER.startswith(first):
-                refuse_pointer(first + file.read(len(LFS_POINTER)), path)
-            check_length(path, size, length)
-            account().take(READ, length, path)
-            raw = file.read(length)
-            if len(raw) < length:
-                raise TargetError(f"{path} became shorter while its header was read", path)
-        except OSError as error:
-            raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
+    descriptor = open_regular(path, path)
+    try:
+        size = os.fstat(descriptor).st_size
+        first = read_from(descriptor, 8)
+        length = int.from_bytes(first, "little")
+        if LFS_POINTER.startswith(first):
+            refuse_pointer(first + read_from(descriptor, len(LFS_POINTER)), path)
+        check_length(path, size, length)
+        account().take(READ, length, path)
+        raw = read_from(descriptor, length)
+        if len(raw) < length:
+            raise TargetError(f"{path} became shorter while its header was read", path)
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
+    finally:
+        os.close(descriptor)
     return raw, size
 
 

@@ -1,0 +1,155 @@
+"""A verdict that is used again is the one that the directory would get by itself."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleets import EMBEDDING, HEAD, NORM, floats, write_model
+
+from tiecheck.config.options import Config
+from tiecheck.engine import repeats, run
+from tiecheck.engine.run import check_target
+from tiecheck.files.remote.repeated_headers import RecentItems
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "_files", RecentItems(repeats.KINDS))
+    monkeypatch.setattr(repeats, "_kinds", RecentItems(repeats.KINDS))
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The targets that were judged in full."""
+    seen: list[str] = []
+    whole = run.parse_target
+    monkeypatch.setattr(run, "parse_target", lambda text: seen.append(text) or whole(text))
+    return seen
+
+
+def agree(folder: Path, **options: Any) -> None:
+    """Judge a directory as one of many, and hold the report against that of a check by itself."""
+    found = check_target(str(folder), Config(**options), one_of_many=True)
+    assert found == check_target(str(folder), Config(**options))
+
+
+NAN, OTHER_NAN, ZERO, MINUS = b"\0\0\xc0\x7f", b"\1\0\xc0\x7f", bytes(4), b"\0\0\0\x80"
+
+
+def values(draw: random.Random) -> dict[str, bytes]:
+    """Bytes of embedding, head and norm: few of each, so that they come again."""
+    embedding = draw.choice(
+        [floats(random.Random(draw.randrange(3)), 32), bytes(128), NAN * 32, ZERO + NAN + ZERO * 30]
+    )
+    other = floats(random.Random(9 + draw.randrange(3)), 32)
+    head = draw.choice(
+        [embedding, other, embedding[:-4] + MINUS, embedding.replace(NAN, OTHER_NAN), other[:64] + embedding[64:]]
+    )
+    norm = draw.choice([floats(random.Random(draw.randrange(2)), 4), struct.pack("<4f", *[1.0] * 4), bytes(16)])
+    stored = {EMBEDDING: embedding, HEAD: head, NORM: norm}
+    for name in (HEAD, EMBEDDING, NORM):
+        if draw.random() < 0.15:
+            del stored[name]
+    return stored
+
+
+def beside(folder: Path, draw: random.Random) -> None:
+    """Put something beside the model, now and then."""
+    match draw.randrange(9):
+        case 0:
+            (folder / "modeling_own.py").write_text(draw.choice(["", "self.a = self.b\nclass A:\n    pass\n"]))
+        case 1:
+            (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": draw.randrange(3)}))
+        case 2:
+            (folder / "optimizer.pt").write_bytes(draw.randbytes(5))
+        case 3:
+            (folder / "state").mkdir()
+            (folder / "state" / ".metadata").write_bytes(b"")
+        case 4:
+            (folder / "original").mkdir()
+        case 5:
+            (folder / "config.json").rename(folder.parent / f"{folder.name}.json")
+            (folder / "config.json").symlink_to(folder.parent / f"{folder.name}.json")
+        case 6:
+            write_model(folder / "other", values(draw))
+            (folder / "other" / "model.safetensors").rename(folder / "consolidated.safetensors")
+        case 7:
+            (folder / "trainer_state.json").write_text("{}")
+        case 8:
+            (folder / "pytorch_model.bin").write_bytes(draw.randbytes(4))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_directories(tmp_path: Path, seed: int, parsed: list[str]) -> None:
+    draw = random.Random(seed)
+    known = [(values(draw), draw.choice([True, True, False, None])) for _ in range(12)]
+    for i in range(250):
+        stored, flag = draw.choice(known)
+        if draw.random() < 0.2:  # alike but for one tensor's bytes, or for the flag
+            other = values(draw)
+            stored = stored | {name: other[name] for name in draw.sample(sorted(other), 1) if name in stored}
+            flag = draw.choice([flag, True, False])
+        folder = write_model(tmp_path / f"m{i}", stored, **({} if flag is None else {"tie_word_embeddings": flag}))
+        if draw.random() < 0.3:
+            beside(folder, draw)
+        if draw.random() < 0.05:
+            weights = folder / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[: draw.randrange(200)])
+        agree(folder, values=draw.choice(["auto"] * 8 + ["never", "always"]))
+    assert len(parsed) < 420  # 250 of them by the check that it is held against
+
+
+def test_a_verdict_is_used_once_two_directories_had_it(tmp_path: Path, parsed: list[str]) -> None:
+    stored = {EMBEDDING: floats(random.Random(1), 32), NORM: floats(random.Random(2), 4)}
+    folders = [write_model(tmp_path / name, stored, tie_word_embeddings=True) for name in "abcd"]
+    for folder in folders:
+        check_target(str(folder), Config(), one_of_many=True)
+    assert parsed == [str(folder) for folder in folders[:2]]
+
+
+def test_a_message_with_the_path_is_not_that_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run.judge_facts
+    monkeypatch.setattr(run, "judge_facts", lambda target, *rest: whole(target, *rest)._replace(reason=target.text))
+    stored = {EMBEDDING: floats(random.Random(1), 32)}
+    for name in "abcd":
+        agree(write_model(tmp_path / name, stored, tie_word_embeddings=True))
+
+
+def test_heads_that_differ_in_another_way_each(tmp_path: Path, parsed: list[str]) -> None:
+    for i in range(8):
+        draw = random.Random(i)
+        stored = {EMBEDDING: floats(draw, 32), HEAD: floats(draw, 32), NORM: floats(draw, 4)}
+        agree(write_model(tmp_path / f"untied{i}", stored, tie_word_embeddings=False))
+        agree(write_model(tmp_path / f"tied{i}", stored, tie_word_embeddings=True))
+    assert sum("untied" in target for target in parsed) == 8 + 2  # whoever asks by how much is judged in full
+    assert sum("/tied" in target for target in parsed) == 8 + 8
+
+
+def test_another_header_of_the_same_length_and_end(tmp_path: Path) -> None:
+    names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"]
+    for i in range(6):
+        stored = {names[i % 2]: floats(random.Random(1), 16), EMBEDDING: floats(random.Random(1), 32)}
+        agree(write_model(tmp_path / f"m{i}", stored, tie_word_embeddings=True))
+
+
+def test_a_directory_that_changes(tmp_path: Path) -> None:
+    stored = {EMBEDDING: floats(random.Random(1), 32), NORM: floats(random.Random(2), 4)}
+    for name in "abc":
+        agree(write_model(tmp_path / name, stored, tie_word_embeddings=True))
+    (tmp_path / "c" / "config.json").write_text("{")
+    agree(tmp_path / "c")
+    (tmp_path / "b" / "model.safetensors").unlink()
+    agree(tmp_path / "b")
+
+
+def test_many_targets_of_a_check_are_judged_alike(tmp_path: Path, parsed: list[str]) -> None:
+    stored = {EMBEDDING: floats(random.Random(1), 32), NORM: floats(random.Random(2), 4)}
+    folders = [str(write_model(tmp_path / f"m{i}", stored, tie_word_embeddings=True)) for i in range(6)]
+    reports = list(run.run(folders, Config()))
+    assert len(parsed) == 3
+    assert reports == [check_target(folder, Config()) for folder in folders]
