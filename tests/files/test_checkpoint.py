@@ -252,7 +252,7 @@ def test_header_that_shrinks_while_it_is_read_is_told(tmp_path: Path, monkeypatc
     def cut_behind_our_back(fd: int) -> os.stat_result:
         status = real(fd)
         looks.append(fd)
-        if len(looks) == 2:  # at the first one it is asked whether this is a file at all
+        if len(looks) == 1:  # that one look tells whether this is a file, and its size
             os.truncate(path, 20)
         return status
 

@@ -51,7 +51,7 @@ def list_models(sources: Iterable[str]) -> Iterator[Listed]:
 
 def _models_of(source: str) -> Iterator[Listed]:
     if os.path.isdir(source):
-        yield from map(Listed, _walk(source))
+        yield from _walk(source)
     elif os.path.isfile(source) and source.endswith(MANIFESTS):
         yield from _manifest(source)
     elif source.startswith("hf://") and "/" not in source.removeprefix("hf://").rstrip("/"):
@@ -63,7 +63,7 @@ def _models_of(source: str) -> Iterator[Listed]:
         for path in iglob(source, recursive=True):
             there = True
             if os.path.isdir(path):
-                yield from map(Listed, _walk(path))
+                yield from _walk(path)
             elif path.endswith(FILE_ENDINGS):
                 yield Listed(path)
         if not there:
@@ -72,7 +72,7 @@ def _models_of(source: str) -> Iterator[Listed]:
         yield Listed(source)
 
 
-def _walk(folder: str, *, inside: bool = False) -> Iterator[str]:
+def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
     """Give each folder at or below one that holds a model: a config, or weights; below a model, both.
 
     Hidden folders are passed over, and links to folders are not followed. A folder that cannot be listed is given, so
@@ -80,6 +80,7 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[str]:
     """
     config = weights = False
     below: list[str] = []
+    files: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -87,15 +88,18 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[str]:
                 if entry.is_dir(follow_symlinks=False):
                     if name[0] != "." and len(below) <= MANY:
                         below.append(name)
-                elif name == "config.json":
+                    continue
+                if len(files) <= MANY:
+                    files.append(entry)
+                if name == "config.json":
                     config = True
                 elif name.endswith(FILE_ENDINGS):
                     weights = True
     except OSError:
-        yield folder
+        yield Listed(folder)
         return
     if (config and weights) or ((config or weights) and not inside):
-        yield folder
+        yield Listed(folder, _mark(files))
         inside = True
     for name in below if len(below) <= MANY else _folders(folder):
         yield from _walk(os.path.join(folder, name), inside=inside)
@@ -233,10 +237,17 @@ def folder_mark(path: str) -> str | None:
             status = os.stat(path)
             return digest((status.st_size, status.st_mtime_ns))
         with os.scandir(path) as entries:
-            files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+            return _mark(itertools.islice((e for e in entries if not e.is_dir(follow_symlinks=False)), MANY + 1))
     except OSError:
         return None
-    return digest(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+
+
+def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
+    try:
+        found = [(entry.name, entry.stat()) for entry in files]
+    except OSError:  # gone, or a link that leads nowhere
+        return None
+    return digest(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
 
 
 def digest(value: object) -> str:

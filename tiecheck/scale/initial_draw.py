@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tiecheck.records.record import Record
@@ -150,6 +151,7 @@ def no_draw(samples: Iterable[Sample]) -> str | None:
     return None
 
 
+@lru_cache(4096)
 def _is_norm(name: str, leaves: tuple[str, ...]) -> bool:
     head, _, leaf = name.rpartition(".")
     if leaf not in leaves:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, account
-from tiecheck.files.local import LFS_POINTER, open_regular, parse_json, read_from, refuse_pointer
+from tiecheck.files.local import LFS_POINTER, open_sized, parse_json, read_from, refuse_pointer
 from tiecheck.files.safetensors.soundness import check_entries, quickly_sound, said_once
 from tiecheck.records.stored import Shard
 
@@ -98,9 +98,8 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
 
 def read_header(path: str) -> tuple[bytes, int]:
     """Return the JSON of a file's header, and the bytes of the whole file."""
-    descriptor = open_regular(path, path)
+    descriptor, size = open_sized(path, path)
     try:
-        size = os.fstat(descriptor).st_size
         first = read_from(descriptor, 8)
         length = int.from_bytes(first, "little")
         if LFS_POINTER.startswith(first):
