@@ -43,6 +43,15 @@ def test_one_of_more_folders_than_are_kept_too(tree: Path, monkeypatch) -> None:
     assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]
 
 
+def test_adapters_and_gguf_files_are_models(tree: Path) -> None:
+    for name, file in (("lora", "adapter_config.json"), ("ggufs", "a.gguf"), ("ggufs", "b-00001-of-00002.gguf")):
+        (tree / name).mkdir(exist_ok=True)
+        (tree / name / file).write_text("{}")
+    (tree / "ggufs" / "b-00002-of-00002.gguf").write_text("")
+    more = ["ggufs/a.gguf", "ggufs/b-00001-of-00002.gguf", "lora"]
+    assert targets(list_models([str(tree)])) == sorted(str(tree / name) for name in (*FOUND, *more))
+
+
 def test_a_link_to_a_folder_is_not_followed(tree: Path) -> None:
     (tree / "loop").symlink_to(tree)
     assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import finding_of, suppress_findings
-from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, raised_load, report_status, told_groups
+from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, empty_report, raised_load, report_status, told_groups
 from tiecheck.errors import (
     OutOfTimeError,
     TargetError,
@@ -185,28 +185,7 @@ def _unread(target: Target, error: BaseException, account: Account) -> TargetRep
             message, path = str(error), error.path
         case _:
             message = f"tiecheck itself failed, please report it: {type(error).__name__}: {error}"
-    return _empty(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
-
-
-def _empty(target: Target) -> TargetReport:
-    """Return a report that says nothing yet."""
-    return TargetReport(
-        target=target.text,
-        type=target.type,
-        status="unknown",
-        architecture=None,
-        model_type=None,
-        judged_for=None,
-        layers=(),
-        ties=(),
-        aliases=(),
-        views=(),
-        loaders=(),
-        findings=(),
-        skips=(),
-        errors=(),
-        rules_run=(),
-    )
+    return empty_report(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
 
 
 def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
@@ -272,7 +251,7 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     base = facts.known("adapter_base")
     model = base or facts.known("model_config")
     live = facts.known("live")
-    return _empty(target)._replace(
+    return empty_report(target)._replace(
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,

@@ -9,9 +9,10 @@ from tiecheck.config.options import Config
 from tiecheck.facts.registry import Facts
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
-from tiecheck.records.report import Error, Finding, Report, Skip, Status, at_least
+from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least
 from tiecheck.records.stored import Group
 from tiecheck.records.words import TIED, Unknown
+from tiecheck.targets.parse import Target
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
@@ -34,6 +35,27 @@ class RuleAnswers(Record):
     ran: list[str]
     unclear: list[str]
     """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
+
+
+def empty_report(target: Target) -> TargetReport:
+    """Return a report that says nothing yet."""
+    return TargetReport(
+        target=target.text,
+        type=target.type,
+        status="unknown",
+        architecture=None,
+        model_type=None,
+        judged_for=None,
+        layers=(),
+        ties=(),
+        aliases=(),
+        views=(),
+        loaders=(),
+        findings=(),
+        skips=(),
+        errors=(),
+        rules_run=(),
+    )
 
 
 def report_status(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError, UsageError, without_secrets
 from tiecheck.files.limits import JSON_BYTES
-from tiecheck.targets.parse import FILE_ENDINGS
+from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, targets_below
 
 MANIFESTS = (".txt", ".list", ".jsonl")
 """Ends of the names of files that list targets, one a line."""
@@ -64,7 +64,7 @@ def _models_of(source: str) -> Iterator[Listed]:
             there = True
             if os.path.isdir(path):
                 yield from _walk(path)
-            elif path.endswith(FILE_ENDINGS):
+            elif path.endswith((*FILE_ENDINGS, ".gguf")):
                 yield Listed(path)
         if not there:
             raise TargetError(f"nothing matches {source}", source)
@@ -73,12 +73,14 @@ def _models_of(source: str) -> Iterator[Listed]:
 
 
 def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
-    """Give each folder at or below one that holds a model: a config, or weights; below a model, both.
+    """Give each folder at or below one that holds a model: a config, an adapter or weights; below a model, both.
+
+    Files of GGUF that no other model is beside are models themselves.
 
     Hidden folders are passed over, and links to folders are not followed. A folder that cannot be listed is given, so
     that its check says why.
     """
-    config = weights = False
+    seen: set[str] = set()
     below: list[str] = []
     files: list[os.DirEntry[str]] = []
     try:
@@ -91,18 +93,24 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
                     continue
                 if len(files) <= MANY:
                     files.append(entry)
-                if name == "config.json":
-                    config = True
-                elif name.endswith(FILE_ENDINGS):
-                    weights = True
+                seen.add(_sort(name))
     except OSError:
         yield Listed(folder)
         return
-    if (config and weights) or ((config or weights) and not inside):
+    if {"config", "weights"} <= seen or (not inside and not seen.isdisjoint({"config", "weights"})):
         yield Listed(folder, _mark(files))
         inside = True
+    elif "gguf" in seen and not inside:
+        yield from map(Listed, targets_below(folder))
     for name in below if len(below) <= MANY else _folders(folder):
         yield from _walk(os.path.join(folder, name), inside=inside)
+
+
+def _sort(name: str) -> str:
+    """Return what a file is to a model: its config, weights, a model by itself (GGUF), or nothing."""
+    if name in {"config.json", ADAPTER_CONFIG}:
+        return "config"
+    return "weights" if name.endswith(FILE_ENDINGS) else "gguf" if name.endswith(".gguf") else ""
 
 
 def _folders(folder: str) -> Iterator[str]:
@@ -211,8 +219,8 @@ def _store(address: str) -> Iterator[Listed]:
             continue
         names = {str(entry["name"]).rstrip("/").rpartition("/")[2]: entry for entry in entries}
         files = {name: entry for name, entry in names.items() if entry.get("type") == "file"}
-        config, weights = "config.json" in files, any(name.endswith(FILE_ENDINGS) for name in files)
-        if (config and weights) or ((config or weights) and not inside):
+        seen = set(map(_sort, files))
+        if {"config", "weights"} <= seen or (not inside and not seen.isdisjoint({"config", "weights"})):
             inside = found = True
             yield Listed(f"{scheme}://{folder.lstrip('/')}", store_mark(files))
         below = (str(entry["name"]) for entry in entries if entry.get("type") == "directory")
