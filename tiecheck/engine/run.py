@@ -103,8 +103,7 @@ def _whole_model(target: str | nn.Module) -> str | nn.Module:
 def assemble_report(reports: Iterable[TargetReport]) -> Report:
     """Return the reports of all targets as one, with the seconds that they took."""
     begin = time.perf_counter()
-    targets = tuple(reports)
-    return Report(__version__, targets, time.perf_counter() - begin)
+    return Report(__version__, tuple(reports), time.perf_counter() - begin)
 
 
 def check_target(

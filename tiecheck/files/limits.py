@@ -9,11 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import wraps
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from tiecheck.errors import OutOfTimeError, TargetError
+
+if TYPE_CHECKING:
+    from tiecheck.records.stored import Checkpoint
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 JSON_BYTES = 192 * 1024 * 1024
 """Bytes of an index; that of a million tensors has some 130 MB."""
@@ -75,6 +83,16 @@ COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
 """A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has none."""
 
 
+class ByteQuestion(NamedTuple):
+    """A question that was asked."""
+
+    ask: Callable[..., Any]
+    """The function; its first argument is the checkpoint."""
+    args: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
+    answer: Any
+
+
 class Account:
     """The seconds that one target may still take, and what it has taken of each limit."""
 
@@ -90,8 +108,8 @@ class Account:
         self._files: dict[str, tuple[int, ...]] = {}
         self.opened: list[str] = []
         """Files that were opened, but for those of `questions`."""
-        self.questions: list[Any] = []
-        """Questions that were asked of the bytes of tensors (`byte_questions`)."""
+        self.questions: list[ByteQuestion] = []
+        """Questions that were asked of the bytes of tensors, with their answers (`byte_question`)."""
         self.asking = False
         """True while one of them is answered."""
 
@@ -184,3 +202,27 @@ def take_values(raw: bytes, label: str) -> None:
     if len(raw) > COUNTED_FROM:
         count = raw.count(b",") + raw.count(b"[") + 3 * raw.count(b"{")
     account().take(VALUES, count, label)
+
+
+def byte_question(ask: Callable[Concatenate[Checkpoint, P], T]) -> Callable[Concatenate[Checkpoint, P], T]:
+    """Mark a function whose answer follows from its arguments and from bytes of the checkpoint's files alone.
+
+    What a verdict hangs on beside names, config and headers is noted in the account of its target, so that it can be
+    asked of another directory that is alike in all else.
+    """
+
+    @wraps(ask)
+    def asked(checkpoint: Checkpoint, *args: P.args, **named: P.kwargs) -> T:
+        taken = current.get()
+        if taken is None or taken.asking:
+            return ask(checkpoint, *args, **named)
+        taken.asking = True
+        answer: Any = object()  # of a question that raises: no other answer is this one
+        try:
+            answer = ask(checkpoint, *args, **named)
+        finally:
+            taken.asking = False
+            taken.questions.append(ByteQuestion(ask, args, tuple(named.items()), answer))
+        return answer  # type: ignore[no-any-return]
+
+    return asked  # type: ignore[return-value]  # the first argument has no name to a type checker

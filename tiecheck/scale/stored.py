@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from tiecheck.errors import TargetError
-from tiecheck.files.byte_questions import byte_question
+from tiecheck.files.limits import byte_question
 from tiecheck.files.local import open_regular, path_inside
 from tiecheck.records.record import Record
 from tiecheck.records.scale import InitScale

@@ -11,9 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from tiecheck.files.byte_questions import byte_question
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
-from tiecheck.files.limits import COMPARED, account
+from tiecheck.files.limits import COMPARED, account, byte_question
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 

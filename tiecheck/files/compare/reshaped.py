@@ -9,10 +9,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from tiecheck.files.byte_questions import byte_question
 from tiecheck.files.compare.distance import elements_array, number_decoder
 from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes, compare_opened
 from tiecheck.files.compare.spans import OpaqueError, Span, opened_members
+from tiecheck.files.limits import byte_question
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
