@@ -140,10 +140,16 @@ def class_word(cls: type) -> str:
     return name
 
 
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return the word that was meant, or all there are, as the end of a sentence."""
+def near_words(word: str, words: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return the words that may have been meant by one that is none of them, the nearest first."""
     import difflib
 
-    known = {other.replace("_", "-"): other for other in words}
-    near = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1)
-    return f"; did you mean {known[near[0]]!r}?" if near else f"; there are {', '.join(known.values())}"
+    known = {other.lower().replace("_", "-"): other for other in words}
+    return [known[near] for near in difflib.get_close_matches(word.lower().replace("_", "-"), known, n, cutoff)]
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return the word that was meant, or all there are, as the end of a sentence."""
+    known = tuple(words)
+    near = near_words(word, known)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"

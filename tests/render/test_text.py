@@ -64,7 +64,11 @@ def test_a_pass_is_one_line_and_a_finding_says_each_part_once(targets: list[Targ
 @pytest.mark.parametrize("verbose", [False, True])
 def test_the_width_is_that_of_the_page(targets, monkeypatch, width: int, verbose: bool) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    texts = [finding.help.split("`")[1::2] for target in targets for finding in target.findings]
+    code = {line for parts in texts for part in parts for line in part.split("; ")}
     for line in text_of(targets, verbose=verbose).splitlines():
+        if line.strip() in code:
+            continue  # to be copied as it is
         rest = re.sub(r"^(pass|fail|unknown|error) ", "", line.strip())
         assert len(line) <= width or " " not in re.sub(r"^(\w+ +|[\w ]+: )", "", rest), line
 

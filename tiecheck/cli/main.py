@@ -10,6 +10,7 @@ import click
 
 from tiecheck._version import __version__
 from tiecheck.cli.streams import PlainCommand, run_to_exit_status, telling_option
+from tiecheck.errors import near_words
 
 COMMANDS = {
     "check": "tiecheck.cli.check",
@@ -51,7 +52,8 @@ class LazyGroup(PlainCommand, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """A command's name wins; else a path or an option means `check`; else it is a misspelt command."""
         first = args[0]
-        typo = not _is_target(first) and not any(os.path.lexists(word) for word in args[1:])
+        beside = any(os.path.lexists(word) for word in args[1:])
+        typo = not _is_target(first) and (not beside or first in WORDS or bool(near_words(first, COMMANDS, 1, 0.75)))
         if first in COMMANDS or typo:
             try:
                 return super().resolve_command(ctx, args)
@@ -73,10 +75,26 @@ def _is_target(word: str) -> bool:
     return os.path.lexists(word) or any(mark in word for mark in "/\\:.")
 
 
-def _near(word: str) -> str:
-    import difflib
+WORDS = {
+    "list-rules": "rule",
+    "rules": "rule",
+    "explain": "rule",
+    "lint": "check",
+    "scan": "check",
+    "verify": "check",
+    "diff": "compare",
+    "show": "inspect",
+    "repair": "fix",
+}
+"""What other tools call a command -> ours."""
 
-    near = difflib.get_close_matches(word, (*COMMANDS, *os.listdir()), n=2)
+
+def _near(word: str) -> str:
+    near = [WORDS[word]] if word in WORDS else near_words(word, (*COMMANDS, *os.listdir()), 2)
+    if word.startswith("models--"):
+        return f"; as a hub model it is {word.removeprefix('models--').replace('--', '/')}"
+    if not near and word.replace("-", "").isalnum():
+        return f"; a hub model is written with its owner, org/{word}"
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -1,24 +1,57 @@
-"""`tiecheck rule CODE`: explain a rule."""
+"""`tiecheck rule [CODE|TEXT]`: explain a rule, or find the rules behind a message."""
 
 from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.errors import UsageError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-@click.command("rule", cls=PlainCommand, short_help="Explain a rule by its code; without a code, list them all.")
-@click.argument("code", required=False)
-def command(code: str | None) -> None:
-    """Explain the rule CODE: what it does, why it is bad, how to mend it, the messages and threads behind it."""
-    from tiecheck.render.rules import rule_list, rule_text
-    from tiecheck.rules.registry import rule_of
 
-    if code is None:
-        click.echo(rule_list())
-        return
+def complete_codes(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the codes that begin as what was typed does, for the shell; lists with commas grow by their last word."""
+    from click.shell_completion import CompletionItem
+
+    from tiecheck.rules.index import INDEX
+
+    before, comma, last = incomplete.rpartition(",")
+    return [CompletionItem(f"{before}{comma}{code}") for code in INDEX if code.startswith(last.upper())]
+
+
+@click.command("rule", cls=PlainCommand, short_help="Explain a rule, or find the rules behind a pasted message.")
+@click.argument("text", required=False, nargs=-1, shell_complete=complete_codes, metavar="[CODE|TEXT]")
+@click.option("-f", "--output-format", type=click.Choice(["text", "json"]), default="text", help="text or json.")
+def command(text: tuple[str, ...], output_format: str) -> None:
+    """Explain the rule of a CODE or a name; or tell which rules a pasted message, or a symptom in words, leads to.
+
+    Of a message it says first when it is harmless. Without a word all rules are listed.
+    """
+    from tiecheck.render.lines import write_lines
+    from tiecheck.render.rules import found_lines, list_lines, rules_document
+    from tiecheck.rules.registry import Found, all_rules, code_rules
+
+    asked = " ".join(text).strip()
     try:
-        click.echo(rule_text(rule_of(code)))
+        known = code_rules(asked) if asked else all_rules()
+        if known:
+            found = Found(known, None)
+        else:
+            from tiecheck.rules.search import search_rules
+
+            found = search_rules(asked)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
+    if output_format == "json":
+        import json
+
+        json.dump(rules_document(found), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    lines = found_lines(found) if asked else list_lines()
+    write_lines(list(lines), None, sys.stdout)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tiecheck.errors import OutOfTimeError, Terminated, shown
+from tiecheck.errors import OutOfTimeError, Terminated, near_words, shown
 
 
 class ClosedStream(io.TextIOBase):
@@ -46,8 +46,31 @@ def telling_option(names: tuple[str, ...], about: str, text: Callable[[click.Con
 _HELP = telling_option(("-h", "--help"), "Show this message and exit.", click.Context.get_help)
 
 
+FORMS = ("json", "jsonl", "sarif", "junit", "html", "markdown", "github", "gitlab")
+OPTIONS = {
+    **{f"--{form}": f"-f {form}" for form in FORMS},
+    "--format": "-f",
+    "--output": "-o",
+    "--no-color": "--color never",
+    "--fix": "the command `tiecheck fix`",
+    "--explain": "the command `tiecheck rule`",
+}
+"""What other tools call an option -> ours."""
+
+
 class PlainCommand(click.Command):
-    """A command with our `--help`."""
+    """A command with our `--help`, and a hint where an option is another tool's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and tell what was meant by an option that there is not."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
+            ours = OPTIONS.get(error.option_name)
+            near = [ours] if ours else near_words(error.option_name, known)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"No such option: {error.option_name}{hint}", ctx) from error
 
     def get_help_option(self, ctx: click.Context) -> click.Option:  # noqa: ARG002  # click's signature
         """Return the option."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from tiecheck.errors import near_words
 from tiecheck.records.words import Kind
 from tiecheck.wording import python_path
 
@@ -39,7 +39,7 @@ def close_names(model: nn.Module, name: str) -> str:
         places.graph.prefixes(owner, 1)[0] + attribute
         for owner, attribute in zip(places.owners, places.attributes, strict=True)
     )
-    near = difflib.get_close_matches(name, list(islice(known, _LISTED)), n=3, cutoff=0.5)
+    near = near_words(name, islice(known, _LISTED), 3, 0.5)
     return f"; did you mean {' or '.join(f'`{match}`' for match in near)}?" if near else ""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Config
-from tiecheck.errors import MissingExtraError, OutOfTimeError, TargetError, TiecheckError, exception_line
+from tiecheck.errors import MissingExtraError, OutOfTimeError, TargetError, TiecheckError, exception_line, near_words
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
@@ -124,9 +124,7 @@ def _attribute(target: Target) -> Any:
             found = hasattr(value, part)
             inner = getattr(value, part, None)
         if not found:
-            import difflib
-
-            near = difflib.get_close_matches(part, dir(value), n=1)
+            near = near_words(part, dir(value))
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TargetError(f"{target.path} has no {part!r}{hint}", target.path)
         value = inner

@@ -6,10 +6,12 @@ The lines are the same on a terminal and in a pipe of its width. rich adds the c
 from __future__ import annotations
 
 import os
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tiecheck.records.record import Record
-from tiecheck.render.reports import Style
+
+if TYPE_CHECKING:
+    from tiecheck.render.reports import Style
 
 WIDTH = 80
 """Columns of a report that goes to no terminal, unless COLUMNS says otherwise."""
@@ -45,14 +47,15 @@ def page_width(stream: TextIO) -> int:
     return min(max(columns or WIDTH, NARROWEST), WIDEST)
 
 
-def wants_color(style: Style, stream: TextIO) -> bool:
+def wants_color(style: Style | None, stream: TextIO) -> bool:
     """Tell whether a report is coloured: --color, then NO_COLOR, then FORCE_COLOR, then what the stream is."""
-    if style.color != "auto" or os.environ.get("NO_COLOR"):
-        return style.color == "always"
+    asked = "auto" if style is None else style.color
+    if asked != "auto" or os.environ.get("NO_COLOR"):
+        return asked == "always"
     return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
 
 
-def write_lines(lines: list[Line], style: Style, stream: TextIO) -> None:
+def write_lines(lines: list[Line], style: Style | None, stream: TextIO) -> None:
     """Write paragraphs, wrapped; in colour on a terminal, or where it is asked for."""
     width = page_width(stream)
     if wants_color(style, stream):

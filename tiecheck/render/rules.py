@@ -1,11 +1,18 @@
-"""A rule's text, for the terminal and for the docs: one source, the rule's class."""
+"""A rule's text, for the terminal, for the docs and as data: one source, the rule's class."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.render.lines import Line
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
+    from tiecheck.rules.registry import Found
+
+SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
 
 def rule_text(rule: type[Rule]) -> str:
@@ -23,17 +30,106 @@ def rule_text(rule: type[Rule]) -> str:
     return "\n\n".join(parts)
 
 
-def rule_list() -> str:
-    """List every rule in one line each, under its family's title."""
+def found_lines(found: Found) -> Iterator[Line]:
+    """Yield what a word leads to: the message with when it is harmless, then one rule in full or several in a list."""
+    if found.symptom is not None:
+        yield Line(f"Message: {found.symptom.says}", 0, 2, "bold", 8)
+        if found.symptom.when:
+            yield Line(found.symptom.when, 0, 2, "green")
+        yield Line("")
+    if len(found.rules) == 1:
+        yield from rule_lines(found.rules[0])
+    elif found.rules:
+        yield from rule_rows(found.rules)
+        yield Line(f"`tiecheck rule {found.rules[0].code}` explains one.", 0, 0, "dim")
+
+
+def rule_lines(rule: type[Rule]) -> Iterator[Line]:
+    """Yield one rule in full, rendered: headings, paragraphs, lists, and code that is never wrapped."""
+    yield Line(f"{rule.code} {rule.name}: {rule.summary}", 0, 2, SEVERITY_TONES[rule.severity], len(rule.code))
+    yield Line(f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}.", 0, 2, "dim")
+    for title, body in {"": _about(rule), **rule.text()}.items():
+        yield Line("")
+        if title:
+            yield Line(title, 0, 0, "bold")
+        yield from _markdown(body)
+    for title, texts in (
+        ("Messages people see", [f"`{text}`" for text in rule.messages]),
+        ("Where it was met", [thread_link(thread) for thread in rule.threads]),
+    ):
+        if texts:
+            yield Line("")
+            yield Line(title, 0, 0, "bold")
+            yield from (Line(f"- {_plain(text)}", 2, 2) for text in texts)
+
+
+def _markdown(text: str) -> Iterator[Line]:
+    """Yield the paragraphs, list items and code of a text."""
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        lines = block.splitlines()
+        if all(line.startswith("    ") for line in lines):
+            yield from (Line(line[4:], 4, 0, whole=True) for line in lines)
+            continue
+        paragraph: list[str] = []
+        for line in lines:
+            if line.lstrip().startswith(("- ", "|")) and paragraph:
+                yield _paragraph(paragraph)
+                paragraph = []
+            paragraph.append(line.strip())
+        yield _paragraph(paragraph)
+
+
+def _paragraph(lines: list[str]) -> Line:
+    return Line(_plain(" ".join(lines)), 2, 2 if lines[0].startswith("- ") else 0)
+
+
+def _plain(text: str) -> str:
+    """Drop the marks of code around single words; around several they stay, to tell where the code ends."""
+    return re.sub(r"`([^`\s]+)`", r"\1", text)
+
+
+def _about(rule: type[Rule]) -> str:
+    """Return what stands before the first heading of a rule's docstring."""
+    return " ".join((rule.__doc__ or "").partition("## ")[0].split())
+
+
+def rule_rows(rules: tuple[type[Rule], ...]) -> Iterator[Line]:
+    """Yield a list of rules, two lines each."""
+    for rule in rules:
+        yield Line(f"{rule.code}  {rule.severity:<8} {rule.name}", 0, 8, SEVERITY_TONES[rule.severity], len(rule.code))
+        yield Line(rule.summary, 8, 0, "dim")
+
+
+def list_lines() -> Iterator[Line]:
+    """Yield every rule under its family's title."""
     from tiecheck.rules.registry import FAMILIES, rules_of_family
 
-    blocks = []
     for digit, (_, title) in FAMILIES.items():
-        lines = [
-            f"{rule.code}  {rule.severity:<8} {rule.name}\n        {rule.summary}" for rule in rules_of_family(digit)
-        ]
-        blocks.append(f"{title}\n" + "\n".join(lines))
-    return "\n\n".join(blocks)
+        yield Line(title, 0, 0, "bold")
+        yield from rule_rows(rules_of_family(digit))
+        yield Line("")
+
+
+def rules_document(found: Found) -> dict[str, Any]:
+    """Return what a word leads to as plain data."""
+    symptom = found.symptom
+    return {
+        "symptom": None if symptom is None else {"message": symptom.says, "when": symptom.when or None},
+        "rules": [
+            {
+                "code": rule.code,
+                "name": rule.name,
+                "summary": rule.summary,
+                "severity": rule.severity,
+                "confidence": rule.confidence,
+                "needs": list(rule.needs),
+                "text": rule.text(),
+                "messages": list(rule.messages),
+                "threads": [thread_link(thread) for thread in rule.threads],
+            }
+            for rule in found.rules
+        ],
+    }
 
 
 def thread_link(thread: str) -> str:

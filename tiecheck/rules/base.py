@@ -124,12 +124,12 @@ class Rule:
         for line in (cls.__doc__ or "").expandtabs().splitlines():
             stripped = line.strip()
             if stripped.startswith("## "):
-                title = stripped[3:]
+                title = stripped[3:].replace("How to mend", "How to fix")
                 sections[title] = ""
             elif title:
                 sections[title] += line[4:].rstrip() + "\n" if line.startswith("    ") else stripped + "\n"
         return {heading: body.strip("\n") for heading, body in sections.items()}
 
 
-SECTIONS = ("What it does", "Why it is bad", "How to mend it")
+SECTIONS = ("What it does", "Why it is bad", "How to fix it")
 """The headings every rule's docstring has."""

@@ -7,12 +7,14 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, near_words
+from tiecheck.records.record import Record
 from tiecheck.rules.index import INDEX
 
 if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName, Facts
     from tiecheck.rules.base import Rule
+    from tiecheck.rules.symptoms import Symptom
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "1": ("stored", "What is stored against what is declared"),
@@ -49,6 +51,28 @@ def rule_of(code: str) -> type[Rule]:
     if wanted not in INDEX:
         raise UsageError(f"there is no rule {code!r}{_nearest(wanted)}")
     return _load(wanted)
+
+
+class Found(Record):
+    """What a word of the user leads to."""
+
+    rules: tuple[type[Rule], ...]
+    """Rules, likeliest first."""
+    symptom: Symptom | None
+    """The message that fits best; None where none does."""
+
+
+def code_rules(text: str) -> tuple[type[Rule], ...]:
+    """Return the rule of a code, or those of the beginning of one; nothing where a text is no code.
+
+    Raises:
+        UsageError: It looks like a code and is none.
+    """
+    prefix = text.upper()
+    if not prefix.startswith("TIE") or not prefix[3:].isdecimal():
+        return ()
+    codes = [code for code in INDEX if code.startswith(prefix)] if len(prefix) < len("TIE101") else []
+    return tuple(map(rule_of, codes)) or (rule_of(text),)
 
 
 def _load(code: str) -> type[Rule]:
@@ -98,7 +122,5 @@ def check_codes(words: Iterable[str]) -> None:
 
 
 def _nearest(code: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(code, INDEX, n=3, cutoff=0.5)
+    near = near_words(code, INDEX, 3, 0.5)
     return f"; the nearest are {', '.join(sorted(near))}" if near else f"; there are {', '.join(INDEX)}"

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Literal
 
-from tiecheck.errors import TargetError, without_secrets
+from tiecheck.errors import TargetError, near_words, without_secrets
 from tiecheck.records.record import Record
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
@@ -17,6 +17,9 @@ HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 NEIGHBOURS = 2_000
 """Names of a folder among which the one that was meant is looked for."""
+
+HUB_FOLDER = "models--"
+"""Beginning of a model's folder in the hub's cache; owner and name follow, two dashes between them."""
 
 SOURCE_ENDINGS = (".py", ".ipynb")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -120,11 +123,25 @@ def _directory(text: str) -> Target:
         return Target(text, "adapter", text, None)
     if "config.json" in names or any(name.endswith(FILE_ENDINGS) for name in names):
         return Target(text, "checkpoint", text, None)
+    if "snapshots" in names and os.path.basename(text.rstrip("/")).startswith(HUB_FOLDER):
+        raise TargetError(f"{text} is a folder of the hub's cache; name one of its snapshots: {_snapshot(text)}", text)
     if _holds_source(text):
         return Target(text, "source", text, None)
     if any(os.path.isfile(os.path.join(text, name, "config.json")) for name in names):
         raise TargetError(f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*", text)
     raise TargetError(f"{text} holds no config.json and no weights that are known by their ending", text)
+
+
+def _snapshot(text: str) -> str:
+    """Return the snapshot that a folder of the hub's cache calls main, else the first one."""
+    folder = os.path.join(text, "snapshots")
+    try:
+        with open(os.path.join(text, "refs", "main"), encoding="utf-8") as stream:
+            main = stream.read(100).strip()
+    except (OSError, ValueError):
+        main = ""
+    held = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return os.path.join(folder, main if main in held else held[0] if held else "...")
 
 
 def _holds_source(path: str) -> bool:
@@ -184,15 +201,17 @@ def _address(text: str) -> Target:
 
 def _missing(text: str) -> str:
     """Return what to say of something that is not there, with the nearest thing that is."""
-    import difflib
-
     parent, name = os.path.split(text.rstrip("/"))
     try:
         neighbours = os.listdir(parent or ".")
     except OSError:
         neighbours = []
-    near = difflib.get_close_matches(name, neighbours[:NEIGHBOURS], n=1)
+    near = near_words(name, neighbours[:NEIGHBOURS])
     hint = f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
-    if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
+    if name.startswith(HUB_FOLDER):
+        hint = f"; as a hub model it is {name.removeprefix(HUB_FOLDER).replace('--', '/')}"
+    elif not hint and re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
         hint = f"; if it is a hub model, write hf://{text}"
+    elif not hint and re.fullmatch(r"[\w.-]+", text) and not text.endswith(FILE_ENDINGS):
+        hint = f"; a hub model is written with its owner, org/{text}"
     return f"there is no {without_secrets(text)}{hint}"

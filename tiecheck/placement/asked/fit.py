@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, near_words
 from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown_value
 from tiecheck.placement.map_lookup import broken_nesting, transformers_key
 from tiecheck.records.placement import Device
@@ -191,8 +191,6 @@ def _odd_keys(
 
 def _nearest(key: str, paths: set[str]) -> str | None:
     """Return the module that was meant by a key: one that ends in it, or the same with its first wrong part mended."""
-    import difflib
-
     ends = min((path for path in paths if path.endswith(f".{key}")), default=None)
     if ends is not None:
         return ends
@@ -200,7 +198,7 @@ def _nearest(key: str, paths: set[str]) -> str | None:
     right = next(i for i in range(len(parts)) if ".".join(parts[: i + 1]) not in paths)
     head = "".join(f"{part}." for part in parts[:right])
     beside = {path[len(head) :] for path in paths if path.startswith(head) and "." not in path[len(head) :]}
-    near = difflib.get_close_matches(parts[right], sorted(beside), n=1)
+    near = near_words(parts[right], sorted(beside))
     if not near:
         return None
     whole = ".".join([head + near[0], *parts[right + 1 :]])
