@@ -12,6 +12,7 @@ from split_models import BIG, EMBEDDING, HEAD, Net, Olmo, Sharing, config
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+import tiecheck
 from tiecheck.engine.findings import finding_of
 from tiecheck.records.placement import Double, Placement, Plan
 from tiecheck.records.report import Finding
@@ -181,3 +182,11 @@ def test_for_a_loader_raises_and_lowers_what_is_said() -> None:
     own = one(list(TiedMemoryCountedTwice().check(placement(bad))))  # type: ignore[arg-type]
     assert judged(own).severity == "warning"
     assert judged(own, ("transformers", "5")).severity == "info"
+
+
+def test_a_traced_pass_says_that_one_parameter_is_used_twice() -> None:
+    room = {0: "1GiB", "cpu": "1GiB"}
+    report = tiecheck.check(Functional(config()), device_map="auto", max_memory=room, uses=True, select=["TIE502"])
+    (finding,) = report.findings
+    assert finding.severity == "info"
+    assert "one parameter, used twice, as embedding and as head" in finding.message

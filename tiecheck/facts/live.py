@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tiecheck.records.mending import Mending
     from tiecheck.records.placement import Placement
     from tiecheck.records.report import View
+    from tiecheck.records.uses import Uses
 
 
 @fact
@@ -131,11 +132,15 @@ def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | No
 
 
 @fact
-def live_class(live: LiveModel) -> LiveClass:
-    """Class of the module with its library and wrappers, and how the module came to be."""
+def live_class(live: LiveModel, uses: Uses | None) -> LiveClass:
+    """Class of the module with its library and wrappers, how it came to be, and what a traced pass uses twice."""
     from tiecheck.records.live import LiveClass
 
-    return LiveClass(live.class_name, live.origin, live.library, live.wrappers, live.reasons)
+    roles: dict[tuple[str, ...], set[str]] = {}
+    for use in uses.uses if uses is not None else ():
+        roles.setdefault(use.names, set()).add(use.role)
+    twice = tuple(names for names, found in roles.items() if {"embedding", "linear"} <= found)
+    return LiveClass(live.class_name, live.origin, live.library, live.wrappers, live.reasons, twice)
 
 
 @fact

@@ -30,7 +30,7 @@ Artefacts = Literal["adapted_ties", "gguf_tie"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
-Used = Literal["uses"]
+Used = Literal["gradients", "uses"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
 Lived = Literal["across_models", "held_tensors", "other_models", "stepped_by", "tie_breaks"]
 """Names of what a guard or an operation saw, of the optimizers and other models that were given, and what they hold."""

@@ -10,15 +10,30 @@ from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
     from tiecheck.live.build import Built
+    from tiecheck.records.gradients import TensorGradient
     from tiecheck.records.uses import Uses
+    from tiecheck.trace.inputs import Inputs
 
 
 @fact
 def uses(built: Built, tracing: Config) -> Uses | Unknown:
     """Uses of each parameter in a forward pass, traced on meta."""
-    from tiecheck.trace.inputs import given_inputs, inputs_from_file
     from tiecheck.trace.uses import trace_uses
 
+    return trace_uses(built.module, _inputs(tracing))
+
+
+@fact
+def gradients(built: Built, tracing: Config) -> tuple[TensorGradient, ...] | Unknown:
+    """Gradients of tensors with several uses, and of each use, after one backward pass with real weights."""
+    from tiecheck.trace.gradients import compare_gradients
+
+    return compare_gradients(built.module, _inputs(tracing))
+
+
+def _inputs(tracing: Config) -> Inputs | None:
+    """Return the inputs that were asked for; None to make some up."""
+    from tiecheck.trace.inputs import given_inputs, inputs_from_file
+
     given = tracing.inputs
-    inputs = inputs_from_file(given) if isinstance(given, str) else None if given is None else given_inputs(given)
-    return trace_uses(built.module, inputs)
+    return inputs_from_file(given) if isinstance(given, str) else None if given is None else given_inputs(given)

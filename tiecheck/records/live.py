@@ -250,6 +250,8 @@ class LiveClass(Record):
     """Wrappers of the model or parts of it, from the outside in."""
     reasons: tuple[str, ...] = ()
     """Reasons why a declaration could not be read."""
+    twice: tuple[tuple[str, ...], ...] = ()
+    """Names of each tensor that a traced pass looks up and multiplies with; empty where none was traced."""
 
 
 class LiveModel(Record):

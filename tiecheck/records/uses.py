@@ -37,6 +37,10 @@ class Use(NamedTuple):
     """Where the tensor is held."""
     shape: tuple[int, ...] = ()
     """Its shape."""
+    of: tuple[str, ...] = ()
+    """Names of the parameter that a plain attribute is a view, an equal copy, or the transpose of."""
+    shares: bool = False
+    """True where it lies in that parameter's memory."""
 
 
 def names_not_taken(uses: Iterable[Use]) -> tuple[str, ...]:

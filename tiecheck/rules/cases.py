@@ -20,6 +20,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.mending import mending_of
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, Comparison, Group, Shard, StoredTensor
+from tiecheck.records.uses import Role, Use, Uses
 from tiecheck.records.words import Outcome
 
 HEAD = "lm_head.weight"
@@ -213,6 +214,23 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
         "save_problems": model.unsaved,
         "equal_copies": model.equal,
     }
+
+
+def use_of(*names: str, role: Role = "embedding", **changes: Any) -> Use:
+    """Return a use of a tensor, by all its names unless `reached` says otherwise."""
+    plain = Use(names, role, "embedding", transposed=False, scale=1.0, reached=names, shape=(128, 16))
+    return plain._replace(**changes)
+
+
+def traced(*uses: Use, logits: tuple[str, ...] | None = None) -> Uses:
+    """Return the uses of one pass on meta."""
+    return Uses(uses, ("input_ids [1, 8]",), "meta", logits)
+
+
+def uses_facts(uses: Uses, of: LiveModel, *wanted: str) -> dict[str, Any]:
+    """Return the facts of a traced module: the uses, its class, and those that are named, or its ties."""
+    wanted = ("live_class", *(wanted or ("live_ties", "declared_ties")))
+    return {"uses": uses} | {name: value for name, value in live_facts(of).items() if name in wanted}
 
 
 def init_scale(**changes: Any) -> InitScale:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tiecheck.trace.operations import JOINS, NORMS, PARTS, SAME, SCALES, is_lookup, turns
+from tiecheck.trace.operations import CAPS, JOINS, NORMS, PARTS, SAME, SCALES, is_lookup, turns
 from tiecheck.trace.trails import NORMALISED, VALUE, Call, Trail
 
 Numbers = Callable[[Any], float | None]
@@ -48,6 +48,8 @@ def value_after(call: Call, number: Numbers) -> tuple[Trail, int | None]:
         place = next((n for n, t in enumerate(call.trails) if t.kind == "value" and t.factor != 1.0), None)
     if place is None and call.name in SCALES:
         place = next((n for n, t in enumerate(call.trails) if t.kind == "value" and call.tensors[n].numel() > 1), None)
+    if place is not None and call.name in CAPS and call.trails[place].kind == "read":  # a soft cap, probabilities
+        return call.trails[place].times(None), None
     if place is None or not _hands_on(call, place, number):
         return VALUE, None
     trail = call.trails[place]

@@ -165,8 +165,8 @@ def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]
 
 
 @contextmanager
-def left_untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Set evaluation mode without gradient; afterwards modes, random state and buffers are what they were.
+def left_untouched(module: nn.Module, device: torch.device, *, grad: bool = False) -> Iterator[None]:
+    """Set evaluation mode, without gradient unless asked for; afterwards modes, random state and buffers are as before.
 
     The flag is set and not `eval()` called: loralib's `train` merges weights.
     """
@@ -176,7 +176,7 @@ def left_untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     values = [(b, b._version, b.clone()) for held in buffers for b in held.values() if b is not None]
     accelerator = device.type not in ("cpu", "meta")
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         if accelerator:
             stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
@@ -191,7 +191,7 @@ def left_untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
                 m._buffers.update(held)
             for buffer, version, value in values:
                 if buffer._version != version:
-                    buffer.copy_(value)
+                    buffer.detach().copy_(value)
 
 
 def called_modules(module: nn.Module) -> tuple[str, ...] | None:

@@ -71,7 +71,7 @@ def made_inputs(module: nn.Module) -> Iterator[Inputs]:
     """
     named = inspect.signature(module.forward).parameters
     config = getattr(module, "config", None)
-    ids = _tokens(config)
+    ids = _tokens(config, module)
     text: dict[str, Any] = {n: ids for n in ("input_ids", "decoder_input_ids") if n in named}
     if text:
         yield Inputs((), text)
@@ -100,9 +100,11 @@ def owners(config: Any, depth: int = 0) -> Iterator[Any]:
             yield from owners(value, depth + 1)
 
 
-def _tokens(config: Any) -> torch.Tensor:
+def _tokens(config: Any, module: nn.Module | None = None) -> torch.Tensor:
     """Return one text of made-up tokens that ends with what the config calls its end."""
     sizes = [s for o in owners(config) if isinstance(s := getattr(o, "vocab_size", None), int) and s > 1]
+    if not sizes and module is not None:
+        sizes = [t.num_embeddings for t in module.modules() if isinstance(t, nn.Embedding) and t.num_embeddings > 1]
     ids = torch.arange(5, 5 + LENGTH)[None] % min(sizes, default=1 << 30)
     ends = [e for o in owners(config) if isinstance(e := getattr(o, "eos_token_id", None), int)]
     if ends and 0 <= ends[0] < min(sizes, default=0):
@@ -119,6 +121,8 @@ def _more(named: Mapping[str, Any], ids: torch.Tensor) -> dict[str, Any]:
         more["lang_ids"] = torch.zeros(1, dtype=torch.long)
     if "attention_mask" in named:
         more["attention_mask"] = torch.ones_like(ids)
+    if "use_cache" in named or any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values()):
+        more["use_cache"] = False
     return more
 
 

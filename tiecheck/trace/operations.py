@@ -13,6 +13,8 @@ PARTS = frozenset(
 )
 JOINS = frozenset({"cat", "concat", "stack"})
 SCALES = frozenset({"mul", "multiply", "div", "divide", "true_divide", "rmul"})
+CAPS = frozenset({"tanh", "softmax", "log_softmax", "sigmoid", "logsigmoid", "clamp"})
+"""What changes logits one by one, or all of a position."""
 SAME = frozenset({
     *("bfloat16", "cpu", "cuda", "double", "float", "half", "to", "type", "type_as"),
     *("expand", "expand_as", "flatten", "movedim", "permute", "repeat", "reshape", "t", "transpose", "swapaxes"),
@@ -20,6 +22,10 @@ SAME = frozenset({
     *("alias", "clone", "contiguous", "data", "detach", "dropout", "pad", "requires_grad", "positive"),
 })  # fmt: skip
 """What leaves the values as they are: casts, other shapes, copies."""
+WRITES = frozenset(
+    {"uniform", "normal", "trunc_normal", "fill", "zero", "copy", "set", "kaiming_uniform", "ones", "zeros"}
+)
+"""What writes into its first argument and does not read it."""
 _TURNS = frozenset({"t", "T", "mT", "H", "mH", "adjoint"})
 _SWAPS = frozenset({"transpose", "swapaxes", "swapdims", "permute", "movedim"})
 _ASKS = frozenset({

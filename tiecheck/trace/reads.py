@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from tiecheck.files.limits import account
 from tiecheck.trace.following import value_after, weight_after
-from tiecheck.trace.operations import Kind, is_lookup, kind_of, summed_over
+from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, summed_over
 from tiecheck.trace.trails import NORMALISED, VALUE, Call, Read, Trail, tensors_in
 
 _MARK = "_tiecheck_trail"
@@ -55,7 +55,7 @@ class ReadTrace(TorchFunctionMode):
         self.name_of: Callable[[Tensor], tuple[str, ...]] = lambda _: ()
         """Returns the names by which the pass came to a source last (`names.watched_names`)."""
         self._keep, self._to_meta = keep, to_meta
-        self._index: dict[int, int] = {}
+        self._index: dict[int, Trail] = {}
         self._met: dict[int, tuple[Tensor, Trail]] = {}
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
         self._numbers: dict[int, float] = {}
@@ -65,7 +65,7 @@ class ReadTrace(TorchFunctionMode):
         """Follow further tensors where the pass meets them."""
         for tensor in tensors:
             if id(tensor) not in self._index:
-                self._index[id(tensor)] = len(self.sources)
+                self._index[id(tensor)] = Trail("weight", (len(self.sources),))
                 self.sources.append(tensor)
                 self._read_number(tensor)
 
@@ -92,7 +92,7 @@ class ReadTrace(TorchFunctionMode):
         tensors = list(tensors_in((*args, *kwargs.values())))
         trails = [self._trail(t) for t in tensors]
         given = args, kwargs
-        if self._to_meta and any(t.is_meta or id(t) in self._index or id(t) in self._twins for t in tensors):
+        if self._to_meta and self._is_mixed(tensors):
             given = self._on_meta(args), {key: self._on_meta(value) for key, value in kwargs.items()}
         if kind.asks and given[0][0].is_meta:
             return _answer(kind.name, given[0][0])
@@ -101,6 +101,11 @@ class ReadTrace(TorchFunctionMode):
         if outs:
             self._see(Call(kind.name, args, kwargs, tensors, trails, outs))
         return out
+
+    def _is_mixed(self, tensors: list[Tensor]) -> bool:
+        """Return True if tensors are on meta, or stand for some that are to be, and others are not there."""
+        there = [t.is_meta for t in tensors]
+        return not all(there) and (any(there) or any(id(t) in self._index or id(t) in self._twins for t in tensors))
 
     def _run(self, kind: Kind, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         try:
@@ -112,13 +117,16 @@ class ReadTrace(TorchFunctionMode):
             named = [a.dtype if isinstance(a, Tensor) else a for a in (*args[1:], *kwargs.values())]
             return args[0].to(next((d for d in named if isinstance(d, torch.dtype)), args[0].dtype))
         except Exception:
+            if kind.name == "grouped_mm" and args[0].is_meta and args[0].dtype is not torch.bfloat16:
+                return _in_bfloat16(func, args, kwargs)
             self.failed = kind.name
             raise
 
     def _on_meta(self, values: Any) -> Any:
         """Return arguments with a meta tensor in the place of every other."""
         if isinstance(values, Tensor):
-            return values if values.is_meta else self._twin(values)
+            is_size = values.dim() == 0 and not values.is_floating_point()  # which meta cannot give back
+            return values if values.is_meta or is_size else self._twin(values)
         if type(values) in {tuple, list}:
             return type(values)(map(self._on_meta, values))
         return values
@@ -157,9 +165,9 @@ class ReadTrace(TorchFunctionMode):
             self.reads[trail.sources[0]].after = trail.factor
 
     def _trail(self, tensor: Tensor) -> Trail:
-        number = self._index.get(id(tensor))
-        if number is not None:
-            return Trail("weight", (number,))
+        weight = self._index.get(id(tensor))
+        if weight is not None:
+            return weight
         mark: tuple[int, Trail] | None = tensor.__dict__.get(_MARK)
         if mark is not None and mark[0] == self._trace:
             return mark[1]
@@ -182,7 +190,7 @@ class ReadTrace(TorchFunctionMode):
         weights = [n for n, trail in enumerate(call.trails) if trail.kind == "weight"]
         followed = weight_after(call, self._number) if weights else None
         if followed is None:
-            reads = [self._read(call, n) for n in weights]
+            reads = [self._read(call, n) for n in weights if n or call.name not in WRITES]
             main = next((read for read in reads if read.role != "other"), None)
             followed = Trail("read", (main.number,)) if main is not None else self._follow_value(call)
         for out in call.outs:
@@ -199,6 +207,7 @@ class ReadTrace(TorchFunctionMode):
         role = "embedding" if lookup else "linear" if product else "other"
         read = Read(len(self.reads), trail.sources, call.name, role)  # type: ignore[arg-type]  # mypy widens it to str
         read.before, read.turned = trail.factor, trail.turned
+        read.learns = weight.requires_grad and torch.is_grad_enabled()
         read.reached = self.name_of(self.sources[trail.sources[0]])
         if product is not None and beside is not None:
             read.turned = trail.turned != product[0]
@@ -240,6 +249,12 @@ def _answer(name: str, tensor: Tensor) -> Any:
     if name == "item" and tensor.dtype is torch.bool:
         return False
     return 1.0 if name == "float" or tensor.is_floating_point() else 1
+
+
+def _in_bfloat16(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run a product that meta has for bfloat16 alone (`grouped_mm`, torch 2.13)."""
+    values = [a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+    return func(*values, **kwargs).to(args[0].dtype)
 
 
 def is_norm_layer(module: nn.Module) -> bool:

@@ -33,6 +33,8 @@ class Read:
         """The same since a normalisation layer; None if it does not come from one."""
         self.after: float | None = 1.0
         """Factor on what came out, up to the first op that is no number's."""
+        self.learns = True
+        """False where the tensor that the op was given has no gradient."""
         self.ended = False
         """True once that op came."""
         self.hidden: Tensor | None = None

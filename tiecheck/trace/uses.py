@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from tiecheck.errors import OutOfTimeError
 from tiecheck.live.registrations import Registrations
+from tiecheck.live.torch_adapter import memory_views
 from tiecheck.live.wrappers import UserNames, without_wrappers
 from tiecheck.records.uses import Held, Use, Uses
 from tiecheck.records.words import Unknown
@@ -67,7 +69,7 @@ def trace_uses(module: nn.Module, inputs: Inputs | None = None) -> Uses | Unknow
     if not seen and not meta and not any(t.is_meta for t in places.tensors()):
         ran = "real"
         for given in (inputs,) if inputs is not None else list(made_inputs(module))[:TRIES]:
-            real = _pass(module, places, _on_device(given, module), to_meta=False)
+            real = _pass(module, places, on_device(given, module), to_meta=False)
             if not isinstance(real, str):
                 seen.append(real)
                 words.append(given.words())
@@ -81,7 +83,8 @@ def trace_uses(module: nn.Module, inputs: Inputs | None = None) -> Uses | Unknow
     return Uses(uses, tuple(words), ran, logits, stopped if real is not None else None)  # type: ignore[arg-type]
 
 
-def _on_device(given: Inputs, module: nn.Module) -> Inputs:
+def on_device(given: Inputs, module: nn.Module) -> Inputs:
+    """Return inputs on the device of a module's first parameter."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     return Inputs(tuple(_moved(v, device) for v in given.args), {k: _moved(v, device) for k, v in given.kwargs.items()})
 
@@ -99,7 +102,12 @@ def _pass(module: nn.Module, places: Registrations, given: Inputs, *, to_meta: b
     trace.follow(tensor for tensor, _ in kept.values())
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
-        with left_untouched(module, device), watched_names(places) as names_of, watch_reads(module, trace):
+        with (
+            left_untouched(module, device),
+            _nonzero_everywhere(),
+            watched_names(places) as names_of,
+            watch_reads(module, trace),
+        ):
             trace.name_of = names_of
             output = module(*given.args, **given.kwargs)
     except OutOfTimeError:
@@ -109,6 +117,19 @@ def _pass(module: nn.Module, places: Registrations, given: Inputs, *, to_meta: b
         at = f" in {trace.failed}" if trace.failed else ""
         return f"forward on {given.words()} stopped{at}: {type(error).__name__}: {line}"
     return _Seen(list(_uses_of(places, trace, kept)), _logits(places, trace, output))
+
+
+@contextmanager
+def _nonzero_everywhere() -> Iterator[None]:
+    """Let a mask on meta, which has no values, be true everywhere (`torch.fx.experimental._config`, torch 2.13)."""
+    from torch.fx.experimental import _config
+
+    before = _config.meta_nonzero_assume_all_nonzero
+    _config.meta_nonzero_assume_all_nonzero = True
+    try:
+        yield
+    finally:
+        _config.meta_nonzero_assume_all_nonzero = before
 
 
 def _uses_of(places: Registrations, trace: ReadTrace, kept: dict[int, tuple[Tensor, str]]) -> Iterator[Use]:
@@ -124,18 +145,27 @@ def _use(places: Registrations, kept: dict[int, tuple[Tensor, str]], read: Read,
     names = places.names_of(tensor)
     held: Held = "parameter" if names else "attribute" if id(tensor) in kept else "nowhere"
     reached = tuple(sorted(read.reached)) if set(read.reached) <= set(names) else ()
+    use = Use(names, read.role, read.op, read.turned, read.scale, reached or names[: len(names) == 1], held)
     if held == "attribute":
-        names = (kept[id(tensor)][1],)
-    return Use(
-        names,
-        read.role,
-        read.op,
-        read.turned,
-        read.scale,
-        reached or names[: len(names) == 1],
-        held,
-        tuple(tensor.shape),
-    )
+        of, shares = _copied_parameter(places, tensor)
+        use = use._replace(names=(kept[id(tensor)][1],), reached=(kept[id(tensor)][1],), of=of, shares=shares)
+    return use._replace(shape=tuple(tensor.shape))
+
+
+def _copied_parameter(places: Registrations, tensor: Tensor) -> tuple[tuple[str, ...], bool]:
+    """Return the names of the parameter whose values, or their transpose, a tensor holds, and whether it is a view."""
+    for parameter in places.tensors():
+        if parameter.numel() != tensor.numel() or parameter.dim() != tensor.dim() or tensor.numel() < 2:
+            continue
+        mine, theirs = memory_views(tensor), memory_views(parameter)
+        if mine and theirs and mine[0][:2] == theirs[0][:2]:  # one space, one first byte
+            return places.names_of(parameter), True
+        if parameter.is_meta or tensor.is_meta or parameter.device != tensor.device:
+            continue
+        alike = (parameter.detach(), parameter.detach().mT) if tensor.dim() > 1 else (parameter.detach(),)
+        if any(tensor.shape == one.shape and torch.equal(tensor.detach(), one) for one in alike):
+            return places.names_of(parameter), False
+    return (), False
 
 
 def _left(places: Registrations, seen: list[_Seen]) -> bool:
@@ -167,14 +197,15 @@ def _plain_tensors(places: Registrations) -> Iterator[tuple[int, tuple[Tensor, s
 
 def _logits(places: Registrations, trace: ReadTrace, output: Any) -> tuple[str, ...] | None:
     """Return the names of the matrix that the first output of its rows comes from."""
-    for tensor in _floating(output, 0):
+    for tensor in floating(output):
         found = trace.reached(tensor)
         if found is not None and found[0].role == "linear":
             return tuple(n for s in found[0].sources for n in places.names_of(trace.sources[s]))
     return None
 
 
-def _floating(value: Any, depth: int) -> Iterator[Tensor]:
+def floating(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Yield the floating tensors of two dimensions and more that a module gave out, its logits first."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.dim() > 1:
             yield value
@@ -182,4 +213,4 @@ def _floating(value: Any, depth: int) -> Iterator[Tensor]:
         logits = getattr(value, "logits", None)
         items = value.values() if hasattr(value, "values") else value if isinstance(value, (list, tuple)) else ()
         for item in (logits, *items):
-            yield from _floating(item, depth + 1)
+            yield from floating(item, depth + 1)

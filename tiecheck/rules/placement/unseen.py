@@ -103,6 +103,9 @@ class TieInvisibleToLoader(Rule):
         alias = Alias(paths, 2, "Embedding", siblings=True, names=slots)
         aliased = live_llama(ties=(live_tie(*slots, kind="module"),), aliases=(alias,))
         older = facts(silent, of=aliased, warns=("0.20-0.33",))
+        twice = facts(logs, of=live_llama(ties=(), declared=(), heads=()))
+        twice["live_class"] = twice["live_class"]._replace(twice=((EMBEDDING,),))
+        yield Case("MPT, traced: one parameter, used twice", twice, finds=("info",))
         yield Case("an alias that older versions miss", older, finds=("info",))
         apart = live_llama(ties=(), declared=(declared_tie("separate"),))
         yield Case("really untied, and nothing ties it", facts(logs, of=apart), finds=("warning",))
@@ -186,6 +189,12 @@ def _harmless(
         mends = (declare_edit(names, "they are meant to be one tensor"),)
     else:
         why, names = "It is harmless: the model has one tensor for it under one name", ("config.tie_word_embeddings",)
+    used = next((group for group in live_class.twice if not set(group).isdisjoint(names)), None)
+    if used is None and why.endswith("under one name") and live_class.twice:
+        used = names = live_class.twice[0]
+        why = f"It is harmless: {listed(names)} is the one tensor for it"
+    if used is not None and why.startswith("It is harmless"):
+        why += ". A forward pass was traced: one parameter, used twice, as embedding and as head"
     versions = ours.version if ours else f"{', '.join(placement.warns)} (versions)"
     says = f'accelerate {versions} logs "The model weights are not tied". {why}.'
     reason = "nothing is wrong, and tie_weights does not make it go away."

@@ -1,0 +1,206 @@
+"""Traces a forward pass of every class of transformers on meta: `python tests/benchmarks/bench_uses.py --help`.
+
+Each class is built small on meta and `tiecheck.uses` told what it reads, with inputs made up. `--rows` keeps a line a
+class, so that a run goes on where it was stopped; `--write` writes the page. `--time` measures time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import resource
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+import torch
+import transformers
+from subjects import ClassCandidate, every, quiet
+from zoo import animal, own
+
+from tiecheck.live.registrations import Registrations
+from tiecheck.records.uses import Uses, names_not_taken
+from tiecheck.tables.generate.build import build
+from tiecheck.tables.generate.classes import resolve
+from tiecheck.tables.generate.configs import filled, shrink, silent_dict
+from tiecheck.trace.forward import left_untouched
+from tiecheck.trace.inputs import Inputs, made_inputs
+from tiecheck.trace.uses import trace_uses
+
+Row = dict[str, Any]
+
+SECONDS = 60
+"""Time that one class may take."""
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=Path, default=Path("uses-zoo.jsonl"), help="a JSON line a class, kept")
+    parser.add_argument("--only", default="", help="these classes alone, a pattern; their rows are made anew")
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0 for no end")
+    parser.add_argument("--time", action="store_true", help="measure time and memory of some models of full size")
+    parser.add_argument("--write", type=Path, help="write the page")
+    options = parser.parse_args()
+    quiet()
+    if options.time:
+        measure()
+    elif not options.write:
+        run(options.rows, options.only, options.minutes)
+    if options.write:
+        options.write.write_text(page(read_rows(options.rows)), encoding="utf-8")
+
+
+def run(path: Path, only: str, minutes: float) -> None:
+    """Trace the classes that have no row yet."""
+    end = time.monotonic() + minutes * 60 if minutes else float("inf")
+    done = {row["class"] for row in read_rows(path)} if not only else set()
+    with path.open("a", encoding="utf-8") as rows:
+        for candidate in every():
+            key = f"{candidate.model_type}:{candidate.class_name}"
+            if key in done or not re.fullmatch(only or ".*", candidate.class_name) or not own(candidate):
+                continue
+            rows.write(json.dumps({"class": key} | traced(candidate)) + "\n")
+            rows.flush()
+            if time.monotonic() > end:
+                return
+
+
+def traced(candidate: ClassCandidate) -> Row:
+    """Return what became of one class."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took more than {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        module = built(candidate)
+        found = trace_uses(module)
+        row = {"generative": bool(module.can_generate()), "plain": plainly(module)}
+        return row | (told(module, found) if isinstance(found, Uses) else {"why": found.reason})
+    except Exception as error:  # noqa: BLE001  # whatever a class raises is its row
+        return {"built": False, "why": f"{type(error).__name__}: {str(error)[:150]}"}
+    finally:
+        signal.alarm(0)
+
+
+def built(candidate: ClassCandidate) -> Any:
+    """Return a class on meta, of its own size but for fewer layers; small where it does not take that."""
+    model_class, config_class = resolve(candidate)
+    config = config_class()
+    full = silent_dict(config)
+    for data in (full, filled(full, config)):
+        with contextlib.suppress(Exception):
+            return build(model_class, config_class, shrink(data, config, 2)).eval()
+    one = animal(candidate)
+    return build(one.model_class, one.config_class, one.data).eval()
+
+
+def told(module: Any, found: Uses) -> Row:
+    """Return what was seen of a class, and what is known to be true of it."""
+    head = module.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    names = Registrations(module, buffers=False).names_of(weight)
+    uses = [use for use in found.uses if set(use.names) & set(names)]
+    return {
+        "inputs": found.inputs,
+        "ran": found.ran,
+        "unread": sum(use.role == "unread" for use in found.uses),
+        "parameters": len({use.names for use in found.uses}),
+        "elsewhere": sum(use.held == "nowhere" for use in found.uses),
+        "head": sorted({use.role for use in uses}) if names else None,
+        "slots": names_not_taken(uses) if len(names) > 1 else (),
+        "logits": None if found.logits is None else bool(set(found.logits) & set(names)),
+    }
+
+
+def plainly(module: Any) -> bool:
+    """Return True if a plain forward pass on meta comes through."""
+    for given in list(made_inputs(module))[:4]:
+        with contextlib.suppress(Exception), left_untouched(module, torch.device("meta")):
+            module(**on_meta(given).kwargs)
+            return True
+    return False
+
+
+def on_meta(given: Inputs) -> Inputs:
+    """Return inputs without values."""
+    return Inputs((), {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in given.kwargs.items()})
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows that there are, the last of each class."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return list({row["class"]: row for row in map(json.loads, lines)}.values())
+
+
+def page(rows: list[Row]) -> str:
+    """Return the page of evidence."""
+    raise NotImplementedError
+
+
+def measure() -> None:
+    """Print processor time against a plain forward pass on meta, and the memory that a trace adds."""
+    for name, make in SUBJECTS.items():
+        with torch.device("meta"):
+            module = make().eval()
+        ids = {n: torch.ones(1, 8, dtype=torch.long) for n in ("input_ids", "decoder_input_ids")[: 1 + ("T5" in name)]}
+        given = Inputs((), ids)
+        run_plainly(module, given)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ratios, plain, trace = [], [], []
+        for _ in range(9):  # in turns, since the machine is shared
+            plain.append(clock(partial(run_plainly, module, given)))
+            trace.append(clock(partial(trace_uses, module, given)))
+            ratios.append(trace[-1] / plain[-1])
+        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        print(f"{name}: plain {min(plain):.3f} s, traced {min(trace):.3f} s, {min(trace) / min(plain):.2f}x", end="; ")
+        print(f"median of the turns {statistics.median(ratios):.2f}x; {more:.0f} MiB more")
+
+
+def run_plainly(module: Any, given: Inputs) -> None:
+    """Run a forward pass on meta, as the trace does but without it."""
+    with left_untouched(module, torch.device("meta")):
+        module(**on_meta(given).kwargs)
+
+
+def clock(call: Callable[[], object]) -> float:
+    """Return the seconds of a call."""
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin
+
+
+SUBJECTS: dict[str, Callable[[], Any]] = {
+    "GPT-2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config()),
+    "T5-small": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config()),
+    "Llama 8B": lambda: llama(4096, 14336, 32, 32),
+    "Llama 70B": lambda: llama(8192, 28672, 80, 64),
+}
+
+
+def llama(width: int, inner: int, layers: int, heads: int) -> Any:
+    """Return a Llama of a published size."""
+    config = transformers.LlamaConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        vocab_size=128256,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+if __name__ == "__main__":
+    main()
