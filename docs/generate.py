@@ -33,6 +33,7 @@ from tiecheck.facts.registry import all_facts
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
 from tiecheck.records.compared import TieComparison
 from tiecheck.records.report import SEVERITIES, TargetReport
+from tiecheck.records.survival import SurvivalMatrix
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
 from tiecheck.rules.base import Rule
@@ -70,6 +71,7 @@ def pages(kept: set[str]) -> dict[str, str]:
         "tiecheck/render/report.schema.json": json.dumps(schema(), indent=1) + "\n",
         "tiecheck/rules/index.py": rules_index(),
         "tiecheck/render/compare.schema.json": json.dumps(compare_schema(), indent=1) + "\n",
+        "tiecheck/render/survive.schema.json": json.dumps(survival_schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
@@ -111,6 +113,17 @@ def compare_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tiecheck comparison",
         "description": f"What `tiecheck compare --output-format json` writes, contract {SCHEMA}.",
+        **strict(fields),
+    }
+
+
+def survival_schema() -> dict[str, Any]:
+    """Return the JSON schema of the matrix of `survive`."""
+    fields = {"schema": {"const": SCHEMA}, "version": {"type": "string"}, "survival": type_schema(SurvivalMatrix)}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tiecheck survival",
+        "description": f"What `tiecheck survive --output-format json` writes, contract {SCHEMA}.",
         **strict(fields),
     }
 

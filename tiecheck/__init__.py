@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tiecheck._version import __version__
 
 if TYPE_CHECKING:
-    from tiecheck.api import check, compare, count_parameters, find_ties, inspect, uses, views
+    from tiecheck.api import check, compare, count_parameters, find_ties, inspect, survive, uses, views
     from tiecheck.errors import TiecheckError
     from tiecheck.guard.errors import PlacementError, TieBroken
     from tiecheck.guard.gate import Gate, gate
@@ -35,6 +35,7 @@ __all__ = [
     "gate",
     "guard",
     "inspect",
+    "survive",
     "uses",
     "views",
 ]
@@ -46,6 +47,7 @@ _HOMES = {
     "find_ties": "tiecheck.api",
     "inspect": "tiecheck.api",
     "uses": "tiecheck.api",
+    "survive": "tiecheck.api",
     "views": "tiecheck.api",
     "Gate": "tiecheck.guard.gate",
     "gate": "tiecheck.guard.gate",

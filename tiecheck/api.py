@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import PLACING, Config
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tiecheck.engine.compare import Compared
     from tiecheck.records.compared import TieComparison
     from tiecheck.records.live import Tie
+    from tiecheck.records.survival import SurvivalMatrix
     from tiecheck.records.uses import Use
 
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
@@ -242,3 +243,12 @@ def views(module: nn.Module) -> tuple[View, ...]:
 
     with looking_at(module):
         return ask_tools(module, run=True)
+
+
+def survive(
+    module: nn.Module, *, operations: Iterable[str] = (), progress: Callable[[str], None] | None = None
+) -> SurvivalMatrix:
+    """Put the ties of a live model through the operations of its life; see `tiecheck.guard.survival.survive`."""
+    from tiecheck.guard.survival import survive as put_through
+
+    return put_through(module, operations=operations, progress=progress)

@@ -16,6 +16,7 @@ COMMANDS = {
     "check": "tiecheck.cli.check",
     "inspect": "tiecheck.cli.inspect",
     "compare": "tiecheck.cli.compare",
+    "survive": "tiecheck.cli.survive",
     "fleet": "tiecheck.cli.fleet",
     "fix": "tiecheck.cli.fix",
     "rule": "tiecheck.cli.rule",

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def life_report(name: str, breaks: tuple[Any, ...]) -> Report:
-    """Return the findings on ties that broke, as a report on a module."""
+def life_report(name: str, breaks: tuple[Any, ...], survived: Any = None) -> Report:
+    """Return the findings on ties that broke, and on what operations did that were named, as a report on a module."""
     target = Target(name, "module", name, None)
-    return assemble_report([judge_facts(target, Facts({"tie_breaks": breaks}), Config())])
+    facts = Facts({"tie_breaks": breaks} | ({} if survived is None else {"survived": survived}))
+    return assemble_report([judge_facts(target, facts, Config())])
 
 
 def check_beside(model: nn.Module, config: Config, optimizer: Any = None, beside: Any = None) -> Report:

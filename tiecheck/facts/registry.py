@@ -32,7 +32,7 @@ Live = Literal["built", "key_problems", "live", "live_class", "mending", "placem
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
 Used = Literal["gradients", "uses"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
-Lived = Literal["across_models", "held_tensors", "other_models", "stepped_by", "tie_breaks"]
+Lived = Literal["across_models", "held_tensors", "other_models", "stepped_by", "survived", "tie_breaks"]
 """Names of what a guard or an operation saw, of the optimizers and other models that were given, and what they hold."""
 
 if TYPE_CHECKING:

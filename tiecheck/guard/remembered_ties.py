@@ -57,7 +57,7 @@ class RememberedTie:
 
     def holds(self, root: nn.Module) -> bool:
         """Tell quickly whether the names still are what they were: by identity, and memory where that was all."""
-        tensors = {name: self._tensor(root, name) for name in self.names}
+        tensors = {name: self.tensor(root, name) for name in self.names}
         firsts = []
         for part in self.parts:
             held = {id(tensors[name]) for name in part}
@@ -73,7 +73,8 @@ class RememberedTie:
 
     def judge(self, root: nn.Module) -> Verdict | None:
         """Say how the names hang together now; None where the tie is as it was, or that cannot be told."""
-        members = [self._member(root, name) for name in self.names]
+        gone = {n for n, reference in self.references.items() if reference.holder(root) is None}
+        members = [self.member(root, name) for name in self.names if name not in gone]  # whose module is not there
         verdict = judge_members(members)
         if verdict.kind == "unknown":
             return None
@@ -83,14 +84,14 @@ class RememberedTie:
             if verdict.kind in TIED and self.kind in TIED:
                 why = _why_not_used_alike(root, {member.attribute: member.name for member in moved})
                 return Verdict(self.kind, why, verdict.parts) if why else None
-        joined = all(any(set(part) <= set(now) for now in verdict.parts) for part in self.parts)
+        joined = all(any(set(part) - gone <= set(now) for now in verdict.parts) for part in self.parts)
         if joined and _level(verdict.kind) <= _level(self.kind):
             return None
         return Verdict(verdict.kind, verdict.reason, verdict.parts)
 
     def first_tensor(self, root: nn.Module) -> Tensor | None:
         """Return the tensor of its first name, as it is now."""
-        return self._tensor(root, self.names[0])
+        return self.tensor(root, self.names[0])
 
     def is_in(self, root: nn.Module) -> bool:
         """Tell whether a model has these names: all that are registered, be they moved by a parametrization."""
@@ -109,15 +110,17 @@ class RememberedTie:
                     break
                 module = below
 
-    def _member(self, root: nn.Module, name: str) -> Member:
+    def member(self, root: nn.Module, name: str) -> Member:
+        """Look one of its names up, as it is now."""
         reference = self.references.get(name)
         if reference is None:
             return look_up(root, name)
         tensor = reference.now(root)
         return Member(name, tensor, None, name, None if tensor is not None else f"`{name}` is gone")
 
-    def _tensor(self, root: nn.Module, name: str) -> Tensor | None:
-        return self._member(root, name).tensor
+    def tensor(self, root: nn.Module, name: str) -> Tensor | None:
+        """Return the tensor of one of its names, as it is now."""
+        return self.member(root, name).tensor
 
     @staticmethod
     def _moved(root: nn.Module, member: Member) -> Member:
@@ -145,7 +148,7 @@ def _level(kind: Kind) -> int:
 
 def _why_not_used_alike(root: nn.Module, moved: dict[str, str]) -> str | None:
     """Return what stands between a shared parameter and one of its uses; None where all use the same weight."""
-    found = [effect for effect in effects_of(Registrations(root, buffers=False)) if effect.name in moved]
+    found = [effect for effect in effects_of(Registrations(root, buffers=True)) if effect.name in moved]
     changed = [effect for effect in found if effect.form == "changes"]
     plain = tuple(name for name in moved if name not in {effect.name for effect in found})
     if not changed or use_one_weight(changed, plain):

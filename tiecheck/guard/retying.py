@@ -41,12 +41,13 @@ def retie(root: nn.Module, tie: RememberedTie, broken: Break) -> str | None:
                 return "one member is a buffer and another a parameter"
             held[member.attribute] = kept
     for reference in tie.references.values():
-        holder = vars(root.get_submodule(reference.path))[reference.attribute]
+        owner = reference.holder(root)
+        holder: Any = vars(owner)[reference.attribute] if owner is not None else None
         if reference.now(root) is not kept:
             try:
                 holder[reference.key] = kept
             except TypeError:
-                return f"{reference.name} is in a tuple"
+                return f"{reference.name} cannot be assigned"
     return None
 
 

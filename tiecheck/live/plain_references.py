@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from tiecheck.live.registrations import Registrations
+from tiecheck.live.wrappers import child_through_wrappers, without_wrappers
 
 CONTAINERS: frozenset[type] = frozenset({list, tuple, dict})
 """Types of container that are looked into."""
@@ -32,11 +33,18 @@ class PlainReference(NamedTuple):
     tensor: Tensor
     """The tensor."""
 
+    def holder(self, root: nn.Module) -> nn.Module | None:
+        """Return the module at its path, wrappers passed through; None where there is none."""
+        module: nn.Module | None = without_wrappers(root)
+        for label in self.path.split(".") if self.path else ():
+            module = child_through_wrappers(module, label) if module is not None else None
+        return module
+
     def now(self, root: nn.Module) -> Tensor | None:
         """Return the tensor that stands there now, in the module or one made of it; None where there is none."""
         try:
-            held = vars(root.get_submodule(self.path))[self.attribute][self.key]
-        except (AttributeError, KeyError, IndexError, TypeError):
+            held = vars(self.holder(root))[self.attribute][self.key]
+        except (KeyError, IndexError, TypeError):
             return None
         return held if isinstance(held, Tensor) else None
 

@@ -12,6 +12,7 @@ from tiecheck.records.report import SEVERITIES, Report
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
     from tiecheck.records.fleet import FleetSummary
+    from tiecheck.records.survival import SurvivalMatrix
     from tiecheck.render.reports import Shown, Style
 
 SCHEMA = "tiecheck/1"
@@ -26,7 +27,7 @@ def render(  # one signature for all formats
     style: Style,  # noqa: ARG001
     stream: TextIO,
 ) -> None:
-    """Write a report as JSON, or two targets side by side, or the summary of a fleet."""
+    """Write a report as JSON, two targets side by side, a fleet's summary, or a survival matrix."""
     document = json_document(report) if isinstance(report, Report) else _other_document(report)
     json.dump(document, stream, indent=1, ensure_ascii=True)
     stream.write("\n")
@@ -42,8 +43,8 @@ def json_document(report: Report) -> dict[str, Any]:
     }
 
 
-def _other_document(found: TieComparison | FleetSummary) -> dict[str, Any]:
-    name = "comparison" if hasattr(found, "before") else "fleet"
+def _other_document(found: TieComparison | FleetSummary | SurvivalMatrix) -> dict[str, Any]:
+    name = "comparison" if hasattr(found, "before") else "survival" if hasattr(found, "operations") else "fleet"
     return {"schema": SCHEMA, "version": __version__, name: as_plain_data(found)}
 
 

@@ -15,8 +15,9 @@ from tiecheck.records.report import Report, Severity
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
     from tiecheck.records.fleet import FleetSummary
+    from tiecheck.records.survival import SurvivalMatrix
 
-    Shown = Report | TieComparison | FleetSummary
+    Shown = Report | TieComparison | FleetSummary | SurvivalMatrix
 
 FORMATS = {
     name: f"tiecheck.render.{name}"
@@ -32,6 +33,13 @@ FACTS = {"text": "tiecheck.render.inspect", "json": FORMATS["json"], "jsonl": FO
 
 COMPARISONS = {"text": "tiecheck.render.compare", "json": FORMATS["json"]}
 """The same for two targets side by side."""
+
+SURVIVALS = {
+    "text": "tiecheck.render.survival",
+    "json": FORMATS["json"],
+    "markdown": "tiecheck.render.survival_markdown",
+}
+"""The same for ties against operations."""
 
 FLEETS = {"text": "tiecheck.render.fleet", "json": FORMATS["json"]}
 """The same for the summary of a fleet."""

@@ -158,6 +158,8 @@ def _who(one: Break) -> str:
     line = one.since
     if line is None:
         return "nobody saw what broke it"
+    if not line.path:  # an operation of `survive`
+        return f"broken by {line.operation}: {line.code}"
     where, code = _where(line), f": {line.code}" if line.code else ""
     if one.seen:
         return f"broken by {line.operation or 'this line'} at {where}{code}"

@@ -1,0 +1,103 @@
+"""From a target of `tiecheck survive` to a live model: the class cut small from its config, or the real one."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.config.options import Config
+from tiecheck.errors import TargetError, exception_line
+from tiecheck.live.build import build_attribute, build_directory
+from tiecheck.records.words import Unknown
+from tiecheck.targets.parse import parse_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^(num_)?(encoder|decoder)_layers$|^num_hidden_groups$|^depth$")
+"""Keys of a config that count layers."""
+LAYERS_KEPT = 2
+VOCABULARY = 512
+
+
+def model_of(text: str, *, load: bool = False, trust: bool = False) -> nn.Module:
+    """Return the live model that a target stands for.
+
+    Args:
+        text: A model directory, or something to build.
+        load: Load a directory with its weights; otherwise its class is built small, with random ones.
+        trust: Let the directory's own code run.
+
+    Raises:
+        TiecheckError: It cannot be built, and why.
+    """
+    from tiecheck.files.checkpoint import read_checkpoint
+    from tiecheck.files.model_config import read_config
+
+    target = parse_target(text)
+    if target.type == "module":
+        return build_attribute(target)
+    if target.directory is None:
+        raise TargetError(f"{target.text}: a model directory is wanted, or something to build (module:attribute)")
+    model = read_config(target.directory)
+    if model is None:
+        raise TargetError(f"{target.text} has no config.json to build a class from", target.text)
+    if load or model.remote_code:
+        options = Config(load=True, trust_remote_code=trust)
+        built = build_directory(target.directory, model, read_checkpoint(target.directory), options)
+        if isinstance(built, Unknown):
+            raise TargetError(f"{target.text}: {built.reason}", target.text)
+        return built.module
+    return _small(target.directory, target.text)
+
+
+def _small(folder: str, text: str) -> nn.Module:
+    """Build the class of a directory with few layers and words; by its own sizes where it does not allow that."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise TargetError("building a directory's class needs transformers: pip install 'tiecheck[live]'") from error
+    from tiecheck.live.transformers.loading import silenced_transformers
+
+    with silenced_transformers():
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            name = (config.architectures or [""])[0]
+            cls: Any = getattr(transformers, name, None)
+            if cls is None:
+                raise TargetError(
+                    f"{text}: transformers has no class {name!r}; --load builds what the directory brings"
+                )
+            last: Exception | None = None
+            for made in (_cut(config), config):
+                try:
+                    module: nn.Module = cls(made).eval()
+                except Exception as error:  # noqa: BLE001  # a class may want its own sizes
+                    last = error
+                    continue
+                return module
+            raise TargetError(f"{text}: {name} cannot be built: {exception_line(last or ValueError())}")
+        except TargetError:
+            raise
+        except Exception as error:
+            raise TargetError(f"{text}: its class cannot be built: {exception_line(error)}") from error
+
+
+def _cut(config: Any) -> Any:
+    """Return a config with few layers and words, in every part of it."""
+    made = copy.deepcopy(config)
+    for part in (made, *(v for v in vars(made).values() if hasattr(v, "to_dict") and hasattr(v, "model_type"))):
+        names = {key: part.attribute_map.get(key, key) for key in (*vars(part), *part.attribute_map)}
+        own = {key: getattr(part, name) for key, name in names.items() if hasattr(part, name)}
+        layers = [value for key, value in own.items() if LAYERS.match(key) and isinstance(value, int)]
+        for key, value in own.items():
+            if LAYERS.match(key) and isinstance(value, int):
+                setattr(part, key, min(value, LAYERS_KEPT))
+            elif isinstance(value, list) and len(value) in layers and len(value) > LAYERS_KEPT:
+                setattr(part, key, value[:LAYERS_KEPT])
+            elif key == "vocab_size" and isinstance(value, int):
+                setattr(part, key, min(value, VOCABULARY))
+            elif key.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
+                setattr(part, key, VOCABULARY - 1)
+    return made

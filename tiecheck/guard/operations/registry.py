@@ -1,0 +1,156 @@
+"""The registry of operations: functions marked `@operation`, and those of the entry point group `tiecheck.operations`.
+
+An entry point names an `Operation`. A function gets a `Trial`, does to its model what people do, and returns the model
+that came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from tiecheck.errors import UsageError, did_you_mean
+from tiecheck.guard.faithful_copies import faithful_copy
+from tiecheck.records.survival import Family
+
+MODULES = ("on_modules", "on_state", "on_files", "by_libraries", "in_training", "in_parallel")
+GROUP = "tiecheck.operations"
+
+
+class NotHereError(Exception):
+    """An operation does not go with this model, or its library is not installed; the message says why."""
+
+
+class Trial:
+    """A fresh instance of the model, and what an operation may want beside it."""
+
+    def __init__(self, original: nn.Module, names: tuple[tuple[str, ...], ...], folder: str) -> None:
+        self._original = original
+        self.names = names
+        """The registered names of each tie of parameters."""
+        self.folder = folder
+        """A directory of its own, which goes when the operation is over."""
+
+    @cached_property
+    def model(self) -> Any:
+        """The model that the operation may do with as it likes."""
+        return faithful_copy(self._original)
+
+    def blank(self) -> Any:
+        """Return another instance, tied alike, full of zeros: what a load goes into."""
+        return faithful_copy(self._original, blank=True)
+
+    def on_meta(self) -> Any:
+        """Return another instance, tied alike, as if it had been built on the meta device."""
+        return faithful_copy(self._original, meta=True)
+
+    def built_again(self) -> Any:
+        """Return a new model of the same class, by its config or without arguments.
+
+        Raises:
+            NotHereError: The class wants other arguments.
+        """
+        cls, config = type(self._original), getattr(self._original, "config", None)
+        try:
+            return cls(config) if hasattr(cls, "config_class") else cls()
+        except TypeError as error:
+            raise NotHereError("its class is not built by a config, nor without arguments") from error
+
+    def pretrained(self) -> Any:
+        """Return the model, where it is one of transformers.
+
+        Raises:
+            NotHereError: It is not.
+        """
+        if not hasattr(self.model, "save_pretrained") or not hasattr(self.model, "config"):
+            raise NotHereError("it is no model of transformers")
+        return self.model
+
+    def layer(self) -> tuple[nn.Module, str]:
+        """Return one module whose weight is tied, a linear layer before others, and the attribute.
+
+        Raises:
+            NotHereError: No weight is tied.
+        """
+        found = []
+        for group in self.names:
+            for name in group:
+                path, _, attribute = name.rpartition(".")
+                owner = self.model.get_submodule(path)
+                if attribute in owner._parameters and owner._parameters[attribute].dim() == 2:
+                    found.append((not isinstance(owner, nn.Linear), name, owner, attribute))
+        if not found:
+            raise NotHereError("no matrix of it is tied")
+        _, _, owner, attribute = min(found, key=lambda one: one[:2])
+        return owner, attribute
+
+
+class Operation(NamedTuple):
+    """One operation."""
+
+    name: str
+    """Its name, in words with hyphens."""
+    words: str
+    """What is done, as code."""
+    family: Family
+    """The sort of operation."""
+    do: Callable[[Trial], Any]
+    """Does it, and returns the model that came of it."""
+    by_nature: bool = False
+    """True where it is made to part or empty tensors."""
+    saves: bool = False
+    """True where values are to come back from a file as they were."""
+
+
+_known: dict[str, Operation] = {}
+
+
+def operation(
+    family: Family, words: str, *, by_nature: bool = False, saves: bool = False
+) -> Callable[[Callable[[Trial], Any]], Callable[[Trial], Any]]:
+    """Register a function as an operation; its name is the function's, with hyphens."""
+
+    def add(do: Callable[[Trial], Any]) -> Callable[[Trial], Any]:
+        name = do.__name__.replace("_", "-")
+        _known[name] = Operation(name, words, family, do, by_nature, saves)
+        return do
+
+    return add
+
+
+def all_operations() -> tuple[Operation, ...]:
+    """Return every operation, ours by module and then those of other packages by name.
+
+    Raises:
+        UsageError: An entry point gives no `Operation`.
+    """
+    from importlib.metadata import entry_points
+
+    for module in MODULES:
+        import_module(f"tiecheck.guard.operations.{module}")
+    found = dict(_known)
+    for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name):
+        made = entry.load()
+        if not isinstance(made, Operation):
+            raise UsageError(f"the entry point {entry.name} of {GROUP} gives a {type(made).__name__}, no Operation")
+        found.setdefault(made.name, made)
+    return tuple(found.values())
+
+
+def chosen_operations(names: Iterable[str]) -> tuple[Operation, ...]:
+    """Return the operations of some names, or of families; all where none is given.
+
+    Raises:
+        UsageError: There is no operation, and no family, of a name.
+    """
+    every = all_operations()
+    wanted = tuple(names)
+    known = {one.name for one in every} | {one.family for one in every}
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"there is no operation {name!r}{did_you_mean(name, sorted(known))}")
+    return tuple(one for one in every if not wanted or one.name in wanted or one.family in wanted)

@@ -1,0 +1,145 @@
+"""TIE402, 404 and 405: what an operation that was named made, dropped or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tiecheck.records.survival import Cell, Survival, SurvivalMatrix, SurvivedTie
+from tiecheck.records.words import Unknown
+from tiecheck.rules.base import Case, Draft, Rule, tensor_place
+from tiecheck.wording import listed
+
+
+class TieMadeByOperation(Rule):
+    """An operation tied what was not tied.
+
+    ## What it does
+    Compares the ties before and after an operation of `tiecheck survive --operations`, and finds groups that are one
+    tensor now and were not: a load that ties equal copies again, a resize that ties what its config leaves apart.
+
+    ## Why it is bad
+    One of two trained tensors is gone, and the next step trains both names as one.
+
+    ## How to mend it
+    Say that they are apart where the library reads it (`config.tie_word_embeddings = False`), before the operation.
+    """
+
+    code = "TIE402"
+    name = "tie-made-by-operation"
+    summary = "parameters that an operation tied though they were not"
+    severity = "error"
+    threads = ("vllm-project/llm-compressor#2866",)
+
+    def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
+        for row in survived.operations:
+            for names in row.made:
+                yield Draft(
+                    f"{listed(names)} are one tensor after {row.words}, and were not before it.",
+                    names,
+                    (tensor_place(names[0], f"tied by {row.operation}"),),
+                    no_mend="the operation ties them by the flag that the model's config has.",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        made = _row()._replace(made=(PAIR,))
+        yield Case("a load ties equal copies again", {"survived": _matrix(made)}, finds=("error",))
+        yield Case("the same ties", {"survived": _matrix(_row())})
+        yield Case("the library raised", {"survived": _matrix(_row()._replace(status="raised"))})
+
+
+class SaveDroppedMember(Rule):
+    """What a save wrote cannot restore what was live.
+
+    ## What it does
+    Saves a model and loads it again by the operation that was named, and compares the values of tied and of declared
+    members with those before.
+
+    ## Why it is bad
+    The saver left a member out by what the config says, and the two had diverged: the checkpoint looks clean, and the
+    trained values are nowhere. A resumed run begins with a jump of the loss.
+
+    ## How to mend it
+    Save by a way that keeps the tie (`save_pretrained`, `torch.save` of the state dict,
+    `safetensors.torch.save_model`), or say in the config that the members are apart before saving.
+    """
+
+    code = "TIE404"
+    name = "save-dropped-a-diverged-member"
+    summary = "what a save wrote cannot restore a tied, or a declared, member"
+    severity = "error"
+    threads = ("NVIDIA-NeMo/Automodel#2511", "facebookresearch/lingua#74", "vllm-project/vllm#56689")
+
+    def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
+        known = {name for tie in survived.ties for name in tie.names} | set(survived.declared)
+        for row in survived.operations:
+            names = tuple(name for name in row.lost if name in known)
+            if names and not row.by_nature:
+                yield _lost(row, names, "what is live cannot be had back from what it wrote")
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        lost = _row()._replace(lost=PAIR[:1])
+        yield Case("the head comes back with other values", {"survived": _matrix(lost)}, finds=("error",))
+        yield Case("another tensor is another rule's", {"survived": _matrix(_row()._replace(lost=("a.weight",)))})
+        yield Case("all came back", {"survived": _matrix(_row())})
+        yield Case("no load", {"survived": _matrix(lost._replace(by_nature=True))})
+
+
+class SaveDropsLiveData(Rule):
+    """A saver drops tensors that are not tied.
+
+    ## What it does
+    Saves a model and loads it again by the operation that was named, and finds tensors of no tie whose values do not
+    come back: disjoint slices of one buffer, interleaved columns.
+
+    ## Why it is bad
+    accelerate 1.15 takes whatever stands in one storage for one tensor and writes the first; its log says "This should
+    be OK". The rest is random after the load.
+
+    ## How to mend it
+    Give each its own memory before saving, `tensor.data = tensor.data.clone()`, or save by
+    `safetensors.torch.save_file`, which looks at the bytes.
+    """
+
+    code = "TIE405"
+    name = "save-drops-live-data"
+    summary = "a saver drops tensors that are not tied: disjoint slices, interleaved columns"
+    severity = "error"
+    messages = ("Removed shared tensor",)
+    threads = ("huggingface/transformers#27293", "NVIDIA/Model-Optimizer#2092")
+
+    def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
+        known = {name for tie in survived.ties for name in tie.names} | set(survived.declared)
+        for row in survived.operations:
+            names = tuple(name for name in row.lost if name not in known)
+            if names and not row.by_nature:
+                yield _lost(row, names, "they are tied to nothing, and their values do not come back")
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        lost = _row()._replace(lost=("a.weight", "b.weight"))
+        yield Case("slices of one buffer", {"survived": _matrix(lost)}, finds=("error",))
+        yield Case("a tied member is another rule's", {"survived": _matrix(_row()._replace(lost=PAIR[:1]))})
+        yield Case("all came back", {"survived": _matrix(_row())})
+
+
+PAIR = ("lm_head.weight", "model.embed_tokens.weight")
+
+
+def _row() -> Survival:
+    cell = Cell(PAIR, "parameter", "parameter", True, None, "same", True)
+    return Survival("save", "save(model)", "files", False, "ran", None, (cell,), (), (), "same")
+
+
+def _matrix(row: Survival) -> SurvivalMatrix:
+    return SurvivalMatrix("Llama", (SurvivedTie(PAIR, "parameter"),), (row,), ())
+
+
+def _lost(row: Survival, names: tuple[str, ...], why: str) -> Draft:
+    return Draft(
+        f"{listed(names)}: after {row.words} {why}.",
+        names,
+        (tensor_place(names[0], f"lost by {row.operation}"),),
+        no_mend="the operation itself loses them: save another way, or change the model before it.",
+    )
