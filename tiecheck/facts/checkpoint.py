@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from tiecheck.live.build import Built
     from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
+    from tiecheck.records.quantised import QuantisedTie
     from tiecheck.records.rehearsal import Rehearsal
     from tiecheck.records.report import Counts, Traffic
     from tiecheck.records.scale import InitScale
 
     Values = Literal["auto", "never", "always"]
+
+QUANTISED = {"quantization_config", "quantization"}
+"""Keys of a config that say that weights are quantised; the second is MLX's."""
 
 
 @fact
@@ -188,6 +192,22 @@ def optimizer(
 
         groups = build_groups(model_config, architecture, None, "never")
     return tied_moments(folder, optimizer_states, groups, checkpoint, values)
+
+
+@fact
+def quantised(
+    groups: tuple[Group, ...],
+    checkpoint: Checkpoint,
+    model_config: ModelConfig | None,
+    architecture: Architecture,
+    values: Values,
+) -> tuple[QuantisedTie, ...]:
+    """Declared ties of which a member is stored quantised, or whose head a skip list does not name."""
+    if model_config is None or not (set(model_config.data) & QUANTISED):
+        return ()
+    from tiecheck.stored.quantised import quantised_ties
+
+    return quantised_ties(groups, checkpoint, model_config, architecture.head, values=values != "never")
 
 
 @fact

@@ -27,7 +27,7 @@ Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "opt
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
 Artefacts = Literal["adapted_ties", "gguf_tie"]
-Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "strict_load"]
+Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "quantised", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
 Used = Literal["gradients", "uses"]

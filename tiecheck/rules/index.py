@@ -65,6 +65,8 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE603": ("artefacts.merges", ("adapted_ties",)),
     "TIE604": ("artefacts.adapters", ("adapted_ties",)),
     "TIE605": ("artefacts.adapters", ("groups", "beside_adapter")),
+    "TIE611": ("artefacts.quantised", ("quantised",)),
+    "TIE612": ("artefacts.quantised", ("quantised",)),
     "TIE621": ("artefacts.gguf", ("gguf", "gguf_tie")),
     "TIE622": ("artefacts.gguf", ("gguf", "gguf_tie")),
     "TIE701": ("training.scale", ("scale",)),

@@ -73,9 +73,16 @@ def stored_group(
         return group._replace(
             stored="unknown", reason=f"{absent[0]} is in {checkpoint.why_absent} ({checkpoint.weight_map[absent[0]]})"
         )
-    if group.packed:
+    if group.packed or any(_scaled(checkpoint, tensor) for tensor in tensors):
         return group._replace(stored="unknown", reason="packed words of a quantised file say nothing of its values")
     return compare_members(group, checkpoint, values)
+
+
+def _scaled(checkpoint: Checkpoint, tensor: StoredTensor) -> bool:
+    """Tell whether a tensor is values of fp8 that a scale beside it belongs to."""
+    return tensor.dtype.startswith("float8") and any(
+        f"{tensor.name}_{word}" in checkpoint for word in ("scale", "scale_inv")
+    )
 
 
 WRAPPERS = ("base_layer.", "modules_to_save.", "original_module.", "parametrizations.", "_orig_mod.")

@@ -1,0 +1,147 @@
+"""TIE611 and TIE612: ties and quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tiecheck.records.quantised import QuantisedMember, QuantisedTie
+from tiecheck.rules.base import Case, Draft, Rule, file_place
+from tiecheck.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.records.report import Severity
+
+MLX = "MLX"
+MLX_RAISES = (
+    "mlx-lm 0.32.2 drops the weight of a tied head, and raises over what is left of it: Received {n} parameters not in "
+    "model."
+)
+
+
+class OneSidedQuantisation(Rule):
+    """A tie is declared, and its members are stored in different forms, or quantised twice.
+
+    ## What it does
+    Recognises the tensors that GPTQ, AWQ, compressed-tensors, bitsandbytes, fp8 checkpoints and MLX write for one
+     matrix, takes them as one thing, and compares the members of a declared tie: one of them quantised and another
+     plain, in two formats, or in one with other bytes.
+
+    ## Why it is bad
+    The flag says one tensor, the file holds two. A loader that goes by the flag leaves the quantised head out, or puts
+    the plain embedding into a layer that waits for packed words; engines raise for want of a method to tie them.
+
+    ## How to mend it
+    Quantise the one matrix and store it once, or untie first: give the head a weight of its own, set the flag false,
+    and quantise then.
+    """
+
+    code = "TIE611"
+    name = "one-sided-quantisation"
+    summary = "a tie is declared, and its members are stored in different forms, or quantised apart"
+    severity = "warning"
+    messages = ("KeyError: 'embed_tokens.weight_packed'", "Received 2 parameters not in model:")
+    threads = (
+        "intel/auto-round#100",
+        "vllm-project/vllm#45535",
+        "ml-explore/mlx-lm#1247",
+        "vllm-project/llm-compressor#2798",
+        "vllm-project/llm-compressor#2835",
+        "vllm-project/vllm#45543",
+        "ml-explore/mlx-swift-lm#490",
+    )
+
+    def check(self, quantised: tuple[QuantisedTie, ...]) -> Iterator[Draft]:
+        for tie in quantised:
+            forms = {member.form for member in tie.members}
+            if len(tie.members) < 2 or forms == {None}:
+                continue
+            left = [m for m in tie.members if m.form == MLX and m.name != tie.group.source]
+            if len(forms) > 1:
+                parts = (f"{m.name} {'as ' + m.form if m.form else 'plain'}" for m in tie.members)
+                what = f"the members are stored in different forms: {listed(tuple(parts))}."
+            elif tie.alike is False or left:
+                same = {True: "equal", False: "different", None: "not compared"}[tie.alike]
+                what = (
+                    f"{listed(tuple(m.name for m in tie.members))} are quantised twice ({tie.members[0].form}, {same})."
+                )
+            else:
+                continue
+            tail = " " + MLX_RAISES.format(n=len(left[0].parts) - 1) if left else ""
+            head = next((m for m in tie.members if m.name != tie.group.source), tie.members[0])
+            yield Draft(
+                f"The tie is declared, and {what}{tail}",
+                tuple(member.name for member in tie.members),
+                (file_place(head.parts[0].file, f"{head.name}: {listed(tuple(t.name for t in head.parts))}"),),
+                "Which of them is right the files do not tell.",
+                no_mend="a quantised matrix is written by its quantiser.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield _case("a quantised head, a plain embedding", "GPTQ or AWQ", None, finds=("warning",))
+        yield _case("two formats", "fp8", "compressed-tensors", finds=("warning",))
+        yield _case("apart", "compressed-tensors", "compressed-tensors", alike=False, finds=("warning",))
+        yield _case("left over for mlx-lm", MLX, MLX, alike=True, finds=("warning",))
+        yield _case("equal", "compressed-tensors", "compressed-tensors", alike=True)
+        yield _case("the embedding alone", None, MLX, stored=1)
+        yield _case("both plain", None, None)
+
+
+class SkipListMissesAlias(Rule):
+    """A skip list of bitsandbytes does not name the tied head.
+
+    ## What it does
+    Reads `llm_int8_skip_modules` of a config whose embedding and head are tied, and finds a list without the head.
+
+    ## Why it is bad
+    A list that is given replaces the default, which has the head. The head becomes a layer for quantised words, gets
+    the plain tensor of the embedding by the tie, and the first forward pass raises (transformers 5.23, bitsandbytes
+    0.50).
+
+    ## How to mend it
+    Name the head in the list as well, e.g. `["embed_tokens", "lm_head"]`, or leave the list out.
+    """
+
+    code = "TIE612"
+    name = "skip-list-misses-alias"
+    summary = "a skip list of bitsandbytes does not name the tied head, and the first forward pass raises"
+    severity = "error"
+    messages = (
+        "AttributeError: 'Parameter' object has no attribute 'CB'",
+        "FP4 quantization state not initialized. Please call .cuda() or .to(device) on the LinearFP4 layer first.",
+    )
+    threads = ("huggingface/accelerate#4043", "huggingface/transformers#24095", "huggingface/transformers#18579")
+
+    def check(self, quantised: tuple[QuantisedTie, ...]) -> Iterator[Draft]:
+        for tie in quantised:
+            if tie.unskipped is not None:
+                names = listed(tie.skipped) if tie.skipped else "no member of the tie"
+                yield Draft(
+                    f"llm_int8_skip_modules names {names}, and not {tie.unskipped}, which is tied: transformers makes "
+                    "it a quantised layer, ties the plain embedding into it, and the first forward pass raises.",
+                    tie.group.names,
+                    (file_place("config.json", "quantization_config.llm_int8_skip_modules"),),
+                    "A list with the head in it, or no list at all, loads.",
+                    no_mend="which modules are to be left alone is for whoever quantises to say.",
+                )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        yield _case("the embedding alone", None, None, skipped=(EMBEDDING,), unskipped=HEAD, finds=("error",))
+        yield _case("another module", None, None, unskipped=HEAD, finds=("error",))
+        yield _case("the head is there", None, None, skipped=(HEAD,))
+        yield _case("no list", "MLX", "MLX", alike=True)
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def _case(title: str, *forms: str | None, stored: int = 2, finds: tuple[Severity, ...] = (), **fields: Any) -> Case:
+    """Return a case of a Llama's tie whose head and embedding, or the latter alone, are stored in some forms."""
+    from tiecheck.rules.cases import llama_group, stored_tensor
+
+    pairs = list(zip((HEAD, EMBEDDING), forms, strict=True))[2 - stored :]
+    members = tuple(QuantisedMember(name, form, (stored_tensor(name),)) for name, form in pairs)
+    tie = QuantisedTie(llama_group(), members, alike=None)._replace(**fields)
+    return Case(title, {"quantised": (tie,)}, finds)
