@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     Values = Literal["auto", "never", "always"]
 
-QUANTISED = {"quantization_config", "quantization"}
-"""Keys of a config that say that weights are quantised; the second is MLX's."""
-
 
 @fact
 def architecture(model_config: ModelConfig | None) -> Architecture:
@@ -198,16 +195,14 @@ def optimizer(
 def quantised(
     groups: tuple[Group, ...],
     checkpoint: Checkpoint,
-    model_config: ModelConfig | None,
+    quantising: ModelConfig,
     architecture: Architecture,
     values: Values,
 ) -> tuple[QuantisedTie, ...]:
     """Declared ties of which a member is stored quantised, or whose head a skip list does not name."""
-    if model_config is None or not (set(model_config.data) & QUANTISED):
-        return ()
     from tiecheck.stored.quantised import quantised_ties
 
-    return quantised_ties(groups, checkpoint, model_config, architecture.head, values=values != "never")
+    return quantised_ties(groups, checkpoint, quantising, architecture.head, values=values != "never")
 
 
 @fact

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Given = dict[FactName, Any]
 
 
+QUANTISED = ("quantization_config", "quantization")
+"""Keys of a config that say that weights are quantised; the second is MLX's."""
+
 REHEARSING = ("rehearse", "python", "trust_remote_code", "values", "timeout")
 """The options of a rehearsal; the live layer of a directory has one too."""
 
@@ -210,6 +213,8 @@ def _beside(directory: str | None, model: ModelConfig | None, checkpoint: Checkp
         adapter = beside_adapter(directory, names)
         if adapter is not None:
             given["beside_adapter"] = adapter
+    if model is not None and not model.data.keys().isdisjoint(QUANTISED):
+        given["quantising"] = model
     states = find_states(directory, names) if directory else ()
     if states:
         given["optimizer_states"] = states

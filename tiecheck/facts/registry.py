@@ -22,7 +22,9 @@ Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic"
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved,
 Python sources, and why some of those could not be read."""
 
-Found = Literal["beside_adapter", "index", "layout_names", "load_problems", "optimizer_states", "resumed", "sharded"]
+Found = Literal[
+    "beside_adapter", "index", "layout_names", "load_problems", "optimizer_states", "quantising", "resumed", "sharded"
+]
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
