@@ -29,6 +29,8 @@ from click.testing import CliRunner
 import tiecheck.records.placement
 import tiecheck.records.uses
 from tiecheck.cli.main import COMMANDS, cli
+from tiecheck.config.file import KEYS
+from tiecheck.config.options import VALUES, Config
 from tiecheck.facts.registry import all_facts
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
 from tiecheck.records.compared import TieComparison
@@ -72,6 +74,7 @@ def pages(kept: set[str]) -> dict[str, str]:
         "tiecheck/rules/index.py": rules_index(),
         "tiecheck/render/compare.schema.json": json.dumps(compare_schema(), indent=1) + "\n",
         "tiecheck/render/survive.schema.json": json.dumps(survival_schema(), indent=1) + "\n",
+        "tiecheck/config/config.schema.json": json.dumps(config_schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
@@ -125,6 +128,41 @@ def survival_schema() -> dict[str, Any]:
         "title": "tiecheck survival",
         "description": f"What `tiecheck survive --output-format json` writes, contract {SCHEMA}.",
         **strict(fields),
+    }
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON schema of `[tool.tiecheck]`, and of a tiecheck.toml."""
+    text, texts = {"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}}
+    code = {"type": "string", "pattern": "^[Tt][Ii][Ee][0-9]{0,3}$"}
+    group = {"type": "array", "items": text, "minItems": 2, "uniqueItems": True}
+    allow = strict({"target": text, "rule": code, "reason": text, "names": texts})
+    kinds: dict[str, Any] = {
+        "select": {"type": "array", "items": code},
+        "ignore": {"type": "array", "items": code},
+        "fail-on": {"enum": list(SEVERITIES)},
+        "strict": {"type": "boolean"},
+        "values": {"enum": list(VALUES)},
+        "for": texts,
+        "offline": {"type": "boolean"},
+        "timeout": {"type": "number", "minimum": 0},
+        "ties": {"type": "object", "additionalProperties": {"type": "array", "items": group}},
+        "allow": {"type": "array", "items": allow | {"required": ["target", "rule", "reason"]}},
+        "baseline": text,
+        "device-map": {"type": ["string", "integer", "object"]},
+        "max-memory": {"type": "object", "additionalProperties": {"type": ["string", "integer"]}},
+        "dtype": text,
+        "no-split": texts,
+        "hash-seeds": {"type": "integer", "minimum": 0},
+    }
+    documents = field_documents(Config)
+    described = {key: kinds[key] | {"description": documents[field]} for key, field in KEYS.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tiecheck configuration",
+        "description": "The keys of [tool.tiecheck] in pyproject.toml, or of a tiecheck.toml.",
+        **strict(described),
+        "required": [],
     }
 
 

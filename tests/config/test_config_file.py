@@ -15,6 +15,7 @@ from tiecheck.config.file import KEYS
 from tiecheck.config.options import Config
 from tiecheck.engine.options import find_settings, read_settings
 from tiecheck.errors import UsageError
+from tiecheck.records.suppressions import Allowance
 
 FULL = """
 select = ["TIE1", "TIE301"]
@@ -28,6 +29,7 @@ timeout = 2.5
 device-map = "balanced"
 dtype = "bfloat16"
 no-split = ["Block"]
+baseline = "base.json"
 hash-seeds = 4
 
 [max-memory]
@@ -37,6 +39,11 @@ cpu = 1000
 [ties]
 MyGPT = [["lm_head.weight", "wte.weight"], ["a.bias", "b.bias", "c.bias"]]
 "my_pkg.model.Other" = [["x.weight", "y.weight"]]
+
+[[allow]]
+target = "models/*"
+rule = "TIE101"
+reason = "known"
 """
 FIELDS = {
     "select": ("TIE1", "TIE301"),
@@ -51,6 +58,8 @@ FIELDS = {
     "dtype": "bfloat16",
     "no_split": ("Block",),
     "hash_seeds": 4,
+    "baseline": "base.json",
+    "allow": (Allowance("models/*", "TIE101", "known", (), "tiecheck.toml"),),
     "max_memory": {0: 10 * 2**30, "cpu": 1000},
     "ties": {
         "MyGPT": (("lm_head.weight", "wte.weight"), ("a.bias", "b.bias", "c.bias")),
@@ -70,6 +79,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def as_section(text: str) -> str:
     """The text of a tiecheck.toml as it stands in a pyproject.toml."""
     sections = text.replace("[ties]", "[tool.tiecheck.ties]").replace("[max-memory]", "[tool.tiecheck.max-memory]")
+    sections = sections.replace("[[allow]]", "[[tool.tiecheck.allow]]")
     return "[tool.tiecheck]" + sections
 
 
@@ -91,7 +101,8 @@ def test_every_key_is_read_from_either_file(project: Path) -> None:
     (project / "pyproject.toml").write_text('[project]\nname = "x"\n' + as_section(FULL))
     settings = read_settings("pyproject.toml")
     origins = {"ties_from": "pyproject.toml [tool.tiecheck.ties]", "device_map_from": "pyproject.toml [tool.tiecheck]"}
-    assert settings.fields == FIELDS | origins
+    allowed = {"allow": (FIELDS["allow"][0]._replace(place="pyproject.toml"),)}
+    assert settings.fields == FIELDS | origins | allowed
     assert Config(**settings.fields).ties["MyGPT"][0] == ("lm_head.weight", "wte.weight")
 
 
@@ -188,6 +199,10 @@ def test_a_model_does_not_configure_its_checker(project: Path, make_model, monke
         ("for = 'vllm'", 'for must be a list of strings, as ["vllm"]'),
         ("strict = 'yes'", "strict must be true or false, not 'yes'"),
         ("offline = 1", "offline must be true or false, not 1"),
+        ("baseline = 3", "baseline must be the path of a file, not 3"),
+        ("allow = 3", "allow must be an array of tables"),
+        ("[[allow]]\ntarget = 'a'\nrule = 'TIE101'", "allow, entry 1: reason must be a text, and not empty"),
+        ("[[allow]]\ntaget = 'a'", "allow, entry 1: there is no key 'taget'; did you mean 'target'?"),
         ("timeout = true", "timeout must be a number of seconds, 0 for no end, not True"),
         ("timeout = -1", "timeout must be a number of seconds, 0 for no end, not -1"),
         ("timeout = nan", "timeout must be a number of seconds"),

@@ -125,6 +125,7 @@ class CheckCommand(PlainCommand):
     "--hash-seeds", type=int, metavar="N", help="Plan again under N values of PYTHONHASHSEED, a process each."
 )
 @click.option("--checkpoint", metavar="PATH", help="What accelerate is going to load a `module:attribute` target with.")
+@click.option("--baseline", metavar="FILE", help="Accept the findings in this file, which `tiecheck baseline` wrote.")
 @config_options
 @click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the evidence of targets that pass.")

@@ -19,6 +19,7 @@ COMMANDS = {
     "survive": "tiecheck.cli.survive",
     "fleet": "tiecheck.cli.fleet",
     "fix": "tiecheck.cli.fix",
+    "baseline": "tiecheck.cli.baseline",
     "rule": "tiecheck.cli.rule",
 }
 """Command -> the module that holds it as `command`."""

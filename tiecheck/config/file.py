@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
+from tiecheck.config.allow import read_allowances
 from tiecheck.config.contract import read_contract
 from tiecheck.config.discovery import PROJECT, Settings
 from tiecheck.config.options import PLACING, VALUES
@@ -28,6 +29,8 @@ KEYS = {
     "offline": "offline",
     "timeout": "timeout",
     "ties": "ties",
+    "allow": "allow",
+    "baseline": "baseline",
     "device-map": "device_map",
     "max-memory": "max_memory",
     "dtype": "dtype",
@@ -85,6 +88,10 @@ def parse_settings(path: str, checks: Checks, *, asked: bool = True) -> Settings
         raise UsageError(f"{place}: {error}", path) from error
     if "device-map" in fields.get("device_map_from", ()):
         fields["device_map_from"] = f"{shown} [{section}]" if section else shown
+    if "allow" in fields:
+        fields["allow"] = tuple(entry._replace(place=shown) for entry in fields["allow"])
+    if "baseline" in fields:
+        fields["baseline"] = os.path.relpath(os.path.join(os.path.dirname(path), fields["baseline"]))
     if "ties" in fields:
         fields["ties_from"] = f"{shown} [{section}.ties]" if section else f"{shown} [ties]"
     return Settings(shown, fields)
@@ -126,21 +133,28 @@ def _value(key: str, value: Any, checks: Checks) -> Any:
     """Return one value as `Config` holds it."""
     if key == "ties":
         return read_contract(value, key)
+    if key == "allow":
+        return read_allowances(value, checks.codes)
+    if key in {"select", "ignore", "for"}:
+        return _words(key, value, checks.loaders if key == "for" else checks.codes)
+    wrong = _wrong(key, value)
+    if wrong:
+        raise UsageError(f"{key} must be {wrong}")
+    return value
+
+
+def _wrong(key: str, value: Any) -> str:
+    """Return what a plain value has to be, where it is something else."""
     if key in {"strict", "offline"}:
-        if not isinstance(value, bool):
-            raise UsageError(f"{key} must be true or false, not {value!r}")
-        return value
+        return "" if isinstance(value, bool) else f"true or false, not {value!r}"
+    if key == "baseline":
+        return "" if isinstance(value, str) and value else f"the path of a file, not {value!r}"
     if key == "timeout":
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise UsageError(f"timeout must be a number of seconds, 0 for no end, not {value!r}")
-        return value
-    if key in {"fail-on", "values"}:
-        words = SEVERITIES if key == "fail-on" else VALUES
-        if value not in words:
-            hint = did_you_mean(value, words) if isinstance(value, str) else ""
-            raise UsageError(f"{key} must be one of {', '.join(words)}, not {value!r}{hint}")
-        return value
-    return _words(key, value, checks.loaders if key == "for" else checks.codes)
+        fine = not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
+        return "" if fine else f"a number of seconds, 0 for no end, not {value!r}"
+    words = SEVERITIES if key == "fail-on" else VALUES
+    hint = did_you_mean(value, words) if isinstance(value, str) else ""
+    return "" if value in words else f"one of {', '.join(words)}, not {value!r}{hint}"
 
 
 def _words(key: str, value: Any, check: Callable[[list[str]], object]) -> tuple[str, ...]:

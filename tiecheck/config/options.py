@@ -6,10 +6,13 @@ The Python functions take the same words as keywords.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tiecheck.records.record import Record
 from tiecheck.records.report import Severity
+
+if TYPE_CHECKING:
+    from tiecheck.records.suppressions import Allowance
 
 VALUES = ("auto", "never", "always")
 """Every word of `Config.values`."""
@@ -64,6 +67,10 @@ class Config(Record):
     """The user's own contract: a model's class, by name or dotted path, and the groups of names that are one tensor."""
     ties_from: str = ""
     """The place where that contract was read, e.g. `pyproject.toml [tool.tiecheck.ties]`; empty where there is none."""
+    allow: tuple[Allowance, ...] = ()
+    """Findings of some targets that are known and wanted, each with its reason."""
+    baseline: str | None = None
+    """The file with the findings that were accepted; None for none."""
 
     device_map: str | Mapping[str, Any] | None = None
     """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies

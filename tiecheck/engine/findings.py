@@ -1,17 +1,19 @@
-"""Findings: a rule's draft with what all of its rule share, and those that a comment in a source takes back."""
+"""One rule over the facts: its findings, each with what all of its rule share, or its skip, or its crash."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from tiecheck.records.edits import NO_MEND, Edit, edit_words
-from tiecheck.records.report import Finding, finding_fingerprint
+from tiecheck.engine.status import JUDGED, RuleAnswers
+from tiecheck.errors import shown
+from tiecheck.facts.registry import Facts
+from tiecheck.records.edits import NO_MEND, Edit, edit_words, fitting_edits
+from tiecheck.records.report import Error, Finding, Skip, finding_fingerprint
+from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import Target
 
 if TYPE_CHECKING:
-    from tiecheck.records.source import SourceFile
     from tiecheck.rules.base import Draft, Rule
 
 
@@ -48,7 +50,7 @@ def finding_of(
         help=" ".join(filter(None, (edit_words(edits) or _why_none(draft), draft.help))),
         fixable=any(edit.safe for edit in edits),
         locations=draft.locations,
-        fingerprint=finding_fingerprint(rule.code, _relative(target.text), names),
+        fingerprint=finding_fingerprint(rule.code, relative_target(target.text), names),
         suppressed=None,
         hurts=tuple(dict.fromkeys(view.title for view in draft.hurts)) if draft.hurts is not None else None,
         edits=edits,
@@ -57,7 +59,7 @@ def finding_of(
 
 def finding_of_target(finding: Finding, target: str) -> Finding:
     """Return a finding as that of another target that is alike."""
-    return finding._replace(fingerprint=finding_fingerprint(finding.code, _relative(target), finding.names))
+    return finding._replace(fingerprint=finding_fingerprint(finding.code, relative_target(target), finding.names))
 
 
 def _why_none(draft: Draft) -> str:
@@ -66,7 +68,7 @@ def _why_none(draft: Draft) -> str:
     return f"{NO_MEND} {said}" if said else ""
 
 
-def _relative(text: str) -> str:
+def relative_target(text: str) -> str:
     """Return a target's name relative to the working directory that it lies in, so that it means the same anywhere."""
     if not os.path.exists(text):
         return text
@@ -74,17 +76,30 @@ def _relative(text: str) -> str:
     return text if path.startswith("..") else path
 
 
-def suppress_findings(findings: Iterable[Finding], sources: tuple[SourceFile, ...]) -> Iterator[Finding]:
-    """Yield findings, marked as suppressed where a comment on their line, or one for the whole file, names them.
-
-    The comment is `# tiecheck: ignore[TIE802] reason`, or `# tiecheck: ignore-file[TIE8]`; without codes it is for all.
-    """
-    ignores = {file.path: file.ignores for file in sources}
-    for finding in findings:
-        place = finding.locations[0]
-        for line, codes in ignores.get(place.path, ()):
-            if line in (0, place.line) and (not codes or finding.code.startswith(codes)):
-                where = f"line {line}" if line else "the file"
-                finding = finding._replace(suppressed=f"tiecheck: ignore on {where}")  # noqa: PLW2901
-                break
-        yield finding
+def apply_rule(
+    rule: type[Rule], facts: Facts, target: Target, outcome: RuleAnswers, chosen: frozenset[tuple[str, str]] | None
+) -> None:
+    """Run one rule: its findings, or its skip, or the error that it crashed."""
+    values = {need: facts.get(need) for need in rule.needs}
+    unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
+    if unknown is not None:
+        outcome.skips.append(Skip(rule.code, rule.name, shown(unknown.reason)))
+        return
+    try:
+        answers = list(rule().check(**values))
+    except Exception as error:  # noqa: BLE001  # any crash of a rule is reported as that rule's
+        outcome.errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
+        return
+    reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
+    outcome.skips.extend(Skip(rule.code, rule.name, shown(reason)) for reason in reasons)
+    drafts = (answer for answer in answers if not isinstance(answer, Unknown))
+    model = facts.known("model_config")
+    data = model.data if model else None
+    outcome.findings.extend(
+        finding_of(rule, draft, target, chosen, fitting_edits(draft.edits, data) if draft.edits else ())
+        for draft in drafts
+    )
+    if not reasons and not (target.type == "checkpoint" and rule.code.startswith("TIE8")):
+        outcome.ran.append(rule.code)  # a look at a model's own source is no look at the model
+    elif rule.severity == "error" and values.keys() & JUDGED:
+        outcome.unclear.append(rule.code)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
-from tiecheck.engine.findings import finding_of, suppress_findings
-from tiecheck.engine.status import JUDGED, TIES, RuleAnswers, empty_report, raised_load, report_status, told_groups
+from tiecheck.engine.findings import apply_rule
+from tiecheck.engine.status import TIES, RuleAnswers, empty_report, raised_load, report_status, told_groups
 from tiecheck.errors import (
     OutOfTimeError,
     TargetError,
@@ -26,8 +26,7 @@ from tiecheck.errors import (
 )
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
-from tiecheck.records.edits import fitting_edits
-from tiecheck.records.report import Error, Report, Skip, TargetReport
+from tiecheck.records.report import Error, Report, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
 from tiecheck.targets.parse import Target, parse_target, targets_below
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.facts.registry import FactName
-    from tiecheck.rules.base import Rule
 
     Reporting = Callable[[Target, Facts, Config], TargetReport]
     """Makes the report of a target of its facts: `judge_facts` or `describe_facts`."""
@@ -80,6 +78,10 @@ def inspect_targets(targets: Iterable[str | nn.Module], config: Config) -> Itera
 def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Reporting) -> Iterator[TargetReport]:
     check_codes((*config.select, *config.ignore))
     _chosen(config)
+    if config.baseline:
+        from tiecheck.engine.suppressions import read_baseline
+
+        read_baseline(config.baseline)
     seen: set[str] = set()
     one_by_one = (one for given in targets for one in (targets_below(given) if isinstance(given, str) else (given,)))
     for count, target in enumerate(one_by_one):
@@ -127,7 +129,7 @@ def check_target(
     token = current.set(account)
     try:
         sight = None
-        if one_of_many and reporting is judge_facts:
+        if one_of_many and reporting is judge_facts and not (config.allow or config.baseline):
             from tiecheck.engine.repeats import keep_verdict, look_at
 
             sight = look_at(given, config, account)
@@ -192,7 +194,7 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     outcome = RuleAnswers([], [], [], [], [])
     chosen = _chosen(config)
     for rule in select_rules(config.select, config.ignore, facts):  # a layer that was not asked for is no skip either
-        _apply(rule, facts, target, outcome, chosen)
+        apply_rule(rule, facts, target, outcome, chosen)
     for name, words in ASKED.items():  # what was asked for by name and cannot be had must not let pass
         asked = {"live": config.wants_live, "rehearsal": config.wants_rehearsal}.get(name, True) and name in facts
         if asked and not outcome.errors and isinstance(layer := facts.get(name), Unknown):
@@ -204,8 +206,10 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
 
         outcome.errors.extend(Error(None, shown(told), target.text) for told in unkept_promises(facts, config))
     outcome.errors.extend(Error(None, str(e), e.path) for e in facts.known("unread_sources") or ())
-    if "sources" in facts:
-        outcome.findings[:] = suppress_findings(outcome.findings, facts.get("sources"))
+    if "sources" in facts or config.allow or config.baseline:
+        from tiecheck.engine.suppressions import settle_suppressions
+
+        settle_suppressions(outcome, facts, target, config)
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,
@@ -269,32 +273,3 @@ def _chosen(config: Config) -> frozenset[tuple[str, str]] | None:
     from tiecheck.peers.loaders.registry import parse_for
 
     return parse_for(config.judge_for)
-
-
-def _apply(
-    rule: type[Rule], facts: Facts, target: Target, outcome: RuleAnswers, chosen: frozenset[tuple[str, str]] | None
-) -> None:
-    """Run one rule: its findings, or its skip, or the error that it crashed."""
-    values = {need: facts.get(need) for need in rule.needs}
-    unknown = next((value for value in values.values() if isinstance(value, Unknown)), None)
-    if unknown is not None:
-        outcome.skips.append(Skip(rule.code, rule.name, shown(unknown.reason)))
-        return
-    try:
-        answers = list(rule().check(**values))
-    except Exception as error:  # noqa: BLE001  # any crash of a rule is reported as that rule's
-        outcome.errors.append(Error(rule.code, f"{rule.code} crashed: {type(error).__name__}: {error}", None))
-        return
-    reasons = dict.fromkeys(answer.reason for answer in answers if isinstance(answer, Unknown))
-    outcome.skips.extend(Skip(rule.code, rule.name, shown(reason)) for reason in reasons)
-    drafts = (answer for answer in answers if not isinstance(answer, Unknown))
-    model = facts.known("model_config")
-    data = model.data if model else None
-    outcome.findings.extend(
-        finding_of(rule, draft, target, chosen, fitting_edits(draft.edits, data) if draft.edits else ())
-        for draft in drafts
-    )
-    if not reasons and not (target.type == "checkpoint" and rule.code.startswith("TIE8")):
-        outcome.ran.append(rule.code)  # a look at a model's own source is no look at the model
-    elif rule.severity == "error" and values.keys() & JUDGED:
-        outcome.unclear.append(rule.code)

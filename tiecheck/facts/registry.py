@@ -22,6 +22,9 @@ Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic"
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved,
 Python sources, and why some of those could not be read."""
 
+Said = Literal["suppressions"]
+"""Names of what the engine knows once the other rules have spoken: suppressions that took nothing back."""
+
 Found = Literal[
     "beside_adapter", "index", "layout_names", "load_problems", "optimizer_states", "quantising", "resumed", "sharded"
 ]
@@ -39,10 +42,10 @@ Lived = Literal["across_models", "held_tensors", "other_models", "stepped_by", "
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])
-    FactName = Literal[Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used]
+    FactName = Literal[Asked, Brought, Read, Said, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used]
     """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
-_KINDS = (Asked, Brought, Read, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
+_KINDS = (Asked, Brought, Read, Said, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
 NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
 
 MODULES = ("artefacts", "checkpoint", "live", "used")

@@ -158,5 +158,5 @@ class SourceFile(Record):
     copied: tuple[CopiedLayer, ...]
     words: tuple[tuple[str, bool, int, int], ...]
     """Names that look like a tie flag: the name, whether it is read (or defined) there, line, column."""
-    ignores: tuple[tuple[int, tuple[str, ...]], ...]
-    """Suppressions: line (0: the whole file), and the codes; no codes for all."""
+    ignores: tuple[tuple[int, tuple[str, ...], bool], ...]
+    """Suppressions: line (0: the whole file), the codes (none: for all), and whether it is ours or another tool's."""

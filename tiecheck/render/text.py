@@ -97,7 +97,9 @@ def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[s
     notes = sorted({f.code for f in target.counted() if f.severity == "info"})
     open_notes = style.verbose or (target.status == "fail" and not _shown(target))
     noted = f"note: {', '.join(notes)}" if notes and not open_notes else ""
-    tail = "  ".join(filter(None, (target.architecture, mark, _for_whom(target), noted)))
+    off = len(target.findings) - len(target.counted())
+    whom = f"{off} suppressed" if off else _for_whom(target)
+    tail = "  ".join(filter(None, (target.architecture, mark, whom, noted)))
     extra = f"  {ties_text(target)}" if target.status == "pass" and not style.verbose else ""
     head = f"{target.status:<7} {target.target}"
     yield Line(f"{head}  {tail}" if tail else head, 0, 8, TONES[target.status], len(target.status), extra=extra)

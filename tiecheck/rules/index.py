@@ -95,4 +95,5 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE816": ("source.modules", ("sources",)),
     "TIE817": ("source.modules", ("sources",)),
     "TIE818": ("source.copies", ("sources",)),
+    "TIE901": ("source.unused", ("suppressions",)),
 }

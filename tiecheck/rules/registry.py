@@ -25,6 +25,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "6": ("artefacts", "Adapters, quantised and exported artefacts"),
     "7": ("training", "Training"),
     "8": ("source", "Sources"),
+    "9": ("source", "Suppressions"),
 }
 """First digit of a code -> the family's room, and its title."""
 

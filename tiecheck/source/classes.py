@@ -32,7 +32,9 @@ TELLING = re.compile(
 """Text without one of which a class or function has nothing to do with ties."""
 
 
-def read_tree(path: str, text: str, tree: ast.Module, ignores: tuple[tuple[int, tuple[str, ...]], ...]) -> SourceFile:
+def read_tree(
+    path: str, text: str, tree: ast.Module, ignores: tuple[tuple[int, tuple[str, ...], bool], ...]
+) -> SourceFile:
     """Return the records of a parsed file.
 
     Only what the text of a class or function lets expect is walked: most of a modeling file has nothing to do with

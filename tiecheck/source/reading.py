@@ -132,15 +132,15 @@ def cell_code(text: str) -> str:
     return re.sub(r"(?m)^(\s*)([%!?])", r"\1pass  # \2", text)
 
 
-def _suppressions(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield line and codes of each `# tiecheck: ignore[TIE802] reason`; line 0 for `ignore-file`.
+def _suppressions(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
+    """Yield line, codes and whether it is ours, of each `# tiecheck: ignore[TIE802] reason`; line 0 for `ignore-file`.
 
     A `# trf-ignore: TRF048` of transformers' own linter stands for the rule that is the same, on its line and, where it
     is alone there, for the next one.
     """
     for number, line in enumerate(text.splitlines(), 1):
         if "trf-ignore" in line.lower() and (theirs := THEIRS.search(line)) and theirs[1].upper() in SAME_RULES:
-            yield number + (not line[: theirs.start()].strip()), (SAME_RULES[theirs[1].upper()],)
+            yield number + (not line[: theirs.start()].strip()), (SAME_RULES[theirs[1].upper()],), False
         if "tiecheck:" in line and (found := IGNORE.search(line)):
             codes = tuple(code.strip().upper() for code in (found[2] or "").split(",") if code.strip())
-            yield (0 if found[1] else number), codes
+            yield (0 if found[1] else number), codes, True

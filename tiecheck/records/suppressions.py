@@ -1,0 +1,44 @@
+"""What takes findings back: a comment in a source, an entry of a baseline, an allowance of the configuration file."""
+
+from __future__ import annotations
+
+from tiecheck.records.record import Record
+
+
+class Allowance(Record):
+    """One `[[tool.tiecheck.allow]]`: findings of some targets that are known and wanted."""
+
+    target: str
+    """The target as it is given, relative to the working directory; `*` and `?` as in a shell."""
+    rule: str
+    """Code of the rule, or the beginning of codes."""
+    reason: str
+    """Why it is allowed; the report shows it."""
+    names: tuple[str, ...] = ()
+    """Members that the finding has to be about; empty for all."""
+    place: str = ""
+    """The file and section it stands in."""
+
+
+class Accepted(Record):
+    """One finding that a baseline accepts."""
+
+    fingerprint: str
+    """The finding's fingerprint."""
+    code: str
+    """Its rule."""
+    target: str
+    """Its target, relative to the working directory."""
+    names: tuple[str, ...]
+    """The members it is about."""
+
+
+class Unused(Record):
+    """One suppression that takes nothing back."""
+
+    what: str
+    """The suppression in words."""
+    path: str
+    """The file it stands in."""
+    line: int | None
+    """1-based line, where it is known."""
