@@ -321,6 +321,7 @@ def test_the_python_door_takes_a_contract(configs: list[Config]) -> None:
 
 def test_the_python_door_reads_a_file_only_when_told(project: Path, models: Path, configs: list[Config]) -> None:
     (project / "tiecheck.toml").write_text(FULL)
+    (project / "base.json").write_text('{"schema": "tiecheck-baseline/1", "findings": []}')
     target = models / "llama-flag-lost"
     assert tiecheck.check(target).targets[0].status == "fail"
     tiecheck.check(target, config="tiecheck.toml", values="auto", ties={"M": [["p", "q"]]})
