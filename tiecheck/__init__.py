@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from tiecheck.errors import TiecheckError
     from tiecheck.guard.errors import PlacementError, TieBroken
     from tiecheck.guard.gate import Gate, gate
+    from tiecheck.guard.lightning_callback import TieLightningCallback
     from tiecheck.guard.tie_guard import guard
+    from tiecheck.guard.trainer_callback import TieCallback
     from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_match
 
 __all__ = [
     "Gate",
     "PlacementError",
     "TieBroken",
+    "TieCallback",
+    "TieLightningCallback",
     "TiecheckError",
     "__version__",
     "assert_not_tied",
@@ -54,6 +58,8 @@ _HOMES = {
     "guard": "tiecheck.guard",
     "PlacementError": "tiecheck.guard.errors",
     "TieBroken": "tiecheck.guard.errors",
+    "TieCallback": "tiecheck.guard.trainer_callback",
+    "TieLightningCallback": "tiecheck.guard.lightning_callback",
     "TiecheckError": "tiecheck.errors",
     "assert_tied": "tiecheck.testing.asserts",
     "assert_not_tied": "tiecheck.testing.asserts",

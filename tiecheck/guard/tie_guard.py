@@ -115,6 +115,11 @@ class TieGuard(ContextDecorator):
         finally:
             self._watched, self.modules, self.tensors = [], set(), set()
 
+    def close(self) -> None:
+        """Take the guard away without a look."""
+        stop_watching(self)
+        self._watched, self.modules, self.tensors = [], set(), set()
+
     def watch(self, model: M) -> M:
         """Watch a model too, as a loader, a wrapper or a copy gave it back.
 

@@ -21,6 +21,8 @@ from tiecheck.testing.asserts import assert_not_tied, assert_tied, assert_ties_m
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.guard.tie_guard import OnBreak, TieGuard
+
 MARK_WORDS = ("select", "ignore", "fail_on", "strict", "values", "judge_for", "ties", "config")
 """Keywords of the marker: those of `tiecheck.check` that mean something for a model in a test."""
 
@@ -154,6 +156,13 @@ class Checked:
         """Assert that the ties of the module are the groups given; see `tiecheck.assert_ties_match`."""
         __tracebackhide__ = True
         assert_ties_match(self._module(), expected, buffers=buffers)
+
+    def guard(self, *, on_break: OnBreak = "raise") -> TieGuard:
+        """Watch the ties of the module over a block of the test; see `tiecheck.guard`."""
+        from tiecheck.guard.tie_guard import guard
+
+        __tracebackhide__ = True
+        return guard(self._module(), on_break=on_break)
 
     def _module(self) -> nn.Module:
         __tracebackhide__ = True
