@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tiecheck.config.options import Config
 from tiecheck.fleet.results import Results
 from tiecheck.fleet.rows import options_mark
@@ -90,3 +92,23 @@ def grave_codes(path: Path) -> dict[str, set[str]]:
 def targets(models: Iterable[Any]) -> list[str]:
     """The targets of some listed models, sorted."""
     return sorted(model.target for model in models)
+
+
+POISON = """
+import os, signal, sys
+from tiecheck.fleet import rows
+whole = rows.check_target
+def check_target(given, *rest, **named):
+    if os.path.basename(given) == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(given, *rest, **named)
+rows.check_target = check_target
+"""
+"""What makes the model of a name deadly to a worker."""
+
+
+def deadly_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every worker process that starts from now on be killed by a model of the name `poison`."""
+    (root / "deadly").mkdir()
+    (root / "deadly" / "sitecustomize.py").write_text(POISON)
+    monkeypatch.setenv("PYTHONPATH", str(root / "deadly"))

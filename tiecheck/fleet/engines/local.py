@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -36,7 +37,8 @@ class _Worker:
 
     def send(self, chunk: Chunk) -> None:
         self.chunks.append(chunk)
-        self.pipe.send(chunk)
+        with contextlib.suppress(OSError):  # it is dead, as the next look at its pipe tells
+            self.pipe.send(chunk)
 
     def ended(self) -> str:
         """Say how it came to its end."""

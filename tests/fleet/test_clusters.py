@@ -1,0 +1,102 @@
+"""The same fleet by Dask and by Ray: really run, with workers that are killed and a model that kills them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleets import deadly_workers, drawn_fleet, grave_codes, rows_of, run_fleet
+
+from tiecheck.fleet.run import Place
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what a cluster's libraries warn of is theirs
+
+
+def judged_alike(root: Path, place: Place, seen: Any = lambda *_: None) -> None:
+    """Run a fleet with a model that kills its worker, and hold the rows against the truth."""
+    truth = drawn_fleet(root / "fleet", 120, seed=31)
+    poison = next(target for target, codes in truth.items() if not codes)
+    del truth[poison]
+    Path(poison).rename(Path(poison).parent / "poison")
+    found = run_fleet(root / "fleet", results=root / "out.jsonl", place=place, seen=seen)
+    codes = grave_codes(root / "out.jsonl")
+    (row,) = [row for row in rows_of(root / "out.jsonl") if row["status"] == "error"]
+    assert row["target"].endswith("/poison")
+    assert f"failed on {place.engine.capitalize()}" in row["error"]
+    del codes[row["target"]]
+    assert codes == truth
+    run = found.summary.run
+    assert (found.problem, run.listed, run.judged, run.failed) == (None, 120, 119, 1)
+
+
+def test_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 20)
+    deadly_workers(tmp_path, monkeypatch)
+    judged_alike(tmp_path, Place("dask", workers=2))
+
+
+def test_a_dask_cluster_that_is_there_loses_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 5)
+    truth = drawn_fleet(tmp_path / "fleet", 120, seed=32)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        killed = []
+
+        def kill(*_: object) -> None:
+            if not killed:
+                killed.append(next(iter(cluster.workers.values())).process.pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+        place = Place("dask", cluster.scheduler_address)
+        found = run_fleet(tmp_path / "fleet", results=tmp_path / "out.jsonl", place=place, seen=kill)
+    assert killed
+    assert grave_codes(tmp_path / "out.jsonl") == truth
+    assert (found.problem, found.summary.run.judged) == (None, 120)
+
+
+@pytest.mark.slow
+def test_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 20)
+    deadly_workers(tmp_path, monkeypatch)
+    judged_alike(tmp_path, Place("ray", workers=2))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes_loses_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 5)
+    truth = drawn_fleet(tmp_path / "fleet", 120, seed=33)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        gone = []
+
+        def remove(*_: object) -> None:
+            if not gone:
+                gone.append(node)
+                cluster.remove_node(node, allow_graceful=False)
+
+        place = Place("ray", cluster.address)
+        found = run_fleet(tmp_path / "fleet", results=tmp_path / "out.jsonl", place=place, seen=remove)
+    finally:
+        cluster.shutdown()
+    assert gone
+    assert grave_codes(tmp_path / "out.jsonl") == truth
+    assert (found.problem, found.summary.run.judged) == (None, 120)
+
+
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_an_engine_that_is_not_installed_is_told(tmp_path: Path, monkeypatch, tiecheck_cli, engine: str) -> None:
+    drawn_fleet(tmp_path / "fleet", 2, seed=34)
+    monkeypatch.setitem(__import__("sys").modules, {"ray": "ray", "dask": "distributed"}[engine], None)
+    found = tiecheck_cli("fleet", str(tmp_path / "fleet"), "--engine", engine)
+    assert found.exit_code == 2
+    assert f"pip install 'tiecheck[{engine}]'" in found.stderr

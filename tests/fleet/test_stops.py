@@ -1,0 +1,195 @@
+"""What stops a fleet: killed workers, a poison model, a killed driver, signals, a full disk, a broken table."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fleets import deadly_workers, drawn_fleet, rows_of, run_fleet
+
+from tiecheck.fleet.engines import local
+from tiecheck.fleet.run import Place, tally_rows
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    drawn_fleet(tmp_path / "fleet", 60, seed=21)
+    return tmp_path / "fleet"
+
+
+def each_once(table: Path, count: int) -> None:
+    targets = Counter(row["target"] for row in rows_of(table))
+    assert len(targets) == count
+    assert set(targets.values()) == {1}
+
+
+def test_a_poison_model_is_one_row_with_its_error(fleet: Path, tmp_path: Path, monkeypatch) -> None:
+    deadly_workers(tmp_path, monkeypatch)
+    (fleet / "0" / "m0").rename(fleet / "0" / "poison")
+    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=Place(workers=2))
+    each_once(tmp_path / "out.jsonl", 60)
+    rows = [row for row in rows_of(tmp_path / "out.jsonl") if row["status"] == "error"]
+    assert [os.path.basename(row["target"]) for row in rows] == ["poison"], rows
+    (row,) = rows
+    assert row["error"].endswith("killed its worker (SIGKILL), 3 times")
+    assert (found.problem, found.summary.run.judged, found.summary.run.failed) == (None, 59, 1)
+
+
+def test_workers_that_are_killed_lose_nothing(fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 4)
+    killed = []
+    made = local._Worker.__init__
+
+    def noted(worker, config) -> None:
+        made(worker, config)
+        pool.append(worker.process)
+
+    pool: list = []
+    monkeypatch.setattr(local._Worker, "__init__", noted)
+
+    def kill(*_: object) -> None:
+        if len(killed) < 3:
+            killed.append(pool[-1].pid)
+            os.kill(pool[-1].pid, signal.SIGKILL)
+
+    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=Place(workers=2), seen=kill)
+    assert len(killed) == 3
+    each_once(tmp_path / "out.jsonl", 60)
+    assert (found.problem, found.summary.run.judged, found.summary.run.failed) == (None, 60, 0)
+
+
+def start(fleet: Path, table: Path, *more: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tiecheck", "fleet", str(fleet), "--results", str(table), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
+
+
+def some_written(table: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has written something."""
+    end = time.monotonic() + 60
+    while not (table.exists() and table.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["here", "processes"])
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_killed_driver_is_taken_up(tmp_path: Path, workers: tuple[str, ...], ending: str) -> None:
+    drawn_fleet(tmp_path / "fleet", 1500, seed=22)
+    table = tmp_path / f"out{ending}"
+    journal = table if ending == ".jsonl" else tmp_path / "out.parquet.partial"
+    process = start(tmp_path / "fleet", table, *workers)
+    some_written(journal, process)
+    process.kill()
+    process.communicate()
+    with journal.open("ab") as file:  # as a kill in the middle of a write leaves it
+        file.write(b'{"row":"finding","target":"half')
+    assert 0 < len(rows_of_lines(journal)) < 1500
+    done = start(tmp_path / "fleet", table, "--resume", "-f", "json")
+    out, told = done.communicate()
+    run = json.loads(out)["fleet"]["run"]
+    assert done.returncode == 1, told
+    assert run["listed"] == 1500 == run["judged"] + run["skipped"]
+    assert run["skipped"] > 0
+    assert tally_rows(str(table)).plain["models"] == 1500
+    assert not journal.exists() or journal == table
+
+
+def rows_of_lines(path: Path) -> list[bytes]:
+    return [line for line in path.read_bytes().splitlines() if line.startswith(b'{"row":"model"')]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["here", "processes"])
+def test_a_signal_stops_with_everything_written(tmp_path: Path, number: int, workers: tuple[str, ...]) -> None:
+    drawn_fleet(tmp_path / "fleet", 1500, seed=23)
+    table = tmp_path / "out.jsonl"
+    process = start(tmp_path / "fleet", table, *workers)
+    some_written(table, process)
+    process.send_signal(number)
+    out, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "--resume goes on" in told
+    assert "Traceback" not in told
+    written = len(rows_of(table))
+    assert 0 < written < 1500
+    assert f"{written:,} models: " in out
+    found = run_fleet(tmp_path / "fleet", results=table, resume=True)
+    assert found.summary.run.skipped == written
+    each_once(table, 1500)
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
+    drawn_fleet(tmp_path / "fleet", 400, seed=24)
+    table = tmp_path / "out.jsonl"
+    limit = 120_000  # bytes that a file may have: the system says so as it says that a disk is full
+    process = start(
+        tmp_path / "fleet", table, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    _, told = process.communicate()
+    assert process.returncode == 2
+    assert "cannot be written: File too large" in told
+    assert "Traceback" not in told
+    written = rows_of(table)
+    assert 0 < len(written) < 400
+    assert run_fleet(tmp_path / "fleet", results=table, resume=True).summary.run.skipped == len(written)
+    each_once(table, 400)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_broken_table_is_mended(tmp_path: Path, seed: int) -> None:
+    truth = drawn_fleet(tmp_path / "fleet", 30, seed=25)
+    table = tmp_path / "out.jsonl"
+    run_fleet(tmp_path / "fleet", results=table)
+    whole = sorted(table.read_text().splitlines())
+    draw = random.Random(seed)
+    raw = bytearray(table.read_bytes())
+    for _ in range(draw.randrange(1, 5)):
+        at = draw.randrange(len(raw))
+        match draw.randrange(4):
+            case 0:
+                raw[at] ^= draw.randrange(1, 256)
+            case 1:
+                del raw[at : at + draw.randrange(600)]
+            case 2:
+                raw[at:at] = draw.randbytes(draw.randrange(40))
+            case 3:
+                end = raw.find(b"\n", at)
+                raw[at:at] = raw[at : end + 1]  # a line, or its end, twice
+    table.write_bytes(raw)
+    found = run_fleet(tmp_path / "fleet", results=table, resume=True)
+    run = found.summary.run
+    assert found.problem is None
+    assert run.listed == 30 == run.judged + run.skipped
+    each_once(table, len(truth))
+    mended = sorted(table.read_text().splitlines())
+    changed = sum(line not in whole for line in mended)
+    assert len(mended) == len(whole)
+    assert changed <= 4  # a digit that was turned, in a row that still is one
+
+
+def test_a_broken_parquet_is_refused(tmp_path: Path, tiecheck_cli) -> None:
+    drawn_fleet(tmp_path / "fleet", 3, seed=26)
+    table = tmp_path / "out.parquet"
+    table.write_bytes(b"PAR1 no table PAR1")
+    found = tiecheck_cli("fleet", str(tmp_path / "fleet"), "--results", str(table), "--resume")
+    assert found.exit_code == 2
+    assert "is broken, or no Parquet" in found.stderr
+    assert table.read_bytes() == b"PAR1 no table PAR1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fleet", "out.parquet"]
+
+
+def test_a_pipe_that_is_closed_is_told(fleet: Path) -> None:
+    command = f"{sys.executable} -m tiecheck fleet {fleet} -f jsonl | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["row"] == "model"
+    assert "Traceback" not in done.stderr
