@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -59,7 +59,8 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     """Judge every model of SOURCEs, as `tiecheck MODEL` judges it, and tell how many came out how.
 
     A SOURCE is a directory, which is searched for models; a glob; a file with a target a line (.txt, .list, or .jsonl
-    with `target`); hf://organisation; an address of a store (s3://bucket/models); or one model.
+    with `target`); hf://organisation; an address of a store (s3://bucket/models); or one model. `tiecheck fleet compare
+    OLD NEW` tells what differs between two tables of results, with exit status 1 where something does.
 
     Exit status: 0 all checked and clean, 1 findings, 2 a model or a source could not be read.
     """
@@ -69,6 +70,8 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     from tiecheck.render.reports import FLEETS, Style, parse_outputs
 
     try:
+        if sources[0] == "compare":
+            _compare(sources[1:], formats, options)
         if options["address"] and options["engine"] == "local":
             raise UsageError("--address names a cluster; give --engine ray or dask too")
         if options["resume"] and not options["results"]:
@@ -99,6 +102,19 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     sys.exit(_exit_status(outcome, config, exit_zero=options["exit_zero"]))
+
+
+def _compare(tables: tuple[str, ...], formats: tuple[str, ...], options: dict[str, Any]) -> NoReturn:
+    """Compare two tables of results, and end with 0 where they are equal, else with 1."""
+    from tiecheck.fleet.compare import compare_tables
+    from tiecheck.render.reports import FLEETS, Style, parse_outputs
+
+    if len(tables) != 2:
+        raise UsageError("fleet compare takes two tables of results: OLD NEW (a directory of that name is ./compare)")
+    outputs = parse_outputs(formats, options["output_file"], FLEETS)
+    found = compare_tables(*tables)
+    write_reports(found, outputs, Style(color=options["color"]), FLEETS)
+    sys.exit(0 if found.equal else 1)
 
 
 def _check_rules(config: Config) -> None:

@@ -95,7 +95,7 @@ def read_parquet(path: str) -> Iterator[list[dict[str, Any]]]:
 
 
 _MODEL = frozenset((*TEXTS, "codes", *NUMBERS, "checked"))
-_FINDING = frozenset(("row", "target", *TEXTS_OF_FINDINGS, "names", "hurts", "fixable"))
+_FINDING = frozenset(("row", "target", "architecture", *TEXTS_OF_FINDINGS, "names", "hurts", "fixable"))
 
 
 def _belongs(row: str, name: str) -> bool:

@@ -93,7 +93,8 @@ def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
 def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:
     """Return the rows of a report: those of its findings, then that of the model."""
     rows = [
-        {"row": "finding", "target": model.target} | {field: getattr(found, field) for field in FINDING}
+        {"row": "finding", "target": model.target, "architecture": report.architecture}
+        | {field: getattr(found, field) for field in FINDING}
         for found in report.findings
     ]
     row = _model_row(model, report.architecture, report.status)

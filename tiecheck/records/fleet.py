@@ -75,3 +75,37 @@ class FleetSummary(Record):
     """Models with the most errors, then warnings."""
     errors: tuple[tuple[str, str], ...]
     """The first models that could not be judged, each with the reason."""
+
+
+class FleetChange(Record):
+    """A model that has another verdict than before."""
+
+    target: str
+    """The target."""
+    before: str
+    """Its status in the first table."""
+    after: str
+    """Its status in the second."""
+    appeared: tuple[str, ...]
+    """Rules that find something now and did not before, sorted."""
+    ended: tuple[str, ...]
+    """Rules that found something before and do not now, sorted."""
+
+
+class FleetComparison(Record):
+    """Two tables of a fleet, side by side."""
+
+    before: str
+    """The first table."""
+    after: str
+    """The second."""
+    same: int
+    """Models with the same verdict in both."""
+    changed: tuple[FleetChange, ...]
+    """Models with another one; those that have come to fail first."""
+    new: tuple[str, ...]
+    """Models that only the second has, sorted."""
+    gone: tuple[str, ...]
+    """Models that only the first has, sorted."""
+    equal: bool
+    """True where nothing differs."""

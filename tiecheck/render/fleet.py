@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TextIO
 
-from tiecheck.records.fleet import FleetCount, FleetSummary
+from tiecheck.records.fleet import FleetComparison, FleetCount, FleetSummary
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.wording import size
@@ -14,9 +14,30 @@ SHOWN = 12
 """Rows of a table that are shown; the JSON summary has all."""
 
 
-def render(found: FleetSummary, style: Style, stream: TextIO) -> None:
-    """Write the summary as text."""
-    write_lines(list(_lines(found)), style, stream)
+def render(found: FleetSummary | FleetComparison, style: Style, stream: TextIO) -> None:
+    """Write the summary as text, or two tables side by side."""
+    lines = _lines(found) if isinstance(found, FleetSummary) else _compared(found)
+    write_lines(list(lines), style, stream)
+
+
+def _compared(found: FleetComparison) -> Iterator[Line]:
+    for change in found.changed[:SHOWN]:
+        codes = [f"+{code}" for code in change.appeared] + [f"-{code}" for code in change.ended]
+        yield Line(f"{change.before} -> {change.after}  {change.target}  {' '.join(codes)}", 0, 4)
+    if len(found.changed) > SHOWN:
+        yield Line(f"and {len(found.changed) - SHOWN:,} more; -f json has all", 2)
+    for title, targets in (("only in", found.new), ("no more in", found.gone)):
+        if targets:
+            more = f" and {len(targets) - SHOWN:,} more" if len(targets) > SHOWN else ""
+            yield Line(f"{title} {found.after}: {', '.join(targets[:SHOWN])}{more}", 0, 4)
+    broke = sum(change.after == "fail" != change.before for change in found.changed)
+    ended = sum(change.before == "fail" != change.after for change in found.changed)
+    other = len(found.changed) - broke - ended
+    yield Line(
+        f"{found.same:,} models have the verdict that they had, {broke:,} fail now, {ended:,} fail no more, "
+        f"{other:,} changed otherwise; {len(found.new):,} are new, {len(found.gone):,} are gone",
+        tone="bold",
+    )
 
 
 def _lines(found: FleetSummary) -> Iterator[Line]:

@@ -11,7 +11,7 @@ from tiecheck.records.report import SEVERITIES, Report
 
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
-    from tiecheck.records.fleet import FleetSummary
+    from tiecheck.records.fleet import FleetComparison, FleetSummary
     from tiecheck.records.survival import SurvivalMatrix
     from tiecheck.render.reports import Shown, Style
 
@@ -27,7 +27,7 @@ def render(  # one signature for all formats
     style: Style,  # noqa: ARG001
     stream: TextIO,
 ) -> None:
-    """Write a report as JSON, two targets side by side, a fleet's summary, or a survival matrix."""
+    """Write a report as JSON, two targets side by side, a fleet, or a survival matrix."""
     document = json_document(report) if isinstance(report, Report) else _other_document(report)
     json.dump(document, stream, indent=1, ensure_ascii=True)
     stream.write("\n")
@@ -43,9 +43,17 @@ def json_document(report: Report) -> dict[str, Any]:
     }
 
 
-def _other_document(found: TieComparison | FleetSummary | SurvivalMatrix) -> dict[str, Any]:
-    name = "comparison" if hasattr(found, "before") else "survival" if hasattr(found, "operations") else "fleet"
-    return {"schema": SCHEMA, "version": __version__, name: as_plain_data(found)}
+OTHERS = {
+    "TieComparison": "comparison",
+    "FleetSummary": "fleet",
+    "FleetComparison": "fleet_comparison",
+    "SurvivalMatrix": "survival",
+}
+"""Record -> its key in the document."""
+
+
+def _other_document(found: TieComparison | FleetSummary | FleetComparison | SurvivalMatrix) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, OTHERS[type(found).__name__]: as_plain_data(found)}
 
 
 def as_plain_data(value: Any) -> Any:

@@ -14,10 +14,10 @@ from tiecheck.records.report import Report, Severity
 
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
-    from tiecheck.records.fleet import FleetSummary
+    from tiecheck.records.fleet import FleetComparison, FleetSummary
     from tiecheck.records.survival import SurvivalMatrix
 
-    Shown = Report | TieComparison | FleetSummary | SurvivalMatrix
+    Shown = Report | TieComparison | FleetSummary | FleetComparison | SurvivalMatrix
 
 FORMATS = {
     name: f"tiecheck.render.{name}"
