@@ -48,6 +48,7 @@ class CheckCommand(PlainCommand):
 @click.option(
     "--inputs", metavar="FILE.py:FUNCTION", help="What that function returns is what the pass is given. Implies --uses."
 )
+@click.option("--target", "drafts_for", metavar="DIR", help="The model of a draft, to compare their embeddings.")
 @click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
 @click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
 @click.option(

@@ -55,6 +55,8 @@ class Config(Record):
 
     changed_only: str | None = None
     """The revision against which git says what changed, of sources the only files to judge; None for all."""
+    drafts_for: str | None = None
+    """The model that a draft drafts for, to compare their embeddings; None for none."""
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
     revision: str | None = None

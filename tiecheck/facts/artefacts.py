@@ -10,6 +10,9 @@ from tiecheck.records.gguf import Gguf, GgufTie
 from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
+    from tiecheck.records.drafts import Draft, DraftProblem
+    from tiecheck.records.stored import Checkpoint
+
     Values = Literal["auto", "never", "always"]
 
 
@@ -19,6 +22,14 @@ def adapted_ties(adapter: Adapter, adapter_base: AdapterBase, values: Values) ->
     from tiecheck.stored.adapter_ties import adapter_ties
 
     return adapter_ties(adapter, adapter_base, values=values != "never")
+
+
+@fact
+def draft_problems(draft: Draft, checkpoint: Checkpoint, values: Values) -> tuple[DraftProblem, ...]:
+    """Return what a draft lacks, and the copies that are not what they were borrowed from."""
+    from tiecheck.stored.drafts import draft_problems as found
+
+    return found(draft, checkpoint, values=values != "never")
 
 
 @fact

@@ -11,6 +11,8 @@ from tiecheck.errors import TargetError, TiecheckError
 from tiecheck.facts import artefacts as _registered  # noqa: F401
 from tiecheck.facts.registry import Facts
 from tiecheck.records.adapters import Adapter, AdapterBase
+from tiecheck.records.declared import ModelConfig
+from tiecheck.records.drafts import Draft
 from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import HUB_ID, Target, parse_target
 
@@ -39,6 +41,24 @@ def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Con
     return Facts(
         {"adapter": adapter, "adapter_base": _base(adapter, target.path, config, opened), "values": config.values}
     )
+
+
+def draft_of(model: ModelConfig, config: Config) -> Draft:
+    """Return a draft by its config, with the target that the user named.
+
+    Raises:
+        TargetError: The target cannot be read, or holds no weights.
+    """
+    target = None
+    if config.drafts_for is not None:
+        from tiecheck.files.checkpoint import read_checkpoint
+
+        target = read_checkpoint(config.drafts_for)
+        if target is None:
+            raise TargetError(
+                f"{config.drafts_for} holds no weights that a draft could be compared with", config.drafts_for
+            )
+    return Draft(model, target)
 
 
 def _base(

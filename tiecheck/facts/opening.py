@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 QUANTISED = ("quantization_config", "quantization")
 """Keys of a config that say that weights are quantised; the second is MLX's."""
 
+DRAFTS = ("draft_vocab_size", "num_nextn_predict_layers", "speculators_model_type")
+"""Keys of a config that say that it is a draft's, or has draft layers."""
+
 REHEARSING = ("rehearse", "python", "trust_remote_code", "values", "timeout")
 """The options of a rehearsal; the live layer of a directory has one too."""
 
@@ -132,6 +135,10 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
             problems = (*problems, *vendor_problems(folder, _listed(folder), checkpoint))
     if problems:
         beside["load_problems"] = problems
+    if model is not None and (config.drafts_for is not None or not model.data.keys().isdisjoint(DRAFTS)):
+        from tiecheck.facts.brought import draft_of
+
+        beside["draft"] = draft_of(model, config)
     given |= _read(folder, model, checkpoint, config) | beside
     if target.directory and any(name.endswith(".py") for name in _listed(folder)):
         given |= _sources(folder, flat=True)

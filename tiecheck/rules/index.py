@@ -65,6 +65,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE603": ("artefacts.merges", ("adapted_ties",)),
     "TIE604": ("artefacts.adapters", ("adapted_ties",)),
     "TIE605": ("artefacts.adapters", ("groups", "beside_adapter")),
+    "TIE606": ("artefacts.drafts", ("draft_problems",)),
     "TIE611": ("artefacts.quantised", ("quantised",)),
     "TIE612": ("artefacts.quantised", ("quantised",)),
     "TIE621": ("artefacts.gguf", ("gguf", "gguf_tie")),
