@@ -50,3 +50,17 @@ def size(nbytes: int) -> str:
             text = f"{nbytes / scale:,.{1 if nbytes >= 10 * scale else 2}f}"
             return f"{nbytes // scale:,} {word}" if nbytes % scale == 0 else f"{text} {word}"
     return f"{nbytes:,} byte{'' if nbytes == 1 else 's'}"
+
+
+def cause_of(names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return where some names part, and how they go on there: ties of one cause part alike.
+
+    `layers.0.mlp.up.weight` and `layers.1.mlp.up.weight` part below `layers`, into `0` and `1`; numbers above that are
+    taken for alike, so that the same tie in each layer is one.
+    """
+    parts = [name.split(".") for name in names]
+    depth = 0
+    while all(len(one) > depth + 1 for one in parts) and len({one[depth] for one in parts}) == 1:
+        depth += 1
+    above = ".".join("*" if part.isdigit() else part for part in parts[0][:depth])
+    return above, tuple(dict.fromkeys(one[depth] for one in parts))

@@ -72,3 +72,29 @@ def test_a_class_of_a_file_that_no_live_target_has_is_told() -> None:
     report = tiecheck.check(gpt(tied=True))
     assert unused_classes(report, told) == ("MyGPT", "Other")  # nobody promised there
     assert unused_classes(report._replace(targets=()), told) == ()  # nothing live was looked at
+
+
+def test_a_star_stands_for_one_part_of_a_name() -> None:
+    import copy
+
+    from torch import nn
+
+    import tiecheck
+
+    layer = nn.ModuleDict({"q": nn.Linear(4, 4), "rel_bias": nn.Embedding(4, 4)})
+    model = nn.Module()
+    model.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(3))
+    group = [["layers.*.rel_bias.weight"]]
+    (finding,) = tiecheck.check(model, ties=group).findings
+    assert finding.code == "TIE301"
+    assert len(finding.names) == 3
+    for step in finding.edits[0].steps:
+        exec(step.code, {"model": model})
+    assert tiecheck.check(model, ties=group).targets[0].status == "pass"
+    for wrong, words in (
+        ("layers.*.rel_bais.weight", "no name"),
+        ("layers.0.*.weight.*", "no name"),
+        ("*.0.q.weight", "a tie has two"),
+    ):
+        report = tiecheck.check(model, ties=[[wrong]])
+        assert words in report.errors[0].message

@@ -50,6 +50,8 @@ def read_groups(value: Any, where: str) -> Groups:
 
     Raises:
         UsageError: It is no such thing; one sentence.
+
+    A `*` in a name stands for one part of it: `layers.*.rel_bias.weight`; what it fits is looked up in the module.
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise UsageError(f'{where} must be a list of groups, as [["a.weight", "b.weight"]], not {_shown(value)}')
@@ -69,7 +71,7 @@ def _group(value: Any, where: str) -> tuple[str, ...]:
     odd = [name for name in names if not isinstance(name, str) or not name.strip()]
     if odd:
         raise UsageError(f"{where}: a group holds names, not {_shown(odd[0])}")
-    if len(set(names)) < max(2, len(names)):
+    if len(set(names)) < max(1 if any("*" in name for name in names) else 2, len(names)):
         raise UsageError(f"{where}: a group has two or more different names, not {_shown(list(names))}")
     return names
 

@@ -98,6 +98,7 @@ def live(
 
 def contract_of(module: nn.Module, contract: Config) -> Contract:
     """Return what the user says is tied in a module of its class, and in the modules inside of theirs."""
+    from tiecheck.live.contract_names import spelt_out
     from tiecheck.live.live_facts import Contract
     from tiecheck.live.wrappers import own_class, without_wrappers
 
@@ -108,7 +109,7 @@ def contract_of(module: nn.Module, contract: Config) -> Contract:
     for path, inner in outermost.named_modules():
         if inner is not outermost:
             groups += [tuple(f"{path}.{name}" for name in group) for group in contract.ties_of(own_class(inner))]
-    return Contract(tuple(dict.fromkeys(groups)), contract.ties_from)
+    return Contract(tuple(dict.fromkeys(spelt_out(module, groups, contract.ties_from))), contract.ties_from)
 
 
 def _stores_head(head: Head, checkpoint: Checkpoint) -> bool | None:

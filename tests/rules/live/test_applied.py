@@ -203,3 +203,23 @@ def test_the_mend_can_be_called_on_what_was_checked(wrap: Any, call: str) -> Non
     assert f"`{call}`" in finding.help
     eval(call.replace("model.lm.", "model['lm'].") if isinstance(model, nn.ModuleDict) else call, {"model": model})
     assert found(model) == {}
+
+
+def test_one_model_over_anothers_memory_is_one_finding_and_frozen_ones_speak_of_no_gradient() -> None:
+    import copy
+
+    import tiecheck
+
+    for frozen in (False, True):
+        one = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        both = nn.ModuleDict({"policy": one, "reference": copy.deepcopy(one)})
+        for mine, theirs in zip(both.policy.parameters(), both.reference.parameters(), strict=True):
+            theirs.data = mine.data
+        both.requires_grad_(not frozen)
+        (finding,) = tiecheck.check(both).findings
+        assert (finding.code, len(finding.names)) == ("TIE302", 8)
+        assert finding.severity == ("info" if frozen else "error")
+        assert ("gradient" in finding.message) == (not frozen)
+        for step in finding.edits[0].steps:
+            exec(step.code, {"model": both})
+        assert not [one for one in tiecheck.check(both).findings if one.code == "TIE302"]

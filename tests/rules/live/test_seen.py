@@ -104,3 +104,44 @@ def test_an_alias_that_is_also_reached_by_another_parent_is_seen_by_every_accele
     model.dec = nn.Module()
     model.dec.box = model.box
     assert not [f for f in tiecheck.check(model).findings if "reports nothing" in f.message]
+
+
+def replicated(model: nn.Module) -> nn.Module:
+    """A layer that stands twice, with the parameters of one: what a replication leaves."""
+    import copy
+
+    layers = model.model.layers
+    made = copy.deepcopy(layers[0])
+    for name, parameter in layers[0].named_parameters():
+        owner, _, attribute = name.rpartition(".")
+        setattr(made.get_submodule(owner), attribute, parameter)
+    layers.append(made)
+    return model
+
+
+def test_one_replicated_layer_is_one_finding_and_its_fixes_work(tmp_path: Path) -> None:
+    model = replicated(small_llama())
+    (finding,) = (one for one in tiecheck.check(model).findings if one.code == UndeclaredTie.code)
+    assert len(finding.names) == 18
+    assert "8 more pairs" in finding.message
+    for edit in finding.edits:
+        model = replicated(small_llama())
+        declared = dict(type(model)._tied_weights_keys)
+        for step in edit.steps:
+            if step.kind == "run-python":
+                exec(step.code, {"model": model})
+            else:
+                type(model)._tied_weights_keys = {**declared, **eval(step.code.partition("=")[2])}
+        try:
+            assert not [one for one in tiecheck.check(model).findings if one.code == UndeclaredTie.code], edit.choice
+        finally:
+            type(model)._tied_weights_keys = declared
+    with pytest.raises(RuntimeError, match="shared tensors"):
+        replicated(small_llama()).save_pretrained(tmp_path)
+
+
+def test_ties_of_two_causes_stay_two_findings() -> None:
+    model = replicated(small_llama())
+    model.model.norm.weight = model.model.layers[0].input_layernorm.weight
+    found = [one for one in tiecheck.check(model).findings if one.code == UndeclaredTie.code]
+    assert len(found) == 2

@@ -9,7 +9,8 @@ from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.mends import FLAG, idle_methods, model_path, tie_again
+from tiecheck.rules.live.causes import joined_drafts, of_one_cause
+from tiecheck.rules.live.mends import FLAG, idle_words, model_path, tie_again
 from tiecheck.rules.live.precedence import parts_text, speaking_rule
 from tiecheck.wording import listed
 
@@ -75,7 +76,7 @@ class DeclaredTieNotApplied(Rule):
                 f"{len(claim.parts)} separate parameters{_state(claim)}.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
-                f"Do it after whatever replaced the parameter, and before the optimizer is made.{_idle(mending)}",
+                f"Do it after whatever replaced the parameter, and before the optimizer is made.{idle_words(mending)}",
                 edits=tie_again(claim, mending),
             )
 
@@ -138,10 +139,9 @@ class StorageOnlyTie(Rule):
     )
 
     def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
-        for tie in live_ties:
-            if tie.kind != "storage" or tie.buffer:
-                continue
-            yield self._draft(live_class, mending, tie)
+        for ties in of_one_cause(live_ties):
+            drafts = [self._draft(live_class, mending, tie) for tie in ties]
+            yield drafts[0] if len(drafts) == 1 else joined_drafts(drafts)
 
     @staticmethod
     def _draft(live_class: LiveClass, mending: Mending, tie: Tie) -> Draft:
@@ -178,6 +178,10 @@ class StorageOnlyTie(Rule):
         shared = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
         normed = live_tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
+        twice = tuple(
+            live_tie(f"a.{n}.weight", f"b.{n}.weight", kind="storage", requires_grad=(True, True)) for n in "xy"
+        )
+        yield Case("one model over another's memory", live_facts(ties=twice), finds=("error",))
         frozen = shared._replace(requires_grad=(False, False))
         yield Case("frozen on both sides", live_facts(ties=(frozen,)), finds=("info",))
         yield Case("weight_norm after tying", live_facts(ties=(normed,)), finds=("error",))
@@ -237,7 +241,7 @@ class HalfMetaTie(Rule):
                 "error.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
-                f"{listed(full)} has the values. Each load that assigns one name alone wants it again.{_idle(mending)}",
+                f"{listed(full)} has the values. Each load that assigns one name wants it again.{idle_words(mending)}",
                 edits=tie_again(claim, mending),
             )
 
@@ -289,12 +293,6 @@ def _shared(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
     kept = next((claim.source for claim in mending.declared if claim.source in tie.names), tie.names[-1])
     others = (name for name in tie.names if name != kept)
     return (python_edit("tied", None, *(f"{model_path(mending, n)} = {model_path(mending, kept)}" for n in others)),)
-
-
-def _idle(mending: Mending) -> str:
-    """Return why no call of a method that does nothing ties."""
-    names = tuple(problem.class_name for problem in idle_methods(mending))
-    return f" {listed(names)}.tie_weights does nothing, so that no call of it ties." if names else ""
 
 
 def _state(claim: DeclaredTie) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from tiecheck.records.edits import Edit, Step, python_edit, source_step
 from tiecheck.records.live import DeclaredTie, KeyProblem
 from tiecheck.records.mending import Mending
-from tiecheck.wording import python_path
+from tiecheck.wording import listed, python_path
 
 FLAG = "config.tie_word_embeddings"
 
@@ -103,6 +103,12 @@ def source_edits(problems: Iterable[KeyProblem], choice: str = "source") -> tupl
 def idle_methods(mending: Mending) -> list[KeyProblem]:
     """Return the classes whose `tie_weights` does nothing, so that no call of it ties."""
     return [problem for problem in mending.problems if problem.form == "inert"]
+
+
+def idle_words(mending: Mending) -> str:
+    """Return why no call of a method that does nothing ties."""
+    names = tuple(problem.class_name for problem in idle_methods(mending))
+    return f" {listed(names)}.tie_weights does nothing, so that no call of it ties." if names else ""
 
 
 def _listening(mending: Mending) -> tuple[Edit, ...]:

@@ -12,9 +12,10 @@ from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
+from tiecheck.rules.live.causes import joined_declarations
 from tiecheck.rules.live.members import use_one_weight
 from tiecheck.rules.live.mends import FIXED, FLAG, model_path, untying_edits
-from tiecheck.wording import listed
+from tiecheck.wording import cause_of, listed
 
 
 class ModuleAlias(Rule):
@@ -118,11 +119,15 @@ class UndeclaredTie(Rule):
         derived_weights: tuple[Effect, ...],
     ) -> Iterator[Draft | Unknown]:
         by_name = {effect.name: effect for effect in derived_weights}
+        alike: dict[tuple[object, ...], list[SaveProblem]] = {}
         for problem in save_problems:
             changed = [by_name[name] for name in problem.names if name in by_name]
             plain = tuple(name for name in problem.names if name not in by_name)
             if not changed or use_one_weight(changed, plain):  # else tied-but-not-effective speaks
-                yield _unsaved(live_class, mending, problem)
+                key = problem.class_name, problem.form, problem.kind, problem.written, *cause_of(problem.names)
+                alike.setdefault(key, []).append(problem)
+        for held in alike.values():
+            yield _unsaved(live_class, mending, held[0]) if len(held) == 1 else _all_unsaved(live_class, mending, held)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -131,6 +136,8 @@ class UndeclaredTie(Rule):
         raises = SaveProblem(("k.weight", "q.weight"), "parameter", "LlamaForCausalLM", "raises", ())
         yield Case("two layers share a weight", live_facts(unsaved=(raises,)), finds=("warning",))
         inner = SaveProblem(PAIR, "parameter", "Outer", "unpropagated", PAIR[:1])
+        more = tuple(raises._replace(names=(f"layers.0.{n}", f"layers.1.{n}")) for n in "kqv")
+        yield Case("a layer shares another's", live_facts(unsaved=more), finds=("warning",))
         yield Case("an inner model in a list", live_facts(unsaved=(inner,)), finds=("warning",))
         alias = raises._replace(kind="module")
         yield Case("a module alias, which loads and runs (OLMo)", live_facts(unsaved=(alias,)), finds=("info",))
@@ -233,6 +240,25 @@ def _unsaved(live_class: LiveClass, mending: Mending, problem: SaveProblem) -> D
         ),
         no_mend=FIXED,
     )
+
+
+def _all_unsaved(live_class: LiveClass, mending: Mending, problems: list[SaveProblem]) -> Draft:
+    """Return what becomes of ties of one cause, as one finding with all of their names."""
+    first = problems[0]
+    names = tuple(sorted(name for problem in problems for name in problem.names))
+    parted = tuple(name for problem in problems for name in problem.names[1:])
+    whole = (
+        first
+        if first.wanted is None
+        else first._replace(wanted=joined_declarations([p.wanted or "" for p in problems]))
+    )
+    one = _unsaved(live_class, mending, whole)
+    edits = (
+        *(edit for edit in one.edits if edit.choice == "tied"),
+        *untying_edits(mending, names, "they are meant to be apart", parted, choice="apart"),
+    )
+    more = f" So it is with {len(problems) - 1} more pairs of them, by the same cause."
+    return one._replace(message=one.message + more, names=names, edits=edits)
 
 
 def _declaring(mending: Mending, problem: SaveProblem) -> tuple[Edit, ...]:
