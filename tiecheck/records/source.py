@@ -94,6 +94,8 @@ class ModuleClass(Record):
     methods: tuple[Method, ...]
     built: tuple[tuple[str, str], ...]
     """Dotted path and class of each module that is built, in order; the last one of a path counts."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """The same of what its bases and its parts build, where their classes stand in the file."""
 
     def method(self, name: str) -> Method | None:
         """Return the method of a name, None where the class does not define it."""

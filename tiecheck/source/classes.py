@@ -13,6 +13,9 @@ from tiecheck.source.methods import Function, arguments_of, read_method
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of, walked
 
 KEYS = "_tied_weights_keys"
+DEPTH = 3
+"""Classes of the file that are looked through within one another for what they build."""
+
 FLAG_LIKE = re.compile(r"\b(?!tie_word_embeddings\b)tied?_words?_emb\w+\b")
 """Names that may be meant as `tie_word_embeddings`."""
 
@@ -62,6 +65,8 @@ def read_tree(
         _class_of(node, bases, lines, whole=every or TELLING.search(_text_of(node, lines)) is not None)
         for node in classes
     )
+    known = {one.name: one for one in whole}
+    whole = tuple(one._replace(parts=tuple(_parts_of(one, known))) for one in whole)
     return SourceFile(
         path=path,
         imports=tuple(_imported(tree)),
@@ -143,6 +148,18 @@ def _class_of(node: ast.ClassDef, bases: Mapping[str, tuple[str, ...]], lines: L
         methods=methods,
         built=tuple((e.target, e.source) for e in (begun.events if begun else ()) if e.kind == "build"),
     )
+
+
+def _parts_of(owner: ModuleClass, known: Mapping[str, ModuleClass], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield path and class of what the bases of a class build, where it leaves that to them, and its parts."""
+    begun = owner.method("__init__")
+    if begun is None or "super().__init__" in begun.calls:
+        for base in (known[name] for name in owner.lineage if name in known):
+            yield from base.built
+    for path, name in owner.built:
+        part = known.get(name.rpartition(".")[2])
+        if part is not None and depth < DEPTH:
+            yield from ((f"{path}.{inner}", cls) for inner, cls in (*part.built, *_parts_of(part, known, depth + 1)))
 
 
 def _lineage(name: str, bases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

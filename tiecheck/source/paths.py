@@ -105,6 +105,8 @@ def _element(node: ast.Subscript, names: Mapping[str, Reached]) -> Reached | Non
         return None
     if inner.parameter or inner.form:
         return inner._replace(form=(*inner.form, "slice"))
+    if isinstance(node.slice, ast.Constant) and node.slice.value in PARTS:
+        return None  # the entry of a plain dictionary: a module has it as an attribute
     if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, (int, str)):
         return Reached(_joined(inner.path, str(node.slice.value)), ())
     return Reached(_joined(inner.path, f"[{ast.unparse(node.slice)}]"), ())

@@ -12,6 +12,7 @@ from tiecheck.rules.source.sightings import (
     DECLARING,
     TIED_CLASS,
     derives_from_theirs,
+    outside_of_4,
     source_draft,
     source_facts,
 )
@@ -38,7 +39,7 @@ class ListTiedWeightsKeys(Rule):
     messages = ("'list' object has no attribute 'keys'",)
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
+        for file in outside_of_4(sources):
             for owner in file.classes:
                 if owner.keys is None or owner.keys.form != "list" or not derives_from_theirs(file, owner):
                     continue
@@ -63,6 +64,10 @@ class ListTiedWeightsKeys(Rule):
         yield Case("a list", source_facts(DECLARING.replace("{keys}", '["lm_head.weight"]')), finds=("warning",))
         yield Case("an empty list", source_facts(DECLARING.replace("{keys}", "[]")), finds=("warning",))
         yield Case("a mapping", source_facts(TIED_CLASS))
+        library = DECLARING.replace("from transformers", "from ...modeling_utils").replace(
+            "{keys}", '["lm_head.weight"]'
+        )
+        yield Case("transformers 4 itself", source_facts(library))
         plain = DECLARING.replace("{keys}", '["lm_head.weight"]').replace("(PreTrainedModel)", "(nn.Module)")
         yield Case("a class of its own kind", source_facts(plain))
 

@@ -81,7 +81,8 @@ class ModuleTimesN(Rule):
 
 
 def _has_parameters(owner: ModuleClass) -> bool:
-    return "Module" in owner.lineage and any(
+    """Tell whether a class is a module, by its bases, and builds something that has parameters."""
+    return any(base.endswith(("Module", "Layer", "Block")) for base in owner.lineage) and any(
         not STATELESS.fullmatch(source.rpartition(".")[2]) and source for _, source in owner.built
     )
 
@@ -90,7 +91,7 @@ class WeightKeptAsPlainTensor(Rule):
     """An attribute holds a tensor that was made of a weight, and is neither parameter nor buffer.
 
     ## What it does
-    Finds `self.w = self.enc.weight.t()` and its like in a constructor.
+    Finds `self.w = self.enc.weight.t()` and its like in a constructor, where `forward` uses it.
 
     ## Why it is bad
     A plain tensor is not in the state dict, is not moved by `.to()`, and a copy of it is not updated by the optimizer.
@@ -110,9 +111,11 @@ class WeightKeptAsPlainTensor(Rule):
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
             for owner in file.classes:
-                begun = owner.method("__init__")
+                begun, forward = owner.method("__init__"), owner.method("forward")
+                called = {name.removeprefix("self.") for name in forward.calls} if forward else set()
+                used = [m for m in owner.methods if forward is None or m is forward or m.name in called]
                 for event in begun.events if begun is not None else ():
-                    if event.kind != "plain" or not any(event.target in m.reads for m in owner.methods):
+                    if event.kind != "plain" or not any(event.target in m.reads for m in used):
                         continue
                     yield event_draft(
                         file,
@@ -140,6 +143,9 @@ class WeightKeptAsPlainTensor(Rule):
             "a detached copy", source_facts(net.format(value="self.enc.weight.clone().detach()")), finds=("warning",)
         )
         yield Case("the parameter itself", source_facts(net.format(value="self.enc.weight")))
+        later = "self.enc(x)\n\n                def unmerge(self):\n                    return self.w"
+        backup = net.replace("F.linear(self.enc(x), self.w)", later)
+        yield Case("a copy to go back to", source_facts(backup.format(value="self.enc.weight.clone()")))
         yield Case("a buffer", source_facts(net.format(value="nn.Buffer(self.enc.weight.detach())")))
 
 

@@ -12,6 +12,7 @@ from tiecheck.rules.source.sightings import (
     TIED_CLASS,
     derives_from_theirs,
     event_draft,
+    outside_of_4,
     shared_heads,
     source_draft,
     source_facts,
@@ -91,7 +92,7 @@ class PostInitMissing(Rule):
     messages = ("object has no attribute 'all_tied_weights_keys'",)
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
+        for file in outside_of_4(sources):
             known = {owner.name: owner for owner in file.classes}
             for owner in file.classes:
                 begun = owner.method("__init__")
@@ -155,7 +156,7 @@ class EmptyTieWeights(Rule):
     messages = ("tie_weights() got an unexpected keyword argument 'recompute_mapping'",)
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
+        for file in outside_of_4(sources):
             for owner in file.classes:
                 method = owner.method("tie_weights")
                 if method is None or not derives_from_theirs(file, owner):
@@ -183,17 +184,27 @@ class EmptyTieWeights(Rule):
         nothing = quant.format(more=", **kwargs", body="pass")
         yield Case("nothing", source_facts(nothing), finds=("error",))
         yield Case("no arguments", source_facts(quant.format(more="", body="super().tie_weights()")), finds=("error",))
+        library = nothing.replace("from transformers", "from ...modeling_utils")
+        yield Case("transformers 4 itself", source_facts(library))
         whole = quant.format(more=", **kwargs", body="super().tie_weights(**kwargs)")
         yield Case("passed on", source_facts(whole))
         yield Case("another library's class", source_facts(nothing.replace("(LlamaForCausalLM)", "(nn.Module)")))
         named = quant.format(more=", missing_keys=None, recompute_mapping=True", body="super().tie_weights()")
         yield Case("the arguments by name", source_facts(named))
+        part = quant.format(more=", recompute_mapping=True", body="super().tie_weights()")
+        yield Case("one of the two", source_facts(part), finds=("error",))
+        yield Case(
+            "one of the two, where nothing is tied", source_facts(part.replace("LlamaForCausalLM", "PreTrainedModel"))
+        )
 
 
 def _fault_of(method: Method, ties: bool) -> str:
     """Return what is wrong with an override; empty where nothing is."""
     callable_by_5 = method.raises or method.accepts or {"missing_keys", "recompute_mapping"} <= set(method.arguments)
-    raises = "" if callable_by_5 else "takes no recompute_mapping, with which transformers 5 calls it: TypeError"
+    lacks = "missing_keys, with which from_pretrained of transformers 5 calls it: TypeError"
+    if "recompute_mapping" not in method.arguments:
+        lacks = "recompute_mapping, with which transformers 5 calls it: TypeError"
+    raises = "" if callable_by_5 or (lacks[0] == "m" and not ties) else f"takes no {lacks}"
     if method.empty and ties:
         return f"does nothing, so that no call ties{', and it ' + raises if raises else ''}"
     return raises

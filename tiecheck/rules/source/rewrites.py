@@ -115,7 +115,7 @@ def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
 
 def _pair_of(file: SourceFile, owner: ModuleClass, listed: str) -> tuple[str, str] | None:
     """Return the full name of a listed one (4.x searched for it anywhere in a name) and the source of its tensor."""
-    built = dict(_built_under(file, owner))
+    built = dict((*owner.built, *owner.parts))
     for target, source in _ties_under(file, owner):
         if target == listed or target.endswith(f".{listed}"):
             return target, source
@@ -142,20 +142,10 @@ def _told_path(file: SourceFile, owner: ModuleClass, getter: str, depth: int = 0
     return path
 
 
-def _built_under(file: SourceFile, owner: ModuleClass, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield path and class of each module that a class of the file builds, those within its parts included."""
-    known = {one.name: one for one in file.classes}
-    for path, name in owner.built:
-        yield path, name
-        part = known.get(name.rpartition(".")[2])
-        if part is not None and depth < DEPTH:
-            yield from ((f"{path}.{inner}", cls) for inner, cls in _built_under(file, part, depth + 1))
-
-
 def _ties_under(file: SourceFile, owner: ModuleClass, depth: int = 0) -> Iterator[tuple[str, str]]:
     """Yield target and source of each parameter that a class of the file, or a part of it, takes from another."""
     known = {one.name: one for one in file.classes}
-    built = dict(_built_under(file, owner))
+    built = dict((*owner.built, *owner.parts))
     for event in (e for method in owner.methods for e in method.events if e.kind == "share"):
         if all(path in built or module_of(path) in built for path in (event.target, event.source)):
             yield event.target, event.source

@@ -20,6 +20,9 @@ from tiecheck.rules.source.sightings import (
     together,
 )
 
+ENGINE = frozenset({f"{engine}.layers.vocab_parallel_embedding" for engine in ("vllm.model_executor", "sglang.srt")})
+"""Modules of engines whose embedding is meant to be the head too: its weight is read by another layer."""
+
 
 class ModuleAliasAssignment(Rule):
     """The head is made the embedding's module, where only its weight was meant.
@@ -47,8 +50,11 @@ class ModuleAliasAssignment(Rule):
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
             for owner in file.classes:
-                for event in _alike_once(e for method in owner.methods for e in method.events if e.kind == "alias"):
-                    if not _is_alias_of_head(owner, event):
+                aliases = (
+                    e for m in owner.methods for e in m.events if e.kind == "alias" and e.source not in m.arguments
+                )
+                for event in _alike_once(aliases):
+                    if ENGINE & set(file.imports) or not _is_alias_of_head(owner, event):
                         continue
                     yield event_draft(
                         file,
@@ -71,6 +77,10 @@ class ModuleAliasAssignment(Rule):
         shared = (
             "class M(nn.Module):\n    def __init__(self, shared):\n        self.encoder.embed_tokens = self.shared\n"
         )
+        setter = "\n    def set_output_embeddings(self, new_embeddings):\n        self.head = new_embeddings\n"
+        yield Case("a setter", source_facts(PLAIN_MODEL + setter))
+        engine = "from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding\n"
+        yield Case("an engine's", source_facts(f"{engine}{PLAIN_MODEL}\n        self.head = self.wte\n"))
         yield Case("an embedding in two stacks, as T5 has it", source_facts(f"{shared}        self.tie_weights()\n"))
 
 
@@ -81,7 +91,8 @@ def _is_alias_of_head(owner: ModuleClass, event: Event) -> bool:
         return False
     built = class_of_path(owner, event.source)
     place = event.source.rpartition(".")[0]
-    by_name = bool(place) and is_embedding(owner, event.source) and event.target.rpartition(".")[0] == place
+    beside = bool(place) and event.target.rpartition(".")[0] == place
+    by_name = is_embedding(owner, event.source) and (beside or "Linear" in class_of_path(owner, event.target))
     return is_head(owner, event.target) and ("Embedding" in built if built else by_name)
 
 
@@ -165,7 +176,7 @@ def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
     built = class_of_path(owner, target), class_of_path(owner, source)
     form = set(event.form.split())
     turned = bool({"t", "T", "mT", "transpose"} & form)
-    if target == source or not all(built):
+    if target == source or not built[0] or not (built[1] or (built[0] == "Linear" and is_embedding(owner, source))):
         return None
     meant = (is_embedding(owner, source) and is_head(owner, target)) or (
         is_embedding(owner, target) and is_head(owner, source)

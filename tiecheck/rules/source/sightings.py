@@ -60,7 +60,8 @@ def methods_in_turn(owner: ModuleClass) -> Iterator[Method]:
 
 def class_of_path(owner: ModuleClass, path: str) -> str:
     """Return the last part of the class that a path is built of; empty where that is not seen."""
-    return next((source.rpartition(".")[2] for target, source in reversed(owner.built) if target == path), "")
+    built = (source for target, source in (*reversed(owner.built), *owner.parts) if target == path)
+    return next(built, "").rpartition(".")[2]
 
 
 def module_of(path: str) -> str:
@@ -114,6 +115,17 @@ def derives_from_theirs(file: SourceFile, owner: ModuleClass) -> bool:
     """
     theirs = any(name.partition(".")[0] == "transformers" or "...modeling_utils" in name for name in file.imports)
     return theirs and any(MODEL_LIKE.search(base) or PUBLISHED.search(base) for base in owner.lineage)
+
+
+def outside_of_4(sources: tuple[SourceFile, ...]) -> Iterator[SourceFile]:
+    """Yield the files that transformers 5 may meet: all but those of a transformers package that itself is of 4.x.
+
+    A file of the package imports relatively; where no class of all maps its tied names, lists are what is right there.
+    """
+    five = any(owner.keys is not None and owner.keys.form == "mapping" for file in sources for owner in file.classes)
+    for file in sources:
+        if five or not any(re.match(r"\.{3,}modeling_utils", name) for name in file.imports):
+            yield file
 
 
 def source_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding

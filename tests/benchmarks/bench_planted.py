@@ -1,0 +1,307 @@
+"""Recall of the rules on sources: `python tests/benchmarks/bench_planted.py [--each N] [--seed N] [--missed]`.
+
+Takes classes of the installed transformers that tie rightly, writes a fault into the text of one, at a drawn place and
+in a drawn spelling, and looks whether the rule speaks on that line. Prints a Markdown table; nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import transformers
+
+from tiecheck.records.source import SourceFile
+from tiecheck.rules.registry import all_rules
+from tiecheck.source.reading import parse_source
+
+RULES = [rule() for rule in all_rules() if rule.code.startswith("TIE8")]
+
+
+class Place(NamedTuple):
+    """A class that builds a head, maps it to an embedding, and calls `post_init()`."""
+
+    path: str
+    lines: tuple[str, ...]
+    cls: ast.ClassDef
+    keys: ast.Assign
+    begun: ast.FunctionDef
+    head: ast.Assign
+    """The statement that builds the head."""
+    target: str
+    source: str
+    """Paths of head and embedding."""
+
+
+Planted = tuple[str, int] | None
+"""The text with the fault, and the line on which it is to be found; None where the idiom does not fit the class."""
+
+
+def places() -> Iterator[Place]:
+    """Every class of the installed transformers that a fault can be written into."""
+    for path in sorted(Path(transformers.__path__[0], "models").glob("*/modeling_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "_tied_weights_keys" in text:
+            lines = tuple(text.splitlines())
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.ClassDef) and (place := _place(str(path), lines, node)):
+                    yield place
+
+
+def _place(path: str, lines: tuple[str, ...], cls: ast.ClassDef) -> Place | None:
+    keys = next(
+        (n for n in cls.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_tied_weights_keys"), None
+    )
+    begun = next((n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if (
+        keys is None
+        or begun is None
+        or not isinstance(keys.value, ast.Dict)
+        or "self.post_init()" not in ast.unparse(begun)
+    ):
+        return None
+    pairs = [
+        (k.value, v.value)
+        for k, v in zip(keys.value.keys, keys.value.values, strict=True)
+        if isinstance(k, ast.Constant) and isinstance(v, ast.Constant)
+    ]
+    for target, source in pairs:
+        plain = all(re.fullmatch(r"[\w.]+\.weight", name) for name in (target, source))
+        head, table = target.removesuffix(".weight"), source.removesuffix(".weight")
+        made = [n for n in begun.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == f"self.{head}"]
+        if (
+            plain
+            and made
+            and ast.unparse(made[0].value).startswith("nn.Linear(")
+            and "config.tie" not in ast.unparse(begun)
+        ):
+            return Place(path, lines, cls, keys, begun, made[0], head, table)
+    return None
+
+
+def after(place: Place, line: int, *new: str) -> Planted:
+    """The text with lines after a line; the last of them is where the fault is."""
+    lines = [*place.lines[:line], *new, *place.lines[line:]]
+    return "\n".join(lines) + "\n", line + len(new)
+
+
+def instead(place: Place, node: ast.stmt, *new: str, at: int = 0) -> Planted:
+    """The text with lines in the place of a statement."""
+    lines = [*place.lines[: node.lineno - 1], *new, *place.lines[node.end_lineno :]]
+    return "\n".join(lines) + "\n", node.lineno + at
+
+
+def statement(template: str) -> Callable[[Place, random.Random], Planted]:
+    """An idiom that is one more statement, with `H` for the head and `E` for the embedding, however they are spelt."""
+
+    def plant(place: Place, rng: random.Random) -> Planted:
+        head, table = f"self.{place.target}", f"self.{place.source}"
+        spelling = rng.randrange(4)
+        before: list[str] = []
+        if spelling == 1 and template.startswith("H."):
+            before, head = [f"head = {head}"], "head"
+        elif spelling == 2:
+            before, table = [f"embeddings = {table}"], "embeddings"
+        elif spelling == 3 and "." in place.source:
+            first, _, rest = place.source.partition(".")
+            before, table = [f"inner = self.{first}"], f"inner.{rest}"
+        code = re.sub(r"\bH\b", head, re.sub(r"\bE\b", table, template)).split("\n")
+        where = rng.randrange(3)
+        if where == 0:  # in the constructor, behind the head
+            return after(place, place.head.end_lineno or 0, *(f"        {line}" for line in (*before, *code)))
+        if where == 1:  # where the config asks for it
+            lines = ["if config.tie_word_embeddings:", *(f"    {line}" for line in (*before, *code))]
+            return after(place, place.begun.end_lineno or 0, *(f"        {line}" for line in lines))
+        lines = ["", "def tie_weights(self, **kwargs):", "    super().tie_weights(**kwargs)"]
+        lines += [f"    {line}" for line in (*before, *code)]
+        return after(place, place.begun.end_lineno or 0, *(f"    {line}" for line in lines))
+
+    return plant
+
+
+def in_constructor(*template: str) -> Callable[[Place, random.Random], Planted]:
+    """An idiom that is one more statement at the end of the constructor."""
+
+    def plant(place: Place, rng: random.Random) -> Planted:
+        line = rng.choice([place.head.end_lineno or 0, place.begun.end_lineno or 0])
+        code = [
+            re.sub(r"\bH\b", f"self.{place.target}", re.sub(r"\bE\b", f"self.{place.source}", one)) for one in template
+        ]
+        return after(place, line, *(f"        {one}" for one in code))
+
+    return plant
+
+
+def listed(place: Place, rng: random.Random) -> Planted:
+    assert isinstance(place.keys.value, ast.Dict)
+    names = [ast.unparse(key) for key in place.keys.value.keys if key]
+    form = rng.choice(
+        [
+            "    _tied_weights_keys = [{}]",
+            "    _tied_weights_keys = ({},)",
+            "    _tied_weights_keys = [\n        {}\n    ]",
+        ]
+    )
+    return instead(place, place.keys, *form.format(", ".join(names)).split("\n"))
+
+
+def misspelt(place: Place, rng: random.Random) -> Planted:
+    name = rng.choice(
+        ["tied_weights_keys", "_tied_weight_keys", "_tie_weights_keys", "__tied_weights_keys", "_tied_keys"]
+    )
+    old = place.lines[place.keys.lineno - 1 : place.keys.end_lineno]
+    return instead(place, place.keys, *"\n".join(old).replace("_tied_weights_keys", name, 1).split("\n"))
+
+
+def itself(place: Place, _: random.Random) -> Planted:
+    return instead(place, place.keys, f'    _tied_weights_keys = {{"{place.target}.weight": "{place.target}.weight"}}')
+
+
+def unbegun(place: Place, _: random.Random) -> Planted:
+    for node in place.begun.body:
+        if ast.unparse(node) == "self.post_init()":
+            text, _line = instead(place, node, "        pass") or ("", 0)
+            return text, place.begun.lineno
+    return None
+
+
+def overridden(place: Place, rng: random.Random) -> Planted:
+    form = rng.choice(
+        [
+            "(self):\n        pass",
+            "(self, *args, **kwargs):\n        return None",
+            '(self, **kwargs):\n        """Nothing."""',
+        ]
+    )
+    return after(place, place.cls.end_lineno or 0, "", *f"    def tie_weights{form}".split("\n")[:1]) and _method(
+        place, form
+    )
+
+
+def _method(place: Place, form: str) -> Planted:
+    lines = ["", *f"    def tie_weights{form}".split("\n")]
+    text, _ = after(place, place.begun.end_lineno or 0, *lines) or ("", 0)
+    return text, (place.begun.end_lineno or 0) + 2
+
+
+def four(place: Place, rng: random.Random) -> Planted:
+    body = rng.choice(
+        ["super().tie_weights()", f"self._tie_or_clone_weights(self.{place.target}, self.{place.source})"]
+    )
+    return _method(place, f"(self):\n        {body}")
+
+
+def rebound(place: Place, rng: random.Random) -> Planted:
+    made = "\n".join(place.lines[place.head.lineno - 1 : place.head.end_lineno])
+    tie = f"        self.{place.target}.weight = self.{place.source}.weight"
+    lost = rng.choice([made, f"        self.{place.target}.weight = nn.Parameter(torch.zeros(1, 1))"])
+    text, line = after(place, place.head.end_lineno or 0, tie, *lost.split("\n")) or ("", 0)
+    return text, (place.head.end_lineno or 0) + 1 if line else 0
+
+
+def repeated(place: Place, rng: random.Random) -> Planted:
+    text = "\n".join(place.lines) + "\n"
+    found = list(re.finditer(r"\[(\w+(?:Layer|Block)\w*)\((config)[^()\n]*\) for \w+ in range\(([\w.]+)\)\]", text))
+    if not found:
+        return None
+    one = rng.choice(found)
+    new = rng.choice(["[{0}({1})] * {2}", "{2} * [{0}({1})]", "[{0}({1}, 0)] * {2}"]).format(*one.groups())
+    return text[: one.start()] + new + text[one.end() :], text[: one.start()].count("\n") + 1
+
+
+def bypassed(place: Place, rng: random.Random) -> Planted:
+    lines = list(place.lines)
+    inside = range(place.cls.lineno - 1, place.cls.end_lineno or 0)
+    calls = [i for i in inside if re.search(rf"= self\.{re.escape(place.target)}\((.+)\)$", lines[i])]
+    others = [i for i in inside if f"self.{place.target}" in lines[i] and i not in calls]
+    allowed = {place.head.lineno - 1}
+    if len(calls) != 1 or set(others) - allowed - {i for i in others if "return" in lines[i] or "new_emb" in lines[i]}:
+        return None
+    form = rng.choice(["F.linear({}, self.{}.weight)", "{} @ self.{}.weight.t()", "torch.matmul({}, self.{}.weight.T)"])
+    given = re.search(rf"self\.{re.escape(place.target)}\((.+)\)$", lines[calls[0]])
+    assert given is not None
+    lines[calls[0]] = lines[calls[0]][: given.start()] + form.format(given[1], place.source)
+    return "\n".join(lines) + "\n", calls[0] + 1
+
+
+def kept(place: Place, rng: random.Random) -> Planted:
+    forward = next((n for n in place.cls.body if isinstance(n, ast.FunctionDef) and n.name == "forward"), None)
+    if forward is None:
+        return None
+    form = rng.choice(
+        ["self.out_w = H.weight.t()", "self.out_w = H.weight.detach().clone()", "w = H.weight\nself.out_w = w.T"]
+    )
+    code = [f"        {line}" for line in form.replace("H", f"self.{place.target}").split("\n")]
+    used = place._replace(
+        lines=(*place.lines[: forward.end_lineno], "        out_w = self.out_w", *place.lines[forward.end_lineno :])
+    )
+    return after(used, place.begun.end_lineno or 0, *code)
+
+
+IDIOMS: dict[str, tuple[str, Callable[[Place, random.Random], Planted]]] = {
+    "a list of keys": ("TIE803", listed),
+    "a misspelt declaration": ("TIE804", misspelt),
+    "a misspelt flag": ("TIE804", in_constructor("config.tie_word_embedding = True")),
+    "a key mapped to itself": ("TIE805", itself),
+    "`post_init()` left out": ("TIE814", unbegun),
+    "`tie_weights` with nothing": ("TIE815", overridden),
+    "`tie_weights(self)` of 4.x": ("TIE815", four),
+    "`.data = .data`": ("TIE802", statement("H.weight.data = E.weight.data")),
+    "`.data =` the parameter": ("TIE802", statement("H.weight.data = E.weight")),
+    "`nn.Parameter(w)`": ("TIE802", statement("H.weight = nn.Parameter(E.weight)")),
+    "`nn.Parameter(w.data)`": ("TIE802", statement("H.weight = torch.nn.Parameter(E.weight.data)")),
+    "`nn.Parameter(w.clone())`": ("TIE802", statement("H.weight = nn.Parameter(E.weight.clone())")),
+    "`deepcopy(w)`": ("TIE802", statement("H.weight = copy.deepcopy(E.weight)")),
+    "the module for the weight": ("TIE801", statement("H = E")),
+    "tied whatever the config says": ("TIE808", in_constructor("H.weight = E.weight")),
+    "tied, and rebound": ("TIE806", rebound),
+    "`[Layer()] * n`": ("TIE813", repeated),
+    "a head that forward goes around": ("TIE809", bypassed),
+    "a plain tensor": ("TIE816", kept),
+    "a closure": ("TIE817", in_constructor("self.logits = lambda x: x @ H.weight.t()")),
+}
+
+
+def found(file: SourceFile | None) -> set[tuple[str, int | None]]:
+    """Code and line of every finding on one file."""
+    drafts = ((rule, draft) for rule in RULES for draft in rule.check(() if file is None else (file,)))
+    return {(rule.code, draft.locations[0].line) for rule, draft in drafts}
+
+
+def main() -> None:
+    """Plant, look, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--each", type=int, default=40, help="places an idiom")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--missed", action="store_true", help="print what is not found")
+    options = parser.parse_args()
+    every = list(places())
+    print(f"{len(every)} classes of transformers {transformers.__version__}, seed {options.seed}\n")
+    print("| idiom | rule | planted | found |\n|---|---|---|---|")
+    total = seen = 0
+    for name, (code, plant) in IDIOMS.items():
+        rng = random.Random(f"{options.seed} {name}")
+        planted = hits = 0
+        for place in rng.sample(every, len(every)):
+            made = plant(place, rng) if planted < options.each else None
+            if made is None:
+                continue
+            text, line = made
+            ast.parse(text)
+            planted += 1
+            hit = (code, line) in found(parse_source(text.encode(), "model.py"))
+            hits += hit
+            if not hit and options.missed:
+                print(f"missed: {place.path} {place.cls.name} line {line}: {text.splitlines()[line - 1].strip()}")
+        total, seen = total + planted, seen + hits
+        print(f"| {name} | {code} | {planted} | {hits} |")
+    print(f"| all | | {total} | {seen} ({seen / total:.1%}) |")
+
+
+if __name__ == "__main__":
+    main()
