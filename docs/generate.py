@@ -40,10 +40,11 @@ from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
 from tiecheck.rules.base import Rule
 from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import FAMILIES, rules_of_family
+from tiecheck.rules.registry import FAMILIES, rule_of, rules_of_family
+from tiecheck.rules.symptoms import SYMPTOMS
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = ("README.md", "CONTRIBUTING.md", "docs/inspect.md")
+BLOCKS = ("README.md", "docs/tour.md", "CONTRIBUTING.md", "docs/inspect.md")
 """Pages written by hand, with generated blocks in them."""
 LIVE = all(find_spec(name) for name in ("torch", "transformers", "accelerate"))
 HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
@@ -76,6 +77,7 @@ def pages(kept: set[str]) -> dict[str, str]:
         "tiecheck/render/survive.schema.json": json.dumps(survival_schema(), indent=1) + "\n",
         "tiecheck/config/config.schema.json": json.dumps(config_schema(), indent=1) + "\n",
         "docs/rules.md": rules_page(),
+        "docs/symptoms.md": symptoms_page(),
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
         "docs/evidence/failures.md": failures_page(),
@@ -236,6 +238,22 @@ def rules_page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def symptoms_page() -> str:
+    """Return the messages that people see, each with its rules and when it is harmless."""
+    rows = []
+    for one in SYMPTOMS:
+        codes = [code for code in one.codes.split() if code in INDEX]
+        links = " ".join(f"[{code}](rules.md#{code.lower()}-{rule_of(code).name})" for code in codes)
+        says = one.says.replace("|", "\\|")
+        rows.append(f"| {f'`` {says} ``' if '`' in says else f'`{says}`'} | {links} | {one.when} |")
+    head = (
+        '# Symptoms\n\n`tiecheck rule "a pasted message"` looks here, and in the texts of the rules; `...` varies. '
+        "A symptom in plain words\n(`tiecheck rule random head`) leads to rules as well."
+    )
+    table = "\n".join(["| you saw | rules | |", "|---|---|---|", *rows])
+    return f"{HEAD}{head}\n\n{table}\n"
+
+
 def failures_page() -> str:
     """Return the failures that people met, each with its rule and its test."""
     made = runpy.run_path(str(ROOT / "tests" / "evidence" / "failures.py"))
@@ -317,7 +335,7 @@ def with_blocks(text: str, kept: set[str]) -> str:
         text: The page as it is.
         kept: Gets the blocks that only the `live` extra could make, where it is not installed: they stay as they are.
     """
-    tables = {"rules": lambda: rules_table("docs/rules.md"), "rooms": rooms_table, "facts": facts_table}
+    tables = {"rooms": rooms_table, "facts": facts_table}
 
     def block(match: re.Match[str]) -> str:
         name = match[2]

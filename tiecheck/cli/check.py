@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tiecheck.cli.settings import config_options, settle_options
-from tiecheck.cli.streams import PlainCommand
+from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
@@ -49,8 +49,22 @@ class CheckCommand(PlainCommand):
     "--inputs", metavar="FILE.py:FUNCTION", help="What that function returns is what the pass is given. Implies --uses."
 )
 @click.option("--target", "drafts_for", metavar="DIR", help="The model of a draft, to compare their embeddings.")
-@click.option("--select", multiple=True, callback=_codes, metavar="CODES", help="Run these rules only (TIE1, TIE301).")
-@click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Leave these rules out.")
+@click.option(
+    "--select",
+    multiple=True,
+    callback=_codes,
+    shell_complete=complete_codes,
+    metavar="CODES",
+    help="Run these rules only (TIE1, TIE301).",
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    callback=_codes,
+    shell_complete=complete_codes,
+    metavar="CODES",
+    help="Leave these rules out.",
+)
 @click.option(
     "--changed-only",
     is_flag=False,

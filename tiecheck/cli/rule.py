@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
-from tiecheck.cli.streams import PlainCommand
+from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.errors import UsageError
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-
-def complete_codes(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the codes that begin as what was typed does, for the shell; lists with commas grow by their last word."""
-    from click.shell_completion import CompletionItem
-
-    from tiecheck.rules.index import INDEX
-
-    before, comma, last = incomplete.rpartition(",")
-    return [CompletionItem(f"{before}{comma}{code}") for code in INDEX if code.startswith(last.upper())]
 
 
 @click.command("rule", cls=PlainCommand, short_help="Explain a rule, or find the rules behind a pasted message.")

@@ -8,11 +8,14 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tiecheck.errors import OutOfTimeError, Terminated, near_words, shown
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class ClosedStream(io.TextIOBase):
@@ -56,6 +59,16 @@ OPTIONS = {
     "--explain": "the command `tiecheck rule`",
 }
 """What other tools call an option -> ours."""
+
+
+def complete_codes(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the codes that begin as what was typed does, for the shell; lists with commas grow by their last word."""
+    from click.shell_completion import CompletionItem
+
+    from tiecheck.rules.index import INDEX
+
+    before, comma, last = incomplete.rpartition(",")
+    return [CompletionItem(f"{before}{comma}{code}") for code in INDEX if code.startswith(last.upper())]
 
 
 class PlainCommand(click.Command):

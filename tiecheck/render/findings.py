@@ -37,7 +37,8 @@ def finding_lines(finding: Finding, target: TargetReport, detail: Detail) -> Ite
     verbose = detail == "all"
     whom = "" if verbose else whom_text(finding, target)
     name = f": {finding.name}{f' (suppressed: {finding.suppressed})' if finding.suppressed else ''}" if verbose else ""
-    text = finding.message if verbose else _short(finding.message, target if whom else None, brief=detail != "most")
+    told = {title.partition(" ")[0] for title in finding.hurts or ()} | {entry.loader for entry in target.loaders}
+    text = finding.message if verbose else _short(finding.message, told if whom else set(), brief=detail != "most")
     if verbose or (finding.confidence != "high" and detail == "most"):
         text += f" Confidence: {finding.confidence}."
     yield Line(f"{head}{name}: {text}", 2, 2, SEVERITY_TONES[finding.severity], len(head))
@@ -53,14 +54,12 @@ def _labelled(label: str, text: str, tone: str = "dim") -> Line:
     return Line(f"{label:<{LABEL}}{text}", 4, LABEL, tone, None if tone == "dim" else len(label))
 
 
-def _short(message: str, told: TargetReport | None, *, brief: bool) -> str:
+def _short(message: str, told: set[str], *, brief: bool) -> str:
     """Return the first sentence of a message, and those after it that say nothing of loaders which are told anyhow."""
     first, *others = SENTENCE.split(message)
-    if brief or not others:
-        return f"{first.rstrip('.')}."
-    loaders = {entry.loader for entry in told.loaders} if told is not None else set()
-    kept = [text for text in others if not any(loader in text for loader in loaders)]
-    return ". ".join([first, *kept]).rstrip(".") + "."
+    kept = [] if brief else [text for text in others if not any(loader in text for loader in told)]
+    text = ". ".join([first, *kept])
+    return text if text.endswith(".") else f"{text}."
 
 
 def whom_text(finding: Finding, target: TargetReport) -> str:
@@ -70,15 +69,17 @@ def whom_text(finding: Finding, target: TargetReport) -> str:
     mine = {word.partition("=")[0] for word in target.judged_for or ()}
     entries = [entry for entry in target.loaders if set(entry.names) & set(finding.names)]
     hurt = [entry for entry in entries if _title(entry) in finding.hurts and entry.outcome in HURTS]
-    if {_title(entry) for entry in hurt} != set(finding.hurts):
-        titles = sorted(finding.hurts, key=lambda title: bool(mine) and title.split(" ")[0] not in mine)
-        return ", ".join(titles)
+    others = [title for title in finding.hurts if title not in map(_title, hurt)]
+    if not hurt or (others and not mine):
+        return ", ".join(sorted(finding.hurts, key=lambda title: bool(mine) and title.split(" ")[0] not in mine))
     several = {entry.loader for entry in entries if entry.outcome not in HURTS}
     ways: dict[Outcome, list[str]] = {}
     for entry in sorted(hurt, key=lambda entry: bool(mine) and entry.loader not in mine):
         title = _title(entry) if entry.loader in several else entry.loader
         ways.setdefault(entry.outcome, []).append(title)
     text = "; ".join(f"{LOST[way]} in {', '.join(dict.fromkeys(whom))}" for way, whom in ways.items())
+    if others:
+        text += f"; besides {_first(others)}"
     fine = [_title(entry) for entry in entries if entry.outcome not in {*HURTS, "unknown"}]
     fine = [title for title in dict.fromkeys(fine) if title not in finding.hurts]
     return f"{text}; not {_first(fine)}" if fine else text
