@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
-from tiecheck.scale.stored import HARMLESS, NO_NORM, predicted_deviation, stored_scale
+from tiecheck.scale.prediction import predicted_deviation
+from tiecheck.scale.stored import HARMLESS, NO_NORM, stored_scale
 
 WIDTH, VOCABULARY = 64, 512
 NAMES = ("lm_head.weight", "wte.weight")

@@ -36,3 +36,19 @@ class InitScale(Record):
     """Reason why something could not be measured."""
     own: str | None = None
     """Key of the config that holds this very deviation, where the class is the library's own: its init draws it so."""
+    drawn: str | None = None
+    """Initial draw that the tensor carries, in words: of `nn.Embedding`, of `nn.Linear`; None where it is neither's."""
+    embedding_scale: float | None = None
+    """Factor on the looked-up rows; None where nobody could see it, and for the four that follow from it."""
+    share: float | None = None
+    """Predicted cosine between the final hidden state and the token's own row."""
+    predicted_margin: float | None = None
+    """Predicted logit of a position's own token, less the largest of the others."""
+    predicted_loss: float | None = None
+    """Predicted cross-entropy of random tokens, in nats."""
+    predicted_sampled: float | None = None
+    """Predicted probability that sampling among the 50 likeliest tokens repeats the position's own."""
+    margin: float | None = None
+    """Measured margin."""
+    sampled: float | None = None
+    """Measured probability of that repetition."""

@@ -120,6 +120,20 @@ def _mean(values: Sequence[float]) -> float:
         return math.nan
 
 
+def draw_of(sample: Sample) -> str | None:
+    """Name the default draw that a matrix carries, the side of a tie that won; None for any other."""
+    moments = _moments(sample.runs)
+    slack = max(0.03, 4 / math.sqrt(2 * max(1, moments.size)))
+    if moments.std == 0 or not _one_draw(sample.runs, moments):
+        return None
+    if abs(moments.std - 1) < slack and moments.kurtosis > 2.2:  # a uniform draw has 1.8
+        return "the normal draw of nn.Embedding (standard deviation 1)"
+    bound = 1 / math.sqrt(sample.shape[1])
+    if abs(moments.std * math.sqrt(3) / bound - 1) < slack and moments.kurtosis < 2.2:
+        return f"the uniform draw of nn.Linear (bound 1/sqrt({sample.shape[1]}))"
+    return None
+
+
 NO_MATRIX = "there is no weight matrix that could tell whether the model is trained"
 
 

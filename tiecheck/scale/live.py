@@ -13,22 +13,25 @@ from torch.nn.parameter import is_lazy
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
+from tiecheck.scale.prediction import own_share, predict_untrained, predicted_deviation
 from tiecheck.scale.stored import (
     HARMLESS,
     NO_NORM,
     TrainingEvidence,
-    predicted_deviation,
     scale_record,
     untrained_verdict,
 )
 from tiecheck.trace import forward
-from tiecheck.trace.reads import is_norm_layer
+from tiecheck.trace.reads import ReadTrace, is_norm_layer
 
 _ELEMENTS = 1 << 24
 _CLOSE = 0.01
 
 _ON_META = "on meta: the weights were not looked at"
 _SMALL = "no forward pass: the scale does no harm unless the class multiplies its logits"
+
+
+_NO_HEAD = TrainingEvidence(untrained=False, evidence="its forward makes no logits of this tensor")
 
 
 class _Head(NamedTuple):
@@ -39,7 +42,9 @@ class _Head(NamedTuple):
     reason: str | None
 
 
-def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None = None) -> InitScale | Unknown:
+def live_scale(
+    module: nn.Module, names: tuple[str, ...], *, std: float | None = None, measure: bool = False
+) -> InitScale | Unknown:
     """Return the scale of a live module's tied tensor, predicted and, where it may do harm, measured.
 
     A module with weights is judged by them. If it is untrained and the logits' deviation may reach `HARMLESS`, one
@@ -52,6 +57,7 @@ def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None =
         module: The model, on meta or with weights.
         names: The names of the tied tensor, shape (vocabulary, width): embedding and head, or one functional name.
         std: On meta: the standard deviation of the stored tensor.
+        measure: True to run the model whatever its weights look like.
 
     Returns:
         The record, with a reason where the forward pass failed or the trail from head to logits was lost. Unknown
@@ -61,13 +67,15 @@ def live_scale(module: nn.Module, names: tuple[str, ...], *, std: float | None =
     if isinstance(tied, Unknown):
         return tied
     if not tied.is_meta:
-        return _with_weights(module, names, tied)
+        return _with_weights(module, names, tied, measure=measure)
     if std is None:
         return Unknown("on meta: there are no weights to look at")
     return _on_meta(module, names, tied, std)
 
 
-def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor) -> InitScale | Unknown:
+def _with_weights(
+    module: nn.Module, names: tuple[str, ...], tied: torch.Tensor, *, measure: bool
+) -> InitScale | Unknown:
     """Return the record of a module that has weights; a forward pass only where it may show something."""
     if any(p.is_meta and not is_lazy(p) for p in module.parameters()):
         return Unknown("some weights are on meta")
@@ -76,12 +84,14 @@ def _with_weights(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor)
         return Unknown(f"{names[0]} holds values that are not finite")
     verdict = _verdict(module, tied)
     assumed = predicted_deviation(std, tied.shape[1], 1.0, 1.0)
+    known = TrainingEvidence(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
+    base = scale_record(names, tied.shape, std, known)._replace(drawn=initial_draw.draw_of(_sample(names[0], tied)))
+    if measure:
+        return _measured(module, names[0], base)
     if assumed < HARMLESS:
-        known = TrainingEvidence(untrained=False, evidence=verdict.reason) if isinstance(verdict, Unknown) else verdict
-        return scale_record(names, tied.shape, std, known)._replace(predicted=assumed, reason=_SMALL)
+        return base._replace(predicted=assumed, reason=_SMALL)
     if isinstance(verdict, Unknown):
         return verdict
-    base = scale_record(names, tied.shape, std, verdict)
     return _measured(module, names[0], base) if verdict.untrained else base
 
 
@@ -178,9 +188,11 @@ def _sample(name: str, tensor: torch.Tensor) -> initial_draw.Sample:
 def _on_meta(module: nn.Module, names: tuple[str, ...], tied: torch.Tensor, std: float) -> InitScale | Unknown:
     """Return the head's scale, watched on meta; nothing if the head's input or its product cannot be followed."""
     passed = forward.run_on_random_tokens(module, tied)
-    if isinstance(passed, str):
+    if isinstance(passed, str) and not _is_encoder(module, names, passed):
         return Unknown(passed)
-    head = _head(passed, measure=False)
+    if isinstance(passed, str):
+        return scale_record(names, tied.shape, std, _NO_HEAD)._replace(predicted=0.0, reason=_NO_HEAD.evidence)
+    head = _head(passed.trace, passed.logits, measure=False)
     if head.scale is None or head.rms is None:
         return Unknown(head.reason or "the head could not be followed")
     predicted = predicted_deviation(std, tied.shape[1], head.rms, head.scale)
@@ -197,27 +209,60 @@ def _measured(module: nn.Module, name: str, base: InitScale) -> InitScale:
             return base._replace(reason=f"lazy layers saw no input yet, and no copy can be made: {error}")
     passed = forward.run_on_random_tokens(module, module.get_parameter(name))
     if isinstance(passed, str):
+        if _is_encoder(module, base.names, passed):
+            return base._replace(predicted=0.0, reason=_NO_HEAD.evidence)
         return base._replace(reason=passed)
-    head = _head(passed, measure=True)
-    predicted = None
+    head = _head(passed.trace, passed.logits, measure=True)
+    base = base._replace(head_scale=head.scale, hidden_rms=head.rms, reason=head.reason)
     if base.std is not None and head.scale is not None and head.rms is not None:
         predicted = predicted_deviation(base.std, base.width, head.rms, head.scale)
-    base = base._replace(head_scale=head.scale, hidden_rms=head.rms, predicted=predicted, reason=head.reason)
+        base = _own_token(module, passed, base._replace(predicted=predicted), predicted)
     shown = forward.logits_figures(passed.logits, passed.ids)
     if isinstance(shown, str):
         return base._replace(reason=base.reason or shown)
-    return base._replace(measured=shown.deviation, loss=shown.loss, repeats=shown.repeats)
+    return base._replace(
+        measured=shown.deviation, loss=shown.loss, repeats=shown.repeats, margin=shown.margin, sampled=shown.sampled
+    )
 
 
-def _head(passed: forward.Pass, *, measure: bool) -> _Head:
+def _is_encoder(module: nn.Module, names: tuple[str, ...], why: str) -> bool:
+    """Return True if a model gives out no logits and registers its tied tensor in embeddings alone: it has no head."""
+    owners = [module.get_submodule(name.rpartition(".")[0]) for name in names]
+    return why.startswith(forward.NO_LOGITS) and all(isinstance(owner, nn.Embedding) for owner in owners)
+
+
+def _own_token(module: nn.Module, passed: forward.Pass, base: InitScale, deviation: float) -> InitScale:
+    """Complete a prediction by what becomes of each position's own token, where its row could be followed."""
+    tied = module.get_parameter(base.names[0])
+    scale, added = None, 0.0
+    for read in passed.trace.reads:
+        table = passed.trace.sources[read.sources[0]]
+        if read.role == "embedding" and table is tied:
+            scale = read.scale if scale is None else scale
+        elif table.dim() > 1 and table.shape[-1] == base.width and (read.role == "embedding" or read.op == "add"):
+            added += (_deviation(table) * (read.scale or 1.0)) ** 2
+    if scale is None or base.std is None:
+        return base
+    blocks = max((len(m) for m in module.modules() if isinstance(m, nn.ModuleList)), default=0)
+    share = own_share(base.std, scale, added, blocks)
+    found = predict_untrained(deviation, base.width, base.vocabulary, share)
+    return base._replace(
+        embedding_scale=scale,
+        share=share,
+        predicted_margin=found.margin,
+        predicted_loss=found.loss,
+        predicted_sampled=found.repeats,
+    )
+
+
+def _head(trace: ReadTrace, logits: torch.Tensor, *, measure: bool) -> _Head:
     """Return the head's scale and the root mean square of its input, as counted from the last normalisation layer."""
-    trace = passed.trace
     if not trace.heads:
         return _Head(None, None, "no product with the tied tensor was seen in the forward pass")
-    reached = trace.reached(passed.logits)
-    use, factor = (
-        reached if reached and reached[0] in trace.heads else (trace.heads[-1], _ratio(passed) if measure else None)
-    )
+    reached = trace.reached(logits)
+    if reached is None or reached[0] not in trace.heads:
+        reached = trace.heads[-1], _ratio(trace, logits) if measure else None
+    use, factor = reached
     reason = None if factor is not None else f"the logits are made of the head's product by `{trace.lost or 'unknown'}`"
     before = 1.0 if use.norm is None else use.norm
     rms = None if use.norm is None else 1.0
@@ -229,9 +274,9 @@ def _head(passed: forward.Pass, *, measure: bool) -> _Head:
 
 
 @torch.no_grad()
-def _ratio(passed: forward.Pass) -> float | None:
+def _ratio(trace: ReadTrace, logits: torch.Tensor) -> float | None:
     """Return the constant factor between the head's product and the logits, if there is one."""
-    product, logits = passed.trace.heads[-1].product, passed.logits
+    product = trace.heads[-1].product
     if product is None or product is logits or product.numel() != logits.numel():
         return None
     ours, theirs = product.reshape(-1).float(), logits.reshape(-1).float()

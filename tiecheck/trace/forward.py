@@ -16,6 +16,9 @@ from tiecheck.trace.reads import ReadTrace, watch_reads
 
 BATCH = 4
 LENGTH = 64
+NO_LOGITS = "the model's output holds no logits"
+SAMPLED = 50
+"""Tokens that sampling chooses among (top-k)."""
 LOGITS = 1 << 24
 """Most logits that are made at a time; a larger vocabulary gets fewer rows."""
 
@@ -43,6 +46,10 @@ class Shown(NamedTuple):
     """Cross-entropy of random next tokens, in nats."""
     repeats: float
     """Share of positions whose most likely next token is the input token."""
+    margin: float
+    """Logit of the input token less the largest of the others, averaged over positions."""
+    sampled: float
+    """Probability that sampling among the 50 likeliest takes the input token, averaged over positions."""
 
 
 def run_on_random_tokens(module: nn.Module, tied: torch.Tensor) -> Pass | str:
@@ -72,7 +79,7 @@ def run_on_random_tokens(module: nn.Module, tied: torch.Tensor) -> Pass | str:
             continue
         logits = _find_logits(output, vocabulary, trace)
         if logits is None:
-            return f"the model's output holds no logits over {vocabulary} tokens"
+            return f"{NO_LOGITS} over {vocabulary} tokens"
         return Pass(ids, logits, trace)
     return failure
 
@@ -105,11 +112,16 @@ def logits_figures(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
     mine = flat.gather(1, own)
     mean = (flat.sum(dim=-1, keepdim=True) - mine) / (vocabulary - 1)
     square = (flat.square().sum(dim=-1, keepdim=True) - mine.square()) / (vocabulary - 1)
+    top = flat.topk(min(SAMPLED, vocabulary), dim=-1)
+    probabilities = (top.values.softmax(dim=-1) * (top.indices == own)).sum(dim=-1)
+    others = flat.scatter(1, own, -math.inf).amax(dim=-1, keepdim=True)
     targets = random_tokens(vocabulary, (flat.shape[0],), flat.device, seed=1)
     figures = Shown(
         deviation=math.sqrt(max(0.0, float((square - mean.square()).mean()))),
         loss=float(nn.functional.cross_entropy(flat, targets)),
         repeats=float((flat.argmax(dim=-1, keepdim=True) == own).float().mean()),
+        margin=float((mine - others).mean()),
+        sampled=float(probabilities.mean()),
     )
     return figures if all(map(math.isfinite, figures)) else "the logits are not finite"
 

@@ -225,7 +225,7 @@ class ReadTrace(TorchFunctionMode):
             if trail.kind == "read":
                 read = self.reads[trail.sources[0]]
                 read.ended = read.ended or place != kept
-                if self._is_head(read) and (place != kept or followed.factor is None):
+                if self._is_head(read) and (place != kept or (followed.factor is None and trail.factor is not None)):
                     self.lost = call.name
         return followed
 

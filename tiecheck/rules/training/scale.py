@@ -85,11 +85,12 @@ class EmbeddingScaleOnTiedHead(Rule):
             if fact.repeats is not None
             else ""
         )
+        carries = f" It carries {fact.drawn}." if fact.drawn else ""
         wanted = min(0.02, math.sqrt(0.2 / fact.width))
         path = python_path(fact.names[0])
         return Draft(
             f"{' and '.join(fact.names)} are one tensor with standard deviation {std:.3g}, and the model is "
-            f"untrained ({fact.evidence}). Its logits deviate by {predicted:.1f} as predicted "
+            f"untrained ({fact.evidence}).{carries} Its logits deviate by {predicted:.1f} as predicted "
             f"(std * sqrt({fact.width})){measured}.{loss}{repeats}",
             fact.names,
             (tensor_place(fact.names[0], f"std {std:.3g}, d_model {fact.width}"),),
