@@ -27,6 +27,7 @@ import click
 from click.testing import CliRunner
 
 import tiecheck.records.placement
+import tiecheck.records.scale
 import tiecheck.records.uses
 from tiecheck.cli.main import COMMANDS, cli
 from tiecheck.config.file import KEYS
@@ -193,7 +194,9 @@ def type_schema(hint: Any) -> dict[str, Any]:
     if origin is Mapping:  # JSON has no keys but texts
         return {"type": "object", "additionalProperties": type_schema(arguments[1])}
     documents = field_documents(hint)
-    lazy = vars(tiecheck.records.placement) | vars(tiecheck.records.uses)  # imported for types alone
+    lazy = (
+        vars(tiecheck.records.placement) | vars(tiecheck.records.uses) | vars(tiecheck.records.scale)
+    )  # imported for types alone
     hints = {name: kind for name, kind in get_type_hints(hint, localns=lazy).items() if name not in INTERNAL}
     described = {name: type_schema(kind) | {"description": documents[name]} for name, kind in hints.items()}
     return strict(described)

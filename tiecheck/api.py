@@ -56,7 +56,7 @@ def check(
         beside: Another model, or several, that was made from a live module: a reference, an average, a teacher. What
             the two share is looked at too (TIE319).
         options: Fields of `Config` (`tiecheck.config.options`): `select`, `ignore`, `fail_on`, `strict`, `values`,
-            `live`, `load`, `uses` (trace a forward pass) and `inputs` (of it, as `uses` takes them),
+            `live`, `load`, `uses` (trace a forward pass), `inputs` (of it, as `uses` takes them), `measure` (run it),
             `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `base` (of an
             adapter), `drafts_for` (`--target`), `judge_for`, `revision`, `offline`; and of a placement `device_map` (a
             strategy, a device, a JSON file or a map) with `max_memory`, `dtype`, `no_split`, `hash_seeds` and
@@ -91,7 +91,7 @@ def inspect(
         target: What `tiecheck inspect TARGET` takes, or a live `nn.Module`, which is not changed.
         config: A configuration file, as for `check`.
         ties: A contract of your own, as for `check`.
-        options: Fields of `tiecheck.config.options.Config`: `values`, `live`, `load`, `uses`, `inputs`,
+        options: Fields of `tiecheck.config.options.Config`: `values`, `live`, `load`, `uses`, `inputs`, `measure`,
             `trust_remote_code`, `revision`, `offline`.
 
     Returns:

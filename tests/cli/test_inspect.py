@@ -291,3 +291,14 @@ def test_inputs_come_from_a_file(tiecheck_cli, source: Path, tmp_path: Path) -> 
     for text, told in ((f"{given}:other", "has no function 'other'"), ("none.py:make", "none.py is no Python file")):
         result = tiecheck_cli("inspect", target, "--inputs", text)
         assert (result.exit_code, told in " ".join(result.output.split())) == (2, True)
+
+
+def test_a_measurement_stands_beside_the_prediction(tiecheck_cli) -> None:
+    target = str(CASES_DIR / "gpt2-embedding-draw")
+    output = tiecheck_cli("inspect", target, "--measure", "--trust-remote-code").output
+    assert "carries the normal draw of nn.Embedding" in output
+    predicted, measured = re.search(r"  logits +(\S+) +(\S+)  standard", output).groups()
+    assert float(measured) == pytest.approx(float(predicted), rel=0.02)
+    (scale,) = target_of(tiecheck_cli, target, "--measure", "--trust-remote-code")["scale"]
+    assert (round(scale["predicted"], 1), scale["untrained"]) == (8.0, True)
+    assert target_of(tiecheck_cli, target, "--live", "--trust-remote-code")["scale"] == []

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import nn
+from used_models import MODELS, Known
 
 import tiecheck
 from tiecheck.records.uses import Use, names_not_taken
@@ -103,3 +104,11 @@ def test_a_slot_that_no_pass_takes_is_told() -> None:
     uses = tiecheck.uses(Slot())
     assert [use.role for use in uses] == ["embedding", "linear"]
     assert names_not_taken(uses) == ("ff_out.weight",)
+
+
+@pytest.mark.parametrize("known", MODELS, ids=lambda known: known.name)
+def test_uses_are_those_written_down(known: Known) -> None:
+    model = known.build()
+    uses = tiecheck.uses(model, known.inputs)
+    assert brief(uses, *known.names) == [(r, t, s if s is None else round(s, 6), by) for r, t, s, by in known.uses]
+    assert not any(use.held == "nowhere" for use in uses)

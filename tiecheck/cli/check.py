@@ -49,6 +49,7 @@ class CheckCommand(PlainCommand):
     "--inputs", metavar="FILE.py:FUNCTION", help="What that function returns is what the pass is given. Implies --uses."
 )
 @click.option("--target", "drafts_for", metavar="DIR", help="The model of a draft, to compare their embeddings.")
+@click.option("--measure", is_flag=True, help="Also run the model and measure its logits. Implies --load and --uses.")
 @click.option(
     "--select",
     multiple=True,
@@ -152,8 +153,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
     A directory is read by its headers and config, and by bytes where two members of a group are stored; of a remote
     model only headers and config are fetched, and bytes with `--values always`. Nothing is imported and no code is run
-    unless --live, --load, --uses, --rehearse, --trust-remote-code or --device-map asks for it. `module:attribute` and
-    `file.py:attribute` run that code.
+    unless --live, --load, --uses, --measure, --rehearse, --trust-remote-code or --device-map asks for it.
+    `module:attribute` and `file.py:attribute` run that code.
 
     Exit status: 0 checked and clean, 1 findings, 2 something could not be checked.
     """

@@ -15,7 +15,7 @@ from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import UsageError
 
 READING = (
-    *("live", "load", "uses", "inputs", "trust_remote_code", "values", "revision", "offline", "timeout"),
+    *("live", "load", "uses", "inputs", "measure", "trust_remote_code", "values", "revision", "offline", "timeout"),
     *("config", "isolated"),
 )
 """Options that say how a target is read."""

@@ -52,6 +52,9 @@ class Config(Record):
     inputs: Any = None
     """Arguments of that pass: `FILE.py:FUNCTION` that makes them, or what `tiecheck.uses` takes; None to make some up.
     Implies `uses`."""
+    measure: bool = False
+    """True where the model is to be run on random tokens and its logits measured, whatever its weights look like;
+    implies `load` and `uses`."""
 
     changed_only: str | None = None
     """The revision against which git says what changed, of sources the only files to judge; None for all."""
@@ -99,7 +102,7 @@ class Config(Record):
     @property
     def wants_uses(self) -> bool:
         """Tell whether a forward pass is to be traced."""
-        return self.uses or self.inputs is not None
+        return self.uses or self.inputs is not None or self.measure
 
     @property
     def wants_rehearsal(self) -> bool:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from tiecheck.records.loaders import LoaderOutcome, LoaderView
 from tiecheck.records.report import AliasEntry, TieEntry
 from tiecheck.records.stored import Group
-from tiecheck.records.words import Kind
+from tiecheck.records.words import Kind, Unknown
 
 if TYPE_CHECKING:
+    from tiecheck.config.options import Config
     from tiecheck.facts.registry import FactName, Facts
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
+    from tiecheck.records.scale import InitScale
 
     T = TypeVar("T", Tie, DeclaredTie)
 
@@ -28,6 +30,12 @@ def known_layers(facts: Facts) -> tuple[str, ...]:
         "used": ("uses",),
     }
     return tuple(layer for layer, names in layers.items() if any(facts.known(name) is not None for name in names))
+
+
+def measured_scales(facts: Facts, config: Config) -> tuple[InitScale, ...]:
+    """Return what was predicted and measured of tied matrices, where that was asked for."""
+    found = (facts.known("scale") or ()) if config.measure else ()
+    return tuple(one for one in found if not isinstance(one, Unknown))
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:

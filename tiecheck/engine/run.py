@@ -213,7 +213,6 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     status, reason = report_status(outcome, facts, config, chosen)
     return _known(target, facts, config)._replace(
         placement=facts.known("placement") if "placement" in facts else None,
-        uses=facts.known("uses"),
         status=status,
         reason=reason,
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),
@@ -226,7 +225,7 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
 def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return the facts of one target, unjudged: counts and views among them, which no rule has asked for."""
     found = read_ties(target, facts, config)._replace(
-        views=facts.known("tool_views") or (), counts=facts.known("counts"), uses=facts.known("uses")
+        views=facts.known("tool_views") or (), counts=facts.known("counts")
     )
     lost = facts.get("uses") if "uses" in facts and not found.errors else None
     if not isinstance(lost, Unknown):
@@ -249,7 +248,7 @@ def read_ties(target: Target, facts: Facts, config: Config) -> TargetReport:
 
 def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     """Return a report of the layers alone: nothing judged, nothing found."""
-    from tiecheck.engine.entries import alias_entries, known_layers, loader_entries, tie_entries
+    from tiecheck.engine.entries import alias_entries, known_layers, loader_entries, measured_scales, tie_entries
 
     base = facts.known("adapter_base")
     model = base or facts.known("model_config")
@@ -263,6 +262,8 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
         aliases=alias_entries(live),
         loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
         remote=facts.known("remote"),
+        uses=facts.known("uses"),
+        scale=measured_scales(facts, config),
     )
 
 

@@ -229,6 +229,7 @@ def scale(
     values: Values,
     built: Built | Unknown | None,
     live: LiveModel | Unknown | None,
+    tracing: Config | None,
 ) -> tuple[InitScale | Unknown, ...] | Unknown:
     """Scale of each tied matrix: by the module where there is one, else by the stored bytes alone."""
     for layer in (built, live, groups):
@@ -251,7 +252,8 @@ def scale(
     from tiecheck.scale.live import live_scale
 
     module = without_wrappers(built.module) if built.origin == "given" else built.module
-    return with_own_draw(tuple(live_scale(module, group) for group in names), own)
+    measure = tracing is not None and tracing.measure
+    return with_own_draw(tuple(live_scale(module, group, measure=measure) for group in names), own)
 
 
 def _may_be_head(tie: Tie) -> bool:

@@ -186,12 +186,12 @@ def _asked(config: Config, *, live: bool) -> Given:
     if live:
         from tiecheck.facts import live as _registered  # noqa: F401
 
-        given["load_options"] = config.only("load", "trust_remote_code")
+        given["load_options"] = config.only("load", "trust_remote_code")._replace(load=config.load or config.measure)
         given["contract"] = config.only("ties", "ties_from")
     if config.wants_uses:
         from tiecheck.facts import used as _used  # noqa: F401
 
-        given["tracing"] = config.only("uses", "inputs")
+        given["tracing"] = config.only("uses", "inputs", "measure")
     if config.device_map is not None:
         given["placing"] = config.only(*PLACING, "trust_remote_code")
     return given

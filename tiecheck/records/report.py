@@ -15,6 +15,7 @@ from tiecheck.records.words import Kind
 
 if TYPE_CHECKING:  # its records are made for a placement alone, and a start does not pay for them
     from tiecheck.records.placement import Placement
+    from tiecheck.records.scale import InitScale
     from tiecheck.records.uses import Uses
 
 Severity = Literal["info", "warning", "error"]
@@ -244,6 +245,8 @@ class TargetReport(Record):
     """Effects of a device map on the ties; null where no placement was asked for or it cannot be told."""
     reason: str | None = None
     """Reason why the status is `unknown`; else null."""
+    scale: tuple[InitScale, ...] = ()
+    """Scale of each tied matrix, predicted and measured; empty where no measurement was asked for."""
     uses: Uses | None = None
     """Uses of each parameter in a forward pass; null where that was not asked for or cannot be told."""
 

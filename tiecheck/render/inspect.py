@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 from typing import TYPE_CHECKING, TextIO
 
 from tiecheck.peers.views.differences import compare_view
@@ -14,6 +15,7 @@ from tiecheck.render.reports import Style
 from tiecheck.render.text import STORED, more_names_text, traffic_text
 
 if TYPE_CHECKING:
+    from tiecheck.records.scale import InitScale
     from tiecheck.records.uses import Use, Uses
 
 GROUPS_SHOWN = 12
@@ -65,6 +67,8 @@ def _target(target: TargetReport, style: Style) -> Iterator[Line]:
         yield from _counts(target.counts)
     if target.uses:
         yield from _uses(target.uses, style)
+    for scale in target.scale:
+        yield from _scale(scale)
     if target.views:
         yield from _views(target, style)
     if target.loaders:
@@ -145,6 +149,32 @@ def _uses(found: Uses, style: Style) -> Iterator[Line]:
         for name in names_not_taken(uses):
             yield Line(f"no use as {name}", 4, LABEL, "yellow", 6)
     yield from _rest(len(by_names), len(chosen), "tensors with one use")
+
+
+def _scale(scale: InitScale) -> Iterator[Line]:
+    """Yield what a tied matrix's scale makes of the logits: predicted for an untrained model, and measured."""
+    state = "looks untrained" if scale.untrained else "is not taken for untrained"
+    std = "" if scale.std is None else f"; std {scale.std:.3g}, d_model {scale.width}"
+    yield Line(f"scale of {' = '.join(scale.names[:NAMES_SHOWN])}: the model {state}{std}", 0, 2, "bold", 5)
+    if scale.drawn:
+        yield Line(f"carries {scale.drawn}", 2, 2, "dim")
+    rows = (
+        ("logits", scale.predicted, scale.measured, "standard deviation over the vocabulary"),
+        ("margin", scale.predicted_margin, scale.margin, "own token's logit, less the largest other"),
+        (
+            "loss",
+            scale.predicted_loss,
+            scale.loss,
+            f"of random tokens; ln({scale.vocabulary}) is {log(scale.vocabulary):.2f}",
+        ),
+        ("repeats", scale.predicted_sampled, scale.sampled, "chance that top-50 sampling repeats the token"),
+    )
+    yield Line(f"{'':<{LABEL}}predicted  measured", 2, LABEL, "dim")
+    for name, predicted, measured, what in rows:
+        cells = ("-" if value is None else f"{value:.3g}" for value in (predicted, measured))
+        yield Line(f"{name:<{LABEL}}{next(cells):>9}  {next(cells):>8}  {what}", 2, LABEL, "dim", LABEL)
+    if scale.reason:
+        yield Line(scale.reason, 2, 2, "dim")
 
 
 def _is_worth_a_line(uses: list[Use]) -> bool:

@@ -59,6 +59,7 @@ class ReadTrace(TorchFunctionMode):
         self._met: dict[int, tuple[Tensor, Trail]] = {}
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
         self._numbers: dict[int, float] = {}
+        self._taken: dict[int, str] = {}  # by which op a source became another weight last
         self.follow(sources)
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
@@ -139,6 +140,12 @@ class ReadTrace(TorchFunctionMode):
             self._twins[id(tensor)] = tensor, twin
         return self._twins[id(tensor)][1]
 
+    def all_reads(self) -> list[Read]:
+        """Return the reads, with those of weights that were made of a source and read by nothing."""
+        read = {number for one in self.reads for number in one.sources}
+        left = [(number, op) for number, op in self._taken.items() if number not in read]
+        return [*self.reads, *(Read(-1, (number,), op, "other") for number, op in left)]
+
     @property
     def heads(self) -> list[Read]:
         """The products with the kept matrix that give a value for each of its rows."""
@@ -189,7 +196,9 @@ class ReadTrace(TorchFunctionMode):
     def _see(self, call: Call) -> None:
         weights = [n for n, trail in enumerate(call.trails) if trail.kind == "weight"]
         followed = weight_after(call, self._number) if weights else None
-        if followed is None:
+        if followed is not None:
+            self._taken.update(dict.fromkeys(followed.sources, call.name))
+        else:
             reads = [self._read(call, n) for n in weights if n or call.name not in WRITES]
             main = next((read for read in reads if read.role != "other"), None)
             followed = Trail("read", (main.number,)) if main is not None else self._follow_value(call)

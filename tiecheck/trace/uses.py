@@ -135,7 +135,7 @@ def _nonzero_everywhere() -> Iterator[None]:
 def _uses_of(places: Registrations, trace: ReadTrace, kept: dict[int, tuple[Tensor, str]]) -> Iterator[Use]:
     """Yield each use once, in the order of the pass."""
     made: dict[Use, None] = {}
-    for read in trace.reads:
+    for read in trace.all_reads():
         for number in read.sources:
             made[_use(places, kept, read, trace.sources[number])] = None
     yield from made

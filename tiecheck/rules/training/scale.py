@@ -25,6 +25,7 @@ class EmbeddingScaleOnTiedHead(Rule):
     Predicts the deviation of an untrained model's logits, `std * sqrt(d_model)` times the scale of the head's
     input (1 after a final norm) and of the head itself, and reports 4 and more as an error, 1.5 to 4 as a note.
     A class of the library that draws it so by its own config (MT5's `initializer_factor`) is a note too.
+    It says whose initial draw the tensor carries: the side of the tie that won.
     It speaks only on evidence that nothing was trained yet (every normalisation weight exactly one), and only
     where the head's scale is known; T5 divides by sqrt(d_model), for one. With weights loaded it also measures.
 
