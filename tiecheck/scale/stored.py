@@ -19,7 +19,6 @@ from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
-from tiecheck.scale.prediction import predicted_deviation
 
 HARMLESS = 1.5
 """Predicted deviation of the logits below which there is nothing to say."""
@@ -95,6 +94,8 @@ def stored_scale(
     record = scale_record(names, tensor.shape, std, trained)
     if not trained.untrained or head_scale is None:
         return record._replace(head_scale=head_scale, reason=_NO_SCALE if trained.untrained else None)
+    from tiecheck.scale.prediction import predicted_deviation  # a trained model does not pay for it
+
     predicted = None if std is None else predicted_deviation(std, record.width, 1.0, head_scale)
     return record._replace(head_scale=head_scale, predicted=predicted)
 
@@ -105,6 +106,8 @@ def _harmless(
     """Return the record of a tensor whose scale does no harm, whatever the model is: no need to leave it unknown."""
     if head_scale is None:
         return None
+    from tiecheck.scale.prediction import predicted_deviation
+
     std = initial_draw.sample_deviation(_runs(files, tensor, initial_draw.RUNS))
     predicted = predicted_deviation(std, tensor.shape[1], 1.0, head_scale)
     if not predicted < HARMLESS:
