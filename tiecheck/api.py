@@ -249,7 +249,7 @@ def views(module: nn.Module) -> tuple[View, ...]:
 def survive(
     module: nn.Module, *, operations: Iterable[str] = (), progress: Callable[[str], None] | None = None
 ) -> SurvivalMatrix:
-    """Put the ties of a live model through the operations of its life; see `tiecheck.guard.survival.survive`."""
-    from tiecheck.guard.survival import survive as put_through
+    """Put the ties of a live model through the operations of its life; see `survive_operations`."""
+    from tiecheck.guard.survival import survive_operations
 
-    return put_through(module, operations=operations, progress=progress)
+    return survive_operations(module, operations=operations, progress=progress)

@@ -16,7 +16,6 @@ from transformers import TrainingArguments
 
 import tiecheck
 from tiecheck.cli.survive import command
-from tiecheck.guard.survival import survive
 
 PAGE = (Path(__file__).parents[2] / "docs" / "life.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -98,7 +97,7 @@ def test_an_operation_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
             return held["quantise_head"]
 
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [Entry()])
-    (row,) = survive(MyGPT(), operations=["quantise-head"]).operations
+    (row,) = tiecheck.survive(MyGPT(), operations=["quantise-head"]).operations
     assert not row.cells[0].kept
     (entry,) = (tomllib.loads(text) for word, text in BLOCK.findall(PAGE) if word == "toml")
     assert entry["project"]["entry-points"]["tiecheck.operations"]["quantise-head"].endswith(":quantise_head")

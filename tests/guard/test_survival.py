@@ -21,7 +21,7 @@ import tiecheck
 from tiecheck.cli.survive import command
 from tiecheck.guard.faithful_copies import faithful_copy
 from tiecheck.guard.operations.registry import Operation, all_operations
-from tiecheck.guard.survival import judge_survival, survive
+from tiecheck.guard.survival import judge_survival
 from tiecheck.records.survival import Survival, SurvivalMatrix
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -84,7 +84,7 @@ def letter(row: Survival, before: str) -> str:
 def test_the_measured_table_cell_by_cell(kind: type[Pair]) -> None:
     rows = [line.split() for line in TABLE.split("\n") if line]
     column = KINDS.index(kind)
-    found = survive(kind(), operations=[row[0] for row in rows])
+    found = tiecheck.survive(kind(), operations=[row[0] for row in rows])
     before = "S" if found.ties[0].kind == "storage" else "I"
     said = {row.operation: letter(row, before) for row in found.operations}
     for name, *cells in rows:
@@ -110,7 +110,7 @@ def test_the_users_model_comes_back_equal_by_bytes_and_identity(build: Callable[
     model.train()
     hooks = [dict(vars(module)) for module in model.modules()]
     before, threads, seed = state_of(model), torch.get_num_threads(), torch.random.get_rng_state()
-    found = survive(model)
+    found = tiecheck.survive(model)
     after = state_of(model)
     assert before[0] == after[0]
     assert all(map(torch.equal, before[1], after[1]))
@@ -163,7 +163,7 @@ class Olmo(nn.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [t5, bart, llava, Olmo], ids=["t5", "bart", "llava", "olmo"])
 def test_real_classes_go_through_the_whole_matrix(build: Callable[[], Any]) -> None:
-    found = survive(build())
+    found = tiecheck.survive(build())
     rows = {row.operation: row for row in found.operations}
     assert found.ties
     keep = ["half", "deepcopy", "pickled", "torch-save-model", "load-state-dict", "step-of-adamw", "safetensors-model"]
@@ -182,13 +182,15 @@ def codes(found: SurvivalMatrix) -> dict[str, tuple[str, ...]]:
 
 
 def test_operations_that_are_named_are_judged() -> None:
-    assert codes(survive(llama(), operations=["half-overwriting"])) == {
+    assert codes(tiecheck.survive(llama(), operations=["half-overwriting"])) == {
         "TIE401": ("lm_head.weight", "model.embed_tokens.weight")
     }
-    assert codes(survive(llama(), operations=["half", "deepcopy", "save-pretrained"])) == {}
+    assert codes(tiecheck.survive(llama(), operations=["half", "deepcopy", "save-pretrained"])) == {}
     untied = llama()
     untied.lm_head.weight = nn.Parameter(untied.lm_head.weight.detach().clone())
-    assert set(codes(survive(untied, operations=["save-pretrained"]))) == {"TIE402"}, "a load ties equal copies again"
+    assert set(codes(tiecheck.survive(untied, operations=["save-pretrained"]))) == {"TIE402"}, (
+        "a load ties equal copies again"
+    )
 
 
 def test_a_save_that_drops_a_diverged_member() -> None:
@@ -198,7 +200,7 @@ def test_a_save_that_drops_a_diverged_member() -> None:
     moved = llama()
     moved.lm_head.weight = nn.Parameter(moved.lm_head.weight.detach() + 1)
     moved.config.tie_word_embeddings = True
-    found = survive(moved, operations=["save-pretrained"])
+    found = tiecheck.survive(moved, operations=["save-pretrained"])
     assert "TIE404" not in codes(found), "transformers 5 keeps both"
 
     def drops(it: Any) -> Any:  # what a trainer does that goes by the config: the head is not written
@@ -211,9 +213,40 @@ def test_a_save_that_drops_a_diverged_member() -> None:
     with pytest.MonkeyPatch.context() as patch:
         own = Operation("trainer", "trainer.save(model); resume", "files", drops, False, True)
         patch.setattr(importlib.metadata, "entry_points", lambda **_: [Entry("trainer", own)])
-        found = survive(moved, operations=["trainer"])
+        found = tiecheck.survive(moved, operations=["trainer"])
     assert set(codes(found)) == {"TIE402", "TIE404"}
     assert codes(found)["TIE404"] == ("lm_head.weight",)
+
+
+def test_a_functional_call_leaves_the_originals_and_refuses_a_value_for_each_name() -> None:
+    names = ["functional-call", "functional-call-of-all-names"]
+    one, other = tiecheck.survive(llama(), operations=names).operations
+    assert (one.status, one.cells[0].kept, one.cells[0].values, one.outputs) == ("ran", True, "same", "same")
+    assert other.status == "raised"
+    assert "multiple values for keys" in str(other.reason)
+
+
+def test_torchao_parts_a_tied_pair_of_layers() -> None:
+    pytest.importorskip("torchao")
+
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+            self.other.weight = self.one.weight
+
+    (row,) = tiecheck.survive(Layers(), operations=["torchao-quantized"]).operations
+    assert row.status == "ran", row.reason
+    assert not row.cells[0].kept
+
+
+def test_a_resize_that_ties_what_the_flag_leaves_apart() -> None:
+    from zoo import animal, by_name
+
+    model = animal(by_name("BartForConditionalGeneration")).model(value=False)
+    found = tiecheck.survive(model, operations=["resize-token-embeddings"])
+    assert found.ties == ()
+    assert set(codes(found)) == {"TIE403"}
 
 
 class Sliced(nn.Module):
@@ -226,7 +259,7 @@ class Sliced(nn.Module):
 
 
 def test_a_saver_that_drops_slices() -> None:
-    found = survive(Sliced(), operations=["accelerator-save-model", "torch-save-state"])
+    found = tiecheck.survive(Sliced(), operations=["accelerator-save-model", "torch-save-state"])
     assert codes(found) == {"TIE405": ("b",)}
 
 
@@ -249,7 +282,7 @@ def test_third_parties_add_operations_by_entry_point(monkeypatch: pytest.MonkeyP
     own = Operation("their-own", "theirs(model)", "files", unties)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [Entry("theirs", own)])
     assert "their-own" in [one.name for one in all_operations()]
-    (row,) = survive(Param(), operations=["their-own"]).operations
+    (row,) = tiecheck.survive(Param(), operations=["their-own"]).operations
     assert (row.status, row.cells[0].kept, row.cells[0].moves) == ("ran", False, False)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [Entry("theirs", unties)])
     with pytest.raises(tiecheck.TiecheckError, match="no Operation"):
@@ -271,7 +304,7 @@ def test_a_model_that_cannot_be_copied_is_a_sentence() -> None:
     model = Param()
     model.lock = iter([1]).__iter__ and (one for one in [1])
     with pytest.raises(tiecheck.TiecheckError, match="cannot be copied"):
-        survive(model)
+        tiecheck.survive(model)
 
 
 MODEL = "fixtures/models/llama-healthy-tied"

@@ -77,14 +77,14 @@ def _registry() -> Any:
 
 
 def _matrix(target: str, names: tuple[str, ...], options: dict[str, Any]) -> Any:
-    from tiecheck.guard.life_targets import model_of
-    from tiecheck.guard.survival import survive
+    from tiecheck.guard.life_targets import live_model_of
+    from tiecheck.guard.survival import survive_operations
 
     show = not options["quiet"] and sys.stderr.isatty()
     with stdout_to_stderr():
-        model = model_of(target, load=options["load"], trust=options["trust_remote_code"])
+        model = live_model_of(target, load=options["load"], trust=options["trust_remote_code"])
         told = (lambda name: click.echo(f"\r\x1b[K{name}", err=True, nl=False)) if show else None
-        found = survive(model, operations=names, progress=told)
+        found = survive_operations(model, operations=names, progress=told)
     if show:
         click.echo("\r\x1b[K", err=True, nl=False)
     return found._replace(target=f"{target}  {found.target}")

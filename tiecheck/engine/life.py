@@ -1,4 +1,4 @@
-"""What a guard or an operation saw, judged by the rules of a model's life; a check of a model in company."""
+"""Reports on what a guard or an operation saw, and checks of a model in company: optimizers, other models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tiecheck.engine.run import assemble_report, check_target, judge_facts
 from tiecheck.errors import UsageError
 from tiecheck.facts.registry import Facts
 from tiecheck.records.report import Report, TargetReport
+from tiecheck.records.survival import SurvivalMatrix
 from tiecheck.rules.registry import check_codes
 from tiecheck.targets.parse import Target
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def life_report(name: str, breaks: tuple[Any, ...], survived: Any = None) -> Report:
     """Return the findings on ties that broke, and on what operations did that were named, as a report on a module."""
     target = Target(name, "module", name, None)
-    facts = Facts({"tie_breaks": breaks} | ({} if survived is None else {"survived": survived}))
+    nothing = SurvivalMatrix(name, (), (), ())
+    facts = Facts({"tie_breaks": breaks, "survived": survived if survived is not None else nothing})
     return assemble_report([judge_facts(target, facts, Config())])
 
 

@@ -247,9 +247,9 @@ def held_tensors(
     built: Built, stepped_by: tuple[Any, ...], other_models: tuple[nn.Module, ...] | None
 ) -> tuple[HeldTensor, ...]:
     """Tensors that the given optimizers hold, and those of the module that train and are in none."""
-    from tiecheck.live.optimizers import held_tensors as held
+    from tiecheck.live.optimizers import tensors_in_optimizers
 
-    return held(built.module, stepped_by, other_models or ())
+    return tensors_in_optimizers(built.module, stepped_by, other_models or ())
 
 
 @fact

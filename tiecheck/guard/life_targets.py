@@ -21,7 +21,7 @@ LAYERS_KEPT = 2
 VOCABULARY = 512
 
 
-def model_of(text: str, *, load: bool = False, trust: bool = False) -> nn.Module:
+def live_model_of(text: str, *, load: bool = False, trust: bool = False) -> nn.Module:
     """Return the live model that a target stands for.
 
     Args:

@@ -27,8 +27,8 @@ CAP = 256
 """Names of a group that are remembered, at most."""
 
 
-class Verdict(NamedTuple):
-    """What became of a remembered tie."""
+class TieVerdict(NamedTuple):
+    """State of a remembered tie, where it is not what it was."""
 
     kind: Kind
     """The kind that it has now."""
@@ -71,7 +71,7 @@ class RememberedTie:
         whole = len(links) == 1 and len(links[0].members) == len(firsts)
         return whole and KINDS.index(links[0].kind) <= KINDS.index(self.kind)
 
-    def judge(self, root: nn.Module) -> Verdict | None:
+    def judge(self, root: nn.Module) -> TieVerdict | None:
         """Say how the names hang together now; None where the tie is as it was, or that cannot be told."""
         gone = {n for n, reference in self.references.items() if reference.holder(root) is None}
         members = [self.member(root, name) for name in self.names if name not in gone]  # whose module is not there
@@ -83,11 +83,11 @@ class RememberedTie:
             verdict = judge_members(moved)
             if verdict.kind in TIED and self.kind in TIED:
                 why = _why_not_used_alike(root, {member.attribute: member.name for member in moved})
-                return Verdict(self.kind, why, verdict.parts) if why else None
+                return TieVerdict(self.kind, why, verdict.parts) if why else None
         joined = all(any(set(part) - gone <= set(now) for now in verdict.parts) for part in self.parts)
         if joined and _level(verdict.kind) <= _level(self.kind):
             return None
-        return Verdict(verdict.kind, verdict.reason, verdict.parts)
+        return TieVerdict(verdict.kind, verdict.reason, verdict.parts)
 
     def first_tensor(self, root: nn.Module) -> Tensor | None:
         """Return the tensor of its first name, as it is now."""

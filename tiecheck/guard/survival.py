@@ -32,7 +32,7 @@ from tiecheck.records.words import TIED
 from tiecheck.trace.forward import run_on_random_tokens
 
 
-def survive(
+def survive_operations(
     model: nn.Module, *, operations: Iterable[str] = (), progress: Callable[[str], None] | None = None
 ) -> SurvivalMatrix:
     """Put the ties of a live model through the operations of its life, each on a copy of its own.

@@ -93,7 +93,7 @@ class TieGuard(ContextDecorator):
         self.overwritten: list[Overwritten] = []
         """Tied tensors whose values an initialiser drew anew."""
         self.broken: tuple[Break, ...] = ()
-        """What was broken when it was last looked."""
+        """Ties that were broken at the last look."""
 
     def __enter__(self) -> Self:
         self._watched, self.modules, self.overwritten, self.broken = [], set(), [], ()
@@ -165,7 +165,7 @@ class TieGuard(ContextDecorator):
 
     @property
     def report(self) -> Report:
-        """What was broken, and where, as findings (TIE401, TIE403)."""
+        """Findings on what was broken, and where (TIE401, TIE403)."""
         from tiecheck.engine.life import life_report
 
         names = [class_name(model) for model in self._models] or ["the watched models"]

@@ -1,4 +1,4 @@
-"""What the callbacks of trainers share: a guard over the whole training, and a look at what each save wrote."""
+"""The part that callbacks of trainers share: a guard over the whole training, and a look at what each save wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is watched while a guard is open: registrations by torch's own hooks, and a few calls by a thin wrapper.
+"""Watches what happens while a guard is open: registrations by torch's own hooks, and a few calls by a thin wrapper.
 
 Nothing here is in place while no guard is open. torch 2.13 calls its global registration hooks before it assigns, so
 that the assignment is made for the look and taken back. A wrapper is taken off only where it is still the one that

@@ -1,4 +1,4 @@
-"""What two live models share: the same parameters, the same memory, or equal frozen copies of each other's."""
+"""Compares what two live models share: the same parameters, the same memory, or equal frozen copies of each other's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What optimizers hold of a live module: which tensor in which groups, and which the module has no longer."""
+"""Tensors that optimizers hold of a live module: in which groups, and which the module has no longer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.rewritten_keys import weight_of
 from tiecheck.live.wrappers import UserNames
-from tiecheck.records.life import HeldTensor, Slot
+from tiecheck.records.life import GroupPlace, HeldTensor
 
 SETTINGS = ("lr", "weight_decay", "momentum", "betas", "use_muon", "algorithm")
 """Settings of a group that are compared."""
 
 
-def held_tensors(
+def tensors_in_optimizers(
     module: nn.Module, optimizers: tuple[Any, ...], others: tuple[nn.Module, ...]
 ) -> tuple[HeldTensor, ...]:
     """Return the tensors that optimizers hold, and the module's own that train and are in none.
@@ -28,7 +28,7 @@ def held_tensors(
     """
     places = Registrations(module, buffers=False)
     user = UserNames(places.graph)
-    slots: dict[int, list[Slot]] = {}
+    slots: dict[int, list[GroupPlace]] = {}
     tensors: dict[int, Tensor] = {}
     for tensor, slot in _slots(optimizers):
         slots.setdefault(id(tensor), []).append(slot)
@@ -47,14 +47,14 @@ def held_tensors(
     return tuple(found)
 
 
-def _slots(optimizers: tuple[Any, ...]) -> Iterator[tuple[Tensor, Slot]]:
+def _slots(optimizers: tuple[Any, ...]) -> Iterator[tuple[Tensor, GroupPlace]]:
     for number, optimizer in enumerate(optimizers):
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
         title = type(inner).__name__
         for place, group in enumerate(optimizer.param_groups):
             settings = tuple((key, str(group[key])) for key in SETTINGS if key in group)
             matrix = bool(group.get("use_muon", "muon" in title.lower() or group.get("algorithm") == "muon"))
-            slot = Slot(number, len(optimizers), title, place, settings, matrix)
+            slot = GroupPlace(number, len(optimizers), title, place, settings, matrix)
             for tensor in group["params"]:
                 yield tensor, slot
 

@@ -18,7 +18,7 @@ class UserLine(Record):
     code: str
     """The line itself, stripped; empty where the file cannot be read."""
     operation: str
-    """What the line called, as `Module.half`, or what it assigned."""
+    """Call that the line made, as `Module.half`, or the assignment."""
 
 
 class Break(Record):
@@ -56,7 +56,7 @@ class Overwritten(Record):
     """The line that did it, and the initialiser."""
 
 
-class Slot(Record):
+class GroupPlace(Record):
     """One place where an optimizer holds a tensor."""
 
     optimizer: int
@@ -68,7 +68,7 @@ class Slot(Record):
     group: int
     """Position of its parameter group."""
     settings: tuple[tuple[str, str], ...]
-    """What the group sets, as text."""
+    """Settings of the group, as text."""
     matrix: bool
     """True for a group that orthogonalises matrices (Muon)."""
 
@@ -80,7 +80,7 @@ class HeldTensor(Record):
     """Its names in the model, sorted; empty for one that the model does not have."""
     shape: tuple[int, ...]
     """Its shape."""
-    slots: tuple[Slot, ...]
+    slots: tuple[GroupPlace, ...]
     """Where it is held; empty for a parameter of the model that trains and is in no optimizer."""
     table: bool
     """True if an embedding registers it, or it is the weight of the model's output embedding."""

@@ -45,7 +45,7 @@ class Survival(Record):
     operation: str
     """Its name."""
     words: str
-    """What was done, as code."""
+    """Code of it, for a reader."""
     family: Family
     """The sort of operation."""
     by_nature: bool
@@ -53,7 +53,7 @@ class Survival(Record):
     status: Literal["ran", "skipped", "raised"]
     """`skipped`: a library is missing, or the operation does not go with this model; `raised`: the library refuses."""
     reason: str | None
-    """Why it was skipped, or what was raised."""
+    """Reason for the skip, or the error that was raised."""
     cells: tuple[Cell, ...]
     """One for each tie, where it ran."""
     made: tuple[tuple[str, ...], ...]
@@ -72,6 +72,6 @@ class SurvivalMatrix(Record):
     ties: tuple[SurvivedTie, ...]
     """Its ties, in order of their names."""
     operations: tuple[Survival, ...]
-    """What was done, in the order of the list."""
+    """Operations, in the order of the list."""
     declared: tuple[str, ...]
     """Names that its class declares as tied, whether they are or not."""

@@ -48,7 +48,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE319": ("live.across", ("live_class", "mending", "across_models")),
     "TIE401": ("life.broken", ("tie_breaks",)),
     "TIE402": ("life.survived", ("survived",)),
-    "TIE403": ("life.broken", ("tie_breaks",)),
+    "TIE403": ("life.broken", ("tie_breaks", "survived")),
     "TIE404": ("life.survived", ("survived",)),
     "TIE405": ("life.survived", ("survived",)),
     "TIE406": ("life.copied", ("uses", "live_class")),

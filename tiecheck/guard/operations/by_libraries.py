@@ -67,7 +67,7 @@ def built_on_meta(it: Trial) -> Any:
 
 
 @operation("accelerate", "built on meta; load_checkpoint_in_model(model, file, device_map={'': 'cpu'})", saves=True)
-def load_checkpoint_in_model(it: Trial) -> Any:
+def checkpoint_in_model(it: Trial) -> Any:
     from safetensors.torch import save_model
 
     path = os.path.join(it.folder, "model.safetensors")

@@ -8,6 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from tiecheck.guard.operations.registry import NotHereError, Trial, operation
+from tiecheck.trace.forward import random_tokens
 
 
 @operation("training", "a step of torch.optim.AdamW on every parameter")
@@ -38,3 +39,27 @@ def ema_by_hand(it: Trial) -> Any:
     model = it.blank()
     model.load_state_dict(state)
     return model
+
+
+def _called(it: Trial, parameters: dict[str, torch.Tensor]) -> Any:
+    """Call the model as a function of some parameters; what is looked at is the model itself afterwards."""
+    tied = next((it.model.get_parameter(group[0]) for group in it.names), None)
+    if tied is None or tied.dim() != 2:
+        raise NotHereError("no matrix of it is tied, so that there is no vocabulary to call it with")
+    ids = random_tokens(tied.shape[0], (1, 4), tied.device, seed=0)
+    try:
+        it.model(ids)
+    except Exception as error:  # many models take more than tokens
+        raise NotHereError(f"it does not run on tokens alone ({type(error).__name__})") from error
+    torch.func.functional_call(it.model, parameters, (ids,))
+    return it.model
+
+
+@operation("training", "torch.func.functional_call(model, dict(model.named_parameters()), (tokens,))")
+def functional_call(it: Trial) -> Any:
+    return _called(it, {name: one.detach() * 2 for name, one in it.model.named_parameters()})
+
+
+@operation("training", "functional_call with a value for each name, of one group too")
+def functional_call_of_all_names(it: Trial) -> Any:
+    return _called(it, {n: one.detach() * 2 for n, one in it.model.named_parameters(remove_duplicate=False)})

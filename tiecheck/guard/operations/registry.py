@@ -95,7 +95,7 @@ class Operation(NamedTuple):
     name: str
     """Its name, in words with hyphens."""
     words: str
-    """What is done, as code."""
+    """Code of it, for a reader."""
     family: Family
     """The sort of operation."""
     do: Callable[[Trial], Any]

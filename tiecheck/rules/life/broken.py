@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tiecheck.records.edits import Edit, edit_words, python_edit
 from tiecheck.records.life import Break, UserLine
 from tiecheck.records.report import Location
+from tiecheck.records.survival import Survival, SurvivalMatrix
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.wording import listed, python_path
@@ -72,11 +73,11 @@ class TieBrokenByOperation(Rule):
 
 
 class ResizeBrokeTie(Rule):
-    """`resize_token_embeddings` left the members of a tie different.
+    """`resize_token_embeddings` left the members of a tie different, or tied what was not.
 
     ## What it does
     Finds a tie that was whole before `resize_token_embeddings` and is not after it: other objects, other shapes, a
-    bias that was not resized.
+    bias that was not resized; and names that it tied though they were two tensors.
 
     ## Why it is bad
     The embedding has the new rows and the head has not, or has others: new tokens cannot be predicted, or the two are
@@ -89,20 +90,35 @@ class ResizeBrokeTie(Rule):
 
     code = "TIE403"
     name = "resize-broke-tie"
-    summary = "`resize_token_embeddings` left a tied group different in shape, object or bias"
+    summary = "`resize_token_embeddings` left a tied group different in shape, object or bias, or tied what was not"
     severity = "error"
     threads = ("huggingface/transformers#35141", "huggingface/transformers#44711", "huggingface/transformers#36590")
 
-    def check(self, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, tie_breaks: tuple[Break, ...], survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
         for one in tie_breaks:
             if RESIZE in one.operation:
                 yield _draft(one)
+        for row in survived.operations:
+            for names in row.made if RESIZE in row.words else ():
+                yield Draft(
+                    f"{listed(names)} are one tensor after {row.words}, and were two before it.",
+                    names,
+                    (tensor_place(names[0], f"tied by {row.operation}"),),
+                    no_mend="the class's own code ties them; resize the two by hand where they are meant to be apart.",
+                )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        yield Case("a resize", {"tie_breaks": (_case(f"PreTrainedModel.{RESIZE}"),)}, finds=("error",))
-        yield Case("another operation", {"tie_breaks": (_case("Module.half"),)})
-        yield Case("nothing broke", {"tie_breaks": ()})
+        def facts(*breaks: Break, made: tuple[tuple[str, ...], ...] = ()) -> dict[str, object]:
+            row = Survival("resize", f"model.{RESIZE}(n)", "transformers", False, "ran", None, (), made, (), None)
+            return {"tie_breaks": breaks, "survived": SurvivalMatrix("Llama", (), (row,), ())}
+
+        yield Case("a resize", facts(_case(f"PreTrainedModel.{RESIZE}")), finds=("error",))
+        yield Case(
+            "one that ties what its flag leaves apart", facts(made=(("a.weight", "b.weight"),)), finds=("error",)
+        )
+        yield Case("another operation", facts(_case("Module.half")))
+        yield Case("nothing broke", facts())
 
 
 def _case(operation: str) -> Break:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tiecheck.records.survival import Cell, Survival, SurvivalMatrix, SurvivedTie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, tensor_place
+from tiecheck.rules.life.broken import RESIZE
 from tiecheck.wording import listed
 
 
@@ -32,7 +33,7 @@ class TieMadeByOperation(Rule):
 
     def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
         for row in survived.operations:
-            for names in row.made:
+            for names in row.made if RESIZE not in row.words else ():  # resize-broke-tie speaks
                 yield Draft(
                     f"{listed(names)} are one tensor after {row.words}, and were not before it.",
                     names,
@@ -49,7 +50,7 @@ class TieMadeByOperation(Rule):
 
 
 class SaveDroppedMember(Rule):
-    """What a save wrote cannot restore what was live.
+    """A save wrote what cannot restore the live model.
 
     ## What it does
     Saves a model and loads it again by the operation that was named, and compares the values of tied and of declared

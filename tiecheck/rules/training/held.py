@@ -1,20 +1,20 @@
-"""What the rules on optimizers share: the words for a place in one, the lines that put it right, facts for cases."""
+"""Shared by the rules on optimizers: the words for a place in one, the lines that put it right, facts for cases."""
 
 from __future__ import annotations
 
-from tiecheck.records.life import HeldTensor, Slot
+from tiecheck.records.life import GroupPlace, HeldTensor
 from tiecheck.records.live import Tie
 from tiecheck.wording import listed
 
 PAIR = ("lm_head.weight", "model.embed_tokens.weight")
 
 
-def case_slot() -> Slot:
+def case_slot() -> GroupPlace:
     """Return a place in an AdamW, for a case."""
-    return Slot(0, 1, "AdamW", 0, (("lr", "0.1"), ("weight_decay", "0.0")), False)
+    return GroupPlace(0, 1, "AdamW", 0, (("lr", "0.1"), ("weight_decay", "0.0")), False)
 
 
-def case_held(*slots: Slot, names: tuple[str, ...] = PAIR) -> HeldTensor:
+def case_held(*slots: GroupPlace, names: tuple[str, ...] = PAIR) -> HeldTensor:
     """Return a tensor that some places hold, for a case."""
     return HeldTensor(names, (128, 16), slots, False)
 
@@ -27,7 +27,7 @@ def case_facts(*held: HeldTensor, ties: tuple[Tie, ...] | None = None, **changes
     return facts | {"held_tensors": held} | changes
 
 
-def places_text(slots: tuple[Slot, ...], *, settings: bool = False) -> str:
+def places_text(slots: tuple[GroupPlace, ...], *, settings: bool = False) -> str:
     """Return where something is held, in words."""
     if not slots:
         return "in no group"
@@ -39,7 +39,7 @@ def places_text(slots: tuple[Slot, ...], *, settings: bool = False) -> str:
     return listed(tuple(words))
 
 
-def variable_of(slot: Slot) -> str:
+def variable_of(slot: GroupPlace) -> str:
     """Return the optimizer as a reader has it: alone, or in a list."""
     return "optimizer" if slot.optimizers == 1 else f"optimizer[{slot.optimizer}]"
 

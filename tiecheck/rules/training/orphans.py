@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.life import HeldTensor, Slot
+from tiecheck.records.life import GroupPlace, HeldTensor
 from tiecheck.records.live import LiveClass
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
@@ -128,7 +128,7 @@ def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTe
     return python_edit("regrouped", None, *lines)
 
 
-def _moved(mending: Mending, held: HeldTensor, other: Slot) -> Edit:
+def _moved(mending: Mending, held: HeldTensor, other: GroupPlace) -> Edit:
     weight = model_path(mending, held.names[0])
     lines = []
     for name in sorted({variable_of(slot) for slot in held.slots}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.life import HeldTensor, Slot
+from tiecheck.records.life import GroupPlace, HeldTensor
 from tiecheck.records.live import DeclaredTie, LiveClass, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Kind, Unknown
@@ -160,7 +160,7 @@ def _claim(kind: Kind) -> DeclaredTie:
     return declared_tie(kind)
 
 
-def _settings(slots: tuple[Slot, ...]) -> tuple[object, ...]:
+def _settings(slots: tuple[GroupPlace, ...]) -> tuple[object, ...]:
     return tuple(sorted((slot.title, slot.settings) for slot in slots))
 
 
