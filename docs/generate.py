@@ -229,7 +229,18 @@ def rules_index() -> str:
         for code, (module, needs) in INDEX.items()
     ]
     text = (ROOT / "tiecheck" / "rules" / "index.py").read_text(encoding="utf-8")
-    return text.partition("= {")[0] + "= {\n" + "".join(rows) + "}\n"
+    milder = {code: other_severities(rule_of(code)) for code in INDEX}
+    others = "".join(f'    "{code}": "{words}",\n' for code, words in milder.items() if words)
+    about = '"""Code -> the other severities that its findings have in some of its cases."""'
+    head = text.partition("= {")[0] + "= {\n" + "".join(rows) + "}\n\n"
+    return f"{head}OTHER_SEVERITIES: dict[str, str] = {{\n{others}}}\n{about}\n"
+
+
+def other_severities(rule: type[Rule]) -> str:
+    """Return the severities beside its own that the cases of a rule have, the gravest first."""
+    found = {severity for case in rule.cases() for severity in case.finds} - {rule.severity}
+    found |= {"info"} if rule.code.startswith("TIE8") and rule.severity != "info" else set()  # in a model's directory
+    return ", ".join(severity for severity in reversed(SEVERITIES) if severity in found)
 
 
 def rules_page() -> str:
@@ -263,10 +274,16 @@ def failures_page() -> str:
     return str(made["page_text"](made["read_failures"](), frozenset(INDEX)))
 
 
+def _listed_severity(rule: type[Rule]) -> str:
+    others = other_severities(rule)
+    return f"{rule.severity} (or {others})" if others else rule.severity
+
+
 def rules_table(page: str) -> str:
     """Return the rules in a table, each linked to its heading on the rules page."""
     rows = [
-        f"| [{rule.code}]({page}#{rule.code.lower()}-{rule.name}) | {rule.name} | {rule.severity} | {rule.summary} |"
+        f"| [{rule.code}]({page}#{rule.code.lower()}-{rule.name}) | {rule.name} "
+        f"| {_listed_severity(rule)} | {rule.summary} |"
         for digit in FAMILIES
         for rule in rules_of_family(digit)
     ]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tiecheck.config.options import Config
+
 
 def test_a_path_alone_is_check(tiecheck_cli, models: Path) -> None:
     path = str(models / "llama-healthy-tied")
@@ -124,3 +126,23 @@ def test_version(tiecheck_cli) -> None:
     from tiecheck import __version__
 
     assert tiecheck_cli("--version").stdout.strip() == f"tiecheck {__version__}"
+
+
+def test_progress_is_told_to_a_terminal_alone(models: Path, monkeypatch, capsys) -> None:
+    from tiecheck.cli.check import MANY, _told_progress
+    from tiecheck.engine.run import check_target
+    from tiecheck.render.reports import Style
+
+    report = check_target(str(models / "bert-encoder"), Config())
+    for total, style, terminal, told in (
+        (MANY, Style(), True, True),
+        (MANY - 1, Style(), True, False),
+        (MANY, Style(quiet=True), True, False),
+        (MANY, Style(), False, False),
+    ):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        assert list(_told_progress([report] * total, total, style)) == [report] * total
+        written = capsys.readouterr().err
+        assert (f"{MANY}/{MANY} " in written) == told
+        assert written.endswith("\r\x1b[K") == told, "nothing of it stays"

@@ -15,6 +15,8 @@ from tiecheck.render.findings import place_text, whom_text
 from tiecheck.render.lines import Line, cells, page_width, wants_color, wrapped
 from tiecheck.render.reports import Style
 from tiecheck.render.text import MANY, SCREEN, found_text, render, report_text, times
+from tiecheck.rules.index import OTHER_SEVERITIES
+from tiecheck.rules.registry import rule_of
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 NAMES = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
@@ -121,6 +123,12 @@ def test_what_is_suppressed_is_counted_and_shown_with_v(targets: list[TargetRepo
     assert "Findings: none; 1 suppressed." in text_of([target])
     assert "TIE101" not in text_of([target])
     assert "TIE101 error: trained-head-discarded (suppressed: a reason of mine)" in text_of([target], verbose=True)
+
+
+def test_a_severity_that_is_shown_is_one_that_is_listed(targets: list[TargetReport]) -> None:
+    for finding in (finding for target in targets for finding in target.findings):
+        listed = {rule_of(finding.code).severity, *OTHER_SEVERITIES.get(finding.code, "").split(", ")}
+        assert finding.severity in listed, finding.code
 
 
 def test_yours_come_first(targets: list[TargetReport]) -> None:

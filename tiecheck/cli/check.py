@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +13,10 @@ import click
 from tiecheck.cli.settings import config_options, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import PLACING, Config
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, shown
 
 if TYPE_CHECKING:
+    from tiecheck.records.report import TargetReport
     from tiecheck.render.reports import Output, Shown, Style
 
 
@@ -175,7 +176,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         style = style._replace(strict=config.strict, fail_on=config.fail_on)
         outputs = parse_outputs(formats, options["output_file"])
         with turn_output_aside(config, targets):
-            report = assemble_report(run(targets, config))
+            report = assemble_report(_told_progress(run(targets, config), len(targets), style))
         write_reports(report, outputs, style)
         if config.ties:
             from tiecheck.engine.contracts import unused_classes
@@ -186,6 +187,21 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
+
+
+MANY = 8
+"""Targets from which on a terminal is told how far the run is."""
+
+
+def _told_progress(reports: Iterable[TargetReport], total: int, style: Style) -> Iterator[TargetReport]:
+    """Hand reports on, and tell a terminal on standard error which one came last; nothing of it stays."""
+    told = total >= MANY and not style.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    for count, report in enumerate(reports, 1):
+        if told:
+            click.echo(f"\r\x1b[K{count}/{max(total, count)} {shown(report.target)[:60]}", err=True, nl=False)
+        yield report
+    if told:
+        click.echo("\r\x1b[K", err=True, nl=False)
 
 
 def tell_left_fixes(targets: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.render.lines import Line
+from tiecheck.rules.index import OTHER_SEVERITIES
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
@@ -20,7 +21,7 @@ def rule_text(rule: type[Rule]) -> str:
     parts = [
         f"# {rule.code}: {rule.name}",
         f"{_first_line(rule)}",
-        f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}.",
+        _grades(rule),
     ]
     parts += [f"## {title}\n\n{body}" for title, body in rule.text().items()]
     if rule.messages:
@@ -47,7 +48,7 @@ def found_lines(found: Found) -> Iterator[Line]:
 def rule_lines(rule: type[Rule]) -> Iterator[Line]:
     """Yield one rule in full, rendered: headings, paragraphs, lists, and code that is never wrapped."""
     yield Line(f"{rule.code} {rule.name}: {rule.summary}", 0, 2, SEVERITY_TONES[rule.severity], len(rule.code))
-    yield Line(f"Severity {rule.severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}.", 0, 2, "dim")
+    yield Line(_grades(rule), 0, 2, "dim")
     for title, body in {"": _about(rule), **rule.text()}.items():
         yield Line("")
         if title:
@@ -93,10 +94,19 @@ def _about(rule: type[Rule]) -> str:
     return " ".join((rule.__doc__ or "").partition("## ")[0].split())
 
 
+def _grades(rule: type[Rule]) -> str:
+    """Return severity, with those that it has in some cases, and confidence in a sentence."""
+    others = OTHER_SEVERITIES.get(rule.code)
+    severity = f"{rule.severity} ({others} in some cases)" if others else rule.severity
+    return f"Severity {severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}."
+
+
 def rule_rows(rules: tuple[type[Rule], ...]) -> Iterator[Line]:
     """Yield a list of rules, two lines each."""
     for rule in rules:
-        yield Line(f"{rule.code}  {rule.severity:<8} {rule.name}", 0, 8, SEVERITY_TONES[rule.severity], len(rule.code))
+        others = f" (or {OTHER_SEVERITIES[rule.code]})" if rule.code in OTHER_SEVERITIES else ""
+        head = f"{rule.code}  {rule.severity:<8} {rule.name}{others}"
+        yield Line(head, 0, 8, SEVERITY_TONES[rule.severity], len(rule.code))
         yield Line(rule.summary, 8, 0, "dim")
 
 
@@ -121,6 +131,9 @@ def rules_document(found: Found) -> dict[str, Any]:
                 "name": rule.name,
                 "summary": rule.summary,
                 "severity": rule.severity,
+                "other_severities": OTHER_SEVERITIES.get(rule.code, "").split(", ")
+                if rule.code in OTHER_SEVERITIES
+                else [],
                 "confidence": rule.confidence,
                 "needs": list(rule.needs),
                 "text": rule.text(),
