@@ -47,7 +47,8 @@ class TestPaths:
     def test_directory_of_model_directories(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "config.json").touch()
-        assert says(f"{tmp_path}/") == f"{tmp_path}/ holds models in folders of its own; name them, e.g. {tmp_path}/*"
+        told = f"{tmp_path}/ holds models in folders of its own; name them, e.g. {tmp_path}/*, or use --recursive"
+        assert says(f"{tmp_path}/") == told
 
     def test_directory_of_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").touch()

@@ -44,6 +44,7 @@ class CheckCommand(PlainCommand):
 @click.option(
     "--python", metavar="PATH", help="Rehearse with the transformers of this interpreter. Implies --rehearse."
 )
+@click.option("--recursive", is_flag=True, help="Judge every model below a directory, each folder for itself.")
 @click.option("--base", metavar="DIR", help="The base of an adapter. [default: the one it names, where that is here]")
 @click.option("--uses", is_flag=True, help="Also trace a forward pass on meta: what reads what. Implies --live.")
 @click.option(

@@ -58,6 +58,8 @@ class Config(Record):
 
     changed_only: str | None = None
     """The revision against which git says what changed, of sources the only files to judge; None for all."""
+    recursive: bool = False
+    """True where every model below a directory is a target of its own."""
     drafts_for: str | None = None
     """The model that a draft drafts for, to compare their embeddings; None for none."""
     judge_for: tuple[str, ...] = ()

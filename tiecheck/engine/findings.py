@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tiecheck.engine.status import JUDGED, RuleAnswers
 from tiecheck.errors import shown
 from tiecheck.facts.registry import Facts
-from tiecheck.records.edits import NO_MEND, Edit, edit_words, fitting_edits
+from tiecheck.records.edits import CONFIG, NO_MEND, Edit, edit_words, fitting_edits
 from tiecheck.records.report import Error, Finding, Skip, finding_fingerprint
 from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import Target
@@ -94,7 +94,7 @@ def apply_rule(
     outcome.skips.extend(Skip(rule.code, rule.name, shown(reason)) for reason in reasons)
     drafts = (answer for answer in answers if not isinstance(answer, Unknown))
     model = facts.known("model_config")
-    data = model.data if model else None
+    data = model.data if model and model.path == CONFIG else None
     outcome.findings.extend(
         finding_of(rule, draft, target, chosen, fitting_edits(draft.edits, data) if draft.edits else ())
         for draft in drafts

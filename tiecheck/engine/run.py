@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
@@ -29,7 +30,8 @@ from tiecheck.files.limits import Account, current
 from tiecheck.records.report import Error, Report, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
-from tiecheck.targets.parse import Target, parse_target, targets_below
+from tiecheck.targets.layouts import targets_below
+from tiecheck.targets.parse import Target, parse_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,14 +85,21 @@ def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Repo
 
         read_baseline(config.baseline)
     seen: set[str] = set()
-    one_by_one = (one for given in targets for one in (targets_below(given) if isinstance(given, str) else (given,)))
-    for count, target in enumerate(one_by_one):
+    for count, target in enumerate(chain.from_iterable(_below(target, config) for target in targets)):
         whole = _whole_model(target)
         if isinstance(whole, str) and whole is not target:
             if whole in seen:
                 continue  # `model/*.safetensors` names one model by each of its shards
             seen.add(whole)
         yield check_target(whole, config, reporting, one_of_many=count > 0)
+
+
+def _below(target: str | nn.Module, config: Config) -> Iterator[str | nn.Module]:
+    """Yield what a target stands for: itself, or the models in or below a directory."""
+    if isinstance(target, str):
+        yield from targets_below(target, recursive=config.recursive)
+    else:
+        yield target
 
 
 def _whole_model(target: str | nn.Module) -> str | nn.Module:

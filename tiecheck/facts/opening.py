@@ -14,6 +14,7 @@ from tiecheck.records.edits import COMMIT, WORK
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.stored.training_signs import TRAINER, find_states, may_be_wrapped
+from tiecheck.targets.layouts import layout_of
 from tiecheck.targets.parse import Target
 
 if TYPE_CHECKING:
@@ -169,7 +170,10 @@ def _read(
     folder: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config, refused: str = ""
 ) -> Given:
     """Return what was read of a checkpoint at a folder or address, and what was asked for; `refused`: why not."""
-    none = refused or "there are no weights of a whole model in the directory"
+    none = refused
+    if checkpoint is None and not none:
+        layout = layout_of(_listed(folder))
+        none = f"it is {layout}" if layout else "there are no weights of a whole model in the directory"
     return {
         "folder": folder,
         "model_config": model if model is not None else Unknown("there is no config.json"),

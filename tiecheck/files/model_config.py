@@ -12,11 +12,13 @@ from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import Flag, ModelConfig
 
 CONFIG_NAME = "config.json"
+VENDOR_NAME = "params.json"
+"""The config beside the `consolidated` files of Mistral and Meta; Mistral's flag is `tied_embeddings`."""
 
 FLAG_LIMIT = 10_000
 """Tie flags in one config; the largest composed configs have some twenty."""
 
-FLAG_KEYS = ("tie_word_embeddings", "weight_tying", "tie_embedding", "tie_codebooks_embeddings")
+FLAG_KEYS = ("tie_word_embeddings", "weight_tying", "tie_embedding", "tie_codebooks_embeddings", "tied_embeddings")
 """Keys that say whether something is tied: transformers' (every version), OLMo's own (`hf_olmo`, ai2-olmo 0.2), and
 those that lfm2 and csm read instead (transformers 4.57 and 5.23)."""
 
@@ -30,10 +32,11 @@ def read_config(root: str) -> ModelConfig | None:
     Raises:
         TargetError: The file is there and is not a JSON object.
     """
-    if not os.path.lexists(os.path.join(root, CONFIG_NAME)):
+    name = next((n for n in (CONFIG_NAME, VENDOR_NAME) if os.path.lexists(os.path.join(root, n))), None)
+    if name is None:
         return None
-    path = path_inside(root, CONFIG_NAME)
-    return parse_config(read_bytes(path, path, CONFIG_BYTES), path)
+    path = path_inside(root, name)
+    return parse_config(read_bytes(path, path, CONFIG_BYTES), path)._replace(path=name)
 
 
 def parse_config(raw: bytes, path: str) -> ModelConfig:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tiecheck.errors import TargetError, near_words, without_secrets
 from tiecheck.records.record import Record
+from tiecheck.targets.layouts import ADAPTER_CONFIG, FILE_ENDINGS, layout_of, whole_weights
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
 
@@ -22,11 +23,6 @@ HUB_FOLDER = "models--"
 """Beginning of a model's folder in the hub's cache; owner and name follow, two dashes between them."""
 
 SOURCE_ENDINGS = (".py", ".ipynb")
-ADAPTER_CONFIG = "adapter_config.json"
-NO_MODEL = ("adapter_", "adapters.", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "training_args")
-"""Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
-`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm)."""
-FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
 ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
@@ -96,22 +92,6 @@ def _exists(text: str) -> bool:
     return True
 
 
-def targets_below(text: str) -> list[str]:
-    """Return the targets that a word stands for: the GGUF files of a directory that holds no other model, else itself.
-
-    Of a model in parts the first part stands for all.
-    """
-    try:
-        names = sorted(os.listdir(text)) if text and os.path.isdir(text) else []
-    except OSError:
-        return [text]
-    files = [name for name in names if name.lower().endswith(".gguf")]
-    if not files or "config.json" in names or any(n.endswith(FILE_ENDINGS) for n in names):
-        return [text]
-    first = (name for name in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name))
-    return [os.path.join(text, name) for name in first] or [text]
-
-
 def _directory(text: str) -> Target:
     try:
         names = os.listdir(text)
@@ -119,8 +99,11 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} cannot be listed: {error.strerror or error}", text) from error
     if not names:
         raise TargetError(f"{text} is an empty directory", text)
-    if ADAPTER_CONFIG in names and not any(n.endswith(FILE_ENDINGS) and not n.startswith(NO_MODEL) for n in names):
+    if ADAPTER_CONFIG in names and not whole_weights(names):
         return Target(text, "adapter", text, None)
+    layout = layout_of(names)
+    if layout is not None and ("config.json" not in names or "model.bin" in names):
+        raise TargetError(f"{text} is {layout}", text)
     if "config.json" in names or any(name.endswith(FILE_ENDINGS) for name in names):
         return Target(text, "checkpoint", text, None)
     if "snapshots" in names and os.path.basename(text.rstrip("/")).startswith(HUB_FOLDER):
@@ -128,7 +111,9 @@ def _directory(text: str) -> Target:
     if _holds_source(text):
         return Target(text, "source", text, None)
     if any(os.path.isfile(os.path.join(text, name, "config.json")) for name in names):
-        raise TargetError(f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*", text)
+        raise TargetError(
+            f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*, or use --recursive", text
+        )
     raise TargetError(f"{text} holds no config.json and no weights that are known by their ending", text)
 
 

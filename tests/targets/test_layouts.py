@@ -1,0 +1,114 @@
+"""The table of layouts: each named for what it is and refused, and what a word stands for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from click.testing import CliRunner
+from rule_failures import llama
+
+import tiecheck
+from tiecheck.cli.main import cli
+from tiecheck.targets.layouts import LAYOUTS, layout_of, targets_below
+
+
+def fill(root: Path, *names: str) -> Path:
+    """Make empty files, and folders where a name ends in a slash."""
+    for name in names:
+        if name.endswith("/"):
+            (root / name).mkdir(parents=True)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"")
+    return root
+
+
+KNOWN = [
+    (("zero_to_fp32.py", "latest", "global_step5/"), "DeepSpeed"),
+    (("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt"), "DeepSpeed"),
+    ((".metadata", "__0_0.distcp"), r"\(DCP\)"),
+    (("pytorch_model_fsdp_0/", "optimizer_0/"), "FSDP"),
+    (("latest_checkpointed_iteration.txt", "iter_0000100/"), "Megatron"),
+    (("mp_rank_00/", "mp_rank_01/"), "Megatron"),
+    (("model.nemo",), "NeMo"),
+    (("config.json", "model.bin", "vocabulary.json"), "CTranslate2"),
+    (("model.bin", "shared_vocabulary.txt"), "CTranslate2"),
+    (("flax_model.msgpack",), "Flax"),
+    (("tf_model.h5",), "TensorFlow"),
+    (("saved_model.pb", "variables/"), "TensorFlow"),
+    (("model_index.json", "unet/", "vae/"), "diffusers"),
+]
+
+
+@pytest.mark.parametrize(("names", "what"), KNOWN)
+def test_a_layout_is_named_for_what_it_is(names: tuple[str, ...], what: str, tmp_path: Path) -> None:
+    report = tiecheck.check(fill(tmp_path, *names))
+    (error,) = report.errors
+    assert __import__("re").search(what, error.message), error.message
+    assert "adapter" not in error.message
+    assert CliRunner().invoke(cli, [str(tmp_path)]).exit_code == 2
+
+
+def test_every_layout_of_the_table_is_met() -> None:
+    assert len({layout_of([name.rstrip("/") for name in names]) and what for names, what in KNOWN}) == len(
+        {layout.what.split(" (")[0] for layout in LAYOUTS} - {"a model of TensorFlow"}
+    )
+
+
+@pytest.mark.parametrize("beside", ["flax_model.msgpack", "tf_model.h5", "zero_to_fp32.py", ".metadata", "x.nemo"])
+def test_weights_that_are_read_go_first(beside: str, tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    assert tiecheck.check(fill(tmp_path, beside)).targets[0].status == "pass"
+
+
+def test_a_config_beside_other_weights_is_told_as_a_reason(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    report = tiecheck.check(fill(tmp_path, "flax_model.msgpack")).targets[0]
+    assert (report.status, report.reason) != ("pass", None)
+    assert "Flax" in (report.reason or "")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_that_torch_wrote_is_dcp(tmp_path: Path) -> None:
+    dcp.save({"model": {"w": torch.ones(2)}}, checkpoint_id=tmp_path, no_dist=True)
+    (error,) = tiecheck.check(tmp_path).errors
+    assert "(DCP)" in error.message
+
+
+def test_a_vendor_config_is_read_where_there_is_no_other(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"tok_embeddings.weight": torch.randn(64, 16)}, tmp_path / "consolidated.safetensors")
+    (tmp_path / "params.json").write_text(json.dumps({"vocab_size": 64, "tied_embeddings": True}))
+    (tie,) = tiecheck.check(tmp_path).targets[0].ties
+    assert (tie.declared, tie.declared_by, tie.stored) == (True, ("params.json:tied_embeddings",), "absent")
+
+
+def test_a_pipeline_stands_for_its_text_models(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "text_encoder")
+    fill(tmp_path, "model_index.json")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    os.mkfifo(tmp_path / "scheduler")
+    (report,) = tiecheck.check(tmp_path).targets
+    assert (report.target, report.status) == (str(tmp_path / "text_encoder"), "pass")
+
+
+def test_recursive_judges_every_model_below(tmp_path: Path) -> None:
+    for name in ("a", "deep/er/b", ".hidden"):
+        llama().save_pretrained(tmp_path / name)
+    fill(tmp_path, "deep/x.gguf", "deep/notes.txt")
+    os.symlink(tmp_path, tmp_path / "loop")
+    found = sorted(os.path.relpath(t, tmp_path) for t in targets_below(str(tmp_path), recursive=True))
+    assert found == ["a", "deep/er/b", "deep/x.gguf"]
+    report = CliRunner().invoke(cli, ["--recursive", str(tmp_path)])
+    assert report.exit_code == 2
+    assert "3 targets: 2 pass, 1 error" in report.output
+    assert "--recursive" in CliRunner().invoke(cli, [str(tmp_path)]).output
+    assert list(targets_below(str(tmp_path / "deep/er/b"), recursive=True)) == [str(tmp_path / "deep/er/b")]

@@ -1,0 +1,139 @@
+"""Layouts of model directories: one table, each with its sentence or with the targets that it stands for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from tiecheck.records.record import Record
+
+FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+ADAPTER_CONFIG = "adapter_config.json"
+NO_MODEL = (
+    "adapter_",
+    "adapters.",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "training_args",
+    "zero_pp_rank",
+    "bf16_zero_pp_rank",
+)
+"""Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
+`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm)."""
+
+FOLDERS = 10_000
+"""Folders below a root that are looked at, and targets that a word may stand for."""
+
+
+class Layout(Record):
+    """A layout that is not read: how it is known, and what it is."""
+
+    sign: str
+    """A pattern that one of the names matches as a whole."""
+    what: str
+    """The thing, as it goes on after "is"."""
+    way: str
+    """What makes a checkpoint of it that is read; empty where there is no such tool."""
+
+
+LAYOUTS = (
+    Layout(r"model_index\.json", "a pipeline of diffusers without a text encoder", ""),
+    Layout(r"zero_to_fp32\.py|.*zero_pp_rank_.*\.pt|global_step\d+", "a checkpoint of DeepSpeed", "zero_to_fp32.py"),
+    Layout(r".*\.distcp|\.metadata", "a distributed checkpoint of torch (DCP)", "dcp_to_torch_save"),
+    Layout(r"pytorch_model_fsdp_\d+", "a sharded checkpoint of FSDP", "accelerate merge-weights"),
+    Layout(r"latest_checkpointed_iteration\.txt|mp_rank_\d+", "a checkpoint of Megatron", "its converter"),
+    Layout(r".*\.nemo", "a checkpoint of NeMo", "its converter"),
+    Layout(r"(shared_|source_)?vocabulary\.(json|txt)", "a model of CTranslate2", ""),
+    Layout(
+        r"flax_model\.msgpack(\.index\.json)?", "a checkpoint of Flax", "from_pretrained of transformers 4 (from_flax)"
+    ),
+    Layout(
+        r"tf_model\.h5(\.index\.json)?", "a checkpoint of TensorFlow", "from_pretrained of transformers 4 (from_tf)"
+    ),
+    Layout(r"saved_model\.pb", "a model of TensorFlow", ""),
+)
+"""Layouts without weights that are read, the surer signs first."""
+
+
+def whole_weights(names: list[str]) -> list[str]:
+    """Return the names that are weights of a whole model by their ending."""
+    return [n for n in names if n.endswith(FILE_ENDINGS) and not n.startswith(NO_MODEL)]
+
+
+def layout_of(names: list[str]) -> str | None:
+    """Return what a directory without weights that are read is; None for one that has some, or is none of these."""
+    weights = whole_weights(names)
+    if weights and weights != ["model.bin"]:
+        return None
+    for layout in LAYOUTS:
+        sign = next((name for name in sorted(names) if re.fullmatch(layout.sign, name)), None)
+        if sign is not None and (not weights or "CTranslate2" in layout.what):
+            way = f"; {layout.way} makes one that is" if layout.way else ""
+            return f"{layout.what} ({sign}), which is not read{way}"
+    return None
+
+
+def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
+    """Yield the targets that a word stands for.
+
+    GGUF files of a directory that holds no other model (of a model in parts the first), the components with a text
+    model of a diffusers root, the transformer below a root of sentence-transformers; else the word itself.
+
+    Args:
+        text: As the user wrote it.
+        recursive: True to yield every model below a directory, each folder for itself.
+    """
+    if not text or not os.path.isdir(text):
+        yield text
+        return
+    if not recursive:
+        yield from _own_targets(text) or [text]
+        return
+    found = False
+    for seen, (folder, folders, names) in enumerate(os.walk(text)):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if seen >= FOLDERS:
+            break
+        if "config.json" in names or ADAPTER_CONFIG in names or whole_weights(names):
+            found = True
+            yield folder
+        for name in _gguf_files(names):
+            found = True
+            yield os.path.join(folder, name)
+    if not found:
+        yield text
+
+
+def _own_targets(text: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(text))
+    except OSError:
+        return []
+    if "config.json" in names or whole_weights(names):
+        return []
+    if "model_index.json" in names or "modules.json" in names:
+        below = [os.path.join(text, name) for name in names]
+        return [path for path in below if _names_a_class(os.path.join(path, "config.json"))]
+    return [os.path.join(text, name) for name in _gguf_files(names)]
+
+
+def _gguf_files(names: list[str]) -> list[str]:
+    """Return the GGUF files among some names; of a model in parts the first part alone."""
+    files = [name for name in sorted(names) if name.lower().endswith(".gguf")]
+    first = [name for name in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name)]
+    return first or files[:1]
+
+
+def _names_a_class(path: str) -> bool:
+    """Tell whether a config names a class of transformers, as those of a pipeline's other parts do not."""
+    if not os.path.isfile(path):  # a pipe would keep us waiting
+        return False
+    try:
+        with open(path, "rb") as file:
+            return b'"architectures"' in file.read(1 << 20)
+    except OSError:
+        return False
