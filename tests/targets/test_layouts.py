@@ -14,7 +14,8 @@ from rule_failures import llama
 
 import tiecheck
 from tiecheck.cli.main import cli
-from tiecheck.targets.layouts import LAYOUTS, layout_of, targets_below
+from tiecheck.targets.layouts import LAYOUTS
+from tiecheck.targets.parse import layout_word, targets_below
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -55,7 +56,7 @@ def test_a_layout_is_named_for_what_it_is(names: tuple[str, ...], what: str, tmp
 
 
 def test_every_layout_of_the_table_is_met() -> None:
-    assert len({layout_of([name.rstrip("/") for name in names]) and what for names, what in KNOWN}) == len(
+    assert len({layout_word([name.rstrip("/") for name in names]) and what for names, what in KNOWN}) == len(
         {layout.what.split(" (")[0] for layout in LAYOUTS} - {"a model of TensorFlow"}
     )
 

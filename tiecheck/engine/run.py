@@ -30,8 +30,7 @@ from tiecheck.files.limits import Account, current
 from tiecheck.records.report import Error, Report, TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
-from tiecheck.targets.layouts import targets_below
-from tiecheck.targets.parse import Target, parse_target
+from tiecheck.targets.parse import Target, parse_target, targets_below
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,7 @@ from tiecheck.records.edits import COMMIT, WORK
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.stored.training_signs import TRAINER, find_states, may_be_wrapped
-from tiecheck.targets.layouts import layout_of
-from tiecheck.targets.parse import Target
+from tiecheck.targets.parse import Target, layout_word
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,7 +171,7 @@ def _read(
     """Return what was read of a checkpoint at a folder or address, and what was asked for; `refused`: why not."""
     none = refused
     if checkpoint is None and not none:
-        layout = layout_of(_listed(folder))
+        layout = layout_word(_listed(folder))
         none = f"it is {layout}" if layout else "there are no weights of a whole model in the directory"
     return {
         "folder": folder,

@@ -11,7 +11,7 @@ from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.adapters import Adapter
-from tiecheck.targets.layouts import ADAPTER_CONFIG
+from tiecheck.targets.parse import ADAPTER_CONFIG
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 """The weights of an adapter, those first that PEFT takes first (peft 0.21, `load_peft_weights`); the last of mlx-lm."""

@@ -11,7 +11,7 @@ from tiecheck.files.limits import SHARDS, VALUES, account
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Shard
-from tiecheck.targets.layouts import NO_MODEL
+from tiecheck.targets.parse import NO_MODEL
 
 PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 LATER_ENDINGS = {".gguf": "GGUF", ".onnx": "ONNX"}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError, UsageError, without_secrets
 from tiecheck.files.limits import JSON_BYTES
-from tiecheck.targets.layouts import ADAPTER_CONFIG, FILE_ENDINGS, targets_below
+from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, targets_below
 
 MANIFESTS = (".txt", ".list", ".jsonl")
 """Ends of the names of files that list targets, one a line."""

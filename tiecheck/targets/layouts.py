@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tiecheck.records.record import Record
-
-FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
-ADAPTER_CONFIG = "adapter_config.json"
-NO_MODEL = (
-    "adapter_",
-    "adapters.",
-    "optimizer",
-    "scheduler",
-    "scaler",
-    "rng_state",
-    "random_states",
-    "training_args",
-    "zero_pp_rank",
-    "bf16_zero_pp_rank",
-)
-"""Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
-`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm)."""
 
 FOLDERS = 10_000
 """Folders below a root that are looked at, and targets that a word may stand for."""
@@ -59,14 +42,13 @@ LAYOUTS = (
 """Layouts without weights that are read, the surer signs first."""
 
 
-def whole_weights(names: list[str]) -> list[str]:
-    """Return the names that are weights of a whole model by their ending."""
-    return [n for n in names if n.endswith(FILE_ENDINGS) and not n.startswith(NO_MODEL)]
+def layout_of(names: list[str], weights: list[str]) -> str | None:
+    """Return what a directory without weights that are read is; None for one that has some, or is none of these.
 
-
-def layout_of(names: list[str]) -> str | None:
-    """Return what a directory without weights that are read is; None for one that has some, or is none of these."""
-    weights = whole_weights(names)
+    Args:
+        names: The names in it.
+        weights: Those of them that are weights of a whole model by their ending.
+    """
     if weights and weights != ["model.bin"]:
         return None
     for layout in LAYOUTS:
@@ -77,46 +59,35 @@ def layout_of(names: list[str]) -> str | None:
     return None
 
 
-def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
-    """Yield the targets that a word stands for.
-
-    GGUF files of a directory that holds no other model (of a model in parts the first), the components with a text
-    model of a diffusers root, the transformer below a root of sentence-transformers; else the word itself.
+def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> Iterator[str]:
+    """Yield every model and GGUF file below a directory, each folder for itself; the directory where there is none.
 
     Args:
-        text: As the user wrote it.
-        recursive: True to yield every model below a directory, each folder for itself.
+        text: The directory.
+        weights: Gives those of some names that are weights of a whole model.
     """
-    if not text or not os.path.isdir(text):
-        yield text
-        return
-    if not recursive:
-        yield from _own_targets(text) or [text]
-        return
     found = False
     for seen, (folder, folders, names) in enumerate(os.walk(text)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
             break
-        if "config.json" in names or ADAPTER_CONFIG in names or whole_weights(names):
-            found = True
-            yield folder
-        for name in _gguf_files(names):
-            found = True
-            yield os.path.join(folder, name)
+        files = [os.path.join(folder, name) for name in _gguf_files(names)]
+        if "config.json" in names or "adapter_config.json" in names or weights(names):
+            files.insert(0, folder)
+        found = found or bool(files)
+        yield from files
     if not found:
         yield text
 
 
-def _own_targets(text: str) -> list[str]:
-    try:
-        names = sorted(os.listdir(text))
-    except OSError:
-        return []
-    if "config.json" in names or whole_weights(names):
-        return []
+def parts_of(text: str, names: list[str]) -> list[str]:
+    """Return the targets that a directory without a model of its own stands for; none for one that is none of these.
+
+    Its GGUF files (of a model in parts the first), the components with a text model of a diffusers root, or the
+    transformer below a root of sentence-transformers.
+    """
     if "model_index.json" in names or "modules.json" in names:
-        below = [os.path.join(text, name) for name in names]
+        below = [os.path.join(text, name) for name in sorted(names)]
         return [path for path in below if _names_a_class(os.path.join(path, "config.json"))]
     return [os.path.join(text, name) for name in _gguf_files(names)]
 

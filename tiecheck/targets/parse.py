@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 from tiecheck.errors import TargetError, near_words, without_secrets
 from tiecheck.records.record import Record
-from tiecheck.targets.layouts import ADAPTER_CONFIG, FILE_ENDINGS, layout_of, whole_weights
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
 
@@ -23,6 +23,22 @@ HUB_FOLDER = "models--"
 """Beginning of a model's folder in the hub's cache; owner and name follow, two dashes between them."""
 
 SOURCE_ENDINGS = (".py", ".ipynb")
+FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+ADAPTER_CONFIG = "adapter_config.json"
+NO_MODEL = (
+    "adapter_",
+    "adapters.",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "training_args",
+    "zero_pp_rank",
+    "bf16_zero_pp_rank",
+)
+"""Beginnings of what trainers leave beside a model, or in place of one; none of it is the model (transformers 5.23
+`trainer.py`, accelerate 1.15; `adapters.` of mlx-lm)."""
 ATTRIBUTE = r"(?P<place>.+):(?P<attribute>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
 MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
@@ -92,6 +108,40 @@ def _exists(text: str) -> bool:
     return True
 
 
+def whole_weights(names: list[str]) -> list[str]:
+    """Return the names that are weights of a whole model by their ending."""
+    return [n for n in names if n.endswith(FILE_ENDINGS) and not n.startswith(NO_MODEL)]
+
+
+def layout_word(names: list[str]) -> str | None:
+    """Return what a directory is whose weights are not read; None for any other."""
+    weights = whole_weights(names)
+    if weights and weights != ["model.bin"]:
+        return None
+    from tiecheck.targets.layouts import layout_of
+
+    return layout_of(names, weights)
+
+
+def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
+    """Yield the targets that a word stands for: mostly itself.
+
+    Args:
+        text: As the user wrote it.
+        recursive: True to yield every model below a directory, each folder for itself.
+    """
+    try:
+        names = os.listdir(text) if text and os.path.isdir(text) else []
+    except OSError:  # whoever reads it tells
+        names = []
+    if not names or (not recursive and ("config.json" in names or whole_weights(names))):
+        yield text
+        return
+    from tiecheck.targets.layouts import models_below, parts_of
+
+    yield from models_below(text, whole_weights) if recursive else parts_of(text, names) or [text]
+
+
 def _directory(text: str) -> Target:
     try:
         names = os.listdir(text)
@@ -101,7 +151,7 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} is an empty directory", text)
     if ADAPTER_CONFIG in names and not whole_weights(names):
         return Target(text, "adapter", text, None)
-    layout = layout_of(names)
+    layout = layout_word(names)
     if layout is not None and ("config.json" not in names or "model.bin" in names):
         raise TargetError(f"{text} is {layout}", text)
     if "config.json" in names or any(name.endswith(FILE_ENDINGS) for name in names):

@@ -37,7 +37,7 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.records.words import Unknown
-from tiecheck.targets.layouts import FILE_ENDINGS
+from tiecheck.targets.parse import FILE_ENDINGS
 
 ENDINGS = (*FILE_ENDINGS, ".gguf", ".onnx")
 

@@ -9,7 +9,7 @@ from tiecheck.records.edits import move_edits
 from tiecheck.records.files import BesideAdapter
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.targets.layouts import ADAPTER_CONFIG
+from tiecheck.targets.parse import ADAPTER_CONFIG
 from tiecheck.wording import listed
 
 
