@@ -9,11 +9,11 @@ import pytest
 
 from tiecheck.errors import MissingExtraError, TargetError
 from tiecheck.facts import registry
-from tiecheck.facts.registry import Asked, Fact, Facts, Found, Read, all_facts, fact
+from tiecheck.facts.registry import Asked, Brought, Fact, Facts, Found, Read, Said, Watched, all_facts, fact
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import all_rules
 
-GIVEN = {name for names in (Asked, Read, Found) for name in get_args(names)}
+GIVEN = {name for names in (Asked, Brought, Read, Said, Watched, Found) for name in get_args(names)}
 MADE = {one.name: one for one in all_facts()}
 
 

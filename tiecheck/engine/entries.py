@@ -76,7 +76,7 @@ def loader_entries(
     """
     alike: dict[LoaderView, list[LoaderView]] = {}
     for view in views:
-        if chosen is None or (view.loader, view.versions) in chosen:
+        if chosen is None or view.among(chosen):
             alike.setdefault(view._replace(names=()), []).append(view)
     return tuple(
         LoaderOutcome(

@@ -37,9 +37,10 @@ def finding_of(
     severity = draft.severity or rule.severity
     if target.type == "checkpoint" and rule.code.startswith("TIE8"):
         severity = "info"  # the class of a model's own file may never be used
-    if chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
-        meant = any((view.loader, view.versions) in chosen for view in draft.hurts)
-        severity = "info" if not meant else "warning" if severity == "info" else severity
+    if draft.hurts and not any(view.among(chosen) for view in draft.hurts):
+        severity = "info"
+    elif chosen is not None and draft.hurts is not None:  # a note that hurts a loader which matters is none
+        severity = "info" if not draft.hurts else "warning" if severity == "info" else severity
     return Finding(
         code=rule.code,
         name=rule.name,

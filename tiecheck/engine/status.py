@@ -138,9 +138,9 @@ def untold_reason(
         names = listed(group.names[:4])
         if group.declared is None:
             yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
-        must = [
-            v for v in views if (v.loader == "transformers" if chosen is None else (v.loader, v.versions) in chosen)
-        ]
+        must = [v for v in views if (v.loader == "transformers" if chosen is None else v.among(chosen))]
+        if chosen is not None and views and not any(v.names == group.names for v in must):
+            yield f"{names}: none of the loaders that --for names has the class or such a group"
         blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]
         if blind:
             titles = listed(tuple(view.title for view in blind))

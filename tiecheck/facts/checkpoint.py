@@ -76,6 +76,7 @@ def loaders(
     groups: tuple[Group, ...],
     checkpoint: Checkpoint,
     load_problems: tuple[LoadProblem, ...] | None,
+    judging: Config | None,
     rehearsal: Rehearsal | None,
 ) -> tuple[LoaderView, ...]:
     """Outcome of each group in each loader of the matrix; the rehearsed one's by its own word."""
@@ -83,7 +84,9 @@ def loaders(
         return ()
     from tiecheck.peers.loaders.matrix import loader_views
 
-    views = loader_views(model_config, architecture, checkpoint, groups, load_problems or ())
+    views = loader_views(
+        model_config, architecture, checkpoint, groups, load_problems or (), judging.judge_for if judging else ()
+    )
     if rehearsal is None:
         return views
     from tiecheck.peers.loaders.rehearsed import rehearsed_views

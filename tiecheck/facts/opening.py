@@ -179,6 +179,7 @@ def _read(
         "checkpoint": checkpoint if checkpoint is not None else Unknown(none),
         "values": config.values,
         **_asked(config, live=config.wants_live),
+        **({"judging": config.only("judge_for")} if config.judge_for else {}),
         **({"rehearsing": config.only(*REHEARSING)} if config.wants_rehearsal else {}),
     }
 

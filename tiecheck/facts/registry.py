@@ -11,9 +11,9 @@ from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
 from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
 
-Asked = Literal["contract", "load_options", "placing", "rehearsing", "tracing", "values"]
-"""Names of the slices of `Config` that facts are made by: the user's ties, how to load or rehearse, the placement, the
-forward pass to trace, and `--values`."""
+Asked = Literal["contract", "judging", "load_options", "placing", "rehearsing", "tracing", "values"]
+"""Names of the slices of `Config` that facts are made by: the user's ties, the loaders that matter, how to load or
+rehearse, the placement, the forward pass to trace, and `--values`."""
 
 Brought = Literal["adapter", "adapter_base", "draft", "gguf"]
 """Names of what the opening of an artefact reads: an adapter and its base, a draft, a GGUF file."""
@@ -37,15 +37,19 @@ Live = Literal["built", "key_problems", "live", "live_class", "mending", "placem
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
 Used = Literal["gradients", "uses"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
-Lived = Literal["across_models", "held_tensors", "other_models", "stepped_by", "survived", "tie_breaks"]
-"""Names of what a guard or an operation saw, of the optimizers and other models that were given, and what they hold."""
+Lived = Literal["across_models", "held_tensors"]
+
+Watched = Literal["other_models", "stepped_by", "survived", "tie_breaks"]
+"""Names of what a guard or an operation saw, and of the optimizers and other models that were given."""
 
 if TYPE_CHECKING:
     Make = TypeVar("Make", bound=Callable[..., Any])
-    FactName = Literal[Asked, Brought, Read, Said, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used]
+    FactName = Literal[
+        Asked, Brought, Read, Said, Watched, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used
+    ]
     """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
-_KINDS = (Asked, Brought, Read, Said, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
+_KINDS = (Asked, Brought, Read, Said, Watched, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
 NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
 
 MODULES = ("artefacts", "checkpoint", "live", "used")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Literal
 
 from tiecheck.records.record import Record
@@ -36,6 +37,19 @@ class LoaderView(Record):
     def title(self) -> str:
         """The loader with its versions, as a sentence names it."""
         return f"{self.loader} {self.versions}" if self.versions else self.loader
+
+    @property
+    def line(self) -> str:
+        """The versions; of transformers 5 its whole line, for a range of its releases too."""
+        return "5" if self.loader == "transformers" and self.versions.startswith("5.") else self.versions
+
+    def among(self, chosen: Container[tuple[str, str]] | None) -> bool:
+        """Tell whether `--for` means it, whose loaders are pairs of name and versions.
+
+        Where it names none, every loader is meant by its newest release: what only an earlier one of transformers 5
+        does is told, and fails nobody who does not name that release.
+        """
+        return self.versions == self.line if chosen is None else (self.loader, self.versions) in chosen
 
     @property
     def hurts(self) -> bool:

@@ -14,7 +14,6 @@ from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
-from tiecheck.stored.expert_sets import lacking_expert
 from tiecheck.stored.older_names import name_among_bare
 from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.wording import listed
@@ -86,10 +85,14 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
         yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
     yield from _bare_names(model, checkpoint, file)
-    lacking = lacking_expert(checkpoint)
-    if lacking is not None:
-        why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
-        yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
+    sections = (model.data, *(held for held in model.data.values() if isinstance(held, Mapping)))
+    if any("expert" in key for section in sections for key in section):
+        from tiecheck.stored.expert_sets import lacking_expert
+
+        lacking = lacking_expert(checkpoint)
+        if lacking is not None:
+            why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
+            yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
 
 
 def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:

@@ -23,20 +23,22 @@ if TYPE_CHECKING:
     from tiecheck.records.files import LoadProblem
 
 
-def loader_views(
+def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
     config: ModelConfig | None,
     architecture: Architecture,
     checkpoint: Checkpoint,
     groups: tuple[Group, ...],
     problems: tuple[LoadProblem, ...] = (),
+    judge_for: tuple[str, ...] = (),
 ) -> tuple[LoaderView, ...]:
     """Ask every loader of the matrix what it makes of every group.
 
     The architecture is that of transformers 5, and the groups are compared as far as they are to be. Views come in the
     matrix's order, each loader's in that of the groups. The problems are what ends a whole load, whatever its ties.
+    A release of transformers 5 that `judge_for` names has views of its own.
     """
     situations = tuple(_situations(config, architecture, checkpoint, groups))
-    views = _all_or_none(ask_loaders(situations, loaders_of())) if situations else ()
+    views = _all_or_none(ask_loaders(situations, loaders_of(), judge_for)) if situations else ()
     unproven = {group.names: reason for group in groups for reason in _unproven(config, group)}
     views = tuple(_held_back(view, unproven.get(view.names)) for view in views)
     for problem in problems:
@@ -56,7 +58,7 @@ def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
     for own in (FOUR, FIVE):
         message = own.shapes[1]
         line = "5" if own is FIVE else "4.57"
-        said = {view.message for view in views if (view.loader, view.versions) == ("transformers", line)}
+        said = {view.message for view in views if (view.loader, view.line) == ("transformers", line)}
         if not said & {message, UNLIKE}:
             continue
         changes: dict[str, Any] = (
@@ -66,7 +68,7 @@ def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
         )
         views = tuple(
             view._replace(**changes)
-            if (view.loader, view.versions) == ("transformers", line) and view.message not in (message, UNLIKE)
+            if (view.loader, view.line) == ("transformers", line) and view.message not in (message, UNLIKE)
             else view
             for view in views
         )
@@ -76,7 +78,7 @@ def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
 def _stopped(view: LoaderView, problem: LoadProblem) -> LoaderView:
     """Return a view as a problem of the whole load leaves it; what other loaders make of it is not known."""
     if view.loader == "transformers":
-        if view.stopped or view.versions not in problem.versions:  # the first problem is the one that it meets
+        if view.stopped or view.line not in problem.versions:  # the first problem is the one that it meets
             return view
         return view._replace(outcome=problem.outcome, message=problem.message, stopped=True)
     if problem.kind in ("format", "flag", "name", "prefix", "vendor"):

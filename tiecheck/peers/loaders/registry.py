@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from tiecheck.errors import UsageError
 from tiecheck.records.loaders import LoaderView
 
 if TYPE_CHECKING:
-    from tiecheck.peers.loaders.loader_rules import Loader, Situation
+    from tiecheck.peers.loaders.loader_rules import Decision, Loader, Situation
 
 MODULES = {
     "transformers": "transformers",
@@ -39,29 +39,47 @@ def _loaders_of(wanted: frozenset[str]) -> tuple[Loader, ...]:
     return tuple(found)
 
 
-def ask_loaders(situations: Iterable[Situation], loaders: Iterable[Loader]) -> tuple[LoaderView, ...]:
-    """Ask each loader what it makes of each group: grouped by loader, in the matrix's order."""
+def ask_loaders(
+    situations: Iterable[Situation], loaders: Iterable[Loader], judge_for: Iterable[str] = ()
+) -> tuple[LoaderView, ...]:
+    """Ask each loader what it makes of each group: grouped by loader, in the matrix's order.
+
+    Releases of transformers 5 that end a group otherwise than the newest come before it, each range with its own word;
+    and one that `judge_for` names in any case.
+    """
     held = tuple(situations)
     views = []
     for loader in loaders:
         for situation in held:
             decision = loader.decide(situation)
-            if decision is not None:
-                outcome, message, reads, value, ties = decision
-                views.append(
-                    LoaderView(
-                        loader.name,
-                        loader.versions,
-                        outcome,
-                        message,
-                        loader.checked,
-                        situation.group.names,
-                        reads,
-                        value,
-                        ties,
-                    )
-                )
+            if decision is None:
+                continue
+            if (loader.name, loader.versions) == ("transformers", "5"):
+                for versions, earlier in _releases(situation, decision, judge_for):
+                    views.append(_view(loader, versions, earlier, situation))
+            views.append(_view(loader, loader.versions, decision, situation))
     return tuple(views)
+
+
+def _view(loader: Loader, versions: str, decision: Decision, situation: Situation) -> LoaderView:
+    outcome, message, reads, value, ties = decision
+    return LoaderView(
+        loader.name, versions, outcome, message, loader.checked, situation.group.names, reads, value, ties
+    )
+
+
+def _releases(situation: Situation, newest: Decision, judge_for: Iterable[str]) -> Iterator[tuple[str, Decision]]:
+    from tiecheck.peers.loaders.transformers import covers_release, decide_in, earlier_decisions, release_named
+
+    named = [release_named(word.strip().lower().removeprefix("transformers==")) for word in judge_for]
+    releases = sorted(release for release in named if release is not None)
+    for release in releases:
+        decision = decide_in(situation, release)
+        if decision is not None:
+            yield f"5.{release[1]}", decision
+    for versions, earlier in earlier_decisions(situation, newest):
+        if not any(covers_release(versions, release) for release in releases):
+            yield versions, earlier
 
 
 def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
@@ -73,6 +91,9 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
     Raises:
         UsageError: A loader or a version that the matrix does not have.
     """
+    from tiecheck.peers.loaders.transformers import release_named
+    from tiecheck.tables.releases import known_releases
+
     chosen: set[tuple[str, str]] = set()
     for spec in specs:
         name, equals, version = spec.strip().lower().partition("==")
@@ -83,6 +104,13 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
         if equals:
             plain = all(number.isdecimal() for number in numbers)
             wanted = tuple(map(int, numbers)) if plain else ()
+            release = release_named(version) if name == "transformers" else None
+            if release is not None:
+                if release not in known_releases():
+                    known = ", ".join(f"5.{minor}" for _, minor in known_releases())
+                    raise UsageError(f"--for {spec}: of transformers 5 the releases {known} are known")
+                chosen.add((name, f"5.{release[1]}"))
+                continue
             fitting = [v for v in versions if v.versions == version or (plain and covers_version(wanted, v))]
             if not fitting:
                 known = ", ".join(dict.fromkeys(v.versions for v in versions))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tiecheck.peers.loaders.loader_rules import GENERAL, UNREAD
 from tiecheck.peers.loaders.registry import covers_version, loaders_of
+from tiecheck.peers.loaders.transformers import covers_release
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.rehearsal import Dropped, Held, Rehearsal
 from tiecheck.records.stored import Comparison, Group
@@ -52,6 +53,9 @@ def rehearsed_views(
     number = tuple(int(part) for part in rehearsal.version.split(".")[:2] if part.isdecimal())
     column = next((one for one in loaders_of(("transformers",)) if covers_version(number, one)), None)
     versions = column.versions if column else rehearsal.version
+    versions = next(
+        (v.versions for v in views if v.loader == "transformers" and covers_release(v.versions, number)), versions
+    )
     told: dict[tuple[str, ...], LoaderView] = {}
     for group in groups:
         outcome, message = rehearsed_outcome(group, rehearsal, group.comparison)

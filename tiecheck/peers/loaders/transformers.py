@@ -3,9 +3,15 @@
 Both tables come from the library itself, so that what is tied under which flag is known. What remains is what each does
 where that and the file do not fit: 5 compares the stored members pair by pair and keeps different ones apart; 4.57 ties
 after loading, the source wins, and nothing is said; where only targets are stored it leaves both on the meta device.
+
+Two things changed within 5.0 to 5.24, both run for `tables/releases.txt`: 5.4 was the first to take stored members with
+equal values for one (`tie_weights`), and some classes changed what they tie (CSM, transformers#48999).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
 
 from tiecheck.peers.loaders.loader_rules import (
     UNREAD,
@@ -20,6 +26,15 @@ from tiecheck.peers.loaders.loader_rules import (
 )
 from tiecheck.records.stored import Group
 from tiecheck.records.words import RANDOM, Outcome
+from tiecheck.tables.releases import (
+    OtherTies,
+    Release,
+    any_number,
+    first_release,
+    first_with_copies,
+    known_releases,
+    other_ties,
+)
 
 WARNING = (
     "The tied weights mapping and config for this model specifies to tie ..., but both are present in the checkpoints "
@@ -62,7 +77,7 @@ def _in_part(group: Group) -> bool:
     return group.misfit or (group.stored == "unknown" and len(group.stored_names) < len(group.names))
 
 
-def _five(situation: Situation) -> Decision:
+def decide_five(situation: Situation) -> Decision:
     """Decide by the resolved group: its declaration is what transformers 5 reads."""
     group = situation.group
     if group.inferred:
@@ -157,7 +172,78 @@ def _sourceless(group: Group, older: tuple[Group, ...]) -> tuple[Outcome, str | 
     return FOUR.no_source if stored.shapes else FOUR.shapes
 
 
+def release_named(versions: str) -> Release | None:
+    """Return the release of transformers 5 that a version names; None for another version, or the whole line."""
+    parts = versions.split(".")
+    plain = len(parts) > 1 and all(part.isdecimal() for part in parts)
+    return (5, int(parts[1])) if plain and parts[0] == "5" else None
+
+
+def covers_release(versions: str, release: tuple[int, ...]) -> bool:
+    """Tell whether a release is the one that versions of transformers name, or one of their range; `5` names none."""
+    first, _, last = versions.partition("-")
+    start, end = release_named(first), release_named(last or first)
+    return start is not None and end is not None and start <= release <= end
+
+
+def decide_in(situation: Situation, release: Release) -> Decision | None:
+    """Decide as one release of transformers 5 does; None for a class that it does not have."""
+    kind, name = situation.config.model_type if situation.config else None, situation.architecture.class_name or ""
+    came = first_release(name)
+    if came is not None and release < came:
+        return None
+    group = situation.group
+    rows = (one for one in other_ties(name, kind) if one.since <= release < one.until)
+    row = next((one for one in rows if one.names == any_number(group.names)), None)
+    if row is not None:
+        situation = situation._replace(group=group._replace(declared=_tied(row, situation), inert=False))
+    decision = decide_five(situation)
+    if (
+        release < first_with_copies()
+        and decision.outcome == "tied"
+        and group.stored == "copy"
+        and group.kind != "module"
+    ):
+        if len(group.names) > 2:
+            why = f"5.{release[1]} keeps equal members apart, and which of more than two those are was not asked"
+            return decision._replace(outcome="unknown", message=why, ties=None)
+        return decision._replace(outcome="kept-apart", message=FIVE.differ[1])
+    return decision
+
+
+def _tied(row: OtherTies, situation: Situation) -> bool | None:
+    """Return whether a row ties its group under the flags of a config; None where they do not agree."""
+    states = {row.silent, row.on, row.off} - {None}
+    if len(states) == 1:
+        return states.pop()
+    values = {flag.value for flag in situation.config.flags} if situation.config else set()
+    return row.silent if not values else row.on if values == {True} else row.off if values == {False} else None
+
+
+def earlier_decisions(situation: Situation, newest: Decision) -> Iterator[tuple[str, Decision]]:
+    """Yield each range of releases in which a group is known to end otherwise, oldest first, and how."""
+    kind, name = situation.config.model_type if situation.config else None, situation.architecture.class_name or ""
+    rows = other_ties(name, kind)
+    if not rows and situation.group.stored != "copy":
+        return
+    cuts = sorted(
+        {known_releases()[0], first_release(name) or known_releases()[0], first_with_copies()}.union(
+            *(one[:2] for one in rows)
+        )
+    )
+    spans: list[tuple[Release, Release, Decision]] = []
+    for since, until in pairwise(cuts):
+        decision = decide_in(situation, since)
+        if decision is None or decision.outcome in (newest.outcome, "unknown"):
+            continue
+        joined = bool(spans) and spans[-1][1] == since and spans[-1][2] == decision
+        spans.append((spans.pop()[0] if joined else since, until, decision))
+    for since, until, decision in spans:
+        first, last = since[1], max(one for one in known_releases() if one < until)[1]
+        yield (f"5.{first}" if first == last else f"5.{first}-5.{last}"), decision
+
+
 LOADERS = (
     Loader("transformers", "4.57", (4, 57), (4, 58), "run", _four),
-    Loader("transformers", "5", (5,), None, "run", _five),
+    Loader("transformers", "5", (5,), (6,), "run", decide_five),
 )

@@ -62,6 +62,7 @@ def _made(model_class: Any, config: Any) -> Any:
         for context in model_class.get_init_context(is_quantized=False, _is_ds_init_called=False):
             stack.enter_context(context)
         model = model_class(config)
+    model._apart = {id(p): name for name, p in model.named_parameters()}  # before the class's own code ties
     model.tie_weights()
     return model
 
@@ -107,12 +108,16 @@ def _source(targets: dict[str, str]) -> Callable[[list[str]], str]:
 
 
 def _older_source(model: Any) -> Callable[[list[str]], str]:
-    """The same in 4.57, whose declaration lists the targets alone: the member that it leaves out, or the embedding."""
+    """The same in 4.57, whose declaration lists the targets alone: the member that it leaves out, or the embedding.
+
+    Where it leaves out none, the member whose parameter is that of all once the class's own code has tied them.
+    """
     patterns = [p for _, declared in declarations(model) for p, _ in declared]
-    embedding = parameter_of(model, "get_input_embeddings")
+    embedding, proven = parameter_of(model, "get_input_embeddings"), proven_sources(model)
 
     def source(members: list[str]) -> str:
-        left = [m for m in members if not any(re.search(p, m) for p in patterns)] or members
+        left = [m for m in members if not any(re.search(p, m) for p in patterns)]
+        left = left or [m for m in members if m in proven] or members
         return embedding if embedding in left else left[0]
 
     return source
@@ -134,6 +139,13 @@ def repairs(model: Any) -> bool:
     loader = getattr(type(model).from_pretrained, "__func__", None)
     own = getattr(loader, "__module__", "").startswith("transformers.models.")
     return own and "missing_keys" in inspect.getsource(loader)  # type: ignore[arg-type]
+
+
+def proven_sources(model: Any) -> set[str]:
+    """Return each name of 4.57 that keeps its own parameter when the class's code ties others to it."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    held = [id(p) for p in parameters.values()]
+    return {name for name, p in parameters.items() if held.count(id(p)) > 1 and model._apart.get(id(p)) == name}
 
 
 def tied_in(names: tuple[str, ...], groups: Groups) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tiecheck.tables.generate.build import declarations, older, parameter_of, repairs
+from tiecheck.tables.generate.build import declarations, older, parameter_of, proven_sources, repairs
 from tiecheck.tables.generate.configs import FLAG
 from tiecheck.tables.generate.inner_models import Inner
 from tiecheck.tables.generate.probe import ProbedGroup
@@ -59,12 +59,21 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
         "i": parameter_of(model, "get_input_embeddings"),
         "h": parameter_of(model, "get_output_embeddings"),
         "p": model.base_model_prefix,
-        "d": [[path, [list(pair) for pair in pairs]] for path, pairs in declarations(model)],
+        "d": [[path, [list(pair) for pair in pairs]] for path, pairs in _declared(model)],
         "f": int(older() and repairs(model)),
     }
     if only_headed and not (found["i"] and found["h"]):
         return ""
     return _dump({key: value for key, value in found.items() if value})
+
+
+def _declared(model: Any) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Declarations; in 4.57, where some declare all members of a group, without the one that the others are tied to."""
+    sources = proven_sources(model) if older() else set()
+    found = [
+        (path, [p for p in pairs if f"{path}.{p[0]}".lstrip(".") not in sources]) for path, pairs in declarations(model)
+    ]
+    return [(path, pairs) for path, pairs in found if pairs]
 
 
 def shapes_of(
