@@ -415,3 +415,11 @@ def test_its_map_can_be_written_as_json() -> None:
     gate = gate_of(built(), on_two(built(), "cpu", "disk"))
     assert json.loads(json.dumps(gate.device_map)) == gate.device_map
     assert repr(gate) == "<Gate model: ok, 1 ties>"
+
+
+def test_auto_plans_for_the_devices_that_the_memory_names_and_not_for_those_of_this_machine(tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    total = sum(parameter.nbytes for parameter in built().parameters())
+    gate = tiecheck.gate(tmp_path, device_map="auto", max_memory={0: int(0.6 * total), "cpu": 10 * total}, check=False)
+    for plan in gate.placement.plans:
+        assert {0, "cpu"} == set(plan.device_map.values())

@@ -414,3 +414,17 @@ def test_a_wrong_word_is_refused() -> None:
         tiecheck.guard(Param(), on_break="fix")
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         tiecheck.guard([])
+
+
+def test_a_wrapper_that_flattens_parameters_is_not_judged() -> None:
+    """FSDP1 wants an accelerator: what it leaves behind is made instead, a wrapper of its name without parameters."""
+    name = "FullyShardedDataParallel"
+    cls = type(name, (nn.Module,), {"__module__": "torch.distributed.fsdp.fully_sharded_data_parallel"})
+    model = nn.Sequential(Param())
+    with tiecheck.guard(model):
+        inner = model[0]
+        wrapper = cls()
+        wrapper._fsdp_wrapped_module = inner
+        for layer in (inner.emb, inner.lin):
+            del layer._parameters["weight"]
+        model[0] = wrapper

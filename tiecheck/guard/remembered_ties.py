@@ -16,12 +16,16 @@ from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import memory_links
+from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.plain_references import PlainReference, plain_references
 from tiecheck.live.registrations import Registrations, paused_collector
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames, child_through_wrappers, without_wrappers
 from tiecheck.records.words import KINDS, TIED, Kind
 from tiecheck.rules.live.members import use_one_weight
+
+FLATTENED = frozenset({"FSDP", "DeepSpeed"})
+"""Wrappers that take the parameters out of their modules."""
 
 CAP = 256
 """Names of a group that are remembered, at most."""
@@ -84,6 +88,8 @@ class RememberedTie:
             if verdict.kind in TIED and self.kind in TIED:
                 why = _why_not_used_alike(root, {member.attribute: member.name for member in moved})
                 return TieVerdict(self.kind, why, verdict.parts) if why else None
+        if verdict.kind == "absent" and not FLATTENED.isdisjoint(UserNames(ModuleGraph(root)).wrappers):
+            return None  # its parameters stand in one flat tensor, under no names
         joined = all(any(set(part) - gone <= set(now) for now in verdict.parts) for part in self.parts)
         if joined and _level(verdict.kind) <= _level(self.kind):
             return None
