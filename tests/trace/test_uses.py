@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from older import python_with
 from torch import nn
 from used_models import MODELS, Known
 
@@ -112,3 +117,63 @@ def test_uses_are_those_written_down(known: Known) -> None:
     uses = tiecheck.uses(model, known.inputs)
     assert brief(uses, *known.names) == [(r, t, s if s is None else round(s, 6), by) for r, t, s, by in known.uses]
     assert not any(use.held == "nowhere" for use in uses)
+
+
+@pytest.mark.parametrize("form", ["module-alias", "parameter-tie", "functional-head"])
+def test_olmo_in_its_three_forms(form: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = tiecheck.inspect(models / f"olmo-{form}", uses=True, trust_remote_code=True)
+    (target,) = report.targets
+    table, slot = "model.transformer.wte.weight", "model.transformer.ff_out.weight"
+    assert target.layers[-1] == "used"
+    names = (table,) if form == "functional-head" else (slot, table)
+    by_table = [("embedding", False, 1.0, (table,)), ("linear", False, 1.0, (table,))]
+    assert brief(target.uses.uses, *names) == by_table
+    assert names_not_taken(use for use in target.uses.uses if use.names == names) == names[:-1]
+
+
+REAL = """
+import importlib.util, json, os, sys
+import torch, tiecheck
+from torch import nn
+from x_transformers import Decoder, TransformerWrapper
+
+place = next(path for folder in sys.path if os.path.isfile(path := f"{folder}/torchtune/modules/tied_linear.py"))
+spec = importlib.util.spec_from_file_location("tied_linear", place)  # all of torchtune asks for torchao
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tok = nn.Embedding(8, 4)
+        self.output = module.TiedLinear(self.tok)
+    def forward(self, ids):
+        return self.output(self.tok(ids))
+
+layers = Decoder(dim=32, depth=1, heads=2)
+wrapped = TransformerWrapper(num_tokens=64, max_seq_len=32, tie_embedding=True, attn_layers=layers)
+found = {}
+for model, table in ((Net(), "tok.weight"), (wrapped, "token_emb.emb.weight")):
+    found[table] = [u.role for u in tiecheck.uses(model, torch.ones(1, 8, dtype=torch.long)) if table in u.names]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_real_tied_heads_of_torchtune_and_x_transformers() -> None:
+    packages = (
+        "torchtune==0.6.0",
+        "x-transformers==2.31.10",
+        "einx==0.4.3",
+        "einops==0.8.2",
+        "loguru",
+        "frozendict",
+        "torch-einops-utils",
+    )
+    python = python_with("tied-heads", "--no-deps", *packages)
+    env = os.environ | {"PYTHONPATH": str(Path(tiecheck.__file__).parents[1])}
+    done = subprocess.run([python, "-c", REAL], check=True, capture_output=True, text=True, env=env)
+    both = ["embedding", "linear"]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"tok.weight": both, "token_emb.emb.weight": both}

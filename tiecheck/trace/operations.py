@@ -54,6 +54,8 @@ class Kind(NamedTuple):
     """True where it asks for a value, which there is none of on meta."""
     getter: bool
     """True where it reads a property that is no tensor."""
+    begins: bool
+    """True where what comes out of it is followed though nothing that goes in was: a norm, a product with a number."""
 
 
 _kinds: dict[Callable[..., Any], Kind] = {}
@@ -67,7 +69,9 @@ def kind_of(func: Callable[..., Any]) -> Kind:
         getter = name in {"__get__", "__set__", "__delete__"}
         plain = getattr(getattr(func, "__self__", None), "__name__", "") if getter else name
         tensors = plain in {"T", "mT", "H", "mH", "data", "real"}
-        kind = _kinds[func] = Kind(plain.strip("_"), name in _ASKS, getter and (not tensors or name != "__get__"))
+        getter = getter and (not tensors or name != "__get__")
+        plain = plain.strip("_")
+        kind = _kinds[func] = Kind(plain, name in _ASKS, getter, plain in NORMS or plain in SCALES)
     return kind
 
 

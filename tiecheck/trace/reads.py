@@ -27,8 +27,8 @@ _LEAVES_META = frozenset({"to", "cpu", "cuda", "type_as"})
 class ReadTrace(TorchFunctionMode):
     """Follows tensors through a forward pass: through views, casts, parts, joins, dropout and numbers that multiply.
 
-    What comes out of an op is marked, so that a tensor without a mark was there before. A question about values (is any
-    token padding?) is answered by no, or by one, on meta, where there are none.
+    What comes out of an op that goes on with one of them is marked. A question about values (is any token padding?) is
+    answered by no, or by one, on meta, where there are none.
     """
 
     _traces = 0
@@ -56,7 +56,7 @@ class ReadTrace(TorchFunctionMode):
         """Returns the names by which the pass came to a source last (`names.watched_names`)."""
         self._keep, self._to_meta = keep, to_meta
         self._index: dict[int, Trail] = {}
-        self._met: dict[int, tuple[Tensor, Trail]] = {}
+        self._expected: dict[int, Tensor] = {}
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
         self._numbers: dict[int, float] = {}
         self._taken: dict[int, str] = {}  # by which op a source became another weight last
@@ -73,7 +73,7 @@ class ReadTrace(TorchFunctionMode):
     def expect(self, tensors: Iterable[Tensor]) -> None:
         """Note tensors that are there before the pass and are not to be followed: buffers and inputs."""
         for tensor in tensors:
-            self._met[id(tensor)] = tensor, VALUE
+            self._expected[id(tensor)] = tensor
             self._read_number(tensor)
 
     def _read_number(self, tensor: Tensor) -> None:
@@ -89,7 +89,7 @@ class ReadTrace(TorchFunctionMode):
         account().check_time()
         kind = kind_of(func)
         if kind.getter:
-            return func(*(self._on_meta(args) if self._to_meta else args), **kwargs)
+            return func(*(args if args[0].is_meta or not self._to_meta else self._on_meta(args)), **kwargs)
         tensors = list(tensors_in((*args, *kwargs.values())))
         trails = [self._trail(t) for t in tensors]
         given = args, kwargs
@@ -98,6 +98,8 @@ class ReadTrace(TorchFunctionMode):
         if kind.asks and given[0][0].is_meta:
             return _answer(kind.name, given[0][0])
         out = self._run(kind, func, *given)
+        if not kind.begins and all(trail is VALUE for trail in trails):
+            return out
         outs = list(tensors_in((args[0] if kind.name == "setitem" else out,)))
         if outs:
             self._see(Call(kind.name, args, kwargs, tensors, trails, outs))
@@ -178,15 +180,15 @@ class ReadTrace(TorchFunctionMode):
         mark: tuple[int, Trail] | None = tensor.__dict__.get(_MARK)
         if mark is not None and mark[0] == self._trace:
             return mark[1]
-        if id(tensor) not in self._met:
-            if isinstance(tensor, nn.Parameter):  # of elsewhere
-                self.follow((tensor,))
-                return self._trail(tensor)
-            self._met[id(tensor)] = tensor, self._trail_of_old(tensor)
-        return self._met[id(tensor)][1]
+        if id(tensor) in self._expected:
+            return VALUE
+        if isinstance(tensor, nn.Parameter):  # of elsewhere
+            self.follow((tensor,))
+            return self._trail(tensor)
+        return self._trail_of_view(tensor)
 
-    def _trail_of_old(self, tensor: Tensor) -> Trail:
-        """Return the trail of a tensor that no op of the pass gave out: it may be a view of a parameter."""
+    def _trail_of_view(self, tensor: Tensor) -> Trail:
+        """Return the trail of a tensor that no op of the pass gave out, which may be a view of a parameter."""
         base = tensor._base if tensor._is_view() else None
         if base is None or not (isinstance(base, nn.Parameter) or id(base) in self._index):
             return VALUE
@@ -203,7 +205,8 @@ class ReadTrace(TorchFunctionMode):
             main = next((read for read in reads if read.role != "other"), None)
             followed = Trail("read", (main.number,)) if main is not None else self._follow_value(call)
         for out in call.outs:
-            self._mark(out, followed)
+            if followed is not VALUE or _MARK in out.__dict__:  # what is changed in place is no longer what it was
+                self._mark(out, followed)
 
     def _read(self, call: Call, place: int) -> Read:
         """Note the read of a weight, as what the call does with it."""

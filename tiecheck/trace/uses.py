@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.errors import OutOfTimeError
-from tiecheck.live.registrations import Registrations
+from tiecheck.live.registrations import Registrations, paused_collector
 from tiecheck.live.torch_adapter import memory_views
 from tiecheck.live.wrappers import UserNames, without_wrappers
 from tiecheck.records.uses import Held, Use, Uses
@@ -103,6 +103,7 @@ def _pass(module: nn.Module, places: Registrations, given: Inputs, *, to_meta: b
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
         with (
+            paused_collector(),
             left_untouched(module, device),
             _nonzero_everywhere(),
             watched_names(places) as names_of,
@@ -189,8 +190,9 @@ def _plain_tensors(places: Registrations) -> Iterator[tuple[int, tuple[Tensor, s
     """Yield the floating tensors that modules keep as plain attributes, by identity, with their paths."""
     for number, module in enumerate(places.graph.modules):
         for key, value in module.__dict__.items():
-            items = value if isinstance(value, (list, tuple)) else (value,)
-            for item in items if not key.startswith("_") else ():
+            if key.startswith("_") or not isinstance(value, (Tensor, list, tuple)):
+                continue
+            for item in (value,) if isinstance(value, Tensor) else value:
                 if isinstance(item, Tensor) and item.is_floating_point() and not places.names_of(item):
                     yield id(item), (item, places.graph.path(number, key))
 
