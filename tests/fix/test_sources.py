@@ -362,3 +362,30 @@ def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monk
     assert fix("model.py", code=1) == fixed
     told = CliRunner().invoke(cli, ["model.py"]).output
     assert re.sub(r"[\d.]+ s$", "", told, flags=re.MULTILINE) == re.sub(r"[\d.]+ s$", "", checked, flags=re.MULTILINE)
+
+
+GPT2_THREAD = """
+class GPT2(nn.Module):
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.model = nn.ModuleDict(dict(
+            tok_embedding=nn.Embedding(config.vocab_size, config.d_model, **kwargs),
+            pos_embedding=nn.Embedding(config.max_seq_len, config.d_model, **kwargs),
+            final_norm=nn.LayerNorm(config.d_model, **kwargs),
+        ))
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, **kwargs, bias=False)  # as in gpt2
+        # Version A (produces degenerate outputs):
+        self.lm_head.weight = self.model.tok_embedding.weight
+"""
+
+
+def test_the_listing_of_the_gpt2_thread_is_turned_round(tmp_path: Path) -> None:
+    path = tmp_path / "gpt2.py"
+    path.write_text(f"from types import SimpleNamespace\nfrom torch import nn\n{GPT2_THREAD}")
+    assert "(gpt2.py:14): drawn" in fix(path, "--apply")
+    assert path.read_text().endswith("        self.model.tok_embedding.weight = self.lm_head.weight\n")
+    space: dict[str, Any] = {}
+    exec(path.read_text(), space)
+    model = space["GPT2"](space["SimpleNamespace"](vocab_size=900, d_model=64, max_seq_len=8))
+    assert model.lm_head.weight is model.model.tok_embedding.weight
+    assert model.lm_head.weight.std().item() < 0.1

@@ -187,3 +187,54 @@ def test_the_other_linters_comment_counts_where_the_rule_is_the_same(
 ) -> None:
     (tmp_path / "model.py").write_text(LISTED.format(above=above, beside=beside))
     assert codes(tmp_path / "model.py") == left
+
+
+HOSTILE = {
+    "wide.py": b"tie = [" + b"f(self.a.weight)," * 100_000 + b"]\n",
+    "long.py": b"# tie\nx = '" + b"a" * 3_500_000 + b"'\n",
+    "classes.py": b"# tie\n" + b"class A(A):\n    w = 1\n" * 20_000,
+    "nested.py": b"# tie\n" + b"".join(b" " * i + b"if x:\n" for i in range(90)) + b" " * 90 + b"pass\n",
+    "chain.py": b"tie = self" + b".weight" * 900 + b"\n",
+    "calls.py": b"import copy\nclass A(nn.Module):\n    def __init__(self):\n"
+    + b"".join(b"        self.m%d = self.m%d\n" % (i + 1, i) for i in range(20_000))
+    + b"        self.tie()\n",
+    "mutual.py": b"".join(
+        b"class %s(%s):\n    def __init__(self):\n        super().__init__()\n        self.x = %s()\n"
+        % (one, other, other)
+        for one, other in ((b"A", b"B"), (b"B", b"A"))
+    )
+    + b"# Embedding(\n",
+    "fan.py": b"# Embedding(\n"
+    + b"".join(
+        b"class C%d(nn.Module):\n    def __init__(self):\n        nn.Embedding(1, 1)\n" % i
+        + b"".join(b"        self.x%d = C%d()\n" % (j, i + 1) for j in range(60))
+        for i in range(30)
+    ),
+    "utf16.py": "# tie\nx = 1\n".encode("utf-16"),
+    "ten.py": b"# tie\n" * 1_700_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_bounded(tmp_path: Path, name: str) -> None:
+    import resource
+    import time
+
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert all("\n" not in error.message for error in target.errors)
+    assert time.process_time() - began < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000, "KiB"
+    assert target.errors or name != "ten.py"
+
+
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    (tmp_path / "a" / "model.py").write_text(TIED)
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert [finding.code for finding in target.findings] == ["TIE802"]
+    assert len(target.errors) == 1
+    assert target.errors[0].message.startswith("loop.py")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 
 from tiecheck.records.source import LooseCall, ModuleClass, Repeated, SourceFile, TiedKeys
 from tiecheck.source.copies import copied_layers
@@ -13,6 +14,9 @@ from tiecheck.source.methods import Function, arguments_of, read_method
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of, walked
 
 KEYS = "_tied_weights_keys"
+PARTS = 1_000
+"""Modules of a class's bases and parts that are kept of one class; those of real models are a few dozen."""
+
 DEPTH = 3
 """Classes of the file that are looked through within one another for what they build."""
 
@@ -66,7 +70,7 @@ def read_tree(
         for node in classes
     )
     known = {one.name: one for one in whole}
-    whole = tuple(one._replace(parts=tuple(_parts_of(one, known))) for one in whole)
+    whole = tuple(one._replace(parts=tuple(islice(_parts_of(one, known), PARTS))) for one in whole)
     return SourceFile(
         path=path,
         imports=tuple(_imported(tree)),
@@ -159,7 +163,7 @@ def _parts_of(owner: ModuleClass, known: Mapping[str, ModuleClass], depth: int =
     for path, name in owner.built:
         part = known.get(name.rpartition(".")[2])
         if part is not None and depth < DEPTH:
-            yield from ((f"{path}.{inner}", cls) for inner, cls in (*part.built, *_parts_of(part, known, depth + 1)))
+            yield from ((f"{path}.{inner}", cls) for inner, cls in chain(part.built, _parts_of(part, known, depth + 1)))
 
 
 def _lineage(name: str, bases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

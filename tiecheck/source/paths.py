@@ -45,6 +45,12 @@ def walked(node: ast.AST) -> Iterator[ast.AST]:
     waiting = [node]
     for one in waiting:  # grows as it goes
         yield one
+        kind = one.__class__
+        if kind is ast.Name or kind is ast.Constant:
+            continue
+        if kind is ast.Attribute:
+            waiting.append(one.value)  # type: ignore[attr-defined]
+            continue
         for field in one._fields:
             value = getattr(one, field, None)
             if value.__class__ is list:

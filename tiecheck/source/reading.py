@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import gc
 import io
 import json
 import os
@@ -98,14 +100,26 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
         return None
     text = _notebook_text(data, shown) if notebook else _decoded(data, shown)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _uncollected():
             warnings.simplefilter("ignore")  # an invalid escape in somebody's text is not ours to tell
             tree = ast.parse(text)
-        return read_tree(shown, text, tree, tuple(_suppressions(text)))
+            return read_tree(shown, text, tree, tuple(_suppressions(text)))
     except SyntaxError as error:
         raise TargetError(f"{shown} cannot be parsed: line {error.lineno}: {error.msg}", shown) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise TargetError(f"{shown} cannot be parsed: {type(error).__name__}: {error}", shown) from error
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from walking a syntax tree again and again: it has many nodes, and no circle."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _decoded(data: bytes, shown: str) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from tiecheck.records.edits import Edit, Step, source_step
 from tiecheck.records.source import Event, Method, ModuleClass, SourceFile, TiedKeys
 from tiecheck.rules.source.sightings import class_of_path, module_of
 
-DEPTH = 4
+MOST = 1_000
+"""Ties of a class and its parts that are looked at."""
+
+DEPTH = 3
 """Classes of the file that are looked through within one another for what they build and tie."""
 
 
@@ -116,7 +120,7 @@ def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
 def _pair_of(file: SourceFile, owner: ModuleClass, listed: str) -> tuple[str, str] | None:
     """Return the full name of a listed one (4.x searched for it anywhere in a name) and the source of its tensor."""
     built = dict((*owner.built, *owner.parts))
-    for target, source in _ties_under(file, owner):
+    for target, source in islice(_ties_under(file, owner), MOST):
         if target == listed or target.endswith(f".{listed}"):
             return target, source
     output = _told_path(file, owner, "get_output_embeddings") or ("lm_head" if "lm_head" in built else "")

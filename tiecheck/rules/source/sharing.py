@@ -20,8 +20,8 @@ from tiecheck.rules.source.sightings import (
     together,
 )
 
-ENGINE = frozenset({f"{engine}.layers.vocab_parallel_embedding" for engine in ("vllm.model_executor", "sglang.srt")})
-"""Modules of engines whose embedding is meant to be the head too: its weight is read by another layer."""
+ENGINES = frozenset({"vllm", "sglang"})
+"""Packages in which an embedding is meant to be the head too: another layer reads its weight."""
 
 
 class ModuleAliasAssignment(Rule):
@@ -49,12 +49,13 @@ class ModuleAliasAssignment(Rule):
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
+            engine = not ENGINES.isdisjoint(name.partition(".")[0] for name in file.imports)
             for owner in file.classes:
                 aliases = (
                     e for m in owner.methods for e in m.events if e.kind == "alias" and e.source not in m.arguments
                 )
                 for event in _alike_once(aliases):
-                    if ENGINE & set(file.imports) or not _is_alias_of_head(owner, event):
+                    if engine or not _is_alias_of_head(owner, event):
                         continue
                     yield event_draft(
                         file,
