@@ -25,7 +25,7 @@ def known_layers(facts: Facts) -> tuple[str, ...]:
     """Return the layers that were really read."""
     layers: dict[str, tuple[FactName, ...]] = {
         "declared": ("model_config", "adapter_base"),
-        "stored": ("checkpoint", "adapter", "gguf"),
+        "stored": ("checkpoint", "adapter", "gguf", "onnx"),
         "live": ("live",),
         "used": ("uses",),
     }

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName
     from tiecheck.records.live import DeclaredTie, LiveModel
 
-TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties", "gguf_tie")
+TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties", "gguf_tie", "onnx_copies")
 """Names of the facts that are the ties themselves."""
 
-JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties", "gguf_tie"})
+JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties", "gguf_tie", "onnx_copies"})
 """The same as the rules on them ask for it."""
 
 

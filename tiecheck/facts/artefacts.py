@@ -11,6 +11,7 @@ from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
     from tiecheck.records.drafts import Draft, DraftProblem
+    from tiecheck.records.onnx import OnnxCopies, OnnxGraph
     from tiecheck.records.stored import Checkpoint
 
     Values = Literal["auto", "never", "always"]
@@ -39,3 +40,13 @@ def gguf_tie(gguf: Gguf, values: Values) -> GgufTie | Unknown | None:
     from tiecheck.stored.gguf_ties import gguf_tie as found
 
     return found(gguf, head_use(gguf.architecture), values=values != "never")
+
+
+@fact
+def onnx_copies(onnx: OnnxGraph, values: Values) -> OnnxCopies | Unknown:
+    """Return the embedding tables that stand in an ONNX file once more, as they are or transposed."""
+    if values == "never":
+        return Unknown("the bytes were not to be read (--values never)")
+    from tiecheck.stored.onnx_ties import onnx_copies as found
+
+    return found(onnx)

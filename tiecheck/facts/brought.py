@@ -1,4 +1,4 @@
-"""Opening what people bring: a GGUF file; an adapter, with the base that the user or its config names."""
+"""Opening what people bring: a GGUF or ONNX file; an adapter, with the base that the user or its config names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Config], Facts]) -> Facts:
-    """Return the facts of an adapter or a GGUF file.
+    """Return the facts of an adapter, or of a GGUF or ONNX file.
 
     Args:
         target: Its directory, or the file.
@@ -35,6 +35,10 @@ def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Con
         from tiecheck.files.gguf import read_gguf
 
         return Facts({"gguf": read_gguf(target.path), "values": config.values}, withheld=("scale",))
+    if target.type == "onnx":
+        from tiecheck.files.onnx import read_onnx
+
+        return Facts({"onnx": read_onnx(target.path), "values": config.values}, withheld=("scale",))
     from tiecheck.files.adapter import read_adapter
 
     adapter = read_adapter(target.path)

@@ -52,7 +52,7 @@ def facts_of(target: Target, config: Config) -> Facts:
         return Facts(_sources(target.path, changed=config.changed_only))
     if config.changed_only is not None:
         raise TargetError(f"--changed-only is for sources, and {target.text} is none", target.text)
-    if target.type in ("adapter", "gguf"):
+    if target.type in ("adapter", "gguf", "onnx"):
         from tiecheck.facts.brought import artefact_facts
 
         return artefact_facts(target, config, facts_of)

@@ -56,7 +56,7 @@ class StorageSlot(Record):
 class Checkpoint(Record):
     """The stored layer: which names a checkpoint holds, by headers."""
 
-    format: Literal["safetensors", "pickle", "gguf"]
+    format: Literal["safetensors", "pickle", "gguf", "onnx"]
     """The weight format that was read."""
     root: str
     """The directory the paths of the shards are relative to."""

@@ -70,6 +70,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE612": ("artefacts.quantised", ("quantised",)),
     "TIE621": ("artefacts.gguf", ("gguf", "gguf_tie")),
     "TIE622": ("artefacts.gguf", ("gguf", "gguf_tie")),
+    "TIE631": ("artefacts.onnx", ("onnx_copies",)),
     "TIE701": ("training.scale", ("scale",)),
     "TIE702": ("training.stepped", ("live_class", "mending", "live_ties", "held_tensors")),
     "TIE703": ("training.stepped", ("live_class", "mending", "live_ties", "declared_ties", "held_tensors")),

@@ -52,7 +52,7 @@ class Target(Record):
     """The kind of thing it is."""
     path: str
     """Directory, file or address (`checkpoint`), file or dotted module (`module`), file or directory (`source`),
-    directory (`adapter`), file (`gguf`)."""
+    directory (`adapter`), file (`gguf`, `onnx`)."""
     attribute: str | None
     """The attribute to build (`module`)."""
     remote: bool = False
@@ -197,8 +197,8 @@ def _file(text: str) -> Target:
     folder, name = os.path.split(text)
     if name.startswith(("adapter_model.", "adapters.")) and _exists(os.path.join(folder, ADAPTER_CONFIG)):
         return Target(text, "adapter", folder or ".", None)
-    if name.lower().endswith(".gguf"):
-        return Target(text, "gguf", text, None)
+    if name.lower().endswith((".gguf", ".onnx")):
+        return Target(text, "gguf" if name.lower().endswith(".gguf") else "onnx", text, None)
     return Target(text, "checkpoint", text, None)
 
 

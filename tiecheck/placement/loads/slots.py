@@ -16,7 +16,7 @@ from tiecheck.peers.views.tool_functions import WalkedModule, groups_from_pairs
 from tiecheck.records.placement import Device
 from tiecheck.records.record import Record
 
-Form = Literal["safetensors", "pickle", "gguf"]
+Form = Literal["safetensors", "pickle", "gguf", "onnx"]
 """The form in which a checkpoint is stored."""
 NONE, BEFORE, RANDOM = "none", "before", "random"
 
