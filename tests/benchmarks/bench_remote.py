@@ -32,9 +32,9 @@ NAME = "model.safetensors"
 
 
 @contextmanager
-def server(latency: float) -> Iterator[str]:
-    """The address of a server with so many seconds of latency."""
-    command = [sys.executable, str(Path(__file__).with_name("loopback.py")), str(latency)]
+def server(latency: float, faults: float = 0) -> Iterator[str]:
+    """The address of a server with so many seconds of latency, and such a part of its answers spoilt."""
+    command = [sys.executable, str(Path(__file__).with_name("loopback.py")), str(latency), str(faults)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -44,7 +44,7 @@ def server(latency: float) -> Iterator[str]:
 
 
 def moved(url: str) -> list[int]:
-    """What the server counted: bytes of bodies, and requests."""
+    """What the server counted: bytes of bodies, requests, and answers that it spoilt."""
     return json.loads(urllib3.request("GET", f"{url}/moved").data)
 
 

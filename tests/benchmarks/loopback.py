@@ -1,4 +1,8 @@
-"""A server of one model for bench_remote.py, in a process of its own: `python loopback.py LATENCY` prints its port.
+"""A server of one model for bench_remote.py, in a process of its own.
+
+`python loopback.py LATENCY [FAULTS]` prints its port.
+
+Such a part of the answers is spoilt: a 503, a body that is cut, or a connection that is reset.
 
 Any path that ends in `config.json` or `model.safetensors` is there; the weights are said to have 5 GB and are zeros.
 Below `/own/` every model has a config and a header of its own: the same class, and no byte-for-byte twin.
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 
 TENSORS = 291
@@ -45,8 +50,11 @@ class Server(asyncio.Protocol):
     """HTTP as far as the benchmark needs it, each answer held back by the latency."""
 
     latency = 0.0
+    faults = 0.0
     moved = 0
     requests = 0
+    spoilt = 0
+    draw = random.Random(1)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -61,11 +69,21 @@ class Server(asyncio.Protocol):
     def answer(self, head: bytes) -> None:
         path = head.split(b" ", 2)[1]
         if path == b"/moved":
-            said = json.dumps([Server.moved, Server.requests]).encode()
+            said = json.dumps([Server.moved, Server.requests, Server.spoilt]).encode()
             self.send(b"200 OK", said)
             Server.moved -= len(said)
             return
         Server.requests += 1
+        fault = Server.draw.randrange(3) if Server.draw.random() < Server.faults else None
+        Server.spoilt += fault is not None
+        if fault == 0:
+            self.send(b"503 Slow Down", b"busy")
+            return
+        if fault is not None:
+            head = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-65535/%d\r\nContent-Length: 65536\r\n\r\n"
+            self.transport.write(head % SIZE + b"half" if fault == 1 else b"")
+            self.transport.close() if fault == 1 else self.transport.abort()
+            return
         config, begins = own(path) if path.startswith(b"/own/") else (CONFIG, HEADER)
         whole = SIZE - len(HEADER) + len(begins)
         if path.endswith(b"config.json"):
@@ -85,7 +103,7 @@ class Server(asyncio.Protocol):
 
 
 async def main() -> None:
-    Server.latency = float(sys.argv[1])
+    Server.latency, Server.faults = (*map(float, sys.argv[1:3]), 0.0)[:2]
     server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -77,7 +77,8 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         if options["resume"] and not options["results"]:
             raise UsageError("--resume goes on with results; give --results FILE too")
         settled = settle_options(options, sources)
-        config = Config(**{field: settled[field] for field in JUDGING})
+        fields = (*JUDGING, "allow", "baseline")  # of the last two what a configuration file says
+        config = Config(**{field: settled[field] for field in fields if field in settled})
         outputs = parse_outputs(formats, options["output_file"], (*FLEETS, "jsonl"))
         _check_rules(config)
         results = None

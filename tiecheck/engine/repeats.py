@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import finding_of_target
@@ -26,6 +26,14 @@ from tiecheck.files.safetensors.header import read_header
 from tiecheck.records.edits import WORK
 from tiecheck.records.report import TargetReport
 from tiecheck.records.stored import Checkpoint, Comparison
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tiecheck.facts.registry import Facts
+    from tiecheck.targets.parse import Target
+
+    Reporting = Callable[[Target, Facts, Config], TargetReport]
 
 KINDS = 512
 """Kinds of directories that are kept; a kind holds its texts, of `SMALL` bytes each at most."""
@@ -132,6 +140,30 @@ def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, 
         kind.known[answers] = _Verdict(report, same)
 
 
+def once_for_twins(reporting: Reporting) -> Reporting:
+    """Return what judges remote models of the same config and header once: no byte of a tensor is read of them."""
+
+    def report_of(target: Target, facts: Facts, config: Config) -> TargetReport:
+        shared = facts.shared
+        if shared is None:
+            return reporting(target, facts, config)
+        key = f"verdict by {_options(config)}"
+        before: _Verdict | None = shared.get(key)
+        if before is not None and before.proven:
+            return _for_target(before.report, target.text)._replace(remote=facts.known("remote"))
+        report = reporting(target, facts, config)
+        again = None if before is None else _for_target(before.report, target.text)._replace(remote=report.remote)
+        if not report.errors:
+            shared[key] = _Verdict(report, again == report)
+        return report
+
+    return report_of
+
+
+def _options(config: Config) -> tuple[Hashable, ...]:
+    return config.select, config.ignore, config.fail_on, config.strict, config.values, config.judge_for
+
+
 def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
     """Return what a verdict follows from beside the headers; None where more is read, or where a link may lead."""
     if config.wants_live or config.wants_rehearsal or config.ties or config.revision:
@@ -155,8 +187,7 @@ def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
         index = read_bytes(path, path, JSON_BYTES)
     if picked is None or len(text) > SMALL or len(index) > SMALL:
         return None
-    options = config.select, config.ignore, config.fail_on, config.strict, config.values, config.judge_for
-    return (options, frozenset(names), text, index)
+    return (_options(config), frozenset(names), text, index)
 
 
 def _headers(folder: str, names: tuple[str, ...]) -> tuple[tuple[bytes, ...], Hashable]:

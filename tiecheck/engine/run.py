@@ -138,12 +138,13 @@ def check_target(
     try:
         sight = None
         if one_of_many and reporting is judge_facts and not (config.allow or config.baseline):
-            from tiecheck.engine.repeats import keep_verdict, look_at
+            from tiecheck.engine.repeats import keep_verdict, look_at, once_for_twins
 
             sight = look_at(given, config, account)
             if sight is not None and sight.report is not None:
                 account.check_files()
                 return sight.report
+            reporting = once_for_twins(reporting)
         target = parse_target(given)
         facts = opening.facts_of(target, config)
         builds = target.type == "module" or config.trust_remote_code

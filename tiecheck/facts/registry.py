@@ -152,6 +152,8 @@ class Facts:
             withheld: Facts that are not to be made of them, though they could.
         """
         self._withheld = withheld
+        self.shared = shared
+        """Facts of other targets with the same bytes, to be read and added to; None where none is known to be alike."""
         self._made: dict[FactName, Any] = dict(given)
         self._shared: MutableMapping[str, Any] = {} if shared is None else shared
 

@@ -40,7 +40,7 @@ class Judged(NamedTuple):
     """The same, counted."""
 
 
-JUDGING = ("select", "ignore", "judge_for", "fail_on", "strict", "values")
+JUDGING = ("select", "ignore", "judge_for", "fail_on", "strict", "values", "allow", "baseline")
 """Options on which a row depends."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tiecheck.config.options import Config
+from tiecheck.engine import run
 from tiecheck.engine.run import check_target
 from tiecheck.files.remote import reading, repeated_headers
 from tiecheck.files.remote.repeated_headers import RecentItems
@@ -112,3 +113,18 @@ def test_only_the_last_ones_are_kept() -> None:
     with pytest.raises(ZeroDivisionError):
         recent.get("z", lambda: 1 // 0)
     assert recent.get("z", lambda: 7) == 7
+
+
+def test_a_verdict_is_used_once_two_addresses_had_it(serve, model, monkeypatch) -> None:
+    files = model(both(), tie_word_embeddings=True)
+    sites = [serve(files) for _ in range(4)]
+    judged_in_full = []
+    whole = run.judge_facts
+    monkeypatch.setattr(run, "judge_facts", lambda target, *rest: judged_in_full.append(target) or whole(target, *rest))
+    reports = [check_target(f"{site.url}/m", Config(), one_of_many=True) for site in sites]
+    assert [target.text for target in judged_in_full] == [f"{site.url}/m" for site in sites[:2]]
+    for report, site in zip(reports, sites, strict=True):
+        assert report.findings or report.skips
+        assert report == check_target(f"{site.url}/m", Config())
+    other = check_target(f"{sites[0].url}/m", Config(ignore=("TIE1",)), one_of_many=True)
+    assert other == check_target(f"{sites[0].url}/m", Config(ignore=("TIE1",)))

@@ -1,0 +1,140 @@
+"""A fleet against its known truth, and against reading the bytes.
+
+`python bench_fleet.py [COUNT] [local|ray|dask|http|s3 ...]`. Every fault has to be found and none invented, and
+listed = judged + failed. Rates are told by the clock and by CPU seconds of this process, and beside them what reading
+configs and headers alone takes in the same minute. Of a remote fleet the server answers after 20 ms, and one answer in
+fifty is an error, a cut or a reset.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench_remote import moved, server
+from fleet_maker import make_fleet
+
+from tiecheck.config.options import Config
+from tiecheck.fleet.results import Results
+from tiecheck.fleet.rows import options_mark
+from tiecheck.fleet.run import Fleet, Outcome, Place
+
+REMOTE = 3_000
+"""Models of a remote fleet."""
+
+
+def run(source: str, place: Place, table: Path) -> tuple[Outcome, float, float]:
+    """Run a fleet: its outcome, seconds by the clock, and CPU seconds of this process."""
+    table.unlink(missing_ok=True)
+    config = Config()
+    cpu, begin = time.process_time(), time.perf_counter()
+    results = Results(str(table), options_mark(config), resume=False)
+    found = Fleet((source,), config, place, results, lambda *_: None).run()
+    return found, time.perf_counter() - begin, time.process_time() - cpu
+
+
+def found_by(table: Path) -> Iterator[tuple[str, set[str]]]:
+    """Give each model with the codes of its errors, or `error` where it could not be read."""
+    codes: set[str] = set()
+    with table.open() as lines:
+        for row in map(json.loads, lines):
+            if row["row"] == "finding":
+                codes |= {row["code"]} if row["severity"] == "error" else set()
+            else:
+                yield row["target"], codes | ({"error"} if row["status"] == "error" else set())
+                codes = set()
+
+
+def read_only(folders: list[str]) -> float:
+    """CPU seconds to list folders and read configs and headers, and no more."""
+    begin = time.process_time()
+    for folder in folders:
+        for name in os.listdir(folder):
+            with open(f"{folder}/{name}", "rb") as file:
+                file.read(int.from_bytes(file.read(8), "little") if name.endswith(".safetensors") else -1)
+    return time.process_time() - begin
+
+
+def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> None:
+    """One engine over the directories."""
+    place = Place(engine, workers=None if engine == "local" else 2)
+    found, wall, cpu = run(str(root), place, table)
+    got = dict(found_by(table))
+    wrong = Counter(
+        "missed" if truth[target] - got.get(target, set()) else "invented"
+        for target in truth
+        if got.get(target) != truth[target]
+    )
+    some = list(truth)[:5_000]
+    floor = min(read_only(some) for _ in range(3)) / len(some)
+    faulty = sum(map(bool, truth.values()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{engine:<6} {len(truth):,} models, {faulty:,} with a fault: {dict(wrong) or 'all right'}")
+    print(f"       {found.summary.run} {found.problem or ''}")
+    print(f"       {len(truth) / wall:,.0f} a second, {len(truth) / cpu:,.0f} a CPU second of the driver, {peak} MiB")
+    if engine == "local":
+        print(f"       {cpu / len(truth) / floor:.1f}x of reading the bytes ({1 / floor:,.0f} a CPU second)")
+
+
+def http(path: str, table: Path) -> None:
+    """A fleet behind a loopback HTTP server."""
+    with server(0.02, 0.02) as url, tempfile.NamedTemporaryFile("w", suffix=".txt") as manifest:
+        manifest.writelines(f"{url}{path}/{i}\n" for i in range(REMOTE))
+        manifest.flush()
+        found, wall, cpu = run(manifest.name, Place(), table)
+        sent, requests, faults = moved(url)
+    told("each its own" if path else "of one kind", found, wall, cpu)
+    print(f"       the server: {sent:,} bytes, {requests:,} requests, {faults:,} of them spoilt")
+
+
+def s3(table: Path) -> None:
+    """A fleet in a bucket of moto."""
+    from s3_fleet import bucket
+
+    with bucket(count := 400, 0.02, 0.02) as (address, counts):
+        found, wall, cpu = run(address, Place(), table)
+        told(f"S3 (moto), {count} models", found, wall, cpu)
+        print(f"       the server: {counts['requests']:,} requests, {counts['faults']:,} of them spoilt")
+
+
+def told(what: str, found: Outcome, wall: float, cpu: float) -> None:
+    """Print the figures of a remote fleet."""
+    summary = found.summary
+    count = summary.run.listed
+    print(f"http   {what}: {summary.status} {found.problem or ''}")
+    print(f"       {count / wall:,.0f} a second, {count / cpu:,.0f} a CPU second")
+    print(f"       ours: {summary.bytes:,} bytes, {summary.requests:,} requests")
+    for target, why in summary.errors[:3]:
+        print(f"       {target}: {why}")
+
+
+def main() -> None:
+    """Print the figures."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    wanted = sys.argv[2:] or ["local", "ray", "dask", "http", "s3"]
+    root = Path(tempfile.mkdtemp(prefix="fleet-"))
+    try:
+        table = root / "out.jsonl"
+        engines = [name for name in wanted if name in {"local", "ray", "dask"}]
+        truth = make_fleet(root / "models", count) if engines else {}
+        for engine in engines:
+            local(root / "models", truth, engine, table)
+        if "http" in wanted:
+            http("", table)
+            http("/own", table)
+        if "s3" in wanted:
+            s3(table)
+    finally:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
