@@ -106,6 +106,19 @@ class TestCommandLine:
         }
         assert json.loads((tmp_path / "s.json").read_text())["fleet"]["run"]["listed"] == 20
 
+    def test_the_page_has_the_counts_of_the_summary(self, tiecheck_cli, tmp_path: Path) -> None:
+        truth = drawn_fleet(tmp_path / "fleet", 20, seed=17)
+        (tmp_path / "fleet" / "<b>").mkdir()
+        (tmp_path / "fleet" / "<b>" / "config.json").write_text("{")
+        tiecheck_cli("fleet", str(tmp_path / "fleet"), "-f", f"html={tmp_path / 'page.html'}", "-f", "json")
+        page = (tmp_path / "page.html").read_text()
+        lost = sum("TIE102" in codes for codes in truth.values())
+        assert "21 models" in page
+        assert f"<td>{lost}</td><td>{lost}</td><td>0</td>" in page
+        assert "&lt;b&gt;" in page
+        assert "<b>" not in page
+        assert "http" not in page  # of a local fleet nothing is linked
+
     def test_what_cannot_be_is_refused(self, tiecheck_cli, tmp_path: Path) -> None:
         drawn_fleet(tmp_path / "fleet", 2, seed=16)
         fleet, table = str(tmp_path / "fleet"), str(tmp_path / "out.jsonl")

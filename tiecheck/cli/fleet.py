@@ -53,7 +53,7 @@ EVERY = 0.5
     "formats",
     multiple=True,
     metavar="FORMAT[=FILE]",
-    help="text (default) or json, the summary; jsonl, a row a model as they come; repeatable.",
+    help="text (default), json or html, the summary; jsonl, a row a model as they come; repeatable.",
 )
 def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) -> None:
     """Judge every model of SOURCEs, as `tiecheck MODEL` judges it, and tell how many came out how.
@@ -112,7 +112,7 @@ def _compare(tables: tuple[str, ...], formats: tuple[str, ...], options: dict[st
 
     if len(tables) != 2:
         raise UsageError("fleet compare takes two tables of results: OLD NEW (a directory of that name is ./compare)")
-    outputs = parse_outputs(formats, options["output_file"], FLEETS)
+    outputs = parse_outputs(formats, options["output_file"], ("text", "json"))
     found = compare_tables(*tables)
     write_reports(found, outputs, Style(color=options["color"]), FLEETS)
     sys.exit(0 if found.equal else 1)

@@ -41,7 +41,7 @@ SURVIVALS = {
 }
 """The same for ties against operations."""
 
-FLEETS = {"text": "tiecheck.render.fleet", "json": FORMATS["json"]}
+FLEETS = {"text": "tiecheck.render.fleet", "json": FORMATS["json"], "html": "tiecheck.render.fleet_page"}
 """The same for the summary of a fleet."""
 
 
