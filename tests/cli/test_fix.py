@@ -68,7 +68,7 @@ def test_the_question(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cannot_be_done_is_a_sentence(broken: Path, tmp_path: Path) -> None:
     assert "give one of them" in run(broken, "--apply", "--to", tmp_path / "x", code=2)
-    assert "no rule's code begins with" in run(broken, "--select", "TIE9", code=2)
+    assert "no rule's code begins with" in run(broken, "--select", "TIE999", code=2)
     assert run(tmp_path / "nowhere", code=2).count("\n") == 1
     assert run(broken / "config.json", code=2).startswith("error: ")
 

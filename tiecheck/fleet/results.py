@@ -154,7 +154,7 @@ def read_groups(path: str) -> Iterator[Group]:
         else:
             for _, _, group in _spans(path):
                 if group is None:
-                    raise TargetError(f"{path} is no table of a fleet, or broken; `fleet --resume` mends it", path)
+                    raise TargetError(f"{path} is no table of a fleet, or broken; `fleet --resume` repairs it", path)
                 yield group
     except OSError as error:
         raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error

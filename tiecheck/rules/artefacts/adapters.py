@@ -24,7 +24,7 @@ class AdapterTargetsMissingName(Rule):
     PEFT adapts modules of the built model, where a tied head exists though it is not stored. Tools that merge files
     find no such tensor and stop. In a class without the head PEFT leaves the adapter's weights of it out.
 
-    ## How to mend it
+    ## How to fix it
     Merge with PEFT, which builds the model; for a tool that reads files, store the head (a copy of the embedding, flag
     false) first. Load the class that the adapter was trained on.
     """
@@ -85,7 +85,7 @@ class AdapterAppliedOnLoad(Rule):
     with it, without a word. The model that answers is not the one that the checkpoint holds: a head from
     `modules_to_save` is no longer the embedding. Where peft is not installed it is another model.
 
-    ## How to mend it
+    ## How to fix it
     Keep the adapter in a directory of its own. If it is meant to be part of the model, merge it (`merge_and_unload()`),
     look at `lm_head.weight is embed_tokens.weight`, set the flag accordingly and save the result alone.
     """

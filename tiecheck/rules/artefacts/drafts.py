@@ -22,7 +22,7 @@ class DraftModelWithoutItsHead(Rule):
     A reduced head cannot be tied to a whole embedding, and the load raises. A stale copy loads without a word, and the
     target accepts few of the draft's tokens.
 
-    ## How to mend it
+    ## How to fix it
     Export the draft again with its head, with the flag false where the head is reduced, and with embedding and head of
     the target that it is going to run with.
     """

@@ -28,7 +28,7 @@ class GgufHeadMissing(Rule):
     ## Why it is bad
     The file does not load: `missing tensor 'output.weight'`.
 
-    ## How to mend it
+    ## How to fix it
     Convert again from a checkpoint that stores its head: where it is tied, put a copy of the embedding into it under
     the head's name first.
     """
@@ -80,7 +80,7 @@ class GgufHeadRedundant(Rule):
     An equal copy costs memory on disk and on the device, and nothing else. Where the loader never asks for the head,
     the file does not load: a tensor is left over.
 
-    ## How to mend it
+    ## How to fix it
     Convert again from a checkpoint whose head is tied and not stored.
     """
 

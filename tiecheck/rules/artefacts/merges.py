@@ -52,7 +52,7 @@ class AdapterOnOneTiedMember(Rule):
     so that new tokens can be read and never be said. Trained tokens are written into the one tensor by a merge, so
     that the merged model is not the one that was trained.
 
-    ## How to mend it
+    ## How to fix it
     Train again with `ensure_weight_tying=True` (PEFT 0.18 and newer, LoRA), or with `trainable_token_indices` for the
     embedding alone: PEFT then trains the tied members as one. A head that is meant to be its own is no mistake: look
     that the config of the merged model says `tie_word_embeddings: false`.
@@ -117,7 +117,7 @@ class AdapterTrainsBothCopies(Rule):
     with PEFT up to 0.18 leaves the flag true, and whoever loads the result keeps one of the two; converters and engines
     that go by the flag do the same. With `ensure_weight_tying` the copies are one again at once, and one is lost.
 
-    ## How to mend it
+    ## How to fix it
     Merge with PEFT 0.19 or newer, and look that the merged config says `tie_word_embeddings: false`. To keep the tie,
     train again with `ensure_weight_tying=True`.
     """
@@ -192,7 +192,7 @@ class LowRankUpdateOnTiedHead(Rule):
     all members share, so that an update of the head changes the input embedding as well, and the merged model does not
     give the logits of the adapter. With `ensure_weight_tying` both modules have the update, and a merge adds it twice.
 
-    ## How to mend it
+    ## How to fix it
     Untie the base before the merge: load it with `tie_word_embeddings=False`, clone the embedding into the head, and
     merge into that. Or leave embedding and head out of the target modules, or do not merge.
     """

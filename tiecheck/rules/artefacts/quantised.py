@@ -31,7 +31,7 @@ class OneSidedQuantisation(Rule):
     The flag says one tensor, the file holds two. A loader that goes by the flag leaves the quantised head out, or puts
     the plain embedding into a layer that waits for packed words; engines raise for want of a method to tie them.
 
-    ## How to mend it
+    ## How to fix it
     Quantise the one matrix and store it once, or untie first: give the head a weight of its own, set the flag false,
     and quantise then.
     """
@@ -99,7 +99,7 @@ class SkipListMissesAlias(Rule):
     the plain tensor of the embedding by the tie, and the first forward pass raises (transformers 5.23, bitsandbytes
     0.50).
 
-    ## How to mend it
+    ## How to fix it
     Name the head in the list as well, e.g. `["embed_tokens", "lm_head"]`, or leave the list out.
     """
 

@@ -31,7 +31,7 @@ class FormatsDisagree(Rule):
     trained head, the other one a tied or a random one, from the same revision. It happens where one format is
     written anew after a training and the other one is left as it was.
 
-    ## How to mend it
+    ## How to fix it
     Keep one format. Load the model from the right one, look at `lm_head.weight is embed_tokens.weight`, save it with
     `save_pretrained` into an empty directory, and replace all the weight files by what is there.
     """

@@ -22,7 +22,7 @@ class LoaderReadsOtherWeights(Rule):
     Everything else in the report is about tensors that this loader never sees. A file under another name is an
     `OSError`; of a nested state dict not one name is known, and every weight is made at random without an error.
 
-    ## How to mend it
+    ## How to fix it
     Rename the file to `model.safetensors`, save the inner state dict alone, or write the file again with
     `metadata={"format": "pt"}`. What is named on the command line itself is judged without this rule.
     """
@@ -70,7 +70,7 @@ class LoadWillRaise(Rule):
     `vision_config` that was lost, and padding that a training framework left in. A file without prefixes is the base
     model's own for 4.57: it calls it corrupted where a head is in it; 5 asks name by name.
 
-    ## How to mend it
+    ## How to fix it
     Write the number that the tensors have into `config.json`; or load where the model is whole, resize with
     `resize_token_embeddings`, and save both. Names get their prefix from `save_pretrained`.
     """

@@ -35,7 +35,7 @@ class TiedOptimizerStateSplit(Rule):
     distributed checkpoint is loaded is the reverse: the state has one entry, and the model that asks has two
     parameters, or torch is older than pytorch#128685 of June 2024.)
 
-    ## How to mend it
+    ## How to fix it
     Find the line that broke the tie and call `model.tie_weights()` after it and before the optimizer is made, then
     train again from the last checkpoint whose state is whole. What an earlier sharded or distributed checkpoint of
     the same run still holds under both names is the trained head: save it with `tie_word_embeddings` set to false

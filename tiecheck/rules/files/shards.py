@@ -35,7 +35,7 @@ class IndexDisagreesWithShards(Rule):
     holds and the index does not name is loaded by transformers 5 and left out by 4.57, without a word. A tool that
     follows the index to one tensor does not find it where the index names another shard.
 
-    ## How to mend it
+    ## How to fix it
     Fetch the missing file again, or write the index anew by saving the model once more. tiecheck judges such a
     checkpoint by the names in the index; values that lie in a missing shard are not compared, and the report
     says so.
@@ -152,7 +152,7 @@ class MemberStoredTwice(Rule):
     them. It happens where a script writes a tensor anew and leaves the old one where it was, and where the shards of
     two saves lie in one directory.
 
-    ## How to mend it
+    ## How to fix it
     Find out which save the right values come from, and save the checkpoint anew from there, into an empty directory,
     so that shards and index are written together.
     """

@@ -42,7 +42,7 @@ class StrictLoadWillFail(Rule):
     The note is for those who have looked long for the error in `There were missing keys in the checkpoint model
     loaded: ['lm_head.weight']`: there is none. The parameter is one with the embedding, which is loaded.
 
-    ## How to mend it
+    ## How to fix it
     Save the model inside the wrapper: `model.module`, `model._orig_mod`, `accelerator.unwrap_model(model)`, for peft
     `merge_and_unload()`. Of a file that is there already, strip the prefix from every name and save it again. Where an
     alias is missing and the load is a plain strict one, use `safetensors.torch.load_model`, which knows ties, or

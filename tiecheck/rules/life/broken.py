@@ -39,7 +39,7 @@ class TieBrokenByOperation(Rule):
     In a plain `nn.Module` nobody declares a tie, so that its loss is silent: training goes on with two tensors, each
     with half of the gradient, and the next save keeps both.
 
-    ## How to mend it
+    ## How to fix it
     Tie again after the operation: `head.weight = embedding.weight`, or `model.tie_weights()`, and make the optimizer
     after that. `on_break="retie"` does it at the end of the block, where no value can be lost by it.
     """
@@ -83,7 +83,7 @@ class ResizeBrokeTie(Rule):
     The embedding has the new rows and the head has not, or has others: new tokens cannot be predicted, or the two are
     trained apart.
 
-    ## How to mend it
+    ## How to fix it
     Call `model.tie_weights()` after the resize; where it does not tie, the class lacks `_tied_weights_keys`, or its
     config says false.
     """

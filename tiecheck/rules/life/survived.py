@@ -21,7 +21,7 @@ class TieMadeByOperation(Rule):
     ## Why it is bad
     One of two trained tensors is gone, and the next step trains both names as one.
 
-    ## How to mend it
+    ## How to fix it
     Say that they are apart where the library reads it (`config.tie_word_embeddings = False`), before the operation.
     """
 
@@ -60,7 +60,7 @@ class SaveDroppedMember(Rule):
     The saver left a member out by what the config says, and the two had diverged: the checkpoint looks clean, and the
     trained values are nowhere. A resumed run begins with a jump of the loss.
 
-    ## How to mend it
+    ## How to fix it
     Save by a way that keeps the tie (`save_pretrained`, `torch.save` of the state dict,
     `safetensors.torch.save_model`), or say in the config that the members are apart before saving.
     """
@@ -98,7 +98,7 @@ class SaveDropsLiveData(Rule):
     accelerate 1.15 takes whatever stands in one storage for one tensor and writes the first; its log says "This should
     be OK". The rest is random after the load.
 
-    ## How to mend it
+    ## How to fix it
     Give each its own memory before saving, `tensor.data = tensor.data.clone()`, or save by
     `safetensors.torch.save_file`, which looks at the bytes.
     """

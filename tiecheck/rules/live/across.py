@@ -27,7 +27,7 @@ class TiedAcrossModels(Rule):
     A reference that moves with the policy measures nothing: its difference is zero for ever. And a sharing that was
     meant to save memory and does not (`r = p` on a local name) costs it in silence.
 
-    ## How to mend it
+    ## How to fix it
     Make the copy by `copy.deepcopy(model)`. To share frozen layers, assign the parameter itself:
     `reference.layer.weight = model.layer.weight`.
     """

@@ -39,7 +39,7 @@ class DeclaredTieNotApplied(Rule):
     optimizer moves two tensors where one was meant, each with half of the gradient. A copy gives the right output
     until the first step, and so passes every test before it.
 
-    ## How to mend it
+    ## How to fix it
     Find out first which values are right: `tie_weights()` keeps the source's and drops the others, which would
     destroy a head that was trained on its own. Then call it after whatever replaced the parameter
     (`load_state_dict(assign=True)`, `to_empty`, a hand-written loader, a wrapper), and before the optimizer or a
@@ -119,7 +119,7 @@ class StorageOnlyTie(Rule):
     `deepcopy`, `to_empty` or `load_state_dict(assign=True)`. Tools that look for the same object (accelerate,
     lightning, torch) do not see it; tools that look at memory (safetensors) refuse to save it.
 
-    ## How to mend it
+    ## How to fix it
     Share the object: `head.weight = embedding.weight`. For a transposed use, keep one parameter and write
     `x @ embedding.weight` in `forward`. Apply `weight_norm` or another parametrization before tying, or not at all.
     On the meta device, accelerate's `init_empty_weights` makes such ties by itself, and transformers' loader ties
@@ -207,7 +207,7 @@ class HalfMetaTie(Rule):
     built on meta and tied, and then `load_state_dict(..., assign=True, strict=False)` from a checkpoint that stores the
     tensor once: only the stored name gets data.
 
-    ## How to mend it
+    ## How to fix it
     Tie again after loading: `model.tie_weights()`, or assign the member that has data to the others.
     """
 

@@ -29,7 +29,7 @@ class TieAgainstConfig(Rule):
     reload the false flag keeps it from tying: the head comes back random. The only sign is a MISSING line in the
     load report.
 
-    ## How to mend it
+    ## How to fix it
     Set `config.tie_word_embeddings = True` if the tie is meant. If not, give the member a tensor of its own:
     `lm_head.weight = nn.Parameter(embedding.weight.detach().clone())`.
     """
@@ -103,7 +103,7 @@ class InertTieFlag(Rule):
     loads it with a random one, where 4.57 tied it. Saved by 5 the model is twice as large as meant, and a tool that
     believes the flag throws the trained head away.
 
-    ## How to mend it
+    ## How to fix it
     Write the flag where the class reads it (for most composite models the top level), or set it to false. Where the
     class lost its declaration, tie by hand after loading and save the head with the checkpoint:
     `model.lm_head.weight = model.get_input_embeddings().weight`.

@@ -26,7 +26,7 @@ class RequiresGradSurprise(Rule):
     One tensor has one `requires_grad` and one dtype. Freezing the embedding freezes the head; training the head trains
     the embedding; casting the head to float32 casts the embedding as well.
 
-    ## How to mend it
+    ## How to fix it
     If the members are to differ, they have to be two: set `config.tie_word_embeddings` to false and give the head
     `nn.Parameter(weight.detach().clone())`. To freeze a module call `module.requires_grad_(False)`, with the
     underscore.

@@ -27,7 +27,7 @@ class StaleTie(Rule):
     head still scores against the old rows: new tokens cannot be predicted, training moves two tensors, and the save
     drops whichever the class's keys name.
 
-    ## How to mend it
+    ## How to fix it
     Tie again after the swap: `model.tie_weights()`. It keeps the embedding's values. To add tokens use
     `resize_token_embeddings`, which swaps and ties.
     """
@@ -113,7 +113,7 @@ class HalfTiedGroup(Rule):
     It looks tied wherever somebody checks one pair. The member that was left behind is trained on its own, dropped by
     the next save as an alias, and random after the next load.
 
-    ## How to mend it
+    ## How to fix it
     Call `model.tie_weights()` after whatever replaced the member, or assign the shared parameter to it.
     """
 
@@ -173,7 +173,7 @@ class TiedBiasOutOfStep(Rule):
     After a resize the weight has more rows than the bias, and the forward pass fails on the sizes; or the two biases
     are trained apart, one of them is never used, and the save keeps the wrong one.
 
-    ## How to mend it
+    ## How to fix it
     Tie again after the resize: `model.tie_weights()` pads and ties the bias with the weight. A bias of another length
     has to be made anew: `head.bias = nn.Parameter(torch.zeros(len(head.weight)))`.
     """

@@ -30,7 +30,7 @@ class DeclaredKeyMatchesNothing(Rule):
     ValueError while the model is built, far from the line that is wrong. A module whose name ends in "weight..." is
     taken for a parameter, by a pattern that is not anchored.
 
-    ## How to mend it
+    ## How to fix it
     Write the names as `model.named_parameters()` gives them, the target on the left and the source on the right:
     `_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}`.
     """
@@ -89,7 +89,7 @@ class DeclaredKeyMatchesTooMuch(Rule):
     In the expansion the names beside are tied too, or the counts do not fit and a ValueError is raised. On a save the
     members are dropped by the pattern, without a word, and no load brings them back.
 
-    ## How to mend it
+    ## How to fix it
     Write whole parameter names, with `.weight`: then they are taken as they stand. Anchor a pattern with `$`.
     """
 
@@ -149,7 +149,7 @@ class ListFormTiedKeys(Rule):
     TypeError about `recompute_mapping`. With the flag false it builds, trains, and fails at the first save. Without
     `post_init()` it builds and saves, and every `from_pretrained` of it fails.
 
-    ## How to mend it
+    ## How to fix it
     Write a mapping from target to source, `_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}`, and
     `def tie_weights(self, missing_keys=None, recompute_mapping=True)`, or leave the method out: the mapping does its
     work. End `__init__` with `self.post_init()`. To stay on 4.x, pin `transformers<5`.

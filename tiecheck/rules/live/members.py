@@ -24,7 +24,7 @@ class OverlappingParameters(Rule):
     It is TIE302 with fewer rows. Each object has a gradient and an optimizer state of its own, and each step writes
     into the other; the first conversion or copy parts them, and safetensors refuses to save them.
 
-    ## How to mend it
+    ## How to fix it
     Keep one parameter and take the slice in `forward`: `F.linear(x, embedding.weight[:n])`. If they are meant to be
     apart, clone one.
     """
@@ -69,7 +69,7 @@ class EqualLiveCopies(Rule):
     should share leaves just this behind: the matrix takes its memory twice, the first step parts the two, and no test
     before it sees anything.
 
-    ## How to mend it
+    ## How to fix it
     If they are meant to be one, share the parameter: `head.weight = embedding.weight`. If not, nothing is wrong.
     """
 
@@ -128,7 +128,7 @@ class TiedButNotEffective(Rule):
     the embedding looks up the raw one. `prune.remove` and `remove_parametrizations` then write the changed weight into
     the embedding in place, as merging an adapter does.
 
-    ## How to mend it
+    ## How to fix it
     Prune or normalise before tying, or both sides alike. To bake it in on one side only, untie first. A copy that
     PEFT trains (`modules_to_save`) parts the two when it is merged; an adapter that adds to the weight changes both.
     """

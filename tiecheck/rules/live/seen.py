@@ -32,7 +32,7 @@ class ModuleAlias(Rule):
     refuses to save an alias that the class does not declare, and calling the aliased slot runs the wrong
     `forward`: an embedding's where a linear layer's was meant.
 
-    ## How to mend it
+    ## How to fix it
     Nothing has to be done for the model to be right. To be seen by every tool, share the weight and not the
     module: give the second slot a layer of its own and assign `self.ff_out.weight = self.wte.weight`, or drop the
     slot and use `F.linear(x, self.wte.weight)`.
@@ -95,7 +95,7 @@ class UndeclaredTie(Rule):
     training. The inner model's tie is worse: the save drops the member, and the load leaves it random, because
     `post_init` asks direct children alone.
 
-    ## How to mend it
+    ## How to fix it
     Declare it: `_tied_weights_keys = {"target.weight": "source.weight"}` on the class, and set
     `config.tie_word_embeddings` to true. For an inner model, register it as a direct attribute, or repeat its keys with
     their prefix on the outer class.
@@ -160,7 +160,7 @@ class RepeatedModule(Rule):
     the model has a fraction of the parameters that its depth suggests, nothing fails, and it trains. A checkpoint of
     the model as it was meant does not fit.
 
-    ## How to mend it
+    ## How to fix it
     Make each in its turn: `nn.ModuleList(Block() for _ in range(n))`, or `copy.deepcopy` one. To part them afterwards,
     replace the module in the list itself; a copy of a layer inside of it is the same layer in all of them.
     """

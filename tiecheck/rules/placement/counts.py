@@ -38,7 +38,7 @@ class TiedMemoryCountedTwice(Rule):
     A device is taken for full that is not. What could have stayed on the GPU is offloaded, and every forward pass pays
     for moving it back; or a model that fits is refused.
 
-    ## How to mend it
+    ## How to fix it
     Give the map yourself, or allow the planner as much more on that device as it counts too much.
     """
 

@@ -29,7 +29,7 @@ class LoadOverwritesTie(Rule):
     comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so
     since it began to tie anew after a load (huggingface/accelerate#1204), from 0.18.0 to 1.15.0.
 
-    ## How to mend it
+    ## How to fix it
     Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call
     `tie_weights()` once more before the load, since that context makes a Parameter of its own of each name.
     `torch.device("meta")` keeps the tie, but leaves buffers that no checkpoint stores on meta too, as those of rotary
@@ -94,7 +94,7 @@ class LoadFailsUnderMap(Rule):
     symptom, a key or the meta device, and never the tie; part of it comes only with the first forward pass, after
     everything was loaded.
 
-    ## How to mend it
+    ## How to fix it
     Give every module of the group one device in the map. Where that is the disk, the source has to be stored: a
     checkpoint that stores the target alone, and a pickle that stores one member alone, fail there too, and load on the
     CPU or a GPU.

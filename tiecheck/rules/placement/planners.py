@@ -43,7 +43,7 @@ class PlannerWillCrash(Rule):
     ## Why it is bad
     `device_map="auto"` ends with `IndexError: list index out of range`, which names neither the tie nor a module.
 
-    ## How to mend it
+    ## How to fix it
     Pass a device map that was made elsewhere: a given map never meets the planner. Or change the class: the order of
     the two modules, a name, or a layer of its own instead of an alias.
     """
@@ -135,7 +135,7 @@ class PlanDependsOnHashSeed(Rule):
     A job that fits today runs out of memory tomorrow, or raises, or splits a tie, with nothing changed. The ranks of
     one job may each make another map.
 
-    ## How to mend it
+    ## How to fix it
     Give the map explicitly, or set PYTHONHASHSEED before Python starts.
     """
 

@@ -25,7 +25,7 @@ class FsdpGroupsSplitTie(Rule):
     torch 2.13 shards the parameter twice, and raises at the first forward pass of the root. `tie_weights()` afterwards
     changes nothing: the groups stay.
 
-    ## How to mend it
+    ## How to fix it
     Build the model again and give both modules to one call, before any other: `fully_shard([embedding, head])`.
     """
 

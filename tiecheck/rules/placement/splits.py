@@ -57,7 +57,7 @@ class TiedGroupSplit(Rule):
     transformers may raise (another rule speaks then). One module under two paths of one parent is placed once, and a
     note.
 
-    ## How to mend it
+    ## How to fix it
     Put every member on one device in the map. Where a planner cannot see the tie, give it the map instead of a
     strategy, or declare the tie so that it sees it.
     """

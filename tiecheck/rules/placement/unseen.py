@@ -46,7 +46,7 @@ class TieInvisibleToLoader(Rule):
     A false warning teaches people to ignore the true one. Where the group really is untied and nothing ties it at the
     load, the head is planned, loaded and trained apart, or stays random.
 
-    ## How to mend it
+    ## How to fix it
     Nothing, where it is harmless. Else call `model.tie_weights()`, or assign the weight, before the plan is made.
     """
 

@@ -31,7 +31,7 @@ class ForwardBypassesHead(Rule):
     With untied weights the logits come from the wrong matrix: the head of a checkpoint is loaded and never read, and in
     training it has no gradient.
 
-    ## How to mend it
+    ## How to fix it
     Call the head, `self.lm_head(x)`: where the two are tied it is the same. Or build no head.
     """
 

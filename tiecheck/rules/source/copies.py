@@ -24,7 +24,7 @@ class CloneInsteadOfShare(Rule):
     The copies are equal at the start and part with the first step. A checkpoint of the shared model has one tensor, and
     fills one of them; the others keep their draw.
 
-    ## How to mend it
+    ## How to fix it
     Put one object n times into the list, `nn.ModuleList([self.bbox_embed for _ in range(n)])`, or turn the condition
     round.
     """
@@ -95,7 +95,7 @@ class ClonedWithSharedChild(Rule):
     Each copy has a table of its own. They are equal at the start, and each learns something else; the one outside is
     not what the layers use.
 
-    ## How to mend it
+    ## How to fix it
     Build the layers one by one, `nn.ModuleList(Layer(table) for _ in range(n))`, or hand the table to `forward`.
     """
 

@@ -29,7 +29,7 @@ class EmbeddingInitialisesTiedHead(Rule):
     draw the logits of an untrained model are dominated by the input token itself, the first loss is far above ln V, and
     sampling repeats.
 
-    ## How to mend it
+    ## How to fix it
     Draw the shared tensor anew, `nn.init.normal_(self.wte.weight, std=0.02)`, or tie the other way round:
     `self.wte.weight = self.head.weight`.
     """

@@ -28,7 +28,7 @@ class ListTiedWeightsKeys(Rule):
     transformers 4 took a list of the names that are tied. transformers 5 maps each to the name that it takes its tensor
     from, and a class with a list raises when it is built or loaded with `tie_word_embeddings` true.
 
-    ## How to mend it
+    ## How to fix it
     Write `{"lm_head.weight": "model.embed_tokens.weight"}`: each name and its source.
     """
 
@@ -88,7 +88,7 @@ class MisspeltTieDeclaration(Rule):
     Python takes any name. The library reads `_tied_weights_keys` and `tie_word_embeddings` alone, so that the model is
     not tied, or stays tied, and nobody says so.
 
-    ## How to mend it
+    ## How to fix it
     Write the name as the library has it.
     """
 
@@ -151,7 +151,7 @@ class SelfMappedTieKey(Rule):
     A name that is its own source ties nothing. transformers 5 builds and loads the model untied, with a random head
     where the checkpoint stores the embedding alone. Such a mapping is what scripts make of transformers 4's list.
 
-    ## How to mend it
+    ## How to fix it
     Map the head to the embedding: `{"lm_head.weight": "model.embed_tokens.weight"}`.
     """
 

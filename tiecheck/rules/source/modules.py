@@ -37,7 +37,7 @@ class ModuleTimesN(Rule):
     ## Why it is bad
     The list has n references to one module. A model that was meant to have n layers has one, applied n times.
 
-    ## How to mend it
+    ## How to fix it
     Build one each: `[Block() for _ in range(n)]`. This changes the model: it gets the parameters that were meant.
     """
 
@@ -97,7 +97,7 @@ class WeightKeptAsPlainTensor(Rule):
     A plain tensor is not in the state dict, is not moved by `.to()`, and a copy of it is not updated by the optimizer.
     After the first conversion it is the old weight.
 
-    ## How to mend it
+    ## How to fix it
     Make it where it is used: `F.linear(x, self.enc.weight.t())`, or a property.
     """
 
@@ -159,7 +159,7 @@ class HeadInClosure(Rule):
     The closure holds the module it was made in. A deep copy of the model computes with the original's weight, a pickle
     of it fails, and `.weight` that is replaced later is not seen by a partial.
 
-    ## How to mend it
+    ## How to fix it
     Write a method or a small module: `def head(self, x): return F.linear(x, self.wte.weight)`.
     """
 
@@ -207,7 +207,7 @@ class AssignLoadWithoutRetie(Rule):
     ## Why it is bad
     With `assign=True` each name gets a parameter of its own: the tie is gone.
 
-    ## How to mend it
+    ## How to fix it
     Tie again after it.
     """
 
@@ -241,7 +241,7 @@ class MaterialiseWithoutRetie(Rule):
     From meta `to_empty()` makes a new parameter for each registration: members of a tie come out apart. (From another
     device it keeps the parameters, and is left alone.)
 
-    ## How to mend it
+    ## How to fix it
     Tie again after it.
     """
 

@@ -29,7 +29,7 @@ class UnguardedTie(Rule):
     The config's flag has a meaning for every other tool: with it false, or absent where false is the default, a saved
     head is expected in the checkpoint, `save_pretrained` refuses or drops it, and other loaders draw it at random.
 
-    ## How to mend it
+    ## How to fix it
     Declare the pair in `_tied_weights_keys` and leave the tying to the library, or ask `config.tie_word_embeddings`.
     """
 
@@ -80,7 +80,7 @@ class PostInitMissing(Rule):
     `post_init()` makes `all_tied_weights_keys` and ties. Without it the model is built untied, and `from_pretrained` of
     transformers 5 raises AttributeError.
 
-    ## How to mend it
+    ## How to fix it
     End the constructor with `self.post_init()`.
     """
 
@@ -145,7 +145,7 @@ class EmptyTieWeights(Rule):
     No call ties then, `model.tie_weights()` of the user neither. transformers 5 calls
     `tie_weights(recompute_mapping=False)`, and a method without arguments raises TypeError when the model is built.
 
-    ## How to mend it
+    ## How to fix it
     Remove the override; or take `**kwargs` and begin with `super().tie_weights(**kwargs)`.
     """
 

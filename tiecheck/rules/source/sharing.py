@@ -35,7 +35,7 @@ class ModuleAliasAssignment(Rule):
     to go around it; tools that look for tied parameters did not see the alias (accelerate before 0.34 warned), and
     `save_pretrained` of transformers 5 raises.
 
-    ## How to mend it
+    ## How to fix it
     Share the parameter and keep the head a layer of its own: `self.head.weight = self.wte.weight`.
     """
 
@@ -113,7 +113,7 @@ class CopyInsteadOfShare(Rule):
     optimizer steps twice, and the first `.to(dtype)`, `deepcopy` or load parts them; of a copy they differ after one
     step.
 
-    ## How to mend it
+    ## How to fix it
     Assign the parameter itself: `self.head.weight = self.wte.weight`. For a transposed use share it and turn it in
     `forward`: `F.linear(x, self.encoder.weight.t())`.
     """
@@ -200,7 +200,7 @@ class TieReboundLater(Rule):
     ## Why it is bad
     The tie is gone without a word: the new module has a parameter of its own.
 
-    ## How to mend it
+    ## How to fix it
     Move the tie behind the last assignment of its members.
     """
 

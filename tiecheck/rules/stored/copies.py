@@ -37,7 +37,7 @@ class RedundantTiedCopy(Rule):
     (`KeyError: 'lm_head.weight'`, `Unexpected key(s) in state_dict`), and a later edit of one copy alone turns
     it into TIE101.
 
-    ## How to mend it
+    ## How to fix it
     Nothing has to be done. To save the space, delete the copies from the checkpoint. Do not set the flag to
     false to silence a strict loader: that unties the model.
     """
@@ -118,7 +118,7 @@ class FlattenedTie(Rule):
     ties by default, losing the tie is unlikely to be meant: then it is a warning. Right after a deliberate untie
     the two are equal as well, and nothing is wrong.
 
-    ## How to mend it
+    ## How to fix it
     If the model is meant to be tied, set `tie_word_embeddings` to true and drop the copy. If it is meant to be
     untied, leave it: the finding goes away once the two have been trained apart.
     """

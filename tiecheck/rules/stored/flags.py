@@ -79,7 +79,7 @@ class ConflictingTieFlags(Rule):
     have their own way. With one file, one of them ties and another does not: a random head, or a trained head thrown
     away, depending on who loads it. Where both members are stored and equal nothing is lost yet, and it is a warning.
 
-    ## How to mend it
+    ## How to fix it
     Write the same value at every level that the finding names. What the checkpoint stores tells which: one tensor for
     the group means true, two different ones mean false.
     """
@@ -171,7 +171,7 @@ class ImplicitTieFlag(Rule):
     their own. The checkpoint works where it was written, and comes out with a random head, or without its trained one,
     elsewhere.
 
-    ## How to mend it
+    ## How to fix it
     Write the flag into `config.json`: true where the checkpoint stores one tensor for the group, false where it stores
     two that differ.
     """
@@ -231,7 +231,7 @@ class FlagMeansSomethingElse(Rule):
     one tensor all along; BART's, Marian's and many others' encoder and decoder embeddings, and the bias of BERT's head,
     were tied in transformers 4 whatever the flag said. A loader that takes false at its word leaves them random.
 
-    ## How to mend it
+    ## How to fix it
     Store every member that is to be kept (save with the flag false and all tensors in the file), or, where the model
     was trained tied, set the flag to true. For a T5 that must not scale its logits keep false, and store `lm_head`.
     """

@@ -50,7 +50,7 @@ class TrainedHeadDiscarded(Rule):
     warning. The model that was trained is not the model that is
     served: fluent gibberish, repeated tokens, a drop in accuracy.
 
-    ## How to mend it
+    ## How to fix it
     Find out which copy is right: "differs" does not say. After full fine-tuning, or after merging an adapter
     that trained the head, both are: set `tie_word_embeddings` to false, at the level the finding names, and keep
     both tensors. Where the second tensor is left over from a conversion, delete it from the checkpoint.
@@ -151,7 +151,7 @@ class TiedMemberLost(Rule):
     in one line of its load report and speaks of training, not of tying; other loaders leave zeros and say
     nothing.
 
-    ## How to mend it
+    ## How to fix it
     If the model was trained tied, the flag was lost on the way: set `tie_word_embeddings` to true at the level
     the finding names. If it was trained untied, the tensor was lost: save the model again, with the head.
     """

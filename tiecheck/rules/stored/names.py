@@ -36,7 +36,7 @@ class HeadNotMaterialised(Rule):
     The tool ends in `KeyError: 'lm_head.weight'` or "weight lm_head.weight does not exist", which looks like a broken
     checkpoint and is not.
 
-    ## How to mend it
+    ## How to fix it
     Give the tensor the class's name where it has another. Else use a version of the tool that falls back to the
     embedding; where that cannot be had, make a copy of the checkpoint
     for that tool alone, with the head written out; do not change the flag.
@@ -74,8 +74,8 @@ class HeadNotMaterialised(Rule):
             renamed = own_name(group) if any(view.checked != "source" for view in failing) else ()
             right = "which is right; some loaders look for the other name all the same."
             yield Draft(
-                f"{endings_text(failing)} {listed(group.names)} are stored once, as {group.stored_names[0]}, "
-                f"{'a name that some loaders do not know.' if renamed else right}",
+                f"{listed(group.names)} are stored once, as {group.stored_names[0]}, "
+                f"{'a name that some loaders do not know.' if renamed else right} {endings_text(failing)}",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
                 severity="warning" if loses_silently(failing) or any(v.checked != "source" for v in failing) else None,
@@ -115,7 +115,7 @@ class OrphanedTieGroup(Rule):
     Embedding and head are then both made at random: transformers 5 says that the checkpoint seems corrupted and goes
     on, others say nothing. Everything the model reads and writes passes through that matrix.
 
-    ## How to mend it
+    ## How to fix it
     Find the tensor: it was dropped by a script that deletes shared tensors by both names, or lies in a shard that was
     not copied. Save the model again from where it is whole.
     """
@@ -173,7 +173,7 @@ class KeptTheAliasName(Rule):
     `lm_head.weight` stays, `model.embed_tokens.weight` goes. transformers 5 swaps the two roles and loads it. 4.57
     leaves both on the meta device without a word, and serving engines and converters that look for the embedding fail.
 
-    ## How to mend it
+    ## How to fix it
     Rename the tensor in the file to the source's name. Savers take a hint: `_tied_weights_keys` on the class, or
     `state_dict_keys_to_discard` of huggingface_hub's `save_torch_state_dict`.
     """

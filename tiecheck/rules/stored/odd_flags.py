@@ -25,7 +25,7 @@ class InvalidTieFlag(Rule):
     transformers 5 validates the type and refuses the whole config, at any level. 4.57 asks only whether Python takes
     the value for true: the text "false" ties, and null does not, so that a head that is not stored comes out random.
 
-    ## How to mend it
+    ## How to fix it
     Write true or false, without quotes: true where the checkpoint stores one tensor for the group.
     """
 

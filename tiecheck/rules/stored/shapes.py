@@ -37,7 +37,7 @@ class TiedShapeMismatch(Rule):
     or added tokens gave to one side only, and a draft model's smaller vocabulary under a flag that is true. With
     different dtypes the loader casts before it compares, so that the dtype you ask for decides whether it ties.
 
-    ## How to mend it
+    ## How to fix it
     Give both members one row a token: trim the padding, or resize with `model.resize_token_embeddings(n)` and save
     again, so that the rows and the config's `vocab_size` agree. Turn a transposed matrix back. Of two dtypes delete the
     cast copy; casting it up again makes two different tensors of one (TIE101).

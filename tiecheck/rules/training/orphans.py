@@ -35,7 +35,7 @@ class OptimizerHoldsOrphan(Rule):
     The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
     forward pass reads.
 
-    ## How to mend it
+    ## How to fix it
     Make the optimizer after the last replacement, or put the new parameter in the place of the old one.
     """
 
@@ -83,7 +83,7 @@ class TiedWeightInNameGroup(Rule):
     Muon is made for the matrices between the layers; its authors leave embeddings and heads to AdamW. The update of a
     table of tokens is orthogonalised as if its rows were directions, and training is worse without an error.
 
-    ## How to mend it
+    ## How to fix it
     Sort parameters by identity and not by name: whatever is `model.get_input_embeddings().weight` goes to AdamW.
     """
 

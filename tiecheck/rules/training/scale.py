@@ -35,7 +35,7 @@ class EmbeddingScaleOnTiedHead(Rule):
     ln(vocabulary) is 10.8. Each token's own logit is the largest by far, so that sampling repeats the input. The
     tie itself is sound; `embedding.weight = lm_head.weight` keeps the small draw, and only that differs.
 
-    ## How to mend it
+    ## How to fix it
     Initialise the tied tensor for its role as a head: `nn.init.normal_(embedding.weight, std=0.02)` after tying
     (GPT-2's choice), or a deviation of at most `sqrt(0.2 / d_model)`, which keeps the first loss within 0.1 of
     ln(vocabulary). Tying in the other order works by accident of nn.Linear's default.

@@ -37,7 +37,7 @@ class ParameterTwiceInOptimizer(Rule):
     memory. The tensor is then stepped twice, with two states; after two steps of AdamW it is somewhere else than the
     real tie, and the members are equal bit by bit, so that no comparison of values notices.
 
-    ## How to mend it
+    ## How to fix it
     Give each parameter once: `model.parameters()` does. Share the parameter and not its memory.
     """
 
@@ -98,7 +98,7 @@ class MembersInDifferentGroups(Rule):
     The tie is broken already, and now the two are also trained by different rules: weight decay pulls one of them, or
     one stays as it was loaded.
 
-    ## How to mend it
+    ## How to fix it
     Tie them, and make the optimizer after that: one parameter is in one group.
     """
 
