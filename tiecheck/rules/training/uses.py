@@ -68,8 +68,7 @@ class DeadTiedSlot(Rule):
                     f"forward on {uses.inputs[0]} does not read it: it gets no gradient.",
                     names,
                     (class_place(live_class.class_name, f"{names[0]}: unread"),),
-                    "Tie it, as TIE301 says, or let forward use it.",
-                    no_mend="only the code of forward can say which member it should read.",
+                    no_mend="TIE301 has the fix where one tensor is meant; else forward has to read it.",
                 )
 
     @staticmethod
