@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 
 from tiecheck.records.source import Method
 from tiecheck.source.flow import Flow
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, reached_by, walked
+
+HAPPENING = re.compile(
+    rb"\.\w+(\s*,[^=\n]*)?\s*=[^=]|weight|bias|init|apply|attr|_module|_parameter|lambda|partial|_\("
+)
+"""Text without one of which nothing is built, tied or drawn in a method: most `forward` of a model."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -31,7 +37,8 @@ def read_method(name: str, function: Function, functions: Mapping[str, Function]
     names = {argument: Reached(argument, ()) for argument in arguments[1:]}
     flow = Flow(functions, {arguments[0]: Reached("", ()), **names} if arguments else {}, lines)
     flow.entered.append(name)
-    flow.run(function.body)
+    if name == "__init__" or HAPPENING.search(b"".join(lines[function.lineno - 1 : function.end_lineno])):
+        flow.run(function.body)
     used = _Used(arguments[0] if arguments else "self")
     for child in walked(function):
         used.add(child)
