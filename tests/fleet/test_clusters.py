@@ -32,6 +32,7 @@ def judged_alike(root: Path, place: Place, seen: Any = lambda *_: None) -> None:
     assert (found.problem, run.listed, run.judged, run.failed) == (None, 120, 119, 1)
 
 
+@pytest.mark.slow  # on a busy machine its nannies take minutes over a worker that dies again and again
 def test_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 20)

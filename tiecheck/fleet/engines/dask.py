@@ -6,9 +6,15 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from tiecheck.config.options import Config
-from tiecheck.errors import MissingExtraError, exception_line
+from tiecheck.errors import MissingExtraError, TargetError, exception_line
 from tiecheck.fleet.engines.done import Chunk, Done
 from tiecheck.fleet.rows import judge_chunk
+
+LOOK = 10
+"""Seconds of waiting after which the cluster is asked whether it has a worker."""
+
+PATIENCE = 12
+"""Such looks in a row that may find none: a cluster may be starting, or be without one for a while."""
 
 
 def judge_by_dask(chunks: Iterator[Chunk], config: Config, address: str | None, workers: int | None) -> Generator[Done]:
@@ -22,29 +28,34 @@ def judge_by_dask(chunks: Iterator[Chunk], config: Config, address: str | None, 
 
     Raises:
         MissingExtraError: distributed is not installed.
+        TargetError: The cluster has no worker, and gets none.
     """
     try:
-        from distributed import Client, as_completed
+        from distributed import Client, wait
     except ImportError as error:
         raise MissingExtraError("--engine dask", "dask") from error
     own = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     with Client(address) if address else Client(**own) as client:
-        window = 2 * max(1, sum(client.nthreads().values()))
         held: dict[Any, Chunk] = {}
-        done = as_completed()
-
-        def fill() -> None:
-            while len(held) < window and (chunk := next(chunks, None)) is not None:
-                future = client.submit(judge_chunk, chunk, config, pure=False)
-                held[future] = chunk
-                done.add(future)
-
-        fill()
-        for future in done:
-            chunk = held.pop(future)
-            failure = future.exception()
-            if failure is None:
-                yield Done(chunk, future.result(), None)
-            else:
-                yield Done(chunk, None, f"failed on Dask: {exception_line(failure)}")
-            fill()
+        waiting: Chunk | None = None
+        lonely = 0
+        while True:
+            window = 2 * max(1, sum(client.nthreads().values()))
+            while len(held) < window and (chunk := waiting or next(chunks, None)) is not None:
+                waiting = chunk if held and 1 in map(len, (chunk, *held.values())) else None
+                if waiting is not None:  # one that may kill its worker goes alone: Dask blames all that are on it
+                    break
+                held[client.submit(judge_chunk, chunk, config, pure=False)] = chunk
+            if not held:
+                return
+            try:
+                done = wait(list(held), timeout=LOOK, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                lonely = 0 if client.nthreads() else lonely + 1
+                if lonely == PATIENCE:
+                    raise TargetError("the Dask cluster has no worker any more; --resume goes on") from None
+                continue
+            for future in done:
+                failure = future.exception()
+                judged = None if failure else future.result()
+                yield Done(held.pop(future), judged, failure and f"failed on Dask: {exception_line(failure)}")

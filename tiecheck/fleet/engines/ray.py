@@ -43,7 +43,7 @@ def judge_by_ray(chunks: Iterator[Chunk], config: Config, address: str | None, w
                 held[task.remote(chunk, shared)] = chunk
             if not held:
                 return
-            for ref in ray.wait(list(held))[0]:
+            for ref in ray.wait(list(held), timeout=10)[0]:  # so that a signal is heard
                 chunk = held.pop(ref)
                 try:
                     yield Done(chunk, ray.get(ref), None)
