@@ -82,9 +82,7 @@ def test_fsdp2_splits_a_tie_that_is_sharded_apart() -> None:
     fully_shard(model.lm_head)
     fully_shard(model)
     assert model.lm_head.weight is not model.model.embed_tokens.weight
-    assert codes(judged(model)) == {"TIE504": "error"}, (
-        "by the groups, which no tie_weights() changes: TIE301 is silent"
-    )
+    assert codes(judged(model)) == {"TIE504": "error"}, "TIE301 leaves it to the groups that are split"
 
 
 def test_a_wrapper_deep_inside_is_left_out_of_the_names() -> None:
