@@ -44,7 +44,12 @@ def safetensors_bytes(
     return len(text).to_bytes(8, "little") + text + data
 
 
-LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4, "hidden_size": 2}
+SIZES = {
+    "vocab_size": 4,
+    "hidden_size": 2,
+    "num_attention_heads": 1,
+}  # 32 heads do not divide 2, and the library refuses it
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **SIZES}
 
 
 @pytest.fixture
