@@ -317,10 +317,10 @@ note, and a note that hurts one of them a warning. `llama.cpp` takes the number 
 commit. `value` is what the flag says that the loader reads; null means that it is not written, which is not false. A
 group that a loader has no notion of, and a class that it does not have, get no entry.
 
-Releases of transformers 5 differ among themselves too. A table that the releases made themselves tells which groups each
-ties otherwise than the newest, and that before 5.4 stored members with equal values were kept apart. Where a release ends
-a group otherwise, the report has a row for its range (`5.0-5.3`), as a note: it fails nobody who does not name that
-release. `--for transformers==5.18` is judged by that release, and refused where it was not asked."""
+Releases of transformers 5 differ among themselves too. A table that the releases made themselves tells which groups
+each ties otherwise than the newest, and that before 5.4 stored members with equal values were kept apart. Where a
+release ends a group otherwise, the report has a row for its range (`5.0-5.3`), as a note: it fails nobody who does not
+name that release. `--for transformers==5.18` is judged by that release, and refused where it was not asked."""
 
 
 def loaders_page() -> str:

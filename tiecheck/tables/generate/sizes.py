@@ -190,7 +190,9 @@ class _Changes:
     def divisors(self, fields: list[Field]) -> None:
         """Find the numbers of heads that have to divide another number of their level."""
         for field in fields:
-            if not field.key.endswith(("heads", "n_head")) or not isinstance(self.asked.built({field: field.value + 1}), str):
+            if not field.key.endswith(("heads", "n_head")):
+                continue
+            if not isinstance(self.asked.built({field: field.value + 1}), str):
                 continue
             whole = [f for f in fields if f.level == field.level and f != field and type(f.value) is int]
             for other in (f for f in whole if f.value > field.value and f.value % field.value == 0):
