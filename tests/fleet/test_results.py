@@ -12,7 +12,7 @@ from fleets import drawn_fleet, run_fleet
 from tiecheck.errors import TargetError
 from tiecheck.fleet import parquet
 from tiecheck.fleet.compare import compare_tables
-from tiecheck.fleet.results import read_groups
+from tiecheck.fleet.results import read_row_groups
 
 DOC = Path(__file__).parents[2] / "docs" / "fleet.md"
 
@@ -23,7 +23,7 @@ def test_parquet_holds_what_the_lines_hold(tmp_path: Path, models: Path, monkeyp
     for name in ("out.jsonl", "out.parquet"):
         found = run_fleet(tmp_path / "fleet", models, results=tmp_path / name)
         assert found.problem is None
-    assert list(read_groups(str(tmp_path / "out.parquet"))) == list(read_groups(str(tmp_path / "out.jsonl")))
+    assert list(read_row_groups(str(tmp_path / "out.parquet"))) == list(read_row_groups(str(tmp_path / "out.jsonl")))
     again = run_fleet(tmp_path / "fleet", models, results=tmp_path / "out.parquet", resume=True).summary
     assert (again.run.judged, again.run.skipped) == (0, again.run.listed)
     assert compare_tables(str(tmp_path / "out.parquet"), str(tmp_path / "out.jsonl")).equal
@@ -71,7 +71,7 @@ def test_two_tables_side_by_side(tmp_path: Path, tiecheck_cli) -> None:
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"target": "x"}\n')
     with pytest.raises(TargetError, match="is no table of a fleet"):
-        list(read_groups(str(tmp_path / "a.jsonl")))
+        list(read_row_groups(str(tmp_path / "a.jsonl")))
 
 
 def test_without_pyarrow_it_is_told(tmp_path: Path, tiecheck_cli, monkeypatch: pytest.MonkeyPatch) -> None:

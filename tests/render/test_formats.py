@@ -21,7 +21,7 @@ from tiecheck.render.html import SHEET
 from tiecheck.render.json import json_document
 from tiecheck.render.markdown import code_text, markdown_text
 from tiecheck.render.pictures import loader_strip, outcome_mark
-from tiecheck.render.places import Placed, local_path, placed_findings
+from tiecheck.render.places import PlacedFinding, local_path, placed_findings
 from tiecheck.render.reports import FORMATS, Style
 from tiecheck.render.text import found_text, summary_text, ties_text
 from tiecheck.rules.index import INDEX
@@ -198,7 +198,10 @@ def test_a_finding_is_shown_at_its_first_line_of_text(monkeypatch) -> None:
     (one,) = placed_findings(report)
     assert one.finding.locations[0].path == "model.safetensors"
     assert one.where() == "fixtures/models/llama-head-name-only/config.json:28:3"
-    assert Placed(report.targets[0], one.finding, None, None, None).where() == "fixtures/models/llama-head-name-only"
+    assert (
+        PlacedFinding(report.targets[0], one.finding, None, None, None).where()
+        == "fixtures/models/llama-head-name-only"
+    )
 
 
 def test_fingerprints_of_gitlab_are_unique(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tiecheck.config.options import Config
 from tiecheck.fleet.results import Results
 from tiecheck.fleet.rows import options_mark
-from tiecheck.fleet.run import Fleet, Outcome, Place
+from tiecheck.fleet.run import EnginePlace, Fleet, Outcome
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -66,13 +66,13 @@ def run_fleet(
     results: Path | None = None,
     resume: bool = False,
     config: Config | None = None,
-    place: Place | None = None,
+    place: EnginePlace | None = None,
     seen: Any = lambda *_: None,
 ) -> Outcome:
     """Run a fleet here."""
     config = config or Config()
     table = Results(str(results), options_mark(config), resume=resume) if results else None
-    return Fleet(tuple(map(str, sources)), config, place or Place(), table, seen).run()
+    return Fleet(tuple(map(str, sources)), config, place or EnginePlace(), table, seen).run()
 
 
 def rows_of(path: Path, kind: str = "model") -> list[dict[str, Any]]:

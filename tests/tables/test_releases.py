@@ -9,7 +9,7 @@ import pytest
 
 from tiecheck.tables.architectures import load_architecture, table_version
 from tiecheck.tables.generate.classes import candidates
-from tiecheck.tables.generate.releases import FLAGS, LACKING, ties_copies, told_groups
+from tiecheck.tables.generate.releases import FLAGS, LACKING, class_groups, ties_copies
 from tiecheck.tables.releases import (
     PATH,
     any_number,
@@ -55,7 +55,7 @@ def test_the_installed_release_ties_what_its_table_says_and_equal_copies_as_it_s
     assert ties_copies() is (release >= first_with_copies())
     tied = [one for one in candidates() if load_architecture(*one[:2]).ties]
     for candidate in random.Random(2811).sample(tied, 12):
-        told = told_groups(candidate)
+        told = class_groups(candidate)
         assert told is not None
         assert all(any(part.isdigit() for part in name.split(".")) for name in told.pop(LACKING)), (
             "layers it is built without"

@@ -66,7 +66,7 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     """
     from tiecheck.fleet.results import Results
     from tiecheck.fleet.rows import options_mark
-    from tiecheck.fleet.run import Fleet, Place
+    from tiecheck.fleet.run import EnginePlace, Fleet
     from tiecheck.render.reports import FLEETS, Style, parse_outputs
 
     try:
@@ -86,7 +86,7 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
             results = Results(options["results"], options_mark(config), resume=options["resume"])
             if results.dropped:
                 click.echo(f"{results.dropped} parts of {results.path} cannot be read, and are dropped", err=True)
-        place = Place(options["engine"], options["address"], options["workers"])
+        place = EnginePlace(options["engine"], options["address"], options["workers"])
         told = _progress(sources, options["quiet"])
         with _rows_shown(outputs) as show:
 

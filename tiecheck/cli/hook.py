@@ -29,7 +29,7 @@ def _holds_model(folder: str) -> bool:
     return isinstance(config, dict) and bool({"architectures", "model_type"} & config.keys())
 
 
-def main() -> None:
+def check_changed() -> None:
     """Check the model directories that changed, with the options given before the files."""
     words = sys.argv[1:]
     options = [word for word in words if word.startswith("-")]
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    check_changed()

@@ -20,13 +20,13 @@ def command(text: tuple[str, ...], output_format: str) -> None:
     """
     from tiecheck.render.lines import write_lines
     from tiecheck.render.rules import found_lines, list_lines, rules_document
-    from tiecheck.rules.registry import Found, all_rules, code_rules
+    from tiecheck.rules.registry import FoundRules, all_rules, code_rules
 
     asked = " ".join(text).strip()
     try:
         known = code_rules(asked) if asked else all_rules()
         if known:
-            found = Found(known, None)
+            found = FoundRules(known, None)
         else:
             from tiecheck.rules.search import search_rules
 

@@ -10,7 +10,7 @@ from tiecheck.records.gguf import Gguf, GgufTie
 from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
-    from tiecheck.records.drafts import Draft, DraftProblem
+    from tiecheck.records.drafts import DraftModel, DraftProblem
     from tiecheck.records.onnx import OnnxCopies, OnnxGraph
     from tiecheck.records.stored import Checkpoint
 
@@ -26,20 +26,20 @@ def adapted_ties(adapter: Adapter, adapter_base: AdapterBase, values: Values) ->
 
 
 @fact
-def draft_problems(draft: Draft, checkpoint: Checkpoint, values: Values) -> tuple[DraftProblem, ...]:
+def draft_problems(draft: DraftModel, checkpoint: Checkpoint, values: Values) -> tuple[DraftProblem, ...]:
     """Return what a draft lacks, and the copies that are not what they were borrowed from."""
-    from tiecheck.stored.drafts import draft_problems as found
+    from tiecheck.stored.drafts import find_draft_problems
 
-    return found(draft, checkpoint, values=values != "never")
+    return find_draft_problems(draft, checkpoint, values=values != "never")
 
 
 @fact
 def gguf_tie(gguf: Gguf, values: Values) -> GgufTie | Unknown | None:
     """Return embedding and head of a GGUF file; None for an architecture without a head."""
     from tiecheck.peers.loaders.llama_cpp import head_use
-    from tiecheck.stored.gguf_ties import gguf_tie as found
+    from tiecheck.stored.gguf_ties import read_gguf_tie
 
-    return found(gguf, head_use(gguf.architecture), values=values != "never")
+    return read_gguf_tie(gguf, head_use(gguf.architecture), values=values != "never")
 
 
 @fact
@@ -47,6 +47,6 @@ def onnx_copies(onnx: OnnxGraph, values: Values) -> OnnxCopies | Unknown:
     """Return the embedding tables that stand in an ONNX file once more, as they are or transposed."""
     if values == "never":
         return Unknown("the bytes were not to be read (--values never)")
-    from tiecheck.stored.onnx_ties import onnx_copies as found
+    from tiecheck.stored.onnx_ties import find_onnx_copies
 
-    return found(onnx)
+    return find_onnx_copies(onnx)

@@ -12,7 +12,7 @@ from tiecheck.facts import artefacts as _registered  # noqa: F401
 from tiecheck.facts.registry import Facts
 from tiecheck.records.adapters import Adapter, AdapterBase
 from tiecheck.records.declared import ModelConfig
-from tiecheck.records.drafts import Draft
+from tiecheck.records.drafts import DraftModel
 from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import HUB_ID, Target, parse_target
 
@@ -47,7 +47,7 @@ def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Con
     )
 
 
-def draft_of(model: ModelConfig, config: Config) -> Draft:
+def draft_of(model: ModelConfig, config: Config) -> DraftModel:
     """Return a draft by its config, with the target that the user named.
 
     Raises:
@@ -62,7 +62,7 @@ def draft_of(model: ModelConfig, config: Config) -> Draft:
             raise TargetError(
                 f"{config.drafts_for} holds no weights that a draft could be compared with", config.drafts_for
             )
-    return Draft(model, target)
+    return DraftModel(model, target)
 
 
 def _base(

@@ -12,7 +12,7 @@ from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, parse_index,
 from tiecheck.files.local import path_inside, read_bytes
 from tiecheck.fix.changes import Changes, collect_changes
 from tiecheck.fix.json_text import changed_object, read_json_text
-from tiecheck.fix.tensors import Layout, new_layout
+from tiecheck.fix.tensors import ShardLayout, new_layout
 from tiecheck.records.edits import CONFIG, Step, TensorChange
 from tiecheck.records.record import Record
 
@@ -24,7 +24,7 @@ class FixPlan(Record):
     """The directory."""
     texts: Mapping[str, tuple[str, str]]
     """JSON file -> its text before and after."""
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, ShardLayout]
     """Shard -> how it is written anew."""
     pickles: Mapping[str, TensorChange]
     """Pickle -> what changes in it; torch writes it."""

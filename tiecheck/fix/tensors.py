@@ -20,7 +20,7 @@ DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32"
 """Bytes of an element, for those that have to be aligned; others count as one."""
 
 
-class Layout(Record):
+class ShardLayout(Record):
     """A file to be written: its header, and which ranges of the old one follow it."""
 
     header: bytes
@@ -36,7 +36,7 @@ class Layout(Record):
         return len(self.header) + sum(end - begin for begin, end in self.ranges)
 
 
-def new_layout(root: str, file: str, change: TensorChange) -> Layout:
+def new_layout(root: str, file: str, change: TensorChange) -> ShardLayout:
     """Return how a shard is written anew.
 
     Tensors stay in their order, unless that would leave one of them unaligned that was aligned; then the wider element
@@ -73,7 +73,7 @@ def new_layout(root: str, file: str, change: TensorChange) -> Layout:
     text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     ranges = _joined([(shard.data_start + begin, shard.data_start + end) for _, (_, _, begin, end) in kept])
-    return Layout(len(text).to_bytes(8, "little") + text, ranges, tuple(name for name, _ in kept))
+    return ShardLayout(len(text).to_bytes(8, "little") + text, ranges, tuple(name for name, _ in kept))
 
 
 def _entry(entry: Any) -> tuple[str, list[int], int, int]:
@@ -111,7 +111,7 @@ def _joined(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(joined)
 
 
-def write_shard(source: str, target: str, layout: Layout, step: Callable[[str], None]) -> None:
+def write_shard(source: str, target: str, layout: ShardLayout, step: Callable[[str], None]) -> None:
     """Write a new file by its layout, down to the disk.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.fleet.results import read_groups
+from tiecheck.fleet.results import read_row_groups
 from tiecheck.records.fleet import FleetChange, FleetComparison
 
 
@@ -14,13 +14,13 @@ def compare_tables(before: str, after: str) -> FleetComparison:
     """
     verdicts: dict[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]] = {}
     old = {}
-    for *_, row in read_groups(before):
+    for *_, row in read_row_groups(before):
         verdict = row["status"], tuple(row["codes"])
         old[row["target"]] = verdicts.setdefault(verdict, verdict)  # few verdicts, many models
     new: list[str] = []
     changed: list[FleetChange] = []
     same = 0
-    for *_, row in read_groups(after):
+    for *_, row in read_row_groups(after):
         was = old.pop(row["target"], None)
         if was is None:
             new.append(row["target"])

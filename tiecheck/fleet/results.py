@@ -15,7 +15,7 @@ from typing import Any
 
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, UsageError
-from tiecheck.fleet.sources import Listed, digest, folder_mark
+from tiecheck.fleet.sources import Listed, folder_mark, value_digest
 
 Group = list[dict[str, Any]]
 """Rows of one model: its findings', then its own."""
@@ -139,7 +139,7 @@ class Results:
         _replace(self._journal, kept)
 
 
-def read_groups(path: str) -> Iterator[Group]:
+def read_row_groups(path: str) -> Iterator[Group]:
     """Give the rows of a table that was written before, model by model.
 
     Raises:
@@ -219,4 +219,4 @@ def _replace(path: str, pieces: Iterable[bytes]) -> None:
 
 def _number(value: object) -> int:
     """Return 64 bits that stand for a value: a million rows of an earlier run take some 100 MB so."""
-    return int(digest(value), 16)
+    return int(value_digest(value), 16)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.sources import Listed, digest, folder_mark
-from tiecheck.fleet.tally import Tally
+from tiecheck.fleet.sources import Listed, folder_mark, value_digest
+from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.report import TargetReport
 
 THREADS = 64
@@ -36,7 +36,7 @@ class Judged(NamedTuple):
 
     lines: bytes
     """Its rows as JSON lines; of each model the findings first, so that a model's row says that all of it is there."""
-    tally: Tally
+    tally: FleetTally
     """The same, counted."""
 
 
@@ -46,7 +46,7 @@ JUDGING = ("select", "ignore", "judge_for", "fail_on", "strict", "values", "allo
 
 def options_mark(config: Config) -> str:
     """Return the mark of the options by which models are judged: rows of other options are no rows of this run."""
-    return digest([(name, getattr(config, name)) for name in JUDGING])
+    return value_digest([(name, getattr(config, name)) for name in JUDGING])
 
 
 def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
@@ -63,7 +63,7 @@ def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
             parts = list(pool.map(lambda model: _rows_of(model, config), chunk))
     else:
         parts = [_rows_of(model, config) for model in chunk]
-    tally = Tally()
+    tally = FleetTally()
     options = options_mark(config)
     for rows in parts:
         rows[-1]["options"] = options
@@ -74,7 +74,7 @@ def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
 def failed_rows(model: Listed, why: str) -> Judged:
     """Return the outcome of a chunk of one model that could not be judged at all."""
     row = _model_row(model, None, "error") | {"error": why}
-    tally = Tally()
+    tally = FleetTally()
     tally.add([row])
     return Judged(_line(row).encode(), tally)
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, UsageError, shown
 from tiecheck.fleet.engines.done import Chunk, Done
-from tiecheck.fleet.results import Results, read_groups
+from tiecheck.fleet.results import Results, read_row_groups
 from tiecheck.fleet.rows import Judged, failed_rows
 from tiecheck.fleet.sources import Listed, in_chunks, list_models
-from tiecheck.fleet.tally import Tally
+from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.fleet import FleetSummary, RunCounts
 
 CHUNK = 100
@@ -29,7 +29,7 @@ TRIES = 3
 ENGINES = ("local", "ray", "dask")
 
 
-class Place(NamedTuple):
+class EnginePlace(NamedTuple):
     """Where models are judged."""
 
     engine: str = "local"
@@ -89,7 +89,7 @@ class Fleet:
         self,
         sources: tuple[str, ...],
         config: Config,
-        place: Place,
+        place: EnginePlace,
         results: Results | None,
         seen: Callable[[Fleet, Judged], None],
     ) -> None:
@@ -102,7 +102,7 @@ class Fleet:
             results: The table to write.
             seen: Is called with each chunk as it comes.
         """
-        self.tally = Tally()
+        self.tally = FleetTally()
         self.listed = self.skipped = self.judged = self.failed = 0
         self._config, self._place, self._results = config, place, results
         self._seen = seen
@@ -200,13 +200,13 @@ class Fleet:
                 signal.signal(number, handler)
 
 
-def tally_rows(path: str) -> Tally:
+def tally_rows(path: str) -> FleetTally:
     """Return the counts of a table that was written.
 
     Raises:
         TargetError: It cannot be read.
     """
-    tally = Tally()
-    for rows in read_groups(path):
+    tally = FleetTally()
+    for rows in read_row_groups(path):
         tally.add(rows)
     return tally

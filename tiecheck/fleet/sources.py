@@ -235,7 +235,7 @@ def store_mark(files: dict[str, dict[str, Any]]) -> str:
         (name, entry.get("size"), str(entry.get("ETag") or entry.get("etag") or entry.get("LastModified") or ""))
         for name, entry in sorted(files.items())
     ]
-    return digest(told)
+    return value_digest(told)
 
 
 def folder_mark(path: str) -> str | None:
@@ -243,7 +243,7 @@ def folder_mark(path: str) -> str | None:
     try:
         if not os.path.isdir(path):
             status = os.stat(path)
-            return digest((status.st_size, status.st_mtime_ns))
+            return value_digest((status.st_size, status.st_mtime_ns))
         with os.scandir(path) as entries:
             return _mark(itertools.islice((e for e in entries if not e.is_dir(follow_symlinks=False)), MANY + 1))
     except OSError:
@@ -255,10 +255,10 @@ def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
         found = [(entry.name, entry.stat()) for entry in files]
     except OSError:  # gone, or a link that leads nowhere
         return None
-    return digest(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
+    return value_digest(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
 
 
-def digest(value: object) -> str:
+def value_digest(value: object) -> str:
     """Return sixteen hexadecimal digits that stand for a plain value."""
     from hashlib import blake2b
 

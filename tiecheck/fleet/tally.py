@@ -18,7 +18,7 @@ NAMES = 5_000
 OTHERS = "(others)"
 
 
-class Tally:
+class FleetTally:
     """Counts of models and findings."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Tally:
             if len(self.worst) > 2 * WORST:
                 self._cut()
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: FleetTally) -> None:
         """Add the counts of another chunk."""
         self.plain.update(other.plain)
         for kind, names in other.by.items():

@@ -9,7 +9,7 @@ from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Comparison
 
 
-class Draft(Record):
+class DraftModel(Record):
     """A checkpoint that is a draft, or has draft layers."""
 
     config: ModelConfig

@@ -9,7 +9,7 @@ from tiecheck.records.record import Record
 from tiecheck.records.report import Finding, Location, Report, TargetReport
 
 
-class Placed(Record):
+class PlacedFinding(Record):
     """One finding of a report, and where it is shown."""
 
     target: TargetReport
@@ -29,11 +29,11 @@ class Placed(Record):
         return ":".join(str(part) for part in parts if part is not None)
 
 
-def placed_findings(report: Report, *, suppressed: bool = False) -> Iterator[Placed]:
+def placed_findings(report: Report, *, suppressed: bool = False) -> Iterator[PlacedFinding]:
     """Yield the findings that count, over all targets; `suppressed`: the others as well."""
     for target in report.targets:
         for finding in target.findings if suppressed else target.counted():
-            yield Placed(target, finding, *_anchor(target, finding))
+            yield PlacedFinding(target, finding, *_anchor(target, finding))
 
 
 def _anchor(target: TargetReport, finding: Finding) -> tuple[str | None, int | None, int | None]:

@@ -11,7 +11,7 @@ from tiecheck.rules.index import OTHER_SEVERITIES
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
-    from tiecheck.rules.registry import Found
+    from tiecheck.rules.registry import FoundRules
 
 SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
@@ -31,7 +31,7 @@ def rule_text(rule: type[Rule]) -> str:
     return "\n\n".join(parts)
 
 
-def found_lines(found: Found) -> Iterator[Line]:
+def found_lines(found: FoundRules) -> Iterator[Line]:
     """Yield what a word leads to: the message with when it is harmless, then one rule in full or several in a list."""
     if found.symptom is not None:
         yield Line(f"Message: {found.symptom.says}", 0, 2, "bold", 8)
@@ -120,7 +120,7 @@ def list_lines() -> Iterator[Line]:
         yield Line("")
 
 
-def rules_document(found: Found) -> dict[str, Any]:
+def rules_document(found: FoundRules) -> dict[str, Any]:
     """Return what a word leads to as plain data."""
     symptom = found.symptom
     return {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
 from tiecheck.records.report import Report, Severity
-from tiecheck.render.places import Placed, local_path, placed_findings
+from tiecheck.render.places import PlacedFinding, local_path, placed_findings
 from tiecheck.render.reports import Style
 from tiecheck.render.rules import rule_text
 from tiecheck.rules.registry import all_rules
@@ -84,7 +84,7 @@ def _notification(level: str, text: str, code: str | None) -> dict[str, Any]:
     return {"level": level, "message": {"text": text}} | ({"associatedRule": {"id": code}} if code else {})
 
 
-def _result(one: Placed, index: int) -> dict[str, Any]:
+def _result(one: PlacedFinding, index: int) -> dict[str, Any]:
     finding = one.finding
     names = [{"fullyQualifiedName": name, "kind": "object"} for name in finding.names]
     first: dict[str, Any] = {"logicalLocations": names} if names else {}

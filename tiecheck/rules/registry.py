@@ -54,7 +54,7 @@ def rule_of(code: str) -> type[Rule]:
     return _load(wanted)
 
 
-class Found(Record):
+class FoundRules(Record):
     """What a word of the user leads to."""
 
     rules: tuple[type[Rule], ...]

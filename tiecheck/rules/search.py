@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import Found, all_rules, code_rules, rule_of
+from tiecheck.rules.registry import FoundRules, all_rules, code_rules, rule_of
 from tiecheck.rules.symptoms import Symptom, symptoms_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ SHOWN = 8
 """Rules that a symptom in plain words leads to at most."""
 
 
-def search_rules(text: str) -> Found:
+def search_rules(text: str) -> FoundRules:
     """Find the rules behind a text.
 
     Raises:
@@ -25,20 +25,20 @@ def search_rules(text: str) -> Found:
     """
     wanted = text.strip()
     if known := code_rules(wanted):
-        return Found(known, None)
+        return FoundRules(known, None)
     rules = all_rules()
     named = tuple(rule for rule in rules if rule.name == wanted.lower().replace(" ", "-").replace("_", "-"))
     if named:
-        return Found(named, None)
+        return FoundRules(named, None)
     own = (Symptom(message, rule.code) for rule in rules for message in rule.messages)
     heard = symptoms_of(wanted, own)
     codes = [code for symptom in heard for code in symptom.codes.split() if code in INDEX]
     if heard:
         first = next((symptom for symptom in heard if symptom.when), heard[0])
-        return Found(tuple(rule_of(code) for code in dict.fromkeys(codes)), first)
+        return FoundRules(tuple(rule_of(code) for code in dict.fromkeys(codes)), first)
     fitting = _by_words(wanted, rules)
     if fitting:
-        return Found(fitting, None)
+        return FoundRules(fitting, None)
     hint = did_you_mean(wanted, [rule.name for rule in rules]) if "-" in wanted else "; `tiecheck rule` lists all"
     raise UsageError(f"no rule is known for {wanted!r}{hint}")
 

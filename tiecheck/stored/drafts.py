@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tiecheck.files.compare.equality import compare_bytes
-from tiecheck.records.drafts import Draft, DraftProblem
+from tiecheck.records.drafts import DraftModel, DraftProblem
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 
 EMBEDDINGS = ("embed_tokens.weight", "model.embed_tokens.weight")
@@ -21,7 +21,7 @@ LAYER = {"embed_tokens.weight": EMBEDDINGS, "shared_head.head.weight": HEADS}
 """Ends of the names in a draft layer -> the model's own names."""
 
 
-def draft_problems(draft: Draft, checkpoint: Checkpoint, *, values: bool) -> tuple[DraftProblem, ...]:
+def find_draft_problems(draft: DraftModel, checkpoint: Checkpoint, *, values: bool) -> tuple[DraftProblem, ...]:
     """Return what is wrong with the embedding and head of a draft, or of the draft layers of a checkpoint.
 
     Args:
@@ -53,7 +53,7 @@ def draft_problems(draft: Draft, checkpoint: Checkpoint, *, values: bool) -> tup
     return tuple(found)
 
 
-def _is_draft(draft: Draft) -> bool:
+def _is_draft(draft: DraftModel) -> bool:
     """Tell whether a config is an EAGLE-3 draft's, in its own layout or in that of speculators."""
     name = draft.config.class_name or ""
     return "eagle3" in name.lower() or draft.config.data.get("speculators_model_type") == "eagle3"

@@ -17,7 +17,7 @@ SAYS = {
 }
 
 
-def gguf_tie(gguf: Gguf, use: str, *, values: bool) -> GgufTie | Unknown | None:
+def read_gguf_tie(gguf: Gguf, use: str, *, values: bool) -> GgufTie | Unknown | None:
     """Return the tie of a GGUF file; None for an architecture without a head.
 
     Args:

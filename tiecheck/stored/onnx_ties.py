@@ -11,7 +11,7 @@ PAIRS = 64
 """Pairs of a table and a matrix of its size that are compared at most."""
 
 
-def onnx_copies(graph: OnnxGraph) -> OnnxCopies:
+def find_onnx_copies(graph: OnnxGraph) -> OnnxCopies:
     """Return the tables that a matrix holds once more; external data is read only for a pair that fits."""
     tables = [t for name in graph.tables if (t := graph.checkpoint.tensor(name)) is not None and len(t.shape) == 2]
     matrices = [t for name in graph.matrices if (t := graph.checkpoint.tensor(name)) is not None]

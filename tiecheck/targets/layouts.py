@@ -80,7 +80,7 @@ def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> Iterat
         yield text
 
 
-def parts_of(text: str, names: list[str]) -> list[str]:
+def model_parts(text: str, names: list[str]) -> list[str]:
     """Return the targets that a directory without a model of its own stands for; none for one that is none of these.
 
     Its GGUF files (of a model in parts the first), the components with a text model of a diffusers root, or the

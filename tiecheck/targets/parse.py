@@ -137,9 +137,9 @@ def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
     if not names or (not recursive and ("config.json" in names or whole_weights(names))):
         yield text
         return
-    from tiecheck.targets.layouts import models_below, parts_of
+    from tiecheck.targets.layouts import model_parts, models_below
 
-    yield from models_below(text, whole_weights) if recursive else parts_of(text, names) or [text]
+    yield from models_below(text, whole_weights) if recursive else model_parts(text, names) or [text]
 
 
 def _directory(text: str) -> Target:

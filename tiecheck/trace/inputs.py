@@ -90,23 +90,23 @@ def made_inputs(module: nn.Module) -> Iterator[Inputs]:
         yield Inputs((), dict(module.dummy_inputs))  # type: ignore[arg-type]
 
 
-def owners(config: Any, depth: int = 0) -> Iterator[Any]:
+def config_parts(config: Any, depth: int = 0) -> Iterator[Any]:
     """Yield a config and the configs in it, the outermost first."""
     if config is None or depth > 3:  # a config in a config in a config
         return
     yield config
     for value in list(vars(config).values()) if hasattr(config, "__dict__") else ():
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
-            yield from owners(value, depth + 1)
+            yield from config_parts(value, depth + 1)
 
 
 def _tokens(config: Any, module: nn.Module | None = None) -> torch.Tensor:
     """Return one text of made-up tokens that ends with what the config calls its end."""
-    sizes = [s for o in owners(config) if isinstance(s := getattr(o, "vocab_size", None), int) and s > 1]
+    sizes = [s for o in config_parts(config) if isinstance(s := getattr(o, "vocab_size", None), int) and s > 1]
     if not sizes and module is not None:
         sizes = [t.num_embeddings for t in module.modules() if isinstance(t, nn.Embedding) and t.num_embeddings > 1]
     ids = torch.arange(5, 5 + LENGTH)[None] % min(sizes, default=1 << 30)
-    ends = [e for o in owners(config) if isinstance(e := getattr(o, "eos_token_id", None), int)]
+    ends = [e for o in config_parts(config) if isinstance(e := getattr(o, "eos_token_id", None), int)]
     if ends and 0 <= ends[0] < min(sizes, default=0):
         ids[0, -1] = ends[0]
     return ids
@@ -151,7 +151,7 @@ def _others(named: Mapping[str, Any], config: Any) -> list[dict[str, Any]]:
 
 def _pictures(config: Any) -> Iterator[tuple[int, int]]:
     sides: dict[tuple[int, int], None] = {}
-    for owner in owners(config):
+    for owner in config_parts(config):
         side = getattr(owner, "image_size", None)
         side = side[0] if isinstance(side, (list, tuple)) and side else side
         if isinstance(side, int) and 0 < side <= _PICTURE:
@@ -160,7 +160,7 @@ def _pictures(config: Any) -> Iterator[tuple[int, int]]:
 
 
 def _spectra(config: Any) -> Iterator[tuple[int, int]]:
-    for owner in owners(config):
+    for owner in config_parts(config):
         bands = getattr(owner, "num_mel_bins", None) or getattr(owner, "feature_projection_input_dim", None)
         length = getattr(owner, "max_source_positions", None)
         if isinstance(bands, int):

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from tiecheck.files.limits import account
 from tiecheck.trace.following import value_after, weight_after
 from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, summed_over
-from tiecheck.trace.trails import NORMALISED, VALUE, Call, Read, Trail, tensors_in
+from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in
 
 _MARK = "_tiecheck_trail"
 _LEAVES_META = frozenset({"to", "cpu", "cuda", "type_as"})
@@ -46,7 +46,7 @@ class ReadTrace(TorchFunctionMode):
         self._trace = ReadTrace._traces  # a model may keep a marked tensor from one pass to the next
         self.sources: list[Tensor] = []
         """The followed tensors; parameters of elsewhere that were met come last."""
-        self.reads: list[Read] = []
+        self.reads: list[TensorRead] = []
         """What was read, in order."""
         self.lost: str | None = None
         """Name of the op after which the way from a product with the kept tensor was lost last."""
@@ -142,18 +142,18 @@ class ReadTrace(TorchFunctionMode):
             self._twins[id(tensor)] = tensor, twin
         return self._twins[id(tensor)][1]
 
-    def all_reads(self) -> list[Read]:
+    def all_reads(self) -> list[TensorRead]:
         """Return the reads, with those of weights that were made of a source and read by nothing."""
         read = {number for one in self.reads for number in one.sources}
         left = [(number, op) for number, op in self._taken.items() if number not in read]
-        return [*self.reads, *(Read(-1, (number,), op, "other") for number, op in left)]
+        return [*self.reads, *(TensorRead(-1, (number,), op, "other") for number, op in left)]
 
     @property
-    def heads(self) -> list[Read]:
+    def heads(self) -> list[TensorRead]:
         """The products with the kept matrix that give a value for each of its rows."""
         return [read for read in self.reads if self._is_head(read)]
 
-    def _is_head(self, read: Read) -> bool:
+    def _is_head(self, read: TensorRead) -> bool:
         if read.role != "linear" or read.product is None or self._keep is None:
             return False
         return read.product.shape[-1] == self._keep.shape[0]
@@ -163,7 +163,7 @@ class ReadTrace(TorchFunctionMode):
         if isinstance(out, Tensor):
             self._mark(out, NORMALISED)
 
-    def reached(self, logits: Tensor) -> tuple[Read, float | None] | None:
+    def reached(self, logits: Tensor) -> tuple[TensorRead, float | None] | None:
         """Return the read that some logits come from and their factor since; None where the trail is lost."""
         trail = self._trail(logits)
         return (self.reads[trail.sources[0]], trail.factor) if trail.kind == "read" else None
@@ -208,7 +208,7 @@ class ReadTrace(TorchFunctionMode):
             if followed is not VALUE or _MARK in out.__dict__:  # what is changed in place is no longer what it was
                 self._mark(out, followed)
 
-    def _read(self, call: Call, place: int) -> Read:
+    def _read(self, call: Call, place: int) -> TensorRead:
         """Note the read of a weight, as what the call does with it."""
         weight, trail = call.tensors[place], call.trails[place]
         lookup = weight.dim() > 1 and is_lookup(call.name, weight, call.args, call.kwargs)
@@ -217,7 +217,7 @@ class ReadTrace(TorchFunctionMode):
         if beside is not None and beside.kind == "weight":
             product = None  # two weights make a third
         role = "embedding" if lookup else "linear" if product else "other"
-        read = Read(len(self.reads), trail.sources, call.name, role)  # type: ignore[arg-type]  # mypy widens it to str
+        read = TensorRead(len(self.reads), trail.sources, call.name, role)  # type: ignore[arg-type]  # mypy widens it to str
         read.before, read.turned = trail.factor, trail.turned
         read.learns = weight.requires_grad and torch.is_grad_enabled()
         read.reached = self.name_of(self.sources[trail.sources[0]])

@@ -10,7 +10,7 @@ from torch import Tensor
 from tiecheck.records.uses import Role
 
 
-class Read:
+class TensorRead:
     """One op that read a followed tensor."""
 
     def __init__(self, number: int, sources: tuple[int, ...], op: str, role: Role) -> None:

@@ -20,7 +20,7 @@ from tiecheck.trace.forward import left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs
 from tiecheck.trace.names import watched_names
 from tiecheck.trace.reads import ReadTrace, watch_reads
-from tiecheck.trace.trails import Read
+from tiecheck.trace.trails import TensorRead
 
 PASSES = 3
 """Most passes on made-up inputs, made to see what the first did not read (a text tower, then a vision tower)."""
@@ -142,7 +142,7 @@ def _uses_of(places: Registrations, trace: ReadTrace, kept: dict[int, tuple[Tens
     yield from made
 
 
-def _use(places: Registrations, kept: dict[int, tuple[Tensor, str]], read: Read, tensor: Tensor) -> Use:
+def _use(places: Registrations, kept: dict[int, tuple[Tensor, str]], read: TensorRead, tensor: Tensor) -> Use:
     names = places.names_of(tensor)
     held: Held = "parameter" if names else "attribute" if id(tensor) in kept else "nowhere"
     reached = tuple(sorted(read.reached)) if set(read.reached) <= set(names) else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from tiecheck.tables.generate.config_states import ConfigAsker, kind_of, refused_types
+from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, refused_types
 from tiecheck.tables.generate.perturb import Field, Perturber
 from tiecheck.tables.generate.probe import Probe, probe
 from tiecheck.tables.generate.regroup import regrouped
@@ -59,7 +59,7 @@ def test_a_section_in_each_state() -> None:
     text = asker.record(transformers.Qwen2VLConfig)["s"]["text_config"]
     assert text["fold gone"] == text["fold null"] == ["hidden_size"]
     assert "any" not in text
-    assert kind_of(transformers.LlamaConfig) == "llama"
+    assert config_kind(transformers.LlamaConfig) == "llama"
 
 
 def test_a_default_that_another_field_makes_is_none() -> None:

@@ -28,7 +28,7 @@ Ending = tuple[Outcome, str | None]
 """An outcome with what is printed or raised."""
 
 
-class Read(Record):
+class FlagRead(Record):
     """Flag as an engine reads it."""
 
     dotted: str
@@ -138,7 +138,7 @@ def level_of(config: Mapping[str, Any], level: str) -> str | None:
     return None if any(isinstance(here.get(key), Mapping) for key in others) else above
 
 
-def flag_at(situation: Situation, level: str, default: str) -> Read:
+def flag_at(situation: Situation, level: str, default: str) -> FlagRead:
     """Read the flag as a transformers config object has it: what is written, else the class's default at that level.
 
     Args:
@@ -149,17 +149,17 @@ def flag_at(situation: Situation, level: str, default: str) -> Read:
     config = parsed_config(situation)
     found = level_of(config, level)
     if found is None:
-        return Read(FLAG, None, None)
+        return FlagRead(FLAG, None, None)
     dotted = f"{found}.{FLAG}".lstrip(".")
     here = config_at_level(config, found)
     value = here.get(FLAG) if here is not None else None
     if isinstance(value, bool):
-        return Read(dotted, value, value)
+        return FlagRead(dotted, value, value)
     group = situation.group
     known = group.default if tuple(found.split(".") if found else ()) == group.level else None
     if known is False and default == "1":
         known = None  # the attribute may be absent as well as false, and then the engine's own default counts
-    return Read(dotted, None, known)
+    return FlagRead(dotted, None, known)
 
 
 def torch_policy(head: str, refusal: str, alone: Ending) -> Policy:

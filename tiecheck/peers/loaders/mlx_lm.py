@@ -17,7 +17,7 @@ from __future__ import annotations
 from tiecheck.peers.loaders.engines import (
     FLAG,
     Ending,
-    Read,
+    FlagRead,
     config_at_level,
     embedding_and_head,
     fields_of,
@@ -39,7 +39,7 @@ def _decide(situation: Situation) -> Decision | None:
     tie, level, default, head, _ = fields.split("|")
     if tie.startswith("unknown"):
         return Decision("unknown", tie.partition(":")[2])
-    read = Read("", None, tie == "always")
+    read = FlagRead("", None, tie == "always")
     if tie == "flag":
         read = _flag(situation, level, default)
         if read.ties is None:
@@ -77,13 +77,13 @@ def _policy(head: str, situation: Situation) -> Policy:
     return lost._replace(differ=reason, equal=reason, shapes=reason, no_source=reason)
 
 
-def _flag(situation: Situation, level: str, default: str) -> Read:
+def _flag(situation: Situation, level: str, default: str) -> FlagRead:
     here = config_at_level(parsed_config(situation), level)
     value = here.get(FLAG) if here is not None else None
     dotted = f"{level}.{FLAG}".lstrip(".")
     if isinstance(value, bool):
-        return Read(dotted, value, value)
-    return Read(dotted, None, None if default == "-" else default == "1")
+        return FlagRead(dotted, value, value)
+    return FlagRead(dotted, None, None if default == "-" else default == "1")
 
 
 def _model_type(situation: Situation) -> str | None:

@@ -34,7 +34,7 @@ class ConfigAsker:
 
     def defaults(self, config_class: Any) -> dict[str, Any]:
         """Return the fields that matter of a class's default config; empty for one that has no default."""
-        kind = kind_of(config_class)
+        kind = config_kind(config_class)
         if kind not in self.plain:
             self.plain[kind] = {}
             with contextlib.suppress(Exception):  # a class may have no default
@@ -44,7 +44,7 @@ class ConfigAsker:
     def taken(self, config: Any) -> dict[str, Any]:
         """Return the fields that matter of a config."""
         known = config.to_dict()
-        return {key: known[key] for key in sorted(self.used.get(kind_of(type(config)), ())) if key in known}
+        return {key: known[key] for key in sorted(self.used.get(config_kind(type(config)), ())) if key in known}
 
     def record(self, config_class: Any) -> dict[str, Any]:
         """Return all that is told of a config class."""
@@ -55,7 +55,9 @@ class ConfigAsker:
             told = {
                 "d": {key: value for key, value in self.defaults(config_class).items() if key not in derived},
                 "a": {
-                    k: v for k, v in config_class.attribute_map.items() if v in self.used.get(kind_of(config_class), ())
+                    k: v
+                    for k, v in config_class.attribute_map.items()
+                    if v in self.used.get(config_kind(config_class), ())
                 },
                 "s": {key: self._slot(config_class, key, inner) for key, inner in inner_configs(config).items()},
             }
@@ -103,7 +105,7 @@ class ConfigAsker:
             return [""]
         plain = self.defaults(type(held))
         odd = {k: v for k, v in self.taken(held).items() if v != plain.get(k)}
-        kind = kind_of(type(held))
+        kind = config_kind(type(held))
         return [kind, odd] if odd else [kind]
 
     def _folded(self, config_class: Any, key: str, inner: Any, state: Any) -> list[str]:
@@ -134,7 +136,7 @@ class ConfigAsker:
         return found
 
 
-def kind_of(config_class: Any) -> str:
+def config_kind(config_class: Any) -> str:
     """Return a config class by the model type that leads to it, or else by its name."""
     from transformers import CONFIG_MAPPING
 
@@ -158,7 +160,7 @@ def inner_configs(config: Any) -> dict[str, Any]:
 
 def _type_under(config_class: Any, key: str, other: str) -> str | None:
     with contextlib.suppress(Exception):  # a class may refuse a type
-        return kind_of(type(getattr(config_class.from_dict({key: {"model_type": other}}), key)))
+        return config_kind(type(getattr(config_class.from_dict({key: {"model_type": other}}), key)))
     return None
 
 

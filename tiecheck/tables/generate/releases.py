@@ -54,7 +54,7 @@ def tell_release(kept: Path) -> None:
         for candidate in candidates():
             if candidate[:2] not in done:
                 key = (*candidate[:2], source_digest(candidate))
-                told = others[key] if key in others else told_groups(candidate)
+                told = others[key] if key in others else class_groups(candidate)
                 file.write(f"{json.dumps([*candidate[:2], told, key[2]])}\n")
                 file.flush()
 
@@ -86,7 +86,7 @@ def ties_copies() -> bool:
     return loaded.lm_head.weight is loaded.model.embed_tokens.weight
 
 
-def told_groups(candidate: ClassCandidate) -> dict[str, Any] | None:
+def class_groups(candidate: ClassCandidate) -> dict[str, Any] | None:
     """Return the groups that a class ties with no flag in its config, and with all of them true or false."""
     try:
         model_class, config_class = resolve(candidate)

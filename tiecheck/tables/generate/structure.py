@@ -20,7 +20,7 @@ from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
 from tiecheck.tables.generate.build import older
 from tiecheck.tables.generate.classes import candidates, resolve
-from tiecheck.tables.generate.config_states import ConfigAsker, inner_configs, kind_of, refused_types
+from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, inner_configs, refused_types
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber
 from tiecheck.tables.generate.probe import Probe
@@ -45,7 +45,7 @@ class AskedClass(NamedTuple):
 
     class_name: str
     kind: str
-    """Its config class, as `kind_of` calls it."""
+    """Its config class, as `config_kind` calls it."""
     parts: list[list[Any]]
     """(prefix, level, class, its config class) of each model inside."""
     witnesses: list[list[Any]]
@@ -71,7 +71,7 @@ def told_classes(kept: Path) -> list[AskedClass]:
         except (AttributeError, ImportError):
             continue
         if own:
-            todo[candidate.class_name, kind_of(config_class)] = model_class, config_class
+            todo[candidate.class_name, config_kind(config_class)] = model_class, config_class
     tied, parts = {key for key in todo if load_architecture(*key).ties}, set[tuple[str, str]]()
     with kept.open("a") as file:
         while todo:  # the classes that all others hang on come first
@@ -96,7 +96,7 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
     parts, inside = [], {}
     for part in sizes.parts:
         module = asked.model.get_submodule(part.prefix)
-        name = type(module).__name__, kind_of(type(module.config))
+        name = type(module).__name__, config_kind(type(module.config))
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
     witnesses = [[w.name, w.axis, w.factor, dict(w.powers), dict(w.guards)] for w in sizes.witnesses]
@@ -130,7 +130,7 @@ class _Sections:
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}
-        self.classes = {kind_of(c): c for c in config_classes()}
+        self.classes = {config_kind(c): c for c in config_classes()}
 
     def owner(self, kind: str, dotted: str) -> tuple[str, str]:
         """Return the config class in which a dotted field stands, and its key."""
@@ -142,7 +142,7 @@ class _Sections:
             return kind, parts[0]
         while len(parts) > 1 and hasattr(getattr(config, parts[0], None), "model_type"):
             config = getattr(config, parts.pop(0))
-        return kind_of(type(config)), parts[0]
+        return config_kind(type(config)), parts[0]
 
 
 def config_classes() -> list[Any]:
@@ -153,9 +153,9 @@ def config_classes() -> list[Any]:
     left = [CONFIG_MAPPING[model_type] for model_type in sorted(CONFIG_MAPPING.keys())]
     while left:
         config_class = left.pop()
-        if kind_of(config_class) in found:
+        if config_kind(config_class) in found:
             continue
-        found[kind_of(config_class)] = config_class
+        found[config_kind(config_class)] = config_class
         with contextlib.suppress(Exception):  # a class may have no default
             left += [type(inner) for inner in inner_configs(default_config(config_class)).values()]
     return [found[kind] for kind in sorted(found)]
@@ -164,12 +164,12 @@ def config_classes() -> list[Any]:
 def refusals_of(kept: Path) -> dict[str, dict[str, str]]:
     """Return the types that each config class refuses for its fields; they are asked once."""
     if not kept.exists():
-        kept.write_text(json.dumps({kind_of(c): refused_types(c) for c in config_classes()}))
+        kept.write_text(json.dumps({config_kind(c): refused_types(c) for c in config_classes()}))
     found: dict[str, dict[str, str]] = json.loads(kept.read_text())
     return found
 
 
-def rendered(
+def structure_text(
     told: list[AskedClass], used: dict[str, set[str]], refusals: dict[str, dict[str, str]], version: str
 ) -> str:
     """Return the whole table; the same answers give the same bytes."""
@@ -187,7 +187,7 @@ def rendered(
     numbers = {pair: number for number, pair in enumerate(fields)}
     configs = []
     for config_class in classes:
-        kind = kind_of(config_class)
+        kind = config_kind(config_class)
         record = asker.record(config_class) | _autos(kind)
         if refusals.get(kind):
             record["t"] = [numbers[pair] for pair in sorted(refusals[kind].items())]
@@ -247,7 +247,7 @@ def write_structure(arguments: list[str] | None = None) -> int:
         used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
         refusals = refusals_of(options.kept / "refused.json")
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
-    text = rendered(told, fields, refusals, version)
+    text = structure_text(told, fields, refusals, version)
     (OLDER_PATH if older() else PATH).write_text(text, encoding="utf-8")
     print(f"{len(told)} classes, {len(text.encode()):,} bytes")
     return 0
