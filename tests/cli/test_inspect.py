@@ -269,7 +269,7 @@ def test_every_byte_is_the_same_under_every_hash_seed(models: Path, form: str) -
 
 def test_uses_are_shown_as_the_page_shows_them(tiecheck_cli) -> None:
     page = (Path(__file__).parents[2] / "docs" / "uses.md").read_text(encoding="utf-8")
-    block = re.search(r"\$ tiecheck (inspect .*)\n\.\.\.\n(.*?)\n\.\.\.\n", page, re.DOTALL)
+    block = re.search(r"\$ tiecheck (inspect [^\n]*--uses[^\n]*)\n\.\.\.\n(.*?)\n\.\.\.\n", page, re.DOTALL)
     assert block is not None
     target = str(CASES_DIR / "olmo-module-alias")
     arguments = block[1].replace("fixtures/models/olmo-module-alias", target).split()

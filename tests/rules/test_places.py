@@ -21,7 +21,7 @@ CASES = [
 FIELDS = {
     "file": {"path", "file", "index_file", "resumed"},
     "class": {"class_name"},
-    "tensor": {"name", "names", "stored_names", "renamed"},
+    "tensor": {"name", "names", "stored_names", "renamed", "made", "lost"},
 }
 """Kind -> the facts, and the fields of their records, that name such a thing."""
 

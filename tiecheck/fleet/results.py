@@ -15,6 +15,7 @@ from typing import Any
 
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, UsageError
+from tiecheck.fleet.rows import FINDING, MODEL
 from tiecheck.fleet.sources import Listed, folder_mark, value_digest
 
 Group = list[dict[str, Any]]
@@ -191,13 +192,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if (
-        not isinstance(row, dict)
-        or row.get("row") not in {"model", "finding"}
-        or not isinstance(row.get("target"), str)
-    ):
-        return None
-    return row if line.endswith(b"\n") and (row["row"] == "finding" or isinstance(row.get("status"), str)) else None
+    fields = {"model": MODEL, "finding": FINDING}.get(str(row.get("row"))) if isinstance(row, dict) else None
+    if fields is None or not row.keys() >= {"target", *fields} or not line.endswith(b"\n"):
+        return None  # a turned bit may leave a row that is JSON still
+    return row if isinstance(row["target"], str) else None
 
 
 def _lines(group: Group) -> bytes:

@@ -30,6 +30,12 @@ FINDING = (
 )
 """Fields of a finding that its row has; places and edits are told by `tiecheck TARGET`."""
 
+MODEL = (
+    *("target", "status", "architecture", "model_type", "codes", "error", "reason", "findings", "skips", "checked"),
+    *("bytes", "requests", "mark", "version", "options"),
+)
+"""Fields of a model's row."""
+
 
 class Judged(NamedTuple):
     """The outcome of one chunk."""
@@ -111,21 +117,6 @@ def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:
 
 
 def _model_row(model: Listed, architecture: str | None, status: str) -> dict[str, Any]:
-    return {
-        "row": "model",
-        "target": model.target,
-        "status": status,
-        "architecture": architecture,
-        "model_type": None,
-        "codes": [],
-        "error": None,
-        "reason": None,
-        "findings": 0,
-        "skips": 0,
-        "checked": False,
-        "bytes": None,
-        "requests": None,
-        "mark": model.mark,
-        "version": __version__,
-        "options": "",
-    }
+    row: dict[str, Any] = {"row": "model", **dict.fromkeys(MODEL)}
+    row |= {"codes": [], "findings": 0, "skips": 0, "checked": False, "options": "", "version": __version__}
+    return row | {"target": model.target, "status": status, "architecture": architecture, "mark": model.mark}

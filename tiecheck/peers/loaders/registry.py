@@ -123,6 +123,4 @@ def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
 def covers_version(version: tuple[int, ...], loader: Loader) -> bool:
     """Tell whether a column of the matrix holds for a version, given in full or by its first numbers."""
     size = len(version)
-    if loader.until is None and version[:1] > loader.since[:1]:
-        return False  # a major version that nobody has seen
     return version >= loader.since[:size] and (loader.until is None or version < loader.until)
