@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import PLACING, Config
 from tiecheck.engine.options import check_with, make_config
-from tiecheck.records.report import Counts, Report, View
+from tiecheck.records.counts import Counts
+from tiecheck.records.report import Report, View
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,8 +12,8 @@ from tiny_models import built
 from torch import nn
 
 from tiecheck.config.options import Config
-from tiecheck.facts.live import contract_of
 from tiecheck.facts.opening import facts_of, module_facts
+from tiecheck.live.contract_names import contract_of
 from tiecheck.records.words import Unknown
 from tiecheck.targets.parse import parse_target
 

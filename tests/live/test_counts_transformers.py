@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 import tiecheck
-from tiecheck.records.report import Tally
+from tiecheck.records.counts import Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tiecheck
-from tiecheck.records.report import Counts, Tally
+from tiecheck.records.counts import Counts, Tally
 from tiecheck.testing.asserts import assert_tied
 
 

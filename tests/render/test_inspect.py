@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiecheck.records.report import AliasEntry, Counts, Report, Tally, TargetReport, TieEntry, View
+from tiecheck.records.counts import Counts, Tally
+from tiecheck.records.report import AliasEntry, Report, TargetReport, TieEntry, View
 from tiecheck.render.inspect import GROUPS_SHOWN, NAMES_SHOWN, render
 from tiecheck.render.reports import Style
 

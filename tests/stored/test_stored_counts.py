@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import tiecheck
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.records.report import Counts, Tally
+from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.stored import Checkpoint, Shard, StorageSlot
 from tiecheck.records.words import Unknown
 from tiecheck.stored.counts import count_stored

@@ -88,7 +88,7 @@ WORDS = {
     "show": "inspect",
     "repair": "fix",
 }
-"""What other tools call a command -> ours."""
+"""Names of other tools for a command -> ours."""
 
 
 def _near(word: str) -> str:

@@ -58,7 +58,7 @@ OPTIONS = {
     "--fix": "the command `tiecheck fix`",
     "--explain": "the command `tiecheck rule`",
 }
-"""What other tools call an option -> ours."""
+"""Names of other tools for an option -> ours."""
 
 
 def complete_codes(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -27,7 +27,7 @@ def known_layers(facts: Facts) -> tuple[str, ...]:
         "declared": ("model_config", "adapter_base"),
         "stored": ("checkpoint", "adapter", "gguf", "onnx"),
         "live": ("live",),
-        "used": ("uses",),
+        "used": ("traced_uses",),
     }
     return tuple(layer for layer, names in layers.items() if any(facts.known(name) is not None for name in names))
 

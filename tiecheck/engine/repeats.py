@@ -64,7 +64,7 @@ class _Kind(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """What was seen of a directory."""
+    """A directory as it was seen."""
 
     folder: str
     key: tuple[Hashable, ...]

@@ -44,7 +44,7 @@ ASKED: dict[FactName, str] = {
     "placement": "no placement could be judged",
     "rehearsal": "no load could be rehearsed",
     "live": "the model could not be built",
-    "uses": "the forward pass could not be followed",
+    "traced_uses": "the forward pass could not be followed",
 }
 """Facts of the layers that are asked for by name -> the beginning of the error where one cannot be had."""
 
@@ -236,10 +236,10 @@ def describe_facts(target: Target, facts: Facts, config: Config) -> TargetReport
     found = read_ties(target, facts, config)._replace(
         views=facts.known("tool_views") or (), counts=facts.known("counts")
     )
-    lost = facts.get("uses") if "uses" in facts and not found.errors else None
+    lost = facts.get("traced_uses") if "traced_uses" in facts and not found.errors else None
     if not isinstance(lost, Unknown):
         return found
-    told = Error(None, shown(f"{ASKED['uses']}: {lost.reason}"), target.text)
+    told = Error(None, shown(f"{ASKED['traced_uses']}: {lost.reason}"), target.text)
     return found._replace(status="error", errors=(told,))
 
 
@@ -271,7 +271,7 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
         aliases=alias_entries(live),
         loaders=loader_entries(facts.known("loaders") or (), _chosen(config)),
         remote=facts.known("remote"),
-        uses=facts.known("uses"),
+        uses=facts.known("traced_uses"),
         scale=measured_scales(facts, config),
     )
 

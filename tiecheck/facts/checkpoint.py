@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
+    from tiecheck.records.counts import Counts
     from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
     from tiecheck.records.quantised import QuantisedTie
     from tiecheck.records.rehearsal import Rehearsal
-    from tiecheck.records.report import Counts, Traffic
+    from tiecheck.records.report import Traffic
     from tiecheck.records.scale import InitScale
 
     Values = Literal["auto", "never", "always"]
@@ -129,7 +130,7 @@ def counts(
 ) -> Counts | Unknown:
     """Numbers of parameters: of the module where there is one, else of the checkpoint."""
     if built is not None and contract is not None:
-        from tiecheck.facts.live import contract_of
+        from tiecheck.live.contract_names import contract_of
         from tiecheck.live.parameter_counts import count_live
 
         return count_live(built.module, contract_of(built.module, contract))
@@ -251,7 +252,9 @@ def scale(
 
     own = library_config(built.module)
     if built.origin == "built on meta":
-        return with_own_draw(_meta_scale(built, checkpoint, names, known), own)
+        from tiecheck.scale.on_meta import meta_scales
+
+        return with_own_draw(meta_scales(built, checkpoint, names, known), own)
     from tiecheck.scale.live import live_scale
 
     module = without_wrappers(built.module) if built.origin == "given" else built.module
@@ -286,31 +289,3 @@ def _stored_scale(
 
     head = architecture.head_scale
     return tuple(stored_scale(checkpoint, g.names, g.stored_names[0], head) for g in tied)
-
-
-def _meta_scale(
-    built: Built, checkpoint: Checkpoint | None, ties: list[tuple[str, ...]], groups: tuple[Group, ...]
-) -> tuple[InitScale | Unknown, ...] | Unknown:
-    if ties and (checkpoint is None or checkpoint.format != "safetensors"):
-        return Unknown("on meta there are no values, and there is no safetensors file to read them from; use --load")
-    return tuple(_group_scale(built, checkpoint, names, groups) for names in ties) if checkpoint else ()
-
-
-def _group_scale(
-    built: Built, checkpoint: Checkpoint, names: tuple[str, ...], groups: tuple[Group, ...]
-) -> InitScale | Unknown:
-    """Return the deviation from the file, with the way from head to logits from the module on meta."""
-    from tiecheck.scale.live import live_scale
-    from tiecheck.scale.stored import stored_scale
-
-    spelled = (n for group in groups if not set(names).isdisjoint(group.names) for n in group.stored_names)
-    stored = next((name for name in (*names, *spelled) if name in checkpoint), None)
-    if stored is None:
-        return Unknown(f"none of {', '.join(names)} is stored under a name that is known")
-    from_file = stored_scale(checkpoint, names, stored, None)
-    if isinstance(from_file, Unknown) or not from_file.untrained:
-        return from_file
-    traced = live_scale(built.module, names, std=from_file.std)
-    if isinstance(traced, Unknown):
-        return traced
-    return traced._replace(untrained=from_file.untrained, evidence=from_file.evidence)

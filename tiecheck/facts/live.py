@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
-    from tiecheck.live.live_facts import Contract
     from tiecheck.records.life import HeldTensor, SharedAcross
     from tiecheck.records.live import (
         Alias,
@@ -78,6 +77,7 @@ def live(
     built: Built, contract: Config, checkpoint: Checkpoint | None, groups: tuple[Group, ...] | None
 ) -> LiveModel | Unknown:
     """All that was read of the module, and what its class says about it."""
+    from tiecheck.live.contract_names import contract_of
     from tiecheck.live.live_facts import collect_live
     from tiecheck.live.torch_adapter import is_scripted
 
@@ -94,22 +94,6 @@ def live(
     return found._replace(
         declared=tuple(claim._replace(stored=_stored_kind(claim.names, groups)) for claim in found.declared)
     )
-
-
-def contract_of(module: nn.Module, contract: Config) -> Contract:
-    """Return what the user says is tied in a module of its class, and in the modules inside of theirs."""
-    from tiecheck.live.contract_names import spelt_out
-    from tiecheck.live.live_facts import Contract
-    from tiecheck.live.wrappers import own_class, without_wrappers
-
-    if not contract.ties:
-        return Contract((), contract.ties_from)
-    groups = list(contract.ties_of(own_class(module)))
-    outermost = without_wrappers(module)
-    for path, inner in outermost.named_modules():
-        if inner is not outermost:
-            groups += [tuple(f"{path}.{name}" for name in group) for group in contract.ties_of(own_class(inner))]
-    return Contract(tuple(dict.fromkeys(spelt_out(module, groups, contract.ties_from))), contract.ties_from)
 
 
 def _stores_head(head: Head, checkpoint: Checkpoint) -> bool | None:
@@ -133,12 +117,12 @@ def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | No
 
 
 @fact
-def live_class(live: LiveModel, uses: Uses | None) -> LiveClass:
+def live_class(live: LiveModel, traced_uses: Uses | None) -> LiveClass:
     """Class of the module with its library and wrappers, how it came to be, and what a traced pass uses twice."""
     from tiecheck.records.live import LiveClass
 
     roles: dict[tuple[str, ...], set[str]] = {}
-    for use in uses.uses if uses is not None else ():
+    for use in traced_uses.uses if traced_uses is not None else ():
         roles.setdefault(use.names, set()).add(use.role)
     twice = tuple(names for names, found in roles.items() if {"embedding", "linear"} <= found)
     return LiveClass(live.class_name, live.origin, live.library, live.wrappers, live.reasons, twice)

@@ -35,7 +35,7 @@ Artefacts = Literal["adapted_ties", "draft_problems", "gguf_tie", "onnx_copies"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "quantised", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]
-Used = Literal["gradients", "uses"]
+Used = Literal["gradients", "traced_uses"]
 Signs = Literal["bias_misfits", "equal_copies", "intended_differences"]
 Lived = Literal["across_models", "held_tensors"]
 

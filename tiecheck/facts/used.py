@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @fact
-def uses(built: Built, tracing: Config) -> Uses | Unknown:
+def traced_uses(built: Built, tracing: Config) -> Uses | Unknown:
     """Uses of each parameter in a forward pass, traced on meta."""
     from tiecheck.trace.uses import trace_uses
 

@@ -27,7 +27,7 @@ class Listed(NamedTuple):
     """One model of a source."""
 
     target: str
-    """What `tiecheck TARGET` would be given."""
+    """The text that `tiecheck TARGET` would be given."""
     mark: str | None = None
     """The mark by which a store's listing tells another version of it (a commit, sizes and etags); None of local files,
     which are asked themselves, and where nobody tells."""

@@ -1,4 +1,4 @@
-"""The names that a contract means by a `*`, looked up in the module."""
+"""The ties that a user's contract claims of a module, with the names that it means by a `*`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from tiecheck.config.options import Config
 from tiecheck.errors import UsageError
+from tiecheck.live.live_facts import Contract
 from tiecheck.live.registrations import Registrations
-from tiecheck.live.wrappers import UserNames
+from tiecheck.live.wrappers import UserNames, own_class, without_wrappers
 
 
-def spelt_out(module: nn.Module, groups: list[tuple[str, ...]], where: str) -> Iterator[tuple[str, ...]]:
+def contract_of(module: nn.Module, contract: Config) -> Contract:
+    """Return what the user says is tied in a module of its class, and in the modules inside of theirs."""
+    if not contract.ties:
+        return Contract((), contract.ties_from)
+    groups = list(contract.ties_of(own_class(module)))
+    outermost = without_wrappers(module)
+    for path, inner in outermost.named_modules():
+        if inner is not outermost:
+            groups += [tuple(f"{path}.{name}" for name in group) for group in contract.ties_of(own_class(inner))]
+    return Contract(tuple(dict.fromkeys(_spelt_out(module, groups, contract.ties_from))), contract.ties_from)
+
+
+def _spelt_out(module: nn.Module, groups: list[tuple[str, ...]], where: str) -> Iterator[tuple[str, ...]]:
     """Yield the groups of a contract, with the names that a `*` stands for: one part of a name.
 
     Raises:

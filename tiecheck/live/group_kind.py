@@ -67,7 +67,7 @@ def find_declared_ties(module: nn.Module, groups: Sequence[DeclaredGroup]) -> tu
 
 
 SIZES = (("out_features", "in_features"), ("num_embeddings", "embedding_dim"))
-"""What a linear layer, and an embedding, say of the shape of their weight."""
+"""The words of a linear layer, and of an embedding, for the shape of their weight."""
 
 
 def _unfit(member: Member) -> str | None:

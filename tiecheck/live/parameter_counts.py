@@ -17,8 +17,8 @@ from tiecheck.live.module_graph import COUNT_LIMIT
 from tiecheck.live.registrations import CAP, Registrations, paused_collector
 from tiecheck.live.ties import ENDLESS
 from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
+from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.live import DeclaredTie
-from tiecheck.records.report import Counts, Tally
 from tiecheck.records.words import TIED
 
 UNTOLD = Tally(None, None, None)

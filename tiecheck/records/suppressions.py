@@ -1,4 +1,4 @@
-"""What takes findings back: a comment in a source, an entry of a baseline, an allowance of the configuration file."""
+"""Suppressions of findings: by a comment in a source, a baseline's entry, or the configuration file's allowance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Allowance(Record):
     rule: str
     """Code of the rule, or the beginning of codes."""
     reason: str
-    """Why it is allowed; the report shows it."""
+    """The reason it is allowed; the report shows it."""
     names: tuple[str, ...] = ()
     """Members that the finding has to be about; empty for all."""
     place: str = ""

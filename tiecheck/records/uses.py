@@ -22,7 +22,7 @@ class Use(NamedTuple):
     names: tuple[str, ...]
     """All names of the tensor, sorted and capped; its path where it is a plain attribute; empty where it has none."""
     role: Role
-    """What it serves as."""
+    """Its part in the pass."""
     op: str | None
     """The operation that reads it, torch's word; None for `unread`, and where its value was taken out of sight."""
     transposed: bool
@@ -57,7 +57,7 @@ def names_not_taken(uses: Iterable[Use]) -> tuple[str, ...]:
 
 
 class Uses(Record):
-    """What one or more forward passes of a module read."""
+    """The reads of one or more forward passes of a module."""
 
     uses: tuple[Use, ...]
     """The uses, by names and then in the order of the pass."""
@@ -68,4 +68,4 @@ class Uses(Record):
     logits: tuple[str, ...] | None
     """Names of the matrix whose product the logits are; None where the output was not recognised or not followed."""
     stopped: str | None = None
-    """What kept a pass over meta from its end, where a real one followed it."""
+    """Cause that kept a pass over meta from its end, where a real one followed it."""

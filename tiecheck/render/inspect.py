@@ -7,7 +7,8 @@ from math import log
 from typing import TYPE_CHECKING, TextIO
 
 from tiecheck.peers.views.differences import compare_view
-from tiecheck.records.report import Counts, Report, Tally, TargetReport, TieEntry, View
+from tiecheck.records.counts import Counts, Tally
+from tiecheck.records.report import Report, TargetReport, TieEntry, View
 from tiecheck.records.uses import names_not_taken
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import Line, write_lines

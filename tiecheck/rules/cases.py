@@ -230,7 +230,7 @@ def traced(*uses: Use, logits: tuple[str, ...] | None = None) -> Uses:
 def uses_facts(uses: Uses, of: LiveModel, *wanted: str) -> dict[str, Any]:
     """Return the facts of a traced module: the uses, its class, and those that are named, or its ties."""
     wanted = ("live_class", *(wanted or ("live_ties", "declared_ties")))
-    return {"uses": uses} | {name: value for name, value in live_facts(of).items() if name in wanted}
+    return {"traced_uses": uses} | {name: value for name, value in live_facts(of).items() if name in wanted}
 
 
 def init_scale(**changes: Any) -> InitScale:

@@ -55,7 +55,7 @@ def rule_of(code: str) -> type[Rule]:
 
 
 class FoundRules(Record):
-    """What a word of the user leads to."""
+    """The rules that a word of the user leads to."""
 
     rules: tuple[type[Rule], ...]
     """Rules, likeliest first."""

@@ -1,4 +1,4 @@
-"""What libraries print, and the rules behind it: `tiecheck rule "a pasted warning"`.
+"""The messages that libraries print, and the rules behind it: `tiecheck rule "a pasted warning"`.
 
 `...` stands for what differs from model to model. A code that no rule has yet is passed over. Read in the sources of
 transformers 4.57.6 and 5.23, accelerate 1.15, safetensors 0.8, torch 2.13, PEFT 0.21, vLLM 0.33, llama.cpp 0c1e57098

@@ -22,7 +22,7 @@ _NORMAL = NormalDist()
 
 
 class Prediction(Record):
-    """What an untrained model is expected to say."""
+    """The logits that an untrained model is expected to give."""
 
     deviation: float
     """Standard deviation of a position's logits over the vocabulary, its own token left out."""

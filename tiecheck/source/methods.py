@@ -61,7 +61,7 @@ def read_method(name: str, function: Function, functions: Mapping[str, Function]
 
 
 class _Used:
-    """What the expressions of a method use."""
+    """The calls, reads and products in the expressions of a method."""
 
     def __init__(self, own: str) -> None:
         self.own = own  # the name of its first argument

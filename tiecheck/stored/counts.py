@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from math import prod
 from typing import Any, NamedTuple
 
-from tiecheck.records.report import Counts, Tally
+from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.stored import Checkpoint, Group, read_entry
 from tiecheck.records.words import Unknown
 

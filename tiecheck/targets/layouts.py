@@ -20,7 +20,7 @@ class Layout(Record):
     what: str
     """The thing, as it goes on after "is"."""
     way: str
-    """What makes a checkpoint of it that is read; empty where there is no such tool."""
+    """The tool that makes a checkpoint of it that is read; empty where there is no such tool."""
 
 
 LAYOUTS = (

@@ -1,4 +1,4 @@
-"""What torch's operations do with a tensor that they are given, by their names (torch 2.13)."""
+"""The things that torch's operations do with a tensor that they are given, by their names (torch 2.13)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PARTS = frozenset(
 JOINS = frozenset({"cat", "concat", "stack"})
 SCALES = frozenset({"mul", "multiply", "div", "divide", "true_divide", "rmul"})
 CAPS = frozenset({"tanh", "softmax", "log_softmax", "sigmoid", "logsigmoid", "clamp"})
-"""What changes logits one by one, or all of a position."""
+"""Operations that change logits one by one, or all of a position."""
 SAME = frozenset({
     *("bfloat16", "cpu", "cuda", "double", "float", "half", "to", "type", "type_as"),
     *("expand", "expand_as", "flatten", "movedim", "permute", "repeat", "reshape", "t", "transpose", "swapaxes"),
     *("unflatten", "view", "view_as", "T", "mT", "H", "mH", "swapdims", "adjoint", "as_strided"),
     *("alias", "clone", "contiguous", "data", "detach", "dropout", "pad", "requires_grad", "positive"),
 })  # fmt: skip
-"""What leaves the values as they are: casts, other shapes, copies."""
+"""Operations that leave the values as they are: casts, other shapes, copies."""
 WRITES = frozenset(
     {"uniform", "normal", "trunc_normal", "fill", "zero", "copy", "set", "kaiming_uniform", "ones", "zeros"}
 )
-"""What writes into its first argument and does not read it."""
+"""Operations that write into their first argument and do not read it."""
 _TURNS = frozenset({"t", "T", "mT", "H", "mH", "adjoint"})
 _SWAPS = frozenset({"transpose", "swapaxes", "swapdims", "permute", "movedim"})
 _ASKS = frozenset({

@@ -47,7 +47,7 @@ class ReadTrace(TorchFunctionMode):
         self.sources: list[Tensor] = []
         """The followed tensors; parameters of elsewhere that were met come last."""
         self.reads: list[TensorRead] = []
-        """What was read, in order."""
+        """The reads, in order."""
         self.lost: str | None = None
         """Name of the op after which the way from a product with the kept tensor was lost last."""
         self.failed: str | None = None

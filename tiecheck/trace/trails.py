@@ -1,4 +1,4 @@
-"""What is known of a value in a forward pass: where it comes from, and what it was multiplied by since."""
+"""The trail of a value in a forward pass: where it comes from, and what it was multiplied by since."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class TensorRead:
         self.ended = False
         """True once that op came."""
         self.hidden: Tensor | None = None
-        """What it was multiplied with, shape (..., width), for the tensor that is kept."""
+        """The factor it was multiplied with, shape (..., width), for the tensor that is kept."""
         self.product: Tensor | None = None
-        """What came out, for the tensor that is kept."""
+        """The product that came out, for the tensor that is kept."""
         self.reached: tuple[str, ...] = ()
         """Names by which the pass came to it."""
 
@@ -60,7 +60,7 @@ class Trail(NamedTuple):
     sources: tuple[int, ...] = ()
     """Numbers of the tensors (`weight`), or of the read (`read`)."""
     factor: float | None = 1.0
-    """What it was multiplied by since; None where that is not known."""
+    """The factor it was multiplied by since; None where that is not known."""
     turned: bool = False
     """True where rows and columns of a weight changed places."""
 

@@ -1,4 +1,4 @@
-"""What forward passes of a module read: each parameter, plain tensors that it keeps, and parameters of elsewhere."""
+"""The reads of forward passes of a module: each parameter, plain tensors that it keeps, and parameters of elsewhere."""
 
 from __future__ import annotations
 

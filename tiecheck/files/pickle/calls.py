@@ -1,4 +1,4 @@
-"""What `torch.load(weights_only=True)` can call of the names that it allows, and with what (torch 2.13)."""
+"""The calls that `torch.load(weights_only=True)` can make, and their arguments (torch 2.13)."""
 
 from __future__ import annotations
 

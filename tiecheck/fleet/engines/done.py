@@ -1,4 +1,4 @@
-"""What goes to an engine and what comes back."""
+"""The work that goes to an engine, and the answer that comes back."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tiecheck.live.wrappers import without_wrappers
 from tiecheck.records.live import KeyProblem
 
 ARGUMENTS: Mapping[str, bool | None] = {"missing_keys": None, "recompute_mapping": True}
-"""What transformers 5 gives to `tie_weights` -> its default there."""
+"""The arguments that transformers 5 gives to `tie_weights` -> its default there."""
 
 
 def declaration_text(keys: Any) -> str | None:

@@ -32,12 +32,12 @@ class CopyReadsTheOriginal(Rule):
     severity = "error"
     threads = ("pytorch/torchtitan#2253",)
 
-    def check(self, uses: Uses, live_class: LiveClass) -> Iterator[Draft]:
-        for foreign in uses.uses:
+    def check(self, traced_uses: Uses, live_class: LiveClass) -> Iterator[Draft]:
+        for foreign in traced_uses.uses:
             if foreign.held != "nowhere" or foreign.role not in {"linear", "embedding"}:
                 continue
-            mine = {use.names for use in uses.uses if use.shape == foreign.shape and use.held == "parameter"}
-            used = {u.names for u in uses.uses if u.role == foreign.role}
+            mine = {use.names for use in traced_uses.uses if use.shape == foreign.shape and use.held == "parameter"}
+            used = {u.names for u in traced_uses.uses if u.role == foreign.role}
             twins = sorted(mine - used)
             if len(twins) != 1:
                 continue

@@ -18,8 +18,6 @@ NOT_TIED = (
     "The model weights are not tied. Please use the `tie_weights` method before using the `infer_auto_device` function."
 )
 """accelerate's warning (1.15, `infer_auto_device_map`), true for a tie that is none, false for an alias it misses."""
-
-
 SHARED_MEMORY = (
     "Some tensors share memory, this will lead to duplicate memory on disk and potential differences when loading "
     "them again"

@@ -105,10 +105,7 @@ class UndeclaredTie(Rule):
     name = "undeclared-tie"
     summary = "a real tie that the class does not declare: save_pretrained raises, or drops it"
     severity = "warning"
-    messages = (
-        "The weights trying to be saved contained shared tensors",
-        SHARED_MEMORY,
-    )
+    messages = ("The weights trying to be saved contained shared tensors", SHARED_MEMORY)
     threads = ("safetensors/safetensors#98", "safetensors/safetensors#202", "huggingface/trl#5150")
 
     def check(

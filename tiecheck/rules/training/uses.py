@@ -39,14 +39,14 @@ class DeadTiedSlot(Rule):
 
     def check(
         self,
-        uses: Uses,
+        traced_uses: Uses,
         live_class: LiveClass,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
     ) -> Iterator[Draft]:
         sources = {claim.source for claim in declared_ties}
         for tie in live_ties:
-            mine = uses_of(uses, tie.names)
+            mine = uses_of(traced_uses, tie.names)
             slots = tuple(n for n in names_not_taken(mine) if n not in sources) if mine and tie.kind in TIED else ()
             if slots:
                 yield Draft(
@@ -59,13 +59,14 @@ class DeadTiedSlot(Rule):
                     no_mend="nothing is wrong; only the code of the class could take the slot away.",
                 )
         for claim in declared_ties:
-            dead = tuple(use.names for use in uses.uses if use.role == "unread" and set(use.names) & set(claim.names))
-            read = [use for use in uses_of(uses, claim.names) if use.role != "unread"]
+            mine = uses_of(traced_uses, claim.names)
+            dead = tuple(use.names for use in mine if use.role == "unread")
+            read = [use for use in mine if use.role != "unread"]
             if claim.kind not in TIED and dead and read:
                 names = tuple(sorted(name for group in dead for name in group))
                 yield Draft(
                     f"{listed(names)} {'is' if len(names) == 1 else 'are'} declared tied and a parameter apart, and "
-                    f"forward on {uses.inputs[0]} does not read it: it gets no gradient.",
+                    f"forward on {traced_uses.inputs[0]} does not read it: it gets no gradient.",
                     names,
                     (class_place(live_class.class_name, f"{names[0]}: unread"),),
                     no_mend="TIE301 has the fix where one tensor is meant; else forward has to read it.",
@@ -112,9 +113,9 @@ class ForwardIgnoresHead(Rule):
     severity = "error"
     threads = ("Blaizzy/mlx-vlm#1193", "pegainfer-project/pegainfer#544", "vllm-project/vllm#22460")
 
-    def check(self, uses: Uses, live_class: LiveClass, heads: tuple[Head, ...]) -> Iterator[Draft | Unknown]:
-        unread = {use.names: use for use in uses.uses if use.role == "unread"}
-        made = next((use for use in uses.uses if use.names == uses.logits and use.role == "linear"), None)
+    def check(self, traced_uses: Uses, live_class: LiveClass, heads: tuple[Head, ...]) -> Iterator[Draft | Unknown]:
+        unread = {use.names: use for use in traced_uses.uses if use.role == "unread"}
+        made = next((use for use in traced_uses.uses if use.names == traced_uses.logits and use.role == "linear"), None)
         ignored = [head.head for head in heads if head.head in unread and not head.same]
         if not heads and made is not None:
             ignored = [names for names, use in unread.items() if use.shape == made.shape]
@@ -122,7 +123,7 @@ class ForwardIgnoresHead(Rule):
             yield Unknown(f"nothing reads {listed(ignored[0])}, and where the logits come from was not followed")
         for names in ignored if made is not None else ():
             yield Draft(
-                f"forward on {uses.inputs[0]} does not read {listed(names)}: its logits are the product with "
+                f"forward on {traced_uses.inputs[0]} does not read {listed(names)}: its logits are the product with "
                 f"{listed(made.names if made else ())}.",
                 names,
                 (class_place(live_class.class_name, f"{names[0]}: unread"),),
@@ -172,7 +173,7 @@ class HalfGradient(Rule):
     threads = ("verl-project/verl#7835", "paiml/entrenar#314", "NVIDIA-NeMo/RL#227", "KhrulkovV/tt-pytorch#4")
 
     def check(
-        self, gradients: tuple[TensorGradient, ...], uses: Uses, live_class: LiveClass
+        self, gradients: tuple[TensorGradient, ...], traced_uses: Uses, live_class: LiveClass
     ) -> Iterator[Draft | Unknown]:
         for one in gradients:
             cut = next((r for r in ("linear", "embedding") if _cut_off(one, r)), None)
@@ -188,7 +189,7 @@ class HalfGradient(Rule):
                 )
             elif one.off > _OFF and not one.hooked:
                 yield Unknown(f"the gradient of {one.names[0]} is {one.off:.0%} off the sum of its known uses")
-        for use in uses.uses:
+        for use in traced_uses.uses:
             if use.held == "attribute" and use.of and use.role in {"linear", "embedding"}:
                 yield self._beside(use, live_class)
 
