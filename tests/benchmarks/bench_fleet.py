@@ -25,13 +25,13 @@ from fleet_maker import make_fleet
 from tiecheck.config.options import Config
 from tiecheck.fleet.results import Results
 from tiecheck.fleet.rows import options_mark
-from tiecheck.fleet.run import Fleet, Outcome, Place
+from tiecheck.fleet.run import EnginePlace, Fleet, Outcome
 
 REMOTE = 3_000
 """Models of a remote fleet."""
 
 
-def run(source: str, place: Place, table: Path) -> tuple[Outcome, float, float]:
+def run(source: str, place: EnginePlace, table: Path) -> tuple[Outcome, float, float]:
     """Run a fleet: its outcome, seconds by the clock, and CPU seconds of this process."""
     table.unlink(missing_ok=True)
     config = Config()
@@ -65,7 +65,7 @@ def read_only(folders: list[str]) -> float:
 
 def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> None:
     """One engine over the directories."""
-    place = Place(engine, workers=None if engine == "local" else 2)
+    place = EnginePlace(engine, workers=None if engine == "local" else 2)
     found, wall, cpu = run(str(root), place, table)
     got = dict(found_by(table))
     wrong = Counter(
@@ -89,7 +89,7 @@ def http(path: str, table: Path) -> None:
     with server(0.02, 0.02) as url, tempfile.NamedTemporaryFile("w", suffix=".txt") as manifest:
         manifest.writelines(f"{url}{path}/{i}\n" for i in range(REMOTE))
         manifest.flush()
-        found, wall, cpu = run(manifest.name, Place(), table)
+        found, wall, cpu = run(manifest.name, EnginePlace(), table)
         sent, requests, faults = moved(url)
     told("each its own" if path else "of one kind", found, wall, cpu)
     print(f"       the server: {sent:,} bytes, {requests:,} requests, {faults:,} of them spoilt")
@@ -100,7 +100,7 @@ def s3(table: Path) -> None:
     from s3_fleet import bucket
 
     with bucket(count := 400, 0.02, 0.02) as (address, counts):
-        found, wall, cpu = run(address, Place(), table)
+        found, wall, cpu = run(address, EnginePlace(), table)
         told(f"S3 (moto), {count} models", found, wall, cpu)
         print(f"       the server: {counts['requests']:,} requests, {counts['faults']:,} of them spoilt")
 

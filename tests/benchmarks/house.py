@@ -105,6 +105,16 @@ class House:
                 homes[name].append(source.name)
         return {name: at for name, at in sorted(homes.items()) if not name.startswith("_")}
 
+    def _registered(self) -> Iterator[tuple[str, str]]:
+        """Names by which tests ask for what a module registers, with it: codes of rules, names of operations."""
+        for source, node in self._nodes:
+            if isinstance(node, ast.Assign) and re.fullmatch(r"code = 'TIE\d+'", ast.unparse(node)):
+                yield node.value.value, source.name
+            elif isinstance(node, FUNCTIONS) and re.match(
+                r"operation\(", " ".join(map(ast.unparse, node.decorator_list))
+            ):
+                yield node.name.replace("_", "-"), source.name
+
     def _without(self, named: set[str]) -> Found:
         """The modules without a name for them in the tests; one that is a docstring only has nothing to test."""
         return listed([n for n, s in self._modules.items() if n not in named and not all(map(is_text, s.body))])
@@ -200,6 +210,9 @@ class House:
         # A longer dotted name belongs to the innermost module in it; `from tiecheck.cli import fix` names `fix`.
         said = {name for source in self._tests for name in re.findall(r"(?<![\w.])tiecheck(?:\.\w+)*", source.text)}
         said |= {self._target(dotted, name) for source in self._tests for _, dotted, name in source.imports()} - {""}
+        # A rule is asked for by its code, an operation by its name with hyphens: `survive --operations to-meta`.
+        words = {word for source in self._tests for word in re.findall(r"[\w-]+", source.text)}
+        said |= {module for name, module in self._registered() if name in words and re.search(r"-|\d", name)}
         within = [[module for module in self._modules if f"{name}.".startswith(f"{module}.")] for name in said]
         return self._without({max(modules, key=len) for modules in within})
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from fleets import deadly_workers, drawn_fleet, grave_codes, rows_of, run_fleet
 
-from tiecheck.fleet.run import Place
+from tiecheck.fleet.run import EnginePlace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what a cluster's libraries warn of is theirs
 
 
-def judged_alike(root: Path, place: Place, seen: Any = lambda *_: None) -> None:
+def judged_alike(root: Path, place: EnginePlace, seen: Any = lambda *_: None) -> None:
     """Run a fleet with a model that kills its worker, and hold the rows against the truth."""
     truth = drawn_fleet(root / "fleet", 120, seed=31)
     poison = next(target for target, codes in truth.items() if not codes)
@@ -37,7 +37,7 @@ def test_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 20)
     deadly_workers(tmp_path, monkeypatch)
-    judged_alike(tmp_path, Place("dask", workers=2))
+    judged_alike(tmp_path, EnginePlace("dask", workers=2))
 
 
 def test_a_dask_cluster_that_is_there_loses_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_a_dask_cluster_that_is_there_loses_a_worker(tmp_path: Path, monkeypatch
                 killed.append(next(iter(cluster.workers.values())).process.pid)
                 os.kill(killed[0], signal.SIGKILL)
 
-        place = Place("dask", cluster.scheduler_address)
+        place = EnginePlace("dask", cluster.scheduler_address)
         found = run_fleet(tmp_path / "fleet", results=tmp_path / "out.jsonl", place=place, seen=kill)
     assert killed
     assert grave_codes(tmp_path / "out.jsonl") == truth
@@ -64,7 +64,7 @@ def test_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setattr("tiecheck.fleet.run.CHUNK", 20)
     deadly_workers(tmp_path, monkeypatch)
-    judged_alike(tmp_path, Place("ray", workers=2))
+    judged_alike(tmp_path, EnginePlace("ray", workers=2))
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_ray_cluster_of_two_nodes_loses_one(tmp_path: Path, monkeypatch: pytes
                 gone.append(node)
                 cluster.remove_node(node, allow_graceful=False)
 
-        place = Place("ray", cluster.address)
+        place = EnginePlace("ray", cluster.address)
         found = run_fleet(tmp_path / "fleet", results=tmp_path / "out.jsonl", place=place, seen=remove)
     finally:
         cluster.shutdown()

@@ -12,9 +12,9 @@ from fleets import drawn_fleet, grave_codes, rows_of, run_fleet, write_model
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.run import Place, tally_rows
+from tiecheck.fleet.run import EnginePlace, tally_rows
 
-ENGINES = {"local": Place(), "processes": Place(workers=2)}
+ENGINES = {"local": EnginePlace(), "processes": EnginePlace(workers=2)}
 
 
 def test_every_fault_is_found_and_none_invented(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_every_fault_is_found_and_none_invented(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ENGINES.values(), ids=ENGINES)
-def test_a_verdict_is_that_of_a_check(tmp_path: Path, models: Path, place: Place) -> None:
+def test_a_verdict_is_that_of_a_check(tmp_path: Path, models: Path, place: EnginePlace) -> None:
     drawn_fleet(tmp_path / "fleet", 60, seed=12)
     run_fleet(tmp_path / "fleet", models, results=tmp_path / "out.jsonl", place=place)
     rows = rows_of(tmp_path / "out.jsonl")

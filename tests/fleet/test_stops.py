@@ -17,7 +17,7 @@ import pytest
 from fleets import deadly_workers, drawn_fleet, rows_of, run_fleet
 
 from tiecheck.fleet.engines import local
-from tiecheck.fleet.run import Place, tally_rows
+from tiecheck.fleet.run import EnginePlace, tally_rows
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def each_once(table: Path, count: int) -> None:
 def test_a_poison_model_is_one_row_with_its_error(fleet: Path, tmp_path: Path, monkeypatch) -> None:
     deadly_workers(tmp_path, monkeypatch)
     (fleet / "0" / "m0").rename(fleet / "0" / "poison")
-    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=Place(workers=2))
+    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=EnginePlace(workers=2))
     each_once(tmp_path / "out.jsonl", 60)
     rows = [row for row in rows_of(tmp_path / "out.jsonl") if row["status"] == "error"]
     assert [os.path.basename(row["target"]) for row in rows] == ["poison"], rows
@@ -61,7 +61,7 @@ def test_workers_that_are_killed_lose_nothing(fleet: Path, tmp_path: Path, monke
             killed.append(pool[-1].pid)
             os.kill(pool[-1].pid, signal.SIGKILL)
 
-    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=Place(workers=2), seen=kill)
+    found = run_fleet(fleet, results=tmp_path / "out.jsonl", place=EnginePlace(workers=2), seen=kill)
     assert len(killed) == 3
     each_once(tmp_path / "out.jsonl", 60)
     assert (found.problem, found.summary.run.judged, found.summary.run.failed) == (None, 60, 0)

@@ -9,6 +9,8 @@ import re
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import jsonschema
@@ -16,7 +18,7 @@ import pytest
 
 import tiecheck
 from tiecheck.records.report import SEVERITIES, Error, Finding, Location, Report, Skip, TargetReport
-from tiecheck.render import sarif
+from tiecheck.render import concise, github, gitlab, jsonl, junit, sarif
 from tiecheck.render.html import SHEET
 from tiecheck.render.json import json_document
 from tiecheck.render.markdown import code_text, markdown_text
@@ -31,9 +33,10 @@ ODD = ("a.weight", "b`c|d", "<script>", "x\ny", "\x1b[31m", "\u202e", "]]>", "10
 SARIF = json.loads((Path(__file__).parent / "sarif-subset.schema.json").read_text(encoding="utf-8"))
 
 
-def rendered(report: Report, form: str, **style: object) -> str:
+def rendered(report: Report, form: str | ModuleType, **style: object) -> str:
     stream = io.StringIO()
-    import_module(FORMATS[form]).render(report, Style(color="never", **style), stream)
+    module: Any = import_module(FORMATS[form]) if isinstance(form, str) else form
+    module.render(report, Style(color="never", **style), stream)
     return stream.getvalue()
 
 
@@ -112,7 +115,7 @@ def count_all(report: Report) -> dict[str, dict[str, int]]:
     """The counts by severity, of errors and of skips, as each format tells them."""
     told: dict[str, dict[str, int]] = {}
     told["concise"] = dict.fromkeys(SEVERITIES, 0)
-    for line in rendered(report, "concise").splitlines()[:-1]:
+    for line in rendered(report, concise).splitlines()[:-1]:
         if found := re.search(r": TIE\d+ (info|warning|error): ", line):
             told["concise"][found[1]] += 1
     (run,) = json.loads(rendered(report, "sarif"))["runs"]
@@ -123,13 +126,13 @@ def count_all(report: Report) -> dict[str, dict[str, int]]:
     assert run["invocations"][0]["executionSuccessful"] is not (
         not report.targets or any(t.errors or not t.rules_run for t in report.targets)
     )
-    commands = re.findall(r"^::(\w+) title=tiecheck (?=\(TIE)", rendered(report, "github"), re.MULTILINE)
+    commands = re.findall(r"^::(\w+) title=tiecheck (?=\(TIE)", rendered(report, github), re.MULTILINE)
     told["github"] = {s: commands.count({"info": "notice"}.get(s, s)) for s in SEVERITIES}
-    entries = json.loads(rendered(report, "gitlab"))
+    entries = json.loads(rendered(report, gitlab))
     words = {"info": "info", "warning": "minor", "error": "major"}
     told["gitlab"] = {s: sum(e["severity"] == words[s] for e in entries) for s in SEVERITIES}
     assert sum(e["severity"] == "blocker" for e in entries) == len(report.errors)
-    rows = [json.loads(line) for line in rendered(report, "jsonl").splitlines()]
+    rows = [json.loads(line) for line in rendered(report, jsonl).splitlines()]
     told["jsonl"] = rows[-1]["summary"]["findings"]
     assert [row["target"] for row in rows[:-1]] == json_document(report)["targets"]
     markdown = re.findall(r"^- \*\*TIE\d+ (\w+)\*\*", rendered(report, "markdown"), re.MULTILINE)
@@ -138,7 +141,7 @@ def count_all(report: Report) -> dict[str, dict[str, int]]:
     assert page.open == []
     strong = [attributes.get("class") for tag, attributes in page.seen if tag == "strong"]
     told["html"] = {s: strong.count(s) for s in SEVERITIES}
-    suites = ET.fromstring(rendered(report, "junit"))
+    suites = ET.fromstring(rendered(report, junit))
     failures = [failure.get("type") for failure in suites.iter("failure")]
     told["junit"] = {s: failures.count(s) for s in ("warning", "error")} | {
         "info": len(list(suites.iter("system-out")))
@@ -206,15 +209,15 @@ def test_a_finding_is_shown_at_its_first_line_of_text(monkeypatch) -> None:
 
 def test_fingerprints_of_gitlab_are_unique(tmp_path: Path) -> None:
     for seed in range(12):
-        prints = [entry["fingerprint"] for entry in json.loads(rendered(drawn_report(seed, tmp_path), "gitlab"))]
+        prints = [entry["fingerprint"] for entry in json.loads(rendered(drawn_report(seed, tmp_path), gitlab))]
         assert len(set(prints)) == len(prints)
 
 
 def test_junit_goes_by_what_fails_a_target() -> None:
     report = tiecheck.check(MODELS / "llama-redundant-copy")
-    assert 'failures="0"' in rendered(report, "junit")
-    assert 'failures="1"' in rendered(report, "junit", fail_on="info")
-    assert "TIE101" in rendered(report, "junit"), "a rule that found nothing is a case that passes"
+    assert 'failures="0"' in rendered(report, junit)
+    assert 'failures="1"' in rendered(report, junit, fail_on="info")
+    assert "TIE101" in rendered(report, junit), "a rule that found nothing is a case that passes"
 
 
 def test_a_page_stands_by_itself_and_takes_a_thousand_findings() -> None:
