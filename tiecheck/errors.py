@@ -100,12 +100,11 @@ class MissingExtraError(TiecheckError):
 
 
 @contextlib.contextmanager
-def foreign_errors(what: str, path: str | None = None, *, own: str | None = None) -> Iterator[None]:
+def foreign_errors(what: str, *, own: str | None = None) -> Iterator[None]:
     """Turn whatever foreign code raises, `sys.exit` included, into one error of ours; an interrupt stays what it is.
 
     Args:
         what: The beginning of the sentence; `raised ValueError: its message` follows.
-        path: The file that the error is about.
         own: A module of ours whose own exceptions are meant for the caller.
 
     Raises:
@@ -121,7 +120,7 @@ def foreign_errors(what: str, path: str | None = None, *, own: str | None = None
             trace = trace.tb_next
         if own is not None and trace is not None and trace.tb_frame.f_globals.get("__name__") == own:
             raise
-        raise TargetError(f"{what} raised {exception_line(error)}", path) from error
+        raise TargetError(f"{what} raised {exception_line(error)}") from error
 
 
 def exception_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from tiecheck.cli.inspect import READING
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
-from tiecheck.errors import UsageError, shown
+from tiecheck.errors import shown
 
 JUDGING = ("select", "ignore", "judge_for", "fail_on")
 """Options that say what a finding is."""
@@ -38,14 +38,11 @@ def command(targets: tuple[str, ...], output_file: str, **options: Any) -> None:
     from tiecheck.engine.run import assemble_report, run
     from tiecheck.engine.suppressions import baseline_text
 
-    try:
-        settled = settle_options(options, targets)
-        fields = [f for f in Config._fields if f in settled and f not in (*PLACING, "baseline")]
-        config = Config(**{field: settled[field] for field in fields})
-        with turn_output_aside(config, targets):
-            report = assemble_report(run(targets, config))
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
+    settled = settle_options(options, targets)
+    fields = [f for f in Config._fields if f in settled and f not in (*PLACING, "baseline")]
+    config = Config(**{field: settled[field] for field in fields})
+    with turn_output_aside(config, targets):
+        report = assemble_report(run(targets, config))
     for told in report.errors:
         click.echo(f"error: {shown(told.message)}", err=True)
     if report.errors:

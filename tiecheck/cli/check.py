@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiecheck.cli.settings import config_options, settle_options
+from tiecheck.cli.settings import codes_option, config_options, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import PLACING, Config
-from tiecheck.errors import UsageError, shown
+from tiecheck.errors import shown
 
 if TYPE_CHECKING:
     from tiecheck.records.report import TargetReport
     from tiecheck.render.reports import Output, Shown, Style
-
-
-def _codes(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Split codes given one by one or with commas."""
-    return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
 
 class CheckCommand(PlainCommand):
@@ -52,22 +47,8 @@ class CheckCommand(PlainCommand):
 )
 @click.option("--target", "drafts_for", metavar="DIR", help="The model of a draft, to compare their embeddings.")
 @click.option("--measure", is_flag=True, help="Also run the model and measure its logits. Implies --load and --uses.")
-@click.option(
-    "--select",
-    multiple=True,
-    callback=_codes,
-    shell_complete=complete_codes,
-    metavar="CODES",
-    help="Run these rules only (TIE1, TIE301).",
-)
-@click.option(
-    "--ignore",
-    multiple=True,
-    callback=_codes,
-    shell_complete=complete_codes,
-    metavar="CODES",
-    help="Leave these rules out.",
-)
+@codes_option("--select", about="Run these rules only (TIE1, TIE301).", complete=complete_codes)
+@codes_option("--ignore", about="Leave these rules out.", complete=complete_codes)
 @click.option(
     "--changed-only",
     is_flag=False,
@@ -75,13 +56,10 @@ class CheckCommand(PlainCommand):
     metavar="[REV]",
     help="Of sources, judge only the files that git says changed, since HEAD or since the branch left REV.",
 )
-@click.option(
-    "--for",
-    "judge_for",
-    multiple=True,
-    callback=_codes,
+@codes_option(
+    *("--for", "judge_for"),
+    about="The loaders that matter (transformers==4.57,vllm); what hurts only others becomes a note.",
     metavar="LOADERS",
-    help="The loaders that matter (transformers==4.57,vllm); what hurts only others becomes a note.",
 )
 @click.option(
     "--fail-on",
@@ -165,28 +143,25 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     from tiecheck.render.reports import Style, parse_outputs
 
     style = Style(quiet=options["quiet"], verbose=options["verbose"], color=options["color"])
-    try:
-        settled = settle_options(options, targets)
-        placing = any(settled.get(field) not in (None, ()) for field in PLACING)
-        if placing:
-            from tiecheck.cli.placement import settle_placing
+    settled = settle_options(options, targets)
+    placing = any(settled.get(field) not in (None, ()) for field in PLACING)
+    if placing:
+        from tiecheck.cli.placement import settle_placing
 
-            settled = settle_placing(settled)
-        fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
-        config = Config(**{field: settled[field] for field in fields})
-        style = style._replace(strict=config.strict, fail_on=config.fail_on)
-        outputs = parse_outputs(formats, options["output_file"])
-        with turn_output_aside(config, targets):
-            report = assemble_report(_told_progress(run(targets, config), len(targets), style))
-        write_reports(report, outputs, style)
-        if config.ties:
-            from tiecheck.engine.contracts import unused_classes
+        settled = settle_placing(settled)
+    fields = [field for field in Config._fields if field in settled and (placing or field not in PLACING)]
+    config = Config(**{field: settled[field] for field in fields})
+    style = style._replace(strict=config.strict, fail_on=config.fail_on)
+    outputs = parse_outputs(formats, options["output_file"])
+    with turn_output_aside(config, targets):
+        report = assemble_report(_told_progress(run(targets, config), len(targets), style))
+    write_reports(report, outputs, style)
+    if config.ties:
+        from tiecheck.engine.contracts import unused_classes
 
-            for name in unused_classes(report, config):
-                click.echo(f"no target has the class {name} of {config.ties_from}", err=True)
-        tell_left_fixes(targets)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
+        for name in unused_classes(report, config):
+            click.echo(f"no target has the class {name} of {config.ties_from}", err=True)
+    tell_left_fixes(targets)
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
 
 

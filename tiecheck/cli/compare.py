@@ -13,7 +13,6 @@ from tiecheck.cli.inspect import READING, WRITING
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
-from tiecheck.errors import TiecheckError, UsageError
 
 SHARED: list[click.Parameter] = [p for p in check.params if p.name in {*READING, *WRITING} - {"values"}]
 """Options that are those of `check`."""
@@ -47,16 +46,10 @@ def command(before: str, after: str, formats: tuple[str, ...], *, verbose: bool,
     from tiecheck.engine.compare import compare_targets
     from tiecheck.render.reports import COMPARISONS, Style, parse_outputs
 
-    try:
-        settled = settle_options(options, (before, after))
-        config = Config(**{field: settled[field] for field in Config._fields if field in options})
-        outputs = parse_outputs(formats, options["output_file"], COMPARISONS)
-        with turn_output_aside(config, (before, after)):
-            found = compare_targets(before, after, config)
-        write_reports(found, outputs, Style(verbose=verbose, color=options["color"]), COMPARISONS)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
-    except TiecheckError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    settled = settle_options(options, (before, after))
+    config = Config(**{field: settled[field] for field in Config._fields if field in options})
+    outputs = parse_outputs(formats, options["output_file"], COMPARISONS)
+    with turn_output_aside(config, (before, after)):
+        found = compare_targets(before, after, config)
+    write_reports(found, outputs, Style(verbose=verbose, color=options["color"]), COMPARISONS)
     sys.exit({True: 0, False: 1, None: 2}[found.equal])

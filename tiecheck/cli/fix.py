@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiecheck.cli.check import _codes
-from tiecheck.cli.settings import config_options, settle_options
-from tiecheck.cli.streams import PlainCommand
+from tiecheck.cli.settings import codes_option, config_options, settle_options
+from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import Config
-from tiecheck.errors import TiecheckError, UsageError
 
 if TYPE_CHECKING:
     from tiecheck.fix.run import FixOutcome
@@ -34,17 +32,8 @@ HEARD = ("select", "judge_for", "fail_on")
 )
 @click.option("--choose", metavar="WORD", help="Decide what only you can tell: untied, tied, or another word it names.")
 @click.option("--unsafe", is_flag=True, help="Also make changes that delete stored values or change the model.")
-@click.option(
-    "--select", multiple=True, callback=_codes, metavar="CODES", help="Fix these findings only, notes among them."
-)
-@click.option(
-    "--for",
-    "judge_for",
-    multiple=True,
-    callback=_codes,
-    metavar="LOADERS",
-    help="The loaders that matter, as of check.",
-)
+@codes_option("--select", about="Fix these findings only, notes among them.", complete=complete_codes)
+@codes_option("--for", "judge_for", about="The loaders that matter, as of check.", metavar="LOADERS")
 @click.option("--backup", is_flag=True, help="Keep each file that changes, as NAME.orig.")
 @config_options
 def command(target: str, apply: bool, to: str | None, choose: str | None, **options: Any) -> None:
@@ -62,23 +51,17 @@ def command(target: str, apply: bool, to: str | None, choose: str | None, **opti
 
     if apply and to is not None:
         raise click.UsageError("--apply fixes in place and --to a copy; give one of them")
-    try:
-        settled = settle_options(options, (target,))
-        config = Config(**{field: settled[field] for field in HEARD if field in settled})
-        wanted = FixOptions(choose, options["unsafe"], apply, to, options["backup"])
-        asks = ask_user if sys.stdin.isatty() and sys.stdout.isatty() else None
-        if os.path.exists(target) and (source := parse_target(target)).type == "source":
-            from tiecheck.fix.sources import fix_sources
+    settled = settle_options(options, (target,))
+    config = Config(**{field: settled[field] for field in HEARD if field in settled})
+    wanted = FixOptions(choose, options["unsafe"], apply, to, options["backup"])
+    asks = ask_user if sys.stdin.isatty() and sys.stdout.isatty() else None
+    if os.path.exists(target) and (source := parse_target(target)).type == "source":
+        from tiecheck.fix.sources import fix_sources
 
-            if to is not None:
-                raise click.UsageError("--to makes a copy of a model directory; sources are fixed in place")
-            sys.exit(show_sources(fix_sources(source, config, wanted, asks), target))
-        outcome = fix_target(target, config, wanted, asks)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
-    except TiecheckError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        if to is not None:
+            raise click.UsageError("--to makes a copy of a model directory; sources are fixed in place")
+        sys.exit(show_sources(fix_sources(source, config, wanted, asks), target))
+    outcome = fix_target(target, config, wanted, asks)
     sys.exit(show_outcome(outcome, wanted.to or target))
 
 

@@ -15,7 +15,7 @@ from tiecheck.cli.check import write_reports
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
-from tiecheck.errors import TiecheckError, UsageError
+from tiecheck.errors import UsageError
 
 if TYPE_CHECKING:
     from tiecheck.fleet.rows import Judged
@@ -69,39 +69,33 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     from tiecheck.fleet.run import EnginePlace, Fleet
     from tiecheck.render.reports import FLEETS, Style, parse_outputs
 
-    try:
-        if sources[0] == "compare":
-            _compare(sources[1:], formats, options)
-        if options["address"] and options["engine"] == "local":
-            raise UsageError("--address names a cluster; give --engine ray or dask too")
-        if options["resume"] and not options["results"]:
-            raise UsageError("--resume goes on with results; give --results FILE too")
-        settled = settle_options(options, sources)
-        fields = (*JUDGING, "allow", "baseline")  # of the last two what a configuration file says
-        config = Config(**{field: settled[field] for field in fields if field in settled})
-        outputs = parse_outputs(formats, options["output_file"], (*FLEETS, "jsonl"))
-        _check_rules(config)
-        results = None
-        if options["results"]:
-            results = Results(options["results"], options_mark(config), resume=options["resume"])
-            if results.dropped:
-                click.echo(f"{results.dropped} parts of {results.path} cannot be read, and are dropped", err=True)
-        place = EnginePlace(options["engine"], options["address"], options["workers"])
-        told = _progress(sources, options["quiet"])
-        with _rows_shown(outputs) as show:
+    if sources[0] == "compare":
+        _compare(sources[1:], formats, options)
+    if options["address"] and options["engine"] == "local":
+        raise UsageError("--address names a cluster; give --engine ray or dask too")
+    if options["resume"] and not options["results"]:
+        raise UsageError("--resume goes on with results; give --results FILE too")
+    settled = settle_options(options, sources)
+    fields = (*JUDGING, "allow", "baseline")  # of the last two what a configuration file says
+    config = Config(**{field: settled[field] for field in fields if field in settled})
+    outputs = parse_outputs(formats, options["output_file"], (*FLEETS, "jsonl"))
+    _check_rules(config)
+    results = None
+    if options["results"]:
+        results = Results(options["results"], options_mark(config), resume=options["resume"])
+        if results.dropped:
+            click.echo(f"{results.dropped} parts of {results.path} cannot be read, and are dropped", err=True)
+    place = EnginePlace(options["engine"], options["address"], options["workers"])
+    told = _progress(sources, options["quiet"])
+    with _rows_shown(outputs) as show:
 
-            def seen(fleet: Fleet, judged: Judged) -> None:
-                show(judged.lines)
-                told(fleet)
+        def seen(fleet: Fleet, judged: Judged) -> None:
+            show(judged.lines)
+            told(fleet)
 
-            outcome = Fleet(sources, config, place, results, seen).run()
-        summaries = tuple(output for output in outputs if output.format != "jsonl")
-        write_reports(outcome.summary, summaries, Style(color=options["color"]), FLEETS)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
-    except TiecheckError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        outcome = Fleet(sources, config, place, results, seen).run()
+    summaries = tuple(output for output in outputs if output.format != "jsonl")
+    write_reports(outcome.summary, summaries, Style(color=options["color"]), FLEETS)
     sys.exit(_exit_status(outcome, config, exit_zero=options["exit_zero"]))
 
 

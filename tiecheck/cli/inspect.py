@@ -12,7 +12,6 @@ from tiecheck.cli.check import turn_output_aside, write_reports
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
-from tiecheck.errors import UsageError
 
 READING = (
     *("live", "load", "uses", "inputs", "measure", "trust_remote_code", "values", "revision", "offline", "timeout"),
@@ -44,14 +43,11 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], *, verbose: bool
     from tiecheck.engine.run import assemble_report, inspect_targets
     from tiecheck.render.reports import FACTS, Style, parse_outputs
 
-    try:
-        settled = settle_options(options, targets)
-        fields = [field for field in Config._fields if field in settled and field not in JUDGING]
-        config = Config(**{field: settled[field] for field in fields})
-        outputs = parse_outputs(formats, options["output_file"], FACTS)
-        with turn_output_aside(config, targets):
-            report = assemble_report(inspect_targets(targets, config))
-        write_reports(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
+    settled = settle_options(options, targets)
+    fields = [field for field in Config._fields if field in settled and field not in JUDGING]
+    config = Config(**{field: settled[field] for field in fields})
+    outputs = parse_outputs(formats, options["output_file"], FACTS)
+    with turn_output_aside(config, targets):
+        report = assemble_report(inspect_targets(targets, config))
+    write_reports(report, outputs, Style(verbose=verbose, color=options["color"]), FACTS)
     sys.exit(2 if report.errors else 0)

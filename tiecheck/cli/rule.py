@@ -7,7 +7,6 @@ import sys
 import click
 
 from tiecheck.cli.streams import PlainCommand, complete_codes
-from tiecheck.errors import UsageError
 
 
 @click.command("rule", cls=PlainCommand, short_help="Explain a rule, or find the rules behind a pasted message.")
@@ -23,16 +22,13 @@ def command(text: tuple[str, ...], output_format: str) -> None:
     from tiecheck.rules.registry import FoundRules, all_rules, code_rules
 
     asked = " ".join(text).strip()
-    try:
-        known = code_rules(asked) if asked else all_rules()
-        if known:
-            found = FoundRules(known, None)
-        else:
-            from tiecheck.rules.search import search_rules
+    known = code_rules(asked) if asked else all_rules()
+    if known:
+        found = FoundRules(known, None)
+    else:
+        from tiecheck.rules.search import search_rules
 
-            found = search_rules(asked)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
+        found = search_rules(asked)
     if output_format == "json":
         import json
 

@@ -12,6 +12,15 @@ from tiecheck.engine.options import find_settings, read_settings
 from tiecheck.errors import shown
 
 
+def codes_option(*names: str, about: str, metavar: str = "CODES", complete: Any = None) -> Callable[..., Any]:
+    """Return an option of codes, or of other words, that is given several times or with commas between them."""
+
+    def split(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
+
+    return click.option(*names, multiple=True, callback=split, shell_complete=complete, metavar=metavar, help=about)
+
+
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--config` and `--isolated` to a command."""
     isolated = click.option("--isolated", is_flag=True, help="Look for no configuration file.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiecheck.errors import OutOfTimeError, Terminated, near_words, shown
+from tiecheck.errors import OutOfTimeError, Terminated, TiecheckError, UsageError, near_words, shown
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -72,7 +72,17 @@ def complete_codes(_context: click.Context, _parameter: click.Parameter, incompl
 
 
 class PlainCommand(click.Command):
-    """A command with our `--help`, and a hint where an option is another tool's."""
+    """A command with our `--help` and our errors, and a hint where an option is another tool's."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours is told in its sentence, with exit status 2."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise click.UsageError(str(error), ctx) from error
+        except TiecheckError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and tell what was meant by an option that there is not."""

@@ -9,8 +9,9 @@ import click
 
 from tiecheck.cli.check import command as check
 from tiecheck.cli.check import stdout_to_stderr, write_reports
+from tiecheck.cli.settings import codes_option
 from tiecheck.cli.streams import PlainCommand
-from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
+from tiecheck.errors import MissingExtraError, UsageError
 
 SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("trust_remote_code", "output_file", "color")]
 """Options that are those of `check`."""
@@ -24,11 +25,10 @@ SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("trust_re
 )
 @click.argument("target", required=False)
 @click.option("--load", is_flag=True, help="Load a directory's weights; otherwise its class is built small, at random.")
-@click.option(
+@codes_option(
     "--operations",
-    multiple=True,
+    about="Only these operations or families, with commas, and judge them: a tie that one breaks is a finding.",
     metavar="NAMES",
-    help="Only these operations or families, with commas, and judge them: a tie that one breaks is a finding.",
 )
 @click.option("--list", "list_", is_flag=True, help="List the operations and exit.")
 @click.option(
@@ -36,7 +36,9 @@ SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("trust_re
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what was skipped and why, and each operation as code.")
-def command(target: str | None, formats: tuple[str, ...], *, list_: bool, **options: Any) -> None:
+def command(
+    target: str | None, operations: tuple[str, ...], formats: tuple[str, ...], *, list_: bool, **options: Any
+) -> None:
     """Put the ties of TARGET through the operations of a model's life, each on a fresh instance, and show a table.
 
     TARGET is a model directory or `module:attribute`. The class of a directory is built from its config, with two
@@ -47,25 +49,18 @@ def command(target: str | None, formats: tuple[str, ...], *, list_: bool, **opti
     """
     from tiecheck.render.reports import SURVIVALS, Style, parse_outputs
 
-    names = tuple(word.strip() for text in options["operations"] for word in text.split(",") if word.strip())
-    try:
-        outputs = parse_outputs(formats, options["output_file"], SURVIVALS)
-        registry = _registry()
-        if list_:
-            for one in registry.chosen_operations(names):
-                click.echo(f"{one.name:<30}{one.family:<14}{one.words}")
-            return
-        if target is None:
-            raise UsageError("a TARGET is wanted, or --list")
-        registry.chosen_operations(names)
-        found = _matrix(target, names, options)
-        write_reports(found, outputs, Style(verbose=options["verbose"], color=options["color"]), SURVIVALS)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
-    except TiecheckError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    sys.exit(_judged(found) if names else 0)
+    outputs = parse_outputs(formats, options["output_file"], SURVIVALS)
+    registry = _registry()
+    if list_:
+        for one in registry.chosen_operations(operations):
+            click.echo(f"{one.name:<30}{one.family:<14}{one.words}")
+        return
+    if target is None:
+        raise UsageError("a TARGET is wanted, or --list")
+    registry.chosen_operations(operations)
+    found = _matrix(target, operations, options)
+    write_reports(found, outputs, Style(verbose=options["verbose"], color=options["color"]), SURVIVALS)
+    sys.exit(_judged(found) if operations else 0)
 
 
 def _registry() -> Any:

@@ -172,17 +172,12 @@ def _read_lines(stream: IO[str], answers: queue.SimpleQueue[str]) -> None:
 
 
 @contextlib.contextmanager
-def shadow_directory(
-    texts: Mapping[str, str],
-    headers: Mapping[str, Mapping[str, Any]],
-    metadata: Mapping[str, Mapping[str, str]] | None = None,
-) -> Iterator[str]:
+def shadow_directory(texts: Mapping[str, str], headers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Make a directory that a remote model's load can be rehearsed in: its JSON files, and weights of headers alone.
 
     Args:
         texts: File name -> text: `config.json`, and the index of a sharded model.
         headers: Safetensors file -> its entries (name -> dtype, shape, offsets), as `Shard.entries` has them.
-        metadata: Safetensors file -> its `__metadata__`; transformers 4.57 reads the format there.
 
     Yields:
         The directory's path, until the context ends. The files are sparse: rehearse them with `values=False`.
@@ -191,7 +186,7 @@ def shadow_directory(
         for name, text in texts.items():
             _place(folder, name).write_text(text, encoding="utf-8")
         for name, entries in headers.items():
-            write_shadow(_place(folder, name), entries, (metadata or {}).get(name))
+            write_shadow(_place(folder, name), entries)
         yield folder
 
 

@@ -16,15 +16,14 @@ _FILES = {"5": "structure.txt", "4.57": "structure-4.57.txt"}
 _texts: dict[str, bytes] = {}
 
 
-def class_structure(class_name: str, model_type: str | None, line: str = "5") -> tuple[str, dict[str, Any]] | None:
+def class_structure(class_name: str, model_type: str | None) -> tuple[str, dict[str, Any]] | None:
     """Return the config class and the sizes of a model class; None for one that the table lacks.
 
     Args:
         class_name: The model class.
         model_type: The config's model type, which decides where a class has several; a class with one has that one.
-        line: The line of transformers.
     """
-    rows = _rows(class_name, line) if class_name.isidentifier() else ()
+    rows = _rows(class_name, "5") if class_name.isidentifier() else ()
     fitting = [row for row in rows if row[0] == model_type] or list(rows)
     if len(fitting) != 1:
         return None

@@ -62,13 +62,13 @@ class WalkedModule:
             self._again[once] = module_walks.walk_extent(self.graph, once=once)
         return self._again[once]
 
-    def runnable(self, *, once: bool = False) -> None:
+    def runnable(self) -> None:
         """Refuse to run a tool on a module on which it does not end.
 
         Raises:
             NotRun: With the reason.
         """
-        size = self.extent(once=once)
+        size = self.extent()
         try:
             module_walks.refuse_endless_walk(size._replace(endless=False, depth=0))
         except module_walks.Endless as reason:

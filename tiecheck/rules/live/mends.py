@@ -88,7 +88,7 @@ def claim_flag(claim: DeclaredTie) -> str | None:
     return next((word for word in claim.by if word.endswith(FLAG)), None)
 
 
-def source_edits(problems: Iterable[KeyProblem], choice: str = "source") -> tuple[Edit, ...]:
+def source_edits(problems: Iterable[KeyProblem]) -> tuple[Edit, ...]:
     """Return the one change of a class's code that ends all of some problems; none where one cannot be written down."""
     steps: list[Step] = []
     for problem in problems:
@@ -97,7 +97,7 @@ def source_edits(problems: Iterable[KeyProblem], choice: str = "source") -> tupl
         if problem.wanted is None and not out:
             return ()
         steps.append(source_step(problem.class_name, problem.wanted, problem.written, method=method))
-    return (Edit(choice, None, True, tuple(dict.fromkeys(steps))),) if steps else ()
+    return (Edit("source", None, True, tuple(dict.fromkeys(steps))),) if steps else ()
 
 
 def idle_methods(mending: Mending) -> list[KeyProblem]:

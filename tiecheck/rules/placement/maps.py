@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from tiecheck.placement.map_lookup import device_word, key_of
 from tiecheck.records.edits import Edit, python_edit
@@ -53,11 +53,11 @@ def map_words(placement: Placement) -> str:
     return f"It keeps every tie together and puts {needs}{f' ({proposal.reason})' if proposal.reason else ''}."
 
 
-def declare_edit(names: tuple[str, ...], when: str | None = None, more: Iterable[str] = ()) -> Edit:
+def declare_edit(names: tuple[str, ...], when: str | None = None) -> Edit:
     """Return the way to a class that declares a tie, before it is loaded: `from_pretrained` hears of nothing else."""
     lines = (
         "cls = type(model)",
         f"cls._tied_weights_keys = {{**(cls._tied_weights_keys or {{}}), **{dict.fromkeys(names[:-1], names[-1])!r}}}",
         "model.config.tie_word_embeddings = True",
     )
-    return python_edit("declared", when, *lines, *more)
+    return python_edit("declared", when, *lines)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,13 +222,6 @@ def _word(class_name: str, kind: str) -> str:
 
 def _dump(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def told_in(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a table that speak of classes, as (class, config class)."""
-    for line in text.splitlines():
-        if line[:1] not in "#=@" and line.count("\t") == 2:
-            yield tuple(line.split("\t")[:2])  # type: ignore[misc]
 
 
 def write_structure(arguments: list[str] | None = None) -> int:
