@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -40,7 +38,7 @@ def _schema() -> Any:
 
 
 def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
-    """Write a table, and put it in its place when it is whole.
+    """Write a table.
 
     Args:
         path: The file.
@@ -52,21 +50,15 @@ def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema, new = _schema(), f"{path}.new"
-    try:
-        with parquet.ParquetWriter(new, schema) as writer:
-            rows: list[dict[str, Any]] = []
-            for group in groups:
-                rows += group
-                if len(rows) >= BATCH:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows = []
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
+    schema = _schema()
+    with parquet.ParquetWriter(path, schema) as writer:
+        rows: list[dict[str, Any]] = []
+        for group in groups:
+            rows += group
+            if len(rows) >= BATCH:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def read_parquet(path: str) -> Iterator[list[dict[str, Any]]]:

@@ -15,8 +15,9 @@ from typing import Any
 
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, UsageError
-from tiecheck.fleet.rows import FINDING, MODEL
-from tiecheck.fleet.sources import Listed, folder_mark, value_digest
+from tiecheck.fleet.parquet import need_pyarrow, read_parquet, write_parquet
+from tiecheck.fleet.rows import FINDING, MODEL, row_lines
+from tiecheck.fleet.sources import Listed, current_mark, value_digest
 
 Group = list[dict[str, Any]]
 """Rows of one model: its findings', then its own."""
@@ -50,15 +51,13 @@ class Results:
         self._earlier: dict[int, int] = {}
         self._again: set[int] = set()
         if path.endswith(".parquet"):
-            from tiecheck.fleet.parquet import need_pyarrow, read_parquet
-
             need_pyarrow()
         there = next((name for name in (self._journal, path) if os.path.exists(name)), None)
         if there is not None and not resume:
             raise UsageError(f"{there} is there already; --resume goes on with it, or name another file")
         try:
             if there is not None and there != self._journal:
-                _replace(self._journal, (_lines(group) for group in read_parquet(path)))
+                _replace(self._journal, read_parquet(path))
             if there is not None:
                 self._take_up()
             self._fd = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -71,8 +70,7 @@ class Results:
         before = self._earlier.get(key)
         if before is None:
             return False
-        mark = model.mark or (None if "://" in model.target else folder_mark(model.target))
-        if before == _number((mark, __version__, self._options)):
+        if before == _number((current_mark(model), __version__, self._options)):
             return True
         self._again.add(key)
         return False
@@ -102,9 +100,8 @@ class Results:
         if self._again:
             self._drop_older()
         if self._journal != self.path:
-            from tiecheck.fleet.parquet import write_parquet
-
-            write_parquet(self.path, _groups(self._journal))
+            with _whole(self.path) as new:
+                write_parquet(new, _groups(self._journal))
             os.unlink(self._journal)
 
     def _take_up(self) -> None:
@@ -124,7 +121,7 @@ class Results:
             told = (row.get("mark"), row.get("version"), row.get("options"))
             self._earlier[key] = 0 if redo else _number(told)
         if good != os.path.getsize(self._journal):
-            _replace(self._journal, map(_lines, _groups(self._journal)))
+            _replace(self._journal, _groups(self._journal))
 
     def _drop_older(self) -> None:
         last = {
@@ -133,7 +130,7 @@ class Results:
             if group and (key := _number(group[-1]["target"])) in self._again
         }
         kept = (
-            _lines(group)
+            group
             for _, end, group in _spans(self._journal)
             if group and last.get(_number(group[-1]["target"]), end) == end
         )
@@ -148,8 +145,6 @@ def read_row_groups(path: str) -> Iterator[Group]:
     """
     try:
         if path.endswith(".parquet"):
-            from tiecheck.fleet.parquet import need_pyarrow, read_parquet
-
             need_pyarrow()
             yield from read_parquet(path)
         else:
@@ -198,16 +193,17 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row["target"], str) else None
 
 
-def _lines(group: Group) -> bytes:
-    return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in group)
+def _replace(path: str, groups: Iterable[Group]) -> None:
+    with _whole(path) as new, open(new, "wb") as file:
+        file.writelines(map(row_lines, groups))
 
 
-def _replace(path: str, pieces: Iterable[bytes]) -> None:
-    """Write a file anew, and put it in the place of the old one when it is whole."""
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[str]:
+    """Give the name under which a file is written anew; it takes the place of the old one when it is whole."""
     new = f"{path}.new"
     try:
-        with open(new, "wb") as file:
-            file.writelines(pieces)
+        yield new
         os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.sources import Listed, folder_mark, value_digest
+from tiecheck.fleet.sources import Listed, current_mark, value_digest
 from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.report import TargetReport
 
@@ -74,7 +74,7 @@ def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
     for rows in parts:
         rows[-1]["options"] = options
         tally.add(rows)
-    return Judged("".join(map(_line, (row for rows in parts for row in rows))).encode(), tally)
+    return Judged(b"".join(map(row_lines, parts)), tally)
 
 
 def failed_rows(model: Listed, why: str) -> Judged:
@@ -82,18 +82,18 @@ def failed_rows(model: Listed, why: str) -> Judged:
     row = _model_row(model, None, "error") | {"error": why}
     tally = FleetTally()
     tally.add([row])
-    return Judged(_line(row).encode(), tally)
+    return Judged(row_lines((row,)), tally)
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, separators=(",", ":")) + "\n"
+def row_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Return some rows as JSON lines."""
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
 
 
 def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
     if model.error is not None:
         return [_model_row(model, None, "error") | {"error": model.error}]
-    mark = model.mark or (None if "://" in model.target else folder_mark(model.target))
-    return report_rows(model._replace(mark=mark), check_target(model.target, config, one_of_many=True))
+    return report_rows(model._replace(mark=current_mark(model)), check_target(model.target, config, one_of_many=True))
 
 
 def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:

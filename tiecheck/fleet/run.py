@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from tiecheck.config.options import Config
-from tiecheck.errors import TiecheckError, UsageError, shown
+from tiecheck.errors import TiecheckError, shown
 from tiecheck.fleet.engines.done import Chunk, Done
 from tiecheck.fleet.results import Results, read_row_groups
 from tiecheck.fleet.rows import Judged, failed_rows
@@ -26,14 +26,12 @@ CHUNK = 100
 TRIES = 3
 """Times that a model whose worker dies is tried: in its chunk, and then alone."""
 
-ENGINES = ("local", "ray", "dask")
-
 
 class EnginePlace(NamedTuple):
     """Where models are judged."""
 
     engine: str = "local"
-    """One of `ENGINES`."""
+    """local, ray or dask."""
     address: str | None = None
     """The cluster's; None to start one here."""
     workers: int | None = None
@@ -155,8 +153,6 @@ class Fleet:
             from tiecheck.fleet.engines.dask import judge_by_dask
 
             return judge_by_dask(self._feed, self._config, address, workers)
-        if name != "local":
-            raise UsageError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
         from tiecheck.fleet.engines import local
 
         if (workers or 1) > 1:

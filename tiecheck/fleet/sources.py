@@ -250,6 +250,11 @@ def folder_mark(path: str) -> str | None:
         return None
 
 
+def current_mark(model: Listed) -> str | None:
+    """Return the mark of a model as its source gave it, or as its files have it now."""
+    return model.mark or (None if "://" in model.target else folder_mark(model.target))
+
+
 def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
     try:
         found = [(entry.name, entry.stat()) for entry in files]

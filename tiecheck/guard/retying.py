@@ -13,9 +13,6 @@ from tiecheck.live.member_lookup import look_up
 from tiecheck.records.life import Break
 from tiecheck.records.words import TIED
 
-EMPTYING = ("to_empty",)
-"""Operations after which no member has a value that could be lost."""
-
 
 def retie(root: nn.Module, tie: RememberedTie, broken: Break) -> str | None:
     """Tie the members of a broken tie again; None where that was done.
@@ -30,7 +27,7 @@ def retie(root: nn.Module, tie: RememberedTie, broken: Break) -> str | None:
     if any(tensor is None for tensor in tensors) or tie.kind not in TIED or broken.after in TIED:
         return "what became of a member is no parameter of its name"
     full = [tensor for tensor in tensors if tensor is not None and not tensor.is_meta] or tensors
-    emptied = broken.operation.rpartition(".")[2] in EMPTYING
+    emptied = broken.operation.rpartition(".")[2] == "to_empty"  # no member has a value that could be lost
     if not emptied and not all(_alike(full[0], tensor) for tensor in full[1:]):
         return "the members have different values now, and nobody knows which are right; assign the one that is"
     kept: Any = full[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from transformers import TrainerCallback
 
-from tiecheck.guard.training_watch import TrainingWatch, checkpoint_folder
+from tiecheck.guard.training_watch import TrainingWatch
 
 
 class TieCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -33,7 +34,7 @@ class TieCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Look at the model, and at what was saved of it."""
-        self._watch.saved(model, checkpoint_folder(args, state))
+        self._watch.saved(model, os.path.join(str(args.output_dir), f"checkpoint-{state.global_step}"))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Look a last time."""

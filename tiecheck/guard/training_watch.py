@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
 
 from torch import nn
 
@@ -86,8 +85,3 @@ class TrainingWatch:
         opened, self.guard = self.guard, None
         if opened is not None:
             opened.close()
-
-
-def checkpoint_folder(args: Any, state: Any) -> str:
-    """Return where transformers' Trainer (5.23) has just saved."""
-    return os.path.join(str(args.output_dir), f"checkpoint-{state.global_step}")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from html import escape
 from typing import TextIO
 
 from tiecheck.records.fleet import FleetCount, FleetSummary
-from tiecheck.render.html import SHEET
-from tiecheck.render.lines import escaped
+from tiecheck.render.html import html_text, page_head
 from tiecheck.render.reports import Style
 from tiecheck.rules.registry import rule_of
 
@@ -27,9 +25,7 @@ def render(found: FleetSummary, style: Style, stream: TextIO) -> None:  # noqa: 
     run = found.run
     counts = ", ".join(f'<span class="{word}">{count:,} {word}</span>' for word, count in status.items())
     stream.write(
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>tiecheck fleet</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{SHEET}{TABLES}</style></head><body>\n'
-        f"<h1>tiecheck fleet</h1><p>{sum(status.values()):,} models: {counts}</p>"
+        f"{page_head('tiecheck fleet', TABLES)}<p>{sum(status.values()):,} models: {counts}</p>"
         f"<p>{run.listed:,} listed, {run.judged:,} judged, {run.failed:,} failed, {run.skipped:,} skipped"
         f"{'' if run.complete else '; the run is not complete'}</p>\n"
     )
@@ -47,9 +43,9 @@ def _table(title: str, rows: tuple[FleetCount, ...], *, told: bool = False) -> I
     heads = "".join(f"<th>{head}</th>" for head in ("", "models", "fail", "error", ""))
     yield f'<h2>{title}</h2><div class="scroll"><table><tr>{heads}</tr>\n'
     for one in rows[:SHOWN]:
-        text = f" {_clean(rule_of(one.name).summary)}" if told else ""
+        text = f" {html_text(rule_of(one.name).summary)}" if told else ""
         bar = f'<meter max="{one.models}" value="{one.fail}" title="{one.fail / one.models:.0%} fail"></meter>'
-        yield f"<tr><td><code>{_clean(one.name)}</code>{text}</td><td>{one.models:,}</td><td>{one.fail:,}</td>"
+        yield f"<tr><td><code>{html_text(one.name)}</code>{text}</td><td>{one.models:,}</td><td>{one.fail:,}</td>"
         yield f"<td>{one.error:,}</td><td>{bar}</td></tr>\n"
     yield "</table></div>\n"
     if len(rows) > SHOWN:
@@ -60,10 +56,6 @@ def _models(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     for i, (target, text) in enumerate(rows):
         place = target.removeprefix("hf://")
         link = f"https://huggingface.co/{place}" if target.startswith("hf://") else target if "://" in target else ""
-        name = f"<code>{_clean(target)}</code>"
-        shown = f'<a href="{_clean(link)}">{name}</a>' if link.startswith("https://") else name
-        yield f"{'' if i else f'<h2>{title}</h2>'}<p>{shown} {_clean(text)}</p>\n"
-
-
-def _clean(text: str) -> str:
-    return escape(escaped(text))
+        name = f"<code>{html_text(target)}</code>"
+        shown = f'<a href="{html_text(link)}">{name}</a>' if link.startswith("https://") else name
+        yield f"{'' if i else f'<h2>{title}</h2>'}<p>{shown} {html_text(text)}</p>\n"

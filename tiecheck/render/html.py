@@ -34,11 +34,7 @@ LEGEND = (
 
 def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
     """Write the page: the counts, then each target to be opened, those that fail opened already."""
-    stream.write(
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>tiecheck</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{SHEET}</style></head><body>\n'
-        f"<h1>tiecheck</h1><p>{_clean(summary_text(report))}</p><p>{LEGEND}</p>\n"
-    )
+    stream.write(f"{page_head('tiecheck')}<p>{html_text(summary_text(report))}</p><p>{LEGEND}</p>\n")
     many = sum(target.status == "fail" for target in report.targets) > 10
     for target in report.targets:
         stream.writelines(_target(target, opened=not many and target.status in ("fail", "error")))
@@ -46,34 +42,44 @@ def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG00
 
 
 def _target(target: TargetReport, *, opened: bool) -> Iterator[str]:
-    model = f" {_clean(target.architecture)}" if target.architecture else ""
+    model = f" {html_text(target.architecture)}" if target.architecture else ""
     yield f'<details{" open" if opened else ""}><summary><b class="{target.status}">{target.status}</b> '
-    yield f"<code>{_clean(target.target)}</code>{model}, {_clean(ties_text(target))}</summary>\n"
+    yield f"<code>{html_text(target.target)}</code>{model}, {html_text(ties_text(target))}</summary>\n"
     for text in (target.reason, *(error.message for error in target.errors)):
         if text:
-            yield f"<p>{_clean(text)}</p>\n"
+            yield f"<p>{html_text(text)}</p>\n"
     yield f'<div class="scroll">{loader_strip(target)}</div>\n'
     for finding in target.findings:
         yield from _finding(finding, target)
     for skip in target.skips:
-        yield f"<p>skipped: {_clean(skip.reason)} ({skip.code})</p>\n"
+        yield f"<p>skipped: {html_text(skip.reason)} ({skip.code})</p>\n"
     yield "</details>\n"
 
 
 def _finding(finding: Finding, target: TargetReport) -> Iterator[str]:
-    off = f" (suppressed: {_clean(finding.suppressed)})" if finding.suppressed else ""
+    off = f" (suppressed: {html_text(finding.suppressed)})" if finding.suppressed else ""
     level = "" if finding.suppressed else f' class="{finding.severity}"'
     yield f"<section><p><strong{level}>{finding.code} {finding.severity}</strong>{off} "
-    yield f"{_clean(finding.message)}</p><dl>"
+    yield f"{html_text(finding.message)}</p><dl>"
     whom = whom_text(finding, target)
     if whom:
-        yield f"<dt>hurts</dt><dd>{_clean(whom)}</dd>"
+        yield f"<dt>hurts</dt><dd>{html_text(whom)}</dd>"
     for place in finding.locations:
-        yield f"<dt>at</dt><dd><code>{_clean(place_text(place))}</code> {_clean(place.note)}</dd>"
-    parts = _clean(finding.help).split("`")
+        yield f"<dt>at</dt><dd><code>{html_text(place_text(place))}</code> {html_text(place.note)}</dd>"
+    parts = html_text(finding.help).split("`")
     fix = "".join(f"<pre>{part.replace('; ', chr(10))}</pre>" if i % 2 else part for i, part in enumerate(parts))
     yield f"<dt>fix</dt><dd>{fix}</dd></dl></section>\n"
 
 
-def _clean(text: str) -> str:
+def page_head(title: str, styles: str = "") -> str:
+    """Return the beginning of a page up to its heading, with further styles."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{SHEET}{styles}</style></head><body>\n'
+        f"<h1>{title}</h1>"
+    )
+
+
+def html_text(text: str) -> str:
+    """Return a text that is no markup."""
     return escape(escaped(text))

@@ -78,22 +78,3 @@ def render(found: SurvivalMatrix, style: Style, stream: TextIO) -> None:
     if skipped and not style.verbose:
         lines.append(Line(f"{len(skipped)} operations do not go with it, or want a library (-v tells)", 0, 2, "dim"))
     write_lines([*lines, Line(LEGEND, 0, 2, "dim")], style, stream)
-
-
-def render_markdown(found: SurvivalMatrix, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # as the others
-    """Write the matrix as a table of Markdown."""
-    head = ["operation", *(" = ".join(f"`{name}`" for name in tie.names) for tie in found.ties), "notes"]
-    stream.write(f"# {_escaped(found.target)}\n\n")
-    stream.write(f"| {' | '.join(map(_escaped, head))} |\n|{'---|' * len(head)}\n")
-    for row in found.operations:
-        words = row_words(row, len(found.ties))
-        words += [""] * (len(found.ties) - len(words))
-        mark = " (x)" if row.by_nature else ""
-        stream.write(f"| {' | '.join(map(_escaped, [row.operation + mark, *words, '; '.join(row_notes(row))]))} |\n")
-    stream.write(f"\n{LEGEND}\n")
-
-
-def _escaped(text: str) -> str:
-    """Return a text that cannot leave its cell."""
-    line = " ".join(text.split()) if text.isprintable() else " ".join(text.encode("unicode_escape").decode().split())
-    return line.replace("|", "\\|").replace("<", "&lt;")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tiecheck.guard.operations.registry import NotHereError, Trial, operation
+from tiecheck.guard.operations.registry import NotHereError, Trial, library, operation
 
 
 @operation("transformers", "model.save_pretrained(folder); type(model).from_pretrained(folder)", saves=True)
@@ -46,17 +46,9 @@ def gradient_checkpointing(it: Trial) -> Any:
     return model
 
 
-def _accelerate() -> Any:
-    try:
-        import accelerate
-    except ImportError as error:
-        raise NotHereError("accelerate is not installed") from error
-    return accelerate
-
-
 @operation("accelerate", "with init_empty_weights(): type(model)(...)", by_nature=True)
 def init_empty_weights(it: Trial) -> Any:
-    with _accelerate().init_empty_weights():
+    with library("accelerate").init_empty_weights():
         return it.built_again()
 
 
@@ -73,7 +65,7 @@ def checkpoint_in_model(it: Trial) -> Any:
     path = os.path.join(it.folder, "model.safetensors")
     save_model(it.model, path, metadata={"format": "pt"})
     model = it.on_meta()
-    _accelerate().load_checkpoint_in_model(model, path, device_map={"": "cpu"})
+    library("accelerate").load_checkpoint_in_model(model, path, device_map={"": "cpu"})
     return model
 
 
@@ -83,7 +75,9 @@ def _dispatched(it: Trial, device: str) -> Any:
         raise NotHereError("it has no modules to dispatch")
     direct = {name for name, _ in [*it.model.named_parameters(recurse=False), *it.model.named_buffers(recurse=False)]}
     plan = dict.fromkeys([*names, *direct], device)
-    return _accelerate().dispatch_model(it.model, plan, main_device="cpu", offload_dir=it.folder, force_hooks=True)
+    return library("accelerate").dispatch_model(
+        it.model, plan, main_device="cpu", offload_dir=it.folder, force_hooks=True
+    )
 
 
 @operation("accelerate", "dispatch_model(model, every module on the CPU)")
@@ -100,18 +94,14 @@ def dispatch_to_disk(it: Trial) -> Any:
 def accelerator_save_model(it: Trial) -> Any:
     from safetensors.torch import load_file
 
-    _accelerate().Accelerator(cpu=True).save_model(it.model, it.folder)
+    library("accelerate").Accelerator(cpu=True).save_model(it.model, it.folder)
     model = it.blank()
     model.load_state_dict(load_file(os.path.join(it.folder, "model.safetensors")), strict=False)
     return model
 
 
 def _peft(it: Trial, **options: Any) -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise NotHereError("peft is not installed") from error
-    model = it.pretrained()
+    peft, model = library("peft"), it.pretrained()
     return peft.get_peft_model(model, peft.LoraConfig(**options))
 
 
@@ -168,9 +158,6 @@ def layer_replication(it: Trial) -> Any:
 
 @operation("torch", "torchao.quantization.quantize_(model, Int8WeightOnlyConfig())", by_nature=True)
 def torchao_quantized(it: Trial) -> Any:
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise NotHereError("torchao is not installed") from error
-    quantize_(it.model, Int8WeightOnlyConfig())
+    torchao = library("torchao.quantization")
+    torchao.quantize_(it.model, torchao.Int8WeightOnlyConfig())
     return it.model

@@ -8,7 +8,6 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from tiecheck.guard.operations.registry import NotHereError, Trial, operation
-from tiecheck.trace.forward import random_tokens
 
 
 @operation("training", "a step of torch.optim.AdamW on every parameter")
@@ -43,10 +42,7 @@ def ema_by_hand(it: Trial) -> Any:
 
 def _called(it: Trial, parameters: dict[str, torch.Tensor]) -> Any:
     """Call the model as a function of some parameters; what is looked at is the model itself afterwards."""
-    tied = next((it.model.get_parameter(group[0]) for group in it.names), None)
-    if tied is None or tied.dim() != 2:
-        raise NotHereError("no matrix of it is tied, so that there is no vocabulary to call it with")
-    ids = random_tokens(tied.shape[0], (1, 4), tied.device, seed=0)
+    ids = it.tokens()
     try:
         it.model(ids)
     except Exception as error:  # many models take more than tokens

@@ -8,29 +8,26 @@ from typing import Any
 import torch
 
 from tiecheck.guard.operations.registry import NotHereError, Trial, operation
-from tiecheck.trace.forward import random_tokens
+
+
+def _loaded(it: Trial, model: Any) -> Any:
+    """Save the model and load the file into another instance."""
+    from safetensors.torch import load_model, save_model
+
+    path = os.path.join(it.folder, "model.safetensors")
+    save_model(it.model, path)
+    load_model(model, path)
+    return model
 
 
 @operation("files", "safetensors.torch.save_model; load_model into a fresh instance", saves=True)
 def safetensors_model(it: Trial) -> Any:
-    from safetensors.torch import load_model, save_model
-
-    path = os.path.join(it.folder, "model.safetensors")
-    save_model(it.model, path)
-    model = it.blank()
-    load_model(model, path)
-    return model
+    return _loaded(it, it.blank())
 
 
 @operation("files", "safetensors.torch.save_model; load_model into one built on meta", saves=True)
 def safetensors_into_meta(it: Trial) -> Any:
-    from safetensors.torch import load_model, save_model
-
-    path = os.path.join(it.folder, "model.safetensors")
-    save_model(it.model, path)
-    model = it.on_meta()
-    load_model(model, path)
-    return model
+    return _loaded(it, it.on_meta())
 
 
 @operation("files", "safetensors.torch.save_file(model.state_dict()); load_file", saves=True)
@@ -45,10 +42,7 @@ def safetensors_file(it: Trial) -> Any:
 
 
 def _exported(it: Trial) -> Any:
-    tied = next((it.model.get_parameter(group[0]) for group in it.names), None)
-    if tied is None or tied.dim() != 2:
-        raise NotHereError("no matrix of it is tied, so that there is no vocabulary to export with")
-    ids = random_tokens(tied.shape[0], (1, 4), tied.device, seed=0)
+    ids = it.tokens()
     try:
         return torch.export.export(it.model, (ids,), strict=False)
     except Exception as error:  # most models take more than tokens

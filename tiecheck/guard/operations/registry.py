@@ -11,11 +11,13 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.guard.faithful_copies import faithful_copy
 from tiecheck.records.survival import Family
+from tiecheck.trace.forward import random_tokens
 
 MODULES = ("on_modules", "on_state", "on_files", "by_libraries", "in_training", "in_parallel")
 GROUP = "tiecheck.operations"
@@ -87,6 +89,29 @@ class Trial:
             raise NotHereError("no matrix of it is tied")
         _, _, owner, attribute = min(found, key=lambda one: one[:2])
         return owner, attribute
+
+    def tokens(self) -> torch.Tensor:
+        """Return four tokens that the model may take, shape (1, 4), by the first matrix that is tied.
+
+        Raises:
+            NotHereError: The first tie is of no matrix.
+        """
+        tied = next((self.model.get_parameter(group[0]) for group in self.names), None)
+        if tied is None or tied.dim() != 2:
+            raise NotHereError("no matrix of it is tied, so that there is no vocabulary to run it with")
+        return random_tokens(tied.shape[0], (1, 4), tied.device, seed=0)
+
+
+def library(name: str) -> Any:
+    """Import a library.
+
+    Raises:
+        NotHereError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise NotHereError(f"{name.partition('.')[0]} is not installed") from error
 
 
 class Operation(NamedTuple):
