@@ -12,9 +12,12 @@ from tiny_models import built
 from torch import nn
 
 from tiecheck.config.options import Config
+from tiecheck.facts.live import heads, live_class, live_ties
 from tiecheck.facts.opening import facts_of, module_facts
 from tiecheck.live.contract_names import contract_of
 from tiecheck.records.words import Unknown
+from tiecheck.rules.cases import PAIR as LLAMA
+from tiecheck.rules.cases import live_llama, traced, use_of
 from tiecheck.targets.parse import parse_target
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -89,3 +92,12 @@ def test_mistakes_in_a_declaration_are_told_of_a_class_that_cannot_be_built(tmp_
     found = facts(tmp_path, live=True)
     assert isinstance(found.get("built"), Unknown)
     assert found.get("key_problems") == found.get("live") == found.get("built")
+
+
+def test_parts_of_a_live_model_are_handed_on_and_two_uses_of_one_tensor_are_told() -> None:
+    model = live_llama()
+    assert (live_ties(model), heads(model)) == (model.ties, model.heads)
+    assert live_class(model, None).class_name == model.class_name
+    looked_up, multiplied = use_of(*LLAMA), use_of(*LLAMA, role="linear")
+    assert live_class(model, traced(looked_up, multiplied)).twice == (LLAMA,)
+    assert live_class(model, traced(multiplied)).twice == live_class(model, None).twice == ()

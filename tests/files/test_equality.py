@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import equality
+from tiecheck.files.compare.apart import surely_apart
 from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
@@ -336,3 +337,15 @@ def test_shards_that_are_one_file_are_not_read_twice(tmp_path: Path, reads: list
     result = compare_bytes(checkpoint, (tensor, tensor._replace(file=SHARD.format(1))))
     assert result == Comparison(True, 4096, 0, 4096, None, None, False)
     assert sum(reads) < 2 * len(data)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, float("inf"), float("nan")])
+def test_samples_tell_a_finite_difference_and_nothing_else(value: float, tmp_path: Path) -> None:
+    first = torch.zeros(64, 16)
+    other = first.clone()
+    other[:] = value
+    write(tmp_path, [t.numpy().tobytes() for t in (first, other)], "F32", (64, 16), [1, 1], 8)
+    stored = read_checkpoint(str(tmp_path))
+    assert stored is not None
+    members = tuple(t for name in ("m0", "m1") if (t := stored.tensor(name)) is not None)
+    assert surely_apart(stored, members) is (value == 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -13,6 +14,10 @@ from fleets import drawn_fleet, grave_codes, rows_of, run_fleet, write_model
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.fleet.run import EnginePlace, tally_rows
+from tiecheck.fleet.tally import WORST, FleetTally
+from tiecheck.records.fleet import FleetSummary
+from tiecheck.render import fleet, fleet_page
+from tiecheck.render.reports import Style
 
 ENGINES = {"local": EnginePlace(), "processes": EnginePlace(workers=2)}
 
@@ -85,6 +90,25 @@ def test_the_counts_of_a_table_are_those_of_the_run(tmp_path: Path) -> None:
     assert tally_rows(str(tmp_path / "out.jsonl")).summary(found.run) == found
     (rule,) = [one for one in found.rules if one.name == "TIE101"]
     assert rule.models == rule.fail == sum("TIE101" in row["codes"] for row in rows_of(tmp_path / "out.jsonl"))
+
+
+def test_tallies_of_chunks_add_up_and_are_shown(tmp_path: Path) -> None:
+    drawn_fleet(tmp_path / "fleet", 40, seed=18)
+    found = run_fleet(tmp_path / "fleet", results=tmp_path / "out.jsonl").summary
+    held = rows_of(tmp_path / "out.jsonl")
+    findings = rows_of(tmp_path / "out.jsonl", "finding")
+    halves = FleetTally(), FleetTally()
+    for number, row in enumerate(held):
+        halves[number % 2].add([*(one for one in findings if one["target"] == row["target"]), row])
+    halves[0].merge(halves[1])
+    summary = halves[0].summary(found.run)
+    assert isinstance(summary, FleetSummary)
+    assert summary == found
+    assert len(summary.worst) <= WORST
+    for module in (fleet, fleet_page):
+        stream = io.StringIO()
+        module.render(summary, Style(color="never"), stream)
+        assert all(count.name in stream.getvalue() for count in summary.rules)
 
 
 class TestCommandLine:

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tiecheck
 from tiecheck.guard.tie_guard import TieWarning
+from tiecheck.guard.trainer_callback import TieCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.*", "ignore:.*pin_memory.*")
 
@@ -127,7 +128,7 @@ def trainer(folder: Path, *callbacks: Any, steps: int = 60) -> Trainer:
 
 
 def test_the_trainer_under_the_callback(tmp_path: Path) -> None:
-    run = trainer(tmp_path, tiecheck.TieCallback(every=10))
+    run = trainer(tmp_path, TieCallback(every=10))
     run.train()
     assert (tmp_path / "checkpoint-60" / "model.safetensors").exists()
     assert nn.Module._apply.__module__ == "torch.nn.modules.module"
@@ -135,7 +136,7 @@ def test_the_trainer_under_the_callback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("break_", WAYS, ids=lambda way: way.__name__)
 def test_the_trainer_broken_at_step_50(break_: Callable[[Any], None], tmp_path: Path) -> None:
-    run = trainer(tmp_path, BreaksAt(50, break_), tiecheck.TieCallback(every=5))
+    run = trainer(tmp_path, BreaksAt(50, break_), TieCallback(every=5))
     with pytest.raises(tiecheck.TieBroken) as caught:
         run.train()
     assert run.state.global_step == 55
@@ -144,7 +145,7 @@ def test_the_trainer_broken_at_step_50(break_: Callable[[Any], None], tmp_path: 
 
 
 def test_the_trainer_may_be_told_only_to_warn(tmp_path: Path) -> None:
-    run = trainer(tmp_path, BreaksAt(3, new_parameter), tiecheck.TieCallback(on_break="warn"), steps=6)
+    run = trainer(tmp_path, BreaksAt(3, new_parameter), TieCallback(on_break="warn"), steps=6)
     with pytest.warns(TieWarning, match=r"lm_head\.weight"):
         run.train()
 
@@ -200,3 +201,7 @@ def test_lightning_under_its_callback() -> None:
             assert caught.value.broken[0].since.line == marked_line(new_parameter)
         else:
             run.fit(module, rows)
+
+
+def test_the_callback_is_reached_by_its_short_name() -> None:
+    assert tiecheck.TieCallback is TieCallback

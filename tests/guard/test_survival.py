@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,12 @@ from torch import nn
 import tiecheck
 from tiecheck.cli.survive import command
 from tiecheck.guard.faithful_copies import faithful_copy
+from tiecheck.guard.life_targets import live_model_of
 from tiecheck.guard.operations.registry import Operation, all_operations
 from tiecheck.guard.survival import judge_survival
 from tiecheck.records.survival import Survival, SurvivalMatrix
+from tiecheck.render import survival, survival_markdown
+from tiecheck.render.reports import Style
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -356,3 +360,16 @@ def test_load_takes_the_real_model() -> None:
     olmo = ["fixtures/models/olmo-module-alias", "--load", "--trust-remote-code", "--operations", "half"]
     found = run.invoke(command, olmo)
     assert found.exit_code == 0, found.output
+
+
+def test_the_model_of_a_target_is_built_small_and_its_matrix_is_shown(tmp_path: Path) -> None:
+    model = live_model_of(MODEL)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    found = tiecheck.survive(model, operations=["half", "load-clones-assign"])
+    for module, kept, copied in ((survival, "half", "load-clones-assign"), (survival_markdown, "| half |", "| copies")):
+        stream = io.StringIO()
+        module.render(found, Style(color="never", verbose=True), stream)
+        assert kept in stream.getvalue()
+        assert copied in stream.getvalue()
+    with pytest.raises(tiecheck.TiecheckError, match="is an empty directory"):
+        live_model_of(str(tmp_path))

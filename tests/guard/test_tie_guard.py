@@ -23,7 +23,12 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
 import tiecheck
+from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, sample_of
+from tiecheck.guard.retying import retie
 from tiecheck.guard.tie_guard import TieWarning
+from tiecheck.guard.user_lines import user_line
+from tiecheck.guard.watched_calls import start_watching, stop_watching
+from tiecheck.records.life import Break, UserLine
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*weight_norm:FutureWarning")
 
@@ -428,3 +433,47 @@ def test_a_wrapper_that_flattens_parameters_is_not_judged() -> None:
         for layer in (inner.emb, inner.lin):
             del layer._parameters["weight"]
         model[0] = wrapper
+
+
+def test_a_remembered_tie_is_judged_where_it_is_not_what_it_was_and_tied_again() -> None:
+    model = Param()
+    (tie,) = remember_ties(model)
+    assert tie.names == ("emb.weight", "lin.weight")
+    assert tie.holds(model)
+    assert tie.judge(model) is None
+    before = sample_of(model.emb.weight)
+    new_head(model)
+    assert not tie.holds(model)
+    verdict = tie.judge(model)
+    assert isinstance(verdict, TieVerdict)
+    assert verdict.kind == "separate"
+    broken = Break(tie.names, tie.kind, verdict.kind, None, verdict.parts, None)
+    assert "nobody knows which" in (retie(model, tie, broken) or "")
+    with torch.no_grad():
+        model.lin.weight.copy_(model.emb.weight)
+    assert retie(model, tie, broken) is None
+    assert tie.holds(model)
+    assert sample_of(model.emb.weight) == before
+    assert sample_of(torch.empty(2, device="meta")) is None
+
+
+def test_a_line_is_the_users_and_an_assignment_has_the_word_it_was_given() -> None:
+    line = user_line(did="assigned")
+    assert isinstance(line, UserLine)
+    assert (line.path, line.operation) == (HERE, "assigned")
+    assert line.code == 'line = user_line(did="assigned")'
+
+
+def test_a_watcher_that_stopped_does_not_see_the_call_that_broke_it() -> None:
+    model = Param()
+
+    def unseen() -> Any:
+        with tiecheck.guard(model, on_break="warn") as g:
+            stop_watching(g)
+            new_head(model)
+            assert not g.broken
+            start_watching(g)
+        return g
+
+    with pytest.warns(TieWarning, match=r"wrote past nn\.Module"):
+        assert len(unseen().broken) == 1

@@ -17,6 +17,10 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedModel
 
 import tiecheck
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.model_config import read_config
+from tiecheck.records.drafts import DraftModel, DraftProblem
+from tiecheck.stored.drafts import find_draft_problems
 
 ROWS = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 CONFIG = {"model_type": "llama", "hidden_size": 16, "vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -104,3 +108,15 @@ def test_a_borrowed_embedding_is_held_against_its_target(tmp_path: Path) -> None
     assert told(fresh, drafts_for=target) == ["warning"]
     (error,) = tiecheck.check(fresh, drafts_for=str(tmp_path / "nothing")).errors
     assert "nothing" in error.message
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_problem_of_a_draft_without_its_head_is_named(stored: bool, tmp_path: Path) -> None:
+    tensors = {"embed_tokens.weight": ROWS} | ({"lm_head.weight": ROWS[:32] + 1} if stored else {})
+    where = write(tmp_path / "draft", tensors, architectures=["LlamaForCausalLMEagle3"], draft_vocab_size=32)
+    config, checkpoint = read_config(str(where)), read_checkpoint(str(where))
+    assert config is not None
+    assert checkpoint is not None
+    found = find_draft_problems(DraftModel(config, None), checkpoint, values=True)
+    assert [one.kind for one in found] == [] if stored else ["no head"]
+    assert all(isinstance(one, DraftProblem) and one.comparison is None for one in found)

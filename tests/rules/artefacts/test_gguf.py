@@ -14,7 +14,11 @@ from click.testing import CliRunner
 
 import tiecheck
 from tiecheck.cli.main import cli
+from tiecheck.files.gguf import read_gguf
+from tiecheck.records.gguf import GgufTie
 from tiecheck.records.report import TargetReport
+from tiecheck.records.words import Unknown
+from tiecheck.stored.gguf_ties import read_gguf_tie
 
 ROWS = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
 
@@ -88,3 +92,18 @@ def test_a_broken_file_is_an_error_and_the_others_are_judged(tmp_path: Path) -> 
     report = CliRunner().invoke(cli, [str(tmp_path)])
     assert report.exit_code == 2
     assert "broken.gguf is broken" in " ".join(report.output.split())
+
+
+@pytest.mark.parametrize("head", [None, ROWS, ROWS + 1])
+def test_a_tie_of_a_file_is_absent_a_copy_or_separate(head: np.ndarray | None, tmp_path: Path) -> None:
+    tensors = {"token_embd": ROWS} if head is None else {"token_embd": ROWS, "output": head}
+    write(tmp_path / "a.gguf", "llama", **tensors)
+    held = read_gguf(str(tmp_path / "a.gguf"))
+    tie = read_gguf_tie(held, "fallback", values=True)
+    assert isinstance(tie, GgufTie)
+    assert tie.group.stored == ("absent" if head is None else "copy" if head is ROWS else "separate")
+    assert (tie.use, tie.comparison is None) == ("fallback", head is None)
+    unread = read_gguf_tie(held, "fallback", values=False)
+    assert isinstance(unread, GgufTie)
+    assert isinstance(unread.comparison, Unknown) is (head is not None)
+    assert (read_gguf_tie(held, "none", values=True) is None) is (head is None)

@@ -15,6 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, LlamaModel
 
 import tiecheck
+from tiecheck.errors import TargetError
+from tiecheck.files.adapter import read_adapter, read_adapter_config, word_list
+from tiecheck.records.adapters import AdapterBase, AdapterTies
+from tiecheck.rules.cases import llama_group
+from tiecheck.stored.adapter_ties import adapter_ties
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -203,3 +208,23 @@ def test_a_config_of_another_kind_is_refused_in_a_sentence(config: str, tmp_path
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     (error,) = tiecheck.check(tmp_path).errors
     assert "adapter_config.json" in error.message
+
+
+def test_an_adapter_is_read_with_what_it_does_to_each_tie(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    trained(tmp_path / "base", tmp_path / "on", LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"]))
+    adapter = read_adapter(str(tmp_path / "on"))
+    assert (adapter.kind, adapter.base, adapter.saved) == ("LORA", str(tmp_path / "base"), ())
+    base = AdapterBase(str(tmp_path / "base"), "LlamaForCausalLM", "llama", (llama_group(),), HEAD, True)
+    found = adapter_ties(adapter, base, values=True)
+    assert isinstance(found, AdapterTies)
+    assert [name for name, _ in found.ties[0].changes] == [HEAD]
+    other = trained(tmp_path / "base", tmp_path / "off", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    assert other is None
+    left = adapter_ties(read_adapter(str(tmp_path / "off")), base, values=True)
+    assert isinstance(left, AdapterTies)
+    assert all(not tie.changes for tie in left.ties)
+    (tmp_path / "off" / "adapter_config.json").write_text("[]")
+    with pytest.raises(TargetError, match="holds no JSON object"):
+        read_adapter_config(str(tmp_path / "off"))
+    assert (word_list("a"), word_list(["a", 1, "b"]), word_list(None)) == (("a",), ("a", "b"), ())

@@ -13,6 +13,8 @@ from torch import nn
 import tiecheck
 from tiecheck.errors import TargetError
 from tiecheck.files.onnx import read_onnx
+from tiecheck.records.onnx import OnnxCopies, OnnxCopy
+from tiecheck.stored.onnx_ties import find_onnx_copies
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -112,3 +114,13 @@ def test_what_is_no_onnx_file_is_told(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(raw)
     (error,) = tiecheck.check(tmp_path / "a.onnx").errors
     assert "no ONNX file" in error.message
+
+
+def test_the_copy_is_the_table_transposed_and_a_tie_has_none(tmp_path: Path) -> None:
+    (tmp_path / "folded").mkdir()
+    found = find_onnx_copies(read_onnx(str(exported(tmp_path / "folded"))))
+    (copy,) = found.found
+    assert isinstance(copy, OnnxCopy)
+    assert copy.matrix.shape == copy.table.shape[::-1] == (8, 32)
+    assert copy.comparison.equal
+    assert find_onnx_copies(read_onnx(str(exported(tmp_path, folded=False)))) == OnnxCopies((), ())

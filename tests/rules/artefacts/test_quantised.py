@@ -17,6 +17,10 @@ from rule_failures import llama
 from safetensors.torch import load_file, save_file
 
 import tiecheck
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.records.quantised import QuantisedMember, QuantisedTie
+from tiecheck.rules.cases import llama_group
+from tiecheck.stored.quantised import quantised_ties
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 Tensors = dict[str, torch.Tensor]
@@ -147,3 +151,20 @@ def test_bitsandbytes_raises_where_it_is_told(words: list[str] | None, tmp_path:
     with pytest.raises(AttributeError) if told else contextlib.nullcontext():
         model(input_ids=torch.arange(4)[None])
     assert told in ([], ["TIE612"])
+
+
+@pytest.mark.parametrize("make", FORMATS)
+def test_a_member_is_told_with_its_form_and_its_parts(make: Callable[[str, int], Tensors], tmp_path: Path) -> None:
+    write(tmp_path, head=make(HEAD, 1), embedding=make(EMBEDDING, 2))
+    stored = read_checkpoint(str(tmp_path))
+    assert stored is not None
+    (tie,) = quantised_ties((llama_group(),), stored, None, f"{HEAD}.weight", values=True)
+    assert isinstance(tie, QuantisedTie)
+    assert (tie.alike, tie.unskipped) == (False, None)
+    for member, module in zip(tie.members, (HEAD, EMBEDDING), strict=True):
+        assert isinstance(member, QuantisedMember)
+        assert member.form
+        assert {part.name for part in member.parts} == set(make(module, 1))
+    (unread,) = quantised_ties((llama_group(),), stored, None, None, values=False)
+    assert unread.alike is None
+    assert quantised_ties((llama_group(declared=False),), stored, None, None, values=True) == ()
