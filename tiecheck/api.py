@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
 
 
-def _report_text(report: Report) -> str:
-    """Return the text report: what `print(report)` shows."""
-    from tiecheck.render.text import report_text
-
-    return report_text(report)
-
-
-Report.__str__ = _report_text  # type: ignore[method-assign, assignment]  # no record prints itself
-
-
 def check(
     target: str | os.PathLike[str] | nn.Module,
     *,

@@ -80,6 +80,19 @@ def test_a_word_that_is_not_on_offer_is_an_error(broken: Path) -> None:
     assert run(broken, "--choose", "untied", "--apply", code=0) == "nothing to fix\n"
 
 
+def test_a_decision_is_not_turned_round(broken: Path) -> None:
+    """An invalid flag has one fix, which is to tie; whoever asks for untied does not get it."""
+    config = broken / "config.json"
+    shutil.copytree(ROOT / "fixtures/models/llama-healthy-tied", broken, dirs_exist_ok=True)
+    config.write_text(config.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": 0'))
+    before = content(broken)
+    told = run(broken, "--choose", "untied", "--apply", code=1)
+    assert "TIE112 invalid-tie-flag: left, its fix is tied, and --choose says untied" in told
+    assert content(broken) == before
+    run(broken, "--choose", "tied", "--apply", code=0)
+    assert '"tie_word_embeddings": true' in config.read_text()
+
+
 def test_a_note_does_not_stand_in_the_way_of_a_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untied BERT stores its bias twice, equal: to delete one is right for a tied one alone."""
     from fix_subjects import edit_weights, save_small, small_model

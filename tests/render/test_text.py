@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,19 @@ def test_print_is_the_text_report() -> None:
     seconds = re.compile(r"[\d.]+ s$", re.MULTILINE)
     assert seconds.sub("", str(report)) == seconds.sub("", text_of(list(report.targets)).rstrip())
     assert "TIE101 error: " in str(report)
+
+
+def test_a_report_prints_itself_whoever_made_it() -> None:
+    """A guard, the pytest plugin and the callbacks make reports in processes that never call `tiecheck.check`."""
+    code = (
+        "import sys; from tiecheck.engine.options import check_with, make_config\n"
+        f"target = {str(MODELS / 'llama-diverged-head')!r}\n"
+        "print(check_with(target, make_config(target)), 'tiecheck.api' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("fail ")
+    assert "\n  TIE101 error: " in told
+    assert told.endswith("False\n")
 
 
 def test_numbers_in_words(targets: list[TargetReport]) -> None:

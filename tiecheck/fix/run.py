@@ -164,7 +164,7 @@ def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | st
     sure = [edit for edit in finding.edits if edit.when is None]
     named = [edit for edit in finding.edits if edit.choice == options.choice]
     edit = named[0] if named else sure[0] if sure else ask(finding) if ask is not None else None
-    if edit is not None and finding.severity == "info" and {options.choice, edit.choice} == {"tied", "untied"}:
+    if edit is not None and {options.choice, edit.choice} == {"tied", "untied"}:
         return f"its fix is {edit.choice}, and --choose says {options.choice}"
     if edit is None:
         ways = "; ".join(f"--choose {edit.choice}, if {edit.when}" for edit in finding.edits)

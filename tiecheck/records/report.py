@@ -249,6 +249,12 @@ class Report(Record):
         """Every error, over all targets."""
         return tuple(e for t in self.targets for e in t.errors)
 
+    def __str__(self) -> str:
+        """Return the text report; the renderer is looked up by its name, whatever made the report."""
+        from importlib import import_module
+
+        return str(import_module("tiecheck.render.text").report_text(self))
+
     def tally(self, severity: Severity) -> int:
         """Count the findings of a severity that are not suppressed."""
         return sum(f.severity == severity for f in self.findings)
