@@ -161,19 +161,20 @@ def forward_arguments(
 
 def _find_logits(output: Any, vocabulary: int, trace: ReadTrace) -> torch.Tensor | None:
     """Return the logits in a model's output: what the head's product is seen to reach, else the first that fits."""
-    found = list(_floating(output, vocabulary, 0))
+    found = [tensor for tensor in floating(output) if tensor.shape[-1] == vocabulary]
     return next((t for t in found if trace.reached(t) is not None), found[0] if found else None)
 
 
-def _floating(value: Any, vocabulary: int, depth: int) -> Iterator[torch.Tensor]:
+def floating(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    """Yield the floating tensors of two dimensions and more that a module gave out, its logits first."""
     if isinstance(value, torch.Tensor):
-        if value.is_floating_point() and value.dim() > 1 and value.shape[-1] == vocabulary:
+        if value.is_floating_point() and value.dim() > 1:
             yield value
     elif depth < 3:  # a tuple in an output, a dict in a tuple
         logits = getattr(value, "logits", None)
         items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
         for item in (logits, *items):
-            yield from _floating(item, vocabulary, depth + 1)
+            yield from floating(item, depth + 1)
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from tiecheck.live.registrations import Registrations
 from tiecheck.live.wrappers import UserNames, without_wrappers
 from tiecheck.records.gradients import TensorGradient, UseGradient
 from tiecheck.records.words import Unknown
-from tiecheck.trace.forward import left_untouched
+from tiecheck.trace.forward import floating, left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs
 from tiecheck.trace.names import watched_names
 from tiecheck.trace.operations import kind_of
 from tiecheck.trace.reads import ReadTrace
-from tiecheck.trace.uses import TRIES, floating, on_device
+from tiecheck.trace.uses import TRIES, on_device
 
 LARGEST = 200_000_000
 """Elements of the largest module that a backward pass is made of without being asked for it by loading the weights."""

@@ -16,7 +16,7 @@ from tiecheck.live.torch_adapter import memory_views
 from tiecheck.live.wrappers import UserNames, without_wrappers
 from tiecheck.records.uses import Held, Use, Uses
 from tiecheck.records.words import Unknown
-from tiecheck.trace.forward import left_untouched
+from tiecheck.trace.forward import floating, left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs
 from tiecheck.trace.names import watched_names
 from tiecheck.trace.reads import ReadTrace, watch_reads
@@ -204,15 +204,3 @@ def _logits(places: Registrations, trace: ReadTrace, output: Any) -> tuple[str, 
         if found is not None and found[0].role == "linear":
             return tuple(n for s in found[0].sources for n in places.names_of(trace.sources[s]))
     return None
-
-
-def floating(value: Any, depth: int = 0) -> Iterator[Tensor]:
-    """Yield the floating tensors of two dimensions and more that a module gave out, its logits first."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point() and value.dim() > 1:
-            yield value
-    elif depth < 3:  # a tuple in an output, a dict in a tuple
-        logits = getattr(value, "logits", None)
-        items = value.values() if hasattr(value, "values") else value if isinstance(value, (list, tuple)) else ()
-        for item in (logits, *items):
-            yield from floating(item, depth + 1)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tiecheck.records.stored import Comparison
 
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
+NO_EDIT = "a tensor of a GGUF file is written by its converter."
 CONVERT = "convert_hf_to_gguf.py writes it from the checkpoint that the file came from."
 
 
@@ -57,7 +58,7 @@ class GgufHeadMissing(Rule):
                 (HEAD,),
                 (file_place(gguf.checkpoint.shards[0].path, f"{HEAD} is absent"),),
                 CONVERT,
-                no_mend="a tensor of a GGUF file is written by its converter.",
+                no_mend=NO_EDIT,
             )
 
     @staticmethod
@@ -95,7 +96,6 @@ class GgufHeadRedundant(Rule):
         if gguf_tie is None or gguf_tie.group.missing:
             return
         place = file_place(gguf.checkpoint.shards[0].path, f"{HEAD} and {EMBEDDING}")
-        no_mend = "a tensor of a GGUF file is written by its converter."
         if gguf_tie.use in ("embedding", "none"):
             yield Draft(
                 f"{HEAD} is stored, and llama.cpp's loader of {gguf.architecture} never asks for it: the load ends "
@@ -104,7 +104,7 @@ class GgufHeadRedundant(Rule):
                 (place,),
                 CONVERT,
                 severity="error",
-                no_mend=no_mend,
+                no_mend=NO_EDIT,
             )
         elif isinstance(gguf_tie.comparison, Unknown):
             yield gguf_tie.comparison
@@ -117,7 +117,7 @@ class GgufHeadRedundant(Rule):
                 (HEAD, EMBEDDING),
                 (place,),
                 "" if needs else CONVERT,
-                no_mend=no_mend,
+                no_mend=NO_EDIT,
             )
 
     @staticmethod

@@ -72,11 +72,7 @@ class SaveDroppedMember(Rule):
     threads = ("NVIDIA-NeMo/Automodel#2511", "facebookresearch/lingua#74", "vllm-project/vllm#56689")
 
     def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
-        known = {name for tie in survived.ties for name in tie.names} | set(survived.declared)
-        for row in survived.operations:
-            names = tuple(name for name in row.lost if name in known)
-            if names and not row.by_nature:
-                yield _lost(row, names, "what is live cannot be had back from what it wrote")
+        yield from _lost(survived, "what is live cannot be had back from what it wrote", tied=True)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -111,11 +107,7 @@ class SaveDropsLiveData(Rule):
     threads = ("huggingface/transformers#27293", "NVIDIA/Model-Optimizer#2092")
 
     def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
-        known = {name for tie in survived.ties for name in tie.names} | set(survived.declared)
-        for row in survived.operations:
-            names = tuple(name for name in row.lost if name not in known)
-            if names and not row.by_nature:
-                yield _lost(row, names, "they are tied to nothing, and their values do not come back")
+        yield from _lost(survived, "they are tied to nothing, and their values do not come back", tied=False)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -137,10 +129,15 @@ def _matrix(row: Survival) -> SurvivalMatrix:
     return SurvivalMatrix("Llama", (SurvivedTie(PAIR, "parameter"),), (row,), ())
 
 
-def _lost(row: Survival, names: tuple[str, ...], why: str) -> Draft:
-    return Draft(
-        f"{listed(names)}: after {row.words} {why}.",
-        names,
-        (tensor_place(names[0], f"lost by {row.operation}"),),
-        no_mend="the operation itself loses them: save another way, or change the model before it.",
-    )
+def _lost(survived: SurvivalMatrix, why: str, *, tied: bool) -> Iterator[Draft]:
+    """Yield what each operation lost of the names that are in a tie, or in none."""
+    known = {name for tie in survived.ties for name in tie.names} | set(survived.declared)
+    for row in survived.operations:
+        names = tuple(name for name in row.lost if (name in known) == tied)
+        if names and not row.by_nature:
+            yield Draft(
+                f"{listed(names)}: after {row.words} {why}.",
+                names,
+                (tensor_place(names[0], f"lost by {row.operation}"),),
+                no_mend="the operation itself loses them: save another way, or change the model before it.",
+            )

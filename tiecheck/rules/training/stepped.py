@@ -8,7 +8,7 @@ from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import GroupPlace, HeldTensor
 from tiecheck.records.live import DeclaredTie, LiveClass, Tie
 from tiecheck.records.mending import Mending
-from tiecheck.records.words import TIED, Kind, Unknown
+from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import model_path
 from tiecheck.rules.training.held import (
@@ -72,16 +72,18 @@ class ParameterTwiceInOptimizer(Rule):
                 f"{'both' if len(members) == 2 else 'all'}: the memory is stepped {len(members)} times.",
                 tie.names,
                 (class_place(live_class.class_name, places_text(tuple(s for one in members for s in one.slots))),),
-                edits=_shared_once(mending, tie, members),
+                edits=(_tied_in(mending, members),) if tie.kind == "storage" and tie.alike else (),
                 no_mend="one is a part of the other, or its transpose: one of them has to go out of the optimizer.",
             )
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        slot = case_slot()
+        from tiecheck.rules.cases import live_tie
+
+        slot, memory = case_slot(), live_tie(kind="storage", requires_grad=(True, True))
         yield Case("twice in one group", case_facts(case_held(slot, slot)), finds=("error",))
         yield Case("in two optimizers", case_facts(case_held(slot, slot._replace(optimizer=1))), finds=("warning",))
-        memory, held = _memory(), (case_held(slot, names=PAIR[:1]), case_held(slot, names=PAIR[1:]))
+        held = (case_held(slot, names=PAIR[:1]), case_held(slot, names=PAIR[1:]))
         yield Case("two over one memory", case_facts(*held, ties=(memory,)), finds=("error",))
         yield Case("one of the two is frozen, and not held", case_facts(held[0], ties=(memory,)))
         yield Case("a tie, given once", case_facts(case_held(slot)))
@@ -133,10 +135,12 @@ class MembersInDifferentGroups(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import declared_tie
+
         slot = case_slot()
         decayed = slot._replace(settings=(("lr", "0.1"), ("weight_decay", "0.1")))
         apart = (case_held(slot, names=PAIR[:1]), case_held(decayed, names=PAIR[1:]))
-        broken = {"declared_ties": (_claim("separate"),)}
+        broken = {"declared_ties": (declared_tie("separate"),)}
         yield Case(
             "declared, apart, and decayed on one side", case_facts(*apart, ties=(), **broken), finds=("warning",)
         )
@@ -146,18 +150,6 @@ class MembersInDifferentGroups(Rule):
         yield Case("apart, in one group: another rule's matter", case_facts(*alike, ties=(), **broken))
         yield Case("tied", case_facts(case_held(slot)))
         yield Case("untied and declared by nobody", case_facts(*apart, ties=(), declared_ties=()))
-
-
-def _memory() -> Tie:
-    from tiecheck.rules.cases import live_tie
-
-    return live_tie(kind="storage", requires_grad=(True, True))
-
-
-def _claim(kind: Kind) -> DeclaredTie:
-    from tiecheck.rules.cases import declared_tie
-
-    return declared_tie(kind)
 
 
 def _settings(slots: tuple[GroupPlace, ...]) -> tuple[object, ...]:
@@ -180,13 +172,6 @@ def _once(held: HeldTensor) -> Edit:
         '    group["params"] = [p for p in group["params"] if not (id(p) in seen or seen.add(id(p)))]',
     )
     return python_edit("once", None, *lines)
-
-
-def _shared_once(mending: Mending, tie: Tie, members: list[HeldTensor]) -> tuple[Edit, ...]:
-    """Return the way to one parameter, which the optimizer holds once; none where one is a part or a transpose."""
-    if tie.kind != "storage" or not tie.alike:
-        return ()
-    return (_tied_in(mending, members),)
 
 
 def _tied_in(mending: Mending, members: list[HeldTensor]) -> Edit:
