@@ -7,12 +7,14 @@ from importlib.util import find_spec
 from typing import Any
 
 from tiecheck.errors import MissingExtraError, TargetError
+from tiecheck.fleet.rows import FINDING, MODEL
 
 BATCH = 20_000
 """Rows of a batch, about."""
 
-TEXTS = ("row", "target", "status", "architecture", "model_type", "error", "reason", "mark", "version", "options")
-TEXTS_OF_FINDINGS = ("code", "name", "severity", "confidence", "message", "fingerprint", "suppressed")
+COLUMNS = tuple(dict.fromkeys(("row", *MODEL, *FINDING)))
+"""Columns: the fields of both sorts of rows; those that are not named below are texts."""
+
 LISTS = ("codes", "names", "hurts")
 NUMBERS = ("findings", "skips", "bytes", "requests")
 FLAGS = ("checked", "fixable")
@@ -31,10 +33,9 @@ def need_pyarrow() -> None:
 def _schema() -> Any:
     import pyarrow as pa
 
-    fields = [(name, pa.string()) for name in (*TEXTS, *TEXTS_OF_FINDINGS)]
-    fields += [(name, pa.list_(pa.string())) for name in LISTS]
-    fields += [(name, pa.int64()) for name in NUMBERS]
-    return pa.schema([*fields, *((name, pa.bool_()) for name in FLAGS)])
+    kinds = dict.fromkeys(LISTS, pa.list_(pa.string())) | dict.fromkeys(NUMBERS, pa.int64())
+    kinds |= dict.fromkeys(FLAGS, pa.bool_())
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
 
 
 def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
@@ -70,25 +71,23 @@ def read_parquet(path: str) -> Iterator[list[dict[str, Any]]]:
     """
     from pyarrow import ArrowInvalid, parquet
 
-    wanted = set(_schema().names)
+    whole, part = {"row", *MODEL}, {"row", "target", "architecture", *FINDING}
     waiting: list[dict[str, Any]] = []
     try:
         with parquet.ParquetFile(path) as file:
-            if not wanted <= set(file.schema_arrow.names):
+            if not set(COLUMNS) <= set(file.schema_arrow.names):
                 raise TargetError(f"{path} is no table of a fleet: it lacks columns that one has", path)
             for batch in file.iter_batches(BATCH):
                 for row in batch.to_pylist():
-                    waiting.append({name: value for name, value in row.items() if _belongs(row["row"], name)})
+                    waiting.append(
+                        {
+                            name: value
+                            for name, value in row.items()
+                            if name in (whole if row["row"] == "model" else part)
+                        }
+                    )
                     if row["row"] == "model":
                         yield waiting
                         waiting = []
     except ArrowInvalid as error:
         raise TargetError(f"{path} is broken, or no Parquet: {str(error).splitlines()[0]}", path) from error
-
-
-_MODEL = frozenset((*TEXTS, "codes", *NUMBERS, "checked"))
-_FINDING = frozenset(("row", "target", "architecture", *TEXTS_OF_FINDINGS, "names", "hurts", "fixable"))
-
-
-def _belongs(row: str, name: str) -> bool:
-    return name in (_MODEL if row == "model" else _FINDING)

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tiecheck.render.findings import SEVERITY_TONES
 from tiecheck.render.lines import Line
 from tiecheck.rules.index import OTHER_SEVERITIES
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
     from tiecheck.rules.registry import FoundRules
-
-SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
 
 def rule_text(rule: type[Rule]) -> str:

@@ -43,7 +43,7 @@ def any_number(names: tuple[str, ...]) -> tuple[str, ...]:
 @lru_cache(1)
 def known_releases() -> tuple[Release, ...]:
     """Return the releases that were asked, oldest first."""
-    return tuple(_release(word) for word in _lines()[0].split("\t")[2].split())
+    return tuple(release_of(word) for word in _lines()[0].split("\t")[2].split())
 
 
 @lru_cache(512)
@@ -51,7 +51,7 @@ def other_ties(class_name: str, model_type: str | None) -> tuple[OtherTies, ...]
     """Return the groups that a class ties otherwise in an earlier release, by range and names."""
     rows = (line.split("\t") for line in _lines() if line.startswith(f"{class_name}\t"))
     return tuple(
-        OtherTies(_release(since), _release(until), tuple(names.split()), *(_BITS.get(bit) for bit in bits))
+        OtherTies(release_of(since), release_of(until), tuple(names.split()), *(_BITS.get(bit) for bit in bits))
         for _, types, since, until, bits, names in rows
         if model_type is None or model_type in types.split(",")
     )
@@ -65,19 +65,20 @@ def first_release(class_name: str) -> Release | None:
 @lru_cache(1)
 def first_with_copies() -> Release:
     """Return the first release that takes stored members with equal values for one tensor."""
-    return next(_release(line.split("\t")[1]) for line in _lines() if line.startswith("*"))
+    return next(release_of(line.split("\t")[1]) for line in _lines() if line.startswith("*"))
 
 
 @lru_cache(1)
 def _newcomers() -> dict[str, Release]:
     found = (line[1:].split("\t") for line in _lines() if line.startswith("+"))
-    return {name: _release(word) for word, names in found for name in names.split(",")}
+    return {name: release_of(word) for word, names in found for name in names.split(",")}
 
 
 _BITS = {"0": False, "1": True}
 
 
-def _release(word: str) -> Release:
+def release_of(word: str) -> Release:
+    """Return the minor release that a version is of."""
     major, minor = word.split(".")[:2]
     return int(major), int(minor)
 

@@ -51,16 +51,8 @@ class ModuleAlias(Rule):
                 continue  # repeated-module speaks
             paths = tuple(path or "(the model)" for path in alias.paths)
             times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
-            yield Draft(
-                f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module. "
-                f"{_accelerate(alias)}",
-                alias.names,
-                (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
-                "Nothing has to be done where one module is meant.",
-                hurts=_blind(alias),
-                edits=_parted(mending, alias),
-                no_mend="its class declares it, or it has more paths than are listed.",
-            )
+            told = f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module."
+            yield _draft(live_class, mending, alias, told, "Nothing has to be done where one module is meant.")
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -179,16 +171,12 @@ class RepeatedModule(Rule):
             where = _list_of(alias)
             if where is None:
                 continue
-            yield Draft(
+            told = (
                 f"{listed(alias.paths)} are one {alias.class_name}: it stands {alias.paths_total} times in "
-                f"{where or 'the model'}, and has the parameters of one. {_accelerate(alias)}",
-                alias.names,
-                (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
-                "Where one is meant to be used several times, nothing has to be done.",
-                hurts=_blind(alias),
-                edits=_parted(mending, alias),
-                no_mend="its class declares it, or it has more paths than are listed.",
+                f"{where or 'the model'}, and has the parameters of one."
             )
+            advice = "Where one is meant to be used several times, nothing has to be done."
+            yield _draft(live_class, mending, alias, told, advice)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -265,6 +253,18 @@ def _declaring(mending: Mending, problem: SaveProblem) -> tuple[Edit, ...]:
     step = source_step(problem.class_name, problem.wanted, problem.written)
     flag = () if mending.flag else python_edit("tied", None, f"{model_path(mending, FLAG)} = True").steps
     return (Edit("tied", "they are meant to be one", True, (step, *flag)),)
+
+
+def _draft(live_class: LiveClass, mending: Mending, alias: Alias, told: str, advice: str) -> Draft:
+    return Draft(
+        f"{told} {_accelerate(alias)}",
+        alias.names,
+        (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
+        advice,
+        hurts=_blind(alias),
+        edits=_parted(mending, alias),
+        no_mend="its class declares it, or it has more paths than are listed.",
+    )
 
 
 def _parted(mending: Mending, alias: Alias) -> tuple[Edit, ...]:

@@ -25,7 +25,7 @@ from tiecheck.tables.generate.build import build, groups_of
 from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
 from tiecheck.tables.generate.configs import Flags, flagged
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.releases import PATH, any_number
+from tiecheck.tables.releases import PATH, any_number, release_of
 
 FLAGS: dict[str, bool | None] = {"silent": None, "true": True, "false": False}
 """States in which a class is asked: no flag, and all of them true or false."""
@@ -114,8 +114,8 @@ def _groups(asked: Probe, flags: Flags) -> list[list[str]] | None:
 
 def rendered(kept: Path) -> str:
     """Return the table of all releases in a folder, each held against the one that the tie table was made from."""
-    told = {_release(path.stem): _read(path) for path in kept.glob("*.jsonl")}
-    releases, newest = sorted(told), _release(table_version())
+    told = {release_of(path.stem): _read(path) for path in kept.glob("*.jsonl")}
+    releases, newest = sorted(told), release_of(table_version())
     copies = [told[one].pop(("", "copies")) for one in releases]
     if sorted(copies) != copies:
         raise ValueError("a release ties equal copies and a later one does not: the table has no place for that")
@@ -139,11 +139,6 @@ def rendered(kept: Path) -> str:
 
 def _read(path: Path) -> dict[tuple[str, str], Any]:
     return {tuple(line[:2]): line[2] for line in map(json.loads, path.read_text().splitlines())}
-
-
-def _release(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
 
 
 def _word(release: tuple[int, int]) -> str:
