@@ -31,7 +31,9 @@ def write_model(folder: Path, stored: dict[str, bytes], **config: Any) -> Path:
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     settings = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8, "hidden_size": 4}
-    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 0} | config))
+    (folder / "config.json").write_text(
+        json.dumps(settings | {"num_hidden_layers": 0, "num_attention_heads": 1} | config)
+    )
     return folder
 
 

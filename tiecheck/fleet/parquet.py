@@ -79,13 +79,8 @@ def read_parquet(path: str) -> Iterator[list[dict[str, Any]]]:
                 raise TargetError(f"{path} is no table of a fleet: it lacks columns that one has", path)
             for batch in file.iter_batches(BATCH):
                 for row in batch.to_pylist():
-                    waiting.append(
-                        {
-                            name: value
-                            for name, value in row.items()
-                            if name in (whole if row["row"] == "model" else part)
-                        }
-                    )
+                    fields = whole if row["row"] == "model" else part
+                    waiting.append({name: value for name, value in row.items() if name in fields})
                     if row["row"] == "model":
                         yield waiting
                         waiting = []

@@ -9,10 +9,8 @@ from tiecheck.records.edits import NO_MEND
 from tiecheck.records.loaders import LoaderOutcome
 from tiecheck.records.report import Finding, Location, TargetReport
 from tiecheck.records.words import HURTS, Outcome
-from tiecheck.render.lines import Line
+from tiecheck.render.lines import SEVERITY_TONES, Line
 from tiecheck.render.reports import Detail
-
-SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 
 SENTENCE = re.compile(r"(?<=[^.])\. (?=\S)")
 """The end of a sentence; three dots are none."""

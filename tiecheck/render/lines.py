@@ -19,6 +19,8 @@ WIDTH = 80
 NARROWEST, WIDEST = 40, 120
 """Columns between which a report is wrapped, whatever the terminal has."""
 
+SEVERITY_TONES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+
 
 class Line(Record):
     """One paragraph: wrapped to the width, its further lines indented by `hang`."""

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.render.findings import SEVERITY_TONES
-from tiecheck.render.lines import Line
+from tiecheck.render.lines import SEVERITY_TONES, Line
 from tiecheck.rules.index import OTHER_SEVERITIES
 
 if TYPE_CHECKING:
