@@ -17,6 +17,7 @@ LLAMA = {
     "tie_word_embeddings": True,
     "vocab_size": 4,
     "hidden_size": 2,
+    "num_attention_heads": 1,
 }
 CONFIG = json.dumps(LLAMA).encode()
 KEYS = ("architectures", "model_type", "tie_word_embeddings", "tie_encoder_decoder", "tie_weights", "vocab_size",

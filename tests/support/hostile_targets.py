@@ -19,7 +19,7 @@ from pickles import ORDERED, Program, name_of, number, state_dict, tensor, text,
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True,
-         "vocab_size": 8, "hidden_size": 4}  # fmt: skip
+         "vocab_size": 8, "hidden_size": 4, "num_attention_heads": 1}  # fmt: skip
 
 
 class Due(NamedTuple):
