@@ -10,12 +10,18 @@ from tiny_models import built
 
 from tiecheck.config.options import Config
 from tiecheck.facts import checkpoint as made
+from tiecheck.facts.artefacts import onnx_copies
 from tiecheck.facts.opening import facts_of
 from tiecheck.facts.registry import all_facts
+from tiecheck.facts.used import gradients, traced_uses
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
+from tiecheck.live.build import Built
 from tiecheck.records.declared import ModelConfig
+from tiecheck.records.onnx import OnnxGraph
 from tiecheck.records.words import Unknown
+from tiecheck.scale.on_meta import meta_scales
+from tiecheck.scale.stored import stored_scale
 from tiecheck.targets.parse import parse_target
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -84,6 +90,35 @@ def test_a_scale_is_read_from_safetensors_where_values_may_be_read(tmp_path: Pat
     pickled = checkpoint._replace(format="pickle")
     assert "safetensors only" in make("scale", **asked | {"checkpoint": pickled}, values="auto").reason
     assert make("scale", **asked | {"groups": ()}, values="auto") == ()
+
+
+def test_on_meta_a_scale_needs_a_file_with_the_values(tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    checkpoint, module = read_checkpoint(str(tmp_path)), Built(built(), "built on meta")
+    tie = ("lm_head.weight", "model.embed_tokens.weight")
+    assert checkpoint is not None
+    (scale,) = meta_scales(module, checkpoint, [tie], ())
+    stored = stored_scale(checkpoint, tie, tie[1], None)
+    assert (scale.names, scale.std, scale.untrained) == (tie, pytest.approx(stored.std), stored.untrained)
+    (nowhere,) = meta_scales(module, checkpoint, [("a.weight", "b.weight")], ())
+    assert "is stored under a name that is known" in nowhere.reason
+    assert isinstance(meta_scales(module, None, [tie], ()), Unknown)
+    assert meta_scales(module, None, [], ()) == ()
+
+
+def test_a_pass_is_traced_and_its_gradients_compared_with_the_inputs_that_were_given() -> None:
+    module = Built(built(), "given")
+    seen = traced_uses(module, Config(uses=True))
+    assert {use.role for use in seen.uses} >= {"embedding", "linear"}
+    (tied,) = gradients(module, Config(uses=True))
+    assert tied.names == ("lm_head.weight", "model.embed_tokens.weight")
+
+
+def test_the_copies_of_a_graph_are_unknown_where_no_bytes_may_be_read(tmp_path: Path) -> None:
+    built().save_pretrained(tmp_path)
+    graph = OnnxGraph(read_checkpoint(str(tmp_path)), (), (), ())
+    assert "--values never" in onnx_copies(graph, "never").reason
+    assert onnx_copies(graph, "auto").found == ()
 
 
 def test_parameters_are_counted_once_by_whatever_layer_there_is(tmp_path: Path) -> None:

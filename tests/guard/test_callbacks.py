@@ -171,6 +171,7 @@ def test_a_save_that_lost_what_is_live(tmp_path: Path) -> None:
 
 def test_lightning_under_its_callback() -> None:
     lightning = pytest.importorskip("lightning.pytorch")
+    from tiecheck.guard.lightning_callback import TieLightningCallback
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -193,7 +194,7 @@ def test_lightning_under_its_callback() -> None:
         module = Module()
         module.breaks = breaks
         run = lightning.Trainer(
-            max_epochs=1, callbacks=[tiecheck.TieLightningCallback(every=2)], enable_model_summary=False, **quiet
+            max_epochs=1, callbacks=[TieLightningCallback(every=2)], enable_model_summary=False, **quiet
         )
         if breaks:
             with pytest.raises(tiecheck.TieBroken) as caught:

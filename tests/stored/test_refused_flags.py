@@ -14,6 +14,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import tiecheck
+from tiecheck.files.model_config import read_config
+from tiecheck.stored.config_fit import refused_problems
 
 KINDS = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() & CONFIG_MAPPING_NAMES.keys())
 DRAWN = [*random.Random(11).sample(KINDS, 12), "zaya", "zamba2", "xlm"]
@@ -31,5 +33,9 @@ def test_a_flag_that_the_config_refuses_is_told(tmp_path: Path, kind: str, value
         raises = False
     except Exception as error:  # noqa: BLE001  # the library's own class of it is not public
         raises = "tie_word_embeddings" in str(error)
+    model = read_config(str(tmp_path))
+    assert model is not None
+    told = list(refused_problems(model))
+    assert not raises or [one.names for one in told] == [("tie_word_embeddings",)]
     (target,) = tiecheck.check(tmp_path).targets
     assert ("TIE112" in [finding.code for finding in target.findings]) == raises

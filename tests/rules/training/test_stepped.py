@@ -13,6 +13,9 @@ from tie_kinds import Data, NewParameter, Pair, Param
 from torch import nn
 
 import tiecheck
+from tiecheck.config.options import Config
+from tiecheck.engine.life import check_beside, life_report
+from tiecheck.rules.training.held import case_slot, places_text, variable_of, without_orphans
 
 
 def found(model: nn.Module, optimizer: Any) -> dict[str, Any]:
@@ -157,3 +160,22 @@ def test_what_is_no_optimizer_is_refused() -> None:
         tiecheck.check("somewhere", optimizer=doubled(Param()))
     with pytest.raises(tiecheck.TiecheckError, match="beside="):
         tiecheck.check(Param(), beside=[3])
+
+
+def test_the_lines_that_drop_orphans_leave_an_optimizer_with_the_models_own() -> None:
+    model = Param()
+    optimizer = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.ones(2))], lr=0.1)
+    exec("\n".join(without_orphans({"optimizer"})), {"model": model, "optimizer": optimizer})
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert held == [id(p) for p in model.parameters()]
+    slot = case_slot()
+    assert (variable_of(slot), variable_of(slot._replace(optimizers=2, optimizer=1))) == ("optimizer", "optimizer[1]")
+    assert places_text(()) == "in no group"
+    assert places_text((slot,), settings=True) == "group 0 of AdamW (lr 0.1, weight_decay 0.0)"
+
+
+def test_a_report_in_company_is_that_of_the_call_and_one_of_nothing_is_empty() -> None:
+    model = Param()
+    report = check_beside(model, Config(select=("TIE7",), ignore=("TIE701",)), doubled(model))
+    assert {one.code for one in report.findings} == set(found(model, doubled(model)))
+    assert life_report("model", ()).findings == ()
