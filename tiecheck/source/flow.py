@@ -25,7 +25,7 @@ DEPTH = 4
 
 LISTS = frozenset({"ModuleList", "Sequential", "ModuleDict"})
 INITIALISERS = frozenset(
-    {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights"}
+    {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights", "load_state_dict"}
 )
 DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
 WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy"})

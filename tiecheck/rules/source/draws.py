@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.source import ModuleClass, SourceFile
+from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import turned_round
 from tiecheck.rules.source.sightings import (
@@ -22,7 +22,8 @@ class EmbeddingInitialisesTiedHead(Rule):
 
     ## What it does
     Finds `self.head.weight = self.wte.weight` where the embedding is a plain `nn.Embedding` and no initialisation
-    follows: no `nn.init`, no `apply`, no `post_init`, in the class or in one of its bases in the file.
+    follows: no `nn.init`, no `apply`, no `post_init`, no `load_state_dict`, in the class or in one of its bases in the
+    file. A tensor that is given the values of another one has no default draw.
 
     ## Why it is bad
     `nn.Embedding` draws with a standard deviation of 1, a linear layer with about 1/sqrt(3 d). With the embedding's
@@ -53,7 +54,8 @@ class EmbeddingInitialisesTiedHead(Rule):
                 ):
                     continue
                 for tie in shared_heads(owner):
-                    if class_of_path(owner, module_of(tie.source)) == "Embedding" and not _drawn_elsewhere(file, owner):
+                    plain = class_of_path(owner, module_of(tie.source)) == "Embedding" and not _filled(owner, tie)
+                    if plain and not _drawn_elsewhere(file, owner):
                         yield event_draft(
                             file,
                             tie,
@@ -74,6 +76,10 @@ class EmbeddingInitialisesTiedHead(Rule):
         yield Case("the other way round", source_facts(f"{PLAIN_MODEL}\n        self.wte.weight = self.head.weight\n"))
         yield Case("drawn anew", source_facts(f"{tied}        nn.init.normal_(self.wte.weight, std=0.02)\n"))
         yield Case("by apply", source_facts(f"{tied}        self.apply(self._init)\n"))
+        given = tied.replace("self.head.weight =", "self.wte.weight.data = old.weight.data\n        self.head.weight =")
+        yield Case("values of another model", source_facts(given))
+        yield Case("copied in after it", source_facts(f"{tied}        self.wte.weight.data.copy_(old.weight)\n"))
+        yield Case("loaded into it", source_facts(f"{tied}        self.wte.load_state_dict(old.state_dict())\n"))
         yield Case("by whoever builds it", source_facts(f"{tied}\ndef build():\n    Model(1, 2).apply(init)\n"))
 
 
@@ -81,6 +87,16 @@ def _initialises(owner: ModuleClass) -> bool:
     """Tell whether a class draws values itself, or has a method that is made to."""
     return any(event.kind == "init" for method in owner.methods for event in method.events) or any(
         "init" in method.name.strip("_") and method.name != "__init__" for method in owner.methods
+    )
+
+
+def _filled(owner: ModuleClass, tie: Event) -> bool:
+    """Tell whether a member takes the values of a tensor outside the tie, which are then no draw of the embedding's."""
+    members = {tie.target, tie.source}
+    return any(
+        event.kind in ("data", "copy", "parameter") and event.target in members and event.source not in members
+        for method in owner.methods
+        for event in method.events
     )
 
 
