@@ -44,6 +44,8 @@ def facts_of(target: Target, config: Config) -> Facts:
     Raises:
         TiecheckError: The target cannot be read, or is half-way through a fix.
     """
+    if config.base is not None and target.type != "adapter":
+        raise TargetError(f"--base is for adapters, and {target.text} is none", target.text)
     if target.type == "module":
         from tiecheck.live.build import build_attribute
 

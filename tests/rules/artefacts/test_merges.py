@@ -228,3 +228,10 @@ def test_an_adapter_is_read_with_what_it_does_to_each_tie(tmp_path: Path) -> Non
     with pytest.raises(TargetError, match="holds no JSON object"):
         read_adapter_config(str(tmp_path / "off"))
     assert (word_list("a"), word_list(["a", 1, "b"]), word_list(None)) == (("a",), ("a", "b"), ())
+
+
+def test_a_base_given_to_what_is_no_adapter_is_an_error(models: Path, tmp_path: Path) -> None:
+    for base in (models / "llama-healthy-tied", tmp_path / "nowhere"):
+        (report,) = tiecheck.check(models / "llama-healthy-tied", base=str(base)).targets
+        assert report.status == "error"
+        assert "--base is for adapters" in report.errors[0].message
