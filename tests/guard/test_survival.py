@@ -311,7 +311,8 @@ def test_a_model_that_cannot_be_copied_is_a_sentence() -> None:
         tiecheck.survive(model)
 
 
-MODEL = "fixtures/models/llama-healthy-tied"
+MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+MODEL, OLMO = str(MODELS / "llama-healthy-tied"), str(MODELS / "olmo-module-alias")
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["nowhere-at-all"], "nowhere-at-all"),
         ([MODEL, "--operations", "hafl"], "half"),
         ([f"{MODEL}/model.safetensors"], "module:attribute"),
-        (["fixtures/models/olmo-module-alias"], "--trust-remote-code"),
+        ([OLMO], "--trust-remote-code"),
     ],
     ids=["no target", "no such path", "misspelt", "a file", "remote code"],
 )
@@ -357,7 +358,7 @@ def test_load_takes_the_real_model() -> None:
     for more in ([], ["--load"]):
         found = run.invoke(command, [MODEL, "--operations", "deepcopy", *more])
         assert found.exit_code == 0, found.output
-    olmo = ["fixtures/models/olmo-module-alias", "--load", "--trust-remote-code", "--operations", "half"]
+    olmo = [OLMO, "--load", "--trust-remote-code", "--operations", "half"]
     found = run.invoke(command, olmo)
     assert found.exit_code == 0, found.output
 

@@ -76,12 +76,12 @@ def says(tiny: Path, words: str, **more: Any) -> None:
     assert words in found.reason
 
 
-def test_load_of_what_lies_inside(tiny: Path) -> None:
+def test_load_of_what_lies_inside(tiny: Path, monkeypatch) -> None:
     os.rename(tiny.parent / "outside" / "secret.safetensors", tiny / "model.safetensors")
     found = built(str(tiny), load=True)
     assert found.lm_head.weight is found.model.embed_tokens.weight
     assert not found.lm_head.weight.is_meta
-    os.chdir(tiny.parent)
+    monkeypatch.chdir(tiny.parent)
     assert not isinstance(built("model", load=True), Unknown)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -133,10 +134,8 @@ def special_files(root: Path) -> Iterator[tuple[str, Due]]:
             if kind == "fifo":
                 os.mkfifo(path)
             elif kind == "socket":
-                with socket.socket(socket.AF_UNIX) as one:
-                    os.chdir(path.parent)  # a socket's path is short
+                with socket.socket(socket.AF_UNIX) as one, contextlib.chdir(path.parent):  # a socket's path is short
                     one.bind(name)
-                    os.chdir(root)
             elif kind == "folder":
                 path.mkdir()
             else:
