@@ -114,7 +114,6 @@ def test_link_that_leads_out(tiny: Path, name: str) -> None:
     says(tiny, "outside the target directory, and is not read", transformers_weights="w.safetensors")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes in folders")
 def test_pipe_does_not_block(tiny: Path) -> None:
     os.mkfifo(tiny / "generation_config.json")
     says(tiny, "is a pipe or a device")
