@@ -65,6 +65,10 @@ class Flow:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 self._assign(target, node.value, node)
+        if isinstance(node, ast.AugAssign):  # `weight.data *= 0.02`: the values are no draw any more
+            scaled = reached_by(node.target, self.names)
+            if scaled is not None and scaled.parameter:
+                self._add("init", scaled.path, None, node)
         if isinstance(node, (ast.If, ast.Match, ast.Try)):
             self._arms(node)
             return

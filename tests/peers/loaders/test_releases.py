@@ -97,6 +97,17 @@ def test_equal_copies_were_kept_apart_before_5_4_and_that_is_no_loss(name: str, 
     assert tiecheck.check(tmp_path).targets[0].status == "pass"
 
 
+@pytest.mark.parametrize("value", [{}, [], "false", 1, None, [True]])
+def test_a_flag_of_any_type_is_no_error_of_ours(value: object, tmp_path: Path) -> None:
+    case = Case("UMT5ForSequenceClassification", "umt5")
+    case.write(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for judge_for in ([], ["transformers==5.0"], ["transformers==5.2", "transformers==5.18"]):
+        (report,) = tiecheck.check(tmp_path, judge_for=judge_for).targets
+        assert report.errors == ()
+
+
 def gpt2(where: Path) -> Any:
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40))
     model.save_pretrained(where)

@@ -143,6 +143,7 @@ def test_one_object_many_times_is_one_module() -> None:
         ("self.wte.weight = self.head.weight", False),
         ("self.head.weight = self.wte.weight; nn.init.normal_(self.wte.weight, std=0.02)", False),
         ("self.head.weight = self.wte.weight; self.wte.weight.data.uniform_(-0.1, 0.1)", False),
+        ("self.wte.weight.data *= 0.02; self.head.weight = self.wte.weight", False),
     ],
 )
 def test_the_draw_that_a_tie_keeps(line: str, wide: bool) -> None:

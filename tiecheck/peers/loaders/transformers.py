@@ -216,8 +216,10 @@ def _tied(row: OtherTies, situation: Situation) -> bool | None:
     states = {row.silent, row.on, row.off} - {None}
     if len(states) == 1:
         return states.pop()
-    values = {flag.value for flag in situation.config.flags} if situation.config else set()
-    return row.silent if not values else row.on if values == {True} else row.off if values == {False} else None
+    values = [flag.value for flag in situation.config.flags] if situation.config else []
+    if all(value is True for value in values) or all(value is False for value in values):
+        return row.silent if not values else row.on if values[0] else row.off
+    return None
 
 
 def earlier_decisions(situation: Situation, newest: Decision) -> Iterator[tuple[str, Decision]]:
