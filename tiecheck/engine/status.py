@@ -70,7 +70,13 @@ def report_status(
     blind = [fact.reason for name in TIES if name in facts and isinstance(fact := facts.get(name), Unknown)]
     unclear = [skip.reason for skip in answers.skips if skip.code in answers.unclear]
     untold_groups = untold_reason(told_groups(facts), facts.known("loaders") or (), facts.known("live"), chosen)
-    reason = next(iter((*raised, *blind, *untold_groups, *unclear)), None)
+    doubts = [
+        problem.why
+        for problem in facts.known("load_problems") or ()  # with no group, no loader's word bears them
+        if problem.outcome == "unknown"
+        and (chosen is None or any(("transformers", line) in chosen for line in problem.versions))
+    ]
+    reason = next(iter((*raised, *blind, *untold_groups, *doubts, *unclear)), None)
     if reason is None and answers.ran:
         return "pass", None
     return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")
