@@ -22,9 +22,11 @@ from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
-WIDTHS = {"F32": 4, "BF16": 2, "F64": 8, "U8": 1, "F8_E4M3": 1}
+WIDTHS = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+          "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}  # fmt: skip
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64, "U8": torch.uint8,
-         "F8_E4M3": torch.float8_e4m3fn}  # fmt: skip
+         "F16": torch.float16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+         "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz}  # fmt: skip
 SHARD = "model-{}.safetensors"
 
 
@@ -85,6 +87,9 @@ def by_force(members: list[bytes], shape: tuple[int, ...], dtype: str) -> Compar
         max_difference=max(distances, default=None),
         rows_measured=len(differ),
         nonfinite=nonfinite,
+        nan=equal
+        and bool(members[0])
+        and bool(torch.frombuffer(bytearray(members[0]), dtype=TORCH[dtype]).double().isnan().any()),
     )
 
 
@@ -96,7 +101,8 @@ def problems(draw):
     total = WIDTHS[dtype]
     for size in shape:
         total *= size
-    base = draw(st.one_of(st.binary(min_size=total, max_size=total), st.just(b"\x01" * total), st.just(bytes(total))))
+    fills = [bytes(total), b"\x01" * total, b"\x7f" * total, b"\x80" * total]  # the last two are NaN in some
+    base = draw(st.one_of(st.binary(min_size=total, max_size=total), st.sampled_from(fills)))
     members = [base]
     for _ in range(draw(st.integers(1, 3))):
         changed = bytearray(base)

@@ -235,21 +235,23 @@ def compare_spans(
     return tally.counted(found, measured) if by_rows else found
 
 
-_EXPONENTS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-"""dtype -> bytes of an element, the last of which begins with the sign and the exponent."""
-
-
-_TOPS, _HALF_TOPS = (0x7F, 0xFF), (*range(0x7C, 0x80), *range(0xFC, 0x100))
-"""Highest bytes that an element which is no number can have."""
+_WIDE, _HALF, _ZERO = (0x7F, 0xFF), (*range(0x7C, 0x80), *range(0xFC, 0x100)), (0x80,)
+_TOPS = {"float64": (8, _WIDE), "float32": (4, _WIDE), "bfloat16": (2, _WIDE), "float16": (2, _HALF)} | {
+    "float8_e4m3fn": (1, _WIDE),
+    "float8_e5m2": (1, _HALF),
+    "float8_e4m3fnuz": (1, _ZERO),
+    "float8_e5m2fnuz": (1, _ZERO),
+}
+"""dtype -> bytes of an element, and the values that its last one has in a NaN, among others."""
 
 
 def _holds_nan(block: bytes, dtype: str) -> bool:
     """Tell whether whole elements hold a NaN: they are decoded only where a highest byte can be one's."""
-    size = _EXPONENTS.get(dtype)
-    if size is None:
+    if dtype not in _TOPS:
         return False
+    size, odd = _TOPS[dtype]
     tops = block[size - 1 :: size]
-    if not any(bytes((top,)) in tops for top in (_HALF_TOPS if dtype == "float16" else _TOPS)):
+    if not any(bytes((top,)) in tops for top in odd):
         return False
     from tiecheck.files.compare.distance import number_decoder
 
