@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import tiecheck
 from tiecheck.engine.run import assemble_report
 from tiecheck.records.report import Report, TargetReport
-from tiecheck.render.findings import place_text, whom_text
+from tiecheck.render.findings import SENTENCE, place_text, whom_text
 from tiecheck.render.lines import Line, cells, page_width, wants_color, wrapped
 from tiecheck.render.reports import Style
 from tiecheck.render.text import MANY, SCREEN, found_text, render, report_text, times
@@ -44,6 +45,19 @@ def test_the_first_command_is_one_screen(targets: list[TargetReport]) -> None:
     for finding in (f for target in targets for f in target.findings if f.severity != "info"):
         assert f"  {finding.code} {finding.severity}: " in text
     assert len(text_of(targets, verbose=True).splitlines()) > 2 * SCREEN
+
+
+def test_no_list_cuts_a_sentence_within_its_brackets(tmp_path: Path, targets: list[TargetReport]) -> None:
+    """What an exception says has sentences of its own, as 4.57's about a file whose metadata names no format."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    model = MODELS / "llama-healthy-tied"
+    shutil.copy(model / "config.json", tmp_path)
+    safetensors.save_file(safetensors.load_file(model / "model.safetensors"), tmp_path / "model.safetensors")
+    (broken,) = tiecheck.check(tmp_path).targets
+    assert "TIE206" in broken.codes
+    shown = " ".join(text_of([*targets, broken]).split())
+    (said,) = re.findall("TIE206 warning: (.*?) fix ", shown)
+    assert said.count("(") == said.count(")") == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,8 +12,8 @@ from tiecheck.records.words import HURTS, Outcome
 from tiecheck.render.lines import SEVERITY_TONES, Line
 from tiecheck.render.reports import Detail
 
-SENTENCE = re.compile(r"(?<=[^.])\. (?=\S)")
-"""The end of a sentence; three dots are none."""
+SENTENCE = re.compile(r"(?<=[^.])\. (?=\S)(?![^(]*\))")
+"""The end of a sentence; three dots are none, and what stands in brackets belongs to its own."""
 
 LABEL = 6
 """Columns of the word before each part of a finding."""

@@ -80,7 +80,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         said = notes.get("format")
         message = f"ValueError: Incompatible safetensors file. File metadata is not {list(FORMATS)} but {said}"
         why = (
-            f"the metadata of {file} names {'no format' if said is None else f'the format {said!r}'}, which it refuses"
+            f"the metadata of {file} names {'no format' if said is None else f'the format {said!r}'}, which is refused"
         )
         edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
         yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
