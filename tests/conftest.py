@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 pytest_plugins = "pytester"
+
+os.environ["TIECHECK_CHECK_CACHE"] = "0"  # no test is told what another run found, or writes into the user's cache
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "models"
 

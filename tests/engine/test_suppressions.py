@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -94,6 +95,23 @@ def test_a_baseline_accepts_what_there_is_and_nothing_new(project: Path, models:
     shutil.copytree(models / "llama-healthy-tied", project / "models" / BROKEN[0], dirs_exist_ok=True)
     assert judged(config, BROKEN[0])[BROKEN[0]] == [("TIE901", None)], "the entry is of no use any more"
     assert judged(config, BROKEN[2])[BROKEN[2]] == [("TIE111", None)], "what was not judged is not unused"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_baseline_holds_for_another_spelling_of_the_path(project: Path, monkeypatch, seed: int) -> None:
+    """Drawn: from which folder, and by which word, for the baseline and for the check."""
+    draw = random.Random(seed)
+    folder = project / draw.choice([".", "models", "beside/below"])
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(folder)
+    target = project / "models" / BROKEN[0]
+    short = os.path.relpath(target)
+    words = [short, f"./{short}", f"{short}/", str(target), f"{target}/", f"{target}/../{BROKEN[0]}", f"./{short}/."]
+    first, again = draw.sample(words, 2)
+    text = baseline_text(assemble_report(run([first], Config())), Config())
+    (project / "baseline.json").write_text(text)
+    found = assemble_report(run([again], Config(baseline=str(project / "baseline.json"))))
+    assert [(f.code, f.suppressed is not None) for t in found.targets for f in t.findings] == [("TIE101", True)]
 
 
 def test_a_baseline_counts_alike_findings(project: Path) -> None:

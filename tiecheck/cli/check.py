@@ -121,6 +121,11 @@ class CheckCommand(PlainCommand):
     "--hash-seeds", type=int, metavar="N", help="Plan again under N values of PYTHONHASHSEED, a process each."
 )
 @click.option("--checkpoint", metavar="PATH", help="What accelerate is going to load a `module:attribute` target with.")
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    help="Of several targets, tell those that nothing has touched since from the cache of verdicts. [default: cache]",
+)
 @click.option("--baseline", metavar="FILE", help="Accept the findings in this file, which `tiecheck baseline` wrote.")
 @config_options
 @click.option("-q", "--quiet", is_flag=True, help="Only targets with findings or errors, and the last line.")

@@ -78,6 +78,8 @@ class Config(Record):
     """Findings of some targets that are known and wanted, each with its reason."""
     baseline: str | None = None
     """The file with the findings that were accepted; None for none."""
+    cache: bool = False
+    """True where verdicts of directories may be kept between runs over several targets, and told again."""
 
     device_map: str | Mapping[str, Any] | None = None
     """The placement to judge: a strategy (`auto`), a device for all, a JSON file, or a map; None for none. Implies

@@ -70,11 +70,18 @@ def _why_none(draft: Draft) -> str:
 
 
 def relative_target(text: str) -> str:
-    """Return a target's name relative to the working directory that it lies in, so that it means the same anywhere."""
+    """Return a target's name relative to the working directory, so that it means the same in another clone.
+
+    However the path was spelt it is one name; an absolute one where the two have no folder in common.
+    """
     if not os.path.exists(text):
         return text
-    path = os.path.relpath(text)
-    return text if path.startswith("..") else path
+    try:
+        path, here = os.path.abspath(text), os.getcwd()
+        shared = os.path.commonpath((path, here))
+    except (OSError, ValueError):  # the working directory is gone, or on another drive
+        return text
+    return path if shared != here and os.path.dirname(shared) == shared else os.path.relpath(path, here)
 
 
 def apply_rule(

@@ -9,17 +9,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import apply_rule
-from tiecheck.engine.status import TIES, RuleAnswers, empty_report, raised_load, report_status, told_groups
+from tiecheck.engine.status import (
+    TIES,
+    RuleAnswers,
+    empty_report,
+    raised_load,
+    report_status,
+    told_groups,
+    unread_report,
+)
 from tiecheck.errors import (
     OutOfTimeError,
     TargetError,
-    TiecheckError,
     class_word,
     foreign_errors,
     shown,
@@ -35,6 +42,7 @@ from tiecheck.targets.parse import Target, parse_target, targets_below
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.engine.verdict_cache import VerdictCache
     from tiecheck.facts.registry import FactName
 
     Reporting = Callable[[Target, Facts, Config], TargetReport]
@@ -83,14 +91,31 @@ def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Repo
         from tiecheck.engine.suppressions import read_baseline
 
         read_baseline(config.baseline)
+    wholes = _wholes(targets, config)
+    ahead = tuple(islice(wholes, 2)) if config.cache and reporting is judge_facts else ()
+    cache = None
+    if len(ahead) > 1:
+        from tiecheck.engine.verdict_cache import open_cache
+
+        cache = open_cache(config)
+    try:
+        for count, target in enumerate(chain(ahead, wholes)):
+            yield check_target(target, config, reporting, one_of_many=count > 0, cache=cache)
+    finally:
+        if cache is not None:
+            cache.close()
+
+
+def _wholes(targets: Iterable[str | nn.Module], config: Config) -> Iterator[str | nn.Module]:
+    """Yield what some targets stand for, a model that is named by each of its shards once."""
     seen: set[str] = set()
-    for count, target in enumerate(chain.from_iterable(_below(target, config) for target in targets)):
+    for target in chain.from_iterable(_below(target, config) for target in targets):
         whole = _whole_model(target)
         if isinstance(whole, str) and whole is not target:
             if whole in seen:
-                continue  # `model/*.safetensors` names one model by each of its shards
+                continue  # `model/*.safetensors`
             seen.add(whole)
-        yield check_target(whole, config, reporting, one_of_many=count > 0)
+        yield whole
 
 
 def _below(target: str | nn.Module, config: Config) -> Iterator[str | nn.Module]:
@@ -117,7 +142,12 @@ def assemble_report(reports: Iterable[TargetReport]) -> Report:
 
 
 def check_target(
-    given: str | nn.Module, config: Config, reporting: Reporting | None = None, *, one_of_many: bool = False
+    given: str | nn.Module,
+    config: Config,
+    reporting: Reporting | None = None,
+    *,
+    one_of_many: bool = False,
+    cache: VerdictCache | None = None,
 ) -> TargetReport:
     """Return the report of one target.
 
@@ -126,9 +156,13 @@ def check_target(
         config: The options.
         reporting: What makes the report of the facts; None for `judge_facts`.
         one_of_many: Whether to look if one that is alike came before, and to keep the verdict for those that come.
+        cache: Verdicts of earlier runs, to be asked, and to keep this one.
     """
     from tiecheck.facts import opening
 
+    looked = cache.look_at(given) if cache is not None and isinstance(given, str) else None
+    if looked is not None and looked.report is not None:
+        return looked.report
     reporting = reporting or judge_facts
     if not isinstance(given, str):
         return _check_module(given, config, reporting)
@@ -143,6 +177,8 @@ def check_target(
             sight = look_at(given, config, account)
             if sight is not None and sight.report is not None:
                 account.check_files()
+                if cache is not None and looked is not None:
+                    cache.keep(looked, account, sight.report)
                 return sight.report
             reporting = once_for_twins(reporting)
         target = parse_target(given)
@@ -153,8 +189,11 @@ def check_target(
         account.check_files()
         if sight is not None:
             keep_verdict(sight, facts.known("checkpoint"), account, report)
+        weights = facts.known("checkpoint")
+        if cache is not None and looked is not None and weights is not None and not weights.missing_files:
+            cache.keep(looked, account, report)
     except (Exception, OutOfTimeError) as error:  # noqa: BLE001  # whatever it is, the other targets are judged
-        return _unread(target, error, account)
+        return unread_report(target, error, account)
     else:
         return report
     finally:
@@ -174,28 +213,9 @@ def _check_module(module: nn.Module, config: Config, reporting: Reporting) -> Ta
         with looking_at(module):
             return reporting(target, module_facts(module, config), config)
     except (TargetError, OutOfTimeError) as error:
-        return _unread(target, error, account)
+        return unread_report(target, error, account)
     finally:
         current.reset(token)
-
-
-def _unread(target: Target, error: BaseException, account: Account) -> TargetReport:
-    """Return the report of a target that was not read to its end; a file that changed comes before what it led to."""
-    try:
-        account.check_files()
-    except TargetError as changed:
-        error = changed
-    path = None
-    match error:
-        case OutOfTimeError():
-            message = f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped"
-        case MemoryError():
-            message = f"{target.text} needs more memory than there is"
-        case TiecheckError():
-            message, path = str(error), error.path
-        case _:
-            message = f"tiecheck itself failed, please report it: {type(error).__name__}: {error}"
-    return empty_report(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
 
 
 def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:

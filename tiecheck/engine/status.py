@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tiecheck.config.options import Config
+from tiecheck.errors import OutOfTimeError, TargetError, TiecheckError
 from tiecheck.facts.registry import Facts
+from tiecheck.files.limits import Account
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
 from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least
@@ -56,6 +58,25 @@ def empty_report(target: Target) -> TargetReport:
         errors=(),
         rules_run=(),
     )
+
+
+def unread_report(target: Target, error: BaseException, account: Account) -> TargetReport:
+    """Return the report of a target that was not read to its end; a file that changed comes before what it led to."""
+    try:
+        account.check_files()
+    except TargetError as changed:
+        error = changed
+    path = None
+    match error:
+        case OutOfTimeError():
+            message = f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped"
+        case MemoryError():
+            message = f"{target.text} needs more memory than there is"
+        case TiecheckError():
+            message, path = str(error), error.path
+        case _:
+            message = f"tiecheck itself failed, please report it: {type(error).__name__}: {error}"
+    return empty_report(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
 
 
 def report_status(

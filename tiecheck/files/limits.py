@@ -105,7 +105,8 @@ class Account:
         self.seconds = seconds
         self._end = time.monotonic() + seconds if seconds else inf
         self._taken: dict[Limit, int] = {}
-        self._files: dict[str, tuple[int, ...]] = {}
+        self.files: dict[str, tuple[int, ...]] = {}
+        """Every file that was opened -> what tells whether it is still the same."""
         self.opened: list[str] = []
         """Files that were opened, but for those of `questions`."""
         self.questions: list[ByteQuestion] = []
@@ -156,7 +157,7 @@ class Account:
         """
         if not self.asking:
             self.opened.append(path)
-        if self._files.setdefault(path, _marks(status)) != _marks(status):
+        if self.files.setdefault(path, _marks(status)) != _marks(status):
             raise TargetError(f"{path} changed while it was read", path)
 
     def check_files(self) -> None:
@@ -165,7 +166,7 @@ class Account:
         Raises:
             TargetError: One is gone, was replaced, or written to.
         """
-        for path, marks in self._files.items():
+        for path, marks in self.files.items():
             try:
                 same = _marks(os.stat(path)) == marks
             except OSError:
