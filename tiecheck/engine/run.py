@@ -24,14 +24,7 @@ from tiecheck.engine.status import (
     told_groups,
     unread_report,
 )
-from tiecheck.errors import (
-    OutOfTimeError,
-    TargetError,
-    class_word,
-    foreign_errors,
-    shown,
-    without_secrets,
-)
+from tiecheck.errors import OutOfTimeError, TargetError, class_word, foreign_errors, shown, without_secrets
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
 from tiecheck.records.report import Error, Report, TargetReport
