@@ -49,9 +49,9 @@ def check(
         options: Fields of `Config` (`tiecheck.config.options`): `select`, `ignore`, `fail_on`, `strict`, `values`,
             `live`, `load`, `uses` (trace a forward pass), `inputs` (of it, as `uses` takes them), `measure` (run it),
             `trust_remote_code`, `rehearse`, `python` (the interpreter that rehearses), `base` (of an
-            adapter), `drafts_for` (`--target`), `judge_for`, `revision`, `offline`; and of a placement `device_map` (a
-            strategy, a device, a JSON file or a map) with `max_memory`, `dtype`, `no_split`, `hash_seeds` and
-            `checkpoint`.
+            adapter), `drafts_for` (`--target`), `converted_from` (`--from`), `judge_for`, `revision`, `offline`; and
+            of a placement `device_map` (a strategy, a device, a JSON file or a map) with `max_memory`, `dtype`,
+            `no_split`, `hash_seeds` and `checkpoint`.
 
     Returns:
         The report. A target that cannot be read is in its `errors`, as on the command line.

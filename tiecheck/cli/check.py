@@ -46,6 +46,7 @@ class CheckCommand(PlainCommand):
     "--inputs", metavar="FILE.py:FUNCTION", help="What that function returns is what the pass is given. Implies --uses."
 )
 @click.option("--target", "drafts_for", metavar="DIR", help="The model of a draft, to compare their embeddings.")
+@click.option("--from", "converted_from", metavar="DIR", help="The checkpoint that a GGUF file was converted from.")
 @click.option("--measure", is_flag=True, help="Also run the model and measure its logits. Implies --load and --uses.")
 @codes_option("--select", about="Run these rules only (TIE1, TIE301).", complete=complete_codes)
 @codes_option("--ignore", about="Leave these rules out.", complete=complete_codes)

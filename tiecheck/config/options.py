@@ -62,6 +62,8 @@ class Config(Record):
     """True where every model below a directory is a target of its own."""
     drafts_for: str | None = None
     """The model that a draft drafts for, to compare their embeddings; None for none."""
+    converted_from: str | None = None
+    """The checkpoint that a GGUF file was converted from, to compare the two; None for none."""
     judge_for: tuple[str, ...] = ()
     """The loaders that matter (`--for`), as `name` or `name==version`; empty for every loader of the matrix."""
     revision: str | None = None

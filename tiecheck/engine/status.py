@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName
     from tiecheck.records.live import DeclaredTie, LiveModel
 
-TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties", "gguf_tie", "onnx_copies")
+TIES: tuple[FactName, ...] = ("groups", "live", "adapted_ties", "gguf_tie", "conversion", "onnx_copies")
 """Names of the facts that are the ties themselves."""
 
 JUDGED = frozenset({"groups", "live_ties", "declared_ties", "adapted_ties", "gguf_tie", "onnx_copies"})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tiecheck.facts.registry import fact
 from tiecheck.records.adapters import Adapter, AdapterBase, AdapterTies
-from tiecheck.records.gguf import Gguf, GgufTie
+from tiecheck.records.gguf import Conversion, Gguf, GgufSource, GgufTie
 from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
@@ -40,6 +40,16 @@ def gguf_tie(gguf: Gguf, values: Values) -> GgufTie | Unknown | None:
     from tiecheck.stored.gguf_ties import read_gguf_tie
 
     return read_gguf_tie(gguf, head_use(gguf.architecture), values=values != "never")
+
+
+@fact
+def conversion(gguf: Gguf, gguf_tie: GgufTie | None, gguf_source: GgufSource, values: Values) -> Conversion | Unknown:
+    """Return embedding and head of a GGUF file beside those of what it was converted from."""
+    if values == "never":
+        return Unknown("the bytes were not to be read (--values never)")
+    from tiecheck.stored.gguf_source import compare_conversion
+
+    return compare_conversion(gguf, gguf_tie, gguf_source)
 
 
 @fact

@@ -19,6 +19,9 @@ from tiecheck.targets.parse import HUB_ID, Target, parse_target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tiecheck.facts.registry import FactName
+    from tiecheck.records.gguf import GgufSource
+
 
 def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Config], Facts]) -> Facts:
     """Return the facts of an adapter, or of a GGUF or ONNX file.
@@ -34,7 +37,10 @@ def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Con
     if target.type == "gguf":
         from tiecheck.files.gguf import read_gguf
 
-        return Facts({"gguf": read_gguf(target.path), "values": config.values}, withheld=("scale",))
+        given: dict[FactName, Any] = {"gguf": read_gguf(target.path), "values": config.values}
+        if config.converted_from is not None:
+            given["gguf_source"] = _gguf_source(config.converted_from, config, opened)
+        return Facts(given, withheld=("scale",))
     if target.type == "onnx":
         from tiecheck.files.onnx import read_onnx
 
@@ -96,6 +102,37 @@ def _read(place: str, config: Config, opened: Callable[[Target, Config], Facts])
         return Unknown(f"of its base {place} nothing can be told: {_reason(groups, model)}")
     known = facts.get("architecture")
     return AdapterBase(place, model.class_name, model.model_type, groups, known.head, known.known)
+
+
+def _gguf_source(place: str, config: Config, opened: Callable[[Target, Config], Facts]) -> GgufSource | Unknown:
+    """Return the checkpoint at a place, with its embedding and what its head holds; Unknown for one that is not sound.
+
+    Raises:
+        TiecheckError: There is no checkpoint, or it cannot be read.
+    """
+    from tiecheck.records.gguf import GgufSource
+
+    target = parse_target(place)
+    if target.directory is None:
+        raise TargetError(f"{place} is no model directory that a GGUF file could be converted from", place)
+    facts = opened(target, Config(offline=True, values=config.values, timeout=config.timeout))
+    known, groups, checkpoint = facts.get("architecture"), facts.get("groups"), facts.get("checkpoint")
+    if isinstance(checkpoint, Unknown):
+        raise TargetError(f"{place} holds no weights that a GGUF file could be compared with", place)
+    if isinstance(groups, Unknown) or isinstance(known, Unknown):
+        return Unknown(f"of {place} nothing can be told: {_reason(groups, known)}")
+    for group in groups:
+        by_name = dict(zip(group.stored_names, group.tensors, strict=False))
+        head = next((t for name, t in by_name.items() if known.head in (None, name) and name != group.source), None)
+        if known.head not in (None, *group.names) or not by_name:
+            continue
+        sound = group.declared is not None and (group.stored in ("absent", "copy") or group.declared is False)
+        embedding = next((t for name, t in by_name.items() if t is not head), head)
+        if not sound or embedding is None or (not group.declared and len(by_name) < 2):
+            return Unknown(f"the tie of {place} is not sound itself; judge it first")
+        one = embedding if group.declared or head is None else head
+        return GgufSource(place, checkpoint, embedding, one)
+    return Unknown(f"of {place} no embedding and head are known")
 
 
 def _reason(*facts: Any) -> str:

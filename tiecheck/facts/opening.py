@@ -52,6 +52,8 @@ def facts_of(target: Target, config: Config) -> Facts:
         return module_facts(build_attribute(target), config)
     if target.type == "source":
         return Facts(_sources(target.path, changed=config.changed_only))
+    if config.converted_from is not None and target.type != "gguf":
+        raise TargetError(f"--from is for GGUF files, and {target.text} is none", target.text)
     if config.changed_only is not None:
         raise TargetError(f"--changed-only is for sources, and {target.text} is none", target.text)
     if target.type in ("adapter", "gguf", "onnx"):

@@ -15,8 +15,9 @@ Asked = Literal["contract", "judging", "load_options", "placing", "rehearsing", 
 """Names of the slices of `Config` that facts are made by: the user's ties, the loaders that matter, how to load or
 rehearse, the placement, the forward pass to trace, and `--values`."""
 
-Brought = Literal["adapter", "adapter_base", "draft", "gguf", "onnx"]
-"""Names of what the opening of an artefact reads: an adapter and its base, a draft, a GGUF or ONNX file."""
+Brought = Literal["adapter", "adapter_base", "draft", "gguf", "gguf_source", "onnx"]
+"""Names of what the opening of an artefact reads: an adapter and its base, a draft, a GGUF file and what it was
+converted from, an ONNX file."""
 
 Read = Literal["checkpoint", "fetched", "folder", "model_config", "read_traffic", "sources", "unread_sources"]
 """Names of what the opening of a target reads: weights, the remote model, where it lies, its config, what was moved,
@@ -31,7 +32,7 @@ Found = Literal[
 """Names of what it finds beside and between the weights, and gives only where there is something to tell."""
 
 Stored = Literal["architecture", "counts", "flags", "groups", "loaders", "rehearsal", "remote", "scale"]
-Artefacts = Literal["adapted_ties", "draft_problems", "gguf_tie", "onnx_copies"]
+Artefacts = Literal["adapted_ties", "conversion", "draft_problems", "gguf_tie", "onnx_copies"]
 Files = Literal["duplicates", "index_gaps", "layouts", "optimizer", "quantised", "strict_load"]
 Live = Literal["built", "key_problems", "live", "live_class", "mending", "placement", "tool_views"]
 Parts = Literal["aliases", "declared_ties", "derived_weights", "heads", "live_ties", "save_problems", "tie_candidates"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tiecheck.records.record import Record
-from tiecheck.records.stored import Checkpoint, Comparison, Group
+from tiecheck.records.stored import Checkpoint, Comparison, Group, StoredTensor
 from tiecheck.records.words import Unknown
 
 
@@ -33,3 +33,38 @@ class GgufTie(Record):
     """The way of the loader of its architecture."""
     comparison: Comparison | Unknown | None
     """The two, held against each other; None where there are not two."""
+
+
+class GgufSource(Record):
+    """The checkpoint that a GGUF file is said to be converted from (`--from`)."""
+
+    place: str
+    """The directory, as it was named."""
+    checkpoint: Checkpoint
+    embedding: StoredTensor
+    head: StoredTensor
+    """The tensor that the head holds: the embedding where the two are tied."""
+
+    @property
+    def tied(self) -> bool:
+        """True where embedding and head are one matrix."""
+        return self.head.name == self.embedding.name
+
+
+class RowFit(Record):
+    """A tensor of a GGUF file, held row by row against one of its source, over the rows that both have."""
+
+    rows: int
+    differ: int
+    """Rows that are further apart than their type's rounding explains."""
+    first: int | None
+    """The first of them."""
+
+
+class Conversion(Record):
+    """Embedding and head of a GGUF file beside those of the checkpoint that it was converted from."""
+
+    source: GgufSource
+    embedding: RowFit
+    head: RowFit | None
+    """`output.weight` beside the source's head; None where it is not stored."""

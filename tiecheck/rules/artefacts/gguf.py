@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tiecheck.records.gguf import Gguf, GgufTie
+from tiecheck.records.gguf import Conversion, Gguf, GgufSource, GgufTie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 
@@ -131,6 +131,81 @@ class GgufHeadRedundant(Rule):
         yield _case("no head", "fallback", EMBEDDING)
         types = Unknown("q6_k and q4_k of one matrix are not alike byte by byte")
         yield _case("of two types", "fallback", *both, comparison=types, unknown=True)
+
+
+class GgufNotItsSource(Rule):
+    """A GGUF file does not hold the embedding or the head of the checkpoint that it is said to be converted from.
+
+    ## What it does
+    With `--from DIR`, compares `token_embd.weight` and `output.weight` row by row with embedding and head of that
+     checkpoint, quantised blocks dequantised. A row counts where rounding to its type does not explain the difference.
+
+    ## Why it is bad
+    A head that was trained apart and is not in the file is replaced by the embedding without a word. A converter that
+    went by a flag that is left over, or a file made from the base in place of the fine-tune, gives another model.
+
+    ## How to fix it
+    Judge the checkpoint (`tiecheck DIR`), and convert again from one whose flag says what is stored.
+    """
+
+    code = "TIE623"
+    name = "gguf-not-its-source"
+    summary = "a GGUF file holds another embedding or head than the checkpoint that it was converted from"
+    severity = "error"
+    threads = ("huggingface/transformers#45127", "huggingface/peft#2025", "ggml-org/llama.cpp#2685")
+
+    def check(self, gguf: Gguf, gguf_tie: GgufTie | None, conversion: Conversion) -> Iterator[Draft]:
+        source, file = conversion.source, gguf.checkpoint.shards[0].path
+        pairs = ((EMBEDDING, conversion.embedding, source.embedding), (HEAD, conversion.head, source.head))
+        for name, fit, theirs in pairs:
+            if fit is not None and fit.differ:
+                yield Draft(
+                    f"{name} is not {theirs.name} of {source.place}: {fit.differ:,} of {fit.rows:,} rows, the first of "
+                    f"them {fit.first}, differ by more than rounding to the type explains.",
+                    (name,),
+                    (file_place(file, name),),
+                    CONVERT,
+                    no_mend=NO_EDIT,
+                )
+        if conversion.head is None and not source.tied:
+            yield Draft(
+                f"{source.place} has a head of its own ({source.head.name}), and the file stores no {HEAD}: llama.cpp "
+                f"takes {EMBEDDING} for the head, or does not load it.",
+                (HEAD,),
+                (file_place(file, f"no {HEAD}"),),
+                CONVERT,
+                no_mend=NO_EDIT,
+            )
+        types = isinstance(gguf_tie.comparison, Unknown) if gguf_tie is not None else False
+        if types and conversion.head is not None and source.tied and not conversion.head.differ:
+            yield Draft(
+                f"{source.place} is tied, and {HEAD} holds its one matrix once more, in another type than {EMBEDDING}.",
+                (HEAD, EMBEDDING),
+                (file_place(file, f"{HEAD} and {EMBEDDING}"),),
+                severity="info",
+                no_mend="a head of a finer type than the embedding is often meant.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.records.gguf import RowFit
+        from tiecheck.rules.cases import sharded_checkpoint, stored_tensor
+
+        e, h = stored_tensor("model.embed_tokens.weight"), stored_tensor("lm_head.weight")
+        tied = GgufSource("base", sharded_checkpoint({"model.safetensors": ()}), e, e)
+        fits, apart = RowFit(64, 0, None), RowFit(64, 3, 61)
+        types = Unknown("q6_k and q4_k of one matrix are not alike byte by byte")
+
+        def case(title: str, *told: Any, finds: tuple[Severity, ...] = (), comparison: Any = None) -> Case:
+            facts = _case("", "fallback", EMBEDDING, HEAD, comparison=comparison).facts
+            return Case(title, {**facts, "conversion": Conversion(*told)}, finds)
+
+        yield case("tied, and no head", tied, fits, None)
+        yield case("an own head, and it is there", tied._replace(head=h), fits, fits)
+        yield case("an own head that is lost", tied._replace(head=h), fits, None, finds=("error",))
+        yield case("another embedding", tied, apart, None, finds=("error",))
+        yield case("another head", tied._replace(head=h), fits, apart, finds=("error",))
+        yield case("tied, and stored in two types", tied, fits, fits, comparison=types, finds=("info",))
 
 
 def _case(
