@@ -36,8 +36,8 @@ from tiecheck.config.options import VALUES, Config
 from tiecheck.facts.registry import all_facts
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
 from tiecheck.records.compared import TieComparison
+from tiecheck.records.life import SurvivalMatrix
 from tiecheck.records.report import SEVERITIES, TargetReport
-from tiecheck.records.survival import SurvivalMatrix
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
 from tiecheck.rules.base import Rule

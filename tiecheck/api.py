@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from tiecheck.engine.compare import Compared
     from tiecheck.records.compared import TieComparison
+    from tiecheck.records.life import SurvivalMatrix
     from tiecheck.records.live import Tie
-    from tiecheck.records.survival import SurvivalMatrix
     from tiecheck.records.uses import Use
 
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]

@@ -17,8 +17,8 @@ from tiecheck.facts.used import gradients, traced_uses
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
 from tiecheck.live.build import Built
+from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.declared import ModelConfig
-from tiecheck.records.onnx import OnnxGraph
 from tiecheck.records.words import Unknown
 from tiecheck.scale.on_meta import meta_scales
 from tiecheck.scale.stored import stored_scale

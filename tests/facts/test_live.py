@@ -14,7 +14,7 @@ from torch import nn
 from tiecheck.config.options import Config
 from tiecheck.facts.live import heads, live_class, live_ties
 from tiecheck.facts.opening import facts_of, module_facts
-from tiecheck.live.contract_names import contract_of
+from tiecheck.live.live_facts import contract_of
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import PAIR as LLAMA
 from tiecheck.rules.cases import live_llama, traced, use_of

@@ -24,7 +24,7 @@ from tiecheck.guard.faithful_copies import faithful_copy
 from tiecheck.guard.life_targets import live_model_of
 from tiecheck.guard.operations.registry import Operation, all_operations
 from tiecheck.guard.survival import judge_survival
-from tiecheck.records.survival import Survival, SurvivalMatrix
+from tiecheck.records.life import Survival, SurvivalMatrix
 from tiecheck.render import survival, survival_markdown
 from tiecheck.render.reports import Style
 

@@ -10,10 +10,9 @@ import torch
 from tie_kinds import KINDS, Listed, Pair, Param, truth
 from torch import nn
 
-from tiecheck.live.across_models import shared_across
-from tiecheck.live.fsdp_groups import split_by_sharding
+from tiecheck.live.held_by_others import shared_across, tensors_in_optimizers
+from tiecheck.live.live_facts import split_by_sharding
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.optimizers import tensors_in_optimizers
 from tiecheck.live.plain_references import plain_references
 from tiecheck.live.registrations import Registrations
 from tiecheck.records.life import GroupPlace, HeldTensor, SharedAcross

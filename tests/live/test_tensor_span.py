@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import nn
 
 from tiecheck.files.compare.spans import OpaqueError
-from tiecheck.live.tensor_span import MemorySpan, open_tensor
+from tiecheck.live.memory import MemorySpan, open_tensor
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
 SHAPES = st.lists(st.integers(0, 4), max_size=3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tiecheck.placement.model import device_lookup
-from tiecheck.placement.proposal.amend import amended_map
+from tiecheck.placement.proposal.propose import amended_map
 
 GROUP = ("encoder.wte.weight", "decoder.wte.weight", "lm_head.weight")
 REST = {"encoder.h": "cpu"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tiecheck.placement.proposal.propose import propose_map
 from tiecheck.placement.proposal.units import units_of
-from tiecheck.records.module_tree import ModuleTree, TreeNode, TreeTensor
+from tiecheck.records.placement import ModuleTree, TreeNode, TreeTensor
 
 DEVICES = (0, 1, "cpu", "disk")
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")

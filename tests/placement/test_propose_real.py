@@ -21,7 +21,7 @@ from tiecheck.live.member_lookup import look_up
 from tiecheck.placement.model import module_tree
 from tiecheck.placement.proposal.propose import propose_map
 from tiecheck.placement.proposal.units import units_of
-from tiecheck.records.module_tree import ModuleTree
+from tiecheck.records.placement import ModuleTree
 from tiecheck.records.words import TIED, Unknown
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype.*", "ignore::FutureWarning")

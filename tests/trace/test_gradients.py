@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tiecheck.live.registrations import Registrations
-from tiecheck.records.gradients import TensorGradient, UseGradient
+from tiecheck.records.uses import TensorGradient, UseGradient
 from tiecheck.trace.gradients import compare_gradients
 from tiecheck.trace.names import watched_names
 

@@ -65,7 +65,7 @@ class Side(NamedTuple):
             OpaqueError: They cannot be looked at.
         """
         if self.module is not None:
-            from tiecheck.live.tensor_span import open_tensor
+            from tiecheck.live.memory import open_tensor
 
             yield open_tensor(self.module, name)
             return

@@ -8,8 +8,8 @@ from tiecheck.config.options import Config
 from tiecheck.engine.run import assemble_report, check_target, judge_facts
 from tiecheck.errors import UsageError
 from tiecheck.facts.registry import Facts
+from tiecheck.records.life import SurvivalMatrix
 from tiecheck.records.report import Report, TargetReport
-from tiecheck.records.survival import SurvivalMatrix
 from tiecheck.rules.registry import check_codes
 from tiecheck.targets.parse import Target
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
+    from tiecheck.records.artefacts import QuantisedTie
     from tiecheck.records.counts import Counts
     from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
-    from tiecheck.records.quantised import QuantisedTie
     from tiecheck.records.rehearsal import Rehearsal
     from tiecheck.records.report import Traffic
     from tiecheck.records.scale import InitScale
@@ -130,7 +130,7 @@ def counts(
 ) -> Counts | Unknown:
     """Numbers of parameters: of the module where there is one, else of the checkpoint."""
     if built is not None and contract is not None:
-        from tiecheck.live.contract_names import contract_of
+        from tiecheck.live.live_facts import contract_of
         from tiecheck.live.parameter_counts import count_live
 
         return count_live(built.module, contract_of(built.module, contract))

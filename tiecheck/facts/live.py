@@ -77,8 +77,7 @@ def live(
     built: Built, contract: Config, checkpoint: Checkpoint | None, groups: tuple[Group, ...] | None
 ) -> LiveModel | Unknown:
     """All that was read of the module, and what its class says about it."""
-    from tiecheck.live.contract_names import contract_of
-    from tiecheck.live.live_facts import collect_live
+    from tiecheck.live.live_facts import collect_live, contract_of
     from tiecheck.live.torch_adapter import is_scripted
 
     if is_scripted(built.module):
@@ -231,7 +230,7 @@ def held_tensors(
     built: Built, stepped_by: tuple[Any, ...], other_models: tuple[nn.Module, ...] | None
 ) -> tuple[HeldTensor, ...]:
     """Tensors that the given optimizers hold, and those of the module that train and are in none."""
-    from tiecheck.live.optimizers import tensors_in_optimizers
+    from tiecheck.live.held_by_others import tensors_in_optimizers
 
     return tensors_in_optimizers(built.module, stepped_by, other_models or ())
 
@@ -239,7 +238,7 @@ def held_tensors(
 @fact
 def across_models(built: Built, other_models: tuple[nn.Module, ...]) -> tuple[SharedAcross, ...]:
     """Tensors that the module shares with other models that were given, or holds as equal frozen copies."""
-    from tiecheck.live.across_models import shared_across
+    from tiecheck.live.held_by_others import shared_across
 
     return shared_across(built.module, other_models)
 

@@ -57,7 +57,7 @@ def facts_of(target: Target, config: Config) -> Facts:
     if config.changed_only is not None:
         raise TargetError(f"--changed-only is for sources, and {target.text} is none", target.text)
     if target.type in ("adapter", "gguf", "onnx"):
-        from tiecheck.facts.brought import artefact_facts
+        from tiecheck.facts.artefacts import artefact_facts
 
         return artefact_facts(target, config, facts_of)
     if target.remote:
@@ -140,7 +140,7 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     if problems:
         beside["load_problems"] = problems
     if model is not None and (config.drafts_for is not None or not model.data.keys().isdisjoint(DRAFTS)):
-        from tiecheck.facts.brought import draft_of
+        from tiecheck.facts.artefacts import draft_of
 
         beside["draft"] = draft_of(model, config)
     given |= _read(folder, model, checkpoint, config) | beside

@@ -10,8 +10,7 @@ from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
     from tiecheck.live.build import Built
-    from tiecheck.records.gradients import TensorGradient
-    from tiecheck.records.uses import Uses
+    from tiecheck.records.uses import TensorGradient, Uses
     from tiecheck.trace.inputs import Inputs
 
 

@@ -10,7 +10,7 @@ from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
-from tiecheck.records.adapters import Adapter
+from tiecheck.records.artefacts import Adapter
 from tiecheck.targets.parse import ADAPTER_CONFIG
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")

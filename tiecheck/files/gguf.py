@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import READ, SHARDS, VALUES, account
 from tiecheck.files.local import open_regular, path_inside, refuse_pointer
-from tiecheck.records.gguf import Gguf
+from tiecheck.records.artefacts import Gguf
 from tiecheck.records.stored import Checkpoint, Shard
 
 PART = r"(.+)-(\d{5})-of-(\d{5})\.gguf"

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import READ, VALUES, account
 from tiecheck.files.local import open_regular, refuse_pointer
-from tiecheck.records.onnx import OnnxGraph
+from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.stored import Checkpoint, Shard
 
 MODEL_GRAPH, NODE, INITIALIZER, ATTRIBUTE = 7, 1, 5, 5

@@ -25,9 +25,8 @@ from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at
 from tiecheck.live.transformers.declarations import read_declarations
 from tiecheck.live.wrappers import UserNames, class_name
-from tiecheck.records.life import Break, UserLine
+from tiecheck.records.life import Break, Cell, Survival, SurvivalMatrix, SurvivedTie, UserLine
 from tiecheck.records.report import Report
-from tiecheck.records.survival import Cell, Survival, SurvivalMatrix, SurvivedTie
 from tiecheck.records.words import TIED
 from tiecheck.trace.forward import run_on_random_tokens
 

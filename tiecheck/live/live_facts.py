@@ -6,13 +6,15 @@ and finish on registered cycles, on aliased chains and on tensors that have no m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from tiecheck.config.options import Config
+from tiecheck.errors import UsageError
 from tiecheck.live.derived_weights import effects_of
-from tiecheck.live.fsdp_groups import split_by_sharding
 from tiecheck.live.group_kind import empty_members, find_declared_ties
 from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
 from tiecheck.live.module_graph import ModuleGraph
@@ -21,7 +23,7 @@ from tiecheck.live.ties import aliases_of, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, read_declarations
 from tiecheck.live.transformers.heads import heads_of
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
-from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, with_user_names
+from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, own_class, with_user_names, without_wrappers
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
 from tiecheck.records.words import TIED
 
@@ -124,3 +126,63 @@ def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[K
         if claim.by == (contract.origin,):
             for name in claim.missing:
                 yield KeyProblem("nothing", "", contract.origin, name, None, claim.names, True, None)
+
+
+def contract_of(module: nn.Module, contract: Config) -> Contract:
+    """Return what the user says is tied in a module of its class, and in the modules inside of theirs."""
+    if not contract.ties:
+        return Contract((), contract.ties_from)
+    groups = list(contract.ties_of(own_class(module)))
+    outermost = without_wrappers(module)
+    for path, inner in outermost.named_modules():
+        if inner is not outermost:
+            groups += [tuple(f"{path}.{name}" for name in group) for group in contract.ties_of(own_class(inner))]
+    return Contract(tuple(dict.fromkeys(_spelt_out(module, groups, contract.ties_from))), contract.ties_from)
+
+
+def _spelt_out(module: nn.Module, groups: list[tuple[str, ...]], where: str) -> Iterator[tuple[str, ...]]:
+    """Yield the groups of a contract, with the names that a `*` stands for: one part of a name.
+
+    Raises:
+        UsageError: A group comes to fewer than two names.
+    """
+    if not any("*" in name for group in groups for name in group):
+        yield from groups
+        return
+    places = Registrations(module, buffers=True)
+    user = UserNames(places.graph)
+    known = sorted({user.of(name) for place in range(len(places.objects)) for name in places.names_at(place)})
+    for group in groups:
+        patterns = [re.compile(re.escape(name).replace(r"\*", "[^.]+")) for name in group if "*" in name]
+        fits = [name for name in known if any(pattern.fullmatch(name) for pattern in patterns)]
+        names = tuple(dict.fromkeys([*fits, *(name for name in group if "*" not in name)]))
+        if len(names) < 2:
+            raise UsageError(f"{where}: {', '.join(group)} fits {names[0] if names else 'no name'}; a tie has two")
+        yield names
+
+
+def split_by_sharding(graph: ModuleGraph) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each original parameter that stands in several groups, sorted."""
+    numbers = {id(module): number for number, module in enumerate(graph.modules)}
+    groups: dict[int, dict[int, list[str]]] = {}
+    for module in graph.modules:
+        for group in _groups(module):
+            for held in getattr(group, "fsdp_params", ()):
+                uid, place = getattr(held, "_orig_param_uid", None), getattr(held, "_module_info", None)
+                number = numbers.get(id(getattr(place, "module", None)))
+                if uid is None or place is None or number is None:
+                    continue
+                names = [prefix + place.param_name for prefix in graph.prefixes(number, CAP)]
+                groups.setdefault(uid, {}).setdefault(id(group), []).extend(names)
+    split = (tuple(sorted({n for names in held.values() for n in names})) for held in groups.values() if len(held) > 1)
+    return tuple(sorted(split))
+
+
+def _groups(module: Any) -> tuple[Any, ...]:
+    """Return the parameter groups of a module that FSDP2 has sharded."""
+    state = getattr(module, "_get_fsdp_state", None)
+    try:
+        found = state() if state is not None else None
+    except Exception:  # noqa: BLE001  # a private method of another release
+        return ()
+    return tuple(getattr(found, "_fsdp_param_groups", None) or ())

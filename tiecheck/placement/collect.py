@@ -201,7 +201,7 @@ def _proposal(config: Config, subject: Subject, placement: Placement) -> Proposa
 
 def _amended(plan: Plan, together: list[tuple[str, ...]], subject: Subject) -> Proposal | None:
     """Return the given map with the keys changed that part a group."""
-    from tiecheck.placement.proposal.amend import amended_map
+    from tiecheck.placement.proposal.propose import amended_map
 
     model, natural = subject.model, subject.natural
     found = amended_map(plan.device_map, together, partial(device_lookup, loader=natural))

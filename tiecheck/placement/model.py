@@ -13,8 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.placement.map_lookup import DeviceMap, by_transformers
-from tiecheck.records.module_tree import ModuleTree, TreeNode, TreeTensor
-from tiecheck.records.placement import Device, Placed, Plan
+from tiecheck.records.placement import Device, ModuleTree, Placed, Plan, TreeNode, TreeTensor
 from tiecheck.records.words import TIED, Kind, Unknown
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Uses of tensors that a forward pass was seen to make."""
+"""Uses of tensors that a forward pass was seen to make, and the gradient of each use after one backward pass."""
 
 from __future__ import annotations
 
@@ -69,3 +69,33 @@ class Uses(Record):
     """Names of the matrix whose product the logits are; None where the output was not recognised or not followed."""
     stopped: str | None = None
     """Cause that kept a pass over meta from its end, where a real one followed it."""
+
+
+class UseGradient(NamedTuple):
+    """Gradient that one use gives to a tensor."""
+
+    role: Role
+    """Role of the use."""
+    op: str
+    """The operation that reads the tensor."""
+    reached: tuple[str, ...]
+    """Names by which the pass came to it."""
+    norm: float | None
+    """Norm of the gradient; None where none comes back through this use."""
+    detached: bool
+    """True where the use itself is cut off (`detach`, `.data`, `no_grad`), and not what is made of its result."""
+
+
+class TensorGradient(NamedTuple):
+    """Gradient of one tensor, and what each of its uses gives to it."""
+
+    names: tuple[str, ...]
+    """All names of the tensor, sorted."""
+    uses: tuple[UseGradient, ...]
+    """The uses in the order of the pass."""
+    norm: float
+    """Norm of the gradient that the tensor gets."""
+    off: float
+    """Norm of what it differs by from the sum of the uses, over its own: 0 where nothing is lost or changed."""
+    hooked: bool
+    """True where a hook of the tensor's own may change its gradient."""

@@ -12,7 +12,7 @@ from tiecheck.records.report import SEVERITIES, Report
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
     from tiecheck.records.fleet import FleetComparison, FleetSummary
-    from tiecheck.records.survival import SurvivalMatrix
+    from tiecheck.records.life import SurvivalMatrix
     from tiecheck.render.reports import Shown, Style
 
 SCHEMA = "tiecheck/1"

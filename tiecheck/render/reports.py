@@ -15,7 +15,7 @@ from tiecheck.records.report import Report, Severity
 if TYPE_CHECKING:
     from tiecheck.records.compared import TieComparison
     from tiecheck.records.fleet import FleetComparison, FleetSummary
-    from tiecheck.records.survival import SurvivalMatrix
+    from tiecheck.records.life import SurvivalMatrix
 
     Shown = Report | TieComparison | FleetSummary | FleetComparison | SurvivalMatrix
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from tiecheck.records.survival import Cell, Survival, SurvivalMatrix
+from tiecheck.records.life import Cell, Survival, SurvivalMatrix
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.wording import listed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from tiecheck.records.survival import SurvivalMatrix
+from tiecheck.records.life import SurvivalMatrix
 from tiecheck.render.markdown import code_text, markdown_text
 from tiecheck.render.reports import Style
 from tiecheck.render.survival import LEGEND, row_notes, row_words

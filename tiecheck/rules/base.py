@@ -8,6 +8,7 @@ the class.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -87,7 +88,7 @@ class Rule:
     code: ClassVar[str]
     """`TIE` and three digits; the first digit is the family. Never reused."""
     name: ClassVar[str]
-    """The bad pattern in words, e.g. `trained-head-discarded`."""
+    """The bad pattern in words: the class's own name, `TrainedHeadDiscarded` as `trained-head-discarded`."""
     summary: ClassVar[str]
     """One line: what it finds."""
     severity: ClassVar[Severity]
@@ -103,11 +104,9 @@ class Rule:
     """Names of the facts `check` asks for, read off its parameters."""
 
     def __init_subclass__(cls) -> None:
-        """Read what the rule needs.
-
-        Raises:
-            TypeError: A parameter of `check` names no fact.
-        """
+        """Name the rule and read what it needs; a parameter of `check` that names no fact raises `TypeError`."""
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
         cls.needs = wanted_facts(cls.check, f"rule {cls.__name__}")[1:]
 
     check: ClassVar[Callable[..., Iterator[Draft | Unknown]]]

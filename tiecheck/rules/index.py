@@ -55,7 +55,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE501": ("placement.splits", ("placement", "live_class", "declared_ties", "aliases")),
     "TIE502": ("placement.unseen", ("placement", "live_class", "live_ties", "heads", "aliases", "mending")),
     "TIE503": ("placement.counts", ("placement",)),
-    "TIE504": ("placement.sharding", ("live_class", "mending")),
+    "TIE504": ("placement.splits", ("live_class", "mending")),
     "TIE508": ("placement.planners", ("placement",)),
     "TIE509": ("placement.planners", ("placement",)),
     "TIE510": ("placement.loads", ("placement",)),

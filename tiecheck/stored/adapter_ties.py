@@ -7,7 +7,7 @@ The names tell what was adapted, whatever form the config has it in (lists, patt
 from __future__ import annotations
 
 from tiecheck.files.compare.equality import compare_bytes
-from tiecheck.records.adapters import AdaptedTie, Adapter, AdapterBase, AdapterTies, Change
+from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, AdapterTies, Change
 from tiecheck.records.stored import Comparison
 from tiecheck.records.words import Unknown
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tiecheck.files.compare.equality import compare_bytes
-from tiecheck.records.drafts import DraftModel, DraftProblem
+from tiecheck.records.artefacts import DraftModel, DraftProblem
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 
 EMBEDDINGS = ("embed_tokens.weight", "model.embed_tokens.weight")

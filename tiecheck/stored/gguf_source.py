@@ -14,7 +14,7 @@ from tiecheck.errors import MissingExtraError
 from tiecheck.files.compare.distance import elements_array
 from tiecheck.files.compare.spans import OpaqueError, Span, opened_members
 from tiecheck.files.limits import account
-from tiecheck.records.gguf import Conversion, Gguf, GgufSource, GgufTie, RowFit
+from tiecheck.records.artefacts import Conversion, Gguf, GgufSource, GgufTie, RowFit
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
 from tiecheck.stored.gguf_ties import EMBEDDING, HEAD

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast, get_args
 
 from tiecheck.files.compare.equality import compare_bytes
-from tiecheck.records.gguf import Gguf, GgufTie, HeadUse
+from tiecheck.records.artefacts import Gguf, GgufTie, HeadUse
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import Kind, Unknown
 

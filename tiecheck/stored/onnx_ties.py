@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.compare.reshaped import compare_reshaped, compare_transposed
-from tiecheck.records.onnx import OnnxCopies, OnnxCopy, OnnxGraph
+from tiecheck.records.artefacts import OnnxCopies, OnnxCopy, OnnxGraph
 from tiecheck.records.stored import Comparison, StoredTensor
 
 PAIRS = 64

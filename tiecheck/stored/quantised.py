@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.records.artefacts import QuantisedMember, QuantisedTie
 from tiecheck.records.declared import ModelConfig
-from tiecheck.records.quantised import QuantisedMember, QuantisedTie
 from tiecheck.records.stored import Checkpoint, Comparison, Group, StoredTensor
 
 MLX = "MLX"

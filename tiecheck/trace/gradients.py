@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.wrappers import UserNames, without_wrappers
-from tiecheck.records.gradients import TensorGradient, UseGradient
+from tiecheck.records.uses import TensorGradient, UseGradient
 from tiecheck.records.words import Unknown
 from tiecheck.trace.forward import floating, left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, PreTrainedModel
 import tiecheck
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
-from tiecheck.records.drafts import DraftModel, DraftProblem
+from tiecheck.records.artefacts import DraftModel, DraftProblem
 from tiecheck.stored.drafts import find_draft_problems
 
 ROWS = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.files.gguf import read_gguf
-from tiecheck.records.gguf import GgufTie
+from tiecheck.records.artefacts import GgufTie
 from tiecheck.records.report import TargetReport
 from tiecheck.records.words import Unknown
 from tiecheck.stored.gguf_ties import read_gguf_tie

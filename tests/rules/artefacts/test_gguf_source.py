@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.files.gguf import read_gguf
-from tiecheck.records.gguf import Conversion
+from tiecheck.records.artefacts import Conversion
 from tiecheck.stored.gguf_source import compare_conversion
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, LlamaModel
 import tiecheck
 from tiecheck.errors import TargetError
 from tiecheck.files.adapter import read_adapter, read_adapter_config, word_list
-from tiecheck.records.adapters import AdapterBase, AdapterTies
+from tiecheck.records.artefacts import AdapterBase, AdapterTies
 from tiecheck.rules.cases import llama_group
 from tiecheck.stored.adapter_ties import adapter_ties
 

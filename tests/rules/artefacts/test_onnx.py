@@ -13,7 +13,7 @@ from torch import nn
 import tiecheck
 from tiecheck.errors import TargetError
 from tiecheck.files.onnx import read_onnx
-from tiecheck.records.onnx import OnnxCopies, OnnxCopy
+from tiecheck.records.artefacts import OnnxCopies, OnnxCopy
 from tiecheck.stored.onnx_ties import find_onnx_copies
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import tiecheck
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.records.quantised import QuantisedMember, QuantisedTie
+from tiecheck.records.artefacts import QuantisedMember, QuantisedTie
 from tiecheck.rules.cases import llama_group
 from tiecheck.stored.quantised import quantised_ties
 

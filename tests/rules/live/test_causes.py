@@ -8,7 +8,7 @@ import pytest
 
 from tiecheck.rules.base import Draft, class_place
 from tiecheck.rules.cases import live_tie
-from tiecheck.rules.live.causes import joined_declarations, joined_drafts, of_one_cause
+from tiecheck.rules.live.mends import joined_declarations, joined_drafts, of_one_cause
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_head
-from tiecheck.rules.live.precedence import follows_weight, parts_text, speaking_rule, why_stale
+from tiecheck.rules.live.mends import follows_weight, parts_text, speaking_rule, why_stale
 
 BIASES = declared_tie("separate", parts=(("lm_head.bias",), ("decoder.bias",)))
 WEIGHTS = declared_tie("parameter", parts=(("lm_head.weight", "model.embed_tokens.weight"),))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tiecheck.records.words import TIED, UNTIED
 from tiecheck.rules.cases import PAIR, declared_tie, live_facts
-from tiecheck.rules.placement import maps, plans
-from tiecheck.rules.placement.cases import placed_pair, plain_placement, plain_plan, plain_proposal
+from tiecheck.rules.placement import plans
+from tiecheck.rules.placement.plans import placed_pair, plain_placement, plain_plan, plain_proposal
 
 DEVICES = st.sampled_from([None, "cuda:0", "cuda:1", "cpu", "disk", "mps"])
 MAPS = st.dictionaries(st.text("ab.", max_size=4), st.sampled_from([0, 1, "cpu", "disk", "cuda:1"]), max_size=30)
@@ -51,11 +51,11 @@ def test_a_given_map_hurts_whoever_follows_it_and_a_plan_its_own_tool() -> None:
 
 
 def test_a_proposal_is_a_map_or_what_is_missing() -> None:
-    assert (maps.map_words(plain_placement()), maps.map_edits(plain_placement())) == ("", ())
+    assert (plans.map_words(plain_placement()), plans.map_edits(plain_placement())) == ("", ())
     placement = plain_placement(proposal=plain_proposal())
-    assert maps.map_words(placement).startswith("It keeps every tie together and puts ")
+    assert plans.map_words(placement).startswith("It keeps every tie together and puts ")
     short = plain_placement(proposal=plain_proposal(device_map={}, lacks=2048, reason="it is too large"))
-    assert maps.map_words(short) == (
+    assert plans.map_words(short) == (
         "No map keeps every tie together: it is too large. 2 KiB are missing in max_memory."
     )
 
@@ -64,9 +64,9 @@ def test_the_keys_to_change_are_those_in_which_a_given_map_and_the_proposal_diff
     given_plan = plain_plan("given", placed_pair("cpu", "cuda:0"))
     target = {**given_plan.device_map, "lm_head": 0}
     placement = plain_placement(given_plan, proposal=plain_proposal(device_map=target))
-    assert maps.map_edits(placement) == (maps.keys_edit({"lm_head": 0}),)
-    assert maps.map_edits(plain_placement(given_plan)) == ()
-    assert maps.map_edits(plain_placement(proposal=plain_proposal(device_map=target))) == (maps.whole_map(target),)
+    assert plans.map_edits(placement) == (plans.keys_edit({"lm_head": 0}),)
+    assert plans.map_edits(plain_placement(given_plan)) == ()
+    assert plans.map_edits(plain_placement(proposal=plain_proposal(device_map=target))) == (plans.whole_map(target),)
 
 
 @pytest.mark.parametrize(("origin", "library", "loader"), [

@@ -16,7 +16,7 @@ from torch import nn
 
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.guard.faithful_copies import faithful_copy
-from tiecheck.records.survival import Family
+from tiecheck.records.life import Family
 from tiecheck.trace.forward import random_tokens
 
 MODULES = ("on_modules", "on_state", "on_files", "by_libraries", "in_training", "in_parallel")

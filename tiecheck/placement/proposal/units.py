@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tiecheck.records.module_tree import ModuleTree
+from tiecheck.records.placement import ModuleTree
 from tiecheck.union_find import DisjointParts
 
 LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.adapters import AdapterTies
+from tiecheck.records.artefacts import AdapterTies
 from tiecheck.records.edits import move_edits
 from tiecheck.records.files import BesideAdapter
 from tiecheck.records.stored import Group
@@ -30,7 +30,6 @@ class AdapterTargetsMissingName(Rule):
     """
 
     code = "TIE604"
-    name = "adapter-targets-missing-name"
     summary = "an adapter names a member that the base does not store, or a head that its class does not have"
     severity = "error"
     messages = (
@@ -91,7 +90,6 @@ class AdapterAppliedOnLoad(Rule):
     """
 
     code = "TIE605"
-    name = "adapter-applied-on-load"
     summary = "an adapter in the model's own directory that from_pretrained applies: what it makes of the tie"
     severity = "warning"
     threads = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.drafts import DraftProblem
+from tiecheck.records.artefacts import DraftProblem
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed
@@ -28,7 +28,6 @@ class DraftModelWithoutItsHead(Rule):
     """
 
     code = "TIE606"
-    name = "draft-model-without-its-head"
     summary = "a draft lacks its head, ties two shapes, or holds a stale copy of what it borrowed"
     severity = "error"
     threads = (

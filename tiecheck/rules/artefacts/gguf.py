@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.records.gguf import Conversion, Gguf, GgufSource, GgufTie
+from tiecheck.records.artefacts import Conversion, Gguf, GgufSource, GgufTie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 
 if TYPE_CHECKING:
-    from tiecheck.records.gguf import HeadUse
+    from tiecheck.records.artefacts import HeadUse
     from tiecheck.records.report import Severity
     from tiecheck.records.stored import Comparison
 
@@ -35,7 +35,6 @@ class GgufHeadMissing(Rule):
     """
 
     code = "TIE621"
-    name = "gguf-head-missing"
     summary = "output.weight is absent and the architecture's loader needs it"
     severity = "error"
     messages = (
@@ -86,7 +85,6 @@ class GgufHeadRedundant(Rule):
     """
 
     code = "TIE622"
-    name = "gguf-head-redundant"
     summary = "output.weight equals token_embd.weight, or is there though the loader never asks for it"
     severity = "info"
     messages = ("done_getting_tensors: wrong number of tensors",)
@@ -149,7 +147,6 @@ class GgufNotItsSource(Rule):
     """
 
     code = "TIE623"
-    name = "gguf-not-its-source"
     summary = "a GGUF file holds another embedding or head than the checkpoint that it was converted from"
     severity = "error"
     threads = ("huggingface/transformers#45127", "huggingface/peft#2025", "ggml-org/llama.cpp#2685")
@@ -188,7 +185,7 @@ class GgufNotItsSource(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.records.gguf import RowFit
+        from tiecheck.records.artefacts import RowFit
         from tiecheck.rules.cases import sharded_checkpoint, stored_tensor
 
         e, h = stored_tensor("model.embed_tokens.weight"), stored_tensor("lm_head.weight")

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.records.adapters import AdaptedTie, Adapter, AdapterBase, AdapterTies
+from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, AdapterTies
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
-    from tiecheck.records.adapters import Change
+    from tiecheck.records.artefacts import Change
     from tiecheck.records.report import Severity
     from tiecheck.records.stored import Comparison
 
@@ -59,7 +59,6 @@ class AdapterOnOneTiedMember(Rule):
     """
 
     code = "TIE601"
-    name = "adapter-on-one-tied-member"
     summary = "an adapter trains one member of a tied group, and the others keep the old values"
     severity = "error"
     threads = ("huggingface/peft#1750", "huggingface/peft#2399", "hiyouga/LlamaFactory#6749")
@@ -123,7 +122,6 @@ class AdapterTrainsBothCopies(Rule):
     """
 
     code = "TIE602"
-    name = "adapter-trains-both-copies"
     summary = "modules_to_save holds several members of one tie, and they differ"
     severity = "error"
     messages = (
@@ -198,7 +196,6 @@ class LowRankUpdateOnTiedHead(Rule):
     """
 
     code = "TIE603"
-    name = "low-rank-update-on-tied-head"
     summary = "an adapter adds to one tied member, and a merge changes the others as well"
     severity = "warning"
     messages = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.onnx import OnnxCopies, OnnxCopy
+from tiecheck.records.artefacts import OnnxCopies, OnnxCopy
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.wording import listed
@@ -27,7 +27,6 @@ class ExportDuplicatesTie(Rule):
     """
 
     code = "TIE631"
-    name = "export-duplicates-tie"
     summary = "an exported graph stores a tied tensor twice, as it is or transposed"
     severity = "warning"
     messages = ("Found different candidate ONNX initializers (likely duplicate) for the tied weights",)

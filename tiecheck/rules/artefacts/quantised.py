@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.records.quantised import QuantisedMember, QuantisedTie
+from tiecheck.records.artefacts import QuantisedMember, QuantisedTie
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.wording import listed
 
@@ -37,7 +37,6 @@ class OneSidedQuantisation(Rule):
     """
 
     code = "TIE611"
-    name = "one-sided-quantisation"
     summary = "a tie is declared, and its members are stored in different forms, or quantised apart"
     severity = "warning"
     messages = ("KeyError: 'embed_tokens.weight_packed'", "Received 2 parameters not in model:")
@@ -104,7 +103,6 @@ class SkipListMissesAlias(Rule):
     """
 
     code = "TIE612"
-    name = "skip-list-misses-alias"
     summary = "a skip list of bitsandbytes does not name the tied head, and the first forward pass raises"
     severity = "error"
     messages = (

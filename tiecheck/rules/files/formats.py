@@ -37,7 +37,6 @@ class FormatsDisagree(Rule):
     """
 
     code = "TIE203"
-    name = "formats-disagree"
     summary = "two weight formats in one directory tell different ties"
     severity = "warning"
 

@@ -28,7 +28,6 @@ class LoaderReadsOtherWeights(Rule):
     """
 
     code = "TIE206"
-    name = "loader-reads-other-weights"
     summary = "file names, a nested state dict or a missing format send a loader to other weights, or to none"
     severity = "error"
     messages = ("no file named model.safetensors", "Incompatible safetensors file. File metadata is not")
@@ -76,7 +75,6 @@ class LoadWillRaise(Rule):
     """
 
     code = "TIE207"
-    name = "load-will-raise"
     summary = "stored tensors do not have the sizes that the config builds, or the library refuses the config"
     severity = "error"
     messages = ("size mismatch for model.embed_tokens.weight", "You set `ignore_mismatched_sizes` to `False`")

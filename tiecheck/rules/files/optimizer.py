@@ -43,7 +43,6 @@ class TiedOptimizerStateSplit(Rule):
     """
 
     code = "TIE204"
-    name = "tied-optimizer-state-split"
     summary = "the saved optimizer state holds moments for two members of one tie"
     severity = "error"
     messages = (

@@ -42,7 +42,6 @@ class IndexDisagreesWithShards(Rule):
     """
 
     code = "TIE201"
-    name = "index-disagrees-with-shards"
     summary = "a name is in the index and not in its shard, or the reverse, or a shard is missing"
     severity = "error"
     messages = ("does not appear to have a file named",)
@@ -158,7 +157,6 @@ class MemberStoredTwice(Rule):
     """
 
     code = "TIE202"
-    name = "member-stored-twice"
     summary = "one name in two shards: which one is loaded depends on the loader"
     severity = "error"
 

@@ -50,7 +50,6 @@ class StrictLoadWillFail(Rule):
     """
 
     code = "TIE205"
-    name = "strict-load-will-fail"
     summary = "names a strict load would miss or reject, and whether that is harmless"
     severity = "warning"
     messages = (

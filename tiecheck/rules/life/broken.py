@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, edit_words, python_edit
-from tiecheck.records.life import Break, UserLine
+from tiecheck.records.life import Break, Survival, SurvivalMatrix, UserLine
 from tiecheck.records.report import Location
-from tiecheck.records.survival import Survival, SurvivalMatrix
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.wording import listed, python_path
@@ -45,7 +44,6 @@ class TieBrokenByOperation(Rule):
     """
 
     code = "TIE401"
-    name = "tie-broken-by-operation"
     summary = "a tie that an operation, or a block under `guard`, broke: the operation and the line of code"
     severity = "error"
     threads = (
@@ -89,7 +87,6 @@ class ResizeBrokeTie(Rule):
     """
 
     code = "TIE403"
-    name = "resize-broke-tie"
     summary = "`resize_token_embeddings` left a tied group different in shape, object or bias, or tied what was not"
     severity = "error"
     threads = ("huggingface/transformers#35141", "huggingface/transformers#44711", "huggingface/transformers#36590")

@@ -27,7 +27,6 @@ class CopyReadsTheOriginal(Rule):
     """
 
     code = "TIE406"
-    name = "copy-reads-the-original"
     summary = "a forward pass of a copied model reads the original's tensor"
     severity = "error"
     threads = ("pytorch/torchtitan#2253",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.survival import Cell, Survival, SurvivalMatrix, SurvivedTie
+from tiecheck.records.life import Cell, Survival, SurvivalMatrix, SurvivedTie
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, tensor_place
 from tiecheck.rules.life.broken import RESIZE
@@ -26,7 +26,6 @@ class TieMadeByOperation(Rule):
     """
 
     code = "TIE402"
-    name = "tie-made-by-operation"
     summary = "parameters that an operation tied though they were not"
     severity = "error"
     threads = ("vllm-project/llm-compressor#2866",)
@@ -100,7 +99,6 @@ class SaveDropsLiveData(Rule):
     """
 
     code = "TIE405"
-    name = "save-drops-live-data"
     summary = "a saver drops tensors that are not tied: disjoint slices, interleaved columns"
     severity = "error"
     messages = ("Removed shared tensor",)

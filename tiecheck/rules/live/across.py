@@ -33,7 +33,6 @@ class TiedAcrossModels(Rule):
     """
 
     code = "TIE319"
-    name = "tied-across-models"
     summary = "a copy, an average or a reference model shares memory with the model it was made from, and it trains"
     severity = "warning"
     threads = ("huggingface/trl#6053", "huggingface/trl#3253", "huggingface/trl#244")

@@ -9,9 +9,16 @@ from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.causes import joined_drafts, of_one_cause
-from tiecheck.rules.live.mends import FLAG, idle_words, model_path, tie_again
-from tiecheck.rules.live.precedence import parts_text, speaking_rule
+from tiecheck.rules.live.mends import (
+    FLAG,
+    idle_words,
+    joined_drafts,
+    model_path,
+    of_one_cause,
+    parts_text,
+    speaking_rule,
+    tie_again,
+)
 from tiecheck.wording import listed
 
 NOT_TIED = (
@@ -45,7 +52,6 @@ class DeclaredTieNotApplied(Rule):
     """
 
     code = "TIE301"
-    name = "declared-tie-not-applied"
     summary = "declared tied, the live members are copies or separate"
     severity = "error"
     messages = (NOT_TIED,)
@@ -125,7 +131,6 @@ class StorageOnlyTie(Rule):
     """
 
     code = "TIE302"
-    name = "storage-only-tie"
     summary = "different Parameter objects over one memory: looks tied, is not"
     severity = "error"
     messages = (SHARED_MEMORY,)
@@ -138,8 +143,7 @@ class StorageOnlyTie(Rule):
 
     def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         for ties in of_one_cause(live_ties):
-            drafts = [self._draft(live_class, mending, tie) for tie in ties]
-            yield drafts[0] if len(drafts) == 1 else joined_drafts(drafts)
+            yield joined_drafts([self._draft(live_class, mending, tie) for tie in ties])
 
     @staticmethod
     def _draft(live_class: LiveClass, mending: Mending, tie: Tie) -> Draft:
@@ -176,9 +180,7 @@ class StorageOnlyTie(Rule):
         shared = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
         normed = live_tie("lm_head.parametrizations.weight.original1", "model.embed_tokens.weight", kind="storage")
-        twice = tuple(
-            live_tie(f"a.{n}.weight", f"b.{n}.weight", kind="storage", requires_grad=(True, True)) for n in "xy"
-        )
+        twice = tuple(shared._replace(names=(f"a.{n}.weight", f"b.{n}.weight")) for n in "xy")
         yield Case("one model over another's memory", live_facts(ties=twice), finds=("error",))
         frozen = shared._replace(requires_grad=(False, False))
         yield Case("frozen on both sides", live_facts(ties=(frozen,)), finds=("info",))
@@ -210,7 +212,6 @@ class HalfMetaTie(Rule):
     """
 
     code = "TIE314"
-    name = "half-meta-tie"
     summary = "one member has data, another is on meta: a forward pass may return garbage without an error"
     severity = "error"
     messages = ("for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter", "device meta")

@@ -35,7 +35,6 @@ class TieAgainstConfig(Rule):
     """
 
     code = "TIE305"
-    name = "tie-against-config"
     summary = "tied although the config says not: the next save drops the member, the next load makes it random"
     severity = "error"
     messages = ("lm_head.weight | MISSING",)
@@ -110,7 +109,6 @@ class InertTieFlag(Rule):
     """
 
     code = "TIE315"
-    name = "inert-tie-flag"
     summary = "the config asks for a tie and the class ties nothing"
     severity = "error"
     messages = ("lm_head.weight | MISSING",)

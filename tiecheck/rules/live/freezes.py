@@ -33,7 +33,6 @@ class RequiresGradSurprise(Rule):
     """
 
     code = "TIE312"
-    name = "requires-grad-surprise"
     summary = "tied members that were meant to differ in requires_grad or dtype"
     severity = "warning"
     confidence = "medium"

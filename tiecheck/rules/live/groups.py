@@ -9,8 +9,7 @@ from tiecheck.records.live import DeclaredTie, Head, LiveClass, Misfit
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.mends import model_path, tie_again
-from tiecheck.rules.live.precedence import parts_text, speaking_rule, why_stale
+from tiecheck.rules.live.mends import model_path, parts_text, speaking_rule, tie_again, why_stale
 from tiecheck.wording import listed
 
 
@@ -33,7 +32,6 @@ class StaleTie(Rule):
     """
 
     code = "TIE306"
-    name = "stale-tie"
     summary = "the head is tied to a tensor that get_input_embeddings() no longer returns"
     severity = "error"
     messages = ("The size of tensor a (...) must match the size of tensor b (...) at non-singleton dimension",)
@@ -118,7 +116,6 @@ class HalfTiedGroup(Rule):
     """
 
     code = "TIE307"
-    name = "half-tied-group"
     summary = "a group of three or more of which only some are tied"
     severity = "error"
     messages = ("newly initialized: ['model.decoder.embed_tokens.weight','model.encoder.embed_tokens.weight']",)
@@ -179,7 +176,6 @@ class TiedBiasOutOfStep(Rule):
     """
 
     code = "TIE308"
-    name = "tied-bias-out-of-step"
     summary = "a bias that must follow the tie does not: another object, or another length"
     severity = "error"
     messages = ("The size of tensor a (21215) must match the size of tensor b (21128) at non-singleton dimension 2",)

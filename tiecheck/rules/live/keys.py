@@ -36,7 +36,6 @@ class DeclaredKeyMatchesNothing(Rule):
     """
 
     code = "TIE309"
-    name = "declared-key-matches-nothing"
     summary = "a declared key, pattern or source names no parameter, or names itself"
     severity = "error"
     messages = (
@@ -94,7 +93,6 @@ class DeclaredKeyMatchesTooMuch(Rule):
     """
 
     code = "TIE310"
-    name = "declared-key-matches-too-much"
     summary = "a key used as a pattern matches names beside the one meant"
     severity = "warning"
     messages = ("There is an issue with your definition of `tie_weights_keys`",)
@@ -156,7 +154,6 @@ class ListFormTiedKeys(Rule):
     """
 
     code = "TIE311"
-    name = "list-form-tied-keys"
     summary = "_tied_weights_keys, or tie_weights, in a form of 4.x that the installed transformers cannot read"
     severity = "error"
     messages = (

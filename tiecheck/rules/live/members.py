@@ -30,7 +30,6 @@ class OverlappingParameters(Rule):
     """
 
     code = "TIE317"
-    name = "overlapping-parameters"
     summary = "parameters over partly the same memory: each step writes into the other"
     severity = "error"
 
@@ -74,7 +73,6 @@ class EqualLiveCopies(Rule):
     """
 
     code = "TIE316"
-    name = "equal-live-copies"
     summary = "embedding and head hold equal bytes and are not tied"
     severity = "info"
     threads = ("rasbt/LLMs-from-scratch#822", "facebookresearch/fairseq2#1064")
@@ -134,7 +132,6 @@ class TiedButNotEffective(Rule):
     """
 
     code = "TIE313"
-    name = "tied-but-not-effective"
     summary = "one Parameter, and another weight in forward on one side: pruning, a norm, a parametrization, an adapter"
     severity = "error"
     messages = ("Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",)

@@ -6,12 +6,14 @@ and never by the order in which a contract lists its names.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator
 
 from tiecheck.records.edits import Edit, Step, python_edit, source_step
-from tiecheck.records.live import DeclaredTie, KeyProblem
+from tiecheck.records.live import DeclaredTie, Head, KeyProblem, Tie
 from tiecheck.records.mending import Mending
-from tiecheck.wording import listed, python_path
+from tiecheck.rules.base import Draft
+from tiecheck.wording import cause_of, listed, python_path
 
 FLAG = "config.tie_word_embeddings"
 
@@ -160,3 +162,87 @@ def _sharded_together(claim: DeclaredTie, mending: Mending) -> Edit:
     owners = dict.fromkeys(model_path(mending, name.rpartition(".")[0]) for name in claim.names)
     lines = ("from torch.distributed.fsdp import fully_shard", f"fully_shard([{', '.join(owners)}])")
     return python_edit("tied", "the model is made again and no part of it is sharded yet", *lines)
+
+
+def of_one_cause(ties: Iterable[Tie]) -> Iterable[list[Tie]]:
+    """Return the ties that share memory alone, those of one cause together."""
+    alike: dict[tuple[object, ...], list[Tie]] = {}
+    for tie in ties:
+        if tie.kind == "storage" and not tie.buffer:
+            key = tie.device == "meta", any(tie.requires_grad), tie.alike, cause_of(tie.names)
+            alike.setdefault(key, []).append(tie)
+    return alike.values()
+
+
+def joined_drafts(drafts: list[Draft]) -> Draft:
+    """Return ties of one cause as one finding with all of their names, and the fixes of all."""
+    first = drafts[0]
+    if len(drafts) == 1:
+        return first
+    codes = [step.code or "" for draft in drafts for edit in draft.edits[:1] for step in edit.steps]
+    edits = first.edits[:1] if codes else ()
+    if codes:
+        lines = list(dict.fromkeys(line for code in codes for line in code.splitlines()))
+        edits = (python_edit(first.edits[0].choice, first.edits[0].when, *lines, safe=first.edits[0].safe),)
+    return first._replace(
+        message=f"{first.message} So it is with {len(drafts) - 1} more groups of them, by the same cause.",
+        names=tuple(sorted(name for draft in drafts for name in draft.names)),
+        edits=edits,
+    )
+
+
+def joined_declarations(declarations: list[str]) -> str | None:
+    """Return one declaration with the keys of several; None where one of them is no plain mapping."""
+    keys: dict[str, str] = {}
+    for text in declarations:
+        try:
+            keys |= ast.literal_eval(text.partition("=")[2].strip())
+        except (ValueError, SyntaxError, TypeError):
+            return None
+    return f"_tied_weights_keys = {keys!r}"
+
+
+BROKEN = ("copy", "separate", "overlap")
+
+
+def speaking_rule(claim: DeclaredTie, declared: tuple[DeclaredTie, ...], heads: tuple[Head, ...]) -> str | None:
+    """Return the code of the one rule that reports a declared group; None where the group is not broken.
+
+    Where one cause fits several rules, the more precise one speaks: half on meta, half tied, a bias out of step with
+    its weight, a head tied to an embedding that was replaced, and last that the tie is not applied.
+    """
+    if claim.kind not in BROKEN or claim.stored == "separate":
+        return None  # a loader that keeps apart what is stored apart is right; the checkpoint is TIE101's matter
+    if "meta" in claim.devices and set(claim.devices) - {"meta", "offloaded"}:
+        return "TIE314"
+    if len(claim.names) > 2 and any(len(part) > 1 for part in claim.parts):
+        return "TIE307"
+    if follows_weight(claim, declared):
+        return "TIE308"
+    return "TIE306" if why_stale(claim, heads) else "TIE301"
+
+
+def follows_weight(claim: DeclaredTie, declared: tuple[DeclaredTie, ...]) -> bool:
+    """Tell whether a group is of biases, one of which stands beside a weight that is declared tied as well."""
+    if not all(name.rpartition(".")[2].endswith("bias") for name in claim.names):
+        return False
+    owners = {name.rpartition(".")[0] for name in claim.names}
+    weights = {name for other in declared for name in other.names if name.endswith("weight")}
+    return any(weight.rpartition(".")[0] in owners for weight in weights)
+
+
+def why_stale(claim: DeclaredTie, heads: tuple[Head, ...]) -> str | None:
+    """Return why a broken group looks like a tie to an embedding that was replaced; None where nothing says so."""
+    two = [shape for shape in claim.shapes if shape is not None and len(shape) == 2]
+    if len(two) > 1 and len(set(two)) > 1 and claim.reason is None:  # a transposed copy was never tied
+        return "they have different shapes: " + " and ".join(str(list(shape)) for shape in dict.fromkeys(two))
+    for head in heads:
+        others = set(head.head) - set(claim.names)
+        if set(head.head) & set(claim.names) and others and set(head.embedding) & set(claim.names):
+            return f"the head is one tensor with {min(others)}"
+    return None
+
+
+def parts_text(claim: DeclaredTie) -> str:
+    """Return the members as they fall apart."""
+    return "; ".join(" = ".join(part) for part in claim.parts[:4])

@@ -12,9 +12,8 @@ from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
-from tiecheck.rules.live.causes import joined_declarations
 from tiecheck.rules.live.members import use_one_weight
-from tiecheck.rules.live.mends import FIXED, FLAG, model_path, untying_edits
+from tiecheck.rules.live.mends import FIXED, FLAG, joined_declarations, model_path, untying_edits
 from tiecheck.wording import cause_of, listed
 
 
@@ -39,7 +38,6 @@ class ModuleAlias(Rule):
     """
 
     code = "TIE303"
-    name = "module-alias"
     summary = "one module under several paths: which tools cannot see the tie"
     severity = "info"
     messages = (NOT_TIED,)
@@ -94,7 +92,6 @@ class UndeclaredTie(Rule):
     """
 
     code = "TIE304"
-    name = "undeclared-tie"
     summary = "a real tie that the class does not declare: save_pretrained raises, or drops it"
     severity = "warning"
     messages = ("The weights trying to be saved contained shared tensors", SHARED_MEMORY)
@@ -155,7 +152,6 @@ class RepeatedModule(Rule):
     """
 
     code = "TIE318"
-    name = "repeated-module"
     summary = "one module object stands several times in a list or a Sequential: shared on purpose, or n were meant"
     severity = "info"
     threads = (

@@ -8,7 +8,6 @@ from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.placement import Device, Double, Placement, Plan
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.maps import whole_map
 from tiecheck.rules.placement.plans import (
     device_key,
     hurt_by_plans,
@@ -16,6 +15,7 @@ from tiecheck.rules.placement.plans import (
     plan_title,
     tool_place,
     unfollowed_words,
+    whole_map,
 )
 from tiecheck.wording import listed, size
 
@@ -43,7 +43,6 @@ class TiedMemoryCountedTwice(Rule):
     """
 
     code = "TIE503"
-    name = "tied-memory-counted-twice"
     summary = "a planner counts tied memory more than once, and may place modules elsewhere because of it"
     severity = "warning"
     threads = ("huggingface/accelerate#2330", "pytorch/torchtitan#3225")
@@ -75,7 +74,7 @@ class TiedMemoryCountedTwice(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import plain_placement, plain_plan
+        from tiecheck.rules.placement.plans import plain_placement, plain_plan
 
         names = ("model.layers.0.k.weight", "model.layers.1.k.weight")
         double = Double("model.layers.0", "cuda:0", names, 21888, 12544)

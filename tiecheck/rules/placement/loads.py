@@ -9,8 +9,7 @@ from tiecheck.records.placement import PlacedLoad, Placement
 from tiecheck.records.report import Location
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.maps import declare_edit, map_edits, map_words, together_edit
-from tiecheck.rules.placement.plans import device_key
+from tiecheck.rules.placement.plans import declare_edit, device_key, map_edits, map_words, together_edit
 from tiecheck.wording import listed
 
 
@@ -49,7 +48,7 @@ class LoadOverwritesTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placed_load, plain_placement
+        from tiecheck.rules.placement.plans import placed_load, plain_placement
 
         lost = placed_load("overwrites")
         yield Case("only the embedding is stored", {"placement": plain_placement(loads=(lost,))}, finds=("error",))
@@ -133,7 +132,7 @@ class LoadFailsUnderMap(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import placed_load, plain_placement
+        from tiecheck.rules.placement.plans import placed_load, plain_placement
 
         meta = "NotImplementedError: aten::equal: attempted to run this operator with Meta tensors"
         both = placed_load("raises", devices=("disk", "cpu"), message=meta)

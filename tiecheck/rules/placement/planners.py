@@ -8,15 +8,17 @@ from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.placement import Crash, Placement, Plan, Seeds
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.maps import map_edits, map_words, whole_map
 from tiecheck.rules.placement.plans import (
     hurt_by_plans,
     is_aside,
     is_split,
+    map_edits,
+    map_words,
     plan_severity,
     plan_title,
     tool_place,
     unfollowed_words,
+    whole_map,
 )
 from tiecheck.wording import listed
 
@@ -49,7 +51,6 @@ class PlannerWillCrash(Rule):
     """
 
     code = "TIE508"
-    name = "planner-will-crash"
     summary = 'device_map="auto" raises on this model because of a tie, and over which names'
     severity = "error"
     messages = ("IndexError: list index out of range",)
@@ -90,7 +91,7 @@ class PlannerWillCrash(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import plain_placement, plain_plan, plain_proposal
+        from tiecheck.rules.placement.plans import plain_placement, plain_plan, plain_proposal
 
         index = "IndexError: list index out of range"
         inside = Crash(index, "substring", "lm_head", ("head.weight", "lm_head.weight"))
@@ -140,7 +141,6 @@ class PlanDependsOnHashSeed(Rule):
     """
 
     code = "TIE509"
-    name = "plan-depends-on-hash-seed"
     summary = "the planned device map differs from process to process, with the hash seed"
     severity = "warning"
 
@@ -169,7 +169,7 @@ class PlanDependsOnHashSeed(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.placement.cases import plain_placement, plain_plan
+        from tiecheck.rules.placement.plans import plain_placement, plain_plan
 
         seven = Seeds(tried=8, maps=7, moving=("model.layers.0", "model.layers.1"), splits=0, crashes=0)
         wavers = plain_plan("accelerate", seeds=seven)

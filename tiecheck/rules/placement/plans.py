@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from tiecheck.peers.loaders.accelerate import FINDERS
-from tiecheck.records.live import DeclaredTie, LiveClass
+from tiecheck.placement.map_lookup import device_word, key_of
+from tiecheck.records.edits import Edit, python_edit
+from tiecheck.records.live import DeclaredTie, LiveClass, LiveModel
 from tiecheck.records.loaders import LoaderView
-from tiecheck.records.placement import Device, Placed, Placement, Plan
+from tiecheck.records.placement import Device, LoadForm, Placed, PlacedLoad, Placement, Plan, Proposal
 from tiecheck.records.report import Location, Severity
 from tiecheck.records.words import TIED, UNTIED
 from tiecheck.rules.base import Role
-from tiecheck.wording import listed
+from tiecheck.rules.cases import EMBEDDING, PAIR, live_facts
+from tiecheck.wording import SHOWN, listed, size
 
 
 class Loading(NamedTuple):
@@ -116,3 +119,134 @@ def device_key(device: Device) -> int | str:
     """Return a device as a map of accelerate has it: `cuda:0` is `0`, since it takes the two for different devices."""
     kind, _, number = device.partition(":")
     return int(number) if kind == "cuda" and number.isdecimal() else device
+
+
+DeviceMap = Mapping[str, int | str]
+
+
+def map_edits(placement: Placement) -> tuple[Edit, ...]:
+    """Return the way to the map that keeps every tie together: its few keys that differ from a given one, or all."""
+    target = placement.proposal.device_map if placement.proposal else {}
+    if not target:
+        return ()
+    given = placement.plans[0].device_map if placement.plans and placement.plans[0].tool == "given" else {}
+    own = {key: device_word(device) for key, device in given.items()}
+    changed = {key: device for key, device in target.items() if own.get(key) != device_word(device)}
+    few = 0 < len(changed) <= SHOWN and own.keys() <= target.keys() and bool(given)
+    return (keys_edit(changed) if few else whole_map(target),)
+
+
+def keys_edit(changed: DeviceMap) -> Edit:
+    """Return the way to other devices for some keys of the map."""
+    return python_edit("placed", None, *(f"device_map[{key!r}] = {device!r}" for key, device in changed.items()))
+
+
+def whole_map(device_map: DeviceMap, when: str | None = None) -> Edit:
+    """Return the way to load with another map."""
+    return python_edit("placed", when, f"device_map = {dict(device_map)!r}")
+
+
+def together_edit(plan: Plan, names: tuple[str, ...], device: int | str) -> Edit:
+    """Return the way to one device for some names, by the keys that place them: a closer one inside of a key fails."""
+    keys = (key_of(plan.device_map, name) for name in names)
+    changed = {name.rpartition(".")[0] if key is None else key: device for name, key in zip(names, keys, strict=True)}
+    return keys_edit(changed) if plan.tool == "given" else whole_map({**plan.device_map, **changed})
+
+
+def map_words(placement: Placement) -> str:
+    """Return what is known of the map that keeps every tie together, or why there is none; empty where nobody tried."""
+    proposal = placement.proposal
+    if proposal is None:
+        return ""
+    if not proposal.device_map:
+        lacks = f" {size(proposal.lacks)} are missing in max_memory." if proposal.lacks else ""
+        return f"No map keeps every tie together: {proposal.reason or 'none fits'}.{lacks}"
+    needs = ", ".join(f"{size(nbytes)} on {device}" for device, nbytes in proposal.used.items())
+    return f"It keeps every tie together and puts {needs}{f' ({proposal.reason})' if proposal.reason else ''}."
+
+
+def declare_edit(names: tuple[str, ...], when: str | None = None) -> Edit:
+    """Return the way to a class that declares a tie, before it is loaded: `from_pretrained` hears of nothing else."""
+    lines = (
+        "cls = type(model)",
+        f"cls._tied_weights_keys = {{**(cls._tied_weights_keys or {{}}), **{dict.fromkeys(names[:-1], names[-1])!r}}}",
+        "model.config.tie_word_embeddings = True",
+    )
+    return python_edit("declared", when, *lines)
+
+
+MAP: dict[str, int | str] = {"model.embed_tokens": 0, "lm_head": 0, "model.layers": 1, "model.norm": 1}
+VERSIONS = {"accelerate": "1.15.0", "transformers": "5.23.0", "given": ""}
+
+
+def placed_pair(*devices: str | None, **changes: Any) -> Placed:
+    """Return the Llama's group: the head's device and the embedding's."""
+    plain = Placed(
+        names=PAIR, kind="parameter", declared=True, devices=devices or ("cuda:0",) * 2, nbytes=8192, seen=True
+    )
+    return plain._replace(**changes)
+
+
+def plain_plan(
+    tool: Literal["accelerate", "transformers", "given"] = "transformers", *groups: Placed, **changes: Any
+) -> Plan:
+    """Return a plan of one tool, with the groups it places."""
+    plain = Plan(
+        tool=tool,
+        version=VERSIONS[tool],
+        strategy="map" if tool == "given" else "auto",
+        device_map=_homes(groups[0]) if groups and groups[0].names == PAIR else MAP,
+        placed=groups or (placed_pair(),),
+        used={"cuda:0": 8192, "cuda:1": 14656},
+    )
+    return plain._replace(**changes)
+
+
+def _homes(group: Placed) -> dict[str, int | str]:
+    """Return the map that puts the Llama's group where it is said to be."""
+    at = {
+        home: device_key(device)
+        for home, device in zip(("lm_head", "model.embed_tokens"), group.devices, strict=True)
+        if device
+    }
+    return {**{key: home for key, home in MAP.items() if key not in ("lm_head", "model.embed_tokens")}, **at}
+
+
+def plain_placement(*plans: Plan, **changes: Any) -> Placement:
+    """Return what was asked for, and the plans, the natural loader's first."""
+    plain = Placement(
+        strategy=plans[0].strategy if plans else "auto",
+        origin="--device-map",
+        memory={0: 20000, 1: 20000},
+        plans=plans or (plain_plan(), plain_plan("accelerate")),
+        proposal=None,
+        installed="1.15.0",
+    )
+    return plain._replace(**changes)
+
+
+def plain_proposal(**changes: Any) -> Proposal:
+    """Return a map that fits."""
+    return Proposal(MAP, {"cuda:0": 8192, "cuda:1": 14656}, 0, None)._replace(**changes)
+
+
+def placed_load(form: LoadForm, **changes: Any) -> PlacedLoad:
+    """Return what becomes of the pair in a load, the embedding alone being stored."""
+    ours = form != "overwrites"
+    plain = PlacedLoad(
+        tool="transformers" if ours else "accelerate",
+        function="from_pretrained" if ours else "load_checkpoint_in_model",
+        form=form,
+        names=PAIR,
+        devices=("cpu", "cpu"),
+        stored=(EMBEDDING,),
+        message=None,
+        harmless=False,
+        versions="5.23.0" if ours else "1.15.0",
+    )
+    return plain._replace(**changes)
+
+
+def placing_facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
+    """Return the facts that the rules on placement ask for: plans, of a Llama in order or another."""
+    return {"placement": plain_placement(*plans, **changes), **live_facts(of)}

@@ -6,25 +6,30 @@ from collections.abc import Iterator
 from typing import Any
 
 from tiecheck.placement.map_lookup import device_in, key_of
-from tiecheck.records.edits import Edit
+from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.live import Alias, DeclaredTie, LiveClass, LiveModel
+from tiecheck.records.mending import Mending
 from tiecheck.records.placement import Placed, Placement, Plan
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
-from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.placement.maps import declare_edit, map_edits, map_words, together_edit
+from tiecheck.rules.base import Case, Draft, Rule, class_place
+from tiecheck.rules.live.mends import model_path
 from tiecheck.rules.placement.plans import (
     Loading,
     by_class,
+    declare_edit,
     devices_words,
     hurt_by_plans,
     is_split,
     loading_of,
+    map_edits,
+    map_words,
     plan_severity,
     plan_title,
+    together_edit,
     unfollowed_words,
 )
-from tiecheck.wording import size
+from tiecheck.wording import listed, size
 
 APART = (
     "Tied parameters are on different devices: {...}. Please modify your custom device map or set `device_map='auto'`."
@@ -120,7 +125,7 @@ class TiedGroupSplit(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import declared_tie, live_llama
-        from tiecheck.rules.placement.cases import placed_load, placed_pair, placing_facts, plain_plan, plain_proposal
+        from tiecheck.rules.placement.plans import placed_load, placed_pair, placing_facts, plain_plan, plain_proposal
 
         def given(group: Placed, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
             return placing_facts(plain_plan("given", group), of=of, **changes)
@@ -225,3 +230,52 @@ def _together(plan: Plan, group: Placed, placement: Placement, *, loses: bool) -
     if plan.tool != "given":
         return (declare_edit(group.names),)
     return tuple(declare_edit(group.names)._replace(steps=(*declare_edit(group.names).steps, *e.steps)) for e in placed)
+
+
+class FsdpGroupsSplitTie(Rule):
+    """FSDP2 has put the members of a tie into different groups.
+
+    ## What it does
+    Finds names that were one parameter when `fully_shard` took them, in two calls, by the mark that torch leaves on
+    each of them. It is told before the first forward pass, declared or not, also where somebody has assigned one to the
+    other again since. FSDP1 leaves no such mark.
+
+    ## Why it is bad
+    torch 2.13 shards the parameter twice, and raises at the first forward pass of the root. `tie_weights()` afterwards
+    changes nothing: the groups stay.
+
+    ## How to fix it
+    Build the model again and give both modules to one call, before any other: `fully_shard([embedding, head])`.
+    """
+
+    code = "TIE504"
+    summary = "members of a tie in different FSDP2 groups: the first forward pass raises"
+    severity = "error"
+    messages = ("is shared with a parameter already managed by another FSDP group",)
+    threads = (
+        "pytorch/torchtitan#2252",
+        "huggingface/accelerate#4171",
+        "saforem2/ezpz#237",
+        "NVIDIA/Megatron-LM#1447",
+    )
+
+    def check(self, live_class: LiveClass, mending: Mending) -> Iterator[Draft | Unknown]:
+        for names in mending.sharded_apart:
+            owners = dict.fromkeys(model_path(mending, name.rpartition(".")[0]) for name in names)
+            lines = ("from torch.distributed.fsdp import fully_shard", f"fully_shard([{', '.join(owners)}])")
+            yield Draft(
+                f"{listed(names)} were one parameter, and fully_shard has put them into different groups: the first "
+                "forward pass raises ValueError, and no tie_weights() after it helps.",
+                names,
+                (class_place(live_class.class_name, "sharded in different groups"),),
+                "Other fully_shard calls come after that one.",
+                edits=(python_edit("tied", "the model is made again and no part of it is sharded yet", *lines),),
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.cases import PAIR, live_facts
+
+        yield Case("embedding and head in two calls", live_facts(sharded_apart=(PAIR,)), finds=("error",))
+        yield Case("in one call", live_facts(wrappers=("FSDP2",)))
+        yield Case("not sharded", live_facts())

@@ -15,9 +15,9 @@ from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED
 from tiecheck.rules.live.mends import tie_again
-from tiecheck.rules.placement.maps import declare_edit
 from tiecheck.rules.placement.plans import (
     Loading,
+    declare_edit,
     hurt_by_plans,
     is_split,
     loading_of,
@@ -51,7 +51,6 @@ class TieInvisibleToLoader(Rule):
     """
 
     code = "TIE502"
-    name = "tie-invisible-to-loader"
     summary = "accelerate or transformers warns of a tie or plans without it; whether that is harmless"
     severity = "warning"
     messages = (NOT_TIED, NO_MODULE + "[...]")
@@ -90,7 +89,7 @@ class TieInvisibleToLoader(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         from tiecheck.rules.cases import EMBEDDING, HEAD, declared_tie, live_head, live_llama, live_tie
-        from tiecheck.rules.placement.cases import placed_pair, placing_facts, plain_plan
+        from tiecheck.rules.placement.plans import placed_pair, placing_facts, plain_plan
 
         def facts(*plans: Plan, of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
             return placing_facts(*plans, of=of, **changes)

@@ -36,7 +36,6 @@ class ForwardBypassesHead(Rule):
     """
 
     code = "TIE809"
-    name = "forward-bypasses-head"
     summary = "`forward` uses the embedding although the class has a head that may be untied"
     severity = "warning"
     confidence = "medium"

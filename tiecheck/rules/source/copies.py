@@ -30,7 +30,6 @@ class CloneInsteadOfShare(Rule):
     """
 
     code = "TIE812"
-    name = "clone-instead-of-share"
     summary = "a deep copy in the branch in which the config asks for sharing"
     severity = "info"
     confidence = "medium"
@@ -100,7 +99,6 @@ class ClonedWithSharedChild(Rule):
     """
 
     code = "TIE818"
-    name = "cloned-with-shared-child"
     summary = "layers are deep copies of one that holds a module which was to be shared"
     severity = "warning"
     confidence = "medium"

@@ -36,7 +36,6 @@ class EmbeddingInitialisesTiedHead(Rule):
     """
 
     code = "TIE807"
-    name = "embedding-initialises-tied-head"
     summary = "the tie keeps an `nn.Embedding`'s default draw, and no initialisation follows"
     severity = "warning"
     confidence = "medium"

@@ -33,7 +33,6 @@ class ListTiedWeightsKeys(Rule):
     """
 
     code = "TIE803"
-    name = "list-tied-weights-keys"
     summary = "a list in `_tied_weights_keys`, where transformers 5 needs a mapping"
     severity = "warning"
     messages = ("'list' object has no attribute 'keys'",)
@@ -93,7 +92,6 @@ class MisspeltTieDeclaration(Rule):
     """
 
     code = "TIE804"
-    name = "misspelt-tie-declaration"
     summary = "`tied_weights_keys`, `tie_word_embedding=` and their like: no library reads them"
     severity = "error"
     confidence = "medium"
@@ -156,7 +154,6 @@ class SelfMappedTieKey(Rule):
     """
 
     code = "TIE805"
-    name = "self-mapped-tie-key"
     summary = "a tied name mapped to itself ties nothing"
     severity = "error"
     threads = ("unslothai/unsloth#6540",)

@@ -42,7 +42,6 @@ class ModuleTimesN(Rule):
     """
 
     code = "TIE813"
-    name = "module-times-n"
     summary = "`[Module()] * n`: one module, n times"
     severity = "warning"
     confidence = "medium"
@@ -102,7 +101,6 @@ class WeightKeptAsPlainTensor(Rule):
     """
 
     code = "TIE816"
-    name = "weight-kept-as-plain-tensor"
     summary = "a plain attribute made from a weight: not moved, not saved, not updated"
     severity = "warning"
     confidence = "medium"
@@ -164,7 +162,6 @@ class HeadInClosure(Rule):
     """
 
     code = "TIE817"
-    name = "head-in-closure"
     summary = "a lambda or partial over a weight as head: a copy of the model reads the original's"
     severity = "warning"
     confidence = "high"
@@ -212,7 +209,6 @@ class AssignLoadWithoutRetie(Rule):
     """
 
     code = "TIE810"
-    name = "assign-load-without-retie"
     summary = "`load_state_dict(assign=True)` on a tied class, and nothing ties again"
     severity = "warning"
     confidence = "medium"
@@ -246,7 +242,6 @@ class MaterialiseWithoutRetie(Rule):
     """
 
     code = "TIE811"
-    name = "materialise-without-retie"
     summary = "`to_empty()` on a tied class, and nothing ties again"
     severity = "warning"
     confidence = "medium"

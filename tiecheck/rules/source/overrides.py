@@ -34,7 +34,6 @@ class UnguardedTie(Rule):
     """
 
     code = "TIE808"
-    name = "unguarded-tie"
     summary = "ties without asking the config"
     severity = "warning"
     confidence = "medium"
@@ -85,7 +84,6 @@ class PostInitMissing(Rule):
     """
 
     code = "TIE814"
-    name = "post-init-missing"
     summary = "declares ties and never calls `post_init()`"
     severity = "error"
     confidence = "medium"
@@ -150,7 +148,6 @@ class EmptyTieWeights(Rule):
     """
 
     code = "TIE815"
-    name = "empty-tie-weights"
     summary = "`tie_weights` overridden with nothing, or with a signature that transformers 5 cannot call"
     severity = "error"
     messages = ("tie_weights() got an unexpected keyword argument 'recompute_mapping'",)

@@ -40,7 +40,6 @@ class ModuleAliasAssignment(Rule):
     """
 
     code = "TIE801"
-    name = "module-alias-assignment"
     summary = "`self.head = self.embedding`: the module is shared where the weight was meant"
     severity = "warning"
     confidence = "medium"
@@ -119,7 +118,6 @@ class CopyInsteadOfShare(Rule):
     """
 
     code = "TIE802"
-    name = "copy-instead-of-share"
     summary = "a tie by `.data`, `nn.Parameter(x.weight)`, `clone` or `copy_`: two parameters"
     severity = "error"
     confidence = "medium"
@@ -205,7 +203,6 @@ class TieReboundLater(Rule):
     """
 
     code = "TIE806"
-    name = "tie-rebound-later"
     summary = "tied, and then a member is replaced"
     severity = "warning"
     confidence = "medium"

@@ -25,7 +25,6 @@ class UnusedSuppression(Rule):
     """
 
     code = "TIE901"
-    name = "unused-suppression"
     summary = "an ignore comment, an allowance or a baseline's entry that matches nothing"
     severity = "warning"
 

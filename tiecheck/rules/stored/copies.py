@@ -43,7 +43,6 @@ class RedundantTiedCopy(Rule):
     """
 
     code = "TIE106"
-    name = "redundant-tied-copy"
     summary = "declared tied, stored twice, identical: strict loaders refuse it, disk is wasted"
     severity = "info"
     messages = (
@@ -124,7 +123,6 @@ class FlattenedTie(Rule):
     """
 
     code = "TIE109"
-    name = "flattened-tie"
     summary = "not declared tied, stored twice, identical: a tie that an export has flattened"
     severity = "info"
     threads = (

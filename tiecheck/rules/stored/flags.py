@@ -85,7 +85,6 @@ class ConflictingTieFlags(Rule):
     """
 
     code = "TIE103"
-    name = "conflicting-tie-flags"
     summary = "nested and top-level flags disagree, and loaders read different ones"
     severity = "error"
     confidence = "medium"
@@ -177,7 +176,6 @@ class ImplicitTieFlag(Rule):
     """
 
     code = "TIE104"
-    name = "implicit-tie-flag"
     summary = "the flag is absent, its default differs between loaders, and so does the outcome"
     severity = "warning"
     confidence = "medium"
@@ -237,7 +235,6 @@ class FlagMeansSomethingElse(Rule):
     """
 
     code = "TIE105"
-    name = "flag-means-something-else"
     summary = "a false flag that some loaders do not take for `not tied`, and something is lost for it"
     severity = "warning"
     confidence = "medium"

@@ -57,7 +57,6 @@ class TrainedHeadDiscarded(Rule):
     """
 
     code = "TIE101"
-    name = "trained-head-discarded"
     summary = "declared tied, stored as different tensors: some loaders throw one away"
     severity = "error"
     messages = (
@@ -157,7 +156,6 @@ class TiedMemberLost(Rule):
     """
 
     code = "TIE102"
-    name = "tied-member-lost"
     summary = "a member is not stored and nothing ties it: a random or zero head"
     severity = "error"
     confidence = "medium"

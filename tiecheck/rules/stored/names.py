@@ -43,7 +43,6 @@ class HeadNotMaterialised(Rule):
     """
 
     code = "TIE107"
-    name = "head-not-materialised"
     summary = "correctly tied and stored once: which tools read the other name unconditionally and fail"
     severity = "info"
     confidence = "medium"
@@ -121,7 +120,6 @@ class OrphanedTieGroup(Rule):
     """
 
     code = "TIE110"
-    name = "orphaned-tie-group"
     summary = "no member of a declared group is stored"
     severity = "error"
     confidence = "medium"
@@ -179,7 +177,6 @@ class KeptTheAliasName(Rule):
     """
 
     code = "TIE111"
-    name = "kept-the-alias-name"
     summary = "the group is stored under the target's name only: which loaders fail"
     severity = "warning"
     messages = ("tensor 'token_embd.weight' not found", "Tensor on device meta is not on the expected device")

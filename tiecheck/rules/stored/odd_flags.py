@@ -30,7 +30,6 @@ class InvalidTieFlag(Rule):
     """
 
     code = "TIE112"
-    name = "invalid-tie-flag"
     summary = "a flag that is null, a text or a number: transformers 5 refuses it, 4.57 takes it for what Python does"
     severity = "error"
     messages = ("StrictDataclassFieldValidationError: Validation error for field 'tie_word_embeddings'",)

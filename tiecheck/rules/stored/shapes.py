@@ -44,7 +44,6 @@ class TiedShapeMismatch(Rule):
     """
 
     code = "TIE108"
-    name = "tied-shape-mismatch"
     summary = "declared tied, stored in different shapes or dtypes: the loader fails or mixes them up"
     severity = "error"
     messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")

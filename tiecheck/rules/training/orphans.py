@@ -11,7 +11,7 @@ from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import model_path
-from tiecheck.rules.training.held import (
+from tiecheck.rules.training.stepped import (
     PAIR,
     case_facts,
     case_held,
@@ -40,7 +40,6 @@ class OptimizerHoldsOrphan(Rule):
     """
 
     code = "TIE707"
-    name = "optimizer-holds-orphan"
     summary = "the optimizer steps a tensor that the model has no longer, and lacks one that it has"
     severity = "error"
     threads = ("helpmefindaname/transformer-smaller-training-vocab#3",)
@@ -88,7 +87,6 @@ class TiedWeightInNameGroup(Rule):
     """
 
     code = "TIE708"
-    name = "tied-weight-in-name-group"
     summary = "groups made by name: a tied embedding or head stands in the matrix group (Muon) under its first name"
     severity = "warning"
     threads = ("unslothai/unsloth#5933",)

@@ -42,7 +42,6 @@ class EmbeddingScaleOnTiedHead(Rule):
     """
 
     code = "TIE701"
-    name = "embedding-scale-on-tied-head"
     summary = "the shared tensor's scale blows up untrained logits"
     severity = "error"
     threads = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.gradients import TensorGradient, UseGradient
 from tiecheck.records.live import DeclaredTie, Head, LiveClass, Tie
-from tiecheck.records.uses import Use, Uses, names_not_taken
+from tiecheck.records.uses import TensorGradient, Use, UseGradient, Uses, names_not_taken
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.wording import listed
@@ -32,7 +31,6 @@ class DeadTiedSlot(Rule):
     """
 
     code = "TIE704"
-    name = "dead-tied-slot"
     summary = "a member of a tie that forward never reads"
     severity = "warning"
     threads = ("NVIDIA/Megatron-LM#7577", "allenai/OLMo#485")
@@ -108,7 +106,6 @@ class ForwardIgnoresHead(Rule):
     """
 
     code = "TIE705"
-    name = "forward-ignores-head"
     summary = "the declared head is not what makes the logits"
     severity = "error"
     threads = ("Blaizzy/mlx-vlm#1193", "pegainfer-project/pegainfer#544", "vllm-project/vllm#22460")
@@ -167,7 +164,6 @@ class HalfGradient(Rule):
     """
 
     code = "TIE706"
-    name = "half-gradient"
     summary = "after one backward the gradient of a tied tensor lacks one of its uses"
     severity = "error"
     threads = ("verl-project/verl#7835", "paiml/entrenar#314", "NVIDIA-NeMo/RL#227", "KhrulkovV/tt-pytorch#4")

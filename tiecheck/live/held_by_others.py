@@ -1,0 +1,133 @@
+"""Tensors of a live module that others hold: optimizers, with those that it has no longer, and other live models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from tiecheck.live import torch_adapter
+from tiecheck.live.memory import memory_links
+from tiecheck.live.registrations import Registrations
+from tiecheck.live.transformers.rewritten_keys import weight_of
+from tiecheck.live.wrappers import UserNames, class_name
+from tiecheck.records.life import GroupPlace, HeldTensor, SharedAcross
+
+SETTINGS = ("lr", "weight_decay", "momentum", "betas", "use_muon", "algorithm")
+"""Settings of a group that are compared."""
+
+
+def tensors_in_optimizers(
+    module: nn.Module, optimizers: tuple[Any, ...], others: tuple[nn.Module, ...]
+) -> tuple[HeldTensor, ...]:
+    """Return the tensors that optimizers hold, and the module's own that train and are in none.
+
+    Args:
+        module: The model.
+        optimizers: Whatever has `param_groups` as torch has them.
+        others: Models whose parameters may be held as well.
+    """
+    places = Registrations(module, buffers=False)
+    user = UserNames(places.graph)
+    slots: dict[int, list[GroupPlace]] = {}
+    tensors: dict[int, Tensor] = {}
+    for tensor, slot in _slots(optimizers):
+        slots.setdefault(id(tensor), []).append(slot)
+        tensors[id(tensor)] = tensor
+    foreign = {id(p) for other in others for p in other.parameters()}
+    tables = _tables(places)
+    found = []
+    for tensor in places.tensors():
+        held = tuple(slots.pop(id(tensor), ()))
+        if held or tensor.requires_grad:
+            names = user.all_of(places.names_of(tensor))
+            found.append(HeldTensor(names, tuple(tensor.shape), held, id(tensor) in tables))
+    for key, left in slots.items():
+        if key not in foreign:
+            found.append(HeldTensor((), tuple(tensors[key].shape), tuple(left), False))
+    return tuple(found)
+
+
+def _slots(optimizers: tuple[Any, ...]) -> Iterator[tuple[Tensor, GroupPlace]]:
+    for number, optimizer in enumerate(optimizers):
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+        title = type(inner).__name__
+        for place, group in enumerate(optimizer.param_groups):
+            settings = tuple((key, str(group[key])) for key in SETTINGS if key in group)
+            matrix = bool(group.get("use_muon", "muon" in title.lower() or group.get("algorithm") == "muon"))
+            slot = GroupPlace(number, len(optimizers), title, place, settings, matrix)
+            for tensor in group["params"]:
+                yield tensor, slot
+
+
+def _tables(places: Registrations) -> set[int]:
+    """Return the identities of the weights of embeddings, and of output embeddings of models that name theirs."""
+    found = set()
+    modules = places.graph.modules
+    for tensor, owner, attribute in zip(places.objects, places.owners, places.attributes, strict=True):
+        if attribute == "weight" and isinstance(modules[owner], nn.Embedding):
+            found.add(id(tensor))
+    for module in modules:
+        if hasattr(module, "get_output_embeddings"):
+            weight = weight_of(module, "get_output_embeddings")
+            found |= {id(weight)} if weight is not None else set()
+    return found
+
+
+COMPARED = 1 << 28
+"""Bytes of frozen parameters that are compared, at most."""
+
+
+def shared_across(model: nn.Module, others: tuple[nn.Module, ...]) -> tuple[SharedAcross, ...]:
+    """Return what a model shares with each of some others."""
+    return tuple(found for number, other in enumerate(others) for found in _with_one(model, other, number))
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter by its first name, without wrappers."""
+    places = Registrations(module, buffers=False)
+    user = UserNames(places.graph)
+    return {user.of(places.names_of(tensor)[0]): tensor for tensor in places.tensors()}
+
+
+def _with_one(model: nn.Module, other: nn.Module, number: int) -> list[SharedAcross]:
+    mine, theirs = _named(model), _named(other)
+    title = class_name(other)
+    ids = {id(tensor) for tensor in theirs.values()}
+    same = tuple(sorted(name for name, tensor in mine.items() if id(tensor) in ids))
+    found = []
+    if same:
+        whole = len(same) == len(mine) == len(theirs) and type(model) is type(other)
+        trains = any(mine[name].requires_grad for name in same)
+        found.append(SharedAcross(number, title, "whole" if whole else "object", same, trains))
+    names = [name for name in mine if name not in same]
+    apart = [tensor for tensor in theirs.values() if id(tensor) not in {id(t) for t in mine.values()}]
+    tensors = [*(mine[name] for name in names), *apart]
+    linked: set[str] = set()
+    trains = False
+    for link in memory_links(tensors):
+        ours = {names[i] for i in link.members if i < len(names)}
+        if ours and any(i >= len(names) for i in link.members):
+            linked |= ours
+            trains = trains or any(tensors[i].requires_grad for i in link.members)
+    if linked:
+        found.append(SharedAcross(number, title, "memory", tuple(sorted(linked)), trains))
+    copies = _equal_frozen({name: mine[name] for name in names if name not in linked}, theirs)
+    if copies:
+        found.append(SharedAcross(number, title, "copies", copies, False))
+    return found
+
+
+def _equal_frozen(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[str, ...]:
+    """Return the names under which both hold an equal tensor that neither trains."""
+    left, found = COMPARED, []
+    for name, tensor in mine.items():
+        other = theirs.get(name)
+        plain = type(tensor) in torch_adapter.PLAIN and not tensor.is_meta and tensor.numel() > 1
+        if other is None or not plain or tensor.requires_grad or other.requires_grad or tensor.nbytes > left:
+            continue
+        left -= tensor.nbytes
+        if type(other) in torch_adapter.PLAIN and torch_adapter.equal_bytes(tensor, other):
+            found.append(name)
+    return tuple(sorted(found))
