@@ -59,11 +59,7 @@ class Side(NamedTuple):
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[Opened]:
-        """Give a tensor with its bytes.
-
-        Raises:
-            OpaqueError: They cannot be looked at.
-        """
+        """Give a tensor with its bytes, or raise `OpaqueError` where they cannot be looked at."""
         if self.module is not None:
             from tiecheck.live.memory import open_tensor
 
@@ -82,8 +78,7 @@ class Side(NamedTuple):
 def compare_targets(before: Compared, after: Compared, config: Config) -> TieComparison:
     """Compare the ties of two targets, and unless `config.values` is `never` their shapes and values.
 
-    Raises:
-        TiecheckError: One of them cannot be read, or its ties cannot be told.
+    What cannot be read, or has ties that cannot be told, raises a `TiecheckError`.
     """
     a, b = _side(before, config), _side(after, config)
     account = Account(config.timeout)
@@ -213,13 +208,8 @@ def _compare_values(
 ) -> tuple[bool, bool]:
     """Compare the tensors of a group: those of one name, or of a tie one of each side.
 
-    Returns:
-        Whether no value differs, and whether that was looked at for every member that either side has.
-
-    Raises:
-        OpaqueError: Values cannot be looked at.
-        EOFError: A file has become too short.
-        OSError: A file cannot be read.
+    Tells whether no value differs, and whether that was looked at for every member that either side has. `OpaqueError`,
+    `EOFError` and `OSError` come from what cannot be read.
     """
     from tiecheck.files.compare.reshaped import compare_across
 

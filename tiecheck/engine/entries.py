@@ -39,11 +39,7 @@ def measured_scales(facts: Facts, config: Config) -> tuple[InitScale, ...]:
 
 
 def tie_entries(groups: tuple[Group, ...], live: LiveModel | None) -> tuple[TieEntry, ...]:
-    """Return static groups with the live layer's word where there is one, then what only the live layer knows.
-
-    Returns:
-        Sorted by first name.
-    """
+    """Return static groups with the live layer's word where there is one, then what it alone knows, by first name."""
     ties = list(live.ties) if live else []
     declared = list(live.declared) if live else []
     entries = []
@@ -68,12 +64,7 @@ def alias_entries(live: LiveModel | None) -> tuple[AliasEntry, ...]:
 def loader_entries(
     views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
 ) -> tuple[LoaderOutcome, ...]:
-    """Return what each loader makes of the groups: one entry for those that come out alike.
-
-    Args:
-        views: Every loader's word on every group.
-        chosen: The loaders that matter; None for all.
-    """
+    """Return what each loader (of those chosen; None for all) makes of the groups: one entry for those alike."""
     alike: dict[LoaderView, list[LoaderView]] = {}
     for view in views:
         if chosen is None or view.among(chosen):

@@ -24,15 +24,7 @@ def finding_of(
     chosen: frozenset[tuple[str, str]] | None,
     edits: tuple[Edit, ...] = (),
 ) -> Finding:
-    """Return the finding of a rule's draft: with what all of its rule share, and the severity for the chosen loaders.
-
-    Args:
-        rule: The rule.
-        draft: What it found.
-        target: Where.
-        chosen: The loaders that matter, None for all.
-        edits: The draft's edits that fit the config.
-    """
+    """Return the finding of a draft, with the edits that fit the config and the severity for the chosen loaders."""
     names = tuple(sorted(draft.names))
     severity = draft.severity or rule.severity
     if target.type == "checkpoint" and rule.code.startswith("TIE8"):

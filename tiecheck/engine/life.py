@@ -26,16 +26,9 @@ def life_report(name: str, breaks: tuple[Any, ...], survived: Any = None) -> Rep
 
 
 def check_beside(model: nn.Module, config: Config, optimizer: Any = None, beside: Any = None) -> Report:
-    """Check a live model, what optimizers hold of it, and what it shares with other models.
+    """Check a live model, what optimizers (one or several) hold of it, and what it shares with other models.
 
-    Args:
-        model: The model.
-        config: The options.
-        optimizer: An optimizer or several; whatever has `param_groups`.
-        beside: Another model or several.
-
-    Raises:
-        UsageError: One of them is no such thing.
+    Whatever has `param_groups` is an optimizer; what is no such thing, or no model, raises a `UsageError`.
     """
     from torch import nn
 

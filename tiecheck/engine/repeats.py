@@ -78,16 +78,7 @@ _kinds: RecentItems[_Kind] = RecentItems(KINDS)
 
 
 def look_at(folder: str, config: Config, account: Account) -> Sight | None:
-    """Look at a directory as far as it takes to know a verdict again.
-
-    Args:
-        folder: What the user typed; anything but a plain directory is left alone.
-        config: The options.
-        account: The account of the target.
-
-    Returns:
-        None where it is of a sort whose verdicts are not kept.
-    """
+    """Look at a directory as far as it takes to know a verdict again; None for a sort whose verdicts are not kept."""
     try:
         key = _key(folder, config)
         files = _files.find(key) if key is not None else None
@@ -101,14 +92,7 @@ def look_at(folder: str, config: Config, account: Account) -> Sight | None:
 
 
 def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, report: TargetReport) -> None:
-    """Keep the verdict of a directory, where it may be that of another.
-
-    Args:
-        sight: What was seen of it before.
-        checkpoint: Its weights.
-        account: What the check has opened and asked.
-        report: The verdict.
-    """
+    """Keep the verdict of a directory that was seen, by what its check has opened and asked, for another like it."""
     if checkpoint is None or checkpoint.format != "safetensors" or checkpoint.missing_files or report.errors:
         return
     names = tuple(shard.path for shard in checkpoint.shards)

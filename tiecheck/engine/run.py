@@ -51,14 +51,9 @@ ASKED: dict[FactName, str] = {
 
 
 def run(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
-    """Check some targets, and yield the report of one after another.
+    """Check some targets, as typed or live modules, and yield the report of one after another.
 
-    Args:
-        targets: What the user typed, or live modules.
-        config: The options.
-
-    Raises:
-        UsageError: An option is wrong, whatever the targets are; told before the first target is read.
+    A wrong option raises a `UsageError` before the first target is read.
     """
     return _reports(targets, config, judge_facts)
 
@@ -66,13 +61,8 @@ def run(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetRe
 def inspect_targets(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
     """Gather the facts of some targets and judge none of them: what `tiecheck inspect` shows.
 
-    Args:
-        targets: What the user typed, or live modules.
-        config: The options; those about rules mean nothing here.
-
-    Yields:
-        Reports without findings and skips, with counts and with what the installed tools see in a live module. A
-        layer that was asked for and could not be had is an error of its target.
+    Reports have no findings and skips, but counts, and what the installed tools see in a live module. A layer that was
+    asked for and could not be had is an error of its target.
     """
     return _reports(targets, config, describe_facts)
 
@@ -142,14 +132,10 @@ def check_target(
     one_of_many: bool = False,
     cache: VerdictCache | None = None,
 ) -> TargetReport:
-    """Return the report of one target.
+    """Return the report of one target, typed or a module; whatever keeps it from being read is an error of its report.
 
-    Args:
-        given: What the user typed, of which whatever keeps it from being read is an error of its report; or a module.
-        config: The options.
-        reporting: What makes the report of the facts; None for `judge_facts`.
-        one_of_many: Whether to look if one that is alike came before, and to keep the verdict for those that come.
-        cache: Verdicts of earlier runs, to be asked, and to keep this one.
+    `reporting` makes it of the facts (`judge_facts`). `one_of_many` looks if one that is alike came before, and keeps
+    the verdict for those that come; a cache has the verdicts of earlier runs, and gets this one.
     """
     from tiecheck.facts import opening
 

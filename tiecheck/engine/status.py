@@ -150,11 +150,7 @@ def untold_reason(
 ) -> Iterator[str]:
     """Yield what keeps static groups from a pass: who decides, or what becomes of one in a loader that must be known.
 
-    Args:
-        groups: The groups.
-        views: Every loader's word on every group.
-        live: The live layer; it answers for a group that was guessed from names.
-        chosen: The loaders that matter; None for the lines of transformers.
+    That is one of the chosen, or without any the lines of transformers. The live layer answers for a guessed group.
     """
     for claim in live.declared if live is not None else ():
         if claim.kind == "absent" and (claim.parts or not _computed_from_one(claim, live)):  # replaced, or parted below

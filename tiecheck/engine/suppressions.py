@@ -42,13 +42,8 @@ def suppress_findings(
 ) -> tuple[Unused, ...]:
     """Mark the findings that are taken back, in place, and return the suppressions that took back nothing.
 
-    Args:
-        findings: The findings of one target.
-        target: The target.
-        config: The options, with allowances and a baseline.
-        sources: Its Python files, with their comments. `# tiecheck: ignore[TIE802] reason` is for its line,
-            `# tiecheck: ignore-file[TIE8]` for the file; without codes they are for all.
-        judged: Codes of the rules that could judge: what is for others alone may be used another time.
+    `# tiecheck: ignore[TIE802] reason` in a source is for its line, `# tiecheck: ignore-file[TIE8]` for the file;
+    without codes they are for all. Only rules that could judge (`judged`) leave a suppression unused.
     """
     name = relative_target(target.text)
     allowed = [entry for entry in config.allow if _meant(entry, name, target.text)]
@@ -114,11 +109,7 @@ def _idle_comments(sources: tuple[SourceFile, ...], used: set[object], judged: f
 
 
 def read_baseline(path: str) -> tuple[Accepted, ...]:
-    """Read a baseline.
-
-    Raises:
-        UsageError: It is not there, or no baseline.
-    """
+    """Read a baseline; one that is not there, or is none, raises a `UsageError`."""
     try:
         found = os.stat(path)
         return _entries(path, found.st_mtime_ns, found.st_size)

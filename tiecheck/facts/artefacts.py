@@ -80,15 +80,9 @@ def onnx_copies(onnx: OnnxGraph, values: Values) -> OnnxCopies | Unknown:
 
 
 def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Config], Facts]) -> Facts:
-    """Return the facts of an adapter, or of a GGUF or ONNX file.
+    """Return the facts of an adapter with its base (`config.base`, by `opened`), or of a GGUF or ONNX file.
 
-    Args:
-        target: Its directory, or the file.
-        config: The options; `base` names the base.
-        opened: What opens the base.
-
-    Raises:
-        TiecheckError: It cannot be read, or the base that the user named.
+    What cannot be read, the base that the user named included, raises a `TiecheckError`.
     """
     if target.type == "gguf":
         from tiecheck.files.gguf import read_gguf
@@ -110,11 +104,7 @@ def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Con
 
 
 def draft_of(model: ModelConfig, config: Config) -> DraftModel:
-    """Return a draft by its config, with the target that the user named.
-
-    Raises:
-        TargetError: The target cannot be read, or holds no weights.
-    """
+    """Return a draft by its config, with the target that the user named; a `TargetError` where that has no weights."""
     target = None
     if config.drafts_for is not None:
         from tiecheck.files.checkpoint import read_checkpoint

@@ -108,15 +108,7 @@ def fact(make: Make) -> Make:
 
 
 def wanted_facts(function: Callable[..., Any], owner: str) -> tuple[FactName, ...]:
-    """Return the facts that a function wants, by the names of its parameters; `self` among them.
-
-    Args:
-        function: A fact's or a rule's.
-        owner: The fact or rule, as a message calls it.
-
-    Raises:
-        TypeError: A parameter names no fact.
-    """
+    """Return the facts that a function wants, by its parameters; a name that is no fact's is a `TypeError`."""
     code: CodeType = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     for name in names:
@@ -145,13 +137,7 @@ class Facts:
         shared: MutableMapping[str, Any] | None = None,
         withheld: Container[FactName] = (),
     ) -> None:
-        """Begin.
-
-        Args:
-            given: The facts that are there already.
-            shared: Facts of `SHARED` that were made of the same bytes before, to be read and added to.
-            withheld: Facts that are not to be made of them, though they could.
-        """
+        """Begin with given facts, and those of `SHARED` made of the same bytes before; never make what is withheld."""
         self._withheld = withheld
         self.shared = shared
         """Facts of other targets with the same bytes, to be read and added to; None where none is known to be alike."""

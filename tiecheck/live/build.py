@@ -35,11 +35,7 @@ class Built(NamedTuple):
 def build_directory(
     root: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config
 ) -> Built | Unknown:
-    """Build the class a model directory names, on the meta device, or with its weights; or say why it was not built.
-
-    Raises:
-        MissingExtraError: torch or transformers is not installed.
-    """
+    """Build the class a model directory names, on the meta device, or with its weights; or say why it was not built."""
     if model is None:
         return Unknown("there is no config.json to build the class from")
     if model.remote_code and not config.trust_remote_code:
@@ -57,11 +53,8 @@ def build_directory(
 def build_attribute(target: Target) -> nn.Module:
     """Build the module that a `package.module:attribute` or `file.py:attribute` names. Runs that code.
 
-    The attribute may be a module, or a class or function that returns one when called without arguments.
-
-    Raises:
-        TargetError: It cannot be imported, is not there, raises, or gives no module.
-        MissingExtraError: torch is not installed.
+    The attribute may be a module, or a class or function that returns one when called without arguments. A
+    `TargetError` tells what keeps it from being imported or giving one.
     """
     try:
         from torch import nn

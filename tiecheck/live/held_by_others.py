@@ -21,13 +21,7 @@ SETTINGS = ("lr", "weight_decay", "momentum", "betas", "use_muon", "algorithm")
 def tensors_in_optimizers(
     module: nn.Module, optimizers: tuple[Any, ...], others: tuple[nn.Module, ...]
 ) -> tuple[HeldTensor, ...]:
-    """Return the tensors that optimizers hold, and the module's own that train and are in none.
-
-    Args:
-        module: The model.
-        optimizers: Whatever has `param_groups` as torch has them.
-        others: Models whose parameters may be held as well.
-    """
+    """Return the tensors that optimizers hold (other models' too), and the module's own that train and are in none."""
     places = Registrations(module, buffers=False)
     user = UserNames(places.graph)
     slots: dict[int, list[GroupPlace]] = {}

@@ -43,21 +43,12 @@ NO_CONTRACT = Contract()
 
 
 def find_live_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) -> tuple[Tie, ...]:
-    """Return the groups of parameters of a module that share a module, a `Parameter` or memory.
+    """Return the groups of parameters of a module that share a module, a `Parameter` or memory; nothing is changed.
 
-    Args:
-        module: Any module; on meta, lazy, wrapped or sharded too. It is not changed.
-        buffers: True to add groups of buffers (`Tie.buffer`), and of a parameter with a buffer.
-        cap: Names a group lists at most, the first in order.
-
-    Returns:
-        Groups by first name, names sorted; in names and membership what
-        `named_parameters(remove_duplicate=False)` (torch 2.13) gives, where that finishes, plus shared memory.
-
-    Raises:
-        TargetError: If the module's own code raises, be it that it was never initialised.
-        TypeError: If `module` is no `nn.Module`.
-        ValueError: If `cap` is below 2.
+    Groups come by first name, names sorted and capped; in names and membership what
+    `named_parameters(remove_duplicate=False)` (torch 2.13) gives, where that finishes, plus shared memory. `buffers`
+    adds groups of them, and of a parameter with one. What is no module is a `TypeError`, a module whose own code raises
+    a `TargetError`, a cap below 2 a `ValueError`.
     """
     if cap < 2:  # a group has two names
         raise ValueError(f"cap must be at least 2, not {cap}")
@@ -68,10 +59,7 @@ def find_live_ties(module: nn.Module, *, buffers: bool = False, cap: int = CAP) 
 def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONTRACT) -> LiveModel:
     """Collect the facts of a live module, unchanged: ties, aliases, and what each `PreTrainedModel` declares.
 
-    Names are the user's: without what wrappers put before them (see `wrappers`).
-
-    Raises:
-        TypeError: If `module` is no `nn.Module`.
+    Names are the user's: without what wrappers put before them (see `wrappers`). What is no module is a `TypeError`.
     """
     with paused_collector():
         places = Registrations(module, buffers=False)
@@ -141,11 +129,7 @@ def contract_of(module: nn.Module, contract: Config) -> Contract:
 
 
 def _spelt_out(module: nn.Module, groups: list[tuple[str, ...]], where: str) -> Iterator[tuple[str, ...]]:
-    """Yield the groups of a contract, with the names that a `*` stands for: one part of a name.
-
-    Raises:
-        UsageError: A group comes to fewer than two names.
-    """
+    """Yield the groups of a contract, a part of a name for each `*`; one of fewer than two names is a `UsageError`."""
     if not any("*" in name for group in groups for name in group):
         yield from groups
         return

@@ -113,12 +113,7 @@ def _unregistered(name: str, owner: nn.Module, attribute: str) -> Member:
 def offloaded_values(owner: nn.Module, attribute: str) -> tuple[Tensor | None, bool]:
     """Return the values of a parameter that a hook of accelerate holds, and whether it holds them in a file.
 
-    Args:
-        owner: The module that registers the parameter.
-        attribute: Its attribute there.
-
-    Returns:
-        The map's tensor, of which nothing is read: from disk it is a memory map. None where no hook has one.
+    Nothing of the map's tensor is read: from disk it is a memory map. None where no hook has one.
     """
     for hook in _hooks(getattr(owner, "_hf_hook", None)):
         held = getattr(hook, "weights_map", None)

@@ -36,16 +36,10 @@ class Link(NamedTuple):
 
 
 def memory_links(tensors: Sequence[Tensor]) -> list[Link]:
-    """Return the groups of different tensors that share memory.
+    """Return the groups of different tensors that share memory, as positions; disjoint views of one are no group.
 
-    Dense tensors of a CPU or GPU are compared by address, in one sort. The others (strided, meta, wrappers,
-    lazy) get a closer look each. A tensor whose memory cannot be told is in no group.
-
-    Args:
-        tensors: Distinct tensor objects.
-
-    Returns:
-        Groups of two or more positions. Disjoint views of one storage are no group.
+    Dense tensors of a CPU or GPU are compared by address, in one sort. The others (strided, meta, wrappers, lazy) get a
+    closer look each. A tensor whose memory cannot be told is in no group.
     """
     with torch_adapter.without_torch_functions():
         plain, rest = torch_adapter.plain_spans(tensors)
@@ -118,11 +112,7 @@ class TensorSizes:
     """The sizes of some distinct tensors, and the memory that they share."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Measure some tensors; no element is read.
-
-        Args:
-            tensors: Distinct tensor objects.
-        """
+        """Measure some distinct tensors; no element is read."""
         self.tensors = tensors
         self.limits: Counter[str] = Counter()
         """Limits of the figures, in words that follow "2 tensors: " -> how many tensors each goes for."""
@@ -166,11 +156,7 @@ class TensorSizes:
         return Amount(elements, nbytes)
 
     def once(self, among: Collection[int]) -> Amount:
-        """Return the memory of some of the tensors, each byte once.
-
-        Args:
-            among: Their positions.
-        """
+        """Return the memory of the tensors at some positions, each byte once."""
         alone = [i for i in among if i not in self._linked and i not in self._memory]
         parts = [self._memory[i] for i in self._memory if i not in self._linked and i in among]
         parts += [self._union(link, [i for i in link.members if i in among]) for link in self._links]
@@ -244,11 +230,7 @@ class MemorySpan(Span):
 
 
 def open_tensor(module: nn.Module, name: str) -> tuple[StoredTensor, Span]:
-    """Return dtype, shape and bytes of a parameter or buffer.
-
-    Raises:
-        OpaqueError: It has no bytes that could be looked at.
-    """
+    """Return dtype, shape and bytes of a parameter or buffer, or raise `OpaqueError` where they cannot be looked at."""
     tensor = look_up(module, name).tensor
     if tensor is None:
         raise OpaqueError(f"{name} is no tensor of the module")

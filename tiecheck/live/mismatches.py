@@ -49,11 +49,7 @@ def _misfit(bias: Tensor, weight: Tensor, names: Sequence[str]) -> Iterator[Misf
 
 
 def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
-    """Return the buffers added to the logits of some models that do not fit the weight of their head.
-
-    Args:
-        models: Path, with its final dot, and model.
-    """
+    """Return the buffers added to the logits of some models (path, model) that do not fit the weight of their head."""
     found = []
     for prefix, model in models:
         buffer = model._buffers.get(LOGITS_BIAS)

@@ -41,15 +41,10 @@ class ModuleGraph:
     """
 
     def __init__(self, root: nn.Module, *, exact: bool = True) -> None:
-        """Walk `root`.
+        """Walk a module, which is not changed; what is none raises a `TypeError`.
 
-        Args:
-            root: The module to look at; it is not changed.
-            exact: True to remember every module from the start. Otherwise that is done only where a look now
-                and then finds that a module came twice, and the caller is to look again (`exact`).
-
-        Raises:
-            TypeError: If `root` is no `nn.Module`.
+        `exact` remembers every module from the start. Otherwise that is done only where a look now and then finds that
+        a module came twice, and the caller is to look again (`exact`).
         """
         if not isinstance(root, nn.Module):
             raise TypeError(f"a torch.nn.Module is wanted, not {type(root).__name__}")
@@ -81,10 +76,8 @@ class ModuleGraph:
         """List modules depth first, which is how they lie in memory: most of the time goes there.
 
         To remember every module costs a quarter of the walk, so a try can do without (`seen` None). It looks now and
-        then whether a module came twice, and gives up then, so that no cycle and no chain of doublings keeps it.
-
-        Returns:
-            Each further registration of a module, by the module's id; None where the try was given up.
+        then whether a module came twice, and then gives up with None, so that no cycle and no chain of doublings keeps
+        it. Else each further registration of a module comes back, by the module's id.
         """
         self.modules, self._parent, self._label, self.parameters = [], [], [], ([], [], [])
         modules, parents, labels = self.modules, self._parent, self._label
@@ -189,13 +182,9 @@ class ModuleGraph:
             counts[number] = min(max(total, 1), COUNT_LIMIT)
 
     def parents_first(self, numbers: Iterable[int]) -> tuple[list[int], set[tuple[int, Edge]]]:
-        """Order some modules and all below them so that each comes after every module that registers it.
+        """Order some modules and all below so that each comes after all that register it; and what closes a cycle.
 
-        Args:
-            numbers: The modules.
-
-        Returns:
-            The order, and the registrations that close a cycle: those that lead back onto the path of the walk.
+        That is a registration that leads back onto the path of the walk.
         """
         back: set[tuple[int, Edge]] = set()
         order: list[int] = []

@@ -25,13 +25,7 @@ UNTOLD = Tally(None, None, None)
 
 
 def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
-    """Count the parameters of a module; on meta, lazy, wrapped, sharded or cyclic too. No element is read.
-
-    What cannot be told is null, with the reason in `reasons`.
-
-    Raises:
-        TypeError: If `module` is no `nn.Module`.
-    """
+    """Count the parameters of any module, reading no element; what cannot be told is null, see `reasons`."""
     with paused_collector():
         places = Registrations(module, buffers=True)
         said = read_declarations(places.graph, CAP)
@@ -42,11 +36,7 @@ def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
 
 
 def _redirected(module: nn.Module, claims: Sequence[DeclaredTie]) -> set[tuple[int, str]] | str:
-    """Return the places that would hold another tensor if every declared tie held.
-
-    Returns:
-        Pairs of the owner's id and the attribute; or why it cannot be told.
-    """
+    """Return the places (owner's id, attribute) that another tensor holds if declared ties do; or why it is not told."""
     gone: set[tuple[int, str]] = set()
     for claim in claims:
         if claim.kind in TIED:

@@ -27,15 +27,7 @@ class Registrations:
     """
 
     def __init__(self, root: nn.Module, *, buffers: bool) -> None:
-        """List the registrations of each module below a root.
-
-        Args:
-            root: The module to look at; it is not changed.
-            buffers: True to list buffers too.
-
-        Raises:
-            TypeError: If `root` is no `nn.Module`.
-        """
+        """List the registrations of parameters, and of buffers if asked, of each module below an unchanged root."""
         self._list(ModuleGraph(root, exact=False), buffers=buffers)
         if not self.graph.exact:
             # A module that came twice without notice, and has a tensor in it or below, has shown that tensor twice.
@@ -100,15 +92,9 @@ class Registrations:
 
 @contextmanager
 def looking_at(module: object, *, own: str | None = None) -> Iterator[None]:
-    """Look at a module: what its own code raises meanwhile, `sys.exit` included, becomes one error that names it.
+    """Look at a module: what its own code raises meanwhile, `sys.exit` included, becomes a `TargetError` naming it.
 
-    Args:
-        module: What is looked at.
-        own: A module of ours whose own exceptions are meant for the caller.
-
-    Raises:
-        TargetError: Something was raised.
-        TypeError: It is no `nn.Module`.
+    Exceptions of a module of ours (`own`) are meant for the caller. What is no module is a `TypeError`.
     """
     name = class_word(type(module))
     if not isinstance(module, nn.Module):

@@ -115,15 +115,10 @@ class _Writer:
 
 
 def aliases_of(graph: ModuleGraph, cap: int) -> tuple[Alias, ...]:
-    """Return the modules that are themselves registered several times, not what stands below them.
+    """Return the modules that are themselves registered several times, not what stands below them, by first path.
 
-    Args:
-        graph: The modules.
-        cap: Paths and names listed at most, each.
-
-    Returns:
-        The aliases by first path. One below another alias is listed only if it has several registrations of its
-        own; of those the first `NESTED`. A registered cycle is an alias with endless paths.
+    Paths and names are capped. One below another alias is listed only if it has several registrations of its own; of
+    those the first `NESTED`. A registered cycle is an alias with endless paths.
     """
     several = graph.several()
     if not several:

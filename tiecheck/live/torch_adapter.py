@@ -63,13 +63,10 @@ def without_torch_functions() -> AbstractContextManager[object]:
 
 
 def plain_spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
-    """Return the byte ranges of the tensors that need no closer look, by C loops: this is most of a model.
+    """Return the byte ranges of tensors that need no closer look, by C loops, and the positions of the rest.
 
-    A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`.
-    A sparse tensor raises from `nbytes`, so that one of these sends all to the closer look.
-
-    Returns:
-        The ranges, and the positions of the tensors that are left.
+    A FakeTensor says `is_cpu` over a meta storage and a wrapper says it over none (torch 2.13), hence `PLAIN`. A sparse
+    tensor raises from `nbytes`, so that one of these sends all to the closer look.
     """
     everything = list(range(len(tensors)))
     positions, chosen = everything, tensors
@@ -122,8 +119,7 @@ def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
 def memory_views(tensor: Tensor) -> tuple[ByteView, ...] | None:
     """Return the memory a tensor stands on: one view, several for a wrapper, none for an empty or lazy tensor.
 
-    Returns:
-        None where the memory cannot be told: a sparse tensor, a wrapper that does not say what it wraps.
+    None where it cannot be told: a sparse tensor, a wrapper that does not say what it wraps.
     """
     try:
         return tuple(_views(tensor, depth=0))
@@ -236,11 +232,7 @@ def _size(tensor: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
 
 
 def plain_sizes(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]] | None:
-    """Return elements and bytes of tensors that are all plain and dense, by C loops: this is most models.
-
-    Returns:
-        None where one of them needs a look of its own.
-    """
+    """Return elements and bytes of tensors that are all plain and dense, by C loops as for most models; else None."""
     if not PLAIN.issuperset(map(type, tensors)):
         return None
     try:
@@ -273,10 +265,7 @@ def elements_of(tensor: Tensor) -> int | str:
 def equal_bytes(a: Tensor, b: Tensor) -> bool:
     """Return True if two tensors of one shape, element type and device hold the same bytes, in bounded memory.
 
-    Stricter than `torch.equal` for +0 and -0, looser for NaN.
-
-    Raises:
-        Exception: Whatever a tensor raises that cannot be read.
+    Stricter than `torch.equal` for +0 and -0, looser for NaN. A tensor that cannot be read raises what it raises.
     """
     with torch.no_grad(), without_torch_functions():
         return _equal_bytes(a.detach(), b.detach())

@@ -104,15 +104,11 @@ class DeviceMap(dict[str, Any]):
 
 
 def broken_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool) -> tuple[str, str] | None:
-    """Two keys, one above the other, over which accelerate's hooks raise; None where there are none.
+    """Return two keys, one above the other, over which accelerate's hooks raise; None where there are none.
 
     accelerate 1.15 `attach_align_device_hook_on_blocks`: a key that is not offloaded places everything below it, and
-    raises over what is on meta already. That is what a key above has offloaded, and what a load has left on the disk.
-
-    Args:
-        device_map: The map. One of a single device, other than `disk`, gets no hooks.
-        modules: The paths that name modules: hooks are for these alone.
-        loaded: Whether a load goes before, which leaves what is on the disk on meta.
+    raises over what is on meta already. That is what a key above has offloaded, and what a load before (`loaded`) has
+    left on the disk. Hooks are for modules alone, and a map of a single device other than `disk` gets none.
     """
     known = DeviceMap.of(device_map)
     if len(known.devices) < 2:  # without hooks, or with one
@@ -162,11 +158,7 @@ def splits_a_group(device_map: Mapping[str, Key], groups: Iterable[Iterable[str]
 
 
 def differing_devices(one: Mapping[str, Key], other: Mapping[str, Key]) -> dict[str, tuple[Key, Key]]:
-    """Return where two maps that are not cleaned place something differently, by the finest key that either has.
-
-    Returns:
-        Module or tensor -> (device in the one, in the other), sorted by name.
-    """
+    """Return where two uncleaned maps differ: the finest key of either -> (device in one, in the other)."""
     keys = one.keys() | other.keys()
     coarse = {key[:end] for key in keys for end, letter in enumerate(key) if letter == "." or not end}
     found: dict[str, tuple[Key, Key]] = {}

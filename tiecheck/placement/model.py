@@ -31,12 +31,7 @@ class PlacedModel:
     """A model as a placement knows it. Its tree is made when it is first asked for: a sound plan needs none."""
 
     def __init__(self, tree: Callable[[], ModuleTree], groups: tuple[Placed, ...]) -> None:
-        """Begin.
-
-        Args:
-            tree: What makes its modules and tensors, in the element type of the load.
-            groups: The groups that must stay together.
-        """
+        """Begin with what makes its tree, in the element type of the load, and the groups that must stay together."""
         self._tree = tree
         self.groups = groups
 
@@ -96,11 +91,8 @@ class PlacedModel:
     ) -> Plan:
         """Return a plan with where it puts each group, and how many bytes lie on each device.
 
-        Args:
-            plan: The plan; one that raised comes back as it is.
-            seen: What its planner took for one tensor; None for a map that somebody gave.
-            loader: Who looks the names up in its map.
-            counted: Whether what the planner counted is what there is, as long as no group is split or counted twice.
+        `seen` is what its planner took for one tensor, None for a map that somebody gave. `counted` takes the planner's
+        count for what there is, as long as no group is split or counted twice.
         """
         if not plan.device_map:
             return plan
@@ -186,13 +178,8 @@ def _nbytes(tie: Tie, dtype: str | None) -> int | None:
 def module_tree(module: nn.Module, dtype: str | None = None) -> ModuleTree | Unknown:
     """Return the tree of a module, every path written out; nothing is changed, no element is read.
 
-    Args:
-        module: The model, on meta or not, tied or not.
-        dtype: The element type its floating-point parameters will be loaded in, torch's word; None for their own.
-            Buffers keep theirs.
-
-    Returns:
-        The tree, or why there is none: a registered cycle, more than a million paths, an uninitialised parameter.
+    Floating-point parameters count in the type that they will be loaded in, torch's word (None for their own), buffers
+    in theirs. There is none for a registered cycle, more than a million paths, or an uninitialised parameter.
     """
     graph = ModuleGraph(module)
     counts = [graph.paths(number) for number in graph.aliased()]

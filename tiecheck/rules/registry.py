@@ -43,11 +43,7 @@ def all_rules() -> tuple[type[Rule], ...]:
 
 
 def rule_of(code: str) -> type[Rule]:
-    """Return the rule of a code, in any case.
-
-    Raises:
-        UsageError: There is none; the nearest codes are named.
-    """
+    """Return the rule of a code, in any case; where there is none, a `UsageError` names the nearest codes."""
     wanted = code.upper()
     if wanted not in INDEX:
         raise UsageError(f"there is no rule {code!r}{_nearest(wanted)}")
@@ -64,11 +60,7 @@ class FoundRules(Record):
 
 
 def code_rules(text: str) -> tuple[type[Rule], ...]:
-    """Return the rule of a code, or those of the beginning of one; nothing where a text is no code.
-
-    Raises:
-        UsageError: It looks like a code and is none.
-    """
+    """Return the rules of a code or a beginning of one; none for other texts, an error for a code that is none."""
     prefix = text.upper()
     if not prefix.startswith("TIE") or not prefix[3:].isdecimal():
         return ()
@@ -83,15 +75,9 @@ def _load(code: str) -> type[Rule]:
 
 
 def select_rules(wanted: tuple[str, ...], ignored: tuple[str, ...], facts: Facts) -> tuple[type[Rule], ...]:
-    """Return the rules to run: chosen by codes or prefixes of codes, and with all the facts that they want.
+    """Return the rules that codes or prefixes (`TIE1`; none for all) choose, and whose facts are all on offer.
 
-    Args:
-        wanted: Codes or prefixes (`TIE1`); empty for all.
-        ignored: Codes or prefixes to leave out.
-        facts: The facts that there are; rules that want others are not even loaded.
-
-    Raises:
-        UsageError: A prefix that fits no rule.
+    Others are not even loaded. A prefix that fits no rule raises a `UsageError`.
     """
     return _selected(wanted, ignored, frozenset(name for name in WANTED if name in facts))
 
@@ -111,11 +97,7 @@ def _selected(
 
 
 def check_codes(words: Iterable[str]) -> None:
-    """Refuse codes, or prefixes of codes, that no rule has.
-
-    Raises:
-        UsageError: One of them; the nearest codes are named.
-    """
+    """Raise a `UsageError`, with the nearest codes, for a code or prefix that no rule has."""
     for word in words:
         prefix = word.upper()
         if not prefix or not any(code.startswith(prefix) for code in INDEX):

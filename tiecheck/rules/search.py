@@ -18,11 +18,7 @@ SHOWN = 8
 
 
 def search_rules(text: str) -> FoundRules:
-    """Find the rules behind a text.
-
-    Raises:
-        UsageError: There is none; the nearest codes or names are told.
-    """
+    """Find the rules behind a text; where there is none, a `UsageError` tells the nearest codes or names."""
     wanted = text.strip()
     if known := code_rules(wanted):
         return FoundRules(known, None)

@@ -224,12 +224,7 @@ def plain_text(text: str) -> str:
 
 
 def match_message(says: str, pasted: str) -> int:
-    """Return how many characters of a message are in a pasted text, or the other way round; 0 where it is another.
-
-    Args:
-        says: The message, `...` for what varies.
-        pasted: What somebody saw, `plain_text` of it; more may stand around it.
-    """
+    """Return how many characters of a message (`...` varies) are in a pasted text, or the reverse; else 0."""
     pieces = [piece.strip() for piece in plain_text(says).split("...")]
     place = 0
     for piece in pieces:
@@ -245,12 +240,7 @@ def match_message(says: str, pasted: str) -> int:
 
 
 def symptoms_of(text: str, more: Iterable[Symptom] = ()) -> tuple[Symptom, ...]:
-    """Return the messages that a text holds or is a part of, those that fit best first.
-
-    Args:
-        text: What somebody saw.
-        more: Further messages, those of the rules themselves.
-    """
+    """Return the messages, those of rules (`more`) included, that a text holds or is a part of, the best fit first."""
     pasted = plain_text(text)
     if len(pasted) < SHORTEST:
         return ()

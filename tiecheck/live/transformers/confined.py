@@ -49,15 +49,7 @@ READ = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".py")
 
 
 def refuse_counts(data: Mapping[str, Any], where: str = "") -> None:
-    """Refuse a config that asks for more layers, labels, experts and the like than anybody could build, or for a file.
-
-    Args:
-        data: The config.
-        where: The keys that lead to it.
-
-    Raises:
-        TargetError: It does; with the key and the count.
-    """
+    """Raise a `TargetError` for a config that asks for more layers, experts or labels than can be, or for a file."""
     for key, value in data.items():
         path = f"{where}{key}"
         if key in MAPS:
@@ -94,11 +86,7 @@ def _count(number: int) -> str:
 
 
 def refuse_outside(root: str) -> None:
-    """Refuse to load a directory in which something that a load may open leads out, or is a pipe or a device.
-
-    Raises:
-        TargetError: It does.
-    """
+    """Raise a `TargetError` for a directory in which a load may open what leads out, or is a pipe or a device."""
     for name in sorted(os.listdir(root)):
         if name.endswith(READ):
             path = path_inside(root, name)
@@ -108,12 +96,7 @@ def refuse_outside(root: str) -> None:
 
 @contextlib.contextmanager
 def limited_modules() -> Iterator[None]:
-    """Stop a build that makes more modules than any model has, or takes longer than its target may.
-
-    Raises:
-        TargetError: From within the build.
-        OutOfTimeError: The same.
-    """
+    """Stop a build that makes more modules than any model has (`TargetError`), or takes longer than it may."""
     from torch.nn.modules.module import register_module_module_registration_hook
 
     count, mine = 0, threading.get_ident()

@@ -74,18 +74,11 @@ class _Pair(NamedTuple):
 
 
 def read_declarations(graph: ModuleGraph, cap: int) -> Declarations:
-    """Collect what the `PreTrainedModel`s in a module declare, each under its own config.
+    """Collect what the `PreTrainedModel`s in a module declare, each under its own config, `cap` paths of one looked at.
 
-    The class's `_tied_weights_keys` expanded against real names, as transformers 5.23
-    `get_expanded_tied_weights_keys` does it. `all_tied_weights_keys` is never read: it is written once and kept,
-    whatever becomes of the model.
-
-    Args:
-        graph: The modules.
-        cap: Paths of one model that are looked at.
-
-    Returns:
-        The declarations; nothing of them, and no import, where transformers' models are not loaded already.
+    The class's `_tied_weights_keys` expanded against real names, as transformers 5.23 `get_expanded_tied_weights_keys`
+    does it. `all_tied_weights_keys` is never read: it is written once and kept, whatever becomes of the model. Where
+    transformers' models are not loaded already, there is nothing and no import.
     """
     modeling = sys.modules.get("transformers.modeling_utils")
     base = getattr(modeling, "PreTrainedModel", None)

@@ -63,18 +63,11 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
 def build_for_plan(
     root: str, model: ModelConfig, dtype: str | None = None, trust: bool = False, device_map: str = "auto"
 ) -> Planned | Unknown:
-    """Build the class of a model directory as `from_pretrained` would; nothing is fetched and no weight is read.
+    """Build the class of a model directory as `from_pretrained` would, with its quantizer; or say why that failed.
 
-    Args:
-        root: The directory.
-        model: Its parsed config.
-        dtype: The `dtype=` of the load, torch's word; None for its default, which is the config's, or that of the
-            stored weights where the config names none, or torch's own where there are none.
-        trust: True to let the directory's own code be imported.
-        device_map: The strategy that is asked for: a quantizer may refuse one.
-
-    Returns:
-        The model and its quantizer, or why it could not be built.
+    Nothing is fetched and no weight is read. The dtype is that of the load, torch's word; None for its default, which
+    is the config's, or that of the stored weights where the config names none, or torch's own where there are none.
+    `trust` lets the directory's own code be imported; a quantizer may refuse the strategy of the device map.
     """
     with silenced_transformers(), bounded_build(root, model) as refused:
         try:
@@ -111,11 +104,7 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
 
 @contextlib.contextmanager
 def bounded_build(root: str, model: ModelConfig) -> Iterator[list[str]]:
-    """Keep a build within the directory and within what can be built; give what it asked for besides.
-
-    Raises:
-        TargetError: The config asks for too much.
-    """
+    """Keep a build within the directory and what can be built, or raise `TargetError`; give what it asked besides."""
     refuse_counts(model.data)
     with confined(root) as refused, limited_modules():
         yield refused

@@ -27,10 +27,7 @@ class Unsaved(NamedTuple):
 def unsaved_ties(graph: ModuleGraph, said: Declarations, ties: Sequence[Tie]) -> Unsaved:
     """Return the real ties that the outermost model around them does not save so that a load brings them back.
 
-    Args:
-        graph: The modules.
-        said: What their classes declare. One that could not be read leaves its model unjudged.
-        ties: The module's ties.
+    A model whose declaration could not be read stays unjudged.
     """
     found: list[SaveProblem | KeyProblem] = []
     if (said.library or "").startswith("transformers 5"):

@@ -86,12 +86,7 @@ def flag_of(model: nn.Module) -> bool | None:
 
 
 def read_keys(model: nn.Module, version: str) -> Keys:
-    """Read what a model's class declares, names counted from the model.
-
-    Args:
-        model: A `PreTrainedModel`.
-        version: transformers' version.
-    """
+    """Read what the class of a `PreTrainedModel` declares, names counted from the model, for one transformers."""
     older = (
         not version.startswith("5")
         and version.split(".", maxsplit=1)[0].isdecimal()
@@ -150,8 +145,7 @@ def _several(keys: Any) -> bool:
 def _all_names(model: Any, keys: Mapping[Any, Any]) -> frozenset[str]:
     """Return every name of a parameter or buffer, as transformers lists them to match the keys against.
 
-    Raises:
-        ValueError: There are too many, or a pattern takes forever on them.
+    Too many, or a pattern that takes forever on them, raise a `ValueError`.
     """
     graph = ModuleGraph(model)
     counts = [graph.paths(number) for number in graph.aliased()]
@@ -270,11 +264,7 @@ def _raised(whole: bool, pair: tuple[str, str], found: list[set[str]]) -> str:
 
 
 def _expand_older(model: Any, keys: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """Return {target: source} by the list of 4.x: what has the input embedding's shape is tied to it.
-
-    Raises:
-        ValueError: A listed name whose source the list does not tell.
-    """
+    """Return {target: source} by 4.x's list: what has the input embedding's shape is tied to it, or a ValueError."""
     embedding = model.get_input_embeddings()
     weight = getattr(embedding, "weight", None)
     named = dict(model.named_parameters(remove_duplicate=False))

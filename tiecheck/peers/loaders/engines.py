@@ -53,11 +53,7 @@ def _sections() -> Mapping[tuple[str, str], str]:
 
 @lru_cache(4096)  # a fleet has many models of few classes
 def fields_of(engine: str, version: str, name: str | None) -> str | None:
-    """Search the fields of one architecture, since a start parses nothing else; None where it is not there.
-
-    Raises:
-        KeyError: The table has no such section.
-    """
+    """Search the fields of one architecture, since a start parses nothing else; None where it is not there."""
     lines = _sections()[engine, version]
     at = lines.find(name) if name else -1
     while name and at >= 0:
@@ -139,12 +135,9 @@ def level_of(config: Mapping[str, Any], level: str) -> str | None:
 
 
 def flag_at(situation: Situation, level: str, default: str) -> FlagRead:
-    """Read the flag as a transformers config object has it: what is written, else the class's default at that level.
+    """Read the flag at a level as a transformers config object has it: what is written, else the class's default there.
 
-    Args:
-        situation: The group; its own level and default are known from the tie table.
-        level: The level as the table words it.
-        default: What the engine takes a missing attribute for: `0`, `1`, or `-` where it reads it outright.
+    A missing attribute counts as the engine's own default: `0`, `1`, or `-` where it reads it outright.
     """
     config = parsed_config(situation)
     found = level_of(config, level)

@@ -83,13 +83,9 @@ def _releases(situation: Situation, newest: Decision, judge_for: Iterable[str]) 
 
 
 def parse_for(specs: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """Parse the loaders that `--for` names, as pairs of name and version range.
+    """Parse the loaders that `--for` names (`name`, or `name==version`), as pairs of name and version range.
 
-    Args:
-        specs: `name` for every version of the matrix, or `name==version`.
-
-    Raises:
-        UsageError: A loader or a version that the matrix does not have.
+    A loader or a version that the matrix does not have raises a `UsageError`.
     """
     from tiecheck.peers.loaders.transformers import release_named
     from tiecheck.tables.releases import known_releases

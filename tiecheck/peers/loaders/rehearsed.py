@@ -18,15 +18,10 @@ LEFT = "left on the meta device without a word, and the first forward pass fails
 def rehearsed_outcome(
     group: Group, rehearsal: Rehearsal, comparison: Comparison | None = None
 ) -> tuple[Outcome, str | None]:
-    """Return what the rehearsed loader makes of a tie group, and what it says.
+    """Return what the rehearsed loader makes of a tie group, and what it says, or for `unknown` the reason.
 
-    Args:
-        group: The group; its names as the rehearsed version has them, or embedding and head under other names.
-        rehearsal: The load.
-        comparison: The comparison of the stored members, for what the rehearsal did not read (a remote target).
-
-    Returns:
-        The outcome, and the message or for `unknown` the reason.
+    The group's names are the rehearsed version's, or stand for embedding and head. The comparison of the stored members
+    counts for what the rehearsal did not read (a remote target).
     """
     if rehearsal.unsure:
         return "unknown", rehearsal.unsure
@@ -43,13 +38,7 @@ def rehearsed_outcome(
 def rehearsed_views(
     views: tuple[LoaderView, ...], groups: tuple[Group, ...], rehearsal: Rehearsal
 ) -> tuple[LoaderView, ...]:
-    """Return the loader matrix with the rehearsed version's own word in its column, or in one more of its own.
-
-    Args:
-        views: The matrix by the tables.
-        groups: The groups, with the comparisons that were made.
-        rehearsal: A load that tells.
-    """
+    """Return the loader matrix with the rehearsed version's own word in its column, or in one more of its own."""
     number = tuple(int(part) for part in rehearsal.version.split(".")[:2] if part.isdecimal())
     column = next((one for one in loaders_of(("transformers",)) if covers_version(number, one)), None)
     versions = column.versions if column else rehearsal.version

@@ -73,12 +73,7 @@ def walk_extent(graph: ModuleGraph, *, once: bool) -> Extent:
 
 
 def refuse_endless_walk(size: Extent) -> None:
-    """Raise what a recursive walk raises, or would never come to.
-
-    Raises:
-        RecursionError: A cycle, or modules within modules deeper than Python recurses.
-        Endless: More paths than `STEPS`.
-    """
+    """Raise what a recursive walk raises (`RecursionError`, in a cycle too), or `Endless` beyond `STEPS` paths."""
     if size.endless or size.depth >= sys.getrecursionlimit():
         raise RecursionError(RECURSION)
     if max(size.paths, size.names) > STEPS:
@@ -144,11 +139,8 @@ def seen_again(graph: ModuleGraph) -> list[list[str]]:
     """Return what accelerate before 0.34 finds: the first name of a parameter, then the further names it comes upon.
 
     It lists `named_parameters()`, without duplicates, of the root and of each module below it on every path of
-    `named_children()`. A further name is come upon where it is the first one inside some module below the root:
-    where the name before it, in the order of the walk, does not stand in the same module on the same path.
-
-    Returns:
-        The names of each parameter of which one is come upon, in the order of the walk.
+    `named_children()`. A further name is come upon where it is the first one inside some module below the root: where
+    the name before it, in the order of the walk, does not stand in the same module on the same path.
     """
     latest: dict[int, int] = {}
     found: dict[int, list[str]] = {}

@@ -25,20 +25,11 @@ MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "p
 
 
 def ask_tools(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
-    """Ask each other tool what it takes for tied in a live module.
+    """Ask each of some tools what it takes for tied in a live module, of any sort, which is not changed.
 
-    Args:
-        module: Any module; cycles, aliased graphs, lazy, meta and quantised parameters included. It is not changed.
-        run: True to run the installed tools as well. Without it none of them is imported.
-        tools: Which to ask, out of `MODULES`.
-
-    Returns:
-        A view for each function and algorithm, in the order of `MODULES`; a tool that was run stands behind its
-        reproduction. A tool that raises, or would not end, has that in `error`. transformers and PEFT have views only
-        where they would look at the module at all.
-
-    Raises:
-        TypeError: If `module` is no `nn.Module`.
+    There is a view for each function and algorithm, in the order of `MODULES`. `run` has the installed tools run as
+    well, each behind its reproduction; without it none is imported. A tool that raises, or would not end, has that in
+    `error`. transformers and PEFT have views only where they would look at the module at all.
     """
     from tiecheck.live.registrations import paused_collector
     from tiecheck.peers.views.tool_functions import WalkedModule, view_by_reproduction, view_by_tool

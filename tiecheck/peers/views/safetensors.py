@@ -42,13 +42,10 @@ def end_address(tensor: Any) -> int:
 
 
 def split_by_range(groups: Iterable[list[str]], state: dict[str, Any], *, furthest: bool) -> list[list[str]]:
-    """Return groups of one storage, split into runs of ranges that meet.
+    """Return groups of one storage, split into runs of ranges that meet; a single name is not measured.
 
-    Args:
-        groups: Names by storage; a single name stays as it is and is not measured.
-        state: The tensors.
-        furthest: True if the end of a run is its furthest end (transformers 5.23.0), or that of its last member, so
-            that a short range within a long one cuts the run off (safetensors 0.8.0).
+    The end of a run is its furthest end (transformers 5.23.0), or without `furthest` that of its last member, so that a
+    short range within a long one cuts the run off (safetensors 0.8.0).
     """
     found = []
     for names in groups:

@@ -44,14 +44,7 @@ class WalkedModule:
     """A module as the tools meet it. Nothing of it is changed."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Look at a module.
-
-        Args:
-            module: Any module.
-
-        Raises:
-            TypeError: If `module` is no `nn.Module`.
-        """
+        """Look at any module; what is none raises a `TypeError`."""
         self.module = module
         self.graph = ModuleGraph(module)
         self._again: dict[bool, module_walks.Extent] = {}
@@ -63,11 +56,7 @@ class WalkedModule:
         return self._again[once]
 
     def runnable(self) -> None:
-        """Refuse to run a tool on a module on which it does not end.
-
-        Raises:
-            NotRun: With the reason.
-        """
+        """Raise `NotRun`, with the reason, for a module on which a tool does not end."""
         size = self.extent()
         try:
             module_walks.refuse_endless_walk(size._replace(endless=False, depth=0))
@@ -78,12 +67,7 @@ class WalkedModule:
 
     @cached_property
     def tied(self) -> Groups:
-        """The groups of names that are one parameter object.
-
-        Raises:
-            RecursionError: A registered cycle, or a very deep module.
-            Endless: Too many names.
-        """
+        """The groups of names that are one parameter object; `RecursionError` and `Endless` as of any walk."""
         module_walks.refuse_endless_walk(self.extent())
         return ordered_groups(module_walks.names_by_tensor(self.graph))
 

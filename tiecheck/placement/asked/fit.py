@@ -36,18 +36,8 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     accelerate 1.15 `check_device_map` raises where a name of the state dict stands under no key, and warns of a key
     that `named_modules()` does not list. So it wants the other path of an aliased module in the map, and warns of it.
     transformers 5.23 comes to that check only where the map has two different devices, or `disk`; else it puts on the
-    CPU what stands under no key.
-
-    Args:
-        device_map: The map, as it was written.
-        names: Every name of the state dict, those that aliases make included.
-        modules: The paths of `named_modules()`, each module once; the root's empty one may be left out.
-        alias_paths: Other path of a module -> the path of it that is in `modules`.
-        loader: Who is going to load.
-        place: Where the map is from, for messages.
-
-    Raises:
-        UsageError: Names without a device, which the loader would raise for.
+    CPU what stands under no key. `names` are those of the state dict with those of aliases, `modules` each module's
+    first path, `alias_paths` the other paths. Where the loader would raise for a name without a device, so does this.
     """
     names = tuple(names)
     values = set(device_map.values())
@@ -70,11 +60,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
 
 
 def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loaded: bool, place: str) -> None:
-    """Check that accelerate's hooks bear the keys that stand below others; see `broken_nesting`.
-
-    Raises:
-        UsageError: They raise ValueError; both keys are named.
-    """
+    """Raise a `UsageError` for keys below others over which accelerate's hooks raise; see `broken_nesting`."""
     found = broken_nesting(device_map, modules, loaded=loaded)
     if found is not None:
         above, below = found
@@ -87,12 +73,10 @@ def check_nesting(device_map: Mapping[str, Any], modules: Container[str], *, loa
 
 
 def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> None:
-    """Check that accelerate 1.15 can leave everything on the disk as a map wants it.
+    """Raise a `UsageError` where accelerate 1.15 cannot leave everything on the disk.
 
-    A checkpoint that it loads has a form; `dispatch_model` writes the disk itself and has none.
-
-    Raises:
-        UsageError: It cannot: the empty key has no weights to write, and safetensors are opened on a device.
+    A checkpoint that it loads has a form, and safetensors are opened on a device; `dispatch_model` writes the disk
+    itself, has none, and no weights to write for the empty key.
     """
     if set(device_map.values()) != {DISK}:
         return
@@ -109,11 +93,7 @@ def check_disk(device_map: Mapping[str, Any], form: str | None, place: str) -> N
 
 
 def check_patterns(device_map: Mapping[str, Any], names: Collection[str], place: str) -> None:
-    """Check that transformers 5.23 gets through the keys that begin no name: it takes them for patterns.
-
-    Raises:
-        UsageError: One is no pattern, or matches what is no key, over which it raises.
-    """
+    """Raise a `UsageError` for keys that transformers 5.23, which takes them for patterns, fails on."""
     for key in device_map:
         try:
             begin = key if any(name.startswith(key) for name in names) else None
@@ -222,11 +202,7 @@ def _taken(device_map: Mapping[str, Any], names: Collection[str]) -> Iterator[st
 
 
 def check_room(used: Mapping[Device, int], memory: Mapping[int | str, int] | None, place: str = "device_map") -> None:
-    """Check that the bytes a map puts on each device fit into the memory given, which limits only the devices it names.
-
-    Raises:
-        UsageError: It does not fit; every device that overflows is named, with both figures.
-    """
+    """Raise a `UsageError` with each device on which a map puts more bytes than the memory gives, if it names it."""
     room = dict(zip(memory_devices(memory or {}, used), (memory or {}).values(), strict=True))
     over = [f"{device} gets {_against(used[device], has)}" for device, has in room.items() if used.get(device, 0) > has]
     if over:

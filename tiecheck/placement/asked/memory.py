@@ -50,16 +50,10 @@ def shown_value(value: Any) -> str:
 
 
 def parse_memory(size: Any, place: str = "max_memory") -> int:
-    """Return a memory size in bytes.
+    """Return a memory size in bytes: a number of them, or one with a unit (`10GiB`, `512MB`).
 
-    A unit in lower case that ends in `b` means bits for `GB`, `MB` and `KB` (`10Gb` is 1.25 GB), as in accelerate.
-
-    Args:
-        size: A number of bytes, or a number with a unit (`10GiB`, `512MB`).
-        place: What to call it in a message.
-
-    Raises:
-        UsageError: It is neither, or negative, or without end; accelerate fails on the same strings.
+    A unit in lower case that ends in `b` means bits for `GB`, `MB` and `KB` (`10Gb` is 1.25 GB), as in accelerate; what
+    it fails on, and what is negative or without end, is a `UsageError`.
     """
     try:
         if isinstance(size, bool):
@@ -77,12 +71,7 @@ def parse_memory(size: Any, place: str = "max_memory") -> int:
 
 
 def _sized(text: str) -> int:
-    """Return a number with its unit in bytes, read as accelerate 1.15 reads it.
-
-    Raises:
-        ValueError: It is no number, or has no unit that is known.
-        OverflowError: It is without end.
-    """
+    """Return a number with its unit in bytes as accelerate 1.15 reads it, or raise `ValueError`, `OverflowError`."""
     unit = next((unit for unit in UNITS if text.lower().endswith(unit)), None)
     if unit is None:
         raise ValueError(text)
@@ -91,19 +80,10 @@ def _sized(text: str) -> int:
 
 
 def parse_memories(given: Any, place: str = "--max-memory") -> dict[int | str, int]:
-    """Return the memory of some devices in bytes, in the order in which they are given.
+    """Return the memory of some devices in bytes, in their order, keyed as accelerate keys them (a GPU by its number).
 
-    Args:
-        given: Texts, each `DEVICE=SIZE` (`0=10GiB`, `cpu=30GiB`), or a mapping as `max_memory=` of accelerate takes it,
-            whose GPUs are numbers.
-        place: What to call it in a message.
-
-    Returns:
-        Bytes by device: a GPU's number, `mps`, `cpu` or `disk`, as accelerate keys them.
-
-    Raises:
-        UsageError: A device that accelerate does not take memory for, one that comes twice, a size that is none, or
-            nothing at all.
+    Texts are `DEVICE=SIZE` (`0=10GiB`, `cpu=30GiB`); a mapping is as `max_memory=` of accelerate takes it. A device
+    that accelerate takes no memory for, one that comes twice, and nothing at all are a `UsageError`.
     """
     if not isinstance(given, Mapping) and (isinstance(given, (str, bytes)) or not isinstance(given, Iterable)):
         raise UsageError(
@@ -152,14 +132,8 @@ def normal_device(device: Any, place: str = "device_map") -> Device:
     """Return a device in one way of writing it: `0`, `"cuda"` and `torch.device("cuda", 0)` are all `cuda:0`.
 
     A bare number is a CUDA device here; `devices_of` looks at the whole map. A string of digits is refused: torch 2.13
-    raises "Invalid device string: '0'" for it, in accelerate and in transformers alike.
-
-    Args:
-        device: What a device map has for a module: a number, a word, or a `torch.device` (taken by what it prints).
-        place: What to call it in a message.
-
-    Raises:
-        UsageError: It is no device.
+    raises "Invalid device string: '0'" for it, in accelerate and in transformers alike. What is no device is a
+    UsageError.
     """
     if isinstance(device, bool) or not isinstance(device, (int, str)):
         if type(device).__module__.partition(".")[0] != "torch" or type(device).__name__ != "device":
@@ -180,13 +154,10 @@ def normal_device(device: Any, place: str = "device_map") -> Device:
 
 
 def devices_of(device_map: Mapping[str, Any], place: str = "device_map") -> dict[str, Device]:
-    """Return a map with every device in one way of writing it.
+    """Return a map with every device in one way of writing it; what is none is a `UsageError` that names the module.
 
     A bare number is the accelerator of the machine: where the map names one kind other than CUDA beside it (`xpu:1`),
     it is one of those, otherwise a CUDA device.
-
-    Raises:
-        UsageError: Something in it is no device; the message names the module.
     """
     found = {name: normal_device(device, f"{place}, {shown_value(name)}") for name, device in device_map.items()}
     words = {found[name].partition(":")[0] for name, device in device_map.items() if not isinstance(device, int)}

@@ -44,14 +44,8 @@ def read_placing(
 ) -> dict[str, Any]:
     """Return the options of a placement that were given, as `Config` holds them, with `device_map_from` for a map.
 
-    Args:
-        given: Fields of `FIELDS` with what was written for them; None for what was not given.
-        say: What to call a field in a message: `--max-memory`, `max_memory=`.
-        text: Whether it was typed, so that digits are numbers.
-        folder: What relative paths count from.
-
-    Raises:
-        UsageError: One of them is wrong; one sentence that names it.
+    `say` makes what a message calls a field (`--max-memory`); what was typed (`text`) has numbers as digits; relative
+    paths count from the folder. What is wrong is a `UsageError` of one sentence.
     """
     found: dict[str, Any] = {}
     for field in FIELDS:
@@ -68,11 +62,7 @@ def read_placing(
 
 
 def need_map(fields: Mapping[str, Any], given: Iterable[str], say: Callable[[str], str]) -> None:
-    """Refuse options that were given and say how to place, where the options that count have no device map.
-
-    Raises:
-        UsageError: One of `FIELDS` was given, and there is no device map.
-    """
+    """Raise a `UsageError` for a field on how to place a model, where the options that count have no device map."""
     if fields.get("device_map") is None:
         for field in given:
             if field in FIELDS:
@@ -89,11 +79,7 @@ def _numbered(value: Any) -> Any:
 
 
 def read_dtype(value: Any, place: str) -> str | None:
-    """Return an element type by torch's word; None for `auto`, the one that the checkpoint has.
-
-    Raises:
-        UsageError: There is no such type.
-    """
+    """Return an element type by torch's word, None for `auto`, the checkpoint's own; what is none is a `UsageError`."""
     word = str(value).removeprefix("torch.")
     word = SHORT.get(word, word)
     if word == "auto":
@@ -154,20 +140,10 @@ Map = dict[str, int | str]
 
 
 def read_map(given: Any, place: str = "device_map=", *, text: bool = False, folder: str = "") -> tuple[str | Map, str]:
-    """Return what a device map was asked for.
+    """Return what was asked for, a strategy or a map with devices as written, and where: `place`, or its file.
 
-    Args:
-        given: A strategy, a device for the whole model, the path of a JSON file, or a mapping.
-        place: Where it was said, for messages.
-        text: Whether it was typed, so that digits are a number (`0`); in Python `device_map="0"` is an error of torch.
-        folder: What a relative path counts from.
-
-    Returns:
-        The strategy, or the map with devices as they were written (a `torch.device` by its words); and where it was
-        said: `place`, or the file.
-
-    Raises:
-        UsageError: It is none of these, the file cannot be read, or it holds something else; one sentence.
+    It is given as a strategy, a device for the whole model, the path of a JSON file, or a mapping. `text` means typed,
+    so that digits are a number; in Python `device_map="0"` is an error of torch. Anything else is a `UsageError`.
     """
     if isinstance(given, os.PathLike):
         given = os.fspath(given)
@@ -205,11 +181,7 @@ def _file_or_typo(word: str, place: str, folder: str) -> tuple[Map, str]:
 
 
 def read_map_file(path: str) -> Map:
-    """Return a map from a JSON file: an object of module name to device.
-
-    Raises:
-        UsageError: It cannot be read, is no JSON, or holds anything else; with line and column where JSON breaks.
-    """
+    """Return a map from a JSON file, an object of module name to device; a `UsageError` says where it is none."""
     from tiecheck.files.local import parse_json, read_bytes
 
     label = path if path.isprintable() else ascii(path)

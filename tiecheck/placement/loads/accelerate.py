@@ -49,11 +49,7 @@ class Dispatch:
         self.pointers: dict[int, dict[Device, SlotTensor]] = {}
 
     def run(self) -> Loaded:
-        """Return what comes out.
-
-        Raises:
-            Fails: It, or the first forward pass of a module that has one of the members, raises.
-        """
+        """Return what comes out; `Fails` where it, or the first forward pass of a module that has a member, raises."""
         self._covered()
         self._aliases()
         if len(self.device_map.devices) == 1 and not self.device_map.disk:
@@ -180,16 +176,9 @@ def load_checkpoint_in_model(
     """Return the members after `load_checkpoint_in_model`, and what was written to the offload folder.
 
     A value of the checkpoint is never written in place: `set_module_tensor_to_device` makes a new Parameter, and one on
-    meta for `disk`, so that every tie is broken, to be made again by `retie_parameters` at the end.
-
-    Args:
-        group: The group; its `objects` are what `find_tied_parameters` sees.
-        device_map: The map. Without one it loads in place, and a tie holds.
-        form: How the checkpoint is stored.
-        on_meta: Whether the module has no values before.
-
-    Raises:
-        Fails: It raises.
+    meta for `disk`, so that every tie is broken, to be made again by `retie_parameters` at the end. (Without a map it
+    loads in place, and a tie holds.) The `objects` of the group are what `find_tied_parameters` sees. It may raise
+    `Fails`.
     """
     slots = Slots(group, "meta" if on_meta else "cpu", NONE if on_meta else BEFORE)
     tied = [names for names in slots.together(group.names) if len(names) > 1]
@@ -215,20 +204,12 @@ def load_checkpoint_in_model(
 def load_checkpoint_and_dispatch(
     group: LoadGroup, device_map: Mapping[str, Any], form: Form, *, on_meta: bool
 ) -> Loaded:
-    """Both, one after the other; what the first wrote to the offload folder the second does not write again.
-
-    Raises:
-        Fails: One of them, or the first forward pass, raises.
-    """
+    """Do both; what the first wrote to the offload folder the second does not write again. It may raise `Fails`."""
     slots, written = load_checkpoint_in_model(group, device_map, form, on_meta=on_meta)
     others = any(not _holds_any(key, group.names) for key in DeviceMap.of(device_map).disk)
     return Dispatch(slots, group.names, device_map, written if written or others else None).run()
 
 
 def dispatch_model(group: LoadGroup, device_map: Mapping[str, Any]) -> Loaded:
-    """Return a module that has its values.
-
-    Raises:
-        Fails: It, or the first forward pass, raises.
-    """
+    """Return a module that has its values; `Fails` where it, or the first forward pass, raises."""
     return Dispatch(Slots(group, "cpu", BEFORE), group.names, device_map, None).run()

@@ -134,12 +134,7 @@ def declared_groups(
 
 
 def live_groups(module: nn.Module, stored: Iterable[str] = ()) -> tuple[LoadGroup, ...]:
-    """Return the groups of parameters that are one object, as accelerate from 0.34 finds them.
-
-    Raises:
-        RecursionError: A registered cycle.
-        tiecheck.peers.views.module_walks.Endless: Too many names.
-    """
+    """Return the groups of parameters that are one object, as accelerate from 0.34 finds them (`WalkedModule.tied`)."""
     there = set(stored)
     groups = []
     for names in WalkedModule(module).tied:

@@ -94,9 +94,7 @@ class _Load:
 def from_pretrained(group: LoadGroup, device_map: Mapping[str, Any] | None, form: Form) -> Loaded:
     """Return what comes out for one group; without a map, of a load onto the CPU.
 
-    Raises:
-        Fails: It, or the first forward pass, raises.
-        Untold: It hangs on values that are not known.
+    `Fails` where it, or the first forward pass, raises; `Untold` where it hangs on values that are not known.
     """
     load = _Load(group, {"": "cpu"} if device_map is None else device_map, form)
     load.read()

@@ -33,22 +33,10 @@ def plans_and_groups(
 ) -> tuple[tuple[Plan, Groups], ...]:
     """Return the plans of the installed planners without `placed` and `used`, and what each took for one tensor.
 
-    Args:
-        module: The model as it is used, tied; it is not changed.
-        ask: What is asked for.
-        planned: The model as `from_pretrained` has it when it plans (`build_for_plan`), where there is one:
-            transformers then plans for that, else for `module`.
-        quantizer: The quantizer that goes with `planned`.
-        seeds: Under how many hash seeds to plan beside; each costs a short process, each order of the ties a run.
-
-    Returns:
-        accelerate's plan, and transformers' where that would plan for such a module; of those that are installed. A
-        planner that raises has that in `crash`.
-
-    Raises:
-        TypeError: If `module` is no `nn.Module`.
-        OSError: If Python cannot be started for another hash seed.
-        subprocess.SubprocessError: If it fails.
+    accelerate plans for the tied module, which is not changed; transformers, where it would plan for such a model, for
+    `planned`, the model as `from_pretrained` has it then (`build_for_plan`, with its quantizer). Each of the hash seeds
+    costs a short process, each order of the ties a run. A planner that raises has that in `crash`. What is no module is
+    a `TypeError`; a Python that cannot be started for a seed an `OSError` or `SubprocessError`.
     """
     for_transformers = module if planned is None else planned
     cases = [PlannerCase(module, "accelerate", ask)]
@@ -81,12 +69,7 @@ def _plan_fully(case: PlannerCase, sight: WalkedModule, seeds: int) -> tuple[Pla
 
 
 def _check_paths(sight: WalkedModule) -> None:
-    """Refuse a model through which a planner's walk never ends.
-
-    Raises:
-        RecursionError: A registered cycle, or modules within modules deeper than Python recurses.
-        Endless: Aliases that make more paths than can be walked.
-    """
+    """Refuse a model through which a planner's walk never ends, as `refuse_endless_walk` does."""
     if not sight.graph.several():  # each module has one path, so that there is an end
         module_walks.refuse_endless_walk(sight.extent()._replace(paths=0, names=0))
         return

@@ -64,12 +64,7 @@ def untying_edits(
 ) -> tuple[Edit, ...]:
     """Return the way to two parameters of a group: by class the flag says so too, for all that it ties.
 
-    Args:
-        mending: What is known of the model.
-        names: Names of the group.
-        when: The decision.
-        parted: Those that get a tensor of their own; where there are none, all but one of those that are one.
-        choice: The word for it.
+    `parted` get a tensor of their own; where there are none, all but one of those that are one.
     """
     claim = next((c for c in mending.declared if not set(c.names).isdisjoint(names)), None)
     if claim is None:

@@ -137,17 +137,7 @@ def source_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
     note: str,
     edits: tuple[Edit, ...] = (),
 ) -> Draft:
-    """Return a draft on a line of a source.
-
-    Args:
-        file: The file.
-        names: The paths it is about.
-        place: 1-based line and column.
-        message: The sentence on what is wrong.
-        help_text: The way to fix it, told where there are no edits.
-        note: A few words on the line.
-        edits: The ways to fix it, as data.
-    """
+    """Return a draft on a line of a source: place is 1-based line and column, note a few words on the line."""
     where = file_place(file.path, note, line=place[0], column=place[1])
     return Draft(message, names, (where,), "" if edits else help_text, edits=edits)
 

@@ -23,13 +23,8 @@ def apart_or_one(
 ) -> tuple[Edit, ...]:
     """Return both ways out of a tied group whose stored values differ: no flag parts a group that the class forces.
 
-    The member that stays is the one that the others are redirected to, since every loader looks for it.
-
-    Args:
-        group: The group.
-        groups: All groups, of which the same flags untie more.
-        flags: The flags that loaders read for it, dotted.
-        disagree: Whether they do not all say true yet.
+    The member that stays is the one that the others are redirected to, since every loader looks for it. Flags are those
+    that loaders read for it, dotted; the same untie more `groups`. `disagree`: they do not all say true yet.
     """
     written = sorted(flags)
     kept = main_member(group)
@@ -133,14 +128,9 @@ def _loses_tied(group: Group) -> bool:
 
 
 def shape_edits(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
-    """Return the ways to make one tensor of members of different shapes or dtypes.
+    """Return the ways to make one tensor of members of different shapes or dtypes (arguments as of `apart_or_one`).
 
     Of two that hold the same values the one stays that fits the class, and of two dtypes the wider one.
-
-    Args:
-        group: The group.
-        groups: All groups, of which the same flags untie more.
-        flags: The flags that loaders read for it, dotted.
     """
     relation, main = group.relation, main_member(group)
     alike, one_shape = relation is not None and relation.alike, len({tensor.shape for tensor in group.tensors}) == 1
@@ -193,12 +183,7 @@ def entries_put_right(checkpoint: Checkpoint, index: str, names: list[str]) -> t
 
 
 def one_of_two(found: list[Duplicate], *, equal: bool) -> tuple[Edit, ...]:
-    """Return the ways to leave one of two shards the tensors that both have; of equal ones, that of the index.
-
-    Args:
-        found: Names that stand in the same files.
-        equal: Whether they have equal values there.
-    """
+    """Return the ways to leave one of two shards the tensors that both have; of equal ones, that of the index."""
     files = [tensor.file for tensor in found[0].tensors]
     if len(files) != 2:
         return ()
