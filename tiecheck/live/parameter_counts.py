@@ -36,7 +36,7 @@ def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
 
 
 def _redirected(module: nn.Module, claims: Sequence[DeclaredTie]) -> set[tuple[int, str]] | str:
-    """Return the places (owner's id, attribute) that another tensor holds if declared ties do; or why it is not told."""
+    """Return the places (owner's id, attribute) of another tensor if declared ties held; or why it is not told."""
     gone: set[tuple[int, str]] = set()
     for claim in claims:
         if claim.kind in TIED:
