@@ -18,11 +18,7 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetenso
 
 
 def read_adapter_config(directory: str) -> Mapping[str, Any]:
-    """Return the parsed `adapter_config.json` of a directory.
-
-    Raises:
-        TargetError: It cannot be read, or is no JSON object.
-    """
+    """Return the parsed `adapter_config.json` of a directory."""
     path = path_inside(directory, ADAPTER_CONFIG)
     data = parse_json(read_bytes(path, path, CONFIG_BYTES), path, path)
     if not isinstance(data, dict):
@@ -31,11 +27,7 @@ def read_adapter_config(directory: str) -> Mapping[str, Any]:
 
 
 def read_adapter(directory: str) -> Adapter:
-    """Return the adapter in a directory: a PEFT one, or one of mlx-lm.
-
-    Raises:
-        TargetError: The config or the weights cannot be read, there are none, or the config is of another kind.
-    """
+    """Return the adapter in a directory: a PEFT one, or one of mlx-lm."""
     data = read_adapter_config(directory)
     mlx = "fine_tune_type" in data or ("lora_parameters" in data and "peft_type" not in data)
     kind = "mlx" if mlx else data.get("peft_type")

@@ -36,17 +36,7 @@ class _Found(Record):
 
 
 def read_checkpoint(path: str) -> Checkpoint | None:
-    """Return the headers of a model directory, of one weights file, or of an index with its shards.
-
-    Args:
-        path: A directory, or a file that ends in `.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt` or `.index.json`.
-
-    Returns:
-        None for a directory that holds no weights.
-
-    Raises:
-        TargetError: A file is broken, refused, or of a format that is not read.
-    """
+    """Return the headers of a model directory, a weights file, or an index with its shards; None for no weights."""
     if os.path.isdir(path):
         root = path
         name = _pick(root)
@@ -92,15 +82,7 @@ def _pick(root: str) -> str | None:
 
 
 def pick_weights_file(there: Collection[str], root: str) -> str | None:
-    """Return the file of a directory that names its weights: the standard ones first, then one that stands alone.
-
-    Args:
-        there: The names in the directory.
-        root: What messages call it.
-
-    Raises:
-        TargetError: Several files could be the model.
-    """
+    """Return the file of a directory that names its weights: the standard ones first, then one that stands alone."""
     names = sorted(there)
     for name in STANDARD_NAMES:
         if name in there:
@@ -119,11 +101,7 @@ def pick_weights_file(there: Collection[str], root: str) -> str | None:
 
 
 def check_ending(name: str) -> None:
-    """Refuse a file that is no weights file by its ending, or of a format that is not read yet.
-
-    Raises:
-        TargetError: It is refused.
-    """
+    """Refuse a file that is no weights file by its ending, or of a format that is not read yet."""
     ending = os.path.splitext(name)[1]
     if ending in LATER_ENDINGS:
         raise TargetError(f"{name} is a {LATER_ENDINGS[ending]} file, which is not read as a checkpoint", name)
@@ -161,13 +139,7 @@ def _from_index(root: str, name: str) -> _Found:
 def parse_index(raw: bytes, path: str, there: Collection[str] = ()) -> tuple[Mapping[str, str], list[str]]:
     """Return the names of an index, each with its file, and the files, sorted: all beside the index and of one format.
 
-    Args:
-        raw: The text of the file.
-        path: What messages call it.
-        there: The names in its directory, where they are known: an index of files that are there is read faster.
-
-    Raises:
-        TargetError: It is no index, or names files that are not read.
+    An index whose files are `there`, where the names in its directory are known, is read faster.
     """
     weight_map: Any = _large_map(raw, there)
     if weight_map is None:

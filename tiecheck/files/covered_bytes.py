@@ -10,13 +10,9 @@ from tiecheck.files.strided_views import BITMAP, ByteView, are_nested, overlappi
 
 
 def count_covered_bytes(views: Sequence[ByteView]) -> int | None:
-    """Return the bytes that some views cover, however much they overlap.
+    """Return the bytes that some views of one or more spaces, none empty, cover, however much they overlap.
 
-    Args:
-        views: Views of one or more spaces, each with at least one byte.
-
-    Returns:
-        The number of bytes; None where strided views mesh over so wide a span that it is too much to tell.
+    None where strided views mesh over so wide a span that it is too much to tell.
     """
     if len(views) == 1:
         return _one(views[0])

@@ -97,11 +97,7 @@ class Account:
     """The seconds that one target may still take, and what it has taken of each limit."""
 
     def __init__(self, seconds: float = 0) -> None:
-        """Begin now.
-
-        Args:
-            seconds: Seconds it may take; 0 for no end.
-        """
+        """Begin now; 0 seconds for no end."""
         self.seconds = seconds
         self._end = time.monotonic() + seconds if seconds else inf
         self._taken: dict[Limit, int] = {}
@@ -120,26 +116,12 @@ class Account:
         return self._end - time.monotonic()
 
     def check_time(self) -> None:
-        """Stop where no second is left.
-
-        Raises:
-            OutOfTimeError: None is.
-        """
+        """Raise `OutOfTimeError` where no second is left."""
         if time.monotonic() > self._end:
             raise OutOfTimeError
 
     def take(self, limit: Limit, count: int, path: str) -> None:
-        """Take some of a limit.
-
-        Args:
-            limit: One that holds for the whole target.
-            count: As much of it as is wanted.
-            path: File or address for which.
-
-        Raises:
-            TargetError: That is more than is left.
-            OutOfTimeError: No second is left.
-        """
+        """Take some of a limit that holds for the whole target; a `TargetError`, with the path, beyond what is left."""
         self.check_time()
         taken = self._taken[limit] = self._taken.get(limit, 0) + count
         if taken > limit.most:
@@ -150,22 +132,14 @@ class Account:
         self._taken[limit] = -sys.maxsize
 
     def note_file(self, path: str, status: os.stat_result) -> None:
-        """Remember a file as it was when it was opened.
-
-        Raises:
-            TargetError: It was opened before, and was another one.
-        """
+        """Remember a file as it was when it was opened; one that was opened before has to be the same."""
         if not self.asking:
             self.opened.append(path)
         if self.files.setdefault(path, _marks(status)) != _marks(status):
             raise TargetError(f"{path} changed while it was read", path)
 
     def check_files(self) -> None:
-        """Check that every file which was opened is still the same.
-
-        Raises:
-            TargetError: One is gone, was replaced, or written to.
-        """
+        """Check that every file which was opened is still the same: not gone, replaced, or written to."""
         for path, marks in self.files.items():
             try:
                 same = _marks(os.stat(path)) == marks
@@ -189,16 +163,7 @@ def account() -> Account:
 
 
 def take_values(raw: bytes, label: str) -> None:
-    """Take the values of a JSON text off the account before json makes objects of them; of a short text estimated.
-
-    Args:
-        raw: The text.
-        label: What messages call it.
-
-    Raises:
-        TargetError: They are more than are left.
-        OutOfTimeError: No second is left.
-    """
+    """Take the values of a JSON text off the account before json makes objects of them; of a short text estimated."""
     count = len(raw) // 20  # an entry of 108 bytes has five commas
     if len(raw) > COUNTED_FROM:
         count = raw.count(b",") + raw.count(b"[") + 3 * raw.count(b"{")

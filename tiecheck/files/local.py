@@ -19,15 +19,8 @@ LFS_POINTER = b"version https://git-lfs"
 def path_inside(root: str, name: str) -> str:
     """Return the full path of a file of a target directory, refused where it leads outside.
 
-    The Hugging Face hub cache keeps `snapshots/<revision>/model.safetensors` as a link to `blobs/<hash>`
-    two levels up: such links are the cache's own and are followed.
-
-    Args:
-        root: The target directory.
-        name: A path relative to it.
-
-    Raises:
-        TargetError: The path, or the link it is, leads outside the directory.
+    The Hugging Face hub cache keeps `snapshots/<revision>/model.safetensors` as a link to `blobs/<hash>` two levels up:
+    such links are the cache's own and are followed.
     """
     path = os.path.join(root, name)
     if name.endswith((".json", ".safetensors")) and not (os.sep in name or "\0" in name or os.path.islink(path)):
@@ -59,11 +52,7 @@ def _is_hub_cache_link(base: str, real: str) -> bool:
 
 
 def open_regular(path: str, label: str) -> int:
-    """Return a descriptor of a regular file, opened so that a pipe or a device cannot keep us waiting.
-
-    Raises:
-        TargetError: It cannot be opened, or is a folder, a pipe or a device.
-    """
+    """Return a descriptor of a regular file, opened so that a pipe or a device cannot keep us waiting."""
     return open_sized(path, label)[0]
 
 
@@ -90,21 +79,13 @@ def open_sized(path: str, label: str) -> tuple[int, int]:
 
 
 def refuse_pointer(first: bytes, path: str) -> None:
-    """Refuse the pointer that a clone without Git LFS leaves in place of the weights.
-
-    Raises:
-        TargetError: The first bytes are a pointer's.
-    """
+    """Refuse the pointer that a clone without Git LFS leaves in place of the weights, by its first bytes."""
     if first.startswith(LFS_POINTER):
         raise TargetError(f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`", path)
 
 
 def read_bytes(path: str, label: str, limit: int = JSON_BYTES) -> bytes:
-    """Return a whole file that is expected to be small.
-
-    Raises:
-        TargetError: It cannot be opened or is too large.
-    """
+    """Return a whole file that is expected to be small."""
     descriptor, size = open_sized(path, label)
     try:
         if size > limit:
@@ -120,11 +101,7 @@ def read_bytes(path: str, label: str, limit: int = JSON_BYTES) -> bytes:
 
 
 def read_from(descriptor: int, count: int) -> bytes:
-    """Return the next bytes of a file, fewer only where it ends; a file object takes as long as a small file does.
-
-    Raises:
-        OSError: They cannot be read.
-    """
+    """Return the next bytes of a file, fewer only where it ends; a file object takes as long as a small file does."""
     raw = os.read(descriptor, count)
     while 0 < len(raw) < count and (more := os.read(descriptor, count - len(raw))):
         raw += more
@@ -141,17 +118,9 @@ def parse_json(
 ) -> Any:
     """JSON in UTF-8, parsed with the garbage collector paused: it costs a good part of a large header.
 
-    As strict as the loaders: `json.loads` would guess UTF-16 and UTF-32 from bytes, which none of them reads.
-
-    Args:
-        raw: The text.
-        label: What the message calls it.
-        path: The file it is from.
-        pairs: What makes an object of its keys and values, as they stand; a dict by default, where the last one wins.
-        strict: True to refuse `NaN` and `Infinity`, which JSON does not have, and reals that are out of range.
-
-    Raises:
-        TargetError: Not JSON, not UTF-8, not text, or nested too deeply to parse.
+    As strict as the loaders: `json.loads` would guess UTF-16 and UTF-32 from bytes, which none of them reads. `pairs`
+    makes an object of its keys and values, as they stand; a dict by default, where the last one wins. `strict` refuses
+    `NaN` and `Infinity`, which JSON does not have, and reals that are out of range.
     """
     import gc
 

@@ -24,14 +24,7 @@ those that lfm2 and csm read instead (transformers 4.57 and 5.23)."""
 
 
 def read_config(root: str) -> ModelConfig | None:
-    """Return the config of a model directory; None where it has none.
-
-    Args:
-        root: The model directory.
-
-    Raises:
-        TargetError: The file is there and is not a JSON object.
-    """
+    """Return the config of a model directory; None where it has none."""
     name = next((n for n in (CONFIG_NAME, VENDOR_NAME) if os.path.lexists(os.path.join(root, n))), None)
     if name is None:
         return None
@@ -40,15 +33,7 @@ def read_config(root: str) -> ModelConfig | None:
 
 
 def parse_config(raw: bytes, path: str) -> ModelConfig:
-    """Return a config by its text, wherever that came from.
-
-    Args:
-        raw: The text of the file.
-        path: What messages call it.
-
-    Raises:
-        TargetError: It is not a JSON object.
-    """
+    """Return a config by its text, wherever that came from; messages call it by a path."""
     data = parse_json(raw, path, path)
     if not isinstance(data, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(data), "a number or a truth value")

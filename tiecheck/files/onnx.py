@@ -29,11 +29,7 @@ TYPES = {1: ("F32", 4), 2: ("U8", 1), 3: ("I8", 1), 6: ("I32", 4), 7: ("I64", 8)
 
 
 def read_onnx(path: str) -> OnnxGraph:
-    """Return the initialisers of an ONNX file, with the names that embeddings and products read.
-
-    Raises:
-        TargetError: It cannot be read, or is no ONNX file.
-    """
+    """Return the initialisers of an ONNX file, with the names that embeddings and products read."""
     folder, name = os.path.split(os.path.abspath(path))
     with os.fdopen(open_regular(path, path), "rb", buffering=1 << 16) as file:
         reader = _Reader(file, path)
@@ -71,11 +67,7 @@ class _Reader:
         """Initialisers of two dimensions whose data is stored as numbers, or in a type that is not known."""
 
     def refuse(self, why: str) -> NoReturn:
-        """Refuse the file.
-
-        Raises:
-            TargetError: Always.
-        """
+        """Refuse the file."""
         raise TargetError(f"{self.path} is broken, or no ONNX file: {why}", self.path)
 
     def peek(self) -> bytes:

@@ -56,16 +56,11 @@ class Shared(NamedTuple):
 
 
 def dims_of(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> tuple[tuple[int, int], ...]:
-    """Return the byte dimensions of a view in their one normal form.
+    """Return the byte dimensions of a view, of sizes and strides in elements, in their one normal form.
 
-    Args:
-        shape: Sizes, none of them 0.
-        stride: Strides in elements, none negative (torch allows none).
-        itemsize: Bytes an element.
-
-    Returns:
-        (step, size) sorted by step; dimensions of size 1 or stride 0 are gone, neighbours that continue each
-        other are merged, so a dense view of any shape and order of dimensions is `((1, nbytes),)`.
+    That is (step, size) sorted by step; dimensions of size 1 or stride 0 are gone, neighbours that continue each other
+    are merged, so a dense view of any shape and order of dimensions is `((1, nbytes),)`. No size is 0, no stride
+    negative.
     """
     dims = sorted((step * itemsize, size) for step, size in zip(stride, shape, strict=True) if size > 1 and step > 0)
     merged = [(1, itemsize)]
@@ -189,14 +184,7 @@ def overlapping_runs(starts: Sequence[int], ends: Sequence[int]) -> Iterator[lis
 
 
 def memory_groups(views: Sequence[ByteView]) -> list[Shared]:
-    """Return the groups of views that hang together by memory, among views of one or more spaces.
-
-    Args:
-        views: Views with at least one byte each.
-
-    Returns:
-        Groups of two or more, by their first member. `storage` where all cover the same bytes.
-    """
+    """Return the groups of views, none empty, that share memory, by first member; `storage` for the same bytes."""
     spaces: dict[Hashable, list[int]] = {}
     for i, view in enumerate(views):
         spaces.setdefault(view.space, []).append(i)

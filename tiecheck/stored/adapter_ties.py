@@ -20,13 +20,7 @@ KEPT = ("base_layer.", "original_module.")
 
 
 def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> AdapterTies | Unknown:
-    """Return what an adapter does to each tie of its base.
-
-    Args:
-        adapter: The adapter.
-        base: Its base.
-        values: True where tensor bytes may be read, to compare the copies of several members.
-    """
+    """Return what an adapter does to each tie of its base; `values` lets bytes be read, to compare copies."""
     names = tuple(name.removeprefix(PREFIX) for name in adapter.checkpoint.names() if _of_module(adapter, name))
     found = []
     for group in base.groups:

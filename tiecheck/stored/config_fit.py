@@ -27,12 +27,7 @@ TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an 
 
 
 def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
-    """Yield what keeps each line of transformers from building this config, or these tensors from fitting it.
-
-    Args:
-        model: The config of a class that the structure table has.
-        checkpoint: The tensors.
-    """
+    """Yield what keeps each line of transformers from building a known class's config, or tensors from fitting it."""
     architecture = load_architecture(model.class_name, model.model_type, config=model.data)
     older, newest = (next(_misfits(model, architecture, checkpoint, line), None) for line in LINES)
     if newest is not None and older is not None and newest.why == older.why:

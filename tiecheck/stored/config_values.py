@@ -40,13 +40,7 @@ class Refused(Record):
 
 
 def open_section(owner: Section, key: str, line: str) -> Section | Refused | Unknown:
-    """Return a section of a config as the library makes it.
-
-    Args:
-        owner: The config that it stands in.
-        key: Its key.
-        line: The line of transformers.
-    """
+    """Return the section of a config that stands under a key of its owner, as a line of the library makes it."""
     slot = (config_structure(owner.kind, line) or {}).get("s", {}).get(key)
     if slot is None or slot["typed"][0] == RAISES:  # it is never made by itself (4.57's encoder and decoder)
         return Unknown(f"{owner.kind} has no section {key} that is known")

@@ -27,14 +27,9 @@ class _Sum(NamedTuple):
 
 
 def count_stored(checkpoint: Checkpoint, groups: tuple[Group, ...] | Unknown) -> Counts:
-    """Count what a checkpoint holds.
+    """Count what a checkpoint holds, saved buffers included, and what is expected if the declared ties held.
 
-    Args:
-        checkpoint: The stored layer.
-        groups: The tie groups, for what is expected if the declared ones held.
-
-    Returns:
-        The counts, saved buffers among them; where a file was not read all are null, with the reason.
+    Where a file was not read all are null, with the reason.
     """
     if checkpoint.missing_files:
         reason = f"{checkpoint.missing_files[0]} is {checkpoint.why_absent}"

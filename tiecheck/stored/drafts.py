@@ -22,13 +22,7 @@ LAYER = {"embed_tokens.weight": EMBEDDINGS, "shared_head.head.weight": HEADS}
 
 
 def find_draft_problems(draft: DraftModel, checkpoint: Checkpoint, *, values: bool) -> tuple[DraftProblem, ...]:
-    """Return what is wrong with the embedding and head of a draft, or of the draft layers of a checkpoint.
-
-    Args:
-        draft: Its config, and the target.
-        checkpoint: The stored layer.
-        values: True where bytes may be read.
-    """
+    """Return what is wrong with the embedding and head of a draft, or of the draft layers of a checkpoint."""
     data = draft.config.data
     embedding, head = _first(checkpoint, EMBEDDINGS), _first(checkpoint, HEADS)
     found = []

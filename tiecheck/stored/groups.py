@@ -27,17 +27,9 @@ class _Claim(Record):
 def build_groups(
     config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint | None, values: Values
 ) -> tuple[Group, ...] | Unknown:
-    """Return every tie group that the class, or failing that the names, suggest.
+    """Return every tie group that the class, or failing that the names, suggest, sorted by first name.
 
-    Args:
-        config: The model's config, where there is one.
-        architecture: What the tie table knows of the class.
-        checkpoint: The stored layer, where there is one.
-        values: Whether bytes may be read.
-
-    Returns:
-        The groups, sorted by first name; none for a class that ties nothing. Unknown where neither the table
-        nor the names tell.
+    There is none for a class that ties nothing, and `Unknown` where neither the table nor the names tell.
     """
     if architecture.known:
         found = [_from_table(config, architecture, spec, checkpoint, values) for spec in architecture.ties]

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def find_gaps(checkpoint: Checkpoint, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> tuple[IndexGap, ...]:
-    """Return the names that one of the two has, or has in another file; by file, and by what comes of it.
-
-    Args:
-        checkpoint: A checkpoint with an index.
-        groups: The tie groups, as far as they are known.
-        views: Every loader's word on them.
-    """
+    """Return the names that index or headers alone have, or in another file; by file, and by what comes of it."""
     if checkpoint.agrees:
         return ()
     from tiecheck.records.files import IndexGap

@@ -35,10 +35,7 @@ COLUMNS = ("hidden", "d_model", "embd", "embed", "dim", "width")
 def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: bool) -> tuple[LoadProblem, ...]:
     """Return what keeps transformers from loading these weights as they stand, in the order in which it meets them.
 
-    Args:
-        model: The config beside them.
-        checkpoint: The weights that were read.
-        whole: True where the target is a directory, in which the loader looks for them; False for a named file.
+    `whole`: the target is a directory, in which the loader looks for them, and no named file.
     """
     if model is None or model.class_name is None:
         return ()

@@ -23,17 +23,8 @@ def lost_tie_group(
     """Return the group of embedding and head, where transformers 5 has no tie for it and 4.57 had one.
 
     `LukeForMaskedLM` and others lost their declaration on the way to 5 (transformers 5.23.0): a checkpoint that 4.57
-    saved tied, head absent, loads with a random head whatever its config says.
-
-    Args:
-        config: The model's config.
-        architecture: The class by the table of transformers 5.
-        checkpoint: The stored layer.
-        values: Whether bytes may be read.
-
-    Returns:
-        None where the class ties the head, has none, was never able to (Reformer's head is twice as wide as its
-        embedding), or where neither is stored.
+    saved tied, head absent, loads with a random head whatever its config says. None where the class ties the head, has
+    none, was never able to (Reformer's head is twice as wide as its embedding), or where neither is stored.
     """
     from tiecheck.tables.architectures import load_older
 

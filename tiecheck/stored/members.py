@@ -44,14 +44,9 @@ def stored_group(
     values: Values,
     reason: str | None = None,
 ) -> Group:
-    """Return the group with its stored members, compared where there are two or more.
+    """Return a group with its stored members (the class's name, the stored one), compared where there are several.
 
-    Args:
-        group: The group, its stored fields empty.
-        checkpoint: The stored layer.
-        pairs: The class's name and the stored name of each member that is there.
-        values: Whether bytes may be read.
-        reason: What limits the verdict on the group, where something does.
+    `reason` is what limits the verdict on the group, where something does.
     """
     stored_names = tuple(sorted(stored for _, stored in pairs))
     there = {name for name, _ in pairs}
@@ -159,12 +154,7 @@ def _unlike(group: Group, checkpoint: Checkpoint, tensors: tuple[StoredTensor, .
 
 
 def find_repeated_names(checkpoint: Checkpoint, values: Values) -> tuple[Duplicate, ...]:
-    """Return every name that stands in several shards, sorted; the bytes of the first ones compared.
-
-    Args:
-        checkpoint: A checkpoint of several shards.
-        values: Whether bytes may be read.
-    """
+    """Return every name that stands in several shards, sorted; the bytes of the first ones compared."""
     strays = sorted(set(_strays(checkpoint)))
     several = [(name, tensors) for name in strays if len(tensors := _holders(checkpoint, name)) > 1]
     return tuple(

@@ -32,15 +32,7 @@ LAYER = re.compile(r"\.\d+\.")
 
 
 def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Group, ...] | Unknown:
-    """Return the one group of token embedding and head, where names and shapes leave no doubt.
-
-    Args:
-        config: The model's config, where there is one; `vocab_size` then has to fit.
-        checkpoint: The stored layer.
-
-    Returns:
-        One group, or why none could be told.
-    """
+    """Return the one group of embedding and head that names, shapes and `vocab_size` tell for sure; or why none."""
     rows = config.integer("vocab_size", "embedding_size", "padded_vocab_size") if config else None
     embeddings = _matching(checkpoint, EMBEDDING, rows)
     taken = set(embeddings)

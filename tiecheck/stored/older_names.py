@@ -13,12 +13,7 @@ from tiecheck.records.stored import Checkpoint
 
 
 def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
-    """Return a checkpoint without the names that 4.57 loads into nothing of the class.
-
-    Args:
-        checkpoint: The weights.
-        older: The class, as 4.57 has it.
-    """
+    """Return a checkpoint without the names that 4.57 loads into nothing of the class, as it has that."""
     hidden = set(_unindexed(checkpoint))
     prefix = f"{older.prefix}."
     if older.prefix and _begins(checkpoint, older.prefix):

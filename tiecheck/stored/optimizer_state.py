@@ -62,15 +62,9 @@ class SavedState(NamedTuple):
 
 
 def read_state(root: str, file: str, wanted: Iterable[str]) -> SavedState | Unknown:
-    """Return a saved optimizer state, by its headers.
+    """Return a saved optimizer state, as `find_states` gives it, by its headers.
 
-    Args:
-        root: The target directory.
-        file: The state, as `find_states` gives it.
-        wanted: The parameters that matter; a distributed checkpoint that names less than two of them is not parsed.
-
-    Raises:
-        TargetError: It leads outside the directory or cannot be opened.
+    A distributed checkpoint that names less than two of the wanted parameters is not parsed.
     """
     if re.fullmatch(ZERO, file):
         return Unknown(f"{file} is a state that DeepSpeed has partitioned, which is not read")
@@ -84,15 +78,7 @@ def read_state(root: str, file: str, wanted: Iterable[str]) -> SavedState | Unkn
 
 
 def compare_moments(moments: list[Moment], *, exact: bool) -> Comparison | Unknown:
-    """Hold some tensors of a state against each other, until some part of them differs.
-
-    Args:
-        moments: Two or more, of one shape.
-        exact: Whether to count every row that differs.
-
-    Raises:
-        TargetError: A file is not there any more.
-    """
+    """Hold some tensors of a state, of one shape, against each other, until some part of them differs."""
     places: list[tuple[Part, ...]] = []
     for moment in moments:
         place = moment.locate()

@@ -28,12 +28,7 @@ def tied_moments(
 ) -> tuple[TiedMoments | Unknown, ...] | Unknown:
     """Return the groups that have more than one entry in a saved optimizer state, and states that cannot tell.
 
-    Args:
-        root: The target directory.
-        files: The states, as `find_states` gives them.
-        groups: The tie groups.
-        checkpoint: The weights, against which the entries of a state without names are counted.
-        values: Whether bytes may be read.
+    The entries of a state without names are counted against the weights.
     """
     if isinstance(groups, Unknown):
         return groups

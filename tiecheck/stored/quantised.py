@@ -21,15 +21,7 @@ MLX = "MLX"
 def quantised_ties(
     groups: tuple[Group, ...], checkpoint: Checkpoint, config: ModelConfig | None, head: str | None, *, values: bool
 ) -> tuple[QuantisedTie, ...]:
-    """Return the declared ties that quantisation meets.
-
-    Args:
-        groups: The tie groups.
-        checkpoint: The stored layer.
-        config: The config, whose `quantization_config` may name modules to leave alone.
-        head: The class's head.
-        values: True where bytes may be read.
-    """
+    """Return the declared ties that quantisation meets: in stored members, or in a head that a skip list lacks."""
     found = []
     for group in groups:
         if not group.declared:

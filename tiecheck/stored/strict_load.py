@@ -21,17 +21,9 @@ def fit_names(
     built: Iterable[str],
     resumed: tuple[str, ...],
 ) -> StrictLoad | Unknown:
-    """Hold the stored names against those of the class.
+    """Hold the stored names against those of the class, by the table or where it was built; or say why that is unknown.
 
-    Args:
-        checkpoint: The stored names.
-        architecture: What the tie table knows of the class's names.
-        groups: The ties.
-        built: The names of the class itself, where it was built.
-        resumed: What beside the weights says that a training is to be resumed from here.
-
-    Returns:
-        The answer, or why it is not known: a class that nobody knows may have any names.
+    A class that nobody knows may have any names. `resumed` are signs that a training is to be resumed from here.
     """
     from tiecheck.records.files import StrictLoad
 

@@ -24,12 +24,7 @@ TRAINER = "trainer_state.json"
 
 
 def find_states(root: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the optimizer states of a directory, relative to it: files, `.metadata` files, DeepSpeed's folders.
-
-    Args:
-        root: The directory.
-        names: What it holds.
-    """
+    """Return the optimizer states of a directory, relative to it: files, `.metadata` files, DeepSpeed's folders."""
     found = []
     for name in names:
         if name == METADATA or (

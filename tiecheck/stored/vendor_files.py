@@ -20,13 +20,7 @@ OURS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in
 
 
 def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) -> Iterator[LoadProblem]:
-    """Yield each file of a vendor's format that holds another token embedding than the weights that were read.
-
-    Args:
-        directory: The model directory.
-        names: The files in it.
-        checkpoint: The weights that transformers loads from it.
-    """
+    """Yield each file of a vendor's format that holds another token embedding than the weights that were read."""
     if checkpoint.format != "safetensors":
         return
     for file in sorted(name for name in names if name.startswith("consolidated") and name.endswith(".safetensors")):

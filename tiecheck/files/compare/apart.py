@@ -16,16 +16,9 @@ WINDOW = 64
 
 
 def surely_apart(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> bool:
-    """Tell by samples whether some members differ in a finite number, so that their comparison is not `alike`.
+    """Tell by samples whether some members, alike in dtype and shape, differ in a finite number and are not `alike`.
 
-    Args:
-        checkpoint: Where they are stored.
-        tensors: Two or more, alike in dtype and shape.
-
-    Raises:
-        TargetError: A file is not there any more, or is no regular file now.
-        OSError: A file cannot be read.
-        EOFError: A file has become too short.
+    A file that is gone is a `TargetError`, one that became too short an `EOFError`.
     """
     decode = number_decoder(tensors[0].dtype)
     if decode is None or checkpoint.format != "safetensors":

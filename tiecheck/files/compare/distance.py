@@ -53,13 +53,7 @@ class DistanceMeter:
     """Measures the rows that differ, of members that come block by block, against the first member."""
 
     def __init__(self, dtype: str, *, exact: bool, thorough: bool) -> None:
-        """Begin.
-
-        Args:
-            dtype: torch's word.
-            exact: Whether to measure all, however long it takes.
-            thorough: Whether numpy is worth its import.
-        """
+        """Begin; `exact` measures all, however long it takes, and `thorough` says that numpy is worth its import."""
         self._dtype = dtype
         self._decode = number_decoder(dtype)
         self._few = FEW
@@ -76,13 +70,7 @@ class DistanceMeter:
         return Distance(self._largest, self._rows, self._nonfinite)
 
     def take(self, blocks: Sequence[bytes], differing: Iterable[slice], *, whole: bool) -> None:
-        """Measure the rows of some blocks that differ.
-
-        Args:
-            blocks: The bytes of each member.
-            differing: Where the rows that differ lie.
-            whole: Whether those are whole rows.
-        """
+        """Measure where some blocks differ, one of each member; `whole` says that these slices are whole rows."""
         late: list[slice] = []
         for row in differing:
             if self._decode is None:

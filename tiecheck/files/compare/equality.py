@@ -48,12 +48,9 @@ class Piece(NamedTuple):
 
 
 def tensor_pieces(nbytes: int, width: int, ahead: Callable[[int], int] = int) -> Iterator[Piece]:
-    """Give a tensor in pieces of a block at most: whole rows, or parts of one row.
+    """Give a tensor in pieces of a block at most, whole rows or parts of one (`width` bytes).
 
-    Args:
-        nbytes: Its bytes.
-        width: Bytes of a row.
-        ahead: Gives the next byte that has to be looked at, from one on.
+    `ahead` gives the next byte that has to be looked at, from one on.
     """
     offset = 0
     while (offset := max(offset, ahead(offset))) < nbytes - nbytes % width:
@@ -149,20 +146,10 @@ class Constancy:
 def compare_bytes(
     checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False
 ) -> Comparison | Unknown:
-    """Hold the bytes of some stored tensors of one dtype and shape against each other.
+    """Hold the bytes of some stored tensors of one dtype and shape against each other; or say why that failed.
 
-    Equality of bytes is stricter than `torch.equal` for +0 and -0, and looser for NaN.
-
-    Args:
-        checkpoint: Where they are stored.
-        tensors: Two or more, alike in dtype and shape.
-        exact: Whether to count and measure every row that differs, however long that takes.
-
-    Returns:
-        The comparison, or why it could not be made (a file that changed or cannot be read).
-
-    Raises:
-        TargetError: A file is not there any more, or is no regular file now.
+    Equality of bytes is stricter than `torch.equal` for +0 and -0, and looser for NaN. `exact` counts and measures
+    every row that differs, however long that takes. A file that is not there any more is a `TargetError`.
     """
     if exact:
         account().lift(COMPARED)
@@ -190,18 +177,10 @@ def compare_opened(spans: list[Span], tensor: StoredTensor, *, exact: bool) -> C
 def compare_spans(
     spans: Sequence[Span], shape: tuple[int, ...], dtype: str, *, everywhere: bool, exact: bool
 ) -> Comparison:
-    """Compare members piece by piece, all of them in one pass.
+    """Compare members (one alone where all are the same bytes) piece by piece, all of them in one pass.
 
-    Args:
-        spans: Their bytes; one alone where all are the same bytes.
-        shape: The shape of each.
-        dtype: torch's word for their elements.
-        everywhere: True where they seem to differ everywhere, so that one block is enough to say so.
-        exact: True to go on to the end all the same.
-
-    Raises:
-        EOFError: A file has become too short.
-        OSError: A file cannot be read.
+    Where they seem to differ `everywhere`, one block is enough to say so; `exact` goes on to the end all the same. A
+    file that has become too short is an `EOFError`.
     """
     nbytes = spans[0].nbytes
     rows = shape[0] if shape else 1

@@ -35,20 +35,10 @@ _CELLS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 def compare_reshaped(
     checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact: bool = False
 ) -> Comparison | Unknown | None:
-    """Hold members that are not alike in dtype and shape against each other.
+    """Hold members that are not alike in dtype and shape against each other; `exact` counts every row that differs.
 
-    Args:
-        checkpoint: Where they are stored.
-        tensors: Two or more.
-        exact: Whether to count every row that differs.
-
-    Returns:
-        For members of different row counts, the comparison of the rows that all have. For others the comparison
-        only where each is the transpose of the first, or a cast of it. None where there is no such form, or it
-        could not be told (a pickle, no numpy).
-
-    Raises:
-        TargetError: A file is not there any more, or is no regular file now.
+    Of members of different row counts the rows that all have are compared; others only where each is the transpose of
+    the first, or a cast of it. None where there is no such form, or it could not be told (a pickle, no numpy).
     """
     if checkpoint.format == "pickle":
         return None
@@ -63,18 +53,8 @@ def compare_reshaped(
 def compare_across(first: Opened, second: Opened, *, exact: bool = False) -> Comparison | None:
     """Hold two tensors of one shape, wherever they are, against each other: of two float types as one cast.
 
-    Args:
-        first: A tensor.
-        second: Another one.
-        exact: Whether to count and measure every row that differs.
-
-    Returns:
-        The comparison; None for tensors of two types of which neither is the other, cast.
-
-    Raises:
-        OpaqueError: What it takes is not installed.
-        EOFError: A file has become too short.
-        OSError: A file cannot be read.
+    None for two types of which neither is the other, cast. `exact` counts and measures every row that differs. What is
+    not installed raises `OpaqueError`, a file too short `EOFError`.
     """
     (tensor, span), (other, beside) = first, second
     if tensor.dtype == other.dtype:

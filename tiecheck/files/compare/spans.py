@@ -38,11 +38,7 @@ class Span:
         """True where the file has holes, which need not be read."""
 
     def data_from(self, offset: int) -> int:
-        """Return the first offset from one on at which there may be anything but zeros.
-
-        Raises:
-            EOFError: The file ends before the member does.
-        """
+        """Return the first offset from one on with anything but zeros; `EOFError` where the file ends before."""
         if not self.sparse:
             return offset
         if self._size < self._start + self.nbytes:
@@ -59,12 +55,7 @@ class Span:
         return status.st_dev, status.st_ino, self._start
 
     def read(self, offset: int, count: int) -> bytes:
-        """Return some bytes, counted from the member's beginning.
-
-        Raises:
-            EOFError: The file ends before them.
-            OSError: They cannot be read.
-        """
+        """Return some bytes, counted from the member's beginning; `EOFError` where the file ends before them."""
         try:
             self._account.take(COMPARED, count, "a tensor")
         except TargetError as error:
@@ -82,14 +73,7 @@ class StridedSpan(Span):
     """The elements of a view that do not lie one after another, as if they did; or whose signs are turned."""
 
     def __init__(self, fd: int, start: int, tensor: StoredTensor, entry: Mapping[str, Any]) -> None:
-        """Note where the elements are.
-
-        Args:
-            fd: The open file.
-            start: Byte of the first element.
-            tensor: Its shape and bytes, one element at least.
-            entry: Its header entry: `stride` in elements, or none where they lie one after another, and `negated`.
-        """
+        """Note where the elements are: byte of the first in an open file, and of the entry `stride` (none: dense), `negated`."""
         super().__init__(fd, start, tensor.nbytes)
         size = tensor.nbytes // prod(tensor.shape)
         shape, stride = tensor.shape, tuple(entry.get("stride", ())) or _row_major(tensor.shape)
@@ -179,9 +163,7 @@ class OpaqueError(Exception):
 def opened_members(checkpoint: Checkpoint, tensors: Sequence[StoredTensor]) -> Iterator[list[Span]]:
     """Give the members of a checkpoint, in files opened for as long as the block takes.
 
-    Raises:
-        TargetError: A file is not there any more, or is no regular file now.
-        OpaqueError: A tensor of a pickle has no bytes of its own.
+    A tensor of a pickle without bytes of its own raises `OpaqueError`.
     """
     fds: list[int] = []
     try:

@@ -51,18 +51,9 @@ class _Stretch(NamedTuple):
 
 
 def read_torch_file(path: str, start: int = 0, length: int | None = None) -> TorchFile | Unknown:
-    """Return what a file of `torch.save` holds, by its pickle alone, be it more than `torch.load` would take.
+    """Return what a file of `torch.save` holds, by its pickle alone, be it more than `torch.load` takes; or why not.
 
-    Args:
-        path: The file.
-        start: Byte at which the saved object begins: a distributed checkpoint puts many into one file.
-        length: Its bytes; to the end of the file by default.
-
-    Returns:
-        The content, or why it was not read.
-
-    Raises:
-        TargetError: The file cannot be opened, or is no regular file.
+    It begins at a byte, with so many (None: to the end): a distributed checkpoint puts many into one file.
     """
     name = os.path.basename(path)
     with _opened(path) as fd:
@@ -77,14 +68,7 @@ def read_torch_file(path: str, start: int = 0, length: int | None = None) -> Tor
 
 
 def read_weights_file(path: str) -> TorchFile:
-    """Return what a file of `torch.save` holds, as strictly as `torch.load(weights_only=True)`, all its bytes there.
-
-    Args:
-        path: The file.
-
-    Raises:
-        TargetError: The file cannot be opened, changes meanwhile, or is nothing that is read; one sentence says why.
-    """
+    """Return what a file of `torch.save` holds, as strictly as `torch.load(weights_only=True)`, all its bytes there."""
     with _opened(path) as fd:
         size = os.fstat(fd).st_size
         try:

@@ -20,11 +20,7 @@ COMPRESSED = "lies compressed in its archive"
 def read_state_dict(path: str) -> tuple[TorchFile, dict[str, PickledTensor], str | None]:
     """Return the file of one pickled state dict, its named tensors, and the key that they stand below, if any.
 
-    Args:
-        path: A file written by `torch.save`, in the zip form or the older one.
-
-    Raises:
-        TargetError: The pickle wants code run, is broken, or holds no tensors.
+    Files of `torch.save` are read in the zip form and the older one.
     """
     saved = read_weights_file(path)
     data = _as_mapping(saved.tree)
@@ -62,16 +58,10 @@ def _makes_tensor(value: Any) -> bool:
 
 
 def read_pickles(paths: list[tuple[str, str]]) -> tuple[tuple[Shard, ...], Mapping[str, StorageSlot]]:
-    """Return the header facts of some pickles, and each tensor's place in its storage.
+    """Return the header facts of some pickles (path, name in the report), and each tensor's place in its storage.
 
     An entry has `data_offsets` from the first element's byte of the file on, as many bytes as the elements have; beside
     that `stride` where they do not lie one after another, `negated`, and `opaque` where they cannot be read.
-
-    Args:
-        paths: Pairs of a path and the name the report uses for it.
-
-    Raises:
-        TargetError: A file is no state dict, or one that is refused.
     """
     shards = []
     slots: dict[str, StorageSlot] = {}

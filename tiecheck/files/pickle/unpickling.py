@@ -31,17 +31,10 @@ class ForbiddenNameError(UnreadablePickleError):
 def read_pickle(
     stream: IO[bytes], storages: dict[str, Storage] | None = None, *, label: str = "a pickle", safe: bool = False
 ) -> Any:
-    """Return what one pickle holds, from the stream's position to just behind its STOP.
+    """Return what one pickle holds, from the stream's position to just behind its STOP, noting its storages by key.
 
-    Args:
-        stream: Where the pickle is; read as far as its STOP.
-        storages: Gets each storage that the pickle mentions, by its key.
-        label: What messages call the file.
-        safe: True to refuse what `torch.load(weights_only=True)` refuses (torch 2.13).
-
-    Raises:
-        UnreadablePickleError: It cannot be followed.
-        TargetError: With it the target's pickles take more operations or memory than they may.
+    `safe` refuses what `torch.load(weights_only=True)` refuses (torch 2.13). What cannot be followed is an
+    `UnreadablePickleError`; more operations or memory than the target's pickles may take are a `TargetError`.
     """
     machine = (_SafeMachine if safe else Machine)({} if storages is None else storages)
     collecting = gc.isenabled()

@@ -67,17 +67,10 @@ class _Asked(NamedTuple):
 
 
 def fetch_answer(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: TrafficMeter) -> Answer:
-    """Make a GET request, follow its redirects, wait a little where the server is busy.
+    """Make a GET request, follow its redirects, wait a little where the server is busy; at most `limit` bytes are read.
 
-    Args:
-        url: The address; user and password in it are sent as basic authentication.
-        label: What messages call it, without secrets.
-        limit: Bytes of the body that are read at most.
-        headers: Sent along; `Authorization` to this host only.
-        meter: Counts each request and what it moved.
-
-    Raises:
-        TargetError: No answer, or none that can be used. Any status of 400 and more is an answer.
+    User and password in the address are sent as basic authentication, `Authorization` to this host only; the label has
+    no secrets. A status of 400 and more is an answer too; none that can be used is a `TargetError`.
     """
     asked = _Asked(
         url, {"accept-encoding": "identity", "user-agent": f"tiecheck/{__version__}", **headers}, limit, label
@@ -214,16 +207,7 @@ def _short(error: BaseException) -> str:
 
 
 def _open_url(url: str, headers: Mapping[str, str], timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
-    """Return the answer to a GET request, its body not yet read; no redirect is followed and nothing tried again.
-
-    Args:
-        url: The address.
-        headers: Sent along.
-        timeout: How long to wait for a connection, and for the next bytes.
-
-    Raises:
-        urllib3.exceptions.HTTPError: No connection, or none that holds.
-    """
+    """Return the answer to a GET request, its body not yet read; no redirect is followed and nothing tried again."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxy = _proxy(parts.scheme, host)

@@ -50,11 +50,7 @@ class HubAddress(NamedTuple):
 def hub_address(address: str) -> HubAddress | None:
     """Return the place that an address names on the hub; None for one that leads elsewhere.
 
-    Args:
-        address: `hf://[models/]org/name[@revision][/path]`, or a page of the hub as a browser shows it.
-
-    Raises:
-        TargetError: It is one of the hub's, and names no model.
+    It is `hf://[models/]org/name[@revision][/path]`, or a page of the hub as a browser shows it.
     """
     from huggingface_hub import constants
 
@@ -82,16 +78,7 @@ def _parts(match: re.Match[str]) -> HubAddress:
 
 
 def open_hub(address: HubAddress, file: str, config: Config) -> FoundModel:
-    """Find a model: in the cache where that is allowed to say so, else on the hub.
-
-    Args:
-        address: The model, revision and folder.
-        file: A file in the folder, empty for the folder.
-        config: Says which revision, and whether anything may be fetched.
-
-    Raises:
-        TargetError: There is none, or it may not be read.
-    """
+    """Find a model, or a file in its folder: in the cache where that is allowed to say so, else on the hub."""
     from huggingface_hub import constants
 
     if config.revision and address.revision and config.revision != address.revision:
@@ -202,14 +189,9 @@ class Snapshot(NamedTuple):
 
 
 def snapshot_of(cache: str, address: HubAddress, revision: str, file: str, names: Collection[str] | None) -> Snapshot:
-    """Look a model up in the cache.
+    """Look a model up in the cache: one file that is wanted, or (empty) a model directory.
 
-    Args:
-        cache: The cache's root.
-        address: The model and the folder in it.
-        revision: Branch, tag or commit.
-        file: The one file that is wanted; empty for a model directory.
-        names: The files of the folder, where the hub was asked; None to go by what the cache holds.
+    `names` are the files of the folder, where the hub was asked; None to go by what the cache holds.
     """
     repo = os.path.join(cache, f"models--{address.repo.replace('/', '--')}")
     commit = revision

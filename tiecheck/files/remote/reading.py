@@ -73,16 +73,7 @@ class RemoteModel(NamedTuple):
 
 
 def read_address(address: str, config: Config) -> RemoteModel:
-    """Config and headers of a remote model, fetched side by side.
-
-    Args:
-        address: `scheme://...`.
-        config: Says which revision, and whether anything may be fetched.
-
-    Raises:
-        TargetError: There is nothing there, or a file is broken, refused, or of a format that is not read.
-        MissingExtraError: The library that reads such addresses is not installed.
-    """
+    """Config and headers of a remote model, fetched side by side; `MissingExtraError` where its library is not."""
     found = open_remote(address, config)
     store = found.store
     if store is None or found.local:
@@ -236,16 +227,7 @@ def _config(raw: bytes, path: str) -> ModelConfig:
 
 
 def open_remote(address: str, config: Config) -> FoundModel:
-    """Return the store behind an address, or the local place where the hub's cache has all of it.
-
-    Args:
-        address: `scheme://...`.
-        config: Says which revision of a hub model, and whether anything may be fetched.
-
-    Raises:
-        TargetError: There is nothing there, or it may not be read.
-        MissingExtraError: The library that reads such addresses is not installed.
-    """
+    """Return the store behind an address, or the local place where the hub's cache has all of it."""
     _check(address)
     hub = hub_address(address) if address.startswith(("hf://", "http://", "https://")) else None
     label = without_secrets(address)

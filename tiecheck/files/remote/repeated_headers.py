@@ -69,15 +69,9 @@ _models: RecentItems[_Model] = RecentItems()
 def facts_of_twins(
     config: ModelConfig | None, checkpoint: Checkpoint | None, options: Hashable
 ) -> dict[str, Any] | None:
-    """Return the facts that were made of the very same config and header, to be read and added to.
+    """Return the facts that were made of the very same config and header, to be read and added to; None if not kept.
 
-    Args:
-        config: A config, the same object for the same text.
-        checkpoint: A checkpoint of one file, its entries the same object for the same header.
-        options: What the facts hang on besides.
-
-    Returns:
-        None for what is not kept.
+    Config and entries are the same objects for the same texts; options are what the facts hang on besides.
     """
     if config is None or checkpoint is None or checkpoint.index_file or len(checkpoint.shards) != 1:
         return None

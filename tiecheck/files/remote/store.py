@@ -120,13 +120,9 @@ class RemoteComparer:
         self._store = store
 
     def compare(self, tensors: Sequence[StoredTensor]) -> Comparison | Unknown:
-        """Hold the bytes of some stored tensors against each other, up to the first difference.
+        """Hold the bytes of some stored tensors, alike in dtype and shape, against each other; or say why that failed.
 
-        Args:
-            tensors: Two or more, alike in dtype and shape.
-
-        Returns:
-            The comparison, rows not counted, or why it could not be made.
+        It ends at the first difference: rows are not counted.
         """
         try:
             return self._compare(tensors)

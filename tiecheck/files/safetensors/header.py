@@ -28,15 +28,10 @@ _OWN_KEYS = ("dtype", "shape", "data_offsets", "__metadata__")
 def read_shards(
     paths: Iterable[tuple[str, str]], where: Mapping[str, str] | None = None
 ) -> tuple[tuple[Shard, ...], bool]:
-    """Return the headers of some files, typed once the headers read so far are large together.
+    """Return the headers of some files (path, name in the report), typed once those read so far are large together.
 
-    Args:
-        paths: Pairs of a path and the name the report uses for it.
-        where: Name -> file by the index, where there is one.
-
-    Returns:
-        The shards, and whether the index gives every name in them to the shard that holds it. The entries of a large
-        header that agrees are not kept, since the index knows them too.
+    Beside the shards it tells whether the index (name -> file) gives every name in them to the shard that holds it. The
+    entries of a large header that agrees are not kept, since the index knows them too.
     """
     import gc
 
@@ -77,20 +72,11 @@ def _later(shard: Shard, raw: bytes) -> Shard:
 
 
 def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
-    """Return the header of one safetensors file.
+    """Return the header of one safetensors file; `typed` parses a small one like a large one, msgspec being there.
 
-    As strict as `safe_open` of safetensors 0.8, but that dtypes which it does not know pass, since a later version
-    may, and so does a size of `-0`; that an entry must be an object, where a list would do for it; and that a name
-    that stands there twice, with different entries, is refused, where it takes the last.
-
-    Args:
-        path: The file.
-        label: The name the report uses for it, relative to the target.
-        typed: Whether to parse a small header like a large one, since msgspec is there already.
-
-    Raises:
-        TargetError: Truncated, a header length beyond the file or the limit, not JSON, or entries that do not
-            describe the data.
+    As strict as `safe_open` of safetensors 0.8, but that dtypes which it does not know pass, since a later version may,
+    and so does a size of `-0`; that an entry must be an object, where a list would do for it; and that a name that
+    stands there twice, with different entries, is refused, where it takes the last.
     """
     raw, size = read_header(path)
     return shard_of_header(raw, size, path, label, typed=typed)
@@ -117,18 +103,7 @@ def read_header(path: str) -> tuple[bytes, int]:
 
 
 def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool = False) -> Shard:
-    """Return a shard by the JSON of its header, wherever that came from.
-
-    Args:
-        raw: The header's JSON, without the 8 bytes of length before it.
-        size: Bytes of the whole file.
-        path: What messages call the file.
-        label: The name the report uses for it, relative to the target.
-        typed: Whether to parse a small header like a large one.
-
-    Raises:
-        TargetError: Not JSON, or entries that do not describe the data.
-    """
+    """Return a shard by the JSON of its header, without the 8 bytes before it, and the size of its whole file."""
     available = size - 8 - len(raw)
     entries = _parse_typed(raw, available) if typed or len(raw) >= TYPED_FROM else None
     if entries is None:
@@ -154,16 +129,7 @@ def _notes(raw: bytes) -> Mapping[str, str] | None:
 
 
 def check_length(path: str, size: int, length: int) -> None:
-    """Refuse a header length that cannot be, before anything is read.
-
-    Args:
-        path: What messages call the file.
-        size: Bytes of the whole file.
-        length: Bytes of the header, by the first eight bytes.
-
-    Raises:
-        TargetError: Longer than the file, or than safetensors reads.
-    """
+    """Refuse a header length (of the first eight bytes) beyond the file, or what safetensors reads, before it is."""
     if size < 8:
         raise TargetError(
             f"{path} is truncated: it has {size} bytes, and a safetensors file begins with 8 bytes of header length",

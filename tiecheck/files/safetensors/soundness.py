@@ -49,10 +49,6 @@ def quickly_sound(entries: Mapping[str, Any], available: int) -> bool:
     """Tell whether typed entries follow one another in the order of the file and are sound; false means: look again.
 
     Ninety thousand tensors have a few combinations of dtype, shape and bytes, and each is looked at once.
-
-    Args:
-        entries: Name -> `Entry`.
-        available: Bytes of data.
     """
     if not entries:
         return False
@@ -84,13 +80,8 @@ def quickly_sound(entries: Mapping[str, Any], available: int) -> bool:
 def said_once(raw: bytes, entries: Mapping[str, Any], notes: Mapping[str, str] | None) -> bool:
     """Tell whether a header surely repeats no key, told by its colons: every pair in it takes one.
 
-    An entry has three fields, and one colon goes to its name. What has more (a repeated key, a field that is not
-    known, a colon in a name that is escaped) is for the slow way.
-
-    Args:
-        raw: The header's JSON.
-        entries: Its entries, sound ones.
-        notes: Its `__metadata__`.
+    An entry has three fields, and one colon goes to its name. What has more (a repeated key, a field that is not known,
+    a colon in a name that is escaped) is for the slow way.
     """
     if b"\\" in raw:
         return False
@@ -103,16 +94,7 @@ def said_once(raw: bytes, entries: Mapping[str, Any], notes: Mapping[str, str] |
 
 
 def check_entries(path: str, entries: Mapping[str, Any], available: int) -> None:
-    """Check that every entry is well formed, and that they cover the data exactly, as safetensors demands.
-
-    Args:
-        path: What messages call the file.
-        entries: Name -> what json made of the entry.
-        available: Bytes of data.
-
-    Raises:
-        TargetError: They do not; the message names the entry where it is one.
-    """
+    """Check that every entry is well formed, and that they cover the data exactly, as safetensors demands."""
     if _as_written(entries.values(), available):
         return
     last = 0

@@ -60,12 +60,7 @@ class ReparsedEntries(Mapping[str, Any]):
     """
 
     def __init__(self, raw: bytes, entries: Mapping[str, Any]) -> None:
-        """Keep the text.
-
-        Args:
-            raw: The header's JSON, without a backslash in it.
-            entries: What was parsed of it, one entry at least; not kept.
-        """
+        """Keep the text of a header, without a backslash in it, of which entries, not kept, were parsed."""
         self._raw = raw
         self._count = len(entries)
         self._ends = next(iter(entries)), next(reversed(cast("dict[str, Any]", entries)))
@@ -101,9 +96,5 @@ class ReparsedEntries(Mapping[str, Any]):
         return name in self._entries()
 
     def __getitem__(self, name: str) -> Any:
-        """Return the entry of a name.
-
-        Raises:
-            KeyError: There is none.
-        """
+        """Return the entry of a name."""
         return self._entries()[name]
