@@ -28,7 +28,7 @@ def find_layouts(names: Iterable[str]) -> tuple[str, ...]:
 def layout_groups(
     root: str, files: tuple[str, ...], groups: tuple[Group, ...], architecture: Architecture, values: Values
 ) -> tuple[LayoutGroup | Unknown, ...]:
-    """Return each known tie, and each one that a pickle's shared memory makes, as every one of some layouts stores it."""
+    """Return each known tie, and each one that a pickle's shared memory makes, as every layout stores it."""
     layouts: list[tuple[str, Checkpoint]] = []
     answers: list[LayoutGroup | Unknown] = []
     for file in files:
