@@ -73,7 +73,7 @@ class StridedSpan(Span):
     """The elements of a view that do not lie one after another, as if they did; or whose signs are turned."""
 
     def __init__(self, fd: int, start: int, tensor: StoredTensor, entry: Mapping[str, Any]) -> None:
-        """Note where the elements are: the first byte in an open file, the entry's `stride` (none: dense), `negated`."""
+        """Note where the elements are: first byte in an open file, the entry's `stride` (none: dense), `negated`."""
         super().__init__(fd, start, tensor.nbytes)
         size = tensor.nbytes // prod(tensor.shape)
         shape, stride = tensor.shape, tuple(entry.get("stride", ())) or _row_major(tensor.shape)
