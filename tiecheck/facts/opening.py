@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 QUANTISED = ("quantization_config", "quantization")
 """Keys of a config that say that weights are quantised; the second is MLX's."""
 
-DRAFTS = ("draft_vocab_size", "num_nextn_predict_layers", "speculators_model_type")
+DRAFTS = ("draft_vocab_size", "medusa_num_heads", "num_nextn_predict_layers", "speculators_model_type")
 """Keys of a config that say that it is a draft's, or has draft layers."""
 
 REHEARSING = ("rehearse", "python", "trust_remote_code", "values", "timeout")

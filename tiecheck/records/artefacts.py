@@ -91,9 +91,10 @@ class DraftModel(Record):
 class DraftProblem(Record):
     """A member that a draft lacks, or a borrowed copy that is not what it was borrowed from."""
 
-    kind: Literal["no head", "shape", "layer", "target"]
-    """No head where the loader takes none from the target; a tie declared between two shapes; a copy in a draft `layer`
-    that differs from the model's own; an embedding that differs from the `target`'s."""
+    kind: Literal["no head", "shape", "rows", "map", "medusa", "layer", "target"]
+    """No head where the loader takes none from the target; a tie declared between two shapes; a head or map whose rows
+    are not those of the config; no map of a reduced vocabulary; a head of Medusa that is not stored; a copy in a draft
+    `layer` that differs from the model's own; an embedding or head that differs from the `target`'s."""
     names: tuple[str, ...]
     """The tensors, the draft's first."""
     file: str

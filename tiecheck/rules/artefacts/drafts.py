@@ -14,13 +14,14 @@ class DraftModelWithoutItsHead(Rule):
     """A draft lacks its head, ties two shapes, or holds a stale copy of its target's embedding or head.
 
     ## What it does
-    Looks at EAGLE-3 drafts, also in the layout of speculators, at draft layers inside a checkpoint
-     (`num_nextn_predict_layers`), and with `--target` at the embedding of a draft beside the one of its target.
+    Looks at drafts of EAGLE and Medusa, also in the layout of speculators, at draft layers inside a checkpoint
+     (`num_nextn_predict_layers`), and with `--target` at embedding and head of a draft beside those of its target.
 
     ## Why it is bad
-    A draft with a `draft_vocab_size` brings its own head: where it is not stored, engines leave it as it was allocated.
-    A reduced head cannot be tied to a whole embedding, and the load raises. A stale copy loads without a word, and the
-    target accepts few of the draft's tokens.
+    A draft with a `draft_vocab_size` brings its own head: where it is not stored, SGLang leaves it as it was allocated.
+    A reduced head cannot be tied to a whole embedding, and the load raises. Without the map of a reduced vocabulary
+    (`d2t`) its ids are taken for the target's. A stale copy loads without a word, and the target accepts few of the
+    draft's tokens.
 
     ## How to fix it
     Export the draft again with its head, with the flag false where the head is reduced, and with embedding and head of
@@ -45,7 +46,7 @@ class DraftModelWithoutItsHead(Rule):
                 message,
                 problem.names,
                 (file_place(problem.file, note),),
-                severity="error" if problem.kind in ("no head", "shape") else "warning",
+                severity="warning" if problem.kind in ("layer", "target") else "error",
                 no_mend=no_mend,
             )
 
@@ -56,6 +57,9 @@ class DraftModelWithoutItsHead(Rule):
         for kind, names, found in (
             ("no head", ("lm_head.weight",), "error"),
             ("shape", ("lm_head.weight", "embed_tokens.weight"), "error"),
+            ("rows", ("lm_head.weight",), "error"),
+            ("map", ("d2t",), "error"),
+            ("medusa", ("1.1.weight",), "error"),
             ("layer", ("model.layers.4.embed_tokens.weight", "model.embed_tokens.weight"), "warning"),
             ("target", ("embed_tokens.weight",), "warning"),
         ):
@@ -66,28 +70,70 @@ class DraftModelWithoutItsHead(Rule):
         yield Case("draft layers with equal copies", {"draft_problems": ()})
 
 
-def _told(problem: DraftProblem) -> tuple[str, str, str]:
-    """Return the message of a problem, the note of its place, and the reason why no change of files ends it."""
-    rows = rows_text(problem.comparison) if problem.comparison else ""
-    if problem.kind == "no head":
-        message = (
-            f"The draft stores no head, its flag ties none, and its config has {problem.told}: SGLang 0.5.23 takes the "
-            "head of the target only where that key is absent, and otherwise leaves the head as it was allocated."
-        )
-        return message, "lm_head.weight is absent", "the values of the head are not in these files."
-    if problem.kind == "shape":
-        message = (
-            f"The flag ties {listed(problem.names)}, which have the shapes {problem.told}: a class that ties them when "
-            "it is built raises a size mismatch when it loads them."
-        )
-        return message, problem.told, "the flag of a draft with a reduced head has to be false where it is exported."
-    if problem.kind == "layer":
-        message = (
-            f"The draft layer's {problem.names[0]} is a copy of {problem.names[1]}, and {rows}: the draft works with "
-            "other values than the model."
-        )
-        return message, problem.names[0], "which of the two is right the files do not tell."
-    message = (
-        f"{problem.names[0]} is not the {problem.told} of the target: {rows}. A borrowed embedding is equal to it."
-    )
-    return message, problem.names[0], "a draft that was trained with an embedding of its own is sound as it is."
+SILENT = "the files do not tell which of the two is right."
+TOLD = {
+    "no head": (
+        (
+            "The draft stores no head, its flag ties none, and its config has {told}: SGLang 0.5.23 takes the head of "
+            "the target only where that key is absent, and otherwise leaves the head as it was allocated; vLLM 0.33 "
+            "takes the target's, which fits a whole vocabulary alone."
+        ),
+        "lm_head.weight is absent",
+        "the values of the head are not in these files.",
+    ),
+    "shape": (
+        (
+            "The flag ties {names}, which have the shapes {told}: a class that ties them when it is built raises a "
+            "size mismatch when it loads them."
+        ),
+        "{told}",
+        "the flag of a draft with a reduced head has to be false where it is exported.",
+    ),
+    "rows": (
+        "{first} does not have the rows that the config gives it ({told}), and does not load.",
+        "{told}",
+        SILENT,
+    ),
+    "map": (
+        (
+            "The draft has a reduced vocabulary ({told}) and stores no d2t, the map of its ids to the target's: vLLM "
+            "0.33, SGLang 0.5 and speculators take its ids for the target's, and it drafts other tokens."
+        ),
+        "no d2t",
+        "the map is not in these files.",
+    ),
+    "medusa": (
+        (
+            "The config says {told}, and the files store no {names}: medusa-llm loads without strictness, and those "
+            "heads stay copies of the model's own."
+        ),
+        "{told}",
+        "the values of the heads are not in these files.",
+    ),
+    "layer": (
+        "The draft layer's {first} is a copy of {second}, and {rows}: the draft has other values than the model.",
+        "{first}",
+        SILENT,
+    ),
+    "target": (
+        (
+            "{first} is not the {told} of the target: {rows}. A borrowed tensor is equal to it; vLLM 0.33 keeps one "
+            "that is not."
+        ),
+        "{first}",
+        "a draft that was trained with an embedding of its own is sound as it is.",
+    ),
+}
+"""Kind of a problem -> its message, the note of its place, and the reason why no change of files ends it."""
+
+
+def _told(problem: DraftProblem) -> list[str]:
+    """Return the texts of a problem."""
+    words = {
+        "told": problem.told,
+        "names": listed(problem.names),
+        "first": problem.names[0],
+        "second": problem.names[-1],
+        "rows": rows_text(problem.comparison) if problem.comparison else "",
+    }
+    return [text.format(**words) for text in TOLD[problem.kind]]
