@@ -43,9 +43,13 @@ def value_after(call: Call, number: Numbers) -> tuple[Trail, int | None]:
     """Return the trail of what a call makes of values, and the place of the argument that it is the same as."""
     if call.name in NORMS:
         return NORMALISED, None
-    place = next((n for n, t in enumerate(call.trails) if t.kind in {"norm", "read"}), None)
-    if place is None:
-        place = next((n for n, t in enumerate(call.trails) if t.kind == "value" and t.factor != 1.0), None)
+    place = None
+    for n, trail in enumerate(call.trails):
+        if trail.kind in {"norm", "read"}:
+            place = n
+            break
+        if place is None and trail.kind == "value" and trail.factor != 1.0:
+            place = n
     if place is None and call.name in SCALES:
         place = next((n for n, t in enumerate(call.trails) if t.kind == "value" and call.tensors[n].numel() > 1), None)
     if place is not None and call.name in CAPS and call.trails[place].kind == "read":  # a soft cap, probabilities

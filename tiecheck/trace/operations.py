@@ -55,7 +55,7 @@ class Kind(NamedTuple):
     getter: bool
     """True where it reads a property that is no tensor."""
     begins: bool
-    """True where what comes out of it is followed though nothing that goes in was: a norm, a product with a number."""
+    """True where what comes out of it may be followed though nothing that goes in was (`may_begin`)."""
 
 
 _kinds: dict[Callable[..., Any], Kind] = {}
@@ -73,6 +73,11 @@ def kind_of(func: Callable[..., Any]) -> Kind:
         plain = plain.strip("_")
         kind = _kinds[func] = Kind(plain, name in _ASKS, getter, plain in NORMS or plain in SCALES)
     return kind
+
+
+def may_begin(name: str, tensors: Sequence[Tensor]) -> bool:
+    """Return True if what comes out of a call is followed though nothing of it was: a norm, a product with a number."""
+    return name in NORMS or len(tensors) == 1 or any(tensor.numel() == 1 for tensor in tensors)
 
 
 def argument(args: Sequence[Any], kwargs: Mapping[str, Any], where: tuple[int, str]) -> Any:

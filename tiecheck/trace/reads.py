@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from tiecheck.files.limits import account
 from tiecheck.trace.following import value_after, weight_after
-from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, summed_over
+from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, may_begin, summed_over
 from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in
 
 _MARK = "_tiecheck_trail"
@@ -44,6 +44,8 @@ class ReadTrace(TorchFunctionMode):
         super().__init__()
         ReadTrace._traces += 1
         self._trace = ReadTrace._traces  # a model may keep a marked tensor from one pass to the next
+        self._value = self._trace, VALUE
+        self._check_time = account().check_time
         self.sources: list[Tensor] = []
         """The followed tensors; parameters of elsewhere that were met come last."""
         self.reads: list[TensorRead] = []
@@ -85,45 +87,52 @@ class ReadTrace(TorchFunctionMode):
     ) -> Any:
         """Run the call and look at what it did."""
         del types
-        kwargs = kwargs or {}
-        account().check_time()
         kind = kind_of(func)
         if kind.getter:
-            return func(*(args if args[0].is_meta or not self._to_meta else self._on_meta(args)), **kwargs)
-        tensors = list(tensors_in((*args, *kwargs.values())))
-        trails = [self._trail(t) for t in tensors]
-        given = args, kwargs
+            if self._to_meta and not args[0].is_meta:
+                args = self._on_meta(args)
+            return func(*args, **(kwargs or {}))
+        self._check_time()
+        tensors = tensors_in(args)
+        if kwargs:
+            tensors += tensors_in(tuple(kwargs.values()))
+        trails = list(map(self._trail, tensors))
+        given = args, kwargs or {}
         if self._to_meta and self._is_mixed(tensors):
-            given = self._on_meta(args), {key: self._on_meta(value) for key, value in kwargs.items()}
+            given = self._on_meta(args), {key: self._on_meta(value) for key, value in given[1].items()}
         if kind.asks and given[0][0].is_meta:
             return _answer(kind.name, given[0][0])
-        out = self._run(kind, func, *given)
-        if not kind.begins and all(trail is VALUE for trail in trails):
-            return out
-        outs = list(tensors_in((args[0] if kind.name == "setitem" else out,)))
-        if outs:
-            self._see(Call(kind.name, args, kwargs, tensors, trails, outs))
+        try:
+            out = func(*given[0], **given[1])
+        except Exception as error:  # noqa: BLE001  # an operation may fail in any way
+            out = self._instead(kind, func, *given, error)
+        if trails.count(VALUE) < len(trails) or (kind.begins and may_begin(kind.name, tensors)):
+            outs = tensors_in((args[0] if kind.name == "setitem" else out,))
+            if outs:
+                self._see(Call(kind.name, args, kwargs or {}, tensors, trails, outs))
+        elif type(out) is Tensor and not (tensors and out is tensors[0]):
+            out.__dict__[_MARK] = self._value  # spares the next look
         return out
 
     def _is_mixed(self, tensors: list[Tensor]) -> bool:
-        """Return True if tensors are on meta, or stand for some that are to be, and others are not there."""
-        there = [t.is_meta for t in tensors]
-        return not all(there) and (any(there) or any(id(t) in self._index or id(t) in self._twins for t in tensors))
+        """Return True if some tensors are on meta, or stand for one that is to be, and others are not there."""
+        for tensor in tensors:
+            if not tensor.is_meta:
+                return any(t.is_meta or id(t) in self._index or id(t) in self._twins for t in tensors)
+        return False
 
-    def _run(self, kind: Kind, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        try:
-            return func(*args, **kwargs)
-        except NotImplementedError:
-            if kind.name not in _LEAVES_META or not args[0].is_meta:
-                self.failed = kind.name
-                raise
-            named = [a.dtype if isinstance(a, Tensor) else a for a in (*args[1:], *kwargs.values())]
-            return args[0].to(next((d for d in named if isinstance(d, torch.dtype)), args[0].dtype))
-        except Exception:
-            if kind.name == "grouped_mm" and args[0].is_meta and args[0].dtype is not torch.bfloat16:
+    def _instead(
+        self, kind: Kind, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], error: Exception
+    ) -> Any:
+        """Return what an operation that failed would have given on meta, or raise its error again."""
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+            if isinstance(error, NotImplementedError) and kind.name in _LEAVES_META:
+                named = [a.dtype if isinstance(a, Tensor) else a for a in (*args[1:], *kwargs.values())]
+                return args[0].to(next((d for d in named if isinstance(d, torch.dtype)), args[0].dtype))
+            if kind.name == "grouped_mm" and args[0].dtype is not torch.bfloat16:
                 return _in_bfloat16(func, args, kwargs)
-            self.failed = kind.name
-            raise
+        self.failed = kind.name
+        raise error
 
     def _on_meta(self, values: Any) -> Any:
         """Return arguments with a meta tensor in the place of every other."""
@@ -169,20 +178,22 @@ class ReadTrace(TorchFunctionMode):
         return (self.reads[trail.sources[0]], trail.factor) if trail.kind == "read" else None
 
     def _mark(self, tensor: Tensor, trail: Trail) -> None:
+        if id(tensor) in self._index:  # written in place, it still is what it was
+            return
         tensor.__dict__[_MARK] = self._trace, trail
         if trail.kind == "read" and not self.reads[trail.sources[0]].ended:
             self.reads[trail.sources[0]].after = trail.factor
 
     def _trail(self, tensor: Tensor) -> Trail:
-        weight = self._index.get(id(tensor))
-        if weight is not None:
-            return weight
         mark: tuple[int, Trail] | None = tensor.__dict__.get(_MARK)
         if mark is not None and mark[0] == self._trace:
             return mark[1]
+        weight = self._index.get(id(tensor))
+        if weight is not None:
+            return weight
         if id(tensor) in self._expected:
             return VALUE
-        if isinstance(tensor, nn.Parameter):  # of elsewhere
+        if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):  # of elsewhere
             self.follow((tensor,))
             return self._trail(tensor)
         return self._trail_of_view(tensor)
@@ -197,8 +208,10 @@ class ReadTrace(TorchFunctionMode):
 
     def _see(self, call: Call) -> None:
         weights = [n for n, trail in enumerate(call.trails) if trail.kind == "weight"]
-        followed = weight_after(call, self._number) if weights else None
-        if followed is not None:
+        if not weights:
+            followed = self._follow_value(call)
+        elif (made := weight_after(call, self._number)) is not None:
+            followed = made
             self._taken.update(dict.fromkeys(followed.sources, call.name))
         else:
             reads = [self._read(call, n) for n in weights if n or call.name not in WRITES]

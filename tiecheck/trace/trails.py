@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -94,10 +94,12 @@ class Call(NamedTuple):
         return next((t for t, x in zip(self.trails, self.tensors, strict=True) if x is tensor), None)
 
 
-def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
-    """Yield the tensors in arguments, those in lists and tuples included."""
+def tensors_in(values: Sequence[Any]) -> list[Tensor]:
+    """Return the tensors in arguments, those in lists and tuples included."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
+            found += tensors_in(value)
+    return found
