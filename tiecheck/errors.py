@@ -101,14 +101,10 @@ class MissingExtraError(TiecheckError):
 
 @contextlib.contextmanager
 def foreign_errors(what: str, *, own: str | None = None) -> Iterator[None]:
-    """Turn whatever foreign code raises, `sys.exit` included, into one error of ours; an interrupt stays what it is.
+    """Turn whatever foreign code raises, `sys.exit` included, into one `TargetError`; an interrupt stays what it is.
 
-    Args:
-        what: The beginning of the sentence; `raised ValueError: its message` follows.
-        own: A module of ours whose own exceptions are meant for the caller.
-
-    Raises:
-        TargetError: Something was raised.
+    Its sentence begins with `what`, then `raised ValueError: its message`. Exceptions of a module of ours (`own`) are
+    meant for the caller.
     """
     try:
         yield

@@ -38,9 +38,7 @@ for pattern in patterns:
 def takes_forever(patterns: Iterable[str], names: Callable[[], Iterable[str]]) -> str | None:
     """Return the first of some patterns that cannot be matched against all names in time; None where all can.
 
-    Args:
-        patterns: What a class declares.
-        names: Gives the names, asked only where a pattern has to be tried.
+    The names are asked for only where a pattern has to be tried.
     """
     risky = [pattern for pattern in patterns if may_explode(pattern)]
     if not risky:

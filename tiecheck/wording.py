@@ -17,11 +17,9 @@ def listed(names: tuple[str, ...]) -> str:
 
 
 def python_path(name: str, keyed: Collection[str] = ()) -> str:
-    """Return a name as Python reaches it: `layers.0.weight` is `model.layers[0].weight`.
+    """Return a name, or a module's path, as Python reaches it: `layers.0.weight` is `model.layers[0].weight`.
 
-    Args:
-        name: A name, or the path of a module.
-        keyed: Paths of dictionaries, in which a number is a text.
+    In dictionaries (`keyed`, by path) a number is a text.
     """
     text, path = "model", ""
     for part in name.split("."):

@@ -25,13 +25,9 @@ def write_options(command: click.Command, context: click.Context, formatter: cli
 
 
 def settle_placing(settled: dict[str, Any]) -> dict[str, Any]:
-    """The options of a placement read: those that were typed, over those that a configuration file gave.
+    """Read the options of a placement: those that were typed, over those of a configuration file (`settle_options`).
 
-    Args:
-        settled: What `settle` made of the options of the current command.
-
-    Raises:
-        UsageError: One of them is wrong, or there is no `--device-map` to the others.
+    One that is wrong, or has no `--device-map` to it, raises a `UsageError`.
     """
     context = click.get_current_context()
     fields = [field for field in PLACING if field in settled and field != "device_map_from"]

@@ -35,12 +35,8 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def settle_options(options: dict[str, Any], targets: Iterable[str]) -> dict[str, Any]:
     """Options as they count: flags, then the environment, then the configuration file, then defaults.
 
-    Args:
-        options: What click parsed for the current command, `config` and `isolated` among it.
-        targets: What is to be checked, whose own folders configure nothing.
-
-    Raises:
-        UsageError: Something in the file is wrong, or `--config` and `--isolated` are both given.
+    The folders of targets themselves configure nothing. What is wrong in the file, and `--config` beside `--isolated`,
+    raises a `UsageError`.
     """
     context = click.get_current_context()
     given = {name for name in options if context.get_parameter_source(name) not in {ParameterSource.DEFAULT, None}}

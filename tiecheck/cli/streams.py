@@ -22,11 +22,7 @@ class ClosedStream(io.TextIOBase):
     """A standard output that was closed before we began: what is written to it is an error, as it is to a full disk."""
 
     def write(self, _text: str) -> int:
-        """Refuse.
-
-        Raises:
-            OSError: Always.
-        """
+        """Refuse, by an `OSError`."""
         raise OSError(errno.EBADF, "it is closed")
 
 
@@ -101,11 +97,7 @@ class PlainCommand(click.Command):
 
 
 def run_to_exit_status(command: Callable[[], Any]) -> int:
-    """Run a command and return the exit status of the process; whatever fails is told in one sentence.
-
-    Args:
-        command: Runs the command line, out of click's standalone mode.
-    """
+    """Run a command line, out of click's standalone mode, and return the exit status; a sentence tells what fails."""
     try:
         try:
             status = command()

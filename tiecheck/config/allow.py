@@ -12,15 +12,7 @@ KEYS_OF_ALLOW = ("target", "rule", "reason", "names")
 
 
 def read_allowances(value: Any, check: Callable[[list[str]], object]) -> tuple[Allowance, ...]:
-    """Read `[[tool.tiecheck.allow]]`.
-
-    Args:
-        value: The array of tables.
-        check: Raises `UsageError` for a code that no rule has.
-
-    Raises:
-        UsageError: Something in it is wrong.
-    """
+    """Read `[[tool.tiecheck.allow]]`, an array of tables; what is wrong, an unknown code too, is a `UsageError`."""
     if not isinstance(value, list):
         raise UsageError("allow must be an array of tables, [[tool.tiecheck.allow]]")
     return tuple(_allowance(row, f"allow, entry {i}", check) for i, row in enumerate(value, 1))

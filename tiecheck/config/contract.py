@@ -16,14 +16,9 @@ GIVEN = "the ties= that were given"
 
 
 def read_contract(value: Any, where: str) -> dict[str, Groups]:
-    """Read groups by class.
+    """Read groups by class name or dotted path; tables within tables are a path that was written without quotes.
 
-    Args:
-        value: Class name, or dotted path, to groups. Tables within tables are a path that was written without quotes.
-        where: What to call it in a message.
-
-    Raises:
-        UsageError: It is no such thing; one sentence.
+    Anything else is a `UsageError` of one sentence, with where it stands.
     """
     if not isinstance(value, Mapping):
         raise UsageError(f"{where} must give each class its groups of names, not {_shown(value)}")
@@ -42,14 +37,7 @@ def read_contract(value: Any, where: str) -> dict[str, Groups]:
 
 
 def read_groups(value: Any, where: str) -> Groups:
-    """Read some groups: two or more different names each, and no name in two of them.
-
-    Args:
-        value: An iterable of groups, each an iterable of names.
-        where: What to call it in a message.
-
-    Raises:
-        UsageError: It is no such thing; one sentence.
+    """Read some groups: two or more different names each, and no name in two of them; else a `UsageError`.
 
     A `*` in a name stands for one part of it: `layers.*.rel_bias.weight`; what it fits is looked up in the module.
     """

@@ -33,17 +33,10 @@ Read = Callable[[str], Settings | None]
 
 
 def search_settings(read: Read, targets: Iterable[str] = ()) -> tuple[Settings | None, str | None]:
-    """Find the nearest configuration file from the working directory upwards.
+    """Find the nearest configuration file from the working directory upwards, and return what it says.
 
-    Args:
-        read: What reads a file.
-        targets: What is to be checked: the folder that one of them is, or lies in, configures nothing.
-
-    Returns:
-        What the file says, None where there is none; and the file that was passed over for the reason above.
-
-    Raises:
-        UsageError: The file cannot be read, or something in it is wrong.
+    The folder that a target is, or lies in, configures nothing: beside it comes the file that was passed over for that.
+    A file that cannot be read, or has something wrong, is a `UsageError`.
     """
     passed = None
     for path in _candidates():

@@ -56,15 +56,9 @@ class Checks(Record):
 
 
 def parse_settings(path: str, checks: Checks, *, asked: bool = True) -> Settings | None:
-    """Read one configuration file.
+    """Read one configuration file; one that was `asked` for by name has to have something for us.
 
-    Args:
-        path: The file.
-        checks: What knows the rules, the loaders and the placements.
-        asked: Whether somebody named it: then it is an error that it has nothing for us.
-
-    Raises:
-        UsageError: It cannot be read, or something in it is wrong; one sentence with file and key.
+    A file that cannot be read, or has something wrong, is a `UsageError` with file and key.
     """
     shown = path if asked else os.path.relpath(path)
     table = _parse(path, shown)

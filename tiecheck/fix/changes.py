@@ -40,11 +40,7 @@ class Changes:
 
 
 def collect_changes(checkpoint: Checkpoint, steps: tuple[Step, ...]) -> Changes:
-    """Return what steps change, file by file.
-
-    Raises:
-        TargetError: A step cannot be done.
-    """
+    """Return what steps change, file by file; a step that cannot be done raises a `TargetError`."""
     changes = Changes()
     gone = {step.names[0] for step in steps if step.kind == "drop-tensor" and step.file is None}
     for step in steps:
@@ -141,11 +137,7 @@ def _rename_or_copy(step: Step, checkpoint: Checkpoint, changes: Changes, gone: 
 
 
 def _only(name: str, holding: list[str], checkpoint: Checkpoint) -> str:
-    """Return the one file that holds a tensor.
-
-    Raises:
-        TargetError: There is none, or there are several.
-    """
+    """Return the one file that holds a tensor, or raise a `TargetError`."""
     if len(holding) != 1:
         where = f"stands in {len(holding)} files" if holding else "is not stored"
         raise TargetError(f"{name} {where}, and is not changed", checkpoint.root)

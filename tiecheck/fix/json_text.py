@@ -25,11 +25,7 @@ class _Member(NamedTuple):
 
 
 def read_json_text(root: str, name: str) -> str:
-    """Return the text of a JSON file of a directory.
-
-    Raises:
-        TargetError: It is none.
-    """
+    """Return the text of a JSON file of a directory, or raise a `TargetError` where it is none."""
     path = path_inside(root, name)
     raw = read_bytes(path, path)
     parse_json(raw, path, path)
@@ -44,19 +40,11 @@ def changed_object(
     drop: Collection[str] = (),
     rename: Mapping[str, str] | None = None,
 ) -> str:
-    """Return a valid JSON text with changes to the members of one of its objects.
+    """Return a valid JSON text with changes to the members of one of its objects, to which a path of keys leads.
 
-    A new key goes to its place where the keys are sorted, else to the end, and is written like its neighbours.
-
-    Args:
-        text: The text.
-        path: Keys that lead to the object; empty for the outermost.
-        put: Key -> value to write, in the place of the old one where there is one.
-        drop: Keys to remove.
-        rename: Old key -> new key, in the same place.
-
-    Raises:
-        TargetError: There is no such object, or a key on the way or to be changed stands there twice.
+    `put` has keys with values to write, `drop` keys to remove, `rename` old keys with new ones for the same place. A
+    new key goes to its place where the keys are sorted, else to the end, and is written like its neighbours. Where
+    there is no such object, or a key on the way or to be changed stands there twice, a `TargetError` says so.
     """
     start = _past(text, 0)
     for depth, key in enumerate(path):

@@ -62,11 +62,7 @@ class FixPlan(Record):
 
 
 def make_plan(root: str, steps: Iterable[Step]) -> FixPlan:
-    """Return what some steps change in a model directory.
-
-    Raises:
-        TargetError: A step cannot be done: a name that is not there, or stands twice.
-    """
+    """Return what steps change in a model directory; a name that is not there, or twice, is a `TargetError`."""
     wanted = tuple(dict.fromkeys(steps))
     _refuse_conflicts(wanted)
     checkpoint = read_checkpoint(root)

@@ -17,11 +17,7 @@ SPARE = 16 * 1024 * 1024
 
 
 def refuse_unwritable(root: str) -> None:
-    """Refuse to change a directory that is a link, holds links, or cannot be written.
-
-    Raises:
-        TargetError: With the way out: a copy, or the directory that a link leads to.
-    """
+    """Refuse to change a directory that is a link, holds links, or cannot be written, and tell the way out."""
     plain = os.path.abspath(root)
     links = [name for name in os.listdir(plain) if os.path.islink(os.path.join(plain, name))]
     for name in links:
@@ -35,11 +31,7 @@ def refuse_unwritable(root: str) -> None:
 
 
 def refuse_partial(root: str) -> None:
-    """Refuse a checkpoint of which a shard is missing: what it holds cannot be told, and a part of it is not changed.
-
-    Raises:
-        TargetError: It names the shard.
-    """
+    """Refuse a checkpoint of which a shard is missing: what it holds cannot be told, and no part is changed."""
     checkpoint = read_checkpoint(root)
     if checkpoint is not None and checkpoint.missing_files:
         missing = os.path.join(root, checkpoint.missing_files[0])
@@ -47,11 +39,7 @@ def refuse_partial(root: str) -> None:
 
 
 def refuse_open(root: str, names: tuple[str, ...]) -> None:
-    """Refuse files that another process has open for writing, where the system tells (Linux, by a lease).
-
-    Raises:
-        TargetError: One of them is being written.
-    """
+    """Refuse files that another process has open for writing, where the system tells (Linux, by a lease)."""
     try:
         import fcntl
 
@@ -79,15 +67,7 @@ def file_identities(root: str, names: tuple[str, ...]) -> dict[str, list[int]]:
 
 
 def refuse_changed(root: str, old: Mapping[str, list[int]]) -> None:
-    """Refuse to replace files of a directory in which one has changed, or is being written.
-
-    Args:
-        root: The directory.
-        old: The identities of its files, from before anything was read.
-
-    Raises:
-        TargetError: One is no longer what was judged.
-    """
+    """Refuse to replace files of a directory in which one is being written, or no longer what was judged (`old`)."""
     refuse_open(root, tuple(name for name in old if os.path.isfile(os.path.join(root, name))))
     try:
         same = file_identities(root, tuple(old)) == old
@@ -98,11 +78,7 @@ def refuse_changed(root: str, old: Mapping[str, list[int]]) -> None:
 
 
 def check_space(folder: str, nbytes: int) -> None:
-    """Refuse where a file system has no room.
-
-    Raises:
-        TargetError: With the bytes that are missing.
-    """
+    """Refuse where a file system has no room, with the bytes that are missing."""
     stats = os.statvfs(folder)
     free = stats.f_bavail * stats.f_frsize
     if free < nbytes + SPARE:
@@ -111,11 +87,7 @@ def check_space(folder: str, nbytes: int) -> None:
 
 @contextlib.contextmanager
 def locked_folder(root: str) -> Iterator[None]:
-    """Hold a directory against another fix at the same time.
-
-    Raises:
-        TargetError: There is one.
-    """
+    """Hold a directory against another fix at the same time, refused where there is one."""
     import fcntl
 
     descriptor = os.open(root, os.O_RDONLY)

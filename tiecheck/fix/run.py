@@ -77,17 +77,10 @@ def fix_target(
     ask: Ask | None = None,
     step: writing.Hook = lambda _: None,
 ) -> FixOutcome:
-    """Fix one model directory, or show what would be done.
+    """Fix one model directory, or show what would be done; with `select` in the config notes are fixed as well.
 
-    Args:
-        target: The directory.
-        config: The options of the check; with `select` notes are fixed as well.
-        options: What to fix, and how far to go.
-        ask: Asks for a decision that is the user's; None leaves such findings.
-        step: Called between any two writes.
-
-    Raises:
-        TargetError: It cannot be judged, or not be written.
+    `ask` asks for a decision that is the user's, None leaves such findings; `step` is called between any two writes.
+    What cannot be judged or written raises a `TargetError`.
     """
     if not os.path.isdir(target):
         raise TargetError(f"{target} is no directory on this machine; a fix changes the files of one", target)
@@ -127,10 +120,9 @@ def _judged(target: str, config: Config) -> TargetReport:
 def choose_edits(
     findings: Iterable[Finding], config: Config, options: FixOptions, ask: Ask | None
 ) -> tuple[tuple[tuple[Finding, Edit], ...], tuple[tuple[Finding, str], ...]]:
-    """Return the findings that are to be fixed, each with the way to take, and those that stay, each with the reason.
+    """Return the findings to be fixed, each with the way to take, and those that stay, each with the reason.
 
-    Raises:
-        UsageError: The user's decision is none of those on offer.
+    A decision of the user that is none of those on offer raises a `UsageError`.
     """
     chosen, left = [], []
     for finding in findings:
@@ -147,11 +139,7 @@ def choose_edits(
 
 
 def _refuse_word(word: str | None, findings: list[Finding]) -> None:
-    """Refuse a decision that no finding asks for, where others are asked for.
-
-    Raises:
-        UsageError: With the words on offer.
-    """
+    """Refuse a decision that no finding asks for, where others are asked for, with the words on offer."""
     offered = dict.fromkeys(edit.choice for finding in findings for edit in finding.edits if edit.when is not None)
     if word is not None and offered and word not in {e.choice for finding in findings for e in finding.edits}:
         raise UsageError(f"--choose {word} is not on offer here; what is: {', '.join(offered)}")
@@ -251,10 +239,9 @@ def _milder(outcome: FixOutcome, after: TargetReport, config: Config) -> tuple[t
 
 
 def _rehearsals(root: str, stage: str, outcome: FixOutcome) -> tuple[list[str], str]:
-    """Rehearse the load of the old and the new files in another process, and tell what got worse.
+    """Rehearse the load of the old and the new files in another process, and return what got worse.
 
-    Returns:
-        The reasons against the fix, and the version that was heard or the reason why none was.
+    Beside these reasons stands the version that was heard, or the reason why none was.
     """
     if not all(find_spec(name) for name in ("torch", "transformers")):
         return [], "transformers is not installed"

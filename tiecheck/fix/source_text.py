@@ -15,15 +15,9 @@ Places = list[tuple[cst.CSTNode, Step]]
 
 
 def edited_text(text: str, steps: Sequence[Step], shown: str) -> tuple[str, tuple[Step, ...]]:
-    """Return a Python text after some `edit-source` steps, and the steps whose place is not in it.
+    """Return a Python text, with its own line ends, after some `edit-source` steps, and the steps whose place it lacks.
 
-    Args:
-        text: The text, with its own line ends.
-        steps: What to change.
-        shown: What the file is called.
-
-    Raises:
-        TargetError: It does not parse.
+    A text that does not parse raises a `TargetError`.
     """
     try:
         wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)

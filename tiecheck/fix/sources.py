@@ -46,14 +46,8 @@ class SourceOutcome(Record):
 def fix_sources(target: Target, config: Config, options: FixOptions, ask: Ask | None = None) -> SourceOutcome:
     """Fix one Python file or notebook, or all of a directory; or show what would be done.
 
-    Args:
-        target: The file or directory.
-        config: The options of the check.
-        options: What to fix, and whether to write it.
-        ask: Asks for a decision that is the user's; None leaves such findings.
-
-    Raises:
-        TargetError: A file cannot be read, parsed or written; then none is written.
+    `ask` asks for a decision that is the user's; None leaves such findings. Where a file cannot be read, parsed or
+    written, a `TargetError` says so and none is written.
     """
     if find_spec("libcst") is None:
         raise TargetError("a fix of sources needs libcst: pip install 'tiecheck[fix]'", target.text)
@@ -87,11 +81,7 @@ class _Files:
     """The files of a target in memory, as they were and as they are edited."""
 
     def __init__(self, target: Target) -> None:
-        """Read them.
-
-        Raises:
-            TargetError: One cannot be read or parsed.
-        """
+        """Read the files, or raise a `TargetError`."""
         self.target = target
         self.paths: dict[str, str] = {}
         self.old: dict[str, bytes] = {}
@@ -132,11 +122,7 @@ class _Files:
         return tuple(done), tuple(failed)
 
     def _edit_file(self, shown: str, steps: list[Step]) -> set[Step]:
-        """Carry out steps on a file, and return those whose place is not there.
-
-        Raises:
-            TargetError: It cannot be edited.
-        """
+        """Carry out steps on a file (`TargetError`: it cannot be edited), and return those whose place is gone."""
         if os.path.islink(self.paths[shown]):
             raise TargetError(f"{shown} is a link, and what it leads to may be shared", shown)
         change = _edited_notebook if shown.endswith(".ipynb") else _edited_module
@@ -154,11 +140,7 @@ class _Files:
         return "\n".join(lines)
 
     def write(self, *, backup: bool) -> None:
-        """Write the new files beside the old, and then give them their names.
-
-        Raises:
-            TargetError: One cannot be written, or has changed since it was read.
-        """
+        """Write the new files beside the old, then give them their names; none that has changed since it was read."""
         staged: dict[str, str] = {}
         try:
             for shown in self.changed:
@@ -209,8 +191,7 @@ def _edited_module(data: bytes, steps: list[Step], shown: str) -> tuple[bytes, s
 def _edited_notebook(data: bytes, steps: list[Step], shown: str) -> tuple[bytes, set[Step]]:
     """Return a notebook after some steps, each in the cell of its line, and the steps whose place is not there.
 
-    Raises:
-        TargetError: Its JSON is not as Jupyter writes it, so that more than the cells would change.
+    JSON that is not as Jupyter writes it is a `TargetError`, since more than the cells would change.
     """
     from tiecheck.fix.source_text import edited_text
 

@@ -37,18 +37,10 @@ class ShardLayout(Record):
 
 
 def new_layout(root: str, file: str, change: TensorChange) -> ShardLayout:
-    """Return how a shard is written anew.
+    """Return how a shard is written anew; a name that is not there, or a new one that is, raises a `TargetError`.
 
     Tensors stay in their order, unless that would leave one of them unaligned that was aligned; then the wider element
     types come first, as safetensors itself writes them.
-
-    Args:
-        root: The directory.
-        file: The shard within it.
-        change: What changes in it.
-
-    Raises:
-        TargetError: A name is not there, or a new one is.
     """
     drop, rename, copies = change.drop, change.rename, change.copies
     path = path_inside(root, file)
@@ -112,16 +104,9 @@ def _joined(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def write_shard(source: str, target: str, layout: ShardLayout, step: Callable[[str], None]) -> None:
-    """Write a new file by its layout, down to the disk.
+    """Write a new file (none may be there) by its layout, down to the disk; `step` is called between the writes.
 
-    Args:
-        source: The old file.
-        target: The new one, which must not be there.
-        layout: What it holds.
-        step: Called with a word between the writes.
-
-    Raises:
-        TargetError: The old file ends too early.
+    An old file that ends too early raises a `TargetError`.
     """
     with open(source, "rb") as old, open(target, "xb") as new:
         new.write(layout.header)

@@ -38,8 +38,7 @@ Hook = Callable[[str], None]
 def recover_interrupted(root: str) -> str | None:
     """Finish or clear away what an interrupted fix has left, and say which; None where there was none.
 
-    Raises:
-        TargetError: A file has changed since, so that neither the old nor the new files are whole.
+    A file that has changed since raises a `TargetError`: neither the old nor the new files are whole.
     """
     work = os.path.join(root, WORK)
     if os.path.isdir(work + DONE):
@@ -67,11 +66,7 @@ def recover_interrupted(root: str) -> str | None:
 
 
 def stage_in_place(plan: FixPlan, step: Hook) -> str:
-    """Write the new files beside the old, in a folder that holds links to all others, and return it.
-
-    Raises:
-        TargetError: There is no room.
-    """
+    """Write the new files beside the old, in a folder that holds links to all others, and return it."""
     stage = os.path.join(plan.root, WORK, "new")
     check_space(plan.root, plan.nbytes)
     os.makedirs(stage)
@@ -87,10 +82,8 @@ def stage_in_place(plan: FixPlan, step: Hook) -> str:
 def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
     """Write a fixed copy under a name that is not its own yet, and return that.
 
-    Weights that stay are shared with the original, by a reflink or a hard link where the file system has them.
-
-    Raises:
-        TargetError: The new directory is there already and not empty, there is no room, or a link leads elsewhere.
+    Weights that stay are shared with the original, by a reflink or a hard link where the file system has them. A
+    directory that is there and not empty, too little room, or a link that leads elsewhere raise a `TargetError`.
     """
     parent, name = os.path.split(os.path.abspath(to))
     if os.path.realpath(to).startswith(os.path.join(os.path.realpath(plan.root), "")):
@@ -128,14 +121,8 @@ def commit_copy(stage: str, to: str, step: Hook) -> None:
 def commit_in_place(plan: FixPlan, old: dict[str, list[int]], *, backup: bool, step: Hook) -> None:
     """Move staged files to their places: shards, config, the index last; then remove shards that nothing names.
 
-    Args:
-        plan: The plan that was staged.
-        old: Identities of the files that go, from before anything was read.
-        backup: Whether to keep them.
-        step: Called between any two writes.
-
-    Raises:
-        TargetError: An older backup is in the way.
+    The files that go (`old`, with their identities from before anything was read) are kept as a backup if wanted; an
+    older backup is never overwritten.
     """
     going = (*plan.changed, *plan.removed)
     kept = [name for name in going if backup and os.path.lexists(os.path.join(plan.root, name + BACKUP))]
@@ -202,11 +189,7 @@ def _new_file(plan: FixPlan, name: str, stage: str, step: Hook) -> bool:
 
 
 def _write_pickle(source: str, target: str, change: TensorChange, mode: int) -> None:
-    """Let torch write a pickle anew.
-
-    Raises:
-        TargetError: There is no torch, or it refuses the file.
-    """
+    """Let torch write a pickle anew; where there is none, or it refuses the file, that is a `TargetError`."""
     try:
         from tiecheck.live.pickle_rewriting import rewrite_pickle
     except ImportError as error:

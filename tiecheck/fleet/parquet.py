@@ -21,11 +21,7 @@ FLAGS = ("checked", "fixable")
 
 
 def need_pyarrow() -> None:
-    """Look whether pyarrow is there.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
+    """Raise `MissingExtraError` where pyarrow is not there."""
     if find_spec("pyarrow") is None:
         raise MissingExtraError("A table in Parquet", "fleet")
 
@@ -39,15 +35,7 @@ def _schema() -> Any:
 
 
 def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
-    """Write a table.
-
-    Args:
-        path: The file.
-        groups: Rows, model by model.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write a table of rows, model by model."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -63,12 +51,7 @@ def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
 
 
 def read_parquet(path: str) -> Iterator[list[dict[str, Any]]]:
-    """Give the rows of a table, model by model.
-
-    Raises:
-        TargetError: It is no such table.
-        OSError: It cannot be read.
-    """
+    """Give the rows of a table, model by model; a `TargetError` where it is none."""
     from pyarrow import ArrowInvalid, parquet
 
     whole, part = {"row", *MODEL}, {"row", "target", "architecture", *FINDING}

@@ -76,11 +76,7 @@ class Results:
         return False
 
     def write(self, lines: bytes) -> None:
-        """Append some rows; a disk that is full leaves none of them half written.
-
-        Raises:
-            OSError: They cannot be written.
-        """
+        """Append some rows; a disk that is full leaves none of them half written."""
         size = os.fstat(self._fd).st_size
         left = memoryview(lines)
         try:
@@ -138,11 +134,7 @@ class Results:
 
 
 def read_row_groups(path: str) -> Iterator[Group]:
-    """Give the rows of a table that was written before, model by model.
-
-    Raises:
-        TargetError: It is not there, or is no such table.
-    """
+    """Give the rows of a table that was written before, model by model; a `TargetError` where it is none."""
     try:
         if path.endswith(".parquet"):
             need_pyarrow()

@@ -56,12 +56,7 @@ def options_mark(config: Config) -> str:
 
 
 def judge_chunk(chunk: Sequence[Listed], config: Config) -> Judged:
-    """Judge some models; whatever is wrong with one is its row. Runs in a worker, and needs the core install alone.
-
-    Args:
-        chunk: The models.
-        config: The options.
-    """
+    """Judge some models; whatever is wrong with one is its row. Runs in a worker, and needs the core install alone."""
     if any("://" in model.target for model in chunk):
         from concurrent.futures import ThreadPoolExecutor
 

@@ -197,11 +197,7 @@ class Fleet:
 
 
 def tally_rows(path: str) -> FleetTally:
-    """Return the counts of a table that was written.
-
-    Raises:
-        TargetError: It cannot be read.
-    """
+    """Return the counts of a table that was written."""
     tally = FleetTally()
     for rows in read_row_groups(path):
         tally.add(rows)

@@ -41,11 +41,7 @@ class TieBroken(AssertionError):  # noqa: N818 - a state of the model, as Assert
 
 
 def placement_of(report: Report) -> Placement:
-    """Return the placement of a report's one target.
-
-    Raises:
-        TiecheckError: There is none, and why.
-    """
+    """Return the placement of a report's one target; a `TiecheckError` tells why there is none."""
     target = report.targets[0]
     if target.errors:
         raise TargetError("; ".join(error.message for error in target.errors), target.errors[0].path)

@@ -22,15 +22,9 @@ VOCABULARY = 512
 
 
 def live_model_of(text: str, *, load: bool = False, trust: bool = False) -> nn.Module:
-    """Return the live model that a target stands for.
+    """Return the live model of a target: of a directory its class built small, or with `load` its weights.
 
-    Args:
-        text: A model directory, or something to build.
-        load: Load a directory with its weights; otherwise its class is built small, with random ones.
-        trust: Let the directory's own code run.
-
-    Raises:
-        TiecheckError: It cannot be built, and why.
+    `trust` lets the directory's own code run; what cannot be built is a `TiecheckError`.
     """
     from tiecheck.files.checkpoint import read_checkpoint
     from tiecheck.files.model_config import read_config

@@ -15,12 +15,9 @@ from tiecheck.records.words import TIED
 
 
 def retie(root: nn.Module, tie: RememberedTie, broken: Break) -> str | None:
-    """Tie the members of a broken tie again; None where that was done.
+    """Tie the members of a broken tie again to one with data, and return None; or why it was not done.
 
-    The tensor that is kept is one with data. Members with different values are not tied: nobody knows which is right.
-
-    Returns:
-        Why it was not done.
+    Members with different values are not tied: nobody knows which is right.
     """
     members = [look_up(root, name) for name in tie.names if name not in tie.references]
     tensors = [member.tensor for member in members]

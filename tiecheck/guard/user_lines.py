@@ -29,14 +29,9 @@ def _rank(path: str) -> int:
 
 
 def user_line(frame: FrameType | None = None, *, did: str = "") -> UserLine:
-    """Return the nearest line of the user's code above a frame, by default the caller's.
+    """Return the nearest line of the user's code above a frame, by default the caller's; or the nearest not torch's.
 
-    Args:
-        frame: Where to begin.
-        did: What was done there, in case the user's line did it without a call: an assignment.
-
-    Returns:
-        The line; where all code is installed, the nearest that is not torch's.
+    `did` tells what was done there, in case the user's line did it without a call: an assignment.
     """
     called = ""
     best: tuple[int, FrameType, str] | None = None

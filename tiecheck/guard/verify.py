@@ -166,13 +166,8 @@ class StoredRows:
     def differ(self, names: Sequence[str], loaded: Tensor | None) -> tuple[str, ...] | None:
         """Return the stored members of a group, where a loaded tensor has the values of none of them.
 
-        Args:
-            names: The group.
-            loaded: Its one tensor.
-
-        Returns:
-            Their names; None where the values are those of a member, or the two cannot be compared: none is stored
-            under its own name, another shape, quantised values, no values at all.
+        None where they cannot be compared: none is stored under its own name, another shape, quantised values, no
+        values.
         """
         if loaded is None or type(loaded) not in torch_adapter.PLAIN:  # a quantised one shows a dtype it has not
             return None

@@ -74,8 +74,7 @@ def parse_outputs(
 ) -> tuple[Output, ...]:
     """Read what `-f FORMAT`, `-f FORMAT=FILE` and `-o FILE` ask for; the latter is for the format without a file.
 
-    Raises:
-        UsageError: An unknown format, or two formats for standard output.
+    An unknown format, or two formats for standard output, raise a `UsageError`.
     """
     outputs = []
     for text in formats or ("text",):
@@ -91,11 +90,7 @@ def parse_outputs(
 def write_report(
     report: Shown, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
 ) -> None:
-    """Write a report in every format asked for, by the renderers of the command (format -> module).
-
-    Raises:
-        UsageError: A file cannot be written.
-    """
+    """Write a report in every format asked for, by the renderers of the command (format -> module)."""
     for output in outputs:
         if output.file is None:
             _write(report, formats[output.format], style, sys.stdout)

@@ -55,11 +55,8 @@ def predicted_deviation(std: float, width: int, hidden_rms: float, head_scale: f
 def own_share(std: float, embedding_scale: float, added: float, blocks: int) -> float:
     """Return the cosine between the final hidden state and the token's own row.
 
-    Args:
-        std: Standard deviation of the tied tensor.
-        embedding_scale: What multiplies the looked-up row.
-        added: Variance of what is added to it at once: position and type embeddings.
-        blocks: Number of blocks behind it.
+    The row comes in `embedding_scale` times, with `added` variance of position and type embeddings, before so many
+    blocks.
     """
     own = std * embedding_scale
     return own / math.sqrt(own * own + added + PER_BLOCK * blocks) if own else 0.0

@@ -14,12 +14,7 @@ QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 def changed_paths(path: str, revision: str) -> frozenset[str]:
     """Return the real paths of the files under a path that changed since a branch left a revision.
 
-    Args:
-        path: A file or directory of a repository.
-        revision: Branch, tag or commit; `HEAD` for what is not committed.
-
-    Raises:
-        TargetError: There is no git, no repository, or no such revision.
+    `HEAD` is for what is not committed. Without git, a repository or such a revision there is a `TargetError`.
     """
     folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
     top = _told(folder, path, "rev-parse", "--show-toplevel").removesuffix("\n")
@@ -33,11 +28,7 @@ def changed_paths(path: str, revision: str) -> frozenset[str]:
 
 
 def _told(folder: str, what: str, *words: str) -> str:
-    """Return what git prints.
-
-    Raises:
-        TargetError: It fails, or is not installed.
-    """
+    """Return what git prints, or raise a `TargetError`."""
     try:
         done = subprocess.run(  # noqa: S603  # words of ours, and a revision that git is told to be one
             ["git", "-C", folder, *QUIET, *words],  # noqa: S607  # the user's git

@@ -46,12 +46,6 @@ def read_tree(
 
     Only what the text of a class or function lets expect is walked: most of a modeling file has nothing to do with
     ties.
-
-    Args:
-        path: The file, as reports call it.
-        text: Its text.
-        tree: Its syntax tree.
-        ignores: Its suppressions.
     """
     lines = text.encode().splitlines(keepends=True)
     times = tuple(_repeated(tree, lines)) if TIMES.search(text) else ()

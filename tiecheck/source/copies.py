@@ -17,13 +17,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def copied_layers(
     owners: Iterable[ast.ClassDef | Function], classes: tuple[ModuleClass, ...], lines: Lines
 ) -> Iterator[CopiedLayer]:
-    """Yield the layers of a file that are deep-copied, once for each module that they were handed and hold.
-
-    Args:
-        owners: The classes of the file, and its functions that are no methods.
-        classes: The same classes, as records.
-        lines: The lines of the file.
-    """
+    """Yield the layers of a file that are deep-copied, once for each module that they were handed and hold."""
     known = {one.name: one for one in classes}
     methods = [(child, node.name) for node in owners if isinstance(node, ast.ClassDef) for child in node.body]
     functions = [(child, name) for child, name in methods if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))]

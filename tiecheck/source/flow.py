@@ -40,13 +40,7 @@ class Flow:
     """One way through a function and the methods of its class that it calls."""
 
     def __init__(self, functions: Functions, names: dict[str, Reached], lines: Lines) -> None:
-        """Begin.
-
-        Args:
-            functions: The methods of the class; empty for a plain function.
-            names: Local name -> what it stands for.
-            lines: The lines of the file.
-        """
+        """Begin with the methods of a class (none for a function), what local names stand for, and the lines."""
         self.functions, self.names, self.lines = functions, names, lines
         self.classes: dict[str, str] = {}  # local name -> the class that it was built of
         self.events: list[Event] = []

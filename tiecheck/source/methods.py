@@ -25,14 +25,7 @@ def arguments_of(function: Function) -> list[ast.arg]:
 
 
 def read_method(name: str, function: Function, functions: Mapping[str, Function], lines: Lines) -> Method:
-    """Return the record of a method.
-
-    Args:
-        name: Its name.
-        function: Its definition.
-        functions: All methods of its class.
-        lines: The lines of its file.
-    """
+    """Return the record of a method of a class with some methods."""
     arguments = [argument.arg for argument in arguments_of(function)]
     names = {argument: Reached(argument, ()) for argument in arguments[1:]}
     flow = Flow(functions, {arguments[0]: Reached("", ()), **names} if arguments else {}, lines)

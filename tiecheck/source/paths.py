@@ -82,12 +82,7 @@ def called_name(node: ast.AST) -> str:
 
 
 def reached_by(node: ast.AST, names: Mapping[str, Reached]) -> Reached | None:  # noqa: PLR0911  # a return a sort of node
-    """Return what an expression is or is made of; None where no path is seen.
-
-    Args:
-        node: The expression.
-        names: Local name -> what it stands for; `self` stands for the empty path.
-    """
+    """Return what an expression is or is made of; None where no path is seen. `self` stands for the empty path."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute):

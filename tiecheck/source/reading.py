@@ -40,11 +40,7 @@ IGNORE = re.compile(r"#\s*tiecheck:\s*ignore(-file)?(?:\[([A-Za-z0-9, ]*)\])?")
 
 
 def source_paths(path: str) -> Iterator[str]:
-    """Yield the files to read of a file or directory, sorted; links to directories are not followed.
-
-    Raises:
-        TargetError: There are too many, or a directory cannot be listed.
-    """
+    """Yield the files to read of a file or directory, sorted; links to directories are not followed."""
     if not os.path.isdir(path):
         yield path
         return
@@ -60,24 +56,12 @@ def source_paths(path: str) -> Iterator[str]:
 
 
 def read_source(path: str, shown: str) -> SourceFile | None:
-    """Return the records of one file; None where it has nothing to do with ties.
-
-    Args:
-        path: The file.
-        shown: What reports call it.
-
-    Raises:
-        TargetError: It cannot be read or parsed, or is too large.
-    """
+    """Return the records of one file; None where it has nothing to do with ties."""
     return parse_source(source_bytes(path, shown), shown, notebook=path.endswith(".ipynb"))
 
 
 def source_bytes(path: str, shown: str) -> bytes:
-    """Return what one file holds.
-
-    Raises:
-        TargetError: It cannot be read, or is too large.
-    """
+    """Return what one file holds."""
     try:
         if not os.path.isfile(path):
             raise TargetError(f"{shown} is no plain file", shown)
@@ -91,11 +75,7 @@ def source_bytes(path: str, shown: str) -> bytes:
 
 
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
-    """Return the records of a file's bytes; None where they have nothing to do with ties.
-
-    Raises:
-        TargetError: They cannot be parsed.
-    """
+    """Return the records of a file's bytes; None where they have nothing to do with ties."""
     if TELLING.search(data) is None:
         return None
     text = _notebook_text(data, shown) if notebook else _decoded(data, shown)

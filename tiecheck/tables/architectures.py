@@ -32,14 +32,9 @@ def load_architecture(
     width: int | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Architecture:
-    """Look up what the tie table of transformers 5 knows of a class.
+    """Look up what the tie table of transformers 5 knows of a class, of which one name may serve several model types.
 
-    Args:
-        class_name: The class, as `architectures` in a `config.json` names it.
-        model_type: The config's model type: one class name may serve several.
-        width: The model's width, for a head scale that hangs on it.
-        config: The parsed `config.json`; where several levels can decide a group, the level that decides for this
-            config is given.
+    The width is for a head scale that hangs on it; the parsed `config.json` says which level decides a group.
     """
     return _load(_NEWEST, class_name, model_type, width, config)
 

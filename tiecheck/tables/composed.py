@@ -60,13 +60,7 @@ def _walk(
 def with_part(
     whole: Architecture, part: OtherPart, load: Callable[[str | None, str, Mapping[str, Any]], Architecture]
 ) -> Architecture:
-    """Return a composed class with the groups of a part as the class has them that the config puts there.
-
-    Args:
-        whole: The class as it is by default.
-        part: The part.
-        load: Looks up a class by its name, its model type and its config.
-    """
+    """Return a composed class, as it is by default, with the groups of the part that the config puts there."""
     inside = [tie for tie in whole.ties if all(name.startswith(part.prefix) for name in tie.names)]
     if not (inside or part.headed):
         return whole

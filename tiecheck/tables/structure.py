@@ -19,9 +19,7 @@ _texts: dict[str, bytes] = {}
 def class_structure(class_name: str, model_type: str | None) -> tuple[str, dict[str, Any]] | None:
     """Return the config class and the sizes of a model class; None for one that the table lacks.
 
-    Args:
-        class_name: The model class.
-        model_type: The config's model type, which decides where a class has several; a class with one has that one.
+    Where a class has several, the model type decides.
     """
     rows = _rows(class_name, "5") if class_name.isidentifier() else ()
     fitting = [row for row in rows if row[0] == model_type] or list(rows)
@@ -37,14 +35,9 @@ def config_structure(kind: str, line: str = "5") -> dict[str, Any] | None:
 
 
 def fold_sections(config: Mapping[str, Any], flag: str, line: str) -> tuple[Mapping[str, Any], frozenset[str]]:
-    """Return a flat config with the sections that the library makes of its keys, and which those are.
+    """Return a flat config with the sections that a line of the library makes of its keys, and which those are.
 
     Only a section that takes a tie flag so is told of (Qwen2-VL's text in the layout of before 4.52).
-
-    Args:
-        config: The parsed `config.json`.
-        flag: The key of the flag.
-        line: The line of transformers.
     """
     model_type = config.get("model_type")
     known = config_structure(model_type, line) if isinstance(model_type, str) else None

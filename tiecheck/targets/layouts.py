@@ -43,12 +43,7 @@ LAYOUTS = (
 
 
 def layout_of(names: list[str], weights: list[str]) -> str | None:
-    """Return what a directory without weights that are read is; None for one that has some, or is none of these.
-
-    Args:
-        names: The names in it.
-        weights: Those of them that are weights of a whole model by their ending.
-    """
+    """Return what a directory without weights of a whole model is; None for one that has some, or is none of these."""
     if weights and weights != ["model.bin"]:
         return None
     for layout in LAYOUTS:
@@ -60,12 +55,7 @@ def layout_of(names: list[str], weights: list[str]) -> str | None:
 
 
 def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> Iterator[str]:
-    """Yield every model and GGUF file below a directory, each folder for itself; the directory where there is none.
-
-    Args:
-        text: The directory.
-        weights: Gives those of some names that are weights of a whole model.
-    """
+    """Yield every model and GGUF file below a directory, each folder for itself; the directory where there is none."""
     found = False
     for seen, (folder, folders, names) in enumerate(os.walk(text)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -124,12 +124,7 @@ def layout_word(names: list[str]) -> str | None:
 
 
 def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
-    """Yield the targets that a word stands for: mostly itself.
-
-    Args:
-        text: As the user wrote it.
-        recursive: True to yield every model below a directory, each folder for itself.
-    """
+    """Yield the targets that a word stands for: mostly itself; `recursive` yields every model below a directory."""
     try:
         names = os.listdir(text) if text and os.path.isdir(text) else []
     except OSError:  # whoever reads it tells

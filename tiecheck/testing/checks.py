@@ -56,11 +56,7 @@ def _given(config: pytest.Config, name: str) -> Any:
 
 
 def refuse_wrong_options(config: pytest.Config) -> None:
-    """Refuse a wrong option of the command line or the ini file.
-
-    Raises:
-        pytest.UsageError: A rule code or a severity that does not exist, a file with something wrong in it.
-    """
+    """Refuse a wrong option of the command line or the ini file."""
     from tiecheck.rules.registry import check_codes
 
     given = option_keywords(config)
@@ -75,11 +71,7 @@ def refuse_wrong_options(config: pytest.Config) -> None:
 
 
 def refuse_wrong_mark(mark: pytest.Mark, where: str) -> None:
-    """Refuse a marker that the fixture could not follow.
-
-    Raises:
-        pytest.UsageError: It has a keyword that does not exist, or values without one.
-    """
+    """Refuse a marker that the fixture could not follow: an unknown keyword, or values without one."""
     for word in mark.kwargs:
         if word not in MARK_WORDS:
             raise pytest.UsageError(f"{where}: @pytest.mark.tiecheck has no {word!r}{did_you_mean(word, MARK_WORDS)}")

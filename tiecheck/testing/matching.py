@@ -46,11 +46,7 @@ class Real(NamedTuple):
 
 
 def read_expected(expected: Iterable[Iterable[str]] | Mapping[str, str]) -> Groups:
-    """Read the expected groups, from groups or from target to source.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Read the expected groups, from groups or from target to source; anything else is a `ValueError`."""
     try:
         if isinstance(expected, Mapping):
             return read_groups(_joined(expected), "the expected ties")
@@ -68,13 +64,7 @@ def _joined(pairs: Mapping[str, Any]) -> list[list[str]]:
 
 
 def differences_text(model: nn.Module, expected: Groups, *, buffers: bool) -> str:
-    """Describe what is different: the end of a sentence and a paragraph a group; empty where nothing is.
-
-    Args:
-        model: The module, which is not changed.
-        expected: Disjoint groups of names.
-        buffers: Whether buffers count too.
-    """
+    """Describe what differs from disjoint groups: the end of a sentence and a paragraph a group; else empty."""
     cap = max(CAP, 2 * sum(map(len, expected)))
     with paused_collector():
         places = Registrations(model, buffers=buffers)

@@ -55,11 +55,8 @@ class Shown(NamedTuple):
 def run_on_random_tokens(module: nn.Module, tied: torch.Tensor) -> Pass | str:
     """Run a model on random tokens, shorter ones if it refuses; a string says why nothing came of it.
 
-    Evaluation mode, no gradient; modes, random state, buffers and hooks are as before afterwards.
-
-    Args:
-        module: The model.
-        tied: Its tied tensor, shape (vocabulary, width).
+    Evaluation mode, no gradient; modes, random state, buffers and hooks are as before afterwards. The tied tensor has
+    shape (vocabulary, width).
     """
     vocabulary, device = tied.shape[0], tied.device
     length = min([LENGTH, *_bounds(module, tied)])
@@ -94,11 +91,9 @@ def random_tokens(vocabulary: int, shape: tuple[int, ...], device: torch.device,
 
 @torch.no_grad()
 def logits_figures(logits: torch.Tensor, ids: torch.Tensor) -> Shown | str:
-    """Return deviation, loss and repetition of the logits of random tokens.
+    """Return deviation, loss and repetition of the logits of random tokens (batch, length).
 
-    Args:
-        logits: Shape (batch, positions, vocabulary), the last positions of `ids`, or (batch * length, vocabulary).
-        ids: The input tokens, shape (batch, length).
+    Logits are (batch, positions, vocabulary), the last positions of the tokens, or (batch * length, vocabulary).
     """
     batch, length = ids.shape
     if logits.dim() == 2 and logits.shape[0] in (batch, batch * length):  # positions, vocabulary
@@ -208,16 +203,11 @@ def left_untouched(module: nn.Module, device: torch.device, *, grad: bool = Fals
 
 
 def called_modules(module: nn.Module) -> tuple[str, ...] | None:
-    """Return the modules that a forward pass calls, by their first paths, in the order of their first calls.
+    """Return the modules that a forward pass calls, by first path, in the order of first calls; None if not told.
 
-    A pass that is given other inputs (images, entities) may call more; one that is given fewer, less. A weight that is
-    read without a call of its module (`F.linear(x, embedding.weight)`) is not seen.
-
-    Args:
-        module: A model on meta; left as it was.
-
-    Returns:
-        The paths; None where it is not on meta, or no pass on tokens comes through.
+    That is where the model is not on meta, or no pass on tokens comes through; it is left as it was. A pass with other
+    inputs (images, entities) may call more, with fewer less. A weight that is read without a call of its module
+    (`F.linear(x, embedding.weight)`) is not seen.
     """
     if not all(parameter.is_meta for parameter in module.parameters()):
         return None

@@ -63,18 +63,11 @@ class _Apart(ReadTrace):
 
 
 def compare_gradients(module: nn.Module, inputs: Inputs | None = None) -> tuple[TensorGradient, ...] | Unknown:
-    """Run one backward pass and return the gradients of every tensor with several uses, and of each use.
+    """Run one backward pass and return the gradients of every tensor that is looked up or multiplied with repeatedly.
 
     The loss is a fixed random sum over all that the module gives out. No `.grad` is touched, modes, buffers and random
-    state are as before afterwards; hooks of the tensors run.
-
-    Args:
-        module: A module with weights; one on meta is made anew from its config where it is small.
-        inputs: Arguments of the pass; None to make some up.
-
-    Returns:
-        The gradients of each parameter that is looked up or multiplied with more than once, by names. Unknown where
-        there is nothing to run, or no pass came to its end.
+    state are as before afterwards; hooks of the tensors run. A small module on meta is made anew from its config;
+    without inputs some are made up. Unknown where there is nothing to run, or no pass came to its end.
     """
     real = _with_values(without_wrappers(module))
     if isinstance(real, Unknown):

@@ -99,11 +99,9 @@ def is_lookup(name: str, weight: Tensor, args: Sequence[Any], kwargs: Mapping[st
 
 
 def summed_over(name: str, weight: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bool, Any] | None:
-    """Tell over what a product with a matrix sums.
+    """Tell whether a product sums over the rows of a matrix and not its columns, and what it is multiplied with.
 
-    Returns:
-        Whether it sums over the matrix's rows and not its columns, and what it is multiplied with; None where the call
-        is no product with it.
+    None where the call is no product with it.
     """
     if weight.dim() < 2:  # a vector is no matrix
         return None

@@ -34,12 +34,9 @@ class ReadTrace(TorchFunctionMode):
     _traces = 0
 
     def __init__(self, sources: Iterable[Tensor], *, keep: Tensor | None = None, to_meta: bool = False) -> None:
-        """Begin.
+        """Begin to follow tensors, keeping what reads of one (`keep`) were multiplied with and gave.
 
-        Args:
-            sources: The tensors to follow.
-            keep: The one whose reads keep what was multiplied and what came out.
-            to_meta: True to hand meta tensors to every op in the place of the sources, and of all that meets them.
+        `to_meta` hands meta tensors to every op in the place of the sources, and of all that meets them.
         """
         super().__init__()
         ReadTrace._traces += 1

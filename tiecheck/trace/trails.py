@@ -14,14 +14,7 @@ class TensorRead:
     """One op that read a followed tensor."""
 
     def __init__(self, number: int, sources: tuple[int, ...], op: str, role: Role) -> None:
-        """Begin, with nothing multiplied yet.
-
-        Args:
-            number: Its place among the reads.
-            sources: Numbers of the tensors: several where they were joined before.
-            op: The op.
-            role: What they serve as.
-        """
+        """Begin a numbered read, nothing multiplied yet, of tensors that were joined before, if several."""
         self.number, self.sources, self.op, self.role = number, sources, op, role
         self.turned = False
         """True where the product sums over rows."""

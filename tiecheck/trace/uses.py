@@ -38,13 +38,7 @@ def trace_uses(module: nn.Module, inputs: Inputs | None = None) -> Uses | Unknow
     """Run a module's forward on meta, or where that cannot be followed on its own weights, and return what it reads.
 
     Nothing of the module is written: modes, buffers, random state and its dictionaries are as before afterwards.
-
-    Args:
-        module: Any module, with weights or on meta.
-        inputs: Arguments of the passes; None to make some up.
-
-    Returns:
-        The uses; what kept every pass from its end where none came through.
+    Without inputs some are made up. Where no pass comes to its end, what kept it comes back.
     """
     module = without_wrappers(module)
     places = Registrations(module, buffers=False)

@@ -51,11 +51,7 @@ class Trial:
         return faithful_copy(self._original, meta=True)
 
     def built_again(self) -> Any:
-        """Return a new model of the same class, by its config or without arguments.
-
-        Raises:
-            NotHereError: The class wants other arguments.
-        """
+        """Return a new model of the same class, by its config or without arguments, or raise `NotHereError`."""
         cls, config = type(self._original), getattr(self._original, "config", None)
         try:
             return cls(config) if hasattr(cls, "config_class") else cls()
@@ -63,21 +59,13 @@ class Trial:
             raise NotHereError("its class is not built by a config, nor without arguments") from error
 
     def pretrained(self) -> Any:
-        """Return the model, where it is one of transformers.
-
-        Raises:
-            NotHereError: It is not.
-        """
+        """Return the model, where it is one of transformers, or raise `NotHereError`."""
         if not hasattr(self.model, "save_pretrained") or not hasattr(self.model, "config"):
             raise NotHereError("it is no model of transformers")
         return self.model
 
     def layer(self) -> tuple[nn.Module, str]:
-        """Return one module whose weight is tied, a linear layer before others, and the attribute.
-
-        Raises:
-            NotHereError: No weight is tied.
-        """
+        """Return a module whose weight is tied, a linear layer first, and the attribute, or raise `NotHereError`."""
         found = []
         for group in self.names:
             for name in group:
@@ -91,11 +79,7 @@ class Trial:
         return owner, attribute
 
     def tokens(self) -> torch.Tensor:
-        """Return four tokens that the model may take, shape (1, 4), by the first matrix that is tied.
-
-        Raises:
-            NotHereError: The first tie is of no matrix.
-        """
+        """Return four tokens, shape (1, 4), that the first tied matrix lets in, or raise `NotHereError`."""
         tied = next((self.model.get_parameter(group[0]) for group in self.names), None)
         if tied is None or tied.dim() != 2:
             raise NotHereError("no matrix of it is tied, so that there is no vocabulary to run it with")
@@ -103,11 +87,7 @@ class Trial:
 
 
 def library(name: str) -> Any:
-    """Import a library.
-
-    Raises:
-        NotHereError: It is not installed.
-    """
+    """Import a library, or raise `NotHereError`."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -148,11 +128,7 @@ def operation(
 
 
 def all_operations() -> tuple[Operation, ...]:
-    """Return every operation, ours by module and then those of other packages by name.
-
-    Raises:
-        UsageError: An entry point gives no `Operation`.
-    """
+    """Return every operation, ours by module, then those of other packages by name (none but an `Operation` may be)."""
     from importlib.metadata import entry_points
 
     for module in MODULES:
@@ -167,11 +143,7 @@ def all_operations() -> tuple[Operation, ...]:
 
 
 def chosen_operations(names: Iterable[str]) -> tuple[Operation, ...]:
-    """Return the operations of some names, or of families; all where none is given.
-
-    Raises:
-        UsageError: There is no operation, and no family, of a name.
-    """
+    """Return the operations of some names, or of families; all where none is given, an error for a name of nothing."""
     every = all_operations()
     wanted = tuple(names)
     known = {one.name for one in every} | {one.family for one in every}
