@@ -33,7 +33,7 @@ def python_path(name: str, keyed: Collection[str] = ()) -> str:
 
 def verb_form(verb: str, many: bool) -> str:
     """Return a verb in the third person."""
-    return verb if many else f"{verb}s"
+    return verb if many else f"{verb}es" if verb.endswith("o") else f"{verb}s"
 
 
 def pronoun_for(names: tuple[str, ...]) -> str:

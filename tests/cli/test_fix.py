@@ -27,7 +27,7 @@ def run(*words: object, code: int, answer: str | None = None) -> str:
 
 @pytest.fixture
 def broken(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tiecheck.fix.run.find_spec", lambda _: None)  # the rehearsal has a test of its own
+    monkeypatch.setattr("tiecheck.fix.verdicts.find_spec", lambda _: None)  # the rehearsal has a test of its own
     return Path(shutil.copytree(models / "llama-diverged-head", tmp_path / "model"))
 
 
@@ -97,7 +97,7 @@ def test_a_note_does_not_stand_in_the_way_of_a_decision(tmp_path: Path, monkeypa
     """An untied BERT stores its bias twice, equal: to delete one is right for a tied one alone."""
     from fix_subjects import edit_weights, save_small, small_model
 
-    monkeypatch.setattr("tiecheck.fix.run.find_spec", lambda _: None)
+    monkeypatch.setattr("tiecheck.fix.verdicts.find_spec", lambda _: None)
     save_small(small_model("BertForMaskedLM", tie_word_embeddings=False), tmp_path)
     bias = "cls.predictions.bias"
     edit_weights(tmp_path, lambda t: t.update({"cls.predictions.decoder.bias": t[bias].clone()}))
@@ -165,3 +165,25 @@ def test_no_torch_is_needed(broken: Path) -> None:
         "assert o.written and not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(broken)], check=True, timeout=60)
+
+
+def test_what_stays_is_told(broken: Path, tmp_path: Path) -> None:
+    """A second fault that no change of the files mends: what was fixed and what stays are told apart."""
+    config = broken / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 16', '"hidden_size": 17'))
+    told = run(broken, "--choose", "untied", "--apply", code=1).splitlines()
+    assert told[-1].startswith(f"fixed: TIE101 in {broken} (TIE207 stays; ")
+    assert any(line.startswith("TIE207 load-will-raise: left, No fix: ") for line in told)
+
+
+def test_a_place_that_cannot_be_written_is_named(broken: Path) -> None:
+    for to, why in (("/dev/full/x", "File exists"), ("/dev/full/x/y", "Not a directory")):
+        told = run(broken, "--to", to, "--choose", "untied", code=2)
+        assert told == f"error: {to.rpartition('/')[0]} cannot be made: {why}; {broken} is as it was\n"
+
+
+def test_a_key_that_stands_twice_is_named_with_its_file(broken: Path) -> None:
+    config = broken / "config.json"
+    config.write_text(config.read_text().replace("{", '{"tie_word_embeddings": true,', 1))
+    told = run(broken, "--choose", "untied", "--apply", code=2)
+    assert told == f"error: {config}: the key 'tie_word_embeddings' stands there twice, and is not changed\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fix_file_subjects import file_subjects
-from fix_subjects import Subject, loaded, logits_of, pop2piano, subjects
+from fix_subjects import Subject, edit_weights, loaded, logits_of, pop2piano, save_small, small_model, subjects
 from older import run_older
 
 import tiecheck
@@ -135,6 +135,33 @@ def test_it_is_rehearsed(models: Path, tmp_path: Path) -> None:
     assert outcome.written
     assert outcome.rehearsed is not None
     assert outcome.rehearsed.startswith("transformers ")
+
+
+def test_a_load_that_raises_as_before_is_told(models: Path, tmp_path: Path) -> None:
+    """A config that the library refuses for what no rule knows of."""
+    shutil.copytree(models / "llama-flag-lost", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(
+        config.read_text().replace('"model_type": "llama"', '"model_type": "llama", "rope_parameters": 5')
+    )
+    outcome = fix_target(str(tmp_path / "model"), Config(), FixOptions("tied", apply=True))
+    assert outcome.written
+    (told,) = outcome.stays
+    assert re.match(r"transformers 5\S+ raises, as before: ", told)
+
+
+def test_an_untied_bias_leaves_the_embedding_stored_twice(tmp_path: Path) -> None:
+    """BERT's one flag unties both: the head that nobody trained apart is a copy, which is no reason against it."""
+    model = small_model("BertForMaskedLM", tie_word_embeddings=True)
+    save_small(model, tmp_path)
+    bias = "cls.predictions.decoder.bias"
+    edit_weights(tmp_path, lambda t: t.update({bias: t["cls.predictions.bias"] + 1}))
+    outcome = fix_target(str(tmp_path), Config(), FixOptions("untied", apply=True, rehearse=False))
+    assert outcome.written
+    assert [finding.code for finding, _ in outcome.left] == ["TIE105", "TIE109"]
+    apart = loaded(tmp_path)
+    assert torch.equal(apart.cls.predictions.decoder.bias, model.cls.predictions.bias + 1)
+    assert torch.equal(apart.cls.predictions.decoder.weight, model.cls.predictions.decoder.weight)
 
 
 @pytest.mark.parametrize("case", [p.name for p in sorted((Path(__file__).parents[2] / "fixtures/models").iterdir())])

@@ -212,9 +212,11 @@ def as_pickle(where: Path, wrap: Callable[[Tensors], Any] = lambda t: t, name: s
 def names() -> Iterator[Subject]:
     """Names that no loader looks for: of tensors, of files, within files."""
 
-    def prefixed(prefix: str, name: str, *, sharded: bool = False, pickled: bool = False) -> Subject:
+    def prefixed(
+        prefix: str, name: str, code: str = "TIE205", *, sharded: bool = False, pickled: bool = False, **changes: Any
+    ) -> Subject:
         def write(where: Path) -> Meant:
-            meant = small_model(name)
+            meant = small_model(name, **changes)
             save_small(meant, where, sharded=sharded)
             for path in where.glob("*.safetensors"):
                 held = {f"{prefix}{n}": t for n, t in load_file(path).items()}
@@ -227,11 +229,13 @@ def names() -> Iterator[Subject]:
                 as_pickle(where)
             return logits_of(meant)
 
-        return Subject(f"{name}-{prefix}{'-sharded' * sharded}{'-pickle' * pickled}", "TIE205", None, write)
+        return Subject(f"{name}-{prefix}{'-sharded' * sharded}{'-pickle' * pickled}", code, None, write)
 
     yield prefixed("module.", LLAMA)
     yield prefixed("_orig_mod.", "GPT2LMHeadModel", sharded=True)
     yield prefixed("module.", "BertForMaskedLM", pickled=True)
+    yield prefixed("model.", LLAMA, "TIE102", sharded=True)  # untied: the head has it too
+    yield prefixed("model.", "Qwen2ForCausalLM", "TIE107", tie_word_embeddings=True)
 
     def renamed(to: str, wrap: Callable[[Tensors], Any] | None = None) -> Subject:
         def write(where: Path) -> Meant:

@@ -160,6 +160,20 @@ def flag_lost(name: str, *, renamed: bool = False) -> Subject:
     return Subject(f"{name}-flag-lost{'-renamed' * renamed}", "TIE102", "tied", write)
 
 
+def stray_head(choice: str) -> Subject:
+    """A Llama under a flag of false whose head has a name of nobody: its own, or one that is left over."""
+
+    def write(where: Path) -> Meant:
+        meant = small_model("LlamaForCausalLM", tie_word_embeddings=choice == "tied")
+        save_small(meant, where)
+        left = draw((96, 16), torch.Generator().manual_seed(5))
+        edit_weights(where, lambda t: t.update({"output.weight": t.pop("lm_head.weight", left)}))
+        _flag(where, False)
+        return logits_of(meant)
+
+    return Subject(f"llama-stray-head-{choice}", "TIE102", choice, write, {"unsafe": choice == "tied"})
+
+
 def redundant(name: str, *, sharded: bool = False) -> Subject:
     """A tied model that stores its head too."""
 
@@ -293,6 +307,7 @@ def subjects() -> Iterator[Subject]:
     yield Subject("bert-untied-bias", "TIE105", None, untied_bias)
     for choice in ("tied", "untied"):
         yield diverged("OPTForCausalLM", choice, flag=None, code="TIE104")
+        yield stray_head(choice)
     yield Subject("llava-own-head", "TIE103", "untied", nested_levels(True, False, head="own"))
     yield Subject("llava-equal-tied", "TIE103", "tied", nested_levels(True, False, head="equal"))
     yield Subject("llava-equal-untied", "TIE103", "untied", nested_levels(True, False, head="equal"))

@@ -82,8 +82,9 @@ def show_outcome(outcome: FixOutcome, place: str) -> int:
     lines += outcome.plan.diff().splitlines() if outcome.plan is not None else []
     lines += [f"{finding.code} {finding.name}: left, {reason}" for finding, reason in outcome.left]
     lines += [f"not kept: {reason}" for reason in outcome.undone]
+    lines += [f"stays: {what}" for what in outcome.stays]
     click.echo("\n".join(escaped(line) for line in (*lines, _end(outcome, place))))
-    return 1 if outcome.left or (outcome.chosen and not outcome.written) else 0
+    return 1 if outcome.left or outcome.stays or (outcome.chosen and not outcome.written) else 0
 
 
 def show_sources(outcome: SourceOutcome, place: str) -> int:
@@ -108,7 +109,14 @@ def show_sources(outcome: SourceOutcome, place: str) -> int:
 def _end(outcome: FixOutcome, place: str) -> str:
     """Tell how it ended."""
     if outcome.written and outcome.after is not None:
-        return f"fixed: {place} (judged again: {outcome.after.status}; rehearsed: {outcome.rehearsed})"
+        ended = ", ".join(dict.fromkeys(finding.code for finding, _ in outcome.chosen))
+        open_still = dict.fromkeys(f.code for f in outcome.after.counted() if f.severity != "info")
+        told = (
+            f"{', '.join(open_still)} {'stays' if len(open_still) == 1 else 'stay'}"
+            if open_still
+            else (f"judged again: {outcome.after.status}")
+        )
+        return f"fixed: {ended} in {place} ({told}; rehearsed: {outcome.rehearsed})"
     if outcome.undone:
         return f"{outcome.before.target} is as it was"
     if outcome.chosen:

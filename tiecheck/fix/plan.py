@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, PICKLE_ENDINGS, parse_index, read_checkpoint
@@ -112,7 +113,7 @@ def _flags(root: str, changes: Changes) -> dict[str, tuple[str, str]]:
         return {}
     before = after = read_json_text(root, CONFIG)
     for level, values in changes.flags.items():
-        after = changed_object(after, level, put=values)
+        after = _changed(root, CONFIG, after, level, put=values)
     return {CONFIG: (before, after)}
 
 
@@ -120,8 +121,21 @@ def _new_index(root: str, name: str, changes: Changes) -> tuple[str, str]:
     """Return an index before and after; the sum of bytes in its metadata follows."""
     before = read_json_text(root, name)
     put, drop, rename = changes.put, changes.drop, changes.rename
-    after = changed_object(before, ("weight_map",), put=put, drop=drop, rename=rename)
+    after = _changed(root, name, before, ("weight_map",), put=put, drop=drop, rename=rename)
     return before, _with_total(after, changes.grown)
+
+
+def _changed(root: str, name: str, text: str, level: tuple[str, ...], **changes: Any) -> str:
+    """Return the changed text of a file, which an error names.
+
+    Raises:
+        TargetError: It cannot be changed.
+    """
+    try:
+        return changed_object(text, level, **changes)
+    except TargetError as error:
+        path = os.path.join(root, name)
+        raise TargetError(f"{path}: {error}", path) from error
 
 
 def _with_total(text: str, grown: int) -> str:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from importlib.util import find_spec
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import FixPlan, make_plan
+from tiecheck.fix.verdicts import Chosen, Heard, hear_loads, hold_against
 from tiecheck.records.edits import COMMIT, WORK, Edit, file_edits
 from tiecheck.records.record import Record
-from tiecheck.records.rehearsal import Rehearsal
-from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
+from tiecheck.records.report import Finding, TargetReport, at_least
 from tiecheck.rules.registry import check_codes
-
-HIDING = {"TIE112", "TIE205", "TIE206", "TIE207"}
-"""Findings for which a load fails as a whole, so that nothing else is told until they are gone."""
 
 Ask = Callable[[Finding], Edit | None]
 """Asks the user for one of a finding's alternatives; None leaves it."""
@@ -49,7 +44,7 @@ class FixOutcome(Record):
 
     before: TargetReport
     """The verdict on the target as it was."""
-    chosen: tuple[tuple[Finding, Edit], ...]
+    chosen: Chosen
     """The findings that have a fix, each with the alternative taken."""
     left: tuple[tuple[Finding, str], ...]
     """The findings that stay, each with the reason."""
@@ -61,6 +56,8 @@ class FixOutcome(Record):
     """The verdict on the fixed files; None where none were written."""
     rehearsed: str | None = None
     """The version of transformers that was heard, or the reason why none was."""
+    stays: tuple[str, ...] = ()
+    """What was wrong with the load before, and is."""
     recovered: str | None = None
     """Words on an interrupted fix that was found."""
 
@@ -119,7 +116,7 @@ def _judged(target: str, config: Config) -> TargetReport:
 
 def choose_edits(
     findings: Iterable[Finding], config: Config, options: FixOptions, ask: Ask | None
-) -> tuple[tuple[tuple[Finding, Edit], ...], tuple[tuple[Finding, str], ...]]:
+) -> tuple[Chosen, tuple[tuple[Finding, str], ...]]:
     """Return the findings to be fixed, each with the way to take, and those that stay, each with the reason.
 
     A decision of the user that is none of those on offer raises a `UsageError`.
@@ -171,18 +168,20 @@ def _carried_out(
     assert plan is not None  # noqa: S101  # there are edits
     with _staged(plan, options.to, step) as stage:
         after = check_target(stage, config._replace(select=()))
-        heard, rehearsed = _rehearsals(plan.root, stage, outcome) if options.rehearse else ([], None)
-        undone = (*_worse(outcome, after, config), *heard)
+        heard = hear_loads(plan.root, stage, outcome.chosen) if options.rehearse else Heard()
+        verdict = hold_against(outcome.chosen, outcome.before, after, config)
+        undone = (*verdict.worse, *heard.worse)
         refusals.refuse_changed(plan.root, old)
         if not undone and options.to is not None:
             writing.commit_copy(stage, options.to, step)
         elif not undone:
             writing.commit_in_place(plan, old, backup=options.backup, step=step)
+    outcome = outcome._replace(undone=undone, after=after, rehearsed=heard.by)
     if undone:
-        return outcome._replace(undone=undone, after=after, rehearsed=rehearsed)
+        return outcome
     there = {(finding.code, finding.names) for finding in after.counted()}
     left = tuple(one for one in outcome.left if (one[0].code, one[0].names) in there)
-    return outcome._replace(after=after, rehearsed=rehearsed, left=(*left, *_milder(outcome, after, config)))
+    return outcome._replace(left=(*left, *verdict.left), stays=heard.stays)
 
 
 @contextlib.contextmanager
@@ -199,69 +198,3 @@ def _staged(plan: FixPlan, to: str | None, step: writing.Hook) -> Iterator[str]:
     finally:
         if not os.path.exists(os.path.join(rest, COMMIT)):
             shutil.rmtree(rest, ignore_errors=True)
-
-
-def _worse(outcome: FixOutcome, after: TargetReport, config: Config) -> list[str]:
-    """Return the findings that a fix did not end, and those that it brought."""
-    if after.errors:
-        return [after.errors[0].message]
-    ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
-    milder = _milder(outcome, after, config)
-    worse: list[str] = []
-    for finding in _unknown(outcome, after, config):
-        if (finding.code, finding.names) in ended:
-            worse.append(f"{finding.code} would still be there: {finding.message}")
-        elif finding not in [one for one, _ in milder]:
-            worse.append(f"{finding.code} would come: {finding.message}")
-    return worse
-
-
-def _unknown(outcome: FixOutcome, after: TargetReport, config: Config) -> list[Finding]:
-    """Return the findings on the fixed files that were to be ended, or that were not there and count."""
-    ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
-    known = {(finding.code, finding.names) for finding in outcome.before.findings} - ended
-    counting = [f for f in after.counted() if (f.code, f.names) in ended or at_least((f,), config.fail_on)]
-    return [finding for finding in counting if (finding.code, finding.names) not in known]
-
-
-def _milder(outcome: FixOutcome, after: TargetReport, config: Config) -> tuple[tuple[Finding, str], ...]:
-    """Return what is left: a less grave finding on the same names, since fewer are hurt, or one that was hidden."""
-    rank = {finding.names: SEVERITIES.index(finding.severity) for finding, _ in outcome.chosen}
-    ended = {(finding.code, finding.names) for finding, _ in outcome.chosen}
-    hiding = sorted(HIDING & {code for code, _ in ended})
-    left = []
-    for finding in _unknown(outcome, after, config):
-        if SEVERITIES.index(finding.severity) < rank.get(finding.names, 0):
-            left.append((finding, f"it hurts fewer than before: {', '.join(finding.hurts or ())}"))
-        elif hiding and (finding.code, finding.names) not in ended:
-            left.append((finding, f"{hiding[0]} hid it, and a fix of it is another step"))
-    return tuple(left)
-
-
-def _rehearsals(root: str, stage: str, outcome: FixOutcome) -> tuple[list[str], str]:
-    """Rehearse the load of the old and the new files in another process, and return what got worse.
-
-    Beside these reasons stands the version that was heard, or the reason why none was.
-    """
-    if not all(find_spec(name) for name in ("torch", "transformers")):
-        return [], "transformers is not installed"
-    from tiecheck.live.rehearsal import Rehearser
-
-    with Rehearser(sys.executable) as other:
-        new = other.rehearse(stage)
-        if new.unsure is not None:
-            return [], new.unsure
-        was = other.rehearse(root)
-    names = {name for finding, _ in outcome.chosen for name in finding.names}
-    return _lost(was, new, names), f"transformers {new.version}"
-
-
-def _lost(was: Rehearsal, new: Rehearsal, names: set[str]) -> list[str]:
-    if new.raised is not None:
-        return [] if was.raised == new.raised else [f"transformers would raise {': '.join(new.raised)}"]
-    known = set() if was.raised is not None or was.unsure is not None else set(was.random) - names
-    random = sorted(set(new.random) - known) if was.raised is None else sorted(set(new.random) & names)
-    thrown = sorted({d.name for d in new.dropped if not d.equal} - {d.name for d in was.dropped})
-    return [f"transformers would make {name} at random" for name in random] + [
-        f"transformers would throw {name} away" for name in thrown
-    ]

@@ -83,14 +83,18 @@ def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
     """Write a fixed copy under a name that is not its own yet, and return that.
 
     Weights that stay are shared with the original, by a reflink or a hard link where the file system has them. A
-    directory that is there and not empty, too little room, or a link that leads elsewhere raise a `TargetError`.
+    directory that is there and not empty or cannot be made, too little room, or a link that leads elsewhere raise a
+    `TargetError`.
     """
     parent, name = os.path.split(os.path.abspath(to))
     if os.path.realpath(to).startswith(os.path.join(os.path.realpath(plan.root), "")):
         raise TargetError(f"{to} lies within the model's own directory", to)
     if os.path.lexists(to) and (not os.path.isdir(to) or os.listdir(to)):
         raise TargetError(f"{to} is there already", to)
-    os.makedirs(parent, exist_ok=True)
+    try:
+        os.makedirs(parent, exist_ok=True)
+    except OSError as error:
+        raise TargetError(f"{parent} cannot be made: {error.strerror}; {plan.root} is as it was", to) from error
     check_space(parent, plan.nbytes)
     stage = os.path.join(parent, f".{name}{WORK}")
     if os.path.isdir(stage):  # of a copy that was interrupted

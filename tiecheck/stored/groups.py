@@ -40,7 +40,9 @@ def build_groups(
                 f"{architecture.origin} gives them are not in this checkpoint; --live builds the class"
             )
         groups += _unseen(config, architecture, groups) if checkpoint else []
-        return tuple(sorted((_fitted(config, group) for group in groups), key=lambda g: g.names))
+        held = {name for group in groups for name in (*group.stored_names, *group.names)}
+        groups = [_with_strays(_fitted(config, group), checkpoint, held) for group in groups]
+        return tuple(sorted(groups, key=lambda g: g.names))
     if checkpoint is None:
         return Unknown(f"{architecture.origin}, and there are no weights to tell from")
     from tiecheck.stored.name_guesses import guess_groups
@@ -60,6 +62,17 @@ def _fitted(config: ModelConfig | None, group: Group) -> Group:
     from tiecheck.stored.load_problems import unfit_members
 
     return group._replace(unfit=unfit_members(config, group.tensors))
+
+
+def _with_strays(group: Group, checkpoint: Checkpoint | None, held: set[str]) -> Group:
+    """Return a group with the tensors that may be its missing member under another name: a trained head is no less."""
+    if checkpoint is None or group.declared is not False or not group.missing or not group.tensors:
+        return group
+    from tiecheck.stored.name_guesses import HEAD, named_alike
+
+    shape = group.tensors[0].shape
+    alike = (checkpoint.tensor(name) for name in named_alike(checkpoint, HEAD, shape[0]) if name not in held)
+    return group._replace(strays=tuple(t.name for t in alike if t is not None and t.shape == shape))
 
 
 def _covered(groups: list[Group]) -> list[Group]:

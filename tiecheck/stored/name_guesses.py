@@ -34,9 +34,9 @@ LAYER = re.compile(r"\.\d+\.")
 def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Group, ...] | Unknown:
     """Return the one group of embedding and head that names, shapes and `vocab_size` tell for sure; or why none."""
     rows = config.integer("vocab_size", "embedding_size", "padded_vocab_size") if config else None
-    embeddings = _matching(checkpoint, EMBEDDING, rows)
+    embeddings = named_alike(checkpoint, EMBEDDING, rows)
     taken = set(embeddings)
-    heads = [n for n in _matching(checkpoint, HEAD, rows) if n not in taken]
+    heads = [n for n in named_alike(checkpoint, HEAD, rows) if n not in taken]
     if len(embeddings) > 1 or len(heads) > 1:
         names = ", ".join(sorted((*embeddings, *heads))[:4])
         return Unknown(f"more than one embedding or head is possible by name and shape ({names})")
@@ -68,7 +68,7 @@ def guess_groups(config: ModelConfig | None, checkpoint: Checkpoint) -> tuple[Gr
     )
 
 
-def _matching(checkpoint: Checkpoint, words: frozenset[str], rows: int | None) -> list[str]:
+def named_alike(checkpoint: Checkpoint, words: frozenset[str], rows: int | None) -> list[str]:
     """Stored names that fit some words outside any layer, and hold a row for each token where that can be checked."""
     found = []
     for name in checkpoint.names():

@@ -8,7 +8,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file
@@ -19,8 +20,13 @@ from harness.oracle import LOSSES, Line, Oracle
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
 from tiecheck.errors import TiecheckError
-from tiecheck.fix.run import FixOptions, fix_target
+from tiecheck.fix.run import FixOptions, FixOutcome, fix_target
+from tiecheck.live.rehearsal import rehearse
+from tiecheck.records.rehearsal import Rehearsal
 from tiecheck.records.report import Finding
+
+STAYING = {"loss stays", "raises as before"}
+"""What is left of a load that was wrong."""
 
 EQUAL = {"TIE103", "TIE106", "TIE108", "TIE109"}
 """Rules on equal copies, of which a load that is right may have two: their fixes must leave it right."""
@@ -33,8 +39,8 @@ class Mended(NamedTuple):
     codes: tuple[str, ...]
     choice: str | None
     kind: str
-    """`good`, `loss stays`, `raises as before`, `unsure`, `refused`, `not kept`; `worse` and `for what is right` are
-    wrong."""
+    """`good`, `refused`, `not kept` (nothing is written), `unsure`; `loss stays, said` and `raises as before, said`
+    where the fix tells what it leaves. Without that they are wrong; `worse` and `for what is right` always."""
     why: str = ""
 
     @property
@@ -62,9 +68,9 @@ def mended(oracle: Oracle, where: Path, case: Case) -> Iterator[Mended]:
     for choice in _choices(counted):
         copy = where.with_name("fixed")
         shutil.rmtree(copy, ignore_errors=True)
-        options = FixOptions(choice, to=str(copy), rehearse=False)
         try:
-            outcome = fix_target(str(where), config, options)
+            with mock.patch("tiecheck.live.rehearsal.Rehearser", InProcess):
+                outcome = fix_target(str(where), config, FixOptions(choice, to=str(copy)))
         except TiecheckError as error:
             yield Mended(case, tuple(sorted({f.code for f in counted})), choice, "refused", str(error))
             continue
@@ -74,7 +80,7 @@ def mended(oracle: Oracle, where: Path, case: Case) -> Iterator[Mended]:
         elif outcome.written:
             names = {name for finding, _ in outcome.chosen for name in finding.names}
             after = oracle.ask(copy, _draft(copy, draft), real=False)
-            kind, why = _outcome(before, after, names)
+            kind, why = _outcome(before, after, names, outcome)
             yield Mended(case, codes, choice, kind, why)
 
 
@@ -95,7 +101,23 @@ def _draft(where: Path, old: Draft) -> Draft:
     return Draft(old.save, config, tensors, files, old.layout)
 
 
-def _outcome(before: list[Line], after: list[Line], names: set[str]) -> tuple[str, str]:
+class InProcess:
+    """The rehearsal of transformers 5 in this process, in the place of one that starts another."""
+
+    def __init__(self, python: str) -> None:
+        """Take the interpreter that is not started."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def rehearse(self, path: str) -> Rehearsal:
+        """Rehearse the load."""
+        return rehearse(path)
+
+
+def _outcome(before: list[Line], after: list[Line], names: set[str], outcome: FixOutcome) -> tuple[str, str]:
     """Tell what became of a load: the worst over all lines."""
     worst = ("good", "")
     for was, now in zip(before, after, strict=True):
@@ -104,9 +126,22 @@ def _outcome(before: list[Line], after: list[Line], names: set[str]) -> tuple[st
         kind, why = _line_outcome(was, now, names)
         if kind == "worse":
             return kind, f"{now.version}: {why}"
-        if kind != "good":
+        if kind in STAYING and _is_said(now, outcome):
+            kind += ", said"
+        if kind != "good" and worst[0] not in STAYING:
             worst = (kind, f"{now.version}: {why}")
     return worst
+
+
+def _is_said(line: Line, outcome: FixOutcome) -> bool:
+    """Whether the fix tells of what it leaves: by the load that it heard, or by a finding on this line."""
+    assert outcome.after is not None
+    told = [finding for finding in outcome.after.counted() if finding.severity != "info"]
+    return bool(outcome.stays) if line.version == "5" else any(_hurts(finding, line.version) for finding in told)
+
+
+def _hurts(finding: Finding, version: str) -> bool:
+    return not finding.hurts or any(title.endswith(version) for title in finding.hurts)
 
 
 def _line_outcome(was: Line, now: Line, names: set[str]) -> tuple[str, str]:
@@ -123,7 +158,11 @@ def _line_outcome(was: Line, now: Line, names: set[str]) -> tuple[str, str]:
                 return "worse", f"{group[:3]}: {old.word}, and now {end.word}"
             if names & set(group):
                 return "loss stays", f"{group[:3]}: {end.word} {end.members[:3]}"
-    return "good", ""
+    lacking = {*now.rehearsal.missing, *now.rehearsal.mismatched}
+    known = not (was.doubt or was.rehearsal.raised)
+    if known and lacking - {*was.rehearsal.missing, *was.rehearsal.mismatched}:
+        return "worse", f"and now {min(lacking)} is not loaded"
+    return ("loss stays", f"{min(lacking)} is not loaded") if lacking else ("good", "")
 
 
 def collect_mends(found: list[Case], older: str | None, told: Callable[[int], None] = lambda _: None) -> list[Mended]:

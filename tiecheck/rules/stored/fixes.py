@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps, set_flags
 from tiecheck.records.files import Duplicate
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.rules.stored.groups import flag_name, flags_read, main_member, reads_alike
+from tiecheck.wording import listed
 
 LEFT_OVER = "the difference is left over from a conversion"
 TRAINED_APART = "both were trained"
@@ -45,7 +47,10 @@ def apart_or_one(
 def one_tensor(
     group: Group, groups: tuple[Group, ...], flags: Iterable[str], when: str | None = TRAINED_TIED
 ) -> tuple[Edit, ...]:
-    """Return the way to tie a group of which one tensor is stored; none where the same flags would tie what differs."""
+    """Return the way to tie a group of which one tensor is stored; none where the same flags would tie what differs.
+
+    A tensor that may be the missing member under another name is a decision more: it would be lost by the tie.
+    """
     others = (other for other in _under(group, groups) if other.names != group.names)
     if group.stored != "absent" or not group.stored_names or any(map(_loses_tied, others)):
         return ()
@@ -55,7 +60,14 @@ def one_tensor(
         if not renamed:
             return ()
         steps = (*steps, *renamed[0].steps)
-    return (Edit("tied", when, True, steps),)
+    if not group.strays:
+        return (Edit("tied", when, True, steps),)
+    stray, verb = listed(group.strays), "is" if len(group.strays) == 1 else "are"
+    tied = Edit("tied", f"{TRAINED_TIED} and {stray} {verb} left over", False, (*steps, *drop_steps(group.strays)))
+    if len(group.strays) > 1 or len(group.missing) > 1:
+        return (tied,)
+    own = Step("rename-tensor", (group.strays[0], group.missing[0]))
+    return (tied, Edit("untied", f"{stray} is what was trained as {group.missing[0]}", True, (own,)))
 
 
 def either_flag(group: Group, groups: tuple[Group, ...], flags: Iterable[str]) -> tuple[Edit, ...]:
@@ -99,8 +111,19 @@ def rename_edits(group: Group) -> tuple[Edit, ...]:
     return (Edit("tied", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
 
 
+def once_prefixed(group: Group) -> tuple[Edit, ...]:
+    """Return the way to take off the base model's prefix where it stands twice (`model.model.`): every name has it."""
+    for stored, name in product(group.stored_names, group.names):
+        prefix = stored.removesuffix(name)
+        if prefix not in ("", stored) and name.startswith(prefix):
+            return (Edit("stripped", None, True, (Step("strip-prefix", (prefix,)),)),)
+    return ()
+
+
 def own_name(group: Group) -> tuple[Edit, ...]:
     """Return the way to give the one stored tensor the class's name where it has a name that only some loaders know."""
+    if twice := once_prefixed(group):
+        return twice
     if len(group.stored_names) != 1 or group.stored_names[0] in group.names or not group.source or not _is_plain(group):
         return ()
     return (Edit("renamed", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)

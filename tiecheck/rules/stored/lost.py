@@ -11,7 +11,7 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import apart_or_one, every_member, one_tensor
+from tiecheck.rules.stored.fixes import apart_or_one, every_member, once_prefixed, one_tensor
 from tiecheck.rules.stored.groups import (
     confidence,
     declaration_place,
@@ -240,6 +240,8 @@ class TiedMemberLost(Rule):
         )
         forced = llama_group(stored=(EMBEDDING,))._replace(flag=tie_flag(False), forced=True)
         yield Case("T5's false: the class ties all the same", group_facts(forced))
+        stray = llama_group(value=False)._replace(strays=("output.weight",))
+        yield Case("the head has a name that is nobody's", group_facts(stray), finds=("error",))
         inert = llama_group(value=True)._replace(declared=False, flag=None, inert=True)
         yield Case(
             "a class that lost its tie on the way to 5", group_facts(inert, older=(llama_group(),)), finds=("error",)
@@ -265,6 +267,7 @@ def _unseen(group: Group, random: tuple[LoaderView, ...]) -> Iterator[Draft]:
             (declaration_place(group), *stored_places(group)),
             severity=severity_of(random) or "warning",
             hurts=random,
+            edits=once_prefixed(group),
             no_mend=f"every name of the file is another; the class's own are {listed(group.names)} and their like.",
         )
 
@@ -273,6 +276,8 @@ def _remedy(group: Group, lost: str) -> str:
     """Tell what else gets the lost member back."""
     if group.inert:
         return "No flag helps here; transformers 4.57 loads it as it is."
+    if group.strays:
+        return ""
     return f"If it was trained untied, {lost} is lost with its values: they are in none of these files."
 
 
