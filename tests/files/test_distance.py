@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tiecheck.files.compare import distance
+from tiecheck.files.compare.bands import RowBands
 from tiecheck.files.compare.distance import (
     CODES,
     FEW,
@@ -29,9 +30,9 @@ def raw_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def measured(dtype: str, *members: bytes, rows: int = 1, exact: bool = True) -> Distance:
-    found = DistanceMeter(dtype, exact=exact, thorough=exact)
+    found = DistanceMeter(dtype, RowBands(rows), exact=exact, thorough=exact)
     width = len(members[0]) // rows
-    found.take(members, (slice(i * width, (i + 1) * width) for i in range(rows)), whole=True)
+    found.take(members, (slice(i * width, (i + 1) * width) for i in range(rows)), (0, width or 1), whole=True)
     return found.distance
 
 
@@ -117,9 +118,9 @@ def test_few_rows_are_measured_without_numpy_and_said_to_be_few(monkeypatch) -> 
 
 def test_numpy_measures_up_to_a_limit(monkeypatch) -> None:
     monkeypatch.setattr(distance, "MEASURED", 100_000)
-    found = DistanceMeter("uint8", exact=False, thorough=True)
-    for _ in range(4):
-        found.take([bytes(80_000), b"\x02" * 80_000], [slice(0, 80_000)], whole=True)
+    found = DistanceMeter("uint8", RowBands(4), exact=False, thorough=True)
+    for row in range(4):
+        found.take([bytes(80_000), b"\x02" * 80_000], [slice(0, 80_000)], (row, 80_000), whole=True)
     assert found.distance == Distance(2, 2, False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tracemalloc
@@ -68,13 +69,16 @@ def by_force(members: list[bytes], shape: tuple[int, ...], dtype: str) -> Compar
     equal = not differ
     elements = {members[0][i : i + width] for i in range(0, len(members[0]), width)}
     distances: list[float] = []
+    of_band: dict[int, list[float]] = {row * min(64, rows) // rows: [] for row in differ}
     nonfinite = False
     for member in members[1:]:
         for row in differ:
             part = slice(row * size, (row + 1) * size)
             a, b = (torch.frombuffer(bytearray(m[part]), dtype=TORCH[dtype]).double() for m in (members[0], member))
             finite = a.isfinite() & b.isfinite()
-            distances += (a - b).abs()[finite].clamp(max=sys.float_info.max).tolist()
+            found = (a - b).abs()[finite].clamp(max=sys.float_info.max).tolist()
+            distances += found
+            of_band[row * min(64, rows) // rows] += found
             nonfinite |= bool((~finite & (a != b) & ~(a.isnan() & b.isnan())).any())
     return Comparison(
         equal,
@@ -87,10 +91,17 @@ def by_force(members: list[bytes], shape: tuple[int, ...], dtype: str) -> Compar
         max_difference=max(distances, default=None),
         rows_measured=len(differ),
         nonfinite=nonfinite,
+        bands="" if equal else "".join(_mark(of_band, band, distances) for band in range(min(64, rows))),
         nan=equal
         and bool(members[0])
         and bool(torch.frombuffer(bytearray(members[0]), dtype=TORCH[dtype]).double().isnan().any()),
     )
+
+
+def _mark(of_band: dict[int, list[float]], band: int, distances: list[float]) -> str:
+    if not of_band.get(band):
+        return "?" if band in of_band else "."
+    return str(max(1, math.ceil(9 * (max(of_band[band]) / (max(distances) or 1)))))
 
 
 @st.composite
@@ -130,7 +141,7 @@ def test_says_what_brute_force_says(tmp_path_factory, problem, block) -> None:
             found = result.max_difference
             assert found is None or (wanted.max_difference is not None and found <= wanted.max_difference)
             result, wanted = (
-                c._replace(max_difference=None, nonfinite=False, rows_measured=0) for c in (result, wanted)
+                c._replace(max_difference=None, nonfinite=False, rows_measured=0, bands="") for c in (result, wanted)
             )
         assert result == wanted
 
@@ -156,6 +167,7 @@ def test_first_and_last_rows_are_told(tmp_path: Path) -> None:
     second = b"\x01" + bytes(199_998) + b"\x01"
     write(tmp_path, [first, second], "U8", (2000, 100), [0, 0], 0)
     wanted = Comparison(False, 2000, 2, 2000, 0, 1999, False, max_difference=1, rows_measured=2)
+    wanted = wanted._replace(bands=f"9{'.' * 62}9")
     assert compared(tmp_path, 2) == wanted
 
 
@@ -253,6 +265,7 @@ def test_alike_in_one_sample_is_counted_in_full(tmp_path: Path, reads: list[int]
     rows, width = 1 << 14, 4096
     checkpoint = sparse(tmp_path, rows * width, (rows, width), {0: b"\x01", rows * width - 1: b"\x01"})
     wanted = Comparison(False, rows, 2, rows, 0, rows - 1, False, max_difference=1, rows_measured=2)
+    wanted = wanted._replace(bands=f"9{'.' * (min(64, rows) - 2)}9")
     assert compare_bytes(checkpoint, pair(checkpoint)) == wanted
 
 
@@ -278,7 +291,8 @@ def test_last_row_of_one_gigabyte_is_found_in_bounded_memory(tmp_path: Path) -> 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     rows = size // 8192
-    assert result == Comparison(False, rows, 1, rows, rows - 1, rows - 1, False, max_difference=1, rows_measured=1)
+    wanted = Comparison(False, rows, 1, rows, rows - 1, rows - 1, False, max_difference=1, rows_measured=1)
+    assert result == wanted._replace(bands=f"{'.' * (min(64, rows) - 1)}9")
     assert peak < 16 * equality.BLOCK
 
 

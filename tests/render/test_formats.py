@@ -21,8 +21,8 @@ from tiecheck.records.report import SEVERITIES, Error, Finding, Location, Report
 from tiecheck.render import concise, github, gitlab, jsonl, junit, sarif
 from tiecheck.render.html import SHEET
 from tiecheck.render.json import json_document
+from tiecheck.render.loader_strip import loader_strip, outcome_mark
 from tiecheck.render.markdown import code_text, markdown_text
-from tiecheck.render.pictures import loader_strip, outcome_mark
 from tiecheck.render.places import PlacedFinding, local_path, placed_findings
 from tiecheck.render.reports import FORMATS, Style
 from tiecheck.render.text import found_text, summary_text, ties_text
@@ -233,13 +233,15 @@ def test_a_page_stands_by_itself_and_takes_a_thousand_findings() -> None:
 
 def test_the_strip_has_a_cell_for_each_group_and_loader() -> None:
     (target,) = tiecheck.check(MODELS / "bert-untied-bias").targets
-    picture = loader_strip(target)
+    drawn = loader_strip(target)
+    assert drawn is not None
+    picture = drawn.element()
     columns = {(entry.loader, entry.versions) for entry in target.loaders}
     assert picture.count("<rect") == len(columns) * len(target.ties)
     assert "cls.predictions.bias +1: member-random in transformers 5" in picture
     assert "cls.predictions.bias +1: tied in transformers 4.57" in picture
     assert "+1: kept-apart in transformers 5" in picture
-    assert loader_strip(target._replace(loaders=())) == ""
+    assert loader_strip(target._replace(loaders=())) is None
     assert [outcome_mark(word)[1] for word in ("tied", "kept-apart", "crash", "head-random", "unknown")] == [
         "tied",
         "apart",

@@ -104,6 +104,7 @@ def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_li
         kind, kind_from = group.kind, "table"
     names = tuple(sorted({*group.names, *(tie.names if tie else ())}))
     by = tuple(sorted({*group.declared_by, *(claim.by if claim else ())}))
+    compared = group.comparison or group.relation
     return TieEntry(
         names=names,
         names_total=whole.names_total if whole else len(names),
@@ -117,6 +118,7 @@ def _from_group(group: Group, tie: Tie | None, claim: DeclaredTie | None, has_li
         dtype=tensor.dtype if tensor else tie.dtype if tie else None,
         nbytes=tensor.nbytes if tensor else tie.nbytes if tie else None,
         reason=_reason(group, tie, claim),
+        rows_apart=(compared.bands if compared else None) or None,
     )
 
 

@@ -71,7 +71,10 @@ def _placement(config: Config, source: Source, subject: Subject, live: LiveModel
     )
     if not _unsound(placement):
         return placement
+    blocks = subject.model.blocks
+    placement = placement._replace(plans=tuple(plan._replace(blocks=blocks(plan.device_map)) for plan in plans))
     proposal = _proposal(config, subject, placement)
+    proposal = proposal._replace(blocks=blocks(proposal.device_map))
     under = plans[0]._replace(device_map=proposal.device_map)
     fails = any(load.form == "raises" for load in loads_of(source, subject, under).loads)
     return placement if fails else placement._replace(proposal=proposal)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.placement.map_lookup import DeviceMap, by_transformers
+from tiecheck.placement.map_lookup import DeviceMap, by_transformers, key_of
 from tiecheck.records.placement import Device, ModuleTree, Placed, Plan, TreeNode, TreeTensor
 from tiecheck.records.words import TIED, Kind, Unknown
 
@@ -84,6 +84,15 @@ class PlacedModel:
             for where in {device(name) for name in names}:
                 if where is not None:
                     found[where] = found.get(where, 0) + nbytes
+        return found
+
+    def blocks(self, device_map: Mapping[str, Any]) -> dict[str, int]:
+        """Return bytes that each key of a map places: a tensor once under each key that has one of its names."""
+        found = dict.fromkeys(device_map, 0)
+        for names, nbytes in zip(self.tensors, self.tree.sizes, strict=True):
+            for key in {key_of(device_map, name) for name in names}:
+                if key is not None:
+                    found[key] += nbytes
         return found
 
     def spread(

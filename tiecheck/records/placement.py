@@ -118,6 +118,8 @@ class Plan(Record):
     """Plans under other hash seeds; None where nobody asked."""
     remarks: tuple[str, ...] = ()
     """Oddities of a map that somebody gave which stop nobody, in words."""
+    blocks: Mapping[str, int] = {}
+    """Bytes that each key of the map places; empty where nothing is wrong with the plans."""
 
 
 class Proposal(Record):
@@ -132,6 +134,8 @@ class Proposal(Record):
     by a disk which the memory does not name."""
     reason: str | None
     """Reason why none fits, in words that can stand after "none fits: "; or what limits the map that does."""
+    blocks: Mapping[str, int] = {}
+    """Bytes that each key of the map places."""
 
 
 LoadForm = Literal["raises", "overwrites", "untied", "copies"]

@@ -126,6 +126,9 @@ class TieEntry(Record):
     """Bytes of one member."""
     reason: str | None
     """Reason why something about the group is unknown."""
+    rows_apart: str | None = None
+    """Rows of the stored members that differ, a mark for each of at most 64 bands of them: `.` none, `1` to `9` some,
+    by ninths of the largest difference, `?` not measured, a blank not compared; null where none differs or was read."""
 
 
 class AliasEntry(Record):

@@ -198,6 +198,9 @@ class Comparison(Record):
     """`padded`: whether those rows are one and the same value, as padding is."""
     nan: bool = False
     """True where members with the same bytes hold a NaN, which is equal to nothing, itself included."""
+    bands: str = ""
+    """A mark for each band of rows, of at most 64 from the first row to the last: `.` none differs, `1` to `9` some do,
+    the largest difference in ninths of `max_difference`, `?` not measured, a blank not compared. Empty where equal."""
 
     @property
     def alike(self) -> bool:

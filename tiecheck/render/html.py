@@ -7,24 +7,25 @@ from html import escape
 from typing import TextIO
 
 from tiecheck.records.report import Finding, Report, TargetReport
+from tiecheck.render.drawing import COLOURS
 from tiecheck.render.findings import place_text, whom_text
 from tiecheck.render.lines import escaped
-from tiecheck.render.pictures import loader_strip
+from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
 from tiecheck.render.text import summary_text, ties_text
 
-SHEET = """
-:root{color-scheme:light dark;--line:#8884;--lost:#c62828;--tied:#2e7d32;--apart:#1565c0;--unknown:#757575}
-@media(prefers-color-scheme:dark){:root{--lost:#ef7070;--tied:#6fbf73;--apart:#7fb2ee;--unknown:#9e9e9e}}
+SHEET = (
+    COLOURS
+    + """
+:root{--line:#8884}
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 code,pre{font-family:ui-monospace,monospace;font-size:.92em;overflow-wrap:anywhere}pre{overflow-x:auto}
 details{border-top:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer;overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:4rem 1fr;margin:.3rem 0 1rem}dd{margin:0;overflow-wrap:anywhere}
-.fail,.error,.lost{color:var(--lost)}.pass,.tied{color:var(--tied)}.warning,.unknown{color:var(--unknown)}
-.apart{color:var(--apart)}b{display:inline-block;min-width:5rem}.scroll{overflow-x:auto}
-svg text{font:12px ui-monospace,monospace;fill:currentColor}svg g rect{fill:currentColor;opacity:.25}
-dt{opacity:.7}
+.fail,.error{color:var(--lost)}.pass{color:var(--tied)}.warning{color:var(--unknown)}
+b{display:inline-block;min-width:5rem}.scroll{overflow-x:auto}dt{opacity:.7}
 """
+)
 
 LEGEND = (
     '<span class="tied">= tied</span>, <span class="apart">| kept apart</span>, '
@@ -44,11 +45,13 @@ def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG00
 def _target(target: TargetReport, *, opened: bool) -> Iterator[str]:
     model = f" {html_text(target.architecture)}" if target.architecture else ""
     yield f'<details{" open" if opened else ""}><summary><b class="{target.status}">{target.status}</b> '
-    yield f"<code>{html_text(target.target)}</code>{model}, {html_text(ties_text(target))}</summary>\n"
+    ties = f", {html_text(ties_text(target))}" if target.status == "pass" else ""
+    yield f"<code>{html_text(target.target)}</code>{model}{ties}</summary>\n"
     for text in (target.reason, *(error.message for error in target.errors)):
         if text:
             yield f"<p>{html_text(text)}</p>\n"
-    yield f'<div class="scroll">{loader_strip(target)}</div>\n'
+    for picture in target_pictures(target):
+        yield f'<div class="scroll" tabindex="0">{picture.element()}</div>\n'
     for finding in target.findings:
         yield from _finding(finding, target)
     for skip in target.skips:

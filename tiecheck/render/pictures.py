@@ -1,70 +1,20 @@
-"""Pictures of a report, as SVG: which loader version makes what of which tie group."""
+"""All pictures of a target."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Iterator
 
-from tiecheck.records.report import TargetReport, TieEntry
-from tiecheck.records.words import HURTS, Outcome
-from tiecheck.render.lines import escaped
-
-CELL, LEFT, TOP, RIGHT = 26, 300, 128, 96
-"""Sizes of the strip: a cell's side, the room for names, for loaders, and for the end of the last one's."""
-
-ROWS = 40
-"""Tie groups that are drawn."""
+from tiecheck.records.report import TargetReport
+from tiecheck.render.device_lanes import device_lanes
+from tiecheck.render.drawing import Picture
+from tiecheck.render.loader_strip import loader_strip
+from tiecheck.render.row_barcode import row_barcode
+from tiecheck.render.tie_tree import tie_tree
 
 
-def outcome_mark(outcome: Outcome) -> tuple[str, str]:
-    """Return a letter and a class of the style sheet for an outcome, so that colour alone tells nothing."""
-    if outcome in HURTS:
-        return ("X" if outcome == "crash" else "!", "lost")
-    return {"tied": ("=", "tied"), "kept-apart": ("|", "apart")}.get(outcome, ("?", "unknown"))
-
-
-def loader_strip(target: TargetReport) -> str:
-    """Draw the tie groups of a target against the loaders; empty where no loader is known."""
-    columns = list(dict.fromkeys((entry.loader, entry.versions) for entry in target.loaders))
-    if not columns or not target.ties:
-        return ""
-    rows = target.ties[:ROWS]
-    width, height = LEFT + CELL * len(columns) + RIGHT, TOP + CELL * len(rows) + 4
-    parts = [
-        f'<svg class="strip" role="img" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
-        f"<title>{_clean(target.target)}: tie groups and loaders</title>",
-    ]
-    for i, (loader, versions) in enumerate(columns):
-        x = LEFT + CELL * i + CELL // 2
-        title = _clean(f"{loader} {versions}")
-        parts.append(f'<text transform="translate({x + 4},{TOP - 6}) rotate(-55)">{title}</text>')
-    for row, tie in enumerate(rows):
-        y = TOP + CELL * row
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 17}" text-anchor="end">{_clean(_short(tie))}</text>')
-        for i, column in enumerate(columns):
-            parts.append(_cell(target, tie, column, LEFT + CELL * i, y))
-    return "".join([*parts, "</svg>"])
-
-
-def _cell(target: TargetReport, tie: TieEntry, column: tuple[str, str], x: int, y: int) -> str:
-    found = [
-        entry
-        for entry in target.loaders
-        if (entry.loader, entry.versions) == column and set(entry.names) & set(tie.names)
-    ]
-    outcome: Outcome = found[0].outcome if found else "unknown"
-    mark, style = outcome_mark(outcome)
-    return (
-        f'<g class="{style}"><title>{_clean(f"{_short(tie)}: {outcome} in {column[0]} {column[1]}")}</title>'
-        f'<rect x="{x + 1}" y="{y + 1}" width="{CELL - 2}" height="{CELL - 2}" rx="3"/>'
-        f'<text x="{x + CELL // 2}" y="{y + 17}" text-anchor="middle">{mark}</text></g>'
-    )
-
-
-def _short(tie: TieEntry) -> str:
-    name = tie.names[0] if len(tie.names[0]) <= 34 else f"...{tie.names[0][-31:]}"
-    more = "" if tie.names_total is None else f" +{tie.names_total - 1}"
-    return f"{name}{more}"
-
-
-def _clean(text: str) -> str:
-    return escape(escaped(text))
+def target_pictures(target: TargetReport) -> Iterator[Picture]:
+    """Yield the loader strip, a barcode for each group whose rows differ, the tied modules, and the device maps."""
+    drawn = [loader_strip(target), *map(row_barcode, target.ties), tie_tree(target)]
+    if target.placement is not None:
+        drawn.append(device_lanes(target.placement))
+    yield from (picture for picture in drawn if picture is not None)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = {
     name: f"tiecheck.render.{name}"
-    for name in ("text", "concise", "json", "jsonl", "sarif", "github", "gitlab", "junit", "markdown", "html")
+    for name in ("text", "concise", "json", "jsonl", "sarif", "github", "gitlab", "junit", "markdown", "html", "svg")
 }
 """Format -> the module whose `render(report, style, stream)` writes it."""
 

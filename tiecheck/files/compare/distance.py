@@ -11,7 +11,10 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from operator import sub
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tiecheck.files.compare.bands import RowBands
 
 FEW = 32 * 1024
 """Bytes of a member that are measured without numpy."""
@@ -52,9 +55,11 @@ class Distance(NamedTuple):
 class DistanceMeter:
     """Measures the rows that differ, of members that come block by block, against the first member."""
 
-    def __init__(self, dtype: str, *, exact: bool, thorough: bool) -> None:
+    def __init__(self, dtype: str, bands: RowBands, *, exact: bool, thorough: bool) -> None:
         """Begin; `exact` measures all, however long it takes, and `thorough` says that numpy is worth its import."""
         self._dtype = dtype
+        self._bands = bands
+        self._place = (0, 1)
         self._decode = number_decoder(dtype)
         self._few = FEW
         self._bytes = sys.maxsize if exact else MEASURED
@@ -69,16 +74,24 @@ class DistanceMeter:
         """The distance that was measured so far."""
         return Distance(self._largest, self._rows, self._nonfinite)
 
-    def take(self, blocks: Sequence[bytes], differing: Iterable[slice], *, whole: bool) -> None:
-        """Measure where some blocks differ, one of each member; `whole` says that these slices are whole rows."""
+    def take(self, blocks: Sequence[bytes], differing: Iterable[slice], place: tuple[int, int], *, whole: bool) -> None:
+        """Measure where some blocks differ, one of each member.
+
+        Args:
+            blocks: The bytes of each member.
+            differing: Where the rows that differ lie.
+            place: The first row of the blocks, and the bytes of a row.
+            whole: Whether those are whole rows.
+        """
         late: list[slice] = []
+        self._place = place
         for row in differing:
             if self._decode is None:
                 continue
             if row.stop - row.start <= self._few:
                 self._few -= row.stop - row.start
                 for block in blocks[1:]:
-                    self._note(*_apart(self._decode(blocks[0][row]), self._decode(block[row])))
+                    self._note(row, *_apart(self._decode(blocks[0][row]), self._decode(block[row])))
                 self._rows += whole
             else:
                 late.append(row)
@@ -97,12 +110,14 @@ class DistanceMeter:
         self._bytes -= span.stop - span.start
         for block in blocks[1:]:
             if numpy is not None:
-                self._note(*_apart_by_numpy(numpy, self._dtype, blocks[0][span], block[span]))
+                self._note(span, *_apart_by_numpy(numpy, self._dtype, blocks[0][span], block[span]))
             elif decode is not None:
-                self._note(*_apart(decode(blocks[0][span]), decode(block[span])))
+                self._note(span, *_apart(decode(blocks[0][span]), decode(block[span])))
         self._rows += len(late) if whole else 0
 
-    def _note(self, largest: float | None, nonfinite: bool) -> None:
+    def _note(self, span: slice, largest: float | None, nonfinite: bool) -> None:
+        row, width = self._place
+        self._bands.measure(row + span.start // width, row + (span.stop - 1) // width, largest)
         if largest is not None:
             self._largest = largest if self._largest is None else max(self._largest, largest)
         self._nonfinite = self._nonfinite or nonfinite

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from tiecheck.files.compare.bands import RowBands
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
 from tiecheck.files.limits import COMPARED, account, byte_question
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
@@ -69,8 +70,9 @@ def tensor_pieces(nbytes: int, width: int, ahead: Callable[[int], int] = int) ->
 class RowTally:
     """Counts the rows in which some member differs from the first one."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bands: RowBands) -> None:
         self.width = width
+        self.bands = bands
         self.differ = 0
         self.first: int | None = None
         self.last: int | None = None
@@ -110,10 +112,12 @@ class RowTally:
             first_row=self.first,
             last_row=self.last,
             rows_measured=measured,
+            bands=self.bands.marks(found.rows if self.stopped is None else self.stopped),
         )
 
     def _add(self, row: int) -> None:
         self.differ += 1
+        self.bands.add(row)
         self.first = row if self.first is None else self.first
         self.last = row
 
@@ -187,7 +191,7 @@ def compare_spans(
     by_rows = rows > 0 and nbytes % rows == 0
     width = max(1, nbytes // rows if by_rows else nbytes)
     constant = Constancy(nbytes, shape)
-    tally = RowTally(width)
+    tally = RowTally(width, RowBands(max(1, rows)))
     gauge = None
     nan = False
     for piece in tensor_pieces(nbytes, width, _past_holes(spans, constant)):
@@ -200,8 +204,8 @@ def compare_spans(
             if gauge is None:
                 from tiecheck.files.compare.distance import DistanceMeter
 
-                gauge = DistanceMeter(dtype, exact=exact, thorough=exact or not everywhere)
-            gauge.take(blocks, tally.take(piece, blocks), whole=piece.nbytes == piece.rows * width)
+                gauge = DistanceMeter(dtype, tally.bands, exact=exact, thorough=exact or not everywhere)
+            gauge.take(blocks, tally.take(piece, blocks), (piece.row, width), whole=piece.nbytes == piece.rows * width)
         elif tally.first is None:
             constant.take(blocks[0], piece.offset)
             nan = nan or (len(blocks) > 1 and _holds_nan(blocks[0], dtype))
