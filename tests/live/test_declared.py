@@ -16,6 +16,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -369,3 +371,24 @@ def test_half_on_meta_is_separate():
     kind, reason = kind_of(torch.ones(2), torch.ones(2, device="meta"))
     assert kind == "separate"
     assert reason.startswith("on meta")
+
+
+@pytest.mark.parametrize("operation", ["int8", "plain", "normed"])
+def test_a_member_that_is_no_parameter_any_more_is_the_reason_and_not_the_librarys_list_of_names(
+    operation: str,
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = RobertaForMaskedLM(RobertaConfig(**sizes, vocab_size=32))
+    decoder = model.lm_head.decoder
+    if operation == "int8":
+        model.lm_head.decoder = nn.Module()
+    elif operation == "plain":
+        value = decoder._parameters.pop("weight").detach()
+        decoder.weight = value
+    else:
+        nn.utils.parametrizations.weight_norm(decoder)
+    with pytest.raises(ValueError, match="tie_weights_keys"):
+        model.tie_weights()
+    (said,) = collect_live(model, origin="given").reasons
+    assert said.endswith("RobertaForMaskedLM.tie_weights() raises a ValueError over it")
+    assert "`lm_head.decoder.weight`" in said

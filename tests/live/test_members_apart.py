@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from torch.nn.utils import prune
 
 from tiecheck.live.derived_weights import effects_of
-from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of
+from tiecheck.live.mismatches import freezes_of, logits_misfits, misfits_of, parted_biases, unloaded_ties
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.ties import ties_of
+from tiecheck.records.live import Candidate
 
 
 def model() -> nn.ModuleDict:
@@ -56,3 +59,27 @@ def test_the_logits_bias_of_a_model_is_held_against_its_head() -> None:
     assert logits_misfits([("", Bart(8))]) == ()
     (misfit,) = logits_misfits([("m.", Bart(6))])
     assert misfit[:2] == ("m.final_logits_bias", "m.head.weight")
+
+
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("lengths", [(8, 8), (8, 5), (5, 8)])
+def test_biases_of_one_class_have_one_length_whatever_the_flag_says(flag: bool, lengths: tuple[int, int]) -> None:
+    made = nn.ModuleDict({one: nn.Linear(4, n) for one, n in zip("ab", lengths, strict=True)})
+    group = Candidate(("a.bias", "b.bias"), "b.bias", (), flag=flag)
+    weights = Candidate(("a.weight", "b.weight"), "b.weight", (), flag=flag)
+    found = [(one.size, one.rows) for one in parted_biases(made, (group, weights))]
+    assert found == ([(5, 8)] if not flag and len(set(lengths)) > 1 else [])
+
+
+def test_a_tie_on_meta_is_told_where_the_rest_has_data_and_no_hook_holds_it() -> None:
+    with torch.device("meta"):
+        whole = model()
+    assert unloaded_ties(places(whole)) == () == unloaded_ties(places(model()))
+    whole.add_module("norm", nn.LayerNorm(4))
+    (reason,) = unloaded_ties(places(whole))
+    assert reason.startswith("emb.weight, head.weight: one tensor on the meta device")
+    alias = model()
+    alias["head"] = alias["emb"]
+    offloaded = nn.Sequential(cpu_offload(alias), nn.LayerNorm(4))
+    assert places(offloaded).objects[0].is_meta
+    assert unloaded_ties(places(offloaded)) == ()

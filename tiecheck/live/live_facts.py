@@ -16,7 +16,14 @@ from tiecheck.config.options import Config
 from tiecheck.errors import UsageError
 from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.group_kind import empty_members, find_declared_ties
-from tiecheck.live.mismatches import equal_heads, freezes_of, logits_misfits, misfits_of
+from tiecheck.live.mismatches import (
+    equal_heads,
+    freezes_of,
+    logits_misfits,
+    misfits_of,
+    parted_biases,
+    unloaded_ties,
+)
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
@@ -86,12 +93,12 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             ),
             flag=said.flag,
             library=said.library,
-            reasons=said.reasons,
+            reasons=(*said.reasons, *unloaded_ties(places)),
             wrappers=user.wrappers,
             problems=(*said.problems, *saving.keys, *_unkept(declared, contract)),
             heads=heads_of(said.models, places),
             effects=effects,
-            misfits=(*misfits_of(places), *logits_misfits(models)),
+            misfits=(*misfits_of(places), *logits_misfits(models), *parted_biases(module, said.candidates)),
             freezes=freezes,
             unsaved=saving.problems,
             equal=equal_heads(places),

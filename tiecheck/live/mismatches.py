@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.live import torch_adapter
+from tiecheck.live.member_lookup import held_by_hook, look_up
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.rewritten_keys import weight_of
-from tiecheck.records.live import Freeze, Misfit
+from tiecheck.records.live import Candidate, Freeze, Misfit
 
 _dtype = attrgetter("dtype")
 _requires_grad = attrgetter("requires_grad")
@@ -60,6 +61,37 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
                 path = next((n for n, p in model.named_parameters() if p is weight), "the head")
                 found.append(Misfit(f"{prefix}{LOGITS_BIAS}", prefix + path, rows, size))
     return tuple(found)
+
+
+def parted_biases(module: nn.Module, candidates: Sequence[Candidate]) -> tuple[Misfit, ...]:
+    """Return biases of different lengths that their class ties unless its flag is false: it builds one length."""
+    found = []
+    for names in (candidate.names for candidate in candidates if candidate.flag is False):
+        held = [(name, look_up(module, name).tensor) for name in names]
+        sizes = {name: t.numel() for name, t in held if t is not None and not is_lazy(t) and t.dim() == 1}
+        longest = max(sizes, key=sizes.__getitem__, default="")
+        found += [Misfit(n, longest, sizes[longest], size) for n, size in sizes.items() if size < sizes[longest]]
+    return tuple(found)
+
+
+def unloaded_ties(places: Registrations) -> tuple[str, ...]:
+    """Return what to say of tied parameters on meta, which no hook of accelerate holds, in a module that has data."""
+    empty = [first for first in places.repeats if places.objects[first].is_meta and not _hooked(places, first)]
+    if not empty or all(tensor.is_meta for tensor in places.tensors()):
+        return ()
+    names = (places.names_of(places.objects[first]) for first in empty)
+    return tuple(
+        f"{', '.join(group)}: one tensor on the meta device, without values, in a model that has data. Either no load "
+        "has filled it, or something that tiecheck does not know holds its values"
+        for group in names
+    )
+
+
+def _hooked(places: Registrations, first: int) -> bool:
+    modules = (
+        (places.graph.modules[places.owners[place]], places.attributes[place]) for place in places.places_of(first)
+    )
+    return any(held_by_hook(*module) for module in modules)
 
 
 def equal_heads(places: Registrations) -> tuple[tuple[str, str], ...]:

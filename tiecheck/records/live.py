@@ -190,14 +190,14 @@ class Effect(Record):
 
 
 class Misfit(Record):
-    """A bias that does not fit the tied weight beside it."""
+    """A bias that does not fit the tied weight beside it, or another bias that its class means as the same one."""
 
     bias: str
     """The bias, or buffer, added to the logits."""
     weight: str
-    """The tied weight."""
+    """The tied weight, or the other bias."""
     rows: int
-    """Rows of the weight."""
+    """Rows of the weight, elements of the other bias."""
     size: int
     """Elements of the bias."""
 
@@ -249,7 +249,7 @@ class LiveClass(Record):
     wrappers: tuple[str, ...] = ()
     """Wrappers of the model or parts of it, from the outside in."""
     reasons: tuple[str, ...] = ()
-    """Reasons why a declaration could not be read."""
+    """Reasons why a declaration, or what a tie holds, could not be told."""
     twice: tuple[tuple[str, ...], ...] = ()
     """Names of each tensor that a traced pass looks up and multiplies with; empty where none was traced."""
 
@@ -274,7 +274,7 @@ class LiveModel(Record):
     library: str | None
     """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
     reasons: tuple[str, ...]
-    """Reasons why a declaration could not be read, where there is one (a 4.x list, a pattern that fits nothing)."""
+    """Reasons why a declaration could not be read (a 4.x list, a pattern that fits nothing), or a tie's values."""
     wrappers: tuple[str, ...] = ()
     """Wrappers of the model or parts of it, from the outside in: `torch.compile`, `PEFT`."""
     problems: tuple[KeyProblem, ...] = ()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from live_failures import bart, bert, found, said, small_llama
 from torch import nn
 from transformers import (
     LlamaForCausalLM,
 )
 
+import tiecheck
 from tiecheck.rules.live.groups import HalfTiedGroup, StaleTie, TiedBiasOutOfStep
 
 
@@ -75,6 +78,44 @@ def test_a_tied_head_whose_bias_has_the_old_length() -> None:
     with pytest.raises(RuntimeError, match="must match"):
         model["head"](torch.zeros(2, 16))
     assert found(model) == {TiedBiasOutOfStep.code: "error"}
+
+
+LABELLED = [
+    "BertForMaskedLM",
+    "RobertaForMaskedLM",
+    "CamembertForMaskedLM",
+    "ElectraForMaskedLM",
+    "LayoutLMForMaskedLM",
+]
+LABELLED += ["MegatronBertForMaskedLM", "Data2VecTextForMaskedLM", "XLMRobertaForMaskedLM", "ErnieForMaskedLM"]
+"""Classes that declare two biases of their head as one."""
+
+
+def loads_again(model: Any, where: Path) -> bool:
+    model.save_pretrained(where)
+    try:
+        type(model).from_pretrained(where)
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["Data2VecTextForMaskedLM", *random.Random(1212).sample(LABELLED, 3)])
+def test_under_a_false_flag_one_of_two_biases_may_not_be_resized(name: str, tmp_path: Path) -> None:
+    cls = getattr(transformers, name)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = cls(cls.config_class(**sizes, vocab_size=32, tie_word_embeddings=False))
+    target = next(target for target in model._tied_weights_keys if target.endswith("bias"))
+    model.get_submodule(target.rpartition(".")[0]).bias = nn.Parameter(torch.zeros(32))
+    assert TiedBiasOutOfStep.code not in found(model)
+    model.resize_token_embeddings(40, mean_resizing=False)
+    sound = loads_again(model, tmp_path)
+    assert (TiedBiasOutOfStep.code in found(model)) is not sound
+    for finding in tiecheck.check(model).targets[0].findings:
+        if finding.code == TiedBiasOutOfStep.code:
+            exec(finding.edits[0].steps[0].code, {"model": model})
+    assert TiedBiasOutOfStep.code not in found(model)
+    assert loads_again(model, tmp_path)
 
 
 def test_the_logits_bias_of_a_bart_that_was_grown_by_hand() -> None:

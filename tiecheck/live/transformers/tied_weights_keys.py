@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -107,8 +108,16 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         declared, possible, reason = _expand(model, version)
         return Keys(_members(declared, names), _members(possible, names), tuple(problems), reason)
     except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
-        what = f"{type(model).__name__}: {type(error).__name__}: {error}"
+        what = _gone(model, keys, error) or f"{type(model).__name__}: {type(error).__name__}: {error}"
         return Keys({}, {}, tuple(problems), what if len(what) <= REASON else f"{what[:REASON]}...")
+
+
+def _gone(model: nn.Module, keys: Any, error: Exception) -> str | None:
+    """Return which declared members are no parameters any more, which is why 5.23 cannot expand the declaration."""
+    whole = PLAIN.fullmatch if "tie_weights_keys" in str(error) else None
+    words = sorted({word for word in chain(keys, keys.values()) if whole and whole(word) and "." in word})
+    why = [member.why for member in (look_up(model, word) for word in words) if member.why and member.owner is not None]
+    return f"{'; '.join(why)}: {type(model).__name__}.tie_weights() raises a ValueError over it" if why else None
 
 
 def class_problems(model_class: Any) -> tuple[KeyProblem, ...]:

@@ -164,7 +164,8 @@ class TiedBiasOutOfStep(Rule):
 
     ## What it does
     Finds a bias that the class declares tied beside a tied weight (BERT's `decoder.bias` and `predictions.bias`) and
-    that is a second object, and a bias whose length is not the number of rows of the tied weight beside it.
+    that is a second object, a bias whose length is not the number of rows of the tied weight beside it, and under a
+    false flag two such biases of different lengths.
 
     ## Why it is bad
     After a resize the weight has more rows than the bias, and the forward pass fails on the sizes; or the two biases
@@ -208,8 +209,7 @@ class TiedBiasOutOfStep(Rule):
                 )
         for misfit in bias_misfits:
             yield Draft(
-                f"{misfit.bias} has {misfit.size:,} elements, and {misfit.weight}, which is tied, has {misfit.rows:,} "
-                "rows: adding the one to the other's output fails.",
+                f"{misfit.bias} has {misfit.size:,} elements, and {_other_side(misfit)}",
                 (misfit.bias, misfit.weight),
                 (class_place(live_class.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
                 "New rows get a bias of zero.",
@@ -226,10 +226,19 @@ class TiedBiasOutOfStep(Rule):
         yield Case("a second bias", live_facts(declared=(weight, second)), finds=("error",))
         short = Misfit("lm_head.bias", "lm_head.weight", 160, 128)
         yield Case("a bias that was not resized", live_facts(misfits=(short,)), finds=("error",))
+        other = Misfit("lm_head.bias", "lm_head.decoder.bias", 160, 128)
+        yield Case("one of two biases was not resized", live_facts(ties=(), misfits=(other,)), finds=("error",))
         whole = declared_tie("parameter", parts=(("cls.bias", "cls.decoder.bias"),), shapes=((128,),), devices=("cpu",))
         yield Case("tied with the weight", live_facts(declared=(weight, whole)))
         yield Case("a bias apart without a tied weight", live_facts(ties=(), declared=(second,)))
         yield Case("a head without a bias", live_facts())
+
+
+def _other_side(misfit: Misfit) -> str:
+    """Return what stands against a bias, and what comes of it."""
+    if misfit.weight.rpartition(".")[2] == "bias":
+        return f"{misfit.weight} has {misfit.rows:,}: the class builds one length, so that no load takes both."
+    return f"{misfit.weight}, which is tied, has {misfit.rows:,} rows: adding the one to the other's output fails."
 
 
 def _fitted(mending: Mending, misfit: Misfit) -> Edit:
