@@ -56,8 +56,8 @@ def _look_at_the_time(_number: int, frame: FrameType | None) -> None:
             return
         frame = frame.f_back
     limits = sys.modules.get("tiecheck.files.limits")
-    if limits is not None and hasattr(limits, "account"):  # else nothing is read yet
-        limits.account().check_time()
+    if limits is not None and hasattr(limits, "target_account"):  # else nothing is read yet
+        limits.target_account().check_time()
 
 
 def _hold_descriptors() -> None:

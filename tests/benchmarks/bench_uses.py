@@ -29,9 +29,9 @@ from zoo import animal, own
 
 from tiecheck.live.registrations import Registrations
 from tiecheck.records.uses import Uses, names_not_taken
-from tiecheck.tables.generate.build import build
-from tiecheck.tables.generate.classes import resolve
-from tiecheck.tables.generate.configs import filled, shrink, silent_dict
+from tiecheck.tables.generate.build import build_on_meta
+from tiecheck.tables.generate.classes import resolve_classes
+from tiecheck.tables.generate.configs import filled_from_default, shrink_layers, silent_dict
 from tiecheck.trace.forward import left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs
 from tiecheck.trace.uses import trace_uses
@@ -96,14 +96,14 @@ def traced(candidate: ClassCandidate) -> Row:
 
 def built(candidate: ClassCandidate) -> Any:
     """Return a class on meta, of its own size but for fewer layers; small where it does not take that."""
-    model_class, config_class = resolve(candidate)
+    model_class, config_class = resolve_classes(candidate)
     config = config_class()
     full = silent_dict(config)
-    for data in (full, filled(full, config)):
+    for data in (full, filled_from_default(full, config)):
         with contextlib.suppress(Exception):
-            return build(model_class, config_class, shrink(data, config, 2)).eval()
+            return build_on_meta(model_class, config_class, shrink_layers(data, config, 2)).eval()
     one = animal(candidate)
-    return build(one.model_class, one.config_class, one.data).eval()
+    return build_on_meta(one.model_class, one.config_class, one.data).eval()
 
 
 def told(module: Any, found: Uses) -> Row:

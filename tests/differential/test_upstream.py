@@ -23,7 +23,7 @@ from zoo import Animal, animal, by_name
 
 import tiecheck
 from tiecheck.records.report import TargetReport
-from tiecheck.tables.generate.configs import flagged
+from tiecheck.tables.generate.configs import with_flags
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -229,7 +229,7 @@ NESTED = [
 
 def with_text_flag(one: Animal) -> Any:
     """A model of a config that says True in its text config alone, through the config's own constructor."""
-    config = one.config_class.from_dict(flagged(one.data, {("text_config",): True}))
+    config = one.config_class.from_dict(with_flags(one.data, {("text_config",): True}))
     torch.manual_seed(0)
     return one.model_class(config)
 

@@ -17,7 +17,7 @@ from zoo_truth import changed, untouched
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.classes import load_config_class
 from tiecheck.tables.generate.configs import silent_dict
-from tiecheck.tables.generate.head_scale import tiny
+from tiecheck.tables.generate.head_scale import tiny_config
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -94,7 +94,7 @@ def test_composites_are_judged_by_what_they_hold_or_not_at_all(
 ) -> None:
     one = animal(by_name(name))
     config = load_config_class(model_type)()
-    one.data[key] = tiny(silent_dict(config), config, 64, 4) | {"model_type": model_type}
+    one.data[key] = tiny_config(silent_dict(config), config, 64, 4) | {"model_type": model_type}
     if key == "decoder":
         one.data[key] |= {"is_decoder": True, "add_cross_attention": True}
     assert list(untouched(one, one.model(), tmp_path / "untouched")) == []

@@ -17,7 +17,7 @@ from tiecheck.facts.opening import facts_of, module_facts
 from tiecheck.live.live_facts import contract_of
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import PAIR as LLAMA
-from tiecheck.rules.cases import live_llama, traced, use_of
+from tiecheck.rules.cases import live_llama, traced_pass, use_of
 from tiecheck.targets.parse import parse_target
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -99,5 +99,5 @@ def test_parts_of_a_live_model_are_handed_on_and_two_uses_of_one_tensor_are_told
     assert (live_ties(model), heads(model)) == (model.ties, model.heads)
     assert live_class(model, None).class_name == model.class_name
     looked_up, multiplied = use_of(*LLAMA), use_of(*LLAMA, role="linear")
-    assert live_class(model, traced(looked_up, multiplied)).twice == (LLAMA,)
-    assert live_class(model, traced(multiplied)).twice == live_class(model, None).twice == ()
+    assert live_class(model, traced_pass(looked_up, multiplied)).twice == (LLAMA,)
+    assert live_class(model, traced_pass(multiplied)).twice == live_class(model, None).twice == ()

@@ -23,7 +23,7 @@ from zoo import animal, by_name, own
 
 from tiecheck.live.rehearsal import Rehearser, rehearse, shadow_directory, write_shadow
 from tiecheck.records.rehearsal import Rehearsal
-from tiecheck.tables.generate.classes import candidates
+from tiecheck.tables.generate.classes import class_candidates
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -86,7 +86,7 @@ def test_a_drawn_directory_is_rehearsed_as_it_loads(tmp_path: Path, name: str) -
 def drawn_classes(seed: int, count: int) -> list[Any]:
     """Some classes of the library that can be had small."""
     rng, found = random.Random(seed), []
-    some = list(candidates())
+    some = list(class_candidates())
     rng.shuffle(some)
     for candidate in some:
         try:

@@ -9,7 +9,15 @@ from pathlib import Path
 import engine_sections
 import pytest
 
-from tiecheck.tables.generate.engines import ORDER, PATH, read, render, section, sections, write_engine_table
+from tiecheck.tables.generate.engines import (
+    ORDER,
+    PATH,
+    read_engine,
+    render,
+    section_text,
+    split_sections,
+    write_engine_table,
+)
 from tiecheck.tables.generate.engines_gguf import gguf_facts
 from tiecheck.tables.generate.engines_mergekit import mergekit_facts
 from tiecheck.tables.generate.engines_mlx import mlx_facts
@@ -107,7 +115,10 @@ def test_vllm_classes_are_those_of_the_registry(tmp_path: Path) -> None:
 
 
 def test_vllm_patterns(tmp_path: Path) -> None:
-    old, new = read("vllm", vllm_tree(tmp_path / "old", False)), read("vllm", vllm_tree(tmp_path / "new", True))
+    old, new = (
+        read_engine("vllm", vllm_tree(tmp_path / "old", False)),
+        read_engine("vllm", vllm_tree(tmp_path / "new", True)),
+    )
     assert old["TiedForCausalLM"] == old["ChildForCausalLM"] == "flag||-|skip|"
     assert old["NestedForCausalLM"] == "flag|text_config|1|load|"
     assert new["NestedForCausalLM"] == "flag|text_config|1|alias|"
@@ -117,7 +128,7 @@ def test_vllm_patterns(tmp_path: Path) -> None:
 
 
 def test_patterns_that_are_not_known_stay_unknown_with_the_reason(tmp_path: Path) -> None:
-    found = read("vllm", vllm_tree(tmp_path, True))
+    found = read_engine("vllm", vllm_tree(tmp_path, True))
     assert found["OddForCausalLM"].startswith("unknown:the tie stands under config.tie_word_embeddings or surprise()")
     assert found["LateForCausalLM"].startswith("unknown:a head of its own, yet the class mentions")
 
@@ -161,7 +172,7 @@ def test_sglang_loops(tmp_path: Path, first: str, guard: str, head: str) -> None
     models = tmp_path / "sglang/srt/models"
     models.mkdir(parents=True)
     (models / "mine.py").write_text(SGLANG.format(name="MineForCausalLM", first=first, guard=guard))
-    assert read("sglang", tmp_path)["MineForCausalLM"].startswith(f"flag||-|{head}")
+    assert read_engine("sglang", tmp_path)["MineForCausalLM"].startswith(f"flag||-|{head}")
 
 
 MLX = """
@@ -191,7 +202,7 @@ def test_mlx_lm_models(tmp_path: Path) -> None:
     (models / "three.py").write_text(MLX.format(default=" = chosen()", body="pass"))
     (models / "four.py").write_text(MLX.format(default=" = False", body=f"if odd(): {pop}"))
     assert mlx_facts(tmp_path)["one"].default == "1"
-    found = read("mlx-lm", tmp_path)
+    found = read_engine("mlx-lm", tmp_path)
     assert found["one"] == found["other"] == "flag||1|skip|"
     assert found["two"] == "flag||-|refuse|"
     assert found["three"].startswith("unknown:ModelArgs has no such flag")
@@ -263,19 +274,19 @@ def test_llama_cpp_converter_and_loader(tmp_path: Path) -> None:
     facts, names, own = gguf_facts(gguf_tree(tmp_path))
     assert own == {"falls": "fallback", "needs": "required", "never": "embedding"}
     assert (facts["FallsForCausalLM"], names["OUTPUT"]) == (("fallback", "keep"), ("lm_head",))
-    found = read("llama.cpp", tmp_path)
+    found = read_engine("llama.cpp", tmp_path)
     assert found["FallsForCausalLM"] == "fallback|keep"
     assert found["NeedsForCausalLM"] == "required|flag"
     assert found["NeverForCausalLM"] == "embedding|unmapped"
     assert found["OddForCausalLM"].startswith("unknown:the converter names the head in a way that was not recognised")
     assert found["=OUTPUT"] == "lm_head"
     (tmp_path / "src/models/falls.cpp").write_text("void llama_model_falls::load_arch_tensors(int) {\n    x();\n}\n")
-    found = read("llama.cpp", tmp_path)
+    found = read_engine("llama.cpp", tmp_path)
     assert found["FallsForCausalLM"].startswith("unknown:the loader reads the head in a way")
     assert (found["gguf:falls"], found["gguf:needs"]) == ("none", "required")
     with (tmp_path / "src/models/falls.cpp").open("a") as graph:
         graph.write("cur = build_lora_mm(model.tok_embd, cur);")
-    assert read("llama.cpp", tmp_path)["gguf:falls"].startswith("unknown:")
+    assert read_engine("llama.cpp", tmp_path)["gguf:falls"].startswith("unknown:")
 
 
 def test_mergekit_definitions(tmp_path: Path) -> None:
@@ -288,7 +299,7 @@ def test_mergekit_definitions(tmp_path: Path) -> None:
     (folder / "a.json").write_text(json.dumps({"architectures": ["A"], "pre_weights": weights}))
     (folder / "b.json").write_text(json.dumps({"architectures": ["B"], "modules": {}}))
     assert (
-        read("mergekit", tmp_path)
+        read_engine("mergekit", tmp_path)
         == mergekit_facts(tmp_path)
         == {
             "A": "e.weight h.weight?=e.weight",
@@ -299,20 +310,20 @@ def test_mergekit_definitions(tmp_path: Path) -> None:
 
 def test_the_table_is_its_sections_and_stays_small() -> None:
     text = PATH.read_text(encoding="utf-8")
-    held = sections(text)
+    held = split_sections(text)
     assert render(held) == text
     assert [engine for engine, _ in held] == sorted((engine for engine, _ in held), key=ORDER.index)
     assert len(text) < 64_000
     for engine, version in held:
         lines = engine_sections.section(engine, version)
-        assert section(engine, version, lines) == held[engine, version]
+        assert section_text(engine, version, lines) == held[engine, version]
 
 
 SOURCES = os.environ.get("TIECHECK_ENGINE_SOURCES")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", sorted(sections(PATH.read_text(encoding="utf-8"))), ids="-".join)
+@pytest.mark.parametrize("key", sorted(split_sections(PATH.read_text(encoding="utf-8"))), ids="-".join)
 def test_the_table_is_what_the_sources_say(key: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     if SOURCES is None:  # some hundred megabytes of foreign source, which nothing else needs
         pytest.skip("TIECHECK_ENGINE_SOURCES names no folder of unpacked sources (ENGINE-VERSION)")

@@ -15,7 +15,7 @@ from zoo import Animal, animal, tied_model
 
 import tiecheck
 from tiecheck.records.report import TargetReport
-from tiecheck.tables.generate.configs import at, owners
+from tiecheck.tables.generate.configs import config_objects, dict_at_level
 
 LONGEST = 300
 """Characters of an exception that a row keeps."""
@@ -114,10 +114,10 @@ def squared(one: Animal, model: Any) -> Any:
         return None
     config = one.config_class.from_dict(copy.deepcopy(one.data))
     data = copy.deepcopy(one.data)
-    for level, owner in owners(config):
+    for level, owner in config_objects(config):
         for name, value in owner.to_dict().items():
             if name.endswith("vocab_size") and type(value) is int:
-                at(data, level)[name] = int(weight.shape[1])
+                dict_at_level(data, level)[name] = int(weight.shape[1])
     try:
         square = tied_model(one._replace(data=data))
         shape = _input_weight(square).shape

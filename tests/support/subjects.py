@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from tiecheck.tables.generate.build import build
-from tiecheck.tables.generate.classes import ClassCandidate, auto_mappings, resolve, unmapped
-from tiecheck.tables.generate.configs import default_config, filled, flagged, levels, silent_dict
+from tiecheck.tables.generate.build import build_on_meta
+from tiecheck.tables.generate.classes import ClassCandidate, auto_mappings, resolve_classes, unmapped_classes
+from tiecheck.tables.generate.configs import config_levels, default_config, filled_from_default, silent_dict, with_flags
 
 VARIANTS = ("default", "true", "false")
 """The config as the class makes it, and the flag forced to one value at every level."""
@@ -46,7 +46,9 @@ class Truth(NamedTuple):
 def every() -> list[ClassCandidate]:
     """The pairs of the auto classes, sorted, and after them the public classes that none of these has."""
     pairs = sorted({ClassCandidate(class_name, model_type, "") for model_type, class_name in auto_mappings()})
-    return pairs + [ClassCandidate(c, m, module) for m, c, module in unmapped({pair.class_name for pair in pairs})]
+    return pairs + [
+        ClassCandidate(c, m, module) for m, c, module in unmapped_classes({pair.class_name for pair in pairs})
+    ]
 
 
 def make(candidate: ClassCandidate, variant: str) -> Any:
@@ -55,21 +57,27 @@ def make(candidate: ClassCandidate, variant: str) -> Any:
     Raises:
         Exception: What the class raises, where its default config cannot build it even with open values filled in.
     """
-    model_class, config_class = resolve(candidate)
+    model_class, config_class = resolve_classes(candidate)
     config = default_config(config_class)
     try:
         if variant == "default":
             return _on_meta(model_class, copy.deepcopy(config))
-        return build(model_class, config_class, _forced(silent_dict(config), config, variant))
+        return build_on_meta(model_class, config_class, _forced(silent_dict(config), config, variant))
     except Exception as error:
         with contextlib.suppress(Exception):
-            return build(model_class, config_class, _forced(filled(silent_dict(config), config), config, variant))
+            return build_on_meta(
+                model_class, config_class, _forced(filled_from_default(silent_dict(config), config), config, variant)
+            )
         raise error from None
 
 
 def _forced(data: dict[str, Any], config: Any, variant: str) -> dict[str, Any]:
     """A config dict with the flag of a variant at every level."""
-    return data if variant == "default" else flagged(data, dict.fromkeys(((), *levels(config)), variant == "true"))
+    return (
+        data
+        if variant == "default"
+        else with_flags(data, dict.fromkeys(((), *config_levels(config)), variant == "true"))
+    )
 
 
 def _on_meta(model_class: Any, config: Any) -> Any:
@@ -115,7 +123,7 @@ def truth_of(model: Any) -> Truth:
 def flags_of(config: Any) -> Iterator[tuple[str, bool | None]]:
     """Every level of a config with its own flag; None where it has none or none is set."""
     yield "", getattr(config, "tie_word_embeddings", None)
-    for level in levels(config):
+    for level in config_levels(config):
         inner = config
         for key in level:
             inner = getattr(inner, key)

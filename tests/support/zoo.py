@@ -12,10 +12,20 @@ import torch
 import transformers
 
 from tiecheck.tables.architectures import load_architecture
-from tiecheck.tables.generate.build import build, config_of, groups_of
-from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
-from tiecheck.tables.generate.configs import FLAG, Level, at, filled, flagged, levels, owners, shrink, silent_dict
-from tiecheck.tables.generate.head_scale import tiny
+from tiecheck.tables.generate.build import build_on_meta, config_of, groups_of
+from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
+from tiecheck.tables.generate.configs import (
+    FLAG,
+    Level,
+    config_levels,
+    config_objects,
+    dict_at_level,
+    filled_from_default,
+    shrink_layers,
+    silent_dict,
+    with_flags,
+)
+from tiecheck.tables.generate.head_scale import tiny_config
 
 LARGEST = 10_000_000
 """Parameters of the largest model that is worth building."""
@@ -42,41 +52,41 @@ class Animal(NamedTuple):
         """A model with its own draw; the flag as the class has it, or one value at every level."""
         torch.manual_seed(0)
         flags = {} if value is None else dict.fromkeys(self.levels, value)
-        return self.model_class(config_of(self.model_class, self.config_class, flagged(self.data, flags)))
+        return self.model_class(config_of(self.model_class, self.config_class, with_flags(self.data, flags)))
 
 
 def animal(candidate: ClassCandidate) -> Animal:
     """A class as small as its config lets it be; raises what the last try raised."""
-    model_class, config_class = resolve(candidate)
+    model_class, config_class = resolve_classes(candidate)
     config = config_class()
     full = silent_dict(config)
     why: Exception = RuntimeError("too large")
     tries: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
-        lambda data: tiny(data, config, 64, 4),
-        lambda data: tiny(data, config, 256, 4),
+        lambda data: tiny_config(data, config, 64, 4),
+        lambda data: tiny_config(data, config, 256, 4),
         lambda data: few_words(data, config),
     )
-    for data in (full, filled(full, config)):
+    for data in (full, filled_from_default(full, config)):
         for smaller in tries:
             small = smaller(data)
             try:
-                size = sum(p.numel() for p in build(model_class, config_class, small).parameters())
+                size = sum(p.numel() for p in build_on_meta(model_class, config_class, small).parameters())
             except Exception as error:  # noqa: BLE001 - a tiny config is a guess, and a class may refuse it in any way
                 why = error
                 continue
             if size <= LARGEST:
-                return Animal(model_class, config_class, small, ((), *levels(config)))
+                return Animal(model_class, config_class, small, ((), *config_levels(config)))
             why = RuntimeError(f"{size:,} parameters")
     raise why
 
 
 def few_words(data: dict[str, Any], config: Any) -> dict[str, Any]:
     """A config dict with few layers and few words, its widths kept."""
-    small = shrink(data, config, 2)
-    for level, owner in owners(config):
+    small = shrink_layers(data, config, 2)
+    for level, owner in config_objects(config):
         for name, value in owner.to_dict().items():
             if VOCABULARY.search(name) and type(value) is int and value > 160:
-                at(small, level)[name] = 160 if name.endswith("size") else 1
+                dict_at_level(small, level)[name] = 160 if name.endswith("size") else 1
     return small
 
 
@@ -136,7 +146,7 @@ def written(config: dict[str, Any], flags: dict[Level, bool | None]) -> dict[str
 def own(candidate: ClassCandidate) -> bool:
     """Whether a class is built from its own config; another's is what an auto class makes of it."""
     try:
-        model_class, config_class = resolve(candidate)
+        model_class, config_class = resolve_classes(candidate)
     except (AttributeError, ImportError):
         return False
     return bool(getattr(model_class.config_class, "model_type", None) == getattr(config_class, "model_type", ""))
@@ -150,7 +160,7 @@ def by_name(name: str) -> ClassCandidate:
 
 def zoo() -> Iterator[tuple[ClassCandidate, Animal]]:
     """Every class the table has a group of, as far as it can be had small, and without a further library."""
-    for candidate in candidates():
+    for candidate in class_candidates():
         if load_architecture(candidate.class_name, candidate.model_type).ties and own(candidate):
             with contextlib.suppress(Exception):
                 yield candidate, animal(candidate)

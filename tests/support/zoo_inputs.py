@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tiecheck.tables.generate.configs import owners
+from tiecheck.tables.generate.configs import config_objects
 
 Inputs = dict[str, Any]
 
@@ -75,7 +75,7 @@ def _tries(model: Any) -> Iterator[Inputs]:
 
 def _with_an_end(model: Any, ids: torch.Tensor) -> Iterator[Inputs]:
     """Text that ends with the token which a classifier of an encoder and decoder looks for."""
-    for _, owner in owners(model.config):
+    for _, owner in config_objects(model.config):
         end = getattr(owner, "eos_token_id", None)
         if isinstance(end, int):
             ended = ids.clone()
@@ -110,7 +110,7 @@ def _width(model: Any) -> int:
 
 def _images(config: Any) -> Iterator[tuple[int, int]]:
     sides = []
-    for _, owner in owners(config):
+    for _, owner in config_objects(config):
         side = getattr(owner, "image_size", None)
         side = side[0] if isinstance(side, (list, tuple)) and side else side
         if isinstance(side, int) and 0 < side <= 448:
@@ -120,7 +120,7 @@ def _images(config: Any) -> Iterator[tuple[int, int]]:
 
 def _bands(config: Any) -> Iterator[tuple[int, int]]:
     """Bands and lengths of a spectrum: what is short first, for attention over thousands of frames takes minutes."""
-    for _, owner in owners(config):
+    for _, owner in config_objects(config):
         bands = getattr(owner, "num_mel_bins", None) or getattr(owner, "feature_projection_input_dim", None)
         length = getattr(owner, "max_source_positions", None)
         if isinstance(bands, int):

@@ -19,10 +19,10 @@ from zoo import Animal, Tensors, animal, few_words, tied_model
 from zoo_inputs import inputs_for
 
 from tiecheck.tables.architectures import load_architecture
-from tiecheck.tables.generate.build import build
+from tiecheck.tables.generate.build import build_on_meta
 from tiecheck.tables.generate.classes import ClassCandidate
 from tiecheck.tables.generate.configs import silent_dict
-from tiecheck.tables.generate.head_scale import tiny
+from tiecheck.tables.generate.head_scale import tiny_config
 
 RUNNABLE = 4_000_000
 """Parameters of the largest model that is taken for a smaller one because that can be run."""
@@ -112,10 +112,10 @@ def runnable(candidate: ClassCandidate) -> Animal:
         return one
     config = one.config_class()
     full = silent_dict(config)
-    for small in (tiny(full, config, 256, 4), few_words(full, config)):
+    for small in (tiny_config(full, config, 256, 4), few_words(full, config)):
         other = one._replace(data=small)
         with contextlib.suppress(Exception):
-            size = sum(p.numel() for p in build(other.model_class, other.config_class, small).parameters())
+            size = sum(p.numel() for p in build_on_meta(other.model_class, other.config_class, small).parameters())
             if size <= RUNNABLE and inputs_for(tied_model(other).eval()) is not None:
                 return other
     return one

@@ -91,7 +91,7 @@ def _sources(path: str, *, flat: bool = False, changed: str | None = None) -> Gi
     Raises:
         TargetError: git cannot tell what changed.
     """
-    from tiecheck.files.limits import account
+    from tiecheck.files.limits import target_account
     from tiecheck.files.local import path_inside
     from tiecheck.source.reading import read_source, source_paths
 
@@ -103,7 +103,7 @@ def _sources(path: str, *, flat: bool = False, changed: str | None = None) -> Gi
     found, unread = [], []
     own = (os.path.join(path, name) for name in sorted(_listed(path)) if name.endswith(".py"))
     for name in (one for one in own if not os.path.islink(one)) if flat else source_paths(path):
-        account().check_time()
+        target_account().check_time()
         if changes is not None and os.path.realpath(name) not in changes:
             continue
         shown = os.path.relpath(name, path) if name != path else os.path.basename(path)

@@ -176,9 +176,9 @@ class Facts:
         return None if isinstance(value, Unknown) else value
 
     def _make(self, made: Fact) -> Any:
-        from tiecheck.files.limits import account
+        from tiecheck.files.limits import target_account
 
-        account().check_time()
+        target_account().check_time()
         values: dict[str, Any] = {}
         for want in made.wants:
             value = self.get(want.name) if not want.optional or want.name in self else None

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import SHARDS, VALUES, account
+from tiecheck.files.limits import SHARDS, VALUES, target_account
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Shard
@@ -118,7 +118,7 @@ def _from_index(root: str, name: str) -> _Found:
     missing: list[str] = []
     same: dict[str, str] = {}
     for file in shards:
-        account().check_time()
+        target_account().check_time()
         place = os.path.join(root, file)
         try:
             status = os.stat(place)
@@ -172,7 +172,7 @@ def _large_map(raw: bytes, there: Collection[str]) -> dict[str, str] | None:
     from tiecheck.files.safetensors.typed_entries import Index, index_of
 
     files = [name for name in there if name.endswith((".safetensors", *PICKLE_ENDINGS))]
-    account().take(VALUES, 2 * raw.count(b","), "the index")
+    target_account().take(VALUES, 2 * raw.count(b","), "the index")
     for form in (index_of(files), Index) if files else (Index,):
         try:
             found: dict[str, str] = msgspec.json.decode(raw, type=form).weight_map

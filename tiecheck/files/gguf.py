@@ -12,7 +12,7 @@ import struct
 from typing import Any, NoReturn
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import READ, SHARDS, VALUES, account
+from tiecheck.files.limits import READ, SHARDS, VALUES, target_account
 from tiecheck.files.local import open_regular, path_inside, refuse_pointer
 from tiecheck.records.artefacts import Gguf
 from tiecheck.records.stored import Checkpoint, Shard
@@ -81,7 +81,7 @@ def _read_file(path: str, name: str) -> tuple[dict[str, Any], Shard]:
         tensors, pairs = cursor.number("q"), cursor.number("q")
         if not (0 <= tensors <= cursor.left // 24 and 0 <= pairs <= cursor.left // 12):  # the least that each takes
             cursor.refuse(f"it counts {tensors:,} tensors and {pairs:,} values, more than it can hold")
-        account().take(VALUES, 8 * (tensors + pairs), path)
+        target_account().take(VALUES, 8 * (tensors + pairs), path)
         values = {}
         for _ in range(pairs):
             key = cursor.text()
@@ -125,7 +125,7 @@ def _read_tensors(cursor: _Cursor, count: int) -> dict[str, Any]:
         if any(length < 0 for length in shape) or elements >= 1 << 63 or (shape or [1])[0] % block:
             cursor.refuse(f"{name} has the shape {shape}, which {word} does not have")
         entries[name] = {"dtype": word, "shape": shape[::-1], "data_offsets": [begin, begin + elements // block * size]}
-    account().check_time()
+    target_account().check_time()
     return entries
 
 
@@ -159,7 +159,7 @@ class _Cursor:
             self.refuse("it ends within its header")
         begin = self.at - self._from
         if begin + count > len(self._buffer):
-            account().take(READ, max(count, CHUNK), self.path)
+            target_account().take(READ, max(count, CHUNK), self.path)
             self.file.seek(self.at)
             try:
                 self._buffer, self._from, begin = self.file.read(max(count, CHUNK)), self.at, 0
@@ -195,7 +195,7 @@ class _Cursor:
         if inner in SCALARS:
             self._skip(count * struct.calcsize(f"<{SCALARS[inner]}"))
         elif inner == 8:
-            account().take(VALUES, count, self.path)
+            target_account().take(VALUES, count, self.path)
             for _ in range(count):
                 self._skip(self.number("Q"))
         else:

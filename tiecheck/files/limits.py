@@ -157,7 +157,7 @@ current: ContextVar[Account | None] = ContextVar("account", default=None)
 """The account of the target that is being read; None outside of one."""
 
 
-def account() -> Account:
+def target_account() -> Account:
     """Return the account of the target that is being read, or one without an end that nobody else has."""
     return current.get() or Account()
 
@@ -167,7 +167,7 @@ def take_values(raw: bytes, label: str) -> None:
     count = len(raw) // 20  # an entry of 108 bytes has five commas
     if len(raw) > COUNTED_FROM:
         count = raw.count(b",") + raw.count(b"[") + 3 * raw.count(b"{")
-    account().take(VALUES, count, label)
+    target_account().take(VALUES, count, label)
 
 
 def byte_question(ask: Callable[Concatenate[Checkpoint, P], T]) -> Callable[Concatenate[Checkpoint, P], T]:

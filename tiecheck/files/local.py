@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import JSON_BYTES, READ, account, take_values
+from tiecheck.files.limits import JSON_BYTES, READ, take_values, target_account
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of the small text that stands for a file which Git LFS has not fetched."""
@@ -71,7 +71,7 @@ def open_sized(path: str, label: str) -> tuple[int, int]:
             if stat.S_ISDIR(status.st_mode):
                 raise TargetError(f"{label} is a folder, not a file", path)
             raise TargetError(f"{label} is a pipe or a device, not a regular file", path)
-        account().note_file(path, status)
+        target_account().note_file(path, status)
     except BaseException:
         os.close(descriptor)
         raise
@@ -90,7 +90,7 @@ def read_bytes(path: str, label: str, limit: int = JSON_BYTES) -> bytes:
     try:
         if size > limit:
             raise TargetError(f"{label} has {size:,} bytes, more than the {limit:,} that are read", path)
-        account().take(READ, size, label)
+        target_account().take(READ, size, label)
         raw = read_from(descriptor, size)
     except OSError as error:
         raise TargetError(f"{label} cannot be read: {error.strerror or error}", path) from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import READ, VALUES, account
+from tiecheck.files.limits import READ, VALUES, target_account
 from tiecheck.files.local import open_regular, refuse_pointer
 from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.stored import Checkpoint, Shard
@@ -78,7 +78,7 @@ class _Reader:
         """Yield the fields of a message: number, and where the value lies; of a number its value, twice."""
         at = start
         while at < end:
-            account().take(VALUES, 1, self.path)
+            target_account().take(VALUES, 1, self.path)
             key, at = self._varint(at, end)
             field, kind = key >> 3, key & 7
             if kind == 0:
@@ -112,7 +112,7 @@ class _Reader:
         """Return a short text."""
         if end - start > SMALL:
             self.refuse(f"a name has {end - start:,} bytes")
-        account().take(READ, end - start, self.path)
+        target_account().take(READ, end - start, self.path)
         self.file.seek(start)
         try:
             return str(self.file.read(end - start).decode())

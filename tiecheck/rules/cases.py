@@ -222,7 +222,7 @@ def use_of(*names: str, role: Role = "embedding", **changes: Any) -> Use:
     return plain._replace(**changes)
 
 
-def traced(*uses: Use, logits: tuple[str, ...] | None = None) -> Uses:
+def traced_pass(*uses: Use, logits: tuple[str, ...] | None = None) -> Uses:
     """Return the uses of one pass on meta."""
     return Uses(uses, ("input_ids [1, 8]",), "meta", logits)
 

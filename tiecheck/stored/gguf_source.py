@@ -13,7 +13,7 @@ from typing import Any
 from tiecheck.errors import MissingExtraError
 from tiecheck.files.compare.distance import elements_array
 from tiecheck.files.compare.spans import OpaqueError, Span, opened_members
-from tiecheck.files.limits import account
+from tiecheck.files.limits import target_account
 from tiecheck.records.artefacts import Conversion, Gguf, GgufSource, GgufTie, RowFit
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
@@ -62,7 +62,7 @@ def _fit(ours: tuple[Checkpoint, StoredTensor], theirs: tuple[Checkpoint, Stored
     try:
         with opened_members(ours[0], (one,)) as (a,), opened_members(theirs[0], (other,)) as (b,):
             for row in range(0, rows, step):
-                account().check_time()
+                target_account().check_time()
                 count = min(step, rows - row)
                 left = decode(_rows(a, one, row, count)).reshape(count, width)
                 right = elements_array(numpy, other.dtype, _rows(b, other, row, count)).reshape(count, width)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from tiecheck.files.limits import account
+from tiecheck.files.limits import target_account
 from tiecheck.trace.following import value_after, weight_after
 from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, may_begin, summed_over
 from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in
@@ -42,7 +42,7 @@ class ReadTrace(TorchFunctionMode):
         ReadTrace._traces += 1
         self._trace = ReadTrace._traces  # a model may keep a marked tensor from one pass to the next
         self._value = self._trace, VALUE
-        self._check_time = account().check_time
+        self._check_time = target_account().check_time
         self.sources: list[Tensor] = []
         """The followed tensors; parameters of elsewhere that were met come last."""
         self.reads: list[TensorRead] = []

@@ -23,10 +23,10 @@ from zoo import Animal, Tensors, animal, by_name, tied_model, written
 import tiecheck
 from tiecheck.records.declared import TieSpec
 from tiecheck.tables.architectures import FLAG, load_architecture
-from tiecheck.tables.generate.build import build, groups_of
+from tiecheck.tables.generate.build import build_on_meta, groups_of
 from tiecheck.tables.generate.classes import load_config_class
-from tiecheck.tables.generate.configs import levels, silent_dict
-from tiecheck.tables.generate.head_scale import tiny
+from tiecheck.tables.generate.configs import config_levels, silent_dict
+from tiecheck.tables.generate.head_scale import tiny_config
 from truth.judge import Pair, words_on
 from truth.mutate import saved
 
@@ -129,7 +129,7 @@ def shapes_of(pair: Pairing) -> dict[str, tuple[int, ...]]:
     if pair.model_class is None:
         rows, width = (next((pair.config[k] for k in keys if k in pair.config), 1) for keys in SIZES)
         return dict.fromkeys((n for n in pair.matrices if n in pair.weight_map), (rows, width))
-    model = build(pair.model_class, pair.model_class.config_class, pair.config)
+    model = build_on_meta(pair.model_class, pair.model_class.config_class, pair.config)
     own = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     prefix = f"{pair.model_class.base_model_prefix}."
     found = {n: own.get(n, own.get(prefix + n, own.get(n.removeprefix(prefix), ()))) for n in pair.weight_map}
@@ -171,11 +171,13 @@ def small(pair: Pairing) -> Animal:
     model_class = pair.model_class
     try:
         config = model_class.config_class.from_dict(pair.config)
-        one = Animal(model_class, load_config_class(config.model_type), tiny(silent_dict(config), config, 64, 4), ((),))
-        build(one.model_class, one.config_class, one.data)
+        one = Animal(
+            model_class, load_config_class(config.model_type), tiny_config(silent_dict(config), config, 64, 4), ((),)
+        )
+        build_on_meta(one.model_class, one.config_class, one.data)
     except Exception:  # noqa: BLE001 - a tiny config is a guess
         return animal(by_name(model_class.__name__))
-    return one._replace(levels=((), *levels(config)))
+    return one._replace(levels=((), *config_levels(config)))
 
 
 def flags_in(data: Mapping[str, Any], level: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
@@ -291,7 +293,7 @@ def held_against_twin(line: Judged, pair: Pairing, full: Path, where: Path, four
     cell = {"path": str(where / "twin"), "groups": groups}
     five: list[Pair] = load(cell)
     older: list[Pair] = four(cell)
-    declared = groups_of(build(pair.model_class, pair.model_class.config_class, config))
+    declared = groups_of(build_on_meta(pair.model_class, pair.model_class.config_class, config))
     split = len({*map(repr, dict(flags_in(pair.config)).values())}) > 1
     words = list(words_on(full, groups, five, older, declared, split_flags=split, twin=where / "twin"))
     heard = {word.word for word in words}

@@ -20,8 +20,8 @@ from older import older_python
 from zoo import Animal, animal, own
 
 from tiecheck.tables.architectures import load_architecture, load_older
-from tiecheck.tables.generate.build import build, groups_of
-from tiecheck.tables.generate.classes import ClassCandidate, candidates
+from tiecheck.tables.generate.build import build_on_meta, groups_of
+from tiecheck.tables.generate.classes import ClassCandidate, class_candidates
 from truth.judge import Pair, words_on
 from truth.mutate import Cell, mutations
 
@@ -69,7 +69,7 @@ class Older:
 def classes() -> list[tuple[ClassCandidate, bool]]:
     """Every class of the table that has a group and is built from its own config, and whether it is the first of its
     shape of ties in 5 and 4.57; those first."""
-    found = [c for c in candidates() if load_architecture(c.class_name, c.model_type).ties and own(c)]
+    found = [c for c in class_candidates() if load_architecture(c.class_name, c.model_type).ties and own(c)]
     shapes: set[str] = set()
     first, rest = [], []
     for candidate in found:
@@ -94,7 +94,9 @@ def row_of(candidate: ClassCandidate, older: Older, *, every_flag: bool) -> dict
     wrong: list[str] = []
     try:
         one = animal(candidate)
-        row["parameters"] = sum(p.numel() for p in build(one.model_class, one.config_class, one.data).parameters())
+        row["parameters"] = sum(
+            p.numel() for p in build_on_meta(one.model_class, one.config_class, one.data).parameters()
+        )
         with tempfile.TemporaryDirectory() as where:
             _count(mutations(one, Path(where), every_flag=every_flag), one, older, Tally(counts, reasons, wrong))
     except Exception as error:  # noqa: BLE001 - a class may refuse a tiny config in any way, and the row says how
@@ -129,7 +131,7 @@ def _count(cells: Iterable[Cell], one: Animal, older: Older, tally: Tally) -> No
         if key not in declared:
             declared[key] = []
             with contextlib.suppress(Exception):  # then from_pretrained raises it too
-                declared[key] = list(groups_of(build(one.model_class, one.config_class, cell.config)))
+                declared[key] = list(groups_of(build_on_meta(one.model_class, one.config_class, cell.config)))
         tally.counts[f"cells|{cell.mutation}|{cell.kind}"] += 1
         for column, word, why in words_on(
             cell.path, cell.groups, five, four, declared[key], split_flags=cell.split_flags

@@ -21,10 +21,10 @@ from zoo import LARGEST, Animal, Names, Tensors, animal, own
 
 from tiecheck.live.rehearsal import rehearse
 from tiecheck.tables.architectures import load_architecture
-from tiecheck.tables.generate.build import build, groups_of
+from tiecheck.tables.generate.build import build_on_meta, groups_of
 from tiecheck.tables.generate.classes import ClassCandidate, load_config_class
-from tiecheck.tables.generate.configs import LAYERS, at, flagged, owners, silent_dict
-from tiecheck.tables.generate.head_scale import tiny
+from tiecheck.tables.generate.configs import LAYERS, config_objects, dict_at_level, silent_dict, with_flags
+from tiecheck.tables.generate.head_scale import tiny_config
 
 Variant = tuple[tuple[str, Any], ...]
 """Dotted config keys and the values that they have instead of the tiny default's."""
@@ -100,23 +100,25 @@ def varied(one: Animal, variant: Variant) -> dict[str, Any]:
             continue
         if key == "model_type" and path:
             config = load_config_class(value)()
-            inner = tiny(silent_dict(config), config, 64, 4) | {"model_type": value}
+            inner = tiny_config(silent_dict(config), config, 64, 4) | {"model_type": value}
             more = {"is_decoder": True, "add_cross_attention": True} if path[-1] == "decoder" else {}
-            at(data, tuple(path[:-1]))[path[-1]] = inner | more
+            dict_at_level(data, tuple(path[:-1]))[path[-1]] = inner | more
         else:
-            at(data, tuple(path))[key] = value
+            dict_at_level(data, tuple(path))[key] = value
     return data
 
 
 def _save(class_name: str, model_type: str, module: str, variant: Variant) -> Save:
     one = animal_of(class_name, model_type, module)
     data = varied(one, variant)
-    built = build(one.model_class, one.config_class, data)
+    built = build_on_meta(one.model_class, one.config_class, data)
     if sum(parameter.numel() for parameter in built.parameters()) > LARGEST:
         raise ValueError(f"{class_name} is too large under {variant}")
     most = set(groups_of(built))
     with contextlib.suppress(Exception):  # a class may refuse the flag
-        tied = groups_of(build(one.model_class, one.config_class, flagged(data, dict.fromkeys(one.levels, True))))
+        tied = groups_of(
+            build_on_meta(one.model_class, one.config_class, with_flags(data, dict.fromkeys(one.levels, True)))
+        )
         most |= {names for names in tied if not any(set(names) <= set(other) for other in most)}
     with tempfile.TemporaryDirectory() as where:
         older = OLDER in dict(variant)
@@ -124,7 +126,7 @@ def _save(class_name: str, model_type: str, module: str, variant: Variant) -> Sa
         files = _names_in_files(Path(where, "as"))
         if any(name != file for name, file in files.items()) and not all(n in files for g in most for n in g):
             with contextlib.suppress(Exception):
-                apart = flagged(data, dict.fromkeys(one.levels, False))
+                apart = with_flags(data, dict.fromkeys(one.levels, False))
                 _written(one, apart, Path(where, "apart"))
                 files = _names_in_files(Path(where, "apart")) | files
     groups = tuple(sorted(most))
@@ -179,7 +181,7 @@ def _alike(name: str, stored: str) -> tuple[bool, int]:
 
 
 def _shape_of(one: Animal, data: dict[str, Any]) -> Any:
-    model = build(one.model_class, one.config_class, data)
+    model = build_on_meta(one.model_class, one.config_class, data)
     return frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)), frozenset(groups_of(model))
 
 
@@ -202,7 +204,7 @@ def variants(one: Animal, rng: random.Random, count: int) -> Iterator[Variant]:
 
 
 def _changes(one: Animal) -> Iterator[tuple[str, Any]]:
-    for level, owner in owners(one.config_class.from_dict(copy.deepcopy(one.data))):
+    for level, owner in config_objects(one.config_class.from_dict(copy.deepcopy(one.data))):
         where = "".join(f"{key}." for key in level)
         yield f"{where}tie_word_embeddings", not getattr(owner, "tie_word_embeddings", False)
         for name, value in owner.to_dict().items():

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tiecheck.tables.generate.engines_ast import Tree, called, dotted, lineage, mentions, method, statements
+from tiecheck.tables.generate.engines_ast import (
+    Tree,
+    class_lineage,
+    dotted_chain,
+    mentions_text,
+    name_called,
+    nearest_method,
+    walked_statements,
+)
 
 
 def expression(text: str) -> ast.expr:
@@ -24,22 +32,22 @@ def expression(text: str) -> ast.expr:
     ],
 )
 def test_a_chain_of_attributes_is_dotted(text: str, name: str | None) -> None:
-    assert dotted(expression(text)) == name
+    assert dotted_chain(expression(text)) == name
 
 
 def test_what_is_called_and_what_is_mentioned() -> None:
-    assert called(expression("nn.Linear()")) == "Linear"
-    assert called(expression("nn.Linear")) == ""
-    assert mentions(expression("f('the lm_head.weight')"), "lm_head")
-    assert mentions(expression("self.lm_head_"), "lm_head")
-    assert not mentions(expression("self.head"), "lm_head")
+    assert name_called(expression("nn.Linear()")) == "Linear"
+    assert name_called(expression("nn.Linear")) == ""
+    assert mentions_text(expression("f('the lm_head.weight')"), "lm_head")
+    assert mentions_text(expression("self.lm_head_"), "lm_head")
+    assert not mentions_text(expression("self.head"), "lm_head")
 
 
 def test_a_statement_comes_with_the_tests_above_it_and_nested_functions_are_left_out() -> None:
     body = ast.parse("if a:\n  if b:\n    x\n  else:\n    y\nfor i in j:\n  z\ndef f():\n  hidden").body
     found = {
         ast.unparse(statement): [(ast.unparse(test), value) for test, value in above]
-        for statement, above in statements(body)
+        for statement, above in walked_statements(body)
         if isinstance(statement, ast.Expr)
     }
     assert found == {"x": [("a", True), ("b", True)], "y": [("a", True), ("b", False)], "z": []}
@@ -51,7 +59,7 @@ def test_bases_and_methods_are_followed_through_imports(tmp_path: Path) -> None:
     tree = Tree(tmp_path, tmp_path)
     mine = tree.parse(tmp_path / "mine.py").find("Mine")
     assert mine is not None
-    assert [found.name for found in lineage(mine)] == ["Mine", "Base"]
-    owners = [found[0].name for name in ("own", "load") if (found := method(mine, name)) is not None]
+    assert [found.name for found in class_lineage(mine)] == ["Mine", "Base"]
+    owners = [found[0].name for name in ("own", "load") if (found := nearest_method(mine, name)) is not None]
     assert owners == ["Mine", "Base"]
-    assert method(mine, "absent") is None
+    assert nearest_method(mine, "absent") is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tiecheck.tables.generate.engines_ast import Class, Tree
-from tiecheck.tables.generate.engines_scope import Scope, reduced, writes
+from tiecheck.tables.generate.engines_scope import Scope, head_writes, without_ranks
 
 BODY = """
 class Mine:
@@ -55,10 +55,10 @@ def test_a_read_of_the_flag_has_a_level_and_a_default(
 
 
 def test_assignments_of_the_head_come_without_ranks_and_placeholders(mine: tuple[Class, ast.FunctionDef]) -> None:
-    (write,) = writes(mine[1])
+    (write,) = head_writes(mine[1])
     assert write.ties
     assert [(ast.unparse(test), value) for test, value in write.conditions] == [("config.tie_word_embeddings", True)]
 
 
 def test_a_condition_on_ranks_alone_is_none() -> None:
-    assert reduced(((expression("get_pp_group().is_last_rank"), True),)) == ()
+    assert without_ranks(((expression("get_pp_group().is_last_rank"), True),)) == ()

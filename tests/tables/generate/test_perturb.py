@@ -7,8 +7,8 @@ import transformers
 
 from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, refused_types
 from tiecheck.tables.generate.perturb import Field, Perturber
-from tiecheck.tables.generate.probe import Probe, probe
-from tiecheck.tables.generate.regroup import regrouped
+from tiecheck.tables.generate.probe import Probe, probe_class
+from tiecheck.tables.generate.regroup import groups_by_field
 from tiecheck.tables.generate.sizes import Witness, sizes_of
 from tiecheck.tables.generate.structure import AskedClass, used_fields
 
@@ -40,8 +40,8 @@ def test_witnesses_follow_one_field_or_a_product_and_parts_speak_for_themselves(
 
 
 def test_a_switch_brings_groups_of_its_own() -> None:
-    groups, asked = probe(transformers.MarianMTModel, transformers.MarianConfig)
-    (base, _, hangs), (own, _, only) = regrouped(asked, groups)
+    groups, asked = probe_class(transformers.MarianMTModel, transformers.MarianConfig)
+    (base, _, hangs), (own, _, only) = groups_by_field(asked, groups)
     shared, apart = base[0], own
     assert hangs[shared.names] == {"f": {"share_encoder_decoder_embeddings": [False]}}
     assert {"c": {"share_encoder_decoder_embeddings": [False]}} in only.values()

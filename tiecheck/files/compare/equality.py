@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tiecheck.files.compare.bands import RowBands
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
-from tiecheck.files.limits import COMPARED, account, byte_question
+from tiecheck.files.limits import COMPARED, byte_question, target_account
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -156,7 +156,7 @@ def compare_bytes(
     every row that differs, however long that takes. A file that is not there any more is a `TargetError`.
     """
     if exact:
-        account().lift(COMPARED)
+        target_account().lift(COMPARED)
     try:
         with opened_members(checkpoint, tensors) as spans:
             return compare_opened(spans, tensors[0], exact=exact)

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import COMPARED, account
+from tiecheck.files.limits import COMPARED, target_account
 from tiecheck.files.local import open_regular, path_inside
 from tiecheck.records.stored import Checkpoint, StoredTensor
 
@@ -31,7 +31,7 @@ class Span:
         self._fd = fd
         self._start = start
         self._last = b""
-        self._account = account()
+        self._account = target_account()
         status = os.fstat(fd)
         self._size = status.st_size
         self.sparse = type(self) is Span and getattr(status, "st_blocks", sys.maxsize) * 512 < status.st_size

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import PICKLE_BYTES, READ, ZIP_DIRECTORY_BYTES, account
+from tiecheck.files.limits import PICKLE_BYTES, READ, ZIP_DIRECTORY_BYTES, target_account
 from tiecheck.files.local import LFS_POINTER, Window, open_regular, refuse_pointer
 from tiecheck.files.pickle.machine import UnreadablePickleError
 from tiecheck.files.pickle.records import ITEMSIZES, Storage, StoragePlace, TorchFile
@@ -162,7 +162,7 @@ def _zipped(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
             raise BrokenArchiveError("it is a zip archive, but none of torch.save's")
         if pickles[0].file_size > PICKLE_BYTES:
             raise BrokenArchiveError(f"its pickle has more than the {PICKLE_BYTES:,} bytes that are read")
-        account().take(READ, pickles[0].file_size, path)
+        target_account().take(READ, pickles[0].file_size, path)
         for version in versions & there if safe else ():
             with archive.open(version) as said:
                 _check_version(said.read(20).strip())
@@ -227,7 +227,7 @@ def _legacy(where: _Stretch, storages: dict[str, Storage], *, safe: bool) -> tup
     """Read the older form: five pickles one after another, and the storages behind them, each after its count."""
     path, fd, start, length = where
     window = cast("IO[bytes]", io.BufferedReader(Window(fd, start, min(PICKLE_BYTES, length))))
-    account().take(READ, min(PICKLE_BYTES, length), path)
+    target_account().take(READ, min(PICKLE_BYTES, length), path)
     if read_pickle(window, label=path, safe=safe) != MAGIC:
         raise BrokenArchiveError("it is a plain pickle, not one of torch.save's")
     if read_pickle(window, label=path, safe=safe) != PROTOCOL:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from sys import getsizeof
 from typing import IO, Any
 
-from tiecheck.files.limits import OPERATIONS, PICKLED, account
+from tiecheck.files.limits import OPERATIONS, PICKLED, target_account
 from tiecheck.files.pickle.rebuilding import ARGUMENTS, call_result, persistent_storage
 from tiecheck.files.pickle.records import Global, Made, Storage
 
@@ -61,7 +61,7 @@ class Machine:
 
     def follow(self, stream: IO[bytes], label: str) -> None:
         """Follow a pickle as far as its STOP."""
-        purse, handlers, read = account(), self.handlers(), stream.read
+        purse, handlers, read = target_account(), self.handlers(), stream.read
         name = ""
         while name != "STOP":
             count = 0

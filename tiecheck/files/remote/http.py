@@ -22,7 +22,7 @@ from urllib3.exceptions import TimeoutError as StalledError
 
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, without_secrets
-from tiecheck.files.limits import REQUESTS, WAIT_SECONDS, account
+from tiecheck.files.limits import REQUESTS, WAIT_SECONDS, target_account
 from tiecheck.files.remote.timed_answers import POOLS
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def fetch_answer(url: str, label: str, *, limit: int, headers: Mapping[str, str]
     waited = 0.0
     while True:
         attempt += 1
-        account().check_time()
+        target_account().check_time()
         if meter.read().requests >= REQUESTS:
             raise TargetError(f"{label} is not read: the target has taken the {REQUESTS:,} requests it may", label)
         try:
@@ -166,7 +166,7 @@ def _wait(answer: Answer, attempt: int, waited: float, label: str) -> float:
     elif said:
         with contextlib.suppress(HTTPError, ValueError, OverflowError):
             seconds = max(0.0, float(urllib3.Retry().parse_retry_after(said)))
-    if waited + seconds > min(WAIT_SECONDS, account().left):
+    if waited + seconds > min(WAIT_SECONDS, target_account().left):
         raise TargetError(
             f"{label} cannot be read now: the server is busy ({answer.status}) and says to wait {seconds:.0f} s", label
         )

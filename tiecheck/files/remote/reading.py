@@ -16,7 +16,7 @@ from tiecheck.files.checkpoint import (
     parse_index,
     pick_weights_file,
 )
-from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, account
+from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, target_account
 from tiecheck.files.local import LFS_POINTER, refuse_pointer
 from tiecheck.files.model_config import CONFIG_NAME, parse_config
 from tiecheck.files.remote.hub import hub_address, open_hub
@@ -198,7 +198,7 @@ def _shards(store: Store, names: Sequence[str], starts: Sequence[Start]) -> tupl
         refuse_pointer(start.raw, path)
         length = int.from_bytes(start.raw[:8], "little")
         check_length(path, start.size, length)
-        account().take(READ, length, path)
+        target_account().take(READ, length, path)
         lengths.append(length)
         if 8 + length > len(start.raw):
             rest.append(ByteRange(name, len(start.raw), 8 + length - len(start.raw)))

@@ -11,14 +11,14 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from tiecheck.files.limits import ANSWER_SECONDS, SLOWEST, account
+from tiecheck.files.limits import ANSWER_SECONDS, SLOWEST, target_account
 
 
 class _TimedReader(io.RawIOBase):
     """The bytes of one answer, its headers among them, for as long as it may take."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
-        self._raw, self._sock, self._account = raw, sock, account()
+        self._raw, self._sock, self._account = raw, sock, target_account()
         self._patience = sock.gettimeout() or ANSWER_SECONDS
         self._end = time.monotonic() + ANSWER_SECONDS
 

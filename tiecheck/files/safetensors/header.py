@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, account
+from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, target_account
 from tiecheck.files.local import LFS_POINTER, open_sized, parse_json, read_from, refuse_pointer
 from tiecheck.files.safetensors.soundness import check_entries, quickly_sound, said_once
 from tiecheck.records.stored import Shard
@@ -42,7 +42,7 @@ def read_shards(
     gc.disable()  # over all of them: what is parsed stays, and going through it in between frees nothing
     try:
         for path, label in paths:
-            account().check_time()
+            target_account().check_time()
             typed = parsed >= TYPED_FROM or "msgspec" in sys.modules  # the index may have brought it
             raw, size = read_header(path)
             shard = shard_of_header(raw, size, path, label, typed=typed)
@@ -91,7 +91,7 @@ def read_header(path: str) -> tuple[bytes, int]:
         if LFS_POINTER.startswith(first):
             refuse_pointer(first + read_from(descriptor, len(LFS_POINTER)), path)
         check_length(path, size, length)
-        account().take(READ, length, path)
+        target_account().take(READ, length, path)
         raw = read_from(descriptor, length)
         if len(raw) < length:
             raise TargetError(f"{path} became shorter while its header was read", path)
@@ -109,7 +109,7 @@ def shard_of_header(raw: bytes, size: int, path: str, label: str, *, typed: bool
     if entries is None:
         entries = _parse(raw, path, available)
     else:
-        account().take(VALUES, 4 * len(entries), path)
+        target_account().take(VALUES, 4 * len(entries), path)
     return Shard(label, 8 + len(raw), entries, _notes(raw))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import account
+from tiecheck.files.limits import target_account
 from tiecheck.files.local import path_inside
 
 LAYERS = re.compile(r"(^|_)(layers?|blocks?|depths?|stages?|levels|repeats?|loops?|stacks?)(_|$)")
@@ -105,7 +105,7 @@ def limited_modules() -> Iterator[None]:
         nonlocal count
         if threading.get_ident() == mine:
             count += 1
-            account().check_time()
+            target_account().check_time()
             if count > MOST_MODULES:
                 raise TargetError(f"its config asks for more than the {MOST_MODULES:,} modules that are built")
 

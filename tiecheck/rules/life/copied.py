@@ -52,15 +52,15 @@ class CopyReadsTheOriginal(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, live_llama, traced, use_of, uses_facts
+        from tiecheck.rules.cases import EMBEDDING, HEAD, live_llama, traced_pass, use_of, uses_facts
 
         model = live_llama(ties=(), declared=())
         foreign = use_of(role="linear", op="linear", held="nowhere", reached=())
-        copied = traced(use_of(EMBEDDING), foreign)
+        copied = traced_pass(use_of(EMBEDDING), foreign)
         yield Case("a copied lambda head", uses_facts(copied, model, "live_class"), finds=("error",))
-        own = traced(use_of(EMBEDDING), use_of(EMBEDDING, role="linear", op="linear"), foreign)
+        own = traced_pass(use_of(EMBEDDING), use_of(EMBEDDING, role="linear", op="linear"), foreign)
         yield Case("a second head of a teacher", uses_facts(own, model, "live_class"))
-        other = traced(use_of(EMBEDDING), foreign._replace(shape=(7, 7)))
+        other = traced_pass(use_of(EMBEDDING), foreign._replace(shape=(7, 7)))
         yield Case("a borrowed layer of another shape", uses_facts(other, model, "live_class"))
-        two = traced(use_of(EMBEDDING), use_of(HEAD), foreign)
+        two = traced_pass(use_of(EMBEDDING), use_of(HEAD), foreign)
         yield Case("nobody can tell of which it is the twin", uses_facts(two, model, "live_class"))

@@ -10,11 +10,11 @@ from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import drop_edits, flattened_tie
 from tiecheck.rules.stored.groups import (
-    confidence,
     declaration_place,
     declarer_text,
     endings_text,
     flags_to_set,
+    guess_confidence,
     losing_views,
     stored_places,
     tied_by_intent,
@@ -77,7 +77,7 @@ class RedundantTiedCopy(Rule):
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
                 f"{'These loaders need that' if refusing else 'That saves the space; nothing has to be done'}. Do not "
                 "set the flag to false.",
-                confidence=confidence(group),
+                confidence=guess_confidence(group),
                 severity="warning" if nan or any(view.outcome in RANDOM for view in refusing) else None,
                 hurts=refusing or None,
                 edits=drop_edits(group, kept),
@@ -156,7 +156,7 @@ class FlattenedTie(Rule):
                 ),
                 "If it is not meant to be tied, nothing is wrong.",
                 severity="warning" if group.default else None,
-                confidence=confidence(group),
+                confidence=guess_confidence(group),
                 edits=flattened_tie(group, groups, flags_to_set(group, views_of(group, loaders))),
                 no_mend="no flag of the class ties these two and nothing else; a tie has to be made in its code.",
             )

@@ -170,7 +170,7 @@ def fit_text(group: Group) -> str:
     return f" ({group.reason.partition(': ')[2] or group.reason})"
 
 
-def confidence(group: Group) -> Confidence:
+def guess_confidence(group: Group) -> Confidence:
     """Medium for a group that was guessed from names and shapes."""
     return "medium" if group.inferred else "high"
 

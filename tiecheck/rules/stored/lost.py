@@ -13,13 +13,13 @@ from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import apart_or_one, every_member, once_prefixed, one_tensor
 from tiecheck.rules.stored.groups import (
-    confidence,
     declaration_place,
     fates_text,
     fit_text,
     flag_name,
     flag_word,
     flags_to_set,
+    guess_confidence,
     losing_views,
     one_tensor_text,
     rows_text,
@@ -97,7 +97,7 @@ class TrainedHeadDiscarded(Rule):
                 # The own code of a class may read the flag in its own way; and where nobody loses a member, it is one
                 # that the next tie_weights() loses.
                 severity=None if losing_views(views) and not group.inferred else "warning",
-                confidence=confidence(group),
+                confidence=guess_confidence(group),
                 hurts=losing_views(views) or None,
                 edits=apart_or_one(group, groups, flags_to_set(group, views)),
                 no_mend="the tensor that the others are tied to is not stored under its name, and which of these is "

@@ -72,21 +72,30 @@ class DeadTiedSlot(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, declared_tie, live_llama, traced, use_of, uses_facts
+        from tiecheck.rules.cases import (
+            EMBEDDING,
+            HEAD,
+            PAIR,
+            declared_tie,
+            live_llama,
+            traced_pass,
+            use_of,
+            uses_facts,
+        )
 
         apart = live_llama(ties=(), declared=(declared_tie("separate"),))
-        dead = traced(use_of(EMBEDDING), use_of(EMBEDDING, role="linear"), use_of(HEAD, role="unread"))
+        dead = traced_pass(use_of(EMBEDDING), use_of(EMBEDDING, role="linear"), use_of(HEAD, role="unread"))
         yield Case("a head apart that nothing reads", uses_facts(dead, apart), finds=("warning",))
-        slot = traced(
+        slot = traced_pass(
             use_of(*PAIR, reached=(EMBEDDING,)), use_of(*PAIR, role="linear", op="linear", reached=(EMBEDDING,))
         )
         undeclared = live_llama(declared=())
         yield Case("OLMo's ff_out: one tensor, one name unused", uses_facts(slot, undeclared), finds=("info",))
-        yield Case("each name has its use", uses_facts(traced(*_llama_uses()), live_llama()))
-        yield Case("reached by a closure", uses_facts(traced(use_of(*PAIR, reached=())), undeclared))
-        shared = traced(use_of(*PAIR, reached=(HEAD,)))
+        yield Case("each name has its use", uses_facts(traced_pass(*_llama_uses()), live_llama()))
+        yield Case("reached by a closure", uses_facts(traced_pass(use_of(*PAIR, reached=())), undeclared))
+        shared = traced_pass(use_of(*PAIR, reached=(HEAD,)))
         yield Case("the source of the declaration, T5's shared", uses_facts(shared, live_llama()))
-        unread = traced(use_of(EMBEDDING), use_of("extra.weight", role="unread"))
+        unread = traced_pass(use_of(EMBEDDING), use_of("extra.weight", role="unread"))
         yield Case("a parameter of no group, unread", uses_facts(unread, live_llama(ties=(), declared=())))
 
 
@@ -129,20 +138,20 @@ class ForwardIgnoresHead(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import EMBEDDING, HEAD, live_head, live_llama, traced, use_of, uses_facts
+        from tiecheck.rules.cases import EMBEDDING, HEAD, live_head, live_llama, traced_pass, use_of, uses_facts
 
         head = live_head(head=(HEAD,), embedding=(EMBEDDING,), same=False)
         model = live_llama(ties=(), declared=(), heads=(head,))
         both = (use_of(EMBEDDING), use_of(EMBEDDING, role="linear", op="linear"), use_of(HEAD, role="unread"))
-        ignored = traced(*both, logits=(EMBEDDING,))
+        ignored = traced_pass(*both, logits=(EMBEDDING,))
         yield Case("an untied head that forward passes by", uses_facts(ignored, model, "heads"), finds=("error",))
         plain = model._replace(heads=())
         yield Case("a plain module's", uses_facts(ignored, plain, "heads"), finds=("error",))
         blind = ignored._replace(logits=None)
         yield Case("logits of unknown origin", uses_facts(blind, model, "heads"), unknown=True)
-        used = traced(use_of(EMBEDDING), use_of(HEAD, role="linear", op="linear"), logits=(HEAD,))
+        used = traced_pass(use_of(EMBEDDING), use_of(HEAD, role="linear", op="linear"), logits=(HEAD,))
         yield Case("the head is used", uses_facts(used, model, "heads"))
-        other = traced(*both[:2], use_of("pooler.weight", role="unread", shape=(16, 16)), logits=(EMBEDDING,))
+        other = traced_pass(*both[:2], use_of("pooler.weight", role="unread", shape=(16, 16)), logits=(EMBEDDING,))
         yield Case("an unread layer of another shape", uses_facts(other, plain, "heads"))
 
 
@@ -204,7 +213,7 @@ class HalfGradient(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import PAIR, live_llama, traced, use_of, uses_facts
+        from tiecheck.rules.cases import PAIR, live_llama, traced_pass, use_of, uses_facts
 
         looked = UseGradient("embedding", "embedding", PAIR[1:], 2.0, detached=False)
         head = UseGradient("linear", "linear", PAIR[:1], 3.0, detached=False)
@@ -212,7 +221,7 @@ class HalfGradient(Rule):
         half = both._replace(uses=(looked, head._replace(norm=None, detached=True)), norm=2.0)
 
         def facts(one: TensorGradient, *more: Use) -> dict[str, object]:
-            found = traced(*_llama_uses(), *more)
+            found = traced_pass(*_llama_uses(), *more)
             return {"gradients": (one,)} | uses_facts(found, live_llama(), "live_class")
 
         yield Case("a head that is detached", facts(half), finds=("error",))

@@ -13,27 +13,27 @@ import time
 import warnings
 from collections.abc import Iterable
 
-from tiecheck.tables.generate.build import older
-from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
+from tiecheck.tables.generate.build import is_older_line
+from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
 from tiecheck.tables.generate.head_scale import head_scale_tag
 from tiecheck.tables.generate.inner_models import inner_models, other_groups
-from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe
-from tiecheck.tables.generate.regroup import regrouped
-from tiecheck.tables.generate.spellings import speller
-from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse, render, shapes_of
+from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe_class
+from tiecheck.tables.generate.regroup import groups_by_field
+from tiecheck.tables.generate.spellings import model_speller
+from tiecheck.tables.generate.table import OLDER_PATH, PATH, Row, about_of, parse_table, render, shapes_of
 
 
 def row_of(candidate: ClassCandidate) -> Row:
     """Return the table's row of one class; raises what its default build raises."""
-    model_class, config_class = resolve(candidate)
-    groups, asked = probe(model_class, config_class)
+    model_class, config_class = resolve_classes(candidate)
+    groups, asked = probe_class(model_class, config_class)
     if not groups:
         return Row(candidate.class_name, candidate.model_type, (), "", "", about_of(asked.model, only_headed=True))
     # What multiplies the logits is asked of the newest transformers alone: it is a matter of the model, not the loader.
     names = {name for group in groups for name in group.names}
-    tag = "" if older() else head_scale_tag(asked.model, config_class, asked.full, names)
+    tag = "" if is_older_line() else head_scale_tag(asked.model, config_class, asked.full, names)
     shapes: tuple[str, ...] = ()
-    for held, built, hangs in regrouped(asked, groups):
+    for held, built, hangs in groups_by_field(asked, groups):
         shapes += shapes_of(held, spellings_of(built, held), inner_models(built, held), None, hangs)
     for key, model_type, others, built in other_groups(asked, groups):
         inner = {group.names: {key: {model_type: group.bits}} for group in others}
@@ -44,11 +44,11 @@ def row_of(candidate: ClassCandidate) -> Row:
 
 def spellings_of(asked: Probe, groups: list[ProbedGroup]) -> dict[str, tuple[str, ...]]:
     """The other names of every member of some groups."""
-    finder = speller(asked.model)
+    finder = model_speller(asked.model)
     return {name: finder.spellings(name) for group in groups for name in group.names}
 
 
-def generate(asked: Iterable[ClassCandidate]) -> tuple[list[Row], dict[ClassCandidate, str]]:
+def generate_rows(asked: Iterable[ClassCandidate]) -> tuple[list[Row], dict[ClassCandidate, str]]:
     """Rows of the classes that can be built, and the reasons of those that cannot."""
     rows: list[Row] = []
     failed: dict[ClassCandidate, str] = {}
@@ -60,7 +60,9 @@ def generate(asked: Iterable[ClassCandidate]) -> tuple[list[Row], dict[ClassCand
     return rows, failed
 
 
-def kept(before: str, version: str, failed: dict[ClassCandidate, str], asked: set[tuple[str, ...]] | None) -> list[Row]:
+def kept_rows(
+    before: str, version: str, failed: dict[ClassCandidate, str], asked: set[tuple[str, ...]] | None
+) -> list[Row]:
     """Rows of the table so far that stay: what was not asked, and what only a missing library keeps from building.
 
     So the table need not be made where timm and its like are installed; rows of another transformers never stay.
@@ -68,7 +70,7 @@ def kept(before: str, version: str, failed: dict[ClassCandidate, str], asked: se
     if not before.startswith(f"#\ttransformers\t{version}\t"):
         return []
     lacking = {(c.class_name, c.model_type) for c, reason in failed.items() if reason.startswith("ImportError")}
-    return [row for row in parse(before) if row[:2] in lacking or (asked is not None and row[:2] not in asked)]
+    return [row for row in parse_table(before) if row[:2] in lacking or (asked is not None and row[:2] not in asked)]
 
 
 def library_version() -> str:
@@ -88,13 +90,13 @@ def write_tie_table(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     version, started = library_version(), time.monotonic()
-    asked = candidates(frozenset(options.only))
-    rows, failed = generate(asked)
+    asked = class_candidates(frozenset(options.only))
+    rows, failed = generate_rows(asked)
     for candidate, reason in failed.items():
         print(f"left out: {candidate.class_name} ({candidate.model_type}): {reason}")
-    path = OLDER_PATH if older() else PATH
+    path = OLDER_PATH if is_older_line() else PATH
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows += kept(before, version, failed, {c[:2] for c in asked} if options.only else None)
+    rows += kept_rows(before, version, failed, {c[:2] for c in asked} if options.only else None)
     text = render(rows, version)
     spent = f"{time.monotonic() - started:.0f} s"
     print(f"{len(rows)} rows, {len(text.encode()):,} bytes, {len(failed)} left out, {spent}")

@@ -24,19 +24,19 @@ Groups = dict[tuple[str, ...], Found]
 PLAIN = re.compile(r"^[A-Za-z0-9_.]+$")
 
 
-def older() -> bool:
+def is_older_line() -> bool:
     """Return True where the installed transformers is of the 4.x line, which ties and loads in another way."""
     import transformers
 
     return int(transformers.__version__.split(".")[0]) < 5
 
 
-def build(model_class: Any, config_class: Any, data: dict[str, Any]) -> Any:
+def build_on_meta(model_class: Any, config_class: Any, data: dict[str, Any]) -> Any:
     """A model on the meta device, its config made from a dict as `from_pretrained` makes it."""
     import torch
 
     config = config_of(model_class, config_class, data)
-    if older():
+    if is_older_line():
         return _build_older(model_class, config)
     with torch.device("meta"):
         return model_class(config)
@@ -88,7 +88,9 @@ def groups_of(model: Any) -> Groups:
                 names.setdefault(id(parameter), []).append(f"{path}.{attribute}" if path else attribute)
                 owners.setdefault(id(parameter), set()).add((id(module), attribute))
     found: Groups = {}
-    source = _older_source(model) if older() else _source(dict(getattr(model, "all_tied_weights_keys", None) or {}))
+    source = (
+        _older_source(model) if is_older_line() else _source(dict(getattr(model, "all_tied_weights_keys", None) or {}))
+    )
     for key, members in names.items():
         if len(members) > 1:
             kind = "module" if len(owners[key]) == 1 else "parameter"
@@ -112,7 +114,7 @@ def _older_source(model: Any) -> Callable[[list[str]], str]:
 
     Where it leaves out none, the member whose parameter is that of all once the class's own code has tied them.
     """
-    patterns = [p for _, declared in declarations(model) for p, _ in declared]
+    patterns = [p for _, declared in model_declarations(model) for p, _ in declared]
     embedding, proven = parameter_of(model, "get_input_embeddings"), proven_sources(model)
 
     def source(members: list[str]) -> str:
@@ -134,7 +136,7 @@ def parameter_of(model: Any, getter: str) -> str:
     return "" if path is None or weight is None else f"{path}.weight".lstrip(".")
 
 
-def repairs(model: Any) -> bool:
+def repairs_missing(model: Any) -> bool:
     """Return True for a class of 4.57 whose own `from_pretrained` looks after what was missing (LongT5 ties it)."""
     loader = getattr(type(model).from_pretrained, "__func__", None)
     own = getattr(loader, "__module__", "").startswith("transformers.models.")
@@ -154,7 +156,7 @@ def tied_in(names: tuple[str, ...], groups: Groups) -> bool:
     return any(wanted <= set(members) for members in groups)
 
 
-def declarations(model: Any) -> list[tuple[str, list[tuple[str, str]]]]:
+def model_declarations(model: Any) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return each submodel's declaration as (path, pairs of target and source); 4.57 names no source: it is empty."""
     found: list[tuple[str, list[tuple[str, str]]]] = []
     for path, module in model.named_modules():
@@ -172,5 +174,5 @@ def _word(declared: Any) -> str:
 
 def declares_patterns(model: Any) -> bool:
     """Return True where a submodel declares ties by a pattern rather than by names."""
-    words = [word for _, pairs in declarations(model) for pair in pairs for word in pair]
+    words = [word for _, pairs in model_declarations(model) for pair in pairs for word in pair]
     return any(word and not PLAIN.match(word) for word in words)

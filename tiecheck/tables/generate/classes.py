@@ -46,7 +46,7 @@ def load_config_class(model_type: str) -> Any:
     return auto.CONFIG_MAPPING[model_type]
 
 
-def unmapped(known: set[str]) -> Iterator[tuple[str, str, str]]:
+def unmapped_classes(known: set[str]) -> Iterator[tuple[str, str, str]]:
     """Public `PreTrainedModel` classes in no auto mapping, as (model type, class name, modeling module)."""
     base = importlib.import_module("transformers.modeling_utils").PreTrainedModel
     models = importlib.import_module("transformers.models")
@@ -80,17 +80,17 @@ def own_types(pairs: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield own, class_name
 
 
-def candidates(only: frozenset[str] = frozenset()) -> list[ClassCandidate]:
+def class_candidates(only: frozenset[str] = frozenset()) -> list[ClassCandidate]:
     """Every class to ask, sorted by class name and model type; `only` keeps some model types."""
     pairs = {(m, c) for m, c in auto_mappings() if not only or m in only}
     pairs |= {(m, c) for m, c in own_types(pairs) if not only or m in only}
     found = {ClassCandidate(c, m, "") for m, c in pairs}
     if not only:
-        found |= {ClassCandidate(c, m, module) for m, c, module in unmapped({c for _, c in pairs})}
+        found |= {ClassCandidate(c, m, module) for m, c, module in unmapped_classes({c for _, c in pairs})}
     return sorted(found)
 
 
-def resolve(candidate: ClassCandidate) -> tuple[Any, Any]:
+def resolve_classes(candidate: ClassCandidate) -> tuple[Any, Any]:
     """A candidate's model class and config class."""
     if candidate.module:
         model_class = getattr(importlib.import_module(candidate.module), candidate.class_name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from tiecheck.tables.generate.build import older
+from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.configs import FLAG, default_config, silent_dict
 
 VALUES: tuple[Any, ...] = (None, "text", True, 3, 0.5, [], {})
@@ -170,7 +170,7 @@ def refused_types(config_class: Any) -> dict[str, str]:
     A field is set as the constructor sets it, and whether the class goes that way at all is asked of one whole config.
     """
     found: dict[str, str] = {}
-    if older():
+    if is_older_line():
         return found
     from dataclasses import fields
 

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from tiecheck.tables.generate.build import older
+from tiecheck.tables.generate.build import is_older_line
 
 FLAG = "tie_word_embeddings"
 """The one flag that `PreTrainedModel.get_expanded_tied_weights_keys` (transformers 5.23) reads."""
@@ -89,19 +89,19 @@ Level = tuple[str, ...]
 Flags = dict[Level, bool]
 
 
-def levels(config: Any) -> list[Level]:
+def config_levels(config: Any) -> list[Level]:
     """The nested config levels of a config object, outermost first."""
     found: list[Level] = []
     for key, value in sorted(vars(config).items()):
         if hasattr(value, "to_json_string") and hasattr(value, "model_type") and key != "_parent":
             found.append((key,))
-            found += [(key, *rest) for rest in levels(value)]
+            found += [(key, *rest) for rest in config_levels(value)]
     return sorted(found, key=lambda level: (len(level), level))
 
 
 def default_config(config_class: Any) -> Any:
     """A config with nothing given; raises what the class raises that cannot be made so."""
-    parts = PARTS.get(config_class.model_type, {}) if older() else {}
+    parts = PARTS.get(config_class.model_type, {}) if is_older_line() else {}
     return (
         config_class.from_dict({key: {"model_type": kind} for key, kind in parts.items()}) if parts else config_class()
     )
@@ -127,7 +127,7 @@ def _strip(data: dict[str, Any]) -> None:
             _strip(value)
 
 
-def at(data: dict[str, Any], level: Level) -> dict[str, Any]:
+def dict_at_level(data: dict[str, Any], level: Level) -> dict[str, Any]:
     """The dict of one level, made where it is not there."""
     for key in level:
         inner = data.get(key)
@@ -137,10 +137,10 @@ def at(data: dict[str, Any], level: Level) -> dict[str, Any]:
     return data
 
 
-def owners(config: Any) -> list[tuple[Level, Any]]:
+def config_objects(config: Any) -> list[tuple[Level, Any]]:
     """Every level of a config object with the object that stands there."""
     found: list[tuple[Level, Any]] = [((), config)]
-    for level in levels(config):
+    for level in config_levels(config):
         owner = config
         for key in level:
             owner = getattr(owner, key)
@@ -148,29 +148,29 @@ def owners(config: Any) -> list[tuple[Level, Any]]:
     return found
 
 
-def shrink(data: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
+def shrink_layers(data: dict[str, Any], config: Any, layers: int) -> dict[str, Any]:
     """The same dict with fewer layers at every level, where the config counts them in the usual words.
 
     A list with one entry a layer (`layer_types`) is cut to fit, and so is `per_layer_config` (gemma4).
     """
     small = copy.deepcopy(data)
-    for level, owner in owners(config):
+    for level, owner in config_objects(config):
         items = owner.to_dict().items()
         counts = {name: v for name, v in items if LAYERS.search(name) and type(v) is int and v > layers}
         if counts:
-            at(small, level).update(dict.fromkeys(counts, layers))
-        for name, value in list(at(small, level).items()) if counts else ():
+            dict_at_level(small, level).update(dict.fromkeys(counts, layers))
+        for name, value in list(dict_at_level(small, level).items()) if counts else ():
             if isinstance(value, list) and len(value) in counts.values():
-                at(small, level)[name] = value[:layers]
+                dict_at_level(small, level)[name] = value[:layers]
             elif name == "per_layer_config" and isinstance(value, dict):
-                at(small, level)[name] = {layer: v for layer, v in value.items() if int(layer) < layers}
+                dict_at_level(small, level)[name] = {layer: v for layer, v in value.items() if int(layer) < layers}
     return small
 
 
-def filled(data: dict[str, Any], config: Any) -> dict[str, Any]:
+def filled_from_default(data: dict[str, Any], config: Any) -> dict[str, Any]:
     """The same dict with the values that a default config leaves open, for a class whose default cannot be built."""
     whole = copy.deepcopy(data)
-    for level, owner in owners(config):
+    for level, owner in config_objects(config):
         has = owner.to_dict()
         width, heads, layers = (_integer(has.get(word)) for word in SIZES)
         sizes = {
@@ -182,9 +182,9 @@ def filled(data: dict[str, Any], config: Any) -> dict[str, Any]:
         }
         news = {name: size for name, size in sizes.items() if size is not None and name in has and has[name] is None}
         news |= BROKEN.get(type(owner).__name__, {})
-        news |= BROKEN_OLDER.get(type(owner).__name__, {}) if older() else {}
+        news |= BROKEN_OLDER.get(type(owner).__name__, {}) if is_older_line() else {}
         if news:
-            at(whole, level).update(news)
+            dict_at_level(whole, level).update(news)
     return whole
 
 
@@ -192,18 +192,18 @@ def _integer(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def flagged(data: dict[str, Any], flags: Flags, key: str = FLAG) -> dict[str, Any]:
+def with_flags(data: dict[str, Any], flags: Flags, key: str = FLAG) -> dict[str, Any]:
     """The same dict with the tie flag, or another key for it, written at some levels."""
     loud = copy.deepcopy(data)
     for level, value in flags.items():
-        at(loud, level)[key] = value
+        dict_at_level(loud, level)[key] = value
     return loud
 
 
 def other_keys(config: Any) -> list[tuple[str, Level]]:
     """Keys other than the flag that the config classes' source speaks of, each with the level they would stand at."""
     found = []
-    for level, owner in owners(config):
+    for level, owner in config_objects(config):
         source = inspect.getsource(inspect.getmodule(type(owner)) or type(owner))
         found += [(key, level) for key in sorted({*TIE_KEY.findall(source)} - {FLAG})]
     return found

@@ -26,7 +26,7 @@ MODELS = re.compile(r"ForCausalLM|LMHeadModel|ForConditionalGeneration")
 NOTHING = "no assignment of a head was found"
 
 
-def read(engine: str, root: Path) -> Mapping[str, str]:
+def read_engine(engine: str, root: Path) -> Mapping[str, str]:
     """Read an engine's source: architecture (for mlx-lm model type) -> the fields of its line.
 
     Raises:
@@ -50,7 +50,7 @@ def read(engine: str, root: Path) -> Mapping[str, str]:
     raise ValueError(f"no reader for {engine}: there are {', '.join(ORDER)}")
 
 
-def section(engine: str, version: str, lines: Mapping[str, str]) -> str:
+def section_text(engine: str, version: str, lines: Mapping[str, str]) -> str:
     """One engine in one version as text: `@`, engine and version, then fields and the names they hold for."""
     named: dict[str, list[str]] = {}
     for name, fields in sorted(lines.items()):
@@ -60,7 +60,7 @@ def section(engine: str, version: str, lines: Mapping[str, str]) -> str:
     return f"@\t{engine}\t{version}\n" + "".join(f"{f}\t{' '.join(n)}\n" for f, n in sorted(named.items()))
 
 
-def sections(text: str) -> dict[tuple[str, str], str]:
+def split_sections(text: str) -> dict[tuple[str, str], str]:
     """The sections of a table, by engine and version."""
     found = {}
     for part in text.split("@\t")[1:]:
@@ -86,8 +86,8 @@ def write_engine_table(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the section differs")
     options = parser.parse_args(arguments)
     before = PATH.read_text(encoding="utf-8") if PATH.exists() else HEADER
-    held = sections(before)
-    made = section(options.engine, options.version, read(options.engine, options.folder))
+    held = split_sections(before)
+    made = section_text(options.engine, options.version, read_engine(options.engine, options.folder))
     if options.check:
         same = held.get((options.engine, options.version)) == made
         say = "the section is up to date" if same else "the section differs: run it again without --check"

@@ -80,34 +80,34 @@ class Tree:
         return self._parsed[path]
 
 
-def lineage(found: Class) -> Iterator[Class]:
+def class_lineage(found: Class) -> Iterator[Class]:
     """A class and its bases that the tree has, nearest first."""
     yield found
     for base in found.node.bases:
         if isinstance(base, ast.Name) and base.id != found.name:
             above = found.module.find(base.id)
             if above is not None:
-                yield from lineage(above)
+                yield from class_lineage(above)
 
 
-def method(found: Class, name: str) -> tuple[Class, ast.FunctionDef] | None:
+def nearest_method(found: Class, name: str) -> tuple[Class, ast.FunctionDef] | None:
     """The nearest definition of a method, with the class that has it."""
-    for owner in lineage(found):
+    for owner in class_lineage(found):
         for node in owner.node.body:
             if isinstance(node, ast.FunctionDef) and node.name == name:
                 return owner, node
     return None
 
 
-def dotted(node: ast.AST) -> str | None:
+def dotted_chain(node: ast.AST) -> str | None:
     """`a.b.c` for a chain of attributes, with `()` after what is called without arguments."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
-        above = dotted(node.value)
+        above = dotted_chain(node.value)
         return f"{above}.{node.attr}" if above else None
     if isinstance(node, ast.Call) and not node.args and not node.keywords:
-        above = dotted(node.func)
+        above = dotted_chain(node.func)
         return f"{above}()" if above else None
     return None
 
@@ -116,22 +116,22 @@ Condition = tuple[tuple[ast.expr, bool], ...]
 """The tests above a statement, outermost first, each with the value it has there."""
 
 
-def statements(body: list[ast.stmt], above: Condition = ()) -> Iterator[tuple[ast.stmt, Condition]]:
+def walked_statements(body: list[ast.stmt], above: Condition = ()) -> Iterator[tuple[ast.stmt, Condition]]:
     """Every statement below a body with the conditions it stands under; nested functions are left out."""
     for statement in body:
         yield statement, above
         if isinstance(statement, ast.If):
-            yield from statements(statement.body, (*above, (statement.test, True)))
-            yield from statements(statement.orelse, (*above, (statement.test, False)))
+            yield from walked_statements(statement.body, (*above, (statement.test, True)))
+            yield from walked_statements(statement.orelse, (*above, (statement.test, False)))
         elif isinstance(statement, ast.For | ast.While | ast.With):
-            yield from statements(statement.body, above)
-            yield from statements(getattr(statement, "orelse", []), above)
+            yield from walked_statements(statement.body, above)
+            yield from walked_statements(getattr(statement, "orelse", []), above)
         elif isinstance(statement, ast.Try):
             for block in (statement.body, *(h.body for h in statement.handlers), statement.orelse, statement.finalbody):
-                yield from statements(block, above)
+                yield from walked_statements(block, above)
 
 
-def mentions(node: ast.AST, text: str) -> bool:
+def mentions_text(node: ast.AST, text: str) -> bool:
     """Return True where a string constant, attribute or name below a node contains a text."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and text in inner.value:
@@ -143,8 +143,8 @@ def mentions(node: ast.AST, text: str) -> bool:
     return False
 
 
-def called(node: ast.AST) -> str:
+def name_called(node: ast.AST) -> str:
     """The last part of what a call calls; empty for other nodes."""
     if not isinstance(node, ast.Call):
         return ""
-    return (dotted(node.func) or "").split(".")[-1]
+    return (dotted_chain(node.func) or "").split(".")[-1]

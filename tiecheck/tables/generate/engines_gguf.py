@@ -17,10 +17,10 @@ from tiecheck.tables.generate.engines_ast import (
     Condition,
     Tree,
     Unrecognised,
-    dotted,
-    lineage,
-    mentions,
-    statements,
+    class_lineage,
+    dotted_chain,
+    mentions_text,
+    walked_statements,
 )
 
 HEAD = "lm_head"
@@ -79,7 +79,7 @@ def _mapped(text: str, kind: str) -> tuple[str, ...]:
 def _dict(path: Path, name: str) -> ast.Dict:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if any(dotted(t) == name for t in targets) and isinstance(getattr(node, "value", None), ast.Dict):
+        if any(dotted_chain(t) == name for t in targets) and isinstance(getattr(node, "value", None), ast.Dict):
             found: ast.Dict = node.value  # type: ignore[attr-defined]
             return found
     raise Unrecognised(f"{name} was not found")
@@ -89,7 +89,7 @@ def _tensors(path: Path) -> Mapping[str, frozenset[str]]:
     """`MODEL_ARCH` -> the tensors it may have."""
     table = _dict(path, "MODEL_TENSORS")
     return {
-        (dotted(k) or "").split(".")[-1]: frozenset((dotted(e) or "").split(".")[-1] for e in v.elts)
+        (dotted_chain(k) or "").split(".")[-1]: frozenset((dotted_chain(e) or "").split(".")[-1] for e in v.elts)
         for k, v in zip(table.keys, table.values, strict=True)
         if k is not None and isinstance(v, ast.List)
     }
@@ -98,7 +98,7 @@ def _tensors(path: Path) -> Mapping[str, frozenset[str]]:
 def _gguf_names(path: Path) -> Mapping[str, str]:
     table = _dict(path, "MODEL_ARCH_NAMES")
     return {
-        (dotted(k) or "").split(".")[-1]: str(v.value)
+        (dotted_chain(k) or "").split(".")[-1]: str(v.value)
         for k, v in zip(table.keys, table.values, strict=True)
         if k is not None and isinstance(v, ast.Constant)
     }
@@ -171,14 +171,14 @@ def _registered(tree: Tree, name: str, module: str) -> Class:
     found = []
     for node in parsed.classes.values() if parsed is not None else ():
         for decorator in node.decorator_list:
-            registers = isinstance(decorator, ast.Call) and dotted(decorator.func) == "ModelBase.register"
+            registers = isinstance(decorator, ast.Call) and dotted_chain(decorator.func) == "ModelBase.register"
             given = decorator.args if isinstance(decorator, ast.Call) and registers else []
             if parsed is not None and any(isinstance(a, ast.Constant) and a.value == name for a in given):
                 found.append(Class(node.name, parsed, node))
     text = [
         c
         for c in found
-        if not any(isinstance(b, ast.Name) and b.id == "MmprojModel" for o in lineage(c) for b in o.node.bases)
+        if not any(isinstance(b, ast.Name) and b.id == "MmprojModel" for o in class_lineage(c) for b in o.node.bases)
     ]
     if len(text) != 1:
         raise Unrecognised("the class that registers it was not found")
@@ -187,20 +187,20 @@ def _registered(tree: Tree, name: str, module: str) -> Class:
 
 def _own(found: Class) -> Iterator[Class]:
     """A class and its bases up to the common ones."""
-    return (owner for owner in lineage(found) if owner.name not in ROOTS)
+    return (owner for owner in class_lineage(found) if owner.name not in ROOTS)
 
 
 def _arch(found: Class) -> str:
     """The `MODEL_ARCH` of a class; draft models, which some classes turn into, are left aside."""
     for owner in _own(found):
         for node in owner.node.body:
-            if isinstance(node, ast.Assign) and dotted(node.targets[0]) == "model_arch":
-                arch = (dotted(node.value) or "?").split(".")[-1]
+            if isinstance(node, ast.Assign) and dotted_chain(node.targets[0]) == "model_arch":
+                arch = (dotted_chain(node.value) or "?").split(".")[-1]
                 changed = {
-                    (dotted(s.value) or "?").split(".")[-1]
+                    (dotted_chain(s.value) or "?").split(".")[-1]
                     for above in _own(found)
                     for s in ast.walk(above.node)
-                    if isinstance(s, ast.Assign) and dotted(s.targets[0]) == "self.model_arch"
+                    if isinstance(s, ast.Assign) and dotted_chain(s.targets[0]) == "self.model_arch"
                 }
                 if changed - {"EAGLE3", "DFLASH", arch}:
                     raise Unrecognised("the converter chooses the architecture at run time")
@@ -224,19 +224,19 @@ def _drops(function: ast.FunctionDef) -> Iterator[str]:
     """`skip` or `flag` for a return that the head runs into; raises for any other mention of it."""
     seen: set[ast.AST] = set()
     for node in ast.walk(function):
-        if isinstance(node, ast.Tuple | ast.Set | ast.List) and mentions(node, "embed_tokens"):
+        if isinstance(node, ast.Tuple | ast.Set | ast.List) and mentions_text(node, "embed_tokens"):
             seen |= set(ast.walk(node))
-        if isinstance(node, ast.If) and mentions(node.test, "is_rerank"):
+        if isinstance(node, ast.If) and mentions_text(node.test, "is_rerank"):
             seen |= {n for s in node.body for n in ast.walk(s)}
         if isinstance(node, ast.Attribute) and node.attr == "OUTPUT":
             raise Unrecognised("the converter treats the tensor that becomes the output apart")
-    for statement, above in statements(function.body):
+    for statement, above in walked_statements(function.body):
         if isinstance(statement, ast.Return) and _empty(statement.value) and above:
-            tests = [t for t, value in above if value and mentions(t, HEAD)]
+            tests = [t for t, value in above if value and mentions_text(t, HEAD)]
             if len(tests) == 1 and _plain(tests[0]):
                 seen |= set(ast.walk(tests[0]))
                 yield _under([(t, v) for t, v in above if t is not tests[0]])
-        if isinstance(statement, ast.Expr) and mentions(statement, "info"):
+        if isinstance(statement, ast.Expr) and mentions_text(statement, "info"):
             seen |= set(ast.walk(statement))
     if any(
         isinstance(n, ast.Constant) and isinstance(n.value, str) and HEAD in n.value and n not in seen
@@ -264,4 +264,6 @@ def _empty(value: ast.expr | None) -> bool:
 def _plain(test: ast.expr) -> bool:
     """Return True where a test asks for the head's name alone."""
     parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
-    return all(isinstance(p, ast.Compare) and isinstance(p.ops[0], ast.Eq) and dotted(p.left) == "name" for p in parts)
+    return all(
+        isinstance(p, ast.Compare) and isinstance(p.ops[0], ast.Eq) and dotted_chain(p.left) == "name" for p in parts
+    )

@@ -9,12 +9,12 @@ from tiecheck.tables.generate.engines_ast import (
     FLAG,
     Class,
     Unrecognised,
-    called,
-    dotted,
-    lineage,
-    mentions,
-    method,
-    statements,
+    class_lineage,
+    dotted_chain,
+    mentions_text,
+    name_called,
+    nearest_method,
+    walked_statements,
 )
 
 HEAD = "lm_head"
@@ -33,7 +33,7 @@ def load_of(found: Class, alias: bool, tie: str, headless: bool) -> str:
         Unrecognised: It is none of the known patterns.
     """
     function = _loader(found)
-    automatic = [n for n in ast.walk(function) if called(n) == "AutoWeightsLoader"]
+    automatic = [n for n in ast.walk(function) if name_called(n) == "AutoWeightsLoader"]
     if automatic:
         made = _automatic(function, automatic, alias, tie)
         mapped = _mapped(found)
@@ -50,13 +50,13 @@ def load_of(found: Class, alias: bool, tie: str, headless: bool) -> str:
 def _mapped(found: Class) -> bool | None:
     """Return True where the class's weight mapper drops the head; None where it names the head in some other way."""
     dropped = False
-    for owner in lineage(found):
+    for owner in class_lineage(found):
         for node in ast.walk(owner.node):
-            if called(node) != "WeightsMapper":
+            if name_called(node) != "WeightsMapper":
                 continue
             for table in ast.walk(node):
                 for key, value in zip(table.keys, table.values, strict=True) if isinstance(table, ast.Dict) else ():
-                    if key is None or not mentions(key, HEAD):
+                    if key is None or not mentions_text(key, HEAD):
                         continue
                     if isinstance(value, ast.Constant) and value.value is None:
                         dropped = True
@@ -67,15 +67,15 @@ def _mapped(found: Class) -> bool | None:
 
 def _loader(found: Class) -> ast.FunctionDef:
     """`load_weights`, or the method that it hands its weights to when no environment variable says otherwise."""
-    defined = method(found, "load_weights")
+    defined = nearest_method(found, "load_weights")
     while defined is not None:
         function = defined[1]
         last = function.body[-1]
         call = last.value if isinstance(last, ast.Return | ast.Expr) else None
-        name = dotted(call.func) if isinstance(call, ast.Call) else None
+        name = dotted_chain(call.func) if isinstance(call, ast.Call) else None
         if name is None or not name.startswith("self.") or name.count(".") != 1 or len(function.body) > 3:
             return function
-        defined = method(found, name.split(".")[1])
+        defined = nearest_method(found, name.split(".")[1])
     raise Unrecognised("no load_weights was found")
 
 
@@ -106,27 +106,27 @@ def _automatic(function: ast.FunctionDef, calls: list[ast.AST], alias: bool, tie
 
 def _of_flag(function: ast.FunctionDef, test: ast.expr) -> bool:
     """Return True where a test is the tie flag alone, or a local name that holds it."""
-    if mentions(test, FLAG):
+    if mentions_text(test, FLAG):
         return not isinstance(test, ast.UnaryOp)
     return isinstance(test, ast.Name) and any(
-        isinstance(s, ast.Assign) and dotted(s.targets[0]) == test.id and mentions(s.value, FLAG)
-        for s, _ in statements(function.body)
+        isinstance(s, ast.Assign) and dotted_chain(s.targets[0]) == test.id and mentions_text(s.value, FLAG)
+        for s, _ in walked_statements(function.body)
     )
 
 
 def _appended(function: ast.FunctionDef, name: str, named: list[ast.Constant]) -> bool:
     """Return True where the head is put on a list of prefixes under the flag, and nowhere else."""
     kept = set()
-    for statement, above in statements(function.body):
-        if isinstance(statement, ast.Expr) and called(statement.value) in {"append", "extend"}:
+    for statement, above in walked_statements(function.body):
+        if isinstance(statement, ast.Expr) and name_called(statement.value) in {"append", "extend"}:
             call = statement.value
-            onto = isinstance(call, ast.Call) and (dotted(call.func) or "").startswith(f"{name}.")
+            onto = isinstance(call, ast.Call) and (dotted_chain(call.func) or "").startswith(f"{name}.")
             if onto and above and _of_flag(function, above[-1][0]) and above[-1][1]:
                 kept |= set(ast.walk(statement))
         if (
             isinstance(statement, ast.Assign)
-            and dotted(statement.targets[0]) == name
-            and mentions(statement.value, HEAD)
+            and dotted_chain(statement.targets[0]) == name
+            and mentions_text(statement.value, HEAD)
         ):
             value = statement.value
             if isinstance(value, ast.List) or (isinstance(value, ast.IfExp) and _of_flag(function, value.test)):
@@ -136,13 +136,13 @@ def _appended(function: ast.FunctionDef, name: str, named: list[ast.Constant]) -
 
 def _handed_on(function: ast.FunctionDef) -> str:
     """A composite without a loader of its own: fine where it hands its weights to the inner model untouched."""
-    if mentions(function, HEAD):
+    if mentions_text(function, HEAD):
         raise Unrecognised("a composite whose load_weights names the head")
     last = function.body[-1]
     if (
         len(function.body) == 1
         and isinstance(last, ast.Return | ast.Expr)
-        and called(last.value or last) == "load_weights"
+        and name_called(last.value or last) == "load_weights"
     ):
         return "pass"
     raise Unrecognised("a composite that sorts its weights itself")
@@ -150,11 +150,11 @@ def _handed_on(function: ast.FunctionDef) -> str:
 
 def _loop(function: ast.FunctionDef) -> str:
     """A loop over the weights that looks each name up among the parameters."""
-    loop = next((s for s, _ in statements(function.body) if isinstance(s, ast.For) and _over_weights(s)), None)
+    loop = next((s for s, _ in walked_statements(function.body) if isinstance(s, ast.For) and _over_weights(s)), None)
     if loop is None:
         raise Unrecognised("load_weights has no loop over the weights")
-    for statement, above in statements(loop.body):
-        if isinstance(statement, ast.Continue) and above and mentions(above[-1][0], HEAD) and above[-1][1]:
+    for statement, above in walked_statements(loop.body):
+        if isinstance(statement, ast.Continue) and above and mentions_text(above[-1][0], HEAD) and above[-1][1]:
             if _skips_head(above[-1][0]) and len(above) == 1:
                 return "skip"
             raise Unrecognised(f"the head is skipped under {ast.unparse(above[-1][0])[:60]}")
@@ -176,7 +176,7 @@ def _names(function: ast.FunctionDef) -> bool:
     """Return True where a loader names the head outside of blocks under the flag that only copy the embedding to it."""
     copies: set[ast.AST] = set()
     for node in ast.walk(function):
-        if isinstance(node, ast.If) and mentions(node.test, FLAG) and not mentions(node.test, HEAD):
+        if isinstance(node, ast.If) and mentions_text(node.test, FLAG) and not mentions_text(node.test, HEAD):
             inside = [n for s in node.body for n in ast.walk(s)]
             if not any(isinstance(n, ast.Continue | ast.Return | ast.Raise) for n in inside):
                 copies |= set(inside)
@@ -188,33 +188,33 @@ def _names(function: ast.FunctionDef) -> bool:
 
 
 def _over_weights(loop: ast.For) -> bool:
-    return isinstance(loop.target, ast.Tuple) and mentions(loop.iter, "weights")
+    return isinstance(loop.target, ast.Tuple) and mentions_text(loop.iter, "weights")
 
 
 def _skips_head(test: ast.expr) -> bool:
     """Return True where a true flag lets a test hold for the head: `flag and "lm_head.weight" in name`, or a name."""
     parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
-        return any(_skips_head(part) for part in test.values if mentions(part, HEAD))
-    names = [p for p in parts if not mentions(p, FLAG)]
+        return any(_skips_head(part) for part in test.values if mentions_text(part, HEAD))
+    names = [p for p in parts if not mentions_text(p, FLAG)]
     return len(names) == 1 and _names_head(names[0])
 
 
 def _names_head(test: ast.expr) -> bool:
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.In | ast.Eq):
-        return mentions(test, HEAD)
-    return called(test) in {"startswith", "endswith"} and mentions(test, HEAD)
+        return mentions_text(test, HEAD)
+    return name_called(test) in {"startswith", "endswith"} and mentions_text(test, HEAD)
 
 
 def _table_of(function: ast.FunctionDef) -> tuple[str, bool] | None:
     """The name of the dict of parameters, and whether it has tied ones under every name."""
-    for statement, _ in statements(function.body):
+    for statement, _ in walked_statements(function.body):
         if (
             isinstance(statement, ast.Assign)
-            and called(statement.value) == "dict"
-            and mentions(statement.value, "named_parameters")
+            and name_called(statement.value) == "dict"
+            and mentions_text(statement.value, "named_parameters")
         ):
-            return dotted(statement.targets[0]) or "", "remove_duplicate=False" in ast.unparse(statement.value)
+            return dotted_chain(statement.targets[0]) or "", "remove_duplicate=False" in ast.unparse(statement.value)
     return None
 
 
@@ -236,13 +236,13 @@ def _lookups(body: list[ast.stmt], table: str, guarded: bool) -> Iterator[bool]:
 
 
 def _looks_up(node: ast.AST, table: str) -> bool:
-    return isinstance(node, ast.Subscript) and dotted(node.value) == table and isinstance(node.slice, ast.Name)
+    return isinstance(node, ast.Subscript) and dotted_chain(node.value) == table and isinstance(node.slice, ast.Name)
 
 
 def _membership(test: ast.expr, table: str) -> bool | None:
     """True for `name in table`, False for `name not in table`, None for any other test."""
     if not isinstance(test, ast.Compare) or len(test.ops) != 1:
         return None
-    if (dotted(test.comparators[0]) or "").removesuffix(".keys()") != table:
+    if (dotted_chain(test.comparators[0]) or "").removesuffix(".keys()") != table:
         return None
     return True if isinstance(test.ops[0], ast.In) else False if isinstance(test.ops[0], ast.NotIn) else None

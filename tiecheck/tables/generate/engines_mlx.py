@@ -11,12 +11,12 @@ from tiecheck.tables.generate.engines_ast import (
     Class,
     Tree,
     Unrecognised,
-    called,
-    dotted,
-    lineage,
-    mentions,
-    method,
-    statements,
+    class_lineage,
+    dotted_chain,
+    mentions_text,
+    name_called,
+    nearest_method,
+    walked_statements,
 )
 from tiecheck.tables.generate.engines_scope import HEADS
 from tiecheck.tables.generate.engines_torch import ClassFacts
@@ -64,16 +64,16 @@ def _tie(model: Class) -> ClassFacts:
     Raises:
         Unrecognised: It is none of the known patterns.
     """
-    defined = method(model, "__init__")
+    defined = nearest_method(model, "__init__")
     if defined is None:
         raise Unrecognised("no constructor was found")
     owner, init = defined
     made, inner = [], set()
-    for statement, above in statements(init.body):
+    for statement, above in walked_statements(init.body):
         if not isinstance(statement, ast.Assign):
             continue
-        name = dotted(statement.targets[0]) or ""
-        if name.removeprefix("self.") in HEADS and called(statement.value):
+        name = dotted_chain(statement.targets[0]) or ""
+        if name.removeprefix("self.") in HEADS and name_called(statement.value):
             made.append(above)
         held = _inner(statement.value)
         if held is not None and name.startswith("self."):
@@ -83,8 +83,8 @@ def _tie(model: Class) -> ClassFacts:
     if len(inner) == 1:
         module, level, _ = inner.pop()
         return ClassFacts("inner", level, inner=module)
-    if any(called(n) == EMBEDDING for o in lineage(model) for n in ast.walk(o.node)):
-        if any(mentions(o.node, FLAG) for o in lineage(model)):
+    if any(name_called(n) == EMBEDDING for o in class_lineage(model) for n in ast.walk(o.node)):
+        if any(mentions_text(o.node, FLAG) for o in class_lineage(model)):
             raise Unrecognised(f"no head of its own, yet the class mentions {FLAG}")
         return ClassFacts("always")
     raise Unrecognised("no assignment of a head was found")
@@ -92,7 +92,7 @@ def _tie(model: Class) -> ClassFacts:
 
 def _inner(value: ast.expr) -> tuple[str, str] | None:
     """The module and config level of `other.Model(other.ModelArgs.from_dict(args.text_config))`."""
-    name = dotted(value.func) if isinstance(value, ast.Call) else None
+    name = dotted_chain(value.func) if isinstance(value, ast.Call) else None
     if name is None or not name.endswith(".Model") or name.count(".") != 1 or not isinstance(value, ast.Call):
         return None
     given = ast.unparse(value.args[0]) if len(value.args) == 1 else ""
@@ -105,7 +105,7 @@ def _inner(value: ast.expr) -> tuple[str, str] | None:
 
 def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.expr, bool], ...]]) -> ClassFacts:
     if all(not above for above in made):
-        if any(mentions(o.node, FLAG) for o in lineage(owner)):
+        if any(mentions_text(o.node, FLAG) for o in class_lineage(owner)):
             raise Unrecognised(f"a head of its own, yet the class mentions {FLAG}")
         return ClassFacts("never")
     for above in made:
@@ -114,10 +114,14 @@ def _flagged(owner: Class, init: ast.FunctionDef, made: list[tuple[tuple[ast.exp
         test, value = above[0]
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             test, value = test.operand, not value
-        if value or dotted(test) not in {f"args.{FLAG}", f"self.args.{FLAG}", f"config.{FLAG}", f"self.{FLAG}"}:
+        if value or dotted_chain(test) not in {f"args.{FLAG}", f"self.args.{FLAG}", f"config.{FLAG}", f"self.{FLAG}"}:
             raise Unrecognised(f"the head stands under {ast.unparse(above[0][0])[:60]}")
-    kept = [s for s, _ in statements(init.body) if isinstance(s, ast.Assign) and dotted(s.targets[0]) == f"self.{FLAG}"]
-    if any(dotted(s.value) not in {f"args.{FLAG}", f"config.{FLAG}"} for s in kept):
+    kept = [
+        s
+        for s, _ in walked_statements(init.body)
+        if isinstance(s, ast.Assign) and dotted_chain(s.targets[0]) == f"self.{FLAG}"
+    ]
+    if any(dotted_chain(s.value) not in {f"args.{FLAG}", f"config.{FLAG}"} for s in kept):
         raise Unrecognised("the flag is set by the model itself")
     return ClassFacts("flag", default=_default(owner))
 
@@ -129,13 +133,14 @@ def _default(owner: Class) -> str:
         Unrecognised: The arguments' class has it in some other way.
     """
     args = owner.module.find("ModelArgs")
-    for above in lineage(args) if args is not None else ():
+    for above in class_lineage(args) if args is not None else ():
         if any(
-            isinstance(n, ast.FunctionDef) and n.name == "__post_init__" and mentions(n, FLAG) for n in above.node.body
+            isinstance(n, ast.FunctionDef) and n.name == "__post_init__" and mentions_text(n, FLAG)
+            for n in above.node.body
         ):
             raise Unrecognised("ModelArgs sets the flag itself")
         for node in above.node.body:
-            if isinstance(node, ast.AnnAssign) and dotted(node.target) == FLAG:
+            if isinstance(node, ast.AnnAssign) and dotted_chain(node.target) == FLAG:
                 if node.value is None:
                     return "-"
                 if isinstance(node.value, ast.Constant) and isinstance(node.value.value, bool):
@@ -148,7 +153,7 @@ def _composite(model: Class, facts: ClassFacts) -> ClassFacts:
     if facts.level == "?":
         return ClassFacts("unknown:its language model is given a config whose level was not seen")
     args = model.module.find("ModelArgs")
-    if args is not None and mentions(args.node, FLAG):
+    if args is not None and mentions_text(args.node, FLAG):
         return ClassFacts("unknown:its ModelArgs sets the flag of the text config")
     module = model.module.tree.module(facts.inner, model.module.path)
     below = module.find("Model") if module is not None else None
@@ -156,13 +161,13 @@ def _composite(model: Class, facts: ClassFacts) -> ClassFacts:
         return ClassFacts(f"unknown:its language model {facts.inner} was not found")
     found = _facts(below)
     joined = ".".join(part for part in (facts.level, found.level) if part)
-    cleaned = method(model, "sanitize")
+    cleaned = nearest_method(model, "sanitize")
     head = found.head
     if (
         cleaned is None
-        or mentions(cleaned[1], "lm_head")
+        or mentions_text(cleaned[1], "lm_head")
         or not any(
-            called(n) == "sanitize" and "language_model" in (dotted(n.func) or "")
+            name_called(n) == "sanitize" and "language_model" in (dotted_chain(n.func) or "")
             for n in ast.walk(cleaned[1])
             if isinstance(n, ast.Call)
         )
@@ -177,11 +182,11 @@ def _sanitized(model: Class) -> str:
     Raises:
         Unrecognised: `sanitize` names the head in some other way.
     """
-    defined = method(model, "sanitize")
+    defined = nearest_method(model, "sanitize")
     if defined is None:
         return "refuse"
     function = defined[1]
-    if any(called(n) == "sanitize" for n in ast.walk(function)):
+    if any(name_called(n) == "sanitize" for n in ast.walk(function)):
         raise Unrecognised("sanitize calls another one")
     named = [
         n
@@ -191,9 +196,9 @@ def _sanitized(model: Class) -> str:
     if not named:
         return "refuse"
     popped: set[ast.AST] = set()
-    for statement, above in statements(function.body):
+    for statement, above in walked_statements(function.body):
         call = statement.value if isinstance(statement, ast.Expr) else None
-        if called(call or statement) == "pop" and isinstance(call, ast.Call) and _flag_alone(above):
+        if name_called(call or statement) == "pop" and isinstance(call, ast.Call) and _flag_alone(above):
             popped |= set(ast.walk(statement)) if _names(call.args[0]) else set()
     if all(n in popped for n in named):
         return "skip"
@@ -201,7 +206,7 @@ def _sanitized(model: Class) -> str:
 
 
 def _flag_alone(above: tuple[tuple[ast.expr, bool], ...]) -> bool:
-    return not above or (len(above) == 1 and above[0][1] and (dotted(above[0][0]) or "").endswith(f".{FLAG}"))
+    return not above or (len(above) == 1 and above[0][1] and (dotted_chain(above[0][0]) or "").endswith(f".{FLAG}"))
 
 
 def _names(key: ast.expr) -> bool:

@@ -6,7 +6,15 @@ import ast
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tiecheck.tables.generate.engines_ast import FLAG, Class, Condition, called, dotted, mentions, statements
+from tiecheck.tables.generate.engines_ast import (
+    FLAG,
+    Class,
+    Condition,
+    dotted_chain,
+    mentions_text,
+    name_called,
+    walked_statements,
+)
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embeddings", "embed_in", "embedding", "tok_embeddings")
 HEADS = ("lm_head", "embed_out", "output", "head")
@@ -31,29 +39,29 @@ class Scope:
         arguments = {a.arg for a in (*init.args.args, *init.args.kwonlyargs)}
         if "config" in arguments:
             self.levels["config"] = ""
-        for statement, above in statements(init.body):
+        for statement, above in walked_statements(init.body):
             if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                self._assign([statement.target], statement.value, reduced(above))
+                self._assign([statement.target], statement.value, without_ranks(above))
             elif isinstance(statement, ast.Assign):
-                self._assign(statement.targets, statement.value, reduced(above))
+                self._assign(statement.targets, statement.value, without_ranks(above))
 
     def _assign(self, targets: list[ast.expr], value: ast.expr, above: Condition) -> None:
         level = self.level(value)
         for target in targets:
-            name = dotted(target)
+            name = dotted_chain(target)
             if name is None:
                 continue
             if level is not None:
                 self.levels[name] = level if self.levels.get(name, level) == level else "?"
             elif name in self.levels and name not in SOURCES:
                 self.levels[name] = "?"
-            if mentions(value, FLAG):
+            if mentions_text(value, FLAG):
                 # Set under a condition, it holds one thing or another: a constant is no read of the flag.
                 self.values[name] = ast.Constant(None) if above else value
 
     def level(self, node: ast.expr) -> str | None:
         """The config level an expression stands for; None where that is not seen."""
-        name = dotted(node)
+        name = dotted_chain(node)
         if name is None:
             return None
         if name in self.levels:
@@ -68,25 +76,25 @@ class Scope:
 
     def given(self, node: ast.expr) -> str | None:
         """The level of the config that an inner model is given, plain or inside vLLM's own config."""
-        if dotted(node) == "vllm_config":
+        if dotted_chain(node) == "vllm_config":
             return ""
-        if called(node) == "with_hf_config" and isinstance(node, ast.Call) and node.args:
+        if name_called(node) == "with_hf_config" and isinstance(node, ast.Call) and node.args:
             level = self.level(node.args[0])
             return level and f">{level}"
         return self.level(node)
 
     def flag(self, test: ast.expr) -> tuple[str, str] | None:
         """Level and default of a test that is one read of the flag; None for any other test."""
-        name = dotted(test)
+        name = dotted_chain(test)
         if name in self.values:
             value = self.values[name]
-            return None if dotted(value) == name else self.flag(value)
+            return None if dotted_chain(value) == name else self.flag(value)
         if isinstance(test, ast.Attribute) and test.attr == FLAG:
             level = self.level(test.value)
             return None if level is None else (level, "-")
-        if called(test) == "bool" and isinstance(test, ast.Call) and len(test.args) == 1:
+        if name_called(test) == "bool" and isinstance(test, ast.Call) and len(test.args) == 1:
             return self.flag(test.args[0])
-        if called(test) == "getattr" and isinstance(test, ast.Call) and len(test.args) == 3:
+        if name_called(test) == "getattr" and isinstance(test, ast.Call) and len(test.args) == 3:
             base, key, default = test.args
             level = self.level(base)
             if level is None or not isinstance(key, ast.Constant) or key.value != FLAG:
@@ -96,7 +104,7 @@ class Scope:
         return None
 
 
-def reduced(conditions: Condition) -> Condition:
+def without_ranks(conditions: Condition) -> Condition:
     """Conditions without those on pipeline ranks: a model on one device is its first and its last rank."""
     kept = []
     for test, value in conditions:
@@ -134,32 +142,32 @@ class Write(NamedTuple):
     """The tests it stands under, ranks left out."""
 
 
-def writes(init: ast.FunctionDef) -> Iterator[Write]:
+def head_writes(init: ast.FunctionDef) -> Iterator[Write]:
     """Every assignment to the head in a constructor."""
-    for statement, above in statements(init.body):
+    for statement, above in walked_statements(init.body):
         if not isinstance(statement, ast.Assign) or _dead(above):
             continue
-        name = dotted(statement.targets[0]) or ""
+        name = dotted_chain(statement.targets[0]) or ""
         parts = name.split(".")
         if parts[0] != "self" or len(parts) < 2 or parts[1] not in HEADS:
             continue
         value = statement.value
-        if called(value) in {"PPMissingLayer", "float", "to"} or (
+        if name_called(value) in {"PPMissingLayer", "float", "to"} or (
             isinstance(value, ast.Constant) and value.value is None
         ):
             continue
-        if parts[1] in HEADS[2:] and called(value) not in {*MADE, "tie_weights"}:
+        if parts[1] in HEADS[2:] and name_called(value) not in {*MADE, "tie_weights"}:
             continue
         if isinstance(value, ast.IfExp):
-            yield Write(_embedding(value.body), reduced((*above, (value.test, True))))
-            yield Write(_embedding(value.orelse), reduced((*above, (value.test, False))))
+            yield Write(_embedding(value.body), without_ranks((*above, (value.test, True))))
+            yield Write(_embedding(value.orelse), without_ranks((*above, (value.test, False))))
         elif len(parts) == 2 or parts[2:] == ["weight"]:
-            yield Write(_embedding(value), reduced(above))
+            yield Write(_embedding(value), without_ranks(above))
 
 
 def _embedding(value: ast.expr) -> bool:
     """Return True where a value is the embedding, or a head tied to it."""
-    if called(value) == "tie_weights" and isinstance(value, ast.Call) and value.args:
+    if name_called(value) == "tie_weights" and isinstance(value, ast.Call) and value.args:
         return _embedding(value.args[0])
-    name = (dotted(value) or "").removesuffix(".weight")
+    name = (dotted_chain(value) or "").removesuffix(".weight")
     return name.split(".")[-1] in EMBEDDINGS

@@ -13,13 +13,13 @@ from tiecheck.tables.generate.engines_ast import (
     Condition,
     Tree,
     Unrecognised,
-    called,
-    dotted,
-    lineage,
-    mentions,
+    class_lineage,
+    dotted_chain,
+    mentions_text,
+    name_called,
 )
 from tiecheck.tables.generate.engines_load import load_of
-from tiecheck.tables.generate.engines_scope import DYNAMIC, EMBEDDINGS, GIVEN, Scope, Write, writes
+from tiecheck.tables.generate.engines_scope import DYNAMIC, EMBEDDINGS, GIVEN, Scope, Write, head_writes
 
 
 class ClassFacts(NamedTuple):
@@ -44,11 +44,11 @@ def tie_of(found: Class) -> ClassFacts:
     Raises:
         Unrecognised: It is none of the known patterns.
     """
-    for owner in lineage(found):
+    for owner in class_lineage(found):
         init = next((n for n in owner.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         if init is None:
             continue
-        made = list(writes(init))
+        made = list(head_writes(init))
         if made:
             return _judge(Scope(owner, init), made)
         inner = _inner_of(owner, init)
@@ -64,10 +64,10 @@ def tie_of(found: Class) -> ClassFacts:
 def _headless(found: Class) -> bool:
     """Return True where the class makes its logits from the embedding itself, without a head module."""
     return any(
-        called(node) == "logits_processor"
+        name_called(node) == "logits_processor"
         and isinstance(node, ast.Call)
-        and any((dotted(a) or "").split(".")[-1] in EMBEDDINGS for a in node.args)
-        for owner in lineage(found)
+        and any((dotted_chain(a) or "").split(".")[-1] in EMBEDDINGS for a in node.args)
+        for owner in class_lineage(found)
         for node in ast.walk(owner.node)
     )
 
@@ -118,10 +118,10 @@ def _inner_of(owner: Class, init: ast.FunctionDef) -> ClassFacts | None:
     for node in ast.walk(init):
         if not isinstance(node, ast.Call):
             continue
-        if called(node) == DYNAMIC:
+        if name_called(node) == DYNAMIC:
             found.add(_registered(scope, node))
             continue
-        name = called(node)
+        name = name_called(node)
         inner = owner.module.find(name) if isinstance(node.func, ast.Name) else None
         if inner is not None and name.endswith(("ForCausalLM", "LMHeadModel")) and node.args + node.keywords:
             given = node.args[0] if node.args else next((k.value for k in node.keywords if k.arg in GIVEN), None)
@@ -142,7 +142,7 @@ def _registered(scope: Scope, node: ast.Call) -> ClassFacts:
     if level is None:
         raise Unrecognised(f"the inner model's config is {ast.unparse(given['hf_config'])[:60]}")
     named = given.get("architectures")
-    if named is not None and (dotted(named) or "").endswith("_config.architectures"):
+    if named is not None and (dotted_chain(named) or "").endswith("_config.architectures"):
         named = None
     if isinstance(named, ast.List) and len(named.elts) == 1 and isinstance(named.elts[0], ast.Constant):
         return ClassFacts("inner", level, inner=str(named.elts[0].value))
@@ -182,7 +182,7 @@ def class_facts(found: Class, alias: bool, classes: Mapping[str, Class]) -> Clas
 
 def _never(found: Class, head: str) -> ClassFacts:
     """A head of its own, unless the class asks for the flag elsewhere or copies the embedding while it loads."""
-    if any(mentions(owner.node, FLAG) for owner in lineage(found)):
+    if any(mentions_text(owner.node, FLAG) for owner in class_lineage(found)):
         return ClassFacts(f"unknown:a head of its own, yet the class mentions {FLAG}")
     return ClassFacts("never", head=head if head.startswith("unknown") else "-")
 

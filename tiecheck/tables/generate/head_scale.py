@@ -11,8 +11,8 @@ import math
 import re
 from typing import Any
 
-from tiecheck.tables.generate.build import build, config_of
-from tiecheck.tables.generate.configs import FLAG, at, owners, shrink
+from tiecheck.tables.generate.build import build_on_meta, config_of
+from tiecheck.tables.generate.configs import FLAG, config_objects, dict_at_level, shrink_layers
 
 PLANS = (((64, 4), (128, 4)), ((256, 2), (512, 4)))
 """Pairs of widths and heads: a scale that hangs on the width shows; the second has heads of the usual 128."""
@@ -82,14 +82,14 @@ class Meter:
     def scale(self, size: int, changes: dict[str, Any]) -> float | None:
         """The scale at a size of the plan; None where the class cannot be built small or the scale is no constant."""
         try:
-            return self._scale(tiny(self.data, self.config, *self.plan[size]) | changes)
+            return self._scale(tiny_config(self.data, self.config, *self.plan[size]) | changes)
         except Exception:  # noqa: BLE001 - a tiny build is a guess, and a wrong one may fail in any way
             return None
 
     def _scale(self, data: dict[str, Any]) -> float | None:
         import torch
 
-        if sum(p.numel() for p in build(self.model_class, self.config_class, data).parameters()) > LARGEST:
+        if sum(p.numel() for p in build_on_meta(self.model_class, self.config_class, data).parameters()) > LARGEST:
             return None
         torch.manual_seed(0)
         model = self.model_class(config_of(self.model_class, self.config_class, data)).float().eval()
@@ -105,16 +105,16 @@ class Meter:
         return {k: float(v) for k, v in sorted(items) if SCALES.search(k) and type(v) in (int, float)}
 
 
-def tiny(data: dict[str, Any], config: Any, width: int, heads: int) -> dict[str, Any]:
+def tiny_config(data: dict[str, Any], config: Any, width: int, heads: int) -> dict[str, Any]:
     """A config dict with everything that makes a model large made small, at every level."""
-    small = shrink(data, config, 2)
+    small = shrink_layers(data, config, 2)
     sizes = {"d": width, "2d": 2 * width, "h": heads, "d/h": width // heads}
-    for level, owner in owners(config):
+    for level, owner in config_objects(config):
         for name, value in owner.to_dict().items():
             word = next((word for pattern, word in TINY if re.search(pattern, name)), None)
             size = sizes.get(word or "", int(word) if word and word.isdigit() else 0)
             if size and type(value) is int and value > size:
-                at(small, level)[name] = size
+                dict_at_level(small, level)[name] = size
     return small
 
 

@@ -11,9 +11,9 @@ import copy
 import importlib
 from typing import Any
 
-from tiecheck.tables.generate.build import build, groups_of, tied_in
-from tiecheck.tables.generate.configs import Flags, flagged, shrink
-from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe
+from tiecheck.tables.generate.build import build_on_meta, groups_of, tied_in
+from tiecheck.tables.generate.configs import Flags, shrink_layers, with_flags
+from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe_class
 
 COMMON = (
     *("bert", "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"),
@@ -51,7 +51,9 @@ def other_groups(asked: Probe, groups: list[ProbedGroup]) -> list[tuple[str, str
         for model_type in ASKED_WHOLE:
             if model_type != own:
                 with contextlib.suppress(Exception):  # this class cannot hold that model
-                    others, built = probe(asked.model_class, asked.config_class, {key: {"model_type": model_type}})
+                    others, built = probe_class(
+                        asked.model_class, asked.config_class, {key: {"model_type": model_type}}
+                    )
                     found.append((key, model_type, [group for group in others if group.names not in have], built))
     return found
 
@@ -72,13 +74,15 @@ def _open_keys(config: Any) -> dict[str, str]:
 def _bits(asked: Probe, groups: list[ProbedGroup], key: str, model_type: str) -> dict[tuple[str, ...], str]:
     """The bits of the groups that are still there with another inner model."""
     auto = importlib.import_module("transformers.models.auto.configuration_auto")
-    inner = shrink({"model_type": model_type}, auto.CONFIG_MAPPING[model_type](), 2)
+    inner = shrink_layers({"model_type": model_type}, auto.CONFIG_MAPPING[model_type](), 2)
     data = copy.deepcopy(asked.small) | {key: inner}
     found: dict[tuple[str, ...], str] = {}
     for level in sorted({group.level for group in groups}):
         try:
             variants: tuple[Flags, ...] = ({}, {level: True}, {level: False})
-            tables = [groups_of(build(asked.model_class, asked.config_class, flagged(data, f))) for f in variants]
+            tables = [
+                groups_of(build_on_meta(asked.model_class, asked.config_class, with_flags(data, f))) for f in variants
+            ]
         except Exception:  # noqa: BLE001 - this class cannot hold that model
             return {}
         for group in groups:

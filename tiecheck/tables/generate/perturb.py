@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields as fields_of
 from typing import Any, NamedTuple
 
-from tiecheck.tables.generate.build import Groups, build, groups_of
-from tiecheck.tables.generate.configs import LAYERS, TIE_KEY, Level, at, flagged, owners
+from tiecheck.tables.generate.build import Groups, build_on_meta, groups_of
+from tiecheck.tables.generate.configs import LAYERS, TIE_KEY, Level, config_objects, dict_at_level, with_flags
 from tiecheck.tables.generate.probe import Probe
 
 SECONDS = 8
@@ -62,7 +62,7 @@ class Field(NamedTuple):
     def put(self, data: dict[str, Any], value: Any) -> dict[str, Any]:
         """Return a config dict with another value in the field."""
         changed = copy.deepcopy(data)
-        holder = at(changed, self.level)
+        holder = dict_at_level(changed, self.level)
         if self.place < 0:
             holder[self.key] = value
         else:
@@ -85,7 +85,7 @@ class Perturber:
         self.model_class, self.config_class = asked.model_class, asked.config_class
         self.data, self.model = asked.small, asked.model
         self.config = self.config_class.from_dict(copy.deepcopy(asked.small))
-        self.owners = dict(owners(self.config))
+        self.owners = dict(config_objects(self.config))
         self.levels = list(self.owners)
         self.base = _built(self.model)
         self.until = time.process_time() + BUDGET
@@ -95,10 +95,10 @@ class Perturber:
         whole = copy.deepcopy(self.data)
         for level, owner in self.owners.items():
             for key, value in owner.to_dict().items():
-                if key not in at(whole, level) and _plain(key, value):
-                    at(whole, level)[key] = value
-        flagged_whole = flagged(whole, dict.fromkeys(self.levels, True))
-        for data in (flagged_whole, flagged(self.data, dict.fromkeys(self.levels, True)), whole):
+                if key not in dict_at_level(whole, level) and _plain(key, value):
+                    dict_at_level(whole, level)[key] = value
+        flagged_whole = with_flags(whole, dict.fromkeys(self.levels, True))
+        for data in (flagged_whole, with_flags(self.data, dict.fromkeys(self.levels, True)), whole):
             with contextlib.suppress(Exception):  # a field may be refused where it is written out, and so may a flag
                 model = self._model(data)
                 if _built(model).shapes == self.base.shapes:
@@ -108,8 +108,8 @@ class Perturber:
     def _model(self, data: dict[str, Any]) -> Any:
         if time.process_time() > self.until:
             raise SlowClassError
-        with limited():
-            return build(self.model_class, self.config_class, data)
+        with limited_time():
+            return build_on_meta(self.model_class, self.config_class, data)
 
     def built(self, changes: Mapping[Field, Any]) -> Variant | str:
         """Return what the class builds with other values in some fields; the words of the error where it raises."""
@@ -125,7 +125,7 @@ class Perturber:
 
     def numbers(self, level: Level) -> Iterator[Field]:
         """Yield every positive number of a level that counts no modules, those of short lists one by one."""
-        for key, value in sorted(at(self.data, level).items()):
+        for key, value in sorted(dict_at_level(self.data, level).items()):
             if SKIPPED.search(key) or TIE_KEY.fullmatch(key) or COUNTS.search(key):
                 continue
             if type(value) in (int, float) and value > 0:
@@ -135,7 +135,7 @@ class Perturber:
 
     def counts(self, level: Level) -> Iterator[Field]:
         """Yield every number of a level that counts modules, layers left out."""
-        for key, value in sorted(at(self.data, level).items()):
+        for key, value in sorted(dict_at_level(self.data, level).items()):
             if COUNTS.search(key) and not LAYERS.search(key) and type(value) is int and value > 0:
                 yield Field(level, key, -1, value)
 
@@ -190,7 +190,7 @@ def _built(model: Any) -> Variant:
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
+def limited_time() -> Iterator[None]:
     """Raise TimeoutError in a block that takes too long."""
 
     def stop(*_: object) -> None:

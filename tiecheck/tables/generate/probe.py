@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from tiecheck.tables.generate.build import (
     Groups,
-    build,
-    declarations,
+    build_on_meta,
     declares_patterns,
     groups_of,
-    older,
+    is_older_line,
+    model_declarations,
     parameter_of,
     tied_in,
 )
@@ -21,13 +21,13 @@ from tiecheck.tables.generate.configs import (
     FLAG,
     Flags,
     Level,
+    config_levels,
     default_config,
-    filled,
-    flagged,
-    levels,
+    filled_from_default,
     other_keys,
-    shrink,
+    shrink_layers,
     silent_dict,
+    with_flags,
 )
 
 SMALL = 2
@@ -89,7 +89,7 @@ class Probe:
         self.config = config_class.from_dict(given) if given else default_config(config_class)
         self.full = silent_dict(self.config)
         self.small = self.full
-        self.nested = levels(self.config)
+        self.nested = config_levels(self.config)
         self.cache: dict[
             tuple[bool, tuple[tuple[Level, bool], ...], tuple[str, Level, bool] | None], Groups | None
         ] = {}
@@ -97,14 +97,14 @@ class Probe:
 
     def _first(self) -> Any:
         """The first build that works: small, as it is, with open sizes filled; the last of these may raise."""
-        whole = filled(self.full, self.config)
+        whole = filled_from_default(self.full, self.config)
         for full in (self.full, whole):
-            for small in (shrink(full, self.config, SMALL), full):
+            for small in (shrink_layers(full, self.config, SMALL), full):
                 with contextlib.suppress(Exception):  # a default config may fail in any way
-                    model = build(self.model_class, self.config_class, small)
+                    model = build_on_meta(self.model_class, self.config_class, small)
                     self.full, self.small = full, small
                     return model
-        return build(self.model_class, self.config_class, self.full)
+        return build_on_meta(self.model_class, self.config_class, self.full)
 
     def groups(
         self, flags: Flags, *, small: bool = True, alias: tuple[str, Level, bool] | None = None
@@ -113,11 +113,11 @@ class Probe:
         small = small or self.small == self.full
         key = (small, tuple(sorted(flags.items())), alias)
         if key not in self.cache:
-            data = flagged(self.small if small else self.full, flags)
+            data = with_flags(self.small if small else self.full, flags)
             if alias:
-                data = flagged(data, {alias[1]: alias[2]}, alias[0])
+                data = with_flags(data, {alias[1]: alias[2]}, alias[0])
             try:
-                model = build(self.model_class, self.config_class, data)
+                model = build_on_meta(self.model_class, self.config_class, data)
             except Exception:  # noqa: BLE001 - a class may refuse a flag in any words (dbrx, csm)
                 self.cache[key] = None
             else:
@@ -126,9 +126,9 @@ class Probe:
 
     def apart(self) -> dict[str, tuple[int, ...]]:
         """The shapes of all parameters with every flag false; empty where the class refuses that."""
-        data = flagged(self.small, dict.fromkeys([(), *self.nested], False))
+        data = with_flags(self.small, dict.fromkeys([(), *self.nested], False))
         try:
-            model = build(self.model_class, self.config_class, data)
+            model = build_on_meta(self.model_class, self.config_class, data)
         except Exception:  # noqa: BLE001 - as in `groups`
             return {}
         return {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
@@ -156,10 +156,16 @@ def could_tie(model: Any) -> bool:
     return any(hasattr(m, "_tie_weights") or parameter_of(m, "get_output_embeddings") for m in model.modules())
 
 
-def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = None) -> tuple[list[ProbedGroup], Probe]:
+def probe_class(
+    model_class: Any, config_class: Any, given: dict[str, Any] | None = None
+) -> tuple[list[ProbedGroup], Probe]:
     """Every group a class can tie, sorted by names; raises what the default build, or the one `given`, raises."""
     asked = Probe(model_class, config_class, given or {})
-    could = could_tie(asked.model) if older() else bool(declarations(asked.model)) or mentions_tying(model_class)
+    could = (
+        could_tie(asked.model)
+        if is_older_line()
+        else bool(model_declarations(asked.model)) or mentions_tying(model_class)
+    )
     if not could and not groups_of(asked.model):
         return [], asked
     by_pattern = declares_patterns(asked.model)
@@ -167,7 +173,7 @@ def probe(model_class: Any, config_class: Any, given: dict[str, Any] | None = No
     hangs = full is not None and small is not None and full.keys() != small.keys()
     if hangs:
         asked.small = asked.full
-        asked.model = build(model_class, config_class, asked.full)
+        asked.model = build_on_meta(model_class, config_class, asked.full)
         asked.cache = {(True, *key[1:]): value for key, value in asked.cache.items() if not key[0]}
     tables = _tables(asked)
     union: Groups = {}

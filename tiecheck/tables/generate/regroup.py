@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tiecheck.tables.generate.build import Groups
 from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError
-from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe
+from tiecheck.tables.generate.probe import Probe, ProbedGroup, probe_class
 from tiecheck.tables.generate.table import Hangs
 
 
@@ -27,7 +27,7 @@ class Regrouping(NamedTuple):
         return self.field.put({}, self.value)
 
 
-def regroupings(asked: Probe) -> list[Regrouping]:
+def regrouping_values(asked: Probe) -> list[Regrouping]:
     """Return every truth value, word and number that, by itself, changes a class's groups from those of its default."""
     changer = Perturber(asked)
     found: list[Regrouping] = []
@@ -71,11 +71,11 @@ Grouped = list[tuple[list[ProbedGroup], Probe, dict[tuple[str, ...], Hangs]]]
 """Groups that a class has under one config, what was built, and the fields that each hangs on."""
 
 
-def regrouped(asked: Probe, groups: list[ProbedGroup]) -> Grouped:
+def groups_by_field(asked: Probe, groups: list[ProbedGroup]) -> Grouped:
     """Return the groups of a class, and those that it has under other values of single fields alone."""
     hangs: dict[tuple[str, ...], Hangs] = {group.names: {} for group in groups}
     found: Grouped = [(groups, asked, hangs)]
-    for one in regroupings(asked):
+    for one in regrouping_values(asked):
         dotted = one.field.dotted
         others, built = _probed(asked, one) if one.switches else ([], None)
         if built is None:
@@ -93,6 +93,6 @@ def regrouped(asked: Probe, groups: list[ProbedGroup]) -> Grouped:
 
 def _probed(asked: Probe, one: Regrouping) -> tuple[list[ProbedGroup], Probe | None]:
     try:
-        return probe(asked.model_class, asked.config_class, one.given())
+        return probe_class(asked.model_class, asked.config_class, one.given())
     except Exception:  # noqa: BLE001 - a class may refuse a value beside its full default
         return [], None

@@ -21,9 +21,9 @@ from typing import Any
 
 from tiecheck.tables.architectures import load_architecture, table_version
 from tiecheck.tables.generate.__main__ import library_version
-from tiecheck.tables.generate.build import build, groups_of
-from tiecheck.tables.generate.classes import ClassCandidate, candidates, resolve
-from tiecheck.tables.generate.configs import Flags, flagged
+from tiecheck.tables.generate.build import build_on_meta, groups_of
+from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
+from tiecheck.tables.generate.configs import Flags, with_flags
 from tiecheck.tables.generate.probe import Probe
 from tiecheck.tables.releases import PATH, any_number, release_of
 
@@ -51,7 +51,7 @@ def tell_release(kept: Path) -> None:
     with path.open("a") as file:
         if ("", "copies") not in done:
             file.write(f"{json.dumps(['', 'copies', ties_copies()])}\n")
-        for candidate in candidates():
+        for candidate in class_candidates():
             if candidate[:2] not in done:
                 key = (*candidate[:2], source_digest(candidate))
                 told = others[key] if key in others else class_groups(candidate)
@@ -62,7 +62,7 @@ def tell_release(kept: Path) -> None:
 def source_digest(candidate: ClassCandidate) -> str:
     """Return a digest of the modules that hold a class and its config, comments left out; empty where none is there."""
     try:
-        modules = [inspect.getmodule(one) for one in resolve(candidate)]
+        modules = [inspect.getmodule(one) for one in resolve_classes(candidate)]
         text = "".join(inspect.getsource(module) for module in modules if module is not None)
     except (AttributeError, ImportError, OSError, TypeError):
         return ""
@@ -89,7 +89,7 @@ def ties_copies() -> bool:
 def class_groups(candidate: ClassCandidate) -> dict[str, Any] | None:
     """Return the groups that a class ties with no flag in its config, and with all of them true or false."""
     try:
-        model_class, config_class = resolve(candidate)
+        model_class, config_class = resolve_classes(candidate)
         if not getattr(model_class, "_tied_weights_keys", None) and not load_architecture(*candidate[:2]).ties:
             return None
         asked = Probe(model_class, config_class, {})
@@ -105,14 +105,14 @@ def class_groups(candidate: ClassCandidate) -> dict[str, Any] | None:
 def _groups(asked: Probe, flags: Flags) -> list[list[str]] | None:
     """Return the groups under some flags once a load has tied them, as no constructor of 5.0 does; None if refused."""
     try:
-        model = build(asked.model_class, asked.config_class, flagged(asked.small, flags))
+        model = build_on_meta(asked.model_class, asked.config_class, with_flags(asked.small, flags))
         model.tie_weights()
     except Exception:  # noqa: BLE001 - a class may refuse a flag in any words (csm)
         return None
     return sorted(map(list, groups_of(model)))
 
 
-def rendered(kept: Path) -> str:
+def release_table(kept: Path) -> str:
     """Return the table of all releases in a folder, each held against the one that the tie table was made from."""
     told = {release_of(path.stem): _read(path) for path in kept.glob("*.jsonl")}
     releases, newest = sorted(told), release_of(table_version())
@@ -173,7 +173,7 @@ def write_releases(arguments: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     options.kept.mkdir(exist_ok=True)
     tell_release(options.kept)
-    text = rendered(options.kept)
+    text = release_table(options.kept)
     Path(PATH).write_text(text, encoding="utf-8")
     print(f"{len(text.splitlines())} lines, {len(text.encode()):,} bytes")
     return 0

@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import Any, Protocol
 
-from tiecheck.tables.generate.build import older
+from tiecheck.tables.generate.build import is_older_line
 
 DEPTH = 3
 """Reverse renamings that are chained at most; no mapping of transformers 5.23 needs more for a tied name."""
@@ -22,9 +22,9 @@ class Speller(Protocol):
         """Every other name that loading turns into this one, sorted."""
 
 
-def speller(model: Any) -> Speller:
+def model_speller(model: Any) -> Speller:
     """The speller for the loader of the installed transformers."""
-    return OlderSpeller(model) if older() else NewerSpeller(model)
+    return OlderSpeller(model) if is_older_line() else NewerSpeller(model)
 
 
 class OlderSpeller:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
-from tiecheck.tables.generate.build import older
-from tiecheck.tables.generate.classes import candidates, resolve
+from tiecheck.tables.generate.build import is_older_line
+from tiecheck.tables.generate.classes import class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, inner_configs, refused_types
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber
@@ -63,9 +63,9 @@ def told_classes(kept: Path) -> list[AskedClass]:
             if any(tuple(part[2:]) not in told for part in one.parts):
                 del told[one[:2]]
     todo: dict[tuple[str, str], tuple[Any, Any]] = {}
-    for candidate in candidates():
+    for candidate in class_candidates():
         try:
-            model_class, config_class = resolve(candidate)
+            model_class, config_class = resolve_classes(candidate)
             own = model_class.config_class is config_class
         except (AttributeError, ImportError):
             continue
@@ -212,7 +212,7 @@ def _autos(kind: str) -> dict[str, dict[str, str]]:
         name = getattr(modeling_auto, mapping).get(kind)
         if name:
             found[word] = name if isinstance(name, str) else name[0]
-    return {"m": found} if found and not older() else {}
+    return {"m": found} if found and not is_older_line() else {}
 
 
 def _word(class_name: str, kind: str) -> str:
@@ -233,14 +233,14 @@ def write_structure(arguments: list[str] | None = None) -> int:
     version = library_version()
     told, used = [], options.kept / "used.json"
     refusals: dict[str, dict[str, str]] = {}
-    if not older():
+    if not is_older_line():
         options.kept.mkdir(exist_ok=True)
         told = [sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")]
         used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
         refusals = refusals_of(options.kept / "refused.json")
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
     text = structure_text(told, fields, refusals, version)
-    (OLDER_PATH if older() else PATH).write_text(text, encoding="utf-8")
+    (OLDER_PATH if is_older_line() else PATH).write_text(text, encoding="utf-8")
     print(f"{len(told)} classes, {len(text.encode()):,} bytes")
     return 0
 

@@ -13,7 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tiecheck.tables.generate.build import declarations, older, parameter_of, proven_sources, repairs
+from tiecheck.tables.generate.build import (
+    is_older_line,
+    model_declarations,
+    parameter_of,
+    proven_sources,
+    repairs_missing,
+)
 from tiecheck.tables.generate.configs import FLAG
 from tiecheck.tables.generate.inner_models import Inner
 from tiecheck.tables.generate.probe import ProbedGroup
@@ -60,7 +66,7 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
         "h": parameter_of(model, "get_output_embeddings"),
         "p": model.base_model_prefix,
         "d": [[path, [list(pair) for pair in pairs]] for path, pairs in _declared(model)],
-        "f": int(older() and repairs(model)),
+        "f": int(is_older_line() and repairs_missing(model)),
     }
     if only_headed and not (found["i"] and found["h"]):
         return ""
@@ -69,9 +75,10 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
 
 def _declared(model: Any) -> list[tuple[str, list[tuple[str, str]]]]:
     """Declarations; in 4.57, where some declare all members of a group, without the one that the others are tied to."""
-    sources = proven_sources(model) if older() else set()
+    sources = proven_sources(model) if is_older_line() else set()
     found = [
-        (path, [p for p in pairs if f"{path}.{p[0]}".lstrip(".") not in sources]) for path, pairs in declarations(model)
+        (path, [p for p in pairs if f"{path}.{p[0]}".lstrip(".") not in sources])
+        for path, pairs in model_declarations(model)
     ]
     return [(path, pairs) for path, pairs in found if pairs]
 
@@ -145,7 +152,7 @@ def _dump(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def digest(shape: str) -> str:
+def shape_digest(shape: str) -> str:
     """A short name for a shape that stays the same when others come and go."""
     return hashlib.sha256(shape.encode()).hexdigest()[:7]
 
@@ -157,18 +164,27 @@ def render(rows: Iterable[Row], version: str) -> str:
         key = (row.class_name, row.shapes, row.head_scale, row.levels, row.about)
         merged.setdefault(key, []).append(row.model_type)
     distinct = {shape for key in merged for shape in (*key[1], key[4]) if shape}
-    shapes = {digest(shape): shape for shape in distinct}
+    shapes = {shape_digest(shape): shape for shape in distinct}
     if len(shapes) != len(distinct):
         raise ValueError("two shapes share a digest: make the digest longer")
     lines = [
-        "\t".join((name, ",".join(sorted(types)), ",".join(map(digest, held)), scale, levels, about and digest(about)))
+        "\t".join(
+            (
+                name,
+                ",".join(sorted(types)),
+                ",".join(map(shape_digest, held)),
+                scale,
+                levels,
+                about and shape_digest(about),
+            )
+        )
         for (name, held, scale, levels, about), types in merged.items()
     ]
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate; do not edit"
     return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
 
 
-def parse(text: str) -> list[Row]:
+def parse_table(text: str) -> list[Row]:
     """The rows of a table, one a model type."""
     lines = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     shapes = {key[1:]: rest[0] for key, *rest in lines if key.startswith("=")}
