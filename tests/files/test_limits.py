@@ -216,7 +216,7 @@ class TestPickles:
         names = (f"model.layers.{i // 100}.mlp.experts.{i % 100}.gate_proj.weight" for i in range(2000))
         torch.save({name: torch.zeros(2, 2) for name in names}, tmp_path / "a.bin")
         archive.read_weights_file(str(tmp_path / "a.bin"))
-        assert all(50 * account._taken[limit] < limit.most for limit in (limits.OPERATIONS, limits.PICKLED))
+        assert all(50 * account._taken[limit.what] < limit.most for limit in (limits.OPERATIONS, limits.PICKLED))
 
     def test_a_directory_of_a_zip_that_is_too_large_is_not_read(self, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(archive, "ZIP_DIRECTORY_BYTES", 1000)

@@ -79,6 +79,7 @@ _kinds: RecentItems[_Kind] = RecentItems(KINDS)
 
 def look_at(folder: str, config: Config, account: Account) -> Sight | None:
     """Look at a directory as far as it takes to know a verdict again; None for a sort whose verdicts are not kept."""
+    account.held = {}
     try:
         key = _key(folder, config)
         files = _files.find(key) if key is not None else None
@@ -86,6 +87,9 @@ def look_at(folder: str, config: Config, account: Account) -> Sight | None:
     except (OSError, EOFError, TargetError, ValueError):  # the check itself says what is wrong
         return None
     finally:
+        for descriptor in account.held.values():
+            os.close(descriptor)
+        account.held = None
         account.opened.clear()
         account.questions.clear()
     return None if key is None else Sight(folder, key, report)
@@ -93,7 +97,9 @@ def look_at(folder: str, config: Config, account: Account) -> Sight | None:
 
 def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, report: TargetReport) -> None:
     """Keep the verdict of a directory that was seen, by what its check has opened and asked, for another like it."""
-    if checkpoint is None or checkpoint.format != "safetensors" or checkpoint.missing_files or report.errors:
+    if checkpoint is None or checkpoint.format != "safetensors" or report.errors:
+        return
+    if any(os.path.basename(name) != name for name in checkpoint.missing_files):  # it may be there elsewhere
         return
     names = tuple(shard.path for shard in checkpoint.shards)
     read = {os.path.join(checkpoint.root, name) for name in (*names, CONFIG_NAME, checkpoint.index_file or CONFIG_NAME)}
@@ -152,17 +158,21 @@ def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
     """Return what a verdict follows from beside the headers; None where more is read, or where a link may lead."""
     if config.wants_live or config.wants_rehearsal or config.ties or config.revision:
         return None
-    names = []
+    names, path = [], None
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_symlink() or entry.name == WORK:
+            name = entry.name
+            if entry.is_file(follow_symlinks=False):
+                names.append(name)
+                path = entry.path if name == CONFIG_NAME else path
+                continue
+            if entry.is_symlink() or name == WORK:
                 return None
-            if entry.is_dir() and "." not in entry.name and os.path.lexists(os.path.join(entry.path, ".metadata")):
+            if "." not in name and os.path.lexists(os.path.join(entry.path, ".metadata")):
                 return None
-            names.append(entry.name if entry.is_file() else f"{entry.name}/")
-    if CONFIG_NAME not in names:
+            names.append(f"{name}/")
+    if path is None:
         return None
-    path = os.path.join(folder, CONFIG_NAME)
     text = read_bytes(path, path, CONFIG_BYTES)
     picked = pick_weights_file(names, folder)
     index = b""
@@ -176,7 +186,7 @@ def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
 
 def _headers(folder: str, names: tuple[str, ...]) -> tuple[tuple[bytes, ...], Hashable]:
     """Return the headers of some weights, and what tells most of them apart: sizes, lengths and ends."""
-    found = [read_header(os.path.join(folder, name)) for name in names]
+    found = [read_header(f"{folder}{os.sep}{name}") for name in names]
     return tuple(raw for raw, _ in found), tuple((size, len(raw), raw[-64:]) for raw, size in found)
 
 

@@ -137,8 +137,6 @@ def check_target(
     `reporting` makes it of the facts (`judge_facts`). `one_of_many` looks if one that is alike came before, and keeps
     the verdict for those that come; a cache has the verdicts of earlier runs, and gets this one.
     """
-    from tiecheck.facts import opening
-
     looked = cache.look_at(given) if cache is not None and isinstance(given, str) else None
     if looked is not None and looked.report is not None:
         return looked.report
@@ -151,15 +149,17 @@ def check_target(
     try:
         sight = None
         if one_of_many and reporting is judge_facts and not (config.allow or config.baseline):
-            from tiecheck.engine.repeats import keep_verdict, look_at, once_for_twins
+            from tiecheck.engine import repeats
 
-            sight = look_at(given, config, account)
+            sight = repeats.look_at(given, config, account)
             if sight is not None and sight.report is not None:
                 account.check_files()
                 if cache is not None and looked is not None:
                     cache.keep(looked, account, sight.report)
                 return sight.report
-            reporting = once_for_twins(reporting)
+            reporting = repeats.once_for_twins(reporting)
+        from tiecheck.facts import opening
+
         target = parse_target(given)
         facts = opening.facts_of(target, config)
         builds = target.type == "module" or config.trust_remote_code
@@ -167,7 +167,7 @@ def check_target(
             report = reporting(target, facts, config)
         account.check_files()
         if sight is not None:
-            keep_verdict(sight, facts.known("checkpoint"), account, report)
+            repeats.keep_verdict(sight, facts.known("checkpoint"), account, report)
         weights = facts.known("checkpoint")
         if cache is not None and looked is not None and weights is not None and not weights.missing_files:
             cache.keep(looked, account, report)

@@ -57,6 +57,10 @@ WAIT_SECONDS = 15.0
 """Seconds that a busy server may have one request wait, all its tries together."""
 
 
+HELD = 16
+"""Weights of a directory that are held open at once."""
+
+
 class Limit(NamedTuple):
     """The most that a whole target may take of something."""
 
@@ -100,7 +104,7 @@ class Account:
         """Begin now; 0 seconds for no end."""
         self.seconds = seconds
         self._end = time.monotonic() + seconds if seconds else inf
-        self._taken: dict[Limit, int] = {}
+        self._taken: dict[str, int] = {}
         self.files: dict[str, tuple[int, ...]] = {}
         """Every file that was opened -> what tells whether it is still the same."""
         self.opened: list[str] = []
@@ -109,6 +113,8 @@ class Account:
         """Questions that were asked of the bytes of tensors, with their answers (`byte_question`)."""
         self.asking = False
         """True while one of them is answered."""
+        self.held: dict[str, int] | None = None
+        """Path -> descriptor of the weights whose headers were read, a few; None where they are closed at once."""
 
     @property
     def left(self) -> float:
@@ -122,35 +128,41 @@ class Account:
 
     def take(self, limit: Limit, count: int, path: str) -> None:
         """Take some of a limit that holds for the whole target; a `TargetError`, with the path, beyond what is left."""
-        self.check_time()
-        taken = self._taken[limit] = self._taken.get(limit, 0) + count
+        if time.monotonic() > self._end:
+            raise OutOfTimeError
+        taken = self._taken[limit.what] = self._taken.get(limit.what, 0) + count
         if taken > limit.most:
             raise TargetError(f"{path} is not read: with it the target has more than {limit.most:,} {limit.what}", path)
 
     def lift(self, limit: Limit) -> None:
         """Let the target take of a limit as much as it wants."""
-        self._taken[limit] = -sys.maxsize
+        self._taken[limit.what] = -sys.maxsize
 
     def note_file(self, path: str, status: os.stat_result) -> None:
         """Remember a file as it was when it was opened; one that was opened before has to be the same."""
         if not self.asking:
             self.opened.append(path)
-        if self.files.setdefault(path, _marks(status)) != _marks(status):
+        marks = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if self.files.setdefault(path, marks) != marks:
             raise TargetError(f"{path} changed while it was read", path)
 
     def check_files(self) -> None:
         """Check that every file which was opened is still the same: not gone, replaced, or written to."""
         for path, marks in self.files.items():
             try:
-                same = _marks(os.stat(path)) == marks
+                status = os.stat(path)
+                same = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) == marks
             except OSError:
                 same = False
             if not same:
                 raise TargetError(f"{path} changed while it was read", path)
 
-
-def _marks(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    def close(self, path: str, descriptor: int) -> None:
+        """Close some weights, or hold them open for the questions that come."""
+        if self.held is None or len(self.held) >= HELD:
+            os.close(descriptor)
+        else:
+            self.held[path] = descriptor
 
 
 current: ContextVar[Account | None] = ContextVar("account", default=None)

@@ -12,6 +12,8 @@ from typing import Any
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import JSON_BYTES, READ, take_values, target_account
 
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of the small text that stands for a file which Git LFS has not fetched."""
 
@@ -58,9 +60,8 @@ def open_regular(path: str, label: str) -> int:
 
 def open_sized(path: str, label: str) -> tuple[int, int]:
     """Return the same, and the bytes of the file."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError) as error:
         if os.path.isdir(path):  # Windows cannot open one
             raise TargetError(f"{label} is a folder, not a file", path) from error

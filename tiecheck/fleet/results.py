@@ -66,6 +66,8 @@ class Results:
 
     def holds(self, model: Listed) -> bool:
         """Tell whether the row of an earlier run still holds; if there is one that does not, it goes at the end."""
+        if not self._earlier:
+            return False
         key = _number(model.target)
         before = self._earlier.get(key)
         if before is None:

@@ -36,6 +36,12 @@ MODEL = (
 )
 """Fields of a model's row."""
 
+_EMPTY: dict[str, Any] = {"row": "model", **dict.fromkeys(MODEL)} | {
+    "codes": [], "findings": 0, "skips": 0, "checked": False, "options": "", "version": __version__
+}  # fmt: skip
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Judged(NamedTuple):
     """The outcome of one chunk."""
@@ -82,7 +88,7 @@ def failed_rows(model: Listed, why: str) -> Judged:
 
 def row_lines(rows: Iterable[dict[str, Any]]) -> bytes:
     """Return some rows as JSON lines."""
-    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
+    return "".join(f"{_encode(row)}\n" for row in rows).encode()
 
 
 def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
@@ -112,6 +118,4 @@ def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:
 
 
 def _model_row(model: Listed, architecture: str | None, status: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"row": "model", **dict.fromkeys(MODEL)}
-    row |= {"codes": [], "findings": 0, "skips": 0, "checked": False, "options": "", "version": __version__}
-    return row | {"target": model.target, "status": status, "architecture": architecture, "mark": model.mark}
+    return _EMPTY | {"target": model.target, "status": status, "architecture": architecture, "mark": model.mark}

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from glob import has_magic, iglob
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError, UsageError, without_secrets
@@ -89,7 +90,7 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
                 name = entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if name[0] != "." and len(below) <= MANY:
-                        below.append(name)
+                        below.append(entry.path)
                     continue
                 if len(files) <= MANY:
                     files.append(entry)
@@ -102,8 +103,8 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
         inside = True
     elif "gguf" in seen and not inside:
         yield from map(Listed, targets_below(folder))
-    for name in below if len(below) <= MANY else _folders(folder):
-        yield from _walk(os.path.join(folder, name), inside=inside)
+    for path in below if len(below) <= MANY else _folders(folder):
+        yield from _walk(path, inside=inside)
 
 
 def _sort(name: str) -> str:
@@ -117,7 +118,7 @@ def _folders(folder: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False) and entry.name[0] != ".":
-                yield entry.name
+                yield entry.path
 
 
 def _manifest(path: str) -> Iterator[Listed]:
@@ -265,8 +266,6 @@ def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
 
 def value_digest(value: object) -> str:
     """Return sixteen hexadecimal digits that stand for a plain value."""
-    from hashlib import blake2b
-
     return blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 

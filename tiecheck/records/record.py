@@ -57,6 +57,8 @@ else:
             fields = cls._fields
             if len(values) == len(fields) and not named:
                 return tuple.__new__(cls, values)
+            if not values and len(named) == len(fields) and named.keys() == cls._places.keys():
+                return tuple.__new__(cls, [named[field] for field in fields])
             try:
                 made = [
                     *values,

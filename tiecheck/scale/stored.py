@@ -6,14 +6,12 @@ A trained model is told by one normalisation weight, a read of a few kilobytes, 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from typing import Literal
 
 from tiecheck.errors import TargetError
+from tiecheck.files.compare.spans import TensorFiles
 from tiecheck.files.limits import byte_question
-from tiecheck.files.local import open_regular, path_inside
 from tiecheck.records.record import Record
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, StoredTensor
@@ -62,7 +60,6 @@ def scale_record(
     return InitScale(names, verdict.untrained, verdict.evidence, std, width, vocabulary, *unmeasured)
 
 
-@byte_question
 def stored_scale(
     checkpoint: Checkpoint, names: tuple[str, ...], stored_name: str, head_scale: float | None
 ) -> InitScale | Unknown:
@@ -82,11 +79,10 @@ def stored_scale(
     if isinstance(tensor, Unknown):
         return tensor
     try:
-        with _Files(checkpoint.root) as files:
-            trained = _trained(checkpoint, files, frozenset((*names, stored_name)))
-            if isinstance(trained, Unknown):
-                return _harmless(files, names, tensor, trained, head_scale) or trained
-            std = None if not trained.untrained else initial_draw.sample_deviation(_runs(files, tensor, _STD_RUNS))
+        trained = _trained(checkpoint, frozenset((*names, stored_name)))
+        if isinstance(trained, Unknown):
+            return _harmless(checkpoint, names, tensor, trained, head_scale) or trained
+        std = None if not trained.untrained else _deviation(checkpoint, tensor, _STD_RUNS)
     except (OSError, EOFError, TargetError) as error:
         return Unknown(f"weights could not be read: {error}")
     if std is not None and not math.isfinite(std):
@@ -101,14 +97,14 @@ def stored_scale(
 
 
 def _harmless(
-    files: _Files, names: tuple[str, ...], tensor: StoredTensor, why: Unknown, head_scale: float | None
+    checkpoint: Checkpoint, names: tuple[str, ...], tensor: StoredTensor, why: Unknown, head_scale: float | None
 ) -> InitScale | None:
     """Return the record of a tensor whose scale does no harm, whatever the model is: no need to leave it unknown."""
     if head_scale is None:
         return None
     from tiecheck.scale.prediction import predicted_deviation
 
-    std = initial_draw.sample_deviation(_runs(files, tensor, initial_draw.RUNS))
+    std = _deviation(checkpoint, tensor, initial_draw.RUNS)
     predicted = predicted_deviation(std, tensor.shape[1], 1.0, head_scale)
     if not predicted < HARMLESS:
         return None
@@ -141,68 +137,65 @@ def _readable(checkpoint: Checkpoint, name: str) -> StoredTensor | Unknown:
     return tensor
 
 
-class _Files:
-    """The shards that were opened, each once."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._open: dict[str, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-
-    def read(self, tensor: StoredTensor, offset: int, size: int) -> bytes:
-        """Read some bytes of a tensor, from an offset within it."""
-        descriptor = self._open.get(tensor.file)
-        if descriptor is None:
-            path = path_inside(self._root, tensor.file)
-            descriptor = self._open[tensor.file] = open_regular(path, path)
-        data = os.pread(descriptor, size, (tensor.start or 0) + offset)
-        if len(data) < size:
-            raise EOFError(f"{tensor.file} ends within {tensor.name}")
-        return data
-
-
-def _trained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> TrainingEvidence | Unknown:
+def _trained(checkpoint: Checkpoint, tied: frozenset[str]) -> TrainingEvidence | Unknown:
     """Judge if the model is trained: by one normalisation weight first, by the rest only if that one is all ones."""
     for shard in checkpoint.shards:
         for name in filter(initial_draw.is_norm_gain, shard.entries):
             tensor = checkpoint.tensor(name)
             if tensor is None or not _is_vector(tensor):
                 continue
-            if not _holds(files, tensor, _WORDS[tensor.dtype].one, _PROBE):
-                zero = _holds(files, tensor, b"\0", _PROBE)
-                return (
-                    Unknown(_ZEROS) if zero else TrainingEvidence(untrained=False, evidence=f"{name} is not all ones")
-                )
-            return _untrained(checkpoint, files, tied)
+            match _first_words(checkpoint, tensor):
+                case "ones":
+                    return _untrained(checkpoint, tied)
+                case "zeros":
+                    return Unknown(_ZEROS)
+            return TrainingEvidence(untrained=False, evidence=f"{name} is not all ones")
     return Unknown(NO_NORM)
 
 
-def _untrained(checkpoint: Checkpoint, files: _Files, tied: frozenset[str]) -> TrainingEvidence | Unknown:
+@byte_question
+def _first_words(checkpoint: Checkpoint, gain: StoredTensor) -> Literal["ones", "zeros", "others"]:
+    """Tell what a normalisation weight begins with: of most models that is all that is read."""
+    with TensorFiles(checkpoint.root) as files:
+        raw = files.read(gain, 0, min(gain.nbytes, _PROBE))
+    if not raw.strip(b"\0"):
+        return "zeros"
+    one = _WORDS[gain.dtype].one
+    return "ones" if raw.startswith(one) and raw == one * (len(raw) // len(one)) else "others"
+
+
+@byte_question
+def _deviation(checkpoint: Checkpoint, tensor: StoredTensor, runs: int) -> float:
+    """Return the standard deviation of some runs of a tensor's elements."""
+    with TensorFiles(checkpoint.root) as files:
+        return initial_draw.sample_deviation(_runs(files, tensor, runs))
+
+
+@byte_question
+def _untrained(checkpoint: Checkpoint, tied: frozenset[str]) -> TrainingEvidence | Unknown:
     """Return the whole evidence, for a model whose first normalisation weight is exactly one."""
     if checkpoint.missing_files:
         return Unknown(f"whether the model is trained cannot be told without {checkpoint.missing_files[0]}")
     norms, matrices = 0, []
-    for name in dict.fromkeys(name for shard in checkpoint.shards for name in shard.entries):  # in the files' order
-        gain = initial_draw.is_norm_gain(name)
-        if gain or initial_draw.is_norm_offset(name):
-            tensor = checkpoint.tensor(name)
-            if tensor is None or not _is_vector(tensor):
-                continue
-            if not _holds(files, tensor, _WORDS[tensor.dtype].one if gain else b"\0", tensor.nbytes):
-                return TrainingEvidence(untrained=False, evidence=f"{name} is not all {'ones' if gain else 'zeros'}")
-            norms += gain
-        elif name not in tied and initial_draw.is_plain_matrix(name):
-            matrices.append(name)
-    return untrained_verdict(norms, _samples(checkpoint, files, matrices))
+    with TensorFiles(checkpoint.root) as files:
+        for name in dict.fromkeys(name for shard in checkpoint.shards for name in shard.entries):  # in the files' order
+            gain = initial_draw.is_norm_gain(name)
+            if gain or initial_draw.is_norm_offset(name):
+                tensor = checkpoint.tensor(name)
+                if tensor is None or not _is_vector(tensor):
+                    continue
+                word = _WORDS[tensor.dtype].one if gain else b"\0"
+                if files.read(tensor, 0, tensor.nbytes) != word * (tensor.nbytes // len(word)):
+                    return TrainingEvidence(
+                        untrained=False, evidence=f"{name} is not all {'ones' if gain else 'zeros'}"
+                    )
+                norms += gain
+            elif name not in tied and initial_draw.is_plain_matrix(name):
+                matrices.append(name)
+        return untrained_verdict(norms, _samples(checkpoint, files, matrices))
 
 
-def _samples(checkpoint: Checkpoint, files: _Files, names: list[str]) -> list[initial_draw.Sample]:
+def _samples(checkpoint: Checkpoint, files: TensorFiles, names: list[str]) -> list[initial_draw.Sample]:
     tensors = {name: tensor for name in names if (tensor := checkpoint.tensor(name)) and _is_matrix(tensor)}
     chosen = [tensors[name] for name in initial_draw.evenly_spread(list(tensors))]
     return [initial_draw.Sample(t.name, t.shape, _runs(files, t, initial_draw.RUNS)) for t in chosen]
@@ -216,13 +209,7 @@ def _is_matrix(tensor: StoredTensor) -> bool:
     return len(tensor.shape) == 2 and math.prod(tensor.shape) >= initial_draw.LEAST and tensor.dtype in _WORDS
 
 
-def _holds(files: _Files, tensor: StoredTensor, word: bytes, limit: int) -> bool:
-    """Return True if the first bytes of a tensor are one word over and over."""
-    size = min(tensor.nbytes, limit)
-    return files.read(tensor, 0, size) == word * (size // len(word))
-
-
-def _runs(files: _Files, tensor: StoredTensor, runs: int) -> list[tuple[float, ...]]:
+def _runs(files: TensorFiles, tensor: StoredTensor, runs: int) -> list[tuple[float, ...]]:
     """Read evenly spread runs of a tensor's elements."""
     size = _WORDS[tensor.dtype].size
     first, run = initial_draw.run_starts(math.prod(tensor.shape), runs, initial_draw.RUN)

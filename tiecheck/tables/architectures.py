@@ -82,10 +82,30 @@ def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+class _Same:
+    """A config that is known by being the same object: nobody writes to one, and a check asks of it several times."""
+
+    __slots__ = ("config",)
+
+    def __init__(self, config: Mapping[str, object] | None) -> None:
+        self.config = config
+
+    def __hash__(self) -> int:
+        return id(self.config)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.config is self.config
+
+
 def _load(
     table: str, class_name: str | None, model_type: str | None, width: int | None, config: Mapping[str, object] | None
 ) -> Architecture:
-    origin = _origin(table)
+    return _loaded(table, class_name, model_type, width, _Same(config))
+
+
+@lru_cache(64)
+def _loaded(table: str, class_name: str | None, model_type: str | None, width: int | None, same: _Same) -> Architecture:
+    origin, config = _origin(table), same.config
     if not class_name:
         return Architecture(class_name, False, (), f"{origin}: the config names no class", None)
     rows = _rows(class_name, table) if class_name.isidentifier() else []
@@ -127,7 +147,7 @@ def _load(
         tried=frozenset({(), *(tuple(level.split(".")) for level in tried if level)}),
         repairs="f" in about,
     )
-    inside = any(isinstance(held, Mapping) and "model_type" in held for held in (config or {}).values())
+    inside = any(isinstance(held, dict) and "model_type" in held for held in (config or {}).values())
     return _with_parts(found, shapes, table, model_type, config or {}) if ties and inside else found
 
 

@@ -7,7 +7,6 @@ offsets, and the hub's own parser costs a third of a second to import.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -98,7 +97,7 @@ def read_header(path: str) -> tuple[bytes, int]:
     except OSError as error:
         raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
     finally:
-        os.close(descriptor)
+        account().close(path, descriptor)
     return raw, size
 
 
