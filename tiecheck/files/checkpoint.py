@@ -82,20 +82,7 @@ def _pick(root: str) -> str | None:
 
 
 def pick_weights_file(there: Collection[str], root: str) -> str | None:
-<<<<<<< HEAD
     """Return the file of a directory that names its weights: the standard ones first, then one that stands alone."""
-    names = sorted(there)
-=======
-    """Return the file of a directory that names its weights: the standard ones first, then one that stands alone.
-
-    Args:
-        there: The names in the directory.
-        root: What messages call it.
-
-    Raises:
-        TargetError: Several files could be the model.
-    """
->>>>>>> d908769 (A fleet asks smaller questions of bytes, holds the weights open between header and question, and a check asks the tie table once)
     for name in STANDARD_NAMES:
         if name in there:
             return name

@@ -9,8 +9,8 @@ from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
-from tiecheck.stored.config_values import Refused, Section, open_section, walk_field
-from tiecheck.tables.architectures import FLAG, load_architecture
+from tiecheck.stored.config_values import Refused, Section, architecture_of, open_section, walk_field
+from tiecheck.tables.architectures import FLAG
 from tiecheck.tables.structure import class_structure, config_structure, refused_values
 from tiecheck.wording import listed
 
@@ -28,7 +28,7 @@ TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an 
 
 def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
     """Yield what keeps each line of transformers from building a known class's config, or tensors from fitting it."""
-    architecture = load_architecture(model.class_name, model.model_type, config=model.data)
+    architecture = architecture_of(model)
     older, newest = (next(_misfits(model, architecture, checkpoint, line), None) for line in LINES)
     if newest is not None and older is not None and newest.why == older.why:
         yield newest._replace(versions=LINES)

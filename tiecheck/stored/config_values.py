@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
+from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.tables.structure import config_structure
 
 RAISES = "!"
@@ -99,3 +101,18 @@ def walk_field(root: Section, dotted: str, line: str) -> Any:
     if len(parts) == 2 and parts[1].isdigit():
         return value[int(parts[1])] if isinstance(value, list) and len(value) > int(parts[1]) else Unknown("no list")
     return value if len(parts) == 1 else Unknown(f"{dotted} is not known")
+
+
+def architecture_of(config: ModelConfig, *, older: bool = False) -> Architecture:
+    """Look up the class of a config, as transformers 4.57 has it for `older`; one check asks it several times."""
+    global _last  # noqa: PLW0603  # one config, since a fleet has as many as models
+    last = _last
+    if last[0] is not config:
+        last = _last = (config, {})
+    if older not in last[1]:
+        load = load_older if older else load_architecture
+        last[1][older] = load(config.class_name, config.model_type, config=config.data)
+    return last[1][older]
+
+
+_last: tuple[ModelConfig | None, dict[bool, Architecture]] = (None, {})

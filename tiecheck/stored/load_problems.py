@@ -14,8 +14,8 @@ from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
+from tiecheck.stored.config_values import architecture_of
 from tiecheck.stored.older_names import name_among_bare
-from tiecheck.tables.architectures import load_architecture, load_older
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
@@ -94,7 +94,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
 
 def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:
     """Yield a name of the task's own beside names without the prefix of the base model, which 4.57 refuses."""
-    older = load_older(model.class_name, model.model_type, config=model.data)
+    older = architecture_of(model, older=True)
     name = name_among_bare(checkpoint, older)
     if name is not None:
         why = (
@@ -108,7 +108,7 @@ def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterat
 
 def _standard_name(model: ModelConfig, checkpoint: Checkpoint, file: str) -> tuple[Edit, ...]:
     """Return the way to give a file the name that loaders look for; none where its tensors are not the class's."""
-    known = load_architecture(model.class_name, model.model_type, config=model.data)
+    known = architecture_of(model)
     spelt = {s for tie in known.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
     if not any(name in checkpoint for name in {*spelt, known.embedding}):
         return ()
@@ -169,7 +169,7 @@ def _members(model: ModelConfig, checkpoint: Checkpoint) -> tuple[StoredTensor, 
 
     Of a tied pair the head alone stands for both.
     """
-    known = load_architecture(model.class_name, model.model_type, config=model.data)
+    known = architecture_of(model)
     if known.embedding is None or model.remote_code:
         return ()
     names = [known.embedding]

@@ -26,6 +26,7 @@ def lost_tie_group(
     saved tied, head absent, loads with a random head whatever its config says. None where the class ties the head, has
     none, was never able to (Reformer's head is twice as wide as its embedding), or where neither is stored.
     """
+    from tiecheck.stored.config_values import architecture_of
     from tiecheck.tables.architectures import load_older
 
     head, embedding = architecture.head, architecture.embedding
@@ -39,8 +40,7 @@ def lost_tie_group(
     others = {name for tie in architecture.ties if embedding in tie.names for name in tie.names}
     if embedding not in checkpoint and any(name in checkpoint for name in others):
         return None  # Pop2Piano's `shared` may be stored as its encoder's: the group of the two speaks for it
-    data = config.data if config else None
-    older = load_older(architecture.class_name, config.model_type if config else None, config=data)
+    older = architecture_of(config, older=True) if config else load_older(architecture.class_name, None)
     if lost_tie(older, architecture) is None:
         return None
     pair = (head, embedding)

@@ -82,30 +82,10 @@ def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-class _Same:
-    """A config that is known by being the same object: nobody writes to one, and a check asks of it several times."""
-
-    __slots__ = ("config",)
-
-    def __init__(self, config: Mapping[str, object] | None) -> None:
-        self.config = config
-
-    def __hash__(self) -> int:
-        return id(self.config)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.config is self.config
-
-
 def _load(
     table: str, class_name: str | None, model_type: str | None, width: int | None, config: Mapping[str, object] | None
 ) -> Architecture:
-    return _loaded(table, class_name, model_type, width, _Same(config))
-
-
-@lru_cache(64)
-def _loaded(table: str, class_name: str | None, model_type: str | None, width: int | None, same: _Same) -> Architecture:
-    origin, config = _origin(table), same.config
+    origin = _origin(table)
     if not class_name:
         return Architecture(class_name, False, (), f"{origin}: the config names no class", None)
     rows = _rows(class_name, table) if class_name.isidentifier() else []

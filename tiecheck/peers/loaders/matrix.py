@@ -145,6 +145,7 @@ def _older(
     config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint
 ) -> tuple[_Older, ...] | str | None:
     """Return the groups of 4.57's class, under its own names; no byte is read for them."""
+    from tiecheck.stored.config_values import architecture_of
     from tiecheck.tables.architectures import load_older, older_has
 
     if not architecture.known:
@@ -154,7 +155,7 @@ def _older(
         return None
     config = _as_taken(config) if config else None
     data = config.data if config else None
-    older = load_older(architecture.class_name, config.model_type if config else None, config=data)
+    older = architecture_of(config, older=True) if config else load_older(architecture.class_name, None)
     if not older.known or (data or {}).get("torchscript") is True:  # it copies weights then, and shares none
         return "4.57 copies where torchscript is true, and what of that was not asked" if older.known else older.origin
     if not older.ties and not (older.embedding and older.head):
