@@ -7,10 +7,14 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import JSON_BYTES, READ, take_values, target_account
+
+if TYPE_CHECKING:
+    from tiecheck.records.stored import StoredTensor
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -107,6 +111,39 @@ def read_from(descriptor: int, count: int) -> bytes:
     while 0 < len(raw) < count and (more := os.read(descriptor, count - len(raw))):
         raw += more
     return raw
+
+
+class TensorFiles:
+    """The safetensors files of a checkpoint that were opened for some small reads, each once."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._held = account().held or {}
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+    def read(self, tensor: StoredTensor, offset: int, size: int) -> bytes:
+        """Return some bytes of a tensor, from an offset within it.
+
+        Raises:
+            TargetError: The file is not there any more, or is no regular file now.
+            EOFError: The file ends before them.
+            OSError: They cannot be read.
+        """
+        descriptor = self._held.get(f"{self._root}{os.sep}{tensor.file}") or self._open.get(tensor.file)
+        if descriptor is None:
+            path = path_inside(self._root, tensor.file)
+            descriptor = self._open[tensor.file] = open_regular(path, path)
+        data = os.pread(descriptor, size, (tensor.start or 0) + offset)
+        if len(data) < size:
+            raise EOFError(f"{tensor.file} ends within {tensor.name}")
+        return data
 
 
 def parse_json(

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from tiecheck.errors import TargetError
-from tiecheck.files.compare.spans import TensorFiles
 from tiecheck.files.limits import byte_question
+from tiecheck.files.local import TensorFiles
 from tiecheck.records.record import Record
 from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, StoredTensor

@@ -6,7 +6,7 @@ from math import isfinite
 
 from tiecheck.files.compare.distance import Decode, number_decoder
 from tiecheck.files.compare.equality import sample_offsets
-from tiecheck.files.compare.spans import TensorFiles
+from tiecheck.files.local import TensorFiles
 from tiecheck.records.stored import Checkpoint, StoredTensor
 
 WINDOW = 16

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import prod
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import COMPARED, target_account
@@ -154,39 +153,6 @@ def _signs(dtype: str, size: int, negated: Collection[str]) -> bytes:
 def _turned(raw: bytearray, mask: bytes) -> bytes:
     whole = int.from_bytes(raw, "little") ^ int.from_bytes(mask * (len(raw) // len(mask)), "little")
     return whole.to_bytes(len(raw), "little")
-
-
-class TensorFiles:
-    """The safetensors files of a checkpoint that were opened for some small reads, each once."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._held = account().held or {}
-        self._open: dict[str, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-
-    def read(self, tensor: StoredTensor, offset: int, size: int) -> bytes:
-        """Return some bytes of a tensor, from an offset within it.
-
-        Raises:
-            TargetError: The file is not there any more, or is no regular file now.
-            EOFError: The file ends before them.
-            OSError: They cannot be read.
-        """
-        descriptor = self._held.get(f"{self._root}{os.sep}{tensor.file}") or self._open.get(tensor.file)
-        if descriptor is None:
-            path = path_inside(self._root, tensor.file)
-            descriptor = self._open[tensor.file] = open_regular(path, path)
-        data = os.pread(descriptor, size, (tensor.start or 0) + offset)
-        if len(data) < size:
-            raise EOFError(f"{tensor.file} ends within {tensor.name}")
-        return data
 
 
 class OpaqueError(Exception):
