@@ -118,7 +118,7 @@ class TensorFiles:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._held = account().held or {}
+        self._held = target_account().held or {}
         self._open: dict[str, int] = {}
 
     def __enter__(self) -> Self:

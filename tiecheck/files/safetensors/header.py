@@ -97,7 +97,7 @@ def read_header(path: str) -> tuple[bytes, int]:
     except OSError as error:
         raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
     finally:
-        account().close(path, descriptor)
+        target_account().close(path, descriptor)
     return raw, size
 
 
