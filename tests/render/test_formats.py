@@ -6,6 +6,8 @@ import io
 import json
 import random
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -141,6 +143,17 @@ def count_all(report: Report) -> dict[str, dict[str, int]]:
     assert page.open == []
     strong = [attributes.get("class") for tag, attributes in page.seen if tag == "strong"]
     told["html"] = {s: strong.count(s) for s in SEVERITIES}
+    document = json.loads(rendered(report, "mlinter"))
+    told["mlinter"] = dict.fromkeys(SEVERITIES, 0)  # what stands in no file cannot be posted, and is not there
+    placed = [one for one in placed_findings(report) if one.path is not None]
+    for one in placed:
+        told["mlinter"][one.finding.severity] += 1
+    assert sorted((r["rule"], r["path"]) for r in document["findings"] if r["rule"]) == sorted(
+        (one.finding.code, one.path) for one in placed
+    )
+    assert sum(row["rule"] is None for row in document["findings"]) == len(report.errors)
+    for one in placed_findings(report):
+        told["mlinter"][one.finding.severity] += one.path is None
     suites = ET.fromstring(rendered(report, junit))
     failures = [failure.get("type") for failure in suites.iter("failure")]
     told["junit"] = {s: failures.count(s) for s in ("warning", "error")} | {
@@ -249,6 +262,36 @@ def test_the_strip_has_a_cell_for_each_group_and_loader() -> None:
         "lost",
         "unknown",
     ]
+
+
+def test_the_linter_of_transformers_writes_the_same_shape(tmp_path: Path, monkeypatch) -> None:
+    """The linter itself is run on the file: keys, types, order and the prefix of a message are its own."""
+    pytest.importorskip("mlinter", reason="it is transformers-mlinter, of the test extra")
+    monkeypatch.chdir(tmp_path)
+    Path("modeling_x.py").write_text(
+        "from torch import nn\nfrom transformers import PreTrainedModel\n\n\nclass XForCausalLM(PreTrainedModel):\n"
+        '    _tied_weights_keys = ["lm_head.weight"]\n\n    def __init__(self, config):\n'
+        "        super().__init__(config)\n        self.wte = nn.Embedding(8, 4)\n"
+        "        self.lm_head = nn.Linear(4, 8, bias=False)\n"
+        "        self.lm_head.weight = nn.Parameter(self.wte.weight.data)\n"
+    )
+    asked = ["-m", "mlinter", "--no-progress", "--no-cache", "--output-json", "theirs.json", "modeling_x.py"]
+    subprocess.run([sys.executable, *asked], capture_output=True, check=False)
+    theirs = json.loads(Path("theirs.json").read_text())
+    ours = json.loads(rendered(tiecheck.check("modeling_x.py"), "mlinter"))
+    assert list(ours) == list(theirs)
+    for document in (ours, theirs):
+        rows, rules = document["findings"], document["rules"]
+        assert {tuple(row) for row in rows} == {("path", "line", "rule", "message")}
+        assert all(row["path"] == "modeling_x.py" and isinstance(row["line"], int) for row in rows)
+        assert all(row["message"].startswith(f"{row['rule']}: ") for row in rows)
+        assert rows == sorted(rows, key=lambda row: (row["path"], row["line"], row["message"]))
+        assert list(rules) == sorted({row["rule"] for row in rows})
+        assert {tuple(rule) for rule in rules.values()} == {("description", "why_bad", "diff")}
+        assert all(re.fullmatch(r"(([-+ #].*)?\n)*", rule["diff"]) for rule in rules.values())
+    assert {("TIE803", 6), ("TIE802", 12)} <= {(row["rule"], row["line"]) for row in ours["findings"]}
+    assert ("TRF048", 6) in {(row["rule"], row["line"]) for row in theirs["findings"]}
+    assert ours["rules"]["TIE802"]["diff"].endswith("+self.lm_head.weight = self.wte.weight\n")
 
 
 def test_words_in_markdown_are_not_obeyed() -> None:

@@ -84,8 +84,8 @@ class CheckCommand(PlainCommand):
     "formats",
     multiple=True,
     metavar="FORMAT[=FILE]",
-    help="text (default), concise, json, jsonl, sarif, github, gitlab, junit, markdown, html or svg (pictures); "
-    "repeatable, with =FILE it is written there.",
+    help="text (default), concise, json, jsonl, sarif, github, gitlab, junit, markdown, html, svg (pictures) or "
+    "mlinter (JSON as transformers' linter has it); repeatable, with =FILE it is written there.",
 )
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 
 FORMATS = {
     name: f"tiecheck.render.{name}"
-    for name in ("text", "concise", "json", "jsonl", "sarif", "github", "gitlab", "junit", "markdown", "html", "svg")
+    for name in (
+        "text",
+        "concise",
+        "json",
+        "jsonl",
+        "sarif",
+        "github",
+        "gitlab",
+        "junit",
+        "markdown",
+        "html",
+        "svg",
+        "mlinter",
+    )
 }
 """Format -> the module whose `render(report, style, stream)` writes it."""
 
