@@ -13,7 +13,10 @@ import contextlib
 import json
 import re
 import runpy
+import shlex
+import subprocess
 import sys
+import tempfile
 import tomllib
 import types
 from collections.abc import Mapping
@@ -46,7 +49,7 @@ from tiecheck.rules.registry import FAMILIES, rule_of, rules_of_family
 from tiecheck.rules.symptoms import SYMPTOMS
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = ("README.md", "docs/tour.md", "CONTRIBUTING.md", "docs/inspect.md")
+BLOCKS = ("README.md", "docs/tour.md", "docs/tutorial.md", "CONTRIBUTING.md", "docs/inspect.md")
 """Pages written by hand, with generated blocks in them."""
 LIVE = all(find_spec(name) for name in ("torch", "transformers", "accelerate"))
 HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
@@ -83,6 +86,7 @@ def pages(kept: set[str]) -> dict[str, str]:
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
         "docs/evidence/failures.md": failures_page(),
+        **pictures(kept),
         **{name: with_blocks((ROOT / name).read_text(encoding="utf-8"), kept) for name in BLOCKS},
     }
 
@@ -353,6 +357,60 @@ RUNS: Mapping[str, list[str]] = {
 """Blocks that are commands with what they print."""
 
 
+DRAWN: Mapping[str, list[str]] = {
+    "rows-added": ["fixtures/models/llama-added-token-rows"],
+    "rows-trained": ["fixtures/models/llama-diverged-head"],
+    "tree": ["fixtures/models/bart-healthy-tied", "--live"],
+    "lanes": ["fixtures/models/llama-healthy-tied", "--device-map", "docs/pictures/split.json"],
+}
+"""Pictures of the pages: what `-f svg` writes of these."""
+
+WALK: Mapping[str, tuple[tuple[int, str], ...]] = {
+    "well": ((0, "cp -r fixtures/models/llama-healthy-tied my-model"), (0, "tiecheck my-model")),
+    "broken": (
+        (0, 'sed -i \'s/"tie_word_embeddings": true/"tie_word_embeddings": false/\' my-model/config.json'),
+        (1, "tiecheck my-model"),
+    ),
+    "asked": ((1, "tiecheck fix my-model"),),
+    "fixed": ((0, "tiecheck fix my-model --choose tied --apply"),),
+    "again": ((0, "tiecheck my-model"),),
+    "trained": ((0, "cp -r fixtures/models/llama-diverged-head merged"), (1, "tiecheck merged")),
+}
+"""Blocks of the tutorial: commands, run one after another in one folder, each with the status that it ends with."""
+
+
+def pictures(kept: set[str]) -> dict[str, str]:
+    """Return the pictures of the pages; `kept` gets those that cannot be made here."""
+    made = {}
+    for name, arguments in DRAWN.items():
+        if len(arguments) > 1 and not LIVE:
+            kept.add(name)
+        else:
+            made[f"docs/pictures/{name}.svg"] = output_of([*arguments, "-f", "svg"], ROOT)
+    return made
+
+
+def walked(kept: set[str]) -> dict[str, str]:
+    """Return the blocks of the tutorial, with what each command prints."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "fixtures").symlink_to(ROOT / "fixtures")
+        for name, commands in WALK.items():
+            lines = []
+            for status, command in commands:
+                arguments = shlex.split(command)
+                if arguments[0] == "tiecheck":
+                    lines += [f"$ {command}", output_of(arguments[1:], Path(folder), status)]
+                else:
+                    subprocess.run(arguments, cwd=folder, check=True)  # noqa: S603  # written above
+                    lines += [f"$ {command}"]
+            found[name] = "```console\n" + "\n".join(lines) + "\n```"
+    if not LIVE:
+        kept.add("fixed")  # which tells of the rehearsal
+        del found["fixed"]
+    return found
+
+
 def with_blocks(text: str, kept: set[str]) -> str:
     """Return a page with each block between `generated: NAME` marks made anew.
 
@@ -361,9 +419,12 @@ def with_blocks(text: str, kept: set[str]) -> str:
         kept: Gets the blocks that only the `live` extra could make, where it is not installed: they stay as they are.
     """
     tables = {"rooms": rooms_table, "facts": facts_table}
+    walk = walked(kept) if "generated: well" in text else {}
 
     def block(match: re.Match[str]) -> str:
         name = match[2]
+        if name in WALK:
+            return f"{match[1]}{walk[name]}\n{match[3]}" if name in walk else match[0]
         if name in tables:
             return f"{match[1]}{tables[name]()}\n{match[3]}"
         if {"--load", "--live"} & set(RUNS[name]) and not LIVE:
@@ -396,13 +457,18 @@ def facts_table() -> str:
 
 
 def shown(arguments: list[str]) -> str:
-    """Run a command and return it with its output, the time left out."""
-    with contextlib.chdir(ROOT):
+    """Run a command and return it with its output."""
+    return f"```console\n$ tiecheck {' '.join(arguments)}\n{output_of(arguments, ROOT)}\n```"
+
+
+def output_of(arguments: list[str], folder: Path, status: int | None = None) -> str:
+    """Run a command in a folder and return what it prints, the time left out, where it ends with the status."""
+    with contextlib.chdir(folder):
         result = CliRunner().invoke(cli, arguments, prog_name="tiecheck")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise click.ClickException(f"{arguments} failed: {result.exception}")
-    output = re.sub(r" \d+\.\d\d s$", "", result.stdout.strip(), flags=re.MULTILINE)
-    return f"```console\n$ tiecheck {' '.join(arguments)}\n{output}\n```"
+    raised = result.exception is not None and not isinstance(result.exception, SystemExit)
+    if raised or status not in {None, result.exit_code}:
+        raise click.ClickException(f"{arguments} failed with {result.exit_code}: {result.exception} {result.output}")
+    return re.sub(r" \d+\.\d\d s$", "", result.stdout.strip(), flags=re.MULTILINE)
 
 
 if __name__ == "__main__":
