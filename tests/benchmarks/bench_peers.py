@@ -182,7 +182,7 @@ question: whether what is declared, stored and live agrees, for whoever loads it
 {checkpoints}
 
 "Nothing": no word of it is printed or logged on the default level, and `output_loading_info` has none. A line of a log
-has no exit status. accelerate may warn in `infer_auto_device_map` of the empty model after `tie_weights()`, and did not;
+has no exit status. accelerate may warn in `infer_auto_device_map` of an empty model, and did not here;
 what it sees is its `find_tied_parameters` on the model that was loaded.
 
 ## Sources
@@ -194,7 +194,7 @@ Rules that the source without a fault has too, such as a missing licence header,
 ## Live models
 
 `tiecheck.views(model)` and `tiecheck inspect` run the finders of accelerate, transformers, safetensors, lightning, FSDP
-and PEFT on a model and show them beside what is true: [facts](inspect.md). Finders that go by the identity of parameters
+and PEFT on a model and show them beside what is true: [facts](inspect.md). Finders that go by the identity of a tensor
 miss two parameters over one memory, safetensors goes by memory alone and takes them for tied; before 0.34 accelerate
 missed a module under two names beside each other.
 
