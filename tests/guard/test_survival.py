@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 from rule_failures import gpt2, llama
+from survival_table import PUBLISHED, TOLD_OTHERWISE, cells_of
 from tie_kinds import KINDS, Pair, Param
 from torch import nn
 
@@ -24,82 +27,31 @@ from tiecheck.guard.faithful_copies import faithful_copy
 from tiecheck.guard.life_targets import live_model_of
 from tiecheck.guard.operations.registry import Operation, all_operations
 from tiecheck.guard.survival import judge_survival
-from tiecheck.records.life import Survival, SurvivalMatrix
-from tiecheck.render import survival, survival_markdown
+from tiecheck.records.life import SurvivalMatrix
+from tiecheck.render import survival, survival_markdown, survival_page
 from tiecheck.render.reports import Style
+
+MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+MODEL, OLMO = str(MODELS / "llama-healthy-tied"), str(MODELS / "olmo-module-alias")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SCHEMA = Path(tiecheck.__file__).parent / "render" / "survive.schema.json"
 
-TABLE = """
-deepcopy                 I I x x x I I I
-deepcopy-children        x x x x x x x x
-half                     I I x x x x I I
-to-same-device           I I S S S I I I
-share-memory             I I S S S I I I
-freeze                   I I S S S I I I
-to-meta                  x I x x x x x x
-to-empty-from-meta       D I x x x x x x
-to-empty-on-cpu          I I x x x x x I
-half-overwriting         x I x x x x x x
-to-meta-swapping         I I x x x x I I
-to-empty-swapping        I I x x x x x I
-load-state-dict          I I S S S I I I
-load-state-dict-assign   S I S S S S S S
-load-clones-assign       x I x x x x x x
-load-once-assign         D I x x x D x D
-load-once-into-meta      m I x x x m x m
-load-once-strict         E E S S S E I I
-torch-save-model         I I S S S I I I
-pickled                  I I x x x I I I
-torch-save-state-assign  S I S S S S S x
-safetensors-model        I I S S E I I I
-safetensors-into-meta    E E E E E E E I
-init-empty-weights       S I - - - - - -
-built-on-meta            I I S S S I I I
-distribute-module        S I - - - - - -
-"""
-"""What torch 2.13, safetensors 0.8 and accelerate 1.15 were measured to do, for the kinds of `tie_kinds.KINDS`.
-
-I one object, S one memory, x two, D two with other values, m half on meta, E raises, - not measured.
-`distribute_module` makes two DTensors over one local memory, which is S here.
-"""
-
-
-TOLD_FINER = {("to-meta", "Listed"): "m", ("to-empty-from-meta", "Listed"): "m"}
-"""The list keeps the tensor that was moved away from: it is half on meta, which the table calls x."""
-
-
-def letter(row: Survival, before: str) -> str:
-    if row.status != "ran":
-        return {"raised": "E", "skipped": "?"}[row.status]
-    (cell,) = row.cells
-    if cell.kept:
-        return before
-    if cell.reason is not None and cell.reason.startswith("half of it"):
-        return "m"
-    if cell.after in ("storage", "overlap"):
-        return "S"
-    return "D" if cell.values == "changed" and cell.after == "separate" else "x"
-
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_measured_table_cell_by_cell(kind: type[Pair]) -> None:
-    rows = [line.split() for line in TABLE.split("\n") if line]
-    column = KINDS.index(kind)
-    found = tiecheck.survive(kind(), operations=[row[0] for row in rows])
-    before = "S" if found.ties[0].kind == "storage" else "I"
-    said = {row.operation: letter(row, before) for row in found.operations}
-    for name, *cells in rows:
-        if cells[column] == "-":
-            continue
-        # values of memory that nobody wrote, and of a fresh instance's own list, are not to be relied on
-        loose = name.startswith("to-empty") or kind is KINDS[-1]
-        if (name, kind.__name__) in TOLD_FINER:
-            assert said[name] == TOLD_FINER[name, kind.__name__]
-            continue
-        assert said[name] == cells[column] or (loose and {said[name], cells[column]} == {"x", "D"}), name
+    for name, published, here in cells_of(kind):
+        assert here == TOLD_OTHERWISE.get((name, kind.__name__), published), name
+
+
+def test_the_committed_page_has_every_cell_of_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evidence" / "survival.md").read_text(encoding="utf-8")
+    rows = {cells[1]: cells[3:-1] for line in page.splitlines() if len(cells := line.split("|")) == len(KINDS) + 4}
+    for name, *published in PUBLISHED:
+        told = [TOLD_OTHERWISE.get((name, kind.__name__), cell) for kind, cell in zip(KINDS, published, strict=True)]
+        written = [cell.split()[-1] for cell in rows[f" {name} "]]
+        assert written == told, name
 
 
 def state_of(model: nn.Module) -> list[Any]:
@@ -126,6 +78,33 @@ def test_the_users_model_comes_back_equal_by_bytes_and_identity(build: Callable[
     ran = [row for row in found.operations if row.status == "ran"]
     assert len(ran) >= (45 if build is llama else 35)
     assert not any(row.lost for row in ran if row.operation in ("save-pretrained", "torch-save-state", "pickled"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_drawn_comes_back_and_no_file_is_written(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    kind = draw.choice(KINDS)
+    model = nn.ModuleDict({"a": kind(), "b": draw.choice([gpt2, llama, Param])()})
+    for parameter in model.parameters():
+        parameter.requires_grad_(draw.random() < 0.8)
+        if draw.random() < 0.3 and parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
+    model.train(draw.random() < 0.5)
+    files = tmp_path / "files"
+    shutil.copytree(MODEL, files)
+    held = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files.iterdir()}
+    monkeypatch.chdir(files)
+    before = state_of(model)
+    drawn = draw.sample([one.name for one in all_operations()], 14)
+    tiecheck.survive(model, operations=drawn)
+    found = CliRunner().invoke(command, [str(files), "--load", "-q", "--operations", ",".join(drawn[:3])])
+    assert found.exit_code in (0, 1), found.output
+    after = state_of(model)
+    assert (before[0], before[2]) == (after[0], after[2]), drawn
+    assert all(map(torch.equal, before[1], after[1])), drawn
+    assert held == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files.iterdir()}
 
 
 def t5() -> Any:
@@ -311,10 +290,6 @@ def test_a_model_that_cannot_be_copied_is_a_sentence() -> None:
         tiecheck.survive(model)
 
 
-MODELS = Path(__file__).parents[2] / "fixtures" / "models"
-MODEL, OLMO = str(MODELS / "llama-healthy-tied"), str(MODELS / "olmo-module-alias")
-
-
 def test_the_command(tmp_path: Path) -> None:
     run = CliRunner()
     found = run.invoke(command, [MODEL, "-f", "json", "--operations", "half,deepcopy"])
@@ -367,7 +342,12 @@ def test_the_model_of_a_target_is_built_small_and_its_matrix_is_shown(tmp_path: 
     model = live_model_of(MODEL)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     found = tiecheck.survive(model, operations=["half", "load-clones-assign"])
-    for module, kept, copied in ((survival, "half", "load-clones-assign"), (survival_markdown, "| half |", "| copies")):
+    shown = (
+        (survival, "half", "load-clones-assign"),
+        (survival_markdown, "| half |", "| copies"),
+        (survival_page, '<td class="tied">kept</td>', '<td class="lost">copies</td>'),
+    )
+    for module, kept, copied in shown:
         stream = io.StringIO()
         module.render(found, Style(color="never", verbose=True), stream)
         assert kept in stream.getvalue()

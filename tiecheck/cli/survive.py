@@ -32,7 +32,12 @@ SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("trust_re
 )
 @click.option("--list", "list_", is_flag=True, help="List the operations and exit.")
 @click.option(
-    "-f", "--output-format", "formats", multiple=True, metavar="FORMAT[=FILE]", help="text (default), json or markdown."
+    "-f",
+    "--output-format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT[=FILE]",
+    help="text, json, markdown or html.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what was skipped and why, and each operation as code.")

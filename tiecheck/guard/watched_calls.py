@@ -125,8 +125,7 @@ def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
 
 def _concerns(first: object) -> bool:
     """Tell whether what is drawn anew is a tied tensor, or a module with one in it."""
-    one = id(first)
-    return any(one in watcher.tensors or one in watcher.modules for watcher in _open)
+    return any(id(first) in watcher.tensors or id(first) in watcher.modules for watcher in _open)
 
 
 def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:

@@ -100,7 +100,9 @@ def judge_members(members: Sequence[Member]) -> Verdict:
 def _judge(members: Sequence[Member]) -> Verdict:
     tensors: dict[int, Tensor] = {}
     held: dict[int, list[Member]] = {}
-    for member in members:
+    at = {(id(member.owner), member.attribute): member.tensor for member in members if member.owner is not None}
+    for member in members:  # a map of accelerate's reads a file anew for each look
+        member = member._replace(tensor=at.get((id(member.owner), member.attribute), member.tensor))  # noqa: PLW2901
         if member.tensor is not None:
             tensors[id(member.tensor)] = member.tensor
             held.setdefault(id(member.tensor), []).append(member)

@@ -51,6 +51,7 @@ SURVIVALS = {
     "text": "tiecheck.render.survival",
     "json": FORMATS["json"],
     "markdown": "tiecheck.render.survival_markdown",
+    "html": "tiecheck.render.survival_page",
 }
 """The same for ties against operations."""
 

@@ -8,58 +8,48 @@ from typing import Any
 
 import torch
 
-from tiecheck.guard.operations.registry import NotHereError, Trial, library, operation
+from tiecheck.guard.operations.registry import NotHereError, Operation, Trial, library
+
+LAYERS = ("Linear", "Conv1D")
+"""Classes of layers that an adapter takes."""
 
 
-@operation("transformers", "model.save_pretrained(folder); type(model).from_pretrained(folder)", saves=True)
-def save_pretrained(it: Trial) -> Any:
+def _saved_pretrained(it: Trial) -> Any:
     model = it.pretrained()
     model.save_pretrained(it.folder)
     return type(model).from_pretrained(it.folder)
 
 
-@operation("transformers", "model.resize_token_embeddings(vocabulary + 8)")
-def resize_token_embeddings(it: Trial) -> Any:
+def _resized(it: Trial) -> Any:
     model = it.pretrained()
     model.resize_token_embeddings(len(model.get_input_embeddings().weight) + 8)
     return model
 
 
-@operation("transformers", "model.set_input_embeddings(a new one)")
-def set_input_embeddings(it: Trial) -> Any:
+def _embedding_set(it: Trial, *, tie: bool = True) -> Any:
     model = it.pretrained()
     model.set_input_embeddings(copy.deepcopy(model.get_input_embeddings()))
+    if tie:
+        model.tie_weights()
     return model
 
 
-@operation("transformers", "model.set_input_embeddings(a new one); model.tie_weights()")
-def set_input_embeddings_and_tie(it: Trial) -> Any:
-    set_input_embeddings(it)
-    it.model.tie_weights()
+def _checkpointing(it: Trial) -> Any:
+    it.pretrained().gradient_checkpointing_enable()
     return it.model
 
 
-@operation("transformers", "model.gradient_checkpointing_enable()")
-def gradient_checkpointing(it: Trial) -> Any:
-    model = it.pretrained()
-    model.gradient_checkpointing_enable()
-    return model
-
-
-@operation("accelerate", "with init_empty_weights(): type(model)(...)", by_nature=True)
-def init_empty_weights(it: Trial) -> Any:
+def _empty(it: Trial) -> Any:
     with library("accelerate").init_empty_weights():
         return it.built_again()
 
 
-@operation("torch", "with torch.device('meta'): type(model)(...)", by_nature=True)
-def built_on_meta(it: Trial) -> Any:
+def _on_meta(it: Trial) -> Any:
     with torch.device("meta"):
         return it.built_again()
 
 
-@operation("accelerate", "built on meta; load_checkpoint_in_model(model, file, device_map={'': 'cpu'})", saves=True)
-def checkpoint_in_model(it: Trial) -> Any:
+def _checkpoint_in_model(it: Trial) -> Any:
     from safetensors.torch import save_model
 
     path = os.path.join(it.folder, "model.safetensors")
@@ -69,29 +59,20 @@ def checkpoint_in_model(it: Trial) -> Any:
     return model
 
 
-def _dispatched(it: Trial, device: str) -> Any:
-    names = list(it.model._modules)
+def _dispatched(it: Trial, device: str = "cpu") -> Any:
+    accelerate, names = library("accelerate"), list(it.model._modules)
     if not names:
         raise NotHereError("it has no modules to dispatch")
     direct = {name for name, _ in [*it.model.named_parameters(recurse=False), *it.model.named_buffers(recurse=False)]}
     plan = dict.fromkeys([*names, *direct], device)
-    return library("accelerate").dispatch_model(
-        it.model, plan, main_device="cpu", offload_dir=it.folder, force_hooks=True
-    )
+    return accelerate.dispatch_model(it.model, plan, main_device="cpu", offload_dir=it.folder, force_hooks=True)
 
 
-@operation("accelerate", "dispatch_model(model, every module on the CPU)")
-def dispatch_to_cpu(it: Trial) -> Any:
-    return _dispatched(it, "cpu")
-
-
-@operation("accelerate", "dispatch_model(model, every module on disk)")
-def dispatch_to_disk(it: Trial) -> Any:
+def _dispatched_to_disk(it: Trial) -> Any:
     return _dispatched(it, "disk")
 
 
-@operation("accelerate", "Accelerator().save_model(model, folder); the file loaded, strict=False", saves=True)
-def accelerator_save_model(it: Trial) -> Any:
+def _accelerator_saved(it: Trial) -> Any:
     from safetensors.torch import load_file
 
     library("accelerate").Accelerator(cpu=True).save_model(it.model, it.folder)
@@ -100,44 +81,19 @@ def accelerator_save_model(it: Trial) -> Any:
     return model
 
 
-def _peft(it: Trial, **options: Any) -> Any:
+def _lora(it: Trial, layers: list[str] | None = None, **options: Any) -> Any:
     peft, model = library("peft"), it.pretrained()
-    return peft.get_peft_model(model, peft.LoraConfig(**options))
+    return peft.get_peft_model(model, peft.LoraConfig(target_modules=layers or _inner_layers(it), **options))
 
 
-def _inner_layers(model: Any) -> list[str]:
+def _inner_layers(it: Trial) -> list[str]:
     """Return the names of linear layers that are not the head."""
+    model = it.pretrained()
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = [n.rpartition(".")[2] for n, m in model.named_modules() if type(m).__name__ in LAYERS and m is not head]
     if not found:
         raise NotHereError("it has no linear layers that an adapter would take")
     return sorted(set(found))
-
-
-LAYERS = ("Linear", "Conv1D")
-
-
-@operation("peft", "get_peft_model(model, LoraConfig(inner layers))")
-def lora(it: Trial) -> Any:
-    return _peft(it, target_modules=_inner_layers(it.pretrained()))
-
-
-@operation("peft", "the same, then merge_and_unload()")
-def lora_merged(it: Trial) -> Any:
-    model: Any = lora(it)
-    return model.merge_and_unload()
-
-
-@operation("peft", "get_peft_model(model, LoraConfig(the head)); merge_and_unload()")
-def lora_on_head_merged(it: Trial) -> Any:
-    return _peft(it, target_modules=[_head(it)]).merge_and_unload()
-
-
-@operation("peft", "LoraConfig(inner layers, modules_to_save=[the head]); merge_and_unload()", by_nature=True)
-def lora_saving_head_merged(it: Trial) -> Any:
-    head = _head(it)
-    layers = [name for name in _inner_layers(it.pretrained()) if name != head]
-    return _peft(it, target_modules=layers, modules_to_save=[head]).merge_and_unload()
 
 
 def _head(it: Trial) -> str:
@@ -148,16 +104,49 @@ def _head(it: Trial) -> str:
     return str(name).rpartition(".")[2]
 
 
-@operation("peft", "LoraConfig(inner layers, layer_replication=[[0, n], [0, 1]])", by_nature=True)
-def layer_replication(it: Trial) -> Any:
+def _head_saved(it: Trial) -> Any:
+    head = _head(it)
+    layers = [name for name in _inner_layers(it) if name != head]
+    return _lora(it, layers, modules_to_save=[head]).merge_and_unload()
+
+
+def _replicated(it: Trial) -> Any:
     layers = getattr(it.pretrained().config, "num_hidden_layers", None)
     if not layers or it.model.config.model_type not in ("llama", "mistral", "falcon", "bert"):
         raise NotHereError("peft replicates layers of Llama, Mistral, Falcon and Bert alone")
-    return _peft(it, target_modules=_inner_layers(it.model), layer_replication=[[0, layers], [0, 1]])
+    return _lora(it, layer_replication=[[0, layers], [0, 1]])
 
 
-@operation("torch", "torchao.quantization.quantize_(model, Int8WeightOnlyConfig())", by_nature=True)
-def torchao_quantized(it: Trial) -> Any:
+def _quantised(it: Trial) -> Any:
     torchao = library("torchao.quantization")
     torchao.quantize_(it.model, torchao.Int8WeightOnlyConfig())
     return it.model
+
+
+_SET = "model.set_input_embeddings(a new one)"
+_SAVE = "model.save_pretrained(folder); type(model).from_pretrained(folder)"
+_IN = "built on meta; load_checkpoint_in_model(model, file, device_map={'': 'cpu'})"
+_OUT = "Accelerator().save_model(model, folder); the file loaded, strict=False"
+_HEAD = "get_peft_model(model, LoraConfig(the head)); merge_and_unload()"
+_SAVING = "LoraConfig(inner layers, modules_to_save=[the head]); merge_and_unload()"
+_TWICE = "LoraConfig(inner layers, layer_replication=[[0, n], [0, 1]])"
+
+OPERATIONS = (
+    Operation("save-pretrained", _SAVE, "transformers", _saved_pretrained, saves=True),
+    Operation("resize-token-embeddings", "model.resize_token_embeddings(vocabulary + 8)", "transformers", _resized),
+    Operation("set-input-embeddings", _SET, "transformers", lambda it: _embedding_set(it, tie=False)),
+    Operation("set-input-embeddings-and-tie", f"{_SET}; model.tie_weights()", "transformers", _embedding_set),
+    Operation("gradient-checkpointing", "model.gradient_checkpointing_enable()", "transformers", _checkpointing),
+    Operation("init-empty-weights", "init_empty_weights(): type(model)(...)", "accelerate", _empty, by_nature=True),
+    Operation("built-on-meta", "with torch.device('meta'): type(model)(...)", "torch", _on_meta, by_nature=True),
+    Operation("checkpoint-in-model", _IN, "accelerate", _checkpoint_in_model, saves=True),
+    Operation("dispatch-to-cpu", "dispatch_model(model, all on the CPU)", "accelerate", _dispatched),
+    Operation("dispatch-to-disk", "dispatch_model(model, all on disk)", "accelerate", _dispatched_to_disk),
+    Operation("accelerator-save-model", _OUT, "accelerate", _accelerator_saved, saves=True),
+    Operation("lora", "get_peft_model(model, LoraConfig(inner layers))", "peft", _lora),
+    Operation("lora-merged", "the same, then merge_and_unload()", "peft", lambda it: _lora(it).merge_and_unload()),
+    Operation("lora-on-head-merged", _HEAD, "peft", lambda it: _lora(it, [_head(it)]).merge_and_unload()),
+    Operation("lora-saving-head-merged", _SAVING, "peft", _head_saved, by_nature=True),
+    Operation("layer-replication", _TWICE, "peft", _replicated, by_nature=True),
+    Operation("torchao-quantized", "quantize_(model, Int8WeightOnlyConfig())", "torch", _quantised, by_nature=True),
+)

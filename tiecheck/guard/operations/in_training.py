@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from tiecheck.guard.operations.registry import NotHereError, Trial, operation
+from tiecheck.guard.operations.registry import NotHereError, Operation, Trial
 
 
-@operation("training", "a step of torch.optim.AdamW on every parameter")
-def step_of_adamw(it: Trial) -> Any:
+def _stepped(it: Trial) -> Any:
     parameters = [one for one in it.model.parameters() if one.requires_grad and one.is_floating_point()]
     if not parameters:
         raise NotHereError("nothing of it trains")
@@ -22,15 +21,13 @@ def step_of_adamw(it: Trial) -> Any:
     return it.model
 
 
-@operation("training", "torch.optim.swa_utils.AveragedModel(model)")
-def averaged_model(it: Trial) -> Any:
+def _averaged(it: Trial) -> Any:
     average = AveragedModel(it.model)
     average.update_parameters(it.model)
     return average
 
 
-@operation("training", "an EMA by hand: {k: v.clone() ...}, mixed, loaded into a fresh instance")
-def ema_by_hand(it: Trial) -> Any:
+def _ema(it: Trial) -> Any:
     state = {name: tensor.clone() for name, tensor in it.model.state_dict().items()}
     for name, tensor in it.model.state_dict().items():
         if tensor.is_floating_point():
@@ -40,22 +37,28 @@ def ema_by_hand(it: Trial) -> Any:
     return model
 
 
-def _called(it: Trial, parameters: dict[str, torch.Tensor]) -> Any:
+def _called(it: Trial, *, remove_duplicate: bool = True) -> Any:
     """Call the model as a function of some parameters; what is looked at is the model itself afterwards."""
-    ids = it.tokens()
+    ids, named = it.tokens(), it.model.named_parameters(remove_duplicate=remove_duplicate)
     try:
         it.model(ids)
     except Exception as error:  # many models take more than tokens
         raise NotHereError(f"it does not run on tokens alone ({type(error).__name__})") from error
-    torch.func.functional_call(it.model, parameters, (ids,))
+    torch.func.functional_call(it.model, {name: one.detach() * 2 for name, one in named}, (ids,))
     return it.model
 
 
-@operation("training", "torch.func.functional_call(model, dict(model.named_parameters()), (tokens,))")
-def functional_call(it: Trial) -> Any:
-    return _called(it, {name: one.detach() * 2 for name, one in it.model.named_parameters()})
+def _called_by_each_name(it: Trial) -> Any:
+    return _called(it, remove_duplicate=False)
 
 
-@operation("training", "functional_call with a value for each name, of one group too")
-def functional_call_of_all_names(it: Trial) -> Any:
-    return _called(it, {n: one.detach() * 2 for n, one in it.model.named_parameters(remove_duplicate=False)})
+_CALL = "torch.func.functional_call(model, dict(model.named_parameters()), (tokens,))"
+_EMA = "an EMA by hand: {k: v.clone() ...}, mixed, loaded into a fresh instance"
+
+OPERATIONS = (
+    Operation("step-of-adamw", "a step of torch.optim.AdamW on every parameter", "training", _stepped),
+    Operation("averaged-model", "torch.optim.swa_utils.AveragedModel(model)", "training", _averaged),
+    Operation("ema-by-hand", _EMA, "training", _ema),
+    Operation("functional-call", _CALL, "training", _called),
+    Operation("functional-call-of-all-names", "the same, with a value for each name", "training", _called_by_each_name),
+)

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from tiecheck.guard.operations.registry import NotHereError, Trial, operation
+from tiecheck.guard.operations.registry import NotHereError, Operation, Trial
 
 
-def _loaded(it: Trial, model: Any) -> Any:
-    """Save the model and load the file into another instance."""
+def _saved(it: Trial, into: Callable[[Trial], Any] = Trial.blank) -> Any:
     from safetensors.torch import load_model, save_model
 
     path = os.path.join(it.folder, "model.safetensors")
     save_model(it.model, path)
+    model = into(it)
     load_model(model, path)
     return model
 
 
-@operation("files", "safetensors.torch.save_model; load_model into a fresh instance", saves=True)
-def safetensors_model(it: Trial) -> Any:
-    return _loaded(it, it.blank())
+def _saved_into_meta(it: Trial) -> Any:
+    return _saved(it, Trial.on_meta)
 
 
-@operation("files", "safetensors.torch.save_model; load_model into one built on meta", saves=True)
-def safetensors_into_meta(it: Trial) -> Any:
-    return _loaded(it, it.on_meta())
-
-
-@operation("files", "safetensors.torch.save_file(model.state_dict()); load_file", saves=True)
-def safetensors_file(it: Trial) -> Any:
+def _saved_state(it: Trial) -> Any:
     from safetensors.torch import load_file, save_file
 
     path = os.path.join(it.folder, "model.safetensors")
@@ -49,13 +43,21 @@ def _exported(it: Trial) -> Any:
         raise NotHereError(f"torch.export does not take it with tokens alone ({type(error).__name__})") from error
 
 
-@operation("files", "torch.export.export(model, (tokens,), strict=False).module()")
-def exported(it: Trial) -> Any:
-    return _exported(it).module()
-
-
-@operation("files", "torch.export.save; torch.export.load(...).module()", saves=True)
-def exported_and_loaded(it: Trial) -> Any:
+def _exported_and_loaded(it: Trial) -> Any:
     path = os.path.join(it.folder, "model.pt2")
     torch.export.save(_exported(it), path)
     return torch.export.load(path).module()
+
+
+_MODEL = "safetensors.torch.save_model; load_model into"
+_FILE = "safetensors.torch.save_file(model.state_dict()); load_file"
+_EXPORT = "torch.export.export(model, (tokens,), strict=False).module()"
+_LOAD = "torch.export.save; torch.export.load(...).module()"
+
+OPERATIONS = (
+    Operation("safetensors-model", f"{_MODEL} a fresh instance", "files", _saved, saves=True),
+    Operation("safetensors-into-meta", f"{_MODEL} one on meta", "files", _saved_into_meta, saves=True),
+    Operation("safetensors-file", _FILE, "files", _saved_state, saves=True),
+    Operation("exported", _EXPORT, "files", lambda it: _exported(it).module()),
+    Operation("exported-and-loaded", _LOAD, "files", _exported_and_loaded, saves=True),
+)

@@ -5,65 +5,23 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.parametrizations import weight_norm
 
-from tiecheck.guard.operations.registry import NotHereError, Trial, operation
-
-
-@operation("torch", "model.half()")
-def half(it: Trial) -> Any:
-    return it.model.half()
+from tiecheck.guard.operations.registry import NotHereError, Operation, Trial
 
 
-@operation("torch", "model.bfloat16()")
-def bfloat16(it: Trial) -> Any:
-    return it.model.bfloat16()
-
-
-@operation("torch", "model.double()")
-def double(it: Trial) -> Any:
-    return it.model.double()
-
-
-@operation("torch", "model.to('cpu')")
-def to_same_device(it: Trial) -> Any:
-    return it.model.to("cpu")
-
-
-@operation("torch", "model.share_memory()")
-def share_memory(it: Trial) -> Any:
-    return it.model.share_memory()
-
-
-@operation("torch", "model.requires_grad_(False)")
-def freeze(it: Trial) -> Any:
-    return it.model.requires_grad_(False)
-
-
-@operation("torch", "model.to('meta')", by_nature=True)
-def to_meta(it: Trial) -> Any:
-    return it.model.to("meta")
-
-
-@operation("torch", "built on meta, then model.to_empty(device='cpu')", by_nature=True)
-def to_empty_from_meta(it: Trial) -> Any:
+def _emptied(it: Trial) -> Any:
     return it.on_meta().to_empty(device="cpu")
 
 
-@operation("torch", "model.to_empty(device='cpu'), on the CPU already", by_nature=True)
-def to_empty_on_cpu(it: Trial) -> Any:
-    return it.model.to_empty(device="cpu")
-
-
-@operation("torch", "built on meta, to_empty(device='cpu'), then each alias assigned again", by_nature=True)
-def to_empty_and_tie(it: Trial) -> Any:
-    model = it.on_meta().to_empty(device="cpu")
+def _tied_again(it: Trial) -> Any:
+    model = _emptied(it)
     if hasattr(model, "tie_weights"):
         model.tie_weights()
         return model
@@ -74,54 +32,29 @@ def to_empty_and_tie(it: Trial) -> Any:
     return model
 
 
-@contextmanager
-def _future(name: str) -> Iterator[None]:
-    """Turn on one of torch's futures of conversions."""
-    read = getattr(torch.__future__, f"get_{name}_module_params_on_conversion")
-    write = getattr(torch.__future__, f"set_{name}_module_params_on_conversion")
-    before = read()
-    write(True)
-    try:
-        yield
-    finally:
-        write(before)
+def _in_future(name: str, do: Callable[[Trial], Any]) -> Callable[[Trial], Any]:
+    """Return an operation under one of torch's futures of conversions (`torch.__future__`)."""
+
+    def run(it: Trial) -> Any:
+        read = getattr(torch.__future__, f"get_{name}_module_params_on_conversion")
+        write = getattr(torch.__future__, f"set_{name}_module_params_on_conversion")
+        before = read()
+        write(True)
+        try:
+            return do(it)
+        finally:
+            write(before)
+
+    return run
 
 
-@operation("torch", "model.half(), torch.__future__.set_overwrite_module_params_on_conversion(True)")
-def half_overwriting(it: Trial) -> Any:
-    with _future("overwrite"):
-        return it.model.half()
+def _children_copied(it: Trial) -> Any:
+    for name, child in list(it.model._modules.items()):
+        setattr(it.model, name, copy.deepcopy(child))
+    return it.model
 
 
-@operation("torch", "model.to('meta'), torch.__future__.set_swap_module_params_on_conversion(True)", by_nature=True)
-def to_meta_swapping(it: Trial) -> Any:
-    with _future("swap"):
-        return it.model.to("meta")
-
-
-@operation(
-    "torch", "built on meta, to_empty, torch.__future__.set_swap_module_params_on_conversion(True)", by_nature=True
-)
-def to_empty_swapping(it: Trial) -> Any:
-    with _future("swap"):
-        return it.on_meta().to_empty(device="cpu")
-
-
-@operation("torch", "copy.deepcopy(model)")
-def deepcopy(it: Trial) -> Any:
-    return copy.deepcopy(it.model)
-
-
-@operation("torch", "setattr(model, name, copy.deepcopy(child)) for each child", by_nature=True)
-def deepcopy_children(it: Trial) -> Any:
-    model = it.model
-    for name, child in list(model._modules.items()):
-        setattr(model, name, copy.deepcopy(child))
-    return model
-
-
-@operation("torch", "layers[i] = copy.deepcopy(layers[i]) for each layer of each list", by_nature=True)
-def deepcopy_layers(it: Trial) -> Any:
+def _layers_copied(it: Trial) -> Any:
     lists = [module for module in it.model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
     if not lists:
         raise NotHereError("it has no list of layers")
@@ -131,51 +64,11 @@ def deepcopy_layers(it: Trial) -> Any:
     return it.model
 
 
-@operation("torch", "pickle.loads(pickle.dumps(model))")
-def pickled(it: Trial) -> Any:
-    return pickle.loads(pickle.dumps(it.model))  # noqa: S301  # written a moment ago
-
-
-@operation("torch", "torch.save(model, file); torch.load(file, weights_only=False)", saves=True)
-def torch_save_model(it: Trial) -> Any:
+def _saved(it: Trial) -> Any:
     file = io.BytesIO()
     torch.save(it.model, file)
     file.seek(0)
     return torch.load(file, weights_only=False)
-
-
-@operation("torch", "torch.compile(model)")
-def compiled(it: Trial) -> Any:
-    return torch.compile(it.model, backend="eager")
-
-
-@operation("torch", "torch.nn.utils.prune.random_unstructured(layer, 'weight', 0.5)")
-def pruned(it: Trial) -> Any:
-    prune.random_unstructured(*it.layer(), amount=0.5)  # type: ignore[no-untyped-call]
-    return it.model
-
-
-@operation("torch", "the same, then torch.nn.utils.prune.remove(layer, 'weight')")
-def pruned_and_removed(it: Trial) -> Any:
-    layer, name = it.layer()
-    prune.random_unstructured(layer, name, amount=0.5)  # type: ignore[no-untyped-call]
-    prune.remove(layer, name)  # type: ignore[no-untyped-call]
-    return it.model
-
-
-@operation("torch", "torch.nn.utils.parametrizations.weight_norm(layer)")
-def weight_normed(it: Trial) -> Any:
-    layer, name = it.layer()
-    parametrizations.weight_norm(layer, name)
-    return it.model
-
-
-@operation("torch", "the same, then torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')")
-def weight_norm_removed(it: Trial) -> Any:
-    layer, name = it.layer()
-    parametrizations.weight_norm(layer, name)
-    parametrize.remove_parametrizations(layer, name)
-    return it.model
 
 
 class _Doubled(nn.Module):
@@ -186,8 +79,62 @@ class _Doubled(nn.Module):
         return weight * 2
 
 
-@operation("torch", "torch.nn.utils.parametrize.register_parametrization(layer, 'weight', Doubled())")
-def parametrized(it: Trial) -> Any:
-    layer, name = it.layer()
+def _on_layer(*steps: Callable[..., Any]) -> Callable[[Trial], Any]:
+    """Return an operation that calls functions with one tied layer and the name of its weight."""
+
+    def run(it: Trial) -> Any:
+        layer = it.layer()
+        for step in steps:
+            step(*layer)
+        return it.model
+
+    return run
+
+
+def _pruned(layer: nn.Module, name: str) -> None:
+    prune.random_unstructured(layer, name, amount=0.5)  # type: ignore[no-untyped-call]
+
+
+def _doubled(layer: nn.Module, name: str) -> None:
     parametrize.register_parametrization(layer, name, _Doubled())
-    return it.model
+
+
+_OVERWRITE, _SWAP = (f"torch.__future__.set_{name}_module_params_on_conversion(True)" for name in ("overwrite", "swap"))
+_UTILS = "torch.nn.utils"
+_REMOVE = f"the same, then {_UTILS}.parametrize.remove_parametrizations(layer, 'weight')"
+_DOUBLE = f"{_UTILS}.parametrize.register_parametrization(layer, 'weight', Doubled())"
+_SAVE = "torch.save(model, file); torch.load(file, weights_only=False)"
+
+_KEEP = (
+    ("half", "model.half()", lambda it: it.model.half()),
+    ("bfloat16", "model.bfloat16()", lambda it: it.model.bfloat16()),
+    ("double", "model.double()", lambda it: it.model.double()),
+    ("to-same-device", "model.to('cpu')", lambda it: it.model.to("cpu")),
+    ("share-memory", "model.share_memory()", lambda it: it.model.share_memory()),
+    ("freeze", "model.requires_grad_(False)", lambda it: it.model.requires_grad_(False)),
+    ("half-overwriting", f"model.half(), {_OVERWRITE}", _in_future("overwrite", lambda it: it.model.half())),
+    ("deepcopy", "copy.deepcopy(model)", lambda it: copy.deepcopy(it.model)),
+    ("deepcopy-layers", "layers[i] = copy.deepcopy(layers[i]) for each layer of each list", _layers_copied),
+    ("pickled", "pickle.loads(pickle.dumps(model))", lambda it: pickle.loads(pickle.dumps(it.model))),  # noqa: S301
+    ("torch-save-model", _SAVE, _saved),
+    ("compiled", "torch.compile(model)", lambda it: torch.compile(it.model, backend="eager")),
+    ("pruned", f"{_UTILS}.prune.random_unstructured(layer, 'weight', 0.5)", _on_layer(_pruned)),
+    ("pruned-and-removed", "the same, then prune.remove(layer, 'weight')", _on_layer(_pruned, prune.remove)),
+    ("weight-normed", f"{_UTILS}.parametrizations.weight_norm(layer)", _on_layer(weight_norm)),
+    ("weight-norm-removed", _REMOVE, _on_layer(weight_norm, parametrize.remove_parametrizations)),
+    ("parametrized", _DOUBLE, _on_layer(_doubled)),
+)
+_PART = (
+    ("to-meta", "model.to('meta')", lambda it: it.model.to("meta")),
+    ("to-empty-from-meta", "built on meta, then model.to_empty(device='cpu')", _emptied),
+    ("to-empty-on-cpu", "model.to_empty(device='cpu'), on the CPU already", lambda it: it.model.to_empty(device="cpu")),
+    ("to-empty-and-tie", "built on meta, to_empty(device='cpu'), then each alias assigned again", _tied_again),
+    ("to-meta-swapping", f"model.to('meta'), {_SWAP}", _in_future("swap", lambda it: it.model.to("meta"))),
+    ("to-empty-swapping", f"built on meta, to_empty, {_SWAP}", _in_future("swap", _emptied)),
+    ("deepcopy-children", "setattr(model, name, copy.deepcopy(child)) for each child", _children_copied),
+)
+OPERATIONS = tuple(
+    Operation(name, words, "torch", do, by_nature=part, saves=words is _SAVE)
+    for rows, part in ((_KEEP, False), (_PART, True))
+    for name, words, do in rows
+)

@@ -3,99 +3,83 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tiecheck.guard.operations.registry import Trial, operation
+from tiecheck.guard.operations.registry import Operation, Trial
+
+State = dict[str, Tensor]
 
 
-def _once(model: nn.Module) -> dict[str, Tensor]:
+def _whole(it: Trial) -> State:
+    return dict(it.model.state_dict())
+
+
+def _clones(it: Trial) -> State:
+    return {name: tensor.clone() for name, tensor in _whole(it).items()}
+
+
+def _once(it: Trial) -> State:
     """Return clones of what a state dict holds, each object under its first name alone, as torch lists them."""
-    listed = [*model.named_parameters(), *model.named_buffers()]
-    state = model.state_dict()
+    listed = [*it.model.named_parameters(), *it.model.named_buffers()]
+    state = it.model.state_dict()
     return {name: tensor.detach().clone() for name, tensor in listed if name in state}
 
 
-def _saved(it: Trial, state: Any) -> Any:
+def _from_file(it: Trial) -> State:
     path = os.path.join(it.folder, "state.pt")
-    torch.save(state, path)
-    return torch.load(path, weights_only=True)
+    torch.save(it.model.state_dict(), path)
+    state: State = torch.load(path, weights_only=True)
+    return state
 
 
-@operation("state", "model.load_state_dict(state)", saves=True)
-def load_state_dict(it: Trial) -> Any:
-    model = it.blank()
-    model.load_state_dict(it.model.state_dict())
-    return model
-
-
-@operation("state", "model.load_state_dict(model.state_dict(), assign=True)", saves=True)
-def load_state_dict_assign(it: Trial) -> Any:
-    it.model.load_state_dict(it.model.state_dict(), assign=True)
-    return it.model
-
-
-@operation("state", "model.load_state_dict({k: v.clone() ...}, assign=True)", saves=True)
-def load_clones_assign(it: Trial) -> Any:
-    model = it.blank()
-    model.load_state_dict({name: tensor.clone() for name, tensor in it.model.state_dict().items()}, assign=True)
-    return model
-
-
-@operation("state", "model.load_state_dict(de-duplicated, strict=False, assign=True)", saves=True)
-def load_once_assign(it: Trial) -> Any:
-    model = it.blank()
-    model.load_state_dict(_once(it.model), strict=False, assign=True)
-    return model
-
-
-@operation("state", "built on meta, model.load_state_dict(de-duplicated, strict=False, assign=True)", saves=True)
-def load_once_into_meta(it: Trial) -> Any:
-    model = it.on_meta()
-    model.load_state_dict(_once(it.model), strict=False, assign=True)
-    return model
-
-
-@operation("state", "model.load_state_dict(de-duplicated)", saves=True)
-def load_once_strict(it: Trial) -> Any:
-    model = it.blank()
-    model.load_state_dict(_once(it.model))
-    return model
-
-
-@operation("state", "torch.save(model.state_dict()); fresh.load_state_dict(torch.load(...))", saves=True)
-def torch_save_state(it: Trial) -> Any:
-    model = it.blank()
-    model.load_state_dict(_saved(it, it.model.state_dict()))
-    return model
-
-
-@operation("state", "torch.save(model.state_dict()); fresh.load_state_dict(torch.load(...), assign=True)", saves=True)
-def torch_save_state_assign(it: Trial) -> Any:
-    model = it.blank()
-    model.load_state_dict(_saved(it, it.model.state_dict()), assign=True)
-    return model
-
-
-@operation("state", "torch.distributed.checkpoint.save and load of the state dict", saves=True)
-def distributed_checkpoint(it: Trial) -> Any:
+def _from_checkpoint(it: Trial) -> State:
     from torch.distributed.checkpoint.state_dict_loader import load
     from torch.distributed.checkpoint.state_dict_saver import save
 
     save(it.model.state_dict(), checkpoint_id=it.folder, no_dist=True)
-    model = it.blank()
-    state = model.state_dict()
+    state: State = it.blank().state_dict()
     load(state, checkpoint_id=it.folder, no_dist=True)
-    model.load_state_dict(state)
-    return model
+    return state
 
 
-@operation("state", "torch.func.stack_module_state([model]); the stacked state, loaded", saves=True)
-def stacked_state(it: Trial) -> Any:
+def _stacked(it: Trial) -> State:
     parameters, buffers = torch.func.stack_module_state([it.model])
-    model: nn.Module = it.blank()
-    state = {name: tensor[0].detach() for name, tensor in {**parameters, **buffers}.items()}
-    model.load_state_dict(state, strict=False)
-    return model
+    return {name: tensor[0].detach() for name, tensor in {**parameters, **buffers}.items()}
+
+
+def _load(
+    of: Callable[[Trial], State], into: Callable[[Trial], nn.Module] = Trial.blank, **options: bool
+) -> Callable[[Trial], Any]:
+    """Return an operation that loads a state of the model into another instance, by default a fresh one."""
+
+    def run(it: Trial) -> Any:
+        model = into(it)
+        model.load_state_dict(of(it), **options)
+        return model
+
+    return run
+
+
+_ASSIGN = "model.load_state_dict(model.state_dict(), assign=True)"
+_CLONES = "model.load_state_dict({k: v.clone() ...}, assign=True)"
+_ONCE = "model.load_state_dict(de-duplicated"
+_FILE = "torch.save(model.state_dict()); fresh.load_state_dict(torch.load(...)"
+_DCP = "torch.distributed.checkpoint.save and load of the state dict"
+_STACK = "torch.func.stack_module_state([model]); the stacked state, loaded"
+_LOADS = (
+    ("load-state-dict", "model.load_state_dict(state)", _load(_whole)),
+    ("load-state-dict-assign", _ASSIGN, _load(_whole, lambda it: it.model, assign=True)),
+    ("load-clones-assign", _CLONES, _load(_clones, assign=True)),
+    ("load-once-assign", f"{_ONCE}, strict=False, assign=True)", _load(_once, strict=False, assign=True)),
+    ("load-once-into-meta", f"{_ONCE}, ...) on meta", _load(_once, Trial.on_meta, strict=False, assign=True)),
+    ("load-once-strict", f"{_ONCE})", _load(_once)),
+    ("torch-save-state", f"{_FILE})", _load(_from_file)),
+    ("torch-save-state-assign", f"{_FILE}, assign=True)", _load(_from_file, assign=True)),
+    ("distributed-checkpoint", _DCP, _load(_from_checkpoint)),
+    ("stacked-state", _STACK, _load(_stacked, strict=False)),
+)
+OPERATIONS = tuple(Operation(name, words, "state", do, saves=True) for name, words, do in _LOADS)

@@ -1,7 +1,7 @@
-"""The registry of operations: functions marked `@operation`, and those of the entry point group `tiecheck.operations`.
+"""The registry of operations: the tables of the modules beside it, and the entry point group `tiecheck.operations`.
 
-An entry point names an `Operation`. A function gets a `Trial`, does to its model what people do, and returns the model
-that came of it.
+An entry point names an `Operation`. Its function gets a `Trial`, does to its model what people do, and returns the
+model that came of it.
 """
 
 from __future__ import annotations
@@ -111,29 +111,12 @@ class Operation(NamedTuple):
     """True where values are to come back from a file as they were."""
 
 
-_known: dict[str, Operation] = {}
-
-
-def operation(
-    family: Family, words: str, *, by_nature: bool = False, saves: bool = False
-) -> Callable[[Callable[[Trial], Any]], Callable[[Trial], Any]]:
-    """Register a function as an operation; its name is the function's, with hyphens."""
-
-    def add(do: Callable[[Trial], Any]) -> Callable[[Trial], Any]:
-        name = do.__name__.replace("_", "-")
-        _known[name] = Operation(name, words, family, do, by_nature, saves)
-        return do
-
-    return add
-
-
 def all_operations() -> tuple[Operation, ...]:
     """Return every operation, ours by module, then those of other packages by name (none but an `Operation` may be)."""
     from importlib.metadata import entry_points
 
-    for module in MODULES:
-        import_module(f"tiecheck.guard.operations.{module}")
-    found = dict(_known)
+    modules = [import_module(f"tiecheck.guard.operations.{module}") for module in MODULES]
+    found = {one.name: one for module in modules for one in module.OPERATIONS}
     for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name):
         made = entry.load()
         if not isinstance(made, Operation):
