@@ -46,7 +46,13 @@ def read_adapter(directory: str) -> Adapter:
         saved=word_list(data.get("modules_to_save")),
         ensured=data.get("ensure_weight_tying") is True,
         replicated=bool(data.get("layer_replication")),
+        same_tokens=_same_tokens(data.get("trainable_token_indices")),
     )
+
+
+def _same_tokens(value: Any) -> bool:
+    """Tell whether `trainable_token_indices` gives every module the same tokens."""
+    return not isinstance(value, dict) or all(tokens == next(iter(value.values())) for tokens in value.values())
 
 
 def word_list(value: Any) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class Adapter(Record):
     """True where the config asks to keep ties (`ensure_weight_tying`)."""
     replicated: bool
     """True where layers of the base are repeated over the same weights (`layer_replication`)."""
+    same_tokens: bool = True
+    """True where all modules whose tokens it trains have the same ones (`trainable_token_indices`)."""
 
 
 class AdapterBase(Record):

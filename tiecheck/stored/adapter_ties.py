@@ -15,8 +15,11 @@ PREFIX = "base_model.model."
 HEADS = ("lm_head", "embed_out", "output_projection")
 """Last parts of the paths that a head has in the classes that have one."""
 
-KEPT = ("base_layer.", "original_module.")
-"""Beginnings of what PEFT keeps of a module beside its update (`save_embedding_layers`)."""
+KEPT = ("base_layer.", "original_module.", "modules_to_save.")
+"""Beginnings of what PEFT keeps of a module beside its update (`save_embedding_layers`), or copy (`bias="all"`)."""
+
+ENSURED = {"embed_tokens", "lm_head"}
+"""Last parts of the paths by which `ensure_weight_tying` knows a tied module (peft 0.21, `EMBEDDING_LAYER_NAMES`)."""
 
 
 def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> AdapterTies | Unknown:
@@ -34,7 +37,8 @@ def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> Adapte
             return Unknown(f"the base's own tie of {' and '.join(group.names[:4])} is not sound: {why}; judge it first")
         if group.declared:
             copies = [modules[name] for name, way in met if way == "copied"]
-            kept = adapter.ensured and not any(_split_off(adapter, module) for module in copies)
+            known = not ENSURED.isdisjoint(word.rpartition(".")[2] for word in adapter.saved)
+            kept = adapter.ensured and known and not any(_split_off(adapter, module) for module in copies)
             found.append(AdaptedTie(group, met, _compared(adapter, copies) if values else None, kept))
     homeless: tuple[str, ...] = ()
     if base.known and base.head is None:
@@ -66,6 +70,8 @@ def _way(adapter: Adapter, module: str, names: tuple[str, ...]) -> Change | None
     rests = {rest for rest in rests if not rest.startswith(KEPT)}
     if any("trainable_tokens" in rest for rest in rests):
         return "tokens"
+    if adapter.kind == "LN_TUNING" and rests - {"weight", "bias"}:  # trains a copy of the module
+        return "copied"
     if rests - {"weight", "bias"}:
         return "added"
     # PEFT compares ends of paths without a dot: modules_to_save=["head"] is lm_head.
@@ -80,7 +86,9 @@ def _split_off(adapter: Adapter, module: str) -> bool:
 
 def _compared(adapter: Adapter, modules: list[str]) -> Comparison | Unknown | None:
     """Hold the copies of several members against each other."""
-    held = (adapter.checkpoint.tensor(f"{PREFIX}{module}.weight") for module in modules)
+    own = "ln_tuning_layers.weight" if adapter.kind == "LN_TUNING" else "weight"
+    names = (f"{PREFIX}{module}." for module in modules)
+    held = (adapter.checkpoint.tensor(name + own) or adapter.checkpoint.tensor(f"{name}weight") for name in names)
     tensors = tuple(tensor for tensor in held if tensor is not None)
     if len(tensors) < 2:
         return None

@@ -29,10 +29,23 @@ PARTED = (
     "flag of its config false, and nothing is lost; up to 0.18 the flag stays true, and the saved model loses a copy "
     "when it is loaded."
 )
+FORGOTTEN = (
+    "PEFT puts the copy in place of the module, so that the merged model is not tied, and its merge of LN_TUNING "
+    "leaves the flag true (0.21): the saved model loses a copy when it is loaded."
+)
 UNTIED = (
     "A base that is untied first, with a head of its own and the flag false, takes the adapter as it was trained; so "
     "does an adapter that is never merged."
 )
+
+
+FORGETS = "LN_TUNING"
+"""The kind of adapter whose merge does not look at the flag."""
+
+
+def _after_merge(adapter: Adapter) -> str:
+    """Return what a merge makes of copies that are not kept one."""
+    return FORGOTTEN if adapter.kind == FORGETS else PARTED
 
 
 def _parted(tie: AdaptedTie) -> bool:
@@ -83,11 +96,11 @@ class AdapterOnOneTiedMember(Rule):
                 tail = f" {listed(tie.untouched)} keeps the old values: trained tokens cannot be said." if stale else ""
                 yield Draft(
                     f"The adapter holds a trained copy of {listed(copied)} (modules_to_save), which the base ties to "
-                    f"{listed(others)}.{tail} {PARTED}",
+                    f"{listed(others)}.{tail} {_after_merge(adapter)}",
                     tie.group.names,
                     (file_place(CONFIG, "modules_to_save"),),
                     "If the head is meant to be its own, the merged config has to say tie_word_embeddings: false.",
-                    severity="warning" if stale else "info",
+                    severity="warning" if stale or adapter.kind == FORGETS else "info",
                     no_mend=TRAINED,
                 )
 
@@ -95,11 +108,14 @@ class AdapterOnOneTiedMember(Rule):
     def cases() -> Iterator[Case]:
         yield adapter_case("a copy of the embedding", (EMBEDDING, "copied"), finds=("warning",))
         yield adapter_case("a copy of the head", (HEAD, "copied"), finds=("info",))
+        yield adapter_case("a copy of the head, and no flag is set", (HEAD, "copied"), finds=("warning",), kind=FORGETS)
         yield adapter_case(
             "a copy of one, an update of the other", (HEAD, "copied"), (EMBEDDING, "added"), finds=("info",)
         )
         yield adapter_case("tokens of the head", (HEAD, "tokens"), finds=("error",))
-        yield adapter_case("tokens of both", (HEAD, "tokens"), (EMBEDDING, "tokens"), finds=("error",))
+        both: tuple[tuple[str, Change], ...] = ((HEAD, "tokens"), (EMBEDDING, "tokens"))
+        yield adapter_case("other tokens of each", *both, finds=("error",), same_tokens=False)
+        yield adapter_case("the same tokens of both", *both)
         yield adapter_case("tokens of the embedding, which PEFT trains for both", (EMBEDDING, "tokens"))
         yield adapter_case("a copy of each", (HEAD, "copied"), (EMBEDDING, "copied"))
         yield adapter_case("a copy of the embedding that is kept tied", (EMBEDDING, "copied"), ensured=True)
@@ -151,7 +167,7 @@ class AdapterTrainsBothCopies(Rule):
                     "the config asks to keep them tied (ensure_weight_tying), so that PEFT loads both into one tensor "
                     "and one is lost."
                     if ensured
-                    else PARTED
+                    else _after_merge(adapted_ties.adapter)
                 )
                 yield Draft(
                     f"The adapter holds trained copies of {listed(copied)}, which the base ties, and "
@@ -207,7 +223,8 @@ class LowRankUpdateOnTiedHead(Rule):
         adapter = adapted_ties.adapter
         for tie in adapted_ties.ties:
             added = tie.members("added")
-            if not added or _parted(tie) or adapter.kind == "mlx":
+            left = [n for n in tie.group.names if tie.kept or n not in tie.members("copied")]
+            if not added or len(left) < 2 or adapter.kind == "mlx":
                 continue
             others = tie.untouched or tie.group.names
             twice = " more than once" if len(added) > 1 else ""
@@ -241,9 +258,8 @@ class LowRankUpdateOnTiedHead(Rule):
 
 
 def _follows(tie: AdaptedTie, adapter: Adapter) -> bool:
-    """Tell whether PEFT trains the tokens of all members as one: those of the embedding, given once."""
-    once = tie.members("tokens") == (tie.group.source,)
-    return once or (adapter.kind == "TRAINABLE_TOKENS" and tie.group.source in tie.members("tokens"))
+    """Tell whether PEFT trains the tokens of all members as one: where the embedding's are among them, and the same."""
+    return tie.group.source in tie.members("tokens") and (adapter.same_tokens or adapter.kind == "TRAINABLE_TOKENS")
 
 
 def adapter_case(
