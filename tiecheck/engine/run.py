@@ -262,6 +262,7 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     model = base or facts.known("model_config")
     live = facts.known("live")
     return empty_report(target)._replace(
+        type="adapter" if "adapter" in facts else target.type,
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,

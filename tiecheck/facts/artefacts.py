@@ -39,7 +39,8 @@ def adapted_ties(adapter: Adapter, adapter_base: AdapterBase, values: Values) ->
     """Return what an adapter does to each tie of its base."""
     from tiecheck.stored.adapter_ties import adapter_ties
 
-    return adapter_ties(adapter, adapter_base, values=values != "never")
+    read = values == "always" if adapter.checkpoint.remote is not None else values != "never"
+    return adapter_ties(adapter, adapter_base, values=read)
 
 
 @fact
@@ -97,10 +98,15 @@ def artefact_facts(target: Target, config: Config, opened: Callable[[Target, Con
         return Facts({"onnx": read_onnx(target.path), "values": config.values}, withheld=("scale",))
     from tiecheck.files.adapter import read_adapter
 
-    adapter = read_adapter(target.path)
-    return Facts(
-        {"adapter": adapter, "adapter_base": _base(adapter, target.path, config, opened), "values": config.values}
-    )
+    return adapter_facts(read_adapter(target.path), target.path, config, opened)
+
+
+def adapter_facts(
+    adapter: Adapter, place: str, config: Config, opened: Callable[[Target, Config], Facts], *, online: bool = False
+) -> Facts:
+    """Return the facts of an adapter that was read at a place, with its base, which may be fetched where `online`."""
+    base = _base(adapter, place, config, opened, online=online)
+    return Facts({"adapter": adapter, "adapter_base": base, "values": config.values})
 
 
 def draft_of(model: ModelConfig, config: Config) -> DraftModel:
@@ -118,31 +124,34 @@ def draft_of(model: ModelConfig, config: Config) -> DraftModel:
 
 
 def _base(
-    adapter: Adapter, directory: str, config: Config, opened: Callable[[Target, Config], Facts]
+    adapter: Adapter, directory: str, config: Config, opened: Callable[[Target, Config], Facts], *, online: bool
 ) -> AdapterBase | Unknown:
     if config.base is not None:
-        return _read(config.base, config, opened)
+        return _read(config.base, config, opened, online=online)
     hint = "name its directory with --base"
     if adapter.base is None:
         return Unknown(f"the adapter names no base; {hint}")
-    beside = (adapter.base, os.path.join(directory, adapter.base))
+    beside = (adapter.base, os.path.join(directory, adapter.base)) if "://" not in directory else ()
     place = next((path for path in beside if os.path.isfile(os.path.join(path, "config.json"))), None)
     if place is None and not re.fullmatch(
         HUB_ID, adapter.base, re.ASCII
     ):  # no address of the adapter's choice is opened
         return Unknown(f"its base {adapter.base} is not here; {hint}")
     try:
-        return _read(place or adapter.base, config, opened)
+        hub = online and directory.startswith("hf://")  # the base of a hub's adapter may come from the hub
+        return _read(f"hf://{adapter.base}" if hub else place or adapter.base, config, opened, online=hub)
     except (TiecheckError, ImportError) as error:
         return Unknown(f"its base {adapter.base} is not here ({error}); {hint}")
 
 
-def _read(place: str, config: Config, opened: Callable[[Target, Config], Facts]) -> AdapterBase | Unknown:
-    """Return the base at a place: a directory, or a hub model; of that only what the cache holds."""
+def _read(
+    place: str, config: Config, opened: Callable[[Target, Config], Facts], *, online: bool
+) -> AdapterBase | Unknown:
+    """Return the base at a place: a directory, or a hub model; of that only what the cache holds, unless `online`."""
     target = parse_target(place)
     if target.type != "checkpoint":
         raise TargetError(f"{place} is no model that can be a base", place)
-    facts = opened(target, Config(offline=True, values=config.values, timeout=config.timeout))
+    facts = opened(target, Config(offline=not online, values=config.values, timeout=config.timeout))
     model, groups = facts.get("model_config"), facts.get("groups")
     if isinstance(groups, Unknown) or isinstance(model, Unknown):
         return Unknown(f"of its base {place} nothing can be told: {_reason(groups, model)}")

@@ -14,7 +14,7 @@ from tiecheck.records.edits import COMMIT, WORK
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.stored.training_signs import TRAINER, find_states, may_be_wrapped
-from tiecheck.targets.parse import Target, layout_word
+from tiecheck.targets.parse import Target, layout_word, parse_target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,31 +44,47 @@ def facts_of(target: Target, config: Config) -> Facts:
     Raises:
         TiecheckError: The target cannot be read, or is half-way through a fix.
     """
-    if config.base is not None and target.type != "adapter":
-        raise TargetError(f"--base is for adapters, and {target.text} is none", target.text)
+    _refuse_misplaced(target, config)
     if target.type == "module":
         from tiecheck.live.build import build_attribute
 
         return module_facts(build_attribute(target), config)
     if target.type == "source":
         return Facts(_sources(target.path, changed=config.changed_only))
-    if config.converted_from is not None and target.type != "gguf":
-        raise TargetError(f"--from is for GGUF files, and {target.text} is none", target.text)
-    if config.changed_only is not None:
-        raise TargetError(f"--changed-only is for sources, and {target.text} is none", target.text)
     if target.type in ("adapter", "gguf", "onnx"):
         from tiecheck.facts.artefacts import artefact_facts
 
         return artefact_facts(target, config, facts_of)
-    if target.remote:
-        from tiecheck.files.remote.reading import read_address
+    return _address_facts(target, config) if target.remote else _local_facts(target, {}, config)
 
-        fetched = read_address(target.path, config)
-        traffic: Given = {"read_traffic": fetched.traffic}
-        if not fetched.local:
-            return _remote_facts(fetched, traffic, config)
-        return _local_facts(target._replace(path=fetched.local, remote=False), traffic, config)
-    return _local_facts(target, {}, config)
+
+def _refuse_misplaced(target: Target, config: Config) -> None:
+    """Refuse an option that is for another kind of target; what is behind an address may still be an adapter."""
+    for option, given, kinds, what in (
+        ("--base", config.base, ("adapter",), "adapters"),
+        ("--from", config.converted_from, ("gguf",), "GGUF files"),
+        ("--changed-only", config.changed_only, ("source",), "sources"),
+    ):
+        if given is not None and target.type not in kinds and not (option == "--base" and target.remote):
+            raise TargetError(f"{option} is for {what}, and {target.text} is none", target.text)
+
+
+def _address_facts(target: Target, config: Config) -> Facts:
+    """Return the facts of what is behind an address: a model or an adapter, or the copy of it in the hub's cache."""
+    from tiecheck.files.remote.reading import read_address
+
+    fetched = read_address(target.path, config)
+    if fetched.local and parse_target(fetched.local).type == "adapter":
+        return facts_of(parse_target(fetched.local), config)
+    if fetched.adapter is not None:
+        from tiecheck.facts.artefacts import adapter_facts
+
+        return adapter_facts(fetched.adapter, target.path, config, facts_of, online=not config.offline)
+    _refuse_misplaced(target._replace(remote=False), config)
+    traffic: Given = {"read_traffic": fetched.traffic}
+    if not fetched.local:
+        return _remote_facts(fetched, traffic, config)
+    return _local_facts(target._replace(path=fetched.local, remote=False), traffic, config)
 
 
 def module_facts(module: nn.Module, config: Config) -> Facts:

@@ -11,6 +11,7 @@ from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.artefacts import Adapter
+from tiecheck.records.stored import Checkpoint
 from tiecheck.targets.parse import ADAPTER_CONFIG
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
@@ -28,16 +29,23 @@ def read_adapter_config(directory: str) -> Mapping[str, Any]:
 
 def read_adapter(directory: str) -> Adapter:
     """Return the adapter in a directory: a PEFT one, or one of mlx-lm."""
-    data = read_adapter_config(directory)
-    mlx = "fine_tune_type" in data or ("lora_parameters" in data and "peft_type" not in data)
-    kind = "mlx" if mlx else data.get("peft_type")
     path = os.path.join(directory, ADAPTER_CONFIG)
-    if not isinstance(kind, str):
-        raise TargetError(f"{path} is neither PEFT's nor mlx-lm's: it lacks a `peft_type`", path)
     name = next((name for name in WEIGHTS if os.path.exists(os.path.join(directory, name))), None)
     checkpoint = read_checkpoint(path_inside(directory, name)) if name is not None else None
+    return adapter_of(read_adapter_config(directory), checkpoint, path)
+
+
+def adapter_of(data: Any, checkpoint: Checkpoint | None, path: str) -> Adapter:
+    """Return the adapter of a parsed config, found at a path, and the headers of its weights."""
+    if not isinstance(data, dict):
+        raise TargetError(f"{path} is no adapter's config: it holds no JSON object", path)
+    mlx = "fine_tune_type" in data or ("lora_parameters" in data and "peft_type" not in data)
+    kind = "mlx" if mlx else data.get("peft_type")
+    if not isinstance(kind, str):
+        raise TargetError(f"{path} is neither PEFT's nor mlx-lm's: it lacks a `peft_type`", path)
     if checkpoint is None:
-        raise TargetError(f"{directory} holds an adapter's config and no weights of it ({', '.join(WEIGHTS)})", path)
+        folder = path.removesuffix(ADAPTER_CONFIG)
+        raise TargetError(f"{folder} holds an adapter's config and no weights of it ({', '.join(WEIGHTS)})", path)
     base = data.get("model" if mlx else "base_model_name_or_path")
     return Adapter(
         kind=kind,

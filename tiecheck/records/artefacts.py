@@ -80,6 +80,8 @@ class AdapterTies(Record):
     """The ties that it meets, in the order of the groups."""
     homeless: tuple[str, ...]
     """Heads that it adapts and the base's class does not have."""
+    misfits: tuple[tuple[str, int, int], ...] = ()
+    """Members of which its tensors have other rows than the base: the name, its rows and the base's."""
 
 
 class DraftModel(Record):

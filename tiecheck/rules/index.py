@@ -66,6 +66,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE604": ("artefacts.adapters", ("adapted_ties",)),
     "TIE605": ("artefacts.adapters", ("groups", "beside_adapter")),
     "TIE606": ("artefacts.drafts", ("draft_problems",)),
+    "TIE607": ("artefacts.adapters", ("adapted_ties",)),
     "TIE611": ("artefacts.quantised", ("quantised",)),
     "TIE612": ("artefacts.quantised", ("quantised",)),
     "TIE621": ("artefacts.gguf", ("gguf", "gguf_tie")),

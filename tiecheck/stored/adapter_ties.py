@@ -6,6 +6,8 @@ The names tell what was adapted, whatever form the config has it in (lists, patt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, AdapterTies, Change
 from tiecheck.records.stored import Comparison
@@ -45,7 +47,25 @@ def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> Adapte
         members = {name for group in base.groups for name in group.names}
         told = (_module(f"{word}.weight", names) for word in HEADS)
         homeless = tuple(m for m in told if m is not None and f"{m}.weight" not in members)
-    return AdapterTies(adapter, base, tuple(found), homeless)
+    return AdapterTies(adapter, base, tuple(found), homeless, tuple(_misfits(adapter, base, names)))
+
+
+ROWS = {"weight": 0, "base_layer.weight": 0, "lora_B.weight": 0, "lora_embedding_A": 1}
+"""Ends of an adapter's tensors of an embedding or head -> the dimension that has its rows (peft 0.21)."""
+
+
+def _misfits(adapter: Adapter, base: AdapterBase, names: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
+    """Yield the members of which the adapter has tensors of other rows than the base stores."""
+    for group in base.groups:
+        stored = dict(zip(group.stored_names, group.tensors, strict=False))
+        for name in group.names if adapter.kind != "mlx" else ():
+            module, held = _module(name, names), stored.get(name) or (group.tensors[0] if group.declared else None)
+            for end, dimension in ROWS.items() if module is not None and held is not None and held.shape else ():
+                tensor = adapter.checkpoint.tensor(f"{PREFIX}{module}.{end}")
+                rows = tensor.shape[dimension] if tensor is not None and len(tensor.shape) == 2 else None
+                if held is not None and rows not in (None, held.shape[0]):
+                    yield name, rows, held.shape[0]
+                    break
 
 
 def _of_module(adapter: Adapter, name: str) -> bool:
@@ -94,4 +114,6 @@ def _compared(adapter: Adapter, modules: list[str]) -> Comparison | Unknown | No
         return None
     if len({(t.dtype, t.shape) for t in tensors}) > 1:
         return Unknown("they have not one shape and type")
-    return compare_bytes(adapter.checkpoint, tensors)
+    remote = adapter.checkpoint.remote
+    found: Comparison | Unknown = remote.compare(tensors) if remote else compare_bytes(adapter.checkpoint, tensors)
+    return found

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from tiecheck.config.options import Config
 from tiecheck.errors import TargetError, without_secrets
+from tiecheck.files.adapter import WEIGHTS, adapter_of
 from tiecheck.files.checkpoint import (
     INDEX_ENDING,
     PICKLE_ENDINGS,
@@ -17,7 +18,7 @@ from tiecheck.files.checkpoint import (
     pick_weights_file,
 )
 from tiecheck.files.limits import CONFIG_BYTES, HEADER_BYTES, JSON_BYTES, READ, target_account
-from tiecheck.files.local import LFS_POINTER, refuse_pointer
+from tiecheck.files.local import LFS_POINTER, parse_json, refuse_pointer
 from tiecheck.files.model_config import CONFIG_NAME, parse_config
 from tiecheck.files.remote.hub import hub_address, open_hub
 from tiecheck.files.remote.repeated_headers import SMALL, RecentItems
@@ -33,11 +34,12 @@ from tiecheck.files.remote.store import (
 )
 from tiecheck.files.remote.web_directory import run_beside
 from tiecheck.files.safetensors.header import TYPED_FROM, check_length, shard_of_header
+from tiecheck.records.artefacts import Adapter
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.records.words import Unknown
-from tiecheck.targets.parse import FILE_ENDINGS
+from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS
 
 ENDINGS = (*FILE_ENDINGS, ".gguf", ".onnx")
 
@@ -70,6 +72,8 @@ class RemoteModel(NamedTuple):
     checkpoint: Checkpoint | None = None
     refused: str = ""
     """Reason why the weights that are there are not read; else empty."""
+    adapter: Adapter | None = None
+    """The adapter, where it is one and no model."""
 
 
 def read_address(address: str, config: Config) -> RemoteModel:
@@ -88,6 +92,9 @@ def read_address(address: str, config: Config) -> RemoteModel:
         checkpoint = _checkpoint(store, found.file, names)
     finally:
         raw = fetched() if fetched is not None else None
+    adapter = _adapter(store, names) if checkpoint is None and not found.file else None
+    if adapter is not None:
+        return RemoteModel(store.address, store.traffic, "", adapter=adapter)
     if raw is None and checkpoint is None:
         raise TargetError(f"{store.address} holds no config.json and no weights under the names that are known")
     path = path_of(store, CONFIG_NAME)
@@ -102,6 +109,23 @@ def read_address(address: str, config: Config) -> RemoteModel:
         checkpoint if isinstance(checkpoint, Checkpoint) else None,
         checkpoint.reason if isinstance(checkpoint, Unknown) else "",
     )
+
+
+def _adapter(store: Store, names: Collection[str] | None) -> Adapter | None:
+    """Return the adapter in a folder without weights of a model; None for another folder."""
+    raw = store.small(ADAPTER_CONFIG, CONFIG_BYTES) if names is None or ADAPTER_CONFIG in names else None
+    if raw is None:
+        return None
+    path, checkpoint = path_of(store, ADAPTER_CONFIG), None
+    refuse_pointer(raw, path)
+    for name in WEIGHTS if names is None else [name for name in WEIGHTS if name in names]:
+        start = store.starts([(name, GUESS)])[0]
+        if start is not None and name.endswith(PICKLE_ENDINGS):
+            raise TargetError(_pickle(path_of(store, name)).reason, path)
+        if start is not None:
+            checkpoint = _single(store, name, start)
+            break
+    return adapter_of(parse_json(raw, path, path), checkpoint, path)
 
 
 def _refuse_options(store: Store, config: Config) -> None:

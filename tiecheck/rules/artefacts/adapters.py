@@ -71,6 +71,61 @@ class AdapterTargetsMissingName(Rule):
         yield adapter_case("nothing that is tied")
 
 
+class AdapterOfOtherRows(Rule):
+    """An adapter was made for an embedding or head with another number of rows than its base stores.
+
+    ## What it does
+    Compares the rows of what the adapter holds of embedding and head (trained copies, kept copies, updates) with
+     those that the base stores.
+
+    ## Why it is bad
+    The vocabulary was grown before the training, and the base on disk is the one of before. PEFT raises a size
+    mismatch when it loads the adapter, and a tool that merges files writes a head and an embedding of two sizes.
+
+    ## How to fix it
+    Resize the base first, as the training did (`resize_token_embeddings` with the length of the adapter's tokenizer),
+    and load the adapter onto that.
+    """
+
+    code = "TIE607"
+    name = "adapter-of-other-rows"
+    summary = "an adapter's embedding or head has other rows than its base: the vocabulary was resized"
+    severity = "error"
+    messages = ("size mismatch for base_model.model.model.embed_tokens",)
+    threads = ("huggingface/peft#2399", "huggingface/peft#1750")
+
+    def check(self, adapted_ties: AdapterTies) -> Iterator[Draft]:
+        by_rows: dict[tuple[int, int], list[str]] = {}
+        for name, ours, theirs in adapted_ties.misfits:
+            by_rows.setdefault((ours, theirs), []).append(name)
+        for (ours, theirs), names in by_rows.items():
+            yield Draft(
+                f"The adapter has {ours:,} rows of {listed(tuple(names))}, and the base stores {theirs:,}: PEFT raises "
+                "a size mismatch when it loads it.",
+                tuple(names),
+                (
+                    file_place(
+                        adapted_ties.adapter.checkpoint.shards[0].path, f"{ours:,} rows of {listed(tuple(names))}"
+                    ),
+                ),
+                f"With the base resized first, model.resize_token_embeddings({ours}), it loads.",
+                no_mend="the base of the training had another vocabulary.",
+            )
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        from tiecheck.rules.artefacts.merges import EMBEDDING, HEAD, adapter_case
+
+        for title, misfits, found in (
+            ("grown", ((EMBEDDING, 70, 64), (HEAD, 70, 64)), ("error",)),
+            ("the head alone", ((HEAD, 70, 64),), ("error",)),
+            ("as the base", (), ()),
+        ):
+            case = adapter_case(title, (EMBEDDING, "copied"), finds=found)  # type: ignore[arg-type]
+            yield case._replace(facts={"adapted_ties": case.facts["adapted_ties"]._replace(misfits=misfits)})
+        yield adapter_case("nothing that is tied")
+
+
 class AdapterAppliedOnLoad(Rule):
     """An adapter lies in the model's own directory, and `from_pretrained` applies it.
 
