@@ -55,8 +55,10 @@ class _Verdict(NamedTuple):
 class _Kind(NamedTuple):
     """Directories that are alike but for the bytes of their tensors."""
 
+    files: tuple[str, ...]
+    """Names of its weights, the very tuple that is kept for its key."""
     texts: tuple[bytes, ...]
-    """The headers of its weights, in the order of `checkpoint.shards`."""
+    """Their headers."""
     checkpoint: Checkpoint
     """The weights of the first of them."""
     known: dict[tuple[Hashable, ...], ByteQuestion | _Verdict]
@@ -83,7 +85,7 @@ def look_at(folder: str, config: Config, account: Account) -> Sight | None:
     try:
         key = _key(folder, config)
         files = _files.find(key) if key is not None else None
-        report = _report(folder, key, files) if key is not None and files is not None else None
+        report = _report(folder, files) if files is not None else None
     except (OSError, EOFError, TargetError, ValueError):  # the check itself says what is wrong
         return None
     finally:
@@ -113,11 +115,14 @@ def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, 
         return
     if max(map(len, texts)) > SMALL:
         return
-    _files.put(sight.key, names)
-    kind = _kinds.find((sight.key, place))
-    if kind is None or kind.texts != texts:
-        kind = _Kind(texts, checkpoint, {})
-        _kinds.put((sight.key, place), kind)
+    files = _files.find(sight.key)
+    if files != names:
+        files = names
+        _files.put(sight.key, files)
+    kind = _kinds.find((id(files), place))
+    if kind is None or kind.files is not files or kind.texts != texts:
+        kind = _Kind(files, texts, checkpoint, {})
+        _kinds.put((id(files), place), kind)
     answers: tuple[Hashable, ...] = ()
     for question in questions:
         if len(kind.known) >= VERDICTS and answers not in kind.known:
@@ -187,14 +192,14 @@ def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
 def _headers(folder: str, names: tuple[str, ...]) -> tuple[tuple[bytes, ...], Hashable]:
     """Return the headers of some weights, and what tells most of them apart: sizes, lengths and ends."""
     found = [read_header(f"{folder}{os.sep}{name}") for name in names]
-    return tuple(raw for raw, _ in found), tuple((size, len(raw), raw[-64:]) for raw, size in found)
+    return tuple([raw for raw, _ in found]), tuple([(size, len(raw), raw[-64:]) for raw, size in found])
 
 
-def _report(folder: str, key: tuple[Hashable, ...], files: tuple[str, ...]) -> TargetReport | None:
+def _report(folder: str, files: tuple[str, ...]) -> TargetReport | None:
     """Return the verdict of a directory by its headers and the answers of its bytes, where it is known and proven."""
     texts, place = _headers(folder, files)
-    kind = _kinds.find((key, place))
-    if kind is None or kind.texts != texts:
+    kind = _kinds.find((id(files), place))
+    if kind is None or kind.files is not files or kind.texts != texts:
         return None
     checkpoint = kind.checkpoint._replace(root=folder)
     answers: tuple[Hashable, ...] = ()

@@ -257,11 +257,14 @@ def current_mark(model: Listed) -> str | None:
 
 
 def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
+    found = []
     try:
-        found = [(entry.name, entry.stat()) for entry in files]
+        for entry in files:
+            status = entry.stat()
+            found.append((entry.name, status.st_size, status.st_mtime_ns))
     except OSError:  # gone, or a link that leads nowhere
         return None
-    return value_digest(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
+    return value_digest(sorted(found))
 
 
 def value_digest(value: object) -> str:

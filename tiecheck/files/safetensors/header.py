@@ -83,6 +83,7 @@ def read_shard(path: str, label: str, *, typed: bool = False) -> Shard:
 
 def read_header(path: str) -> tuple[bytes, int]:
     """Return the JSON of a file's header, and the bytes of the whole file."""
+    account = target_account()
     descriptor, size = open_sized(path, path)
     try:
         first = read_from(descriptor, 8)
@@ -90,14 +91,14 @@ def read_header(path: str) -> tuple[bytes, int]:
         if LFS_POINTER.startswith(first):
             refuse_pointer(first + read_from(descriptor, len(LFS_POINTER)), path)
         check_length(path, size, length)
-        target_account().take(READ, length, path)
+        account.take(READ, length, path)
         raw = read_from(descriptor, length)
         if len(raw) < length:
             raise TargetError(f"{path} became shorter while its header was read", path)
     except OSError as error:
         raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
     finally:
-        target_account().close(path, descriptor)
+        account.close(path, descriptor)
     return raw, size
 
 
