@@ -115,14 +115,7 @@ def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, 
         return
     if max(map(len, texts)) > SMALL:
         return
-    files = _files.find(sight.key)
-    if files != names:
-        files = names
-        _files.put(sight.key, files)
-    kind = _kinds.find((id(files), place))
-    if kind is None or kind.files is not files or kind.texts != texts:
-        kind = _Kind(files, texts, checkpoint, {})
-        _kinds.put((id(files), place), kind)
+    kind = _kind_of(sight.key, names, texts, place, checkpoint)
     answers: tuple[Hashable, ...] = ()
     for question in questions:
         if len(kind.known) >= VERDICTS and answers not in kind.known:
@@ -133,6 +126,20 @@ def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, 
     same = isinstance(before, _Verdict) and _for_target(before.report, report.target) == report
     if before is None or same or isinstance(before, _Verdict):
         kind.known[answers] = _Verdict(report, same)
+
+
+def _kind_of(
+    key: Hashable, files: tuple[str, ...], texts: tuple[bytes, ...], place: Hashable, checkpoint: Checkpoint
+) -> _Kind:
+    """Return the kind that a directory is of, a new one where it is the first."""
+    known = _files.find(key)
+    if known != files:
+        _files.put(key, known := files)
+    kind = _kinds.find((id(known), place))
+    if kind is None or kind.files is not known or kind.texts != texts:
+        kind = _Kind(known, texts, checkpoint, {})
+        _kinds.put((id(known), place), kind)
+    return kind
 
 
 def once_for_twins(reporting: Reporting) -> Reporting:

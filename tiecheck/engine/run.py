@@ -219,7 +219,10 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
 
         settle_suppressions(outcome, facts, target, config)
     status, reason = report_status(outcome, facts, config, chosen)
-    return _known(target, facts, config)._replace(
+    known = _known(target, facts, config)
+    if not outcome.findings:  # rows of members that may differ are nobody's matter
+        known = known._replace(ties=tuple(tie._replace(rows_apart=None) for tie in known.ties))
+    return known._replace(
         placement=facts.known("placement") if "placement" in facts else None,
         status=status,
         reason=reason,

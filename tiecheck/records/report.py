@@ -128,7 +128,8 @@ class TieEntry(Record):
     """Reason why something about the group is unknown."""
     rows_apart: str | None = None
     """Rows of the stored members that differ, a mark for each of at most 64 bands of them: `.` none, `1` to `9` some,
-    by ninths of the largest difference, `?` not measured, a blank not compared; null where none differs or was read."""
+    by ninths of the largest difference, `?` not measured, a blank not compared; null where none differs or was read,
+    and in a check that finds nothing."""
 
 
 class AliasEntry(Record):
