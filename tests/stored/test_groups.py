@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tiecheck
 from tiecheck.tables.architectures import load_architecture
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
@@ -302,3 +304,30 @@ def test_published_checkpoint_with_a_hole_for_data_is_sound(pair: Path, tmp_path
     unread = any(tie["declared"] and tie["stored"] == "unknown" for tie in target["ties"])
     ours = not config.get("auto_map") or load_architecture(target["architecture"], target["model_type"]).known
     assert target["status"] == ("pass" if target["ties"] and not unread and ours else "unknown")
+
+
+@pytest.mark.parametrize(
+    "key", ["tie_word_embedding", "tied_word_embeddings", "tie_words_embeddings", "tie_embeddings"]
+)
+def test_a_misspelt_flag_is_told_where_the_default_decides(tmp_path: Path, models: Path, key: str) -> None:
+    for case, told in (("llama-healthy-tied", True), ("llama-untied", False)):
+        folder = tmp_path / case
+        shutil.copytree(models / case, folder)
+        text = (folder / "config.json").read_text()
+        assert text.count('"tie_word_embeddings"') == 1
+        (folder / "config.json").write_text(text.replace('"tie_word_embeddings"', f'"{key}"'))
+        (target,) = tiecheck.check(folder).targets
+        assert [f.code for f in target.findings] == (["TIE102"] if told else []), "no finding hangs on it alone"
+        assert f"{key} is no key that it reads, tie_word_embeddings is" in target.ties[0].declared_by[0]
+        if told:
+            assert key in target.findings[0].locations[0].note
+
+
+@pytest.mark.parametrize("extra", [{"tie_weights_later": True}, {"word_embeddings": True}, {"tie_word_embedding": "x"}])
+def test_another_key_is_no_misspelling(tmp_path: Path, models: Path, extra: dict[str, object]) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(models / "llama-untied", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config | extra))
+    assert "is no key" not in tiecheck.check(folder).targets[0].ties[0].declared_by[0]

@@ -256,11 +256,11 @@ def test_head_scale(class_name, width, config, scale):
     ("table", "load"), [(architectures._NEWEST, load_architecture), (architectures._OLDER, load_older)]
 )
 def test_every_line_of_the_table_reads(table, load):
-    lines = architectures._table(table).decode().splitlines()[1:]
+    lines = architectures.table_text(table).decode().splitlines()[1:]
     classes = {line.split("\t")[0] for line in lines if not line.startswith("=")}
     assert len(classes) > 1000
     for class_name in classes:
-        for types, *_ in architectures._rows(class_name, table):
+        for types, *_ in architectures.class_rows(class_name, table):
             for model_type in types.split(","):
                 found = load(class_name, model_type)
                 assert found.known

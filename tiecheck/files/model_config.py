@@ -10,6 +10,7 @@ from tiecheck.errors import TargetError
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import Flag, ModelConfig
+from tiecheck.tables.architectures import class_rows
 
 CONFIG_NAME = "config.json"
 VENDOR_NAME = "params.json"
@@ -47,7 +48,13 @@ def parse_config(raw: bytes, path: str) -> ModelConfig:
                 raise TargetError(
                     f"{path} gives `{key}` a number of more than 300 digits, which no model can use", path
                 )
-    return ModelConfig(CONFIG_NAME, data, _find_flags(raw, data))
+    config = ModelConfig(CONFIG_NAME, data, _find_flags(raw, data))
+    written, model_type = config.written_class, config.model_type
+    if written is None or model_type is None or config.remote_code or class_rows(written):
+        return config
+    from tiecheck.tables.class_names import meant_class
+
+    return config._replace(meant=meant_class(written, model_type))
 
 
 def _find_flags(raw: bytes, data: Mapping[str, Any]) -> tuple[Flag, ...]:

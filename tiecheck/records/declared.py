@@ -38,6 +38,8 @@ class ModelConfig(Record):
     """The parsed object, nested configs kept."""
     flags: tuple[Flag, ...]
     """Every tie flag at every level, in the order of the file."""
+    meant: str | None = None
+    """Class of transformers that an old spelling, or the name of an auto class, stands for; None for any other name."""
 
     @property
     def model_type(self) -> str | None:
@@ -47,7 +49,12 @@ class ModelConfig(Record):
 
     @property
     def class_name(self) -> str | None:
-        """The first of `architectures`, the class that saved the model."""
+        """The class that saved the model: the first of `architectures`, or what that stands for."""
+        return self.meant or self.written_class
+
+    @property
+    def written_class(self) -> str | None:
+        """The first of `architectures`, as it is written."""
         value = self.data.get("architectures")
         if isinstance(value, list) and value and isinstance(value[0], str):
             return value[0]

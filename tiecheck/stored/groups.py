@@ -6,6 +6,8 @@ code) is judged by names, shapes and config, and each of its groups says so (`in
 
 from __future__ import annotations
 
+from tiecheck.errors import near_words
+from tiecheck.files.model_config import FLAG_KEYS
 from tiecheck.records.declared import Architecture, Flag, ModelConfig, TieSpec
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, Group
@@ -117,7 +119,19 @@ def _claim(config: ModelConfig | None, architecture: Architecture, spec: TieSpec
             where = ".".join((*spec.level, spec.key))
             return _Claim(None, (), odd, f"{odd.dotted} is set and {where}, which decides, is not")
         by = f"{by}, which {flags[0].dotted} does not change"
+    if config and not flags and (misspelt := _misspelt(config, spec)):
+        by = f"{by}; {misspelt} is no key that it reads, {spec.key} is"
     return _Claim(spec.silent, (by,), None, None)
+
+
+def _misspelt(config: ModelConfig, spec: TieSpec) -> str | None:
+    """Return the key of a config that may have been meant for the flag: a truth value under nearly its name."""
+    level: object = config.data
+    for part in spec.level:
+        level = level.get(part) if isinstance(level, dict) else None
+    held = level.items() if isinstance(level, dict) else ()
+    keys = [key for key, value in held if isinstance(value, bool) and "tie" in key and key not in FLAG_KEYS]
+    return next(iter(near_words(spec.key, keys, 1, 0.8)), None) if keys else None
 
 
 def _controlling(config: ModelConfig | None, spec: TieSpec) -> TieSpec:

@@ -58,7 +58,7 @@ def load_older(
 
 def older_has(class_name: str | None, model_type: str | None) -> bool:
     """Tell whether transformers 4.57 has a class at all, for a model type where one is given."""
-    rows = _rows(class_name, _OLDER) if class_name and class_name.isidentifier() else []
+    rows = class_rows(class_name, _OLDER) if class_name and class_name.isidentifier() else []
     return any(model_type is None or model_type in row[0].split(",") for row in rows)
 
 
@@ -88,7 +88,7 @@ def _load(
     origin = _origin(table)
     if not class_name:
         return Architecture(class_name, False, (), f"{origin}: the config names no class", None)
-    rows = _rows(class_name, table) if class_name.isidentifier() else []
+    rows = class_rows(class_name, table) if class_name.isidentifier() else []
     if not rows:
         return Architecture(class_name, False, (), f"{origin} does not have {class_name}", None)
     fitting = [row for row in rows if model_type is None or model_type in row[0].split(",")]
@@ -161,7 +161,7 @@ def _with_parts(
 
 def table_version(table: str = _NEWEST) -> str:
     """Return the transformers version that a table was made from."""
-    text = _table(table)
+    text = table_text(table)
     return text[: text.index(b"\n")].split(b"\t")[2].decode()
 
 
@@ -170,7 +170,8 @@ def _origin(table: str) -> str:
     return f"transformers {table_version(table)}"
 
 
-def _table(table: str = _NEWEST) -> bytes:
+def table_text(table: str = _NEWEST) -> bytes:
+    """Return a table as it is stored."""
     if table not in _texts:
         with open(os.path.join(_DATA, table), "rb") as file:
             _texts[table] = file.read()
@@ -178,9 +179,9 @@ def _table(table: str = _NEWEST) -> bytes:
 
 
 @lru_cache(1024)  # a fleet has many models of few classes
-def _rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
+def class_rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
     """Return model types, shape keys, head scale, levels and about key of every line of a class."""
-    text, wanted, rows = _table(table), f"\n{class_name}\t".encode(), []
+    text, wanted, rows = table_text(table), f"\n{class_name}\t".encode(), []
     start = text.find(wanted)
     while start >= 0:
         end = text.index(b"\n", start + 1)
@@ -191,7 +192,7 @@ def _rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
 
 @lru_cache(1024)
 def _shape(key: str, table: str) -> dict[str, Any]:
-    text, wanted = _table(table), f"\n={key}\t".encode()
+    text, wanted = table_text(table), f"\n={key}\t".encode()
     start = text.index(wanted) + len(wanted)
     shape: dict[str, Any] = json.loads(text[start : text.index(b"\n", start)])
     return shape

@@ -83,7 +83,7 @@ def parsed_config(situation: Situation) -> Mapping[str, Any]:
 
 def named_class(situation: Situation) -> str | None:
     """Return the class that `architectures` names, which is what engines choose their own class by."""
-    name = situation.architecture.class_name
+    name = situation.config.written_class if situation.config else situation.architecture.class_name
     return name if name is not None and name.isidentifier() else None  # what else the table has is no class
 
 

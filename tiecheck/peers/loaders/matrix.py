@@ -149,8 +149,7 @@ def _older(
     from tiecheck.tables.architectures import load_older, older_has
 
     if not architecture.known:
-        unknown = f"does not have {architecture.class_name}" in architecture.origin
-        return "the class is not transformers' own, and its code was not run" if unknown else architecture.origin
+        return _unknown_class(config, architecture)
     if not older_has(architecture.class_name, config.model_type if config else None):
         return None
     config = _as_taken(config) if config else None
@@ -168,6 +167,17 @@ def _older(
     found = tuple(_sourceless(group, older) for group in found)
     newer = {tie.names: {name: name for name in tie.names} | dict(tie.newer) for tie in older.ties}
     return tuple(_Older(group, newer[group.names]) for group in found)
+
+
+def _unknown_class(config: ModelConfig | None, architecture: Architecture) -> str:
+    """Tell why nothing is known of a class, and which one may have been meant."""
+    unknown = f"does not have {architecture.class_name}" in architecture.origin
+    told = "the class is not transformers' own, and its code was not run" if unknown else architecture.origin
+    if config is None or config.remote_code or (config.class_name and not unknown):
+        return told
+    from tiecheck.tables.class_names import class_hint
+
+    return told + class_hint(config.class_name, config.model_type)
 
 
 def _sourceless(group: Group, older: Architecture) -> Group:
