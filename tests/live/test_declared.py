@@ -392,3 +392,16 @@ def test_a_member_that_is_no_parameter_any_more_is_the_reason_and_not_the_librar
     (said,) = collect_live(model, origin="given").reasons
     assert said.endswith("RobertaForMaskedLM.tie_weights() raises a ValueError over it")
     assert "`lm_head.decoder.weight`" in said
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_under_a_false_flag_a_key_that_fits_nothing_leaves_the_other_groups_possible(lost: int) -> None:
+    model = custom(tie=False)
+    keys = [("out.weight", "emb.weight"), ("heads.1.weight", "heads.0.weight"), ("heads.2.bias", "heads.0.bias")]
+    model._tied_weights_keys = dict(keys)
+    whole = {one.names for one in collect_live(model, origin="given").candidates}
+    assert whole == {tuple(sorted(pair)) for pair in keys}
+    path, _, attribute = keys[lost][0].rpartition(".")
+    delattr(model.get_submodule(path), attribute)
+    left = {one.names for one in collect_live(model, origin="given").candidates}
+    assert left == whole - {tuple(sorted(keys[lost]))}

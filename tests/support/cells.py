@@ -21,6 +21,9 @@ STATES = ("source", "targets", "equal", "different", "none", "shapes", "dtypes")
 """What is stored of every group: the source alone, the others alone, all equal, all different, nothing; all, of which
 the targets have three rows more, or another dtype."""
 
+SOURCELESS = ("decoder", "sourceless")
+"""Of groups with a decoder's embedding: that alone, and all but the source, all different."""
+
 
 class Place(NamedTuple):
     """A group with the name each member has in a file."""
@@ -75,12 +78,14 @@ def changed_tensors(tensors: Tensors, places: list[Place], state: str) -> Tensor
         for i, name in enumerate(tie.names):
             source = name == tie.source
             changed.pop(stored[name], None)
-            if state == "none" or (state == "source" and not source) or (state == "targets" and source):
+            if state == "none" or (state == "source" and not source) or (state in ("targets", "sourceless") and source):
+                continue
+            if state == "decoder" and not name.endswith("decoder.embed_tokens.weight"):
                 continue
             if state == "shapes" and not source:
                 changed[stored[name]] = torch.cat([value, value[:3]])
             elif state == "dtypes" and not source:
                 changed[stored[name]] = value.to(torch.bfloat16)
             else:
-                changed[stored[name]] = (value + 0.1 * i if state == "different" else value).clone()
+                changed[stored[name]] = (value + 0.1 * i if state in ("different", "sourceless") else value).clone()
     return changed

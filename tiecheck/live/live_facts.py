@@ -22,7 +22,7 @@ from tiecheck.live.mismatches import (
     logits_misfits,
     misfits_of,
     parted_biases,
-    unloaded_ties,
+    unloaded_members,
 )
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
@@ -79,6 +79,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             unsaved_ties(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())
         )  # which saves adapters
         declared = find_declared_ties(module, [*said.groups, *promised])
+        groups = [*(one.names for one in said.candidates), *(tie.names for tie in ties)]
         models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
         effects, freezes = effects_of(places), freezes_of(places)
         broken = effects or freezes or any(claim.kind not in TIED for claim in declared)
@@ -93,7 +94,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             ),
             flag=said.flag,
             library=said.library,
-            reasons=(*said.reasons, *unloaded_ties(places)),
+            reasons=(*said.reasons, *unloaded_members(module, places, groups)),
             wrappers=user.wrappers,
             problems=(*said.problems, *saving.keys, *_unkept(declared, contract)),
             heads=heads_of(said.models, places),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.live import torch_adapter
-from tiecheck.live.member_lookup import held_by_hook, look_up
+from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.rewritten_keys import weight_of
 from tiecheck.records.live import Candidate, Freeze, Misfit
+from tiecheck.wording import listed
 
 _dtype = attrgetter("dtype")
 _requires_grad = attrgetter("requires_grad")
@@ -74,24 +75,24 @@ def parted_biases(module: nn.Module, candidates: Sequence[Candidate]) -> tuple[M
     return tuple(found)
 
 
-def unloaded_ties(places: Registrations) -> tuple[str, ...]:
-    """Return what to say of tied parameters on meta, which no hook of accelerate holds, in a module that has data."""
-    empty = [first for first in places.repeats if places.objects[first].is_meta and not _hooked(places, first)]
-    if not empty or all(tensor.is_meta for tensor in places.tensors()):
+def unloaded_members(module: nn.Module, places: Registrations, groups: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return what to say of members on meta, which no hook of accelerate holds, in a module that has data."""
+    tensors = places.tensors()
+    if all(tensor.is_meta for tensor in tensors) or not any(tensor.is_meta for tensor in tensors):
         return ()
-    names = (places.names_of(places.objects[first]) for first in empty)
-    return tuple(
-        f"{', '.join(group)}: one tensor on the meta device, without values, in a model that has data. Either no load "
-        "has filled it, or something that tiecheck does not know holds its values"
-        for group in names
-    )
+    names = sorted({name for group in groups for name in group})
+    empty = tuple(name for name in names if _is_empty(look_up(module, name)))
+    where = "on the meta device, without values, in a model that has data"
+    why = "either no load has filled it, or something that tiecheck does not know holds its values"
+    return (f"{listed(empty)}: {where}; {why}",) if empty else ()
 
 
-def _hooked(places: Registrations, first: int) -> bool:
-    modules = (
-        (places.graph.modules[places.owners[place]], places.attributes[place]) for place in places.places_of(first)
-    )
-    return any(held_by_hook(*module) for module in modules)
+def _is_empty(member: Member) -> bool:
+    """Return True for a member on meta, or one that is computed from what is, which no hook holds."""
+    if member.offloaded or member.owner is None:
+        return False
+    held = member.owner.parameters() if member.tensor is None else (member.tensor,)
+    return any(tensor.is_meta for tensor in held)
 
 
 def equal_heads(places: Registrations) -> tuple[tuple[str, str], ...]:

@@ -58,10 +58,11 @@ class Keys(NamedTuple):
 
 
 class _View:
-    """A model seen by its own method as if its flag were true; neither model nor config is touched."""
+    """A model seen by its own method as if its flag were true, with some keys; neither it nor its config changes."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, keys: Mapping[Any, Any]) -> None:
         self._model = model
+        self._tied_weights_keys = keys
         self.config = _Config(model.config)
 
     def __getattr__(self, name: str) -> Any:
@@ -105,7 +106,7 @@ def read_keys(model: nn.Module, version: str) -> Keys:
             return Keys({}, {}, tuple(problems), what)
         names = _all_names(model, keys)
         problems += _pair_problems(model, keys, names)
-        declared, possible, reason = _expand(model, version)
+        declared, possible, reason = _expand(model, keys, names, version)
         return Keys(_members(declared, names), _members(possible, names), tuple(problems), reason)
     except Exception as error:  # noqa: BLE001  # a class can declare what its own library cannot read
         what = _gone(model, keys, error) or f"{type(model).__name__}: {type(error).__name__}: {error}"
@@ -168,7 +169,9 @@ def _all_names(model: Any, keys: Mapping[Any, Any]) -> frozenset[str]:
     return frozenset(names).union(name for name, _ in model.named_buffers(remove_duplicate=False))
 
 
-def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], str | None]:
+def _expand(
+    model: Any, keys: Mapping[Any, Any], names: frozenset[str], version: str
+) -> tuple[dict[str, str], dict[str, str], str | None]:
     """Return {target: source} as declared and as with the flag true, and why the first could not be had."""
     expand = getattr(type(model), "get_expanded_tied_weights_keys", None)
     if expand is None:
@@ -176,10 +179,13 @@ def _expand(model: Any, version: str) -> tuple[dict[str, str], dict[str, str], s
     declared = dict(model.get_expanded_tied_weights_keys(all_submodels=False))
     if declared or flag_of(model):
         return declared, declared, None
-    try:
-        return {}, dict(expand(_View(model), all_submodels=False)), None
-    except ValueError:  # keys that fit nothing in this model, which nothing asks for: a note, and no reason
-        return {}, {}, None
+    fitting = {target: source for target, source in keys.items() if _matches(target, names) and _matches(source, names)}
+    for some in (keys, fitting):
+        try:
+            return {}, dict(expand(_View(model, some), all_submodels=False)), None
+        except ValueError:  # keys that fit nothing in this model, which nothing asks for: a note, and no reason
+            continue
+    return {}, {}, None
 
 
 def _members(pairs: dict[str, str], names: frozenset[str]) -> dict[str, str]:

@@ -102,6 +102,8 @@ def _unproven(config: ModelConfig | None, group: Group) -> Iterator[_Unproven]:
     if not set(group.stored_names) <= set(group.names):
         yield _Unproven("stored under other names than the class's, and what it makes of those was not read", "", True)
     mlx = "mlx-lm" if isinstance(data.get("quantization"), dict) else ""
+    if group.stored == "unknown" and len(group.stored_names) < len(group.names) and not group.packed:
+        yield _Unproven(group.reason or "a member may be stored in another form", "", True)
     if group.packed:
         yield _Unproven("stored as packed words of a quantised form, with which it was not looked at", mlx, False)
     elif data.get("quantization_config") or mlx:

@@ -10,7 +10,7 @@ equal values for one (`tie_weights`), and some classes changed what they tie (CS
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from tiecheck.peers.loaders.loader_rules import (
@@ -55,8 +55,14 @@ FOUR = Policy(
 )
 
 MANY: tuple[Outcome, str | None] = ("unknown", "BART's own code takes the decoder's embedding then, and others do not")
-"""Outcome of a group whose source is not stored and the decoder's embedding is: elsewhere all of it stays on meta, but
-where the missing source is one module with a member that is stored (T5, Marian)."""
+"""Outcome of a group whose source is not stored and the decoder's embedding is, where it is not told whether it is a
+BART's: elsewhere all stays on meta, but where the missing source is one module with a stored member (T5, Marian)."""
+
+OUTSIDE: tuple[Outcome, str | None] = (
+    "crash",
+    "the head stays on the meta device without a word, and the first forward pass fails",
+)
+"""Outcome of a head outside of a BART (Florence-2) that was tied to a source which BART's own code replaces later."""
 
 BIASES: tuple[Outcome, str | None] = ("unknown", "the heads' own code ties biases: some take a stored one, some do not")
 """Outcome of a tied bias of which only targets are stored: Luke's head takes it, BERT's does not."""
@@ -156,20 +162,37 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     stored = stored_of(group)
     if group.kind == "module":
         return outcome_of(True, stored, ALIAS)
-    return outcome_of(True, stored, FOUR) if stored.source or not stored.some else _sourceless(group, older)
+    return outcome_of(True, stored, FOUR) if stored.source or not stored.some else _sourceless(group, older, situation)
 
 
-def _sourceless(group: Group, older: tuple[Group, ...]) -> tuple[Outcome, str | None]:
+def _sourceless(group: Group, older: tuple[Group, ...], situation: Situation) -> tuple[Outcome, str | None]:
     """Return what becomes of a tied group of which only targets are stored."""
     stored, there = stored_of(group), set(group.names).difference(group.missing)
     aliases = (other for other in older if other.kind == "module" and group.source in other.names)
     if any(there & set(other.names) for other in aliases):  # one module under both names: the source is loaded with it
         return outcome_of(True, stored._replace(source=True, targets=False), FOUR)
-    if any(name.endswith("decoder.embed_tokens.weight") for name in there):
+    bart = _is_barts(situation) if any(name.endswith("decoder.embed_tokens.weight") for name in there) else False
+    if bart:
+        heads = {name.removesuffix("lm_head.weight") for name in group.names if name.endswith("lm_head.weight")}
+        own = all(group.source == f"{prefix}model.shared.weight" for prefix in heads)
+        return outcome_of(True, stored._replace(source=True, targets=False), FOUR) if own else OUTSIDE
+    if bart is None:
         return MANY
     if all(name.endswith(".bias") for name in group.names):
         return BIASES
     return FOUR.no_source if stored.shapes else FOUR.shapes
+
+
+def _is_barts(situation: Situation) -> bool | None:
+    """Return True where a config or a section of it is a BART's; None where a section does not say what it is."""
+    data = situation.config.data if situation.config is not None else {}
+    sections = [value for key, value in data.items() if key in PARTS or key.endswith("_config")]
+    kinds = [section.get("model_type") for section in (data, *sections) if isinstance(section, Mapping)]
+    return True if "bart" in kinds else None if None in kinds else False
+
+
+PARTS = ("encoder", "decoder", "generator")
+"""Keys of sections of a composed config that do not end in `_config`."""
 
 
 def release_named(versions: str) -> Release | None:

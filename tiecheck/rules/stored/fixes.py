@@ -37,9 +37,10 @@ def apart_or_one(
         said = set_flags(written, value=True) if disagree else ()
         edits.append(Edit("tied", LEFT_OVER, False, (*said, *drop_steps(n for n in group.stored_names if n != kept))))
     if not group.forced:
-        stored = [_stored_apart(other) for other in _under(group, groups)]
-        if None not in stored:
-            steps = (step for found in stored for step in found or ())
+        also = (g for g in groups if flag_name(g) in written and not g.inferred and not g.forced)
+        stored = [_stored_apart(other) for other in dict.fromkeys((*_under(group, groups), *also))]
+        steps = dict.fromkeys(step for found in stored for step in found or ())
+        if None not in stored and len({step.names[-1] for step in steps}) == len(steps):
             edits.append(Edit("untied", TRAINED_APART, True, (*set_flags(written, value=False), *steps)))
     return tuple(edits)
 
