@@ -21,18 +21,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cases import drawn_case, from_json
-from oracles import Fault
+from oracles import Fault, used_by
 from processes import run_processes
 from readers import ARGUED
-from running import STUCK, Bench, Ledger, all_formats, run_here
+from running import STUCK, WAITED, Bench, Ledger, all_formats, run_here
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs.jsonl"
 CORPUS = HERE / "corpus"
 PAGE = HERE.parents[1] / "docs" / "evidence" / "fuzz.md"
-WAITED = 300.0
-"""Seconds by the clock after which a case that uses no processor is given up."""
-
 ROOM = 3 << 30
 """Bytes of memory that a fuzzing process may take beside what it has: more is an error in it, not in the machine."""
 
@@ -53,7 +50,7 @@ def supervised(formats: list[str], begin: int, count: int, seconds: float, found
         sender.close()
         stuck = False
         while child.is_alive() and not stuck:
-            stuck = _used(child.pid or 0) - now[3] > STUCK or time.monotonic() - now[2] > WAITED
+            stuck = used_by(child.pid or 0) - now[3] > STUCK or time.monotonic() - now[2] > WAITED
             _receive(receiver, whole)
             time.sleep(0.05)
         if stuck:
@@ -67,15 +64,6 @@ def supervised(formats: list[str], begin: int, count: int, seconds: float, found
         whole.keep(drawn_case(name, seed), Fault(kind, f"exit {child.exitcode}"), seed)
         begin = seed + 1
     return whole
-
-
-def _used(process: int) -> float:
-    """Return the seconds of a processor that a child has had: on a busy machine it waits for one."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _receive(receiver, whole: Ledger) -> None:

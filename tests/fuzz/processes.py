@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cases import Case, drawn_case, place
-from oracles import SECONDS, Fault
-from running import HUB, STUCK, WATCH, WEB, Bench, Ledger, builds, in_process, output_faults
+from oracles import SECONDS, Fault, used_by
+from running import HUB, STUCK, WAITED, WATCH, WEB, Bench, Ledger, builds, in_process, output_faults
 from texts import CONFIG
 
 
@@ -60,7 +60,7 @@ def _waited(child: int, begin: float) -> tuple[int | None, Any]:
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
             return status, usage
-        if time.monotonic() - begin > 3 * STUCK:  # by the clock, on a machine that others use as well
+        if used_by(child) > 3 * STUCK or time.monotonic() - begin > WAITED:
             os.kill(child, signal.SIGKILL)
             os.wait4(child, 0)
             return None, None

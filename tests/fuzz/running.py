@@ -16,6 +16,7 @@ from pathlib import Path
 
 import archives  # noqa: F401  # registers its formats
 import brought  # noqa: F401  # likewise
+import graphs  # noqa: F401
 import weights  # noqa: F401
 from cases import FORMATS, Case, drawn_case, place, to_json
 from oracles import CONTROL, Fault, Measure, Watch, document_faults, message_faults, report_faults
@@ -57,7 +58,10 @@ WAITS = 60.0
 """Seconds that a server may have us wait between tries; they are counted, not waited."""
 
 STUCK = 20.0
-"""Seconds after which a case is given up, and its process ended."""
+"""Seconds of a processor after which a case is given up, and its process ended."""
+
+WAITED = 300.0
+"""Seconds by the clock after which a case that uses no processor is given up."""
 
 
 class Bench:
@@ -122,7 +126,7 @@ class Bench:
             found.append(Fault("slow", f"it waits {sum(slept):.0f} s for a server"))
         if report.targets[0].status == "pass":
             self.passed += 1
-            if case.format not in {"web", "contract", "toml", "config"}:
+            if case.format not in {"web", "contract", "toml", "config", "onnx", "source"}:
                 found += self.readers.faults(self.root)
         return found
 

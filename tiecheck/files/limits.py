@@ -83,6 +83,9 @@ VALUES = Limit(10_000_000, "values in its headers and configs")
 parsed with types counts four an entry of a header and two a name of an index: six million for a million tensors in
 shards, which take 300 MB of memory. So 1.6 million are read, and half as many again would break the 512 MiB."""
 
+FIELDS = Limit(2_000_000, "fields in its graphs")
+"""Of ONNX files, a field at a time; an export of 30,000 nodes has some 900,000, and two million take three seconds."""
+
 COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
 """A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has none."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from tiecheck.errors import TargetError
-from tiecheck.files.limits import READ, VALUES, target_account
+from tiecheck.files.limits import FIELDS, READ, target_account
 from tiecheck.files.local import open_regular, refuse_pointer
 from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.stored import Checkpoint, Shard
@@ -20,6 +20,7 @@ SUBGRAPHS = (6, 11)
 """Fields of an attribute that are graphs (`If`, `Loop`)."""
 
 DEPTH = 8
+MOST_DIMS = 64
 SMALL = 1 << 16
 """Bytes of a field that is read as text or as numbers; what is longer is data."""
 
@@ -78,7 +79,7 @@ class _Reader:
         """Yield the fields of a message: number, and where the value lies; of a number its value, twice."""
         at = start
         while at < end:
-            target_account().take(VALUES, 1, self.path)
+            target_account().take(FIELDS, 1, self.path)
             key, at = self._varint(at, end)
             field, kind = key >> 3, key & 7
             if kind == 0:
@@ -153,6 +154,8 @@ class _Reader:
         for field, begin, stop in self.fields(start, end):
             if field == 1:
                 dims += [begin] if begin == stop else self._packed(begin, stop)
+                if len(dims) > MOST_DIMS:
+                    self.refuse(f"a tensor has more than {MOST_DIMS} dimensions")
             elif field == 2:
                 kind = begin
             elif field == 8:
@@ -167,7 +170,7 @@ class _Reader:
     def _packed(self, start: int, end: int) -> list[int]:
         """Return packed numbers, of which a shape has few."""
         found: list[int] = []
-        while start < end and len(found) < 64:
+        while start < end and len(found) <= MOST_DIMS:
             value, start = self._varint(start, end)
             found.append(value)
         return found

@@ -14,12 +14,19 @@ import warnings
 from collections.abc import Iterator
 
 from tiecheck.errors import TargetError
+from tiecheck.files.limits import READ, target_account
 from tiecheck.records.source import SourceFile
 from tiecheck.source.classes import read_tree
 
 ENDINGS = (".py", ".ipynb")
 FILE_BYTES = 4 * 1024 * 1024
-"""Bytes of one file; the largest modeling file that is known has half a megabyte."""
+"""Bytes of one file, the pictures of a notebook included."""
+
+CODE = 1024 * 1024
+"""Characters of code in one file; the largest modeling file that is known has half as many."""
+
+EVENTS = 1000
+"""Things that happen in one method: what a rule asks of one it may ask of all others."""
 
 FILES = 100_000
 """Files of one directory."""
@@ -69,9 +76,11 @@ def source_bytes(path: str, shown: str) -> bytes:
         if size > FILE_BYTES:
             raise TargetError(f"{shown} has {size} bytes; a source of more than {FILE_BYTES} is not read", shown)
         with open(path, "rb") as stream:
-            return stream.read(FILE_BYTES + 1)
+            data = stream.read(FILE_BYTES + 1)
     except OSError as error:
         raise TargetError(f"{shown} cannot be read: {error.strerror or error}", shown) from error
+    target_account().take(READ, len(data), shown)
+    return data
 
 
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
@@ -82,12 +91,16 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
     try:
         with warnings.catch_warnings(), _uncollected():
             warnings.simplefilter("ignore")  # an invalid escape in somebody's text is not ours to tell
-            tree = ast.parse(text)
-            return read_tree(shown, text, tree, tuple(_suppressions(text)))
+            if len(text) > CODE:
+                raise TargetError(f"{shown} has {len(text):,} characters of code, of which {CODE:,} are read", shown)
+            found = read_tree(shown, text, ast.parse(text), tuple(_suppressions(text)))
     except SyntaxError as error:
         raise TargetError(f"{shown} cannot be parsed: line {error.lineno}: {error.msg}", shown) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise TargetError(f"{shown} cannot be parsed: {type(error).__name__}: {error}", shown) from error
+    if any(len(method.events) > EVENTS for owner in found.classes for method in owner.methods):
+        raise TargetError(f"{shown} has a method in which more than {EVENTS:,} things happen, and is not judged", shown)
+    return found
 
 
 @contextlib.contextmanager
@@ -107,7 +120,7 @@ def _decoded(data: bytes, shown: str) -> str:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         return io.TextIOWrapper(io.BytesIO(data), encoding, newline=None).read()
-    except (SyntaxError, LookupError, UnicodeDecodeError) as error:
+    except (SyntaxError, LookupError, UnicodeError) as error:
         raise TargetError(f"{shown} is no text in the encoding that it declares: {error}", shown) from error
 
 
@@ -123,7 +136,7 @@ def _notebook_text(data: bytes, shown: str) -> str:
 
 def cell_code(text: str) -> str:
     """Return the text of a notebook's code cell as Python, line for line: magics and shell lines become comments."""
-    return re.sub(r"(?m)^(\s*)([%!?])", r"\1pass  # \2", text)
+    return re.sub(r"(?m)^([^\S\n]*)([%!?])", r"\1pass  # \2", text)
 
 
 def _suppressions(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.compare.reshaped import compare_reshaped, compare_transposed
 from tiecheck.records.artefacts import OnnxCopies, OnnxCopy, OnnxGraph
@@ -13,19 +16,24 @@ PAIRS = 64
 
 def find_onnx_copies(graph: OnnxGraph) -> OnnxCopies:
     """Return the tables that a matrix holds once more; external data is read only for a pair that fits."""
-    tables = [t for name in graph.tables if (t := graph.checkpoint.tensor(name)) is not None and len(t.shape) == 2]
-    matrices = [t for name in graph.matrices if (t := graph.checkpoint.tensor(name)) is not None]
-    pairs = [(t, m) for t in tables for m in matrices if m.name != t.name and _fits(t, m)]
     found = []
-    for table, matrix in pairs[:PAIRS]:
+    for table, matrix in islice(_fitting(graph), PAIRS):
         equal = _equal(graph, table, matrix)
         if equal is not None:
             found.append(OnnxCopy(table, matrix, equal))
     return OnnxCopies(tuple(found), graph.unread)
 
 
-def _fits(table: StoredTensor, matrix: StoredTensor) -> bool:
-    return matrix.dtype == table.dtype and matrix.shape in (table.shape, table.shape[::-1])
+def _fitting(graph: OnnxGraph) -> Iterator[tuple[StoredTensor, StoredTensor]]:
+    """Yield each table with the other matrices of its size and type."""
+    alike: dict[tuple[str, tuple[int, ...]], list[StoredTensor]] = {}
+    for name in graph.matrices:
+        if (matrix := graph.checkpoint.tensor(name)) is not None:
+            alike.setdefault((matrix.dtype, tuple(sorted(matrix.shape))), []).append(matrix)
+    for name in graph.tables:
+        if (table := graph.checkpoint.tensor(name)) is not None and len(table.shape) == 2:
+            fitting = alike.get((table.dtype, tuple(sorted(table.shape))), ())
+            yield from ((table, matrix) for matrix in fitting if matrix.name != name)
 
 
 def _equal(graph: OnnxGraph, table: StoredTensor, matrix: StoredTensor) -> Comparison | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import onnx
@@ -114,6 +115,29 @@ def test_what_is_no_onnx_file_is_told(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(raw)
     (error,) = tiecheck.check(tmp_path / "a.onnx").errors
     assert "no ONNX file" in error.message
+
+
+def bomb(kind: str) -> bytes:
+    """A file whose dimensions, fields or pairs of tables and matrices would take hours to multiply."""
+    model = onnx.ModelProto()
+    if kind == "dims":
+        model.graph.initializer.add(name="w", data_type=1, raw_data=bytes(4)).dims.extend([2**63 - 1] * 100_000)
+    elif kind == "fields":
+        return b"\x3a\x80\xc2\xd7\x2f" + bytes([0x10, 1]) * 50_000_000
+    for number in range(20_000 if kind == "pairs" else 0):
+        name = f"w{number}"
+        model.graph.initializer.add(name=name, data_type=1, dims=[2, 3], raw_data=number.to_bytes(24, "little"))
+        model.graph.node.add(op_type="Gather", input=[name])
+        model.graph.node.add(op_type="MatMul", input=["x", name])
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(("kind", "status"), [("dims", "error"), ("fields", "error"), ("pairs", "pass")])
+def test_what_would_take_hours_is_bounded(kind: str, status: str, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(bomb(kind))
+    begin = time.process_time()
+    assert tiecheck.check(tmp_path / "m.onnx").targets[0].status == status
+    assert time.process_time() - begin < 10
 
 
 def test_the_copy_is_the_table_transposed_and_a_tie_has_none(tmp_path: Path) -> None:

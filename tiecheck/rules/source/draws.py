@@ -42,9 +42,9 @@ class EmbeddingInitialisesTiedHead(Rule):
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
-            initialising = {c.name for c in file.classes if _initialises(c)}
+            initialising, here = {c.name for c in file.classes if _initialises(c)}, {c.name for c in file.classes}
             for owner in file.classes:
-                foreign = [b for b in owner.lineage if b != "Module" and b not in {c.name for c in file.classes}]
+                foreign = [b for b in owner.lineage if b != "Module" and b not in here]
                 if (
                     owner.name in initialising
                     or initialising & set(owner.lineage)
