@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tiecheck.source.paths import Reached, name_called, reached_by, weights_read
+from tiecheck.source.paths import Reached, called_name, reached_by, weights_read
 
 SELF = {"self": Reached("", ()), "emb": Reached("model.emb", ())}
 
@@ -39,8 +39,8 @@ def test_an_expression_is_a_path_and_what_is_done_to_it(text: str, expected: tup
 
 
 def test_calls_and_reads_by_name() -> None:
-    assert name_called(ast.parse("super().tie_weights()", mode="eval").body) == "super().tie_weights"
-    assert name_called(ast.parse("self.a.b(1)", mode="eval").body) == "self.a.b"
-    assert name_called(ast.parse("f()()", mode="eval").body) == ""
+    assert called_name(ast.parse("super().tie_weights()", mode="eval").body) == "super().tie_weights"
+    assert called_name(ast.parse("self.a.b(1)", mode="eval").body) == "self.a.b"
+    assert called_name(ast.parse("f()()", mode="eval").body) == ""
     read = ast.parse("lambda x: x @ self.a.weight.t() + self.b.bias", mode="eval").body
     assert sorted(weights_read(read, SELF)) == ["a.weight", "b.bias"]

@@ -12,7 +12,7 @@ from tiecheck.engine.run import check_target
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fix import refusals, writing
 from tiecheck.fix.plan import FixPlan, make_plan
-from tiecheck.fix.verdicts import Chosen, Heard, hear_loads, hold_against
+from tiecheck.fix.verdicts import HIDING, Chosen, Heard, hear_loads, hold_against
 from tiecheck.records.edits import COMMIT, WORK, Edit, file_edits
 from tiecheck.records.record import Record
 from tiecheck.records.report import Finding, TargetReport, at_least
@@ -179,8 +179,9 @@ def _carried_out(
     outcome = outcome._replace(undone=undone, after=after, rehearsed=heard.by)
     if undone:
         return outcome
-    there = {(finding.code, finding.names) for finding in after.counted()}
-    left = tuple(one for one in outcome.left if (one[0].code, one[0].names) in there)
+    there = {(finding.code, finding.names) for finding in after.counted()}  # what ends a load may only be hidden now
+    hidden = {finding for finding, _ in outcome.left if finding.code in HIDING and not heard.sound}
+    left = tuple(one for one in outcome.left if (one[0].code, one[0].names) in there or one[0] in hidden)
     return outcome._replace(left=(*left, *verdict.left), stays=heard.stays)
 
 

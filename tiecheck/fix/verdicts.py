@@ -14,6 +14,8 @@ from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
 HIDING = {"TIE112", "TIE205", "TIE206", "TIE207"}
 """Findings for which a load fails as a whole, so that nothing else is told until they are gone."""
 
+TITLE = "transformers "
+
 Chosen = tuple[tuple[Finding, Edit], ...]
 """Findings that were to be ended, each with the alternative taken."""
 
@@ -36,6 +38,11 @@ class Heard(Record):
     """Reasons against the fix."""
     stays: tuple[str, ...] = ()
     """What was wrong with the load before, and is."""
+
+    @property
+    def sound(self) -> bool:
+        """True where a load was heard, and nothing is wrong with it."""
+        return (self.by or "").startswith(TITLE) and not self.stays
 
 
 def hold_against(chosen: Chosen, before: TargetReport, after: TargetReport, config: Config) -> Verdict:
@@ -75,7 +82,7 @@ def _why_it_stays(finding: Finding, chosen: Chosen, before: TargetReport) -> str
     It is less grave than the one on the same names was, or another had hidden it, or it says what was chosen.
     """
     rank = {one.names: SEVERITIES.index(one.severity) for one, _ in chosen}
-    hiding = sorted({one.code for one, _ in chosen} & HIDING)
+    hiding = sorted({one.code for one, edit in chosen if one.code in HIDING or edit.steps[0].kind == "strip-prefix"})
     told = {(one.code, one.names, one.message) for one in before.findings}
     if SEVERITIES.index(finding.severity) < rank.get(finding.names, 0):
         return f"it hurts fewer than before: {', '.join(finding.hurts or ())}"
@@ -109,7 +116,7 @@ def hear_loads(root: str, stage: str, chosen: Chosen) -> Heard:
             return Heard(new.unsure)
         was = other.rehearse(root)
     names = {name for finding, _ in chosen for name in finding.names}
-    title = f"transformers {new.version}"
+    title = f"{TITLE}{new.version}"
     return Heard(title, _lost(was, new, names), _still_wrong(title, new))
 
 

@@ -126,18 +126,26 @@ def _outcome(before: list[Line], after: list[Line], names: set[str], outcome: Fi
         kind, why = _line_outcome(was, now, names)
         if kind == "worse":
             return kind, f"{now.version}: {why}"
-        if kind in STAYING and _is_said(now, outcome):
+        if kind in STAYING and _is_said(now, after[0], outcome):
             kind += ", said"
         if kind != "good" and worst[0] not in STAYING:
             worst = (kind, f"{now.version}: {why}")
     return worst
 
 
-def _is_said(line: Line, outcome: FixOutcome) -> bool:
-    """Whether the fix tells of what it leaves: by the load that it heard, or by a finding on this line."""
+def _is_said(line: Line, newest: Line, outcome: FixOutcome) -> bool:
+    """Whether the fix tells of what it leaves: by the load that it heard, alike in this line, or by a finding on it."""
     assert outcome.after is not None
     told = [finding for finding in outcome.after.counted() if finding.severity != "info"]
-    return bool(outcome.stays) if line.version == "5" else any(_hurts(finding, line.version) for finding in told)
+    if outcome.stays and newest.rehearsal.raised:
+        return line is newest or line.rehearsal.raised is not None
+    alike = line is newest or (line.rehearsal.raised is None and _lacking(line) <= _lacking(newest) != set())
+    return bool(outcome.stays and alike) or any(_hurts(finding, line.version) for finding in told)
+
+
+def _lacking(line: Line) -> set[str]:
+    """Parameters of the class that nothing is loaded for, or that the library reports as of another shape."""
+    return {*line.rehearsal.missing, *line.rehearsal.mismatched}
 
 
 def _hurts(finding: Finding, version: str) -> bool:
@@ -158,9 +166,8 @@ def _line_outcome(was: Line, now: Line, names: set[str]) -> tuple[str, str]:
                 return "worse", f"{group[:3]}: {old.word}, and now {end.word}"
             if names & set(group):
                 return "loss stays", f"{group[:3]}: {end.word} {end.members[:3]}"
-    lacking = {*now.rehearsal.missing, *now.rehearsal.mismatched}
-    known = not (was.doubt or was.rehearsal.raised)
-    if known and lacking - {*was.rehearsal.missing, *was.rehearsal.mismatched}:
+    lacking = _lacking(now)
+    if not (was.doubt or was.rehearsal.raised) and lacking - _lacking(was):
         return "worse", f"and now {min(lacking)} is not loaded"
     return ("loss stays", f"{min(lacking)} is not loaded") if lacking else ("good", "")
 
