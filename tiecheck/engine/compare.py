@@ -45,7 +45,6 @@ class Side(NamedTuple):
     label: str
     """The target as it was given."""
     ties: tuple[TieEntry, ...]
-    """Its groups."""
     checkpoint: Checkpoint | None = None
     """Its stored tensors, where it has them."""
     module: nn.Module | None = None

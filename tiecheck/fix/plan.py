@@ -22,7 +22,6 @@ class FixPlan(Record):
     """The files that change, and how. Files are named as they were; `moves` has the new name of those that get one."""
 
     root: str
-    """The directory."""
     texts: Mapping[str, tuple[str, str]]
     """JSON file -> its text before and after."""
     layouts: Mapping[str, ShardLayout]

@@ -27,7 +27,6 @@ class Built(NamedTuple):
     """A module that was built, and how."""
 
     module: nn.Module
-    """The model."""
     origin: str
     """`built on meta` or `loaded`."""
 

@@ -28,7 +28,6 @@ class Verdict(NamedTuple):
     """Verdict on how some members hang together."""
 
     kind: Kind
-    """The kind of the group."""
     reason: str | None
     """Limit of what could be told; None where there is none."""
     parts: tuple[tuple[str, ...], ...]

@@ -22,7 +22,6 @@ class Member(NamedTuple):
     """A name looked up in a module."""
 
     name: str
-    """The name."""
     tensor: Tensor | None
     """The parameter or buffer it names; None where it names none."""
     owner: nn.Module | None

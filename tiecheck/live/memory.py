@@ -100,9 +100,7 @@ class Amount(NamedTuple):
     """An amount of elements and of bytes; None where it cannot be told."""
 
     elements: int | None
-    """Elements."""
     nbytes: int | None
-    """Bytes of memory."""
 
 
 UNTOLD = Amount(None, None)

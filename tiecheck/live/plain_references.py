@@ -27,11 +27,9 @@ class PlainReference(NamedTuple):
     path: str
     """Path of the module whose attribute holds the container."""
     attribute: str
-    """That attribute."""
     key: Any
     """Index or key of the element."""
     tensor: Tensor
-    """The tensor."""
 
     def holder(self, root: nn.Module) -> nn.Module | None:
         """Return the module at its path, wrappers passed through; None where there is none."""

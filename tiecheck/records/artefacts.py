@@ -18,9 +18,7 @@ class Adapter(Record):
     base: str | None
     """The model that it names as its base, as it is written."""
     checkpoint: Checkpoint
-    """Headers of its weights."""
     saved: tuple[str, ...]
-    """Its `modules_to_save`."""
     ensured: bool
     """True where the config asks to keep ties (`ensure_weight_tying`)."""
     replicated: bool
@@ -37,7 +35,6 @@ class AdapterBase(Record):
     class_name: str | None
     model_type: str | None
     groups: tuple[Group, ...]
-    """Its tie groups."""
     head: str | None
     """The class's head; None for a class without one, or one that the table does not have."""
     known: bool
@@ -113,7 +110,6 @@ class QuantisedMember(Record):
     """A member as it is stored, plain or quantised."""
 
     name: str
-    """The class's name."""
     form: str | None
     """The format, e.g. `GPTQ or AWQ`; None for a plain tensor."""
     parts: tuple[StoredTensor, ...]
@@ -125,7 +121,6 @@ class QuantisedTie(Record):
 
     group: Group
     members: tuple[QuantisedMember, ...]
-    """The members that are stored."""
     alike: bool | None
     """True where all members are stored in one form with equal bytes in every part; None where that was not read."""
     skipped: tuple[str, ...] = ()

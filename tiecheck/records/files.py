@@ -47,7 +47,6 @@ class BesideAdapter(Record):
     base: str | None
     """The model that it names as its base."""
     files: tuple[str, ...]
-    """Its files."""
 
     @property
     def apart(self) -> dict[str, str]:
@@ -77,7 +76,6 @@ class Duplicate(Record):
     """A name that stands in the headers of several shards."""
 
     name: str
-    """The name."""
     tensors: tuple[StoredTensor, ...]
     """Its entries, in the order of the shards."""
     indexed: str | None
@@ -92,20 +90,17 @@ class LayoutView(Record):
     """One group in one of several weight layouts of a directory (a file, or an index with its shards)."""
 
     file: str
-    """The file, or the index."""
     stored: Kind
     """`absent` (at most one member stored), `copy`, `separate`, `storage` or `unknown`."""
     names: tuple[str, ...]
     """The stored members, sorted."""
     reason: str | None
-    """Reason why it is unknown."""
 
 
 class LayoutGroup(Record):
     """One group as each of several weight layouts of a directory stores it, the one that loaders prefer first."""
 
     names: tuple[str, ...]
-    """The members."""
     declared: bool | None
     """True where the group is declared as tied; None for one that only a pickle's shared memory suggests."""
     views: tuple[LayoutView, ...]
@@ -116,7 +111,6 @@ class TiedMoments(Record):
     """More entries in a saved optimizer state than a tie has tensors."""
 
     group: Group
-    """The tie."""
     file: str
     """The state, relative to the target."""
     keys: tuple[str, ...]
@@ -141,7 +135,6 @@ class StrictLoad(Record):
     renamed: tuple[str, str] | None
     """One stored name with that prefix, and the class's name for it."""
     stored: int
-    """Number of stored names."""
     aliases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     """For each group declared as tied and stored in part: the names that are not stored, and the ones that are."""
     resumed: tuple[str, ...]

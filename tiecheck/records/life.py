@@ -51,7 +51,6 @@ class Overwritten(Record):
     """A tied tensor whose values were drawn anew through one of its names."""
 
     names: tuple[str, ...]
-    """The group."""
     by: UserLine
     """The line that did it, and the initialiser."""
 
@@ -62,7 +61,6 @@ class GroupPlace(Record):
     optimizer: int
     """Position among the optimizers that were given."""
     optimizers: int
-    """Number of them."""
     title: str
     """Class of the optimizer."""
     group: int
@@ -79,7 +77,6 @@ class HeldTensor(Record):
     names: tuple[str, ...]
     """Its names in the model, sorted; empty for one that the model does not have."""
     shape: tuple[int, ...]
-    """Its shape."""
     slots: tuple[GroupPlace, ...]
     """Where it is held; empty for a parameter of the model that trains and is in no optimizer."""
     table: bool

@@ -32,7 +32,6 @@ class Tie(NamedTuple):
     dtype: str | None
     """Element type, torch's word without `torch.`."""
     nbytes: int | None
-    """Bytes of one member."""
     device: str | None
     """Device of the first member."""
     buffer: bool
@@ -55,7 +54,6 @@ class Alias(Record):
     paths_total: int | None
     """Number of paths; None for a cycle."""
     class_name: str
-    """The module's class."""
     siblings: bool
     """True where every registration stands in one parent: what accelerate before 0.34 cannot see."""
     names: tuple[str, ...]
@@ -70,7 +68,6 @@ class DeclaredTie(Record):
     source: str
     """The name the others are to be redirected to."""
     by: tuple[str, ...]
-    """The places that declare it."""
     kind: Kind
     """The kind that the module really holds."""
     reason: str | None
@@ -86,7 +83,6 @@ class DeclaredTie(Record):
     missing: tuple[str, ...] = ()
     """The members that name no parameter."""
     buffers: tuple[str, ...] = ()
-    """The members that are buffers."""
     unfit: tuple[str, ...] = ()
     """The members whose shape is not the one that their own module says it has."""
     biases: tuple[str, ...] = ()
@@ -123,11 +119,9 @@ class KeyProblem(Record):
     """Something in a class's `_tied_weights_keys`, or its `tie_weights`, that the installed transformers misreads."""
 
     form: KeyForm
-    """The mistake."""
     model: str
     """Path of the model in the module; empty for the module itself."""
     class_name: str
-    """Its class."""
     key: str
     """The target as declared; for `list` the type's name, for `signature` the method's signature."""
     source: str | None
@@ -148,7 +142,6 @@ class Head(Record):
     """Where one `PreTrainedModel` of the module takes its words in and gives them out, by its own getters."""
 
     class_name: str
-    """The model's class."""
     embedding: tuple[str, ...]
     """The names of the weight of `get_input_embeddings()`, sorted and capped; empty where it is registered nowhere."""
     head: tuple[str, ...]
@@ -179,11 +172,9 @@ class Effect(Record):
     """A member of a tie whose module does not use it as it is."""
 
     name: str
-    """The member."""
     by: str
     """The thing that stands between: `torch.nn.utils.prune`, `spectral_norm`, the parametrization's class, `LoRA`."""
     form: EffectForm
-    """The kind of that thing."""
     value: int | None = None
     """Number of the weight that comes out: members of one tie with the same number use the same weight, and 0 is the
     tied tensor as it is. None where it was not computed."""
@@ -209,7 +200,6 @@ class Freeze(Record):
     """`attribute`: `requires_grad` set on a module, which does nothing; `frozen`: the tied tensor alone is frozen;
     `trainable`: it alone trains below a module that is otherwise frozen; `dtype`: it alone has another dtype."""
     names: tuple[str, ...]
-    """The tied names."""
     where: str
     """The module that was set, or that is otherwise frozen."""
     found: str
@@ -224,7 +214,6 @@ class SaveProblem(Record):
     names: tuple[str, ...]
     """The tied names, sorted and capped."""
     kind: Kind
-    """The kind of their tie."""
     class_name: str
     """The class of the model that would save it."""
     form: Literal["raises", "unpropagated"]
@@ -241,7 +230,6 @@ class LiveClass(Record):
     """The class of a live module, and how it came to be."""
 
     class_name: str
-    """The model's class."""
     origin: str
     """The way it came to be: `given`, `built on meta`, `loaded`."""
     library: str | None
@@ -258,7 +246,6 @@ class LiveModel(Record):
     """The live layer of one `nn.Module`. Names are the user's: without what torch.compile, DDP or PEFT put before."""
 
     class_name: str
-    """The model's class."""
     origin: str
     """The way it came to be: `given`, `built on meta`, `loaded`."""
     ties: tuple[Tie, ...]

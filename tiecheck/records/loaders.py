@@ -17,7 +17,6 @@ class LoaderView(Record):
     versions: str
     """The versions that behave so, e.g. `4.57`, `5`, `<0.25`."""
     outcome: Outcome
-    """Outcome of the load."""
     message: str | None
     """Text it prints or raises; for `unknown` the reason."""
     checked: Literal["run", "source", "rehearsed"]

@@ -38,7 +38,6 @@ class Rehearsal(Record):
     version: str
     """The version of transformers, empty where none could be imported."""
     class_name: str | None
-    """The class that was loaded."""
     raised: tuple[str, str] | None = None
     """The class of the exception that the load raised, and the beginning of its message."""
     unsure: str | None = None

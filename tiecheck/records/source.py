@@ -75,7 +75,6 @@ class TiedKeys(Record):
     line: int
     column: int
     statement: str
-    """Text of the assignment."""
 
 
 class ModuleClass(Record):
@@ -139,7 +138,6 @@ class Repeated(Record):
     line: int
     column: int
     expression: str
-    """Text of the whole."""
     element: str
     """Text of `Thing(...)`."""
     number: str

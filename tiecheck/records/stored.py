@@ -20,7 +20,6 @@ class StoredTensor(Record):
     shape: tuple[int, ...]
     """Shape, row-major."""
     nbytes: int
-    """Bytes of the elements."""
     file: str
     """The file that holds it, relative to the target."""
     start: int | None
@@ -61,7 +60,6 @@ class Checkpoint(Record):
     root: str
     """The directory the paths of the shards are relative to."""
     shards: tuple[Shard, ...]
-    """The files that were read."""
     index_file: str | None
     """The `*.index.json`, relative to the target, or None for a single file."""
     weight_map: Mapping[str, str]
@@ -176,7 +174,6 @@ class Comparison(Record):
     rows_compared: int
     """Rows that were looked at before the reader stopped."""
     first_row: int | None
-    """The first row that differs."""
     last_row: int | None
     """The last row that differs, among those compared."""
     constant: bool

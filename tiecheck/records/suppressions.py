@@ -24,13 +24,10 @@ class Accepted(Record):
     """One finding that a baseline accepts."""
 
     fingerprint: str
-    """The finding's fingerprint."""
     code: str
-    """Its rule."""
     target: str
     """Its target, relative to the working directory."""
     names: tuple[str, ...]
-    """The members it is about."""
 
 
 class Unused(Record):
@@ -39,6 +36,5 @@ class Unused(Record):
     what: str
     """The suppression in words."""
     path: str
-    """The file it stands in."""
     line: int | None
     """1-based line, where it is known."""

@@ -13,9 +13,7 @@ class PlacedFinding(Record):
     """One finding of a report, and where it is shown."""
 
     target: TargetReport
-    """The report of its target."""
     finding: Finding
-    """The finding."""
     path: str | None
     """The file, relative to the working directory where it lies below it; None for what stands in no local file."""
     line: int | None

@@ -92,9 +92,7 @@ class Rule:
     summary: ClassVar[str]
     """One line: what it finds."""
     severity: ClassVar[Severity]
-    """The default severity."""
     confidence: ClassVar[Confidence] = "high"
-    """The default confidence."""
     messages: ClassVar[tuple[str, ...]] = ()
     """Texts that people see when they have this problem, as the libraries print them."""
     threads: ClassVar[tuple[str, ...]] = ()

@@ -47,7 +47,6 @@ class Sample(Record):
     """Elements of one matrix, in runs of neighbours."""
 
     name: str
-    """The parameter."""
     shape: tuple[int, ...]
     """Its shape, two numbers."""
     runs: Sequence[Sequence[float]]

@@ -27,13 +27,10 @@ class Part(NamedTuple):
     """Elements of one tensor that lie one after another on disk."""
 
     path: str
-    """The file."""
     start: int
     """Byte of the first element in the file."""
     dtype: str
-    """Element type."""
     shape: tuple[int, ...]
-    """Shape."""
 
     @property
     def nbytes(self) -> int:
@@ -45,7 +42,6 @@ class Moment(NamedTuple):
     """One tensor of an optimizer state."""
 
     shape: tuple[int, ...]
-    """Its shape."""
     locate: Callable[[], tuple[Part, ...] | Unknown]
     """Where its elements lie, in one or more parts."""
 

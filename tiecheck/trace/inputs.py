@@ -25,9 +25,7 @@ class Inputs(NamedTuple):
     """Arguments of a forward pass."""
 
     args: tuple[Any, ...]
-    """The positional ones."""
     kwargs: dict[str, Any]
-    """The named ones."""
 
     def words(self) -> str:
         """Name them with their shapes."""

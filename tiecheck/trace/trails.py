@@ -70,11 +70,9 @@ class Call(NamedTuple):
     """One call of an operation, with what is known of the tensors among its arguments."""
 
     name: str
-    """The operation."""
     args: Sequence[Any]
     """Positional arguments, as the model gave them."""
     kwargs: Mapping[str, Any]
-    """Named arguments."""
     tensors: Sequence[Tensor]
     """The tensors among both."""
     trails: Sequence[Trail]

@@ -14,7 +14,6 @@ class Global(NamedTuple):
     """A name that the pickle asks for, and that is not imported."""
 
     module: str
-    """The module."""
     name: str
     """The attribute in it."""
 
@@ -43,7 +42,6 @@ class Storage(NamedTuple):
     dtype: str | None
     """Element type, torch's word; None for an untyped storage, whose tensors say it."""
     nbytes: int
-    """Its bytes."""
     old: bool = False
     """True where its id has a sixth value, as in the form before torch 1.6."""
 
@@ -60,7 +58,6 @@ class PickledTensor(NamedTuple):
     dtype: str
     """Element type, torch's word."""
     shape: tuple[int, ...]
-    """Shape."""
     offset: int = 0
     """Elements from the storage's beginning."""
     stride: tuple[int, ...] = ()
@@ -109,7 +106,6 @@ class TorchFile(NamedTuple):
     """The content of a file of `torch.save`."""
 
     path: str
-    """The file."""
     tree: Any
     """The pickled object, as plain data with `PickledTensor` and `Made` in it."""
     storages: Mapping[str, Storage]

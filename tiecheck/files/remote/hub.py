@@ -183,7 +183,6 @@ class Snapshot(NamedTuple):
     """A model in the cache."""
 
     path: str
-    """The directory or file."""
     lacks: str
     """Reason why it will not do, as the end of a sentence; empty where it has all that is needed."""
 

@@ -31,11 +31,9 @@ class PretrainedModel(NamedTuple):
     """One `PreTrainedModel` of a module."""
 
     number: int
-    """Its number in the graph."""
     prefixes: tuple[str, ...]
     """Its paths, each with its final dot; capped."""
     model: Any
-    """The model."""
     keys: Keys
     """Declarations of its class, names counted from it."""
 
@@ -54,7 +52,6 @@ class Declarations(NamedTuple):
     reasons: tuple[str, ...]
     """Reasons for a model's declaration not being had."""
     problems: tuple[KeyProblem, ...]
-    """Problems of the declarations themselves."""
     models: tuple[PretrainedModel, ...]
     """The models, outermost first."""
 

@@ -52,7 +52,6 @@ class Keys(NamedTuple):
     possible: dict[str, str]
     """The same as it would be with the flag true."""
     problems: tuple[KeyProblem, ...]
-    """Problems of the declaration."""
     reason: str | None
     """Reason for some of it not being read."""
 

@@ -19,7 +19,6 @@ class Situation(Record):
     """One tie group of one checkpoint, with everything that a loader could look at."""
 
     config: ModelConfig | None
-    """The model's config."""
     architecture: Architecture
     """The class, by the installed tie table."""
     group: Group

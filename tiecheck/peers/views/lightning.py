@@ -13,4 +13,3 @@ def _run(sight: WalkedModule) -> ToolAnswer:
 
 
 PEERS = (ToolFunction("lightning", "find_shared_parameters", "2.6", one_object, _run),)
-"""Its functions."""

@@ -45,11 +45,9 @@ class Place(NamedTuple):
     """One name of a tensor."""
 
     tensor: Tensor
-    """The tensor."""
     path: int
     """The number of the path to the module that registers it."""
     name: str
-    """The name."""
 
 
 def walk_extent(graph: ModuleGraph, *, once: bool) -> Extent:

@@ -88,4 +88,3 @@ def _run(sight: WalkedModule) -> ToolAnswer:
 
 
 PEERS = (ToolFunction("peft", "_get_module_names_tied_with_embedding", "0.21", _tied, _run, asks=_asks),)
-"""Its functions."""

@@ -150,4 +150,3 @@ PEERS = (
     ToolFunction("safetensors", "_find_shared_tensors", "0.8", _find, _run_find),
     ToolFunction("safetensors", "save_model", "0.8", _save, _run_save),
 )
-"""Its functions."""

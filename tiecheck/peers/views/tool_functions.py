@@ -101,9 +101,7 @@ class ToolFunction(NamedTuple):
     """One function of one tool, in one range of versions."""
 
     tool: str
-    """The tool."""
     function: str
-    """Its function."""
     versions: str
     """The range of versions that have this algorithm."""
     look: Callable[[WalkedModule], ToolAnswer]

@@ -73,4 +73,3 @@ PEERS = (
     ToolFunction("torch", "FullyShardedDataParallel", "2.13", _flat),
     ToolFunction("torch", "fully_shard", "2.13", one_object),
 )
-"""Its functions."""

@@ -162,4 +162,3 @@ PEERS = (
         asks=lambda sight: any(True for _ in _models(sight)),
     ),
 )
-"""Its functions."""

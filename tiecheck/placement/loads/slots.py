@@ -65,11 +65,8 @@ class SlotTensor(NamedTuple):
     """The tensor that stands in a slot."""
 
     parameter: int
-    """The number of the Parameter."""
     device: Device
-    """Where it is."""
     value: str
-    """Whose value it has."""
 
 
 class Slots:

@@ -26,7 +26,6 @@ Tool = Literal["accelerate", "transformers"]
 Groups = tuple[tuple[str, ...], ...]
 
 LOGGERS = ("accelerate.utils.modeling", "transformers.integrations.accelerate")
-"""Where the planners log."""
 
 ABSENT = re.compile(r"^Device .* is not available, available devices are")
 """Warning of `get_max_memory` (accelerate 1.15) about a GPU that the memory names and the machine lacks."""
@@ -38,7 +37,6 @@ class PlannerCase(NamedTuple):
     module: Any
     """The model it plans for; it is not changed. transformers plans for a `PreTrainedModel` only."""
     tool: Tool
-    """Whose planner."""
     ask: Ask
     """The request. transformers takes the class's own no-split modules and dtype whatever stands there."""
     quantizer: Any = None

@@ -39,7 +39,6 @@ class Item(NamedTuple):
     units: tuple[int, ...]
     """The units, in order."""
     nbytes: int
-    """Bytes of all of it."""
     layer: int
     """Bytes of the biggest of its units: what has to fit beside the rest where it is brought in for a forward pass."""
     names: tuple[str, ...]
