@@ -1,7 +1,7 @@
 """The placement layer of one target: the tools' plans, or a given map, and where each tie group comes to lie.
 
-The planners themselves are run by `peers.planners`, what a load under their map does is told by `placed_loads`, and
-where a tie does not survive it, `planning` proposes a map of our own.
+`planners` runs them, `load_outcomes` tells what a load under their map does, and where a tie does not survive
+it `proposal` finds a map of our own.
 """
 
 from __future__ import annotations

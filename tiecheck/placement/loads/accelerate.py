@@ -2,7 +2,7 @@
 
 All facts are from accelerate 1.15.0, `utils/modeling.py`, `big_modeling.py` and `hooks.py`, and each function below
 says which it follows. An offload folder is given wherever something goes to the disk. Runs on cpu, disk and meta
-prove it (tests/peers/test_placing.py); with a GPU in the map the same statements apply, by the source alone.
+prove it (tests/placement/test_loads.py); with a GPU in the map the same statements apply, by the source alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 All facts are from transformers 5.23.0. The model is made on meta with no tie (`initialization.no_tie_weights`, which
 `get_init_context` enters); its tensors are set one by one; `tie_weights` ties what it can; `dispatch_model` of
-accelerate hooks it. Runs on cpu and disk prove it (tests/peers/test_placing.py); with a GPU in the map the same
+accelerate hooks it. Runs on cpu and disk prove it (tests/placement/test_loads.py); with a GPU in the map the same
 statements apply, by the source alone.
 """
 

@@ -1,6 +1,6 @@
 """Our own plan: a device map that keeps every tie group on one device, within the memory.
 
-It works on plain data (`facts_tree`) and imports no library. Layers follow each other over the devices; GPUs first,
+It works on plain data (`ModuleTree`) and imports no library. Layers follow each other over the devices; GPUs first,
 then the CPU, then the disk. Room is kept as accelerate keeps it (`fill_devices`), and every tie is counted once.
 """
 
