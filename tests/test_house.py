@@ -1,13 +1,15 @@
-"""The order of the rooms: no module imports against it, lazily or for types, and none imports itself in a circle."""
+"""The order of the rooms, lazy imports and those for types included; and the goals of the house that were met."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from house import ORDER, House
+from house import GOALS, ORDER, House
 
 ROOT = Path(__file__).parents[1]
+NAMED = re.compile(r"(?<![\w/])(?:tiecheck|tests)/[\w/]+\.(?:py|txt|json)\b")
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +49,17 @@ def test_the_order_of_the_script_is_that_of_the_contract() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     assert ["__init__", *(layer.strip("()") for layer in layers[:-1])] == ORDER.split()
+
+
+@pytest.mark.parametrize("figure", ["long", "longfiles", "words", "twice", "openers"])
+def test_a_figure_that_was_met_stays_met(house: House, figure: str) -> None:
+    found = getattr(house, figure)()
+    assert found.number <= GOALS[figure], found.members[:5]
+
+
+def test_every_file_that_a_page_or_docstring_names_is_there() -> None:
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    code = [file for folder in ("tiecheck", "tests", "docs") for file in (ROOT / folder).rglob("*.py")]
+    named = {(page.name, name) for page in (*pages, *code) for name in NAMED.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 50
+    assert sorted(pair for pair in named if not (ROOT / pair[1]).exists()) == []

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 import tiecheck
-from tiecheck.config.allow import read_allowances
+from tiecheck.config.file import read_allowances
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import apply_rule, relative_target
 from tiecheck.engine.options import check_with, read_settings

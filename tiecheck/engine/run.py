@@ -28,6 +28,7 @@ from tiecheck.errors import OutOfTimeError, TargetError, class_word, foreign_err
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
 from tiecheck.records.report import Error, Report, TargetReport
+from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
 from tiecheck.targets.parse import Target, parse_target, targets_below
@@ -158,17 +159,11 @@ def check_target(
                     cache.keep(looked, account, sight.report)
                 return sight.report
             reporting = repeats.once_for_twins(reporting)
-        from tiecheck.facts import opening
-
         target = parse_target(given)
-        facts = opening.facts_of(target, config)
-        builds = target.type == "module" or config.trust_remote_code
-        with foreign_errors(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
-            report = reporting(target, facts, config)
+        report, weights = _judge_path(target, config, reporting)
         account.check_files()
         if sight is not None:
-            repeats.keep_verdict(sight, facts.known("checkpoint"), account, report)
-        weights = facts.known("checkpoint")
+            repeats.keep_verdict(sight, weights, account, report)
         if cache is not None and looked is not None and weights is not None and not weights.missing_files:
             cache.keep(looked, account, report)
     except (Exception, OutOfTimeError) as error:  # noqa: BLE001  # whatever it is, the other targets are judged
@@ -177,6 +172,16 @@ def check_target(
         return report
     finally:
         current.reset(token)
+
+
+def _judge_path(target: Target, config: Config, reporting: Reporting) -> tuple[TargetReport, Checkpoint | None]:
+    """Return the report of what stands at a path or address, and the weights there."""
+    from tiecheck.facts import opening
+
+    facts = opening.facts_of(target, config)
+    builds = target.type == "module" or config.trust_remote_code
+    with foreign_errors(f"looking at what {target.text} builds") if builds else contextlib.nullcontext():
+        return reporting(target, facts, config), facts.known("checkpoint")
 
 
 def _check_module(module: nn.Module, config: Config, reporting: Reporting) -> TargetReport:

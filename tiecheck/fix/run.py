@@ -57,7 +57,7 @@ class FixOutcome(Record):
     rehearsed: str | None = None
     """The version of transformers that was heard, or the reason why none was."""
     stays: tuple[str, ...] = ()
-    """What was wrong with the load before, and is."""
+    """Wrongs of the load that were there before, and are."""
     recovered: str | None = None
     """Words on an interrupted fix that was found."""
 

@@ -1,4 +1,4 @@
-"""What became of a target by a fix: findings that it did not end or that it brought, and what a load makes of it."""
+"""The end of a target by a fix: findings that it did not end or that it brought, and what a load makes of it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Verdict(Record):
 
 
 class Heard(Record):
-    """What transformers makes of the files, before and after."""
+    """Word of transformers on the files, before and after."""
 
     by: str | None = None
     """The version that was heard, or the reason why none was; None where none was asked."""
     worse: tuple[str, ...] = ()
     """Reasons against the fix."""
     stays: tuple[str, ...] = ()
-    """What was wrong with the load before, and is."""
+    """Wrongs of the load that were there before, and are."""
 
     @property
     def sound(self) -> bool:

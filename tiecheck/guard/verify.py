@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tiecheck.errors import TiecheckError
 from tiecheck.guard.tie_words import kind_text, tying_advice
 from tiecheck.live import torch_adapter
-from tiecheck.live.group_kind import ON_DISK, Verdict, judge_members
+from tiecheck.live.group_kind import ON_DISK, GroupVerdict, judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.records.placement import Broken, Promise
 from tiecheck.records.stored import Checkpoint
@@ -65,7 +65,7 @@ def _of(model: nn.Module, promise: Promise, stored: StoredRows | None) -> Iterat
             yield Broken("values", promise.names, names, "other values, of before the load", VALUES_HELP)
 
 
-def _holds(verdict: Verdict, promise: Promise) -> bool | None:
+def _holds(verdict: GroupVerdict, promise: Promise) -> bool | None:
     """Tell whether a group is one tensor; None where that cannot be told."""
     if verdict.kind in TIED:
         return True
@@ -76,7 +76,7 @@ def _holds(verdict: Verdict, promise: Promise) -> bool | None:
 
 
 def _untied(
-    model: nn.Module, members: list[Member], verdict: Verdict, promise: Promise, stored: StoredRows | None
+    model: nn.Module, members: list[Member], verdict: GroupVerdict, promise: Promise, stored: StoredRows | None
 ) -> Broken:
     apart = " | ".join(listed(part) for part in verdict.parts)
     there = stored.of(promise.names) if stored is not None else ()

@@ -24,7 +24,7 @@ ON_DISK = "offloaded by accelerate into files with equal bytes, which does not t
 HIDDEN = "offloaded by accelerate, whose map does not show the values"
 
 
-class Verdict(NamedTuple):
+class GroupVerdict(NamedTuple):
     """Verdict on how some members hang together."""
 
     kind: Kind
@@ -90,13 +90,13 @@ def empty_members(module: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     return empty if any(member.device != "meta" for member in found) else ()
 
 
-def judge_members(members: Sequence[Member]) -> Verdict:
+def judge_members(members: Sequence[Member]) -> GroupVerdict:
     """Judge how two or more members hang together: the weakest link that still holds all of them, and their parts."""
     with torch_adapter.without_torch_functions():
         return _judge(members)
 
 
-def _judge(members: Sequence[Member]) -> Verdict:
+def _judge(members: Sequence[Member]) -> GroupVerdict:
     tensors: dict[int, Tensor] = {}
     held: dict[int, list[Member]] = {}
     at = {(id(member.owner), member.attribute): member.tensor for member in members if member.owner is not None}
@@ -128,7 +128,7 @@ def _judge(members: Sequence[Member]) -> Verdict:
             kind, reason, parts = "parameter", ONE_IN_THE_MAP, [tuple(sorted(m.name for m in members))]
         elif elsewhere:
             reason = reason or IN_THE_MAP
-    return Verdict(kind, reason, tuple(parts), tuple(named))
+    return GroupVerdict(kind, reason, tuple(parts), tuple(named))
 
 
 def _apart(tensors: list[Tensor], links: list[Link]) -> tuple[Kind, str | None]:

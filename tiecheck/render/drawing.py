@@ -24,7 +24,7 @@ class Picture(Record):
     """One picture."""
 
     title: str
-    """What it shows, for who does not see it and for the pointer."""
+    """Words on what it shows, for who does not see it and for the pointer."""
     width: int
     height: int
     """Its size in pixels."""

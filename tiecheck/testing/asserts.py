@@ -13,7 +13,7 @@ from tiecheck.records.words import KINDS, Kind
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.live.group_kind import Verdict
+    from tiecheck.live.group_kind import GroupVerdict
     from tiecheck.live.member_lookup import Member
 
 __all__ = ["assert_not_tied", "assert_tied", "assert_ties_match"]
@@ -113,7 +113,7 @@ def assert_ties_match(
             raise AssertionError(f"the ties of {class_word(type(model))} are not the ones expected: {told}")
 
 
-def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], Verdict]:
+def _look(model: nn.Module, names: tuple[str, ...]) -> tuple[list[Member], GroupVerdict]:
     """Look names up, and how they hang together."""
     from tiecheck.live.group_kind import judge_members
     from tiecheck.live.member_lookup import look_up
