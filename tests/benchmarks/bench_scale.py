@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import random
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,9 +90,20 @@ def settings() -> Iterator[Setting]:
         yield from (plain._replace(logit_scale=s) for s in (width**-0.5, 0.25, 8.0))
 
 
-def measure(of: Setting) -> tuple[InitScale, str | None]:
+def drawn_settings(count: int, seed: int) -> Iterator[Setting]:
+    """Yield settings off that grid."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        width, std = 8 * draw.randint(4, 96), f"{10 ** draw.uniform(-2.5, 0.2):.4f}"
+        sizes = {"width": width, "vocabulary": round(2 ** draw.uniform(8, 15)), "layers": draw.randint(1, 8)}
+        kinds = {"norm": draw.choice(("layer", "rms", "none")), "draw": draw.choice(("embedding", "linear", std, std))}
+        embedding, logit = draw.choice((1.0, 1.0, width**0.5)), draw.choice((1.0, 1.0, 10 ** draw.uniform(-1.5, 1)))
+        yield Setting(**sizes, **kinds, embedding_scale=embedding, logit_scale=logit)
+
+
+def measure(of: Setting, seed: int) -> tuple[InitScale, str | None]:
     """Return what is predicted and measured of one setting, and the severity that TIE701 gives it."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = Model(of)
     report = tiecheck.check(model, select=["TIE701"], measure=True, timeout=0)
     (scale,) = report.targets[0].scale
@@ -103,8 +115,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, help="write the page; the picture goes beside it")
     parser.add_argument("--every", type=int, default=1, help="only each n-th setting")
+    parser.add_argument("--seed", type=int, default=0, help="of the models' draws, and of --drawn")
+    parser.add_argument("--drawn", type=int, default=0, help="so many settings drawn, and not those of the grid")
     options = parser.parse_args()
-    rows = [(of, *measure(of)) for of in itertools.islice(settings(), 0, None, options.every)]
+    some = drawn_settings(options.drawn, options.seed) if options.drawn else settings()
+    rows = [(of, *measure(of, options.seed)) for of in itertools.islice(some, 0, None, options.every)]
     text = summary(rows)
     print(text)
     if options.write:
