@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from harness.cases import Case
 from harness.collect import Bench
 from harness.configs import Flatten, SetKey, walk
 from harness.oracle import Oracle
 from harness.saves import Save, saved
+
+import tiecheck
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -82,3 +85,18 @@ def test_an_untouched_save_fits_its_config(name: str, model_type: str, tmp_path:
     judged = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0).judge(Case(name, model_type))
     assert judged.wrong == []
     assert judged.status == "pass"
+
+
+@pytest.mark.parametrize("layers", [1, 3, 5])
+def test_columns_that_follow_the_number_of_layers_fit(layers: int, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 64, "vocab_size_per_layer_input": 64, "hidden_size": 32, "hidden_size_per_layer_input": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "global_head_dim": 16}
+    config = transformers.Gemma4TextConfig(**sizes, **heads, intermediate_size=32, num_hidden_layers=layers)
+    transformers.Gemma4ForCausalLM(config).save_pretrained(tmp_path)
+    assert tiecheck.check(tmp_path, select=["TIE207"]).findings == ()
+    text = (tmp_path / "config.json").read_text()
+    wider = text.replace('"hidden_size_per_layer_input": 8', '"hidden_size_per_layer_input": 16')
+    (tmp_path / "config.json").write_text(wider)
+    with pytest.raises(Exception, match="size"):
+        transformers.Gemma4ForCausalLM.from_pretrained(tmp_path)
+    assert [finding.code for finding in tiecheck.check(tmp_path, select=["TIE207"]).findings] == ["TIE207"]

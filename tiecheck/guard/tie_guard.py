@@ -25,7 +25,7 @@ from tiecheck.guard.retying import retie
 from tiecheck.guard.user_lines import user_line
 from tiecheck.guard.watched_calls import start_watching, stop_watching, watch_data_assignments
 from tiecheck.live.registrations import looking_at
-from tiecheck.live.wrappers import class_name
+from tiecheck.live.wrappers import class_name, without_wrappers
 from tiecheck.records.life import Break, Overwritten, UserLine
 from tiecheck.records.report import Report
 from tiecheck.records.words import TIED
@@ -250,7 +250,8 @@ class TieGuard(ContextDecorator):
         return root is None or one.tie.holds(root)
 
     def _broken(self) -> list[tuple[Break, nn.Module, RememberedTie]]:
-        found = []
+        """Return what is broken, once for a model and what wraps it."""
+        found: dict[tuple[int, tuple[str, ...]], tuple[Break, nn.Module, RememberedTie]] = {}
         for one in self._watched:
             root = one.root()
             verdict = one.tie.judge(root) if root is not None else None
@@ -259,8 +260,8 @@ class TieGuard(ContextDecorator):
             since, until, seen = one.blamed or (one.seen, None, False)
             names = tuple(sorted(one.tie.names))
             made = Break(names, one.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
-            found.append((made, root, one.tie))
-        return found
+            found.setdefault((id(without_wrappers(root)), names), (made, root, one.tie))
+        return list(found.values())
 
     def _judge(self) -> tuple[Break, ...]:
         return tuple(one for one, _, _ in self._broken())

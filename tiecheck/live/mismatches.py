@@ -96,30 +96,27 @@ def _is_empty(member: Member) -> bool:
 
 
 def equal_heads(places: Registrations) -> tuple[tuple[str, str], ...]:
-    """Return the names of each embedding and linear layer with equal bytes that are two parameters, neither tied.
+    """Return the names of each embedding and linear layer with equal bytes that are two parameters.
 
     What holds one and the same value everywhere is left out, and what cannot be read.
     """
     tables, layers = (_weights(places, cls) for cls in (nn.Embedding, nn.Linear))
-    alone = [first for first in tables if first not in layers]
-    pairs = ((one, other) for one in alone for other in layers if other not in tables)
+    pairs = ((one, other) for one in tables for other in layers if other not in tables)
     return tuple(
         sorted(
-            (places.names_of(places.objects[one])[0], places.names_of(places.objects[other])[0])
-            for one, other in pairs
-            if _equal(places.objects[one], places.objects[other])
+            (tables[one], layers[other]) for one, other in pairs if _equal(places.objects[one], places.objects[other])
         )
     )
 
 
-def _weights(places: Registrations, cls: type[nn.Module]) -> dict[int, None]:
-    """Return the first place of each dense matrix that modules of a class hold as their weight, in order."""
-    found: dict[int, None] = {}
+def _weights(places: Registrations, cls: type[nn.Module]) -> dict[int, str]:
+    """Return the first place of each dense matrix that modules of a class hold as their weight, and its name there."""
+    found: dict[int, str] = {}
     for first in places.firsts:
         for place in places.places_of(first):
             held = places.attributes[place] == "weight" and isinstance(places.graph.modules[places.owners[place]], cls)
             if held and _is_table(places.objects[first]):
-                found[first] = None
+                found.setdefault(first, min(places.names_at(place)))
     return found
 
 

@@ -129,8 +129,9 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str) -> LoadPro
         return None
     if any(walk_field(spot.section, dotted, line) != value for held in guards for dotted, value in held.items()):
         return None
-    times, _, more = factor.partition("+")
-    whole, parts, said, slack = float(times), 1.0, [], 0
+    first, _, more = factor.partition("+")
+    times = float(first)
+    whole, parts, said, slack = times, 1.0, [], 0
     for dotted, exponent in powers.items():
         value = walk_field(spot.section, dotted, line)
         if type(value) not in (int, float) or not 0 < value < _LARGEST:
@@ -144,6 +145,9 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str) -> LoadPro
     made = int(whole // parts) + int(more or 0)
     if abs(made - tensor.shape[axis]) <= slack or _said_otherwise(spot.section, powers, tensor.shape[axis]):
         return None
+    layers = walk_field(spot.section, "num_hidden_layers", line)
+    if times == _BUILT_LAYERS and type(layers) is int and made * layers == tensor.shape[axis] * _BUILT_LAYERS:
+        return None  # Gemma 4 has columns for each layer
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
     found = f"{tensor.name} is stored with {tensor.shape[axis]} {where}"
     why = f"{found}, and config.json makes {made} of {listed(tuple(said))}"
@@ -157,6 +161,9 @@ def _said_otherwise(section: Section, fields: dict[str, Any], size: int) -> bool
         return False
     return any(type(value) is int and value == size for value in section.data.values())
 
+
+_BUILT_LAYERS = 2
+"""Layers of the classes that the table was made of: a factor of two may be their number."""
 
 _LARGEST = 1 << 48
 """A number that no size is made of."""

@@ -127,6 +127,35 @@ def test_an_embedding_replaced_after_the_optimizer_was_made() -> None:
     assert not torch.equal(before, model.lm_head.weight)
 
 
+def test_a_copy_of_the_embedding_that_nothing_steps_is_told_where_all_else_is_stepped() -> None:
+    for way in ("replaced after the optimizer was made", "left out by its name"):
+        model = Param()
+        model.mlp = nn.Linear(3, 3)
+        before = torch.optim.SGD(model.parameters(), lr=0.1)
+        model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())
+        named = [one for name, one in model.named_parameters() if "lin" not in name]
+        optimizer = before if way.startswith("replaced") else torch.optim.SGD(named, lr=0.1)
+        finding = found(model, optimizer)["TIE707"]
+        assert (finding.severity, finding.names) == ("warning", ("emb.weight", "lin.weight"))
+        stepped(model, optimizer)
+        assert not torch.equal(model.emb.weight, model.lin.weight)
+        model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())
+        mended(model, optimizer, "TIE707")
+        stepped(model, optimizer)
+        assert torch.equal(model.emb.weight, model.lin.weight)
+
+
+def test_what_is_left_out_on_purpose_is_no_finding() -> None:
+    model = Pair()
+    model.lin.weight = nn.Parameter(model.emb.weight.detach().clone())
+    model.mlp = nn.Linear(3, 3)
+    assert found(model, torch.optim.SGD(model.lin.parameters(), lr=0.1)) == {}, "a probe trains the head alone"
+    both = [*model.emb.parameters(), *model.lin.parameters()]
+    assert found(model, torch.optim.SGD(both, lr=0.1)) == {}
+    model.lin.requires_grad_(False)
+    assert found(model, torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)) == {}
+
+
 def test_what_an_optimizer_may_well_do_is_silent() -> None:
     model, criterion = Param(), nn.Linear(2, 2)
     assert not found(model, torch.optim.AdamW([*model.parameters(), *criterion.parameters()]))

@@ -177,6 +177,8 @@ def _who(one: Break) -> str:
     if one.seen:
         return f"broken by {line.operation or 'this line'} at {where}{code}"
     until = _where(one.until) if one.until is not None else "the end of the block"
+    if until == where:  # a `with` is at one line when it begins and when it ends
+        return f"broken by something that wrote past nn.Module, in the block that begins at {where}{code}"
     return f"broken by something that wrote past nn.Module, before {until} and after {where}, where it was whole{code}"
 
 

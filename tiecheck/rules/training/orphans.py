@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import GroupPlace, HeldTensor
-from tiecheck.records.live import LiveClass
+from tiecheck.records.live import DeclaredTie, LiveClass
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -29,7 +29,8 @@ class OptimizerHoldsOrphan(Rule):
     ## What it does
     Finds tensors in the parameter groups that the model does not have, while the model has parameters that train and
     are in no group: something was replaced after the optimizer was made. An optimizer that holds another model's
-    parameters beside all of this one's is left alone.
+    parameters beside all of this one's is left alone. A head that is an equal copy of an embedding, trains, and alone
+    is in no group, is a warning: it was parted from the embedding, or left out by its name.
 
     ## Why it is bad
     The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
@@ -45,10 +46,19 @@ class OptimizerHoldsOrphan(Rule):
     threads = ("helpmefindaname/transformer-smaller-training-vocab#3",)
 
     def check(
-        self, live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...]
+        self,
+        live_class: LiveClass,
+        mending: Mending,
+        held_tensors: tuple[HeldTensor, ...],
+        equal_copies: tuple[tuple[str, str], ...],
+        declared_ties: tuple[DeclaredTie, ...],
     ) -> Iterator[Draft | Unknown]:
         orphans = [held for held in held_tensors if not held.names]
         lacking = [held for held in held_tensors if held.names and not held.slots]
+        if lacking and not orphans:
+            declared = [set(tie.names) for tie in declared_ties]  # declared-tie-not-applied speaks
+            pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in declared)]
+            yield from _copies_left_out(live_class, mending, held_tensors, pairs)
         if not orphans or not lacking:
             return
         names = tuple(sorted(name for held in lacking for name in held.names))
@@ -67,7 +77,12 @@ class OptimizerHoldsOrphan(Rule):
         orphan, lacking = case_held(case_slot(), names=()), case_held()
         yield Case("the embedding was replaced", case_facts(orphan, lacking), finds=("error",))
         yield Case("another module's parameter beside all of ours", case_facts(orphan, case_held(case_slot())))
-        yield Case("only a part is trained", case_facts(lacking, case_held(case_slot(), names=("a.weight",))))
+        part = case_held(case_slot(), names=("a.weight",))
+        yield Case("only a part is trained", case_facts(lacking, part))
+        copy, other = case_held(names=("b.weight",)), case_held(names=("c.weight",))
+        pair = {"equal_copies": (("a.weight", "b.weight"),)}
+        yield Case("a copy that nothing steps", case_facts(part, copy) | pair, finds=("warning",))
+        yield Case("a copy among much that nothing steps", case_facts(part, copy, other) | pair)
 
 
 class TiedWeightInNameGroup(Rule):
@@ -116,6 +131,31 @@ class TiedWeightInNameGroup(Rule):
         yield Case("a tied table in AdamW", case_facts(case_held(case_slot())._replace(table=True)))
         yield Case("tied layers in Muon", case_facts(table._replace(table=False), adam))
         yield Case("a table that nobody ties", case_facts(table._replace(names=PAIR[:1]), adam))
+
+
+def _copies_left_out(
+    live_class: LiveClass,
+    mending: Mending,
+    held_tensors: tuple[HeldTensor, ...],
+    equal_copies: list[tuple[str, str]],
+) -> Iterator[Draft]:
+    """Tell of equal copies that train and are not stepped, where everything else that trains is."""
+    lacking = {name for held in held_tensors if not held.slots for name in held.names}
+    stepped = {name: held for held in held_tensors if held.slots for name in held.names}
+    pairs = [(a, b) if b in lacking else (b, a) for a, b in equal_copies if (a in stepped) + (b in stepped) == 1]
+    if not lacking <= {copy for _, copy in pairs}:
+        return  # only a part is trained
+    for kept, copy in pairs:
+        share = f"{model_path(mending, copy)} = {model_path(mending, kept)}"
+        yield Draft(
+            f"{copy} holds the bytes of {kept} and is a parameter of its own that trains, and no group has it: the "
+            f"step moves {kept} alone, and the two part.",
+            (kept, copy),
+            (class_place(live_class.class_name, places_text(stepped[kept].slots)),),
+            "A copy that is to stay as it is wants requires_grad_(False).",
+            severity="warning",
+            edits=(python_edit("tied", "they are meant to be one", share),),
+        )
 
 
 def _regrouped(mending: Mending, orphans: list[HeldTensor], lacking: list[HeldTensor]) -> Edit:
