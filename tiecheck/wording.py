@@ -31,6 +31,11 @@ def python_path(name: str, keyed: Collection[str] = ()) -> str:
     return text
 
 
+def counted(number: int, word: str) -> str:
+    """Return a number of things: `1 model`, `2,000 models`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def verb_form(verb: str, many: bool) -> str:
     """Return a verb in the third person."""
     return verb if many else f"{verb}es" if verb.endswith("o") else f"{verb}s"
@@ -47,7 +52,7 @@ def size(nbytes: int) -> str:
         if nbytes >= scale:
             text = f"{nbytes / scale:,.{1 if nbytes >= 10 * scale else 2}f}"
             return f"{nbytes // scale:,} {word}" if nbytes % scale == 0 else f"{text} {word}"
-    return f"{nbytes:,} byte{'' if nbytes == 1 else 's'}"
+    return counted(nbytes, "byte")
 
 
 def cause_of(names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,24 @@ def test_progress_is_told_to_a_terminal_alone(models: Path, monkeypatch, capsys)
         written = capsys.readouterr().err
         assert (f"{MANY}/{MANY} " in written) == told
         assert written.endswith("\r\x1b[K") == told, "nothing of it stays"
+
+
+def test_models_below_sources_are_told(tiecheck_cli, tmp_path: Path, models: Path) -> None:
+    (tmp_path / "a.py").write_text("import torch\n")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "config.json").write_text('{"port": 80}')
+    assert "note:" not in tiecheck_cli(str(tmp_path)).stderr, "a config.json alone may be anybody's"
+    for count, told in ((1, "1 model below"), (2, "2 models below")):
+        shutil.copytree(models / "llama-flag-lost", tmp_path / "sub" / f"m{count}")
+        done = tiecheck_cli(str(tmp_path))
+        assert done.exit_code == 0
+        assert f"note: {told} {tmp_path} not judged; --recursive judges them" in done.stderr
+    shutil.rmtree(tmp_path / "web")
+    done = tiecheck_cli("--recursive", str(tmp_path))
+    assert (done.exit_code, "note:" in done.stderr) == (1, False)
+
+
+def test_a_format_without_its_file_is_one_sentence(tiecheck_cli, models: Path) -> None:
+    done = tiecheck_cli(str(models / "llama-untied"), "-f", "json=")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == "Error: -f json= names no file after the ="

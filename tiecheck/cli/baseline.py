@@ -14,6 +14,7 @@ from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import shown
+from tiecheck.wording import counted
 
 JUDGING = ("select", "ignore", "judge_for", "fail_on")
 """Options that say what a finding is."""
@@ -53,5 +54,5 @@ def command(targets: tuple[str, ...], output_file: str, **options: Any) -> None:
             stream.write(text)
     except OSError as error:
         raise click.UsageError(f"{output_file} cannot be written: {error.strerror or error}") from error
-    count = text.count('"fingerprint"')
-    click.echo(f"{output_file}: {count} finding{'' if count == 1 else 's'} accepted, of {len(report.targets)} targets")
+    found, judged = counted(text.count('"fingerprint"'), "finding"), counted(len(report.targets), "target")
+    click.echo(f"{output_file}: {found} accepted, of {judged}")

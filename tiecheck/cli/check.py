@@ -16,7 +16,7 @@ from tiecheck.config.options import PLACING, Config
 from tiecheck.errors import shown
 
 if TYPE_CHECKING:
-    from tiecheck.records.report import TargetReport
+    from tiecheck.records.report import Report, TargetReport
     from tiecheck.render.reports import Output, Shown, Style
 
 
@@ -168,6 +168,8 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         for name in unused_classes(report, config):
             click.echo(f"no target has the class {name} of {config.ties_from}", err=True)
     tell_left_fixes(targets)
+    if not config.recursive:
+        tell_unjudged_models(report)
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
 
 
@@ -194,6 +196,18 @@ def tell_left_fixes(targets: tuple[str, ...]) -> None:
         left = os.path.join(target, WORK)
         if os.path.isdir(left) and not os.path.exists(os.path.join(left, COMMIT)):
             click.echo(f"note: {left} is left by a fix that was interrupted; `tiecheck fix` clears it away", err=True)
+
+
+def tell_unjudged_models(report: Report) -> None:
+    """Tell on standard error of the models that lie below a directory of sources, which was judged as sources alone."""
+    for target in report.targets:
+        if target.type == "source" and os.path.isdir(target.target):
+            from tiecheck.targets.parse import stored_models_below
+            from tiecheck.wording import counted
+
+            models = counted(sum(1 for _ in stored_models_below(target.target)), "model")
+            if not models.startswith("0 "):
+                click.echo(f"note: {models} below {shown(target.target)} not judged; --recursive judges them", err=True)
 
 
 def turn_output_aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarat
 from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.words import TIED
+from tiecheck.wording import counted
 
 UNTOLD = Tally(None, None, None)
 
@@ -99,9 +100,9 @@ class _Counter:
         by_name, endless = self._by_name(objects)
         buffers = self._buffer_memory()
         reasons += [ENDLESS] if endless else []
-        reasons += [f"{_several(self._hidden)}: {HIDDEN}"] if self._hidden else []
+        reasons += [f"{counted(self._hidden, 'tensor')}: {HIDDEN}"] if self._hidden else []
         limits = self._sizes.limits | self._memory.limits
-        reasons += [f"{_several(count)}: {limit}" for limit, count in limits.items()]
+        reasons += [f"{counted(count, 'tensor')}: {limit}" for limit, count in limits.items()]
         reasons += [*self._on_meta(), *self._packed()]
         return Counts("live", unique, objects, by_name, expected, buffers, tuple(reasons))
 
@@ -162,7 +163,7 @@ class _Counter:
     def _on_meta(self) -> list[str]:
         """Return a note where parameters have no memory: built on meta, or offloaded."""
         count = sum(tensor.is_meta for tensor in self._memory.tensors[: self._split])
-        return [f"{_several(count)}: on meta, their bytes are what they would take"] if count else []
+        return [f"{counted(count, 'tensor')}: on meta, their bytes are what they would take"] if count else []
 
     def _packed(self) -> list[str]:
         """Return a note where parameters are integers of which nobody says how many weights one of them packs."""
@@ -174,7 +175,7 @@ class _Counter:
         held = zip(tensors, self._sizes.elements[: self._split], strict=True)
         count = sum(tensor.dtype in integers and elements == tensor.numel() for tensor, elements in held)
         limit = "of integers, counted as stored, though one may pack several weights"
-        return [f"{_several(count)}: {limit}"] if count else []
+        return [f"{counted(count, 'tensor')}: {limit}"] if count else []
 
 
 def _product(values: Sequence[int | None], times: Sequence[int]) -> int | None:
@@ -191,7 +192,3 @@ def _product(values: Sequence[int | None], times: Sequence[int]) -> int | None:
 
 def _less(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one - other
-
-
-def _several(count: int) -> str:
-    return f"{count:,} tensor{'' if count == 1 else 's'}"

@@ -8,7 +8,7 @@ from typing import TextIO
 from tiecheck.records.fleet import FleetComparison, FleetCount, FleetSummary
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
-from tiecheck.wording import size
+from tiecheck.wording import counted, size
 
 SHOWN = 12
 """Rows of a table that are shown; the JSON summary has all."""
@@ -34,8 +34,8 @@ def _compared(found: FleetComparison) -> Iterator[Line]:
     ended = sum(change.before == "fail" != change.after for change in found.changed)
     other = len(found.changed) - broke - ended
     yield Line(
-        f"{found.same:,} models have the verdict that they had, {broke:,} fail now, {ended:,} fail no more, "
-        f"{other:,} changed otherwise; {len(found.new):,} are new, {len(found.gone):,} are gone",
+        f"{counted(found.same, 'model')} with the verdict of before; {broke:,} failing now, {ended:,} failing no more, "
+        f"{other:,} changed otherwise, {len(found.new):,} new, {len(found.gone):,} gone",
         tone="bold",
     )
 
@@ -58,7 +58,7 @@ def _lines(found: FleetSummary) -> Iterator[Line]:
     count = sum(status.values())
     words = (f"{status['pass']:,} pass", f"{status['fail']:,} fail", f"{status['unknown']:,} unknown")
     tone = "bold red" if status["fail"] else "bold magenta" if status["error"] else "bold green"
-    line = f"{count:,} models: {', '.join(words)}, {status['error']:,} could not be read"
+    line = f"{counted(count, 'model')}: {', '.join(words)}, {status['error']:,} could not be read"
     yield Line(line, 0, 2, tone)
     run = found.run
     sign = " =" if run.complete else ", of these"
@@ -66,7 +66,7 @@ def _lines(found: FleetSummary) -> Iterator[Line]:
     rate = f", {(run.judged + run.failed) / run.seconds:,.0f} a second" if run.seconds else ""
     yield Line(f"{text}; {run.seconds:,.1f} s{rate}", 0, 2)
     if found.requests:
-        yield Line(f"{found.requests:,} requests, {size(found.bytes)}", 0, 2)
+        yield Line(f"{counted(found.requests, 'request')}, {size(found.bytes)}", 0, 2)
 
 
 def _table(title: str, rows: tuple[FleetCount, ...], hint: str = "") -> Iterator[Line]:

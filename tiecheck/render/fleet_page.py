@@ -9,6 +9,7 @@ from tiecheck.records.fleet import FleetCount, FleetSummary
 from tiecheck.render.html import html_text, page_head
 from tiecheck.render.reports import Style
 from tiecheck.rules.registry import rule_of
+from tiecheck.wording import counted
 
 SHOWN = 200
 """Rows of a table of the page."""
@@ -25,7 +26,7 @@ def render(found: FleetSummary, style: Style, stream: TextIO) -> None:  # noqa: 
     run = found.run
     counts = ", ".join(f'<span class="{word}">{count:,} {word}</span>' for word, count in status.items())
     stream.write(
-        f"{page_head('tiecheck fleet', TABLES)}<p>{sum(status.values()):,} models: {counts}</p>"
+        f"{page_head('tiecheck fleet', TABLES)}<p>{counted(sum(status.values()), 'model')}: {counts}</p>"
         f"<p>{run.listed:,} listed, {run.judged:,} judged, {run.failed:,} failed, {run.skipped:,} skipped"
         f"{'' if run.complete else '; the run is not complete'}</p>\n"
     )

@@ -14,6 +14,7 @@ from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
 from tiecheck.render.text import STORED, more_names_text, traffic_text
+from tiecheck.wording import counted
 
 if TYPE_CHECKING:
     from tiecheck.records.scale import InitScale
@@ -252,7 +253,7 @@ def _seen(target: TargetReport, view: View, style: Style) -> tuple[str, str]:
 def _listed(groups: tuple[tuple[str, ...], ...]) -> str:
     """Return the first of some groups, and how many more there are."""
     rest = len(groups) - 1
-    return _first(groups[0], " = ") + (f" and {rest:,} more group{'' if rest == 1 else 's'}" if rest else "")
+    return _first(groups[0], " = ") + (f" and {counted(rest, 'more group')}" if rest else "")
 
 
 def _first(names: tuple[str, ...], mark: str = ", ") -> str:

@@ -13,7 +13,7 @@ from tiecheck.records.placement import Crash, Device, Placed, Placement, Plan, P
 from tiecheck.records.words import TIED
 from tiecheck.render.lines import Line, escaped
 from tiecheck.render.reports import Style
-from tiecheck.wording import size
+from tiecheck.wording import counted, size
 
 _T = TypeVar("_T")
 
@@ -57,7 +57,7 @@ def _plan(plan: Plan, before: Plan | None, style: Style) -> Iterator[Line]:
     """One plan: what it is, what it comes to, and the groups under it."""
     title = "the given map" if plan.tool == "given" else f"{plan.tool} {plan.version}, {plan.strategy}".strip()
     split = sum(_badness(placed) == 0 for placed in plan.placed)
-    total = f"{len(plan.placed):,} group{'' if len(plan.placed) == 1 else 's'}"
+    total = counted(len(plan.placed), "group")
     if plan.crash is not None:
         word, tone = "raises", "bold red"
     elif split:
@@ -225,7 +225,7 @@ def _table(groups: Sequence[Placed], style: Style) -> Iterator[Line]:
     if rest:
         split = sum(_badness(placed) == 0 for placed in rest)
         which = f", {split:,} of them split" if split else ""
-        yield Line(f"and {len(rest):,} more group{'' if len(rest) == 1 else 's'}{which} (-v shows them)", 10, 2, "dim")
+        yield Line(f"and {counted(len(rest), 'more group')}{which} (-v shows them)", 10, 2, "dim")
 
 
 def _rows(rows: Sequence[tuple[str, str, str, str | None]]) -> Iterator[Line]:

@@ -95,6 +95,8 @@ def parse_outputs(
         name, mark, file = text.partition("=")
         if name not in known:
             raise UsageError(f"there is no output format {name!r}{did_you_mean(name, known)}")
+        if mark and not file:
+            raise UsageError(f"-f {text} names no file after the =")
         outputs.append(Output(name, file if mark else output_file))
     if sum(output.file is None for output in outputs) > 1:
         raise UsageError("only one format can go to standard output; write the others as FORMAT=FILE")

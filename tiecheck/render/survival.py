@@ -7,7 +7,7 @@ from typing import TextIO
 from tiecheck.records.life import Cell, Survival, SurvivalMatrix
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
-from tiecheck.wording import listed
+from tiecheck.wording import counted, listed
 
 WORDS = {"storage": "memory", "overlap": "overlap", "copy": "copies", "separate": "apart", "absent": "gone"}
 """Kind -> what a cell says of a tie that was not kept."""
@@ -76,5 +76,6 @@ def render(found: SurvivalMatrix, style: Style, stream: TextIO) -> None:
         lines += [Line(note, 6, 2) for note in row_notes(row)]
     skipped = [row.operation for row in found.operations if row.status == "skipped"]
     if skipped and not style.verbose:
-        lines.append(Line(f"{len(skipped)} operations do not go with it, or want a library (-v tells)", 0, 2, "dim"))
+        told = f"skipped: {counted(len(skipped), 'operation')}, which lack a library or do not fit the model (-v tells)"
+        lines.append(Line(told, 0, 2, "dim"))
     write_lines([*lines, Line(LEGEND, 0, 2, "dim")], style, stream)

@@ -14,7 +14,7 @@ from tiecheck.records.report import SEVERITIES, Report, TargetReport, TieEntry, 
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import Line, page_width, wrapped, write_lines
 from tiecheck.render.reports import Detail, Style
-from tiecheck.wording import listed
+from tiecheck.wording import counted, listed
 
 GROUPS_SHOWN = 4
 """Tie groups whose state is summed up one by one; some detection models have hundreds."""
@@ -142,7 +142,7 @@ def _for_whom(target: TargetReport) -> str:
 
 def traffic_text(moved: Traffic) -> str:
     """Tell what was moved to read a remote target."""
-    return f"fetched {moved.bytes:,} bytes in {moved.requests:,} request{'' if moved.requests == 1 else 's'}"
+    return f"fetched {moved.bytes:,} bytes in {counted(moved.requests, 'request')}"
 
 
 def ties_text(target: TargetReport) -> str:
@@ -229,7 +229,7 @@ def codes_above_notes(report: Report) -> int:
 def found_text(report: Report) -> str:
     """Count the findings by severity: `6 errors, 1 note`; `none` where there are none."""
     counts = ((report.tally(severity), {"info": "note"}.get(severity, severity)) for severity in reversed(SEVERITIES))
-    return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n) or "none"
+    return ", ".join(counted(n, word) for n, word in counts if n) or "none"
 
 
 def summary_text(report: Report) -> str:
@@ -238,9 +238,9 @@ def summary_text(report: Report) -> str:
     counts = ", ".join(f"{states.count(s)} {s}" for s in TONES if s in states)
     total, skips = len(states), len(report.skips)
     suppressed = sum(f.suppressed is not None for t in report.targets for f in t.findings)
-    text = f"{total} target{'' if total == 1 else 's'}: {counts}. Findings: {found_text(report)}"
+    text = f"{counted(total, 'target')}: {counts}. Findings: {found_text(report)}"
     text += f"; {suppressed} suppressed." if suppressed else "."
-    return f"{text} {skips} rule{'' if skips == 1 else 's'} skipped." if skips else text
+    return f"{text} {counted(skips, 'rule')} skipped." if skips else text
 
 
 def _summary(report: Report, style: Style, detail: Detail) -> Iterator[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tiecheck.records.report import TargetReport, TieEntry
 from tiecheck.records.words import TIED
 from tiecheck.render.drawing import CHARACTER, Picture, clean, label
+from tiecheck.wording import counted
 
 LINE, INDENT, OUT = 20, 14, 26
 """The height of a line, what a level goes in, and how far an arc goes out for each group."""
@@ -30,7 +31,7 @@ def tie_tree(target: TargetReport) -> Picture | None:
     more = max(0, sum(tie.kind_from == "live" for tie in target.ties) - len(ties))
     height = LINE * len(lines) + 8
     if more:
-        parts.append(label(12, height + 12, f"and {more:,} groups more"))
+        parts.append(label(12, height + 12, f"and {counted(more, 'more group')}"))
         height += LINE
     width = int(right + OUT * (len(ties) + 2) + 12 * CHARACTER)
     return Picture(f"{target.target}: modules that are tied", width, height, "".join(parts))

@@ -137,6 +137,15 @@ def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
     yield from models_below(text, whole_weights) if recursive else model_parts(text, names) or [text]
 
 
+def stored_models_below(text: str) -> Iterator[str]:
+    """Yield the models below a directory that have weights; a lone `config.json` may be anybody's."""
+    from tiecheck.targets.layouts import models_below
+
+    for place in models_below(text, whole_weights):
+        if place != text and (os.path.isfile(place) or whole_weights(os.listdir(place))):
+            yield place
+
+
 def _directory(text: str) -> Target:
     try:
         names = os.listdir(text)

@@ -14,7 +14,7 @@ from tiecheck.errors import UsageError, near_words
 from tiecheck.placement.asked.memory import DISK, NUMBERED, devices_of, shown_value
 from tiecheck.placement.map_lookup import broken_nesting, transformers_key
 from tiecheck.records.placement import Device
-from tiecheck.wording import size
+from tiecheck.wording import counted, size
 
 LISTED = 4
 """Names listed in a message."""
@@ -52,7 +52,7 @@ def check_map(  # noqa: PLR0913  # what a model is made of, and who asks
     lacking = [] if "" in device_map else [name for name in names if device_map.keys().isdisjoint(paths_above(name))]
     if not lacking:
         return tuple(remarks)
-    count = f"{len(lacking):,} tensor{'' if len(lacking) == 1 else 's'}"
+    count = counted(len(lacking), "tensor")
     held = f"{place} gives no device to {_listed(_modules_of(lacking, set(names).difference(lacking)), alias_paths)}"
     if checked:
         raise UsageError(f"{held} ({count}): add a key for each; accelerate 1.15 raises ValueError")
