@@ -47,9 +47,10 @@ from tiecheck.rules.base import Rule
 from tiecheck.rules.index import INDEX
 from tiecheck.rules.registry import FAMILIES, rule_of, rules_of_family
 from tiecheck.rules.symptoms import SYMPTOMS
+from tiecheck.targets.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = ("README.md", "docs/tour.md", "docs/tutorial.md", "CONTRIBUTING.md", "docs/inspect.md")
+BLOCKS = ("README.md", "docs/tour.md", "docs/tutorial.md", "CONTRIBUTING.md", "docs/inspect.md", "docs/bring.md")
 """Pages written by hand, with generated blocks in them."""
 LIVE = all(find_spec(name) for name in ("torch", "transformers", "accelerate"))
 HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
@@ -418,7 +419,7 @@ def with_blocks(text: str, kept: set[str]) -> str:
         text: The page as it is.
         kept: Gets the blocks that only the `live` extra could make, where it is not installed: they stay as they are.
     """
-    tables = {"rooms": rooms_table, "facts": facts_table}
+    tables = {"rooms": rooms_table, "facts": facts_table, "layouts": layouts_table}
     walk = walked(kept) if "generated: well" in text else {}
 
     def block(match: re.Match[str]) -> str:
@@ -447,6 +448,12 @@ def rooms_table() -> str:
             text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
             rows.append(f"| `{name}/` | {' '.join(text.split())} |")
     return "\n".join(["| room | what lives there, and what it may touch |", "|---|---|", *rows])
+
+
+def layouts_table() -> str:
+    """Return the layouts that are named and not read, with the sign that each is known by."""
+    rows = [f"| {one.what} | `{one.sign.replace('|', chr(92) + '|')}` | {one.way} |" for one in LAYOUTS]
+    return "\n".join(["| what it is | a name in it matches | what makes a checkpoint of it |", "|---|---|---|", *rows])
 
 
 def facts_table() -> str:

@@ -61,6 +61,7 @@ def _form(parts: dict[str, StoredTensor]) -> str | None:
         ("bitsandbytes 4-bit", "weight.absmax" in parts or four),
         ("bitsandbytes 8-bit", dtype == "int8" and "SCB" in parts),
         ("fp8", dtype.startswith("float8") and scaled),
+        ("torchao", "_weight_qdata" in parts),
     )
     return next((form for form, there in signs if there), None)
 

@@ -74,7 +74,14 @@ def mlx(name: str, seed: int) -> Tensors:
     }
 
 
-FORMATS = (gptq, packed, fp8, bnb4, bnb8, mlx)
+def torchao(name: str, seed: int) -> Tensors:
+    """Int8Tensor as transformers 5.23 writes it with torchao 0.18."""
+    words = torch.randint(-127, 127, (64, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
+    beside = {"scale": torch.ones(64, 1), "zero_point": torch.zeros(64, 1, dtype=torch.int8)}
+    return {f"{name}._weight_qdata": words, **{f"{name}._weight_{part}": tensor for part, tensor in beside.items()}}
+
+
+FORMATS = (gptq, packed, fp8, bnb4, bnb8, mlx, torchao)
 
 
 def write(where: Path, *, tied: bool = True, **named: Tensors) -> list[tuple[str, str]]:
@@ -151,6 +158,26 @@ def test_bitsandbytes_raises_where_it_is_told(words: list[str] | None, tmp_path:
     with pytest.raises(AttributeError) if told else contextlib.nullcontext():
         model(input_ids=torch.arange(4)[None])
     assert told in ([], ["TIE612"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("untied", [True, False])
+def test_torchao_is_told_as_transformers_loads_it(*, untied: bool, whole: bool, tied: bool, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    llama(tied=tied).save_pretrained(tmp_path / "plain")
+    options = {"include_input_output_embeddings": whole, "untie_embedding_weights": untied}
+    config = transformers.TorchAoConfig(Int8WeightOnlyConfig(), **options)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    load(tmp_path / "plain", quantization_config=config, device_map="cpu").save_pretrained(tmp_path / "made")
+    model, info = load(tmp_path / "made", device_map="cpu", output_loading_info=True)
+    report = tiecheck.check(tmp_path / "made").targets[0]
+    assert ("TIE102" in {f.code for f in report.findings}) is bool(info["missing_keys"])
+    if report.status == "pass":
+        assert all(tie.declared is (model.lm_head.weight is model.model.embed_tokens.weight) for tie in report.ties)
 
 
 @pytest.mark.parametrize("make", FORMATS)

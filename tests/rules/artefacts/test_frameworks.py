@@ -1,0 +1,144 @@
+"""What training frameworks leave: really made on gloo in one process where they run here, else in their names.
+
+DeepSpeed builds its operators when it starts, which takes minutes; what its recovery writes is written here by its way:
+`zero_to_fp32.py` goes by `named_parameters`, which gives a tied tensor one name (0.19, `_get_param_shapes`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import transformers
+from click.testing import CliRunner
+from rule_failures import llama, set_flag
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import tiecheck
+from tiecheck.cli.main import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def sharded() -> Iterator[Any]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+
+    def shard(model: Any) -> Any:
+        fully_shard([model.model.embed_tokens, model.lm_head], mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+
+    yield shard
+    dist.destroy_process_group()
+
+
+def codes(where: Path) -> dict[str, str]:
+    report = tiecheck.check(where)
+    assert not report.errors, report.errors
+    return {f.code: f.severity for f in report.findings if f.severity != "info"}
+
+
+def loaded(where: Path) -> tuple[Any, set[str]]:
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(where, output_loading_info=True)
+    return model, set(info["missing_keys"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_whole_state_dict_of_fsdp_is_judged_as_it_loads(tied: bool, sharded: Any, tmp_path: Path) -> None:
+    model = sharded(llama(tied=tied))
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.config.save_pretrained(tmp_path)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    torch.save(get_model_state_dict(model, options=options), tmp_path / "pytorch_model.bin")
+    found, missing = loaded(tmp_path)
+    assert (found.lm_head.weight is found.model.embed_tokens.weight, missing) == (tied, set())
+    report = tiecheck.check(tmp_path).targets[0]
+    assert report.status == "pass", (report.reason, report.findings)
+    assert report.ties[0].declared is tied
+
+
+def test_shards_of_fsdp_and_dcp_are_named_and_refused(sharded: Any, tmp_path: Path) -> None:
+    model = sharded(llama())
+    inner = tmp_path / "run" / "pytorch_model_fsdp_0"
+    dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=inner)
+    for target, said in ((tmp_path / "run", "a sharded checkpoint of FSDP"), (inner, "(DCP)")):
+        out = CliRunner().invoke(cli, [str(target)])
+        assert (out.exit_code, said in " ".join(out.output.split())) == (2, True), out.output
+    dcp_to_torch_save(inner, tmp_path / "run" / "model.pt")  # what the sentence names makes one that is read
+    (tie,) = tiecheck.check(tmp_path / "run" / "model.pt").targets[0].ties
+    assert set(tie.names) == {"lm_head.weight", "model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_directory_of_zero_is_named_and_its_recovery_judged(stage: int, tmp_path: Path) -> None:
+    model = llama()
+    step = tmp_path / "global_step5"
+    step.mkdir()
+    (tmp_path / "latest").write_text("global_step5")
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    state = {"module": model.state_dict(), "param_shapes": [{n: p.shape for n, p in model.named_parameters()}]}
+    names = ("mp_rank_00_model_states.pt",) if stage == 1 else ("zero_pp_rank_0_mp_rank_00_model_states.pt",)
+    for name in (*names, "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        torch.save(state, step / name)
+    for target in (tmp_path, *([step] if stage == 3 else [])):
+        (error,) = tiecheck.check(target).errors
+        assert "DeepSpeed" in error.message
+        assert "zero_to_fp32.py" in error.message
+    model.config.save_pretrained(tmp_path)
+    torch.save({n: p.detach() for n, p in model.named_parameters()}, tmp_path / "pytorch_model.bin")
+    assert codes(tmp_path) == {}
+    assert loaded(tmp_path)[1] == set()
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_recovery_without_the_alias_is_told(flag: bool, tmp_path: Path) -> None:
+    model = llama()
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.config.save_pretrained(tmp_path)
+    set_flag(tmp_path, flag)
+    torch.save({n: p.detach() for n, p in model.named_parameters()}, tmp_path / "pytorch_model.bin")
+    assert codes(tmp_path) == ({} if flag else {"TIE102": "error"})
+    assert loaded(tmp_path)[1] == (set() if flag else {"lm_head.weight"})
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("flag", [True, False])
+def test_an_exporter_that_trusts_the_declared_tie_is_told(flag: bool, moved: bool, tmp_path: Path) -> None:
+    """The class declares the tie, the model is not tied, and the exporter drops the declared name all the same."""
+    model = llama(tied=False)
+    if moved:
+        model.lm_head.weight.data += 1
+    model.save_pretrained(tmp_path)
+    set_flag(tmp_path, flag)
+    kept = {n: t for n, t in model.state_dict().items() if n not in type(model)._tied_weights_keys}
+    from safetensors.torch import save_file
+
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    found, missing = loaded(tmp_path)
+    lost = not torch.equal(found.lm_head.weight, model.lm_head.weight)
+    assert lost
+    assert codes(tmp_path) == ({} if flag else {"TIE102": "error"})  # with the flag the files look whole
+    assert bool(missing) is not flag
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is flag
+
+
+def test_an_untie_over_shared_memory_that_drops_the_head_is_told(tmp_path: Path) -> None:
+    model = llama()
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.data)  # meant as a copy
+    assert {f.code for f in tiecheck.check(model).findings} >= {"TIE302"}
+    model.save_pretrained(tmp_path)
+    stored = torch.load if not (tmp_path / "model.safetensors").exists() else None
+    assert stored is None
+    _, missing = loaded(tmp_path)
+    assert ("TIE102" in codes(tmp_path)) is bool(missing)
