@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import apply_rule
-from tiecheck.engine.status import (
-    TIES,
-    RuleAnswers,
-    empty_report,
-    raised_load,
-    report_status,
-    told_groups,
-    unread_report,
-)
+from tiecheck.engine.status import TIES, RuleAnswers, raised_load, report_status, told_groups, unread_report
 from tiecheck.errors import OutOfTimeError, TargetError, class_word, foreign_errors, shown, without_secrets
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
@@ -269,8 +261,10 @@ def _known(target: Target, facts: Facts, config: Config) -> TargetReport:
     base = facts.known("adapter_base")
     model = base or facts.known("model_config")
     live = facts.known("live")
-    return empty_report(target)._replace(
-        type="adapter" if "adapter" in facts else target.type,
+    return TargetReport(
+        target.text,
+        "adapter" if "adapter" in facts else target.type,
+        "unknown",
         architecture=(model.class_name if model else None) or (live.class_name if live else None),
         model_type=model.model_type if model else None,
         judged_for=config.judge_for or None,

@@ -39,27 +39,6 @@ class RuleAnswers(Record):
     """Codes of the error-level rules on the ties themselves that could not tell: then it is no pass."""
 
 
-def empty_report(target: Target) -> TargetReport:
-    """Return a report that says nothing yet."""
-    return TargetReport(
-        target=target.text,
-        type=target.type,
-        status="unknown",
-        architecture=None,
-        model_type=None,
-        judged_for=None,
-        layers=(),
-        ties=(),
-        aliases=(),
-        views=(),
-        loaders=(),
-        findings=(),
-        skips=(),
-        errors=(),
-        rules_run=(),
-    )
-
-
 def unread_report(target: Target, error: BaseException, account: Account) -> TargetReport:
     """Return the report of a target that was not read to its end; a file that changed comes before what it led to."""
     try:
@@ -76,7 +55,7 @@ def unread_report(target: Target, error: BaseException, account: Account) -> Tar
             message, path = str(error), error.path
         case _:
             message = f"tiecheck itself failed, please report it: {type(error).__name__}: {error}"
-    return empty_report(target)._replace(status="error", errors=(Error(None, message, path or target.text),))
+    return TargetReport(target.text, target.type, "error", errors=(Error(None, message, path or target.text),))
 
 
 def report_status(

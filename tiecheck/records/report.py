@@ -106,25 +106,25 @@ class TieEntry(Record):
     """The names, sorted; capped where there are very many."""
     names_total: int | None
     """Number of names there really are; null where a registered cycle makes them endless."""
-    kind: Kind | None
+    kind: Kind | None = None
     """Kind in which the names hang together in a live model; null where neither the module nor the tie table tells."""
-    kind_from: Literal["live", "table"] | None
+    kind_from: Literal["live", "table"] | None = None
     """Where the kind is known from: the module itself, or how the class really builds it."""
-    stored: Kind | None
+    stored: Kind | None = None
     """Kind of the stored members, compared; null where no checkpoint was read."""
-    stored_names: tuple[str, ...]
+    stored_names: tuple[str, ...] = ()
     """The members a checkpoint holds, under the names of the file, sorted."""
-    declared: bool | None
+    declared: bool | None = None
     """True where somebody says that the group is tied; null where nobody says."""
-    declared_by: tuple[str, ...]
+    declared_by: tuple[str, ...] = ()
     """Who says so: file and key, class attribute, or the class's default."""
-    shape: tuple[int, ...] | None
+    shape: tuple[int, ...] | None = None
     """Shape of a member."""
-    dtype: str | None
+    dtype: str | None = None
     """Element type of a member, torch's word."""
-    nbytes: int | None
+    nbytes: int | None = None
     """Bytes of one member."""
-    reason: str | None
+    reason: str | None = None
     """Reason why something about the group is unknown."""
     rows_apart: str | None = None
     """Rows of the stored members that differ, a mark for each of at most 64 bands of them: `.` none, `1` to `9` some,
@@ -186,29 +186,29 @@ class TargetReport(Record):
     """Sort of thing it is."""
     status: Status
     """`pass` (checked, nothing at or above `--fail-on`), `fail`, `unknown` or `error`."""
-    architecture: str | None
+    architecture: str | None = None
     """The model's class."""
-    model_type: str | None
+    model_type: str | None = None
     """The config's `model_type`."""
-    judged_for: tuple[str, ...] | None
+    judged_for: tuple[str, ...] | None = None
     """The loaders that `--for` named; null for all of them."""
-    layers: tuple[str, ...]
+    layers: tuple[str, ...] = ()
     """The layers that were read: `declared`, `stored`, `live`, `used`."""
-    ties: tuple[TieEntry, ...]
+    ties: tuple[TieEntry, ...] = ()
     """The tie groups, sorted by first name."""
-    aliases: tuple[AliasEntry, ...]
+    aliases: tuple[AliasEntry, ...] = ()
     """Modules under several paths."""
-    views: tuple[View, ...]
+    views: tuple[View, ...] = ()
     """Views of a live module in other tools; empty where none was looked at or they were not asked."""
-    loaders: tuple[LoaderOutcome, ...]
+    loaders: tuple[LoaderOutcome, ...] = ()
     """Outcomes of the stored groups in loaders; empty without a checkpoint."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
     """Findings, sorted by code and names."""
-    skips: tuple[Skip, ...]
+    skips: tuple[Skip, ...] = ()
     """Rules that could not judge, with the reason."""
-    errors: tuple[Error, ...]
+    errors: tuple[Error, ...] = ()
     """Errors that kept the target from being checked."""
-    rules_run: tuple[str, ...]
+    rules_run: tuple[str, ...] = ()
     """Codes of the rules that could judge; the JSON report leaves it out."""
     remote: Traffic | None = None
     """Traffic it took to read it; null for a local target."""

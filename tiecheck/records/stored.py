@@ -211,35 +211,35 @@ class Group(Record):
 
     names: tuple[str, ...]
     """The class's names, sorted."""
-    source: str | None
+    source: str | None = None
     """The name the others are redirected to, where known."""
-    kind: Kind | None
+    kind: Kind | None = None
     """Kind in which the class really builds the group, from the tie table; None where the table is silent."""
-    declared: bool | None
+    declared: bool | None = None
     """True where somebody says that the group is tied; None where nobody says."""
-    declared_by: tuple[str, ...]
+    declared_by: tuple[str, ...] = ()
     """Who says so: file and key, or the class's default."""
-    flag: Flag | None
+    flag: Flag | None = None
     """The flag that decides, where one is written."""
-    level: tuple[str, ...]
+    level: tuple[str, ...] = ()
     """The config level whose flag decides, written or not."""
-    default: bool | None
+    default: bool | None = None
     """Behaviour of the class where the config is silent; None where it is not known."""
-    forced: bool
+    forced: bool = False
     """True where the class ties the group whatever the flag says."""
-    stored: Kind | None
+    stored: Kind | None = None
     """`absent` (at most one member stored), `copy`, `separate`, `storage` or `unknown`; None without a checkpoint."""
-    stored_names: tuple[str, ...]
+    stored_names: tuple[str, ...] = ()
     """The stored members, under the names of the file, sorted."""
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
     """The class's names that the checkpoint does not hold."""
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[StoredTensor, ...] = ()
     """Header facts of the stored members, in the order of `stored_names`; absent shards have none."""
-    comparison: Comparison | None
+    comparison: Comparison | None = None
     """The byte comparison, where it was made."""
-    reason: str | None
+    reason: str | None = None
     """Reason why something about the group is unknown."""
-    inferred: bool
+    inferred: bool = False
     """True where the group was guessed from names and shapes, as for a class the table lacks."""
     anchored: bool = False
     """Where no member is stored: whether the checkpoint holds other tensors of the module that owns one, under its

@@ -51,16 +51,11 @@ def llama_group(*, value: bool | None = True, stored: tuple[str, ...] = (EMBEDDI
         declared=bool(value),
         declared_by=by,
         flag=None if value is None else tie_flag(value),
-        level=(),
         default=False,
-        forced=False,
         stored="absent",
         stored_names=tuple(sorted(stored)),
         missing=tuple(n for n in PAIR if n not in stored),
         tensors=tuple(stored_tensor(n) for n in sorted(stored)),
-        comparison=None,
-        reason=None,
-        inferred=False,
     )
     return plain._replace(**changes)
 

@@ -48,19 +48,13 @@ def read_gguf_tie(gguf: Gguf, use: str, *, values: bool) -> GgufTie | Unknown | 
     group = Group(
         names=(HEAD, EMBEDDING),
         source=EMBEDDING,
-        kind=None,
         declared=None if known == "unknown" and HEAD not in stored else tied,
         declared_by=(f"llama.cpp's loader of {gguf.architecture}: {SAYS[known]}",) if known in SAYS else (),
-        flag=None,
-        level=(),
-        default=None,
-        forced=False,
         stored=kind,
         stored_names=stored,
         missing=() if HEAD in stored else (HEAD,),
         tensors=held,
         comparison=found if isinstance(found, Comparison) else None,
         reason=f"llama.cpp's loader of {gguf.architecture}: {why or 'not known'}" if known == "unknown" else None,
-        inferred=False,
     )
     return GgufTie(group, known, found)

@@ -16,24 +16,7 @@ Values = Literal["auto", "never", "always"]
 COMPARED = 64
 """Names in several shards whose bytes are compared at most."""
 
-UNREAD = Group(
-    names=(),
-    source=None,
-    kind=None,
-    declared=None,
-    declared_by=(),
-    flag=None,
-    level=(),
-    default=None,
-    forced=False,
-    stored=None,
-    stored_names=(),
-    missing=(),
-    tensors=(),
-    comparison=None,
-    reason=None,
-    inferred=False,
-)
+UNREAD = Group(())
 """A group of which nothing is known yet."""
 
 
