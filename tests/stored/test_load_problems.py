@@ -173,7 +173,8 @@ def test_the_formats_are_those_that_safetensors_files_have(said: str | None, tmp
     file = tmp_path / "model.safetensors"
     save_file(load_file(file), file, metadata={"format": said} if said else {"made_by": "somebody"})
     kinds = {p.kind for p in load_problems(read_config(str(tmp_path)), read_checkpoint(str(file)), whole=True)}
-    assert kinds == (set() if said in FORMATS else {"format"})
+    taken = said in ("pt", "mlx")  # 4.57 loads a single file of another framework by that framework, or raises
+    assert kinds == (set() if taken else {"format"})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "7", '{"modules_to_save": 7, "target_modules": [1, "lm_head"]}'])

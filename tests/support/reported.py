@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,15 +193,54 @@ def deepseek(where: Path) -> None:
     causal("DeepseekV3ForCausalLM", **experts, **heads, topk_group=1, first_k_dense_replace=1)(where)
 
 
-def metadata(make: Callable[[Path], Any]) -> Make:
-    """A healthy file whose metadata names no format."""
+def metadata(make: Callable[[Path], Any], notes: Mapping[str, str] = MappingProxyType({"total": "1"})) -> Make:
+    """A healthy file whose metadata names no format, or another."""
 
     def other(where: Path) -> None:
         make(where)
         tensors = {name: tensor.clone() for name, tensor in load_file(where / "model.safetensors").items()}
-        save_file(tensors, where / "model.safetensors", metadata={"total": "1"})
+        save_file(tensors, where / "model.safetensors", metadata=dict(notes))
 
     return other
+
+
+def sharded(make: Callable[[Path], Any], notes: dict[str, str] | None) -> Make:
+    """A healthy model in three shards or more with the same metadata in each."""
+
+    def other(where: Path) -> None:
+        model = make(where)
+        (where / "model.safetensors").unlink()
+        model.save_pretrained(where, max_shard_size="28KB")
+        for file in sorted(where.glob("model-*.safetensors")):
+            save_file({name: tensor.clone() for name, tensor in load_file(file).items()}, file, metadata=notes)
+
+    return other
+
+
+def masked(name: str) -> Callable[[Path], Any]:
+    """Save a tiny masked language model of BERT's family."""
+    return saved(name, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=99)
+
+
+def without(prefix: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """Every tensor gone that has a prefix."""
+
+    def edit(tensors: dict[str, Any], _config: dict[str, Any]) -> None:
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            del tensors[name]
+
+    return edit
+
+
+def based(name: str, base: str) -> Make:
+    """The checkpoint of a base model under the config of a class with a head."""
+
+    def make(where: Path) -> None:
+        masked(base)(where)
+        config = json.loads((where / "config.json").read_text())
+        (where / "config.json").write_text(json.dumps(config | {"architectures": [name]}))
+
+    return make
 
 
 def nested(make: Callable[[Path], Any]) -> Make:
@@ -224,13 +264,14 @@ def renamed(make: Callable[[Path], Any]) -> Make:
     return other
 
 
-def vendored(make: Callable[[Path], Any], *, stale: bool) -> Make:
+def vendored(make: Callable[[Path], Any], *, stale: bool, file: str = "consolidated.safetensors") -> Make:
     """The vendor's own file beside, with the values of today or of before the fine-tune."""
 
     def other(where: Path) -> None:
         make(where)
         table = load_file(where / "model.safetensors")["model.embed_tokens.weight"].clone()
-        save_file({"tok_embeddings.weight": table - 0.1 if stale else table}, where / "consolidated.safetensors")
+        tensors = {"tok_embeddings.weight": table - 0.1 if stale else table}
+        (torch.save if file.endswith(".pth") else save_file)(tensors, where / file)
 
     return other
 
@@ -270,6 +311,19 @@ ROWS = (
     Row("flag-string/qwen2", changed(causal("Qwen2ForCausalLM"), flag("false")), "fail", "TIE112 error"),
     Row("metadata-without-format-457", metadata(causal("LlamaForCausalLM")), "fail", "TIE206 warning"),
     Row("metadata-without-format-457/qwen2", metadata(causal("Qwen2ForCausalLM")), "fail", "TIE206 warning"),
+    Row("metadata-without-format-457/sharded", sharded(causal("LlamaForCausalLM"), {"format": "np"}), "fail",
+        "TIE206 warning", {FOUR: "crash", FIVE: "tied"}, ("OSError", "of 2 more")),
+    Row("metadata-without-format-457/sharded-sound", sharded(causal("Qwen2ForCausalLM"), {"format": "tf"}), "pass"),
+    Row("metadata-without-format-457/sharded-none", sharded(causal("GemmaForCausalLM", head_dim=16), None), "pass"),
+    Row("metadata-without-format-457/tf", metadata(causal("MistralForCausalLM"), {"format": "tf"}), "fail",
+        "TIE206 warning", {FOUR: "crash", FIVE: "tied"}, ("TensorFlow",)),
+    Row("orphaned-bias", changed(masked("BertForMaskedLM"), without("cls.predictions.")), "fail", "TIE110 error",
+        {}, ("cls.predictions.bias",)),
+    Row("orphaned-bias/alone", changed(masked("DebertaForMaskedLM"), without("cls.predictions.bias")), "fail",
+        "TIE110 error"),
+    Row("orphaned-bias/base-model", based("BertForMaskedLM", "BertModel"), "fail", "TIE110 error"),
+    Row("orphaned-bias/roberta", changed(masked("RobertaForMaskedLM"), without("lm_head.bias")), "fail",
+        "TIE110 error"),
     Row("pickle-nested-state-dict", nested(causal("LlamaForCausalLM")), "fail", "TIE206 error"),
     Row("pickle-nested-state-dict/mistral", nested(causal("MistralForCausalLM")), "fail", "TIE206 error"),
     Row("no-standard-name", renamed(causal("LlamaForCausalLM")), "fail", "TIE206 error"),
@@ -277,6 +331,10 @@ ROWS = (
     Row("consol40765", vendored(causal("MistralForCausalLM"), stale=True), "fail", "TIE206 warning", {FIVE: "tied"},
         ("tok_embeddings.weight with other values",)),
     Row("consol40765/llama", vendored(causal("LlamaForCausalLM"), stale=True), "fail", "TIE206 warning"),
+    Row("consol40765/meta", vendored(causal("LlamaForCausalLM"), stale=True, file="consolidated.00.pth"), "fail",
+        "TIE206 warning", {FIVE: "tied"}, ("consolidated.00.pth holds tok_embeddings.weight with other values",)),
+    Row("consol40765/meta-agreeing", vendored(causal("LlamaForCausalLM"), stale=False, file="consolidated.00.pth"),
+        "pass"),
     Row("consol40765/agreeing", vendored(causal("MistralForCausalLM"), stale=False), "pass"),
     Row("vllm-random-head-is-pass", deepseek, "fail", "TIE107 warning", {FIVE: "tied"}, ("vllm", "--for")),
     Row("t5-encoder-strict", t5("T5EncoderModel"), "pass"),

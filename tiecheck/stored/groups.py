@@ -179,7 +179,8 @@ def _from_table(
         return group
     pairs = _stored_pairs(spec, checkpoint)
     if not pairs and spec.exact:
-        group = group._replace(anchored=_anchored(spec, checkpoint))
+        named = frozenset(s for tie in architecture.ties for n in tie.names for s in (n, *tie.spellings.get(n, ())))
+        group = group._replace(anchored=_anchored(spec, named, checkpoint))
     if not spec.exact and len(pairs) < len(spec.names):
         # One name a layer, or another text model inside: the default config's names need not be this model's.
         if not pairs:
@@ -250,20 +251,21 @@ def _stored_pairs(spec: TieSpec, checkpoint: Checkpoint) -> list[tuple[str, str]
     return pairs
 
 
-def _anchored(spec: TieSpec, checkpoint: Checkpoint) -> bool:
+def _anchored(spec: TieSpec, named: frozenset[str], checkpoint: Checkpoint) -> bool:
     """Tell whether the checkpoint holds other tensors of the module that owns a member, and none in the members' place.
 
     A checkpoint whose names have another prefix, or that holds another part of the model, has nothing there; a
-    quantised matrix is there in another form.
+    quantised matrix is there in another form, which a bias has not.
     """
     spelled = {s for name in spec.names for s in (name, *spec.spellings.get(name, ()))}
     owners = {name.rpartition(".")[0] for name in spelled}
     parents = tuple(f"{parent}." for parent in {owner.rpartition(".")[0] for owner in owners} if parent)
     inside = tuple(f"{owner}." for owner in owners if owner)
     prefixed = tuple(f".{name}" for name in spelled)
+    bias = all(name.endswith(".bias") for name in spelled)
     found = False
     for name in checkpoint.names():
-        if name.startswith(inside) or name.endswith(prefixed):
+        if (name.startswith(inside) and not bias) or name.endswith(prefixed):
             return False
-        found = found or name.startswith(parents)
+        found = found or name.startswith(parents) or (bias and name in named)
     return found

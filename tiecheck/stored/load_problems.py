@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # its records are made where something is wrong
 
 BOTH = ("4.57", "5")
 FORMATS = ("pt", "tf", "flax", "mlx")
+FRAMEWORKS = {"tf": "TensorFlow", "flax": "JAX"}
+"""Format in the metadata of a file -> the library that 4.57 loads it with."""
 
 OWN_ROWS = ("cpmant", "mllama", "moshi")
 """Beginnings of the model types whose embedding has rows beyond `vocab_size` (transformers 5.23, every class that was
@@ -72,15 +74,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             message = "every weight is missing, and made at random"
             edits = (Edit("unwrapped", None, True, (Step("unwrap-tensors", (shard.nested,), shard.path),)),)
             yield _problem("nested", BOTH, "embedding-random", message, why, shard.path, "", names, edits)
-    notes = checkpoint.shards[0].notes if len(checkpoint.shards) == 1 and checkpoint.index_file is None else None
-    if notes is not None and notes.get("format") not in FORMATS:
-        said = notes.get("format")
-        message = f"ValueError: Incompatible safetensors file. File metadata is not {list(FORMATS)} but {said}"
-        why = (
-            f"the metadata of {file} names {'no format' if said is None else f'the format {said!r}'}, which is refused"
-        )
-        edits = (Edit("named", None, True, (Step("set-metadata", (), file, ("format",), "pt"),)),)
-        yield _problem("format", ("4.57",), "crash", message, why, file, "", names, edits)
+    yield from _refused_formats(checkpoint, names)
     yield from _bare_names(model, checkpoint, file)
     sections = (model.data, *(held for held in model.data.values() if isinstance(held, Mapping)))
     if any("expert" in key for section in sections for key in section):
@@ -90,6 +84,32 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         if lacking is not None:
             why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
             yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
+
+
+def _refused_formats(checkpoint: Checkpoint, names: tuple[str, ...]) -> Iterator[LoadProblem]:
+    """Yield what the metadata of files names and 4.57 does not take: of one file another framework's too."""
+    whole = checkpoint.index_file is None and len(checkpoint.shards) == 1
+    taken = FORMATS if not whole else tuple(one for one in FORMATS if one not in FRAMEWORKS)
+    noted = [(shard.path, shard.notes.get("format")) for shard in checkpoint.shards if shard.notes is not None]
+    refused = [(file, said) for file, said in noted if said not in taken]
+    if not refused:
+        return
+    file, said = refused[0]
+    message = (
+        f"ModuleNotFoundError or ImportError where {FRAMEWORKS[said]} is not installed"
+        if said in FRAMEWORKS
+        else f"ValueError: Incompatible safetensors file. File metadata is not {list(FORMATS)} but {said}"
+        if whole
+        else f"OSError: The safetensors archive passed at {file} does not contain the valid metadata"
+    )
+    takes = f"is read by {FRAMEWORKS[said]} alone" if said in FRAMEWORKS else "is refused"
+    what = "no format" if said is None else f"the format {said!r}"
+    more = f" and of {len(refused) - 1} more" if len(refused) > 1 else ""
+    why = f"the metadata of {file}{more} names {what}, which {takes}"
+    steps = tuple(Step("set-metadata", (), one, ("format",), "pt") for one, _ in refused)
+    other = f"{FRAMEWORKS[said]} lays some weights out otherwise; save it with PyTorch." if said in FRAMEWORKS else ""
+    edits = () if other else (Edit("named", None, True, steps),)
+    yield _problem("format", ("4.57",), "crash", message, why, file, other, names, edits)
 
 
 def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:

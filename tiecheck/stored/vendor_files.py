@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.files.compare.equality import compare_opened
+from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.local import path_inside
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.stored import Checkpoint, StoredTensor
-from tiecheck.records.words import Unknown
 
 EMBEDDING = "tok_embeddings.weight"
-"""Name of the token embedding in the files of Meta and Mistral (`consolidated.safetensors`)."""
+"""Name of the token embedding in the files of Meta and Mistral (`consolidated.safetensors`, `consolidated.00.pth`)."""
 
 OURS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """Ends of the names that transformers has for it."""
@@ -23,7 +23,9 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
     """Yield each file of a vendor's format that holds another token embedding than the weights that were read."""
     if checkpoint.format != "safetensors":
         return
-    for file in sorted(name for name in names if name.startswith("consolidated") and name.endswith(".safetensors")):
+    for file in sorted(
+        name for name in names if name.startswith("consolidated") and name.endswith((".safetensors", ".pth"))
+    ):
         if any(shard.path == file for shard in checkpoint.shards):
             continue
         try:
@@ -32,10 +34,9 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
             continue
         theirs = other.tensor(EMBEDDING) if other is not None else None
         ours = _embedding(checkpoint, theirs) if theirs is not None else None
-        if theirs is None or ours is None:
+        if other is None or theirs is None or ours is None:
             continue
-        found = compare_bytes(checkpoint, (ours, theirs), exact=False)
-        if not isinstance(found, Unknown) and not found.alike:
+        if not _alike(checkpoint, ours, other, theirs):
             yield LoadProblem(
                 kind="vendor",
                 versions=(),
@@ -47,6 +48,15 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
                 no_mend="which of the two is right is not written in them; write the stale one anew, or take it away.",
                 names=(ours.name, EMBEDDING),
             )
+
+
+def _alike(ours: Checkpoint, tensor: StoredTensor, theirs: Checkpoint, other: StoredTensor) -> bool:
+    """Return False where the bytes of two tensors differ, each in a format of its own; True where they are not told."""
+    try:
+        with opened_members(ours, (tensor,)) as first, opened_members(theirs, (other,)) as second:
+            return compare_opened([*first, *second], tensor, exact=False).alike
+    except (OpaqueError, OSError, EOFError):
+        return True
 
 
 def _embedding(checkpoint: Checkpoint, like: StoredTensor) -> StoredTensor | None:

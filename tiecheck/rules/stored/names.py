@@ -107,8 +107,8 @@ class OrphanedTieGroup(Rule):
 
     ## What it does
     Finds checkpoints that hold other tensors of the module that owns a member, under the class's own names, and none
-    of the members themselves, in no other form either. A checkpoint with names nobody knows is a skip of TIE102, not
-    this.
+    of the members themselves, in no other form either; for a tied bias the class's other tied weights count too. A
+    checkpoint with names nobody knows is a skip of TIE102, not this.
 
     ## Why it is bad
     Embedding and head are then both made at random: transformers 5 says that the checkpoint seems corrupted and goes
@@ -139,7 +139,7 @@ class OrphanedTieGroup(Rule):
             if group.declared and not group.inferred and group.anchored and not group.stored_names:
                 yield Draft(
                     f"{listed(group.names)} {one_tensor_text(group)}, and stored under no name at all: it comes out "
-                    "random. The tensors beside it are there.",
+                    "random. Other tensors of the class are there.",
                     group.names,
                     (declaration_place(group),),
                     no_mend=f"the values of {group.source or group.names[0]} are not in these files; save the model "
