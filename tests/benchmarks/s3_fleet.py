@@ -15,7 +15,7 @@ from loopback import own
 
 @contextmanager
 def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Counter[str]]]:
-    """Give the address of so many models, and what the server counts: requests, faults, bytes."""
+    """Give the address of so many models, and what the server counts: requests, faults, those of them cut, bytes."""
     import boto3
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -30,13 +30,17 @@ def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Cou
             return app(environ, start_response)
         time.sleep(latency)
         counts["requests"] += 1
-        if draw.random() < faults:
-            counts["faults"] += 1
+        spoilt, cut = draw.random() < faults, draw.random() < 0.5
+        counts["faults"] += spoilt
+        if spoilt and not cut:
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]
-        pieces = list(app(environ, start_response))
-        counts["bytes"] += sum(map(len, pieces))
-        return pieces
+        body = b"".join(app(environ, start_response))
+        if spoilt:  # the length that was announced does not come
+            counts["cut"] += 1
+            body = body[: len(body) // 2]
+        counts["bytes"] += len(body)
+        return [body]
 
     server = make_server("127.0.0.1", 0, counted, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -6,11 +6,13 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,36 @@ def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
     assert 0 < len(written) < 400
     assert run_fleet(tmp_path / "fleet", results=table, resume=True).summary.run.skipped == len(written)
     each_once(table, 400)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 192 KiB, in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no disk may be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_disk_that_is_really_full(tmp_path: Path, small_disk: Path, ending: str) -> None:
+    drawn_fleet(tmp_path / "fleet", 500, seed=27)
+    table = small_disk / f"out{ending}"
+    process = start(tmp_path / "fleet", table)
+    _, told = process.communicate()
+    assert process.returncode == 2
+    assert "cannot be written: No space left on device" in told
+    assert "Traceback" not in told
+    (kept,) = small_disk.iterdir()  # no Parquet by half: a whole one, or the lines
+    written = tally_rows(str(kept)).plain["models"]
+    assert 0 < written < 500
+    shutil.copy(kept, tmp_path / kept.name)
+    found = run_fleet(tmp_path / "fleet", results=tmp_path / f"out{ending}", resume=True)
+    assert (found.problem, found.summary.run.skipped) == (None, written)
+    assert tally_rows(str(tmp_path / f"out{ending}")).plain["models"] == 500
 
 
 @pytest.mark.parametrize("seed", range(12))

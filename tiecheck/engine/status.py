@@ -11,7 +11,7 @@ from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.record import Record
-from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, at_least
+from tiecheck.records.report import Error, Finding, Report, Skip, Status, TargetReport, Traffic, at_least
 from tiecheck.records.stored import Group
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.targets.parse import Target
@@ -55,7 +55,10 @@ def unread_report(target: Target, error: BaseException, account: Account) -> Tar
             message, path = str(error), error.path
         case _:
             message = f"tiecheck itself failed, please report it: {type(error).__name__}: {error}"
-    return TargetReport(target.text, target.type, "error", errors=(Error(None, message, path or target.text),))
+    moved = [read() for read in account.traffic]
+    traffic = Traffic(*map(sum, zip(*moved, strict=True))) if moved else None
+    errors = (Error(None, message, path or target.text),)
+    return TargetReport(target.text, target.type, "error", errors=errors, remote=traffic)
 
 
 def report_status(

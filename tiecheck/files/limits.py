@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 from tiecheck.errors import OutOfTimeError, TargetError
 
 if TYPE_CHECKING:
+    from tiecheck.records.report import Traffic
     from tiecheck.records.stored import Checkpoint
 
 P = ParamSpec("P")
@@ -116,6 +117,8 @@ class Account:
         """Questions that were asked of the bytes of tensors, with their answers (`byte_question`)."""
         self.asking = False
         """True while one of them is answered."""
+        self.traffic: list[Callable[[], Traffic]] = []
+        """Each gives the bytes and requests of one store so far."""
         self.held: dict[str, int] | None = None
         """Path -> descriptor of the weights whose headers were read, a few; None where they are closed at once."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tiecheck.errors import MissingExtraError, TargetError, without_secrets
-from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter
+from tiecheck.files.remote.store import ByteRange, Start, target_meter
 from tiecheck.records.report import Traffic
 
 
@@ -20,7 +20,7 @@ class FsspecStore:
     def __init__(self, address: str) -> None:
         self._label = without_secrets(address).rstrip("/")
         self._fs, self._root = open_filesystem(address, self._label)
-        self._meter = TrafficMeter()
+        self._meter = target_meter()
         self._secrets = _secrets(address)
         self._sizes: dict[str, int] = {}
 

@@ -18,7 +18,7 @@ from tiecheck.files.checkpoint import INDEX_ENDING, parse_index, pick_weights_fi
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.files.model_config import CONFIG_NAME
 from tiecheck.files.remote.http import Answer, fetch_answer
-from tiecheck.files.remote.store import FoundModel, TrafficMeter
+from tiecheck.files.remote.store import FoundModel, TrafficMeter, target_meter
 from tiecheck.files.remote.web_directory import WebStore
 
 ADDRESS = re.compile(
@@ -122,7 +122,7 @@ class HubStore(WebStore):
         self._place = address
         self._endpoint = endpoint
         self._has_token = token is not None
-        meter = TrafficMeter()
+        meter = target_meter()
         self.commit, files = self._about(headers, meter)
         folder = f"{address.path.strip('/')}/" if address.path else ""
         below = [name.removeprefix(folder) for name in files if name.startswith(folder)]

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from tiecheck.errors import TargetError
 from tiecheck.files.compare.equality import BLOCK, Constancy
+from tiecheck.files.limits import target_account
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Comparison, StoredTensor
 from tiecheck.records.words import Unknown
@@ -106,6 +107,13 @@ class TrafficMeter:
     def read(self) -> Traffic:
         """Return the bytes and requests so far."""
         return Traffic(self._bytes, self._requests)
+
+
+def target_meter() -> TrafficMeter:
+    """Return a meter for the target that is being read, which is told of one that cannot be read too."""
+    meter = TrafficMeter()
+    target_account().traffic.append(meter.read)
+    return meter
 
 
 def path_of(store: Store, name: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tiecheck.errors import TargetError, without_secrets
 from tiecheck.files.remote.http import Answer, fetch_answer, whole_number
-from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter
+from tiecheck.files.remote.store import ByteRange, Start, TrafficMeter, target_meter
 from tiecheck.records.report import Traffic
 
 THREADS = 32
@@ -41,7 +41,7 @@ class WebStore:
 
             self._headers |= urllib3.make_headers(basic_auth=unquote(user))
         self._label = label or without_secrets(address)
-        self._meter = meter or TrafficMeter()
+        self._meter = meter or target_meter()
         self._elsewhere: dict[str, str] = {}  # where a file is for the next range, by a redirect to another host
 
     @property
