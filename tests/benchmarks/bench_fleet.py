@@ -102,7 +102,7 @@ def s3(table: Path) -> None:
     with bucket(count := 400, 0.02, 0.02) as (address, counts):
         found, wall, cpu = run(address, EnginePlace(), table)
         told(f"S3 (moto), {count} models", found, wall, cpu)
-        print(f"       the server: {counts['requests']:,} requests, {counts['faults']:,} of them spoilt")
+        print(f"       the server: {counts()}")
 
 
 def told(what: str, found: Outcome, wall: float, cpu: float) -> None:

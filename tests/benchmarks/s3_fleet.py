@@ -1,32 +1,92 @@
-"""A bucket of moto with a fleet in it, for bench_fleet.py: it answers late, and spoils some answers."""
+"""A bucket of moto with a fleet in it, for bench_fleet.py: it answers late, and spoils some answers.
+
+`python s3_fleet.py LATENCY FAULTS` is the server, in a process of its own, so that CPU seconds are the client's.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import threading
+import subprocess
+import sys
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from loopback import own
 
+COUNTS = "/counts"
+"""The path that gives what was counted; from the first time that it is asked for on, answers are spoilt."""
+
 
 @contextmanager
-def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Counter[str]]]:
-    """Give the address of so many models, and what the server counts: requests, faults, those of them cut, bytes."""
+def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Callable[[], Counter[str]]]]:
+    """Give the address of so many models, and what gives the server's counts: requests, faults, cut, bytes."""
     import boto3
+
+    command = [sys.executable, str(Path(__file__)), str(latency), str(faults)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        os.environ |= {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="models")
+        for i in range(count):
+            config, weights = own(b"/own/%d/" % i)
+            for name, raw in (("config.json", config), ("model.safetensors", whole_file(weights))):
+                client.put_object(Bucket="models", Key=f"fleet/{i:06d}/{name}", Body=raw)
+
+        def counts() -> Counter[str]:
+            with urllib.request.urlopen(url + COUNTS) as answer:
+                return Counter(json.load(answer))
+
+        counts()
+        try:
+            yield "s3://models/fleet", counts
+        finally:
+            server.kill()
+
+
+def whole_file(begins: bytes) -> bytes:
+    """A small file with the header of a large one, its sizes cut to fit."""
+    length = int.from_bytes(begins[:8], "little")
+    entries = json.loads(begins[8 : 8 + length])
+    notes = entries.pop("__metadata__")
+    made = {
+        name: {"dtype": "BF16", "shape": [2, 1], "data_offsets": [4 * i, 4 * i + 4]} for i, name in enumerate(entries)
+    }
+    text = json.dumps({"__metadata__": notes} | made).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(4 * len(made))
+
+
+def main() -> None:
+    """Serve."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    latency, faults = map(float, sys.argv[1:3])
     app = DomainDispatcherApplication(create_backend_app)
     counts: Counter[str] = Counter()
     draw = random.Random(1)
-    spoil = threading.Event()
+    begun = False
 
     def counted(environ, start_response):
-        if not spoil.is_set():
+        nonlocal begun
+        if environ["PATH_INFO"] == COUNTS:
+            begun = True
+            start_response("200 OK", [])
+            return [json.dumps(counts).encode()]
+        if not begun:
             return app(environ, start_response)
         time.sleep(latency)
         counts["requests"] += 1
@@ -43,37 +103,9 @@ def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Cou
         return [body]
 
     server = make_server("127.0.0.1", 0, counted, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL": url,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="models")
-    for i in range(count):
-        config, weights = own(b"/own/%d/" % i)
-        for name, raw in (("config.json", config), ("model.safetensors", whole_file(weights))):
-            client.put_object(Bucket="models", Key=f"fleet/{i:06d}/{name}", Body=raw)
-    spoil.set()
-    try:
-        yield "s3://models/fleet", counts
-    finally:
-        server.shutdown()
+    print(server.server_port, flush=True)
+    server.serve_forever()
 
 
-def whole_file(begins: bytes) -> bytes:
-    """A small file with the header of a large one, its sizes cut to fit."""
-    import json
-
-    length = int.from_bytes(begins[:8], "little")
-    entries = json.loads(begins[8 : 8 + length])
-    notes = entries.pop("__metadata__")
-    made = {
-        name: {"dtype": "BF16", "shape": [2, 1], "data_offsets": [4 * i, 4 * i + 4]} for i, name in enumerate(entries)
-    }
-    text = json.dumps({"__metadata__": notes} | made).encode()
-    return len(text).to_bytes(8, "little") + text + bytes(4 * len(made))
+if __name__ == "__main__":
+    main()

@@ -148,8 +148,7 @@ def test_a_bucket_that_spoils_answers(tmp_path: Path, monkeypatch: pytest.Monkey
         found = run_fleet(address, results=table)
         run = found.summary.run
         assert (found.problem, run.listed, run.judged + run.failed) == (None, count, count)
-        assert counts["faults"] >= 3
-        assert counts["cut"]
+        assert counts()["faults"] > counts()["cut"] > 0
         left = found.summary.errors  # by what s3fs and botocore made of it, after their own retries
         assert run.failed == len(left) <= 2
         judged = [row for row in rows_of(table) if row["status"] != "error"]
