@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, MutableMapping
 from importlib import import_module
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiecheck.errors import MissingExtraError, TiecheckError, UsageError
 from tiecheck.records.record import Record
 from tiecheck.records.words import Unknown
+
+if TYPE_CHECKING:
+    from typing import Literal
+else:
+
+    class Literal:
+        """Stands for `typing.Literal`, which costs a start a fiftieth: the names alone."""
+
+        def __class_getitem__(cls, names: str | tuple[str, ...]) -> tuple[str, ...]:
+            return names if isinstance(names, tuple) else (names,)
+
 
 Asked = Literal["contract", "judging", "load_options", "placing", "rehearsing", "tracing", "values"]
 """Names of the slices of `Config` that facts are made by: the user's ties, the loaders that matter, how to load or
@@ -51,7 +62,7 @@ if TYPE_CHECKING:
     """Names of all facts. Another name is an error of the type checker, and of the rule or fact that wants it."""
 
 _KINDS = (Asked, Brought, Read, Said, Watched, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
-NAMES: frozenset[str] = frozenset().union(*map(get_args, _KINDS))
+NAMES: frozenset[str] = frozenset().union(*_KINDS)  # type: ignore[arg-type]  # tuples of names, when it runs
 
 MODULES = ("artefacts", "checkpoint", "live", "used")
 """Modules that hold the functions; the first is imported for an artefact, the last two for a live layer, for uses."""

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
 from math import inf
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from tiecheck.errors import OutOfTimeError, TargetError
+from tiecheck.records.record import Record
 
 if TYPE_CHECKING:
     from tiecheck.records.report import Traffic
@@ -62,7 +63,7 @@ HELD = 16
 """Weights of a directory that are held open at once."""
 
 
-class Limit(NamedTuple):
+class Limit(Record):
     """The most that a whole target may take of something."""
 
     most: int
@@ -91,7 +92,7 @@ COMPARED = Limit(64 * 1024 * 1024 * 1024, "bytes of tensors to be compared")
 """A minute from a fast disk; the largest embedding with its head has some 8 GiB. `--values always` has none."""
 
 
-class ByteQuestion(NamedTuple):
+class ByteQuestion(Record):
     """A question that was asked."""
 
     ask: Callable[..., Any]

@@ -8,7 +8,6 @@ the class.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -104,7 +103,7 @@ class Rule:
     def __init_subclass__(cls) -> None:
         """Name the rule and read what it needs; a parameter of `check` that names no fact raises `TypeError`."""
         if "name" not in cls.__dict__:
-            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+            cls.name = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).removeprefix("-")
         cls.needs = wanted_facts(cls.check, f"rule {cls.__name__}")[1:]
 
     check: ClassVar[Callable[..., Iterator[Draft | Unknown]]]
