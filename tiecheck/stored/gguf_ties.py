@@ -48,13 +48,18 @@ def read_gguf_tie(gguf: Gguf, use: str, *, values: bool) -> GgufTie | Unknown | 
     group = Group(
         names=(HEAD, EMBEDDING),
         source=EMBEDDING,
-        declared=None if known == "unknown" and HEAD not in stored else tied,
+        declared=None if known == "unknown" else tied,
         declared_by=(f"llama.cpp's loader of {gguf.architecture}: {SAYS[known]}",) if known in SAYS else (),
         stored=kind,
         stored_names=stored,
         missing=() if HEAD in stored else (HEAD,),
         tensors=held,
         comparison=found if isinstance(found, Comparison) else None,
-        reason=f"llama.cpp's loader of {gguf.architecture}: {why or 'not known'}" if known == "unknown" else None,
+        reason=_unknown_loader(gguf.architecture, why) if known == "unknown" else None,
     )
     return GgufTie(group, known, found)
+
+
+def _unknown_loader(architecture: str, why: str) -> str:
+    """Tell why it is not known what llama.cpp's loader of an architecture does."""
+    return why if architecture in why else f"llama.cpp's loader of {architecture}: {why or 'not known'}"

@@ -77,6 +77,14 @@ def test_what_is_not_known_is_no_pass(architecture: str, kind: str, tmp_path: Pa
     assert report.reason
 
 
+def test_an_architecture_that_nobody_has_is_no_pass_with_a_head_either(tmp_path: Path) -> None:
+    for tensors in ({"token_embd": ROWS}, {"token_embd": ROWS, "output": ROWS}, {"token_embd": ROWS, "output": -ROWS}):
+        report = write(tmp_path / "m.gguf", "nosucharch", **tensors)
+        assert report.status == "unknown"
+        assert report.reason is not None
+        assert report.reason.endswith("has no architecture 'nosucharch'")
+
+
 def test_a_directory_of_files_is_as_many_targets(tmp_path: Path) -> None:
     write(tmp_path / "tied.gguf", "llama", token_embd=ROWS)
     write(tmp_path / "lost.gguf", "qwen2moe", token_embd=ROWS)

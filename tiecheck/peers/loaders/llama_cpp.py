@@ -92,7 +92,7 @@ def _stem(name: str) -> str:
 def head_use(architecture: str) -> str:
     """Return what the loader of a GGUF architecture does with `output.weight`, or an `unknown:REASON`."""
     known = fields_of("llama.cpp", COMMIT, f"gguf:{architecture}") if architecture.isprintable() else None
-    return known or f"unknown:llama.cpp {COMMIT} has no architecture of that name"
+    return known or f"unknown:llama.cpp {COMMIT} has no architecture {architecture!r}"
 
 
 LOADERS = (Loader("llama.cpp", COMMIT, (0, 3, 36), (0, 3, 37), "source", _decide),)
