@@ -27,7 +27,7 @@ hand. {versions}
 
 Every class of the tie table that is built from its own config, and a sample of those that tie nothing, is made small,
 saved, and loaded with `from_pretrained(device_map=..., offload_folder=...)` on the CPU with the disk. What
-`tiecheck.check(DIR, device_map=...)` says beforehand is held against it: an error of TIE501, TIE508, TIE510 or TIE511
+`tiecheck.check(DIR, device_map=...)` says beforehand is compared with it: an error of TIE501, TIE508, TIE510 or TIE511
 against an exception in the load or in the first forward pass, or other results than those of a load without a map; no
 error against a load that gives the same results.
 

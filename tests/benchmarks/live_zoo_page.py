@@ -36,7 +36,7 @@ Written by `python tests/benchmarks/bench_live_zoo.py --untouched --breaks --wri
 hand. {versions}
 
 Every class of an auto mapping, under each of its model types, and every public `PreTrainedModel` that none of them has,
-is built on the meta device at its full size, and what `find_ties` and `check` say is held against the identity of its
+is built on the meta device at its full size, and what `find_ties` and `check` say is compared with the identity of its
 parameters. The config is the default one; of a class that can tie anything also with the flag forced true and false at
 every level. Small and with weights, the ties of each class are then broken in every way, and what is true afterwards is
 told by object, memory and values, without tiecheck.

@@ -78,7 +78,7 @@ def hurting_text(target: TargetReport, hurting: Sequence[Finding], placement: Pl
 
 
 def _devices(finding: Finding, placement: Placement) -> Iterator[str]:
-    """Yield where the first plan puts the members that a finding is about, if it parts them."""
+    """Yield where the first plan puts the members that a finding is about, if it separates them."""
     groups: tuple[Placed, ...] = placement.plans[0].placed if placement.plans else ()
     for group in groups:
         if set(finding.names) >= set(group.names) and len(set(group.devices)) > 1:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FOUND = {
     "module": "one module under several names",
     "parameter": "one parameter under several names",
-    "storage": "different parameters over the same memory: each has its own gradient, and `.to(dtype)` parts them",
+    "storage": "different parameters over the same memory: each has its own gradient, and `.to(dtype)` separates them",
     "overlap": "different parameters over partly the same memory",
     "copy": "separate memory with equal bytes: equal only until one of them is written",
     "separate": "separate memory with different bytes",

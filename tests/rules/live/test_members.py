@@ -135,8 +135,8 @@ def test_spectral_norm_on_both_sides_is_one_weight_and_stays_as_it_was() -> None
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"modules_to_save": ["lm_head"]}, "parts the two"),
-        ({"modules_to_save": ["lm_head", "embed_tokens"]}, "parts the two"),
+        ({"modules_to_save": ["lm_head"]}, "separates the two"),
+        ({"modules_to_save": ["lm_head", "embed_tokens"]}, "separates the two"),
         ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, ""),
         ({"trainable_token_indices": {"embed_tokens": [1]}}, ""),
         ({"target_modules": ["lm_head"]}, "would change"),
@@ -154,5 +154,5 @@ def test_what_is_said_of_an_adapter_is_what_its_merge_does(options: dict[str, An
             if parameter.requires_grad:
                 parameter.normal_()
     merged = adapted.merge_and_unload()
-    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == (says != "parts the two")
-    assert merged.config.tie_word_embeddings == (says != "parts the two")
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == (says != "separates the two")
+    assert merged.config.tie_word_embeddings == (says != "separates the two")

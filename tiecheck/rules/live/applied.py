@@ -161,7 +161,7 @@ class StorageOnlyTie(Rule):
             if meta
             else "None of them trains, and the first conversion or copy gives each its own memory."
             if frozen
-            else "Each has its own gradient and optimizer state, and the first conversion or copy parts them."
+            else "Each has its own gradient and optimizer state, and the first conversion or copy separates them."
         )
         why = "the loader ties them again." if meta else "PEFT makes and keeps them so."
         return Draft(

@@ -173,7 +173,7 @@ class TiedBiasOutOfStep(Rule):
 
     ## How to fix it
     Tie again after the resize: `model.tie_weights()` pads and ties the bias with the weight. A bias of another length
-    has to be made anew: `head.bias = nn.Parameter(torch.zeros(len(head.weight)))`.
+    has to be created again: `head.bias = nn.Parameter(torch.zeros(len(head.weight)))`.
     """
 
     code = "TIE308"

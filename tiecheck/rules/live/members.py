@@ -22,7 +22,7 @@ class OverlappingParameters(Rule):
 
     ## Why it is bad
     It is TIE302 with fewer rows. Each object has a gradient and an optimizer state of its own, and each step writes
-    into the other; the first conversion or copy parts them, and safetensors refuses to save them.
+    into the other; the first conversion or copy separates them, and safetensors refuses to save them.
 
     ## How to fix it
     Keep one parameter and take the slice in `forward`: `F.linear(x, embedding.weight[:n])`. If they are meant to be
@@ -39,7 +39,7 @@ class OverlappingParameters(Rule):
                 yield Draft(
                     f"{listed(tie.names)} are {len(tie.requires_grad)} Parameter objects over partly the same memory. "
                     "Each has its own gradient and optimizer state, each step writes into the other, and the first "
-                    "conversion or copy parts them.",
+                    "conversion or copy separates them.",
                     tie.names,
                     (class_place(live_class.class_name, "partly the same memory"),),
                     "Where one is meant to be a part of the other, forward has to take the slice.",
@@ -65,8 +65,8 @@ class EqualLiveCopies(Rule):
 
     ## Why it is bad
     It may be right: the two were untied a moment ago, and are to be trained apart. But a loader that copies where it
-    should share leaves just this behind: the matrix takes its memory twice, the first step parts the two, and no test
-    before it sees anything.
+    should share leaves just this behind: the matrix takes its memory twice, the first step separates the two, and no
+    test before it sees anything.
 
     ## How to fix it
     If they are meant to be one, share the parameter: `head.weight = embedding.weight`. If not, nothing is wrong.
@@ -92,7 +92,7 @@ class EqualLiveCopies(Rule):
             share = f"{model_path(mending, head)} = {model_path(mending, table)}"
             yield Draft(
                 f"{table} and {head} hold equal bytes and are two parameters, which nobody declares as one. They take "
-                "their memory twice, and the first step parts them.",
+                "their memory twice, and the first step separates them.",
                 (table, head),
                 (class_place(live_class.class_name, "equal bytes, two parameters"),),
                 "If not, nothing is wrong.",
@@ -128,7 +128,8 @@ class TiedButNotEffective(Rule):
 
     ## How to fix it
     Prune or normalise before tying, or both sides alike. To bake it in on one side only, untie first. A copy that
-    PEFT trains (`modules_to_save`) parts the two when it is merged; an adapter that adds to the weight changes both.
+    PEFT trains (`modules_to_save`) separates the two when it is merged; an adapter that adds to the weight changes
+    both.
     """
 
     code = "TIE313"
@@ -204,7 +205,7 @@ def _after(forms: set[EffectForm], other: str) -> tuple[str, str]:
         return f"Removing it would write the changed weight into {other}.", ""
     if "replaces" in forms:
         return (
-            "A merge puts the adapter's own copy there and parts the two; peft 0.21 then sets the flag to false.",
+            "A merge puts the adapter's own copy there and separates the two; peft 0.21 then sets the flag to false.",
             "ensure_weight_tying=True in the adapter's config makes one copy for both.",
         )
     if "adapts" in forms:

@@ -109,8 +109,8 @@ class CopyInsteadOfShare(Rule):
 
     ## Why it is bad
     There are two parameters. Over one memory (`.data`, `nn.Parameter(x.weight)`) each has a gradient of its own, an
-    optimizer steps twice, and the first `.to(dtype)`, `deepcopy` or load parts them; of a copy they differ after one
-    step.
+    optimizer steps twice, and the first `.to(dtype)`, `deepcopy` or load separates them; of a copy they differ after
+    one step.
 
     ## How to fix it
     Assign the parameter itself: `self.head.weight = self.wte.weight`. For a transposed use share it and turn it in
@@ -186,7 +186,7 @@ def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
         return None
     if copied:
         return "takes a copy: the two differ after the first step"
-    return "becomes a second parameter over the same memory: two gradients, and the first conversion parts them"
+    return "becomes a second parameter over the same memory: two gradients, and the first conversion separates them"
 
 
 class TieReboundLater(Rule):

@@ -146,7 +146,7 @@ class TiedMemberLost(Rule):
     look for: 4.57 adds or strips the base model's prefix for the whole file, 5 for each name.
 
     ## Why it is bad
-    The missing tensor is made anew at random: gibberish, or logits that are nearly uniform. transformers says so
+    The missing tensor is filled at random: gibberish, or logits that are nearly uniform. transformers says so
     in one line of its load report and speaks of training, not of tying; other loaders leave zeros and say
     nothing.
 

@@ -201,7 +201,7 @@ class HalfGradient(Rule):
     @staticmethod
     def _beside(use: Use, live_class: LiveClass) -> Draft:
         how = "a view of" if use.shares else "an equal copy of"
-        behind = "" if use.shares else " Unless it is meant to be frozen, the next step parts them."
+        behind = "" if use.shares else " Unless it is meant to be frozen, the next step separates them."
         return Draft(
             f"{use.names[0]} is a plain tensor, {how} {listed(use.of)}, and forward uses it ({use.role} by {use.op}): "
             f"no gradient of that use reaches the parameter, and .to() and .double() leave it behind.{behind}",
