@@ -18,7 +18,7 @@ HEAD = """# Verdicts against what the libraries do
 Written by `python tests/benchmarks/bench_truth.py --classes --corpus ../shared/corpus --write docs/verdicts.md`; do not
 edit it by hand. {versions}
 
-A verdict is compared with what `from_pretrained` of transformers 5 and 4.57 really leaves in the model: which parameters
+A verdict is compared with what `from_pretrained` of transformers 5 and 4.57 really leaves in the model: which names
 are one tensor, which hold what is stored, which are random, and whether it raises. `right` means that tiecheck foretold
 it; for the column `verdict`, that whatever is lost in one of the two has an error or a warning, that none says that it
 hurts a version that it does not hurt, and that what both load well has neither error nor warning but those with a
