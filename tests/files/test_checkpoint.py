@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.files.safetensors import header
 from tiecheck.files.safetensors.header import TYPED_FROM, read_shard
 from tiecheck.files.safetensors.soundness import BITS
 from tiecheck.records.stored import Checkpoint
@@ -256,7 +255,7 @@ def test_header_that_shrinks_while_it_is_read_is_told(tmp_path: Path, monkeypatc
             os.truncate(path, 20)
         return status
 
-    monkeypatch.setattr(header.os, "fstat", cut_behind_our_back)
+    monkeypatch.setattr(os, "fstat", cut_behind_our_back)
     with pytest.raises(TargetError, match="became shorter while its header was read"):
         read_shard(str(path), "it")
 
