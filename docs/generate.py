@@ -46,7 +46,7 @@ from tiecheck.render.rules import rule_text
 from tiecheck.rules.base import Rule
 from tiecheck.rules.index import INDEX
 from tiecheck.rules.registry import FAMILIES, rule_of, rules_of_family
-from tiecheck.rules.symptoms import SYMPTOMS
+from tiecheck.tables.symptoms import read_symptoms
 from tiecheck.targets.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -260,7 +260,7 @@ def rules_page() -> str:
 def symptoms_page() -> str:
     """Return the messages that people see, each with its rules and when it is harmless."""
     rows = []
-    for one in SYMPTOMS:
+    for one in read_symptoms():
         codes = [code for code in one.codes.split() if code in INDEX]
         links = " ".join(f"[{code}](rules.md#{code.lower()}-{rule_of(code).name})" for code in codes)
         says = one.says.replace("|", "\\|")

@@ -14,7 +14,7 @@ from tiecheck.rules.index import INDEX
 if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName, Facts
     from tiecheck.rules.base import Rule
-    from tiecheck.rules.symptoms import Symptom
+    from tiecheck.tables.symptoms import Symptom
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "1": ("stored", "What is stored against what is declared"),

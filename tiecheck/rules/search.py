@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.rules.index import INDEX
 from tiecheck.rules.registry import FoundRules, all_rules, code_rules, rule_of
-from tiecheck.rules.symptoms import Symptom, symptoms_of
+from tiecheck.tables.symptoms import Symptom, read_symptoms
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule
 
 SHOWN = 8
 """Rules that a symptom in plain words leads to at most."""
+
+SHORTEST = 8
+"""Characters of a pasted text, or of a piece of a message, that say anything."""
 
 
 def search_rules(text: str) -> FoundRules:
@@ -55,3 +59,37 @@ def _by_words(text: str, rules: tuple[type[Rule], ...]) -> tuple[type[Rule], ...
 
 _COMMON = frozenset(("the", "and", "are", "for", "with", "not", "was", "its", "has", "when", "why", "model", "weights"))
 """Words that lead nowhere."""
+
+
+def plain_text(text: str) -> str:
+    """Return a text for comparing: lower case, quotes and backticks dropped, blanks and line breaks as one."""
+    return " ".join(re.sub(r"[\"'`]", "", text.lower()).split())
+
+
+def match_message(says: str, pasted: str) -> int:
+    """Return how many characters of a message (`...` varies) are in a pasted text, or the reverse; else 0."""
+    pieces = [piece.strip() for piece in plain_text(says).split("...")]
+    place = 0
+    for piece in pieces:
+        place = pasted.find(piece, place)
+        if place < 0:
+            break
+        place += len(piece)
+    else:
+        return sum(map(len, pieces))
+    asked = [piece for word in pasted.split("...") if len(piece := word.strip()) >= SHORTEST]
+    whole = plain_text(says)
+    return sum(map(len, asked)) if asked and all(piece in whole for piece in asked) else 0
+
+
+def symptoms_of(text: str, more: Iterable[Symptom] = ()) -> tuple[Symptom, ...]:
+    """Return the messages, those of rules (`more`) included, that a text holds or is a part of, the best fit first."""
+    pasted = plain_text(text)
+    if len(pasted) < SHORTEST:
+        return ()
+    known = read_symptoms()
+    scored = [(match_message(one.says, pasted), i, one) for i, one in enumerate((*known, *more))]
+    best = max((score for score, _, _ in scored), default=0)
+    fitting = [one for one in scored if one[0] > 0 and one[0] * 2 >= best]
+    fitting.sort(key=lambda one: (one[1] >= len(known), -one[0], one[1]))
+    return tuple(one for _, _, one in fitting)

@@ -1,4 +1,4 @@
-"""The tie table and the engine tables, read only.
+"""Tables, read only: of ties, engines, releases, structures, messages.
 
 `generate/` makes them and is left out of the wheel.
 """
