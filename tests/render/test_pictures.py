@@ -21,6 +21,7 @@ from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
 from tiecheck.render.row_barcode import row_barcode
 from tiecheck.render.tie_tree import tie_tree
+from tiecheck.render.use_grid import use_grid
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -132,3 +133,18 @@ def test_the_file_stands_by_itself_and_holds_every_picture() -> None:
     tops = [(float(e.get("y", 0)), float(e.get("height", 0))) for e in root.findall(f"{SVG}svg")]
     assert all(y + high <= below for (y, high), (below, _) in pairwise(tops))
     assert tops[-1][0] + tops[-1][1] <= float(str(root.get("height")))
+
+
+def test_the_grid_of_uses_has_a_cell_for_each_part_and_names_the_slot_that_no_pass_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    target = report_of("olmo-module-alias", uses=True, trust_remote_code=True)
+    picture = use_grid(target)
+    assert picture is not None
+    tied = "model.transformer.ff_out.weight = model.transformer.wte.weight"
+    assert [title for title, _ in boxes(picture)] == [f"{tied}: embedding by embedding", f"{tied}: linear by linear"]
+    assert "not as model.transformer.ff_out.weight" in picture.parts
+    assert picture in list(target_pictures(target))
+    assert use_grid(report_of("llama-healthy-tied")) is None

@@ -56,6 +56,14 @@ def names_not_taken(uses: Iterable[Use]) -> tuple[str, ...]:
     return tuple(name for name in found[0].names if name not in taken)
 
 
+def is_plain(uses: list[Use]) -> bool:
+    """Return True for the uses of one tensor that is a weight of one layer, read once, and no table."""
+    first = uses[0]
+    return (
+        len(uses) == len(first.names) == 1 and first.held == "parameter" and first.role not in {"embedding", "unread"}
+    )
+
+
 class Uses(Record):
     """The reads of one or more forward passes of a module."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from tiecheck.peers.views.differences import compare_view
 from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.report import Report, TargetReport, TieEntry, View
-from tiecheck.records.uses import names_not_taken
+from tiecheck.records.uses import is_plain, names_not_taken
 from tiecheck.records.words import HURTS, TIED
 from tiecheck.render.lines import Line, write_lines
 from tiecheck.render.reports import Style
@@ -136,7 +136,7 @@ def _uses(found: Uses, style: Style) -> Iterator[Line]:
     by_names: dict[tuple[tuple[str, ...], str], list[Use]] = {}
     for use in found.uses:
         by_names.setdefault((use.names, use.held), []).append(use)
-    chosen = {key: uses for key, uses in by_names.items() if style.verbose or _is_worth_a_line(uses)}
+    chosen = {key: uses for key, uses in by_names.items() if style.verbose or not is_plain(uses)}
     for (names, held), uses in chosen.items():
         title = " = ".join(names[:NAMES_SHOWN]) if names else f"a tensor of elsewhere {list(uses[0].shape)}"
         yield Line(f"{title}{' (not registered)' if held == 'attribute' else ''}", 2, 2)
@@ -177,16 +177,6 @@ def _scale(scale: InitScale) -> Iterator[Line]:
         yield Line(f"{name:<{LABEL}}{next(cells):>9}  {next(cells):>8}  {what}", 2, LABEL, "dim", LABEL)
     if scale.reason:
         yield Line(scale.reason, 2, 2, "dim")
-
-
-def _is_worth_a_line(uses: list[Use]) -> bool:
-    """Return True for uses of a tensor that is no plain weight of one layer."""
-    return (
-        len(uses[0].names) != 1
-        or uses[0].held != "parameter"
-        or uses[0].role in {"embedding", "unread"}
-        or len(uses) > 1
-    )
 
 
 def _counts(counts: Counts) -> Iterator[Line]:

@@ -17,7 +17,7 @@ from tiecheck.errors import TargetError, foreign_errors
 LENGTH = 8
 """Tokens of a made-up text."""
 
-_PICTURE = 448
+_PICTURE = 512
 """Pixels of the largest side that is tried."""
 
 
@@ -67,10 +67,11 @@ def made_inputs(module: nn.Module) -> Iterator[Inputs]:
     config = getattr(module, "config", None)
     ids = _tokens(config, module)
     text: dict[str, Any] = {n: ids for n in ("input_ids", "decoder_input_ids") if n in named}
+    text |= {n: ids for n, p in named.items() if n.endswith("_input_ids") and p.default is p.empty}
     if text:
         yield Inputs((), text)
         yield Inputs((), {"input_ids": ids} | _more(named, ids))
-        yield Inputs((), text | _more(named, ids))
+        yield from (Inputs((), text | more) for more in (_more(named, ids), *_instead(named, config, ids)))
     first = next(iter(named.values()), None)
     if first is not None and not text and first.kind is not first.VAR_KEYWORD and not _others(named, config):
         tokens = [ids] if any(isinstance(m, nn.Embedding) for m in module.modules()) else []
@@ -120,6 +121,18 @@ def _more(named: Mapping[str, Any], ids: torch.Tensor) -> dict[str, Any]:
     return more
 
 
+def _instead(named: Mapping[str, Any], config: Any, ids: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """Yield what some models of text want otherwise: boxes that are no indices, a text a codebook, embeddings."""
+    if "bbox" in named:
+        yield _more(named, ids) | {"bbox": torch.zeros(*ids.shape, 4)}
+    books = [n for o in config_parts(config) if isinstance(n := getattr(o, "num_codebooks", None), int) and n > 1]
+    if books and "decoder_input_ids" in named:
+        yield {"decoder_input_ids": ids.expand(books[0], -1)}
+    width = getattr(config, "hidden_size", None)
+    if isinstance(width, int) and {"inputs_embeds", "input_ids"} <= named.keys():
+        yield {"input_ids": None, "inputs_embeds": torch.zeros(1, LENGTH, width)}
+
+
 def _others(named: Mapping[str, Any], config: Any) -> list[dict[str, Any]]:
     """Return inputs that are no text."""
     found: list[dict[str, Any]] = []
@@ -136,6 +149,9 @@ def _others(named: Mapping[str, Any], config: Any) -> list[dict[str, Any]]:
         for bands, length in _spectra(config):
             found.append({"input_features": torch.zeros(1, bands, length)})
             found.append({"input_features": torch.zeros(1, length, bands)})
+    if "flattened_patches" in named:  # a row, a column, and the pixels of a patch
+        sizes = [s for o in config_parts(config) if isinstance(s := getattr(o, "patch_embed_hidden_size", None), int)]
+        found.append({"flattened_patches": torch.zeros(1, LENGTH, 2 + (sizes[0] if sizes else 768))})
     if "past_values" in named:
         found.append({"past_values": torch.zeros(1, 64, 1)})
     if "inputs_embeds" in named and "input_ids" not in named:

@@ -30,7 +30,7 @@ _TURNS = frozenset({"t", "T", "mT", "H", "mH", "adjoint"})
 _SWAPS = frozenset({"transpose", "swapaxes", "swapdims", "permute", "movedim"})
 _ASKS = frozenset({
     *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero"),
-    *("__bool__", "__contains__", "__int__", "__float__", "__index__"),
+    *("__bool__", "__contains__", "__int__", "__float__", "__index__", "__format__"),
 })  # fmt: skip
 _MATRICES: Mapping[str, tuple[tuple[int, str], tuple[int, str]]] = {
     "matmul": ((0, "input"), (1, "other")),

@@ -268,6 +268,8 @@ def _answer(name: str, tensor: Tensor) -> Any:
         return torch.ones(tensor.shape, dtype=tensor.dtype).tolist()
     if name == "numpy":
         return torch.ones(tensor.shape, dtype=tensor.dtype).numpy()
+    if name == "format":  # as part of a name
+        return "0"
     if name == "item" and tensor.dtype is torch.bool:
         return False
     return 1.0 if name == "float" or tensor.is_floating_point() else 1
