@@ -479,3 +479,35 @@ def test_a_watcher_that_stopped_does_not_see_the_call_that_broke_it() -> None:
 
     with pytest.warns(TieWarning, match=r"wrote past nn\.Module"):
         assert len(unseen().broken) == 1
+
+
+UNTIE = """
+from torch import nn
+def untie_weights(model, cloned):  # what a quantiser does before it rotates the head; offloaded, not cloned
+    weight = model.emb.weight.detach()
+    model.lin.weight = nn.Parameter(weight.clone() if cloned else weight)
+"""
+
+
+def test_an_untie_that_leaves_the_memory_shared_is_told_as_that() -> None:
+    library: dict[str, Any] = {}
+    exec(compile(UNTIE, "/usr/lib/site-packages/quantiser/modifier.py", "exec"), library)
+    untie_weights = library["untie_weights"]
+    model = Param()
+    with pytest.raises(tiecheck.TieBroken), tiecheck.guard(model) as g:
+        untie_weights(model, cloned=False)
+    (finding,) = g.report.findings
+    assert (finding.code, finding.names) == ("TIE402", ("emb.weight", "lin.weight"))
+    with torch.no_grad():
+        model.lin.weight.add_(1)
+    assert torch.equal(model.emb.weight, model.lin.weight), "a write into the head reaches the embedding"
+    for step in finding.edits[0].steps:
+        exec(step.code, {"model": model})
+    with torch.no_grad():
+        model.emb.weight.add_(1)
+    assert not torch.equal(model.emb.weight, model.lin.weight)
+    tiecheck.assert_not_tied(model, "emb.weight", "lin.weight")
+    model = Param()
+    with pytest.raises(tiecheck.TieBroken), tiecheck.guard(model) as g:
+        untie_weights(model, cloned=True)
+    assert [finding.code for finding in g.report.findings] == ["TIE401"]

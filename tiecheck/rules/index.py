@@ -47,7 +47,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE318": ("live.seen", ("live_class", "mending", "aliases")),
     "TIE319": ("live.across", ("live_class", "mending", "across_models")),
     "TIE401": ("life.broken", ("tie_breaks",)),
-    "TIE402": ("life.survived", ("survived",)),
+    "TIE402": ("life.survived", ("survived", "tie_breaks")),
     "TIE403": ("life.broken", ("tie_breaks", "survived")),
     "TIE404": ("life.survived", ("survived",)),
     "TIE405": ("life.survived", ("survived",)),

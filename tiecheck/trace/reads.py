@@ -264,10 +264,8 @@ def _answer(name: str, tensor: Tensor) -> Any:
     """Return what a question about values that are not there is answered with."""
     if name in {"bool", "contains", "equal", "allclose", "is_nonzero"}:
         return False
-    if name == "tolist":
-        return torch.ones(tensor.shape, dtype=tensor.dtype).tolist()
-    if name == "numpy":
-        return torch.ones(tensor.shape, dtype=tensor.dtype).numpy()
+    if name in {"tolist", "numpy"}:
+        return getattr(torch.ones(tensor.shape, dtype=tensor.dtype), name)()
     if name == "format":  # as part of a name
         return "0"
     if name == "item" and tensor.dtype is torch.bool:

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.life import Cell, Survival, SurvivalMatrix, SurvivedTie
+from tiecheck.records.edits import python_edit
+from tiecheck.records.life import Break, Cell, Survival, SurvivalMatrix, SurvivedTie, UserLine
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, tensor_place
-from tiecheck.rules.life.broken import RESIZE
-from tiecheck.wording import listed
+from tiecheck.rules.life.broken import RESIZE, break_text, left_tied
+from tiecheck.wording import listed, python_path
 
 
 class TieMadeByOperation(Rule):
-    """An operation tied what was not tied.
+    """An operation tied what was not tied, or was to untie and did not.
 
     ## What it does
     Compares the ties before and after an operation of `tiecheck survive --operations`, and finds groups that are one
-    tensor now and were not: a load that ties equal copies again, a resize that ties what its config leaves apart.
+    tensor now and were not: a load that ties equal copies again, a resize that ties what its config leaves apart. Under
+    `tiecheck.guard` too, it finds a function with "untie" in its name that made two parameters over one memory.
 
     ## Why it is bad
-    One of two trained tensors is gone, and the next step trains both names as one.
+    One of two trained tensors is gone, and the next step trains both names as one. What is written into one side of an
+    untied pair over one memory (a rotation, a quantised value) is written into the other.
 
     ## How to fix it
-    Say that they are apart where the library reads it (`config.tie_word_embeddings = False`), before the operation.
+    Say that they are apart where the library reads it (`config.tie_word_embeddings = False`), before the operation. To
+    untie, give one side memory of its own: `head.weight = torch.nn.Parameter(head.weight.detach().clone())`.
     """
 
     code = "TIE402"
-    summary = "parameters that an operation tied though they were not"
+    summary = "parameters that an operation tied though they were not, or that an untie left tied"
     severity = "error"
     threads = ("vllm-project/llm-compressor#2866",)
 
-    def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
+    def check(self, survived: SurvivalMatrix, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
+        for one in filter(left_tied, tie_breaks):
+            _, where, _ = break_text(one)
+            apart = f"{python_path(one.names[0])} = torch.nn.Parameter({python_path(one.names[0])}.detach().clone())"
+            yield Draft(
+                f"{listed(one.names)} were to be untied, and are several parameters over one memory: what is written "
+                f"into one is written into the others. {where[:1].upper()}{where[1:]}.",
+                one.names,
+                (tensor_place(one.names[0], f"left tied by {one.operation}"),),
+                edits=(python_edit("apart", None, "import torch", apart, safe=True),),
+            )
         for row in survived.operations:
             for names in row.made if RESIZE not in row.words else ():  # resize-broke-tie speaks
                 yield Draft(
@@ -43,9 +57,16 @@ class TieMadeByOperation(Rule):
     @staticmethod
     def cases() -> Iterator[Case]:
         made = _row()._replace(made=(PAIR,))
-        yield Case("a load ties equal copies again", {"survived": _matrix(made)}, finds=("error",))
-        yield Case("the same ties", {"survived": _matrix(_row())})
-        yield Case("the library raised", {"survived": _matrix(_row()._replace(status="raised"))})
+        nothing: dict[str, object] = {"tie_breaks": ()}
+        yield Case("a load ties equal copies again", {"survived": _matrix(made)} | nothing, finds=("error",))
+        yield Case("the same ties", {"survived": _matrix(_row())} | nothing)
+        yield Case("the library raised", {"survived": _matrix(_row()._replace(status="raised"))} | nothing)
+        line = UserLine("train.py", 12, "untie_weights(model)", "untie_weights")
+        left = Break(PAIR, "parameter", "storage", None, tuple((name,) for name in PAIR), line)
+        same = {"survived": _matrix(_row())}
+        yield Case("an untie that shares the memory", same | {"tie_breaks": (left,)}, finds=("error",))
+        apart = left._replace(after="copy")
+        yield Case("an untie that parts them is a broken tie", same | {"tie_breaks": (apart,)})
 
 
 class SaveDroppedMember(Rule):
