@@ -172,7 +172,7 @@ def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, cache_file: P
         assert judged(targets) == fresh(targets)
 
 
-@pytest.mark.parametrize("place", ["a file", "a folder", "nowhere", "another build"])
+@pytest.mark.parametrize("place", ["a file", "a folder", "nowhere", "no home", "another build"])
 def test_a_place_that_takes_no_cache_is_no_matter(
     tmp_path: Path, cache_file: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -185,6 +185,9 @@ def test_a_place_that_takes_no_cache_is_no_matter(
         monkeypatch.setenv("XDG_CACHE_HOME", "relative")
         monkeypatch.setattr(os.path, "expanduser", lambda path: path)
         monkeypatch.chdir(tmp_path)
+    elif place == "no home":
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     else:
         judged(targets)
         raw = cache_file.read_bytes()
@@ -193,6 +196,7 @@ def test_a_place_that_takes_no_cache_is_no_matter(
     assert judged(targets) == expected
     assert judged(targets) == expected
     assert not (tmp_path / "relative").exists()
+    assert not (tmp_path / "nobody").exists()
 
 
 def test_the_file_has_a_bound(tmp_path: Path, cache_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

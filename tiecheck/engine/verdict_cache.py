@@ -158,7 +158,8 @@ def open_cache(config: Config) -> VerdictCache | None:
 
 def cache_path() -> str | None:
     """Return the file of the verdicts, in the user's cache; None where the user has no place for one."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.path.expanduser("~")
+    root = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if os.path.isdir(home) else "")
     return os.path.join(root, "tiecheck", "verdicts") if os.path.isabs(root) else None
 
 
