@@ -244,6 +244,55 @@ def kept(place: Place, rng: random.Random) -> Planted:
     return after(used, place.begun.end_lineno or 0, *code)
 
 
+def plain(place: Place, rng: random.Random, *after: str) -> list[str]:
+    """A plain class with the names of the place that ties, with some lines after the tie."""
+    head, table = place.target.rpartition(".")[2], place.source.rpartition(".")[2]
+    built = [f"        self.{table} = nn.Embedding(v, d)", f"        self.{head} = nn.Linear(d, v, bias=False)"]
+    rng.shuffle(built)
+    tie = [f"        self.{head}.weight = self.{table}.weight"]
+    if rng.random() < 0.5:
+        tie = [f"        table = self.{table}", f"        self.{head}.weight = table.weight"]
+    lines = ["class Plain(nn.Module):", "    def __init__(self, v, d):", "        super().__init__()", *built, *tie]
+    forward = ["", "    def forward(self, ids):", f"        return self.{head}(self.{table}(ids))"]
+    return ["import torch", "from torch import nn", "", "", *lines, *after, *forward, "", ""]
+
+
+def drawn_wide(place: Place, rng: random.Random) -> Planted:
+    lines = plain(place, rng)
+    return "\n".join(lines), next(n for n, line in enumerate(lines, 1) if ".weight = " in line)
+
+
+def left_apart(*body: str) -> Callable[[Place, random.Random], Planted]:
+    """An idiom of a function that builds a class which ties, and takes the tie apart in its last line but one."""
+
+    def plant(place: Place, rng: random.Random) -> Planted:
+        table = place.source.rpartition(".")[2]
+        lines = plain(place, rng, f"        nn.init.normal_(self.{table}.weight, std=0.02)")
+        name = rng.choice(["model", "net", "lm"])
+        lines += ["def load(state, v, d):", *(re.sub(r"\bmodel\b", name, f"    {one}") for one in body)]
+        return "\n".join([*lines, f"    return {name}", ""]), len(lines)
+
+    return plant
+
+
+def parted(place: Place, rng: random.Random) -> Planted:
+    flag = rng.choice(["config.share_heads", "self.config.tie_boxes", "config.bbox_embed_share"])
+    copied = rng.choice(["_get_clones(self.box, 6)", "nn.ModuleList([copy.deepcopy(self.box) for _ in range(6)])"])
+    code = ["self.box = nn.Linear(8, 4)", f"if {flag}:", f"    self.boxes = {copied}"]
+    code += ["else:", "    self.boxes = nn.ModuleList([nn.Linear(8, 4) for _ in range(6)])"]
+    text, line = after(place, place.begun.end_lineno or 0, *(f"        {one}" for one in code)) or ("", 0)
+    return text, line - 2
+
+
+def cloned(place: Place, rng: random.Random) -> Planted:
+    layer = ["class PlantedLayer(nn.Module):", "    def __init__(self, table):", "        super().__init__()"]
+    layer += ["        self.table = table", "        self.lin = nn.Linear(8, 8)"]
+    copied = rng.choice(["_get_clones(layer, 4)", "nn.ModuleList([copy.deepcopy(layer) for _ in range(4)])"])
+    code = ["self.rel_bias = nn.Embedding(32, 8)", "layer = PlantedLayer(self.rel_bias)", f"self.planted = {copied}"]
+    text, line = after(place, place.begun.end_lineno or 0, *(f"        {one}" for one in code)) or ("", 0)
+    return text + "\n\n" + "\n".join(layer) + "\n", line
+
+
 IDIOMS: dict[str, tuple[str, Callable[[Place, random.Random], Planted]]] = {
     "a list of keys": ("TIE803", listed),
     "a misspelt declaration": ("TIE804", misspelt),
@@ -264,6 +313,18 @@ IDIOMS: dict[str, tuple[str, Callable[[Place, random.Random], Planted]]] = {
     "`[Layer()] * n`": ("TIE813", repeated),
     "a head that forward goes around": ("TIE809", bypassed),
     "a plain tensor": ("TIE816", kept),
+    "the embedding's draw": ("TIE807", drawn_wide),
+    "`load_state_dict(assign=True)`": (
+        "TIE810",
+        left_apart("model = Plain(v, d)", "model.load_state_dict(state, assign=True)"),
+    ),
+    "`to_empty()`": (
+        "TIE811",
+        left_apart("with torch.device('meta'):", "    model = Plain(v, d)", "model.to_empty(device='cpu')"),
+    ),
+    "copies, where the flag shares": ("TIE812", parted),
+    "layers cloned with a shared table": ("TIE818", cloned),
+    "a comparison": ("TIE802", statement("H.weight == E.weight")),
     "a closure": ("TIE817", in_constructor("self.logits = lambda x: x @ H.weight.t()")),
 }
 

@@ -6,7 +6,9 @@ from typing import Literal
 
 from tiecheck.records.record import Record
 
-EventKind = Literal["build", "share", "alias", "data", "parameter", "copy", "plain", "closure", "init", "clone"]
+EventKind = Literal[
+    "build", "share", "alias", "data", "parameter", "copy", "compare", "plain", "closure", "init", "clone"
+]
 """Sort of what one statement does; see `Event`."""
 
 Branch = tuple[tuple[int, int], ...]
@@ -17,9 +19,10 @@ class Event(Record):
     """One statement that has to do with who holds which tensor.
 
     `build`: a module is made; `share`: a parameter is assigned as it is; `alias`: a module is; `data`: `.data` is
-    assigned; `parameter`: a new `nn.Parameter` is made of another one's tensor; `copy`: values are copied; `plain`: a
-    tensor that follows from a parameter becomes an attribute; `closure`: a lambda or partial over one does; `init`:
-    values are drawn; `clone`: a module is deep-copied.
+    assigned; `parameter`: a new `nn.Parameter` is made of another one's tensor; `copy`: values are copied;
+    `compare`: two parameters are, by a statement that does nothing else; `plain`: a tensor that follows from a
+    parameter becomes an attribute; `closure`: a lambda or partial over one does; `init`: values are drawn; `clone`:
+    a module is deep-copied.
     """
 
     kind: EventKind
@@ -59,7 +62,7 @@ class Method(Record):
     events: tuple[Event, ...]
     """In the order in which they happen, with those of the class's own methods that it calls."""
     tests: tuple[tuple[int, str], ...] = ()
-    """Conditions under which a module is deep-copied: line of the `if`, and its text."""
+    """Conditions under which a module is deep-copied, or values are: line of the `if`, and its text."""
     multiplies: tuple[tuple[str, int, int], ...] = ()
     """Parameters that it multiplies by, as the weight of a linear layer: path, line, column."""
     returns: str = ""

@@ -28,7 +28,7 @@ INITIALISERS = frozenset(
     {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights", "load_state_dict"}
 )
 DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
-WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy"})
+WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy", "compare"})
 """Sorts of events that may have to be written otherwise."""
 
 EXPRESSIONS = ("value", "test", "iter", "exc")
@@ -66,10 +66,19 @@ class Flow:
         if isinstance(node, (ast.If, ast.Match, ast.Try)):
             self._arms(node)
             return
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Compare):
+            self._compared(node, node.value)
         for call in _calls_of(node):
             self._call(call)
         for block in BLOCKS:
             self.run(getattr(node, block, ()))
+
+    def _compared(self, node: ast.Expr, value: ast.Compare) -> None:
+        """Add the event of `a.weight == b.weight` as a statement, where `=` was meant."""
+        if len(value.ops) == 1 and isinstance(value.ops[0], ast.Eq):
+            one, other = (reached_by(side, self.names) for side in (value.left, value.comparators[0]))
+            if one is not None and other is not None and one.parameter and other.parameter:
+                self._add("compare", one.path, other, node)
 
     def _arms(self, node: ast.If | ast.Match | ast.Try) -> None:
         if isinstance(node, ast.If):
@@ -126,6 +135,8 @@ class Flow:
         """Add the event of an assignment to a path."""
         found = reached_by(value, self.names)
         if found is not None and found.path == written.path:
+            if isinstance(value, ast.Name) and not found.form:  # `self.emb = emb`, the argument of that name
+                self._add("alias", written.path, found, place)
             return
         if written.form:
             if written.form[-1] == "data":
@@ -231,6 +242,8 @@ class Flow:
             target, value = place.targets[0], place.value
         elif isinstance(place, ast.Call) and isinstance(place.func, ast.Attribute) and place.func.attr == "copy_":
             target, value = place.func.value, place.args[0]
+        elif isinstance(place, ast.Expr) and isinstance(place.value, ast.Compare):
+            target, value = place.value.left, place.value.comparators[0]
         else:
             return "", ()
         parts = [plain_part(one, self.names) for one in (target, value)]

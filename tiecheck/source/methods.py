@@ -35,7 +35,7 @@ def read_method(name: str, function: Function, functions: Mapping[str, Function]
     used = _Used(arguments[0] if arguments else "self")
     for child in walked(function):
         used.add(child)
-    copying = {line for event in flow.events if event.kind == "clone" for line, _ in event.branch}
+    copying = {line for event in flow.events if event.kind in ("clone", "copy") for line, _ in event.branch}
     return Method(
         name=name,
         line=function.lineno,

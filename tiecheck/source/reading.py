@@ -35,7 +35,8 @@ LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages", "build", "
 """Folders that hold no source of the project; those that begin with a dot are left out too."""
 
 TELLING = re.compile(
-    rb"\.weight\b|Embedding\(|tie|tying|tied|post_init|to_empty|load_state_dict|deepcopy|_get_clones|\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]"
+    rb"\.weight\b|Embedding\(|(?:\b|_|un|re)tie|tie_|tying|tied|to_empty|load_state_dict|deepcopy\((?:\w+\.)+\w"
+    rb"|deepcopy\(\w+\)\s+for\b|_get_clones|\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]"
 )
 """Bytes without one of which a file has nothing to do with ties, and is not parsed."""
 

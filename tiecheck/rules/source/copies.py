@@ -143,6 +143,8 @@ class ClonedWithSharedChild(Rule):
                     self.layers = _get_clones(layer, 3)
         """
         yield Case("a module that the model keeps", source_facts(attention + kept), finds=("warning",))
+        named = (attention + kept).replace("self.bias = table", "self.table = table")
+        yield Case("kept under the argument's name", source_facts(named), finds=("warning",))
         each = table.replace("Encoder(Attn(table), 3)", "nn.ModuleList(Attn(table) for _ in range(3))")
         yield Case("one layer after another", source_facts(attention + each))
         parts = build.format(table="MultiHeadedAttention(8)", encoder="Encoder(Attn(table), 3)")

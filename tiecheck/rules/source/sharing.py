@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
@@ -19,6 +20,9 @@ from tiecheck.rules.source.sightings import (
     source_facts,
     together,
 )
+
+_TIE_FLAG = re.compile(r"(?:\w+\.)*\w*?(?:tie|tied|share|shared)(?:_\w+)?")
+"""A condition that is nothing but a flag which asks for a tie."""
 
 ENGINES = frozenset({"vllm", "sglang"})
 """Packages in which an embedding is meant to be the head too: another layer reads its weight."""
@@ -104,8 +108,8 @@ class CopyInsteadOfShare(Rule):
     """A statement that is meant to tie makes a second parameter.
 
     ## What it does
-    Finds `.weight.data = `, `nn.Parameter(x.weight)`, `clone`, `deepcopy`, `copy_` and a transposed `nn.Parameter`,
-    where head and embedding (or encoder and decoder) of one class were to be one tensor.
+    Finds `.weight.data = `, `nn.Parameter(x.weight)`, `clone`, `deepcopy`, `copy_`, `==` as a statement and a
+    transposed `nn.Parameter`, where head and embedding (or encoder and decoder) of one class were to be one tensor.
 
     ## Why it is bad
     There are two parameters. Over one memory (`.data`, `nn.Parameter(x.weight)`) each has a gradient of its own, an
@@ -140,7 +144,7 @@ class CopyInsteadOfShare(Rule):
                         if turned
                         else f"Write self.{target}.weight = self.{source}.weight.",
                         "not the parameter itself",
-                        () if turned else shared_instead(file, owner, event, safe="copy" not in said),
+                        () if turned else shared_instead(file, owner, event, safe="memory" in said),
                     )
 
     @staticmethod
@@ -154,6 +158,15 @@ class CopyInsteadOfShare(Rule):
             yield Case(title, source_facts(f"{PLAIN_MODEL}\n        {line}\n"), finds=("error",))
         tie = f"{PLAIN_MODEL}\n    def tie_weights(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("copy_ in tie_weights", source_facts(tie), finds=("error",))
+        asked = (
+            f"{PLAIN_MODEL}\n        if tie_weights:\n            self.head.weight.data.copy_(self.wte.weight.data)\n"
+        )
+        yield Case("copy_ in a constructor that asks", source_facts(asked), finds=("error",))
+        yield Case("copy_ where it asks for none", source_facts(asked.replace("if tie", "if not tie")))
+        equal = f"{PLAIN_MODEL}\n    def tie_weights(self):\n        self.head.weight == self.wte.weight\n"
+        yield Case("compared", source_facts(equal), finds=("error",))
+        looked = equal.replace("self.head.weight ==", "return self.head.weight ==")
+        yield Case("a comparison that is returned", source_facts(looked))
         turned = """
             class TiedAutoencoder(nn.Module):
                 def __init__(self, d, h):
@@ -169,7 +182,7 @@ class CopyInsteadOfShare(Rule):
 
 def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
     """Return what a statement makes instead of a tie; None for one that is not meant as one."""
-    if event.kind not in ("data", "parameter", "copy") or not event.source.endswith(".weight"):
+    if event.kind not in ("data", "parameter", "copy", "compare") or not event.source.endswith(".weight"):
         return None
     target, source = module_of(event.target), module_of(event.source)
     built = class_of_path(owner, target), class_of_path(owner, source)
@@ -181,12 +194,21 @@ def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
         is_embedding(owner, target) and is_head(owner, source)
     )
     copied = event.kind == "copy" or bool({"clone", "deepcopy", "copy", "contiguous"} & form)
-    said = "tie" in owner.name.lower() or any("tie" in m.name and event in m.events for m in owner.methods)
+    said = "tie" in owner.name.lower() or any(
+        event in m.events and ("tie" in m.name or _asked(event, dict(m.tests))) for m in owner.methods
+    )
     if not (meant or (turned and event.kind == "parameter")) or (event.kind == "copy" and not said):
         return None
+    if event.kind == "compare":
+        return "is compared with it (==), which ties nothing"
     if copied:
         return "takes a copy: the two differ after the first step"
     return "becomes a second parameter over the same memory: two gradients, and the first conversion separates them"
+
+
+def _asked(event: Event, tests: Mapping[int, str]) -> bool:
+    """Tell whether an event happens where a flag that asks for a tie is true."""
+    return any(arm == 0 and _TIE_FLAG.fullmatch(tests.get(line, "")) for line, arm in event.branch)
 
 
 class TieReboundLater(Rule):
@@ -222,6 +244,10 @@ class TieReboundLater(Rule):
         late = f"{tied}        self.head.weight = nn.Parameter(torch.zeros(v, d))\n"
         yield Case("a new parameter", source_facts(late), finds=("warning",))
         yield Case("tied last", source_facts(tied))
+        early = PLAIN_MODEL.replace(
+            "        self.head =", "        self.head.weight = self.wte.weight\n        self.head ="
+        )
+        yield Case("before the head is there", source_facts(early), finds=("warning",))
         tie = "            self.head.weight = self.wte.weight\n"
         other = f"{PLAIN_MODEL}\n        if tie:\n{tie}        else:\n            self.head = nn.Linear(d, v)\n"
         yield Case("in the other branch", source_facts(other))
@@ -238,12 +264,23 @@ def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) ->
         lost = next((e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members), None)
         if lost is None or any(is_tie(owner, e) and {e.target, e.source} == {tie.target, tie.source} for e in later):
             continue
+        if too_early(owner, lost, events[:number]):
+            what = f"which line {lost.line} is the first to make: building the model raises AttributeError."
+        else:
+            what = f"and line {lost.line} makes {lost.target} anew: the tie is gone."
         yield event_draft(
             file,
             tie,
-            f"{owner.name}: {tie.target} is tied to {tie.source}, and line {lost.line} makes {lost.target} "
-            "anew: the tie "
-            "is gone.",
+            f"{owner.name}: {tie.target} is tied to {tie.source}, {what}",
             f"Move the tie behind line {lost.line}.",
             f"undone by line {lost.line}",
         )
+
+
+def too_early(owner: ModuleClass, lost: Event, before: Sequence[Event]) -> bool:
+    """Tell whether a tie stands before the statement that first makes one of its members, as far as all is seen."""
+    first = lost.target.partition(".")[0]
+    there = any(event.target.partition(".")[0] == first for event in before) or any(
+        path.partition(".")[0] == first for path, _ in owner.parts
+    )
+    return not there and not lost.branch and set(owner.lineage) <= {"Module"}
