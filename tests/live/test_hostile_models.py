@@ -128,6 +128,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "config-exit": lambda: with_methods("config", as_property=True, error=SystemExit),
     "getters-exit": lambda: with_methods("get_input_embeddings", "get_output_embeddings", error=SystemExit),
     "walks": lambda: with_methods(*WALKS, error=OSError),
+    "forward-exit": lambda: with_methods("forward", error=SystemExit),
+    "forward-base": lambda: with_methods("forward", error=OddError),
+    "copy-exit": lambda: with_methods("__deepcopy__", "__reduce_ex__", "to", "half", error=SystemExit),
     "state-exit": lambda: with_methods("state_dict", error=SystemExit),
     "repr": lambda: with_methods("__repr__", "__str__", "extra_repr"),
     "hash": lambda: with_methods("__hash__", "__eq__"),
@@ -146,6 +149,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "dict": lambda: odd_dict(OSError),
     "tensor": refusing_tensor,
 }
+
+
+def watched(model: nn.Module) -> None:
+    with tiecheck.guard(model) as guard:
+        guard.watch(model)
+
+
 NAMES = ("head.weight", "emb.weight")
 CALLS: dict[str, Callable[[Any], Any]] = {
     "find_ties": tiecheck.find_ties,
@@ -160,6 +170,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "gate": lambda model: tiecheck.gate(model, device_map="cpu", check=False).verify(model),
     "check": tiecheck.check,
     "inspect": tiecheck.inspect,
+    "uses": tiecheck.uses,
+    "survive": lambda model: tiecheck.survive(model, operations=("deepcopy", "half", "load-state-dict")),
+    "compare": lambda model: tiecheck.compare(model, Base()),
+    "compare-after": lambda model: tiecheck.compare(Base(), model),
+    "beside": lambda model: tiecheck.check(Base(), beside=model),
+    "optimizer": lambda model: tiecheck.check(model, optimizer=torch.optim.SGD([torch.ones(1)], lr=0.1)),
+    "guard": watched,
 }
 
 

@@ -12,7 +12,7 @@ import click
 
 from tiecheck.cli.settings import codes_option, config_options, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
-from tiecheck.config.options import PLACING, Config
+from tiecheck.config.options import LONGEST, PLACING, Config
 from tiecheck.errors import shown
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class CheckCommand(PlainCommand):
 @click.option("--offline/--no-offline", help="Fetch nothing: a hub model comes from the local cache, or not at all.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=LONGEST),
     default=300,
     show_default=True,
     metavar="SECONDS",

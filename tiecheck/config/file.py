@@ -13,7 +13,7 @@ from typing import Any
 
 from tiecheck.config.contract import read_contract
 from tiecheck.config.discovery import PROJECT, Settings
-from tiecheck.config.options import PLACING, VALUES
+from tiecheck.config.options import LONGEST, PLACING, VALUES
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.record import Record
 from tiecheck.records.report import SEVERITIES
@@ -144,7 +144,7 @@ def _wrong(key: str, value: Any) -> str:
     if key == "baseline":
         return "" if isinstance(value, str) and value else f"the path of a file, not {value!r}"
     if key == "timeout":
-        fine = not isinstance(value, bool) and isinstance(value, (int, float)) and value >= 0
+        fine = not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value <= LONGEST
         return "" if fine else f"a number of seconds, 0 for no end, not {value!r}"
     words = SEVERITIES if key == "fail-on" else VALUES
     hint = did_you_mean(value, words) if isinstance(value, str) else ""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 VALUES = ("auto", "never", "always")
 """Every word of `Config.values`."""
 
+LONGEST = 10**9
+"""Seconds that a target may be given at most; what is more need not be a float, nor a time that a system can wait."""
+
 PLACING = ("device_map", "max_memory", "dtype", "no_split", "hash_seeds", "checkpoint", "device_map_from")
 """The fields of `Config` that say what placement is asked for; all but the first mean nothing without it."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import assemble_report, check_target, judge_facts
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, foreign_errors
 from tiecheck.facts.registry import Facts
 from tiecheck.records.life import SurvivalMatrix
 from tiecheck.records.report import Report, TargetReport
@@ -32,23 +32,24 @@ def check_beside(model: nn.Module, config: Config, optimizer: Any = None, beside
     """
     from torch import nn
 
-    check_codes((*config.select, *config.ignore))
-    given: dict[str, Any] = {}
-    if optimizer is not None:
-        held = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
-        if any(not isinstance(getattr(one, "param_groups", None), list) for one in held):
-            raise UsageError("optimizer= takes a torch optimizer, or a list of them")
-        given["stepped_by"] = held
-    if beside is not None:
-        others = (beside,) if isinstance(beside, nn.Module) else tuple(beside)
-        if any(not isinstance(one, nn.Module) for one in others):
-            raise UsageError("beside= takes a torch.nn.Module, or a list of them")
-        given["other_models"] = others
-    if not isinstance(model, nn.Module):
-        raise UsageError("optimizer= and beside= go with a live torch.nn.Module, not with a path")
+    with foreign_errors("looking at what was given with the model"):
+        check_codes((*config.select, *config.ignore))
+        given: dict[str, Any] = {}
+        if optimizer is not None:
+            held = tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
+            if any(not isinstance(getattr(one, "param_groups", None), list) for one in held):
+                raise UsageError("optimizer= takes a torch optimizer, or a list of them")
+            given["stepped_by"] = held
+        if beside is not None:
+            others = (beside,) if isinstance(beside, nn.Module) else tuple(beside)
+            if any(not isinstance(one, nn.Module) for one in others):
+                raise UsageError("beside= takes a torch.nn.Module, or a list of them")
+            given["other_models"] = others
+        if not isinstance(model, nn.Module):
+            raise UsageError("optimizer= and beside= go with a live torch.nn.Module, not with a path")
 
-    def reporting(target: Target, facts: Facts, config: Config) -> TargetReport:
-        facts.give(**given)
-        return judge_facts(target, facts, config)
+        def reporting(target: Target, facts: Facts, config: Config) -> TargetReport:
+            facts.give(**given)
+            return judge_facts(target, facts, config)
 
-    return assemble_report([check_target(model, config, reporting)])
+        return assemble_report([check_target(model, config, reporting)])

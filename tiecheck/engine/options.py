@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.discovery import Settings, search_settings
-from tiecheck.config.options import PLACING, VALUES, Config, class_path
+from tiecheck.config.options import LONGEST, PLACING, VALUES, Config, class_path
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.report import SEVERITIES, Report
 
@@ -61,7 +61,7 @@ def _check_words(options: Mapping[str, Any]) -> None:
         if name in options and options[name] not in words:
             raise UsageError(f"{name}= must be one of {', '.join(words)}, not {options[name]!r}")
     seconds = options.get("timeout", 0)
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST:
         raise UsageError(f"timeout= must be a number of seconds, 0 for no end, not {seconds!r}")
 
 

@@ -158,7 +158,7 @@ def check_target(
             repeats.keep_verdict(sight, weights, account, report)
         if cache is not None and looked is not None and weights is not None and not weights.missing_files:
             cache.keep(looked, account, report)
-    except (Exception, OutOfTimeError) as error:  # noqa: BLE001  # whatever it is, the other targets are judged
+    except (Exception, OutOfTimeError, GeneratorExit) as error:  # noqa: BLE001  # the other targets are judged
         return unread_report(target, error, account)
     else:
         return report

@@ -49,6 +49,8 @@ def unread_report(target: Target, error: BaseException, account: Account) -> Tar
     match error:
         case OutOfTimeError():
             message = f"{target.text} takes more than {account.seconds:g} s (--timeout), and was stopped"
+        case GeneratorExit():  # no code of ours raises it
+            message = f"looking at what {target.text} builds raised GeneratorExit"
         case MemoryError():
             message = f"{target.text} needs more memory than there is"
         case TiecheckError():

@@ -131,7 +131,8 @@ def _base(
     hint = "name its directory with --base"
     if adapter.base is None:
         return Unknown(f"the adapter names no base; {hint}")
-    beside = (adapter.base, os.path.join(directory, adapter.base)) if "://" not in directory else ()
+    elsewhere = "://" in directory or adapter.base.startswith(("//", "\\\\"))  # a path on another machine
+    beside = () if elsewhere else (adapter.base, os.path.join(directory, adapter.base))
     place = next((path for path in beside if os.path.isfile(os.path.join(path, "config.json"))), None)
     if place is None and not re.fullmatch(
         HUB_ID, adapter.base, re.ASCII

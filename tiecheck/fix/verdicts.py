@@ -117,13 +117,14 @@ def hear_loads(root: str, stage: str, chosen: Chosen) -> Heard:
         was = other.rehearse(root)
     names = {name for finding, _ in chosen for name in finding.names}
     title = f"{TITLE}{new.version}"
-    return Heard(title, _lost(was, new, names), _still_wrong(title, new))
+    return Heard(title, _lost(was, new, names), _still_wrong(title, was, new))
 
 
 def _lost(was: Rehearsal, new: Rehearsal, names: set[str]) -> tuple[str, ...]:
     """Return what a load of the new files loses and one of the old did not."""
     if new.raised is not None:
-        return () if was.raised is not None else (f"transformers would raise {': '.join(new.raised)}",)
+        nothing_lost = was.raised is not None or not any(held.state == "loaded" for held in was.held)
+        return () if nothing_lost else (f"transformers would raise {': '.join(new.raised)}",)
     known = set() if was.raised is not None or was.unsure is not None else set(was.random) - names
     random = sorted(set(new.random) - known) if was.raised is None else sorted(set(new.random) & names)
     thrown = sorted({d.name for d in new.dropped if not d.equal} - {d.name for d in was.dropped})
@@ -133,10 +134,11 @@ def _lost(was: Rehearsal, new: Rehearsal, names: set[str]) -> tuple[str, ...]:
     )
 
 
-def _still_wrong(title: str, new: Rehearsal) -> tuple[str, ...]:
+def _still_wrong(title: str, was: Rehearsal, new: Rehearsal) -> tuple[str, ...]:
     """Return what a load that did not get worse still has against it."""
     if new.raised is not None:
-        return (f"{title} raises, as before: {': '.join(new.raised)}",)
+        before = "as before" if was.raised is not None else "and loaded nothing before"
+        return (f"{title} raises, {before}: {': '.join(new.raised)}",)
     told = (("makes {} at random, since nothing is stored for it", new.random), ("has no use for {}", new.unexpected))
     return tuple(f"{title} {words.format(_some(names))}" for words, names in told if names)
 

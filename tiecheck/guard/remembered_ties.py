@@ -18,7 +18,7 @@ from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.plain_references import PlainReference, plain_references
-from tiecheck.live.registrations import Registrations, paused_collector
+from tiecheck.live.registrations import Registrations, looking_at, paused_collector
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames, child_through_wrappers, without_wrappers
 from tiecheck.records.words import KINDS, TIED, Kind
@@ -164,7 +164,7 @@ def _why_not_used_alike(root: nn.Module, moved: dict[str, str]) -> str | None:
 
 def remember_ties(root: nn.Module) -> list[RememberedTie]:
     """Return what a module ties: parameters and buffers, shared memory, and plain lists of other modules' tensors."""
-    with paused_collector(), torch.no_grad():
+    with looking_at(root), paused_collector(), torch.no_grad():
         places = Registrations(root, buffers=True)
         user = UserNames(places.graph)
         references: dict[int, list[PlainReference]] = {}

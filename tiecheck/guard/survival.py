@@ -55,18 +55,17 @@ def survive_operations(
     chosen = chosen_operations(operations)
     with looking_at(model):
         ties = sorted(remember_ties(model), key=lambda tie: tie.names)
-    gradients = [(one, one.grad) for one in model.parameters()]
-    faithful_copy(model, meta=True)  # what cannot be copied is an error of the model, and none of each operation
-    rows = []
-    for one in chosen:
-        if progress is not None:
-            progress(one.name)
-        rows.append(_tried(model, ties, one))
-    for parameter, gradient in gradients:  # a closure of the model's may reach its original
-        if parameter.grad is not gradient:
-            parameter.grad = gradient
-    told = tuple(SurvivedTie(tie.names, tie.kind) for tie in ties)
-    with looking_at(model):
+        gradients = [(one, one.grad) for one in model.parameters()]
+        faithful_copy(model, meta=True)  # what cannot be copied is an error of the model, and none of each operation
+        rows = []
+        for one in chosen:
+            if progress is not None:
+                progress(one.name)
+            rows.append(_tried(model, ties, one))
+        for parameter, gradient in gradients:  # a closure of the model's may reach its original
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+        told = tuple(SurvivedTie(tie.names, tie.kind) for tie in ties)
         declared = {n for group in read_declarations(ModuleGraph(model), CAP).groups for n in group.names}
     return SurvivalMatrix(class_name(model), told, tuple(rows), tuple(sorted(declared)))
 
@@ -86,7 +85,7 @@ def _tried(model: nn.Module, ties: list[RememberedTie], one: Operation) -> Survi
                 return row._replace(status="raised", reason=f"it gave a {type(after).__name__}, no module")
         except NotHereError as error:
             return row._replace(status="skipped", reason=str(error))
-        except Exception as error:  # noqa: BLE001  # the library refuses: that is the answer
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the library refuses: that is the answer
             return row._replace(status="raised", reason=shown(exception_line(error)))
         old, new = _values(model), _values(after)
         lost = tuple(sorted(n for n, t in old.items() if one.saves and n in new and _same(t, new[n]) is False))

@@ -214,6 +214,9 @@ class MemorySpan(Span):
         self._kept = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         self.nbytes = self._kept.nbytes
         self.sparse = False
+        held = self._kept.untyped_storage().nbytes() - self._kept.storage_offset() * self._kept.element_size()
+        if held < self.nbytes:  # a storage that was freed or cut has no bytes behind its address
+            raise OpaqueError(f"its storage holds {max(held, 0):,} bytes of {self.nbytes:,}")
         whole = (ctypes.c_char * self.nbytes).from_address(self._kept.data_ptr()) if self.nbytes else b""
         self._view = memoryview(whole).cast("B")
 

@@ -254,6 +254,8 @@ class Group(Record):
     """True where a target is stored in a shape that the class's own, which is another one, may not take."""
     relation: Comparison | None = None
     """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""
+    lone: bool = False
+    """True where the one stored member has a name without the prefix that the names beside it have."""
     strays: tuple[str, ...] = ()
     """Where a member is missing and nothing ties it: stored tensors of its shape, of no group, named as a head."""
 

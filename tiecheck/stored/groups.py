@@ -67,9 +67,16 @@ def _fitted(config: ModelConfig | None, group: Group) -> Group:
 
 
 def _with_strays(group: Group, checkpoint: Checkpoint | None, held: set[str]) -> Group:
-    """Return a group with the tensors that may be its missing member under another name: a trained head is no less."""
-    if checkpoint is None or group.declared is not False or not group.missing or not group.tensors:
+    """Return a group with what other names of the file tell of it.
+
+    They may be its missing member, a trained head no less; or the one that is stored lacks a prefix that they have.
+    """
+    if checkpoint is None or not group.missing or not group.tensors:
         return group
+    if group.declared is not False:
+        bare, own = group.stored_names[0], group.source or ""
+        prefix = own.removesuffix(bare) if bare not in group.names else own
+        return group._replace(lone=prefix not in ("", own) and any(n.startswith(prefix) for n in checkpoint.names()))
     from tiecheck.stored.name_guesses import HEAD, named_alike
 
     shape = group.tensors[0].shape

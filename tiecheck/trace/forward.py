@@ -71,7 +71,7 @@ def run_on_random_tokens(module: nn.Module, tied: torch.Tensor) -> Pass | str:
             trace = ReadTrace((tied,), keep=tied)
             with left_untouched(module, device), watch_reads(module, trace):
                 output = getattr(module, "_orig_mod", module)(*call[0], **call[1])
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 (whatever a forward raises is a reason, not a crash)
             failure = failure or f"the model's forward raised {type(error).__name__}: {_first_line(error)}"
             continue
         logits = _find_logits(output, vocabulary, trace)
@@ -237,7 +237,7 @@ def _passes(module: nn.Module, *, masked: bool) -> bool:
     try:
         with silenced_transformers(), left_untouched(module, torch.device("meta")):
             module(*call[0], **call[1])
-    except (Exception, SystemExit):  # noqa: BLE001  # a forward pass may fail in any way, on meta above all
+    except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001  # a forward pass may fail in any way, on meta above all
         return False
     return True
 

@@ -83,7 +83,7 @@ def compare_gradients(module: nn.Module, inputs: Inputs | None = None) -> tuple[
                 with trace:
                     output = real(*given.args, **given.kwargs)
                 return tuple(_gradients(places, trace, output))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # a pass may fail in any way
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # a pass may fail in any way
             stopped = f"forward on {given.words()} stopped: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return Unknown(stopped[:300])
 
@@ -102,7 +102,7 @@ def _with_values(module: nn.Module) -> nn.Module | Unknown:
         return Unknown("the module is on meta, where there are no gradients")
     try:
         return type(module)(copy.deepcopy(config)).eval()
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may refuse its own config
+    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # a class may refuse its own config
         return Unknown(f"{type(module).__name__} could not be made with weights: {type(error).__name__}: {error}")
 
 

@@ -107,7 +107,7 @@ def _pass(module: nn.Module, places: Registrations, given: Inputs, *, to_meta: b
             output = module(*given.args, **given.kwargs)
     except OutOfTimeError:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # a forward pass may fail in any way
+    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # a forward pass may fail in any way
         line = str(error).strip().partition("\n")[0][:200]
         at = f" in {trace.failed}" if trace.failed else ""
         return f"forward on {given.words()} stopped{at}: {type(error).__name__}: {line}"

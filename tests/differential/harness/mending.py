@@ -28,6 +28,9 @@ from tiecheck.records.report import Finding
 STAYING = {"loss stays", "raises as before"}
 """What is left of a load that was wrong."""
 
+NO_TIE = "older loses what is no tie's, as before"
+"""The line that is not installed where the fix is made, and of which the tables know ties alone."""
+
 EQUAL = {"TIE103", "TIE106", "TIE108", "TIE109"}
 """Rules on equal copies, of which a load that is right may have two: their fixes must leave it right."""
 
@@ -128,7 +131,9 @@ def _outcome(before: list[Line], after: list[Line], names: set[str], outcome: Fi
             return kind, f"{now.version}: {why}"
         if kind in STAYING and _is_said(now, after[0], outcome):
             kind += ", said"
-        if kind != "good" and worst[0] not in STAYING:
+        elif kind == "loss stays" and now is not after[0] and not _lacking(now) & {n for g in now.groups() for n in g}:
+            kind = NO_TIE
+        if kind != "good" and (worst[0] not in STAYING or kind in STAYING):
             worst = (kind, f"{now.version}: {why}")
     return worst
 

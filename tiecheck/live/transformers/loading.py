@@ -56,7 +56,7 @@ def build_pretrained(root: str, model: ModelConfig, *, load: bool, trust: bool) 
                 module: nn.Module = cls.from_pretrained(root, config=config, local_files_only=True)
                 return module.eval()
             return _on_meta(cls, config)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
             return Unknown(_failed("loading" if load else "building", model, error, refused))
 
 
@@ -77,7 +77,7 @@ def build_for_plan(
             return _planned(cls, copy.deepcopy(_config_of(cls, root, trust=trust)), root, dtype, device_map)
         except ImportError as error:
             return Unknown(_missing(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # a class may fail in any way it likes
             return Unknown(_failed("building", model, error, refused))
 
 
@@ -95,10 +95,10 @@ def unbuilt_problems(root: str, model: ModelConfig, *, trust: bool) -> tuple[Key
             config.tie_word_embeddings = False
             try:
                 problems = read_keys(_on_meta(cls, config), transformers.__version__).problems
-            except (Exception, SystemExit):  # noqa: BLE001  # it cannot be built with either flag
+            except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001  # it cannot be built with either flag
                 problems = class_problems(cls)
             return tuple(problem._replace(flag=True) for problem in problems)
-        except (Exception, SystemExit):  # noqa: BLE001  # why it was not built is told already
+        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001  # why it was not built is told already
             return ()
 
 

@@ -222,7 +222,7 @@ def rehearse_on_meta(
             told.update(_tell_model(watch, model))
             told.update({key: sorted(info[f"{key}_keys"]) for key in ("missing", "unexpected")})
             told["mismatched"] = sorted(str(entry[0]) for entry in info["mismatched_keys"])
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is the answer
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  # whatever it raises is the answer
             told.update(_tell_error(error, _special(directory), refused))
     if not newer and told.get("unsure") is None:
         told["unsure"] = _other_way(told, directory, modeling)

@@ -127,7 +127,10 @@ def own_name(group: Group) -> tuple[Edit, ...]:
         return twice
     if len(group.stored_names) != 1 or group.stored_names[0] in group.names or not group.source or not _is_plain(group):
         return ()
-    return (Edit("renamed", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
+    (stored,) = group.stored_names
+    if group.source.endswith(f".{stored}") and not group.lone:
+        return ()  # every name of the file lacks the prefix, and one alone with it would lose all others
+    return (Edit("renamed", None, True, (Step("rename-tensor", (stored, group.source)),)),)
 
 
 def drop_edits(group: Group, kept: str) -> tuple[Edit, ...]:
