@@ -63,7 +63,8 @@ def main() -> None:
 
         those = [untouched(save) for save in saves] if asked.untouched else drawn(saves, asked.directories, asked.seed)
         if asked.mends:
-            text = mends_page(collect_mends(those, asked.older, tell_number))
+            about = f"\nSeed {asked.seed}, {asked.directories:,} directories of {asked.classes} classes."
+            text = mends_page(collect_mends(those, asked.older, tell_number), about)
         else:
             text = page(collect(those, asked.seed, asked.older, tell, asked.minutes), vars(asked))
     print(text)

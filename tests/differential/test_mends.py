@@ -29,7 +29,12 @@ SAMPLE = [
     ("MT5ForConditionalGeneration", "mt5"),
     ("Qwen2VLForConditionalGeneration", "qwen2_vl"),
 ]
-WRONG = {"worse", "for what is right"}
+WRONG = {"worse", "for what is right", "loss stays", "raises as before"}
+
+
+def _told(counts: Counter[str]) -> int:
+    """Fixes after which the load is right, or the fault that stays is told."""
+    return sum(count for kind, count in counts.items() if kind == "good" or kind.endswith(", said"))
 
 
 def saves() -> list[Save]:
@@ -81,7 +86,7 @@ def test_fixes_of_a_sample_are_right_in_transformers_5() -> None:
     counts = Counter(one.kind for one in found)
     assert not WRONG & counts.keys(), mends_page(found)
     assert counts["good"] > 20
-    assert counts["good"] > 0.85 * len(found), mends_page(found)
+    assert _told(counts) > 0.85 * len(found), mends_page(found)
 
 
 @pytest.mark.slow
@@ -89,4 +94,4 @@ def test_fixes_of_drawn_classes_are_right_in_both_lines() -> None:
     found = collect_mends(drawn(list(pool(6, 40, older=True)), 500, 6), older_python())
     counts = Counter(one.kind for one in found)
     assert not WRONG & counts.keys(), mends_page(found)
-    assert counts["good"] > 0.8 * len(found), mends_page(found)
+    assert _told(counts) > 0.8 * len(found), mends_page(found)
