@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fix_giants import content_of, fix_apart, kill_everywhere, linked, write_giant
+
+from tiecheck.config.options import Config
+from tiecheck.errors import TargetError
+from tiecheck.fix.run import FixOptions, fix_target
 
 
 @pytest.mark.parametrize("sharded", [True, False], ids=["sharded", "one file"])
@@ -32,3 +39,37 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     told = fix_apart(tmp_path / "pristine")
     assert told.said == ""
     assert told.grown < 64 * 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own of 40 MiB; skipped where none may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False) if shutil.which("mount") else None
+    if done is None or done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("used", [18, 23, 31, 38], ids=lambda used: f"{used} MiB beside")
+def test_a_disk_that_is_really_full_loses_nothing(used: int, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before anything is written; and where the space goes meanwhile, by the system itself."""
+    write_giant(disk / "model", 1 << 20, sharded=True, sparse=False)
+    (disk / "beside").write_bytes(bytes(used << 20))
+    old = content_of(disk / "model")
+    told = fix_apart(disk / "model")
+    enough = used < 20
+    assert (told.said == "") == enough, told
+    assert (content_of(disk / "model") != old) == enough
+    assert not list((disk / "model").glob(".tiecheck*"))
+    if not enough:
+        assert " free, and " in told.said
+        monkeypatch.setattr("tiecheck.fix.writing.check_space", lambda *_: None)
+        (disk / "rest").write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
+        with pytest.raises(TargetError, match=r"No space left on device; it is as it was$"):
+            fix_target(str(disk / "model"), Config(), FixOptions("tied", unsafe=True, apply=True, rehearse=False))
+        assert content_of(disk / "model") == old
+        assert not list((disk / "model").glob(".tiecheck*"))
