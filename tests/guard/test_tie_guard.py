@@ -511,3 +511,27 @@ def test_an_untie_that_leaves_the_memory_shared_is_told_as_that() -> None:
     with pytest.raises(tiecheck.TieBroken), tiecheck.guard(model) as g:
         untie_weights(model, cloned=True)
     assert [finding.code for finding in g.report.findings] == ["TIE401"]
+
+
+RESIZE = """
+from torch import nn
+def resize_token_embeddings(model, rows):  # what a class does whose declaration of its tie was lost
+    model.emb = nn.Embedding(rows, 6)
+"""
+
+
+@pytest.mark.parametrize("kept", ["emb.weight", "lin.weight"])
+def test_a_resize_that_parts_a_tie_has_two_ways_back(kept: str) -> None:
+    library: dict[str, Any] = {}
+    exec(compile(RESIZE, "/usr/lib/site-packages/models/resizing.py", "exec"), library)
+    model = Param()
+    with pytest.warns(TieWarning), tiecheck.guard(model, on_break="warn") as g:
+        library["resize_token_embeddings"](model, 9)
+    (finding,) = g.report.findings
+    assert finding.code == "TIE403"
+    (edit,) = [edit for edit in finding.edits if edit.choice == kept]
+    rows = {"emb.weight": 9, "lin.weight": 6}[kept]
+    for step in edit.steps:
+        exec(step.code, {"model": model})
+    assert model.lin.weight is model.emb.weight
+    assert model.lin.weight.shape == (rows, 6)
