@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -24,6 +25,9 @@ _requires_grad = attrgetter("requires_grad")
 
 LOGITS_BIAS = "final_logits_bias"
 """The buffer that encoder-decoders of transformers add to their logits (BART, Marian and theirs, 5.23)."""
+
+NUMBER = re.compile(r"\.\d+\.")
+"""Place of a layer in a name."""
 
 FEW = 3
 """Other parameters that a module must have for their agreement to show an intent."""
@@ -96,15 +100,20 @@ def _is_empty(member: Member) -> bool:
 
 
 def equal_heads(places: Registrations) -> tuple[tuple[str, str], ...]:
-    """Return the names of each embedding and linear layer with equal bytes that are two parameters.
+    """Return the names of each embedding and linear layer, or embedding in every layer, with equal bytes.
 
-    What holds one and the same value everywhere is left out, and what cannot be read.
+    Both are parameters of their own. What holds one and the same value everywhere is left out, and what cannot be read.
     """
     tables, layers = (_weights(places, cls) for cls in (nn.Embedding, nn.Linear))
-    pairs = ((one, other) for one in tables for other in layers if other not in tables)
+    pairs = [(one, other) for one in tables for other in layers if other not in tables]
+    cloned: dict[str, list[int]] = {}
+    for first, name in tables.items():
+        cloned.setdefault(NUMBER.sub(".*.", name), []).append(first)
+    pairs += [(same[0], other) for same in cloned.values() for other in same[1:]]
+    names = tables | layers
     return tuple(
         sorted(
-            (tables[one], layers[other]) for one, other in pairs if _equal(places.objects[one], places.objects[other])
+            (tables[one], names[other]) for one, other in pairs if _equal(places.objects[one], places.objects[other])
         )
     )
 

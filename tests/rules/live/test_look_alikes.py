@@ -51,6 +51,32 @@ def test_what_is_tied_zero_or_shares_memory_is_no_copy() -> None:
     assert found(memory) == {"TIE302": "error"}
 
 
+class Biased(nn.Module):
+    """A layer that adds a table, which the layers were to share."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.q, self.rel_bias = nn.Linear(8, 8), table
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_shared_table_that_was_copied_with_each_layer_is_one_note_and_its_fix_ties_all(count: int) -> None:
+    layer = Biased(nn.Embedding(6, 6))
+    model = nn.ModuleDict({"layers": nn.ModuleList(copy.deepcopy(layer) for _ in range(count))})
+    names = tuple(f"layers.{i}.rel_bias.weight" for i in range(count))
+    assert found(model) == {EqualLiveCopies.code: "info"}
+    (finding,) = tiecheck.check(model).findings
+    assert finding.names == names
+    assert found(model, ties=[["layers.*.rel_bias.weight"]]) == {"TIE301": "error"}
+    paste(finding.edits[0], model)
+    assert [tie.names for tie in tiecheck.find_ties(model)] == [names]
+    assert found(model) == {}
+    apart = nn.ModuleDict({"layers": nn.ModuleList(Biased(nn.Embedding(6, 6)) for _ in range(count))})
+    assert found(apart) == {}
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), count, enable_nested_tensor=False)
+    assert found(encoder) == {}, "layers are made by deepcopy and have no table"
+
+
 def test_a_teacher_beside_its_student_is_no_copy_of_it() -> None:
     student = gpt(tied=True)
     assert found(nn.ModuleDict({"student": student, "teacher": copy.deepcopy(student)})) == {}

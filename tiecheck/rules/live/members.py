@@ -57,11 +57,12 @@ class OverlappingParameters(Rule):
 
 
 class EqualLiveCopies(Rule):
-    """Embedding and head hold equal bytes, and are two parameters.
+    """Embedding and head hold equal bytes, and are two parameters; or a table in each layer does.
 
     ## What it does
     Notes an `nn.Embedding` and an `nn.Linear` with the same bytes, which nobody declares as tied: TIE109 in a live
-    model. One value everywhere says nothing, and an embedding that is some other layer's weight is left alone.
+    model; and embeddings of the same name in several layers, which a `deepcopy` of a layer makes of a shared table. One
+    value everywhere says nothing.
 
     ## Why it is bad
     It may be right: the two were untied a moment ago, and are to be trained apart. But a loader that copies where it
@@ -73,7 +74,7 @@ class EqualLiveCopies(Rule):
     """
 
     code = "TIE316"
-    summary = "embedding and head hold equal bytes and are not tied"
+    summary = "embedding and head, or a table in each layer, hold equal bytes and are not tied"
     severity = "info"
     threads = ("rasbt/LLMs-from-scratch#822", "facebookresearch/fairseq2#1064")
 
@@ -86,17 +87,21 @@ class EqualLiveCopies(Rule):
         equal_copies: tuple[tuple[str, str], ...],
     ) -> Iterator[Draft | Unknown]:
         spoken_for = [set(claim.names) for claim in declared_ties] + [set(tie.names) for tie in live_ties]
-        for table, head in equal_copies:
-            if any({table, head} <= names for names in spoken_for):
-                continue  # declared-tie-not-applied speaks, or storage-only-tie
-            share = f"{model_path(mending, head)} = {model_path(mending, table)}"
+        groups: dict[str, list[str]] = {}
+        for table, other in equal_copies:
+            if not any({table, other} <= names for names in spoken_for):  # declared-tie-not-applied or storage-only-tie
+                groups.setdefault(table, []).append(other)
+        for table, others in groups.items():
+            names, count = (table, *others), len(others) + 1
+            share = (f"{model_path(mending, other)} = {model_path(mending, table)}" for other in others)
             yield Draft(
-                f"{table} and {head} hold equal bytes and are two parameters, which nobody declares as one. They take "
-                "their memory twice, and the first step separates them.",
-                (table, head),
-                (class_place(live_class.class_name, "equal bytes, two parameters"),),
+                f"{listed(names)} hold equal bytes and are {'two' if count == 2 else count} parameters, which nobody "
+                f"declares as one. They take their memory {'twice' if count == 2 else f'{count} times'}, and the first "
+                "step parts them.",
+                names,
+                (class_place(live_class.class_name, f"equal bytes, {'two' if count == 2 else count} parameters"),),
                 "If not, nothing is wrong.",
-                edits=(python_edit("tied", "they are meant to be one", share),),
+                edits=(python_edit("tied", "they are meant to be one", *share),),
             )
 
     @staticmethod
@@ -105,6 +110,8 @@ class EqualLiveCopies(Rule):
 
         bare = live_llama(ties=(), declared=(), candidates=(), equal=((EMBEDDING, HEAD),))
         yield Case("a loader that copied", live_facts(bare), finds=("info",))
+        tables = tuple((f"h.0.{EMBEDDING}", f"h.{n}.{EMBEDDING}") for n in (1, 2))
+        yield Case("a table copied with each layer", live_facts(bare._replace(equal=tables)), finds=("info",))
         yield Case("declared, and another rule's matter", live_facts(bare, declared=(declared_tie("copy"),)))
         memory = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("one memory, and another rule's matter", live_facts(bare, ties=(memory,)))
