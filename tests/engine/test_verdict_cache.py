@@ -146,6 +146,22 @@ def test_other_options_and_another_place_ask_anew(
         assert bool(parsed) == (config != CACHED)
 
 
+def test_another_installation_asks_anew(tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without numpy two types of one matrix are not compared; another version has other rules."""
+    targets = list(drawn_fleet(tmp_path / "fleet", 5, 1))
+    for change in ({}, {"find_spec": lambda _: None}, {"__version__": "9"}):
+        for name, value in change.items():
+            monkeypatch.setattr(verdict_cache, name, value)
+        verdict_cache._build.cache_clear()
+        parsed.clear()
+        judged(targets)
+        assert parsed == targets
+        parsed.clear()
+        judged(targets)
+        assert not parsed
+    verdict_cache._build.cache_clear()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, cache_file: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -16,6 +16,7 @@ import sys
 import time
 from functools import lru_cache
 from hashlib import blake2b
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck._version import __version__
@@ -240,7 +241,7 @@ def _marks(status: os.stat_result) -> tuple[int, ...]:
 def _build() -> str:
     """Return the hash of this build: its version, Python's, and the size and time of every file of the package.
 
-    An installation that is worked on keeps its version while rules and tables change.
+    An installation that is worked on keeps its version while rules and tables change. Without numpy less is compared.
     """
     found = []
     folders = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
@@ -252,7 +253,7 @@ def _build() -> str:
                 else:
                     status = entry.stat()
                     found.append((entry.path, status.st_size, status.st_mtime_ns))
-    return _hash(__version__, sys.version, sorted(found))
+    return _hash(__version__, sys.version, find_spec("numpy") is not None, sorted(found))
 
 
 def _hash(*parts: object) -> str:
