@@ -70,8 +70,8 @@ def main() -> None:
             lines.append(f"| {what} | {first:.2f} s | {again:.2f} s | {again / first:.2f} |")
     lines += [
         "",
-        "The small Llamas are so alike that a first run hardly reads them: half of their second run is the start of the",
-        "process and the writing of the report.",
+        "The small Llamas are so alike that a first run hardly reads them: half of their second run is the start of",
+        "the process and the writing of the report.",
     ]
     text = "\n".join(lines) + "\n"
     if asked.write:
