@@ -16,8 +16,9 @@ import pytest
 import torch
 import transformers
 from drawn_saves import draws
+from giant_headers import LLAMA_70B, llama_headers
 from older import layer, older_python
-from real_loads import tell
+from real_loads import differences, tell
 from safetensors.torch import load_file, save_file
 from zoo import animal, by_name, own
 
@@ -31,28 +32,6 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 SAMPLE = ("BertForMaskedLM", "LlamaForCausalLM", "LlavaForConditionalGeneration", "MixtralForCausalLM")
 SAMPLE += ("T5ForConditionalGeneration", "WhisperForConditionalGeneration")
-
-Real = Callable[[str, dict[str, str]], dict[str, Any]]
-
-
-def differences(rehearsal: Rehearsal, path: Path, real_load: Real) -> list[str]:
-    """What a real load does that the rehearsal has not told."""
-    if rehearsal.unsure:
-        return [rehearsal.unsure]
-    single = [held for held in rehearsal.held if held.state == "loaded" and len(held.stored) == 1]
-    real = real_load(str(path), {name: held.stored[0] for held in single for name in held.names})
-    if "raised" in real or rehearsal.raised:
-        return [] if real.get("raised") == list(rehearsal.raised or ()) else [f"{rehearsal.raised}, {real}"]
-    known = set(real["names"])
-    left = sorted(n for held in rehearsal.held if held.state == "left" for n in held.names if n in known)
-    told = {
-        "missing": sorted(rehearsal.missing),
-        "unexpected": sorted(rehearsal.unexpected),
-        "groups": sorted(list(names) for names in rehearsal.groups if names[0] in known),
-        "left": left,
-        "wrong": [],
-    }
-    return [f"{key}: {told[key]}, and it is {real[key]}" for key in told if told[key] != real[key]]
 
 
 @pytest.fixture
@@ -295,30 +274,6 @@ def test_an_interpreter_answers_one_directory_after_the_other(llama: Callable[..
         second = other.rehearse(str(llama(tie_word_embeddings="false")))
     assert first.raised is None
     assert second.raised is not None
-
-
-def llama_headers(layers: int, width: int, words: int, inner: int) -> dict[str, dict[str, Any]]:
-    """The header of a Llama in bfloat16, a file for every ten layers."""
-    shapes = {EMBEDDING: [words, width], HEAD: [words, width], "model.norm.weight": [width]}
-    files: dict[str, dict[str, Any]] = {}
-    for number in range(layers):
-        own = f"model.layers.{number}."
-        shapes |= {f"{own}self_attn.{n}_proj.weight": [width if n in "qo" else width // 8, width] for n in "qkvo"}
-        shapes |= {f"{own}mlp.{n}_proj.weight": [inner, width] for n in ("gate", "up")}
-        shapes |= {f"{own}mlp.down_proj.weight": [width, inner]}
-        shapes |= {f"{own}{n}_layernorm.weight": [width] for n in ("input", "post_attention")}
-        if number % 10 == 9 or number == layers - 1:
-            end, entries = 0, {}
-            for name, shape in shapes.items():
-                start, end = end, end + 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
-                entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-            files[f"model-{number:05d}.safetensors"], shapes = entries, {}
-    return files
-
-
-LLAMA_70B = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8192, "dtype": "bfloat16"}
-LLAMA_70B |= {"intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
-LLAMA_70B |= {"num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True}
 
 
 def test_a_model_of_141_gb_is_rehearsed_by_its_headers() -> None:

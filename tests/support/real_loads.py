@@ -10,12 +10,16 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file
+
+Real = Callable[[str, dict[str, str]], dict[str, Any]]
+"""A real load: the directory, and parameters with the stored name that each must hold."""
 
 
 def stored_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -57,6 +61,26 @@ def tell(directory: str, holds: dict[str, str]) -> dict[str, Any]:
         "wrong": sorted(n for n, s in holds.items() if n in named and s in stored and not alike(stored[s], named[n])),
         "names": sorted(named),
     }
+
+
+def differences(rehearsal: Any, path: Path, real_load: Real) -> list[str]:
+    """What a real load does that the rehearsal has not told."""
+    if rehearsal.unsure:
+        return [rehearsal.unsure]
+    single = [held for held in rehearsal.held if held.state == "loaded" and len(held.stored) == 1]
+    real = real_load(str(path), {name: held.stored[0] for held in single for name in held.names})
+    if "raised" in real or rehearsal.raised:
+        return [] if real.get("raised") == list(rehearsal.raised or ()) else [f"{rehearsal.raised}, {real}"]
+    known = set(real["names"])
+    left = sorted(n for held in rehearsal.held if held.state == "left" for n in held.names if n in known)
+    told = {
+        "missing": sorted(rehearsal.missing),
+        "unexpected": sorted(rehearsal.unexpected),
+        "groups": sorted(list(names) for names in rehearsal.groups if names[0] in known),
+        "left": left,
+        "wrong": [],
+    }
+    return [f"{key}: {told[key]}, and it is {real[key]}" for key in told if told[key] != real[key]]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from tiecheck.rules.source.modules import (
     WeightKeptAsPlainTensor,
 )
 from tiecheck.rules.source.overrides import EmptyTieWeights, PostInitMissing, UnguardedTie
-from tiecheck.rules.source.sharing import CopyInsteadOfShare, ModuleAliasAssignment
+from tiecheck.rules.source.sharing import CopyInsteadOfShare, ModuleAliasAssignment, TieReboundLater
 from tiecheck.rules.source.sightings import source_facts
 
 DECLARED_RULES = (ListTiedWeightsKeys, MisspeltTieDeclaration, SelfMappedTieKey, PostInitMissing, EmptyTieWeights)
@@ -155,6 +155,25 @@ def test_the_draw_that_a_tie_keeps(line: str, wide: bool) -> None:
 
 
 TIED = PLAIN.format(line="self.head.weight = self.wte.weight")
+
+
+@pytest.mark.parametrize("tie", ["self.head.weight = self.wte.weight", "self.wte.weight = self.head.weight"])
+@pytest.mark.parametrize(
+    "later",
+    [
+        "self.wte = nn.Embedding(v, d)",
+        "self.head = nn.Linear(d, v, bias=False)",
+        "self.head.weight = nn.Parameter(copy.deepcopy(self.wte.weight.data))",
+        "nn.init.normal_(self.wte.weight, std=0.02)",
+        "self.norm = nn.LayerNorm(d)",
+        "self.head = nn.Linear(d, v, bias=False); self.head.weight = self.wte.weight",
+    ],
+)
+def test_what_comes_after_the_tie_in_the_constructor(tie: str, later: str) -> None:
+    text = PLAIN.format(line=f"{tie}\n        {later}")
+    space: dict[str, Any] = {}
+    exec(text, space)
+    assert found(text, TieReboundLater) == ([] if is_one(space["Model"]()) else ["TIE806"])
 
 
 def is_one(model: Any) -> bool:
