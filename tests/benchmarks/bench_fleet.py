@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bench_remote import moved, server
 from fleet_maker import make_fleet
+from timing import note
 
 from tiecheck.config.options import Config
 from tiecheck.fleet.results import Results
@@ -81,7 +82,12 @@ def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> N
     print(f"       {found.summary.run} {found.problem or ''}")
     print(f"       {len(truth) / wall:,.0f} a second, {len(truth) / cpu:,.0f} a CPU second of the driver, {peak} MiB")
     if engine == "local":
-        print(f"       {cpu / len(truth) / floor:.1f}x of reading the bytes ({1 / floor:,.0f} a CPU second)")
+        times, rate, what = cpu / len(truth) / floor, len(truth) / cpu, f"{len(truth):,} directories of few kinds"
+        print(f"       {times:.1f}x of reading the bytes ({1 / floor:,.0f} a CPU second)")
+        note(f"{what}, judged", f"{rate:,.0f} a core second", ">= 8,000", held=rate >= 8_000)
+        note(f"{what}, to reading the bytes", f"{times:.1f}x", "<= 3x", held=times <= 3)
+        note(f"{what}, memory", f"{peak} MiB", "constant", held=True)
+    note(f"{engine}: faults missed or invented", f"{sum(wrong.values())} of {faulty:,}", "0", held=not wrong)
 
 
 def http(path: str, table: Path) -> None:
@@ -111,6 +117,9 @@ def told(what: str, found: Outcome, wall: float, cpu: float) -> None:
     count = summary.run.listed
     print(f"http   {what}: {summary.status} {found.problem or ''}")
     print(f"       {count / wall:,.0f} a second, {count / cpu:,.0f} a CPU second")
+    goal = 300 if "own" in what else 600
+    whom = f"{what}: 20 ms, 2 % of answers spoilt"
+    note(whom, f"{count / cpu:,.0f} a core second", f">= {goal}", held=count / cpu >= goal)
     print(f"       ours: {summary.bytes:,} bytes, {summary.requests:,} requests")
     for target, why in summary.errors[:3]:
         print(f"       {target}: {why}")

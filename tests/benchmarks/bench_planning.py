@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 from bench_proposal import LLAMA_70B
 from planner_runs import given, total_bytes
+from timing import note
 from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM
 
@@ -159,6 +160,7 @@ def measure(title: str, model: nn.Module, runs: int, ask: Ask) -> None:
     with mock.patch.object(plans, "run_planner", lambda case: ran[case.tool]):
         beside, mib_beside = median(layer, runs), peak(layer)
     share = beside / sum(once.values())
+    note(f"{title}: beside the planners that run", f"{share:.1%}", "<= 10 %", held=share <= 0.1)
     held = "held" if share <= 0.1 else "MISSED"
     print(
         f"  {'beside':<13} {beside * 1e3:9.1f} ms {mib_beside:6.1f} MiB   {share:5.3f} of the runs, <= 0.1 {held}"
