@@ -101,7 +101,7 @@ class DistanceMeter:
     def _take_late(self, blocks: Sequence[bytes], late: list[slice], *, whole: bool) -> None:
         """Rows beyond the first few elements: by numpy, or by Python if everything is asked for, or a beginning."""
         span = slice(late[0].start, late[-1].stop)
-        numpy = _import_numpy() if self._numpy and self._bytes > 0 else None
+        numpy = import_numpy() if self._numpy and self._bytes > 0 else None
         decode = self._decode
         if numpy is None and not self._exact:
             if self._largest is not None or decode is None:
@@ -180,8 +180,8 @@ def _apart(first: Sequence[float], second: Sequence[float]) -> tuple[float | Non
     return found, nonfinite
 
 
-def _import_numpy() -> Any:
-    """Numpy, or None where it is not installed."""
+def import_numpy() -> Any:
+    """Return numpy; None where it is not installed."""
     try:
         import numpy as np
     except ImportError:

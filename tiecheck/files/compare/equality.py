@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tiecheck.files.compare.bands import RowBands
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
@@ -194,6 +194,7 @@ def compare_spans(
     tally = RowTally(width, RowBands(max(1, rows)))
     gauge = None
     nan = False
+    numpy = _numpy_for(nbytes) if len(spans) > 1 else None
     for piece in tensor_pieces(nbytes, width, _past_holes(spans, constant)):
         if not exact and tally.enough(piece, everywhere=everywhere):
             break
@@ -208,7 +209,7 @@ def compare_spans(
             gauge.take(blocks, tally.take(piece, blocks), (piece.row, width), whole=piece.nbytes == piece.rows * width)
         elif tally.first is None:
             constant.take(blocks[0], piece.offset)
-            nan = nan or (len(blocks) > 1 and _holds_nan(blocks[0], dtype))
+            nan = nan or (len(blocks) > 1 and _holds_nan(blocks[0], dtype, numpy))
             if len(blocks) == 1 and not constant.holds:
                 break
     if gauge is None:
@@ -227,12 +228,29 @@ _TOPS = {"float64": (8, _WIDE), "float32": (4, _WIDE), "bfloat16": (2, _WIDE), "
 }
 """dtype -> bytes of an element, and the values that its last one has in a NaN, among others."""
 
+_INFINITY = {"float64": 0x7FF0 << 48, "float32": 0x7F80 << 16, "bfloat16": 0x7F80, "float16": 0x7C00}
+"""dtype -> the bits of infinity; those of a NaN, its sign apart, are more."""
 
-def _holds_nan(block: bytes, dtype: str) -> bool:
+MANY = 1 << 28
+"""Bytes of a member from which numpy, seven times as fast at a look for NaN, earns back its import."""
+
+
+def _numpy_for(nbytes: int) -> Any:
+    if nbytes < MANY:
+        return None
+    from tiecheck.files.compare.distance import import_numpy
+
+    return import_numpy()
+
+
+def _holds_nan(block: bytes, dtype: str, numpy: Any = None) -> bool:
     """Tell whether whole elements hold a NaN: they are decoded only where a highest byte can be one's."""
     if dtype not in _TOPS:
         return False
     size, odd = _TOPS[dtype]
+    if numpy is not None and block and dtype in _INFINITY:
+        bits = numpy.frombuffer(block, f"<u{size}") & ((1 << (8 * size - 1)) - 1)
+        return bool(bits.max() > _INFINITY[dtype])
     tops = block[size - 1 :: size]
     if not any(bytes((top,)) in tops for top in odd):
         return False
