@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # `signal` makes enumerations of it: a hundredth of a start
 import gc
 import os
-import signal
 import sys
 from types import FrameType
 
