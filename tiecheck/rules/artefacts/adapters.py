@@ -108,7 +108,7 @@ class AdapterOfOtherRows(Rule):
                         adapted_ties.adapter.checkpoint.shards[0].path, f"{ours:,} rows of {listed(tuple(names))}"
                     ),
                 ),
-                f"With the base resized first, model.resize_token_embeddings({ours}), it loads.",
+                f"With the token embeddings of the base resized to {ours:,} rows first, it loads.",
                 no_mend="the base of the training had another vocabulary.",
             )
 

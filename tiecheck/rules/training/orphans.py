@@ -152,7 +152,7 @@ def _copies_left_out(
             f"step moves {kept} alone, and the two part.",
             (kept, copy),
             (class_place(live_class.class_name, places_text(stepped[kept].slots)),),
-            "A copy that is to stay as it is wants requires_grad_(False).",
+            "A copy that is to stay as it is wants no gradient (requires_grad).",
             severity="warning",
             edits=(python_edit("tied", "they are meant to be one", share),),
         )
