@@ -51,7 +51,7 @@ INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {
     "TIE403": ("life.broken", ("tie_breaks", "survived")),
     "TIE404": ("life.survived", ("survived",)),
     "TIE405": ("life.survived", ("survived",)),
-    "TIE406": ("life.copied", ("traced_uses", "live_class")),
+    "TIE406": ("life.survived", ("traced_uses", "live_class")),
     "TIE501": ("placement.splits", ("placement", "live_class", "declared_ties", "aliases")),
     "TIE502": ("placement.unseen", ("placement", "live_class", "live_ties", "heads", "aliases", "mending")),
     "TIE503": ("placement.counts", ("placement",)),
