@@ -1,4 +1,4 @@
-"""TIE402, 404, 405 and 406: what an operation that was named made, dropped or lost, and a copy that reads the original."""
+"""TIE402, 404, 405, 406: what a named operation made, dropped or lost, and a copy that reads the original."""
 
 from __future__ import annotations
 
