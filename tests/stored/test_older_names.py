@@ -43,4 +43,4 @@ def test_the_names_that_are_read(class_name: str, checkpoint: Checkpoint, read: 
     ],
 )
 def test_a_head_among_bare_names_is_refused(names: tuple[str, ...], refused: str | None) -> None:
-    assert name_among_bare(of(*names), load_older("LlamaForCausalLM", None)) == refused
+    assert name_among_bare(of(*names), load_older("LlamaForCausalLM", None), "model", ()) == refused

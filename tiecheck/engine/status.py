@@ -81,10 +81,22 @@ def report_status(
         if problem.outcome == "unknown"
         and (chosen is None or any(("transformers", line) in chosen for line in problem.versions))
     ]
-    reason = next(iter((*raised, *blind, *untold_groups, *doubts, *unclear)), None)
+    unsaid = [] if config.select or config.ignore else _unsaid(answers.findings, facts.known("loaders") or (), chosen)
+    reason = next(iter((*raised, *blind, *untold_groups, *doubts, *unsaid, *unclear)), None)
     if reason is None and answers.ran:
         return "pass", None
     return "unknown", reason or (answers.skips[0].reason if answers.skips else "no rule was run")
+
+
+def _unsaid(
+    findings: list[Finding], views: tuple[LoaderView, ...], chosen: frozenset[tuple[str, str]] | None
+) -> Iterator[str]:
+    """Yield each group that a loader loses though no rule says so: it is no pass, whoever was to tell."""
+    told = {name for finding in findings if finding.severity != "info" for name in finding.names}
+    for view in views:
+        must = view.among(chosen) and (chosen is not None or view.loader == "transformers")
+        if must and view.hurts and told.isdisjoint(view.names):
+            yield f"{listed(view.names[:4])}: {view.outcome} in {view.title}, and no rule says why"
 
 
 def told_groups(facts: Facts) -> tuple[Group, ...]:

@@ -61,13 +61,18 @@ def groups(
     from tiecheck.stored.groups import build_groups
 
     found = build_groups(model_config, architecture, checkpoint, values)
-    pair = {architecture.head, architecture.embedding}
-    if isinstance(found, Unknown) or None in pair or any(pair <= set(tie.names) for tie in architecture.ties):
+    if isinstance(found, Unknown) or not architecture.known or model_config is None:
         return found
-    from tiecheck.stored.lost_ties import lost_tie_group
+    from tiecheck.stored.config_values import architecture_of
+    from tiecheck.stored.older_names import lost_ties
 
-    inert = lost_tie_group(model_config, architecture, checkpoint, values)
-    return found if inert is None else tuple(sorted((*found, inert), key=lambda g: g.names))
+    older = architecture_of(model_config, older=True)
+    if next(lost_ties(older, architecture), None) is None:
+        return found
+    from tiecheck.stored.lost_ties import lost_tie_groups
+
+    inert = lost_tie_groups(older, architecture, checkpoint, values)
+    return tuple(sorted((*found, *inert), key=lambda g: g.names))
 
 
 @fact

@@ -110,7 +110,7 @@ OTHER_SEVERITIES: dict[str, str] = {
     "TIE105": "error",
     "TIE106": "warning",
     "TIE107": "warning",
-    "TIE108": "warning",
+    "TIE108": "warning, info",
     "TIE109": "warning",
     "TIE201": "warning, info",
     "TIE202": "info",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
-from tiecheck.stored.config_values import Refused, Section, architecture_of, open_section, walk_field
-from tiecheck.tables.architectures import FLAG
+from tiecheck.stored.config_values import Refused, Section, Unread, architecture_of, open_section, walk_field
+from tiecheck.tables.architectures import FLAG, older_has
 from tiecheck.tables.structure import class_structure, config_structure, refused_values
 from tiecheck.wording import listed
 
@@ -27,7 +28,7 @@ TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an 
 
 
 def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
-    """Yield what keeps each line of transformers from building a known class's config, or tensors from fitting it."""
+    """Yield what keeps each line of transformers from building a config, or tensors from fitting it."""
     architecture = architecture_of(model)
     older, newest = (next(_misfits(model, architecture, checkpoint, line), None) for line in LINES)
     if newest is not None and older is not None and newest.why == older.why:
@@ -83,7 +84,10 @@ def _misfits(
     model: ModelConfig, architecture: Architecture, checkpoint: Checkpoint, line: str
 ) -> Iterator[LoadProblem]:
     found = class_structure(model.class_name or "", model.model_type)
-    if found is None or config_structure(found[0], line) is None:
+    if found is None:
+        return
+    if config_structure(found[0], line) is None:
+        yield from _unlike_five(found[0], model, line)
         return
     lookup = _Lookup(checkpoint, architecture, found[1].get("a", {}))
     for spot in _spots(Section(found[0], model.data), model.class_name or "", "", line):
@@ -92,9 +96,19 @@ def _misfits(
         elif isinstance(spot, _Spot):
             yield from _doubts(spot, model, line)
             for rule in spot.row.get("w", ()):
-                problem = _misfit(spot, rule, lookup, line)
+                problem = _misfit(spot, rule, lookup, line, model.path)
                 if problem is not None:
                     yield problem
+    yield from _unlike_five(found[0], model, line)
+
+
+def _unlike_five(kind: str, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
+    """Yield a doubt where 4.57 has another config than 5, or was seen to build something else from what 5 writes."""
+    known = config_structure(kind, line) if line == "4.57" else {}
+    if known is None and not older_has(model.class_name, model.model_type):
+        return
+    if (known is None or "x" in known) and str(model.data.get("transformers_version", "")).startswith("5"):
+        yield _open(f"4.57 builds {kind} otherwise from what transformers 5 writes", line, model.path)
 
 
 def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
@@ -105,35 +119,80 @@ def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
 
 
 def _doubts(spot: _Spot, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
-    """Yield a truth value that the class refuses by itself, and a number of heads that does not divide its width."""
+    """Yield what the class refuses: a value, a number of heads that does not divide its width, what 5 alone takes."""
+    yield from _written_by_five(spot.section, model, line)
     for dotted, value, others in spot.row.get("r", ()):
         found = walk_field(spot.section, dotted, line)
         full = ".".join((*spot.section.level, dotted))
-        if value == "%":
+        if value in ("%", "="):
             whole = walk_field(spot.section, others[0][0], line)
-            if type(found) is int and type(whole) is int and found > 0 and whole % found:
-                why = f"{full} is {found}, which does not divide {others[0][0]} {whole}"
+            wrong = type(found) is int and type(whole) is int and found > 0
+            if wrong and (whole % found if value == "%" else whole != found):
+                verb = "does not divide" if value == "%" else "has to be"
+                why = f"{full} is {found}, which {verb} {others[0][0]} {whole}"
                 yield _problem("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
         elif found is value and all(walk_field(spot.section, other, line) is not allowed for other, allowed in others):
             why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
             yield _problem("open", (line,), "unknown", why, why, model.path, "", (full,))
 
 
+def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
+    """Yield what 4.57 refused when it was asked for the configs that transformers 5 writes."""
+    known = (config_structure(section.kind, line) or {}) if line == "4.57" else {}
+    for key, refused in known.get("n", ()):
+        if section.data.get(key) == refused:
+            full = ".".join((*section.level, key))
+            state = "not there" if refused is None else json.dumps(refused)
+            why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
+            mend = "save the model with transformers 4.57, which writes what it reads."
+            yield _problem("field", (line,), "crash", "the model cannot be made", why, model.path, mend, (full,))
+
+
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
 
 
-def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str) -> LoadProblem | None:
+def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str) -> LoadProblem | None:
+    """Return what a config makes of one size that is stored, where that is another, or not to be told."""
     name, axis, factor, powers, *guards = rule
     tensor = lookup.find(f"{spot.names}{name}")
     if tensor is None or len(tensor.shape) <= axis:
         return None
-    if any(walk_field(spot.section, dotted, line) != value for held in guards for dotted, value in held.items()):
+    size = tensor.shape[axis]
+    wants = ((d, value) for held in guards for d, value in held.items())
+    changed = [(d, found) for d, value in wants if (found := walk_field(spot.section, d, line)) != value]
+    made = _made(spot.section, factor, powers, line)
+    if made is None or len(changed) > 1 or any(type(found) not in (bool, str) for _, found in changed):
         return None
-    first, _, more = factor.partition("+")
-    times = float(first)
-    whole, parts, said, slack = times, 1.0, [], 0
+    if isinstance(made, Unread):
+        return None if changed else _open(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
+    wanted, slack, said = made
+    layers = walk_field(spot.section, "num_hidden_layers", line)
+    each = (
+        float(factor.partition("+")[0]) == _BUILT_LAYERS and type(layers) is int
+    )  # Gemma 4 has columns for each layer
+    fits = abs(wanted - size) <= slack or (each and wanted * layers == size * _BUILT_LAYERS)
+    if changed and fits:
+        ((dotted, found),) = changed
+        where = ".".join((*spot.section.level, dotted))
+        return _open(f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value", line, path)
+    if changed or fits or any(_said_otherwise(spot.section, dotted, size, line) for dotted in powers):
+        return None
+    where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
+    why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(said)}"
+    told = (f"size mismatch for {tensor.name}", why, tensor.file, _NUMBERS, (tensor.name,))
+    return _problem("shape", (line,), "crash", *told)
+
+
+def _made(
+    section: Section, factor: str, powers: dict[str, int], line: str
+) -> tuple[int, int, tuple[str, ...]] | Unread | None:
+    """Return a size that a config makes, the distance that rounding can make, and the fields with their values."""
+    times, _, more = factor.partition("+")
+    whole, parts, said, slack = float(times), 1.0, [], 0
     for dotted, exponent in powers.items():
-        value = walk_field(spot.section, dotted, line)
+        value, full = walk_field(section, dotted, line), ".".join((*section.level, dotted))
+        if isinstance(value, Unread) or (type(value) is int and value == 0):
+            return Unread(f"{full} is {value.state if isinstance(value, Unread) else value}")
         if type(value) not in (int, float) or not 0 < value < _LARGEST:
             return None
         slack = max(slack, int(isinstance(value, float)))
@@ -141,23 +200,17 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str) -> LoadPro
             whole *= value**exponent
         else:
             parts *= value**-exponent
-        said.append(f"{'.'.join((*spot.section.level, dotted))} {value}")
-    made = int(whole // parts) + int(more or 0)
-    if abs(made - tensor.shape[axis]) <= slack or _said_otherwise(spot.section, powers, tensor.shape[axis]):
-        return None
-    layers = walk_field(spot.section, "num_hidden_layers", line)
-    if times == _BUILT_LAYERS and type(layers) is int and made * layers == tensor.shape[axis] * _BUILT_LAYERS:
-        return None  # Gemma 4 has columns for each layer
-    where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
-    found = f"{tensor.name} is stored with {tensor.shape[axis]} {where}"
-    why = f"{found}, and config.json makes {made} of {listed(tuple(said))}"
-    message = f"size mismatch for {tensor.name}"
-    return _problem("shape", (line,), "crash", message, why, tensor.file, _NUMBERS, (tensor.name,))
+        said.append(f"{full} {value}")
+    return int(whole // parts) + int(more or 0), slack, tuple(said)
 
 
-def _said_otherwise(section: Section, fields: dict[str, Any], size: int) -> bool:
-    """Tell whether a field has its default, and another key the stored size: an older name (Bloom's `n_embed`)."""
-    if all(dotted.partition(".")[0] in section.data for dotted in fields):
+def _said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
+    """Tell whether a field has its default, and another key beside it the stored size: an older name (`n_embed`)."""
+    *path, last = dotted.split(".")
+    for key in path:
+        inner = open_section(section, key, line)
+        section = inner if isinstance(inner, Section) else section
+    if last in section.data:
         return False
     return any(type(value) is int and value == size for value in section.data.values())
 
@@ -169,18 +222,19 @@ _LARGEST = 1 << 48
 """A number that no size is made of."""
 
 
-def _pair(tie: TieSpec) -> bool:
-    """Tell whether a stored member stands for the other: of more than two, one may have a size of its own."""
-    return tie.exact and not tie.unlike and len(tie.names) == 2
-
-
 class _Lookup:
     """Finds a tensor of a class under the names that a file may give it."""
 
     def __init__(self, checkpoint: Checkpoint, architecture: Architecture, aliases: dict[str, list[str]]) -> None:
         self.checkpoint, self.aliases = checkpoint, aliases
         self.prefix = f"{architecture.prefix}." if architecture.prefix else ""
-        self.ties = {name: tie for tie in architecture.ties if _pair(tie) for name in tie.names}
+        self.ties = {name: tie for tie in architecture.ties if self._stands_for_all(tie) for name in tie.names}
+
+    def _stands_for_all(self, tie: TieSpec) -> bool:
+        """Tell whether a stored member stands for the others: one of several that are stored may have its own size."""
+        spelled = ((name, *tie.spellings.get(name, ())) for name in tie.names)
+        there = len(tie.names) == 2 or sum(any(s in self.checkpoint for s in words) for words in spelled) < 2
+        return tie.exact and not tie.unlike and there
 
     def find(self, name: str) -> StoredTensor | None:
         tie = self.ties.get(name)
@@ -231,6 +285,10 @@ def _of_another_type(model: ModelConfig, level: tuple[str, ...], value: Any, wha
     yield _problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
     open_why = f"{dotted} is {what}, and what 4.57 makes of that was not asked"
     yield _problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
+
+
+def _open(why: str, line: str, path: str) -> LoadProblem:
+    return _problem("open", (line,), "unknown", why, why, path, "", ())
 
 
 def _problem(*values: Any) -> LoadProblem:

@@ -41,6 +41,13 @@ class Refused(Record):
     """Where it is."""
 
 
+class Unread(Record):
+    """A field of which nobody asked what a line of transformers makes."""
+
+    state: str
+    """What it is, as the end of a sentence."""
+
+
 def open_section(owner: Section, key: str, line: str) -> Section | Refused | Unknown:
     """Return the section of a config that stands under a key of its owner, as a line of the library makes it."""
     slot = (config_structure(owner.kind, line) or {}).get("s", {}).get(key)
@@ -80,13 +87,17 @@ def field_value(section: Section, name: str, line: str) -> Any:
     known = config_structure(section.kind, line) or {}
     if name in section.dead:
         return Unknown(f"{name} is written over by the config around it")
+    name = known.get("u", {}).get(name, name)
+    if not name:
+        return Unread("a field that it does not have")
     spelled = (name, *(alias for alias, target in known.get("a", {}).items() if target == name))
-    given = next((section.data[key] for key in spelled if section.data.get(key) is not None), None)
-    if given is not None:
-        return given
-    if name in section.odd:
-        return section.odd[name]
-    return known.get("d", {}).get(name, Unknown(f"the default of {name} hangs on other fields"))
+    given = [section.data[key] for key in spelled if key in section.data]
+    told = next((value for value in given if value is not None), None)
+    if told is not None:
+        return told
+    unknown = Unknown(f"the default of {name} hangs on other fields")
+    usual = section.odd.get(name, known.get("d", {}).get(name, unknown))
+    return Unread("null") if given and type(usual) is int else usual
 
 
 def walk_field(root: Section, dotted: str, line: str) -> Any:

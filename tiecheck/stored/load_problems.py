@@ -16,6 +16,8 @@ from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
 from tiecheck.stored.config_values import architecture_of
 from tiecheck.stored.older_names import name_among_bare
+from tiecheck.tables.architectures import older_has
+from tiecheck.tables.structure import class_structure
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
@@ -65,6 +67,9 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         mend = "none of its names is one of the class; convert it with the tool of those who made it."
         edits = _standard_name(model, checkpoint, file)
         yield _problem("name", BOTH, "crash", message, why, file, mend, names, edits)
+    if checkpoint.missing_files:
+        why = f"{min(checkpoint.missing_files)}, which {file} names, is not here"
+        yield _problem("open", BOTH, "crash", f"FileNotFoundError: {why}", why, file, "", names)
     for shard in checkpoint.shards:
         if shard.nested:
             why = (
@@ -115,15 +120,25 @@ def _refused_formats(checkpoint: Checkpoint, names: tuple[str, ...]) -> Iterator
 def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:
     """Yield a name of the task's own beside names without the prefix of the base model, which 4.57 refuses."""
     older = architecture_of(model, older=True)
-    name = name_among_bare(checkpoint, older)
+    prefix, task = older.prefix, _base_and_task(model) if older_has(model.class_name, model.model_type) else ("", ())
+    if not (older.ties or older.head or prefix):
+        prefix = task[0]
+    name = name_among_bare(checkpoint, older, prefix, task[1] if prefix == task[0] else ())
     if name is not None:
         why = (
-            f"no name in {file} begins with {older.prefix!r}, so that 4.57 takes it for the base model's own, and "
+            f"no name in {file} begins with {prefix!r}, so that 4.57 takes it for the base model's own, and "
             f"{name} is none of its names"
         )
         message = "ValueError: The state dictionary of the model you are trying to load is corrupted."
-        mend = f"which names are the base model's the files do not tell; those get {older.prefix}. before them."
+        mend = f"which names are the base model's the files do not tell; those get {prefix}. before them."
         yield _problem("prefix", ("4.57",), "crash", message, why, file, mend, (name,))
+
+
+def _base_and_task(model: ModelConfig) -> tuple[str, tuple[str, ...]]:
+    """Return the prefix of the base model in a class of a task, and the modules beside it; empty for other classes."""
+    row = (class_structure(model.class_name or "", model.model_type) or ("", {}))[1]
+    base = next((prefix for prefix, level, _ in row.get("p", ()) if not level), "")
+    return base, tuple(row.get("o", ()))
 
 
 def _standard_name(model: ModelConfig, checkpoint: Checkpoint, file: str) -> tuple[Edit, ...]:
@@ -152,7 +167,10 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         mend = "which of the two is right the files do not tell; save the model again, with the config that it has."
         message = f"size mismatch for {tensor.name}"
         edits = _rows_written(denied, checkpoint, members)
-        yield _problem("shape", BOTH, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
+        older = architecture_of(model, older=True)
+        spelled = {s for tie in older.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
+        lines = BOTH if not spelled or tensor.name in {*spelled, older.embedding} else ("5",)
+        yield _problem("shape", lines, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
 
 
 def _denied(model: ModelConfig, tensor: StoredTensor) -> Iterator[tuple[int, dict[str, int]]]:

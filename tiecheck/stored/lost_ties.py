@@ -1,59 +1,52 @@
-"""Ties that 4.57 makes and transformers 5 has lost: of embedding and head, in classes that have both."""
+"""Groups of the ties that 4.57 makes and transformers 5 has lost."""
 
 from __future__ import annotations
 
-from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
+from collections.abc import Iterator
+
+from tiecheck.records.declared import Architecture
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.stored.members import UNREAD, Values, stored_group
+from tiecheck.stored.older_names import lost_ties
+from tiecheck.tables.architectures import newer_names
 
 
-def lost_tie(older: Architecture, newest: Architecture) -> TieSpec | None:
-    """Return the tie that 4.57 makes of embedding and head, where transformers 5 has both and never ties them."""
-    from tiecheck.tables.architectures import newer_names
-
-    pair = {newest.head, newest.embedding}
-    if None in pair or len(pair) < 2 or any(pair <= set(tie.names) for tie in newest.ties):
-        return None
-    return next((tie for tie in older.ties if pair <= set(newer_names(tie))), None)
-
-
-def lost_tie_group(
-    config: ModelConfig | None, architecture: Architecture, checkpoint: Checkpoint, values: Values
-) -> Group | None:
-    """Return the group of embedding and head, where transformers 5 has no tie for it and 4.57 had one.
+def lost_tie_groups(
+    older: Architecture, newest: Architecture, checkpoint: Checkpoint, values: Values
+) -> Iterator[Group]:
+    """Yield the groups that 4.57 ties and transformers 5 keeps apart, whatever the config says.
 
     `LukeForMaskedLM` and others lost their declaration on the way to 5 (transformers 5.23.0): a checkpoint that 4.57
-    saved tied, head absent, loads with a random head whatever its config says. None where the class ties the head, has
-    none, was never able to (Reformer's head is twice as wide as its embedding), or where neither is stored.
+    saved tied, head absent, loads with a random head. Of others than embedding and head (UDOP's relative biases) those
+    are told of which more than one member is stored, all but one of which 4.57 throws away.
     """
-    from tiecheck.stored.config_values import architecture_of
-    from tiecheck.tables.architectures import load_older
+    for tie in lost_ties(older, newest):
+        names, source = newer_names(tie), dict(tie.newer).get(tie.source, tie.source)
+        if {newest.head, newest.embedding} <= set(names):
+            names, source = tuple(sorted({newest.head or "", newest.embedding or ""})), newest.embedding or ""
+            told = _pair_matters(newest, checkpoint)
+        else:
+            told = tie.kind == "parameter" and sum(name in checkpoint for name in names) > 1
+        if told:
+            group = UNREAD._replace(
+                names=names,
+                source=source,
+                declared=False,
+                declared_by=(f"{newest.class_name} ({newest.origin}), whatever the flag says",),
+                default=False,
+                inert=True,
+            )
+            yield stored_group(group, checkpoint, [(name, name) for name in names if name in checkpoint], values)
 
-    head, embedding = architecture.head, architecture.embedding
-    if head is None or embedding is None or not (head in checkpoint or embedding in checkpoint):
-        return None
-    if any(head in tie.names for tie in architecture.ties):
-        return None  # T5Gemma's head is tied to its decoder's embedding, and the encoder's is what words go in by
+
+def _pair_matters(newest: Architecture, checkpoint: Checkpoint) -> bool:
+    """Tell whether embedding and head are stored in part, and were able to be one (Reformer's head is twice as wide).
+
+    T5Gemma's head is tied to its decoder's embedding, and the encoder's is what words go in by; Pop2Piano's `shared`
+    may be stored as its encoder's, and the group of the two speaks for it.
+    """
+    head, embedding = newest.head or "", newest.embedding or ""
     there = [tensor.shape for tensor in map(checkpoint.tensor, (head, embedding)) if tensor is not None]
-    if len(set(there)) > 1:
-        return None
-    others = {name for tie in architecture.ties if embedding in tie.names for name in tie.names}
-    if embedding not in checkpoint and any(name in checkpoint for name in others):
-        return None  # Pop2Piano's `shared` may be stored as its encoder's: the group of the two speaks for it
-    older = architecture_of(config, older=True) if config else load_older(architecture.class_name, None)
-    if lost_tie(older, architecture) is None:
-        return None
-    pair = (head, embedding)
-    return stored_group(
-        UNREAD._replace(
-            names=tuple(sorted(pair)),
-            source=embedding,
-            declared=False,
-            declared_by=(f"{architecture.class_name} ({architecture.origin}), whatever the flag says",),
-            default=False,
-            inert=True,
-        ),
-        checkpoint,
-        [(name, name) for name in sorted(pair) if name in checkpoint],
-        values,
-    )
+    others = {name for tie in newest.ties if embedding in tie.names for name in tie.names}
+    elsewhere = embedding not in checkpoint and any(name in checkpoint for name in others)
+    return len(set(there)) == 1 and not elsewhere and not any(head in tie.names for tie in newest.ties)

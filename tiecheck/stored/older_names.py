@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tiecheck.records.declared import Architecture
+from tiecheck.records.declared import Architecture, TieSpec
 from tiecheck.records.stored import Checkpoint
+from tiecheck.tables.architectures import newer_names
 
 
 def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
@@ -32,18 +33,33 @@ def as_older_reads(checkpoint: Checkpoint, older: Architecture) -> Checkpoint:
     return checkpoint._replace(shards=shards, weight_map=held)
 
 
-def name_among_bare(checkpoint: Checkpoint, older: Architecture) -> str | None:
+def lost_ties(older: Architecture, newest: Architecture) -> Iterator[TieSpec]:
+    """Yield the ties of 4.57 that transformers 5 does not make: of embedding and head where it has both, first."""
+    pair = {newest.head, newest.embedding}
+    if None not in pair and len(pair) == 2 and not any(pair <= set(tie.names) for tie in newest.ties):
+        yield from [tie for tie in older.ties if pair <= set(newer_names(tie))][:1]
+    taken = {newest.head, *(name for tie in newest.ties for name in tie.names)}
+    yield from (tie for tie in older.ties if taken.isdisjoint(newer_names(tie)))
+
+
+def name_among_bare(checkpoint: Checkpoint, older: Architecture, prefix: str, task: Iterable[str]) -> str | None:
     """Return a stored name of the task's own in a file whose other names lack the base model's prefix.
 
     4.57 takes such a file for the base model's, and refuses it for the name. The task's own are known by the modules of
-    its members: a head's bias beside its weight.
+    its members: a head's bias beside its weight; and by those that stand beside the base model.
+
+    Args:
+        checkpoint: The weights.
+        older: The class, as 4.57 has it.
+        prefix: The base model's prefix.
+        task: The modules beside the base model, where the class is made of both.
     """
-    if not older.prefix or not _inside(older):
+    task = frozenset(task)
+    if not prefix or not (task or _inside(older)) or _begins(checkpoint, prefix):
         return None
-    if _begins(checkpoint, older.prefix):
-        return None
-    own = {name.rpartition(".")[0] for name in _own_names(older) if not name.startswith(f"{older.prefix}.")} - {""}
-    return min((name for name in _known_names(checkpoint) if name.rpartition(".")[0] in own), default=None)
+    own = {name.rpartition(".")[0] for name in _own_names(older) if not name.startswith(f"{prefix}.")} - {""}
+    names = (n for n in _known_names(checkpoint) if n.rpartition(".")[0] in own or n.partition(".")[0] in task)
+    return min(names, default=None)
 
 
 def _own_names(older: Architecture) -> set[str]:

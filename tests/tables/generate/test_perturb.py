@@ -36,7 +36,8 @@ def test_witnesses_follow_one_field_or_a_product_and_parts_speak_for_themselves(
     assert Witness("layers.0.self_attn.k_proj.weight", 0, "1", product, ()) in found
     headed = sizes_of(perturber(transformers.LlamaForCausalLM, transformers.LlamaConfig))
     assert [part[:3] for part in headed.parts] == [("model", (), "LlamaModel")]
-    assert headed.witnesses == ()
+    assert {witness.name for witness in headed.witnesses} == {"lm_head.weight"}
+    assert headed.own == ("lm_head",)
 
 
 def test_a_switch_brings_groups_of_its_own() -> None:
@@ -75,6 +76,6 @@ def test_the_types_that_a_field_refuses() -> None:
 
 
 def test_a_table_has_the_same_bytes_in_any_order() -> None:
-    told = [AskedClass("LlamaModel", "llama", [], [["embed_tokens.weight", 0, "1", {"vocab_size": 1}, {}]], [], {})]
-    told.append(AskedClass("LlamaForCausalLM", "llama", [["model", "", "LlamaModel", "llama"]], [], [], {}))
+    told = [AskedClass("LlamaModel", "llama", [], [["embed_tokens.weight", 0, "1", {"vocab_size": 1}, {}]], [], {}, [])]
+    told.append(AskedClass("LlamaForCausalLM", "llama", [["model", "", "LlamaModel", "llama"]], [], [], {}, []))
     assert used_fields(told) == {"llama": {"vocab_size"}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.loaders import LoaderView
-from tiecheck.records.stored import Group
+from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.stored.fixes import shape_edits
@@ -22,6 +22,11 @@ from tiecheck.rules.stored.groups import (
 from tiecheck.wording import listed
 
 _CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
+
+
+def _only_wider(group: Group, dtypes: set[str]) -> bool:
+    """Tell whether one member is the other in float64, to which no loader casts: all that load it get equal values."""
+    return "float64" in dtypes and group.relation is not None and group.relation.alike
 
 
 class TiedShapeMismatch(Rule):
@@ -66,7 +71,7 @@ class TiedShapeMismatch(Rule):
                 f"{forms}{fit_text(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                severity=None if len(shapes) > 1 else "warning",
+                severity=None if len(shapes) > 1 else "info" if _only_wider(group, dtypes) else "warning",
                 hurts=losing_views(views) or None,
                 edits=shape_edits(group, groups, flags_to_set(group, views)),
                 no_mend="none of them has the shape that the config builds; load the model where it is whole, give it "
@@ -82,6 +87,10 @@ class TiedShapeMismatch(Rule):
         yield Case("eight rows of padding on one side", group_facts(padded), finds=("error",))
         cast = both._replace(tensors=(stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="bfloat16")))
         yield Case("another dtype", group_facts(cast), finds=("warning",))
+        exact = Comparison(True, 128, 0, 128, None, None, constant=False, form="cast")
+        wide = (stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="float64"))
+        wider = both._replace(relation=exact, tensors=wide)
+        yield Case("the same values in float64", group_facts(wider), finds=("info",))
         yield Case("different on purpose", group_facts(padded._replace(declared=False)))
         yield Case("alike in both", group_facts(both))
         yield Case("stored once", group_facts(llama_group()))

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from tiecheck.tables.generate.build import is_older_line
-from tiecheck.tables.generate.configs import FLAG, default_config, silent_dict
+from tiecheck.tables.generate.configs import FLAG, default_config, needed_parts, silent_dict
+from tiecheck.tables.structure import config_structure
 
 VALUES: tuple[Any, ...] = (None, "text", True, 3, 0.5, [], {})
 """One value of each type that JSON has, in the order of the bits of a field."""
@@ -44,7 +45,11 @@ class ConfigAsker:
     def taken(self, config: Any) -> dict[str, Any]:
         """Return the fields that matter of a config."""
         known = config.to_dict()
-        return {key: known[key] for key in sorted(self.used.get(config_kind(type(config)), ())) if key in known}
+        return {key: known[key] for key in sorted(self._asked(config)) if key in known}
+
+    def _asked(self, config: Any) -> set[str]:
+        used = self.used.get(config_kind(type(config)), set())
+        return {other_word(config, key) or key for key in used} if is_older_line() else used
 
     def record(self, config_class: Any) -> dict[str, Any]:
         """Return all that is told of a config class."""
@@ -60,6 +65,11 @@ class ConfigAsker:
                     if v in self.used.get(config_kind(config_class), ())
                 },
                 "s": {key: self._slot(config_class, key, inner) for key, inner in inner_configs(config).items()},
+                "u": {
+                    key: word
+                    for key in sorted(self.used.get(config_kind(config_class), ()) if is_older_line() else ())
+                    if (word := other_word(config, key)) != key
+                },
             }
             return {key: value for key, value in told.items() if value}
         return {}
@@ -97,7 +107,8 @@ class ConfigAsker:
 
     def _state(self, config_class: Any, key: str, state: Any) -> list[Any]:
         try:
-            config = config_class.from_dict(copy.deepcopy({} if state is ... else {key: state}))
+            given = {part: {"model_type": kind} for part, kind in needed_parts(config_class).items() if part != key}
+            config = config_class.from_dict(copy.deepcopy(given if state is ... else given | {key: state}))
         except Exception:  # noqa: BLE001 - a class may refuse a state in any words
             return [RAISES]
         held = getattr(config, key, None)
@@ -134,6 +145,14 @@ class ConfigAsker:
                     if getattr(getattr(config_class.from_dict(given), key), name) != value * 2:
                         found.append(name)
         return found
+
+
+def other_word(config: Any, key: str) -> str:
+    """Return what 4.57 calls a field of transformers 5: the same, what it is an alias for, or nothing."""
+    if hasattr(config, key):
+        return key
+    aliases = (config_structure(config_kind(type(config))) or {}).get("a", {})
+    return next((alias for alias, target in aliases.items() if target == key and hasattr(config, alias)), "")
 
 
 def config_kind(config_class: Any) -> str:

@@ -99,9 +99,14 @@ def config_levels(config: Any) -> list[Level]:
     return sorted(found, key=lambda level: (len(level), level))
 
 
+def needed_parts(config_class: Any) -> dict[str, str]:
+    """Return the sections without which a config class of 4.57 cannot be made, with their model types."""
+    return PARTS.get(config_class.model_type, {}) if is_older_line() else {}
+
+
 def default_config(config_class: Any) -> Any:
     """A config with nothing given; raises what the class raises that cannot be made so."""
-    parts = PARTS.get(config_class.model_type, {}) if is_older_line() else {}
+    parts = needed_parts(config_class)
     return (
         config_class.from_dict({key: {"model_type": kind} for key, kind in parts.items()}) if parts else config_class()
     )

@@ -30,9 +30,7 @@ SKIPPED = re.compile(
 )
 """Fields that no shape, name or group hangs on in any class; they are left alone to save builds."""
 
-COUNTS = re.compile(
-    r"layers?$|depths?$|experts|groups$|blocks?$|stages$|codebooks|quantizers|period|interval|offset|every"
-)
+COUNTS = re.compile(r"layers?$|depths?$|groups$|blocks?$|stages$|codebooks|quantizers|period|interval|offset|every")
 """Fields that count modules or say which of them there are: names hang on them, and sizes do not."""
 
 Shapes = dict[str, tuple[int, ...]]

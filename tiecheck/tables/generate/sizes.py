@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from tiecheck.tables.generate.build import model_declarations
 from tiecheck.tables.generate.configs import Level
-from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError, Variant
+from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError, Variant, limited_time
+from tiecheck.tables.generate.probe import Probe
 
 EXPONENTS = (1, 2, -1)
 
@@ -55,9 +58,11 @@ class Sizes(NamedTuple):
     witnesses: tuple[Witness, ...]
     refused: tuple[tuple[str, Any, tuple[tuple[str, Any], ...]], ...]
     """(truth value, the value that raises, others with the values that let it build); for a number that has to divide
-    another the value is `%`, and the other comes after it."""
+    another the value is `%`, for one that has to be equal `=`, and the other comes after it."""
     aliases: dict[str, list[str]]
     """Beginning of the names of a model inside -> what a file may have in its place."""
+    own: tuple[str, ...] = ()
+    """Modules beside a base model that has the class's config: those of its task."""
 
 
 def parts_of(model: Any, owners: dict[Level, Any]) -> tuple[InnerModel, ...]:
@@ -99,16 +104,36 @@ def other_names(model: Any) -> dict[str, list[str]]:
 
 
 def sizes_of(asked: Perturber) -> Sizes:
-    """Perturb what no part of a class speaks for."""
-    parts = parts_of(asked.model, _held(asked.model.config, asked.levels))
+    """Perturb what no part of a class speaks for; of a task on a base model of its config, what that lacks."""
+    parts = tuple(p for p in parts_of(asked.model, _held(asked.model.config, asked.levels)) if _alone(asked.model, p))
     covered = {part.level for part in parts}
     mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)]
-    aliases = other_names(asked.model)
-    if not mine:
-        return Sizes(parts, (), (), aliases)
+    told = Sizes(parts, (), (), other_names(asked.model), own_modules(asked.model, parts))
+    if not (mine or model_declarations(asked.model)):
+        return told
     with contextlib.suppress(SlowClassError):
-        return _perturbed(asked, parts, mine)._replace(aliases=aliases)
-    return Sizes(parts, (), (), aliases)
+        found = _perturbed(asked, parts, mine or [()])
+        return told._replace(witnesses=found.witnesses, refused=found.refused)
+    return told
+
+
+def _alone(model: Any, part: InnerModel) -> bool:
+    """Tell whether a model inside can be asked by itself: T5Gemma's encoder needs what the config around it writes."""
+    module = model.get_submodule(part.prefix)
+    try:
+        with limited_time():
+            Probe(type(module), type(module.config), {})
+    except Exception:  # noqa: BLE001 - it may fail in any way
+        return False
+    return True
+
+
+def own_modules(model: Any, parts: tuple[InnerModel, ...]) -> tuple[str, ...]:
+    """Return the first parts of the names beside the base model, which has the class's own config."""
+    base = str(getattr(model, "base_model_prefix", ""))
+    if not any(part.prefix == base and not part.level for part in parts):
+        return ()
+    return tuple(sorted({name.partition(".")[0] for name in model.state_dict()} - {base}))
 
 
 def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level]) -> Sizes:
@@ -117,12 +142,15 @@ def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level
     changes = _Changes(asked, prefixes)
     changes.numbers([field for level in mine for field in asked.numbers(level)])
     changes.switches({field: field.value + 1 for level in mine for field in asked.counts(level)})
-    inside = [level for level in asked.levels if level not in mine and level]
+    whole = mine != [()] or not any(not part.level for part in parts)
+    inside = [level for level in asked.levels if level not in mine and level and whole]
     changes.switches({field: field.value * 2 for level in inside for field in asked.numbers(level)})
     for level in mine:  # one by one: two that need each other would hide what each does alone
         for field, value in list(asked.switches(level)):
             changes.switches({field: value})
-    changes.divisors([field for level in mine for field in asked.numbers(level)])
+    if whole:
+        changes.divisors([field for level in mine for field in asked.numbers(level)])
+        changes.equals([field for level in mine if level for field in asked.numbers(level)])
     return Sizes(parts, tuple(_chosen(changes)), tuple(changes.refused), {})
 
 
@@ -200,6 +228,16 @@ class _Changes:
                 if not isinstance(self.asked.built(fitting), str):
                     self.refused.append((field.dotted, "%", ((other.dotted, None),)))
 
+    def equals(self, fields: list[Field]) -> None:
+        """Find the widths and vocabularies of sections that the class wants to be equal."""
+        fields = [field for field in fields if field.key in ("vocab_size", "hidden_size")]
+        for i, field in enumerate(fields):
+            for other in fields[:i]:
+                if other.key == field.key and isinstance(self.asked.built({field: field.value * 2}), str):
+                    both = {field: field.value * 2, other: field.value * 2}
+                    if other.value == field.value and not isinstance(self.asked.built(both), str):
+                        self.refused.append((field.dotted, "=", ((other.dotted, None),)))
+
     def _remedies(self, field: Field, other: Any) -> tuple[tuple[str, Any], ...]:
         """Return the other truth values of the level whose flip lets a class build again."""
         flips = {f: v for f, v in self.asked.switches(field.level) if f.key != field.key and type(f.value) is bool}
@@ -220,7 +258,10 @@ class _Changes:
 
 
 def _chosen(changes: _Changes) -> list[Witness]:
-    """Return the fewest and plainest witnesses that speak of every field that a size follows."""
+    """Return the fewest and plainest witnesses that speak of every field that a size follows.
+
+    One of them is no member of a group, if there is such: a file may have lost all members.
+    """
     found: list[tuple[tuple[Any, ...], Witness, set[str]]] = []
     taken = _converted(changes.asked.model)
     for (name, axis), by in changes.sizes.items():
@@ -235,16 +276,19 @@ def _chosen(changes: _Changes) -> list[Witness]:
         rank = (name in taken, seldom, len(guards), len(powers), "+" in factor, any(e != 1 for _, e in powers))
         witness = Witness(name, axis, factor, powers, guards)
         found.append(((*rank, "embed" not in name, len(name), name, axis), witness, {key for key, _ in powers}))
-    count: dict[str, int] = {}
+    members = {name for names in changes.base.groups for name in names}
+    count: Counter[str] = Counter()
+    apart: set[str] = set()
     kept = []
     seen = set()
     for _, witness, keys in sorted(found, key=lambda one: one[0]):
         anywhere = (re.sub(r"\d+", "#", witness.name), witness.powers)
-        if anywhere not in seen and any(count.get(key, 0) < EACH for key in keys):
+        alone = witness.name not in members and not keys <= apart
+        if anywhere not in seen and (alone or any(count[key] < EACH for key in keys)):
             seen.add(anywhere)
             kept.append(witness)
-            for key in keys:
-                count[key] = count.get(key, 0) + 1
+            count.update(keys)
+            apart |= set() if witness.name in members else keys
     return sorted(kept)
 
 

@@ -24,6 +24,7 @@ from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber
 from tiecheck.tables.generate.probe import Probe
 from tiecheck.tables.generate.sizes import sizes_of
+from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
 
 PATH = Path(__file__).parent.with_name("structure.txt")
 """The table of transformers 5."""
@@ -50,6 +51,8 @@ class AskedClass(NamedTuple):
     witnesses: list[list[Any]]
     refused: list[list[Any]]
     aliases: dict[str, list[str]]
+    own: list[str]
+    """Modules of the task, beside a base model."""
 
 
 def told_classes(kept: Path) -> list[AskedClass]:
@@ -91,7 +94,7 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         sizes = sizes_of(asked)
     except Exception as error:  # noqa: BLE001 - any library error is a reason to leave the class out
         print(f"left out: {key[0]}: {type(error).__name__}: {' '.join(str(error).split())[:100]}")
-        return AskedClass(*key, [], [], [], {}), {}
+        return AskedClass(*key, [], [], [], {}, []), {}
     parts, inside = [], {}
     for part in sizes.parts:
         module = asked.model.get_submodule(part.prefix)
@@ -99,7 +102,9 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
     witnesses = [[w.name, w.axis, w.factor, dict(w.powers), dict(w.guards)] for w in sizes.witnesses]
-    return AskedClass(*key, parts, witnesses, [list(one) for one in sizes.refused], sizes.aliases), inside
+    return AskedClass(
+        *key, parts, witnesses, [list(one) for one in sizes.refused], sizes.aliases, list(sizes.own)
+    ), inside
 
 
 def sound_sizes(one: AskedClass) -> AskedClass:
@@ -169,7 +174,11 @@ def refusals_of(kept: Path) -> dict[str, dict[str, str]]:
 
 
 def structure_text(
-    told: list[AskedClass], used: dict[str, set[str]], refusals: dict[str, dict[str, str]], version: str
+    told: list[AskedClass],
+    used: dict[str, set[str]],
+    refusals: dict[str, dict[str, str]],
+    version: str,
+    written: dict[str, dict[str, Any]],
 ) -> str:
     """Return the whole table; the same answers give the same bytes."""
     shapes: dict[str, str] = {}
@@ -187,7 +196,7 @@ def structure_text(
     configs = []
     for config_class in classes:
         kind = config_kind(config_class)
-        record = asker.record(config_class) | _autos(kind)
+        record = asker.record(config_class) | _autos(kind) | written.get(kind, {})
         if refusals.get(kind):
             record["t"] = [numbers[pair] for pair in sorted(refusals[kind].items())]
         configs.append(f"@{kind}\t{_dump(record)}")
@@ -200,7 +209,7 @@ def structure_text(
 def _row(one: AskedClass) -> dict[str, Any]:
     parts = [[prefix, level, _word(name, kind)] for prefix, level, name, kind in one.parts]
     witnesses = [[*w[:4], w[4]] if w[4] else w[:4] for w in one.witnesses]
-    found = {"p": parts, "w": witnesses, "r": one.refused, "a": one.aliases}
+    found = {"p": parts, "w": witnesses, "r": one.refused, "a": one.aliases, "o": one.own}
     return {key: value for key, value in found.items() if value}
 
 
@@ -233,13 +242,15 @@ def write_structure(arguments: list[str] | None = None) -> int:
     version = library_version()
     told, used = [], options.kept / "used.json"
     refusals: dict[str, dict[str, str]] = {}
+    written = config_refusals(options.kept / "written.jsonl") if is_older_line() else {}
     if not is_older_line():
         options.kept.mkdir(exist_ok=True)
         told = [sound_sizes(one) for one in told_classes(options.kept / "classes.jsonl")]
         used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
         refusals = refusals_of(options.kept / "refused.json")
+        save_written(options.kept / "written.jsonl")
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
-    text = structure_text(told, fields, refusals, version)
+    text = structure_text(told, fields, refusals, version, written)
     (OLDER_PATH if is_older_line() else PATH).write_text(text, encoding="utf-8")
     print(f"{len(told)} classes, {len(text.encode()):,} bytes")
     return 0

@@ -1,0 +1,97 @@
+"""Asks 4.57 what it makes of the configs that transformers 5 writes for each class, made small."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tiecheck.tables.architectures import older_has
+from tiecheck.tables.generate.build import build_on_meta
+from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
+from tiecheck.tables.generate.config_states import config_kind
+from tiecheck.tables.generate.configs import BROKEN, BROKEN_OLDER, default_config, filled_from_default, silent_dict
+from tiecheck.tables.generate.head_scale import tiny_config
+from tiecheck.tables.generate.perturb import limited_time
+from tiecheck.tables.generate.probe import Probe
+
+Written = tuple[ClassCandidate, dict[str, Any], dict[str, list[int]]]
+"""A class, the config that 5 writes for it, and the shapes that it builds with that."""
+
+
+def written_configs() -> Iterator[Written]:
+    """Yield every class that 4.57 has too with the config of a small model as transformers 5 writes it."""
+    for candidate in (one for one in class_candidates() if older_has(one.class_name, one.model_type)):
+        with contextlib.suppress(Exception):  # what 5 does not build is not asked
+            model_class, config_class = resolve_classes(candidate)
+            asked = Probe(model_class, config_class, {})
+            data, model = asked.small, asked.model
+            with contextlib.suppress(Exception):  # a tiny config is a guess
+                small = tiny_config(asked.full, asked.config, 64, 4)
+                data, model = small, build_on_meta(model_class, config_class, small)
+            text = config_class.from_dict(copy.deepcopy(data)).to_json_string()
+            yield candidate, json.loads(text), {name: list(value.shape) for name, value in model.named_parameters()}
+
+
+def save_written(path: Path) -> None:
+    """Write down what transformers 5 writes, once."""
+    if not path.exists():
+        path.write_text("".join(f"{json.dumps(one)}\n" for one in written_configs()))
+
+
+def config_refusals(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what 4.57 refuses of the configs that 5 wrote: by config class, keys with the value that it cannot take.
+
+    Where no one key mends it, or what is built has other sizes, the reason is all that is told.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        place, data, shapes = json.loads(line)
+        with contextlib.suppress(ImportError, AttributeError, ModuleNotFoundError, KeyError):
+            model_class, config_class = resolve_classes(ClassCandidate(*place))
+            told = _told(model_class, config_class, data, shapes)
+            if told:
+                held = found.setdefault(config_kind(config_class), {})
+                if "n" in told:
+                    held["n"] = sorted({json.dumps(pair): pair for pair in (*held.get("n", ()), *told["n"])}.values())
+                else:
+                    held.setdefault("x", told["x"])
+    return found
+
+
+def _told(model_class: Any, config_class: Any, data: dict[str, Any], shapes: dict[str, list[int]]) -> dict[str, Any]:
+    try:
+        with limited_time():
+            built = build_on_meta(model_class, config_class, data)
+    except ImportError:
+        return {}
+    except Exception as error:  # noqa: BLE001 - it may refuse a config in any words
+        keys = [k for k in _remedies(model_class, config_class, data) if not isinstance(data.get(k), dict)]
+        return {"n": [[key, data.get(key)] for key in keys]} if keys else {"x": type(error).__name__}
+    other = [n for n, p in built.named_parameters() if shapes.get(n, list(p.shape)) != list(p.shape)]
+    return {"x": "another size"} if other else {}
+
+
+def _remedies(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[str]:
+    """Yield each key of the top level that alone lets 4.57 build: without it, or with a value of its own default."""
+    config = default_config(config_class)
+    usual = filled_from_default(silent_dict(config), config) | BROKEN_OLDER.get(config_class.__name__, {})
+    usual |= {key: value for key, value in BROKEN.get(config_class.__name__, {}).items() if key not in usual}
+    for key in sorted({*data, *usual}):
+        without = {name: value for name, value in data.items() if name != key}
+        tries = [without] if key in data else []
+        tries += [without | {key: usual[key]}] if usual.get(key) not in (None, data.get(key)) else []
+        if any(_builds(model_class, config_class, one) for one in tries):
+            yield key
+
+
+def _builds(model_class: Any, config_class: Any, data: dict[str, Any]) -> bool:
+    try:
+        with limited_time():
+            build_on_meta(model_class, config_class, data)
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not build
+        return False
+    return True
