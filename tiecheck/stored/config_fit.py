@@ -12,7 +12,7 @@ from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
 from tiecheck.stored.config_values import Refused, Section, Unread, architecture_of, open_section, walk_field
 from tiecheck.tables.architectures import FLAG, older_has
-from tiecheck.tables.structure import class_structure, config_structure, refused_values
+from tiecheck.tables.structure import class_of_word, class_structure, config_structure, refused_values
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # it is made where something is wrong
@@ -20,8 +20,7 @@ if TYPE_CHECKING:  # it is made where something is wrong
 
 LINES = ("4.57", "5")
 
-DEEPEST = 4
-"""Levels of models inside models that are followed."""
+DEEPEST = 4  # levels of models inside models that are followed
 
 TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an object")
 """Types of a value in words, in the order of the bits of the table."""
@@ -63,21 +62,13 @@ def _spots(
         if not isinstance(inner, Section):
             yield inner
             continue
-        name = _class_of(inner.kind, kind)
+        name = class_of_word(inner.kind, kind)
         if config_structure(inner.kind) is None:
             yield Unknown(f"{inner.kind} is a config of 4.57 alone")
         elif name is None:
             yield Refused(f"{dotted} has the model type {inner.kind}, of which there is no such model", inner.level)
         else:
             yield from _spots(inner, name, f"{names}{prefix}.", line, depth + 1)
-
-
-def _class_of(kind: str, word: str) -> str | None:
-    """Return the class that an auto class makes of a config, or the one that is named."""
-    if not word.startswith("*"):
-        return word
-    found: str | None = (config_structure(kind) or {}).get("m", {}).get(word)
-    return found
 
 
 def _misfits(
@@ -144,8 +135,14 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
             full = ".".join((*section.level, key))
             state = "not there" if refused is None else json.dumps(refused)
             why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
-            mend = "save the model with transformers 4.57, which writes what it reads."
-            yield _problem("field", (line,), "crash", "the model cannot be made", why, model.path, mend, (full,))
+            told = (
+                "the model cannot be made",
+                why,
+                model.path,
+                "save it with 4.57, which writes what it reads.",
+                (full,),
+            )
+            yield _problem("field", (line,), "crash", *told)
 
 
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
@@ -218,8 +215,7 @@ def _said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool
 _BUILT_LAYERS = 2
 """Layers of the classes that the table was made of: a factor of two may be their number."""
 
-_LARGEST = 1 << 48
-"""A number that no size is made of."""
+_LARGEST = 1 << 48  # a number that no size is made of
 
 
 class _Lookup:

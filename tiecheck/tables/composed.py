@@ -7,7 +7,7 @@ from typing import Any
 
 from tiecheck.records.declared import Architecture, TieSpec
 from tiecheck.records.record import Record
-from tiecheck.tables.structure import class_structure, config_structure
+from tiecheck.tables.structure import class_of_word, class_structure, config_structure
 
 HEADED = ("*c", "*s")
 """Words of the auto classes that make a model with a head, so that its groups lie inside the part."""
@@ -49,7 +49,7 @@ def _walk(
             asked = held.get("model_type")
             usual = slot["typed"][0]
             inner = asked if slot.get("any") and isinstance(asked, str) else usual
-        name = (config_structure(inner) or {}).get("m", {}).get(word) if word.startswith("*") else word
+        name = class_of_word(inner, word)
         place, where = f"{prefix}{inside}.", (*level, *path)
         if path and inner != usual:
             yield OtherPart(place, where, name, inner, held, word in HEADED)

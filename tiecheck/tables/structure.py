@@ -34,6 +34,11 @@ def config_structure(kind: str, line: str = "5") -> dict[str, Any] | None:
     return _value(f"@{kind}", line) if kind and not set(kind) & set("\t\n") else None
 
 
+def class_of_word(kind: str, word: str) -> str | None:
+    """Return the class that an auto class makes of a config, or the one that is named."""
+    return (config_structure(kind) or {}).get("m", {}).get(word) if word.startswith("*") else word
+
+
 def fold_sections(config: Mapping[str, Any], flag: str, line: str) -> tuple[Mapping[str, Any], frozenset[str]]:
     """Return a flat config with the sections that a line of the library makes of its keys, and which those are.
 
