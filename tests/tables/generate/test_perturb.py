@@ -9,7 +9,8 @@ from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, ref
 from tiecheck.tables.generate.perturb import Field, Perturber
 from tiecheck.tables.generate.probe import Probe, probe_class
 from tiecheck.tables.generate.regroup import groups_by_field
-from tiecheck.tables.generate.sizes import Witness, sizes_of
+from tiecheck.tables.generate.sizes import sizes_of
+from tiecheck.tables.generate.witnesses import Witness
 from tiecheck.tables.generate.structure import AskedClass, used_fields
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -7,35 +7,13 @@ Parts of a model that are models themselves, with a config of their own inside t
 from __future__ import annotations
 
 import contextlib
-import re
-from collections import Counter
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from tiecheck.tables.generate.build import model_declarations
 from tiecheck.tables.generate.configs import Level
 from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError, Variant, limited_time
 from tiecheck.tables.generate.probe import Probe
-
-EXPONENTS = (1, 2, -1)
-
-EACH = 2
-"""Witnesses that are kept of one field."""
-
-
-class Witness(NamedTuple):
-    """One axis of one tensor, and what makes its size."""
-
-    name: str
-    """The tensor."""
-    axis: int
-    """The axis."""
-    factor: str
-    """The constant, as a fraction; what is added to it after a `+`."""
-    powers: tuple[tuple[str, int], ...]
-    """Dotted field -> its exponent."""
-    guards: tuple[tuple[str, Any], ...]
-    """Other fields that must be as by default: (dotted field, its value)."""
+from tiecheck.tables.generate.witnesses import EACH, Witness, chosen_witnesses
 
 
 class InnerModel(NamedTuple):
@@ -151,7 +129,7 @@ def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level
     if whole:
         changes.divisors([field for level in mine for field in asked.numbers(level)])
         changes.equals([field for level in mine if level for field in asked.numbers(level)])
-    return Sizes(parts, tuple(_chosen(changes)), tuple(changes.refused), {})
+    return Sizes(parts, tuple(chosen_witnesses(asked, changes.sizes, changes.guards)), tuple(changes.refused), {})
 
 
 def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
@@ -255,84 +233,3 @@ class _Changes:
                 else:
                     found |= {(name, i): b for i, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b}
         return found
-
-
-def _chosen(changes: _Changes) -> list[Witness]:
-    """Return the fewest and plainest witnesses that speak of every field that a size follows.
-
-    One of them is no member of a group, if there is such: a file may have lost all members.
-    """
-    found: list[tuple[tuple[Any, ...], Witness, set[str]]] = []
-    taken = _converted(changes.asked.model)
-    for (name, axis), by in changes.sizes.items():
-        made = _formula(changes.base.shapes[name][axis], by)
-        if made is None:
-            continue
-        factor, powers = made
-        guards = tuple(sorted((f.dotted, f.value) for f in changes.guards.get((name, axis), ())))
-        if len(guards) > 2:
-            continue
-        seldom = "pool" in name or "head" in name  # a class with a head of its own may have none
-        rank = (name in taken, seldom, len(guards), len(powers), "+" in factor, any(e != 1 for _, e in powers))
-        witness = Witness(name, axis, factor, powers, guards)
-        found.append(((*rank, "embed" not in name, len(name), name, axis), witness, {key for key, _ in powers}))
-    members = {name for names in changes.base.groups for name in names}
-    count: Counter[str] = Counter()
-    apart: set[str] = set()
-    kept = []
-    seen = set()
-    for _, witness, keys in sorted(found, key=lambda one: one[0]):
-        anywhere = (re.sub(r"\d+", "#", witness.name), witness.powers)
-        alone = witness.name not in members and not keys <= apart
-        if anywhere not in seen and (alone or any(count[key] < EACH for key in keys)):
-            seen.add(anywhere)
-            kept.append(witness)
-            count.update(keys)
-            apart |= set() if witness.name in members else keys
-    return sorted(kept)
-
-
-def _formula(size: int, by: dict[Field, list[tuple[Any, int]]]) -> tuple[str, tuple[tuple[str, int], ...]] | None:
-    """Return the constant and the exponents that make a size; None where it follows the fields in another way."""
-    powers = {}
-    for field, seen in by.items():
-        exponent = next((e for e in EXPONENTS if all(_times(size, v, field.value, e) == s for v, s in seen)), None)
-        if exponent is None:
-            return _affine(size, field, seen) if len(by) == 1 else None
-        powers[field] = exponent
-    factor = Fraction(size)
-    for field, exponent in powers.items():
-        factor /= Fraction(field.value) ** exponent
-    if factor.denominator > 4096 or factor.numerator > 1 << 20:
-        return None
-    return str(factor), tuple(sorted((field.dotted, exponent) for field, exponent in powers.items()))
-
-
-def _times(size: int, value: Any, before: Any, exponent: int) -> Fraction:
-    return Fraction(size) * (Fraction(value) / Fraction(before)) ** exponent
-
-
-def _affine(size: int, field: Field, seen: list[tuple[Any, int]]) -> tuple[str, tuple[tuple[str, int], ...]] | None:
-    """Return a constant factor and what is added (BART has two positions more than its config says)."""
-    if len(seen) < 2 or type(field.value) is not int:
-        return None
-    slopes = {Fraction(s - size, v - field.value) for v, s in seen}
-    if len(slopes) != 1 or (slope := slopes.pop()).denominator != 1 or slope < 1:
-        return None
-    return f"{slope}+{size - slope * field.value}", ((field.dotted, 1),)
-
-
-def _converted(model: Any) -> set[str]:
-    """Return the tensors that are stored in other forms than the class has them in: experts, packed projections."""
-    found: set[str] = set()
-    with contextlib.suppress(Exception):  # 4.57 converts nothing
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, rename_source_key
-
-        transforms = get_model_conversion_mapping(model)
-        turned = [r for t in transforms if isinstance(t, WeightConverter) for r in [t.reverse_transform()]]
-        names = model.state_dict()
-        for name in names:
-            if any(rename_source_key(name, [], [t], model.base_model_prefix, names)[1] is not None for t in turned):
-                found.add(name)
-    return found
