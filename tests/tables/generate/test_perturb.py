@@ -10,8 +10,8 @@ from tiecheck.tables.generate.perturb import Field, Perturber
 from tiecheck.tables.generate.probe import Probe, probe_class
 from tiecheck.tables.generate.regroup import groups_by_field
 from tiecheck.tables.generate.sizes import sizes_of
-from tiecheck.tables.generate.witnesses import Witness
 from tiecheck.tables.generate.structure import AskedClass, used_fields
+from tiecheck.tables.generate.witnesses import Witness
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
