@@ -49,6 +49,7 @@ WEB = frozenset(
 )
 HUB = "/nonexistent/hub"
 os.environ["HF_HOME"] = HUB  # a place of its own: what it holds is not ours
+os.environ["HOME"], os.environ["XDG_CACHE_HOME"] = "/nonexistent", ""  # no verdict of before is used again
 os.environ["HF_HUB_OFFLINE"] = "1"
 PLACED = re.compile(rb"device-map|max-memory|dtype|no-split|hash-seeds")
 SELDOM = {"optimizer": 3, "web": 3, "layouts": 2, "index": 2, "config": 2}

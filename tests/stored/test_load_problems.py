@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +187,13 @@ def test_an_adapter_config_may_hold_anything(text: str, tmp_path: Path) -> None:
         ((), ("lm_head",), None) if "lm_head" in text else None
     )
     assert beside_adapter(str(tmp_path), names[:1]) is None
+
+
+def test_what_4_57_refuses_of_a_class_that_it_does_not_have_hurts_nobody(models: Path, tmp_path: Path) -> None:
+    for name, told in (("LlamaForCausalLM", ["TIE206"]), ("FlintForCausalLM", [])):
+        where = Path(shutil.copytree(models / "llama-healthy-tied", tmp_path / name))
+        save_file(load_file(where / "model.safetensors"), where / "model.safetensors", metadata={"made": "by hand"})
+        config = json.loads((where / "config.json").read_text()) | {"architectures": [name]}
+        config["model_type"] = name.removesuffix("ForCausalLM").lower()
+        (where / "config.json").write_text(json.dumps(config))
+        assert [f.code for f in check(where).findings if f.code == "TIE206"] == told

@@ -79,7 +79,8 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             message = "every weight is missing, and made at random"
             edits = (Edit("unwrapped", None, True, (Step("unwrap-tensors", (shard.nested,), shard.path),)),)
             yield _problem("nested", BOTH, "embedding-random", message, why, shard.path, "", names, edits)
-    yield from _refused_formats(checkpoint, names)
+    if not _is_of_5_alone(model):
+        yield from _refused_formats(checkpoint, names)
     yield from _bare_names(model, checkpoint, file)
     sections = (model.data, *(held for held in model.data.values() if isinstance(held, Mapping)))
     if any("expert" in key for section in sections for key in section):
@@ -89,6 +90,15 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         if lacking is not None:
             why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
             yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
+
+
+def _is_of_5_alone(model: ModelConfig) -> bool:
+    """Tell whether 4.57 has no such class, so that what it refuses of a file hurts nobody."""
+    from tiecheck.tables.architectures import load_architecture, older_has
+
+    if model.remote_code or older_has(model.class_name, model.model_type):
+        return False
+    return load_architecture(model.class_name, model.model_type, config=model.data).known
 
 
 def _refused_formats(checkpoint: Checkpoint, names: tuple[str, ...]) -> Iterator[LoadProblem]:

@@ -133,7 +133,7 @@ def _outcome(before: list[Line], after: list[Line], names: set[str], outcome: Fi
             return kind, f"{now.version}: {why}"
         if kind in STAYING and _is_said(now, after[0], outcome):
             kind += ", said"
-        elif now is not after[0] and kind in STAYING and not _lacking(now) & {n for g in now.groups() for n in g}:
+        elif now is not after[0] and kind in STAYING and not (_tie_is_lost(now) and not now.rehearsal.raised):
             kind = OLDER
         if kind != "good" and (worst[0] not in STAYING or kind in STAYING):
             worst = (kind, f"{now.version}: {why}")
@@ -146,8 +146,15 @@ def _is_said(line: Line, newest: Line, outcome: FixOutcome) -> bool:
     told = [finding for finding in outcome.after.counted() if finding.severity != "info"]
     if outcome.stays and newest.rehearsal.raised:
         return line is newest or line.rehearsal.raised is not None
+    unused = line.rehearsal.unexpected
+    if outcome.stays and unused and {*unused} <= {*newest.rehearsal.unexpected}:
+        return True  # a tensor under a name that neither line knows is told
     alike = line is newest or (line.rehearsal.raised is None and _lacking(line) <= _lacking(newest) != set())
     return bool(outcome.stays and alike) or any(_hurts(finding, line.version) for finding in told)
+
+
+def _tie_is_lost(line: Line) -> bool:
+    return any(line.end(group).word in LOSSES for group in line.groups())
 
 
 def _lacking(line: Line) -> set[str]:
