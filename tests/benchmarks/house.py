@@ -110,10 +110,9 @@ class House:
         for source, node in self._nodes:
             if isinstance(node, ast.Assign) and re.fullmatch(r"code = 'TIE\d+'", ast.unparse(node)):
                 yield node.value.value, source.name
-            elif isinstance(node, FUNCTIONS) and re.match(
-                r"operation\(", " ".join(map(ast.unparse, node.decorator_list))
-            ):
-                yield node.name.replace("_", "-"), source.name
+        for name, source in self._modules.items():
+            if name.startswith("tiecheck.guard.operations."):
+                yield from ((word, name) for word in re.findall(r'"([a-z\d]+(?:-[a-z\d]+)+)"', source.text))
 
     def _without(self, named: set[str]) -> Found:
         """The modules without a name for them in the tests; one that is a docstring only has nothing to test."""

@@ -265,7 +265,7 @@ def test_the_strip_has_a_cell_for_each_group_and_loader() -> None:
 
 
 def test_the_linter_of_transformers_writes_the_same_shape(tmp_path: Path, monkeypatch) -> None:
-    """The linter itself is run on the file: keys, types, order and the prefix of a message are its own."""
+    """The linter itself is run: `tiecheck.render.mlinter` has its keys, types, order and prefix of a message."""
     pytest.importorskip("mlinter", reason="it is transformers-mlinter, of the test extra")
     monkeypatch.chdir(tmp_path)
     Path("modeling_x.py").write_text(
