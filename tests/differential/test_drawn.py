@@ -114,7 +114,6 @@ MENDED = [
     Case("PLBartForSequenceClassification", "plbart", (), (Unprefixed(rest=True),)),
     Case("Qwen3MoeForCausalLM", "qwen3_moe"),
     Case("Qwen3VLForConditionalGeneration", "qwen3_vl"),
-    Case("RemBertForMaskedLM", "rembert", (), (SetKey("output_embedding_size", 63),)),
     Case("SamModel", "sam", (), (Flatten("prompt_encoder_config"),)),
     Case("T5Gemma2ForSequenceClassification", "t5gemma2", (), (SetKey("decoder.hidden_size", 63),)),
     Case("UdopModel", "udop"),
