@@ -205,7 +205,7 @@ def test_a_base_whose_tie_is_broken_is_judged_first(bases: dict[bool, Path], tmp
 @pytest.mark.parametrize("config", ["[]", "{}", "{", '{"peft_type": 3}'])
 def test_a_config_of_another_kind_is_refused_in_a_sentence(config: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(config)
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    save_file({}, tmp_path / "adapter_model.safetensors")
     (error,) = tiecheck.check(tmp_path).errors
     assert "adapter_config.json" in error.message
 
