@@ -134,7 +134,10 @@ class Account:
             raise OutOfTimeError
 
     def take(self, limit: Limit, count: int, path: str) -> None:
-        """Take some of a limit that holds for the whole target; a `TargetError`, with the path, beyond what is left."""
+        """Take some of a limit that holds for the whole target.
+
+        Beyond what is left it is a `TargetError`, with the path; where no second is left an `OutOfTimeError`.
+        """
         if time.monotonic() > self._end:
             raise OutOfTimeError
         taken = self._taken[limit.what] = self._taken.get(limit.what, 0) + count

@@ -106,7 +106,10 @@ def read_bytes(path: str, label: str, limit: int = JSON_BYTES) -> bytes:
 
 
 def read_from(descriptor: int, count: int) -> bytes:
-    """Return the next bytes of a file, fewer only where it ends; a file object takes as long as a small file does."""
+    """Return the next bytes of a file, fewer only where it ends; a file object takes as long as a small file does.
+
+    It raises the `OSError` of `os.read`.
+    """
     raw = os.read(descriptor, count)
     while 0 < len(raw) < count and (more := os.read(descriptor, count - len(raw))):
         raw += more

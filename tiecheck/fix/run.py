@@ -136,7 +136,7 @@ def choose_edits(
 
 
 def _refuse_word(word: str | None, findings: list[Finding]) -> None:
-    """Refuse a decision that no finding asks for, where others are asked for, with the words on offer."""
+    """Raise a `UsageError`, with the words on offer, for a decision that none of the findings asks for but others."""
     offered = dict.fromkeys(edit.choice for finding in findings for edit in finding.edits if edit.when is not None)
     if word is not None and offered and word not in {e.choice for finding in findings for e in finding.edits}:
         raise UsageError(f"--choose {word} is not on offer here; what is: {', '.join(offered)}")

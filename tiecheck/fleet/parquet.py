@@ -35,7 +35,7 @@ def _schema() -> Any:
 
 
 def write_parquet(path: str, groups: Iterable[list[dict[str, Any]]]) -> None:
-    """Write a table of rows, model by model."""
+    """Write a table of rows, model by model; an `OSError` where it cannot be written."""
     import pyarrow as pa
     from pyarrow import parquet
 

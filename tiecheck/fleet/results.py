@@ -78,7 +78,7 @@ class Results:
         return False
 
     def write(self, lines: bytes) -> None:
-        """Append some rows; a disk that is full leaves none of them half written."""
+        """Append some rows; a disk that is full is an `OSError`, and leaves none of them half written."""
         size = os.fstat(self._fd).st_size
         left = memoryview(lines)
         try:

@@ -197,7 +197,7 @@ class Fleet:
 
 
 def tally_rows(path: str) -> FleetTally:
-    """Return the counts of a table that was written."""
+    """Return the counts of a table that was written; a `TargetError` where it is none."""
     tally = FleetTally()
     for rows in read_row_groups(path):
         tally.add(rows)

@@ -34,7 +34,10 @@ class Built(NamedTuple):
 def build_directory(
     root: str, model: ModelConfig | None, checkpoint: Checkpoint | None, config: Config
 ) -> Built | Unknown:
-    """Build the class a model directory names, on the meta device, or with its weights; or say why it was not built."""
+    """Build the class a model directory names, on the meta device, or with its weights; or say why it was not built.
+
+    Without torch or transformers it raises a `MissingExtraError`.
+    """
     if model is None:
         return Unknown("there is no config.json to build the class from")
     if model.remote_code and not config.trust_remote_code:

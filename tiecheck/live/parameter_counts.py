@@ -26,7 +26,10 @@ UNTOLD = Tally(None, None, None)
 
 
 def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
-    """Count the parameters of any module, reading no element; what cannot be told is null, see `reasons`."""
+    """Count the parameters of any module, reading no element; what cannot be told is null, see `reasons`.
+
+    What is no module is a `TypeError`.
+    """
     with paused_collector():
         places = Registrations(module, buffers=True)
         said = read_declarations(places.graph, CAP)

@@ -27,7 +27,10 @@ class Registrations:
     """
 
     def __init__(self, root: nn.Module, *, buffers: bool) -> None:
-        """List the registrations of parameters, and of buffers if asked, of each module below an unchanged root."""
+        """List the registrations of parameters, and of buffers if asked, of each module below an unchanged root.
+
+        What is no module is a `TypeError`.
+        """
         self._list(ModuleGraph(root, exact=False), buffers=buffers)
         if not self.graph.exact:
             # A module that came twice without notice, and has a tensor in it or below, has shown that tensor twice.

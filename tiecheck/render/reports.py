@@ -106,7 +106,10 @@ def parse_outputs(
 def write_report(
     report: Shown, outputs: tuple[Output, ...], style: Style, formats: Mapping[str, str] = FORMATS
 ) -> None:
-    """Write a report in every format asked for, by the renderers of the command (format -> module)."""
+    """Write a report in every format asked for, by the renderers of the command (format -> module).
+
+    A file that cannot be written is a `UsageError`.
+    """
     for output in outputs:
         if output.file is None:
             _write(report, formats[output.format], style, sys.stdout)

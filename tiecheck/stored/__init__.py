@@ -1,4 +1,4 @@
 """Ties in files: groups, guesses, layouts, optimizer states, strict loads.
 
-Reads by `files` and the tie table; no torch, no judgement.
+Reads by `files`, whose errors it passes on, and the tie table; no torch, no judgement.
 """

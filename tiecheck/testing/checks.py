@@ -56,7 +56,7 @@ def _given(config: pytest.Config, name: str) -> Any:
 
 
 def refuse_wrong_options(config: pytest.Config) -> None:
-    """Refuse a wrong option of the command line or the ini file."""
+    """Raise a `pytest.UsageError` for a wrong option of the command line or the ini file."""
     from tiecheck.rules.registry import check_codes
 
     given = option_keywords(config)
@@ -71,7 +71,7 @@ def refuse_wrong_options(config: pytest.Config) -> None:
 
 
 def refuse_wrong_mark(mark: pytest.Mark, where: str) -> None:
-    """Refuse a marker that the fixture could not follow: an unknown keyword, or values without one."""
+    """Raise a `pytest.UsageError` for a marker with an unknown keyword, or with values without one."""
     for word in mark.kwargs:
         if word not in MARK_WORDS:
             raise pytest.UsageError(f"{where}: @pytest.mark.tiecheck has no {word!r}{did_you_mean(word, MARK_WORDS)}")

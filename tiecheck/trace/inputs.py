@@ -43,7 +43,10 @@ def given_inputs(given: Any) -> Inputs:
 
 
 def inputs_from_file(text: str) -> Inputs:
-    """Call the function that `file.py:make` names, which returns the inputs. Runs that code."""
+    """Call the function that `file.py:make` names, which returns the inputs. Runs that code.
+
+    What is not there, or raises, is a `TargetError`.
+    """
     path, _, name = text.rpartition(":")
     if not path.endswith(".py") or not os.path.isfile(path):
         raise TargetError(f"--inputs wants FILE.py:FUNCTION, and {path or text} is no Python file", path or text)

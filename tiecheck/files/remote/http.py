@@ -207,7 +207,10 @@ def _short(error: BaseException) -> str:
 
 
 def _open_url(url: str, headers: Mapping[str, str], timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
-    """Return the answer to a GET request, its body not yet read; no redirect is followed and nothing tried again."""
+    """Return the answer to a GET request, its body not yet read; no redirect is followed and nothing tried again.
+
+    Without a connection, or one that holds, it raises urllib3's `HTTPError`.
+    """
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxy = _proxy(parts.scheme, host)

@@ -112,7 +112,10 @@ class Operation(NamedTuple):
 
 
 def all_operations() -> tuple[Operation, ...]:
-    """Return every operation, ours by module, then those of other packages by name (none but an `Operation` may be)."""
+    """Return every operation, ours by module, then those of other packages by name.
+
+    An entry point that gives no `Operation` is a `UsageError`.
+    """
     from importlib.metadata import entry_points
 
     modules = [import_module(f"tiecheck.guard.operations.{module}") for module in MODULES]

@@ -53,7 +53,10 @@ def _sections() -> Mapping[tuple[str, str], str]:
 
 @lru_cache(4096)  # a fleet has many models of few classes
 def fields_of(engine: str, version: str, name: str | None) -> str | None:
-    """Search the fields of one architecture, since a start parses nothing else; None where it is not there."""
+    """Search the fields of one architecture, since a start parses nothing else; None where it is not there.
+
+    An engine or a version that the table lacks is a `KeyError`.
+    """
     lines = _sections()[engine, version]
     at = lines.find(name) if name else -1
     while name and at >= 0:

@@ -29,7 +29,8 @@ def ask_tools(module: nn.Module, *, run: bool = False, tools: Collection[str] = 
 
     There is a view for each function and algorithm, in the order of `MODULES`. `run` has the installed tools run as
     well, each behind its reproduction; without it none is imported. A tool that raises, or would not end, has that in
-    `error`. transformers and PEFT have views only where they would look at the module at all.
+    `error`. transformers and PEFT have views only where they would look at the module at all. What is no module is a
+    `TypeError`.
     """
     from tiecheck.live.registrations import paused_collector
     from tiecheck.peers.views.tool_functions import WalkedModule, view_by_reproduction, view_by_tool
