@@ -251,10 +251,7 @@ def _config(raw: bytes, path: str) -> ModelConfig:
 
 
 def open_remote(address: str, config: Config) -> FoundModel:
-    """Return the store behind an address, or the local place where the hub's cache has all of it.
-
-    A library for such addresses that is not installed is a `MissingExtraError`.
-    """
+    """Return the store behind an address, or the hub's cache of all of it; `MissingExtraError` without its library."""
     _check(address)
     hub = hub_address(address) if address.startswith(("hf://", "http://", "https://")) else None
     label = without_secrets(address)
