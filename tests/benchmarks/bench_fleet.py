@@ -86,7 +86,6 @@ def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> N
         print(f"       {times:.1f}x of reading the bytes ({1 / floor:,.0f} a CPU second)")
         note(f"{what}, judged", f"{rate:,.0f} a core second", ">= 8,000", held=rate >= 8_000)
         note(f"{what}, to reading the bytes", f"{times:.1f}x", "<= 3x", held=times <= 3)
-        note(f"{what}, memory", f"{peak} MiB", "constant", held=True)
     note(f"{engine}: faults missed or invented", f"{sum(wrong.values())} of {faulty:,}", "0", held=not wrong)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mounted_disk
 from fix_giants import content_of, fix_apart, kill_everywhere, linked, write_giant
 
 from tiecheck.config.options import Config
@@ -43,15 +43,9 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of 40 MiB; skipped where none may be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(place)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False) if shutil.which("mount") else None
-    if done is None or done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    """A file system of its own of 40 MiB."""
+    with mounted_disk(tmp_path / "disk", "40m") as place:
+        yield place
 
 
 @pytest.mark.parametrize("used", [18, 23, 31, 38], ids=lambda used: f"{used} MiB beside")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mounted_disk
 from fleets import deadly_workers, drawn_fleet, rows_of, run_fleet
 
 from tiecheck.fleet.engines import local
@@ -150,13 +151,8 @@ def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 192 KiB, in memory."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no disk may be mounted here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted_disk(tmp_path / "disk", "192k") as place:
+        yield place
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])

@@ -45,7 +45,7 @@ class Unread(Record):
     """A field of which nobody asked what a line of transformers makes."""
 
     state: str
-    """What it is, as the end of a sentence."""
+    """Its state, as the end of a sentence."""
 
 
 def open_section(owner: Section, key: str, line: str) -> Section | Refused | Unknown:

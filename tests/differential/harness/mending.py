@@ -44,7 +44,8 @@ class Mended(NamedTuple):
     choice: str | None
     kind: str
     """`good`, `refused`, `not kept` (nothing is written), `unsure`; `loss stays, said` and `raises as before, said`
-    where the fix tells what it leaves. Without that they are wrong; `worse` and `for what is right` always."""
+    where the fix tells what it leaves. Without that they are wrong; `worse` and `for what is right` always. `OLDER` is
+    neither."""
     why: str = ""
 
     @property

@@ -97,7 +97,7 @@ class EqualLiveCopies(Rule):
             yield Draft(
                 f"{listed(names)} hold equal bytes and are {'two' if count == 2 else count} parameters, which nobody "
                 f"declares as one. They take their memory {'twice' if count == 2 else f'{count} times'}, and the first "
-                "step parts them.",
+                "step separates them.",
                 names,
                 (class_place(live_class.class_name, f"equal bytes, {'two' if count == 2 else count} parameters"),),
                 "If not, nothing is wrong.",
