@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parents[1])]
 
 from drawn_saves import draws  # noqa: E402
 from giant_headers import DEEPSEEK_671B, LLAMA_70B, Headers, deepseek_headers, llama_headers  # noqa: E402
-from real_loads import Real, differences, tell  # noqa: E402
+from real_loads import Real, differences, older_loads, tell  # noqa: E402
 from servers import Files  # noqa: E402
 from subjects import quiet  # noqa: E402
 from zoo import animal, own  # noqa: E402
@@ -84,24 +83,6 @@ def held(classes: Iterator[Any], minutes: float, told: Any, real: Real) -> tuple
         if time.monotonic() > until:
             break
     return number, count, wrong
-
-
-@contextmanager
-def older_loads(python: str) -> Iterator[Real]:
-    """Give real loads by another interpreter."""
-    script = HERE.parent / "support" / "real_loads.py"
-    with subprocess.Popen([python, str(script)], stdin=-1, stdout=-1, stderr=-3, text=True) as child:
-
-        def real(directory: str, holds: dict[str, str]) -> dict[str, Any]:
-            assert child.stdin
-            assert child.stdout
-            child.stdin.write(json.dumps({"directory": directory, "holds": holds}) + "\n")
-            child.stdin.flush()
-            return dict(json.loads(child.stdout.readline()))
-
-        yield real
-        assert child.stdin
-        child.stdin.close()
 
 
 def texts_of(config: dict[str, Any], headers: Headers) -> dict[str, str]:

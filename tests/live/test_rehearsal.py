@@ -6,7 +6,6 @@ import json
 import os
 import random
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import transformers
 from drawn_saves import draws
 from giant_headers import LLAMA_70B, llama_headers
 from older import layer, older_python
-from real_loads import differences, tell
+from real_loads import differences, older_loads, tell
 from safetensors.torch import load_file, save_file
 from zoo import animal, by_name, own
 
@@ -90,20 +89,8 @@ def test_forty_drawn_classes_are_rehearsed_as_they_load(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_drawn_classes_are_rehearsed_as_4_57_loads_them(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "support" / "real_loads.py"
     found: dict[str, list[str]] = {}
-    with (
-        Rehearser(older_python()) as older,
-        subprocess.Popen([older_python(), str(script)], stdin=-1, stdout=-1, text=True) as loads,
-    ):
-
-        def real(directory: str, holds: dict[str, str]) -> dict[str, Any]:
-            assert loads.stdin
-            assert loads.stdout
-            loads.stdin.write(json.dumps({"directory": directory, "holds": holds}) + "\n")
-            loads.stdin.flush()
-            return dict(json.loads(loads.stdout.readline()))
-
+    with Rehearser(older_python()) as older, older_loads(older_python()) as real:
         for number, one in enumerate(drawn_classes(4, 30)):
             for words, path in draws(one, tmp_path / str(number), random.Random(number), 12):
                 told = older.rehearse(str(path))
