@@ -62,8 +62,8 @@ _COMMON = frozenset(("the", "and", "are", "for", "with", "not", "was", "its", "h
 
 
 def plain_text(text: str) -> str:
-    """Return a text for comparing: lower case, quotes and backticks dropped, blanks and line breaks as one."""
-    return " ".join(re.sub(r"[\"'`]", "", text.lower()).split())
+    """Return a text for comparing: lower case, no quotes, backticks or colours, blanks and line breaks as one."""
+    return " ".join(re.sub(r"\x1b\[[\d;]*m|[\"'`]", "", text.lower()).split())
 
 
 def match_message(says: str, pasted: str) -> int:

@@ -160,7 +160,7 @@ class TiedMemberLost(Rule):
     severity = "error"
     confidence = "medium"
     messages = (
-        "were not initialized from the model checkpoint and are newly initialized: ['lm_head.weight']",
+        "were not initialized from the model checkpoint ... and are newly initialized: ['lm_head.weight']",
         "lm_head.weight | MISSING",
     )
     threads = (
