@@ -1,13 +1,15 @@
-"""Recall of the rules on sources: `python tests/benchmarks/bench_planted.py [--each N] [--seed N] [--missed]`.
+"""Recall of the rules on sources: `python tests/benchmarks/bench_planted.py [--each N] [--seed N] [--missed] [--fix]`.
 
 Takes classes of the installed transformers that tie rightly, writes a fault into the text of one, at a drawn place and
-in a drawn spelling, and looks whether the rule speaks on that line. Prints a Markdown table; nothing is written.
+in a drawn spelling, and looks whether the rule speaks on that line. With `--fix` each is fixed in a temporary folder,
+and its class is built. Prints a Markdown table; nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -43,9 +45,9 @@ Planted = tuple[str, int] | None
 """The text with the fault, and the line on which it is to be found; None where the idiom does not fit the class."""
 
 
-def places() -> Iterator[Place]:
-    """Every class of the installed transformers that a fault can be written into."""
-    for path in sorted(Path(transformers.__path__[0], "models").glob("*/modeling_*.py")):
+def places(models: str = "*") -> Iterator[Place]:
+    """Every class of the installed transformers, of some of its models, that a fault can be written into."""
+    for path in sorted(Path(transformers.__path__[0], "models").glob(f"{models}/modeling_*.py")):
         text = path.read_text(encoding="utf-8")
         if "_tied_weights_keys" in text:
             lines = tuple(text.splitlines())
@@ -343,26 +345,56 @@ def beside() -> SourceFile | None:
     return parse_source(path.read_bytes(), "llama.py")
 
 
+def drawn(name: str, every: list[Place], each: int, seed: int) -> Iterator[tuple[Place, str, int]]:
+    """Some places with an idiom planted into them: the place, the text with the fault, and its line."""
+    rng = random.Random(f"{seed} {name}")
+    for place in rng.sample(every, len(every)):
+        made = IDIOMS[name][1](place, rng) if each else None
+        if made is not None:
+            ast.parse(made[0])
+            each -= 1
+            yield place, *made
+
+
+def print_fixes(every: list[Place], each: int, seed: int, *, diffs: bool) -> None:
+    """Fix what is planted, and print the table."""
+    from planted_fixes import fixed_file
+
+    print("| idiom | rule | planted | fixed | built | another finding is told | wrong |\n|---|---|---|---|---|---|---|")
+    for name, (code, _) in IDIOMS.items():
+        ends = []
+        for place, text, line in drawn(name, every, each, seed):
+            owner = "Plain" if "class Plain" in text else place.cls.name
+            ends.append(end := fixed_file(place.path, owner, text, code, line))
+            if diffs or end.wrong:
+                change = difflib.unified_diff(
+                    text.splitlines(), end.text.splitlines(), place.path, owner, "", "", 2, ""
+                )
+                print("\n".join((*change, *end.wrong)))
+        more = sum(bool(end.more) for end in ends)
+        counts = (len(ends), *(sum(end[at] for end in ends) for at in (1, 3)), more, sum(bool(e.wrong) for e in ends))
+        print(f"| {name} | {code} | {' | '.join(map(str, counts))} |", flush=True)
+
+
 def main() -> None:
     """Plant, look, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--each", type=int, default=40, help="places an idiom")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--missed", action="store_true", help="print what is not found")
+    parser.add_argument("--missed", action="store_true", help="print what is not found; with --fix, each change")
+    parser.add_argument("--fix", action="store_true", help="fix what is planted")
     options = parser.parse_args()
     every = list(places())
     print(f"{len(every)} classes of transformers {transformers.__version__}, seed {options.seed}\n")
+    if options.fix:
+        transformers.logging.set_verbosity_error()
+        print_fixes(every, options.each, options.seed, diffs=options.missed)
+        return
     print("| idiom | rule | planted | found |\n|---|---|---|---|")
     total = seen = 0
-    for name, (code, plant) in IDIOMS.items():
-        rng = random.Random(f"{options.seed} {name}")
+    for name, (code, _) in IDIOMS.items():
         planted = hits = 0
-        for place in rng.sample(every, len(every)):
-            made = plant(place, rng) if planted < options.each else None
-            if made is None:
-                continue
-            text, line = made
-            ast.parse(text)
+        for place, text, line in drawn(name, every, options.each, options.seed):
             planted += 1
             hit = (code, line) in found(parse_source(text.encode(), "model.py"))
             hits += hit

@@ -250,3 +250,14 @@ def test_lines_of_a_cell_are_looked_at_once() -> None:
     begin = time.process_time()
     assert cell_code("\n" * 300_000 + "  %time x\n").endswith("\n  pass  # %time x\n")
     assert time.process_time() - begin < 2
+
+
+def test_a_package_without_ties_costs_the_filter_and_nothing_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        (tmp_path / f"part_{number}.py").write_text("def area(width, height):\n    return width * height\n" * 200)
+    parsed = []
+    monkeypatch.setattr("tiecheck.source.reading.read_tree", lambda *given: parsed.append(given))
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert (target.findings, target.errors, parsed) == ((), (), [])

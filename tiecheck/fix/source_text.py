@@ -126,4 +126,7 @@ class _Editor:
         new = [cst.SimpleStatementLine(body=[part]) for part in self._parsed(step)]
         if not isinstance(function.body, cst.IndentedBlock):
             return function
+        if ends and len(body[-1].body) == 1 and isinstance(body[-1].body[0], cst.Pass):
+            last = body.pop()  # what it stood for is there now; the comments around it stay
+            new[0] = last.with_changes(body=new[0].body)
         return function.with_changes(body=function.body.with_changes(body=[*body[:place], *new, *body[place:]]))

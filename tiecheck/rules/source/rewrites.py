@@ -114,7 +114,9 @@ def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
         first, last = span(part)
         quote = "'" if text[first:last].rstrip().endswith(b"'") else '"'
         made, at = made + text[at:first] + f"{quote}{name}{quote}: {quote}{source}{quote}".encode(), last
-    return (made + text[at : end - 1] + b"}" + text[end:]).decode()
+    rest = text[at : end - 1]
+    rest = b"" if isinstance(node.value, ast.Tuple) and rest.strip() == b"," and b"\n" not in rest else rest
+    return (made + rest + b"}" + text[end:]).decode()
 
 
 def _pair_of(file: SourceFile, owner: ModuleClass, listed: str) -> tuple[str, str] | None:
