@@ -115,7 +115,8 @@ def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
         quote = "'" if text[first:last].rstrip().endswith(b"'") else '"'
         made, at = made + text[at:first] + f"{quote}{name}{quote}: {quote}{source}{quote}".encode(), last
     rest = text[at : end - 1]
-    rest = b"" if isinstance(node.value, ast.Tuple) and rest.strip() == b"," and b"\n" not in rest else rest
+    if isinstance(node.value, ast.Tuple) and len(pairs) == 1 and rest.strip() == b"," and b"\n" not in rest:
+        rest = b""
     return (made + rest + b"}" + text[end:]).decode()
 
 
