@@ -10,7 +10,15 @@ from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
-from tiecheck.stored.config_values import Refused, Section, Unread, architecture_of, open_section, walk_field
+from tiecheck.stored.config_values import (
+    Refused,
+    Section,
+    Unread,
+    architecture_of,
+    open_section,
+    said_otherwise,
+    walk_field,
+)
 from tiecheck.tables.architectures import FLAG, older_has
 from tiecheck.tables.structure import class_of_word, class_structure, config_structure, refused_values
 from tiecheck.wording import listed
@@ -21,6 +29,9 @@ if TYPE_CHECKING:  # it is made where something is wrong
 LINES = ("4.57", "5")
 
 DEEPEST = 4  # levels of models inside models that are followed
+
+_EITHER_HEAD = ("blip-2", "instructblip", "instructblipvideo")
+"""Configs whose text model is causal or sequence to sequence, as its type is (their modeling files, 5.23 and 4.57)."""
 
 TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an object")
 """Types of a value in words, in the order of the bits of the table."""
@@ -63,6 +74,8 @@ def _spots(
             yield inner
             continue
         name = class_of_word(inner.kind, kind)
+        if name is None and kind == "*c" and section.kind in _EITHER_HEAD:
+            name = class_of_word(inner.kind, "*s")
         if config_structure(inner.kind) is None:
             yield Unknown(f"{inner.kind} is a config of 4.57 alone")
         elif name is None:
@@ -135,13 +148,8 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
             full = ".".join((*section.level, key))
             state = "not there" if refused is None else json.dumps(refused)
             why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
-            told = (
-                "the model cannot be made",
-                why,
-                model.path,
-                "save it with 4.57, which writes what it reads.",
-                (full,),
-            )
+            mend = "save it with 4.57, which writes what it reads."
+            told = ("the model cannot be made", why, model.path, mend, (full,))
             yield _problem("field", (line,), "crash", *told)
 
 
@@ -172,7 +180,7 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str)
         ((dotted, found),) = changed
         where = ".".join((*spot.section.level, dotted))
         return _open(f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value", line, path)
-    if changed or fits or any(_said_otherwise(spot.section, dotted, size, line) for dotted in powers):
+    if changed or fits or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):
         return None
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
     why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(said)}"
@@ -199,17 +207,6 @@ def _made(
             parts *= value**-exponent
         said.append(f"{full} {value}")
     return int(whole // parts) + int(more or 0), slack, tuple(said)
-
-
-def _said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
-    """Tell whether a field has its default, and another key beside it the stored size: an older name (`n_embed`)."""
-    *path, last = dotted.split(".")
-    for key in path:
-        inner = open_section(section, key, line)
-        section = inner if isinstance(inner, Section) else section
-    if last in section.data:
-        return False
-    return any(type(value) is int and value == size for value in section.data.values())
 
 
 _BUILT_LAYERS = 2

@@ -114,6 +114,17 @@ def walk_field(root: Section, dotted: str, line: str) -> Any:
     return value if len(parts) == 1 else Unknown(f"{dotted} is not known")
 
 
+def said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
+    """Tell whether a field has its default, and another key beside it the stored size: an older name (`n_embed`)."""
+    *path, last = dotted.split(".")
+    for key in path:
+        inner = open_section(section, key, line)
+        section = inner if isinstance(inner, Section) else section
+    if last in section.data:
+        return False
+    return any(type(value) is int and value == size for value in section.data.values())
+
+
 def architecture_of(config: ModelConfig, *, older: bool = False) -> Architecture:
     """Look up the class of a config, as transformers 4.57 has it for `older`; one check asks it several times."""
     global _last  # noqa: PLW0603  # one config, since a fleet has as many as models
