@@ -535,3 +535,30 @@ def test_a_resize_that_parts_a_tie_has_two_ways_back(kept: str) -> None:
         exec(step.code, {"model": model})
     assert model.lin.weight is model.emb.weight
     assert model.lin.weight.shape == (rows, 6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.weight_norm], ids=["new", "old"])
+def test_the_way_back_from_a_weight_norm_is_executed(norm: Callable[..., Any], seed: int) -> None:
+    draw = random.Random(seed)
+    model = nn.ModuleDict({"wte": nn.Embedding(8, 4), "lm_head": nn.Linear(4, 8), "more": nn.Linear(4, 8)})
+    model.lm_head.weight = model.more.weight = model.wte.weight
+    chosen = draw.sample(["lm_head", "more", "wte"], draw.randint(1, 2))
+    with pytest.raises(tiecheck.TieBroken) as caught, tiecheck.guard(model) as watching:
+        list(map(norm, (model[name] for name in chosen)))
+    (finding,) = watching.report.targets[0].findings
+    (edit,) = finding.edits
+    assert "remove_" in str(caught.value)
+    for step in edit.steps:
+        exec(step.code, {"model": model})
+    assert model.wte.weight is model.lm_head.weight is model.more.weight
+    assert model["lm_head"](model["wte"](torch.tensor([1]))).shape == (1, 8)
+
+
+def test_no_way_back_is_told_where_every_member_was_moved() -> None:
+    model = nn.ModuleDict({"wte": nn.Embedding(8, 4), "lm_head": nn.Linear(4, 8)})
+    model.lm_head.weight = model.wte.weight
+    with pytest.raises(tiecheck.TieBroken) as caught, tiecheck.guard(model):
+        list(map(parametrizations.weight_norm, model.values()))
+    assert "both sides alike" in str(caught.value)
+    assert "model.wte.weight =" not in str(caught.value)

@@ -128,6 +128,13 @@ class RememberedTie:
         """Return the tensor of one of its names, as it is now."""
         return self.member(root, name).tensor
 
+    def moved(self, root: nn.Module) -> tuple[tuple[str, str], ...]:
+        """Return the names whose parameter pruning, a norm or a parametrization has moved, each with its new name."""
+        members = (self._moved(root, look_up(root, name)) for name in self.names if name not in self.references)
+        return tuple(
+            (one.name, one.attribute) for one in members if one.tensor is not None and one.name != one.attribute
+        )
+
     @staticmethod
     def _moved(root: nn.Module, member: Member) -> Member:
         """Return the parameter that pruning, a norm or a parametrization has moved a member to, by its new name."""

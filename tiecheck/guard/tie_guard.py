@@ -260,6 +260,7 @@ class TieGuard(ContextDecorator):
             since, until, seen = one.blamed or (one.seen, None, False)
             names = tuple(sorted(one.tie.names))
             made = Break(names, one.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
+            made = made._replace(moved=one.tie.moved(root))
             found.setdefault((id(without_wrappers(root)), names), (made, root, one.tie))
         return list(found.values())
 

@@ -40,6 +40,8 @@ class Break(Record):
     """None where `since` broke it; else the line before which it was found broken."""
     seen: bool = True
     """True if `since` is known to have broken it."""
+    moved: tuple[tuple[str, str], ...] = ()
+    """Members whose parameter has another name now, by a norm or a parametrization, each with that name."""
 
     @property
     def operation(self) -> str:

@@ -10,6 +10,7 @@ from tiecheck.records.life import Break, Survival, SurvivalMatrix, UserLine
 from tiecheck.records.report import Location
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
+from tiecheck.rules.live.mends import norm_off
 from tiecheck.wording import listed, python_path
 
 RESIZE = "resize_token_embeddings"
@@ -144,12 +145,26 @@ def _tied_again(one: Break) -> tuple[Edit, ...]:
     """Return the ways to tie the names of a parameter again: each part's values kept, or one where they are equal."""
     if one.before not in TIED or one.after in TIED or one.after == "absent" or any("[" in name for name in one.names):
         return ()
+    if one.moved:
+        return _norm_off(one)
     alike = one.after == "copy"
     edits = []
     for part in one.parts[:1] if alike else one.parts:
         lines = (f"{python_path(name)} = {python_path(part[0])}" for name in one.names if name not in part)
         edits.append(python_edit(part[0], None if alike else f"the values of {part[0]} are right", *lines, safe=alike))
     return tuple(edits)
+
+
+def _norm_off(one: Break) -> tuple[Edit, ...]:
+    """Return the way back where a weight norm has moved members; none where all are, or something else moved one."""
+    moved = dict(one.moved)
+    kept = next((part for part in one.parts if moved.keys().isdisjoint(part)), ())
+    if not kept or not all(now.endswith((".weight_v", ".parametrizations.weight.original1")) for now in moved.values()):
+        return ()
+    layers = ((python_path(name).removesuffix(".weight"), now.endswith("_v")) for name, now in one.moved)
+    lines = ["import torch", *(norm_off(layer, old=old) for layer, old in layers)]
+    lines += [f"{python_path(name)} = {python_path(kept[0])}" for name in one.names if name not in kept]
+    return (python_edit("tied", "the norm is not wanted", *lines, safe=False),)
 
 
 def _place(one: Break) -> Location:
@@ -196,7 +211,7 @@ def _advice(one: Break) -> str:
     edits = _tied_again(one)
     if edits:
         return f"Tie again after it, before the optimizer is made. {edit_words(edits)}"
-    if one.after in TIED:
+    if one.after in TIED or one.moved:
         return "It has to be done to both sides alike, or the two have to be untied first."
     if one.before not in TIED:
         return "Only a shared parameter is kept by a conversion or a copy; shared memory is not."

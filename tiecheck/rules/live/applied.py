@@ -14,6 +14,7 @@ from tiecheck.rules.live.mends import (
     idle_words,
     joined_drafts,
     model_path,
+    norm_off,
     of_one_cause,
     parts_text,
     speaking_rule,
@@ -280,12 +281,7 @@ def _shared(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
         owner, old = normed[0].removesuffix(".parametrizations.weight.original1"), normed[0].endswith("weight_v")
         layer = model_path(mending, owner.removesuffix(".weight_v"))
         plain = next((name for name in tie.names if name not in normed), tie.names[-1])
-        off = (
-            f"torch.nn.utils.remove_weight_norm({layer})"
-            if old
-            else f'torch.nn.utils.parametrize.remove_parametrizations({layer}, "weight")'
-        )
-        lines = ("import torch", off, f"{layer}.weight = {model_path(mending, plain)}")
+        lines = ("import torch", norm_off(layer, old=old), f"{layer}.weight = {model_path(mending, plain)}")
         return (python_edit("tied", "the norm is not wanted", *lines, safe=False),)
     if not tie.alike:
         return ()

@@ -51,6 +51,13 @@ def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:
     return (*edits, *_untied(claim, mending, holder), *_listening(mending))
 
 
+def norm_off(layer: str, *, old: bool) -> str:
+    """Return the statement that takes a weight norm off a layer: the older one by hooks, or a parametrization."""
+    if old:
+        return f"torch.nn.utils.remove_weight_norm({layer})"
+    return f'torch.nn.utils.parametrize.remove_parametrizations({layer}, "weight")'
+
+
 def own_tensors(mending: Mending, names: Iterable[str]) -> tuple[str, ...]:
     """Return the lines that give names a tensor of their own, with their values; an aliased module becomes a copy."""
     aliased = {name for alias in mending.aliases for name in alias.names}
