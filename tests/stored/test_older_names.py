@@ -44,3 +44,9 @@ def test_the_names_that_are_read(class_name: str, checkpoint: Checkpoint, read: 
 )
 def test_a_head_among_bare_names_is_refused(names: tuple[str, ...], refused: str | None) -> None:
     assert name_among_bare(of(*names), load_older("LlamaForCausalLM", None), "model", ()) == refused
+
+
+def test_an_inner_language_model_is_no_base_model_without_its_prefix() -> None:
+    names = ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight")
+    older = load_older("VoxtralForConditionalGeneration", "voxtral", config={})
+    assert name_among_bare(of(*names), older, "model", ("lm_head",)) is None  # as 4.57 saves it

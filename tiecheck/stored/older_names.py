@@ -55,7 +55,8 @@ def name_among_bare(checkpoint: Checkpoint, older: Architecture, prefix: str, ta
         task: The modules beside the base model, where the class is made of both.
     """
     task = frozenset(task)
-    if not prefix or not (task or _inside(older)) or _begins(checkpoint, prefix):
+    beside = bool(task) and all(name.partition(".")[0] in task for name in _own_names(older))  # Voxtral's are not
+    if not prefix or not (beside or _inside(older)) or _begins(checkpoint, prefix):
         return None
     own = {name.rpartition(".")[0] for name in _own_names(older) if not name.startswith(f"{prefix}.")} - {""}
     names = (n for n in _known_names(checkpoint) if n.rpartition(".")[0] in own or n.partition(".")[0] in task)
