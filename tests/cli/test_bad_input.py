@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
+
+import tiecheck
+from tiecheck.cli.check import command as check_command
+from tiecheck.cli.fleet import command as fleet_command
+from tiecheck.errors import UsageError
 
 GOOD = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
 EVIL_NAME = "lm_head\n\x1b[31m\u202e\u200b\ud7ff\x07.weight"
@@ -370,3 +377,40 @@ def test_index_of_a_million_names_and_no_shard_takes_seconds(tmp_path: Path, tie
     (target,) = json.loads(result.stdout)["targets"]
     assert [f["code"] for f in target["findings"]] == ["TIE201"]
     assert target["ties"][0]["stored"] == "unknown"
+
+
+@pytest.mark.parametrize("option", ["--select", "--ignore", "--for"])
+@pytest.mark.parametrize("word", ["", " ", ",", " , "])
+def test_an_empty_code_is_refused_and_not_passed_over(option: str, word: str, models: Path) -> None:
+    done = CliRunner().invoke(check_command, [str(models / "llama-healthy-tied"), "--isolated", option, word])
+    assert done.exit_code == 2
+    assert "an empty word names nothing" in done.output
+
+
+@pytest.mark.parametrize("name", ["folder", "none.txt", "none.jsonl"])
+def test_a_fleet_without_a_model_says_so(name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    place.write_text("") if "." in name else place.mkdir()
+    done = CliRunner().invoke(fleet_command, [str(place), "--isolated", "--quiet"])
+    assert done.exit_code == 2
+    assert f"there is no model in {place}" in done.output
+
+
+@pytest.mark.parametrize("rows", [-1, -5, -96])
+def test_a_negative_size_is_called_one(rows: int, models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models / "llama-healthy-tied", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": rows}))
+    (finding,) = [one for one in tiecheck.check(folder).targets[0].findings if one.code == "TIE207"]
+    assert f"vocab_size {rows}" in finding.message
+    assert "negative size" in finding.message
+    assert "mismatch" not in finding.message
+    with pytest.raises(RuntimeError, match="negative dimension"):
+        torch.nn.Embedding(rows, 4)
+
+
+@pytest.mark.parametrize("word", ["warm", "", None, 3])
+def test_a_word_for_a_broken_tie_that_is_none_is_told(word: object) -> None:
+    with pytest.raises(UsageError, match=f"must be one of raise, warn, retie, not {word!r}"):
+        tiecheck.guard(torch.nn.Linear(2, 2), on_break=word)

@@ -15,7 +15,8 @@ from tiecheck.cli.check import write_reports
 from tiecheck.cli.settings import settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
-from tiecheck.errors import UsageError
+from tiecheck.errors import UsageError, without_secrets
+from tiecheck.wording import listed
 
 if TYPE_CHECKING:
     from tiecheck.fleet.rows import Judged
@@ -96,7 +97,7 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         outcome = Fleet(sources, config, place, results, seen).run()
     summaries = tuple(output for output in outputs if output.format != "jsonl")
     write_reports(outcome.summary, summaries, Style(color=options["color"]), FLEETS)
-    sys.exit(_exit_status(outcome, config, exit_zero=options["exit_zero"]))
+    sys.exit(_exit_status(outcome, config, sources, exit_zero=options["exit_zero"]))
 
 
 def _compare(tables: tuple[str, ...], formats: tuple[str, ...], options: dict[str, Any]) -> NoReturn:
@@ -170,7 +171,7 @@ def _progress(sources: tuple[str, ...], quiet: bool) -> Callable[[Fleet], None]:
     return told
 
 
-def _exit_status(outcome: Outcome, config: Config, *, exit_zero: bool) -> int:
+def _exit_status(outcome: Outcome, config: Config, sources: tuple[str, ...], *, exit_zero: bool) -> int:
     """Return the exit status by the rules of `check`, and say what kept the run from its end."""
     found = outcome.summary
     if outcome.stopped is not None:
@@ -179,6 +180,8 @@ def _exit_status(outcome: Outcome, config: Config, *, exit_zero: bool) -> int:
     if outcome.problem is not None:
         click.echo(f"Error: {outcome.problem}", err=True)
         return 2
+    if not found.run.listed:
+        click.echo(f"Error: there is no model in {listed(tuple(map(without_secrets, sources)))}", err=True)
     if found.unchecked or not sum(found.status.values()):
         return 2
     blind = config.strict and (found.skips or found.status["unknown"])

@@ -16,6 +16,8 @@ def codes_option(*names: str, about: str, metavar: str = "CODES", complete: Any 
     """Return an option of codes, or of other words, that is given several times or with commas between them."""
 
     def split(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(part.strip(" ,") for part in value):
+            raise click.BadParameter("an empty word names nothing")
         return tuple(code.strip() for part in value for code in part.split(",") if code.strip())
 
     return click.option(*names, multiple=True, callback=split, shell_complete=complete, metavar=metavar, help=about)

@@ -18,7 +18,7 @@ from typing import Literal, Self, TypeVar
 
 from torch import Tensor, nn
 
-from tiecheck.errors import UsageError, class_word, did_you_mean
+from tiecheck.errors import UsageError, class_word
 from tiecheck.guard.errors import TieBroken
 from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, sample_of
 from tiecheck.guard.retying import retie
@@ -59,7 +59,7 @@ def guard(*models: nn.Module, on_break: OnBreak = "raise") -> TieGuard:
         TypeError: One of them is no `torch.nn.Module`.
     """
     if on_break not in ON_BREAK:
-        raise UsageError(f"on_break= must be one of {', '.join(ON_BREAK)}{did_you_mean(str(on_break), ON_BREAK)}")
+        raise UsageError(f"on_break= must be one of {', '.join(ON_BREAK)}, not {on_break!r}")
     for model in models:
         with looking_at(model):
             pass

@@ -175,7 +175,8 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         what = listed(tuple(f"{key} {value}" for key, value in known.items())[:4])
         why = f"{tensor.name} is stored with {size} {('rows', 'columns')[axis]}, and config.json says {what}"
         mend = "which of the two is right the files do not tell; save the model again, with the config that it has."
-        message = f"size mismatch for {tensor.name}"
+        negative = any(value < 0 for value in known.values())
+        message = "no module can be built of a negative size" if negative else f"size mismatch for {tensor.name}"
         edits = _rows_written(denied, checkpoint, members)
         older = architecture_of(model, older=True)
         spelled = {s for tie in older.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}

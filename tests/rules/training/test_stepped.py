@@ -56,6 +56,7 @@ def test_one_tensor_twice_in_a_group_is_stepped_twice() -> None:
     )
     optimizer = doubled(model)
     assert found(model, optimizer)["TIE702"].severity == "error"
+    assert "are one tensor, which stands 2 times" in found(model, optimizer)["TIE702"].message
     mended(model, optimizer, "TIE702")
 
 

@@ -48,7 +48,8 @@ class ParameterTwiceInOptimizer(Rule):
             if len(held.slots) > 1 and held.names:
                 several = len({slot.optimizer for slot in held.slots}) > 1
                 yield Draft(
-                    f"{listed(held.names)} stands {len(held.slots)} times in the parameter groups "
+                    f"{listed(held.names)} {'stands' if len(held.names) == 1 else 'are one tensor, which stands'} "
+                    f"{len(held.slots)} times in the parameter groups "
                     f"({places_text(held.slots)}): it is stepped each time, with a state of each.",
                     held.names,
                     (class_place(live_class.class_name, places_text(held.slots)),),
