@@ -15,6 +15,7 @@ import tiecheck
 
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
 BARE = {"num_hidden_layers": 1, "num_attention_heads": 2}
+FSMT_SIDE = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
 PLAIN = {"hidden_size": 16, "intermediate_size": 24, **BARE}
 TEXTS: list[dict[str, Any]] = [
     {"model_type": "t5", "vocab_size": 48, "decoder_start_token_id": 0, **T5},
@@ -63,4 +64,63 @@ def test_a_decoder_that_the_library_refuses_is_still_told(tmp_path: Path) -> Non
     edit(tmp_path, "decoder", {"model_type": random.Random(3).choice(sorted(lone)), **T5})
     with pytest.raises(ValueError, match="Unrecognized configuration class"):
         transformers.EncoderDecoderModel.from_pretrained(tmp_path)
+    assert "TIE207" in errors(tmp_path)
+
+
+def narrow_sam(layers: int, apart: list[int]) -> Any:
+    width = {"hidden_size": 16, "mlp_dim": 16, "output_channels": 8, "num_pos_feats": 4}
+    places = {"image_size": 64, "patch_size": 8, "window_size": 2, "global_attn_indexes": apart}
+    counts = {"num_hidden_layers": layers, "num_attention_heads": 2}
+    sections = {
+        "vision_config": transformers.SamVisionConfig(**width, **places, **counts),
+        "prompt_encoder_config": transformers.SamPromptEncoderConfig(
+            hidden_size=8, image_size=64, patch_size=8, mask_input_channels=4
+        ),
+        "mask_decoder_config": transformers.SamMaskDecoderConfig(
+            hidden_size=8, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=8
+        ),
+    }
+    return transformers.SamModel(transformers.SamConfig(**sections))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_layer_that_a_list_names_has_a_size_of_its_own(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    layers = rng.randint(1, 4)
+    apart = sorted({0, *rng.sample(range(layers), rng.randint(0, layers))})
+    narrow_sam(layers, apart).save_pretrained(tmp_path)
+    assert errors(tmp_path) == []
+    edit(tmp_path, "vision_config.output_channels", 9)
+    assert "TIE207" in errors(tmp_path)
+
+
+def test_a_window_that_does_not_fit_is_still_told(tmp_path: Path) -> None:
+    narrow_sam(2, [1]).save_pretrained(tmp_path)
+    assert errors(tmp_path) == []
+    edit(tmp_path, "vision_config.window_size", 3)
+    assert "TIE207" in errors(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_stand_elsewhere_where_a_list_is_longer_or_shorter(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    ratios = [rng.randint(4, 6) for _ in range(rng.choice((1, 2, 3, 4, 5)))]
+    sizes = {"num_filters": 4, "hidden_size": 8, "codebook_dim": 8, "codebook_size": 16, "num_lstm_layers": 1}
+    sizes |= {"last_kernel_size": rng.choice((5, 7)), "kernel_size": rng.choice((3, 7))}
+    transformers.EncodecModel(transformers.EncodecConfig(upsampling_ratios=ratios, **sizes)).save_pretrained(tmp_path)
+    assert errors(tmp_path) == []
+    edit(tmp_path, "codebook_size", 17)
+    assert ("TIE207" in errors(tmp_path)) == (len(ratios) > 1), "a single one leaves no codebook at this rate"
+
+
+@pytest.mark.parametrize("pad", [0, 1, 3])
+def test_positions_that_begin_after_the_padding_fit(pad: int, tmp_path: Path) -> None:
+    sides = {f"{side}_{key}": size for side in ("encoder", "decoder") for key, size in FSMT_SIDE.items()}
+    words = {"langs": ["en", "de"], "src_vocab_size": 40, "tgt_vocab_size": 40, "pad_token_id": pad}
+    config = transformers.FSMTConfig(**words, **sides, d_model=16, max_position_embeddings=32)
+    transformers.FSMTForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert "TIE207" not in errors(tmp_path)
+    edit(tmp_path, "max_position_embeddings", 33)
+    with pytest.raises(RuntimeError, match="mismatch"):
+        transformers.FSMTForConditionalGeneration.from_pretrained(tmp_path)
     assert "TIE207" in errors(tmp_path)

@@ -15,8 +15,10 @@ from tiecheck.stored.config_values import (
     Section,
     Unread,
     architecture_of,
+    listed_apart,
     open_section,
     said_otherwise,
+    unmoved_rules,
     walk_field,
 )
 from tiecheck.tables.architectures import FLAG, older_has
@@ -27,7 +29,6 @@ if TYPE_CHECKING:  # it is made where something is wrong
     from tiecheck.records.files import LoadProblem
 
 LINES = ("4.57", "5")
-
 DEEPEST = 4  # levels of models inside models that are followed
 
 _EITHER_HEAD = ("blip-2", "instructblip", "instructblipvideo")
@@ -99,7 +100,7 @@ def _misfits(
             yield _refused(spot, model, line)
         elif isinstance(spot, _Spot):
             yield from _doubts(spot, model, line)
-            for rule in spot.row.get("w", ()):
+            for rule in unmoved_rules(spot.section, spot.row.get("w", []), line):
                 problem = _misfit(spot, rule, lookup, line, model.path)
                 if problem is not None:
                     yield problem
@@ -172,15 +173,15 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str)
         return None if changed else _open(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
     wanted, slack, said = made
     layers = walk_field(spot.section, "num_hidden_layers", line)
-    each = (
-        float(factor.partition("+")[0]) == _BUILT_LAYERS and type(layers) is int
-    )  # Gemma 4 has columns for each layer
+    # Gemma 4 has columns for each layer
+    each = float(factor.partition("+")[0]) == _BUILT_LAYERS and type(layers) is int
     fits = abs(wanted - size) <= slack or (each and wanted * layers == size * _BUILT_LAYERS)
     if changed and fits:
         ((dotted, found),) = changed
         where = ".".join((*spot.section.level, dotted))
         return _open(f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value", line, path)
-    if changed or fits or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):
+    silent = changed or fits or listed_apart(spot.section, name)
+    if silent or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):
         return None
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
     why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(said)}"
@@ -194,6 +195,8 @@ def _made(
     """Return a size that a config makes, the distance that rounding can make, and the fields with their values."""
     times, _, more = factor.partition("+")
     whole, parts, said, slack = float(times), 1.0, [], 0
+    pad = section.data.get("pad_token_id") if more and section.kind == "fsmt" else None
+    more = str(pad + 1) if type(pad) is int else more  # its positions begin after the padding (5.23, 4.57)
     for dotted, exponent in powers.items():
         value, full = walk_field(section, dotted, line), ".".join((*section.level, dotted))
         if isinstance(value, Unread) or (type(value) is int and value == 0):

@@ -125,6 +125,41 @@ def said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
     return any(type(value) is int and value == size for value in section.data.values())
 
 
+def unmoved_rules(section: Section, rules: list[list[Any]], line: str) -> list[list[Any]]:
+    """Return the rules of sizes whose tensors stand where they stood when the table was made.
+
+    A list of another length has other modules at the numbers of its layers (Encodec's `upsampling_ratios`).
+    """
+    usual = (config_structure(section.kind, line) or {}).get("d", {})
+    longer = {
+        key
+        for key in {d.partition(".")[0] for rule in rules for d in rule[3]}
+        if isinstance(usual.get(key), list)
+        and isinstance(found := section.data.get(key), list)
+        and len(found) != len(usual[key])
+    }
+    moved = [rule for rule in rules if any(d.partition(".")[0] in longer for d in rule[3])] if longer else []
+    stems = {_stem(rule[0]) for rule in moved} - {""}
+    return [rule for rule in rules if rule not in moved and _stem(rule[0]) not in stems]
+
+
+def _stem(name: str) -> str:
+    """Return what stands before the first number in a name; empty where there is none."""
+    parts = name.split(".")
+    return next((".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit()), "")
+
+
+def listed_apart(section: Section, name: str) -> bool:
+    """Tell whether a list of the config names the layer of a tensor, which may then be built as no other (SAM)."""
+    numbers = {int(part) for part in name.split(".") if part.isdigit()}
+    lists = (value for key, value in section.data.items() if key.endswith(_OF_LAYERS) and isinstance(value, list))
+    return any(type(held) is int and held in numbers for value in lists for held in value)
+
+
+_OF_LAYERS = ("_indexes", "_attn_indices", "_layers", "_layer_indices")
+"""Ends of the keys whose numbers are layers of another kind, not sizes, tokens or outputs."""
+
+
 def architecture_of(config: ModelConfig, *, older: bool = False) -> Architecture:
     """Look up the class of a config, as transformers 4.57 has it for `older`; one check asks it several times."""
     global _last  # noqa: PLW0603  # one config, since a fleet has as many as models
