@@ -14,6 +14,9 @@ from click.testing import CliRunner
 
 from tiecheck.cli import fix
 from tiecheck.cli.main import cli
+from tiecheck.config.options import Config
+from tiecheck.errors import UsageError
+from tiecheck.fix.run import FixOptions, choose_edits
 from tiecheck.records.report import Finding
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +81,26 @@ def test_a_word_that_is_not_on_offer_is_an_error(broken: Path) -> None:
     assert "--choose unitied is not on offer here; what is: tied, untied" in told
     run(broken, "--choose", "untied", "--apply", code=0)
     assert run(broken, "--choose", "untied", "--apply", code=0) == "nothing to fix\n"
+
+
+@pytest.mark.parametrize("chosen", ["tied", "untied"])
+def test_a_decision_that_a_finding_does_not_have_is_left_and_told(chosen: str) -> None:
+    """Whichever of the two is on offer alone, the other is no error."""
+    import tiecheck
+
+    finding = tiecheck.check(ROOT / "fixtures/models/llama-diverged-head").findings[0]
+    offered = next(edit for edit in finding.edits if edit.choice != chosen)
+    alone = finding._replace(edits=(offered,))
+    taken, left = choose_edits([alone], Config(), FixOptions(choice=chosen), None)
+    assert not taken
+    ((finding, why),) = left
+    assert finding == alone
+    assert why == f"it has no fix called {chosen}; the decision is yours: --choose {offered.choice}, if {offered.when}"
+    if chosen == "untied":  # as the files have it
+        told = run(ROOT / "fixtures/models/llama-flag-lost", "--choose", chosen, code=1)
+        assert "TIE102 tied-member-lost: left, it has no fix called untied; the decision is yours" in told
+    with pytest.raises(UsageError, match="not on offer"):
+        choose_edits([alone], Config(), FixOptions(choice="teid"), None)
 
 
 def test_a_decision_is_not_turned_round(broken: Path) -> None:

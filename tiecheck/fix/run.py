@@ -22,6 +22,10 @@ Ask = Callable[[Finding], Edit | None]
 """Asks the user for one of a finding's alternatives; None leaves it."""
 
 
+DECISIONS = {"tied", "untied"}
+"""Words of `--choose` that say what every group is to be."""
+
+
 class FixOptions(Record):
     """Choices of what to fix, and how far to go."""
 
@@ -136,7 +140,9 @@ def choose_edits(
 
 
 def _refuse_word(word: str | None, findings: list[Finding]) -> None:
-    """Raise a `UsageError`, with the words on offer, for a decision that none of the findings asks for but others."""
+    """Raise a `UsageError`, with the words on offer, for a word that no finding has, but `tied` and `untied`."""
+    if word in DECISIONS:
+        return  # what has no such fix is left, and told
     offered = dict.fromkeys(edit.choice for finding in findings for edit in finding.edits if edit.when is not None)
     if word is not None and offered and word not in {e.choice for finding in findings for e in finding.edits}:
         raise UsageError(f"--choose {word} is not on offer here; what is: {', '.join(offered)}")
@@ -149,11 +155,12 @@ def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | st
     sure = [edit for edit in finding.edits if edit.when is None]
     named = [edit for edit in finding.edits if edit.choice == options.choice]
     edit = named[0] if named else sure[0] if sure else ask(finding) if ask is not None else None
-    if edit is not None and {options.choice, edit.choice} == {"tied", "untied"}:
+    if edit is not None and {options.choice, edit.choice} == DECISIONS:
         return f"its fix is {edit.choice}, and --choose says {options.choice}"
     if edit is None:
         ways = "; ".join(f"--choose {edit.choice}, if {edit.when}" for edit in finding.edits)
-        return f"the decision is yours: {ways}"
+        other = f"it has no fix called {options.choice}; " if options.choice is not None else ""
+        return f"{other}the decision is yours: {ways}"
     if not edit.safe and not options.unsafe:
         what = "changes the model" if edit.steps[0].kind == "edit-source" else "deletes stored values"
         return f"--choose {edit.choice} {what}; --unsafe lets it"
