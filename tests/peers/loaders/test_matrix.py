@@ -61,7 +61,8 @@ def test_a_class_of_its_own_code_has_no_outcome_in_4_57(tmp_path: Path) -> None:
     config, checkpoint = read_config(str(tmp_path)), read_checkpoint(str(tmp_path))
     known = architecture(config)
     own = known._replace(known=False, origin="transformers 5.23.0 does not have Own", class_name="Own")
-    found = loader_views(config, own, checkpoint, groups(config, known, checkpoint, "auto"))
+    named = config._replace(class_name="Own")
+    found = loader_views(named, own, checkpoint, groups(config, known, checkpoint, "auto"))
     (older,) = [view for view in found if (view.loader, view.versions) == ("transformers", "4.57")]
     assert (older.outcome, older.message) == (
         "unknown",
