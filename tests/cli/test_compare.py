@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import random
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from tiecheck.cli.compare import command
 from tiecheck.config.options import Config
@@ -56,3 +60,25 @@ def test_each_list_is_shown_under_its_word_and_cut_with_a_count(models: Path) ->
         assert f"{'equal' if word == 'same' else 'different'}: {SHOWN + 3} {word}" in text
         assert "(-v shows" not in shown(empty._replace(**{word: (change,) * (SHOWN + 3)}), verbose=True)
     assert "not known: no tie group in either" in shown(TieComparison("a", "b", (), (), (), (), equal=None))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_names_that_one_alone_stores_are_told(seed: int, models: Path, tmp_path: Path) -> None:
+    """Of a class without a group, whose ties are equal all the same."""
+    draw = random.Random(seed)
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        shutil.copytree(models / "bert-encoder", folder)
+    (file,) = folders[0].glob("*.safetensors")
+    tensors = load_file(file)
+    more = sorted(draw.sample(["lm_head.weight", "head.bias", "extra.0.weight", "z"], draw.randint(1, 3)))
+    tensors |= {name: torch.zeros(draw.randint(1, 4), 2) for name in more}
+    save_file(tensors, file, {"format": "pt"})
+    there, back = (compare_targets(*map(str, pair), Config()) for pair in (folders, folders[::-1]))
+    assert (there.only_before, there.only_after) == (back.only_after, back.only_before) == (tuple(more), ())
+    assert f"in the first alone: {more[0]}" in shown(there)
+    assert f"in the second alone: {more[0]}" in shown(back)
+    assert there.equal is back.equal is True
+    same = compare_targets(str(folders[0]), str(folders[0]), Config())
+    assert (same.only_before, same.only_after) == ((), ())
+    assert " alone: " not in shown(same)

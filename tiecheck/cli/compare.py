@@ -39,7 +39,8 @@ def command(before: str, after: str, formats: tuple[str, ...], *, verbose: bool,
 
     What a tie means is compared: in a declared tie one stored tensor and two equal ones are the same. Values of the
     tied tensors are compared byte by byte, one float type with another as a cast. A tiny model is compared with its
-    reference by --values never, which leaves shapes and values out.
+    reference by --values never, which leaves shapes and values out. Other names that one alone stores are told; they
+    are no difference of ties.
 
     Exit status: 0 equal, 1 different, 2 one cannot be read, or something could not be compared.
     """

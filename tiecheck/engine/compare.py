@@ -95,7 +95,16 @@ def compare_targets(before: Compared, after: Compared, config: Config) -> TieCom
     different = any(lists[word] for word in ("lost", "made", "changed"))
     untold = any(change.untold for change in changes)
     found = {word: tuple(held) for word, held in lists.items()}
-    return TieComparison(a.label, b.label, **found, equal=False if different else None if untold else True)
+    equal = False if different else None if untold else True
+    return TieComparison(a.label, b.label, **found, equal=equal, only_before=_alone(a, b), only_after=_alone(b, a))
+
+
+def _alone(side: Side, other: Side) -> tuple[str, ...]:
+    """Return the names that one side stores and the other does not, without those of a group."""
+    if side.checkpoint is None or other.checkpoint is None:
+        return ()
+    grouped = {name for tie in (*side.ties, *other.ties) for name in (*tie.names, *tie.stored_names)}
+    return tuple(sorted({*side.checkpoint.names()} - {*other.checkpoint.names()} - grouped))
 
 
 def _side(given: Compared, config: Config) -> Side:

@@ -46,3 +46,7 @@ class TieComparison(Record):
     """Groups of which nothing is known to differ."""
     equal: bool | None
     """True where nothing differs, null where nothing is known to differ and something could not be compared."""
+    only_before: tuple[str, ...] = ()
+    """Names of no group that the first alone stores, sorted; told, and no difference of ties."""
+    only_after: tuple[str, ...] = ()
+    """Names of no group that the second alone stores, sorted."""

@@ -31,6 +31,9 @@ def render(found: TieComparison, style: Style, stream: TextIO) -> None:
             lines += _facts(change, full=word != "same" or style.verbose)
         if len(changes) > shown:
             lines.append(Line(f"and {len(changes) - shown:,} more {word} (-v shows them)", 0, 0, "dim"))
+    for where, names in (("first", found.only_before), ("second", found.only_after)):
+        if names:
+            lines.append(Line(f"{'stored':<{LABEL}}in the {where} alone: {listed(names)}", 0, LABEL, "yellow", 6))
     lines.append(Line(_end(found), 0, 2, "bold"))
     write_lines(lines, style, stream)
 
