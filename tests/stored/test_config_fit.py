@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import transformers
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 import tiecheck
@@ -128,3 +129,21 @@ def test_positions_that_begin_after_the_padding_fit(pad: int, tmp_path: Path) ->
     with pytest.raises(RuntimeError, match="mismatch"):
         transformers.FSMTForConditionalGeneration.from_pretrained(tmp_path)
     assert "TIE207" in errors(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_heads_beyond_the_number_of_codes_are_not_asked_for(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    total = rng.randint(3, 8)
+    given = rng.randint(1, total - 1)
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "block_size": 20}
+    words = {"input_vocab_size": 40, "output_vocab_size": 40}
+    config = transformers.BarkFineConfig(n_codes_total=total, n_codes_given=given, **sizes, **words)
+    transformers.BarkFineModel(config).save_pretrained(tmp_path)
+    assert errors(tmp_path) == []
+    tensors = load_file(tmp_path / "model.safetensors")
+    last = total - given - 1
+    left = {k: v for k, v in tensors.items() if f"lm_heads.{last}." not in k and f"embeds_layers.{last + 1}." not in k}
+    assert len(left) < len(tensors)
+    save_file(left, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert "TIE110" in errors(tmp_path)

@@ -105,6 +105,10 @@ def _load(
     if shapes and config is not None:
         config, folded = fold_sections(config, FLAG, "5" if table == _NEWEST else "4.57")
     ties = [_as_written(tie, folded) for shape in shapes for tie in _ties(shape, config)]
+    if class_name in ("BarkFineModel", "BarkModel"):
+        from tiecheck.tables.composed import counted_ties
+
+        ties = counted_ties(ties, config or {})
     tags = {row[2] for row in fitting}
     scale = _scale(tags.pop() if len(tags) == 1 else "", width, config or {})
     nested = {row[3] for row in fitting}

@@ -125,6 +125,20 @@ def switched_shapes(shapes: list[dict[str, Any]], config: Mapping[str, object]) 
     return [shape | {"e": "no"} for shape in kept] if counted or len(changed) > 1 else kept
 
 
+def counted_ties(ties: list[TieSpec], config: Mapping[str, object]) -> list[TieSpec]:
+    """Return the groups of Bark's fine model without the heads that its numbers of codes do not make (5.23, 4.57)."""
+    inner = config.get("fine_acoustics_config")
+    held = inner if isinstance(inner, Mapping) else config
+    total, given = held.get("n_codes_total", 8), held.get("n_codes_given", 1)
+    if type(total) is not int or type(given) is not int:
+        return ties
+    missing = tuple(f"lm_heads.{i}." for i in range(max(total - given, 0), _BARK_HEADS))
+    return [tie for tie in ties if not any(part in name for name in tie.names for part in missing)]
+
+
+_BARK_HEADS = 7  # that the table has groups of
+
+
 def _at(config: Mapping[str, object], dotted: str) -> object:
     found: object = config
     for part in dotted.split("."):
