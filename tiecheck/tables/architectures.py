@@ -111,8 +111,7 @@ def _load(
         ties = counted_ties(ties, config or {})
     tags = {row[2] for row in fitting}
     scale = _scale(tags.pop() if len(tags) == 1 else "", width, config or {})
-    nested = {row[3] for row in fitting}
-    tried = nested.pop().split(",") if len(nested) == 1 else []
+    tried = nested.pop().split(",") if len(nested := {row[3] for row in fitting}) == 1 else []
     about = _about({row[4] for row in fitting}, shapes, table, config)
     found = Architecture(
         class_name,
