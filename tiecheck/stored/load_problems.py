@@ -49,7 +49,18 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
     sizes = tuple(_shapes(model, checkpoint))
     if known and not sizes and not model.data.get("quantization_config"):
         sizes = tuple(size_problems(model, checkpoint))
-    return (*(refused_problems(model) if known else ()), *_found(model, checkpoint, whole=whole), *sizes)
+    found = _found(model, checkpoint, whole=whole)
+    return (*(refused_problems(model) if known else ()), *found, *sizes, *(_untold(model, checkpoint) if known else ()))
+
+
+def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
+    told = architecture_of(model).ties and model.class_name != "ViltForMaskedLM"
+    if told and not model.data.get("tie_encoder_decoder"):
+        return
+    from tiecheck.stored.untold_ties import untold_ties
+
+    for lines, why, names in untold_ties(model, checkpoint):
+        yield _problem("open", lines, "unknown", why, why, model.path, "", names)
 
 
 def _problem(*values: Any) -> LoadProblem:
