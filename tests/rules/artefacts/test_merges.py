@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, OFTConfig, PeftModel, PromptTuningConfig, TrainableTokensConfig, get_peft_model
+from peft_refusals import skip_what_peft_refuses
 from rule_failures import llama
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, LlamaModel
@@ -86,8 +87,8 @@ def test_a_merge_does_what_was_foretold(seed: int, bases: dict[bool, Path], tmp_
     try:
         trained(bases[tied], tmp_path, LoraConfig(r=2, task_type="CAUSAL_LM", **options))
         exact, merged = merge(LlamaForCausalLM.from_pretrained(bases[tied]), tmp_path)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # PEFT refuses the combination
-        pytest.skip(f"PEFT: {error}")
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        skip_what_peft_refuses(error)
     found = said(tmp_path, base=str(bases[tied]))
     loses = found.keys() & {"TIE603"} or found.get("TIE601") == "error"
     assert bool(loses) != exact, (options, found)
