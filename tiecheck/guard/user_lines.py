@@ -49,7 +49,10 @@ def user_line(frame: FrameType | None = None, *, did: str = "") -> UserLine:
     _, found, operation = best
     path, line = found.f_code.co_filename, found.f_lineno
     assigned = operation.rpartition(".")[2] in ("__setattr__", "register_parameter", "__setitem__", "")
-    return UserLine(path, line, linecache.getline(path, line).strip(), did if assigned and did else operation or did)
+    code = linecache.getline(path, line).strip()
+    return UserLine(
+        path, line, code, did if assigned and did else operation or did, bool(code) and os.path.isfile(path)
+    )
 
 
 def _is_torch(frame: FrameType) -> bool:

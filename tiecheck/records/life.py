@@ -19,6 +19,8 @@ class UserLine(Record):
     """The line itself, stripped; empty where the file cannot be read."""
     operation: str
     """Call that the line made, as `Module.half`, or the assignment."""
+    in_file: bool = False
+    """True if the path is that of a file, and not what an interpreter or a notebook calls its input."""
 
 
 class Break(Record):

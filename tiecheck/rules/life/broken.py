@@ -169,7 +169,7 @@ def _norm_off(one: Break) -> tuple[Edit, ...]:
 
 def _place(one: Break) -> Location:
     line = one.since
-    if line is None or not os.path.isfile(line.path):
+    if line is None or not line.in_file:
         return tensor_place(one.names[0], "one tensor no more")
     note = "broken here" if one.seen else "whole after this line"
     return file_place(_where(line).rpartition(":")[0], note, line=line.line)
