@@ -50,7 +50,7 @@ class Double(Record):
     names: tuple[str, ...]
     """The tied names because of which it counted more; sorted."""
     counted: int
-    """Bytes the planner counted for them all."""
+    """Bytes the planner counted for them all; accelerate counts halves for types below a byte, rounded up here."""
     real: int
     """Bytes they really take there."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
+from math import ceil
 from traceback import walk_tb
 from types import FunctionType
 from typing import Any, Literal, NamedTuple
@@ -81,7 +82,7 @@ class PlannerWatch:
     def doubles(self, placed: Mapping[str, int | str]) -> tuple[Double, ...]:
         """Return the modules with which the planner counted another for more than one name, in its order."""
         return tuple(
-            Double(name, device_word(placed[name]), tied, int(counted), int(real))
+            Double(name, device_word(placed[name]), tied, ceil(counted), int(real))
             for name, (tied, counted, real) in self._doubled.items()
             if name in placed
         )
