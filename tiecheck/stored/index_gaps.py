@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tiecheck.records.files import IndexGap
 from tiecheck.records.stored import Checkpoint, Group
 
 if TYPE_CHECKING:
-    from tiecheck.records.files import Gap, IndexGap
+    from tiecheck.records.files import Gap
     from tiecheck.records.loaders import LoaderView
 
 
 def find_gaps(checkpoint: Checkpoint, groups: tuple[Group, ...], views: tuple[LoaderView, ...]) -> tuple[IndexGap, ...]:
     """Return the names that index or headers alone have, or in another file; by file, and by what comes of it."""
-    if checkpoint.agrees:
-        return ()
-    from tiecheck.records.files import IndexGap
-
     tied = {name for group in groups if group.declared and group.tensors for name in group.missing}
     found: dict[tuple[str, Gap], list[str]] = {}
     by_path = {shard.path: shard for shard in checkpoint.shards}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.stored.fixes import entries_put_right, one_of_two
 from tiecheck.rules.stored.groups import rows_text
 from tiecheck.wording import listed
 
@@ -71,6 +70,8 @@ class IndexDisagreesWithShards(Rule):
 
     @staticmethod
     def _lacking(checkpoint: Checkpoint, gap: IndexGap) -> Draft:
+        from tiecheck.rules.stored.fixes import entries_put_right
+
         index, names, one = checkpoint.index_file or "", gap.names, len(gap.names) == 1
         it, pronoun = ("it lies", "it") if one else ("they lie", "them")
         where = {
@@ -91,6 +92,8 @@ class IndexDisagreesWithShards(Rule):
 
     @staticmethod
     def _unindexed(checkpoint: Checkpoint, gap: IndexGap) -> Draft:
+        from tiecheck.rules.stored.fixes import entries_put_right
+
         index, names, one = checkpoint.index_file or "", gap.names, len(gap.names) == 1
         lost = ", and what it ties comes out random" if gap.hurts else ""
         return Draft(
@@ -188,6 +191,8 @@ class MemberStoredTwice(Rule):
                 f"with {_difference(first)}. transformers and accelerate take what {files[-1]} has, the last file by "
                 f"name; {_by_index(first, files[-1])}."
             )
+        from tiecheck.rules.stored.fixes import one_of_two
+
         return Draft(
             f"{listed(names)} {'stands' if len(names) == 1 else 'stand'} in {listed(files)}, {how}",
             names[:8],

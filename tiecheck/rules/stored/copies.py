@@ -8,7 +8,6 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import drop_edits, flattened_tie
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
@@ -69,6 +68,8 @@ class RedundantTiedCopy(Rule):
             extra = tuple(n for n in group.stored_names if n != kept)
             wasted = sum(t.nbytes for t in group.tensors if t.name in extra)
             nan = group.comparison is not None and group.comparison.nan
+            from tiecheck.rules.stored.fixes import drop_edits
+
             yield Draft(
                 f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
                 f"with equal {'bytes' if group.comparison is None or group.comparison.equal else 'values'}; "
@@ -146,6 +147,8 @@ class FlattenedTie(Rule):
                 else "nobody says that they are tied"
             )
             usual = ", although the class ties them by default" if group.default else ""
+            from tiecheck.rules.stored.fixes import flattened_tie
+
             yield Draft(
                 f"{listed(group.stored_names)} are stored with equal bytes, and {says}{usual}. They take their memory "
                 "twice, and training drives them apart.",

@@ -1,16 +1,22 @@
-"""The fixes of the rules on stored groups, as edits: each only where what the files hold tells that it is right."""
+"""The fixes of the rules on stored groups, as edits: each only where what the files hold tells that it is right.
+
+Rules import it where they have something to fix: a pass does not pay for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
+from typing import TYPE_CHECKING
 
 from tiecheck.records.edits import Edit, Step, copy_steps, drop_steps, set_flags
-from tiecheck.records.files import Duplicate
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.rules.stored.groups import flag_name, flags_read, main_member, reads_alike
 from tiecheck.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.records.files import Duplicate
 
 LEFT_OVER = "the difference is left over from a conversion"
 TRAINED_APART = "both were trained"

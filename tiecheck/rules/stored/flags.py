@@ -13,7 +13,6 @@ from tiecheck.records.report import Severity
 from tiecheck.records.stored import Group
 from tiecheck.records.words import Outcome, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import disputed_flag, either_flag
 from tiecheck.rules.stored.groups import (
     Cause,
     flag_name,
@@ -53,6 +52,8 @@ def _told(
         if spoken_for(views):
             silent = cause == "silent"
             says = f"The config does not set {flag_name(group)}" if silent else f"{flag_name(group)} is false"
+            from tiecheck.rules.stored.fixes import disputed_flag
+
             yield Draft(
                 f"{says}, and what that means for {listed(group.names)} differs. {readings_text(views)}",
                 group.names,
@@ -105,6 +106,8 @@ class ConflictingTieFlags(Rule):
                 continue  # whether anything is lost hangs on bytes that were not compared
             if not losing_views(views) and all(len(tensor.shape) < 2 for tensor in group.tensors):
                 continue  # equal biases are what a default draw leaves behind
+            from tiecheck.rules.stored.fixes import either_flag
+
             yield Draft(
                 f"The flags for {listed(group.names)} do not agree. {readings_text(views)}",
                 group.names,

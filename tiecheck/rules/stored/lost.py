@@ -11,7 +11,6 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import apart_or_one, every_member, once_prefixed, one_tensor
 from tiecheck.rules.stored.groups import (
     declaration_place,
     fates_text,
@@ -47,8 +46,7 @@ class TrainedHeadDiscarded(Rule):
     without a word; so do engines that skip `lm_head` whenever the flag is true. transformers 5 compares the
     values, keeps both untied, and logs a warning; but any later `tie_weights()` or `resize_token_embeddings()`
     ties them again, and `save_pretrained` keeps the flag. Where no loader that is known loses a member yet, it is a
-    warning. The model that was trained is not the model that is
-    served: fluent gibberish, repeated tokens, a drop in accuracy.
+    warning. The model that was trained is not the one that is served: fluent gibberish, repeated tokens, a worse score.
 
     ## How to fix it
     Find out which copy is right: "differs" does not say. After full fine-tuning, or after merging an adapter
@@ -88,6 +86,8 @@ class TrainedHeadDiscarded(Rule):
             kept = group.source if group.source in group.names else group.names[-1]
             lost = tuple(n for n in group.names if n != kept and n not in group.missing)
             fates = fates_text(views, listed(lost))
+            from tiecheck.rules.stored.fixes import apart_or_one
+
             yield Draft(
                 f"{listed(group.names)} {one_tensor_text(group)}, but stored with different values: "
                 f"{rows_text(group.comparison)}{fit_text(group)}.{fates and ' '}{fates}",
@@ -202,6 +202,8 @@ class TiedMemberLost(Rule):
                 if group.flag
                 else f"the config does not set {flag_name(group)}, and the class does not tie by default"
             )
+            from tiecheck.rules.stored.fixes import every_member, one_tensor
+
             yield Draft(
                 f"{lost} {verb} not stored, and {why}: nothing ties {pronoun_for(group.missing)} to "
                 f"{listed(group.stored_names) if group.stored_names else 'anything'}, so "
@@ -259,10 +261,12 @@ def _unseen(group: Group, random: tuple[LoaderView, ...]) -> Iterator[Draft]:
     """Yield a group that is stored whole, under names that a transformers does not look for."""
     random = tuple(view for view in random if view.loader == "transformers")
     if random:
-        they = pronoun_for(group.stored_names)
+        from tiecheck.rules.stored.fixes import once_prefixed
+
         yield Draft(
             f"{view_titles(random)} {verb_form('do', len(random) > 1)} not look for {listed(group.stored_names)} under "
-            f"these names in such a file, and {verb_form('make', len(random) > 1)} {they} at random.",
+            f"these names in such a file, and {verb_form('make', len(random) > 1)} "
+            f"{pronoun_for(group.stored_names)} at random.",
             group.names,
             (declaration_place(group), *stored_places(group)),
             severity=severity_of(random) or "warning",

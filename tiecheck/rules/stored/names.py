@@ -8,7 +8,6 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.records.words import DISCARDED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import own_name, rename_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
     endings_text,
@@ -70,6 +69,8 @@ class HeadNotMaterialised(Rule):
             )
             if not normal or not group.stored_names or not failing or spoken_for(views):
                 continue
+            from tiecheck.rules.stored.fixes import own_name
+
             renamed = own_name(group) if any(view.checked != "source" for view in failing) else ()
             right = "which is right; some loaders look for the other name all the same."
             yield Draft(
@@ -198,6 +199,8 @@ class KeptTheAliasName(Rule):
             alias = group.declared is True and group.source in group.missing and bool(group.stored_names)
             if not alias or group.inferred or not failing or spoken_for(views):
                 continue
+            from tiecheck.rules.stored.fixes import rename_edits
+
             yield Draft(
                 f"{listed(group.names)} are one tensor, stored as {listed(group.stored_names)} alone. Loaders look "
                 f"for {group.source}, which the others are tied to. {endings_text(failing)}",

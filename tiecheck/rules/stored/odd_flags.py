@@ -10,7 +10,6 @@ from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Group
 from tiecheck.rules.base import Case, Draft, Rule, file_place
-from tiecheck.rules.stored.fixes import valid_flags
 from tiecheck.wording import listed
 
 
@@ -38,6 +37,8 @@ class InvalidTieFlag(Rule):
         self, groups: tuple[Group, ...], load_problems: tuple[LoadProblem, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft]:
         names = groups[0].names if groups else ()
+        from tiecheck.rules.stored.fixes import valid_flags
+
         edits = valid_flags(groups, [name for found in load_problems if found.kind == "flag" for name in found.names])
         for found in load_problems:
             if found.kind == "flag":

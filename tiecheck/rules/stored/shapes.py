@@ -8,7 +8,6 @@ from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.stored.fixes import shape_edits
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
@@ -65,6 +64,8 @@ class TiedShapeMismatch(Rule):
             views = views_of(group, loaders)
             what = "shapes" if len(shapes) > 1 else "dtypes"
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
+            from tiecheck.rules.stored.fixes import shape_edits
+
             yield Draft(
                 f"{declarer_text(group)} that {listed(group.names)} are one tensor, but they are stored in different "
                 f"{what}: "
