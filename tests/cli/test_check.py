@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tiecheck.config.options import Config
+from tiecheck.records.report import TargetReport
 
 
 def test_a_path_alone_is_check(tiecheck_cli, models: Path) -> None:
@@ -129,24 +133,59 @@ def test_version(tiecheck_cli) -> None:
     assert tiecheck_cli("--version").stdout.strip() == f"tiecheck {__version__}"
 
 
-def test_progress_is_told_to_a_terminal_alone(models: Path, monkeypatch, capsys) -> None:
-    from tiecheck.cli.check import MANY, _told_progress
+@pytest.mark.parametrize(
+    "look", [(True, "xterm", False), (True, "xterm", True), (True, "dumb", False), (False, "", False)]
+)
+def test_a_long_run_tells_a_terminal_what_is_looked_at(models: Path, monkeypatch, capsys, look) -> None:
+    terminal, word, quiet = look
+    from tiecheck.cli import check
     from tiecheck.engine.run import check_target
     from tiecheck.render.reports import Style
 
     report = check_target(str(models / "bert-encoder"), Config())
-    for total, style, terminal, told in (
-        (MANY, Style(), True, True),
-        (MANY - 1, Style(), True, False),
-        (MANY, Style(quiet=True), True, False),
-        (MANY, Style(), False, False),
-    ):
-        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
-        monkeypatch.setenv("TERM", "xterm")
-        assert list(_told_progress([report] * total, total, style)) == [report] * total
-        written = capsys.readouterr().err
-        assert (f"{MANY}/{MANY} " in written) == told
-        assert written.endswith("\r\x1b[K") == told, "nothing of it stays"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", word)
+    monkeypatch.setattr(check, "TICK", 0.01)
+    written = ""
+
+    def slow() -> Iterator[TargetReport]:
+        nonlocal written
+        for last in (False, True):
+            end = time.monotonic() + (5 if told else 0.1)
+            while time.monotonic() < end and f"{1 + last}/2 " not in written:
+                time.sleep(0.01)
+                written += capsys.readouterr().err
+            yield report
+
+    told = terminal and word != "dumb" and not quiet
+    assert list(check._told_progress(slow(), ("one", "two"), Style(quiet=quiet))) == [report] * 2
+    written += capsys.readouterr().err
+    assert ("1/2 one, 0 s" in written, "2/2 two, " in written) == (told, told)
+    assert written.endswith("\r\x1b[K") == told, "nothing of it stays"
+
+
+def test_a_tree_too_large_to_be_meant_is_refused_before_it_is_read(tiecheck_cli, tmp_path: Path, monkeypatch) -> None:
+    from tiecheck.source import reading
+    from tiecheck.targets import layouts
+
+    drawn, most = random.Random(7), 40
+    monkeypatch.setattr(reading, "FILES", most)
+    monkeypatch.setattr(layouts, "FOLDERS", most)
+    monkeypatch.setattr(reading, "source_bytes", lambda *_: pytest.fail("it was read"))
+    for count in (drawn.randrange(2 * most, 3 * most) for _ in range(4)):
+        for folders, named in ((True, "folders"), (False, "Python files")):
+            root = tmp_path / f"{count}{named[:1]}"
+            for number in range(count):
+                place = root.joinpath(*(str(d) for d in range(number % 3)), f"x{number}" if folders else "")
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{number}.py").touch() if not folders or number == 1 else None
+            done = tiecheck_cli(str(root))
+            assert (done.exit_code, "note:" in done.stderr) == (2, False)
+            assert f"holds more than {most} {named}; name the folder of your sources" in " ".join(done.stdout.split())
+            if folders:
+                done = tiecheck_cli("--recursive", str(root))
+                assert (done.exit_code, done.stdout) == (2, "")
+                assert f"{root} holds more than {most} folders; name the folders of your models" in done.stderr
 
 
 def test_models_below_sources_are_told(tiecheck_cli, tmp_path: Path, models: Path) -> None:
@@ -154,11 +193,12 @@ def test_models_below_sources_are_told(tiecheck_cli, tmp_path: Path, models: Pat
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "config.json").write_text('{"port": 80}')
     assert "note:" not in tiecheck_cli(str(tmp_path)).stderr, "a config.json alone may be anybody's"
-    for count, told in ((1, "1 model below"), (2, "2 models below")):
+    for count, told in ((1, "was"), (2, "were")):
         shutil.copytree(models / "llama-flag-lost", tmp_path / "sub" / f"m{count}")
         done = tiecheck_cli(str(tmp_path))
         assert done.exit_code == 0
-        assert f"note: {told} {tmp_path} not judged; --recursive judges them" in done.stderr
+        many = f"{count} model{'s' if count > 1 else ''}"
+        assert f"note: {many} below {tmp_path} {told} not judged; --recursive judges them" in done.stderr
     shutil.rmtree(tmp_path / "web")
     done = tiecheck_cli("--recursive", str(tmp_path))
     assert (done.exit_code, "note:" in done.stderr) == (1, False)

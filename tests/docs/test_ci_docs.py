@@ -74,10 +74,22 @@ def test_every_command_of_the_page_and_the_readme_is_one() -> None:
     assert seen >= 8
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+def test_the_readme_is_short_and_reads_the_same_on_a_package_index() -> None:
+    """There a path of the repository leads nowhere: links are addresses or headings, and pages are named."""
     assert len(README.splitlines()) < 120
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    headings = {re.sub(r"[^a-z0-9]+", "-", text.lower()) for text in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
+    links = re.findall(r"\]\(\s*<?([^)\s>]*)|^\[[^]]+\]:\s*(\S+)|(?:src|href)=[\"']?([^\"'\s>]+)", prose, re.MULTILINE)
+    for link in map("".join, links):
+        assert link.startswith("https://") or link.removeprefix("#") in headings, link
+    named = re.findall(r"`((?:[\w-]+/)*[\w-]+\.md|evidence/)`", prose)
+    assert all((ROOT / name).exists() or (ROOT / "docs" / name).exists() for name in named)
+    unnamed = {page.name for page in (ROOT / "docs").glob("*.md")} - {name.removeprefix("docs/") for name in named}
+    assert not unnamed - {"index.md"}
+
+
+def test_the_links_of_pages_lead_somewhere() -> None:
     for page, text in (
-        ("README.md", README),
         ("docs/ci.md", PAGE),
         ("docs/tour.md", (ROOT / "docs/tour.md").read_text()),
     ):

@@ -78,6 +78,30 @@ def test_a_pass_is_one_line_and_a_finding_says_each_part_once(targets: list[Targ
             assert text.count(f"{entry.loader} {entry.versions}") <= len(shown), "a loader is told once a finding"
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_first_command_is_one_screen_at_any_width(targets, monkeypatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = text_of(targets)
+    assert len(text.splitlines()) <= SCREEN
+    for finding in (f for target in targets for f in target.findings if f.severity != "info"):
+        assert f"  {finding.code} {finding.severity}: " in text
+    assert any(word in text for word in ("`tiecheck fix ", "tiecheck fix fixtures", "to see what is wrong and the fix"))
+    twice = text_of([*targets, *targets])
+    assert len(twice.splitlines()) > SCREEN
+    assert "declared as one" in twice, "what fits in no form keeps its sentences"
+
+
+def test_a_pass_says_what_was_judged(targets: list[TargetReport], monkeypatch) -> None:
+    """No word of a target without ties may be read as a word on its other weights."""
+    (bare,) = (target for target in targets if target.target.endswith("bert-encoder"))
+    for width in ("40", "80"):
+        monkeypatch.setenv("COLUMNS", width)
+        shown = " ".join(text_of([bare]).split())
+        assert "BertModel nothing is tied 1 target: 1 pass. Findings: none. Only ties were judged." in shown
+    failed = [target for target in targets if target.status == "fail"]
+    assert "judged" not in text_of(failed)
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("verbose", [False, True])
 def test_the_width_is_that_of_the_page(targets, monkeypatch, width: int, verbose: bool) -> None:

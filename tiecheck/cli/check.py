@@ -13,7 +13,7 @@ import click
 from tiecheck.cli.settings import codes_option, config_options, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import LONGEST, PLACING, Config
-from tiecheck.errors import shown
+from tiecheck.errors import TargetError, shown
 
 if TYPE_CHECKING:
     from tiecheck.records.report import Report, TargetReport
@@ -160,7 +160,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     style = style._replace(strict=config.strict, fail_on=config.fail_on)
     outputs = parse_outputs(formats, options["output_file"])
     with turn_output_aside(config, targets):
-        report = assemble_report(_told_progress(run(targets, config), len(targets), style))
+        report = assemble_report(_told_progress(run(targets, config), targets, style))
     write_reports(report, outputs, style)
     if config.ties:
         from tiecheck.engine.contracts import unused_classes
@@ -173,18 +173,34 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
     sys.exit(exit_status(report, config, exit_zero=options["exit_zero"]))
 
 
-MANY = 8
-"""Targets from which on a terminal is told how far the run is."""
+TICK = 1.0
+"""Seconds between two words of progress, and before the first one."""
 
 
-def _told_progress(reports: Iterable[TargetReport], total: int, style: Style) -> Iterator[TargetReport]:
-    """Hand reports on, and tell a terminal on standard error which one came last; nothing of it stays."""
-    told = total >= MANY and not style.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    for count, report in enumerate(reports, 1):
-        if told:
-            click.echo(f"\r\x1b[K{count}/{max(total, count)} {shown(report.target)[:60]}", err=True, nl=False)
-        yield report
-    if told:
+def _told_progress(reports: Iterable[TargetReport], targets: tuple[str, ...], style: Style) -> Iterator[TargetReport]:
+    """Hand reports on, and tell a terminal on standard error what is looked at, and for how long; nothing stays."""
+    if style.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield from reports
+        return
+    import time
+    from threading import Event, Thread
+
+    ended, begin, count = Event(), time.monotonic(), 0
+
+    def tell() -> None:
+        while not ended.wait(TICK):
+            name = shown(targets[count])[-50:] if count < len(targets) else ""
+            which = f"{count + 1}/{len(targets)} {name}" if name else f"{count} done"
+            click.echo(f"\r\x1b[K{which}, {time.monotonic() - begin:.0f} s", err=True, nl=False)
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        for count, report in enumerate(reports, 1):  # noqa: B007  # the teller reads it
+            yield report
+    finally:
+        ended.set()
+        teller.join()
         click.echo("\r\x1b[K", err=True, nl=False)
 
 
@@ -205,9 +221,12 @@ def tell_unjudged_models(report: Report) -> None:
             from tiecheck.targets.parse import stored_models_below
             from tiecheck.wording import counted
 
-            models = counted(sum(1 for _ in stored_models_below(target.target)), "model")
-            if not models.startswith("0 "):
-                click.echo(f"note: {models} below {shown(target.target)} not judged; --recursive judges them", err=True)
+            count = 0
+            with contextlib.suppress(TargetError):  # more folders than are looked at
+                count = sum(1 for _ in stored_models_below(target.target))
+            if count:
+                below = f"{counted(count, 'model')} below {shown(target.target)} {'were' if count > 1 else 'was'}"
+                click.echo(f"note: {below} not judged; --recursive judges them", err=True)
 
 
 def turn_output_aside(config: Config, targets: tuple[str, ...]) -> contextlib.AbstractContextManager[None]:

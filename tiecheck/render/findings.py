@@ -33,6 +33,9 @@ def finding_lines(finding: Finding, target: TargetReport, detail: Detail) -> Ite
     """Yield one finding, wrapped."""
     head = f"{finding.code} {finding.severity}"
     verbose = detail == "all"
+    if detail == "name":
+        yield Line(f"{head}: {finding.name}", 2, 2, SEVERITY_TONES[finding.severity], len(head))
+        return
     whom = "" if verbose else whom_text(finding, target)
     name = f": {finding.name}{f' (suppressed: {finding.suppressed})' if finding.suppressed else ''}" if verbose else ""
     told = {title.partition(" ")[0] for title in finding.hurts or ()} | {entry.loader for entry in target.loaders}

@@ -38,8 +38,8 @@ FORMATS = {
 }
 """Format -> the module whose `render(report, style, stream)` writes it."""
 
-Detail = Literal["all", "most", "fix", "least"]
-"""Length of a finding for people: everything; what most want; a sentence and the fix; a sentence."""
+Detail = Literal["all", "most", "fix", "least", "name"]
+"""Length of a finding for people: everything; what most want; a sentence and the fix; a sentence; the rule's name."""
 
 FACTS = {"text": "tiecheck.render.inspect", "json": FORMATS["json"], "jsonl": FORMATS["jsonl"]}
 """The same for a report of facts alone."""

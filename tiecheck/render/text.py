@@ -12,7 +12,7 @@ from typing import TextIO
 
 from tiecheck.records.report import SEVERITIES, Report, TargetReport, TieEntry, Traffic
 from tiecheck.records.words import HURTS, TIED
-from tiecheck.render.lines import Line, page_width, wrapped, write_lines
+from tiecheck.render.lines import WIDTH, Line, page_width, wrapped, write_lines
 from tiecheck.render.reports import Detail, Style
 from tiecheck.wording import counted, listed
 
@@ -28,8 +28,9 @@ SCREEN = 60
 HINTS: dict[Detail, str] = {
     "all": "",
     "most": ", -v shows more",
-    "fix": "; -v, or one target alone, shows whom it hurts",
-    "least": ", `tiecheck fix TARGET` shows the fix; -v, or one target alone, whom it hurts",
+    "fix": "; check one target alone to see all of it",
+    "least": ", `tiecheck fix TARGET` shows the fix; check one target alone to see all of it",
+    "name": "; check one target alone to see what is wrong and the fix",
 }
 """Detail of a report -> how to see what it leaves out."""
 
@@ -50,6 +51,8 @@ def render(report: Report, style: Style, stream: TextIO) -> None:
     if len(report.targets) >= MANY and not style.verbose:
         details = ("most", "fix", "least")
     width = page_width(stream)
+    if len(details) > 1 and width < WIDTH:
+        details = (*details, "name", "least")  # what fits in no form keeps its sentences
     for detail in details:
         lines = list(_lines(report, style, detail))
         if sum(len(wrapped(line, width)) for line in lines) <= SCREEN:
@@ -99,8 +102,10 @@ def _target(target: TargetReport, style: Style, detail: Detail, marks: Mapping[s
     noted = f"note: {', '.join(notes)}" if notes and not open_notes else ""
     off = len(target.findings) - len(target.counted())
     whom = f"{off} suppressed" if off else _for_whom(target)
-    tail = "  ".join(filter(None, (target.architecture, mark, whom, noted)))
-    extra = f"  {ties_text(target)}" if target.status == "pass" and not style.verbose else ""
+    architecture = "" if detail == "name" else target.architecture
+    ties = ties_text(target) if target.status == "pass" and not style.verbose else ""
+    tail = "  ".join(filter(None, (architecture, "" if target.ties else ties, mark, whom, noted)))
+    extra = f"  {ties}" if ties and target.ties else ""
     head = f"{target.status:<7} {target.target}"
     yield Line(f"{head}  {tail}" if tail else head, 0, 8, TONES[target.status], len(target.status), extra=extra)
     for message in ("" if mark else target.reason, *(error.message for error in target.errors)):
@@ -153,7 +158,7 @@ def ties_text(target: TargetReport) -> str:
         many = "endless" if tie.names_total is None else tie.names_total
         return f"1 group of {many}, {_word(tie)}"
     states = ", ".join(f"{n} {word}" if len(words) > 1 else word for word, n in words.items())
-    return f"{len(target.ties)} groups, {states}" if target.ties else "no tie group"
+    return f"{len(target.ties)} groups, {states}" if target.ties else "nothing is tied"
 
 
 def _word(tie: TieEntry) -> str:
@@ -168,7 +173,7 @@ def _groups(target: TargetReport) -> Iterator[Line]:
         yield Line(f"{mark.join(tie.names[:4])}{more_names_text(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     if not target.ties and target.rules_run:
-        yield Line("no tie group", 8, 0, "dim")
+        yield Line("nothing is tied", 8, 0, "dim")
     yield from _loaders(target)
 
 
@@ -240,6 +245,7 @@ def summary_text(report: Report) -> str:
     suppressed = sum(f.suppressed is not None for t in report.targets for f in t.findings)
     text = f"{counted(total, 'target')}: {counts}. Findings: {found_text(report)}"
     text += f"; {suppressed} suppressed." if suppressed else "."
+    text += " Only ties were judged." if "pass" in states else ""
     return f"{text} {counted(skips, 'rule')} skipped." if skips else text
 
 

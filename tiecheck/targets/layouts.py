@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from tiecheck.errors import TargetError
 from tiecheck.records.record import Record
 
-FOLDERS = 10_000
-"""Folders below a root that are looked at, and targets that a word may stand for."""
+FOLDERS = 20_000
+"""Folders below a root that are looked at: a walk of some two seconds."""
 
 
 class Layout(Record):
@@ -54,20 +55,20 @@ def layout_of(names: list[str], weights: list[str]) -> str | None:
     return None
 
 
-def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> Iterator[str]:
-    """Yield every model and GGUF file below a directory, each folder for itself; the directory where there is none."""
-    found = False
+def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[str]:
+    """Return every model and GGUF file below a directory, each folder for itself; the directory where there is none.
+
+    A tree of too many folders is a `TargetError`: to judge some of its models would be taken for all.
+    """
+    found: list[str] = []
     for seen, (folder, folders, names) in enumerate(os.walk(text)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
-            break
-        files = [os.path.join(folder, name) for name in _gguf_files(names)]
+            raise TargetError(f"{text} holds more than {FOLDERS:,} folders; name the folders of your models", text)
         if "config.json" in names or "adapter_config.json" in names or weights(names):
-            files.insert(0, folder)
-        found = found or bool(files)
-        yield from files
-    if not found:
-        yield text
+            found.append(folder)
+        found += [os.path.join(folder, name) for name in _gguf_files(names)]
+    return found or [text]
 
 
 def model_parts(text: str, names: list[str]) -> list[str]:

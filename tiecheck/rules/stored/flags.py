@@ -55,7 +55,7 @@ def _told(
             from tiecheck.rules.stored.fixes import disputed_flag
 
             yield Draft(
-                f"{says}, and what that means for {listed(group.names)} differs. {readings_text(views)}",
+                f"{says}, and loaders disagree on whether {listed(group.names)} are tied. {readings_text(views)}",
                 group.names,
                 (*flag_places(flags, views, group), *stored_places(group)),
                 severity="info" if reads_alike(views) and not (silent or loses_silently(views)) else severity_of(views),
