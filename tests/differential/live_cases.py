@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from breaks import BREAKS, Group, NotHereError, owner_of  # noqa: E402
 from subjects import every, quiet  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper  # noqa: E402
 from zoo import Animal, animal, own  # noqa: E402
 
 import tiecheck  # noqa: E402
@@ -59,6 +60,12 @@ def plain_tensor(model: Any, group: Group) -> None:
     setattr(owner, attribute, value)
 
 
+def checkpointed(model: Any, group: Group) -> None:
+    """The modules of all members under torch's activation checkpointing, whose label no state dict shows."""
+    for path in {name.rpartition(".")[0] for name in group.names}:
+        model.set_submodule(path, checkpoint_wrapper(model.get_submodule(path)))
+
+
 def grown(model: Any, _group: Group) -> None:
     """`resize_token_embeddings` by three rows."""
     table = model.get_input_embeddings()
@@ -88,6 +95,7 @@ OWN: dict[str, Operation] = {
     "same-on-both": same_on_both,
     "int8-head": int8_head,
     "plain-tensor": plain_tensor,
+    "checkpointed": checkpointed,
     "grown": grown,
 }
 OPERATIONS = OWN | {name: one.do for name, one in BREAKS.items()}

@@ -55,6 +55,11 @@ def wrapper_of(module: nn.Module) -> tuple[str, str] | None:
     return found if found is not None and found[0] in module._modules else None
 
 
+def saved_name(name: str) -> str:
+    """Return a name as the state dict has it: of torch's wrappers inside a model checkpointing alone hides (2.13)."""
+    return name.replace("_checkpoint_wrapped_module.", "")
+
+
 def qualified_name(cls: type) -> str:
     """Return a class's name with its module's."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import built, groups_of
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers.pytorch_utils import Conv1D
 
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations
@@ -30,6 +33,21 @@ def tie(model: nn.Module, *names: str) -> None:
     for name in names[1:]:
         path, _, last = name.rpartition(".")
         setattr(model.get_submodule(path), last, held)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "BartForConditionalGeneration"])
+def test_activation_checkpointing_around_any_module_leaves_the_names_of_a_save(
+    name: str, seed: int, tmp_path: Path
+) -> None:
+    model = built(name)
+    before = groups_of(model)
+    paths = [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding, Conv1D))]
+    for path in random.Random(seed).sample(paths, len(paths) // 2):
+        model.set_submodule(path, checkpoint_wrapper(model.get_submodule(path)))
+    assert unsaved(model) == Unsaved((), ())
+    model.save_pretrained(tmp_path)
+    assert groups_of(type(model).from_pretrained(tmp_path)) == before
 
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration"])

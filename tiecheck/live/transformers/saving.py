@@ -11,6 +11,7 @@ from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.declarations import Declarations, PretrainedModel
 from tiecheck.live.transformers.rewritten_keys import added_late, declaration_text
 from tiecheck.live.transformers.tied_weights_keys import flag_of
+from tiecheck.live.wrappers import saved_name
 from tiecheck.records.live import KeyProblem, SaveProblem, Tie
 from tiecheck.records.words import TIED
 
@@ -71,7 +72,7 @@ class _Saving:
         for tie in ties if self._readable else ():
             real = tie.kind in TIED and not tie.buffer and tie.names_total == len(tie.names)
             if real and all(name.startswith(self._prefix) for name in tie.names):
-                yield from self._problem(tie)
+                yield from self._problem(tie._replace(names=tuple(sorted(map(saved_name, tie.names)))))
 
     def _problem(self, tie: Tie) -> Iterator[SaveProblem | KeyProblem]:
         names, known = set(tie.names), set(map(name_before, tie.names))

@@ -78,7 +78,7 @@ class DeclaredTieNotApplied(Rule):
                 continue  # of those that are sharded apart fsdp-groups-split-tie speaks
             yield Draft(
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
-                f"{len(claim.parts)} separate parameters{_state(claim)}.",
+                f"{len(claim.parts)} separate {'tensors' if claim.buffers else 'parameters'}{_state(claim)}.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
                 f"Do it after whatever replaced the parameter, and before the optimizer is made.{idle_words(mending)}",
@@ -91,6 +91,8 @@ class DeclaredTieNotApplied(Rule):
 
         yield Case("separate values", live_facts(ties=(), declared=(declared_tie("separate"),)), finds=("error",))
         yield Case("an equal copy", live_facts(ties=(), declared=(declared_tie("copy"),)), finds=("error",))
+        lent = declared_tie("storage")._replace(buffers=PAIR[:1])
+        yield Case("a buffer over the other's memory", live_facts(ties=(), declared=(lent,)), finds=("error",))
         yield Case("tied as declared", live_facts())
         aliased = declared_tie("module", parts=(PAIR,))
         yield Case("tied by a module alias", live_facts(declared=(aliased,)))
@@ -293,4 +295,6 @@ def _shared(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
 def _state(claim: DeclaredTie) -> str:
     if claim.reason:
         return f" ({claim.reason})"
+    if claim.kind == "storage":
+        return f" over one memory, {listed(claim.buffers)} as a buffer: the first conversion or copy separates them"
     return " with equal values, which the first update will part" if claim.kind == "copy" else " with different values"

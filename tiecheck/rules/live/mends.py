@@ -213,7 +213,8 @@ def speaking_rule(claim: DeclaredTie, declared: tuple[DeclaredTie, ...], heads: 
     Where one cause fits several rules, the more precise one speaks: half on meta, half tied, a bias out of step with
     its weight, a head tied to an embedding that was replaced, and last that the tie is not applied.
     """
-    if claim.kind not in BROKEN or claim.stored == "separate":
+    lent = claim.kind == "storage" and 0 < len(claim.buffers) < len(claim.names)  # else storage-only-tie speaks
+    if (claim.kind not in BROKEN and not lent) or claim.stored == "separate":
         return None  # a loader that keeps apart what is stored apart is right; the checkpoint is TIE101's matter
     if "meta" in claim.devices and set(claim.devices) - {"meta", "offloaded"}:
         return "TIE314"
