@@ -37,15 +37,16 @@ def both(model: nn.Module) -> tuple[Plan, Plan]:
     return planned("transformers", model, BIG), planned("accelerate", model, BIG)
 
 
-def untied() -> Any:
-    """A Llama whose head left the embedding, under a flag that says tied."""
+def untied(by: float = 0) -> Any:
+    """A Llama whose head left the embedding, by a value or as a copy, under a flag that says tied."""
     model = LlamaForCausalLM(config())
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + by)
     return model
 
 
-def test_a_true_warning_where_nothing_ties_the_head() -> None:
-    model = untied()
+@pytest.mark.parametrize("by", [0, 1])
+def test_a_true_warning_where_nothing_ties_the_head(by: int) -> None:
+    model = untied(by)
     plan = planned("accelerate", model, BIG)
     assert plan.logged == (NOT_TIED,)
     draft = one(said(model, placement(plan)))
@@ -53,12 +54,13 @@ def test_a_true_warning_where_nothing_ties_the_head() -> None:
     assert draft.names == (HEAD, EMBEDDING)
     assert "lm_head.weight and model.embed_tokens.weight are declared as one tensor and are two" in draft.message
     assert "They take 2 KiB more than tied" in draft.message
-    assert draft.edits[0].steps[0].code == "model.tie_weights()"
-
-    model.tie_weights()
-    again = planned("accelerate", model, BIG)
-    assert again.logged == ()
-    assert said(model, placement(again)) == []
+    assert [edit.choice for edit in draft.edits] == ["tied", *[HEAD] * by, "untied"]
+    for edit in draft.edits:
+        model = untied(by)
+        run_mend(draft._replace(edits=(edit,)), model=model)
+        again = planned("accelerate", model, BIG)
+        assert again.logged == ()
+        assert said(model, placement(again)) == []
 
 
 def test_a_true_warning_that_from_pretrained_makes_harmless(tmp_path: Path) -> None:
@@ -159,6 +161,8 @@ def test_keys_of_a_map_that_match_no_submodule() -> None:
     draft = one(said(Net(), placement(typo)))
     assert draft.severity is None
     assert "The key 'bodyy' of the map matches no submodule of Net, and places nothing" in draft.message
+    right = run_mend(draft, {"": 0, "bodyy": 1})["device_map"]
+    assert said(Net(), placement(given(Net(), right))) == []
     assert said(Net(), placement(given(Net(), {"": 0, "body": 1}))) == []
     assert said(Net(), placement(given(Net(), {"": 0, "body.weight": 1}))) == []
 

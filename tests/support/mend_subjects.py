@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from live_failures import Direct, Outer, bart, config, gpt, small_llama
+from live_failures import Direct, Outer, bart, bert, config, gpt, small_llama
 from torch import nn
 from transformers import (
     BigBirdPegasusConfig,
@@ -15,8 +15,10 @@ from transformers import (
     CLIPVisionConfig,
     FSMTConfig,
     FSMTForConditionalGeneration,
+    LlamaForCausalLM,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    PreTrainedModel,
 )
 
 CONTRACT = {"ties": [["lm_head.weight", "wte.weight"]]}
@@ -93,6 +95,60 @@ def two_layers_share() -> nn.Module:
 
 def inner_in_a_list() -> nn.Module:
     return Outer(config())
+
+
+def head_left() -> nn.Module:
+    model = bart()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + 1)
+    return model
+
+
+def decoder_left() -> nn.Module:
+    model = bart()
+    model.model.decoder.embed_tokens.weight = nn.Parameter(model.lm_head.weight.detach() + 1)
+    return model
+
+
+def second_bias() -> nn.Module:
+    model = bert()
+    model.cls.predictions.bias = nn.Parameter(torch.ones_like(model.cls.predictions.bias))
+    return model
+
+
+def pair_on_meta() -> nn.Module:
+    model = gpt(tied=False)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.to("meta"))
+    return model
+
+
+class Beside(PreTrainedModel):
+    """A declaration whose key matches a second layer as well."""
+
+    config_class = type(config())
+    _tied_weights_keys = {"lin": "emb"}  # noqa: RUF012  # as transformers has it
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.emb, self.lin, self.lin2 = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.post_init()
+
+
+class Twice(LlamaForCausalLM):
+    """A second pair, whose names the declared key matches too."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.aux = nn.ModuleDict({"lm_head": nn.Linear(16, 32, bias=False), "emb": nn.Embedding(32, 16)})
+
+
+def key_of_two() -> nn.Module:
+    return Beside(config())
+
+
+def dropped_by_a_key() -> nn.Module:
+    model = small_llama(Twice)
+    model.aux["lm_head"].weight = model.aux["emb"].weight
+    return model
 
 
 def head_on_meta() -> nn.Module:
@@ -216,6 +272,12 @@ SUBJECTS = [
     Subject(head_on_meta, {"TIE314": {"tied"}}),
     Subject(tied_by_hand, {"TIE305": {"tied", "untied"}}),
     Subject(inner_tied_by_hand, {"TIE305": {"tied", "untied"}}),
+    Subject(head_left, {"TIE307": {"tied", "untied", "lm_head.weight"}}),
+    Subject(decoder_left, {"TIE307": {"tied", "untied", "model.decoder.embed_tokens.weight"}}),
+    Subject(second_bias, {"TIE308": {"tied", "untied", "cls.predictions.decoder.bias"}}),
+    Subject(pair_on_meta, {"TIE314": {"wte.weight"}}, CONTRACT),
+    Subject(key_of_two, {"TIE310": {"source"}}),
+    Subject(dropped_by_a_key, {"TIE310": {"apart"}}),
     Subject(short_bias, {"TIE308": {"fitted"}}),
     Subject(short_logits_bias, {"TIE303": set(), "TIE308": {"fitted"}}),
     Subject(grown_llama, {"TIE306": {"tied", "lm_head.weight"}}),

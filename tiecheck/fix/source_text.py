@@ -48,9 +48,16 @@ def _places(module: cst.Module, lines: dict[cst.CSTNode, int], step: Step) -> li
     """Return the nodes that a step changes: statements before expressions, so that no part of a whole is taken."""
     if step.instead_of is None:
         within = [n for n in lines if isinstance(n, cst.ClassDef) and n.name.value == step.names[0]]
+        if len(step.names) == 1:
+            return [c.body for c in within if lines[c.name] == step.line and isinstance(c.body, cst.IndentedBlock)]
         methods = [m for c in within for m in c.body.body if isinstance(m, cst.FunctionDef)]
         return [m for m in methods if m.name.value == step.names[1] and lines[m.name] == step.line]
     wanted = step.instead_of.split()
+    if wanted[0] == "def":
+        found = [n for n in lines if isinstance(n, cst.FunctionDef) and lines[n.name] == step.line and not n.decorators]
+        return [
+            n for n in found if module.code_for_node(n.with_changes(leading_lines=())).split()[: len(wanted)] == wanted
+        ]
     near = [n for n, line in lines.items() if line == step.line and _text(module, n).split() == wanted]
     kinds = (cst.BaseSmallStatement, cst.BaseExpression)
     return next((some for kind in kinds if (some := [n for n in near if isinstance(n, kind)])), [])
@@ -70,6 +77,7 @@ class _Editor:
     def __init__(self, module: cst.Module, places: Places) -> None:
         self.module = module
         self.steps = {id(node): step for node, step in places}
+        self.gone = cst.Pass()  # stands where a line was, until its comments are with the next one
 
     def on_visit(self, _: cst.CSTNode) -> bool:
         """Go on into every node."""
@@ -86,12 +94,12 @@ class _Editor:
         step = self.steps.get(id(original))
         if isinstance(original, cst.SimpleStatementLine):
             return self._line(original, updated)
-        if isinstance(original, cst.IndentedBlock) and not updated.body:
-            return updated.with_changes(body=[cst.parse_statement("pass")])
+        if isinstance(original, (cst.IndentedBlock, cst.Module)):
+            return self._block(updated, step)
         if step is None:
             return updated
         if isinstance(original, cst.FunctionDef):
-            return self._ended(updated, step)
+            return self._method(updated, step)
         if isinstance(original, cst.BaseExpression):
             new = cst.parse_expression(self._code(step), config=self.module.config_for_parsing)
             return new.with_changes(lpar=[*updated.lpar, *new.lpar], rpar=[*new.rpar, *updated.rpar])
@@ -101,7 +109,7 @@ class _Editor:
         """Return the statements of a line after their steps; what comes after the first stands on lines of its own."""
         steps = [self.steps.get(id(part)) for part in original.body]
         if not any(step and step.code for step in steps):
-            return updated if updated.body else cst.RemoveFromParent()
+            return updated if updated.body else updated.with_changes(body=[self.gone])
         parts = [part for part, step in zip(original.body, steps, strict=True) if not step or step.code]
         new = [self._parsed(step) if (step := self.steps.get(id(part))) else [part] for part in parts]
         first, *rest = [part for some in new for part in some]
@@ -117,6 +125,32 @@ class _Editor:
     def _code(self, step: Step) -> str:
         """Return a step's code with the line ends of the file."""
         return (step.code or "").replace("\n", self.module.default_newline)
+
+    def _block(self, block: Any, step: Step | None) -> Any:
+        """Return a block without the lines that are empty now, whose comments stay, and with a method at its end."""
+        body: list[Any] = []
+        above: list[Any] = []
+        for line in block.body:
+            if isinstance(line, cst.SimpleStatementLine) and line.body[0] is self.gone:
+                end = line.trailing_whitespace.comment
+                above += [*line.leading_lines, *([cst.EmptyLine(comment=end)] if end else [])]
+            else:
+                body.append(line.with_changes(leading_lines=[*above, *line.leading_lines]) if above else line)
+                above = []
+        if step is not None:
+            body.append(cst.parse_statement(f"\n{self._code(step)}", config=self.module.config_for_parsing))
+        if not body and isinstance(block, cst.IndentedBlock):
+            body = [cst.parse_statement("pass")]
+        return block.with_changes(body=body, footer=[*above, *block.footer])
+
+    def _method(self, function: Any, step: Step) -> Any:
+        """Return a method with another first line, or nothing in its place, or with one more statement at its end."""
+        if step.instead_of is None:
+            return self._ended(function, step)
+        if step.code is None:
+            return cst.RemoveFromParent()
+        made: Any = cst.parse_statement(f"{self._code(step)} pass", config=self.module.config_for_parsing)
+        return function.with_changes(params=made.params)
 
     def _ended(self, function: Any, step: Step) -> Any:
         """Return a method with one more statement, before a `return` at its end."""

@@ -67,6 +67,8 @@ class Method(Record):
     """Parameters that it multiplies by, as the weight of a linear layer: path, line, column."""
     returns: str = ""
     """Dotted path under `self` that it returns, where it has one `return`, of such a path or of its call (`x()`)."""
+    text: str = ""
+    """Text of `tie_weights`, which may have to be changed; of others it is left out."""
 
 
 class TiedKeys(Record):
@@ -116,6 +118,8 @@ class LooseCall(Record):
     """True where something ties again after it in the same function."""
     line: int
     column: int
+    statement: str = ""
+    """Text of the statement, where it is nothing but the call, or an assignment of it."""
 
 
 class CopiedLayer(Record):

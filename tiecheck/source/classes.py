@@ -23,8 +23,8 @@ DEPTH = 3
 FLAG_LIKE = re.compile(r"\b(?!tie_word_embeddings\b)tied?_words?_emb\w+\b")
 """Names that may be meant as `tie_word_embeddings`."""
 
-LISTED = re.compile(r"tied_weights?_keys\w*\s*=\s*[\[(]")
-"""Text of a list of tied names: each class of the file may then tell where one takes its tensor from."""
+LISTED = re.compile(r"tied_weights?_keys\w*\s*=\s*[\[(]|([\"'][\w.]+[\"'])\s*:\s*\1")
+"""Text of tied names without a source: each class of the file may then tell where one takes its tensor from."""
 
 CLONING = re.compile(r"clones\(|deepcopy\([\w.]+\)\s+for |Transformer(En|De)coder\(")
 """Text without which no layer is deep-copied many times."""
@@ -70,7 +70,7 @@ def read_tree(
         imports=tuple(_imported(tree)),
         classes=whole,
         events=tuple(events),
-        calls=tuple(call for function in told for call in _loose_calls(function)),
+        calls=tuple(call for function in told for call in _loose_calls(function, lines)),
         times=times,
         copied=tuple(copied_layers((*classes, *functions), whole, lines)) if cloning else (),
         words=tuple(_flag_words(tree)) if FLAG_LIKE.search(text) else (),
@@ -189,7 +189,7 @@ def _tied_keys(node: ast.expr, place: ast.stmt, lines: Lines) -> TiedKeys:
     return TiedKeys("none" if none else "other", (), line, column, text)
 
 
-def _loose_calls(function: Function) -> Iterator[LooseCall]:
+def _loose_calls(function: Function, lines: Lines) -> Iterator[LooseCall]:
     """Yield the calls of a function that take a module's parameters apart, with what ties them after it."""
     classes: dict[str, str] = {}
     calls: list[tuple[ast.Call, str]] = []
@@ -215,7 +215,9 @@ def _loose_calls(function: Function) -> Iterator[LooseCall]:
         )
         if root and ((last == "to_empty" and _on_meta(function)) or (last == "load_state_dict" and assigns)):
             tied = any(line > node.lineno for line in ties)
-            yield LooseCall(last, root, classes.get(root, ""), tied, node.lineno, node.col_offset + 1)  # type: ignore[arg-type]
+            here = (one for one in walked(function) if isinstance(one, (ast.Expr, ast.Assign)) and one.value is node)
+            text = next((text_of(one, lines) for one in here), "")
+            yield LooseCall(last, root, classes.get(root, ""), tied, node.lineno, node.col_offset + 1, text)  # type: ignore[arg-type]
 
 
 def _on_meta(function: Function) -> bool:

@@ -28,7 +28,7 @@ INITIALISERS = frozenset(
     {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights", "load_state_dict"}
 )
 DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
-WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy", "compare"})
+WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy", "compare", "build", "clone", "closure"})
 """Sorts of events that may have to be written otherwise."""
 
 EXPRESSIONS = ("value", "test", "iter", "exc")

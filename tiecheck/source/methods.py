@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from tiecheck.records.source import Method
 from tiecheck.source.flow import Flow
-from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, reached_by, walked
+from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, reached_by, text_of, walked
 
 HAPPENING = re.compile(
     rb"\.\w+(\s*,[^=\n]*)?\s*=[^=]|weight|bias|init|apply|attr|_module|_parameter|lambda|partial|_\("
@@ -50,6 +50,7 @@ def read_method(name: str, function: Function, functions: Mapping[str, Function]
         tests=tuple((line, ast.unparse(flow.tests[line])) for line in sorted(copying & set(flow.tests))),
         multiplies=tuple(used.multiplies),
         returns=used.returned[0] if len(used.returned) == 1 else "",
+        text=text_of(function, lines) if name == "tie_weights" else "",
     )
 
 

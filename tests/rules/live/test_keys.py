@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from live_failures import EMBEDDING, HEAD, config, found, gpt, reloaded, said, small_llama
+from mend_subjects import dropped_by_a_key
 from torch import nn
 from transformers import (
     LlamaConfig,
@@ -87,13 +88,7 @@ def test_a_key_matches_a_name_that_begins_like_the_one_meant() -> None:
 
 
 def test_a_key_drops_another_tie_that_nobody_declares(tmp_path: Path) -> None:
-    class Twice(LlamaForCausalLM):
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            self.aux = nn.ModuleDict({"lm_head": nn.Linear(16, 32, bias=False), "emb": nn.Embedding(32, 16)})
-
-    model = small_llama(Twice)
-    model.aux["lm_head"].weight = model.aux["emb"].weight
+    model = dropped_by_a_key()
     assert found(model) == {DeclaredKeyMatchesTooMuch.code: "warning"}
     _, missing = reloaded(model, tmp_path)
     assert missing == {"aux.lm_head.weight"}

@@ -55,7 +55,7 @@ class ForwardBypassesHead(Rule):
                             (line, column),
                             f"{owner.name} builds {head} and does not use it: its logits come from {path}, also where "
                             "the two are not tied.",
-                            f"Call self.{head} here, or build none.",
+                            f"whether {head} is to be called here, or not to be built, is not told in the code.",
                             "goes around the head",
                         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Event, Method, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
+from tiecheck.rules.source.rewrites import uncopied
 from tiecheck.rules.source.sightings import STATELESS, event_draft, source_draft, source_facts
 
 _SHARING = re.compile(r"(?P<no>not )?(?:\w+\.)*\w*?(?:share|shared|tie|tied)(?:_\w+)?")
@@ -45,8 +46,9 @@ class CloneInsteadOfShare(Rule):
                         event,
                         f"{owner.name}: {event.target} gets deep copies of {event.source} where `{flag}` asks for "
                         "one that is shared: they part with the first step.",
-                        f"Put self.{event.source} itself into the list, or turn the condition round.",
+                        "the way in which the copies are made is not one that is known.",
                         "copies, where one was meant",
+                        uncopied(file, owner, event),
                     )
 
     @staticmethod
@@ -116,7 +118,8 @@ class ClonedWithSharedChild(Rule):
                     (one.line, one.column),
                     f"{one.layer} holds {one.child} ({last}), and is deep-copied for each layer: each gets a {last} of "
                     "its own, equal at the start, and they part with the first step.",
-                    f"Build each {one.layer} with {one.child} itself, or hand it to forward.",
+                    f"whoever copies gets one {one.layer} and not what builds it: each has to be built with "
+                    f"{one.child}, or to get it in forward.",
                     "copied with what it shares",
                 )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import turned_round
+from tiecheck.rules.source.rewrites import MORE, turned_round
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
     class_of_path,
@@ -63,8 +63,7 @@ class EmbeddingInitialisesTiedHead(Rule):
                             "draw of standard "
                             "deviation 1, and nothing initialises it after that. Logits of the untrained "
                             "model are far too large.",
-                            f"Add nn.init.normal_(self.{tie.source}, std=0.02) after it, or write "
-                            f"self.{tie.source} = self.{tie.target}.",
+                            MORE,
                             "keeps the embedding's draw",
                             turned_round(file, owner, tie),
                         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import mapped_keys, renamed
+from tiecheck.rules.source.rewrites import MORE, mapped_keys, renamed
 from tiecheck.rules.source.sightings import (
     DECLARING,
     TIED_CLASS,
@@ -43,7 +43,6 @@ class ListTiedWeightsKeys(Rule):
                 if owner.keys is None or owner.keys.form != "list" or not derives_from_theirs(file, owner):
                     continue
                 names = tuple(name for name, _ in owner.keys.pairs)
-                mapping = ", ".join(f'"{name}": "<source>"' for name in names)
                 yield source_draft(
                     file,
                     names or (owner.name,),
@@ -51,9 +50,7 @@ class ListTiedWeightsKeys(Rule):
                     f"{owner.name} lists its tied names. transformers 5 needs a mapping of each to its "
                     "source, and raises "
                     "AttributeError: 'list' object has no attribute 'keys' where the flag is true.",
-                    f"Write _tied_weights_keys = {{{mapping}}}, with the embedding's name as the source."
-                    if names
-                    else "Write _tied_weights_keys = {}.",
+                    f"what {' and '.join(names)} is tied to is not told in the file, and a mapping has to name it.",
                     "a list",
                     mapped_keys(file, owner, owner.keys),
                 )
@@ -109,7 +106,7 @@ class MisspeltTieDeclaration(Rule):
                             (line, column),
                             f"{owner.name} declares {name}, which transformers does not read: it reads "
                             "_tied_weights_keys.",
-                            "Rename it to _tied_weights_keys.",
+                            "the class has _tied_weights_keys as well, and which of the two is meant is not told.",
                             "not read by any library",
                             ()
                             if owner.keys
@@ -122,7 +119,7 @@ class MisspeltTieDeclaration(Rule):
                         (name,),
                         (line, column),
                         f"{name} is set and never read here; the flag that libraries read is {_KNOWN_FLAG}.",
-                        f"Rename it to {_KNOWN_FLAG}.",
+                        MORE,
                         "not read by any library",
                         renamed(file, "", name, _KNOWN_FLAG, line),
                     )
@@ -169,14 +166,17 @@ class SelfMappedTieKey(Rule):
                             (name,),
                             (keys.line, keys.column),
                             f"{owner.name}._tied_weights_keys maps {name} to itself, which ties nothing.",
-                            "Map it to the embedding's weight.",
+                            f"what {name} is tied to is not told in the file, and the mapping has to name it.",
                             "name and source are one",
+                            mapped_keys(file, owner, keys),
                         )
 
     @staticmethod
     def cases() -> Iterator[Case]:
         itself = '{"lm_head.weight": "lm_head.weight"}'
         yield Case("itself", source_facts(DECLARING.replace("{keys}", itself)), finds=("error",))
+        told = DECLARING.replace("{keys}", itself) + "        self.embed_tokens = nn.Embedding(8, 4)\n"
+        yield Case("itself, beside an embedding", source_facts(told), finds=("error",))
         yield Case("the right way round", source_facts(TIED_CLASS))
         turned = '{"model.embed_tokens.weight": "lm_head.weight"}'
         yield Case(

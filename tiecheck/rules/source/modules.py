@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Event, LooseCall, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import one_each
+from tiecheck.rules.source.rewrites import MORE, method_instead, one_each, tied_again
 from tiecheck.rules.source.sightings import (
     STATELESS,
     derives_from_theirs,
@@ -58,7 +58,7 @@ class ModuleTimesN(Rule):
                         (name,),
                         (line, column),
                         f"[{name}(...)] * n is one {last} n times, and not n of them: they share every parameter.",
-                        f"Write [{name}(...) for _ in range(n)].",
+                        MORE,
                         "one object, many references",
                         one_each(file, line, *texts),
                     )
@@ -121,7 +121,7 @@ class WeightKeptAsPlainTensor(Rule):
                         f"{owner.name}.{event.target} is a plain tensor made of {event.source} "
                         f"({event.form}): it is not saved, "
                         "not moved with the model, and parts from the weight at the first conversion.",
-                        f"Make it in forward from self.{event.source}, where it is used.",
+                        f"whether a copy is meant is not told; else forward has to make it of {event.source} itself.",
                         "neither parameter nor buffer",
                     )
 
@@ -175,11 +175,15 @@ class HeadInClosure(Rule):
                     yield event_draft(
                         file,
                         event,
-                        f"{owner.name}.{event.target} is a closure over {event.source}: a deep copy of the "
-                        "model reads the "
-                        "original's tensor, and the model cannot be pickled.",
-                        f"Make it a method that calls F.linear(x, self.{event.source}).",
+                        f"{owner.name}.{event.target} is a closure over {event.source}: "
+                        + (
+                            "a parameter that takes its place later (a load by assignment) is not seen by it."
+                            if "partial(" in event.statement
+                            else "a deep copy of the model reads the original's tensor, and a pickle of it fails."
+                        ),
+                        f"a method has to call it with {event.source}; this closure uses more than its own arguments.",
                         "a closure over the weight",
+                        method_instead(file, owner, event),
                     )
 
     @staticmethod
@@ -270,15 +274,17 @@ def _untied_by(sources: tuple[SourceFile, ...], name: str, why: str) -> Iterator
     for file in sources:
         for call in file.calls:
             if call.name == name and not call.tied_after and call.builds in tied:
-                yield _untied_draft(file, call, tied[call.builds][0], why)
+                yield _untied_draft(file, call, tied[call.builds], why)
 
 
-def _untied_draft(file: SourceFile, call: LooseCall, tie: Event, why: str) -> Draft:
+def _untied_draft(file: SourceFile, call: LooseCall, ties: tuple[Event, ...], why: str) -> Draft:
+    tie = ties[0]
     return source_draft(
         file,
         (tie.target, tie.source),
         (call.line, call.column),
         f"{call.builds} ties {tie.target} to {tie.source}, and {why}: after this line they are two.",
-        f"Add {call.root}.{tie.target} = {call.root}.{tie.source} after it.",
+        f"{call.root} has to be tied again after it, and this line does more than the call.",
         "nothing ties again",
+        tied_again(file, call, ties),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.source import Method, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import begun_at_end
+from tiecheck.rules.source.rewrites import MORE, begun_at_end, called_by_5, declared_instead
 from tiecheck.rules.source.sightings import (
     PUBLISHED,
     TIED_CLASS,
@@ -50,9 +50,10 @@ class UnguardedTie(Rule):
                             file,
                             tie,
                             f"{owner.name} ties {tie.target} to {tie.source} whatever config.tie_word_embeddings says.",
-                            "Declare it in _tied_weights_keys and leave the tying to post_init(), or put it under "
-                            "`if config.tie_word_embeddings:`.",
+                            "_tied_weights_keys does not map these two, which post_init() ties where the flag says so; "
+                            "or the tie wants a condition of its own.",
                             "no condition",
+                            declared_instead(file, owner, tie),
                         )
 
     @staticmethod
@@ -60,6 +61,8 @@ class UnguardedTie(Rule):
         embedding = "        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)\n"
         tie = "self.lm_head.weight = self.wte.weight\n"
         yield Case("always", source_facts(f"{TIED_CLASS}{embedding}        {tie}"), finds=("warning",))
+        mapped = f"{TIED_CLASS}{embedding}        {tie}".replace("model.embed_tokens.weight", "wte.weight")
+        yield Case("always, though it is declared", source_facts(mapped), finds=("warning",))
         asked = f"{TIED_CLASS}{embedding}        if config.tie_word_embeddings:\n            {tie}"
         yield Case("where the config says so", source_facts(asked))
         yield Case(
@@ -109,7 +112,7 @@ class PostInitMissing(Rule):
                     "the model is "
                     "built untied, and from_pretrained of transformers 5 raises AttributeError "
                     "(all_tied_weights_keys).",
-                    "Call self.post_init() at the end of the constructor.",
+                    MORE,
                     "no post_init()",
                     begun_at_end(file, owner, begun),
                 )
@@ -166,10 +169,9 @@ class EmptyTieWeights(Rule):
                         (f"{owner.name}.tie_weights",),
                         (method.line, method.column),
                         f"{owner.name}.tie_weights {said}.",
-                        "Remove it, or write `def tie_weights(self, **kwargs)` with "
-                        "super().tie_weights(**kwargs) as its "
-                        "first line.",
+                        "it has to take **kwargs and to pass them on to the library's, where it calls that.",
                         "overrides the library's",
+                        called_by_5(file, owner, method),
                     )
 
     @staticmethod

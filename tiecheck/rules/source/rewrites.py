@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from itertools import islice
 
 from tiecheck.records.edits import Edit, Step, source_step
-from tiecheck.records.source import Event, Method, ModuleClass, SourceFile, TiedKeys
+from tiecheck.records.source import Event, LooseCall, Method, ModuleClass, SourceFile, TiedKeys
 from tiecheck.rules.source.sightings import class_of_path, module_of
+
+KNOWN = frozenset({"F", "torch", "nn", "math", "float", "int", "len"})
+"""Names that mean the same in a method as in a constructor."""
 
 MOST = 1_000
 """Ties of a class and its parts that are looked at."""
+
+MORE = "its line does more than this one thing, or is written in a way that is not edited."
+"""The reason why a line that is wrong has no edit."""
 
 DEPTH = 3
 """Classes of the file that are looked through within one another for what they build and tie."""
@@ -81,9 +88,121 @@ def begun_at_end(file: SourceFile, owner: ModuleClass, begun: Method) -> tuple[E
     return _edit("begun", source_step(owner.name, code, method=begun.name, file=file.path, line=begun.line))
 
 
+def moved_behind(file: SourceFile, owner: ModuleClass, tie: Event, made: list[Event]) -> tuple[Edit, ...]:
+    """Return the way to move a tie behind the last statement that makes a member anew, within one block."""
+    last = made[-1]
+    homes = [_home(owner, event) for event in (tie, last)]
+    if homes[0] is None or homes[0] != homes[1] or not last.statement or any(e.branch != tie.branch for e in made):
+        return ()
+    own = homes[0].arguments[0]
+    if tie.sides != (f"{own}.{tie.target}", f"{own}.{tie.source}"):
+        return ()  # a local name stands for the tensor that was there
+    gone = source_step(owner.name, None, tie.statement, file=file.path, line=tie.line)
+    both = source_step(owner.name, f"{last.statement}\n{tie.statement}", last.statement, file=file.path, line=last.line)
+    return _edit("moved", gone, both)
+
+
+def _home(owner: ModuleClass, event: Event) -> Method | None:
+    """Return the method in whose text an event stands."""
+    before = [method for method in owner.methods if method.line <= event.line and method.arguments]
+    return max(before, key=lambda method: method.line, default=None)
+
+
+def declared_instead(file: SourceFile, owner: ModuleClass, tie: Event) -> tuple[Edit, ...]:
+    """Return the way to leave a tie to `post_init()`, which makes those that the class maps."""
+    begun = owner.method("__init__")
+    keys = owner.keys.pairs if owner.keys is not None and owner.keys.form == "mapping" else ()
+    ends = begun is not None and any(name.rpartition(".")[2] == "post_init" for name in begun.calls)
+    if not tie.statement or not ends or (tie.target, tie.source) not in keys:
+        return ()
+    gone = source_step(owner.name, None, tie.statement, file=file.path, line=tie.line)
+    return _edit("declared", gone, when="config.tie_word_embeddings is to decide")
+
+
+def tied_again(file: SourceFile, call: LooseCall, ties: tuple[Event, ...]) -> tuple[Edit, ...]:
+    """Return the way to tie again after a call that takes a model's ties apart."""
+    if not call.statement:
+        return ()
+    code = "\n".join([call.statement, *(f"{call.root}.{tie.target} = {call.root}.{tie.source}" for tie in ties)])
+    when = f"{call.root} is built with its ties" if any(tie.branch for tie in ties) else None
+    return _edit("tied", source_step("", code, call.statement, file=file.path, line=call.line), when=when)
+
+
+def uncopied(file: SourceFile, owner: ModuleClass, event: Event) -> tuple[Edit, ...]:
+    """Return the way to put one module many times into a list, which gives the model fewer parameters."""
+    if not event.statement:
+        return ()
+    for node in ast.walk(ast.parse(event.statement)):
+        last = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if not isinstance(node, ast.Call) or not (
+            last == "deepcopy" or (last.endswith("clones") and len(node.args) == 2)
+        ):
+            continue
+        old, held, *count = (ast.get_source_segment(event.statement, part) or "" for part in (node, *node.args))
+        code = f"nn.ModuleList([{held} for _ in range({count[0]})])" if count else held
+        step = source_step(owner.name, code, old, file=file.path, line=event.line + node.lineno - 1)
+        return _edit("shared", step, safe=False) if not count or "nn.Module" in owner.bases else ()
+    return ()
+
+
+def method_instead(file: SourceFile, owner: ModuleClass, event: Event) -> tuple[Edit, ...]:
+    """Return the way to make a method of a closure that uses nothing but its arguments and the module."""
+    begun = owner.method("__init__")
+    node = ast.parse(event.statement).body[0] if event.statement else None
+    elsewhere = owner.method(event.target) is not None or event.target in dict(owner.built)
+    if begun is None or event not in begun.events or event.branch or elsewhere or not isinstance(node, ast.Assign):
+        return ()
+    own, made = begun.arguments[0], node.value
+    if ast.unparse(node.targets[0]) != f"{own}.{event.target}" or "." in event.target:
+        return ()
+    if isinstance(made, ast.Lambda):
+        given, body = ast.unparse(made.args), ast.get_source_segment(event.statement, made.body)
+        names = {one.arg for one in (*made.args.posonlyargs, *made.args.args, *made.args.kwonlyargs)}
+    elif isinstance(made, ast.Call) and len(made.args) == 1:  # partial
+        given, names = "x", {"x"}
+        body = f"{ast.unparse(made.args[0])}(x, {', '.join(map(ast.unparse, made.keywords))})"
+    else:
+        return ()
+    used = {one.id for one in ast.walk(ast.parse(body or "")) if isinstance(one, ast.Name)}
+    if own in names or not used <= names | {own} | KNOWN:
+        return ()
+    gone = source_step(owner.name, None, event.statement, file=file.path, line=event.line)
+    code = f"def {event.target}({own}, {given}):\n    return {body}"
+    return _edit("method", gone, source_step(owner.name, code, file=file.path, line=owner.line))
+
+
+def called_by_5(file: SourceFile, owner: ModuleClass, method: Method) -> tuple[Edit, ...]:
+    """Return the way to take out an override that does nothing, or to let it pass on what it is called with."""
+    begun = re.match(r"(def [^#\n]*:)\s*(#.*)?\n", method.text)
+    if begun is None:
+        return ()
+    head = begun[1]
+    if method.empty:
+        return _edit("removed", source_step(owner.name, None, head, file=file.path, line=method.line))
+    node = ast.parse(textwrap.dedent(f"{' ' * (method.column - 1)}{method.text}")).body[0]
+    if not isinstance(node, ast.FunctionDef) or node.args.vararg or node.args.kwonlyargs:
+        return ()
+    new = ast.unparse(ast.arguments([], node.args.args, kwonlyargs=[], kw_defaults=[], defaults=node.args.defaults))
+    old, inner = ast.unparse(node.args), "super().tie_weights()"
+    calls = [one.lineno for one in ast.walk(node) if isinstance(one, ast.Call) and ast.unparse(one) == inner]
+    others = sum("tie_weights" in ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call))
+    if len(calls) != 1 or others != 1 or old != new or f"({old})" not in head:
+        return ()
+    whole = source_step(
+        owner.name, head.replace(f"({old})", f"({old}, **kwargs)"), head, file=file.path, line=method.line
+    )
+    on = source_step(
+        owner.name, "super().tie_weights(**kwargs)", inner, file=file.path, line=method.line + calls[0] - 1
+    )
+    return _edit("passed", whole, on)
+
+
 def mapped_keys(file: SourceFile, owner: ModuleClass, keys: TiedKeys) -> tuple[Edit, ...]:
-    """Return the way to map each tied name of a list to its source; none where the file does not tell a source."""
-    pairs = [_pair_of(file, owner, name.replace("\\.", ".")) for name, _ in keys.pairs]
+    """Return the way to map each tied name that has no source to its own; none where the file does not tell one."""
+    pairs = [
+        _pair_of(file, owner, name.replace("\\.", ".")) if name == source else (name, source)
+        for name, source in keys.pairs
+    ]
     found = [pair for pair in pairs if pair is not None]
     if not keys.statement or len(found) < len(pairs) or {name for name, _ in found} & {source for _, source in found}:
         return ()
@@ -94,9 +213,12 @@ def mapped_keys(file: SourceFile, owner: ModuleClass, keys: TiedKeys) -> tuple[E
 
 
 def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
-    """Return an assignment of a list as one of a mapping, everything between its entries kept."""
+    """Return an assignment of a list, or of a mapping, as one of a mapping, everything between its entries kept."""
     node = ast.parse(statement).body[0]
-    if not isinstance(node, ast.Assign) or not isinstance(node.value, (ast.List, ast.Tuple, ast.Set)):
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, (ast.List, ast.Tuple, ast.Set, ast.Dict)):
+        return None
+    entries = node.value.values if isinstance(node.value, ast.Dict) else node.value.elts
+    if len(entries) != len(pairs):
         return None
     text, starts = statement.encode(), [0]
     for line in text.splitlines(keepends=True):
@@ -110,10 +232,11 @@ def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
     if text[start : start + 1] not in b"[({":
         return None
     made, at = text[:start] + b"{", start + 1
-    for part, (name, source) in zip(node.value.elts, pairs, strict=True):
+    for part, (name, source) in zip(entries, pairs, strict=True):
         first, last = span(part)
         quote = "'" if text[first:last].rstrip().endswith(b"'") else '"'
-        made, at = made + text[at:first] + f"{quote}{name}{quote}: {quote}{source}{quote}".encode(), last
+        key = "" if isinstance(node.value, ast.Dict) else f"{quote}{name}{quote}: "
+        made, at = made + text[at:first] + f"{key}{quote}{source}{quote}".encode(), last
     rest = text[at : end - 1]
     if isinstance(node.value, ast.Tuple) and len(pairs) == 1 and rest.strip() == b"," and b"\n" not in rest:
         rest = b""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import shared_instead, unaliased
+from tiecheck.rules.source.rewrites import MORE, moved_behind, shared_instead, unaliased
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
     class_of_path,
@@ -66,8 +66,7 @@ class ModuleAliasAssignment(Rule):
                         f"{owner.name}: {event.target} becomes the module {event.source}, an embedding. "
                         "Calling it looks "
                         f"rows up and does not multiply; the weight was meant.",
-                        f"Write self.{event.target}.weight = self.{event.source}.weight, with self.{event.target} a "
-                        f"linear layer of its own.",
+                        f"{event.target} is not seen to be a linear layer by then, whose weight could be shared.",
                         "the module is assigned, not its weight",
                         unaliased(file, owner, event),
                     )
@@ -134,15 +133,14 @@ class CopyInsteadOfShare(Rule):
                     said = _broken_tie(owner, event)
                     if said is None:
                         continue
-                    target, source = module_of(event.target), module_of(event.source)
                     turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
                     yield event_draft(
                         file,
                         event,
                         f"{owner.name}: {event.target} is meant to be {event.source}, and {said}.",
-                        f"Keep one parameter and turn it where it is used: F.linear(x, self.{event.source}.t())."
+                        f"no parameter is another's transpose: forward has to turn {event.source} where it is used."
                         if turned
-                        else f"Write self.{target}.weight = self.{source}.weight.",
+                        else MORE,
                         "not the parameter itself",
                         () if turned else shared_instead(file, owner, event, safe="memory" in said),
                     )
@@ -261,7 +259,8 @@ def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) ->
             continue
         later = [event for event in events[number + 1 :] if together(tie, event)]
         members = {tie.target, tie.source, module_of(tie.target), module_of(tie.source)}
-        lost = next((e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members), None)
+        made = [e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members]
+        lost = made[0] if made else None
         if lost is None or any(is_tie(owner, e) and {e.target, e.source} == {tie.target, tie.source} for e in later):
             continue
         if too_early(owner, lost, events[:number]):
@@ -272,8 +271,9 @@ def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) ->
             file,
             tie,
             f"{owner.name}: {tie.target} is tied to {tie.source}, {what}",
-            f"Move the tie behind line {lost.line}.",
+            f"a line behind {lost.line} is the place for it, where no other branch or method is between them.",
             f"undone by line {lost.line}",
+            moved_behind(file, owner, tie, made),
         )
 
 

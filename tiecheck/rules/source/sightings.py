@@ -133,21 +133,24 @@ def source_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
     names: tuple[str, ...],
     place: tuple[int, int],
     message: str,
-    help_text: str,
+    no_mend: str,
     note: str,
     edits: tuple[Edit, ...] = (),
 ) -> Draft:
-    """Return a draft on a line of a source: place is 1-based line and column, note a few words on the line."""
+    """Return a draft on a line of a source: place is 1-based line and column, note a few words on the line.
+
+    `no_mend` is why no change of the source is sure to be right, told where there are no edits.
+    """
     where = file_place(file.path, note, line=place[0], column=place[1])
-    return Draft(message, names, (where,), "" if edits else help_text, edits=edits)
+    return Draft(message, names, (where,), edits=edits, no_mend=no_mend)
 
 
 def event_draft(  # noqa: PLR0913, PLR0917  # the fields of a finding
-    file: SourceFile, event: Event, message: str, help_text: str, note: str, edits: tuple[Edit, ...] = ()
+    file: SourceFile, event: Event, message: str, no_mend: str, note: str, edits: tuple[Edit, ...] = ()
 ) -> Draft:
     """Return a draft on one event."""
     names = tuple(dict.fromkeys(filter(None, (event.target, event.source))))
-    return source_draft(file, names, (event.line, event.column), message, help_text, note, edits)
+    return source_draft(file, names, (event.line, event.column), message, no_mend, note, edits)
 
 
 def source_facts(text: str) -> dict[str, Any]:
