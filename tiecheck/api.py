@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.engine.compare import Compared
-    from tiecheck.records.compared import TieComparison
+    from tiecheck.records.fleet import TieComparison
     from tiecheck.records.life import SurvivalMatrix
     from tiecheck.records.live import Tie
     from tiecheck.records.uses import Use
@@ -63,7 +63,7 @@ def check(
     """
     made = make_config(target, config=config, ties=ties, **options)
     if optimizer is not None or beside is not None:
-        from tiecheck.engine.life import check_beside
+        from tiecheck.engine.options import check_beside
 
         return check_beside(target, made, optimizer, beside)  # type: ignore[arg-type]  # it refuses a path
     return check_with(target, made)

@@ -16,7 +16,7 @@ from tiecheck.cli.compare import command
 from tiecheck.config.options import Config
 from tiecheck.engine.compare import compare_targets
 from tiecheck.errors import TiecheckError
-from tiecheck.records.compared import TieComparison
+from tiecheck.records.fleet import TieComparison
 from tiecheck.render.compare import LISTS, SHOWN, render
 from tiecheck.render.reports import Style
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tiecheck.config.contract import read_contract, read_groups
+from tiecheck.config.options import read_contract, read_groups
 from tiecheck.errors import UsageError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.config.options import Config
-from tiecheck.engine.contracts import unused_classes
+from tiecheck.engine.status import unused_classes
 
 PAIR = ("lm_head.weight", "wte.weight")
 

@@ -10,7 +10,7 @@ import pytest
 from fleets import EMBEDDING, HEAD, NORM, floats, write_model
 
 import tiecheck
-from tiecheck.files.compare.bands import BANDS
+from tiecheck.files.compare.distance import BANDS
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tiecheck.files.compare import distance
-from tiecheck.files.compare.bands import RowBands
 from tiecheck.files.compare.distance import (
     CODES,
     FEW,
     Distance,
     DistanceMeter,
+    RowBands,
     eight_bit_values,
     elements_array,
     number_decoder,

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare import equality
-from tiecheck.files.compare.apart import surely_apart
 from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.files.compare.reshaped import surely_apart
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 

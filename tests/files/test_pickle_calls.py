@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiecheck.files.pickle.calls import can_be_called, can_make
 from tiecheck.files.pickle.records import ALLOWED, Global
+from tiecheck.files.pickle.unpickling import can_be_called, can_make
 
 
 def named(name: str) -> Any:

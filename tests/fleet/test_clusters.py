@@ -1,6 +1,6 @@
 """The same fleet by Dask and by Ray: really run, with workers that are killed and a model that kills them.
 
-That is `tiecheck.fleet.engines.dask` and `tiecheck.fleet.engines.ray`, with `tiecheck.fleet.engines.done` between; the
+That is `tiecheck.fleet.engines.dask` and `tiecheck.fleet.engines.ray`, with `tiecheck.fleet.rows` between; the
 last test asks by the command, `tiecheck.cli.fleet`.
 """
 

@@ -11,8 +11,7 @@ from fleets import drawn_fleet, run_fleet
 
 from tiecheck.errors import TargetError
 from tiecheck.fleet import parquet
-from tiecheck.fleet.compare import compare_tables
-from tiecheck.fleet.results import read_row_groups
+from tiecheck.fleet.results import compare_tables, read_row_groups
 
 DOC = Path(__file__).parents[2] / "docs" / "fleet.md"
 

@@ -26,7 +26,7 @@ import tiecheck
 from tiecheck.guard.gate import Gate
 from tiecheck.guard.verify import same_device
 from tiecheck.placement.map_lookup import by_accelerate as device_of
-from tiecheck.placement.promises import chosen_map, promises_of
+from tiecheck.placement.model import chosen_map, promises_of
 from tiecheck.records.placement import Crash, Placed, Placement, Plan, Proposal
 from tiecheck.records.report import Finding, Skip, TieEntry
 

@@ -23,9 +23,8 @@ from torch import nn
 
 import tiecheck
 from tiecheck.cli.survive import command
-from tiecheck.guard.faithful_copies import faithful_copy
 from tiecheck.guard.life_targets import live_model_of
-from tiecheck.guard.operations.registry import Operation, all_operations
+from tiecheck.guard.operations.registry import Operation, all_operations, faithful_copy
 from tiecheck.guard.survival import judge_survival
 from tiecheck.records.life import SurvivalMatrix
 from tiecheck.render import survival, survival_markdown, survival_page

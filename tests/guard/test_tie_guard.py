@@ -23,11 +23,9 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
 import tiecheck
-from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, sample_of
-from tiecheck.guard.retying import retie
+from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, retie, sample_of
 from tiecheck.guard.tie_guard import TieWarning
-from tiecheck.guard.user_lines import user_line
-from tiecheck.guard.watched_calls import start_watching, stop_watching
+from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line
 from tiecheck.records.life import Break, UserLine
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*weight_norm:FutureWarning")

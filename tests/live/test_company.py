@@ -13,8 +13,7 @@ from torch import nn
 from tiecheck.live.held_by_others import shared_across, tensors_in_optimizers
 from tiecheck.live.live_facts import split_by_sharding
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.plain_references import plain_references
-from tiecheck.live.registrations import Registrations
+from tiecheck.live.registrations import Registrations, plain_references
 from tiecheck.records.life import GroupPlace, HeldTensor, SharedAcross
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from zoo import animal, by_name, own
 
 from tiecheck.live.rehearsal import Rehearser, rehearse, shadow_directory, write_shadow
-from tiecheck.records.rehearsal import Rehearsal
+from tiecheck.records.loaders import Rehearsal
 from tiecheck.tables.generate.classes import class_candidates
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -19,7 +19,7 @@ from zoo import animal, by_name
 import tiecheck
 from tiecheck.live.rehearsal import Rehearser
 from tiecheck.peers.loaders import rehearsed
-from tiecheck.records.rehearsal import Held, Rehearsal
+from tiecheck.records.loaders import Held, Rehearsal
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 

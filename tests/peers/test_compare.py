@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiecheck.peers.views.differences import UntiedGroup, ViewDifference, compare_view
+from tiecheck.peers.views.registry import UntiedGroup, ViewDifference, compare_view
 from tiecheck.records.report import TieEntry, View
 from tiecheck.records.words import Kind
 

@@ -7,8 +7,7 @@ import copy
 import pytest
 from torch import nn
 
-from tiecheck.guard.errors import TieBroken
-from tiecheck.guard.tie_words import close_names, kind_text, quoted_names, untying_advice
+from tiecheck.guard.errors import TieBroken, close_names, kind_text, quoted_names, untying_advice
 from tiecheck.records.placement import Broken
 from tiecheck.testing.matching import differences_text, read_expected
 

@@ -10,7 +10,7 @@ from torch import nn
 from tiecheck.live.registrations import Registrations
 from tiecheck.records.uses import TensorGradient, UseGradient
 from tiecheck.trace.gradients import compare_gradients
-from tiecheck.trace.names import watched_names
+from tiecheck.trace.trails import watched_names
 
 
 class Net(nn.Module):

@@ -163,7 +163,7 @@ def command(targets: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
         report = assemble_report(_told_progress(run(targets, config), targets, style))
     write_reports(report, outputs, style)
     if config.ties:
-        from tiecheck.engine.contracts import unused_classes
+        from tiecheck.engine.status import unused_classes
 
         for name in unused_classes(report, config):
             click.echo(f"no target has the class {name} of {config.ties_from}", err=True)

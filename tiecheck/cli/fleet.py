@@ -102,7 +102,7 @@ def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) 
 
 def _compare(tables: tuple[str, ...], formats: tuple[str, ...], options: dict[str, Any]) -> NoReturn:
     """Compare two tables of results, and end with 0 where they are equal, else with 1."""
-    from tiecheck.fleet.compare import compare_tables
+    from tiecheck.fleet.results import compare_tables
     from tiecheck.render.reports import FLEETS, Style, parse_outputs
 
     if len(tables) != 2:

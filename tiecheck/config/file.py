@@ -11,9 +11,8 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-from tiecheck.config.contract import read_contract
 from tiecheck.config.discovery import PROJECT, Settings
-from tiecheck.config.options import LONGEST, PLACING, VALUES
+from tiecheck.config.options import LONGEST, PLACING, VALUES, read_contract
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.record import Record
 from tiecheck.records.report import SEVERITIES

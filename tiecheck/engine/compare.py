@@ -18,7 +18,7 @@ from tiecheck.engine.run import check_target, read_ties
 from tiecheck.errors import OutOfTimeError, TargetError
 from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.limits import Account, current
-from tiecheck.records.compared import Difference, TieChange, TieComparison
+from tiecheck.records.fleet import Difference, TieChange, TieComparison
 from tiecheck.records.report import TieEntry
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import TIED, Kind

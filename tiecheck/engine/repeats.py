@@ -16,8 +16,8 @@ from tiecheck.config.options import Config
 from tiecheck.engine.findings import finding_of_target
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, pick_weights_file
-from tiecheck.files.compare.apart import surely_apart
 from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.files.compare.reshaped import surely_apart
 from tiecheck.files.limits import CONFIG_BYTES, JSON_BYTES, Account, ByteQuestion
 from tiecheck.files.local import read_bytes
 from tiecheck.files.model_config import CONFIG_NAME

@@ -207,7 +207,7 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
     if raised := raised_load(facts, outcome, config):
         outcome.errors.append(Error(None, raised, target.text))
     if config.ties:
-        from tiecheck.engine.contracts import unkept_promises
+        from tiecheck.engine.status import unkept_promises
 
         outcome.errors.extend(Error(None, shown(told), target.text) for told in unkept_promises(facts, config))
     outcome.errors.extend(Error(None, str(e), e.path) for e in facts.known("unread_sources") or ())

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tiecheck.records.counts import Counts
     from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
     from tiecheck.records.live import LiveModel, Tie
-    from tiecheck.records.rehearsal import Rehearsal
+    from tiecheck.records.loaders import Rehearsal
     from tiecheck.records.report import Traffic
-    from tiecheck.records.scale import InitScale
+    from tiecheck.records.uses import InitScale
 
     Values = Literal["auto", "never", "always"]
 

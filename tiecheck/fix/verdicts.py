@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from tiecheck.config.options import Config
 from tiecheck.records.edits import Edit
+from tiecheck.records.loaders import Rehearsal
 from tiecheck.records.record import Record
-from tiecheck.records.rehearsal import Rehearsal
 from tiecheck.records.report import SEVERITIES, Finding, TargetReport, at_least
 
 HIDING = {"TIE112", "TIE205", "TIE206", "TIE207"}

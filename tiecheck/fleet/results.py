@@ -18,6 +18,7 @@ from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet.parquet import need_pyarrow, read_parquet, write_parquet
 from tiecheck.fleet.rows import FINDING, MODEL, row_lines
 from tiecheck.fleet.sources import Listed, current_mark, value_digest
+from tiecheck.records.fleet import FleetChange, FleetComparison
 
 Group = list[dict[str, Any]]
 """Rows of one model: its findings', then its own."""
@@ -208,3 +209,34 @@ def _whole(path: str) -> Iterator[str]:
 def _number(value: object) -> int:
     """Return 64 bits that stand for a value: a million rows of an earlier run take some 100 MB so."""
     return int(value_digest(value), 16)
+
+
+def compare_tables(before: str, after: str) -> FleetComparison:
+    """Compare two tables by the verdict and the rules of each model. Holds the older one's verdicts in memory.
+
+    Raises:
+        TiecheckError: One of them cannot be read.
+    """
+    verdicts: dict[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]] = {}
+    old = {}
+    for *_, row in read_row_groups(before):
+        verdict = row["status"], tuple(row["codes"])
+        old[row["target"]] = verdicts.setdefault(verdict, verdict)  # few verdicts, many models
+    new: list[str] = []
+    changed: list[FleetChange] = []
+    same = 0
+    for *_, row in read_row_groups(after):
+        was = old.pop(row["target"], None)
+        if was is None:
+            new.append(row["target"])
+        elif was == (row["status"], tuple(row["codes"])):
+            same += 1
+        else:
+            status, codes = was
+            appeared, ended = (set(row["codes"]) - set(codes), set(codes) - set(row["codes"]))
+            changed.append(
+                FleetChange(row["target"], status, row["status"], tuple(sorted(appeared)), tuple(sorted(ended)))
+            )
+    changed.sort(key=lambda change: (change.after != "fail", change.before == "fail", change.target))
+    equal = not (old or new or changed)
+    return FleetComparison(before, after, same, tuple(changed), tuple(sorted(new)), tuple(sorted(old)), equal)

@@ -13,6 +13,19 @@ from tiecheck.fleet.sources import Listed, current_mark, value_digest
 from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.report import TargetReport
 
+Chunk = tuple[Listed, ...]
+
+
+class Done(NamedTuple):
+    """A chunk that an engine is through with."""
+
+    chunk: Chunk
+    judged: Judged | None
+    """The outcome; None where it could not be had, after the engine's own retries."""
+    error: str | None
+    """Reason why, as a sentence without its subject."""
+
+
 THREADS = 64
 """Remote models of one chunk that are read at once."""
 

@@ -6,7 +6,7 @@ A tie that was there is a declaration: who broke it is asked, not whether somebo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.plain_references import PlainReference, plain_references
-from tiecheck.live.registrations import Registrations, looking_at, paused_collector
+from tiecheck.live.registrations import PlainReference, Registrations, looking_at, paused_collector, plain_references
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames, child_through_wrappers, without_wrappers
+from tiecheck.records.life import Break
 from tiecheck.records.words import KINDS, TIED, Kind
 from tiecheck.rules.live.members import use_one_weight
 
@@ -223,3 +223,43 @@ def sample_of(tensor: Tensor) -> bytes | None:
         flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
         step = max(1, flat.numel() // 64)
         return bytes(flat[::step][:64].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def retie(root: nn.Module, tie: RememberedTie, broken: Break) -> str | None:
+    """Tie the members of a broken tie again to one with data, and return None; or why it was not done.
+
+    Members with different values are not tied: nobody knows which is right.
+    """
+    members = [look_up(root, name) for name in tie.names if name not in tie.references]
+    tensors = [member.tensor for member in members]
+    if any(tensor is None for tensor in tensors) or tie.kind not in TIED or broken.after in TIED:
+        return "what became of a member is no parameter of its name"
+    full = [tensor for tensor in tensors if tensor is not None and not tensor.is_meta] or tensors
+    emptied = broken.operation.rpartition(".")[2] == "to_empty"  # no member has a value that could be lost
+    if not emptied and not all(_alike(full[0], tensor) for tensor in full[1:]):
+        return "the members have different values now, and nobody knows which are right; assign the one that is"
+    kept: Any = full[0]
+    for member in members:
+        if member.tensor is not kept and member.owner is not None:
+            held = member.owner._parameters if member.attribute in member.owner._parameters else member.owner._buffers
+            if member.attribute in member.owner._parameters and not isinstance(kept, nn.Parameter):
+                return "one member is a buffer and another a parameter"
+            held[member.attribute] = kept
+    for reference in tie.references.values():
+        owner = reference.holder(root)
+        holder: Any = vars(owner)[reference.attribute] if owner is not None else None
+        if reference.now(root) is not kept:
+            try:
+                holder[reference.key] = kept
+            except TypeError:
+                return f"{reference.name} cannot be assigned"
+    return None
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    if one.is_meta:
+        return True
+    with torch.no_grad():
+        return torch_adapter.equal_bytes(one, other)

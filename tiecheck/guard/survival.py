@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.errors import exception_line, shown
-from tiecheck.guard.faithful_copies import faithful_copy
-from tiecheck.guard.operations.registry import NotHereError, Operation, Trial, chosen_operations
+from tiecheck.guard.operations.registry import NotHereError, Operation, Trial, chosen_operations, faithful_copy
 from tiecheck.guard.remembered_ties import RememberedTie, remember_ties
 from tiecheck.live import torch_adapter
 from tiecheck.live.derived_weights import name_before
@@ -210,7 +209,7 @@ def judge_survival(found: SurvivalMatrix) -> Report:
 
     What an operation breaks by nature counts here too, since it was asked for.
     """
-    from tiecheck.engine.life import life_report
+    from tiecheck.engine.options import life_report
 
     breaks = [
         Break(cell.names, cell.before, cell.after, cell.reason, (), UserLine("", 0, row.words, row.operation))

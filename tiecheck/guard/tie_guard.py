@@ -20,10 +20,8 @@ from torch import Tensor, nn
 
 from tiecheck.errors import UsageError, class_word
 from tiecheck.guard.errors import TieBroken
-from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, sample_of
-from tiecheck.guard.retying import retie
-from tiecheck.guard.user_lines import user_line
-from tiecheck.guard.watched_calls import start_watching, stop_watching, watch_data_assignments
+from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, retie, sample_of
+from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line, watch_data_assignments
 from tiecheck.live.registrations import looking_at
 from tiecheck.live.wrappers import class_name, without_wrappers
 from tiecheck.records.life import Break, Overwritten, UserLine
@@ -166,7 +164,7 @@ class TieGuard(ContextDecorator):
     @property
     def report(self) -> Report:
         """Findings on what was broken, and where (TIE401, TIE403)."""
-        from tiecheck.engine.life import life_report
+        from tiecheck.engine.options import life_report
 
         names = [class_name(model) for model in self._models] or ["the watched models"]
         return life_report(", ".join(names), tuple(self.broken))

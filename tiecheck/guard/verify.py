@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.errors import TiecheckError
-from tiecheck.guard.tie_words import kind_text, tying_advice
+from tiecheck.guard.errors import kind_text, tying_advice
 from tiecheck.live import torch_adapter
 from tiecheck.live.group_kind import ON_DISK, GroupVerdict, judge_members
 from tiecheck.live.member_lookup import Member, look_up

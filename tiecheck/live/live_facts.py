@@ -27,8 +27,7 @@ from tiecheck.live.mismatches import (
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
 from tiecheck.live.ties import aliases_of, ties_of
-from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, read_declarations
-from tiecheck.live.transformers.heads import heads_of
+from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, heads_of, read_declarations
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
 from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, own_class, with_user_names, without_wrappers
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie

@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 from tiecheck.errors import MissingExtraError, TargetError
 from tiecheck.files.limits import Account, current
 from tiecheck.files.model_config import read_config
-from tiecheck.records.rehearsal import Rehearsal, read_rehearsal
+from tiecheck.records.loaders import Rehearsal, read_rehearsal
 from tiecheck.records.stored import Checkpoint
 
 CHILD = Path(__file__).with_name("transformers") / "rehearse_child.py"

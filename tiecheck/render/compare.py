@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TextIO
 
-from tiecheck.records.compared import TieChange, TieComparison
+from tiecheck.records.fleet import TieChange, TieComparison
 from tiecheck.records.report import TieEntry
 from tiecheck.records.words import TIED
 from tiecheck.render.inspect import LABEL, NAMES_SHOWN, tie_facts

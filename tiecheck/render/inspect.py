@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import log
 from typing import TYPE_CHECKING, TextIO
 
-from tiecheck.peers.views.differences import compare_view
+from tiecheck.peers.views.registry import compare_view
 from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.report import Report, TargetReport, TieEntry, View
 from tiecheck.records.uses import is_plain, names_not_taken
@@ -17,8 +17,7 @@ from tiecheck.render.text import STORED, more_names_text, traffic_text
 from tiecheck.wording import counted
 
 if TYPE_CHECKING:
-    from tiecheck.records.scale import InitScale
-    from tiecheck.records.uses import Use, Uses
+    from tiecheck.records.uses import InitScale, Use, Uses
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""

@@ -10,8 +10,7 @@ from tiecheck._version import __version__
 from tiecheck.records.report import SEVERITIES, Report
 
 if TYPE_CHECKING:
-    from tiecheck.records.compared import TieComparison
-    from tiecheck.records.fleet import FleetComparison, FleetSummary
+    from tiecheck.records.fleet import FleetComparison, FleetSummary, TieComparison
     from tiecheck.records.life import SurvivalMatrix
     from tiecheck.render.reports import Shown, Style
 

@@ -13,8 +13,7 @@ from tiecheck.records.record import Record
 from tiecheck.records.report import Report, Severity
 
 if TYPE_CHECKING:
-    from tiecheck.records.compared import TieComparison
-    from tiecheck.records.fleet import FleetComparison, FleetSummary
+    from tiecheck.records.fleet import FleetComparison, FleetSummary, TieComparison
     from tiecheck.records.life import SurvivalMatrix
 
     Shown = Report | TieComparison | FleetSummary | FleetComparison | SurvivalMatrix

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from tiecheck.errors import class_word
-from tiecheck.guard.tie_words import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
+from tiecheck.guard.errors import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
 from tiecheck.records.words import KINDS, Kind
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tiecheck.config.contract import Groups, read_groups
+from tiecheck.config.options import Groups, read_groups
 from tiecheck.errors import UsageError
-from tiecheck.guard.tie_words import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
+from tiecheck.guard.errors import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
 from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.registrations import Registrations, paused_collector

@@ -18,9 +18,9 @@ from tiecheck.records.uses import TensorGradient, UseGradient
 from tiecheck.records.words import Unknown
 from tiecheck.trace.forward import floating, left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs
-from tiecheck.trace.names import watched_names
 from tiecheck.trace.operations import kind_of
 from tiecheck.trace.reads import ReadTrace
+from tiecheck.trace.trails import watched_names
 from tiecheck.trace.uses import TRIES, on_device
 
 LARGEST = 200_000_000

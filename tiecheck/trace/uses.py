@@ -18,9 +18,8 @@ from tiecheck.records.uses import Held, Use, Uses
 from tiecheck.records.words import Unknown
 from tiecheck.trace.forward import floating, left_untouched
 from tiecheck.trace.inputs import Inputs, made_inputs
-from tiecheck.trace.names import watched_names
 from tiecheck.trace.reads import ReadTrace, watch_reads
-from tiecheck.trace.trails import TensorRead
+from tiecheck.trace.trails import TensorRead, watched_names
 
 PASSES = 3
 """Most passes on made-up inputs, made to see what the first did not read (a text tower, then a vision tower)."""

@@ -22,7 +22,7 @@ from tiecheck.engine.run import check_target
 from tiecheck.errors import TiecheckError
 from tiecheck.fix.run import FixOptions, FixOutcome, fix_target
 from tiecheck.live.rehearsal import rehearse
-from tiecheck.records.rehearsal import Rehearsal
+from tiecheck.records.loaders import Rehearsal
 from tiecheck.records.report import Finding
 
 STAYING = {"loss stays", "raises as before"}

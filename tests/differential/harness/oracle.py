@@ -12,7 +12,7 @@ from zoo import LARGEST, Names
 
 from harness.draft import Draft
 from tiecheck.live.rehearsal import Rehearser, rehearse
-from tiecheck.records.rehearsal import Held, Rehearsal
+from tiecheck.records.loaders import Held, Rehearsal
 
 LOSSES = {"random", "discarded", "crash"}
 """The outcomes that cost somebody something."""

@@ -17,8 +17,7 @@ from transformers import (
 )
 
 from tiecheck.live.registrations import Registrations
-from tiecheck.live.transformers.declarations import PretrainedModel
-from tiecheck.live.transformers.heads import heads_of
+from tiecheck.live.transformers.declarations import PretrainedModel, heads_of
 from tiecheck.live.transformers.tied_weights_keys import Keys
 
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16, "vocab_size": 24}

@@ -11,7 +11,7 @@ from rule_failures import codes, llama
 from safetensors.torch import load_file, save_file
 
 from tiecheck.rules.files.loading import LoaderReadsOtherWeights, LoadWillRaise
-from tiecheck.rules.stored.odd_flags import InvalidTieFlag, load_problem, problem_draft
+from tiecheck.rules.stored.shapes import InvalidTieFlag, load_problem, problem_draft
 
 KINDS = ("name", "nested", "format", "shape", "flag")
 VERSIONS = st.sampled_from([("4.57",), ("5",), ("4.57", "5")])

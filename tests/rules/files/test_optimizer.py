@@ -15,7 +15,7 @@ from rule_failures import codes, gpt2, llama
 from safetensors.torch import load_file
 from torch import nn
 
-from tiecheck.rules.files.optimizer import TiedOptimizerStateSplit
+from tiecheck.rules.files.formats import TiedOptimizerStateSplit
 
 
 def emptied() -> nn.Module:

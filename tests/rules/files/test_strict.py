@@ -17,7 +17,7 @@ from rule_failures import codes, gpt2, judged, llama
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tiecheck.rules.files.strict import StrictLoadWillFail
+from tiecheck.rules.files.loading import StrictLoadWillFail
 
 PREFIXES = ("module.", "model.module.", "pretrained_model.", "_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.")
 

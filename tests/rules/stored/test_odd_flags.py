@@ -9,7 +9,7 @@ import transformers
 from rule_failures import llama, set_flag
 
 import tiecheck
-from tiecheck.rules.stored.odd_flags import InvalidTieFlag
+from tiecheck.rules.stored.shapes import InvalidTieFlag
 
 
 @pytest.mark.parametrize("value", ["false", "true", 0, 1, 2.5, [], {}])

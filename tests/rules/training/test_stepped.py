@@ -14,7 +14,7 @@ from torch import nn
 
 import tiecheck
 from tiecheck.config.options import Config
-from tiecheck.engine.life import check_beside, life_report
+from tiecheck.engine.options import check_beside, life_report
 from tiecheck.rules.training.stepped import case_slot, places_text, variable_of, without_orphans
 
 

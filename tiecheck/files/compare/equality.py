@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tiecheck.files.compare.bands import RowBands
+from tiecheck.files.compare.distance import RowBands
 from tiecheck.files.compare.spans import OpaqueError, Span, StridedSpan, opened_members
 from tiecheck.files.limits import COMPARED, byte_question, target_account
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor

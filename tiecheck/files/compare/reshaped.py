@@ -7,12 +7,14 @@ mergers cast one side. Each is worth another sentence than "they differ".
 from __future__ import annotations
 
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any, Literal
 
-from tiecheck.files.compare.distance import elements_array, number_decoder
-from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes, compare_opened
+from tiecheck.files.compare.distance import Decode, elements_array, number_decoder
+from tiecheck.files.compare.equality import BLOCK, Constancy, compare_bytes, compare_opened, sample_offsets
 from tiecheck.files.compare.spans import OpaqueError, Span, opened_members
 from tiecheck.files.limits import byte_question
+from tiecheck.files.local import TensorFiles
 from tiecheck.records.stored import Checkpoint, Comparison, StoredTensor
 from tiecheck.records.words import Unknown
 
@@ -230,3 +232,32 @@ def _to_bfloat16(np: Any, values: Any) -> Any:
     bits = values.view("u4")
     rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype("u4").view("f4")
     return np.where(np.isnan(values), values, rounded)
+
+
+WINDOW = 16
+"""Bytes of which numbers are made at once: whole elements of every type."""
+
+
+def surely_apart(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> bool:
+    """Tell by samples whether some members, alike in dtype and shape, differ in a finite number and are not `alike`.
+
+    A file that is gone is a `TargetError`, one that became too short an `EOFError`.
+    """
+    decode = number_decoder(tensors[0].dtype)
+    if decode is None or checkpoint.format != "safetensors":
+        return False
+    first, *others = tensors
+    with TensorFiles(checkpoint.root) as files:
+        for offset in sample_offsets(first.nbytes):
+            begin = offset - offset % WINDOW
+            count = min(WINDOW, first.nbytes - begin)
+            block = files.read(first, begin, count)
+            for other in others:
+                if (beside := files.read(other, begin, count)) != block and _apart(decode, block, beside):
+                    return True
+    return False
+
+
+def _apart(decode: Decode, block: bytes, beside: bytes) -> bool:
+    """Tell whether two blocks differ in a finite number."""
+    return any(x != y and isfinite(x) and isfinite(y) for x, y in zip(decode(block), decode(beside), strict=True))

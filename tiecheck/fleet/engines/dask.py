@@ -8,8 +8,7 @@ from typing import Any
 
 from tiecheck.config.options import Config
 from tiecheck.errors import MissingExtraError, TargetError, exception_line
-from tiecheck.fleet.engines.done import Chunk, Done
-from tiecheck.fleet.rows import judge_chunk
+from tiecheck.fleet.rows import Chunk, Done, judge_chunk
 
 LOOK = 10
 """Seconds of waiting after which the cluster is asked whether it has a worker."""

@@ -9,8 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from tiecheck.config.options import Config
-from tiecheck.fleet.engines.done import Chunk, Done
-from tiecheck.fleet.rows import judge_chunk
+from tiecheck.fleet.rows import Chunk, Done, judge_chunk
 
 AHEAD = 2
 """Chunks that each worker has: the one it judges, and the next."""

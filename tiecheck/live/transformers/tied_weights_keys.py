@@ -16,12 +16,7 @@ from torch import nn
 
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.transformers.rewritten_keys import (
-    declaration_text,
-    head_pair,
-    listed_pairs,
-    method_problems,
-)
+from tiecheck.live.transformers.rewritten_keys import declaration_text, head_pair, listed_pairs, method_problems
 from tiecheck.patterns import takes_forever
 from tiecheck.records.live import KeyForm, KeyProblem
 

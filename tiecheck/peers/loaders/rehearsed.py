@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from tiecheck.peers.loaders.loader_rules import GENERAL, UNREAD
 from tiecheck.peers.loaders.registry import covers_version, loaders_of
 from tiecheck.peers.loaders.transformers import covers_release
-from tiecheck.records.loaders import LoaderView
-from tiecheck.records.rehearsal import Dropped, Held, Rehearsal
+from tiecheck.records.loaders import Dropped, Held, LoaderView, Rehearsal
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import Outcome
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from tiecheck.peers.loaders.accelerate import CLEANER, CONFIG_CHECKS, FINDERS
-from tiecheck.peers.views.differences import CHECK, FIND
 from tiecheck.peers.views.module_walks import names_by_key
+from tiecheck.peers.views.registry import CHECK, FIND
 from tiecheck.peers.views.tool_functions import (
     NotRun,
     ToolAnswer,
