@@ -31,6 +31,7 @@ from click.testing import CliRunner
 
 import tiecheck.records.counts
 import tiecheck.records.placement
+import tiecheck.records.scale
 import tiecheck.records.uses
 from tiecheck.cli.main import COMMANDS, cli
 from tiecheck.config.file import KEYS
@@ -199,7 +200,7 @@ def type_schema(hint: Any) -> dict[str, Any]:
     if origin is Mapping:  # JSON has no keys but texts
         return {"type": "object", "additionalProperties": type_schema(arguments[1])}
     documents = field_documents(hint)
-    modules = tiecheck.records.counts, tiecheck.records.placement, tiecheck.records.uses
+    modules = tiecheck.records.counts, tiecheck.records.placement, tiecheck.records.uses, tiecheck.records.scale
     lazy = {name: kind for module in modules for name, kind in vars(module).items()}  # imported for types alone
     hints = {name: kind for name, kind in get_type_hints(hint, localns=lazy).items() if name not in INTERNAL}
     described = {name: type_schema(kind) | {"description": documents[name]} for name, kind in hints.items()}

@@ -143,9 +143,8 @@ def count_parameters(module: nn.Module) -> Counts:
 
     Returns:
         `unique` is the number of parameters: each memory once. `objects` is what
-        `sum(p.numel() for p in model.parameters())` gives, `by_name` what a sum over a state dict gives, `expected`
-        what `unique` would be if every declared tie held, `buffers` what buffers add. Each has `elements`, `nbytes`
-        and `trainable`; what cannot be told is None there, and `reasons` says why.
+        `sum(p.numel() for p in model.parameters())` gives, `expected` what `unique` would be if every declared tie
+        held. Each has `elements`, `nbytes` and `trainable`; what cannot be told is None, and `reasons` says why.
 
     Raises:
         TiecheckError: If the module's own code raises.

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiecheck
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.rules.training.scale import ERROR_FROM
 
 

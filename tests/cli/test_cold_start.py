@@ -62,7 +62,6 @@ def test_a_check_loads_nothing_of_inspect_and_of_placements(models: Path) -> Non
     others = {
         "tiecheck.cli.inspect",
         "tiecheck.render.inspect",
-        "tiecheck.stored.counts",
         "tiecheck.peers.views.registry",
         "tiecheck.records.placement",
         "tiecheck.placement.asked.options",

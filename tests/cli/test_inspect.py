@@ -71,7 +71,7 @@ def target_of(tiecheck_cli, *arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_fits_schema_and_page(tiecheck_cli, models: Path, case: str) -> None:
     target = target_of(tiecheck_cli, str(models / case))
-    assert target["counts"]["layer"] == "stored"
+    assert target["counts"] is None
     assert target["views"] == []
     for options in ((), ("-v",)):
         result = tiecheck_cli("inspect", str(models / case), *options)
@@ -98,8 +98,6 @@ def test_text_of_a_checkpoint(tiecheck_cli, models: Path) -> None:
         "    class     parameter, as the class builds it when it ties",
         "    declared  tied, by config.json:tie_word_embeddings",
         "    tensor    float32 [96, 16], 6,144 bytes",
-        "  unique       8,272  33,088  each memory once",
-        "  expected     6,736  26,944  if every declared tie held",
         "  head-discarded  transformers 4.57, reads tie_word_embeddings: true",
     ):
         assert line in text.splitlines()
@@ -112,7 +110,6 @@ def test_text_of_the_olmo_thread(tiecheck_cli, models: Path) -> None:
     assert "  misses    accelerate 0.18-0.33 find_tied_parameters" in lines
     assert any(re.match(r"  same      accelerate [\d.]+ find_tied_parameters$", line) for line in lines)
     assert "  unique       6,736      6,736  26,944  each memory once" in lines
-    assert "  by name      8,272      8,272  33,088  each name" in lines
     views = lines.index("views: what other tools take for tied, beside the ties above")
     assert lines.index("ties") < views, "the truth comes first"
 
@@ -144,8 +141,7 @@ def test_views_of_a_wrapped_model_have_the_names_of_its_ties(tiecheck_cli, sourc
 
 
 def test_a_cycle_is_told_and_ends(tiecheck_cli, source: Path) -> None:
-    target = target_of(tiecheck_cli, f"{source}:cycle")
-    assert target["counts"]["by_name"]["elements"] is None
+    target_of(tiecheck_cli, f"{source}:cycle")
     text = tiecheck_cli("inspect", f"{source}:cycle").stdout
     assert "endlessly many more (a cycle)" in text
     assert "raises" in text
@@ -176,7 +172,7 @@ def test_what_could_not_be_read_is_told_and_is_status_2(
 def test_a_layer_that_lacks_takes_nothing_from_the_others(tiecheck_cli, models: Path) -> None:
     target = target_of(tiecheck_cli, str(models / "olmo-module-alias"), "--live")
     assert target["ties"]
-    assert target["counts"]["layer"] == "stored"
+    assert target["counts"] is None
 
 
 def test_one_bad_target_does_not_hide_the_others(tiecheck_cli, models: Path) -> None:
@@ -190,13 +186,12 @@ def test_a_config_alone_has_no_weights_and_may_be_built(tiecheck_cli, models: Pa
     assert "no weights" in target_of(tiecheck_cli, str(tmp_path))["errors"][0]["message"]
     built = target_of(tiecheck_cli, str(tmp_path), "--live")
     assert built["errors"] == []
-    assert built["counts"]["layer"] == "live"
+    assert built["counts"]["unique"]["elements"]
 
 
 def test_values_never_reads_no_byte(tiecheck_cli, models: Path) -> None:
     target = target_of(tiecheck_cli, str(models / "llama-diverged-head"), "--values", "never")
     assert target["ties"][0]["stored"] == "unknown"
-    assert target["counts"]["expected"]["elements"] == 6_736
 
 
 def test_names_are_never_printed_raw(tiecheck_cli, tmp_path: Path) -> None:

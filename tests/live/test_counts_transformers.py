@@ -61,9 +61,7 @@ def test_a_class_counts_as_transformers_counts_it(name: str) -> None:
     counts = tiecheck.count_parameters(model)
     assert counts.unique.elements == counts.objects.elements == counts.expected.elements == model.num_parameters()
     assert counts.unique.trainable == model.num_parameters(only_trainable=True)
-    named = model.named_parameters(remove_duplicate=False)
-    assert counts.by_name.elements == sum(p.numel() for _, p in named)
-    assert counts.unique.nbytes + counts.buffers.nbytes == model.get_memory_footprint()
+    assert counts.unique.nbytes == sum(p.nbytes for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -136,31 +134,6 @@ def test_a_parametrized_head_leaves_expected_unknown() -> None:
 def small() -> Any:
     config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16, n_positions=8)
     return transformers.GPT2LMHeadModel(config)
-
-
-def test_what_accelerate_offloads_is_counted_by_the_map_it_keeps(tmp_path) -> None:
-    from accelerate import cpu_offload, disk_offload
-
-    model = small()
-    whole = tiecheck.count_parameters(model).unique
-    duplicate = model.lm_head.weight.numel()
-    cpu_offload(model, execution_device="cpu")
-    counts = tiecheck.count_parameters(model)
-    assert counts.unique == counts.expected == whole
-    assert counts.objects.elements == sum(p.numel() for p in model.parameters()) == whole.elements + duplicate
-    assert counts.reasons == ()
-
-    model = small()
-    folder = tmp_path / "offloaded"
-    disk_offload(model, str(folder), execution_device="cpu")
-    counts = tiecheck.count_parameters(model)
-    assert counts.unique.elements == whole.elements + duplicate, "two files"
-    assert counts.expected == Tally(None, None, None)
-    assert any("does not tell whether they were one tensor" in reason for reason in counts.reasons)
-    folder.rename(tmp_path / "gone")
-    counts = tiecheck.count_parameters(model)
-    assert counts.unique == counts.expected == Tally(None, None, None)
-    assert any("does not show the values" in reason for reason in counts.reasons)
 
 
 def test_a_wrapper_changes_no_count() -> None:

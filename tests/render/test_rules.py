@@ -17,7 +17,8 @@ from tiecheck.render.rules import (
     thread_link,
 )
 from tiecheck.rules.base import SECTIONS, Rule
-from tiecheck.rules.registry import all_rules, search_rules
+from tiecheck.rules.registry import all_rules
+from tiecheck.rules.search import search_rules
 
 
 @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)

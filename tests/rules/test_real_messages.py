@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiecheck.rules.registry import search_rules
+from tiecheck.rules.search import search_rules
 
 OLDER = (
     (

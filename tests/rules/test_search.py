@@ -9,7 +9,8 @@ import pytest
 
 from tiecheck.errors import UsageError
 from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import SHORTEST, all_rules, match_message, plain_text, search_rules, symptoms_of
+from tiecheck.rules.registry import all_rules
+from tiecheck.rules.search import SHORTEST, match_message, plain_text, search_rules, symptoms_of
 from tiecheck.tables.symptoms import read_symptoms
 
 MESSAGES = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale.live import live_scale
 from tiecheck.scale.stored import NO_NORM

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiecheck
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.scale.prediction import own_share, predict_untrained, predicted_deviation
 
 

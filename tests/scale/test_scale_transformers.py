@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale.live import live_scale
 from tiecheck.scale.stored import stored_scale

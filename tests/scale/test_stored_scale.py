@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale.prediction import predicted_deviation
 from tiecheck.scale.stored import HARMLESS, NO_NORM, stored_scale

@@ -26,7 +26,7 @@ def command(text: tuple[str, ...], output_format: str) -> None:
     if known:
         found = FoundRules(known, None)
     else:
-        from tiecheck.rules.registry import search_rules
+        from tiecheck.rules.search import search_rules
 
         found = search_rules(asked)
     if output_format == "json":

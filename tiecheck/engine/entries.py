@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tiecheck.config.options import Config
     from tiecheck.facts.registry import FactName, Facts
     from tiecheck.records.live import DeclaredTie, LiveModel, Tie
-    from tiecheck.records.uses import InitScale
+    from tiecheck.records.scale import InitScale
 
     T = TypeVar("T", Tie, DeclaredTie)
 

@@ -7,11 +7,20 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.discovery import Settings, search_settings
-from tiecheck.config.options import LONGEST, PLACING, VALUES, Config, class_path
-from tiecheck.engine.run import assemble_report, check_target, judge_facts
+from tiecheck.config.options import (
+    GIVEN,
+    LONGEST,
+    PLACING,
+    VALUES,
+    Config,
+    Groups,
+    class_path,
+    read_contract,
+    read_groups,
+)
+from tiecheck.engine.run import assemble_report, check_target, judge_facts, run
 from tiecheck.errors import UsageError, did_you_mean, foreign_errors
 from tiecheck.facts.registry import Facts
-from tiecheck.records.life import SurvivalMatrix
 from tiecheck.records.report import SEVERITIES, Report, TargetReport
 from tiecheck.rules.registry import check_codes
 from tiecheck.targets.parse import Target
@@ -19,15 +28,11 @@ from tiecheck.targets.parse import Target
 if TYPE_CHECKING:
     from torch import nn
 
-    from tiecheck.config.options import Groups
-
     Ties = Mapping[str, Iterable[Iterable[str]]] | Iterable[Iterable[str]]
 
 
 def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
     """Check a model by options that are made already; see `check`."""
-    from tiecheck.engine.run import assemble_report, run
-
     return assemble_report(run((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), config))
 
 
@@ -52,8 +57,6 @@ def make_config(
         settings = read_settings(os.fspath(config))
         options = (settings.fields if settings else {}) | options
     if ties is not None:
-        from tiecheck.config.options import GIVEN
-
         options["ties"], options["ties_from"] = _contract(target, ties), GIVEN
     if placing:
         need_map(options, placing, _keyword)
@@ -76,8 +79,6 @@ def _keyword(field: str) -> str:
 
 def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
     """Return a contract by class; bare groups are those of the module's class."""
-    from tiecheck.config.options import read_contract, read_groups
-
     if isinstance(ties, Mapping):
         return read_contract(ties, "ties")
     if isinstance(target, (str, os.PathLike)):
@@ -95,7 +96,6 @@ def read_settings(path: str, *, asked: bool = True) -> Settings | None:
     See `config.file.parse_settings`.
     """
     from tiecheck.config.file import Checks, parse_settings
-    from tiecheck.rules.registry import check_codes
 
     return parse_settings(path, Checks(check_codes, _loaders, _placing), asked=asked)
 
@@ -119,6 +119,8 @@ def _placing(given: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def life_report(name: str, breaks: tuple[Any, ...], survived: Any = None) -> Report:
     """Return the findings on ties that broke, and on what operations did that were named, as a report on a module."""
+    from tiecheck.records.life import SurvivalMatrix
+
     target = Target(name, "module", name, None)
     nothing = SurvivalMatrix(name, (), (), ())
     facts = Facts({"tie_breaks": breaks, "survived": survived if survived is not None else nothing})

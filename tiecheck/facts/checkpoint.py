@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tiecheck.records.live import LiveModel, Tie
     from tiecheck.records.loaders import Rehearsal
     from tiecheck.records.report import Traffic
-    from tiecheck.records.uses import InitScale
+    from tiecheck.records.scale import InitScale
 
     Values = Literal["auto", "never", "always"]
 
@@ -127,23 +127,14 @@ def rehearsal(
 
 
 @fact
-def counts(
-    built: Built | None,
-    contract: Config | None,
-    checkpoint: Checkpoint | None,
-    groups: tuple[Group, ...] | Unknown | None,
-) -> Counts | Unknown:
-    """Numbers of parameters: of the module where there is one, else of the checkpoint."""
-    if built is not None and contract is not None:
-        from tiecheck.live.live_facts import contract_of
-        from tiecheck.live.parameter_counts import count_live
+def counts(built: Built | None, contract: Config | None) -> Counts | Unknown:
+    """Numbers of parameters of the module, where there is one."""
+    if built is None or contract is None:
+        return Unknown("there is no module")
+    from tiecheck.live.live_facts import contract_of
+    from tiecheck.live.parameter_counts import count_live
 
-        return count_live(built.module, contract_of(built.module, contract))
-    if checkpoint is None or groups is None:
-        return Unknown("there are no weights")
-    from tiecheck.stored.counts import count_stored
-
-    return count_stored(checkpoint, groups)
+    return count_live(built.module, contract_of(built.module, contract))
 
 
 @fact

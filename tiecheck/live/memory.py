@@ -1,17 +1,15 @@
-"""The memory of tensors: which of them share it, and how much some of them take, ties once, overlaps not double."""
+"""The memory of tensors: which of them share it, and the bytes of one."""
 
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tiecheck.files.compare.spans import OpaqueError, Span
-from tiecheck.files.covered_bytes import count_covered_bytes
 from tiecheck.files.strided_views import ByteView, Shared, dense_view, memory_groups, overlapping_runs
 from tiecheck.live import torch_adapter
 from tiecheck.live.member_lookup import look_up
@@ -19,9 +17,6 @@ from tiecheck.live.torch_adapter import PLAIN, TensorDescriber, why_values_are_e
 from tiecheck.records.stored import StoredTensor
 from tiecheck.records.words import Kind, weakest_kind
 from tiecheck.union_find import DisjointParts
-
-MESHED = "sharing memory as strided views over so wide a span that it is too much to tell how much"
-UNLIKE = "sharing memory as other element types or in other forms, which has no one number of elements"
 
 
 class Link(NamedTuple):
@@ -94,116 +89,6 @@ def _join(groups: list[Shared], owners: list[int], wrappers: dict[int, int]) -> 
                 kind = "overlap"
             links.append(Link(members, kind, next((g.reason for g in below if g.reason), None)))
     return links
-
-
-class Amount(NamedTuple):
-    """An amount of elements and of bytes; None where it cannot be told."""
-
-    elements: int | None
-    nbytes: int | None
-
-
-UNTOLD = Amount(None, None)
-
-
-class TensorSizes:
-    """The sizes of some distinct tensors, and the memory that they share."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Measure some distinct tensors; no element is read."""
-        self.tensors = tensors
-        self.limits: Counter[str] = Counter()
-        """Limits of the figures, in words that follow "2 tensors: " -> how many tensors each goes for."""
-        self._memory: dict[int, Amount] = {}  # what a tensor stands on, where that is not what it says
-        with torch_adapter.without_torch_functions():
-            plain = torch_adapter.plain_sizes(tensors)
-            looks = [self._look(i, tensor) for i, tensor in enumerate(tensors)] if plain is None else []
-            self.elements: Sequence[int | None] = plain[0] if plain else [look.elements for look in looks]
-            """Elements of each, as `numel()` says: of a sharded tensor all of them."""
-            self.nbytes: Sequence[int | None] = plain[1] if plain else [look.nbytes for look in looks]
-            """Bytes of each: of a wrapper those of what it wraps here."""
-            self._links = memory_links(tensors)
-        self._linked = {i for link in self._links for i in link.members}
-
-    def _look(self, i: int, tensor: Tensor) -> Amount:
-        """Return elements and bytes of one tensor; notes where its memory is another amount."""
-        plain = torch_adapter.plain_sizes((tensor,))
-        if plain is not None:
-            return Amount(plain[0][0], plain[1][0])
-        elements = torch_adapter.elements_of(tensor)
-        if isinstance(elements, str):
-            self.limits[elements] += 1
-            return UNTOLD
-        why = torch_adapter.why_memory_is_hidden(tensor)
-        views = None if why else torch_adapter.memory_views(tensor)
-        if views is None:
-            self.limits[why or "the memory cannot be told"] += 1
-            self._memory[i] = UNTOLD
-            return Amount(elements, None)
-        memory, width = count_covered_bytes(views), tensor.element_size()
-        if torch_adapter.wrapped_tensors(tensor):
-            if memory != elements * width:
-                word = type(tensor).__name__
-                self.limits[f"the bytes are those that the {word} holds in this process"] += 1
-            return Amount(elements, memory)
-        nbytes = tensor.numel() * width
-        if memory is None:
-            self.limits[MESHED] += 1
-        if memory != nbytes:  # an expanded tensor stands on less than it says
-            self._memory[i] = UNTOLD if memory is None else Amount(memory // width, memory)
-        return Amount(elements, nbytes)
-
-    def once(self, among: Collection[int]) -> Amount:
-        """Return the memory of the tensors at some positions, each byte once."""
-        alone = [i for i in among if i not in self._linked and i not in self._memory]
-        parts = [self._memory[i] for i in self._memory if i not in self._linked and i in among]
-        parts += [self._union(link, [i for i in link.members if i in among]) for link in self._links]
-        parts.append(
-            Amount(sum_if_known([self.elements[i] for i in alone]), sum_if_known([self.nbytes[i] for i in alone]))
-        )
-        return Amount(sum_if_known([part.elements for part in parts]), sum_if_known([part.nbytes for part in parts]))
-
-    def partners(self, some: Collection[int]) -> set[int]:
-        """Return other tensors that share memory with some of them, through others too."""
-        near = {i for link in self._links if any(i in some for i in link.members) for i in link.members}
-        return near.difference(some)
-
-    def _union(self, link: Link, members: list[int]) -> Amount:
-        """Return the memory that some members of a link stand on."""
-        if len(members) < 2:
-            return self._alone(members[0]) if members else Amount(0, 0)
-        if link.kind == "unknown":
-            self.limits[MESHED] = max(self.limits[MESHED], len(link.members))
-            return UNTOLD
-        with torch_adapter.without_torch_functions():
-            nbytes = count_covered_bytes(
-                [view for i in members for view in torch_adapter.memory_views(self.tensors[i]) or ()]
-            )
-        if nbytes is None:
-            self.limits[MESHED] = max(self.limits[MESHED], len(link.members))
-            return UNTOLD
-        return Amount(self._elements(link, members, nbytes), nbytes)
-
-    def _alone(self, i: int) -> Amount:
-        """Return the memory that one tensor stands on."""
-        return self._memory.get(i, Amount(self.elements[i], self.nbytes[i]))
-
-    def _elements(self, link: Link, members: list[int], nbytes: int) -> int | None:
-        """Return how many elements the bytes are that some members of a link share."""
-        alike = {self._alone(i) for i in members}
-        if link.kind == "storage" and len(alike) == 1:
-            return alike.pop().elements
-        widths = {self.tensors[i].element_size() for i in members}
-        if len(widths) == 1 and not any(torch_adapter.wrapped_tensors(self.tensors[i]) for i in members):
-            return nbytes // widths.pop()
-        self.limits[UNLIKE] = max(self.limits[UNLIKE], len(members))
-        return None
-
-
-def sum_if_known(values: Sequence[int | None]) -> int | None:
-    """Return the sum of some amounts; None where one of them is unknown."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
 
 
 class MemorySpan(Span):

@@ -16,7 +16,8 @@ from tiecheck.records.words import Kind
 if TYPE_CHECKING:  # its records are made for a placement alone, and a start does not pay for them
     from tiecheck.records.counts import Counts
     from tiecheck.records.placement import Placement
-    from tiecheck.records.uses import InitScale, Uses
+    from tiecheck.records.scale import InitScale
+    from tiecheck.records.uses import Uses
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")

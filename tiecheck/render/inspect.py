@@ -7,7 +7,7 @@ from math import log
 from typing import TYPE_CHECKING, TextIO
 
 from tiecheck.peers.views.registry import compare_view
-from tiecheck.records.counts import Counts, Tally
+from tiecheck.records.counts import Counts
 from tiecheck.records.report import Report, TargetReport, TieEntry, View
 from tiecheck.records.uses import is_plain, names_not_taken
 from tiecheck.records.words import HURTS, TIED
@@ -17,7 +17,8 @@ from tiecheck.render.text import STORED, more_names_text, traffic_text
 from tiecheck.wording import counted
 
 if TYPE_CHECKING:
-    from tiecheck.records.uses import InitScale, Use, Uses
+    from tiecheck.records.scale import InitScale
+    from tiecheck.records.uses import Use, Uses
 
 GROUPS_SHOWN = 12
 """Tie groups and aliases listed for a target; some detection models have hundreds."""
@@ -35,9 +36,7 @@ TONES = {"same": "green", "misses": "yellow", "more": "yellow", "differs": "yell
 COUNTED = {
     "unique": "each memory once",
     "objects": "each Parameter once",
-    "by_name": "each name",
     "expected": "if every declared tie held",
-    "buffers": "besides",
 }
 """The ways of counting, in the order of the table."""
 
@@ -180,25 +179,16 @@ def _scale(scale: InitScale) -> Iterator[Line]:
 
 def _counts(counts: Counts) -> Iterator[Line]:
     """Yield a table with a line for each way of counting."""
-    tallies = {name: getattr(counts, name) for name in COUNTED}
-    rows = [(name, _figures(tally)) for name, tally in tallies.items() if tally is not None]
     heads = ("elements", "trainable", "bytes")
-    columns = [0, 1, 2] if counts.layer == "live" else [0, 2]  # a checkpoint does not say what is trained
-    wide = {i: max(len(heads[i]), *(len(figures[i]) for _, figures in rows)) for i in columns}
-    head = "  ".join(f"{heads[i]:>{wide[i]}}" for i in columns)
-    title = "parameters" if counts.layer == "live" else "stored"
-    yield Line(f"{title:<{LABEL + 2}}{head}", 0, 0, "bold", len(title))
-    for name, figures in rows:
-        cells = "  ".join(f"{figures[i]:>{wide[i]}}" for i in columns)
-        yield Line(f"{name.replace('_', ' '):<{LABEL}}{cells}  {COUNTED[name]}", 2, LABEL)
+    tallies = [getattr(counts, name) for name in COUNTED]
+    rows = [["?" if n is None else f"{n:,}" for n in (t.elements, t.trainable, t.nbytes)] for t in tallies]
+    wide = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    cells = ["  ".join(f"{word:>{width}}" for word, width in zip(row, wide, strict=True)) for row in (heads, *rows)]
+    yield Line(f"{'parameters':<{LABEL + 2}}{cells[0]}", 0, 0, "bold", 10)
+    for (name, what), row in zip(COUNTED.items(), cells[1:], strict=True):
+        yield Line(f"{name:<{LABEL}}{row}  {what}", 2, LABEL)
     for reason in counts.reasons:
         yield Line(reason, 2, 2, "dim")
-
-
-def _figures(tally: Tally) -> tuple[str, str, str]:
-    """Return elements, trainable ones and bytes of a tally as text."""
-    elements, nbytes, trainable = ("?" if value is None else f"{value:,}" for value in tally)
-    return elements, trainable, nbytes
 
 
 def _views(target: TargetReport, style: Style) -> Iterator[Line]:

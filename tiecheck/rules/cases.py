@@ -18,8 +18,9 @@ from tiecheck.records.live import (
 )
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.mending import mending_of
+from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, Comparison, Group, Shard, StoredTensor
-from tiecheck.records.uses import InitScale, Role, Use, Uses
+from tiecheck.records.uses import Role, Use, Uses
 from tiecheck.records.words import Outcome
 
 HEAD = "lm_head.weight"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from tiecheck.records.record import Record
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 
 MATRICES = 6

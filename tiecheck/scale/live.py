@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
 from tiecheck.scale.prediction import own_share, predict_untrained, predicted_deviation

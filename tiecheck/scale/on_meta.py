@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tiecheck.live.build import Built
+from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, Group
-from tiecheck.records.uses import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale.live import live_scale
 from tiecheck.scale.stored import stored_scale

@@ -13,8 +13,8 @@ from tiecheck.errors import TargetError
 from tiecheck.files.limits import byte_question
 from tiecheck.files.local import TensorFiles
 from tiecheck.records.record import Record
+from tiecheck.records.scale import InitScale
 from tiecheck.records.stored import Checkpoint, StoredTensor
-from tiecheck.records.uses import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
 

@@ -119,10 +119,8 @@ def test_python_door(hub, model, tmp_path: Path, monkeypatch) -> None:
     assert report.targets[0].remote.requests == 4
 
 
-def test_inspect_counts_by_the_headers_alone(serve, model, tiecheck_cli) -> None:
+def test_inspect_reads_the_headers_alone(serve, model, tiecheck_cli) -> None:
     server = serve(model(PAIR, tie_word_embeddings=True))
     found = target(tiecheck_cli("inspect", f"{server.url}/m", "-f", "json"))
-    counts = found["counts"]
-    assert (counts["unique"]["elements"], counts["expected"]["elements"]) == (16, 8)
     assert found["remote"] == {"bytes": server.sent, "requests": 2}
     assert "fetched" in tiecheck_cli("inspect", f"{server.url}/m").stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import python_edit
-from tiecheck.records.uses import InitScale
+from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, tensor_place
 from tiecheck.wording import python_path
