@@ -214,8 +214,8 @@ def uses(module: nn.Module, inputs: Any = None) -> tuple[Use, ...]:
 def views(module: nn.Module) -> tuple[View, ...]:
     """Return what accelerate, transformers, safetensors, lightning and torch each take for tied in a live module.
 
-    Each tool's way of looking is reproduced, that of releases which are not installed too, and the installed tools are
-    really run beside it (`ran`, with their version), short of a run that would not end. Nothing is written, and no
+    The installed tools are really run (`ran`, with their version), short of a run that would not end; what goes by
+    objects alone, and older releases of accelerate, are reproduced. Nothing is written, and no
     tool's warning is shown.
 
     Args:

@@ -1,4 +1,4 @@
-"""Each tool's own module, on a tie by parameter and on one by module: the reproduction sees what the tool sees."""
+"""Each tool's own module, on a tie by parameter and on one by module: each sees the pair."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model(*, alias: bool) -> nn.ModuleDict:
 @pytest.mark.parametrize("peers", [LIGHTNING, SAFETENSORS, TORCH], ids=["lightning", "safetensors", "torch"])
 def test_a_tool_that_goes_by_objects_or_memory_sees_the_pair(peers, alias: bool) -> None:
     functions = {peer.function for peer in peers}
-    seen = [view for view in ask_tools(model(alias=alias)) if view.function in functions and view.groups]
+    seen = [view for view in ask_tools(model(alias=alias), run=True) if view.function in functions and view.groups]
     assert seen
     assert {view.groups for view in seen} == {(PAIR,)}
 
@@ -38,7 +38,7 @@ def test_a_tool_that_goes_by_objects_or_memory_sees_the_pair(peers, alias: bool)
 @pytest.mark.parametrize("peers", [TRANSFORMERS, PEFT], ids=["transformers", "peft"])
 def test_what_is_asked_of_pretrained_models_alone_sees_nothing(peers) -> None:
     functions = {peer.function for peer in peers}
-    assert not [view for view in ask_tools(model(alias=False)) if view.function in functions and view.groups]
+    assert not [view for view in ask_tools(model(alias=False), run=True) if view.function in functions and view.groups]
 
 
 def test_names_are_grouped_by_object_along_every_path() -> None:

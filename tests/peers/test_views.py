@@ -1,4 +1,4 @@
-"""The truth table of the tools: every row really built, our reproductions and the installed tools held against it."""
+"""The truth table of the tools: every row really built, the installed tools and our reproductions held against it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ COLUMNS = {
 }
 """A column of the table, in its order -> tool, function and algorithm."""
 
+REPRODUCED = {"find_tied_parameters", "check_tied_parameters_in_config", "find_shared_parameters"}
 CLEAN = ("accelerate", "clean_state_dict_for_safetensors", "0.25-")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the builders', and a process group's of one
@@ -54,7 +55,7 @@ def test_our_own_verdict(built):
 @every_row
 def test_the_table(built):
     row, model = built
-    views = by_column(ask_tools(model))
+    views = by_column(ask_tools(model, run=True))
     assert "".join(letter(views[column], row) for column in COLUMNS.values()) == row.sees
     clean = views[CLEAN]
     assert (None if clean.error else clean.dropped) == row.drops
@@ -68,10 +69,11 @@ def test_the_installed_tools_see_what_we_say(built):
     views = ask_tools(model, run=True)
     assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
     ran = [view for view in views if view.version is not None]
-    ours = by_column(views)
+    ours = by_column([view for view in views if view.version is None])
     for view in ran:
-        same = ours[view.tool, view.function, view.algorithm]
-        assert view._replace(version=None, ran=False) == same
+        if view.function in REPRODUCED:
+            same = ours[view.tool, view.function, view.algorithm]
+            assert view._replace(version=None, ran=False) == same
         assert view.ran or "not run" in view.error
     least = {"accelerate", "safetensors", "torch", *filter(None, os.environ.get(REQUIRED, "").split(","))}
     assert least - {"peft"} <= {view.tool for view in ran if view.ran}
@@ -92,7 +94,7 @@ def test_fsdp_sees_what_one_unit_shares(built):
 
 
 def test_what_raises_is_told():
-    views = ask_tools(ROWS["08_transposed"].build())
+    views = ask_tools(ROWS["08_transposed"].build(), run=True)
     shared = next(view for view in views if view.function == "_find_shared_tensors")
     assert shared.error.startswith("RuntimeError: view size is not compatible with input tensor's size and stride")
 

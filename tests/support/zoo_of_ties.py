@@ -545,5 +545,6 @@ every_row = pytest.mark.parametrize("built", ROWS.values(), ids=ROWS, indirect=T
 
 
 def by_column(views: tuple[View, ...]) -> dict[tuple[str, str | None, str], View]:
-    """The reproductions."""
-    return {(view.tool, view.function, view.algorithm): view for view in views if view.version is None}
+    """The views, of a tool that is run and reproduced too the reproduction."""
+    ordered = sorted(views, key=lambda view: view.version is None)
+    return {(view.tool, view.function, view.algorithm): view for view in ordered}

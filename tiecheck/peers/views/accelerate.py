@@ -7,10 +7,7 @@ functions of 0.17.1, 0.33.0, 0.34.2 and 1.2.1 are run against these in the slow 
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import Any
-
-import torch
 
 from tiecheck.peers.loaders.accelerate import CLEANER, CONFIG_CHECKS, FINDERS
 from tiecheck.peers.views.module_walks import names_by_key
@@ -28,10 +25,6 @@ COMPARISONS = 100_000_000
 """Pairs of parameters that the installed accelerate is let compare: it takes some seconds for so many."""
 
 CLEAN = "clean_state_dict_for_safetensors"
-
-_SIZES = {dtype: dtype.itemsize for dtype in (torch.int64, torch.float32, torch.int32, torch.bfloat16, torch.float16)}
-_SIZES |= {dtype: dtype.itemsize for dtype in (torch.int16, torch.uint8, torch.int8, torch.bool, torch.float64)}
-"""Bytes of an element, as accelerate has them for storages that raise."""
 
 
 def _overwriting(sight: WalkedModule) -> ToolAnswer:
@@ -103,37 +96,12 @@ def _run_check(sight: WalkedModule) -> ToolAnswer:
     return ToolAnswer(says=bool(check_tied_parameters_in_config(sight.module)))
 
 
-def _storage(tensor: Any) -> tuple[Any, int, int]:
-    """Reproduce `id_tensor_storage` (1.15.0): 0 and the bytes for any storage on meta, so that equal sizes are one."""
-    try:
-        address = tensor.untyped_storage().data_ptr()
-        size = tensor.untyped_storage().nbytes()
-    except Exception:  # noqa: BLE001  # as accelerate has it
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TypedStorage is deprecated
-                address = tensor.storage().data_ptr()
-                size = tensor.storage().size() * _SIZES[tensor.dtype]
-        except NotImplementedError:  # as accelerate has it, for a tensor without a storage
-            address, size = 0, tensor.nelement() * _SIZES[tensor.dtype]
-    return tensor.device, address, size
-
-
-def _by_storage(state: dict[str, Any], key: Any) -> list[list[str]]:
-    return names_by_key((key(tensor), name) for name, tensor in state.items() if not isinstance(tensor, str))
-
-
 def _cleaned(sight: WalkedModule) -> ToolAnswer:
-    """Keep the first of the names with one storage, whatever part of it each has (from 0.25)."""
-    groups = _by_storage(sight.state, _storage)
-    return ToolAnswer(ordered_groups(groups), tuple(sorted(name for names in groups for name in names[1:])))
-
-
-def _run_clean(sight: WalkedModule) -> ToolAnswer:
     from accelerate.utils.modeling import id_tensor_storage
     from accelerate.utils.other import clean_state_dict_for_safetensors
 
-    groups = ordered_groups(_by_storage(sight.state, id_tensor_storage))
+    tensors = {name: tensor for name, tensor in sight.state.items() if not isinstance(tensor, str)}
+    groups = ordered_groups(names_by_key((id_tensor_storage(tensor), name) for name, tensor in tensors.items()))
     left = dict(sight.state)
     logger = logging.getLogger(clean_state_dict_for_safetensors.__module__)
     was, logger.disabled = logger.disabled, True
@@ -161,6 +129,6 @@ PEERS = (
             CONFIG_CHECKS, (_stray_comma, _top_level, _text_config), (None, _run_check, _run_check), strict=True
         )
     ),
-    ToolFunction("accelerate", CLEAN, CLEANER.versions, _cleaned, _run_clean, CLEANER.since),
+    ToolFunction("accelerate", CLEAN, CLEANER.versions, run=_cleaned, since=CLEANER.since),
 )
 """Its functions, oldest algorithm first."""

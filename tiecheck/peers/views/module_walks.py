@@ -99,12 +99,12 @@ def walk_paths(graph: ModuleGraph, *, once: bool) -> Iterator[tuple[str, int]]:
             stack.pop()
 
 
-def tensor_places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> Iterator[Place]:
+def tensor_places(graph: ModuleGraph, *, once: bool) -> Iterator[Place]:
     """Yield every place on every path where a tensor stands that has several places, in the order of the walk.
 
     `refuse_endless_walk` has said that the walk ends. `once` leaves out a parent's second registration of one module.
     """
-    if not graph.several() and not buffers:  # one path a module: the graph has all of it, in this order
+    if not graph.several():  # one path a module: the graph has all of it, in this order
         tensors, owners, attributes = graph.parameters
         several = repeated_numbers(map(id, tensors))
         for tensor, number, attribute in zip(tensors, owners, attributes, strict=True):
@@ -114,8 +114,8 @@ def tensor_places(graph: ModuleGraph, *, once: bool, buffers: bool = False) -> I
     found: list[Place] = []
     for path, (prefix, number) in enumerate(walk_paths(graph, once=once)):
         module = graph.modules[number]
-        for registry in (module._parameters, module._buffers) if buffers else (module._parameters,):
-            found += [Place(held, path, prefix + name) for name, held in registry.items() if held is not None]
+        held = module._parameters.items()
+        found += [Place(tensor, path, prefix + name) for name, tensor in held if tensor is not None]
     several = repeated_numbers([id(place.tensor) for place in found])
     yield from (place for place in found if id(place.tensor) in several)
 
@@ -128,9 +128,9 @@ def names_by_key(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
     return [names for names in held.values() if len(names) > 1]
 
 
-def names_by_tensor(graph: ModuleGraph, *, buffers: bool = False) -> list[list[str]]:
+def names_by_tensor(graph: ModuleGraph) -> list[list[str]]:
     """Return the names of each tensor that has several, in the order of the walk."""
-    return names_by_key((id(place.tensor), place.name) for place in tensor_places(graph, once=False, buffers=buffers))
+    return names_by_key((id(place.tensor), place.name) for place in tensor_places(graph, once=False))
 
 
 def seen_again(graph: ModuleGraph) -> list[list[str]]:

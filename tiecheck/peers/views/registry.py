@@ -1,7 +1,7 @@
 """Asks every other tool what it takes for tied in a live module: one file a tool, registered here.
 
-Each tool's own way of looking is reproduced, in time that grows with the names, and also where the tool itself raises
-or never ends. With `run` the installed tools are really run beside that.
+The installed tools are run. What goes by objects alone, and what releases of accelerate see that are not installed, is
+reproduced, in time that grows with the names.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ MODULES = ("accelerate", "transformers", "safetensors", "lightning", "torch", "p
 def ask_tools(module: nn.Module, *, run: bool = False, tools: Collection[str] = MODULES) -> tuple[View, ...]:
     """Ask each of some tools what it takes for tied in a live module, of any sort, which is not changed.
 
-    There is a view for each function and algorithm, in the order of `MODULES`. `run` has the installed tools run as
-    well, each behind its reproduction; without it none is imported. A tool that raises, or would not end, has that in
-    `error`. transformers and PEFT have views only where they would look at the module at all. What is no module is a
-    `TypeError`.
+    There is a view for each function and algorithm, in the order of `MODULES`. `run` has the installed tools run,
+    behind a reproduction where there is one; without it none is imported. A tool that raises, or would not end, has
+    that in `error`. transformers and PEFT have views only where they would look at the module at all. What is no
+    module is a `TypeError`.
     """
     from tiecheck.live.registrations import paused_collector
-    from tiecheck.peers.views.tool_functions import WalkedModule, view_by_reproduction, view_by_tool
+    from tiecheck.peers.views.tool_functions import WalkedModule, view_of
 
     found: list[View] = []
     with paused_collector(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tool's warnings are not the caller's
         sight = WalkedModule(module)
         for peer in _peers(sight, tools):
-            found.append(view_by_reproduction(peer, sight))
-            installed = _installed(peer) if run and peer.run is not None else None
-            if installed is not None:
-                found.append(view_by_tool(peer, sight, installed))
+            if peer.look is not None:
+                found.append(view_of(peer, peer.look, sight, None))
+            installed = _installed(peer) if run else None
+            if installed is not None and peer.run is not None:
+                found.append(view_of(peer, peer.run, sight, installed))
     return tuple(found)
 
 

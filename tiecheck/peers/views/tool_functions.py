@@ -1,7 +1,7 @@
 """Holds what every view is made from: a live module, and what the tools' walks through it meet, each made once.
 
-A view is a `ToolFunction`: a function of one tool, with our reproduction of what it sees and, where the tool can be
-run, the call that runs it. Both return a `ToolAnswer`, or raise what the tool raises.
+A view is a `ToolFunction`: a function of one tool, with the call that runs it, or our reproduction of what a release
+that is not installed sees. Both return a `ToolAnswer`, or raise what the tool raises.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class ToolFunction(NamedTuple):
     function: str
     versions: str
     """The range of versions that have this algorithm."""
-    look: Callable[[WalkedModule], ToolAnswer]
-    """Our reproduction."""
+    look: Callable[[WalkedModule], ToolAnswer] | None = None
+    """Our reproduction; None where the installed tool alone is asked."""
     run: Callable[[WalkedModule], ToolAnswer] | None = None
     """Runs the installed tool; None where it cannot be asked by itself."""
     since: tuple[int, ...] = ()
@@ -126,21 +126,10 @@ def ordered_groups(groups: Iterable[Iterable[str]]) -> Groups:
     return tuple(sorted([tuple(sorted(group)) for group in groups]))
 
 
-def view_by_reproduction(peer: ToolFunction, sight: WalkedModule) -> View:
-    """View a module by our reproduction of a tool."""
-    return _view(peer, peer.look, sight, None)
-
-
-def view_by_tool(peer: ToolFunction, sight: WalkedModule, version: str) -> View:
-    """View a module by the installed tool itself."""
-    assert peer.run is not None  # noqa: S101  # for the type checker: the caller has looked
-    return _view(peer, peer.run, sight, version)
-
-
-def _view(
+def view_of(
     peer: ToolFunction, work: Callable[[WalkedModule], ToolAnswer], sight: WalkedModule, version: str | None
 ) -> View:
-    """Make a view of what some work sees, or raises."""
+    """Return the view of what a reproduction or, with its version, the installed tool sees, or raises."""
     seen, error, really = ToolAnswer(), None, version is not None
     try:
         seen = work(sight)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiecheck.peers.views import module_walks
 from tiecheck.peers.views.module_walks import names_by_key
 from tiecheck.peers.views.tool_functions import (
     ToolAnswer,
@@ -26,19 +25,7 @@ _WRAPPER = "_fsdp_wrapped_module."
 """Part that FSDP1's own `named_parameters()` leaves out of names."""
 
 
-def _run_identity(sight: WalkedModule) -> ToolAnswer:
-    sight.runnable()
-    every = sight.module.named_parameters(remove_duplicate=False)
-    return ToolAnswer(ordered_groups(names_by_key((id(parameter), name) for name, parameter in every)))
-
-
-def _with_buffers(sight: WalkedModule) -> ToolAnswer:
-    """See parameters and buffers in one table, by object."""
-    module_walks.refuse_endless_walk(sight.extent())
-    return ToolAnswer(ordered_groups(module_walks.names_by_tensor(sight.graph, buffers=True)))
-
-
-def _run_functional(sight: WalkedModule) -> ToolAnswer:
+def _functional(sight: WalkedModule) -> ToolAnswer:
     """Give a value for one name of each tensor, and see which other names get it too."""
     from torch.nn.utils.stateless import _untie_named_tensors_map
 
@@ -68,8 +55,8 @@ def _flat(sight: WalkedModule) -> ToolAnswer:
 
 
 PEERS = (
-    ToolFunction("torch", "named_parameters", "2.13", one_object, _run_identity),
-    ToolFunction("torch", "functional_call", "2.13", _with_buffers, _run_functional),
+    ToolFunction("torch", "named_parameters", "2.13", one_object),
+    ToolFunction("torch", "functional_call", "2.13", run=_functional),
     ToolFunction("torch", "FullyShardedDataParallel", "2.13", _flat),
     ToolFunction("torch", "fully_shard", "2.13", one_object),
 )

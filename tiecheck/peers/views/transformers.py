@@ -7,17 +7,14 @@ config's flag says; whether the values can then be written is not looked at.
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from tiecheck.patterns import takes_forever
 from tiecheck.peers.views.module_walks import Endless, names_by_key
-from tiecheck.peers.views.safetensors import end_address, split_by_range, storage_address
 from tiecheck.peers.views.tool_functions import (
     NotRun,
     ToolAnswer,
@@ -25,12 +22,6 @@ from tiecheck.peers.views.tool_functions import (
     WalkedModule,
     groups_from_pairs,
     ordered_groups,
-)
-
-REFUSED = (
-    "The weights trying to be saved contained shared tensors {names} which are not properly defined. "
-    "We found all the potential target tied weights keys to be: {keys}.\n"
-    "This can also just mean that the module's tied weight keys are wrong vs the actual tied weights in the model."
 )
 
 
@@ -67,8 +58,10 @@ def _claimed(sight: WalkedModule) -> ToolAnswer:
     return ToolAnswer(groups_from_pairs(pairs))
 
 
-def _each(save: Callable[[Any, dict[str, Any]], ToolAnswer], sight: WalkedModule) -> ToolAnswer:
-    """Save each outermost model by itself, and see what that comes to."""
+def _saved(sight: WalkedModule) -> ToolAnswer:
+    """Save each outermost model by itself up to the writing, and see what that comes to."""
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
     groups: list[list[str]] = []
     dropped: list[str] = []
     for prefix, model in _models(sight):
@@ -77,9 +70,9 @@ def _each(save: Callable[[Any, dict[str, Any]], ToolAnswer], sight: WalkedModule
         for key in ignored:
             del state[key]
         _refuse(model, state)
-        seen = save(model, state)
-        groups += [[prefix + name for name in group] for group in seen.groups]
-        dropped += [prefix + name for name in (*ignored, *seen.dropped)]
+        left = remove_tied_weights_from_state_dict(dict(state), model)
+        groups += names_by_key((_place(model, name, tensor), prefix + name) for name, tensor in state.items())
+        dropped += [prefix + name for name in (*ignored, *(state.keys() - left.keys()))]
     return ToolAnswer(ordered_groups(groups), tuple(sorted(dropped)))
 
 
@@ -97,13 +90,13 @@ def _refuse(model: nn.Module, state: dict[str, Any]) -> None:
         raise Endless(f"would match the pattern {pattern!r} for longer than anybody waits")
 
 
-def _identifier(model: Any, name: str, tensor: Any) -> Any:
-    """Return what `remove_tied_weights_from_state_dict` groups by: the storage, on meta the object."""
-    if not isinstance(tensor, Tensor):
+def _place(model: Any, name: str, tensor: Any) -> Any:
+    """Return what tells that two names are one tensor to a save: the bytes, on meta the object."""
+    if not isinstance(tensor, Tensor) or not tensor.nbytes:
         return id(tensor)
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         return id(model.get_parameter_or_buffer(name))
-    return tensor.device, storage_address(tensor), tensor.untyped_storage().nbytes()
+    return tensor.device, tensor.data_ptr(), tensor.nbytes
 
 
 def _patterns(model: nn.Module) -> list[str]:
@@ -114,50 +107,13 @@ def _patterns(model: nn.Module) -> list[str]:
     return found
 
 
-def _shared(model: Any, state: dict[str, Any]) -> list[list[str]]:
-    return names_by_key((_identifier(model, name, tensor), name) for name, tensor in state.items())
-
-
-def _save(model: Any, state: dict[str, Any]) -> ToolAnswer:
-    """Reproduce `remove_tied_weights_from_state_dict`, without cloning what is disjoint."""
-    shared = _shared(model, state)
-    patterns = set(_patterns(model))
-    declared = set()
-    for names in shared:
-        fitting = [name for name in sorted(names) if any(re.search(pattern, name) for pattern in patterns)]
-        declared |= set(fitting[: len(names) - 1])
-    groups = [names for names in split_by_range(shared, state, furthest=True) if len(names) > 1]
-    dropped: list[str] = []
-    wrong, parts = [], []
-    for names in groups:
-        if len({(state[name].device, state[name].data_ptr(), end_address(state[name])) for name in names}) > 1:
-            parts.append(set(names))
-            continue
-        dropped += [name for name in names if name in declared]
-        unknown = set(names) - declared
-        if len(unknown) > 1:
-            wrong.append(unknown)
-    if wrong or parts:
-        raise RuntimeError(REFUSED.format(names=wrong + parts, keys=patterns))
-    return ToolAnswer(ordered_groups(groups), tuple(sorted(dropped)))
-
-
-def _run_save(model: Any, state: dict[str, Any]) -> ToolAnswer:
-    from transformers.modeling_utils import remove_tied_weights_from_state_dict
-
-    left = remove_tied_weights_from_state_dict(dict(state), model)
-    groups = [names for names in split_by_range(_shared(model, state), state, furthest=True) if len(names) > 1]
-    return ToolAnswer(ordered_groups(groups), tuple(sorted(state.keys() - left.keys())))
-
-
 PEERS = (
     ToolFunction("transformers", "all_tied_weights_keys", "5.23", _claimed, asks=_claims),
     ToolFunction(
         "transformers",
         "save_pretrained",
         "5.23",
-        partial(_each, _save),
-        partial(_each, _run_save),
+        run=_saved,
         since=(5,),
         asks=lambda sight: any(True for _ in _models(sight)),
     ),

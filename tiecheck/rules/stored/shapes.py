@@ -123,9 +123,9 @@ class InvalidTieFlag(Rule):
     def check(
         self, groups: tuple[Group, ...], load_problems: tuple[LoadProblem, ...], flags: tuple[Flag, ...]
     ) -> Iterator[Draft]:
-        names = groups[0].names if groups else ()
         from tiecheck.rules.stored.fixes import valid_flags
 
+        names = groups[0].names if groups else ()
         edits = valid_flags(groups, [name for found in load_problems if found.kind == "flag" for name in found.names])
         for found in load_problems:
             if found.kind == "flag":
