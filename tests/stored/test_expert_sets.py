@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from tiecheck.api import check
@@ -39,8 +42,6 @@ def test_of_more_names_than_are_looked_at_nothing_is_said() -> None:
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "olmoe"])
 @pytest.mark.parametrize("tied", [True, False, None], ids=["tied", "untied", "no head"])
 def test_a_load_that_cannot_join_its_experts_is_no_pass(model_type: str, tied: bool | None, tmp_path: Path) -> None:
-    import transformers
-
     sizes = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 64, "tie_word_embeddings": tied is True}
     config = transformers.AutoConfig.for_model(model_type, **sizes, **heads, num_local_experts=4, num_experts=4)
@@ -57,3 +58,23 @@ def test_a_load_that_cannot_join_its_experts_is_no_pass(model_type: str, tied: b
     (report,) = check(str(tmp_path), ignore=["TIE701"], judge_for=["transformers"]).targets
     assert report.status == "unknown"
     assert gone in (report.reason or "")
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "mellum"])
+def test_an_adapter_of_one_expert_is_no_pass_for_a_class_that_joins_them(model_type: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 64}
+    made = transformers.AutoConfig.for_model(model_type, **sizes, **heads, num_local_experts=4, num_experts=4)
+    transformers.AutoModelForCausalLM.from_config(made).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if ".experts.0." in name)
+    module, (rows, columns) = name.removesuffix(".weight"), tensors[name].shape
+    lora = {"lora_A": torch.ones(1, columns), "lora_B": torch.ones(rows, 1)}
+    there = {f"base_model.model.{module}.{key}.weight": value for key, value in lora.items()}
+    save_file(there, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [module], "base_model_name_or_path": None}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises((RuntimeError, ValueError)):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    (report,) = check(str(tmp_path), ignore=["TIE701"], judge_for=["transformers==5"]).targets
+    assert (report.status, module in (report.reason or "")) == ("unknown", True)

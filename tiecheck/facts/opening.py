@@ -153,6 +153,10 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
 
         if config.values != "never":
             problems = (*problems, *vendor_problems(folder, _listed(folder), checkpoint))
+    if "beside_adapter" in beside:
+        from tiecheck.stored.expert_sets import adapted_experts
+
+        problems = (*problems, *adapted_experts(beside["beside_adapter"].targets))
     if problems:
         beside["load_problems"] = problems
     if model is not None and (config.drafts_for is not None or not model.data.keys().isdisjoint(DRAFTS)):

@@ -198,6 +198,8 @@ class Comparison(Record):
     bands: str = ""
     """A mark for each band of rows, of at most 64 from the first row to the last: `.` none differs, `1` to `9` some do,
     the largest difference in ninths of `max_difference`, `?` not measured, a blank not compared. Empty where equal."""
+    exact: bool = False
+    """`cast`: whether the members are equal in float32 too, so that a cast to any type keeps them so."""
 
     @property
     def alike(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.record import Record
@@ -161,12 +161,13 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str)
     """Return what a config makes of one size that is stored, where that is another, or not to be told."""
     name, axis, factor, powers, *guards = rule
     tensor = lookup.find(f"{spot.names}{name}")
+    made = _made(spot.section, factor, powers, line)
     if tensor is None or len(tensor.shape) <= axis:
-        return None
+        null = isinstance(made, Unread) and made.state.endswith(" null")  # it may raise, whatever is stored
+        return _open(f"{cast(Unread, made).state}, and the size of {name} hangs on it", line, path) if null else None
     size = tensor.shape[axis]
     wants = ((d, value) for held in guards for d, value in held.items())
     changed = [(d, found) for d, value in wants if (found := walk_field(spot.section, d, line)) != value]
-    made = _made(spot.section, factor, powers, line)
     if made is None or len(changed) > 1 or any(type(found) not in (bool, str) for _, found in changed):
         return None
     if isinstance(made, Unread):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
 from tiecheck.records.stored import Checkpoint
+
+if TYPE_CHECKING:  # it is made where something is wrong
+    from tiecheck.records.files import LoadProblem
 
 MARK = ".experts."
 
@@ -31,3 +37,13 @@ def lacking_expert(checkpoint: Checkpoint) -> str | None:
             if there != every:
                 return f"{before}{MARK}{min(every - there)}.{last}"
     return None
+
+
+def adapted_experts(targets: Iterable[str]) -> Iterator[LoadProblem]:
+    """Yield a doubt where an adapter is for one expert of several, which 5 has joined when it loads the adapter."""
+    from tiecheck.records.files import LoadProblem
+
+    own = next((name for name in sorted(targets) if MARK in name and name.partition(MARK)[2][:1].isdigit()), None)
+    if own is not None:
+        why = f"the adapter in the directory is for {own}, and transformers 5 joins the experts of a layer"
+        yield LoadProblem("open", ("5",), "unknown", why, why, "adapter_config.json", "", ())

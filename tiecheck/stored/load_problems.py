@@ -54,9 +54,6 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
 
 
 def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
-    told = architecture_of(model).ties and model.class_name != "ViltForMaskedLM"
-    if told and not model.data.get("tie_encoder_decoder"):
-        return
     from tiecheck.stored.untold_ties import untold_ties
 
     for lines, why, names in untold_ties(model, checkpoint):

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.stored.config_values import architecture_of
+from tiecheck.stored.older_names import lost_ties
 from tiecheck.tables.architectures import older_has
 
 BOTH = ("4.57", "5")
 LISTS_OF_HEADS = ("MusicgenForCausalLM", "MusicgenMelodyForCausalLM")
 """Classes whose head is a list of matrices, which a tie flag makes 4.57 look into as if it were one."""
-
-VILT_BIAS = ("mlm_score.bias", "mlm_score.decoder.bias")
-"""The two names of its head's bias: 4.57 ties and saves the first, 5 has only the second."""
 
 
 def untold_ties(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
@@ -28,12 +26,23 @@ def untold_ties(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[tu
         yield BOTH, "tie_encoder_decoder is true: 4.57 makes encoder and decoder one, and 5 does not", ()
     if model.data.get("tie_word_embeddings") is True and model.class_name in LISTS_OF_HEADS:
         yield ("4.57",), "tie_word_embeddings is true, and 4.57 raises AttributeError: its heads are a list", ()
-    if model.class_name == "ViltForMaskedLM" and sum(name in checkpoint for name in VILT_BIAS) == 1:
-        own, inner = VILT_BIAS
-        there, line, read = (own, "5", inner) if own in checkpoint else (inner, "4.57", own)
-        yield (line,), f"{there} is stored, and {line} reads {read}", VILT_BIAS
     older, newest = architecture_of(model, older=True), architecture_of(model)
+    yield from _half_stored(older, newest, checkpoint)
     yield from _inner_ties(model, older, newest, checkpoint)
+
+
+def _half_stored(
+    older: Architecture, newest: Architecture, checkpoint: Checkpoint
+) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Yield what is stored in part of a tie that 4.57 makes under every flag, and 5 under none (ViLT's bias)."""
+    pair = {newest.head, newest.embedding}
+    for tie in lost_ties(older, newest):
+        there = [name for name in tie.names if name in checkpoint]
+        always = tie.kind == "parameter" and tie.on and tie.off and tie.silent and not pair <= set(tie.names)
+        if always and there and len(there) < len(tie.names):
+            line = "5" if tie.source in there else "4.57"
+            lost = next(name for name in tie.names if name not in there)
+            yield (line,), f"{there[0]} is stored, and what {line} makes of {lost} is not known", tie.names
 
 
 def _inner_ties(

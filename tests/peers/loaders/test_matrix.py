@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_models import SMALL, built
 
 from tiecheck.facts.checkpoint import architecture, groups
@@ -69,3 +72,35 @@ def test_a_class_of_its_own_code_has_no_outcome_in_4_57(tmp_path: Path) -> None:
         "unknown",
         "the class is not transformers' own, and its code was not run",
     )
+
+
+TYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_members_of_two_dtypes_end_as_the_cast_of_the_load_has_them(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    wide, narrow = rng.sample(TYPES, 2)
+    asked, exact = rng.choice(("float32", narrow, wide, "bfloat16")), rng.random() < 0.3
+    model = built()
+    value = model.model.embed_tokens.weight.detach().clone()
+    if exact:  # what every type holds
+        value = value.sign()
+    tensors = model.state_dict() | {"model.embed_tokens.weight": value.to(getattr(torch, wide))}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].float().to(getattr(torch, narrow))
+    model.config.save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text()) | {
+        "dtype": asked,
+        "architectures": [type(model).__name__],
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    save_file(
+        {name: one.contiguous() for name, one in tensors.items()}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    loaded = type(model).from_pretrained(tmp_path)
+    tied = loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    told = next(v.outcome for v in views(tmp_path) if (v.loader, v.line) == ("transformers", "5"))
+    assert told in ("tied" if tied else "kept-apart", "unknown"), (wide, narrow, asked, exact)
+    halves = {wide, narrow} == {"bfloat16", "float16"}
+    assert told != "unknown" or halves or asked not in ("float32", narrow), (wide, narrow, asked, exact)

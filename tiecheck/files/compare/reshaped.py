@@ -63,10 +63,11 @@ def compare_across(first: Opened, second: Opened, *, exact: bool = False) -> Com
         return compare_opened([span, beside], tensor, exact=exact)
     if {tensor.dtype, other.dtype} <= set(_WIDTHS) and find_spec("numpy") is None:
         raise OpaqueError(f"{tensor.dtype} against {other.dtype} takes numpy, which is not installed")
-    if not _is_cast(tensor, span, other, beside):
+    found = _cast(tensor, span, other, beside)
+    if found is None:
         return None
     rows = tensor.shape[0] if tensor.shape else 1
-    return Comparison(True, rows, 0, rows, None, None, False, form="cast")
+    return Comparison(True, rows, 0, rows, None, None, False, form="cast", exact=found)
 
 
 @byte_question
@@ -131,6 +132,7 @@ def _padded(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...], *, exact:
 def _pairs(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Comparison | None:
     """Compare each member with the first, where all that are unlike it are so in one way."""
     forms: set[Literal["transposed", "cast"]] = set()
+    exact = True
     first = tensors[0]
     for other in tensors[1:]:
         if (other.dtype, other.shape) == (first.dtype, first.shape):
@@ -141,14 +143,15 @@ def _pairs(checkpoint: Checkpoint, tensors: tuple[StoredTensor, ...]) -> Compari
         with opened_members(checkpoint, (first, other)) as (a, b):
             if first.dtype == other.dtype and _is_transpose(first, a, other, b):
                 forms.add("transposed")
-            elif first.shape == other.shape and _is_cast(first, a, other, b):
+            elif first.shape == other.shape and (held := _cast(first, a, other, b)) is not None:
                 forms.add("cast")
+                exact &= held
             else:
                 return None
     if len(forms) != 1:
         return None
-    rows = first.shape[0] if first.shape else 1
-    return Comparison(True, rows, 0, rows, None, None, False, form=forms.pop())
+    rows, exact = first.shape[0] if first.shape else 1, exact and forms == {"cast"}
+    return Comparison(True, rows, 0, rows, None, None, False, form=forms.pop(), exact=exact)
 
 
 def _is_transpose(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
@@ -175,19 +178,20 @@ def _is_transpose(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -
     return True
 
 
-def _is_cast(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
-    """Tell whether one of two float tensors is the other rounded to its dtype."""
+def _cast(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool | None:
+    """Return whether two float tensors are equal in float32 too; None where neither is the other, rounded."""
     if not {first.dtype, second.dtype} <= set(_WIDTHS) or not first.nbytes or not _close(first, a, second, b):
-        return False
+        return None
     try:
         import numpy as np
     except ImportError:
-        return False
+        return None
     if _WIDTHS[first.dtype] < _WIDTHS[second.dtype]:
         first, a, second, b = second, b, first, a
-    if _rounds(np, first, a, second, b):
-        return True
-    return _WIDTHS[first.dtype] == _WIDTHS[second.dtype] and _rounds(np, second, b, first, a)
+    found = _rounds(np, first, a, second, b)
+    if found is None and _WIDTHS[first.dtype] == _WIDTHS[second.dtype]:
+        found = _rounds(np, second, b, first, a)
+    return found
 
 
 def _close(first: StoredTensor, a: Span, second: StoredTensor, b: Span) -> bool:
@@ -210,8 +214,12 @@ def _size(tensor: StoredTensor) -> int:
     return {"float64": 8, "float32": 4}.get(tensor.dtype, 2)
 
 
-def _rounds(np: Any, wide: StoredTensor, a: Span, narrow: StoredTensor, b: Span) -> bool:
-    """Tell whether the wide tensor rounds to the narrow one in every element, as torch casts: through float32."""
+def _rounds(np: Any, wide: StoredTensor, a: Span, narrow: StoredTensor, b: Span) -> bool | None:
+    """Return whether a wide tensor rounds to a narrow one without a loss; None where it does not round to it.
+
+    torch casts through float32, in which what is lost is looked for.
+    """
+    exact = True
     sizes = _size(wide), _size(narrow)
     elements = wide.nbytes // sizes[0]
     step = BLOCK // sizes[0]
@@ -223,8 +231,9 @@ def _rounds(np: Any, wide: StoredTensor, a: Span, narrow: StoredTensor, b: Span)
             values = values.astype("f4")
             rounded = _to_bfloat16(np, values) if narrow.dtype == "bfloat16" else values.astype(wanted.dtype)
         if not ((rounded == wanted) | (np.isnan(rounded) & np.isnan(wanted))).all():
-            return False
-    return True
+            return None
+        exact = exact and bool((values == wanted).all())
+    return exact
 
 
 def _to_bfloat16(np: Any, values: Any) -> Any:

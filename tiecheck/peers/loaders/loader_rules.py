@@ -76,12 +76,12 @@ class StoredMembers(Record):
     """True if the stored members have one shape."""
 
 
-def stored_of(group: Group) -> StoredMembers:
-    """Return the stored state of a group."""
+def stored_of(group: Group, dtype: object = None) -> StoredMembers:
+    """Return the stored state of a group; members of several dtypes are held together in the one they are loaded in."""
     missing = set(group.missing)
     alike = {"copy": True, "storage": True, "absent": True, "separate": False}.get(group.stored or "absent")
     if group.stored == "separate" and group.comparison is None:
-        alike = None  # another dtype: whether they are equal is a matter of the cast
+        alike = _after_cast(group, dtype)
     return StoredMembers(
         source=group.source is not None and group.source not in missing and bool(group.stored_names),
         targets=not missing - {group.source},
@@ -89,6 +89,16 @@ def stored_of(group: Group) -> StoredMembers:
         alike=alike,
         shapes=len({tensor.shape for tensor in group.tensors}) < 2,
     )
+
+
+def _after_cast(group: Group, dtype: object) -> bool | None:
+    """Tell whether members of two dtypes, of which one is the other rounded, are equal in another; None if unknown."""
+    dtypes = {tensor.dtype for tensor in group.tensors}
+    if group.relation is None or group.relation.form != "cast" or dtype not in ("float32", "float16", "bfloat16"):
+        return None
+    if group.relation.exact or (len(dtypes) == 2 and dtypes <= {dtype, "float32", "float64"} and dtype != "float32"):
+        return True
+    return False if dtype == "float32" and len(dtypes) == 2 else None
 
 
 def stored_pair(situation: Situation) -> StoredMembers:

@@ -234,6 +234,8 @@ def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:
 
     What is a part of a group whose members differ is compared by itself, if the bytes were read before.
     """
+    if other.stored == "separate" and other.comparison is None and other.stored_names == group.stored_names:
+        return other._replace(relation=group.relation)
     if other.stored != "unknown" or len(other.stored_names) < 2 or len(other.tensors) < len(other.stored_names):
         return other
     if not set(other.stored_names) <= set(group.stored_names):

@@ -92,7 +92,9 @@ def decide_five(situation: Situation) -> Decision:
     reads, value = (None, None) if group.inert else _reads(group)
     if _in_part(group):
         return Decision("unknown", group.reason, reads, value, group.declared)
-    outcome, message = outcome_of(group.declared, stored_of(group), FIVE)
+    data = situation.config.data if situation.config else {}
+    asked = data.get("dtype", data.get("torch_dtype"))
+    outcome, message = outcome_of(group.declared, stored_of(group, asked), FIVE)
     if outcome in RANDOM and situation.head:
         outcome = "embedding-random" if situation.architecture.embedding in group.missing else "head-random"
     if outcome == "tied" and group.stored == "copy" and group.comparison is not None and group.comparison.nan:
@@ -134,7 +136,7 @@ def _passed_over(group: Group, older: tuple[Group, ...]) -> Decision:
     known = {name for other in older for name in other.stored_names}
     if set(group.stored_names) <= known:
         return Decision("tied")
-    alike = stored_of(group).alike
+    alike = stored_of(group, "float32").alike
     return Decision("unknown", UNREAD) if alike is None else Decision("tied" if alike else "head-discarded")
 
 
@@ -159,7 +161,7 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     group = next((g for g in older if frozenset(g.names) == part), None)
     if group is None:
         return "unknown", "several groups of 4.57 overlap"
-    stored = stored_of(group)
+    stored = stored_of(group, "float32")  # its default, whatever the config says
     if group.kind == "module":
         return outcome_of(True, stored, ALIAS)
     return outcome_of(True, stored, FOUR) if stored.source or not stored.some else _sourceless(group, older, situation)

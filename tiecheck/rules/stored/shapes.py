@@ -26,9 +26,14 @@ from tiecheck.wording import listed
 _CAST = "The loader casts before it compares, so that the dtype asked for decides whether they are tied."
 
 
-def _only_wider(group: Group, dtypes: set[str]) -> bool:
-    """Tell whether one member is the other in float64, to which no loader casts: all that load it get equal values."""
-    return "float64" in dtypes and group.relation is not None and group.relation.alike
+def _harmless(group: Group, dtypes: set[str], views: tuple[LoaderView, ...]) -> bool:
+    """Tell whether one member is the other in float64, to which no loader casts, or no line of transformers ties them.
+
+    All that load the former get equal values; of the latter all keep both (InternVL by its two flags).
+    """
+    wider = "float64" in dtypes and group.relation is not None and group.relation.alike
+    ours = [view.outcome for view in views if view.loader == "transformers"]
+    return wider or (bool(ours) and set(ours) == {"kept-apart"})
 
 
 class TiedShapeMismatch(Rule):
@@ -75,7 +80,7 @@ class TiedShapeMismatch(Rule):
                 f"{forms}{fit_text(group)}. " + ("transformers refuses to load them." if len(shapes) > 1 else _CAST),
                 group.stored_names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                severity=None if len(shapes) > 1 else "info" if _only_wider(group, dtypes) else "warning",
+                severity=None if len(shapes) > 1 else "info" if _harmless(group, dtypes, views) else "warning",
                 hurts=losing_views(views) or None,
                 edits=shape_edits(group, groups, flags_to_set(group, views)),
                 no_mend="none of them has the shape that the config builds; load the model where it is whole, give it "

@@ -27,6 +27,8 @@ def row_of(candidate: ClassCandidate) -> Row:
     """Return the table's row of one class; raises what its default build raises."""
     model_class, config_class = resolve_classes(candidate)
     groups, asked = probe_class(model_class, config_class)
+    if not is_older_line() and not hasattr(asked.model, "all_tied_weights_keys"):
+        raise ValueError("its constructor ends without post_init, so that from_pretrained raises")
     if not groups:
         return Row(candidate.class_name, candidate.model_type, (), "", "", about_of(asked.model, only_headed=True))
     # What multiplies the logits is asked of the newest transformers alone: it is a matter of the model, not the loader.

@@ -6,14 +6,13 @@ Parts of a model that are models themselves, with a config of their own inside t
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
 from tiecheck.tables.generate.build import model_declarations
 from tiecheck.tables.generate.configs import Level
 from tiecheck.tables.generate.perturb import Field, Perturber, SlowClassError, Variant, limited_time
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.witnesses import EACH, Witness, chosen_witnesses
+from tiecheck.tables.generate.witnesses import Witness, chosen_witnesses
 
 
 class InnerModel(NamedTuple):
@@ -77,7 +76,7 @@ def other_names(model: Any) -> dict[str, list[str]]:
         others = {name.removesuffix(inside) for name in spelled}
         others -= {other for other in others if other.endswith(f".{plain}") or other == plain}
         if others:
-            found[f"{prefix}."] = sorted(others, key=lambda other: (len(other), other))[:EACH]
+            found[f"{prefix}."] = sorted(others, key=lambda other: (len(other), other))
     return found
 
 
@@ -89,10 +88,20 @@ def sizes_of(asked: Perturber) -> Sizes:
     told = Sizes(parts, (), (), other_names(asked.model), own_modules(asked.model, parts))
     if not (mine or model_declarations(asked.model)):
         return told
-    with contextlib.suppress(SlowClassError):
-        found = _perturbed(asked, parts, mine or [()])
-        return told._replace(witnesses=found.witnesses, refused=found.refused)
-    return told
+    found = _perturbed(asked, parts, mine or [()])
+    return told._replace(witnesses=found.witnesses, refused=found.refused)
+
+
+def left_sizes(asked: Perturber, dotted: set[str]) -> tuple[Witness, ...]:
+    """Return what follows some widths of which no part of a class speaks: the whole class is asked for them."""
+    changes = _Changes(asked, ())
+    try:
+        changes.numbers([f for level in asked.levels for f in asked.numbers(level) if f.dotted in dotted])
+        for level in asked.levels if changes.sizes else ():
+            changes.each_switch(level)
+    except SlowClassError:
+        return ()
+    return tuple(chosen_witnesses(asked, changes.sizes, changes.guards))
 
 
 def _alone(model: Any, part: InnerModel) -> bool:
@@ -118,18 +127,25 @@ def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level
     asked.write_out()
     prefixes = tuple(f"{part.prefix}." for part in parts)
     changes = _Changes(asked, prefixes)
-    changes.numbers([field for level in mine for field in asked.numbers(level)])
-    changes.switches({field: field.value + 1 for level in mine for field in asked.counts(level)})
+    try:
+        _ask(changes, parts, mine)
+    except SlowClassError:  # what was refused till then is true, and of the sizes not all is known
+        return Sizes(parts, (), tuple(changes.refused), {})
+    return Sizes(parts, tuple(chosen_witnesses(asked, changes.sizes, changes.guards)), tuple(changes.refused), {})
+
+
+def _ask(changes: _Changes, parts: tuple[InnerModel, ...], mine: list[Level]) -> None:
+    asked = changes.asked
     whole = mine != [()] or not any(not part.level for part in parts)
-    inside = [level for level in asked.levels if level not in mine and level and whole]
-    changes.switches({field: field.value * 2 for level in inside for field in asked.numbers(level)})
-    for level in mine:  # one by one: two that need each other would hide what each does alone
-        for field, value in list(asked.switches(level)):
-            changes.switches({field: value})
     if whole:
         changes.divisors([field for level in mine for field in asked.numbers(level)])
         changes.equals([field for level in mine if level for field in asked.numbers(level)])
-    return Sizes(parts, tuple(chosen_witnesses(asked, changes.sizes, changes.guards)), tuple(changes.refused), {})
+    changes.numbers([field for level in mine for field in asked.numbers(level)])
+    changes.switches({field: field.value + 1 for level in mine for field in asked.counts(level)})
+    inside = [level for level in asked.levels if level not in mine and level and whole]
+    changes.numbers([field for level in inside for field in asked.numbers(level)])
+    for level in mine:
+        changes.each_switch(level)
 
 
 def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
@@ -192,6 +208,11 @@ class _Changes:
             return
         for place in self._changed(built):
             self.guards.setdefault(place, set()).add(field)
+
+    def each_switch(self, level: Level) -> None:
+        """Change the fields of a level one by one: two that need each other would hide what each does alone."""
+        for field, value in list(self.asked.switches(level)):
+            self.switches({field: value})
 
     def divisors(self, fields: list[Field]) -> None:
         """Find the numbers of heads that have to divide another number of their level."""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, inn
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.sizes import sizes_of
+from tiecheck.tables.generate.sizes import left_sizes, sizes_of
+from tiecheck.tables.generate.witnesses import Witness
 from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
 
 PATH = Path(__file__).parent.with_name("structure.txt")
@@ -40,6 +42,10 @@ AUTO = {
 """Words for the classes that an auto class makes of a config -> its mapping (`modeling_auto`, 5.23)."""
 
 
+WIDTHS = ("vocab_size", "d_model", "hidden_size")
+"""Fields that make the shape of an embedding, and of which some size has to speak."""
+
+
 class AskedClass(NamedTuple):
     """One class as it was told, in the words of JSON."""
 
@@ -53,19 +59,18 @@ class AskedClass(NamedTuple):
     aliases: dict[str, list[str]]
     own: list[str]
     """Modules of the task, beside a base model."""
+    whole: bool = False
+    """Whether it was asked as a whole for what its parts did not tell."""
+
+
+Told = dict[tuple[str, str], AskedClass]
 
 
 def told_classes(kept: Path) -> list[AskedClass]:
     """Ask every class that was not asked before, and the models inside them; what raises is told as nothing."""
-    told: dict[tuple[str, str], AskedClass] = {}
-    if kept.exists():
-        for line in kept.read_text().splitlines():
-            one = AskedClass(*json.loads(line))
-            told[one[:2]] = one
-        for one in list(told.values()):  # what ended before its parts were asked is asked again
-            if any(tuple(part[2:]) not in told for part in one.parts):
-                del told[one[:2]]
+    told = _told_before(kept)
     todo: dict[tuple[str, str], tuple[Any, Any]] = {}
+    classes: dict[tuple[str, str], tuple[Any, Any]] = {}
     for candidate in class_candidates():
         try:
             model_class, config_class = resolve_classes(candidate)
@@ -85,7 +90,21 @@ def told_classes(kept: Path) -> list[AskedClass]:
                 file.flush()
                 parts |= inside.keys()
                 todo |= {k: v for k, v in inside.items() if k not in told}
+            classes[key] = model_class, config_class
+        for key in sorted(classes.keys() & {one[:2] for one in told.values() if not one.whole}):
+            told[key] = _as_a_whole(told[key], told, *classes[key])
+            file.write(f"{json.dumps(told[key])}\n")
+            file.flush()
     return sorted(told.values(), key=lambda one: one[:2])
+
+
+def _told_before(kept: Path) -> Told:
+    """Return the classes that were asked before; what ended before its parts were asked is asked again."""
+    told: Told = {}
+    for line in kept.read_text().splitlines() if kept.exists() else ():
+        one = AskedClass(*json.loads(line))
+        told[one[:2]] = one
+    return {key: one for key, one in told.items() if all(tuple(part[2:]) in told for part in one.parts)}
 
 
 def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[AskedClass, dict[tuple[str, str], Any]]:
@@ -101,10 +120,39 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         name = type(module).__name__, config_kind(type(module.config))
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
-    witnesses = [[w.name, w.axis, w.factor, dict(w.powers), dict(w.guards)] for w in sizes.witnesses]
     return AskedClass(
-        *key, parts, witnesses, [list(one) for one in sizes.refused], sizes.aliases, list(sizes.own)
+        *key, parts, _plain(sizes.witnesses), [list(one) for one in sizes.refused], sizes.aliases, list(sizes.own)
     ), inside
+
+
+def _plain(witnesses: tuple[Witness, ...]) -> list[list[Any]]:
+    return [[w.name, w.axis, w.factor, dict(w.powers), dict(w.guards)] for w in witnesses]
+
+
+def _as_a_whole(one: AskedClass, told: Told, model_class: Any, config_class: Any) -> AskedClass:
+    """Return a class that was asked for the widths of its config of which neither it nor a part of it speaks."""
+    with contextlib.suppress(Exception):  # a class may have no default, and may not build
+        left = {d for d in _widths(default_config(config_class)) if d not in set(_spoken(one, told))}
+        if left:
+            found = left_sizes(Perturber(Probe(model_class, config_class, {})), left)
+            one = one._replace(witnesses=[*one.witnesses, *_plain(found)])
+    return one._replace(whole=True)
+
+
+def _widths(config: Any, before: str = "") -> Iterator[str]:
+    """Yield the dotted sizes of the embeddings of a config and its sections."""
+    yield from (before + key for key in WIDTHS if type(getattr(config, key, None)) is int)
+    for key, inner in inner_configs(config).items():
+        yield from _widths(inner, f"{before}{key}.")
+
+
+def _spoken(one: AskedClass, told: Told, before: str = "") -> Iterator[str]:
+    """Yield the fields that the sizes of a class, and of the models inside it, follow."""
+    for *_, powers, _ in one.witnesses:
+        yield from (before + field for field in powers)
+    for _, level, *part in one.parts:
+        if tuple(part) in told:
+            yield from _spoken(told[part[0], part[1]], told, f"{before}{level}." if level else before)
 
 
 def sound_sizes(one: AskedClass) -> AskedClass:

@@ -21,6 +21,9 @@ EXPONENTS = (1, 2, -1)
 EACH = 2
 """Witnesses that are kept of one field."""
 
+MOST = 200
+"""Witnesses of a class after which its groups get none of their own (DiffusionGemma ties 614 pairs)."""
+
 
 class Witness(NamedTuple):
     """One axis of one tensor, and what makes its size."""
@@ -40,7 +43,8 @@ class Witness(NamedTuple):
 def chosen_witnesses(asked: Perturber, sizes: SizesSeen, guards: GuardsSeen) -> list[Witness]:
     """Return the fewest and plainest witnesses that speak of every field that a size follows.
 
-    One of them is no member of a group, if there is such: a file may have lost all members.
+    One of them is no member of a group, if there is such: a file may have lost all members. Each group of matrices has
+    its own.
     """
     found: list[tuple[tuple[Any, ...], Witness, set[str]]] = []
     taken = _converted(asked.model)
@@ -56,16 +60,18 @@ def chosen_witnesses(asked: Perturber, sizes: SizesSeen, guards: GuardsSeen) -> 
         rank = (name in taken, seldom, len(held), len(powers), "+" in factor, any(e != 1 for _, e in powers))
         witness = Witness(name, axis, factor, powers, held)
         found.append(((*rank, "embed" not in name, len(name), name, axis), witness, {key for key, _ in powers}))
-    members = {name for names in asked.base.groups for name in names}
+    members = {name: names for names in asked.base.groups for name in names}
     count: Counter[str] = Counter()
     apart: set[str] = set()
     kept = []
-    seen = set()
+    seen = set[object]()
     for _, witness, keys in sorted(found, key=lambda one: one[0]):
         anywhere = (re.sub(r"\d+", "#", witness.name), witness.powers)
+        group = (members.get(witness.name), witness.axis)
+        own = group[0] is not None and group not in seen and asked.base.shapes[witness.name][1:] and len(seen) < MOST
         alone = witness.name not in members and not keys <= apart
-        if anywhere not in seen and (alone or any(count[key] < EACH for key in keys)):
-            seen.add(anywhere)
+        if own or (anywhere not in seen and (alone or any(count[key] < EACH for key in keys))):
+            seen |= {anywhere, group}
             kept.append(witness)
             count.update(keys)
             apart |= set() if witness.name in members else keys
