@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,8 @@ STATES: dict[str, Any] = {"gone": ..., "null": None, "empty": {}, "typeless": {"
 
 OTHERS = ("llama", "bert", "vit")
 """Types that are put into a section to see whether it takes any."""
+
+WIDTHS = ("vocab_size", "d_model", "hidden_size")
 
 RAISES = "!"
 """Word for a state that the class refuses."""
@@ -175,6 +177,13 @@ def inner_configs(config: Any) -> dict[str, Any]:
         for key, value in sorted(vars(config).items())
         if hasattr(value, "to_json_string") and hasattr(value, "model_type") and key != "_parent"
     }
+
+
+def widths_of(config: Any, before: str = "") -> Iterator[str]:
+    """Yield the dotted sizes of the embeddings of a config and its sections, of which some tensor has to speak."""
+    yield from (before + key for key in WIDTHS if type(getattr(config, key, None)) is int)
+    for key, inner in inner_configs(config).items():
+        yield from widths_of(inner, f"{before}{key}.")
 
 
 def _type_under(config_class: Any, key: str, other: str) -> str | None:

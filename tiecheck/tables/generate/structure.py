@@ -20,7 +20,7 @@ from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.classes import class_candidates, resolve_classes
-from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, inner_configs, refused_types
+from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, inner_configs, refused_types, widths_of
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber
 from tiecheck.tables.generate.probe import Probe
@@ -40,10 +40,6 @@ AUTO = {
     "*s": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
 """Words for the classes that an auto class makes of a config -> its mapping (`modeling_auto`, 5.23)."""
-
-
-WIDTHS = ("vocab_size", "d_model", "hidden_size")
-"""Fields that make the shape of an embedding, and of which some size has to speak."""
 
 
 class AskedClass(NamedTuple):
@@ -132,18 +128,11 @@ def _plain(witnesses: tuple[Witness, ...]) -> list[list[Any]]:
 def _as_a_whole(one: AskedClass, told: Told, model_class: Any, config_class: Any) -> AskedClass:
     """Return a class that was asked for the widths of its config of which neither it nor a part of it speaks."""
     with contextlib.suppress(Exception):  # a class may have no default, and may not build
-        left = {d for d in _widths(default_config(config_class)) if d not in set(_spoken(one, told))}
+        left = {d for d in widths_of(default_config(config_class)) if d not in set(_spoken(one, told))}
         if left:
             found = left_sizes(Perturber(Probe(model_class, config_class, {})), left)
             one = one._replace(witnesses=[*one.witnesses, *_plain(found)])
     return one._replace(whole=True)
-
-
-def _widths(config: Any, before: str = "") -> Iterator[str]:
-    """Yield the dotted sizes of the embeddings of a config and its sections."""
-    yield from (before + key for key in WIDTHS if type(getattr(config, key, None)) is int)
-    for key, inner in inner_configs(config).items():
-        yield from _widths(inner, f"{before}{key}.")
 
 
 def _spoken(one: AskedClass, told: Told, before: str = "") -> Iterator[str]:
