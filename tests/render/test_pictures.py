@@ -16,7 +16,7 @@ from tiecheck.records.placement import Placed, Placement, Plan, Proposal
 from tiecheck.records.report import Report, TargetReport
 from tiecheck.render import svg
 from tiecheck.render.device_lanes import device_lanes
-from tiecheck.render.drawing import Picture
+from tiecheck.render.drawing import CHARACTER, Picture
 from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
 from tiecheck.render.row_barcode import row_barcode
@@ -58,6 +58,7 @@ def test_the_barcode_tells_added_tokens_from_a_trained_head(case: str) -> None:
         assert differ == [title for title, _ in found][-2:]
         assert [title.partition(":")[0] for title in differ] == ["rows 96 to 97", "row 98"]
     assert max(high for _, high in found) == 54
+    assert all(len(text) * CHARACTER < picture.width for text in re.findall(r">([^<]+)</text>", picture.parts))
 
 
 def test_bands_of_the_barcode_hold_every_row_once() -> None:
@@ -92,6 +93,8 @@ def drawn_placement(draw: random.Random) -> Placement:
         names, "parameter", True, tuple(str(places[name.removesuffix(".weight")]) for name in names), 8, True
     )
     blocks = {key: draw.randrange(1, 1000) for key in keys}
+    if draw.random() < 0.5:  # a map that forgets the head
+        del blocks[keys.pop()], places["lm_head"]
     plan = Plan("accelerate", "1.15.0", "auto", places, placed=(placed,), blocks=blocks)
     proposal = Proposal(dict.fromkeys(keys, 0), {}, 0, None, blocks)
     return Placement("auto", "--device-map", None, (plan,), draw.choice([None, proposal]))
@@ -105,7 +108,7 @@ def test_lanes_are_to_scale_and_say_what_is_split(seed: int) -> None:
     (plan,) = placement.plans
     tree = parsed(picture)
     drawn = [group for group in tree.iter("g") if group.find("rect") is not None][: len(plan.device_map)]
-    whole = sum(plan.blocks.values())
+    whole = sum(plan.blocks.values()) + (0 if "lm_head" in plan.device_map else 8)
     for (key, device), group in zip(plan.device_map.items(), drawn, strict=True):
         assert str(group.findtext("title")).startswith(f"{key} on {device}, ")
         wide = float(group.find("rect").get("width"))  # type: ignore[union-attr, arg-type]

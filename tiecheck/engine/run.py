@@ -217,10 +217,11 @@ def judge_facts(target: Target, facts: Facts, config: Config) -> TargetReport:
         settle_suppressions(outcome, facts, target, config)
     status, reason = report_status(outcome, facts, config, chosen)
     known = _known(target, facts, config)
-    if not outcome.findings:  # rows of members that may differ are nobody's matter
-        known = known._replace(ties=tuple(tie._replace(rows_apart=None) for tie in known.ties))
+    told = {name for finding in outcome.findings for name in finding.names}
     return known._replace(
         placement=facts.known("placement") if "placement" in facts else None,
+        # rows of members that may differ are nobody's matter
+        ties=tuple(tie if told.intersection(tie.names) else tie._replace(rows_apart=None) for tie in known.ties),
         status=status,
         reason=reason,
         findings=tuple(sorted(outcome.findings, key=lambda f: (f.code, f.names))),

@@ -17,6 +17,7 @@ import time
 from functools import lru_cache
 from hashlib import blake2b
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck._version import __version__
@@ -39,7 +40,7 @@ ENTRIES = 10_000
 RECENT = 2_000_000_000
 """Nanoseconds within which a second write may leave the time of the first (FAT counts in two seconds)."""
 
-HEAD = "tiecheck-verdicts/1"
+HEAD = "tiecheck-verdicts/2"
 DIGITS = 32
 """Hexadecimal digits of each of the three hashes that begin a line: of the rest, of the key, of the files."""
 
@@ -53,6 +54,9 @@ PARTS: dict[tuple[type, str], type] = {
     (Edit, "steps"): Step,
 }
 """Record and field -> the record of which that field holds several."""
+
+ALIKE = ("ties", "loaders", "layers", "rules_run")
+"""Fields that many reports have in common: each is a text of its own at the end of a line, and is read once a run."""
 
 ELSEWHERE = ("aliases", "views", "errors", "remote", "counts", "placement", "scale", "uses")
 """Fields of a report that are empty where it came of the files of one directory, and of nothing else."""
@@ -110,7 +114,11 @@ class VerdictCache:
             return
         try:
             marks, latest = _identity(looked.folder)
-            text = json.dumps(report).encode()
+            parts = [
+                report._replace(ties=(), loaders=(), layers=(), rules_run=()),
+                *(getattr(report, field) for field in ALIKE),
+            ]
+            text = "\0".join(map(json.dumps, parts)).encode()
         except (OSError, TypeError, ValueError):
             return
         if marks != looked.marks or latest > time.time_ns() - RECENT:
@@ -185,19 +193,36 @@ def _read_report(line: bytes) -> TargetReport | None:
     if _hash_bytes(line[DIGITS:]).encode() != line[:DIGITS]:
         return None
     try:
-        report = _record(TargetReport, json.loads(line[3 * DIGITS :]))
+        text, *alike = line[3 * DIGITS :].split(b"\0")
+        fields = {field: _shared_records(field, part) for field, part in zip(ALIKE, alike, strict=True)}
+        report: TargetReport = _record(TargetReport, json.loads(text.decode()))._replace(**fields)
     except (ValueError, TypeError, RecursionError):
         return None
-    return report if isinstance(report, TargetReport) else None
+    return report
 
 
 def _record(kind: Any, values: list[Any]) -> Any:
     """Return a record whose values were lists, records that it holds included."""
     made = []
-    for field, value in zip(kind._fields, values, strict=True):
-        part = PARTS.get((kind, field))
-        made.append(tuple(_record(part, one) for one in value) if part else _frozen(value))
+    for value, part in zip(values, _parts(kind), strict=True):
+        if value.__class__ is list and value:
+            made.append(tuple(_record(part, one) for one in value) if part else tuple(map(_frozen, value)))
+        else:
+            made.append(() if value == [] else value)
     return kind(*made)
+
+
+@lru_cache
+def _parts(kind: Any) -> tuple[type | None, ...]:
+    """Return, field by field, the record of which that field holds several."""
+    return tuple(PARTS.get((kind, field)) for field in kind._fields)
+
+
+@lru_cache(1024)
+def _shared_records(field: str, text: bytes) -> tuple[Any, ...]:
+    """Return the records of a field that many reports have in common."""
+    part, values = PARTS.get((TargetReport, field)), json.loads(text)
+    return tuple(_record(part, one) for one in values) if part else tuple(values)
 
 
 def _frozen(value: Any) -> Any:
@@ -226,7 +251,7 @@ def _identity(folder: str) -> tuple[str, int]:
                 latest = max(latest, beyond.st_mtime_ns, beyond.st_ctime_ns)
             if len(found) > ENTRIES:
                 raise ValueError
-    found.sort(key=repr)
+    found.sort(key=itemgetter(0))
     return _hash(found, os.path.realpath(folder) if linked else ""), latest
 
 

@@ -27,7 +27,13 @@ def device_lanes(placement: Placement) -> Picture | None:
     parts: list[str] = []
     top = 0
     for title, plan in maps:
-        drawn, high = _lanes(title, plan.device_map, plan.blocks, groups, top)
+        held, blocks = dict(plan.device_map), dict(plan.blocks)
+        for placed in plan.placed:  # members that the map leaves out stand somewhere too
+            for name, device in zip(placed.names, placed.devices, strict=True):
+                if device is not None and _key(name, plan.device_map) is None:
+                    held[name] = device
+                    blocks |= {name: placed.nbytes or 0} if blocks else {}
+        drawn, high = _lanes(title, held, blocks, groups, top)
         parts, top = [*parts, *drawn], top + high
     if placement.proposal is not None and placement.proposal.device_map:
         proposal = placement.proposal

@@ -46,7 +46,7 @@ def finding_lines(finding: Finding, target: TargetReport, detail: Detail) -> Ite
     if detail in ("all", "most"):
         if whom:
             yield _labelled("hurts", whom)
-        yield from _places(finding.locations)
+        yield from _places(finding)
     if detail != "least":
         yield from fix_lines(finding, target, brief=detail == "fix")
 
@@ -78,7 +78,7 @@ def whom_text(finding: Finding, target: TargetReport) -> str:
     for entry in sorted(hurt, key=lambda entry: bool(mine) and entry.loader not in mine):
         title = _title(entry) if entry.loader in several else entry.loader
         ways.setdefault(entry.outcome, []).append(title)
-    text = "; ".join(f"{LOST[way]} in {', '.join(dict.fromkeys(whom))}" for way, whom in ways.items())
+    text = "; ".join(f"{', '.join(dict.fromkeys(whom))} ({LOST[way]})" for way, whom in ways.items())
     if others:
         text += f"; besides {_first(others)}"
     fine = [_title(entry) for entry in entries if entry.outcome not in {*HURTS, "unknown"}]
@@ -101,13 +101,18 @@ def place_text(place: Location) -> str:
     return f"{place.path}:{place.line}" + (f":{place.column}" if place.column is not None else "")
 
 
-def _places(places: tuple[Location, ...]) -> Iterator[Line]:
+def note_text(place: Location, finding: Finding) -> str:
+    """Return the note of a place; nothing where the message of its finding has said it word for word."""
+    return "" if place.note in finding.message else place.note
+
+
+def _places(finding: Finding) -> Iterator[Line]:
     """Yield the evidence, what stands in one place together."""
     noted: dict[str, list[str]] = {}
-    for place in places:
-        noted.setdefault(place_text(place), []).append(place.note)
+    for place in finding.locations:
+        noted.setdefault(place_text(place), []).extend(filter(None, [note_text(place, finding)]))
     for i, (where, notes) in enumerate(noted.items()):
-        yield _labelled("" if i else "at", f"{where}: {'; '.join(notes)}")
+        yield _labelled("" if i else "at", f"{where}: {'; '.join(notes)}" if notes else where)
 
 
 def fix_lines(finding: Finding, target: TargetReport, *, brief: bool) -> Iterator[Line]:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tiecheck.records.report import Finding, Report, TargetReport
 from tiecheck.render.drawing import COLOURS
-from tiecheck.render.findings import place_text, whom_text
+from tiecheck.render.findings import note_text, place_text, whom_text
 from tiecheck.render.lines import escaped
 from tiecheck.render.pictures import target_pictures
 from tiecheck.render.reports import Style
@@ -68,9 +68,12 @@ def _finding(finding: Finding, target: TargetReport) -> Iterator[str]:
     if whom:
         yield f"<dt>hurts</dt><dd>{html_text(whom)}</dd>"
     for place in finding.locations:
-        yield f"<dt>at</dt><dd><code>{html_text(place_text(place))}</code> {html_text(place.note)}</dd>"
+        yield f"<dt>at</dt><dd><code>{html_text(place_text(place))}</code> {html_text(note_text(place, finding))}</dd>"
     parts = html_text(finding.help).split("`")
-    fix = "".join(f"<pre>{part.replace('; ', chr(10))}</pre>" if i % 2 else part for i, part in enumerate(parts))
+    fix = "".join(
+        f"<pre>{part.replace('; ', chr(10))}</pre>" if i % 2 else part.removeprefix("." if i else "")
+        for i, part in enumerate(parts)
+    )
     yield f"<dt>fix</dt><dd>{fix}</dd></dl></section>\n"
 
 

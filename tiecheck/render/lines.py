@@ -84,6 +84,9 @@ def wrapped(line: Line, width: int) -> list[str]:
     """Return the physical lines; words are never broken, so that names and paths can be copied."""
     if line.whole:
         return [(" " * line.indent + escaped(line.text)).rstrip()]
+    text = " " * line.indent + escaped(line.text)
+    if text.isascii() and len(text) + len(line.extra) <= width and line.extra.isprintable():
+        return [(text + line.extra).rstrip()]
     words = escaped(line.text).split(" ")
     lines: list[str] = []
     current = " " * line.indent + words[0]

@@ -96,7 +96,7 @@ def _grades(rule: type[Rule]) -> str:
     """Return severity, with those that it has in some cases, and confidence in a sentence."""
     others = OTHER_SEVERITIES.get(rule.code)
     severity = f"{rule.severity} ({others} in some cases)" if others else rule.severity
-    return f"Severity {severity}, confidence {rule.confidence}. Needs: {', '.join(rule.needs)}."
+    return f"Severity {severity}, confidence {rule.confidence}."
 
 
 def rule_rows(rules: tuple[type[Rule], ...]) -> Iterator[Line]:

@@ -50,12 +50,14 @@ def render(report: Report, style: Style, stream: TextIO) -> None:
     details: tuple[Detail, ...] = ("all",) if style.verbose else ("most",)
     if len(report.targets) >= MANY and not style.verbose:
         details = ("most", "fix", "least")
+    if not (style.quiet or style.verbose) and len(report.targets) > SCREEN:
+        details = ("least",)  # a line each is too much
     width = page_width(stream)
     if len(details) > 1 and width < WIDTH:
         details = (*details, "name", "least")  # what fits in no form keeps its sentences
     for detail in details:
         lines = list(_lines(report, style, detail))
-        if sum(len(wrapped(line, width)) for line in lines) <= SCREEN:
+        if len(details) == 1 or sum(len(wrapped(line, width)) for line in lines) <= SCREEN:
             break
     write_lines(lines, style, stream)
 
@@ -157,6 +159,8 @@ def ties_text(target: TargetReport) -> str:
         (tie,) = target.ties
         many = "endless" if tie.names_total is None else tie.names_total
         return f"1 group of {many}, {_word(tie)}"
+    if target.type == "source":
+        return "no tie is broken in it"
     states = ", ".join(f"{n} {word}" if len(words) > 1 else word for word, n in words.items())
     return f"{len(target.ties)} groups, {states}" if target.ties else "nothing is tied"
 
