@@ -414,3 +414,10 @@ def test_a_negative_size_is_called_one(rows: int, models: Path, tmp_path: Path) 
 def test_a_word_for_a_broken_tie_that_is_none_is_told(word: object) -> None:
     with pytest.raises(UsageError, match=f"must be one of raise, warn, retie, not {word!r}"):
         tiecheck.guard(torch.nn.Linear(2, 2), on_break=word)
+
+
+@pytest.mark.parametrize("words", [("--timeout", "nan"), ("--timeout", "-0.5"), ("--timeout", "inf")])
+def test_a_number_of_seconds_is_one(words: tuple[str, ...], models: Path) -> None:
+    done = CliRunner().invoke(check_command, [str(models / "llama-healthy-tied"), *words])
+    assert done.exit_code == 2
+    assert "--timeout" in done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -43,3 +44,11 @@ def test_nothing_is_written_where_something_is_wrong(reason: str, models: Path, 
     assert done.exit_code == 2
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_baseline_of_a_device_or_a_pipe_is_refused(models: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file in ("/dev/zero", tmp_path / "pipe"):
+        done = CliRunner().invoke(check, [str(models / BROKEN[0]), "--baseline", str(file), "--isolated"])
+        assert done.exit_code == 2
+        assert "is a pipe or a device" in done.output

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -183,7 +185,33 @@ def test_a_model_does_not_configure_its_checker(project: Path, make_model, monke
     assert find_settings((".",)) == (None, "tiecheck.toml")
     (project / "deep" / "tiecheck.toml").write_text("strict = true")
     monkeypatch.chdir("deep")
-    assert find_settings((str(model),))[0].fields == {"strict": True}
+    assert find_settings((str(model),)) == (None, "tiecheck.toml"), "what lies below the model is the model's"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_file_within_a_model_is_obeyed_or_read_wherever_one_stands(tmp_path: Path, monkeypatch, seed: int) -> None:
+    """Also where it is a pipe, a hole of terabytes or no TOML; the user's own, above the model, is."""
+    draw = random.Random(seed)
+    (tmp_path / "tiecheck.toml").write_text("strict = true")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for depth in range(draw.randint(0, 4)):
+        folder = folder / str(depth)
+        folder.mkdir()
+        for name in draw.sample(["tiecheck.toml", "pyproject.toml"], draw.randint(1, 2)):
+            kind = draw.choice(("keys", "pipe", "hole", "broken"))
+            if kind == "pipe":
+                os.mkfifo(folder / name)
+            else:
+                (folder / name).write_text("[tool.tiecheck]\nignore = ['TIE']" if kind == "keys" else "[tool.tiecheck")
+                os.truncate(folder / name, 1 << (40 if kind == "hole" else 5))
+    monkeypatch.chdir(folder)
+    parents = len(folder.relative_to(tmp_path).parts) - 1
+    for target in (str(tmp_path / "model"), "/".join([".", *[".."] * parents]), f"file://{tmp_path}/model"):
+        found, passed = find_settings((target,))
+        assert found is not None
+        assert found.fields == {"strict": True}
+        assert passed is None or ".." not in passed or parents
 
 
 @pytest.mark.parametrize(

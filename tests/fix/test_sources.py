@@ -159,6 +159,17 @@ def test_a_link_is_left(tmp_path: Path) -> None:
     assert "model.py is a link" in fix(tmp_path / "src", "--apply", code=1)
 
 
+def test_a_link_in_the_place_of_the_new_file_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "model.py").write_text(SUBJECTS["data"].text)
+    (tmp_path / "src" / ".model.py.tiecheck").symlink_to(tmp_path / "mine")
+    fix(tmp_path / "src", "--apply")
+    assert (tmp_path / "mine").read_text() == "kept"
+    assert not (tmp_path / "src" / "model.py").is_symlink()
+    assert "self.head.weight = self.wte.weight" in (tmp_path / "src" / "model.py").read_text()
+
+
 def notebook(tmp_path: Path, indent: int, **more: Any) -> Path:
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": ["é # self.head.weight.data = self.wte.weight.data"]},

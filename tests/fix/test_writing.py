@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import random
 import resource
 import shutil
 from pathlib import Path
@@ -240,6 +242,41 @@ def test_what_an_interrupted_fix_left_is_finished_or_cleared_away(state: str, tm
     assert (tmp_path / "gone.bin").exists() == (state != "committed")
     assert not work.exists()
     assert recover_interrupted(str(tmp_path)) is None
+
+
+ODD = ("../victim", "../../victim", "a/../../victim", "/etc/hostname", "", ".", "..", 1, None, ["x"], "link/x", "x\0y")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_the_model_says_of_an_interrupted_fix_leads_nowhere_else(seed: int, tmp_path: Path) -> None:
+    """A `.tiecheck-fix` may have come with the model: it creates, moves and removes nothing outside."""
+    draw = random.Random(seed)
+    root, outside = tmp_path / "in" / "model", tmp_path / "outside"
+    (root / WORK / "new").mkdir(parents=True)
+    outside.mkdir()
+    for place in (outside, tmp_path, root.parent, root, root / WORK, root / WORK / "new"):
+        (place / "x").write_text("kept")
+    (root / WORK / "victim").write_text("planted")
+    (root / "link").symlink_to(outside)
+    (root / WORK / "new" / "link").symlink_to(outside)
+    told = {key: draw.choices((*ODD, "x"), k=draw.randint(0, 2)) for key in ("order", "removed")}
+    told |= {"old": draw.choice(({}, {}, None, 3)), "backup": draw.choice((True, False, False, "x"))}
+    raw = json.dumps(draw.choice((told, told, told, [told], {}))).encode()
+    if seed % 8 == 7:
+        os.mkfifo(root / WORK / "commit")
+    else:
+        (root / WORK / "commit").write_bytes(raw if seed % 8 else raw[:-3] + b"\xff")
+    if seed % 10 == 9:
+        (root / WORK).rename(outside / WORK)
+        (root / WORK).symlink_to(outside / WORK)
+
+    def kept() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and root not in p.parents}
+
+    before = kept()
+    with contextlib.suppress(TargetError):
+        recover_interrupted(str(root))
+    assert kept() == before
 
 
 def test_a_small_file_is_new_has_its_mode_and_takes_no_ones_place(tmp_path: Path) -> None:

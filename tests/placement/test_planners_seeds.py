@@ -112,6 +112,14 @@ def test_the_groups_are_the_same_in_any_order():
     assert several == 10
 
 
+def test_no_module_of_the_working_directory_is_imported(tmp_path, monkeypatch):
+    for name in ("json", "sitecustomize", "encodings", "codecs"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    ours(entangled(), "accelerate", 1)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_planner_goes_by_the_order_that_it_is_given():
     case = PlannerCase(entangled(), "accelerate", ASK)
     ran = run_planner(case)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -31,7 +33,8 @@ from tiecheck.render.text import found_text, summary_text, ties_text
 from tiecheck.rules.index import INDEX
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
-ODD = ("a.weight", "b`c|d", "<script>", "x\ny", "\x1b[31m", "\u202e", "]]>", "100%, a:b", "模型", "\x00")
+ODD = ("a.weight", "b`c|d", "<script>", "x\ny", "\x1b[31m", "\u202e", "]]>", "100%, a:b", "模型", "\x00", "\udcff",
+       "a```b|c")  # fmt: skip
 SARIF = json.loads((Path(__file__).parent / "sarif-subset.schema.json").read_text(encoding="utf-8"))
 
 
@@ -81,6 +84,7 @@ def drawn_report(seed: int, folder: Path) -> Report:
         status = "error" if errors else "fail" if failed else draw.choice(("pass", "unknown"))
         return healthy._replace(
             target=draw.choice((str(folder), "org/name", *ODD)),
+            architecture=draw.choice((None, "LlamaForCausalLM", *ODD)),
             status=status,
             reason=draw.choice(ODD) if status == "unknown" else None,
             findings=findings,
@@ -298,6 +302,17 @@ def test_words_in_markdown_are_not_obeyed() -> None:
     assert markdown_text("a|b <c> [d](e) *f*") == "a\\|b \\<c\\> \\[d\\](e) \\*f\\*"
     assert code_text("a`b|c") == "`` a`b\\|c ``"
     assert code_text("x") == "`x`"
+    for marks in range(1, 9):
+        assert "``" not in code_text(f"a{'`' * marks}b")[2:-2]
+
+
+def test_a_file_whose_name_is_no_text_has_its_bytes_in_its_address(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkdir(b"m\xff")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(MODELS / "llama-diverged-head" / name, Path("m\udcff", name))
+    log = json.loads(rendered(tiecheck.check("m\udcff"), "sarif"))
+    assert "m%FF/config.json" in json.dumps(log)
 
 
 def test_the_summary_counts_what_the_page_shows() -> None:

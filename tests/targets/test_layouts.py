@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from rule_failures import llama
 
 import tiecheck
 from tiecheck.cli.main import cli
-from tiecheck.targets.layouts import LAYOUTS
-from tiecheck.targets.parse import layout_word, targets_below
+from tiecheck.errors import TargetError
+from tiecheck.fleet.sources import list_models
+from tiecheck.targets.layouts import LAYOUTS, models_below, walked
+from tiecheck.targets.parse import layout_word, parse_target, targets_below, whole_weights
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -113,3 +117,38 @@ def test_recursive_judges_every_model_below(tmp_path: Path) -> None:
     assert "3 targets: 2 pass, 1 error" in report.output
     assert "--recursive" in CliRunner().invoke(cli, [str(tmp_path)]).output
     assert list(targets_below(str(tmp_path / "deep/er/b"), recursive=True)) == [str(tmp_path / "deep/er/b")]
+
+
+def test_folders_are_walked_as_by_the_library_and_as_deep_as_they_are(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    for _ in range(60):
+        folder = tmp_path.joinpath(*draw.choices("abc.", k=draw.randint(0, 5)))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x").touch()
+        if not (folder / "loop").is_symlink():
+            (folder / "loop").symlink_to(draw.choice((tmp_path, folder / "loop", folder / "gone")))
+    theirs = {(f, *sorted(n for n in names if n == "x")) for f, _, names in os.walk(tmp_path)}
+    assert {(f, *(n for n in names if n == "x")) for f, _, names in walked(str(tmp_path))} == theirs
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(1300):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("model.py").write_text("tied = 1")
+    finally:
+        os.chdir(here)
+    assert sum(1 for _ in walked(str(tmp_path))) > 1300
+    assert tiecheck.check(tmp_path).targets[0].type == "source"
+    assert sum(1 for _ in models_below(str(tmp_path), whole_weights)) == 1
+    assert list(list_models([str(tmp_path)])) == []
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # shutil goes as deep as it can, too
+
+
+def test_a_pipe_in_the_hubs_cache_keeps_nobody_waiting(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--name"
+    (folder / "snapshots" / "one").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    os.mkfifo(folder / "refs" / "main")
+    with pytest.raises(TargetError, match="snapshots/one"):
+        parse_target(str(folder))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiecheck.cli.settings import codes_option, config_options, settle_options
+from tiecheck.cli.settings import codes_option, config_options, known_number, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import LONGEST, PLACING, Config
 from tiecheck.errors import TargetError, shown
@@ -40,7 +40,7 @@ class CheckCommand(PlainCommand):
     "--python", metavar="PATH", help="Rehearse with the transformers of this interpreter. Implies --rehearse."
 )
 @click.option("--recursive", is_flag=True, help="Judge every model below a directory, each folder for itself.")
-@click.option("--base", metavar="DIR", help="The base of an adapter. [default: the one it names, where that is here]")
+@click.option("--base", metavar="DIR", help="The base of an adapter. [default: the one it names, in the hub's cache]")
 @click.option("--uses", is_flag=True, help="Also trace a forward pass on meta: what reads what. Implies --live.")
 @click.option(
     "--inputs", metavar="FILE.py:FUNCTION", help="What that function returns is what the pass is given. Implies --uses."
@@ -93,6 +93,7 @@ class CheckCommand(PlainCommand):
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, max=LONGEST),
+    callback=known_number,
     default=300,
     show_default=True,
     metavar="SECONDS",

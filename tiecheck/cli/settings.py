@@ -23,6 +23,13 @@ def codes_option(*names: str, about: str, metavar: str = "CODES", complete: Any 
     return click.option(*names, multiple=True, callback=split, shell_complete=complete, metavar=metavar, help=about)
 
 
+def known_number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Return the number of an option, which `nan` is none of, though no range refuses it."""
+    if not value >= 0:
+        raise click.BadParameter("nan is no number of seconds")
+    return value
+
+
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--config` and `--isolated` to a command."""
     isolated = click.option("--isolated", is_flag=True, help="Look for no configuration file.")

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tiecheck.errors import UsageError
 from tiecheck.records.record import Record
 
 OWN = "tiecheck.toml"
 PROJECT = "pyproject.toml"
+LIMIT = 4_000_000
+"""Bytes of a configuration file that are read at most."""
 SECTION = rb"""tool["']?[ \t]*(\.[ \t]*["']?tiecheck|\]|=)"""
 """Pattern of our section in a pyproject.toml, whichever way TOML lets one write it: other files are not parsed."""
 
@@ -40,23 +41,13 @@ def search_settings(read: Read, targets: Iterable[str] = ()) -> tuple[Settings |
     """
     passed = None
     for path in _candidates():
-        own = _is_models_own(path, targets)
-        settings = _read(path, read, heard=not own)
-        if settings is not None and not own:
-            return settings, passed
+        if _is_models_own(path, targets):
+            passed = passed or os.path.relpath(path)
+            continue
+        settings = read(path)
         if settings is not None:
-            passed = passed or settings.path
+            return settings, passed
     return None, passed
-
-
-def _read(path: str, read: Read, *, heard: bool) -> Settings | None:
-    """Return what a file says; where it has no say, it is no matter whether it is broken."""
-    try:
-        return read(path)
-    except UsageError:
-        if heard:
-            raise
-        return Settings(os.path.relpath(path), {})
 
 
 def _candidates() -> Iterator[str]:
@@ -87,7 +78,7 @@ def _has_section(path: str) -> bool:
     """Tell whether a pyproject.toml may hold our section; one that cannot be read is for `parse_settings` to tell."""
     try:
         with open(path, "rb") as stream:
-            data = stream.read()
+            data = stream.read(LIMIT)
     except OSError:
         return True
     if b"tiecheck" not in data:
@@ -98,12 +89,15 @@ def _has_section(path: str) -> bool:
 
 
 def _is_models_own(path: str, targets: Iterable[str]) -> bool:
-    """Tell whether a file lies in a target's own folder. What builds a model runs the user's own code, and has none."""
-    folder = os.path.realpath(os.path.dirname(path))
+    """Tell whether a file lies in or below a target's own folder.
+
+    What builds a model runs the user's own code, and has none.
+    """
+    folder = os.path.join(os.path.realpath(os.path.dirname(path)), "")
     for target in targets:
         local = target.removeprefix("file://")
         if os.path.lexists(local):
             real = os.path.realpath(local)
-            if folder == (real if os.path.isdir(real) else os.path.dirname(real)):
+            if folder.startswith(os.path.join(real if os.path.isdir(real) else os.path.dirname(real), "")):
                 return True
     return False

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-from tiecheck.config.discovery import PROJECT, Settings
+from tiecheck.config.discovery import LIMIT, PROJECT, Settings
 from tiecheck.config.options import LONGEST, PLACING, VALUES, read_contract
 from tiecheck.errors import UsageError, did_you_mean
 from tiecheck.records.record import Record
@@ -37,10 +37,6 @@ KEYS = {
     "hash-seeds": "hash_seeds",
 }
 """Key in the file -> field of `Config`."""
-
-
-LIMIT = 4_000_000
-"""Bytes of a configuration file that are read at most."""
 
 
 class Checks(Record):

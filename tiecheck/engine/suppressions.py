@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -112,6 +113,8 @@ def read_baseline(path: str) -> tuple[Accepted, ...]:
     """Read a baseline; one that is not there, or is none, raises a `UsageError`."""
     try:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a folder's own error says it better
+            raise UsageError(f"the baseline {path} is a pipe or a device, not a regular file", path)
         return _entries(path, found.st_mtime_ns, found.st_size)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,18 +132,24 @@ def _base(
     hint = "name its directory with --base"
     if adapter.base is None:
         return Unknown(f"the adapter names no base; {hint}")
-    elsewhere = "://" in directory or adapter.base.startswith(("//", "\\\\"))  # a path on another machine
-    beside = () if elsewhere else (adapter.base, os.path.join(directory, adapter.base))
-    place = next((path for path in beside if os.path.isfile(os.path.join(path, "config.json"))), None)
-    if place is None and not re.fullmatch(
-        HUB_ID, adapter.base, re.ASCII
-    ):  # no address of the adapter's choice is opened
-        return Unknown(f"its base {adapter.base} is not here; {hint}")
+    place = None if "://" in directory else _beside(adapter.base, directory)
+    if place is None and not re.fullmatch(HUB_ID, adapter.base, re.ASCII):  # no path of the adapter's choice is opened
+        return Unknown(f"its base {adapter.base} does not lie in the adapter's own directory; {hint}")
     try:
         hub = online and directory.startswith("hf://")  # the base of a hub's adapter may come from the hub
-        return _read(f"hf://{adapter.base}" if hub else place or adapter.base, config, opened, online=hub)
+        return _read(place or f"hf://{adapter.base}", config, opened, online=hub)
     except (TiecheckError, ImportError) as error:
         return Unknown(f"its base {adapter.base} is not here ({error}); {hint}")
+
+
+def _beside(base: str, directory: str) -> str | None:
+    """Return the model directory that an adapter calls its base, where it lies in the adapter's own."""
+    from tiecheck.files.local import path_inside
+
+    with contextlib.suppress(TargetError):
+        place = path_inside(directory, base)
+        return place if os.path.isfile(os.path.join(place, "config.json")) else None
+    return None
 
 
 def _read(

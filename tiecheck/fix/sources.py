@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import json
@@ -167,7 +168,9 @@ def _staged(path: str, data: bytes) -> str:
     if not os.access(path, os.W_OK) or not os.stat(path).st_mode & 0o222:
         raise TargetError(f"{path} cannot be written", path)
     new = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tiecheck")
-    with open(new, "wb") as stream:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)  # of a fix that was killed; or a link, which would lead us elsewhere
+    with open(new, "xb") as stream:
         stream.write(data)
         stream.flush()
         os.fchmod(stream.fileno(), os.stat(path).st_mode & 0o7777)

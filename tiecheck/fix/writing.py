@@ -12,15 +12,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tiecheck.errors import TargetError
-from tiecheck.files.local import path_inside
+from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.fix.plan import FixPlan
 from tiecheck.fix.refusals import check_space, file_identities
 from tiecheck.fix.tensors import write_shard
 from tiecheck.records.edits import COMMIT, WORK, TensorChange
+from tiecheck.targets.layouts import walked
 
 DONE = "-done"
 """Ending that the folder gets once every file has its place."""
@@ -41,6 +41,9 @@ def recover_interrupted(root: str) -> str | None:
     A file that has changed since raises a `TargetError`: neither the old nor the new files are whole.
     """
     work = os.path.join(root, WORK)
+    for folder in (work, work + DONE):
+        if os.path.islink(folder):
+            raise TargetError(f"{folder} is a link, which no fix has left; remove it", folder)
     if os.path.isdir(work + DONE):
         shutil.rmtree(work + DONE)
         return "the last fix was complete: the new files are in place"
@@ -50,7 +53,7 @@ def recover_interrupted(root: str) -> str | None:
     if not os.path.exists(commit):
         shutil.rmtree(work)
         return "an interrupted fix had written nothing yet: the old files are in place, and its own are removed"
-    told = json.loads(Path(commit).read_text(encoding="utf-8"))
+    told = _read_commit(root, commit)
     waiting = [name for name in told["order"] if os.path.exists(os.path.join(work, "new", name))]
     waiting += [name for name in told["removed"] if os.path.exists(os.path.join(root, name))]
     there = [name for name in waiting if os.path.lexists(os.path.join(root, name))]  # a new name is not, yet
@@ -63,6 +66,22 @@ def recover_interrupted(root: str) -> str | None:
         )
     _move(root, told, lambda _: None)
     return "an interrupted fix is finished: the new files are in place"
+
+
+def _read_commit(root: str, path: str) -> dict[str, Any]:
+    """Return what an interrupted fix wrote down; what leads out of the directory, or is no such file, is refused.
+
+    Whoever made the model may have put it there.
+    """
+    told = parse_json(read_bytes(path, path), path, path)
+    kinds = {"order": list, "removed": list, "old": dict, "backup": bool}
+    sound = isinstance(told, dict) and all(isinstance(told.get(key), kind) for key, kind in kinds.items())
+    if not sound or not all(isinstance(name, str) and name for name in (*told["order"], *told["removed"])):
+        raise TargetError(f"{path} is none that a fix has written; remove its folder", path)
+    for name in (*told["order"], *told["removed"]):
+        path_inside(root, name)
+        path_inside(os.path.join(root, WORK), os.path.join("new", name))
+    return dict(told)
 
 
 def stage_in_place(plan: FixPlan, step: Hook) -> str:
@@ -100,7 +119,7 @@ def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
     if os.path.isdir(stage):  # of a copy that was interrupted
         shutil.rmtree(stage)
     step("nothing yet")
-    for folder, folders, files in os.walk(plan.root):
+    for folder, folders, files in walked(plan.root):
         inner = os.path.relpath(folder, plan.root)
         folders[:] = [f for f in folders if f not in {WORK, WORK + DONE, ".git", ".cache"}]
         os.makedirs(os.path.join(stage, inner), exist_ok=True)

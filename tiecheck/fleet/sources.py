@@ -73,7 +73,7 @@ def _models_of(source: str) -> Iterator[Listed]:
         yield Listed(source)
 
 
-def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
+def _walk(folder: str) -> Iterator[Listed]:
     """Give each folder at or below one that holds a model: a config, an adapter or weights; below a model, both.
 
     Files of GGUF that no other model is beside are models themselves.
@@ -81,7 +81,27 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
     Hidden folders are passed over, and links to folders are not followed. A folder that cannot be listed is given, so
     that its check says why.
     """
-    seen: set[str] = set()
+    waiting: list[Iterator[tuple[str, bool]]] = [iter(((folder, False),))]
+    while waiting:
+        folder, inside = next(waiting[-1], ("", False))
+        if not folder:
+            waiting.pop()
+            continue
+        below, sorts, files = _listed(folder)
+        if files is None:
+            yield Listed(folder)
+            continue
+        if {"config", "weights"} <= sorts or (not inside and not sorts.isdisjoint({"config", "weights"})):
+            yield Listed(folder, _mark(files))
+            inside = True
+        elif "gguf" in sorts and not inside:
+            yield from map(Listed, targets_below(folder))
+        waiting.append(zip(below if len(below) <= MANY else _folders(folder), itertools.repeat(inside)))
+
+
+def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]] | None]:
+    """Return the folders of one, what its files are, and these, as many as count; None where it cannot be listed."""
+    sorts: set[str] = set()
     below: list[str] = []
     files: list[os.DirEntry[str]] = []
     try:
@@ -94,17 +114,10 @@ def _walk(folder: str, *, inside: bool = False) -> Iterator[Listed]:
                     continue
                 if len(files) <= MANY:
                     files.append(entry)
-                seen.add(_sort(name))
+                sorts.add(_sort(name))
     except OSError:
-        yield Listed(folder)
-        return
-    if {"config", "weights"} <= seen or (not inside and not seen.isdisjoint({"config", "weights"})):
-        yield Listed(folder, _mark(files))
-        inside = True
-    elif "gguf" in seen and not inside:
-        yield from map(Listed, targets_below(folder))
-    for path in below if len(below) <= MANY else _folders(folder):
-        yield from _walk(path, inside=inside)
+        return [], set(), None
+    return below, sorts, files
 
 
 def _sort(name: str) -> str:

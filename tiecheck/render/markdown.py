@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -20,7 +21,11 @@ def render(report: Report, style: Style, stream: TextIO) -> None:
     lines += ["| | target | model | ties |", "|---|---|---|---|"]
     shown = [t for t in report.targets if not (style.quiet and t.status == "pass")]
     for target in shown:
-        cells = (f"{MARKS[target.status]} {target.status}", code_text(target.target), target.architecture or "")
+        cells = (
+            f"{MARKS[target.status]} {target.status}",
+            code_text(target.target),
+            markdown_text(target.architecture or ""),
+        )
         lines.append(f"| {' | '.join((*cells, ties_text(target)))} |")
     for target in shown:
         told = list(_target(target, style))
@@ -59,4 +64,4 @@ def markdown_text(text: str) -> str:
 def code_text(text: str) -> str:
     """Return a text as code; a mark within it ends none."""
     clean = escaped(text).replace("|", "\\|")
-    return f"`{clean}`" if "`" not in clean else f"`` {clean.replace('``', '` `')} ``"
+    return f"`{clean}`" if "`" not in clean else f"`` {re.sub('`(?=`)', '` ', clean)} ``"

@@ -9,6 +9,7 @@ are logical locations, and the line hash is the finding's own fingerprint.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
@@ -33,7 +34,7 @@ def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG00
     """Write the report as a log with one run; what is suppressed is in it, as such."""
     rules = all_rules()
     index = {rule.code: i for i, rule in enumerate(rules)}
-    name = f"{quote(report.targets[0].target)}/" if len(report.targets) == 1 else ""
+    name = f"{quote(os.fsencode(report.targets[0].target))}/" if len(report.targets) == 1 else ""
     driver = {
         "name": "tiecheck",
         "version": report.version,
@@ -116,6 +117,10 @@ def _result(one: PlacedFinding, index: int) -> dict[str, Any]:
 
 
 def _physical(path: str, line: int | None, column: int | None) -> dict[str, Any]:
-    artifact = {"uri": Path(path).as_uri()} if path.startswith("/") else {"uri": quote(path), "uriBaseId": "%SRCROOT%"}
+    artifact = (
+        {"uri": Path(path).as_uri()}
+        if path.startswith("/")
+        else {"uri": quote(os.fsencode(path)), "uriBaseId": "%SRCROOT%"}
+    )
     region = {"startLine": line} | ({"startColumn": column} if column else {}) if line else None
     return {"artifactLocation": artifact} | ({"region": region} if region else {})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tiecheck.errors import TargetError
 from tiecheck.records.record import Record
@@ -55,13 +56,33 @@ def layout_of(names: list[str], weights: list[str]) -> str | None:
     return None
 
 
+def walked(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder, with the names of its folders and files, as `os.walk` does, which fails a thousand deep.
+
+    Links to folders are passed over, and so is what cannot be listed. Who takes folders out of a list is not led there.
+    """
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        folders: list[str] = []
+        names: list[str] = []
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                elif not entry.is_symlink() or not os.path.isdir(entry.path):
+                    names.append(entry.name)
+        yield folder, folders, names
+        waiting += [os.path.join(folder, name) for name in reversed(folders)]
+
+
 def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[str]:
     """Return every model and GGUF file below a directory, each folder for itself; the directory where there is none.
 
     A tree of too many folders is a `TargetError`: to judge some of its models would be taken for all.
     """
     found: list[str] = []
-    for seen, (folder, folders, names) in enumerate(os.walk(text)):
+    for seen, (folder, folders, names) in enumerate(walked(text)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
             raise TargetError(f"{text} holds more than {FOLDERS:,} folders; name the folders of your models", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -173,19 +174,20 @@ def _directory(text: str) -> Target:
 
 def _snapshot(text: str) -> str:
     """Return the snapshot that a folder of the hub's cache calls main, else the first one."""
-    folder = os.path.join(text, "snapshots")
-    try:
-        with open(os.path.join(text, "refs", "main"), encoding="utf-8") as stream:
-            main = stream.read(100).strip()
-    except (OSError, ValueError):
-        main = ""
+    folder, ref, main = os.path.join(text, "snapshots"), os.path.join(text, "refs", "main"), ""
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isfile(ref):  # a pipe would keep us waiting
+            with open(ref, encoding="utf-8") as stream:
+                main = stream.read(100).strip()
     held = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     return os.path.join(folder, main if main in held else held[0] if held else "...")
 
 
 def _holds_source(path: str) -> bool:
     """Tell whether a folder, or one of the first that lie below it, has Python files."""
-    for seen, (_, _, names) in enumerate(os.walk(path)):
+    from tiecheck.targets.layouts import walked
+
+    for seen, (_, _, names) in enumerate(walked(path)):
         if any(name.endswith(SOURCE_ENDINGS) for name in names):
             return True
         if seen >= NEIGHBOURS:

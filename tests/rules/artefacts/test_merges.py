@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,14 @@ def merge(base: LlamaForCausalLM, adapter: Path) -> tuple[bool, LlamaForCausalLM
     return torch.allclose(before, merged(input_ids=IDS).logits, atol=1e-4), merged
 
 
+def base_of(adapter: Path) -> str:
+    """Base that an adapter names, for whoever asks for it."""
+    return str(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
+
+
 def said(adapter: Path, **options: Any) -> dict[str, str]:
-    """Codes of what is found of an adapter, with their severities."""
-    report = tiecheck.check(adapter, **options)
+    """Codes of what is found of an adapter of the base it names, with their severities."""
+    report = tiecheck.check(adapter, **(options or {"base": base_of(adapter)}))
     assert not report.errors
     return {f.code: f.severity for f in report.findings}
 
@@ -145,10 +151,11 @@ def test_copies_are_compared_and_not_only_counted(bases: dict[bool, Path], tmp_p
     tensors = load_file(file)
     tensors["base_model.model.lm_head.weight"][3] += 1
     save_file(tensors, file)
-    (finding,) = tiecheck.check(tmp_path).findings
+    (finding,) = tiecheck.check(tmp_path, base=base_of(tmp_path)).findings
     assert (finding.code, finding.severity) == ("TIE602", "warning")
     assert f"1 of {tensors['base_model.model.lm_head.weight'].shape[0]} rows differ, by up to 1" in finding.message
-    assert tiecheck.check(tmp_path, values="never").targets[0].status == "unknown"
+    never = tiecheck.check(tmp_path, base=base_of(tmp_path), values="never")
+    assert never.targets[0].status == "unknown"
     config = tmp_path / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"ensure_weight_tying": True}))
     assert said(tmp_path) == {"TIE602": "error"}
@@ -172,14 +179,19 @@ def test_a_head_that_the_base_does_not_have_is_dropped(bases: dict[bool, Path], 
 
 def test_a_prompt_meets_no_tie(bases: dict[bool, Path], tmp_path: Path) -> None:
     trained(bases[True], tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    report = tiecheck.check(tmp_path).targets[0]
+    report = tiecheck.check(tmp_path, base=str(bases[True])).targets[0]
     assert (report.type, report.status, report.findings) == ("adapter", "pass", ())
 
 
 def test_without_its_base_an_adapter_is_unknown(bases: dict[bool, Path], tmp_path: Path) -> None:
     trained(bases[True], tmp_path, LoraConfig(r=2, target_modules=["lm_head"]))
     config = tmp_path / "adapter_config.json"
-    for base, why in (("org/nothing", "org/nothing"), (None, "names no base")):
+    (tmp_path / "link").symlink_to(bases[True])
+    away = os.path.relpath(bases[True], tmp_path)
+    for base, why in (
+        ("org/nothing", "org/nothing"), (None, "names no base"), (str(bases[True]), "own directory"),
+        (away, "own directory"), ("link", "own directory"), (f"file://{bases[True]}", "own directory"),
+    ):  # fmt: skip
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": base}))
         report = tiecheck.check(tmp_path).targets[0]
         assert report.status == "unknown"

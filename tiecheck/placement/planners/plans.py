@@ -153,7 +153,7 @@ def groups_under_seed(case: PlannerCase, groups: Groups, seed: int) -> Groups:
 def _met(seed: int, names: Sequence[str], less: Sequence[str] | None) -> list[str]:
     """Return the names of a set, less those of another, as a process with a hash seed lists them."""
     done = subprocess.run(  # noqa: S603  # our own program, and names as data
-        [sys.executable, "-S", "-c", _PROGRAM],
+        [sys.executable, "-P", "-S", "-c", _PROGRAM],  # nothing is imported from the working directory
         input=json.dumps([names, less]),
         capture_output=True,
         text=True,
