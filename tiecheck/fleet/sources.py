@@ -87,8 +87,9 @@ def _walk(folder: str) -> Iterator[Listed]:
         if not folder:
             waiting.pop()
             continue
-        below, sorts, files = _listed(folder)
-        if files is None:
+        try:
+            below, sorts, files = _listed(folder)
+        except OSError:
             yield Listed(folder)
             continue
         if {"config", "weights"} <= sorts or (not inside and not sorts.isdisjoint({"config", "weights"})):
@@ -99,24 +100,18 @@ def _walk(folder: str) -> Iterator[Listed]:
         waiting.append(zip(below if len(below) <= MANY else _folders(folder), itertools.repeat(inside)))
 
 
-def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]] | None]:
-    """Return the folders of one, what its files are, and these, as many as count; None where it cannot be listed."""
+def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]]]:
+    """Return the folders of one, what its files are, and these, as many as count; an `OSError` goes up."""
     sorts: set[str] = set()
     below: list[str] = []
     files: list[os.DirEntry[str]] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if name[0] != "." and len(below) <= MANY:
-                        below.append(entry.path)
-                    continue
-                if len(files) <= MANY:
-                    files.append(entry)
-                sorts.add(_sort(name))
-    except OSError:
-        return [], set(), None
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                files += [entry] if len(files) <= MANY else []
+                sorts.add(_sort(entry.name))
+            elif entry.name[0] != "." and len(below) <= MANY:
+                below.append(entry.path)
     return below, sorts, files
 
 
