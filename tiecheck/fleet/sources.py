@@ -76,10 +76,8 @@ def _models_of(source: str) -> Iterator[Listed]:
 def _walk(folder: str) -> Iterator[Listed]:
     """Give each folder at or below one that holds a model: a config, an adapter or weights; below a model, both.
 
-    Files of GGUF that no other model is beside are models themselves.
-
-    Hidden folders are passed over, and links to folders are not followed. A folder that cannot be listed is given, so
-    that its check says why.
+    Files of GGUF that no other model is beside are models themselves. Hidden folders are passed over, and links to
+    folders are not followed. A folder that cannot be listed is given, so that its check says why.
     """
     waiting: list[Iterator[tuple[str, bool]]] = [iter(((folder, False),))]
     while waiting:
