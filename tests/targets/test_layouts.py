@@ -18,7 +18,7 @@ import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.errors import TargetError
 from tiecheck.fleet.sources import list_models
-from tiecheck.targets.layouts import LAYOUTS, models_below, walked
+from tiecheck.targets.layouts import LAYOUTS, folder_walk, models_below
 from tiecheck.targets.parse import layout_word, parse_target, targets_below, whole_weights
 
 
@@ -128,7 +128,7 @@ def test_folders_are_walked_as_by_the_library_and_as_deep_as_they_are(tmp_path: 
         if not (folder / "loop").is_symlink():
             (folder / "loop").symlink_to(draw.choice((tmp_path, folder / "loop", folder / "gone")))
     theirs = {(f, *sorted(n for n in names if n == "x")) for f, _, names in os.walk(tmp_path)}
-    assert {(f, *(n for n in names if n == "x")) for f, _, names in walked(str(tmp_path))} == theirs
+    assert {(f, *(n for n in names if n == "x")) for f, _, names in folder_walk(str(tmp_path))} == theirs
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
@@ -138,7 +138,7 @@ def test_folders_are_walked_as_by_the_library_and_as_deep_as_they_are(tmp_path: 
         Path("model.py").write_text("tied = 1")
     finally:
         os.chdir(here)
-    assert sum(1 for _ in walked(str(tmp_path))) > 1300
+    assert sum(1 for _ in folder_walk(str(tmp_path))) > 1300
     assert tiecheck.check(tmp_path).targets[0].type == "source"
     assert sum(1 for _ in models_below(str(tmp_path), whole_weights)) == 1
     assert list(list_models([str(tmp_path)])) == []

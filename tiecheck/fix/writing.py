@@ -20,7 +20,7 @@ from tiecheck.fix.plan import FixPlan
 from tiecheck.fix.refusals import check_space, file_identities
 from tiecheck.fix.tensors import write_shard
 from tiecheck.records.edits import COMMIT, WORK, TensorChange
-from tiecheck.targets.layouts import walked
+from tiecheck.targets.layouts import folder_walk
 
 DONE = "-done"
 """Ending that the folder gets once every file has its place."""
@@ -119,7 +119,7 @@ def stage_copy(plan: FixPlan, to: str, step: Hook) -> str:
     if os.path.isdir(stage):  # of a copy that was interrupted
         shutil.rmtree(stage)
     step("nothing yet")
-    for folder, folders, files in walked(plan.root):
+    for folder, folders, files in folder_walk(plan.root):
         inner = os.path.relpath(folder, plan.root)
         folders[:] = [f for f in folders if f not in {WORK, WORK + DONE, ".git", ".cache"}]
         os.makedirs(os.path.join(stage, inner), exist_ok=True)

@@ -17,7 +17,7 @@ from tiecheck.errors import TargetError
 from tiecheck.files.limits import READ, target_account
 from tiecheck.records.source import SourceFile
 from tiecheck.source.classes import read_tree
-from tiecheck.targets.layouts import walked
+from tiecheck.targets.layouts import folder_walk
 
 ENDINGS = (".py", ".ipynb")
 FILE_BYTES = 4 * 1024 * 1024
@@ -56,7 +56,7 @@ def source_paths(path: str) -> list[str]:
     if not os.path.isdir(path):
         return [path]
     found: list[str] = []
-    for seen, (folder, folders, names) in enumerate(walked(path), 1):
+    for seen, (folder, folders, names) in enumerate(folder_walk(path), 1):
         target_account().check_time()
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in LEFT_OUT)
         found += [os.path.join(folder, name) for name in sorted(names) if name.endswith(ENDINGS)]

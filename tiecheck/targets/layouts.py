@@ -56,7 +56,7 @@ def layout_of(names: list[str], weights: list[str]) -> str | None:
     return None
 
 
-def walked(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+def folder_walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each folder, with the names of its folders and files, as `os.walk` does, which fails a thousand deep.
 
     Links to folders are passed over, and so is what cannot be listed. Who takes folders out of a list is not led there.
@@ -82,7 +82,7 @@ def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[s
     A tree of too many folders is a `TargetError`: to judge some of its models would be taken for all.
     """
     found: list[str] = []
-    for seen, (folder, folders, names) in enumerate(walked(text)):
+    for seen, (folder, folders, names) in enumerate(folder_walk(text)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
             raise TargetError(f"{text} holds more than {FOLDERS:,} folders; name the folders of your models", text)

@@ -185,9 +185,9 @@ def _snapshot(text: str) -> str:
 
 def _holds_source(path: str) -> bool:
     """Tell whether a folder, or one of the first that lie below it, has Python files."""
-    from tiecheck.targets.layouts import walked
+    from tiecheck.targets.layouts import folder_walk
 
-    for seen, (_, _, names) in enumerate(walked(path)):
+    for seen, (_, _, names) in enumerate(folder_walk(path)):
         if any(name.endswith(SOURCE_ENDINGS) for name in names):
             return True
         if seen >= NEIGHBOURS:
