@@ -78,7 +78,7 @@ def pages(kept: set[str]) -> dict[str, str]:
     """Return each generated file with its text; `kept` gets the blocks that cannot be made here."""
     return {
         "tiecheck/render/report.schema.json": json.dumps(schema(), indent=1) + "\n",
-        "tiecheck/rules/index.py": rules_index(),
+        "tiecheck/rules/index.txt": rules_index(),
         "tiecheck/render/compare.schema.json": json.dumps(compare_schema(), indent=1) + "\n",
         "tiecheck/render/survive.schema.json": json.dumps(survival_schema(), indent=1) + "\n",
         "tiecheck/config/config.schema.json": json.dumps(config_schema(), indent=1) + "\n",
@@ -230,15 +230,10 @@ def rules_index() -> str:
     INDEX.clear()
     INDEX.update(sorted(found.items()))
     rows = [
-        f'    "{code}": ("{module}", ({", ".join(map(json.dumps, needs))}{"," if len(needs) == 1 else ""})),\n'
+        "\t".join((code, module, " ".join(needs), other_severities(rule_of(code)))).rstrip("\t")
         for code, (module, needs) in INDEX.items()
     ]
-    text = (ROOT / "tiecheck" / "rules" / "index.py").read_text(encoding="utf-8")
-    milder = {code: other_severities(rule_of(code)) for code in INDEX}
-    others = "".join(f'    "{code}": "{words}",\n' for code, words in milder.items() if words)
-    about = '"""Code -> the other severities that its findings have in some of its cases."""'
-    head = text.partition("= {")[0] + "= {\n" + "".join(rows) + "}\n\n"
-    return f"{head}OTHER_SEVERITIES: dict[str, str] = {{\n{others}}}\n{about}\n"
+    return "\n".join(rows) + "\n"
 
 
 def other_severities(rule: type[Rule]) -> str:
