@@ -95,7 +95,7 @@ def keeps(name: str, folder: Path) -> None:
     expected = logits(model)
     model.save_pretrained(folder)
     assert groups_of(model)
-    gate = gate_of(model, on_two(model, "cpu", "disk"), checkpoint=str(folder))
+    gate = gate_of(model, on_two(model, "cpu", "disk"))
     assert torch.equal(logits(gate(cls.from_pretrained, folder, offload_folder=folder / "off")), expected)
     assert torch.equal(logits(gate(dispatch_model, model, offload_dir=folder / "dispatched")), expected)
 

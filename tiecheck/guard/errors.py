@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TargetError, TiecheckError, near_words
-from tiecheck.placement.model import is_sound
+from tiecheck.placement.promises import is_sound
 from tiecheck.records.life import Break
 from tiecheck.records.placement import Broken, Placed, Placement
 from tiecheck.records.report import Finding, Report, TargetReport

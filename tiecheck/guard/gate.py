@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tiecheck.errors import TiecheckError, UsageError, class_word, did_you_mean
 from tiecheck.guard.errors import PlacementError, TieBroken, broken_text, hurting_text, no_map_text, placement_of
-from tiecheck.placement.model import chosen_map, is_sound, promises_of
+from tiecheck.placement.promises import chosen_map, is_sound, promises_of
 from tiecheck.records.report import SEVERITIES, Finding, Report, Severity, at_least
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
     options["no_split"] = (no_split,) if isinstance(no_split, str) else None if no_split is None else tuple(no_split)
     options["checkpoint"] = None if checkpoint is None else os.fspath(checkpoint)
     report = check_with(model_or_path, make_config(model_or_path, **{"select": PLACEMENT_RULES} | options))
-    at_path = checkpoint is None and isinstance(model_or_path, (str, os.PathLike))
-    source = os.fspath(model_or_path) if at_path else options["checkpoint"]  # type: ignore[arg-type]  # a path here
-    made = Gate(report, dtype=options["dtype"], checkpoint=source, fail_on=fail_on)
+    made = Gate(report, fail_on=fail_on)
     if check:
         made.raise_if_it_hurts()
     return made
@@ -88,20 +86,11 @@ def gate(  # noqa: PLR0913  # what a load takes, and each has a default
 class Gate:
     """The verdict before a load, and the look at the load: a context manager, and a callable around a loader."""
 
-    def __init__(
-        self,
-        report: Report,
-        *,
-        dtype: str | None = None,
-        checkpoint: str | None = None,
-        fail_on: Severity = "warning",
-    ) -> None:
+    def __init__(self, report: Report, *, fail_on: Severity = "warning") -> None:
         """Open a gate on a report; `tiecheck.gate` makes the report too.
 
         Args:
             report: The report of one target, with its placement.
-            dtype: The element type that is promised, torch's word; None for whatever the load gives.
-            checkpoint: Where the weights come from, to hold loaded values against; None for no such look.
             fail_on: The mildest severity that hurts.
 
         Raises:
@@ -111,10 +100,9 @@ class Gate:
         """The report of the check."""
         self.placement = placement_of(report)
         """The plans and what they do to the ties."""
-        self._checkpoint = checkpoint
         self._fail_on = fail_on
         self._map = chosen_map(self.placement)
-        self._promises = promises_of(report.targets[0], self._map, dtype)
+        self._promises = promises_of(report.targets[0], self._map)
         self._watched: list[nn.Module] = []
 
     @property
@@ -165,15 +153,14 @@ class Gate:
         if not self._map:
             raise TiecheckError(no_map_text(self.placement))
 
-    def verify(self, model: nn.Module, *, values: bool = True) -> tuple[Broken, ...]:
+    def verify(self, model: nn.Module) -> tuple[Broken, ...]:
         """Return the promises that a loaded model breaks; accelerate's hooks are looked through, nothing is changed.
 
         Every promised group is still one tensor (behind hooks one memory; on disk equal bytes where the plan said
-        disk), lies where the plan said, and has the element type and shape that were promised.
+        disk), and lies where the plan said.
 
         Args:
             model: The loaded model.
-            values: Whether to hold a few rows of each group against the checkpoint, where one is known.
 
         Returns:
             The broken promises, none where all are kept.
@@ -182,12 +169,11 @@ class Gate:
             TiecheckError: If the model's own code raises.
             TypeError: If `model` is no `torch.nn.Module`.
         """
-        from tiecheck.guard.verify import StoredRows, broken_promises
+        from tiecheck.guard.verify import broken_promises
         from tiecheck.live.registrations import looking_at
 
         with looking_at(model):
-            stored = StoredRows.at(self._checkpoint) if values and self._checkpoint is not None else None
-            return broken_promises(model, self._promises, stored)
+            return broken_promises(model, self._promises)
 
     def watch(self, model: M) -> M:
         """Verify a model now, and its ties and places once more when the `with` ends.
@@ -202,7 +188,7 @@ class Gate:
             TieBroken: A promise is broken.
             TypeError: If `model` is no `torch.nn.Module`.
         """
-        self._insist(model, values=True)
+        self._insist(model)
         self._watched.append(model)  # type: ignore[arg-type]  # `_insist` has looked
         return model
 
@@ -239,14 +225,14 @@ class Gate:
         watched, self._watched = self._watched, []
         if kind is None:
             for model in watched:
-                self._insist(model, values=False)  # values may have been trained by now
+                self._insist(model)
 
     def __repr__(self) -> str:
         state = "ok" if self.ok else f"{len(self.hurting)} findings" if self.hurting else "no map"
         return f"<Gate {self.report.targets[0].target}: {state}, {len(self._promises)} ties>"
 
-    def _insist(self, model: Any, *, values: bool) -> None:
-        broken = self.verify(model, values=values)
+    def _insist(self, model: Any) -> None:
+        broken = self.verify(model)
         if broken:
             raise TieBroken(broken_text(class_word(type(model)), broken), broken)
 

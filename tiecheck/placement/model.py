@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.placement.map_lookup import DeviceMap, by_accelerate, by_transformers, key_of
-from tiecheck.records.placement import Device, ModuleTree, Placed, Placement, Plan, Promise, TreeNode, TreeTensor
+from tiecheck.placement.map_lookup import DeviceMap, by_transformers, key_of
+from tiecheck.records.placement import Device, ModuleTree, Placed, Plan, TreeNode, TreeTensor
 from tiecheck.records.words import TIED, Kind, Unknown
 
 if TYPE_CHECKING:
     from tiecheck.live.transformers.loading import Planned
     from tiecheck.records.live import LiveModel, Tie
-    from tiecheck.records.report import TargetReport
 
 
 LIMIT = 1_000_000
@@ -243,42 +242,3 @@ class _Sizes:
             width = dtype if dtype is not None and own.is_floating_point else own
             self.nbytes.append(int(tensor.numel()) * width.itemsize)
         return number
-
-
-HURTS = frozenset({"raises", "overwrites", "untied"})
-"""Forms of a load that break a group (`LoadForm`); to hold it twice costs memory alone."""
-
-
-def is_sound(placement: Placement) -> bool:
-    """Return whether the plan that the natural loader follows keeps every group together and loads it."""
-    if not placement.plans or not placement.plans[0].device_map:
-        return False
-    apart = any(len(set(group.devices)) > 1 or None in group.devices for group in placement.plans[0].placed)
-    return not apart and not any(load.form in HURTS and not load.harmless for load in placement.loads)
-
-
-def chosen_map(placement: Placement) -> dict[str, int | str]:
-    """Return the map to load with: the tool's own where it is sound, else the proposal; empty where there is neither.
-
-    A plan that is not sound stands where nothing better is known.
-    """
-    own: Mapping[str, int | str] = placement.plans[0].device_map if placement.plans else {}
-    if is_sound(placement) or placement.proposal is None or not placement.proposal.device_map:
-        return dict(own)
-    return dict(placement.proposal.device_map)
-
-
-def promises_of(target: TargetReport, device_map: Mapping[str, int | str], dtype: str | None) -> tuple[Promise, ...]:
-    """Return one promise of a load under a map for each group that is tied in the module, or that the load will tie."""
-    placement = target.placement
-    if placement is None:
-        return ()
-    plan = next((one for one in placement.plans if one.placed), None)
-    known = {tie.names: tie for tie in target.ties}
-    found = []
-    for group in plan.placed if isinstance(plan, Plan) else ():
-        if group.kind in TIED or (group.declared and target.type != "module"):
-            tie = known.get(group.names)
-            devices = tuple(by_accelerate(device_map, name) for name in group.names)
-            found.append(Promise(group.names, devices, tie.shape if tie else None, dtype, group.nbytes))
-    return tuple(found)

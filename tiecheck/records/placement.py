@@ -193,7 +193,7 @@ class Placement(Record):
     """The groups that were followed through the load, whatever came of it, the names of each sorted."""
 
 
-What = Literal["tie", "missing", "device", "dtype", "shape", "values"]
+What = Literal["tie", "missing", "device"]
 """Subject of a broken promise."""
 
 
@@ -204,12 +204,6 @@ class Promise(Record):
     """The names that will be one tensor, sorted; capped as in `Tie`."""
     devices: tuple[Device | None, ...]
     """Where each will lie: on a device that computes, on `cpu` or `disk` behind a hook; None where the map has none."""
-    shape: tuple[int, ...] | None
-    """Its shape; None where nobody knows it."""
-    dtype: str | None
-    """Its element type, torch's word; None for whatever the load gives."""
-    nbytes: int | None
-    """Bytes of one member; None where they are not known."""
 
 
 class Broken(Record):
