@@ -162,6 +162,7 @@ def untold_reason(
         if group.declared is None:
             yield f"{names}: {group.reason or 'nobody says whether they are one tensor'}"
         must = [v for v in views if (v.loader == "transformers" if chosen is None else v.among(chosen))]
+        must = list(views) if chosen is None and not must else must  # a vendor's own format
         if chosen is not None and views and not any(v.names == group.names for v in must):
             yield f"{names}: none of the loaders that --for names has the class or such a group"
         blind = [v for v in must if v.outcome == "unknown" and v.names == group.names]

@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 @fact
 def architecture(model_config: ModelConfig | None) -> Architecture:
     """Knowledge of the tie table on the class that the config names."""
-    from tiecheck.tables.architectures import load_architecture
+    from tiecheck.files.model_config import VENDOR_NAME
+    from tiecheck.tables.architectures import VENDOR_FLAG, load_architecture, vendor_architecture
 
     model = model_config
     if model is None:
         return Architecture(None, False, (), "there is no config.json that names the class", None)
+    if model.path == VENDOR_NAME and isinstance(model.data.get(VENDOR_FLAG), bool):
+        return vendor_architecture()
     if model.remote_code:
         return Architecture(
             model.class_name,

@@ -10,7 +10,7 @@ from tiecheck.errors import TargetError
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
 from tiecheck.records.declared import Flag, ModelConfig
-from tiecheck.tables.architectures import class_rows
+from tiecheck.tables.architectures import VENDOR_FLAG, class_rows
 
 CONFIG_NAME = "config.json"
 VENDOR_NAME = "params.json"
@@ -19,7 +19,7 @@ VENDOR_NAME = "params.json"
 FLAG_LIMIT = 10_000
 """Tie flags in one config; the largest composed configs have some twenty."""
 
-FLAG_KEYS = ("tie_word_embeddings", "weight_tying", "tie_embedding", "tie_codebooks_embeddings", "tied_embeddings")
+FLAG_KEYS = ("tie_word_embeddings", "weight_tying", "tie_embedding", "tie_codebooks_embeddings", VENDOR_FLAG)
 """Keys that say whether something is tied: transformers' (every version), OLMo's own (`hf_olmo`, ai2-olmo 0.2), and
 those that lfm2 and csm read instead (transformers 4.57 and 5.23)."""
 

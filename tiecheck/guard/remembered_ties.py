@@ -6,7 +6,7 @@ A tie that was there is a declaration: who broke it is asked, not whether somebo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,13 +62,15 @@ class RememberedTie:
     def holds(self, root: nn.Module) -> bool:
         """Tell quickly whether the names still are what they were: by identity, and memory where that was all."""
         tensors = {name: self.tensor(root, name) for name in self.names}
+        if any(tensor is None for tensor in tensors.values()):
+            members = _in_wrappers(root, [self.member(root, name) for name in self.names])
+            return not self.moved(root) and self.kind in TIED and judge_members(members).kind in TIED
         firsts = []
         for part in self.parts:
             held = {id(tensors[name]) for name in part}
-            first = tensors[part[0]]
-            if first is None or len(held) != 1:
+            if len(held) != 1:
                 return False
-            firsts.append(first)
+            firsts.append(cast("Tensor", tensors[part[0]]))
         if len(firsts) == 1:
             return True
         links = memory_links(firsts)
@@ -81,9 +83,11 @@ class RememberedTie:
         members = [self.member(root, name) for name in self.names if name not in gone]  # whose module is not there
         verdict = judge_members(members)
         if verdict.kind == "unknown":
-            return None
+            packed = {(id(m.owner), m.attribute) for m in members if m.packed}
+            apart = packed and (len(packed) > 1 or not all(m.packed for m in members))
+            return TieVerdict("absent", verdict.reason, verdict.parts) if apart else None
         if verdict.kind == "absent":
-            moved = [self._moved(root, member) for member in members]
+            moved = _in_wrappers(root, [self._moved(root, member) for member in members])
             verdict = judge_members(moved)
             if verdict.kind in TIED and self.kind in TIED:
                 why = _why_not_used_alike(root, {member.attribute: member.name for member in moved})
@@ -100,10 +104,10 @@ class RememberedTie:
         return self.tensor(root, self.names[0])
 
     def is_in(self, root: nn.Module) -> bool:
-        """Tell whether a model has these names: all that are registered, be they moved by a parametrization."""
+        """Tell whether a model has these names: all that are registered, be they moved by a parametrization, or packed."""
         known = [self._moved(root, look_up(root, n)) for n in self.names if n not in self.references]
         held = [self.references[name].now(root) for name in self.references]
-        return all(member.tensor is not None for member in known) and all(one is not None for one in held)
+        return all(m.tensor is not None or m.packed for m in known) and all(one is not None for one in held)
 
     def owners(self, root: nn.Module) -> Iterator[nn.Module]:
         """Yield the modules on the way to each name, the root first: what is registered in them may break the tie."""
@@ -113,6 +117,7 @@ class RememberedTie:
                 yield from (module, without_wrappers(module))
                 below = child_through_wrappers(module, label)
                 if below is None:
+                    yield from module.modules() if module is not root else ()  # what a wrapper has in its place
                     break
                 module = below
 
@@ -152,6 +157,25 @@ class RememberedTie:
             if found.tensor is not None:
                 return found._replace(name=member.name, attribute=name)
         return member
+
+
+def _in_wrappers(root: nn.Module, members: list[Member]) -> list[Member]:
+    """Return some members, each that is gone with the tensor of all others that the module in its place has below.
+
+    A layer of anyone's that took the place of the head, and holds it or reads the embedding, keeps the tie.
+    """
+    held: dict[str, dict[int, Tensor]] = {}
+    for member in members:
+        found = {id(member.tensor): member.tensor} if member.tensor is not None else {}
+        place = look_up(root, member.name).owner if member.tensor is None else None
+        if place is not None and place is not without_wrappers(root):
+            found = {id(tensor): tensor for tensor in Registrations(place, buffers=True).tensors()}
+        held[member.name] = found
+    common = set.intersection(*(set(found) for found in held.values()))
+    if len(common) != 1:
+        return members
+    (one,) = common
+    return [m if m.tensor is not None else m._replace(tensor=held[m.name][one], why=None) for m in members]
 
 
 def _level(kind: Kind) -> int:

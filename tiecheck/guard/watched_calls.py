@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
 from types import FrameType
 from typing import Any, Protocol
 
@@ -31,6 +32,8 @@ CALLS: tuple[tuple[Any, str], ...] = (
     (nn.Module, "load_state_dict"),
     (nn.Module, "__delattr__"),
     (torch.utils, "swap_tensors"),
+    (import_module("torch.nn.utils.weight_norm").WeightNorm, "apply"),  # these two write into the dicts of a module
+    (import_module("torch.ao.quantization.quantize"), "_convert"),
 )
 """Calls after which the ties are looked at."""
 
@@ -116,6 +119,7 @@ def _install() -> None:
 
 def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
     original = getattr(owner, name)
+    held = vars(owner)[name]  # a static method is put back as one
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -126,9 +130,9 @@ def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
 
     def put_back() -> None:
         if getattr(owner, name) is call:
-            setattr(owner, name, original)
+            setattr(owner, name, held)
 
-    setattr(owner, name, call)
+    setattr(owner, name, staticmethod(call) if isinstance(held, staticmethod) else call)
     _put_back.append(put_back)
 
 
@@ -226,8 +230,9 @@ def user_line(frame: FrameType | None = None, *, did: str = "") -> UserLine:
             best = rank, at, called
         if rank == 0:
             break
-        if at.f_code.co_filename != contextlib.__file__ and (rank < 2 or _is_torch(at)):
-            called = at.f_code.co_qualname
+        name = at.f_code.co_qualname
+        if at.f_code.co_filename != contextlib.__file__ and (rank < 2 or _is_torch(at)) and "<locals>.wrap" not in name:
+            called = name
         at = at.f_back
     assert best is not None  # noqa: S101  # a frame was given
     _, found, operation = best

@@ -56,8 +56,8 @@ def look_up(module: nn.Module, name: str) -> Member:
     owner = _owner(module, path, attribute)
     if owner is None:
         return Member(name, None, None, attribute, f"`{name}` does not exist")
-    registered = owner._parameters.get(attribute)
-    tensor = owner._buffers.get(attribute) if registered is None else registered
+    registered = _entry(owner._parameters, attribute)
+    tensor = _entry(owner._buffers, attribute) if registered is None else registered
     if tensor is None:
         return _unregistered(name, owner, attribute)
     if held_by_hook(owner, attribute):
@@ -81,9 +81,14 @@ def _owner(module: nn.Module, path: list[str], attribute: str) -> nn.Module | No
         return owner
     inner: nn.Module | None = without_wrappers(module)
     for label in path:
-        inner = inner._modules.get(label) if inner is not None else None
+        inner = _entry(inner._modules, label) if inner is not None else None
         inner = without_wrappers(inner) if inner is not None else None
     return owner if inner is None else inner
+
+
+def _entry(registered: Any, name: str) -> Any:
+    """Return an entry of what a module registers; the dict of a script module (torch 2.13) has no `get`."""
+    return registered[name] if name in registered else None  # noqa: SIM401
 
 
 def _registers(owner: nn.Module, attribute: str) -> bool:
@@ -130,7 +135,7 @@ def offloaded_values(owner: nn.Module, attribute: str) -> tuple[Tensor | None, b
 
 def held_by_hook(owner: nn.Module, attribute: str) -> bool:
     """Return True if a hook of accelerate looks after a parameter's values, whether or not they can be had."""
-    registered = owner._parameters.get(attribute)
+    registered = _entry(owner._parameters, attribute)
     hooks = _hooks(getattr(owner, "_hf_hook", None))
     return registered is not None and registered.is_meta and any(getattr(hook, "offload", False) for hook in hooks)
 

@@ -11,9 +11,7 @@ from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.local import path_inside
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.stored import Checkpoint, StoredTensor
-
-EMBEDDING = "tok_embeddings.weight"
-"""Name of the token embedding in the files of Meta and Mistral (`consolidated.safetensors`, `consolidated.00.pth`)."""
+from tiecheck.tables.architectures import VENDOR_EMBEDDING
 
 OURS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """Ends of the names that transformers has for it."""
@@ -32,7 +30,7 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
             other = read_checkpoint(path_inside(directory, file))
         except TargetError:
             continue
-        theirs = other.tensor(EMBEDDING) if other is not None else None
+        theirs = other.tensor(VENDOR_EMBEDDING) if other is not None else None
         ours = _embedding(checkpoint, theirs) if theirs is not None else None
         if other is None or theirs is None or ours is None:
             continue
@@ -42,11 +40,11 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
                 versions=(),
                 outcome="kept-apart",
                 message="another embedding than the one that transformers loads",
-                why=f"{file} holds {EMBEDDING} with other values than {ours.name} in {ours.file}: who reads the "
+                why=f"{file} holds {VENDOR_EMBEDDING} with other values than {ours.name} in {ours.file}: who reads the "
                 "vendor's format gets another model than transformers gives",
                 file=file,
                 no_mend="which of the two is right is not written in them; write the stale one anew, or take it away.",
-                names=(ours.name, EMBEDDING),
+                names=(ours.name, VENDOR_EMBEDDING),
             )
 
 

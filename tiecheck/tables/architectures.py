@@ -25,6 +25,9 @@ _texts: dict[str, bytes] = {}
 FLAG = "tie_word_embeddings"
 """The key that decides for nearly every class."""
 
+VENDOR_FLAG, VENDOR_EMBEDDING, VENDOR_HEAD = "tied_embeddings", "tok_embeddings.weight", "output.weight"
+"""Mistral's own words for the flag, and Meta's too for embedding and head (`params.json`, `consolidated.*`)."""
+
 
 def load_architecture(
     class_name: str | None,
@@ -80,6 +83,13 @@ def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
             if len(fits) == 1:
                 found.append((name, fits[0]))
     return tuple(found)
+
+
+def vendor_architecture() -> Architecture:
+    """Return embedding and head as Mistral's own files name them and `params.json` ties them, by vLLM's reader."""
+    tie = TieSpec((VENDOR_HEAD, VENDOR_EMBEDDING), VENDOR_EMBEDDING, "parameter", False, True, False, (), True, {}, VENDOR_FLAG)
+    origin = "vllm 0.33 (transformers_utils/configs/mistral.py)"
+    return Architecture(None, True, (tie,), origin, None, embedding=VENDOR_EMBEDDING, head=VENDOR_HEAD)
 
 
 def _load(

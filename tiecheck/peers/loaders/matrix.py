@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.files.model_config import FLAG_KEYS
+from tiecheck.files.model_config import FLAG_KEYS, VENDOR_NAME
 from tiecheck.peers.loaders.loader_rules import UNLIKE, Situation
 from tiecheck.peers.loaders.registry import ask_loaders, loaders_of
 from tiecheck.peers.loaders.transformers import FIVE, FOUR
@@ -37,6 +37,8 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
     matrix's order, each loader's in that of the groups. The problems are what ends a whole load, whatever its ties.
     A release of transformers 5 that `judge_for` names has views of its own.
     """
+    if config is not None and config.path == VENDOR_NAME:  # which transformers and most others do not look for
+        return ask_loaders((Situation(config, architecture, g, None) for g in groups), loaders_of(("vllm",)))
     situations = tuple(_situations(config, architecture, checkpoint, groups))
     views = _all_or_none(ask_loaders(situations, loaders_of(), judge_for)) if situations else ()
     unproven = {group.names: reason for group in groups for reason in _unproven(config, group)}

@@ -9,6 +9,8 @@
   turns the flag off where the top level says true and a stored name ends in `lm_head.weight`; after loading,
   `maybe_retie_word_embeddings` (`model_loader/weight_tying.py`) compares with `torch.equal` and ties again or warns.
   `AutoWeightsLoader` skips names tied to another, and raises where that other one was not stored.
+- Mistral's own format (0.33): `params.json` is read by `transformers_utils/configs/mistral.py`, where `tied_embeddings`
+  is the flag; `output` is no `lm_head` to the look at names, so that a stored one is skipped under the flag.
 - A head or embedding that is not stored stays uninitialised without a word: `track_weights_loading`
   (`model_loader/default_loader.py`) leaves out every module whose `quant_method` has `process_weights_after_loading`,
   which `UnquantizedEmbeddingMethod` has.
@@ -18,6 +20,7 @@ Unquantised models on one device are meant.
 
 from __future__ import annotations
 
+from tiecheck.files.model_config import VENDOR_NAME
 from tiecheck.peers.loaders.engines import (
     FLAG,
     SHAPES,
@@ -50,6 +53,12 @@ def _before(situation: Situation) -> Decision | None:
 
 
 def _after(situation: Situation) -> Decision | None:
+    if situation.config is not None and situation.config.path == VENDOR_NAME:
+        if situation.architecture.class_name is not None or not situation.architecture.known:
+            return None
+        tied, flag = situation.group.declared, situation.group.flag
+        policy = torch_policy("alias", "", ("embedding-random", SKIPPED))
+        return Decision(*outcome_of(tied, stored_pair(situation), policy), flag.dotted if flag else None, tied, tied)
     found = _fields(situation, AFTER)
     if found is None or found.startswith("unknown") or "|" not in found:
         return _unknown(found)

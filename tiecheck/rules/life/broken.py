@@ -183,7 +183,7 @@ def break_text(one: Break) -> list[str]:
     else:
         was = "one tensor" if one.before in TIED else "one memory"
         what = f"{listed(names)} were {was}, and now {AFTER.get(one.after, one.after)}"
-        what += f" ({one.reason})" if one.reason and one.after != "absent" else ""
+        what += f" ({one.reason})" if one.reason else ""
     return [what, _who(one), _advice(one)]
 
 
@@ -211,6 +211,8 @@ def _advice(one: Break) -> str:
     edits = _tied_again(one)
     if edits:
         return f"Tie again after it, before the optimizer is made. {edit_words(edits)}"
+    if one.after == "absent":
+        return "Leave that layer out of what replaces or packs layers, or untie the two first."
     if one.after in TIED or one.moved:
         return "It has to be done to both sides alike, or the two have to be untied first."
     if one.before not in TIED:

@@ -11,6 +11,7 @@ from tiecheck.records.report import Confidence, Location, Severity
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Role, file_place
+from tiecheck.tables.architectures import VENDOR_FLAG
 from tiecheck.wording import listed, verb_form
 
 Cause = Literal["levels", "silent", "meaning"]
@@ -134,6 +135,10 @@ def reads_alike(views: tuple[LoaderView, ...]) -> bool:
     return len({view.ties for view in views if view.ties is not None and view.reads is not None}) == 1
 
 
+def _config_of(flag: Flag) -> str:
+    return "params.json" if flag.key == VENDOR_FLAG else "config.json"
+
+
 def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: Group) -> tuple[Location, ...]:
     """The lines of the flags that the loaders read; the config itself where none is written."""
     read = {view.reads for view in views}
@@ -142,7 +147,7 @@ def flag_places(flags: tuple[Flag, ...], views: tuple[LoaderView, ...], group: G
         return (declaration_place(group),)
     return tuple(
         file_place(
-            "config.json",
+            _config_of(flag),
             f"{flag.dotted} is {str(flag.value).lower()}",
             "related" if i else "primary",
             line=flag.line,
@@ -221,7 +226,7 @@ def declaration_place(group: Group, role: Role = "primary") -> Location:
     """Return the place of the declaration: the flag's line, or the config that does not say."""
     if group.flag:
         note = f"{group.flag.dotted} is {flag_word(group)}"
-        return file_place("config.json", note, role, line=group.flag.line, column=group.flag.column)
+        return file_place(_config_of(group.flag), note, role, line=group.flag.line, column=group.flag.column)
     note = group.declared_by[0] if group.declared_by else "nothing is said about tying"
     return file_place("config.json", note, role)
 
