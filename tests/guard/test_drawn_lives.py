@@ -134,7 +134,8 @@ def tie_again(model: Any) -> None:
     model.lm_head.weight = innermost(model.wte).weight  # <-
 
 
-KEEP = (step, move, load, swap, grow, checkpointed, wrap, wrap_table, read_the_table, compiled, quantise_blocks, tie_again)
+KEEP = (step, move, load, swap, grow, checkpointed, wrap, wrap_table, read_the_table, compiled, quantise_blocks,
+        tie_again)  # fmt: skip
 
 
 def copied_head(model: Any) -> None:
@@ -208,8 +209,8 @@ BREAK = (copied_head, wrapped_copy, assigned, new_weight, new_table, gone, quant
          normed, normed_as_before, pruned, extra_state)  # fmt: skip
 
 
-def lived(row: list[Callable[[Any], None]]) -> None:
-    """Live a row of operations under a guard, and hold its word against identity after each."""
+def told(row: list[Callable[[Any], None]]) -> tuple[Any, Any]:
+    """Live a row of operations under a guard: the first that broke the tie by identity, and what is raised."""
     model, culprit = GPT(), None
     assert is_tied(model)
     try:
@@ -218,21 +219,27 @@ def lived(row: list[Callable[[Any], None]]) -> None:
                 was = is_tied(model)
                 with contextlib.suppress(NotImplementedError, AttributeError, KeyError, RuntimeError, TypeError):
                     do(model)
-                if culprit is None and was and not is_tied(model):
-                    culprit = do
-                elif is_tied(model):
+                if is_tied(model):
                     culprit = None
-                if culprit is None:
                     assert g.verify() == (), do.__name__
+                elif was:
+                    culprit = do
     except tiecheck.TieBroken as broken:
+        return culprit, broken
+    return culprit, None
+
+
+def lived(row: list[Callable[[Any], None]]) -> None:
+    """Hold the word of a guard over a row of operations against identity."""
+    culprit, broken = told(row)
+    words = [do.__name__ for do in row]
+    assert (culprit is None) == (broken is None), (words, str(broken))
+    if broken is not None:
         (one,) = broken.broken
-        assert culprit is not None, (str(broken), [do.__name__ for do in row])
         assert one.seen
-        assert (one.since.path, one.since.line) == (__file__, marked_line(culprit)), [do.__name__ for do in row]
+        assert (one.since.path, one.since.line) == (__file__, marked_line(culprit)), words
         assert one.operation
         assert "site-packages" not in str(broken)
-    else:
-        assert culprit is None, [do.__name__ for do in row]
 
 
 @pytest.mark.parametrize("do", [*KEEP, *BREAK], ids=lambda do: do.__name__)

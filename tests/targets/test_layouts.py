@@ -91,8 +91,45 @@ def test_a_vendor_config_is_read_where_there_is_no_other(tmp_path: Path) -> None
 
     save_file({"tok_embeddings.weight": torch.randn(64, 16)}, tmp_path / "consolidated.safetensors")
     (tmp_path / "params.json").write_text(json.dumps({"vocab_size": 64, "tied_embeddings": True}))
-    (tie,) = tiecheck.check(tmp_path).targets[0].ties
+    report = tiecheck.check(tmp_path).targets[0]
+    (tie,) = report.ties
     assert (tie.declared, tie.declared_by, tie.stored) == (True, ("params.json:tied_embeddings",), "absent")
+    assert (report.status, {view.loader: view.outcome for view in report.loaders}) == ("pass", {"vllm": "tied"})
+
+
+@pytest.mark.parametrize(
+    ("flag", "head", "status", "said"),
+    [
+        (True, "equal", "pass", "tied"),
+        (True, "other", "fail", "head-discarded"),
+        (True, "rows", "fail", "head-discarded"),
+        (False, None, "fail", "head-random"),
+        (False, "equal", "pass", "kept-apart"),
+        (False, "other", "pass", "kept-apart"),
+        (False, "rows", "unknown", "unknown"),
+        (None, None, "unknown", None),
+        ("yes", "other", "unknown", None),
+    ],
+)
+def test_the_vendors_own_layout_is_judged_by_the_loader_that_reads_it(
+    flag: object, head: str | None, status: str, said: str | None, tmp_path: Path
+) -> None:
+    """By the source of vLLM 0.33: `configs/mistral.py` reads the flag, false where there is none."""
+    from safetensors.torch import save_file
+
+    table = torch.randn(64, 16)
+    heads = {"equal": table.clone(), "other": table + 1, "rows": torch.randn(60, 16)}
+    more = {"output.weight": heads[head]} if head else {}
+    save_file(
+        {"tok_embeddings.weight": table, "norm.weight": torch.ones(16), **more}, tmp_path / "consolidated.safetensors"
+    )
+    params = {"dim": 16, "n_layers": 1, "vocab_size": 64} | ({} if flag is None else {"tied_embeddings": flag})
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    report = tiecheck.check(tmp_path).targets[0]
+    assert report.status == status, report.findings
+    assert [view.outcome for view in report.loaders] == ([said] if said else [])
+    places = [place.path for f in report.findings for place in f.locations]
+    assert "config.json" not in {str(path).rpartition("/")[2] for path in places}
 
 
 def test_a_pipeline_stands_for_its_text_models(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class RememberedTie:
         return self.tensor(root, self.names[0])
 
     def is_in(self, root: nn.Module) -> bool:
-        """Tell whether a model has these names: all that are registered, be they moved by a parametrization, or packed."""
+        """Tell whether a model has these names: all that are registered, be they moved by a norm, or packed."""
         known = [self._moved(root, look_up(root, n)) for n in self.names if n not in self.references]
         held = [self.references[name].now(root) for name in self.references]
         return all(m.tensor is not None or m.packed for m in known) and all(one is not None for one in held)

@@ -99,7 +99,7 @@ def class_name(module: nn.Module) -> str:
 def child_through_wrappers(owner: nn.Module, label: str) -> nn.Module | None:
     """Return the module that a label names below another, wrappers passed through; None where there is none."""
     for _ in range(64):
-        inner = owner._modules[label] if label in owner._modules else None  # a script module's has no `get`
+        inner = owner._modules[label] if label in owner._modules else None  # noqa: SIM401  # a script module's
         if inner is not None:
             return inner
         found = wrapper_of(owner)

@@ -141,7 +141,7 @@ def _given(device_map: Mapping[str, Any], config: Config, subject: Subject, sour
     check_nesting(device_map, {*modules, *model.alias_paths()}, loaded=loaded, place=place)
     if subject.natural == "accelerate":
         check_disk(device_map, source.checkpoint.format if source.checkpoint else None, place)
-    logged = warned_keys(device_map, modules, loader=subject.natural)
+    logged = warned_keys(device_map, {*modules, *names}, loader=subject.natural)
     plan = Plan("given", "", "map", dict(device_map), logged=logged, remarks=remarks)
     plan = model.spread(plan, None, subject.natural)
     check_room(plan.used, _memory(config), place)

@@ -87,7 +87,8 @@ def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
 
 def vendor_architecture() -> Architecture:
     """Return embedding and head as Mistral's own files name them and `params.json` ties them, by vLLM's reader."""
-    tie = TieSpec((VENDOR_HEAD, VENDOR_EMBEDDING), VENDOR_EMBEDDING, "parameter", False, True, False, (), True, {}, VENDOR_FLAG)
+    names = (VENDOR_HEAD, VENDOR_EMBEDDING)
+    tie = TieSpec(names, VENDOR_EMBEDDING, "parameter", False, True, False, (), True, {}, VENDOR_FLAG)
     origin = "vllm 0.33 (transformers_utils/configs/mistral.py)"
     return Architecture(None, True, (tie,), origin, None, embedding=VENDOR_EMBEDDING, head=VENDOR_HEAD)
 

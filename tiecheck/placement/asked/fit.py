@@ -108,10 +108,12 @@ def check_patterns(device_map: Mapping[str, Any], names: Collection[str], place:
 
 
 def warned_keys(
-    device_map: Mapping[str, Any], modules: Iterable[str], *, loader: Literal["accelerate", "transformers"]
+    device_map: Mapping[str, Any], known: set[str], *, loader: Literal["accelerate", "transformers"]
 ) -> tuple[str, ...]:
-    """Return what accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked."""
-    known = set(modules)
+    """Return what accelerate 1.15 `check_device_map` warns of a map, as it words it; nothing where it is not asked.
+
+    The keys that are known are left out: of modules, and of tensors, which it warns of for nothing.
+    """
     odd = [key for key in device_map if key and key not in known]
     values = set(device_map.values())
     asked = loader == "accelerate" or len(values) > 1 or DISK in values

@@ -125,7 +125,8 @@ class AdapterTrainsBothCopies(Rule):
     """An adapter holds a trained copy of several members of one tie, and they differ.
 
     ## What it does
-    Compares the copies that the adapter holds of the members of one tie (`modules_to_save`) byte by byte.
+    Compares the copies that the adapter holds of the members of one tie (`modules_to_save`) byte by byte. Equal ones
+    that were to be kept one, and that PEFT loads as several, are a note.
 
     ## Why it is bad
     Two copies were trained where the model has one tensor. As long as the adapter is applied both are used. A merge
@@ -180,6 +181,16 @@ class AdapterTrainsBothCopies(Rule):
                     if ensured
                     else "both copies are used while the adapter is applied; it is the merge that has to part them.",
                 )
+            elif adapted_ties.adapter.ensured and not tie.kept:
+                yield Draft(
+                    f"The adapter holds equal copies of {listed(copied)}, which the config asks to keep tied "
+                    "(ensure_weight_tying); by these names PEFT loads them as several. "
+                    f"{_after_merge(adapted_ties.adapter)}",
+                    copied,
+                    (file_place(CONFIG, "modules_to_save"),),
+                    severity="info",
+                    no_mend=TRAINED,
+                )
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -190,6 +201,7 @@ class AdapterTrainsBothCopies(Rule):
         yield adapter_case("they differ", *both, finds=("warning",), comparison=apart)
         yield adapter_case("they differ, and are to be one", *both, finds=("error",), comparison=apart, ensured=True)
         yield adapter_case("they are equal", *both, comparison=row_comparison())
+        yield adapter_case("they are equal, and are to be one", *both, comparison=row_comparison(), ensured=True)
         yield adapter_case("a copy of the head alone", (HEAD, "copied"))
         yield adapter_case("not compared", *both, unknown=True)
 
