@@ -30,14 +30,12 @@ if TYPE_CHECKING:
 @fact
 def architecture(model_config: ModelConfig | None) -> Architecture:
     """Knowledge of the tie table on the class that the config names."""
-    from tiecheck.files.model_config import VENDOR_NAME
-    from tiecheck.tables.architectures import VENDOR_FLAG, load_architecture, vendor_architecture
+    from tiecheck.stored.vendor_files import vendor_architecture
+    from tiecheck.tables.architectures import load_architecture
 
     model = model_config
     if model is None:
         return Architecture(None, False, (), "there is no config.json that names the class", None)
-    if model.path == VENDOR_NAME and isinstance(model.data.get(VENDOR_FLAG), bool):
-        return vendor_architecture()
     if model.remote_code:
         return Architecture(
             model.class_name,
@@ -47,7 +45,8 @@ def architecture(model_config: ModelConfig | None) -> Architecture:
             None,
         )
     width = model.integer("hidden_size", "d_model", "n_embd")
-    return load_architecture(model.class_name, model.model_type, width=width, config=model.data)
+    found = load_architecture(model.class_name, model.model_type, width=width, config=model.data)
+    return found if found.known else vendor_architecture(model) or found
 
 
 @fact

@@ -9,12 +9,26 @@ from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.compare.equality import compare_opened
 from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.local import path_inside
+from tiecheck.files.model_config import VENDOR_NAME
+from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.stored import Checkpoint, StoredTensor
-from tiecheck.tables.architectures import VENDOR_EMBEDDING
+from tiecheck.tables.architectures import VENDOR_FLAG
+
+EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"
+"""Names of embedding and head in the files of Meta and Mistral (`consolidated.safetensors`, `consolidated.00.pth`)."""
 
 OURS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """Ends of the names that transformers has for it."""
+
+
+def vendor_architecture(config: ModelConfig) -> Architecture | None:
+    """Return what `params.json` declares of embedding and head, by vLLM's reader; None where it says nothing."""
+    if config.path != VENDOR_NAME or not isinstance(config.data.get(VENDOR_FLAG), bool):
+        return None
+    tie = TieSpec((HEAD, EMBEDDING), EMBEDDING, "parameter", False, True, False, (), True, {}, VENDOR_FLAG)
+    origin = "vllm 0.33 (transformers_utils/configs/mistral.py)"
+    return Architecture(None, True, (tie,), origin, None, embedding=EMBEDDING, head=HEAD)
 
 
 def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) -> Iterator[LoadProblem]:
@@ -30,7 +44,7 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
             other = read_checkpoint(path_inside(directory, file))
         except TargetError:
             continue
-        theirs = other.tensor(VENDOR_EMBEDDING) if other is not None else None
+        theirs = other.tensor(EMBEDDING) if other is not None else None
         ours = _embedding(checkpoint, theirs) if theirs is not None else None
         if other is None or theirs is None or ours is None:
             continue
@@ -40,11 +54,11 @@ def vendor_problems(directory: str, names: list[str], checkpoint: Checkpoint) ->
                 versions=(),
                 outcome="kept-apart",
                 message="another embedding than the one that transformers loads",
-                why=f"{file} holds {VENDOR_EMBEDDING} with other values than {ours.name} in {ours.file}: who reads the "
+                why=f"{file} holds {EMBEDDING} with other values than {ours.name} in {ours.file}: who reads the "
                 "vendor's format gets another model than transformers gives",
                 file=file,
                 no_mend="which of the two is right is not written in them; write the stale one anew, or take it away.",
-                names=(ours.name, VENDOR_EMBEDDING),
+                names=(ours.name, EMBEDDING),
             )
 
 

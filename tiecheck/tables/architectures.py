@@ -25,8 +25,8 @@ _texts: dict[str, bytes] = {}
 FLAG = "tie_word_embeddings"
 """The key that decides for nearly every class."""
 
-VENDOR_FLAG, VENDOR_EMBEDDING, VENDOR_HEAD = "tied_embeddings", "tok_embeddings.weight", "output.weight"
-"""Mistral's own words for the flag, and Meta's too for embedding and head (`params.json`, `consolidated.*`)."""
+VENDOR_FLAG = "tied_embeddings"
+"""Mistral's own word for the flag (`params.json`)."""
 
 
 def load_architecture(
@@ -83,14 +83,6 @@ def _newer(tie: TieSpec, newest: Architecture) -> tuple[tuple[str, str], ...]:
             if len(fits) == 1:
                 found.append((name, fits[0]))
     return tuple(found)
-
-
-def vendor_architecture() -> Architecture:
-    """Return embedding and head as Mistral's own files name them and `params.json` ties them, by vLLM's reader."""
-    names = (VENDOR_HEAD, VENDOR_EMBEDDING)
-    tie = TieSpec(names, VENDOR_EMBEDDING, "parameter", False, True, False, (), True, {}, VENDOR_FLAG)
-    origin = "vllm 0.33 (transformers_utils/configs/mistral.py)"
-    return Architecture(None, True, (tie,), origin, None, embedding=VENDOR_EMBEDDING, head=VENDOR_HEAD)
 
 
 def _load(
