@@ -9,8 +9,8 @@ from typing import Any
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import CONFIG_BYTES
 from tiecheck.files.local import parse_json, path_inside, read_bytes
-from tiecheck.records.declared import Flag, ModelConfig
-from tiecheck.tables.architectures import VENDOR_FLAG, class_rows
+from tiecheck.records.declared import VENDOR_FLAG, Flag, ModelConfig
+from tiecheck.tables.architectures import class_rows
 
 CONFIG_NAME = "config.json"
 VENDOR_NAME = "params.json"

@@ -9,6 +9,10 @@ from tiecheck.records.record import Record
 from tiecheck.records.words import Kind
 
 
+VENDOR_FLAG = "tied_embeddings"
+"""Mistral's own word for the flag (`params.json`)."""
+
+
 class Flag(Record):
     """One tie flag as it stands in a `config.json`."""
 

@@ -10,10 +10,9 @@ from tiecheck.files.compare.equality import compare_opened
 from tiecheck.files.compare.spans import OpaqueError, opened_members
 from tiecheck.files.local import path_inside
 from tiecheck.files.model_config import VENDOR_NAME
-from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
+from tiecheck.records.declared import VENDOR_FLAG, Architecture, ModelConfig, TieSpec
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.stored import Checkpoint, StoredTensor
-from tiecheck.tables.architectures import VENDOR_FLAG
 
 EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"
 """Names of embedding and head in the files of Meta and Mistral (`consolidated.safetensors`, `consolidated.00.pth`)."""

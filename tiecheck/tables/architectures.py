@@ -25,9 +25,6 @@ _texts: dict[str, bytes] = {}
 FLAG = "tie_word_embeddings"
 """The key that decides for nearly every class."""
 
-VENDOR_FLAG = "tied_embeddings"
-"""Mistral's own word for the flag (`params.json`)."""
-
 
 def load_architecture(
     class_name: str | None,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from tiecheck.records.declared import Flag
+from tiecheck.records.declared import VENDOR_FLAG, Flag
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.report import Confidence, Location, Severity
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import DISCARDED, RANDOM, Unknown
 from tiecheck.rules.base import Role, file_place
-from tiecheck.tables.architectures import VENDOR_FLAG
 from tiecheck.wording import listed, verb_form
 
 Cause = Literal["levels", "silent", "meaning"]
