@@ -30,23 +30,21 @@ if TYPE_CHECKING:
 @fact
 def architecture(model_config: ModelConfig | None) -> Architecture:
     """Knowledge of the tie table on the class that the config names."""
-    from tiecheck.stored.vendor_files import vendor_architecture
     from tiecheck.tables.architectures import load_architecture
 
     model = model_config
     if model is None:
         return Architecture(None, False, (), "there is no config.json that names the class", None)
     if model.remote_code:
-        return Architecture(
-            model.class_name,
-            False,
-            (),
-            "its class is the directory's own code, which was not run (--trust-remote-code runs it)",
-            None,
-        )
+        why = "its class is the directory's own code, which was not run (--trust-remote-code runs it)"
+        return Architecture(model.class_name, False, (), why, None)
     width = model.integer("hidden_size", "d_model", "n_embd")
     found = load_architecture(model.class_name, model.model_type, width=width, config=model.data)
-    return found if found.known else vendor_architecture(model) or found
+    if found.known:
+        return found
+    from tiecheck.stored.vendor_files import vendor_architecture
+
+    return vendor_architecture(model) or found
 
 
 @fact

@@ -8,7 +8,6 @@ from typing import Any
 from tiecheck.records.record import Record
 from tiecheck.records.words import Kind
 
-
 VENDOR_FLAG = "tied_embeddings"
 """Mistral's own word for the flag (`params.json`)."""
 
