@@ -162,7 +162,8 @@ def misspelt(place: Place, rng: random.Random) -> Planted:
 
 
 def itself(place: Place, _: random.Random) -> Planted:
-    return instead(place, place.keys, f'    _tied_weights_keys = {{"{place.target}.weight": "{place.target}.weight"}}')
+    pairs = ast.literal_eval(ast.unparse(place.keys.value)) | {f"{place.target}.weight": f"{place.target}.weight"}
+    return instead(place, place.keys, "    _tied_weights_keys = " + str(pairs).replace("'", '"'))
 
 
 def unbegun(place: Place, _: random.Random) -> Planted:
@@ -278,7 +279,7 @@ def left_apart(*body: str) -> Callable[[Place, random.Random], Planted]:
 
 
 def parted(place: Place, rng: random.Random) -> Planted:
-    flag = rng.choice(["config.share_heads", "self.config.tie_boxes", "config.bbox_embed_share"])
+    flag = rng.choice(["config.tie_word_embeddings", "self.config.tie_word_embeddings", "config.bbox_embed_share"])
     copied = rng.choice(["_get_clones(self.box, 6)", "nn.ModuleList([copy.deepcopy(self.box) for _ in range(6)])"])
     code = ["self.box = nn.Linear(8, 4)", f"if {flag}:", f"    self.boxes = {copied}"]
     code += ["else:", "    self.boxes = nn.ModuleList([nn.Linear(8, 4) for _ in range(6)])"]

@@ -27,6 +27,9 @@ PLAIN: Ties = frozenset({frozenset({"head", "table"})})
 """The tie of the plain class that is written where no class of transformers has a place for the fault."""
 
 NUMBER = itertools.count()
+MOVING = ("TIE806", "TIE817")
+"""Rules whose fix moves a line, or makes a method of it."""
+
 CONFIG = Config(fail_on="info")
 
 
@@ -49,7 +52,7 @@ def fixed_file(path: str, name: str, text: str, code: str, line: int) -> Fixed:
         file = Path(folder, "model.py")
         file.write_bytes(text.encode())
         shutil.copy(Path(transformers.__path__[0], "models/llama/modeling_llama.py"), folder)
-        options = FixOptions("weight" if code == "TIE801" else None, unsafe=True, apply=True)
+        options = FixOptions({"TIE801": "weight", "TIE808": "declared"}.get(code), unsafe=True, apply=True)
         first = fix_sources(parse_target(folder), CONFIG, options)
         after = file.read_bytes()
         again = fix_sources(parse_target(folder), CONFIG, options)
@@ -61,22 +64,24 @@ def fixed_file(path: str, name: str, text: str, code: str, line: int) -> Fixed:
         wrong += ["it is not found"] if code not in {f.code for f, _ in first.left} else []
         return Fixed(after.decode(), False, (*wrong, *(["it is left, and changed"] if after != text.encode() else [])))
     wrong += ["it is fixed, and found again"] if code in more else []
-    wrong += _changed_elsewhere(text.encode(), after, line)
+    wrong += _changed_elsewhere(text.encode(), after, line, widely=code in MOVING)
     now, meant = built_ties(path, name, after.decode()), untouched(path, name)
-    unfit = code == "TIE813" and now == built_ties(path, name, text)  # the layer that was planted lacks its number
+    unfit = code in ("TIE812", "TIE813") and now == built_ties(path, name, text)  # a flag or number that is not there
     built = isinstance(meant, frozenset) and not (unfit and isinstance(now, str))
-    wrong += [f"it does not build as it did: {now}"] if built and now != meant else []
+    same = now == meant or (code == "TIE812" and isinstance(now, frozenset) and now > meant)  # what it shares is new
+    wrong += [f"it does not build as it did: {now}"] if built and not same else []
     return Fixed(after.decode(), True, tuple(wrong), built, tuple(more))
 
 
-def _changed_elsewhere(old: bytes, new: bytes, line: int) -> list[str]:
-    """Say so where a line changed that is not of the statement that a finding is on, or right behind it."""
+def _changed_elsewhere(old: bytes, new: bytes, line: int, *, widely: bool) -> list[str]:
+    """Say so where a line changed that is not of the statement (widely: class) with a finding, or right behind it."""
     before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
     first = next(n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b) + 1
     both = zip(before[::-1], after[::-1], strict=False)
     last = len(before) - next(n for n, (a, b) in enumerate(both) if a != b)
     statements = (node for node in ast.walk(ast.parse(old)) if isinstance(node, ast.stmt) and node.lineno <= line)
-    here = max((node for node in statements if (node.end_lineno or 0) >= line), key=lambda node: node.lineno)
+    around = [node for node in statements if (node.end_lineno or 0) >= line]
+    here = max((n for n in around if not widely or isinstance(n, ast.ClassDef)), key=lambda node: node.lineno)
     ends = here.end_lineno or 0
     return [] if here.lineno <= first <= ends + 1 and last <= ends else [f"lines {first} to {last} changed"]
 

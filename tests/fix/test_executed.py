@@ -137,6 +137,19 @@ def test_it_is_rehearsed(models: Path, tmp_path: Path) -> None:
     assert outcome.rehearsed.startswith("transformers ")
 
 
+def test_a_fix_that_another_had_hidden_is_told_as_the_next(tmp_path: Path) -> None:
+    """Under names of nobody's the files do not tell which flag is right; without the prefix they do."""
+    save_small(small_model("LlamaForCausalLM", tie_word_embeddings=True), tmp_path)
+    edit_weights(tmp_path, lambda t: [t.update({f"module.{name}": t.pop(name)}) for name in list(t)])
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": {}'))
+    outcome = fix_target(str(tmp_path), Config(), FixOptions(apply=True, rehearse=False))
+    ((finding, told),) = outcome.left
+    assert finding.code == "TIE112"
+    assert told == "its fix shows now, and is another step: Set tie_word_embeddings to true."
+    assert fix_target(str(tmp_path), Config(), FixOptions(apply=True)).left == ()
+
+
 def test_a_load_that_raises_as_before_is_told(models: Path, tmp_path: Path) -> None:
     """A config that the library refuses for what no rule knows of."""
     shutil.copytree(models / "llama-flag-lost", tmp_path / "model")

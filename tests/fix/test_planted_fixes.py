@@ -7,13 +7,18 @@ import transformers
 from bench_planted import IDIOMS, Place, drawn, places
 from planted_fixes import fixed_file
 
-FIXED = ("TIE801", "TIE802", "TIE803", "TIE804", "TIE807", "TIE813", "TIE814")
+FIXED = {f"TIE8{n:02}" for n in (*range(1, 9), *range(10, 16), 17)}
 ONE_EACH = {
     "a list of keys": 5,
     "a misspelt declaration": 5,
     "`.data =` the parameter": 5,
     "`[Layer()] * n`": 1,
     "the embedding's draw": 5,
+    "a key mapped to itself": 5,
+    "tied, and rebound": 5,
+    "a closure": 5,
+    "`tie_weights(self)` of 4.x": 17,
+    "`to_empty()`": 5,
 }
 """Idiom -> a seed that draws a class of a GPT for which the fix can be proved."""
 

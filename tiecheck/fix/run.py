@@ -96,6 +96,7 @@ def fix_target(
         before = _judged(target, config._replace(select=()))  # all of it, to see what a fix brings
         found = [f._replace(edits=file_edits(f.edits)) for f in before.counted()]  # code is not ours to run
         chosen, left = choose_edits(found, config, options, ask)
+        refuse_word(options.choice, (*chosen, *left))
         if not chosen:
             return FixOutcome(before, chosen, left, None, recovered=recovered)
         plan = make_plan(target, (s for _, edit in chosen for s in edit.steps))
@@ -121,10 +122,7 @@ def _judged(target: str, config: Config) -> TargetReport:
 def choose_edits(
     findings: Iterable[Finding], config: Config, options: FixOptions, ask: Ask | None
 ) -> tuple[Chosen, tuple[tuple[Finding, str], ...]]:
-    """Return the findings to be fixed, each with the way to take, and those that stay, each with the reason.
-
-    A decision of the user that is none of those on offer raises a `UsageError`.
-    """
+    """Return the findings to be fixed, each with the way to take, and those that stay, each with the reason."""
     chosen, left = [], []
     for finding in findings:
         wanted = finding.code.startswith(config.select) if config.select else at_least((finding,), config.fail_on)
@@ -135,14 +133,14 @@ def choose_edits(
             left.append((finding, answer))
         else:
             chosen.append((finding, answer))
-    _refuse_word(options.choice, [finding for finding, _ in (*chosen, *left)])
     return tuple(chosen), tuple(left)
 
 
-def _refuse_word(word: str | None, findings: list[Finding]) -> None:
+def refuse_word(word: str | None, told: Iterable[tuple[Finding, object]]) -> None:
     """Raise a `UsageError`, with the words on offer, for a word that no finding has, but `tied` and `untied`."""
     if word in DECISIONS:
         return  # what has no such fix is left, and told
+    findings = [finding for finding, _ in told]
     offered = dict.fromkeys(edit.choice for finding in findings for edit in finding.edits if edit.when is not None)
     if word is not None and offered and word not in {e.choice for finding in findings for e in finding.edits}:
         raise UsageError(f"--choose {word} is not on offer here; what is: {', '.join(offered)}")
@@ -186,9 +184,14 @@ def _carried_out(
     outcome = outcome._replace(undone=undone, after=after, rehearsed=heard.by)
     if undone:
         return outcome
-    there = {(finding.code, finding.names) for finding in after.counted()}  # what ends a load may only be hidden now
-    hidden = {finding for finding, _ in outcome.left if finding.code in HIDING and not heard.sound}
-    left = tuple(one for one in outcome.left if (one[0].code, one[0].names) in there or one[0] in hidden)
+    there = {(finding.code, finding.names): finding for finding in after.counted()}
+    left: list[tuple[Finding, str]] = []
+    for finding, reason in outcome.left:
+        now = there.get((finding.code, finding.names))
+        if now is not None and now.edits and not finding.edits:
+            left.append((now, f"its fix shows now, and is another step: {now.help}"))
+        elif now is not None or (finding.code in HIDING and not heard.sound):  # what ends a load may be hidden now
+            left.append((finding, reason))
     return outcome._replace(left=(*left, *verdict.left), stays=heard.stays)
 
 

@@ -16,7 +16,7 @@ from tiecheck.engine.run import judge_facts
 from tiecheck.errors import TargetError
 from tiecheck.facts.registry import Facts
 from tiecheck.files.local import path_inside
-from tiecheck.fix.run import Ask, FixOptions, choose_edits
+from tiecheck.fix.run import Ask, FixOptions, choose_edits, refuse_word
 from tiecheck.records.edits import Edit, Step
 from tiecheck.records.record import Record
 from tiecheck.records.report import Finding
@@ -61,6 +61,8 @@ def fix_sources(target: Target, config: Config, options: FixOptions, ask: Ask | 
         if number == ROUNDS:
             refused |= {_key(f): f"it is still found after {ROUNDS} edits" for f, _ in taken}
         taken, left = choose_edits([f for f in found if _key(f) not in refused], config, options, ask)
+        if number == 0:  # what comes later may have other words
+            refuse_word(options.choice, (*taken, *left))
         if not taken:
             break
         done, failed = files.edit(taken)

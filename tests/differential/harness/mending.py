@@ -171,7 +171,7 @@ def _line_outcome(was: Line, now: Line, names: set[str]) -> tuple[str, str]:
     if now.doubt:
         return "unsure", now.doubt
     if now.rehearsal.raised:
-        lost = was.rehearsal.raised or was.doubt or len(was.rehearsal.missing) >= len(was.draft.tensors)
+        lost = was.rehearsal.raised or was.doubt or not any(held.state == "loaded" for held in was.rehearsal.held)
         kind = "raises as before" if lost else "worse"
         return kind, ": ".join(now.rehearsal.raised)[:160]
     for group in now.groups():
