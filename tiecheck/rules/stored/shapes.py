@@ -9,7 +9,7 @@ from tiecheck.records.declared import Flag
 from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Comparison, Group
-from tiecheck.records.words import Unknown
+from tiecheck.records.words import RANDOM, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.groups import (
     declaration_place,
@@ -126,15 +126,21 @@ class InvalidTieFlag(Rule):
     messages = ("StrictDataclassFieldValidationError: Validation error for field 'tie_word_embeddings'",)
 
     def check(
-        self, groups: tuple[Group, ...], load_problems: tuple[LoadProblem, ...], flags: tuple[Flag, ...]
+        self,
+        groups: tuple[Group, ...],
+        load_problems: tuple[LoadProblem, ...],
+        flags: tuple[Flag, ...],
+        loaders: tuple[LoaderView, ...],
     ) -> Iterator[Draft]:
         from tiecheck.rules.stored.fixes import valid_flags
 
         names = groups[0].names if groups else ()
         edits = valid_flags(groups, [name for found in load_problems if found.kind == "flag" for name in found.names])
+        random = tuple(v for v in loaders if v.loader == "transformers" and v.outcome in RANDOM)
         for found in load_problems:
             if found.kind == "flag":
                 draft = problem_draft(found)
+                draft = draft._replace(hurts=(*(draft.hurts or ()), *random))
                 where = next((f for f in flags if found.why.startswith(f"{f.dotted} is ")), None)
                 place = file_place(found.file, found.message, line=where.line, column=where.column) if where else None
                 places = (place,) if place else draft.locations
@@ -149,11 +155,17 @@ class InvalidTieFlag(Rule):
         )
         yield Case(
             "null",
-            {"groups": (llama_group(),), "load_problems": (odd,), "flags": (tie_flag(True)._replace(value=None),)},
+            {
+                "groups": (llama_group(),),
+                "load_problems": (odd,),
+                "flags": (tie_flag(True)._replace(value=None),),
+                "loaders": (),
+            },
             finds=("error",),
         )
-        yield Case("a truth value", {"groups": (), "load_problems": (), "flags": (tie_flag(True),)})
-        yield Case("another rule's matter", {"groups": (), "load_problems": (load_problem("name"),), "flags": ()})
+        plain: dict[str, Any] = {"groups": (), "flags": (tie_flag(True),), "loaders": ()}
+        yield Case("a truth value", {"load_problems": (), **plain})
+        yield Case("another rule's matter", {"load_problems": (load_problem("name"),), **plain})
 
 
 def problem_draft(problem: LoadProblem) -> Draft:
