@@ -56,3 +56,4 @@ def command(targets: tuple[str, ...], output_file: str, **options: Any) -> None:
         raise click.UsageError(f"{output_file} cannot be written: {error.strerror or error}") from error
     found, judged = counted(text.count('"fingerprint"'), "finding"), counted(len(report.targets), "target")
     click.echo(f"{output_file}: {found} accepted, of {judged}")
+    click.echo(f"check with --baseline {output_file}, and only what is new fails", err=True)

@@ -18,7 +18,7 @@ COLUMNS = 6
 LEGEND = (
     "kept: as tied as before. memory: several parameters over one memory. copies: equal, and two. apart: two, with "
     "different values. half: one of them on the meta device. unused: one parameter, used in two ways. *: its values "
-    "are not those of before. (x): the operation parts or empties tensors by nature."
+    "are not those of before. (x): the operation separates or empties tensors by nature."
 )
 
 

@@ -170,7 +170,7 @@ def _denied(answer: Answer, place: HubAddress, endpoint: str, *, has_token: bool
     if code == "RevisionNotFound":
         return f"{place.repo} has no revision {place.revision or 'main'} on {endpoint}"
     if answer.status == 401 and "Invalid credentials" in said:
-        return f"{endpoint} does not know the token (HF_TOKEN); log in anew"
+        return f"{endpoint} does not know the token (HF_TOKEN); log in again"
     if code == "RepoNotFound" or answer.status in {401, 404}:
         return f"there is no model {place.repo} on {endpoint}, or it is private and {token}"
     if answer.status == 429:

@@ -1,7 +1,7 @@
 """TIE601 to TIE603: what an adapter does to a tie of its base, and what a merge makes of it.
 
 What PEFT does was run in 0.15.2, 0.17.1, 0.18.1 (transformers 4.57.6), 0.19.1, 0.20.0 and 0.21.0 (5.23.0). A copy from
-`modules_to_save` is put in place of the module, so the tie is parted; until 0.18 the config's flag stays true, from
+`modules_to_save` is put in place of the module, so the tie is broken; until 0.18 the config's flag stays true, from
 0.19 on the merge sets it false. An update is added to the one tensor in all versions, and so are trained tokens.
 """
 
@@ -61,7 +61,7 @@ class AdapterOnOneTiedMember(Rule):
      member alone (`modules_to_save`), and trained tokens of a head or of members with other tokens.
 
     ## Why it is bad
-    While the adapter is applied the tie is parted: a trained embedding stands beside a head that knows nothing of it,
+    While the adapter is applied the tie is broken: a trained embedding stands beside a head that knows nothing of it,
     so that new tokens can be read and never be said. Trained tokens are written into the one tensor by a merge, so
     that the merged model is not the one that was trained.
 
@@ -179,7 +179,7 @@ class AdapterTrainsBothCopies(Rule):
                     severity=None if ensured else "warning",
                     no_mend="which of the two copies is right is not written in them."
                     if ensured
-                    else "both copies are used while the adapter is applied; it is the merge that has to part them.",
+                    else "both copies are used while the adapter is applied; the merge has to separate them.",
                 )
             elif adapted_ties.adapter.ensured and not tie.kept:
                 yield Draft(

@@ -30,7 +30,7 @@ class FormatsDisagree(Rule):
     Who reads the directory decides which model it is. transformers takes `model.safetensors`; with
     `use_safetensors=False`, and in tools that ask for `*.bin`, the pickle is read. One user gets the
     trained head, the other one a tied or a random one, from the same revision. It happens where one format is
-    written anew after a training and the other one is left as it was.
+    written again after a training and the other one is left as it was.
 
     ## How to fix it
     Keep one format. Load the model from the right one, look at `lm_head.weight is embed_tokens.weight`, save it with

@@ -111,7 +111,7 @@ WRAPPERS = {
 
 
 class StrictLoadWillFail(Rule):
-    """The stored names are not those of the class: all of them wear a wrapper's prefix, or an alias is not stored.
+    """The stored names are not those of the class: all of them have a wrapper's prefix, or an alias is not stored.
 
     ## What it does
     Two things. An error where every stored name begins with a prefix that the class's names do not have

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _SEVERAL = "some of them lie in several shards"
-_ANEW = "save the model anew, so that index and shards are written together."
+_AGAIN = "save the model again, so that index and shards are written together."
 
 
 class IndexDisagreesWithShards(Rule):
@@ -35,7 +35,7 @@ class IndexDisagreesWithShards(Rule):
     follows the index to one tensor does not find it where the index names another shard.
 
     ## How to fix it
-    Fetch the missing file again, or write the index anew by saving the model once more. tiecheck judges such a
+    Fetch the missing file again, or write the index again by saving the model once more. tiecheck judges such a
     checkpoint by the names in the index; values that lie in a missing shard are not compared, and the report
     says so.
     """
@@ -65,7 +65,7 @@ class IndexDisagreesWithShards(Rule):
             "random.",
             tuple(names[:8]),
             (file_place(index, f"names {shown}"),),
-            no_mend="the values are not here; download the missing file again, or save the model anew.",
+            no_mend="the values are not here; download the missing file again, or save the model again.",
         )
 
     @staticmethod
@@ -87,7 +87,7 @@ class IndexDisagreesWithShards(Rule):
             ),
             severity=None if gap.gap == "nowhere" else "info",
             edits=entries_put_right(checkpoint, index, list(names)) if gap.gap != "nowhere" else (),
-            no_mend=f"{'the values are not here' if gap.gap == 'nowhere' else _SEVERAL}; {_ANEW}",
+            no_mend=f"{'the values are not here' if gap.gap == 'nowhere' else _SEVERAL}; {_AGAIN}",
         )
 
     @staticmethod
@@ -104,7 +104,7 @@ class IndexDisagreesWithShards(Rule):
             severity="warning" if gap.hurts else "info",
             hurts=gap.hurts or None,
             edits=entries_put_right(checkpoint, index, list(names)),
-            no_mend=f"{_SEVERAL}; {_ANEW}",
+            no_mend=f"{_SEVERAL}; {_AGAIN}",
         )
 
     @staticmethod
@@ -151,11 +151,11 @@ class MemberStoredTwice(Rule):
     Only one of the two can be loaded, and it need not be the one that the index names: transformers 4.57 and 5.23
     and accelerate 1.15 read every shard in the order of the file names and let the last one win, without
     a word. A tool that follows the index may get the other. So the same files are two models, depending on who reads
-    them. It happens where a script writes a tensor anew and leaves the old one where it was, and where the shards of
+    them. It happens where a script writes a tensor again and leaves the old one where it was, and where the shards of
     two saves lie in one directory.
 
     ## How to fix it
-    Find out which save the right values come from, and save the checkpoint anew from there, into an empty directory,
+    Find out which save the right values come from, and save the checkpoint again from there, into an empty directory,
     so that shards and index are written together.
     """
 
@@ -207,7 +207,7 @@ class MemberStoredTwice(Rule):
             ),
             severity="info" if equal else None,
             edits=one_of_two(found, equal=equal),
-            no_mend=f"they stand in more than two files; {_ANEW}",
+            no_mend=f"they stand in more than two files; {_AGAIN}",
         )
 
     @staticmethod

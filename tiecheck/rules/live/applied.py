@@ -297,4 +297,4 @@ def _state(claim: DeclaredTie) -> str:
         return f" ({claim.reason})"
     if claim.kind == "storage":
         return f" over one memory, {listed(claim.buffers)} as a buffer: the first conversion or copy separates them"
-    return " with equal values, which the first update will part" if claim.kind == "copy" else " with different values"
+    return " with equal values, which the first update separates" if claim.kind == "copy" else " with different values"

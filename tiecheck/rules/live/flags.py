@@ -98,9 +98,9 @@ class InertTieFlag(Rule):
     checkpoint beside it does not store the head, and a note otherwise.
 
     ## Why it is bad
-    Who wrote the config believes in a tie. A checkpoint that was saved from a tied model has no head: transformers 5
-    loads it with a random one, where 4.57 tied it. Saved by 5 the model is twice as large as meant, and a tool that
-    believes the flag throws the trained head away.
+    Whoever wrote the config meant the two to be tied. A checkpoint that was saved from a tied model has no head:
+    transformers 5 loads it with a random one, where 4.57 tied it. Saved by 5 the model is twice as large as meant, and
+    a tool that believes the flag throws the trained head away.
 
     ## How to fix it
     Write the flag where the class reads it (for most composite models the top level), or set it to false. Where the

@@ -147,7 +147,7 @@ class RepeatedModule(Rule):
     the model as it was meant does not fit.
 
     ## How to fix it
-    Make each in its turn: `nn.ModuleList(Block() for _ in range(n))`, or `copy.deepcopy` one. To part them afterwards,
+    Make each in its turn: `nn.ModuleList(Block() for _ in range(n))`, or `copy.deepcopy` one. To separate them later,
     replace the module in the list itself; a copy of a layer inside of it is the same layer in all of them.
     """
 

@@ -23,10 +23,10 @@ class LoadOverwritesTie(Rule):
 
     ## Why it is bad
     Nothing is raised or logged, and the embedding and the head are random. With a map, accelerate sets each stored
-    tensor as a new Parameter, which breaks the tie, and afterwards ties the group anew to its alphabetically first name
+    tensor as a new Parameter, which breaks the tie, and then ties the group again to its alphabetically first name
     that is not on the meta device. Where that name is not in the checkpoint, it is the untouched one: `lm_head.weight`
     comes before `transformer.wte.weight`. The model runs, and writes noise. accelerate has done so
-    since it began to tie anew after a load (huggingface/accelerate#1204), from 0.18.0 to 1.15.0.
+    since it began to tie again after a load (huggingface/accelerate#1204), from 0.18.0 to 1.15.0.
 
     ## How to fix it
     Make the module without values, so that there is nothing to tie to: build it under `init_empty_weights()`, and call

@@ -22,12 +22,12 @@ class CloneInsteadOfShare(Rule):
     `share` or `tie` in its name is true.
 
     ## Why it is bad
-    The copies are equal at the start and part with the first step. A checkpoint of the shared model has one tensor, and
-    fills one of them; the others keep their draw.
+    The copies are equal at the start, and the first step separates them. A checkpoint of the shared model has one
+    tensor, which fills one of them; the others stay random.
 
     ## How to fix it
-    Put one object n times into the list, `nn.ModuleList([self.bbox_embed for _ in range(n)])`, or turn the condition
-    round.
+    Put one object n times into the list, `nn.ModuleList([self.bbox_embed for _ in range(n)])`, or reverse the
+    condition.
     """
 
     code = "TIE812"
@@ -45,7 +45,7 @@ class CloneInsteadOfShare(Rule):
                         file,
                         event,
                         f"{owner.name}: {event.target} gets deep copies of {event.source} where `{flag}` asks for "
-                        "one that is shared: they part with the first step.",
+                        "one that is shared: the first step separates them.",
                         "the way in which the copies are made is not one that is known.",
                         "copies, where one was meant",
                         uncopied(file, owner, event),
@@ -117,7 +117,7 @@ class ClonedWithSharedChild(Rule):
                     (one.layer, one.child),
                     (one.line, one.column),
                     f"{one.layer} holds {one.child} ({last}), and is deep-copied for each layer: each gets a {last} of "
-                    "its own, equal at the start, and they part with the first step.",
+                    "its own, equal at the start, and the first step separates them.",
                     f"whoever copies gets one {one.layer} and not what builds it: each has to be built with "
                     f"{one.child}, or to get it in forward.",
                     "copied with what it shares",

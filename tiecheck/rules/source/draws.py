@@ -19,7 +19,7 @@ from tiecheck.rules.source.sightings import (
 
 
 class EmbeddingInitialisesTiedHead(Rule):
-    """The head takes the embedding's tensor, with the wide draw that `nn.Embedding` makes, and nothing draws it anew.
+    """The head takes the embedding's tensor, with the wide draw that `nn.Embedding` makes, and nothing draws it again.
 
     ## What it does
     Finds `self.head.weight = self.wte.weight` where the embedding is a plain `nn.Embedding` and no initialisation
@@ -32,7 +32,7 @@ class EmbeddingInitialisesTiedHead(Rule):
     sampling repeats.
 
     ## How to fix it
-    Draw the shared tensor anew, `nn.init.normal_(self.wte.weight, std=0.02)`, or tie the other way round:
+    Draw the shared tensor again, `nn.init.normal_(self.wte.weight, std=0.02)`, or tie the other way round:
     `self.wte.weight = self.head.weight`.
     """
 
@@ -73,7 +73,7 @@ class EmbeddingInitialisesTiedHead(Rule):
         tied = f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"
         yield Case("the GPT-2 thread's", source_facts(tied), finds=("warning",))
         yield Case("the other way round", source_facts(f"{PLAIN_MODEL}\n        self.wte.weight = self.head.weight\n"))
-        yield Case("drawn anew", source_facts(f"{tied}        nn.init.normal_(self.wte.weight, std=0.02)\n"))
+        yield Case("drawn again", source_facts(f"{tied}        nn.init.normal_(self.wte.weight, std=0.02)\n"))
         yield Case("by apply", source_facts(f"{tied}        self.apply(self._init)\n"))
         given = tied.replace("self.head.weight =", "self.wte.weight.data = old.weight.data\n        self.head.weight =")
         yield Case("values of another model", source_facts(given))

@@ -58,7 +58,7 @@ def unaliased(file: SourceFile, owner: ModuleClass, event: Event) -> tuple[Edit,
 
 
 def turned_round(file: SourceFile, owner: ModuleClass, tie: Event) -> tuple[Edit, ...]:
-    """Return the way to keep the linear layer's draw; else to draw the tensor anew."""
+    """Return the way to keep the linear layer's draw; else to draw the tensor again."""
     if not tie.sides:
         return ()
     code = " = ".join(tie.sides[::-1])
@@ -89,7 +89,7 @@ def begun_at_end(file: SourceFile, owner: ModuleClass, begun: Method) -> tuple[E
 
 
 def moved_behind(file: SourceFile, owner: ModuleClass, tie: Event, made: list[Event]) -> tuple[Edit, ...]:
-    """Return the way to move a tie behind the last statement that makes a member anew, within one block."""
+    """Return the way to move a tie behind the last statement that makes a member again, within one block."""
     last = made[-1]
     homes = [_home(owner, event) for event in (tie, last)]
     if homes[0] is None or homes[0] != homes[1] or not last.statement or any(e.branch != tie.branch for e in made):

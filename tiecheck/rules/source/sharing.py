@@ -213,7 +213,7 @@ class TieReboundLater(Rule):
     """A tie is made, and a statement after it replaces one of its members.
 
     ## What it does
-    Finds a member of a tie whose module or parameter is assigned anew later in the same constructor.
+    Finds a member of a tie whose module or parameter is assigned again later in the same constructor.
 
     ## Why it is bad
     The tie is gone without a word: the new module has a parameter of its own.
@@ -266,7 +266,7 @@ def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) ->
         if too_early(owner, lost, events[:number]):
             what = f"which line {lost.line} is the first to make: building the model raises AttributeError."
         else:
-            what = f"and line {lost.line} makes {lost.target} anew: the tie is gone."
+            what = f"and line {lost.line} makes {lost.target} again: the tie is gone."
         yield event_draft(
             file,
             tie,

@@ -21,7 +21,7 @@ class UnusedSuppression(Rule):
     place.
 
     ## How to fix it
-    Delete them; a baseline is written anew by `tiecheck baseline`.
+    Delete them; a baseline is written again by `tiecheck baseline`.
     """
 
     code = "TIE901"

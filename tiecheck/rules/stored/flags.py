@@ -68,7 +68,7 @@ def _told(
 
 
 class ConflictingTieFlags(Rule):
-    """The config's tie flags stand at several levels, and loaders read different ones.
+    """The config sets `tie_word_embeddings` at several levels, and loaders read different ones.
 
     ## What it does
     Finds groups for which some loaders read a flag that ties and others a flag that does not: the top level says one
@@ -162,7 +162,7 @@ class ConflictingTieFlags(Rule):
 
 
 class ImplicitTieFlag(Rule):
-    """The config does not set the flag, and loaders take different things for granted.
+    """The config does not set `tie_word_embeddings`, and loaders assume different things.
 
     ## What it does
     Finds groups whose flag is not written, that some loaders tie by default and others do not, where one of the two

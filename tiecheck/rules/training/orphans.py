@@ -30,7 +30,7 @@ class OptimizerHoldsOrphan(Rule):
     Finds tensors in the parameter groups that the model does not have, while the model has parameters that train and
     are in no group: something was replaced after the optimizer was made. An optimizer that holds another model's
     parameters beside all of this one's is left alone. A head that is an equal copy of an embedding, trains, and alone
-    is in no group, is a warning: it was parted from the embedding, or left out by its name.
+    is in no group, is a warning: it was separated from the embedding, or left out by its name.
 
     ## Why it is bad
     The tie is whole, gradients flow, the loss is finite, and nothing is learned: the step goes to a tensor that no
