@@ -136,3 +136,5 @@ class Architecture(Record):
     """The config levels whose flags were tried; what a flag anywhere else does is not known."""
     repairs: bool = False
     """True where a class of 4.57 loads with code of its own that looks after missing members (LongT5)."""
+    takes: frozenset[str] = frozenset()
+    """Biases that a class of 4.57 takes for their whole group where they alone are stored (Luke's)."""

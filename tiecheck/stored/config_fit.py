@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
@@ -21,8 +21,8 @@ from tiecheck.stored.config_values import (
     unmoved_rules,
     walk_field,
 )
-from tiecheck.tables.architectures import FLAG, older_has
-from tiecheck.tables.structure import class_of_word, class_structure, config_structure, refused_values
+from tiecheck.tables.architectures import older_has
+from tiecheck.tables.structure import class_of_word, class_structure, config_structure
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # it is made where something is wrong
@@ -34,18 +34,34 @@ DEEPEST = 4  # levels of models inside models that are followed
 _EITHER_HEAD = ("blip-2", "instructblip", "instructblipvideo")
 """Configs whose text model is causal or sequence to sequence, as its type is (their modeling files, 5.23 and 4.57)."""
 
-TYPES = ("null", "text", "a truth value", "a number", "a number", "a list", "an object")
-"""Types of a value in words, in the order of the bits of the table."""
-
 
 def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
     """Yield what keeps each line of transformers from building a config, or tensors from fitting it."""
     architecture = architecture_of(model)
-    older, newest = (next(_misfits(model, architecture, checkpoint, line), None) for line in LINES)
+    settled: set[str] = set()
+    older = next((told for _, told in _misfits(model, architecture, checkpoint, "4.57", settled)), None)
+    if older is not None and older.kind == "shape" and not _read_by_older(older.names[0], model, architecture):
+        older = _open(f"{older.names[0]} may be no name of 4.57's, and its size is another", "4.57", model.path)
+    found = tuple(_misfits(model, architecture, checkpoint, "5", set()))
+    newest = found[0][1] if found else None
     if newest is not None and older is not None and newest.why == older.why:
         yield newest._replace(versions=LINES)
         return
+    if older is None and older_has(model.class_name, model.model_type):
+        unsettled = next((told for key, told in found if key not in settled), None)
+        if unsettled is not None:
+            older = _open(f"{unsettled.why}, and what 4.57 makes of that was not asked", "4.57", model.path)
     yield from (problem for problem in (newest, older) if problem is not None)
+
+
+def _read_by_older(name: str, model: ModelConfig, architecture: Architecture) -> bool:
+    """Tell whether 4.57 reads a tensor of a tie that 5 has under its stored name, as far as its table tells."""
+    older = architecture_of(model, older=True)
+    theirs, ours = (
+        {s for tie in known.ties for member in tie.names for s in (member, *tie.spellings.get(member, ()))}
+        for known in (older, architecture)
+    )
+    return name in {*theirs, older.embedding} if name in ours else bool(theirs or older.head or not ours)
 
 
 class _Spot(Record):
@@ -86,34 +102,50 @@ def _spots(
 
 
 def _misfits(
-    model: ModelConfig, architecture: Architecture, checkpoint: Checkpoint, line: str
-) -> Iterator[LoadProblem]:
+    model: ModelConfig, architecture: Architecture, checkpoint: Checkpoint, line: str, settled: set[str]
+) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield each problem with a key of what was asked; the keys of what was asked and is none go to `settled`."""
     found = class_structure(model.class_name or "", model.model_type)
     if found is None:
         return
-    if config_structure(found[0], line) is None:
-        yield from _unlike_five(found[0], model, line)
-        return
     lookup = _Lookup(checkpoint, architecture, found[1].get("a", {}))
-    for spot in _spots(Section(found[0], model.data), model.class_name or "", "", line):
+    known = config_structure(found[0], line) is not None
+    for spot in _spots(Section(found[0], model.data), model.class_name or "", "", line) if known else ():
         if isinstance(spot, Refused):
-            yield _refused(spot, model, line)
+            yield ".".join(spot.level), _refused(spot, model, line)
         elif isinstance(spot, _Spot):
-            yield from _doubts(spot, model, line)
+            settled.add(".".join(spot.section.level))
+            yield from _doubts(spot, model, line, settled)
             for rule in unmoved_rules(spot.section, spot.row.get("w", []), line):
-                problem = _misfit(spot, rule, lookup, line, model.path)
-                if problem is not None:
-                    yield problem
-    yield from _unlike_five(found[0], model, line)
+                key, problem = f"{spot.names}{rule[0]} {rule[1]}", _misfit(spot, rule, lookup, line, model.path)
+                if problem is None:
+                    settled.add(key)
+                elif not isinstance(problem, Unknown):
+                    yield key, problem
+    for problem in _unlike_five(found[0], model, checkpoint, line):
+        yield "", problem
 
 
-def _unlike_five(kind: str, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
-    """Yield a doubt where 4.57 has another config than 5, or was seen to build something else from what 5 writes."""
+def _unlike_five(kind: str, model: ModelConfig, checkpoint: Checkpoint, line: str) -> Iterator[LoadProblem]:
+    """Yield a doubt where 4.57 builds something else from what 5 writes, has no such config, or lacks a module."""
     known = config_structure(kind, line) if line == "4.57" else {}
-    if known is None and not older_has(model.class_name, model.model_type):
+    if line == "5" or not older_has(model.class_name, model.model_type):
         return
-    if (known is None or "x" in known) and str(model.data.get("transformers_version", "")).startswith("5"):
+    if (known is None or "x" in known) and _written_in_five(model.data):
         yield _open(f"4.57 builds {kind} otherwise from what transformers 5 writes", line, model.path)
+    for word in (known or {}).get("k", ()):
+        if not any(f".{word}." in f".{name}." for name in checkpoint.names()):
+            why = f"4.57 refuses the class without a module {word}, and no name of one is stored"
+            yield _open(why, line, model.path)
+
+
+def _written_in_five(data: Mapping[str, Any]) -> bool:
+    """Tell whether 5 wrote a config: it says so, or has a key that 5 alone writes and 4.57 did not write again."""
+    inner = (held for held in data.values() if isinstance(held, Mapping))
+    version = str(data.get("transformers_version", ""))
+    if version.startswith(("4.57", "5")):
+        return version.startswith("5")
+    return "rope_parameters" in data or any(_written_in_five(held) for held in inner)
 
 
 def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
@@ -123,29 +155,33 @@ def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
     return _problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
 
 
-def _doubts(spot: _Spot, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
+def _doubts(spot: _Spot, model: ModelConfig, line: str, settled: set[str]) -> Iterator[tuple[str, LoadProblem]]:
     """Yield what the class refuses: a value, a number of heads that does not divide its width, what 5 alone takes."""
-    yield from _written_by_five(spot.section, model, line)
+    for problem in _written_by_five(spot.section, model, line):
+        yield "", problem
     for dotted, value, others in spot.row.get("r", ()):
         found = walk_field(spot.section, dotted, line)
         full = ".".join((*spot.section.level, dotted))
         if value in ("%", "="):
             whole = walk_field(spot.section, others[0][0], line)
-            wrong = type(found) is int and type(whole) is int and found > 0
-            if wrong and (whole % found if value == "%" else whole != found):
+            asked = type(found) is int and type(whole) is int and found > 0
+            if asked and (whole % found if value == "%" else whole != found):
                 verb = "does not divide" if value == "%" else "has to be"
                 why = f"{full} is {found}, which {verb} {others[0][0]} {whole}"
-                yield _problem("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
+                yield full, _problem("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
+            elif asked:
+                settled.add(full)
         elif found is value and all(walk_field(spot.section, other, line) is not allowed for other, allowed in others):
             why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
-            yield _problem("open", (line,), "unknown", why, why, model.path, "", (full,))
+            yield full, _problem("open", (line,), "unknown", why, why, model.path, "", (full,))
 
 
 def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
     """Yield what 4.57 refused when it was asked for the configs that transformers 5 writes."""
     known = (config_structure(section.kind, line) or {}) if line == "4.57" else {}
     for key, refused in known.get("n", ()):
-        if section.data.get(key) == refused:
+        held = section.data.get(key)
+        if held == refused or (isinstance(held, list) and isinstance(refused, list) and set(refused) & set(held)):
             full = ".".join((*section.level, key))
             state = "not there" if refused is None else json.dumps(refused)
             why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
@@ -157,8 +193,8 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
 
 
-def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str) -> LoadProblem | None:
-    """Return what a config makes of one size that is stored, where that is another, or not to be told."""
+def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str) -> LoadProblem | Unknown | None:
+    """Return what a config makes of one size that is stored, where that is another; Unknown where it is not told."""
     name, axis, factor, powers, *guards = rule
     tensor = lookup.find(f"{spot.names}{name}")
     made = _made(spot.section, factor, powers, line)
@@ -169,9 +205,13 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str)
     wants = ((d, value) for held in guards for d, value in held.items())
     changed = [(d, found) for d, value in wants if (found := walk_field(spot.section, d, line)) != value]
     if made is None or len(changed) > 1 or any(type(found) not in (bool, str) for _, found in changed):
-        return None
+        return Unknown("it hangs on what is not known")
     if isinstance(made, Unread):
-        return None if changed else _open(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
+        return (
+            Unknown(made.state)
+            if changed
+            else _open(f"{made.state}, and the size of {tensor.name} hangs on it", line, path)
+        )
     wanted, slack, said = made
     layers = walk_field(spot.section, "num_hidden_layers", line)
     # Gemma 4 has columns for each layer
@@ -250,40 +290,6 @@ class _Lookup:
         return None
 
 
-def refused_problems(model: ModelConfig) -> Iterator[LoadProblem]:
-    """Yield each value whose type transformers 5 refuses for its field, in the config and in the sections it makes."""
-    found = class_structure(model.class_name or "", model.model_type)
-    kind = found[0] if found is not None else model.model_type or ""  # a class without a row has a config of its type
-    left = [Section(kind, model.data)]
-    while left:
-        section = left.pop()
-        known = refused_values(section.kind)
-        for key in sorted(known.keys() & section.data.keys()):
-            place = _type_of(section.data[key])
-            if known[key][place] == "1":
-                yield from _of_another_type(model, (*section.level, key), section.data[key], TYPES[place])
-        for key in (config_structure(section.kind) or {}).get("s", {}):
-            inner = open_section(section, key, "5")
-            if isinstance(inner, Section) and len(inner.level) <= DEEPEST:
-                left.append(inner)
-
-
-def _of_another_type(model: ModelConfig, level: tuple[str, ...], value: Any, what: str) -> Iterator[LoadProblem]:
-    dotted, key = ".".join(level), level[-1]
-    message = f"StrictDataclassFieldValidationError: Validation error for field '{key}'"
-    if key == FLAG:
-        taken = str(bool(value)).lower()
-        why = f"{dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
-        mend = "which value is right the checkpoint does not tell; the flag has to be true or false, without quotes."
-        yield _problem("flag", ("5",), "crash", message, why, model.path, mend, (dotted,))
-        return
-    why = f"{dotted} is {what}, which transformers 5 refuses for this field"
-    mend = f"which value {dotted} had the files do not tell; without the key it has its default."
-    yield _problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
-    open_why = f"{dotted} is {what}, and what 4.57 makes of that was not asked"
-    yield _problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
-
-
 def _open(why: str, line: str, path: str) -> LoadProblem:
     return _problem("open", (line,), "unknown", why, why, path, "", ())
 
@@ -292,9 +298,3 @@ def _problem(*values: Any) -> LoadProblem:
     from tiecheck.records.files import LoadProblem
 
     return LoadProblem(*values)
-
-
-def _type_of(value: Any) -> int:
-    if value is None:
-        return 0
-    return next(i for i, kind in enumerate((str, bool, int, float, list, dict), 1) if isinstance(value, kind))

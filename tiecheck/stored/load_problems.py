@@ -43,14 +43,22 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
     """
     if model is None or model.class_name is None:
         return ()
-    from tiecheck.stored.config_fit import refused_problems, size_problems
+    from tiecheck.stored.config_fit import size_problems
+    from tiecheck.stored.config_types import refused_problems
 
     known = not model.remote_code
-    sizes = tuple(_shapes(model, checkpoint))
-    if known and not sizes and not model.data.get("quantization_config"):
-        sizes = tuple(size_problems(model, checkpoint))
-    found = _found(model, checkpoint, whole=whole)
-    return (*(refused_problems(model) if known else ()), *found, *sizes, *(_untold(model, checkpoint) if known else ()))
+    found = tuple(_found(model, checkpoint, whole=whole))
+    nested = tuple(one for one in found if one.kind == "nested")
+    sizes = () if nested else tuple(_shapes(model, checkpoint))
+    asked = known and not model.data.get("quantization_config")
+    lines = {line for one in sizes for line in one.versions}
+    for one in size_problems(model, checkpoint) if asked and len(lines) < len(BOTH) else ():
+        rest = tuple(line for line in one.versions if line not in lines)
+        if rest and not (nested and one.kind == "shape"):
+            sizes += (one._replace(versions=rest),)
+    # A config that is refused comes before names that nobody has.
+    told = (*(one for one in found if one.kind != "nested"), *sizes, *nested)
+    return (*(refused_problems(model) if known else ()), *told, *(_untold(model, checkpoint) if known else ()))
 
 
 def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
@@ -188,7 +196,8 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         edits = _rows_written(denied, checkpoint, members)
         older = architecture_of(model, older=True)
         spelled = {s for tie in older.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
-        lines = BOTH if not spelled or tensor.name in {*spelled, older.embedding} else ("5",)
+        theirs = tensor.name in {*spelled, older.embedding} if spelled else not architecture_of(model).ties
+        lines = BOTH if theirs else ("5",)
         yield _problem("shape", lines, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
 
 

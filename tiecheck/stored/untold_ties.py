@@ -48,16 +48,17 @@ def _half_stored(
 def _inner_ties(
     model: ModelConfig, older: Architecture, newest: Architecture, checkpoint: Checkpoint
 ) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Yield the tie of an inner language model that 4.57 holds whole, and 5 without its head (Voxtral)."""
+    """Yield a tie of 4.57 alone: nothing of it is stored, or 5 holds it without its head (Voxtral)."""
     pair = {older.head, older.embedding}
     own = {newest.head, newest.embedding}
-    if newest.ties or newest.head is None or newest.head in checkpoint or None in own or pair == own:
-        return
-    for tie in older.ties:
+    headless = newest.head is not None and newest.head not in checkpoint and None not in own and pair != own
+    for tie in () if newest.ties else older.ties:
         said = next((f.value for f in model.flags if (f.key, f.level) == (tie.key, tie.level)), None)
         tied = tie.on if said is True else tie.off if said is False else tie.silent
         spelled = [(name, *tie.spellings.get(name, ())) for name in tie.names]
-        whole = all(any(name in checkpoint for name in names) for names in spelled)
-        if tied and pair <= set(tie.names) and not whole:
-            key = ".".join((*tie.level, tie.key))
+        there = [any(name in checkpoint for name in names) for names in spelled]
+        key = ".".join((*tie.level, tie.key))
+        if tied and not any(there):
+            yield ("4.57",), f"by {key} 4.57 ties {' and '.join(tie.names)}, of which nothing is stored", tie.names
+        elif tied and headless and pair <= set(tie.names) and not all(there):
             yield ("5",), f"by {key} 4.57 ties {' and '.join(tie.names)}, and 5 does not", tie.names

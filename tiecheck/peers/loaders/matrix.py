@@ -187,8 +187,13 @@ def _unknown_class(config: ModelConfig | None, architecture: Architecture) -> st
 def _sourceless(group: Group, older: Architecture) -> Group:
     """Leave open a group that 4.57 ties in code with every member declared a target (FSMT's output projection).
 
+    A stored bias that the class's own code takes for the others stands for a source that is not stored.
+
     Where the source is the input embedding, or the other of a pair is the head, it is loaded all the same.
     """
+    taken = next((name for name in group.names if name in older.takes and name not in group.missing), None)
+    if taken is not None and group.source in group.missing:
+        return group._replace(source=taken)
     headed = len(group.names) == 2 and older.head in group.names and group.source != older.head
     alike = group.kind == "parameter" and group.source != older.embedding and not headed
     if not alike or not all(any(re.search(target, name) for target, _ in older.declared) for name in group.names):

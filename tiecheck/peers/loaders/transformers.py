@@ -64,9 +64,6 @@ OUTSIDE: tuple[Outcome, str | None] = (
 )
 """Outcome of a head outside of a BART (Florence-2) that was tied to a source which BART's own code replaces later."""
 
-BIASES: tuple[Outcome, str | None] = ("unknown", "the heads' own code ties biases: some take a stored one, some do not")
-"""Outcome of a tied bias of which only targets are stored: Luke's head takes it, BERT's does not."""
-
 ALIAS = FOUR._replace(no_source=("tied", None))
 """For a module that has several names: what is stored under any of them is loaded into it."""
 
@@ -162,6 +159,9 @@ def _part(part: frozenset[str], whole: Group, situation: Situation) -> tuple[Out
     if group is None:
         return "unknown", "several groups of 4.57 overlap"
     stored = stored_of(group, "float32")  # its default, whatever the config says
+    embedding = situation.architecture.embedding
+    if not stored.some and embedding not in part and any(embedding in other.names for other in older):
+        return "head-random", None  # FSMT's decoder alone
     if group.kind == "module":
         return outcome_of(True, stored, ALIAS)
     return outcome_of(True, stored, FOUR) if stored.source or not stored.some else _sourceless(group, older, situation)
@@ -180,8 +180,6 @@ def _sourceless(group: Group, older: tuple[Group, ...], situation: Situation) ->
         return outcome_of(True, stored._replace(source=True, targets=False), FOUR) if own else OUTSIDE
     if bart is None:
         return MANY
-    if all(name.endswith(".bias") for name in group.names):
-        return BIASES
     return FOUR.no_source if stored.shapes else FOUR.shapes
 
 

@@ -143,6 +143,31 @@ def repairs_missing(model: Any) -> bool:
     return own and "missing_keys" in inspect.getsource(loader)  # type: ignore[arg-type]
 
 
+def taken_biases(model: Any) -> list[str]:
+    """Return each target of tied biases in 4.57 that is taken for all of them where it alone was loaded."""
+    import torch
+
+    slots: dict[str, tuple[Any, str]] = {}
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        path, _, last = name.rpartition(".")
+        slots[name] = model.get_submodule(path), last
+    before = {name: module._parameters[last] for name, (module, last) in slots.items()}
+    taken = []
+    for names, found in groups_of(model).items():
+        biases = all(name.endswith(".bias") for name in names)
+        for loaded in (name for name in names if biases and name != found.source):
+            for name in names:
+                where, (module, last) = "cpu" if name == loaded else "meta", slots[name]
+                module._parameters[last] = torch.nn.Parameter(torch.empty(before[name].shape, device=where))
+            with contextlib.suppress(Exception):  # the class's own code may look at anything
+                model.tie_weights()
+                if all(module._parameters[last].device.type == "cpu" for module, last in (slots[n] for n in names)):
+                    taken.append(loaded)
+            for name, (module, last) in slots.items():
+                module._parameters[last] = before[name]
+    return sorted(taken)
+
+
 def proven_sources(model: Any) -> set[str]:
     """Return each name of 4.57 that keeps its own parameter when the class's code ties others to it."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

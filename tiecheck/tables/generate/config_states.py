@@ -93,7 +93,7 @@ class ConfigAsker:
         typed = self._state(config_class, key, {"model_type": inner.model_type})
         told: dict[str, Any] = {"typed": typed}
         for word, state in STATES.items():
-            found = self._state(config_class, key, state)
+            found = [""] if self._copied(config_class, key, inner, state) else self._state(config_class, key, state)
             if found != typed:
                 told[word] = found
         if any(_type_under(config_class, key, other) == other for other in OTHERS):
@@ -120,6 +120,19 @@ class ConfigAsker:
         odd = {k: v for k, v in self.taken(held).items() if v != plain.get(k)}
         kind = config_kind(type(held))
         return [kind, odd] if odd else [kind]
+
+    def _copied(self, config_class: Any, key: str, inner: Any, state: Any) -> bool:
+        """Tell whether a section in some state is made of another one of its type (T5Gemma's decoder in 4.57)."""
+        for other, held in inner_configs(default_config(config_class)).items():
+            fields = [(n, v) for n, v in self.taken(held).items() if type(v) is int]
+            for name, value in fields if other != key and type(held) is type(inner) else ():
+                with contextlib.suppress(Exception):  # a class may refuse a state, and any number
+                    given = {other: {"model_type": held.model_type, name: value * 2}} | (
+                        {key: state} if state is not ... else {}
+                    )
+                    made = config_class.from_dict(copy.deepcopy(given))
+                    return bool(getattr(getattr(made, key), name) == value * 2)
+        return False
 
     def _folded(self, config_class: Any, key: str, inner: Any, state: Any) -> list[str]:
         """Return the fields of a section that are read at the top where the section is not there."""
@@ -158,12 +171,16 @@ def other_word(config: Any, key: str) -> str:
 
 
 def config_kind(config_class: Any) -> str:
-    """Return a config class by the model type that leads to it, or else by its name."""
+    """Return a config class by the model type that leads to it in transformers 5, or else by its name."""
     from transformers import CONFIG_MAPPING
 
     model_type = str(getattr(config_class, "model_type", ""))
     mapped = model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] is config_class
-    return model_type if mapped else config_class.__name__
+    return model_type if mapped else NEWER.get(config_class.__name__, config_class.__name__)
+
+
+NEWER: dict[str, str] = {}
+"""Config classes of transformers 5 -> their kinds, for 4.57, where many sections have no model type of their own."""
 
 
 def _without(base: dict[str, Any], plain: Iterable[str]) -> dict[str, Any]:

@@ -20,7 +20,14 @@ from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.classes import class_candidates, resolve_classes
-from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, inner_configs, refused_types, widths_of
+from tiecheck.tables.generate.config_states import (
+    NEWER,
+    ConfigAsker,
+    config_kind,
+    inner_configs,
+    refused_types,
+    widths_of,
+)
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber
 from tiecheck.tables.generate.probe import Probe
@@ -277,7 +284,9 @@ def write_structure(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     version = library_version()
-    told, used = [], options.kept / "used.json"
+    told, used, kinds = [], options.kept / "used.json", options.kept / "kinds.json"
+    if is_older_line():
+        NEWER.update(json.loads(kinds.read_text()))
     refusals: dict[str, dict[str, str]] = {}
     written = config_refusals(options.kept / "written.jsonl") if is_older_line() else {}
     if not is_older_line():
@@ -286,6 +295,7 @@ def write_structure(arguments: list[str] | None = None) -> int:
         used.write_text(json.dumps({kind: sorted(names) for kind, names in used_fields(told).items()}))
         refusals = refusals_of(options.kept / "refused.json")
         save_written(options.kept / "written.jsonl")
+        kinds.write_text(json.dumps({c.__name__: config_kind(c) for c in config_classes()}))
     fields = {kind: set(names) for kind, names in json.loads(used.read_text()).items()}
     text = structure_text(told, fields, refusals, version, written)
     (OLDER_PATH if is_older_line() else PATH).write_text(text, encoding="utf-8")

@@ -19,6 +19,7 @@ from tiecheck.tables.generate.build import (
     parameter_of,
     proven_sources,
     repairs_missing,
+    taken_biases,
 )
 from tiecheck.tables.generate.configs import FLAG
 from tiecheck.tables.generate.inner_models import Inner
@@ -57,7 +58,7 @@ class Row(NamedTuple):
 def about_of(model: Any, *, only_headed: bool = False) -> str:
     """Embedding, head, base model prefix and declared ties of a built model, as JSON; patterns stay as declared.
 
-    `f` is there where a class of 4.57 mends what is missing by itself.
+    `f` is there where a class of 4.57 mends what is missing by itself, `b` where it takes a stored bias for its group.
 
     With `only_headed`, empty for a model that does not have both embedding and head.
     """
@@ -67,6 +68,7 @@ def about_of(model: Any, *, only_headed: bool = False) -> str:
         "p": model.base_model_prefix,
         "d": [[path, [list(pair) for pair in pairs]] for path, pairs in _declared(model)],
         "f": int(is_older_line() and repairs_missing(model)),
+        "b": taken_biases(model) if is_older_line() else [],
     }
     if only_headed and not (found["i"] and found["h"]):
         return ""

@@ -48,18 +48,29 @@ def config_refusals(path: Path) -> dict[str, dict[str, Any]]:
     Where no one key mends it, or what is built has other sizes, the reason is all that is told.
     """
     found: dict[str, dict[str, Any]] = {}
+    asked: dict[str, list[set[str]]] = {}
     for line in path.read_text().splitlines():
         place, data, shapes = json.loads(line)
         with contextlib.suppress(ImportError, AttributeError, ModuleNotFoundError, KeyError):
             model_class, config_class = resolve_classes(ClassCandidate(*place))
-            told = _told(model_class, config_class, data, shapes)
+            told, kind = _told(model_class, config_class, data, shapes), config_kind(config_class)
+            asked.setdefault(kind, []).append(_needed_modules(model_class))
             if told:
-                held = found.setdefault(config_kind(config_class), {})
+                held = found.setdefault(kind, {})
                 if "n" in told:
                     held["n"] = sorted({json.dumps(pair): pair for pair in (*held.get("n", ()), *told["n"])}.values())
                 else:
                     held.setdefault("x", told["x"])
+    for kind, needed in asked.items():
+        if all(needed):
+            found.setdefault(kind, {})["k"] = sorted(set.intersection(*needed))
     return found
+
+
+def _needed_modules(model_class: Any) -> set[str]:
+    """Return the modules without which 4.57 refuses a class: those to stay in float32 (`post_init`, 4.57.6)."""
+    kept = (getattr(model_class, f"_keep_in_fp32_modules{end}", None) or () for end in ("", "_strict"))
+    return {name for names in kept for name in names}
 
 
 def _told(model_class: Any, config_class: Any, data: dict[str, Any], shapes: dict[str, list[int]]) -> dict[str, Any]:
@@ -70,9 +81,22 @@ def _told(model_class: Any, config_class: Any, data: dict[str, Any], shapes: dic
         return {}
     except Exception as error:  # noqa: BLE001 - it may refuse a config in any words
         keys = [k for k in _remedies(model_class, config_class, data) if not isinstance(data.get(k), dict)]
-        return {"n": [[key, data.get(key)] for key in keys]} if keys else {"x": type(error).__name__}
+        refused = [[k, data.get(k)] for k in keys] or list(_refused_words(model_class, config_class, data))
+        return {"n": refused} if refused else {"x": type(error).__name__}
     other = [n for n, p in built.named_parameters() if shapes.get(n, list(p.shape)) != list(p.shape)]
     return {"x": "another size"} if other else {}
+
+
+def _refused_words(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[list[Any]]:
+    """Yield each list of words with those that 4.57 does not write, in place of which its own config does not build."""
+    with contextlib.suppress(Exception):  # a class may have no default that builds
+        small = Probe(model_class, config_class, {}).small
+        for key, own in small.items():
+            words = data.get(key)
+            if isinstance(own, list) and isinstance(words, list) and own and all(isinstance(w, str) for w in own):
+                other = sorted(set(words).difference(own))
+                if other and not any(_builds(model_class, config_class, small | {key: [w] * len(own)}) for w in other):
+                    yield [key, other]
 
 
 def _remedies(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,121 @@
+"""What 4.57 makes of configs and members that nobody asked it about: crash or unknown is told, and no outcome of 5's.
+
+Classes, sections and values are drawn. The truth of 4.57 is its own rehearsed load, in the slow lane.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.cases import Case
+from harness.collect import Bench
+from harness.configs import SIZES, Flatten, OlderKeys, SetKey, walk
+from harness.files import Layout
+from harness.members import Stored, Wrapped
+from harness.oracle import Oracle
+from harness.saves import saved
+from harness.verdicts import say
+from older import older_python
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
+
+COMPOSED = [
+    ("BlipForConditionalGeneration", "blip"),
+    ("FlavaForPreTraining", "flava"),
+    ("GitForCausalLM", "git"),
+    ("Idefics2ForConditionalGeneration", "idefics2"),
+    ("Kosmos2ForConditionalGeneration", "kosmos-2"),
+    ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl"),
+    ("ShieldGemma2ForImageClassification", "shieldgemma2"),
+    ("T5GemmaForConditionalGeneration", "t5gemma"),
+]
+"""Classes with sections, which 4.57 and 5 make by classes of other names."""
+
+WRITTEN_BY_5 = [("Qwen3VLForConditionalGeneration", "qwen3_vl"), ("ZambaForCausalLM", "zamba")]
+"""Classes whose configs 4.57 does not take as 5 writes them."""
+
+BIASED = [("BertForMaskedLM", "bert"), ("LukeForMaskedLM", "luke"), ("RobertaForMaskedLM", "roberta")]
+"""Classes with a tied bias, of which one of two is taken where it alone is stored."""
+
+
+def sections(name: str, kind: str, rng: random.Random, count: int) -> Iterator[Case]:
+    """Draw sections that are gone, null, empty or flat, and sizes within them that are off by one."""
+    config = saved(name, kind, (), "").config
+    parts = [key for key, held in config.items() if isinstance(held, dict) and "model_type" in held]
+    sizes = [(p, v) for p, v in walk(config) if "." in p and p.split(".")[-1] in SIZES and type(v) is int]
+    changes = [Flatten(part) for part in parts] + [SetKey(part, state) for part in parts for state in (..., None, {})]
+    changes += [SetKey(path, value + step) for path, value in sizes for step in (1, -1)]
+    for change in rng.sample(changes, min(count, len(changes))):
+        yield Case(name, kind, (), (change,))
+
+
+def members(name: str, kind: str) -> Iterator[Case]:
+    """Yield each bias of a tied pair stored alone."""
+    for number, group in enumerate(saved(name, kind, (), "").groups):
+        if all(member.endswith(".bias") for member in group):
+            yield from (Case(name, kind, (), (Stored(number, (member,)),)) for member in group)
+
+
+def drawn_cases(count: int) -> list[Case]:
+    """Return the directories of the slow test."""
+    rng = random.Random(7)
+    cases = [case for name, kind in COMPOSED for case in sections(name, kind, rng, count)]
+    for name, kind in WRITTEN_BY_5:
+        changes = (Layout("nested pickle"), OlderKeys(), Wrapped("module."))
+        cases += [Case(name, kind, (), (change,)) for change in changes]
+    cases += [case for name, kind in BIASED for case in members(name, kind)]
+    cases += [
+        Case("DebertaForMaskedLM", "deberta", (("legacy", False),), (Wrapped("model."),)),
+        Case("DebertaV2ForMaskedLM", "deberta-v2", (), (Wrapped("deberta."), SetKey("hidden_size", 65))),
+        Case("Ernie4_5_MoeForCausalLM", "ernie4_5_moe", (("num_hidden_layers", 1),)),
+        Case("FSMTForConditionalGeneration", "fsmt", (), (Stored(0, ("model.encoder.embed_tokens.weight",)),)),
+    ]
+    return cases
+
+
+@pytest.mark.slow
+def test_what_is_told_of_4_57_is_what_it_does(tmp_path: Path) -> None:
+    oracle, wrong = Oracle(older_python()), []
+    bench = Bench(oracle, tmp_path / "model", random.Random(0), share=0.0)
+    right = 0
+    for case in drawn_cases(6):
+        words = [word for word in bench.judge(case).words if word.line == "4.57"]
+        wrong += [(case, word) for word in words if word.wrong]
+        right += sum(word.kind == "right" for word in words)
+    oracle.close()
+    assert not wrong
+    assert right > 20
+
+
+@pytest.mark.parametrize(("name", "kind"), COMPOSED[:4], ids=lambda word: word)
+def test_where_a_section_stops_5_nothing_is_told_tied_in_4_57(name: str, kind: str, tmp_path: Path) -> None:
+    stopped = 0
+    for number, case in enumerate(sections(name, kind, random.Random(number_of(name)), 5)):
+        case.write(tmp_path / str(number))
+        views = [view for view in say(tmp_path / str(number)).views if view.loader == "transformers"]
+        if any(view.line == "5" and view.stopped and view.outcome == "crash" for view in views):
+            stopped += 1
+            assert {view.outcome for view in views if view.line == "4.57"} <= {"crash", "unknown"}, case
+    assert stopped
+
+
+def number_of(name: str) -> int:
+    return sum(map(ord, name))
+
+
+@pytest.mark.parametrize(("name", "kind"), BIASED, ids=lambda word: word)
+def test_a_bias_that_the_class_takes_is_loaded_and_the_other_is_none(name: str, kind: str, tmp_path: Path) -> None:
+    found = {}
+    for number, case in enumerate(members(name, kind)):
+        case.write(tmp_path / str(number))
+        (change,) = case.mutations
+        views = say(tmp_path / str(number)).views
+        (found[change.kept[0]],) = (
+            view.outcome for view in views if view.versions == "4.57" and change.kept[0] in view.names
+        )
+    target = next(name for name in found if name.endswith("decoder.bias"))
+    assert found.pop(target) == ("crash" if kind == "bert" else "tied")
+    assert set(found.values()) == {"tied"}
