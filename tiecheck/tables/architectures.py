@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -122,17 +122,20 @@ def _load(
         embedding=about.get("i") or None,
         head=about.get("h") or None,
         prefix=about.get("p", ""),
-        declared=tuple(
-            (f"{path}.{target}" if path else target, f"{path}.{source}" if path and source else source)
-            for path, pairs in about.get("d", ())
-            for target, source in pairs
-        ),
+        declared=tuple(_declared(about)),
         tried=frozenset({(), *(tuple(level.split(".")) for level in tried if level)}),
         repairs="f" in about,
         takes=frozenset(about.get("b", ())),
     )
     inside = any(isinstance(held, dict) and "model_type" in held for held in (config or {}).values())
     return _with_parts(found, shapes, table, model_type, config or {}) if ties and inside else found
+
+
+def _declared(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield targets and sources that a class and the models inside it declare."""
+    for path, pairs in about.get("d", ()):
+        for target, source in pairs:
+            yield (f"{path}.{target}" if path else target), (f"{path}.{source}" if path and source else source)
 
 
 def _about(
