@@ -203,6 +203,22 @@ def widths_of(config: Any, before: str = "") -> Iterator[str]:
         yield from widths_of(inner, f"{before}{key}.")
 
 
+def config_classes() -> list[Any]:
+    """Return every config class that a model type leads to, and those of the sections of their defaults."""
+    from transformers import CONFIG_MAPPING
+
+    found: dict[str, Any] = {}
+    left = [CONFIG_MAPPING[model_type] for model_type in sorted(CONFIG_MAPPING.keys())]
+    while left:
+        config_class = left.pop()
+        if config_kind(config_class) in found:
+            continue
+        found[config_kind(config_class)] = config_class
+        with contextlib.suppress(Exception):  # a class may have no default
+            left += [type(inner) for inner in inner_configs(default_config(config_class)).values()]
+    return [found[kind] for kind in sorted(found)]
+
+
 def _type_under(config_class: Any, key: str, other: str) -> str | None:
     with contextlib.suppress(Exception):  # a class may refuse a type
         return config_kind(type(getattr(config_class.from_dict({key: {"model_type": other}}), key)))

@@ -23,8 +23,8 @@ from tiecheck.tables.generate.classes import class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import (
     NEWER,
     ConfigAsker,
+    config_classes,
     config_kind,
-    inner_configs,
     refused_types,
     widths_of,
 )
@@ -191,22 +191,6 @@ class _Sections:
         while len(parts) > 1 and hasattr(getattr(config, parts[0], None), "model_type"):
             config = getattr(config, parts.pop(0))
         return config_kind(type(config)), parts[0]
-
-
-def config_classes() -> list[Any]:
-    """Return every config class that a model type leads to, and those of the sections of their defaults."""
-    from transformers import CONFIG_MAPPING
-
-    found: dict[str, Any] = {}
-    left = [CONFIG_MAPPING[model_type] for model_type in sorted(CONFIG_MAPPING.keys())]
-    while left:
-        config_class = left.pop()
-        if config_kind(config_class) in found:
-            continue
-        found[config_kind(config_class)] = config_class
-        with contextlib.suppress(Exception):  # a class may have no default
-            left += [type(inner) for inner in inner_configs(default_config(config_class)).values()]
-    return [found[kind] for kind in sorted(found)]
 
 
 def refusals_of(kept: Path) -> dict[str, dict[str, str]]:
