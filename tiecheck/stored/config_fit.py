@@ -11,6 +11,7 @@ from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint, StoredTensor
 from tiecheck.records.words import Unknown
 from tiecheck.stored.config_values import (
+    DEEPEST,
     Refused,
     Section,
     Unread,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:  # it is made where something is wrong
     from tiecheck.records.files import LoadProblem
 
 LINES = ("4.57", "5")
-DEEPEST = 4  # levels of models inside models that are followed
-
 _EITHER_HEAD = ("blip-2", "instructblip", "instructblipvideo")
 """Configs whose text model is causal or sequence to sequence, as its type is (their modeling files, 5.23 and 4.57)."""
 

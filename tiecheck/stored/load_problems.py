@@ -14,7 +14,7 @@ from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
-from tiecheck.stored.config_values import architecture_of
+from tiecheck.stored.config_values import architecture_of, refused_problems
 from tiecheck.stored.older_names import name_among_bare
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.structure import class_structure
@@ -44,7 +44,6 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
     if model is None or model.class_name is None:
         return ()
     from tiecheck.stored.config_fit import size_problems
-    from tiecheck.stored.config_types import refused_problems
 
     known = not model.remote_code
     found = tuple(_found(model, checkpoint, whole=whole))
