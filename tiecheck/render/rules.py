@@ -25,7 +25,7 @@ def rule_text(rule: type[Rule]) -> str:
     if rule.messages:
         parts.append("## Messages people see\n\n" + "\n".join(f"- `{text}`" for text in rule.messages))
     if rule.threads:
-        parts.append("## Where it was met\n\n" + "\n".join(f"- {thread_link(t)}" for t in rule.threads))
+        parts.append("## Where it was met\n\n" + "\n".join(f"- {thread_link(t)}" for t in rule.threads.split()))
     return "\n\n".join(parts)
 
 
@@ -54,7 +54,7 @@ def rule_lines(rule: type[Rule]) -> Iterator[Line]:
         yield from _markdown(body)
     for title, texts in (
         ("Messages people see", [f"`{text}`" for text in rule.messages]),
-        ("Where it was met", [thread_link(thread) for thread in rule.threads]),
+        ("Where it was met", [thread_link(thread) for thread in rule.threads.split()]),
     ):
         if texts:
             yield Line("")
@@ -136,7 +136,7 @@ def rules_document(found: FoundRules) -> dict[str, Any]:
                 "needs": list(rule.needs),
                 "text": rule.text(),
                 "messages": list(rule.messages),
-                "threads": [thread_link(thread) for thread in rule.threads],
+                "threads": [thread_link(thread) for thread in rule.threads.split()],
             }
             for rule in found.rules
         ],

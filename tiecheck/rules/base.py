@@ -94,8 +94,8 @@ class Rule:
     confidence: ClassVar[Confidence] = "high"
     messages: ClassVar[tuple[str, ...]] = ()
     """Texts that people see when they have this problem, as the libraries print them."""
-    threads: ClassVar[tuple[str, ...]] = ()
-    """Places where it was met: `owner/repository#number` or an address."""
+    threads: ClassVar[str] = ""
+    """Places where it was met, a blank between them: `owner/repository#number` or an address."""
 
     needs: ClassVar[tuple[FactName, ...]]
     """Names of the facts `check` asks for, read off its parameters."""

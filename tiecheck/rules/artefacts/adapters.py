@@ -36,7 +36,7 @@ class AdapterTargetsMissingName(Rule):
         "RuntimeError: Unsloth: Extracted keys = {'lm_head.weight'} do not match!",
         "ValueError: Module lm_head is not found, please choose from norm, embed_tokens",
     )
-    threads = ("thinking-machines-lab/tinker-cookbook#593", "unslothai/unsloth#4098", "hiyouga/LlamaFactory#5032")
+    threads = "thinking-machines-lab/tinker-cookbook#593 unslothai/unsloth#4098 hiyouga/LlamaFactory#5032"
 
     def check(self, adapted_ties: AdapterTies) -> Iterator[Draft]:
         base = adapted_ties.base
@@ -92,7 +92,7 @@ class AdapterOfOtherRows(Rule):
     summary = "an adapter's embedding or head has other rows than its base: the vocabulary was resized"
     severity = "error"
     messages = ("size mismatch for base_model.model.model.embed_tokens",)
-    threads = ("huggingface/peft#2399", "huggingface/peft#1750")
+    threads = "huggingface/peft#2399 huggingface/peft#1750"
 
     def check(self, adapted_ties: AdapterTies) -> Iterator[Draft]:
         by_rows: dict[tuple[int, int], list[str]] = {}
@@ -147,7 +147,7 @@ class AdapterAppliedOnLoad(Rule):
     code = "TIE605"
     summary = "an adapter in the model's own directory that from_pretrained applies: what it makes of the tie"
     severity = "warning"
-    threads = ()
+    threads = ""
 
     def check(self, groups: tuple[Group, ...], beside_adapter: BesideAdapter) -> Iterator[Draft]:
         members = [name for group in groups if group.declared for name in group.names]

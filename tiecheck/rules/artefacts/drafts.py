@@ -32,11 +32,8 @@ class DraftModelWithoutItsHead(Rule):
     summary = "a draft lacks its head, ties two shapes, or holds a stale copy of what it borrowed"
     severity = "error"
     threads = (
-        "sgl-project/sglang#27908",
-        "vllm-project/speculators#74",
-        "lightseekorg/TorchSpec#38",
-        "vllm-project/vllm#27737",
-        "vllm-project/vllm#28549",
+        "sgl-project/sglang#27908 vllm-project/speculators#74 lightseekorg/TorchSpec#38 vllm-project/vllm#27737 "
+        "vllm-project/vllm#28549"
     )
 
     def check(self, draft_problems: tuple[DraftProblem, ...]) -> Iterator[Draft]:

@@ -42,11 +42,8 @@ class GgufHeadMissing(Rule):
         "check_tensor_dims: tensor 'output.weight' not found",
     )
     threads = (
-        "ggml-org/llama.cpp#5824",
-        "ggml-org/llama.cpp#11345",
-        "ggml-org/llama.cpp#12451",
-        "ggml-org/llama.cpp#12567",
-        "ggml-org/llama.cpp#13328",
+        "ggml-org/llama.cpp#5824 ggml-org/llama.cpp#11345 ggml-org/llama.cpp#12451 ggml-org/llama.cpp#12567 "
+        "ggml-org/llama.cpp#13328"
     )
 
     def check(self, gguf: Gguf, gguf_tie: GgufTie | None) -> Iterator[Draft]:
@@ -88,7 +85,7 @@ class GgufHeadRedundant(Rule):
     summary = "output.weight equals token_embd.weight, or is there though the loader never asks for it"
     severity = "info"
     messages = ("done_getting_tensors: wrong number of tensors",)
-    threads = ("ggml-org/llama.cpp#12483", "unslothai/unsloth#9929")
+    threads = "ggml-org/llama.cpp#12483 unslothai/unsloth#9929"
 
     def check(self, gguf: Gguf, gguf_tie: GgufTie | None) -> Iterator[Draft | Unknown]:
         if gguf_tie is None or gguf_tie.group.missing:
@@ -149,7 +146,7 @@ class GgufNotItsSource(Rule):
     code = "TIE623"
     summary = "a GGUF file holds another embedding or head than the checkpoint that it was converted from"
     severity = "error"
-    threads = ("huggingface/transformers#45127", "huggingface/peft#2025", "ggml-org/llama.cpp#2685")
+    threads = "huggingface/transformers#45127 huggingface/peft#2025 ggml-org/llama.cpp#2685"
 
     def check(self, gguf: Gguf, gguf_tie: GgufTie | None, conversion: Conversion) -> Iterator[Draft]:
         source, file = conversion.source, gguf.checkpoint.shards[0].path

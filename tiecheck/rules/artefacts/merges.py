@@ -74,7 +74,7 @@ class AdapterOnOneTiedMember(Rule):
     code = "TIE601"
     summary = "an adapter trains one member of a tied group, and the others keep the old values"
     severity = "error"
-    threads = ("huggingface/peft#1750", "huggingface/peft#2399", "hiyouga/LlamaFactory#6749")
+    threads = "huggingface/peft#1750 huggingface/peft#2399 hiyouga/LlamaFactory#6749"
 
     def check(self, adapted_ties: AdapterTies) -> Iterator[Draft]:
         adapter = adapted_ties.adapter
@@ -146,12 +146,8 @@ class AdapterTrainsBothCopies(Rule):
         "Input and output embeddings are no longer tied after merging.",
     )
     threads = (
-        "huggingface/peft#1750",
-        "huggingface/peft#2803",
-        "huggingface/peft#2864",
-        "huggingface/peft#2944",
-        "unslothai/unsloth#9331",
-        "unslothai/unsloth#3711",
+        "huggingface/peft#1750 huggingface/peft#2803 huggingface/peft#2864 huggingface/peft#2944 "
+        "unslothai/unsloth#9331 unslothai/unsloth#3711"
     )
 
     def check(self, adapted_ties: AdapterTies) -> Iterator[Draft | Unknown]:
@@ -229,7 +225,7 @@ class LowRankUpdateOnTiedHead(Rule):
     messages = (
         "Model with `tie_word_embeddings=True` and the tied_target_modules=['lm_head'] are part of the adapter.",
     )
-    threads = ("huggingface/peft#2018", "huggingface/peft#2244", "huggingface/peft#2864")
+    threads = "huggingface/peft#2018 huggingface/peft#2244 huggingface/peft#2864"
 
     def check(self, adapted_ties: AdapterTies) -> Iterator[Draft]:
         adapter = adapted_ties.adapter

@@ -43,13 +43,8 @@ class OneSidedQuantisation(Rule):
     severity = "warning"
     messages = ("KeyError: 'embed_tokens.weight_packed'", "Received 2 parameters not in model:")
     threads = (
-        "intel/auto-round#100",
-        "vllm-project/vllm#45535",
-        "ml-explore/mlx-lm#1247",
-        "vllm-project/llm-compressor#2798",
-        "vllm-project/llm-compressor#2835",
-        "vllm-project/vllm#45543",
-        "ml-explore/mlx-swift-lm#490",
+        "intel/auto-round#100 vllm-project/vllm#45535 ml-explore/mlx-lm#1247 vllm-project/llm-compressor#2798 "
+        "vllm-project/llm-compressor#2835 vllm-project/vllm#45543 ml-explore/mlx-swift-lm#490"
     )
 
     def check(self, quantised: tuple[QuantisedTie, ...]) -> Iterator[Draft]:
@@ -111,7 +106,7 @@ class SkipListMissesAlias(Rule):
         "AttributeError: 'Parameter' object has no attribute 'CB'",
         "FP4 quantization state not initialized. Please call .cuda() or .to(device) on the LinearFP4 layer first.",
     )
-    threads = ("huggingface/accelerate#4043", "huggingface/transformers#24095", "huggingface/transformers#18579")
+    threads = "huggingface/accelerate#4043 huggingface/transformers#24095 huggingface/transformers#18579"
 
     def check(self, quantised: tuple[QuantisedTie, ...]) -> Iterator[Draft]:
         for tie in quantised:
@@ -167,7 +162,7 @@ class ExportDuplicatesTie(Rule):
     summary = "an exported graph stores a tied tensor twice, as it is or transposed"
     severity = "warning"
     messages = ("Found different candidate ONNX initializers (likely duplicate) for the tied weights",)
-    threads = ("huggingface/optimum#1326", "huggingface/optimum#2241", "pytorch/pytorch#108342", "Samsung/TICO#624")
+    threads = "huggingface/optimum#1326 huggingface/optimum#2241 pytorch/pytorch#108342 Samsung/TICO#624"
 
     def check(self, onnx_copies: OnnxCopies) -> Iterator[Draft | Unknown]:
         if onnx_copies.unread:

@@ -160,11 +160,8 @@ class TiedOptimizerStateSplit(Rule):
         "KeyError: 'state.lm_head.weight.step'",
     )
     threads = (
-        "NVIDIA-NeMo/Automodel#2511",
-        "facebookresearch/lingua#74",
-        "NVIDIA-NeMo/RL#227",
-        "pytorch/pytorch#128011",
-        "pytorch/torchtitan#594",
+        "NVIDIA-NeMo/Automodel#2511 facebookresearch/lingua#74 NVIDIA-NeMo/RL#227 pytorch/pytorch#128011 "
+        "pytorch/torchtitan#594"
     )
 
     def check(self, optimizer: tuple[TiedMoments | Unknown, ...]) -> Iterator[Draft | Unknown]:

@@ -38,7 +38,7 @@ class LoaderReadsOtherWeights(Rule):
     summary = "file names, a nested state dict or a missing format send a loader to other weights, or to none"
     severity = "error"
     messages = ("no file named model.safetensors", "Incompatible safetensors file. File metadata is not")
-    threads = ("vllm-project/vllm#40765",)
+    threads = "vllm-project/vllm#40765"
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
         yield from (problem_draft(found) for found in load_problems if found.kind in ("name", "nested", "format"))
@@ -85,7 +85,7 @@ class LoadWillRaise(Rule):
     summary = "stored tensors do not have the sizes that the config builds, or the library refuses the config"
     severity = "error"
     messages = ("size mismatch for model.embed_tokens.weight", "You set `ignore_mismatched_sizes` to `False`")
-    threads = ()
+    threads = ""
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
         yield from (problem_draft(found) for found in load_problems if found.kind in ("shape", "prefix", "field"))
@@ -146,13 +146,8 @@ class StrictLoadWillFail(Rule):
         "Removed shared tensor {'lm_head.weight'} while saving. This should be OK",
     )
     threads = (
-        "huggingface/accelerate#2807",
-        "huggingface/transformers#27972",
-        "huggingface/transformers#29128",
-        "huggingface/transformers#11682",
-        "huggingface/trl#3071",
-        "hpcaitech/ColossalAI#6447",
-        "verl-project/verl#4290",
+        "huggingface/accelerate#2807 huggingface/transformers#27972 huggingface/transformers#29128 "
+        "huggingface/transformers#11682 huggingface/trl#3071 hpcaitech/ColossalAI#6447 verl-project/verl#4290"
     )
 
     def check(self, strict_load: StrictLoad) -> Iterator[Draft | Unknown]:

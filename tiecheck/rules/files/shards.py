@@ -44,7 +44,7 @@ class IndexDisagreesWithShards(Rule):
     summary = "a name is in the index and not in its shard, or the reverse, or a shard is missing"
     severity = "error"
     messages = ("does not appear to have a file named",)
-    threads = ("ggml-org/llama.cpp#12456", "huggingface/transformers#46835")
+    threads = "ggml-org/llama.cpp#12456 huggingface/transformers#46835"
 
     def check(self, index: Checkpoint, index_gaps: tuple[IndexGap, ...]) -> Iterator[Draft | Unknown]:
         if index.missing_files:

@@ -48,11 +48,8 @@ class TieBrokenByOperation(Rule):
     summary = "a tie that an operation, or a block under `guard`, broke: the operation and the line of code"
     severity = "error"
     threads = (
-        "pytorch/pytorch#188346",
-        "Modalities/modalities#357",
-        "huggingface/accelerate#3668",
-        "pytorch/xla#1245",
-        "pytorch/pytorch#79788",
+        "pytorch/pytorch#188346 Modalities/modalities#357 huggingface/accelerate#3668 pytorch/xla#1245 "
+        "pytorch/pytorch#79788"
     )
 
     def check(self, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
@@ -90,7 +87,7 @@ class ResizeBrokeTie(Rule):
     code = "TIE403"
     summary = "`resize_token_embeddings` left a tied group different in shape, object or bias, or tied what was not"
     severity = "error"
-    threads = ("huggingface/transformers#35141", "huggingface/transformers#44711", "huggingface/transformers#36590")
+    threads = "huggingface/transformers#35141 huggingface/transformers#44711 huggingface/transformers#36590"
 
     def check(self, tie_breaks: tuple[Break, ...], survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
         for one in tie_breaks:

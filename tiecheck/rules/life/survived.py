@@ -34,7 +34,7 @@ class TieMadeByOperation(Rule):
     code = "TIE402"
     summary = "parameters that an operation tied though they were not, or that an untie left tied"
     severity = "error"
-    threads = ("vllm-project/llm-compressor#2866",)
+    threads = "vllm-project/llm-compressor#2866"
 
     def check(self, survived: SurvivalMatrix, tie_breaks: tuple[Break, ...]) -> Iterator[Draft | Unknown]:
         for one in filter(left_tied, tie_breaks):
@@ -91,7 +91,7 @@ class SaveDroppedMember(Rule):
     name = "save-dropped-a-diverged-member"
     summary = "what a save wrote cannot restore a tied, or a declared, member"
     severity = "error"
-    threads = ("NVIDIA-NeMo/Automodel#2511", "facebookresearch/lingua#74", "vllm-project/vllm#56689")
+    threads = "NVIDIA-NeMo/Automodel#2511 facebookresearch/lingua#74 vllm-project/vllm#56689"
 
     def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
         yield from _lost(survived, "what is live cannot be had back from what it wrote", tied=True)
@@ -125,7 +125,7 @@ class SaveDropsLiveData(Rule):
     summary = "a saver drops tensors that are not tied: disjoint slices, interleaved columns"
     severity = "error"
     messages = ("Removed shared tensor",)
-    threads = ("huggingface/transformers#27293", "NVIDIA/Model-Optimizer#2092")
+    threads = "huggingface/transformers#27293 NVIDIA/Model-Optimizer#2092"
 
     def check(self, survived: SurvivalMatrix) -> Iterator[Draft | Unknown]:
         yield from _lost(survived, "they are tied to nothing, and their values do not come back", tied=False)
@@ -183,7 +183,7 @@ class CopyReadsTheOriginal(Rule):
     code = "TIE406"
     summary = "a forward pass of a copied model reads the original's tensor"
     severity = "error"
-    threads = ("pytorch/torchtitan#2253",)
+    threads = "pytorch/torchtitan#2253"
 
     def check(self, traced_uses: Uses, live_class: LiveClass) -> Iterator[Draft]:
         for foreign in traced_uses.uses:

@@ -57,12 +57,8 @@ class DeclaredTieNotApplied(Rule):
     severity = "error"
     messages = (NOT_TIED,)
     threads = (
-        "vec2text/vec2text#94",
-        "rasbt/LLMs-from-scratch#822",
-        "Modalities/modalities#357",
-        "verl-project/verl#7835",
-        "huggingface/accelerate#3668",
-        "pytorch/xla#1245",
+        "vec2text/vec2text#94 rasbt/LLMs-from-scratch#822 Modalities/modalities#357 verl-project/verl#7835 "
+        "huggingface/accelerate#3668 pytorch/xla#1245"
     )
 
     def check(
@@ -138,10 +134,8 @@ class StorageOnlyTie(Rule):
     severity = "error"
     messages = (SHARED_MEMORY,)
     threads = (
-        "pytorch/pytorch#79788",
-        "TransformerLensOrg/TransformerLens#1725",
-        "huggingface/transformers#33688",
-        "mindspore-ai/hyper-parallel#606",
+        "pytorch/pytorch#79788 TransformerLensOrg/TransformerLens#1725 huggingface/transformers#33688 "
+        "mindspore-ai/hyper-parallel#606"
     )
 
     def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
@@ -218,7 +212,7 @@ class HalfMetaTie(Rule):
     summary = "one member has data, another is on meta: a forward pass may return garbage without an error"
     severity = "error"
     messages = ("for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter", "device meta")
-    threads = ("huggingface/accelerate#3668", "verl-project/verl#7835")
+    threads = "huggingface/accelerate#3668 verl-project/verl#7835"
 
     def check(
         self,

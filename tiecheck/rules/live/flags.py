@@ -38,7 +38,7 @@ class TieAgainstConfig(Rule):
     summary = "tied although the config says not: the next save drops the member, the next load makes it random"
     severity = "error"
     messages = ("lm_head.weight | MISSING",)
-    threads = ("NVIDIA-NeMo/Automodel#2941", "state-spaces/mamba#211", "mosaicml/llm-foundry#989")
+    threads = "NVIDIA-NeMo/Automodel#2941 state-spaces/mamba#211 mosaicml/llm-foundry#989"
 
     def check(
         self,
@@ -112,7 +112,7 @@ class InertTieFlag(Rule):
     summary = "the config asks for a tie and the class ties nothing"
     severity = "error"
     messages = ("lm_head.weight | MISSING",)
-    threads = ("huggingface/transformers#48779", "huggingface/transformers#48824", "NVIDIA-NeMo/Automodel#2732")
+    threads = "huggingface/transformers#48779 huggingface/transformers#48824 NVIDIA-NeMo/Automodel#2732"
 
     def check(
         self,

@@ -38,11 +38,8 @@ class RequiresGradSurprise(Rule):
     severity = "warning"
     confidence = "medium"
     threads = (
-        "huggingface/transformers#31467",
-        "huggingface/transformers#11903",
-        "kohjingyu/fromage#18",
-        "huggingface/trl#4446",
-        "allenai/open-instruct#1387",
+        "huggingface/transformers#31467 huggingface/transformers#11903 kohjingyu/fromage#18 huggingface/trl#4446 "
+        "allenai/open-instruct#1387"
     )
 
     def check(
@@ -126,7 +123,7 @@ class TiedAcrossModels(Rule):
     code = "TIE319"
     summary = "a copy, an average or a reference model shares memory with the model it was made from, and it trains"
     severity = "warning"
-    threads = ("huggingface/trl#6053", "huggingface/trl#3253", "huggingface/trl#244")
+    threads = "huggingface/trl#6053 huggingface/trl#3253 huggingface/trl#244"
 
     def check(
         self, live_class: LiveClass, mending: Mending, across_models: tuple[SharedAcross, ...]

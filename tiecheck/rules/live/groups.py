@@ -35,12 +35,7 @@ class StaleTie(Rule):
     summary = "the head is tied to a tensor that get_input_embeddings() no longer returns"
     severity = "error"
     messages = ("The size of tensor a (...) must match the size of tensor b (...) at non-singleton dimension",)
-    threads = (
-        "NVIDIA-NeMo/Automodel#2601",
-        "lightseekorg/tokenspeed#837",
-        "huggingface/transformers#8224",
-        "fastai/fastai#2090",
-    )
+    threads = "NVIDIA-NeMo/Automodel#2601 lightseekorg/tokenspeed#837 huggingface/transformers#8224 fastai/fastai#2090"
 
     def check(
         self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
@@ -120,11 +115,8 @@ class HalfTiedGroup(Rule):
     severity = "error"
     messages = ("newly initialized: ['model.decoder.embed_tokens.weight','model.encoder.embed_tokens.weight']",)
     threads = (
-        "huggingface/transformers#26266",
-        "huggingface/transformers#8719",
-        "huggingface/transformers#42362",
-        "vllm-project/vllm#23426",
-        "huggingface/accelerate#1241",
+        "huggingface/transformers#26266 huggingface/transformers#8719 huggingface/transformers#42362 "
+        "vllm-project/vllm#23426 huggingface/accelerate#1241"
     )
 
     def check(
@@ -181,13 +173,9 @@ class TiedBiasOutOfStep(Rule):
     severity = "error"
     messages = ("The size of tensor a (21215) must match the size of tensor b (21128) at non-singleton dimension 2",)
     threads = (
-        "huggingface/transformers#851",
-        "huggingface/transformers#2480",
-        "huggingface/transformers#2521",
-        "huggingface/transformers#2928",
-        "huggingface/transformers#9058",
-        "huggingface/transformers#12426",
-        "stephantul/skeletoken#108",
+        "huggingface/transformers#851 huggingface/transformers#2480 huggingface/transformers#2521 "
+        "huggingface/transformers#2928 huggingface/transformers#9058 huggingface/transformers#12426 "
+        "stephantul/skeletoken#108"
     )
 
     def check(

@@ -42,7 +42,7 @@ class DeclaredKeyMatchesNothing(Rule):
         "There is an issue with your definition of `tie_weights_keys`",
         "has no attribute",
     )
-    threads = ("huggingface/transformers#48238", "NVIDIA/Model-Optimizer#2071", "unslothai/unsloth#6540")
+    threads = "huggingface/transformers#48238 NVIDIA/Model-Optimizer#2071 unslothai/unsloth#6540"
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
         for problem in key_problems:
@@ -96,7 +96,7 @@ class DeclaredKeyMatchesTooMuch(Rule):
     summary = "a key used as a pattern matches names beside the one meant"
     severity = "warning"
     messages = ("There is an issue with your definition of `tie_weights_keys`",)
-    threads = ("huggingface/transformers#46566", "huggingface/accelerate#3308", "huggingface/accelerate#2324")
+    threads = "huggingface/transformers#46566 huggingface/accelerate#3308 huggingface/accelerate#2324"
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
         for problem in key_problems:
@@ -162,13 +162,8 @@ class ListFormTiedKeys(Rule):
         "tie_weights() got an unexpected keyword argument 'recompute_mapping'",
     )
     threads = (
-        "huggingface/transformers#44861",
-        "LG-AI-EXAONE/EXAONE-3.5#7",
-        "PrimeIntellect-ai/prime-rl#1998",
-        "unslothai/unsloth#6540",
-        "NVIDIA-NeMo/Automodel#1631",
-        "ML-GSAI/LLaDA#130",
-        "vllm-project/compressed-tensors#577",
+        "huggingface/transformers#44861 LG-AI-EXAONE/EXAONE-3.5#7 PrimeIntellect-ai/prime-rl#1998 "
+        "unslothai/unsloth#6540 NVIDIA-NeMo/Automodel#1631 ML-GSAI/LLaDA#130 vllm-project/compressed-tensors#577"
     )
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:

@@ -76,7 +76,7 @@ class EqualLiveCopies(Rule):
     code = "TIE316"
     summary = "embedding and head, or a table in each layer, hold equal bytes and are not tied"
     severity = "info"
-    threads = ("rasbt/LLMs-from-scratch#822", "facebookresearch/fairseq2#1064")
+    threads = "rasbt/LLMs-from-scratch#822 facebookresearch/fairseq2#1064"
 
     def check(
         self,
@@ -143,7 +143,7 @@ class TiedButNotEffective(Rule):
     summary = "one Parameter, and another weight in forward on one side: pruning, a norm, a parametrization, an adapter"
     severity = "error"
     messages = ("Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",)
-    threads = ("huggingface/peft#2018", "huggingface/peft#1750")
+    threads = "huggingface/peft#2018 huggingface/peft#1750"
 
     def check(
         self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]

@@ -41,7 +41,7 @@ class ModuleAlias(Rule):
     summary = "one module under several paths: which tools cannot see the tie"
     severity = "info"
     messages = (NOT_TIED,)
-    threads = ("allenai/OLMo#485", "allenai/OLMo#503", "huggingface/accelerate#1761", "huggingface/accelerate#2984")
+    threads = "allenai/OLMo#485 allenai/OLMo#503 huggingface/accelerate#1761 huggingface/accelerate#2984"
 
     def check(self, live_class: LiveClass, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
@@ -95,7 +95,7 @@ class UndeclaredTie(Rule):
     summary = "a real tie that the class does not declare: save_pretrained raises, or drops it"
     severity = "warning"
     messages = ("The weights trying to be saved contained shared tensors", SHARED_MEMORY)
-    threads = ("safetensors/safetensors#98", "safetensors/safetensors#202", "huggingface/trl#5150")
+    threads = "safetensors/safetensors#98 safetensors/safetensors#202 huggingface/trl#5150"
 
     def check(
         self,
@@ -155,11 +155,8 @@ class RepeatedModule(Rule):
     summary = "one module object stands several times in a list or a Sequential: shared on purpose, or n were meant"
     severity = "info"
     threads = (
-        "linkedin/Liger-Kernel#269",
-        "acids-ircam/ddsp_pytorch#37",
-        "zalandoresearch/pytorch-vq-vae#2",
-        "yaoppeng/U-Net_v2#10",
-        "yassouali/pytorch-segmentation#159",
+        "linkedin/Liger-Kernel#269 acids-ircam/ddsp_pytorch#37 zalandoresearch/pytorch-vq-vae#2 yaoppeng/U-Net_v2#10 "
+        "yassouali/pytorch-segmentation#159"
     )
 
     def check(self, live_class: LiveClass, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:

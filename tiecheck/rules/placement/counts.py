@@ -45,7 +45,7 @@ class TiedMemoryCountedTwice(Rule):
     code = "TIE503"
     summary = "a planner counts tied memory more than once, and may place modules elsewhere because of it"
     severity = "warning"
-    threads = ("huggingface/accelerate#2330", "pytorch/torchtitan#3225")
+    threads = "huggingface/accelerate#2330 pytorch/torchtitan#3225"
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:
         for plan in placement.plans:

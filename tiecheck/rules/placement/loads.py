@@ -112,13 +112,8 @@ class LoadFailsUnderMap(Rule):
         "Expected all tensors to be on the same device",
     )
     threads = (
-        "huggingface/accelerate#993",
-        "huggingface/accelerate#1197",
-        "huggingface/accelerate#1529",
-        "huggingface/accelerate#2330",
-        "huggingface/accelerate#4083",
-        "NVIDIA-NeMo/Automodel#1765",
-        "unslothai/unsloth#7215",
+        "huggingface/accelerate#993 huggingface/accelerate#1197 huggingface/accelerate#1529 "
+        "huggingface/accelerate#2330 huggingface/accelerate#4083 NVIDIA-NeMo/Automodel#1765 unslothai/unsloth#7215"
     )
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:

@@ -55,11 +55,8 @@ class PlannerWillCrash(Rule):
     severity = "error"
     messages = ("IndexError: list index out of range",)
     threads = (
-        "huggingface/accelerate#958",
-        "huggingface/accelerate#1510",
-        "huggingface/accelerate#3308",
-        "huggingface/transformers#35824",
-        "huggingface/transformers#46566",
+        "huggingface/accelerate#958 huggingface/accelerate#1510 huggingface/accelerate#3308 "
+        "huggingface/transformers#35824 huggingface/transformers#46566"
     )
 
     def check(self, placement: Placement) -> Iterator[Draft | Unknown]:

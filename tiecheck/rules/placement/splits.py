@@ -73,11 +73,8 @@ class TiedGroupSplit(Rule):
     severity = "error"
     messages = (APART, MIXED)
     threads = (
-        "huggingface/accelerate#1529",
-        "huggingface/accelerate#2330",
-        "huggingface/accelerate#4083",
-        "huggingface/accelerate#993",
-        "unslothai/unsloth#7215",
+        "huggingface/accelerate#1529 huggingface/accelerate#2330 huggingface/accelerate#4083 "
+        "huggingface/accelerate#993 unslothai/unsloth#7215"
     )
 
     def check(
@@ -252,12 +249,7 @@ class FsdpGroupsSplitTie(Rule):
     summary = "members of a tie in different FSDP2 groups: the first forward pass raises"
     severity = "error"
     messages = ("is shared with a parameter already managed by another FSDP group",)
-    threads = (
-        "pytorch/torchtitan#2252",
-        "huggingface/accelerate#4171",
-        "saforem2/ezpz#237",
-        "NVIDIA/Megatron-LM#1447",
-    )
+    threads = "pytorch/torchtitan#2252 huggingface/accelerate#4171 saforem2/ezpz#237 NVIDIA/Megatron-LM#1447"
 
     def check(self, live_class: LiveClass, mending: Mending) -> Iterator[Draft | Unknown]:
         for names in mending.sharded_apart:

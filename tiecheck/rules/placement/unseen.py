@@ -55,13 +55,8 @@ class TieInvisibleToLoader(Rule):
     severity = "warning"
     messages = (NOT_TIED, NO_MODULE + "[...]")
     threads = (
-        "allenai/OLMo#485",
-        "allenai/OLMo#503",
-        "huggingface/accelerate#1761",
-        "huggingface/accelerate#2984",
-        "huggingface/accelerate#1529",
-        "huggingface/accelerate#3049",
-        "huggingface/transformers#30001",
+        "allenai/OLMo#485 allenai/OLMo#503 huggingface/accelerate#1761 huggingface/accelerate#2984 "
+        "huggingface/accelerate#1529 huggingface/accelerate#3049 huggingface/transformers#30001"
     )
 
     def check(  # noqa: PLR0913, PLR0917  # the facts that it wants

@@ -39,7 +39,7 @@ class ForwardBypassesHead(Rule):
     summary = "`forward` uses the embedding although the class has a head that may be untied"
     severity = "warning"
     confidence = "medium"
-    threads = ("Blaizzy/mlx-vlm#1193", "pegainfer-project/pegainfer#544")
+    threads = "Blaizzy/mlx-vlm#1193 pegainfer-project/pegainfer#544"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:

@@ -34,7 +34,7 @@ class CloneInsteadOfShare(Rule):
     summary = "a deep copy in the branch in which the config asks for sharing"
     severity = "info"
     confidence = "medium"
-    threads = ("huggingface/transformers#22437", "huggingface/transformers#38238")
+    threads = "huggingface/transformers#22437 huggingface/transformers#38238"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
@@ -104,7 +104,7 @@ class ClonedWithSharedChild(Rule):
     summary = "layers are deep copies of one that holds a module which was to be shared"
     severity = "warning"
     confidence = "medium"
-    threads = ("https://discuss.pytorch.org/t/1173",)
+    threads = "https://discuss.pytorch.org/t/1173"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:

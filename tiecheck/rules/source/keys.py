@@ -153,7 +153,7 @@ class SelfMappedTieKey(Rule):
     code = "TIE805"
     summary = "a tied name mapped to itself ties nothing"
     severity = "error"
-    threads = ("unslothai/unsloth#6540",)
+    threads = "unslothai/unsloth#6540"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:

@@ -45,7 +45,7 @@ class ModuleTimesN(Rule):
     summary = "`[Module()] * n`: one module, n times"
     severity = "warning"
     confidence = "medium"
-    threads = ("linkedin/Liger-Kernel#269", "acids-ircam/ddsp_pytorch#37")
+    threads = "linkedin/Liger-Kernel#269 acids-ircam/ddsp_pytorch#37"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
@@ -104,7 +104,7 @@ class WeightKeptAsPlainTensor(Rule):
     summary = "a plain attribute made from a weight: not moved, not saved, not updated"
     severity = "warning"
     confidence = "medium"
-    threads = ("KhrulkovV/tt-pytorch#4",)
+    threads = "KhrulkovV/tt-pytorch#4"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
@@ -165,7 +165,7 @@ class HeadInClosure(Rule):
     summary = "a lambda or partial over a weight as head: a copy of the model reads the original's"
     severity = "warning"
     confidence = "high"
-    threads = ("pytorch/torchtitan#2253",)
+    threads = "pytorch/torchtitan#2253"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:

@@ -48,7 +48,7 @@ class ModuleAliasAssignment(Rule):
     severity = "warning"
     confidence = "medium"
     messages = ("The model weights are not tied. Please use the `tie_weights` method",)
-    threads = ("allenai/OLMo#829",)
+    threads = "allenai/OLMo#829"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
@@ -124,7 +124,7 @@ class CopyInsteadOfShare(Rule):
     summary = "a tie by `.data`, `nn.Parameter(x.weight)`, `clone` or `copy_`: two parameters"
     severity = "error"
     confidence = "medium"
-    threads = ("pytorch/pytorch#7733",)
+    threads = "pytorch/pytorch#7733"
 
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:

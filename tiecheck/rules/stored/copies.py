@@ -51,11 +51,8 @@ class RedundantTiedCopy(Rule):
         "There is no module or parameter named 'lm_head'",
     )
     threads = (
-        "vllm-project/vllm#6758",
-        "vllm-project/vllm#3344",
-        "sgl-project/sglang#2935",
-        "ml-explore/mlx-lm#1298",
-        "meta-pytorch/torchtune#1688",
+        "vllm-project/vllm#6758 vllm-project/vllm#3344 sgl-project/sglang#2935 ml-explore/mlx-lm#1298 "
+        "meta-pytorch/torchtune#1688"
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
@@ -126,10 +123,7 @@ class FlattenedTie(Rule):
     code = "TIE109"
     summary = "not declared tied, stored twice, identical: a tie that an export has flattened"
     severity = "info"
-    threads = (
-        "facebookresearch/fairseq2#1064",
-        "facebookresearch/fairseq2#1102",
-    )
+    threads = "facebookresearch/fairseq2#1064 facebookresearch/fairseq2#1102"
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:

@@ -90,12 +90,8 @@ class ConflictingTieFlags(Rule):
     severity = "error"
     confidence = "medium"
     threads = (
-        "vllm-project/vllm#33359",
-        "vllm-project/vllm#51063",
-        "huggingface/transformers#45857",
-        "huggingface/transformers#46456",
-        "NVIDIA-NeMo/Automodel#2732",
-        "ml-explore/mlx-lm#648",
+        "vllm-project/vllm#33359 vllm-project/vllm#51063 huggingface/transformers#45857 "
+        "huggingface/transformers#46456 NVIDIA-NeMo/Automodel#2732 ml-explore/mlx-lm#648"
     )
 
     def check(
@@ -182,7 +178,7 @@ class ImplicitTieFlag(Rule):
     summary = "the flag is absent, its default differs between loaders, and so does the outcome"
     severity = "warning"
     confidence = "medium"
-    threads = ("huggingface/transformers#44931", "huggingface/transformers#44988", "ml-explore/mlx-examples#566")
+    threads = "huggingface/transformers#44931 huggingface/transformers#44988 ml-explore/mlx-examples#566"
 
     def check(
         self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...], flags: tuple[Flag, ...]
@@ -243,13 +239,9 @@ class FlagMeansSomethingElse(Rule):
     confidence = "medium"
     messages = ("encoder.embed_tokens.weight | MISSING",)
     threads = (
-        "huggingface/transformers#47620",
-        "huggingface/transformers#48154",
-        "huggingface/transformers#48238",
-        "modelscope/DiffSynth-Studio#636",
-        "vllm-project/vllm-omni#2760",
-        "huggingface/text-generation-inference#556",
-        "ml-explore/mlx-examples#591",
+        "huggingface/transformers#47620 huggingface/transformers#48154 huggingface/transformers#48238 "
+        "modelscope/DiffSynth-Studio#636 vllm-project/vllm-omni#2760 huggingface/text-generation-inference#556 "
+        "ml-explore/mlx-examples#591"
     )
 
     def check(

@@ -62,12 +62,8 @@ class TrainedHeadDiscarded(Rule):
         "but both are present in the checkpoints with different values, so we will NOT tie them",
     )
     threads = (
-        "huggingface/transformers#42612",
-        "huggingface/transformers#45127",
-        "vllm-project/vllm#51063",
-        "vllm-project/vllm#51665",
-        "huggingface/peft#2777",
-        "Lightning-AI/litgpt#1727",
+        "huggingface/transformers#42612 huggingface/transformers#45127 vllm-project/vllm#51063 "
+        "vllm-project/vllm#51665 huggingface/peft#2777 Lightning-AI/litgpt#1727"
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
@@ -164,12 +160,8 @@ class TiedMemberLost(Rule):
         "lm_head.weight | MISSING",
     )
     threads = (
-        "huggingface/transformers#43429",
-        "huggingface/transformers#44931",
-        "huggingface/transformers#47620",
-        "vllm-project/vllm#53020",
-        "GradientHQ/parallax#444",
-        "huggingface/transformers#31467",
+        "huggingface/transformers#43429 huggingface/transformers#44931 huggingface/transformers#47620 "
+        "vllm-project/vllm#53020 GradientHQ/parallax#444 huggingface/transformers#31467"
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:

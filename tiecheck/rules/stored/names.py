@@ -51,13 +51,8 @@ class HeadNotMaterialised(Rule):
         "Missing 1 parameters: lm_head.weight",
     )
     threads = (
-        "arcee-ai/mergekit#350",
-        "arcee-ai/mergekit#615",
-        "NVIDIA/TensorRT-LLM#1733",
-        "tdrussell/qlora-pipe#30",
-        "huggingface/transformers#30202",
-        "IBM/text-generation-inference#76",
-        "pytorch/torchtitan#919",
+        "arcee-ai/mergekit#350 arcee-ai/mergekit#615 NVIDIA/TensorRT-LLM#1733 tdrussell/qlora-pipe#30 "
+        "huggingface/transformers#30202 IBM/text-generation-inference#76 pytorch/torchtitan#919"
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
@@ -129,10 +124,8 @@ class OrphanedTieGroup(Rule):
         "newly initialized: ['model.decoder.embed_tokens.weight','model.encoder.embed_tokens.weight']",
     )
     threads = (
-        "huggingface/transformers#26266",
-        "huggingface/transformers#42362",
-        "vllm-project/vllm#23426",
-        "NVIDIA/Model-Optimizer#2071",
+        "huggingface/transformers#26266 huggingface/transformers#42362 vllm-project/vllm#23426 "
+        "NVIDIA/Model-Optimizer#2071"
     )
 
     def check(self, groups: tuple[Group, ...]) -> Iterator[Draft | Unknown]:
@@ -182,14 +175,9 @@ class KeptTheAliasName(Rule):
     severity = "warning"
     messages = ("tensor 'token_embd.weight' not found", "Tensor on device meta is not on the expected device")
     threads = (
-        "huggingface/transformers#35080",
-        "huggingface/huggingface_hub#2696",
-        "casper-hansen/AutoAWQ#644",
-        "casper-hansen/AutoAWQ#665",
-        "axolotl-ai-cloud/axolotl#2150",
-        "microsoft/onnxruntime-genai#1089",
-        "QwenLM/Qwen3#1101",
-        "huggingface/lerobot#2151",
+        "huggingface/transformers#35080 huggingface/huggingface_hub#2696 casper-hansen/AutoAWQ#644 "
+        "casper-hansen/AutoAWQ#665 axolotl-ai-cloud/axolotl#2150 microsoft/onnxruntime-genai#1089 QwenLM/Qwen3#1101 "
+        "huggingface/lerobot#2151"
     )
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:

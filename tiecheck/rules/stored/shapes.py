@@ -59,7 +59,7 @@ class TiedShapeMismatch(Rule):
     summary = "declared tied, stored in different shapes or dtypes: the loader fails or mixes them up"
     severity = "error"
     messages = ("size mismatch for lm_head.weight", "aten::equal: attempted to run this operator with Meta tensors")
-    threads = ("sgl-project/SpecForge#139", "NVIDIA-NeMo/Megatron-Bridge#625", "huggingface/transformers#46835")
+    threads = "sgl-project/SpecForge#139 NVIDIA-NeMo/Megatron-Bridge#625 huggingface/transformers#46835"
 
     def check(self, groups: tuple[Group, ...], loaders: tuple[LoaderView, ...]) -> Iterator[Draft | Unknown]:
         for group in groups:

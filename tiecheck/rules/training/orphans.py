@@ -43,7 +43,7 @@ class OptimizerHoldsOrphan(Rule):
     code = "TIE707"
     summary = "the optimizer steps a tensor that the model has no longer, and lacks one that it has"
     severity = "error"
-    threads = ("helpmefindaname/transformer-smaller-training-vocab#3",)
+    threads = "helpmefindaname/transformer-smaller-training-vocab#3"
 
     def check(
         self,
@@ -104,7 +104,7 @@ class TiedWeightInNameGroup(Rule):
     code = "TIE708"
     summary = "groups made by name: a tied embedding or head stands in the matrix group (Muon) under its first name"
     severity = "warning"
-    threads = ("unslothai/unsloth#5933",)
+    threads = "unslothai/unsloth#5933"
 
     def check(
         self, live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...]

@@ -45,11 +45,8 @@ class EmbeddingScaleOnTiedHead(Rule):
     summary = "the shared tensor's scale blows up untrained logits"
     severity = "error"
     threads = (
-        "https://discuss.pytorch.org/t/212223",
-        "huggingface/transformers#26441",
-        "huggingface/transformers#16749",
-        "Modalities/modalities#456",
-        "fastai/fastai#2090",
+        "https://discuss.pytorch.org/t/212223 huggingface/transformers#26441 huggingface/transformers#16749 "
+        "Modalities/modalities#456 fastai/fastai#2090"
     )
 
     def check(self, scale: tuple[InitScale | Unknown, ...]) -> Iterator[Draft | Unknown]:

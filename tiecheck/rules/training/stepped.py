@@ -39,7 +39,7 @@ class ParameterTwiceInOptimizer(Rule):
         "some parameters appear in more than one parameter group",
         "optimizer contains a parameter group with duplicate parameters",
     )
-    threads = ("pytorch/pytorch#40967", "zhuhanqing/APOLLO#4", "deepspeedai/DeepSpeed#195")
+    threads = "pytorch/pytorch#40967 zhuhanqing/APOLLO#4 deepspeedai/DeepSpeed#195"
 
     def check(
         self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...], held_tensors: tuple[HeldTensor, ...]
@@ -98,7 +98,7 @@ class MembersInDifferentGroups(Rule):
     code = "TIE703"
     summary = "members of a tie that are two tensors get another optimizer, decay or learning rate"
     severity = "warning"
-    threads = ("NVIDIA/Megatron-LM#4641", "karpathy/nanoGPT#21")
+    threads = "NVIDIA/Megatron-LM#4641 karpathy/nanoGPT#21"
 
     def check(
         self,

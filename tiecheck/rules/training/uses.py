@@ -33,7 +33,7 @@ class DeadTiedSlot(Rule):
     code = "TIE704"
     summary = "a member of a tie that forward never reads"
     severity = "warning"
-    threads = ("NVIDIA/Megatron-LM#7577", "allenai/OLMo#485")
+    threads = "NVIDIA/Megatron-LM#7577 allenai/OLMo#485"
 
     def check(
         self,
@@ -117,7 +117,7 @@ class ForwardIgnoresHead(Rule):
     code = "TIE705"
     summary = "the declared head is not what makes the logits"
     severity = "error"
-    threads = ("Blaizzy/mlx-vlm#1193", "pegainfer-project/pegainfer#544", "vllm-project/vllm#22460")
+    threads = "Blaizzy/mlx-vlm#1193 pegainfer-project/pegainfer#544 vllm-project/vllm#22460"
 
     def check(self, traced_uses: Uses, live_class: LiveClass, heads: tuple[Head, ...]) -> Iterator[Draft | Unknown]:
         unread = {use.names: use for use in traced_uses.uses if use.role == "unread"}
@@ -175,7 +175,7 @@ class HalfGradient(Rule):
     code = "TIE706"
     summary = "after one backward the gradient of a tied tensor lacks one of its uses"
     severity = "error"
-    threads = ("verl-project/verl#7835", "paiml/entrenar#314", "NVIDIA-NeMo/RL#227", "KhrulkovV/tt-pytorch#4")
+    threads = "verl-project/verl#7835 paiml/entrenar#314 NVIDIA-NeMo/RL#227 KhrulkovV/tt-pytorch#4"
 
     def check(
         self, gradients: tuple[TensorGradient, ...], traced_uses: Uses, live_class: LiveClass
