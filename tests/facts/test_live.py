@@ -12,8 +12,9 @@ from tiny_models import built
 from torch import nn
 
 from tiecheck.config.options import Config
-from tiecheck.facts.live import heads, live_class, live_ties
+from tiecheck.facts.live import live_class
 from tiecheck.facts.opening import facts_of, module_facts
+from tiecheck.facts.registry import Facts
 from tiecheck.live.live_facts import contract_of
 from tiecheck.records.words import Unknown
 from tiecheck.rules.cases import PAIR as LLAMA
@@ -96,7 +97,8 @@ def test_mistakes_in_a_declaration_are_told_of_a_class_that_cannot_be_built(tmp_
 
 def test_parts_of_a_live_model_are_handed_on_and_two_uses_of_one_tensor_are_told() -> None:
     model = live_llama()
-    assert (live_ties(model), heads(model)) == (model.ties, model.heads)
+    made = Facts({"live": model})
+    assert (made.get("live_ties"), made.get("heads")) == (model.ties, model.heads)
     assert live_class(model, None).class_name == model.class_name
     looked_up, multiplied = use_of(*LLAMA), use_of(*LLAMA, role="linear")
     assert live_class(model, traced_pass(looked_up, multiplied)).twice == (LLAMA,)

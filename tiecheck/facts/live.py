@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import Config
-from tiecheck.facts.registry import fact
+from tiecheck.facts.registry import fact, field_fact
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.records.words import Kind, Unknown
@@ -17,22 +17,15 @@ from tiecheck.records.words import Kind, Unknown
 if TYPE_CHECKING:
     from torch import nn
 
+    from tiecheck.facts.registry import FactName
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
     from tiecheck.records.life import HeldTensor, SharedAcross
     from tiecheck.records.live import (
-        Alias,
-        Candidate,
-        DeclaredTie,
-        Effect,
-        Freeze,
         Head,
         KeyProblem,
         LiveClass,
         LiveModel,
-        Misfit,
-        SaveProblem,
-        Tie,
     )
     from tiecheck.records.mending import Mending
     from tiecheck.records.placement import Placement
@@ -135,64 +128,25 @@ def mending(live: LiveModel) -> Mending:
     return mending_of(live)
 
 
-@fact
-def live_ties(live: LiveModel) -> tuple[Tie, ...]:
-    """Groups of parameters that share a module, a `Parameter` or memory."""
-    return live.ties
+PARTS: dict[FactName, tuple[str, str]] = {
+    "live_ties": ("ties", "Groups of parameters that share a module, a `Parameter` or memory."),
+    "aliases": ("aliases", "Modules with parameters that stand under several paths."),
+    "declared_ties": (
+        "declared",
+        "Groups that the class or the user's contract declares as tied, as they really hang together.",
+    ),
+    "tie_candidates": ("candidates", "Groups that the classes would tie if their flags were true."),
+    "heads": ("heads", "Input and output embeddings of each `PreTrainedModel` in the module."),
+    "derived_weights": ("effects", "Members of ties that their module does not use as they are."),
+    "bias_misfits": ("misfits", "Biases that do not fit the tied weight beside them."),
+    "intended_differences": ("freezes", "Signs that tied members were meant to differ in `requires_grad` or dtype."),
+    "equal_copies": ("equal", "Embeddings and linear layers with equal bytes that are two parameters."),
+    "save_problems": ("unsaved", "Real ties that `save_pretrained` refuses or loses."),
+}
+"""Facts that are a field of the live layer -> the field, and what it is."""
 
-
-@fact
-def aliases(live: LiveModel) -> tuple[Alias, ...]:
-    """Modules with parameters that stand under several paths."""
-    return live.aliases
-
-
-@fact
-def declared_ties(live: LiveModel) -> tuple[DeclaredTie, ...]:
-    """Groups that the class or the user's contract declares as tied, as they really hang together."""
-    return live.declared
-
-
-@fact
-def tie_candidates(live: LiveModel) -> tuple[Candidate, ...]:
-    """Groups that the classes would tie if their flags were true."""
-    return live.candidates
-
-
-@fact
-def heads(live: LiveModel) -> tuple[Head, ...]:
-    """Input and output embeddings of each `PreTrainedModel` in the module."""
-    return live.heads
-
-
-@fact
-def derived_weights(live: LiveModel) -> tuple[Effect, ...]:
-    """Members of ties that their module does not use as they are."""
-    return live.effects
-
-
-@fact
-def bias_misfits(live: LiveModel) -> tuple[Misfit, ...]:
-    """Biases that do not fit the tied weight beside them."""
-    return live.misfits
-
-
-@fact
-def intended_differences(live: LiveModel) -> tuple[Freeze, ...]:
-    """Signs that tied members were meant to differ in `requires_grad` or dtype."""
-    return live.freezes
-
-
-@fact
-def equal_copies(live: LiveModel) -> tuple[tuple[str, str], ...]:
-    """Embeddings and linear layers with equal bytes that are two parameters."""
-    return live.equal
-
-
-@fact
-def save_problems(live: LiveModel) -> tuple[SaveProblem, ...]:
-    """Real ties that `save_pretrained` refuses or loses."""
-    return live.unsaved
+for _name, (_field, _doc) in PARTS.items():
+    field_fact(_name, "live", _field, _doc)
 
 
 @fact

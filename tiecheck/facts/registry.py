@@ -118,6 +118,12 @@ def fact(make: Make) -> Make:
     return make
 
 
+def field_fact(name: FactName, whole: FactName, field: str, doc: str) -> None:
+    """Register a fact that is one field of another."""
+    wants = (Want(whole, unknown=False, optional=False),)
+    _facts[name] = Fact(name, whole, doc, wants, lambda **made: getattr(made[whole], field))
+
+
 def wanted_facts(function: Callable[..., Any], owner: str) -> tuple[FactName, ...]:
     """Return the facts that a function wants, by its parameters; a name that is no fact's is a `TypeError`."""
     code: CodeType = function.__code__
