@@ -13,6 +13,9 @@ from real_loads import older_loads
 from safetensors.torch import load_file, save_file
 
 from tiecheck.api import check
+from tiecheck.files.checkpoint import read_checkpoint
+from tiecheck.files.model_config import read_config
+from tiecheck.stored.untold_ties import untold_ties
 
 TEXT: dict[str, Any] = {
     "vocab_size": 48,
@@ -108,3 +111,15 @@ def test_what_4_57_makes_of_a_save_of_5(tmp_path: Path) -> None:
             seen = real(str(where), {name: name for name in names})
             assert seen.get("raised") or seen["left"] or seen["wrong"], (make.__name__, seen)
             assert status(where, "4.57") != "pass", make.__name__
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_line_in_which_an_inner_head_is_not_told(tied: bool, tmp_path: Path) -> None:
+    voxtral(tied=tied).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop(HEAD, None)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = read_config(str(tmp_path))
+    assert model is not None
+    found = [(lines, HEAD in names) for lines, _, names in untold_ties(model, read_checkpoint(str(tmp_path)))]
+    assert found == ([(("5",), True)] if tied else [])

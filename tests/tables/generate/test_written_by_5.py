@@ -1,0 +1,46 @@
+"""The configs that one release writes, and what another makes of them: here of a config with a key that is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tiecheck.tables.generate import written_by_5
+from tiecheck.tables.generate.classes import class_candidates
+from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    llama = [one for one in class_candidates() if one.class_name == "LlamaForCausalLM"]
+    monkeypatch.setattr(written_by_5, "class_candidates", lambda: llama)
+    path = tmp_path / "written.jsonl"
+    save_written(path)
+    return path
+
+
+def test_a_class_is_written_small_and_builds_as_it_was_written(written: Path) -> None:
+    (line,) = written.read_text().splitlines()
+    candidate, data, shapes = json.loads(line)
+    assert "LlamaForCausalLM" in candidate
+    model = LlamaForCausalLM(LlamaConfig.from_dict(dict(data)))
+    assert {name: list(value.shape) for name, value in model.named_parameters()} == shapes
+    assert config_refusals(written) == {}
+
+
+def test_the_one_key_that_keeps_a_class_from_being_built_is_told(written: Path) -> None:
+    candidate, data, shapes = json.loads(written.read_text())
+    written.write_text(json.dumps([candidate, data | {"hidden_act": "no such function"}, shapes]))
+    ((kind, told),) = config_refusals(written).items()
+    assert "llama" in kind.lower()
+    assert told == {"n": [["hidden_act", "no such function"]]}
+
+
+def test_another_size_has_no_remedy(written: Path) -> None:
+    candidate, data, shapes = json.loads(written.read_text())
+    name = next(iter(shapes))
+    written.write_text(json.dumps([candidate, data, shapes | {name: [1]}]))
+    assert list(config_refusals(written).values()) == [{"x": "another size"}]
