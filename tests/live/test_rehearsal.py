@@ -127,6 +127,23 @@ def test_4_57_says_of_a_thrown_away_head_whether_it_differs(llama: Callable[...,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kept", [(True, False), (False, True), (True, True), (False, False)])
+def test_4_57_gives_buffers_one_memory_by_code_of_its_own(tmp_path: Path, kept: tuple[bool, bool]) -> None:
+    """SAM's two position matrices: the image's is the source, whichever is stored."""
+    image, prompt = "shared_image_embedding", "prompt_encoder.shared_embedding"
+    animal(by_name("SamModel")).model(True).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    value = next(tensors.pop(name) for name in list(tensors) if name.endswith("positional_embedding"))
+    names = [f"{place}.positional_embedding" for place in (image, prompt)]
+    tensors |= {name: value.clone() for name, there in zip(names, kept, strict=True) if there}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with older_loads(older_python()) as real:
+        told = rehearse(str(tmp_path), python=older_python())
+        assert differences(told, tmp_path, real) == []
+    assert {told.by_name[name].state for name in names} == {"loaded" if kept[0] else "random"}
+
+
+@pytest.mark.slow
 def test_4_57_refuses_metadata_without_a_format(llama: Callable[..., Path]) -> None:
     path = llama()
     save_file(load_file(path / "model.safetensors"), path / "model.safetensors", metadata={"made": "by hand"})

@@ -126,6 +126,7 @@ def _tell_model(watch: Watch, model: Any) -> dict[str, Any]:
                 values[id(value)] = value
                 names.setdefault(id(value), []).append(f"{path}.{last}" if path else last)
     parameters, holder = [], {}
+    _join_memory(watch, names, values)
     for number, mine in names.items():
         stored = watch.origin.get(number)
         state = "loaded" if stored else "left" if number not in watch.moved and values[number].is_meta else "random"
@@ -143,6 +144,19 @@ def _tell_model(watch: Watch, model: Any) -> dict[str, Any]:
         "embedding": _weight_name(model, "get_input_embeddings"),
         "head": _weight_name(model, "get_output_embeddings"),
     }
+
+
+def _join_memory(watch: Watch, names: dict[int, list[str]], values: dict[int, Any]) -> None:
+    """Take buffers that the class's own code gave one memory for one, which is loaded if its memory was (SAM, 4.57)."""
+    own = {number: values[number].data_ptr() for number in names if not values[number].is_meta}
+    fresh = {memory for number, memory in own.items() if number not in watch.origin}
+    for number in own.keys() & watch.origin.keys():
+        if own[number] != watch.memory[number] and own[number] in fresh:
+            del watch.origin[number]
+    loaded = {memory: number for number, memory in own.items() if number in watch.origin}
+    for number in own.keys() - watch.origin.keys():
+        if own[number] in loaded:
+            names[loaded[own[number]]] += names.pop(number)
 
 
 def _tell_error(error: BaseException, config: Any, refused: list[str]) -> dict[str, Any]:

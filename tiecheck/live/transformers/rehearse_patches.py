@@ -129,11 +129,14 @@ def _older_patches(watch: Watch, modeling: Any) -> list[tuple[Any, str, Any]]:
     signature = inspect.signature(load)
 
     def place(model: Any, name: str, value: Any) -> Any:
-        """Put a parameter of one element's memory on the CPU: RoBERTa and its kin tie by the device they find."""
-        if type(value) is not torch.nn.Parameter or not value.is_meta:
+        """Put one element's memory on the CPU for a tensor: RoBERTa, SAM and their kin tie by the device they find."""
+        if type(value) not in (torch.nn.Parameter, torch.Tensor) or not value.is_meta:
             return value
         owner, last = owner_of(model, name)
         one = torch.zeros((), dtype=value.dtype).expand(value.shape)
+        if type(value) is torch.Tensor:
+            owner._buffers[last] = one
+            return one
         owner._parameters[last] = torch.nn.Parameter(one, requires_grad=value.requires_grad)
         return owner._parameters[last]
 

@@ -71,6 +71,7 @@ class Watch:
         self.files: dict[str, str] = {}
         self.origin: dict[int, tuple[list[str], bool]] = {}
         self.at_load: dict[str, int] = {}
+        self.memory: dict[int, int] = {}
         self.moved: set[int] = set()
         self.undecided: list[tuple[int, int]] = []
         self.current: tuple[list[str], bool] = ([], False)
@@ -93,6 +94,7 @@ class Watch:
         """Note that a parameter came to hold stored tensors."""
         self._kept[id(value)] = value
         self.origin[id(value)], self.at_load[name] = origin, id(value)
+        self.memory[id(value)] = 0 if value.is_meta else value.data_ptr()
 
     def made_anew(self, value: Any) -> None:
         """Note that a parameter was not stored and is initialised."""
