@@ -106,11 +106,7 @@ def inspect(
 
 
 def compare(
-    before: Compared,
-    after: Compared,
-    *,
-    config: str | os.PathLike[str] | None = None,
-    **options: Any,
+    before: Compared, after: Compared, *, config: str | os.PathLike[str] | None = None, **options: Any
 ) -> TieComparison:
     """Compare the ties of two models: before and after a save, a merge, a conversion; nothing is printed.
 

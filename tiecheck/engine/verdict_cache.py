@@ -256,10 +256,7 @@ def _identity(folder: str) -> tuple[str, int]:
 
 
 def _marks(status: os.stat_result) -> tuple[int, ...]:
-    return (
-        *(status.st_mode, status.st_dev, status.st_ino, status.st_size),
-        *(status.st_mtime_ns, status.st_ctime_ns),
-    )
+    return (*(status.st_mode, status.st_dev, status.st_ino, status.st_size), *(status.st_mtime_ns, status.st_ctime_ns))
 
 
 @lru_cache(1)

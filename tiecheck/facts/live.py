@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from tiecheck.files.remote.reading import RemoteModel
     from tiecheck.live.build import Built
     from tiecheck.records.life import HeldTensor, SharedAcross
-    from tiecheck.records.live import (
-        Head,
-        KeyProblem,
-        LiveClass,
-        LiveModel,
-    )
+    from tiecheck.records.live import Head, KeyProblem, LiveClass, LiveModel
     from tiecheck.records.mending import Mending
     from tiecheck.records.placement import Placement
     from tiecheck.records.report import View

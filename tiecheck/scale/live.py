@@ -14,13 +14,7 @@ from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
 from tiecheck.scale.prediction import own_share, predict_untrained, predicted_deviation
-from tiecheck.scale.stored import (
-    HARMLESS,
-    NO_NORM,
-    TrainingEvidence,
-    scale_record,
-    untrained_verdict,
-)
+from tiecheck.scale.stored import HARMLESS, NO_NORM, TrainingEvidence, scale_record, untrained_verdict
 from tiecheck.trace import forward
 from tiecheck.trace.reads import ReadTrace, is_norm_layer
 

@@ -59,13 +59,7 @@ def _rebuilt_tensor(name: str, args: tuple[Any, ...]) -> PickledTensor | None:
             return _rebuilt_tensor(function, inner)
         case (
             ("_rebuild_tensor_v2" | "_rebuild_tensor"),
-            (
-                Storage(_, str(dtype)) as storage,
-                int(offset),
-                tuple(shape),
-                tuple(stride),
-                *rest,
-            ),
+            (Storage(_, str(dtype)) as storage, int(offset), tuple(shape), tuple(stride), *rest),
         ) if len(rest) in ((0,) if name == "_rebuild_tensor" else (2, 3)):
             tensor = PickledTensor(storage, dtype, shape, offset, stride)
             return _strided(tensor, rest[2:]) if not rest or _may_learn(tensor, rest[0]) else None

@@ -42,10 +42,7 @@ WARNING = (
 )
 
 FIVE = Policy(
-    differ=(
-        "kept-apart",
-        WARNING,
-    ),
+    differ=("kept-apart", WARNING),
     shapes=("crash", "RuntimeError: You set `ignore_mismatched_sizes` to `False`, thus raising an error."),
 )
 

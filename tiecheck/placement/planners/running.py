@@ -172,10 +172,7 @@ def _transformers(
     from transformers.integrations.accelerate import infer_auto_device_map
 
     infer = watched_planner(infer_auto_device_map, watch)
-    words: dict[str, Any] = {
-        "no_split_module_classes": case.module._no_split_modules,
-        "hf_quantizer": case.quantizer,
-    }
+    words: dict[str, Any] = {"no_split_module_classes": case.module._no_split_modules, "hf_quantizer": case.quantizer}
     if groups:
         words["tied_parameters"] = [list(group) for group in groups]
     whole = getattr(case.module, "_no_placement_params", None)

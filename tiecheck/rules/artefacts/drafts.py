@@ -86,11 +86,7 @@ TOLD = {
         "{told}",
         "the flag of a draft with a reduced head has to be false where it is exported.",
     ),
-    "rows": (
-        "{first} does not have the rows that the config gives it ({told}), and does not load.",
-        "{told}",
-        SILENT,
-    ),
+    "rows": ("{first} does not have the rows that the config gives it ({told}), and does not load.", "{told}", SILENT),
     "map": (
         (
             "The draft has a reduced vocabulary ({told}) and stores no d2t, the map of its ids to the target's: vLLM "

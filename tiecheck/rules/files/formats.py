@@ -72,10 +72,7 @@ class FormatsDisagree(Rule):
             f"{more.file} {_says(more)}, and {less.file} {_says(less)}. transformers reads {first.file}; a loader "
             f"that takes {other.file} gets another model.{end}",
             group.names,
-            (
-                file_place(first.file, _says(first)),
-                file_place(other.file, _says(other), "related"),
-            ),
+            (file_place(first.file, _says(first)), file_place(other.file, _says(other), "related")),
             edits=one_format(group),
         )
 

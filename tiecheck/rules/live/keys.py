@@ -38,10 +38,7 @@ class DeclaredKeyMatchesNothing(Rule):
     code = "TIE309"
     summary = "a declared key, pattern or source names no parameter, or names itself"
     severity = "error"
-    messages = (
-        "There is an issue with your definition of `tie_weights_keys`",
-        "has no attribute",
-    )
+    messages = ("There is an issue with your definition of `tie_weights_keys`", "has no attribute")
     threads = "huggingface/transformers#48238 NVIDIA/Model-Optimizer#2071 unslothai/unsloth#6540"
 
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:

@@ -131,13 +131,7 @@ class TieInvisibleToLoader(Rule):
         yield Case("a key for an alias, and for a parameter", facts(second, of=aliased))
 
 
-def _broken(
-    finds: str,
-    placement: Placement,
-    loading: Loading,
-    live_class: LiveClass,
-    mending: Mending,
-) -> Draft:
+def _broken(finds: str, placement: Placement, loading: Loading, live_class: LiveClass, mending: Mending) -> Draft:
     """Return what is said of groups that are really untied: harmless where `from_pretrained` ties them at the load."""
     names = tuple(sorted({name for group in loading.broken for name in group}))
     what = f"{listed(names)} are declared as one tensor and are {'two' if len(names) == 2 else 'several'}"

@@ -134,10 +134,7 @@ class TiedWeightInNameGroup(Rule):
 
 
 def _copies_left_out(
-    live_class: LiveClass,
-    mending: Mending,
-    held_tensors: tuple[HeldTensor, ...],
-    equal_copies: list[tuple[str, str]],
+    live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...], equal_copies: list[tuple[str, str]]
 ) -> Iterator[Draft]:
     """Tell of equal copies that train and are not stepped, where everything else that trains is."""
     lacking = {name for held in held_tensors if not held.slots for name in held.names}
