@@ -13,8 +13,8 @@ from fleets import drawn_fleet, grave_codes, rows_of, run_fleet, write_model
 
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
+from tiecheck.fleet.rows import WORST, FleetTally
 from tiecheck.fleet.run import EnginePlace, tally_rows
-from tiecheck.fleet.tally import WORST, FleetTally
 from tiecheck.records.fleet import FleetSummary
 from tiecheck.render import fleet, fleet_page
 from tiecheck.render.reports import Style

@@ -14,9 +14,8 @@ from typing import NamedTuple
 from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, shown
 from tiecheck.fleet.results import Results, read_row_groups
-from tiecheck.fleet.rows import Chunk, Done, Judged, failed_rows
+from tiecheck.fleet.rows import Chunk, Done, FleetTally, Judged, failed_rows
 from tiecheck.fleet.sources import Listed, in_chunks, list_models
-from tiecheck.fleet.tally import FleetTally
 from tiecheck.records.fleet import FleetSummary, RunCounts
 
 CHUNK = 100

@@ -1,4 +1,4 @@
-"""Operations on a state dict: loads of every sort (torch 2.13)."""
+"""Operations on a state dict and on files: loads of every sort (torch 2.13), safetensors (0.8), torch.export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tiecheck.guard.operations.registry import Operation, Trial
+from tiecheck.guard.operations.registry import NotHereError, Operation, Trial
 
 State = dict[str, Tensor]
 
@@ -82,4 +82,58 @@ _LOADS = (
     ("distributed-checkpoint", _DCP, _load(_from_checkpoint)),
     ("stacked-state", _STACK, _load(_stacked, strict=False)),
 )
-OPERATIONS = tuple(Operation(name, words, "state", do, saves=True) for name, words, do in _LOADS)
+STATES = tuple(Operation(name, words, "state", do, saves=True) for name, words, do in _LOADS)
+
+
+def _saved(it: Trial, into: Callable[[Trial], Any] = Trial.blank) -> Any:
+    from safetensors.torch import load_model, save_model
+
+    path = os.path.join(it.folder, "model.safetensors")
+    save_model(it.model, path)
+    model = into(it)
+    load_model(model, path)
+    return model
+
+
+def _saved_into_meta(it: Trial) -> Any:
+    return _saved(it, Trial.on_meta)
+
+
+def _saved_state(it: Trial) -> Any:
+    from safetensors.torch import load_file, save_file
+
+    path = os.path.join(it.folder, "model.safetensors")
+    save_file(it.model.state_dict(), path)
+    model = it.blank()
+    model.load_state_dict(load_file(path))
+    return model
+
+
+def _exported(it: Trial) -> Any:
+    ids = it.tokens()
+    try:
+        return torch.export.export(it.model, (ids,), strict=False)
+    except Exception as error:  # most models take more than tokens
+        raise NotHereError(f"torch.export does not take it with tokens alone ({type(error).__name__})") from error
+
+
+def _exported_and_loaded(it: Trial) -> Any:
+    path = os.path.join(it.folder, "model.pt2")
+    torch.export.save(_exported(it), path)
+    return torch.export.load(path).module()
+
+
+_MODEL = "safetensors.torch.save_model; load_model into"
+_SAVED_FILE = "safetensors.torch.save_file(model.state_dict()); load_file"
+_EXPORT = "torch.export.export(model, (tokens,), strict=False).module()"
+_LOAD = "torch.export.save; torch.export.load(...).module()"
+
+FILES = (
+    Operation("safetensors-model", f"{_MODEL} a fresh instance", "files", _saved, saves=True),
+    Operation("safetensors-into-meta", f"{_MODEL} one on meta", "files", _saved_into_meta, saves=True),
+    Operation("safetensors-file", _SAVED_FILE, "files", _saved_state, saves=True),
+    Operation("exported", _EXPORT, "files", lambda it: _exported(it).module()),
+    Operation("exported-and-loaded", _LOAD, "files", _exported_and_loaded, saves=True),
+)
+
+OPERATIONS = (*STATES, *FILES)

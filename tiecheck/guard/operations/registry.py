@@ -21,7 +21,7 @@ from tiecheck.live.torch_adapter import PLAIN
 from tiecheck.records.life import Family
 from tiecheck.trace.forward import random_tokens
 
-MODULES = ("on_modules", "on_state", "on_files", "by_libraries", "in_training", "in_parallel")
+MODULES = ("on_modules", "on_state", "by_libraries", "in_training")
 GROUP = "tiecheck.operations"
 
 
