@@ -60,6 +60,13 @@ def plain_tensor(model: Any, group: Group) -> None:
     setattr(owner, attribute, value)
 
 
+def lent_buffer(model: Any, group: Group) -> None:
+    """A member that is a registered buffer over another one's memory."""
+    owner, attribute = owner_of(model, group.victim)
+    delattr(owner, attribute)
+    owner.register_buffer(attribute, model.get_parameter(group.other()).detach())
+
+
 def checkpointed(model: Any, group: Group) -> None:
     """The modules of all members under torch's activation checkpointing, whose label no state dict shows."""
     for path in {name.rpartition(".")[0] for name in group.names}:
@@ -96,6 +103,7 @@ OWN: dict[str, Operation] = {
     "int8-head": int8_head,
     "plain-tensor": plain_tensor,
     "checkpointed": checkpointed,
+    "lent-buffer": lent_buffer,
     "grown": grown,
 }
 OPERATIONS = OWN | {name: one.do for name, one in BREAKS.items()}

@@ -63,7 +63,6 @@ STATES = {
     "other-tensor": "separate",
     "parameter-of-the-same-memory": "storage",
     "data-of-the-other": "storage",
-    "buffer-of-the-same-memory": "lent",
     "half-meta": "half meta",
     "deduplicated-into-meta": "half meta",
     "assign-clones": "copy",

@@ -239,13 +239,6 @@ def buffer_instead(model: Any, group: Group) -> None:
     module.register_buffer(attribute, value)
 
 
-@way("a registered buffer over the other's memory in place of one member")
-def buffer_of_the_same_memory(model: Any, group: Group) -> None:
-    module, attribute = owner_of(model, group.victim)
-    delattr(module, attribute)
-    module.register_buffer(attribute, tensor_of(model, group.other()).detach())
-
-
 @way("None in place of one member")
 def none_instead(model: Any, group: Group) -> None:
     put(model, group.victim, None)

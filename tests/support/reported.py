@@ -28,6 +28,7 @@ DECODER: Mapping[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+EXPERTS: Mapping[str, Any] = {**DECODER, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_size": 16}
 T5: Mapping[str, Any] = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 99}
 
 
@@ -280,9 +281,16 @@ FOUR, FIVE = "transformers 4.57", "transformers 5"
 
 ROWS = (
     Row("group-of-four-no-source-457", changed(t5("LongT5ForConditionalGeneration", local_radius=4), sourceless),
-        "fail", "TIE101 error TIE111 warning", {FOUR: "crash", FIVE: "kept-apart"}, ("shared.weight",), ("throws",)),
+        "fail", "TIE101 error TIE111 warning", {FOUR: "crash", FIVE: "kept-apart"},
+        ("rename encoder.embed_tokens.weight to shared.weight",), ("throws",)),
     Row("group-of-four-no-source-457/t5", changed(t5("T5ForConditionalGeneration"), sourceless),
-        "fail", "TIE101 error TIE111 warning", {FOUR: "head-discarded", FIVE: "kept-apart"}),
+        "fail", "TIE101 error TIE111 warning", {FOUR: "head-discarded", FIVE: "kept-apart"},
+        ("rename encoder.embed_tokens.weight to shared.weight",)),
+    Row("moe889", saved("MixtralForCausalLM", **EXPERTS, tie_word_embeddings=True), "fail", "TIE107 warning",
+        {FOUR: "tied", FIVE: "tied", "mlx-lm 0.32.2": "tied", "vllm 0.29-0.33": "tied",
+         "sglang 0.5.23": "head-random"}, ("which is right", "sglang 0.5.23: nothing is loaded into it")),
+    Row("moe889/qwen2-moe", saved("Qwen2MoeForCausalLM", **EXPERTS, tie_word_embeddings=True), "fail",
+        "TIE107 warning", {FOUR: "tied", FIVE: "tied"}, ("which is right",)),
     Row("florence2-false-top-true-nested", florence, "fail", "TIE103 error", {FOUR: "crash", FIVE: "kept-apart"}, (),
         ("random",)),
     Row("head-qweight-pass-while-random", changed(causal("LlamaForCausalLM"), stray_words), "unknown|fail", "",

@@ -12,7 +12,6 @@ WORDS = {
     "copy": ("TIE301",),
     "separate": ("TIE301",),
     "storage": ("TIE302",),
-    "lent": ("TIE301",),
     "some of several": ("TIE307",),
     "some of several, storage": ("TIE302", "TIE307"),
     "half meta": ("TIE314",),
@@ -65,7 +64,7 @@ def state_of(model: nn.Module, names: tuple[str, ...]) -> str:
     if parts < len(held):
         return "some of several, storage" if memory else "some of several"
     if memory:
-        return "storage" if all(isinstance(tensor, nn.Parameter) for tensor in tensors) else "lent"
+        return "storage"
     equal = not tensors[0].is_meta and all(_equal(tensor, tensors[0]) for tensor in tensors)
     return "copy" if equal else "separate"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.config.options import PLACING, Config
@@ -92,6 +93,10 @@ def module_facts(module: nn.Module, config: Config) -> Facts:
     from tiecheck.live.build import Built
 
     given: Given = {"built": Built(module, "given"), "values": config.values}
+    if "transformers.modeling_utils" in sys.modules:
+        from tiecheck.live.mismatches import unfit_ties
+
+        given |= {"load_problems": found} if (found := unfit_ties(module)) else {}
     return Facts(given | _asked(config, live=True))
 
 

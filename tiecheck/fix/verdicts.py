@@ -58,6 +58,9 @@ def hold_against(chosen: Chosen, before: TargetReport, after: TargetReport, conf
         return Verdict((after.errors[0].message,), ())
     ended = {(finding.code, finding.names) for finding, _ in chosen}
     known = {(finding.code, finding.names) for finding in before.findings} - ended
+    steps = (step for _, edit in chosen for step in edit.steps if step.kind == "rename-tensor")
+    renamed = {old: new for old, new in (step.names for step in steps)}  # noqa: C416  # two names each
+    known |= {(code, tuple(sorted(renamed.get(name, name) for name in names))) for code, names in known}
     others = [one for one in before.findings if one not in [of for of, _ in chosen]]
     untouched = {(one.code, one.names, one.message) for one in others}
     worse: list[str] = []

@@ -26,7 +26,7 @@ from tiecheck.live.mismatches import (
 )
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
-from tiecheck.live.ties import aliases_of, ties_of
+from tiecheck.live.ties import aliases_of, lent_ties, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, heads_of, read_declarations
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
 from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, own_class, with_user_names, without_wrappers
@@ -78,6 +78,9 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             unsaved_ties(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())
         )  # which saves adapters
         declared = find_declared_ties(module, [*said.groups, *promised])
+        spoken = [{*claim.names} for claim in declared]  # declared-tie-not-applied speaks of a buffer among those
+        lent = (tie for tie in lent_ties(module, places, CAP) if not any(names >= {*tie.names} for names in spoken))
+        ties = tuple(sorted((*ties, *lent), key=lambda tie: tie.names))
         groups = [*(one.names for one in said.candidates), *(tie.names for tie in ties)]
         models = [(one.prefixes[0], one.model) for one in said.models if one.prefixes]
         effects, freezes = effects_of(places), freezes_of(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,11 @@ from tiecheck.live import torch_adapter
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.registrations import Registrations
 from tiecheck.live.transformers.rewritten_keys import weight_of
+from tiecheck.live.wrappers import class_name, library_config, without_wrappers
+from tiecheck.records.declared import ModelConfig
+from tiecheck.records.files import LoadProblem
 from tiecheck.records.live import Candidate, Freeze, Misfit
+from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.wording import listed
 
 _dtype = attrgetter("dtype")
@@ -66,6 +71,53 @@ def logits_misfits(models: Sequence[tuple[str, Any]]) -> tuple[Misfit, ...]:
                 path = next((n for n, p in model.named_parameters() if p is weight), "the head")
                 found.append(Misfit(f"{prefix}{LOGITS_BIAS}", prefix + path, rows, size))
     return tuple(found)
+
+
+def unfit_ties(module: nn.Module) -> tuple[LoadProblem, ...]:
+    """Return the tied matrices of a model of transformers' own that its config builds in another size: no load fits."""
+    from tiecheck.stored.load_problems import load_problems
+    from tiecheck.tables.architectures import load_architecture
+
+    name, data = class_name(module), json.loads(json.dumps(library_config(module), default=str))  # as it is saved
+    if not data or logits_misfits((("", without_wrappers(module)),)):
+        return ()
+    groups = [
+        [member for name in tie.names if (member := look_up(module, name)).tensor is not None]
+        for tie in load_architecture(name, data.get("model_type")).ties
+    ]
+    entries = {
+        member.name: {"dtype": "F32", "shape": list(member.tensor.shape), "data_offsets": [0, 0]}
+        for group in filter(_is_one_matrix, groups)
+        for member in group
+        if member.tensor is not None
+    }
+    config = ModelConfig("the config", {**data, "architectures": [name]}, ())
+    stored = Checkpoint("safetensors", "", (Shard("", 0, entries),), None, {}, (), {})
+    return tuple(
+        one._replace(
+            why=one.why.replace("is stored with", "has").replace("config.json", "the config"),
+            versions=("5",),
+            file="",
+            no_mend=UNFIT,
+            edits=(),
+        )
+        for one in load_problems(config, stored, whole=False)
+        if one.kind == "shape" and "5" in one.versions and set(one.names) <= entries.keys()
+    )
+
+
+def _is_one_matrix(group: list[Member]) -> bool:
+    """Return True for members that are one matrix, of as many rows as the biases beside it: else other rules speak."""
+    tensors = {id(member.tensor): member.tensor for member in group}
+    tensor = next(iter(tensors.values()), None)
+    if tensor is None or len(tensors) > 1 or len(group) < 2 or is_lazy(tensor) or tensor.dim() != 2:
+        return False
+    owners = [vars(member.owner).get("_parameters", {}) for member in group if member.owner is not None]
+    biases = [held["bias"] for held in owners if held.get("bias") is not None]
+    return all(is_lazy(bias) or bias.numel() == tensor.shape[0] for bias in biases)
+
+
+UNFIT = "which of the two is right the model does not tell; write the number that is into its config before the save."
 
 
 def parted_biases(module: nn.Module, candidates: Sequence[Candidate]) -> tuple[Misfit, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+import torch
+from torch import Tensor, nn
+
 from tiecheck.live import torch_adapter
 from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph
@@ -63,7 +66,7 @@ class _Writer:
         self._looks = torch_adapter.TensorDescriber()
         self._aliased = places.graph.aliased()
         self._modules = places.graph.modules
-        self._registrations: dict[tuple[type, str], Registration] = {}
+        self._registrations: dict[tuple[type, str, bool], Registration] = {}
 
     def tie(self, firsts: list[int], kind: Kind, reason: str | None) -> Tie:
         """Return the tie of the tensors of some first places, which hang together."""
@@ -107,11 +110,26 @@ class _Writer:
 
     def _registration(self, place: int) -> Registration:
         """Return who registers a place; one record for all that look alike."""
-        key = (type(self._modules[self._places.owners[place]]), self._places.attributes[place])
+        buffer = place >= self._places.boundary
+        key = (type(self._modules[self._places.owners[place]]), self._places.attributes[place], buffer)
         known = self._registrations.get(key)
         if known is None:
-            known = self._registrations[key] = Registration(key[0].__name__, key[1])
+            known = self._registrations[key] = Registration(key[0].__name__, key[1], buffer)
         return known
+
+
+def lent_ties(root: nn.Module, places: Registrations, cap: int) -> tuple[Tie, ...]:
+    """Return the groups of a root, whose parameters stand at some places, in which a buffer lies over a parameter."""
+    held = [buffer for module in places.graph.modules for buffer in module._buffers.values() if buffer is not None]
+    if not held or _storages(held).isdisjoint(_storages(places.tensors())):
+        return ()
+    return tuple(tie for tie in ties_of(Registrations(root, buffers=True), cap) if tie.lent)
+
+
+def _storages(tensors: list[Tensor]) -> set[int]:
+    """Return the addresses of the memory behind some tensors, of those that have any."""
+    plain = (tensor for tensor in tensors if type(tensor) in torch_adapter.PLAIN and not tensor.is_meta)
+    return {tensor.untyped_storage().data_ptr() for tensor in plain if tensor.layout is torch.strided} - {0}
 
 
 def aliases_of(graph: ModuleGraph, cap: int) -> tuple[Alias, ...]:

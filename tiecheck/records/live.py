@@ -16,6 +16,8 @@ class Registration(Record):
     """The class of the module that registers it."""
     attribute: str
     """The attribute's name in that module."""
+    buffer: bool = False
+    """True where it is a buffer."""
 
 
 class Tie(NamedTuple):
@@ -44,6 +46,11 @@ class Tie(NamedTuple):
     """Reason for an unknown kind, or what limits it."""
     alike: bool = True
     """False where members over one memory differ in shape or stride: one is the other transposed."""
+
+    @property
+    def lent(self) -> bool:
+        """True where a buffer lies over the memory of a parameter."""
+        return self.kind == "storage" and not self.buffer and any(place.buffer for place in self.registrations)
 
 
 class Alias(Record):

@@ -12,6 +12,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers.pytorch_utils import Conv1D
 
+import tiecheck
+from tiecheck.live.mismatches import unfit_ties
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import CAP, Registrations
 from tiecheck.live.ties import ties_of
@@ -93,3 +95,27 @@ def test_a_model_in_a_plain_module_is_judged_by_its_own_save_and_a_plain_one_not
     tie(pair, "a.weight", "b.weight")
     assert unsaved(pair) == Unsaved((), ())
     assert torch.equal(pair["a"].weight, pair["b"].weight)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "BartForConditionalGeneration"])
+def test_a_table_that_grew_without_its_config_is_told_where_no_load_fits(name: str, seed: int, tmp_path: Path) -> None:
+    draw, model = random.Random(f"{name}{seed}"), built(name)
+    more, how = draw.choice((0, 1, 5)), draw.choice(("by hand", "by the library", "config after"))
+    words = model.config.vocab_size
+    model.resize_token_embeddings(words + more, mean_resizing=False)
+    if how == "by hand":  # as those do it who put in a longer table themselves
+        model.config.vocab_size = words
+    if how == "config after":
+        model.config.vocab_size += 1
+    told = unfit_ties(model)
+    model.save_pretrained(tmp_path)
+    try:
+        type(model).from_pretrained(tmp_path)
+        raised = False
+    except RuntimeError:
+        raised = True
+    assert bool(told) == raised
+    assert all(one.why.startswith(tuple(one.names)) for one in told)
+    loud = [finding.code for finding in tiecheck.check(model).findings if finding.severity == "error"]
+    assert loud == ["TIE207"] * raised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,22 @@ def test_one_model_over_anothers_memory_is_one_finding_and_frozen_ones_speak_of_
         for step in finding.edits[0].steps:
             exec(step.code, {"model": both})
         assert not [one for one in tiecheck.check(both).findings if one.code == "TIE302"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_buffer_over_a_parameter_is_told_until_it_has_a_memory_of_its_own(seed: int) -> None:
+    draw = random.Random(seed)
+    model = nn.ModuleDict({name: nn.Linear(5, 7, bias=False) for name in "abcd"})
+    lender, borrower = draw.sample("abcd", 2)
+    held = model[lender].weight.detach()
+    how = draw.choice(("same", "turned", "clone", "disjoint"))
+    if how == "disjoint":
+        whole = torch.randn(14, 5)
+        model[lender].weight, held = nn.Parameter(whole[:7]), whole[7:]
+    del model[borrower].weight
+    model[borrower].register_buffer("weight", {"clone": held.clone(), "turned": held.t()}.get(how, held))
+    names = tuple(sorted(f"{name}.weight" for name in (lender, borrower)))
+    told = [f.names for f in tiecheck.check(model).findings if f.code == "TIE302"]
+    assert told == ([names] if how in ("same", "turned") else [])
+    model.double()
+    assert [f.code for f in tiecheck.check(model).findings if f.severity != "info"] == []

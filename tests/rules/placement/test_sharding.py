@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.utils.fsdp_utils import fsdp2_load_full_state_dict
 from rule_failures import llama
 from tie_kinds import Param
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 import tiecheck
+from tiecheck.rules.search import search_rules
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,3 +74,51 @@ def test_a_guard_sees_the_split_and_the_note_goes_with_the_error(mesh: Any) -> N
     model = llama()
     with pytest.raises(tiecheck.TieBroken, match="embed_tokens"), tiecheck.guard(model):
         apart(model, mesh)
+
+
+@pytest.mark.parametrize("form", ["one group", "two groups"])
+def test_accelerate_loads_both_names_of_a_tie_into_two_tensors(form: str, mesh: Any) -> None:
+    model = llama()
+    whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.to("meta").tie_weights()
+    model = apart(model, mesh) if form == "two groups" else fully_shard(model, mesh=mesh)
+    lead = SimpleNamespace(is_main_process=True)
+    alone = {name: tensor for name, tensor in whole.items() if name != "lm_head.weight"}
+    with pytest.raises(KeyError, match=r"lm_head\.weight"):
+        fsdp2_load_full_state_dict(lead, model, alone)
+    fsdp2_load_full_state_dict(lead, model, whole)
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+    assert codes(model) == (["TIE504"] if form == "two groups" else ["TIE301"])
+
+
+class Twice(Param):
+    """A tie that reentrant checkpointing reaches twice in one backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(self.emb.embedding_dim, self.emb.embedding_dim)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = checkpoint(self.lin, self.body(self.emb(ids)), use_reentrant=True)
+        return checkpoint(lambda x: x @ self.lin.weight, hidden, use_reentrant=True)
+
+
+def test_what_ddp_says_of_a_tensor_that_is_ready_twice_is_explained(mesh: Any) -> None:
+    model = torch.nn.parallel.DistributedDataParallel(Twice())
+    with pytest.raises(RuntimeError, match="ready only once") as raised:
+        model(torch.arange(4)[None]).sum().backward()
+    assert "use_reentrant=False" in str(search_rules(str(raised.value)))
+    assert codes(model) == []
+
+
+def test_what_gradients_per_sample_say_of_a_tie_is_explained() -> None:
+    model = Param()
+    values = {name: value.detach() for name, value in model.named_parameters(remove_duplicate=False)}
+
+    def loss(values: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, values, (ids[None],)).sum()
+
+    with pytest.raises(ValueError, match="which are tied") as raised:
+        torch.vmap(torch.func.grad(loss), (None, 0))(values, torch.zeros(2, 3, dtype=torch.int64))
+    assert "TIE401" in str(search_rules(str(raised.value)))
+    assert codes(model) == []

@@ -246,7 +246,7 @@ def _compared(other: Group, group: Group, checkpoint: Checkpoint) -> Group:
     if other.stored != "unknown" or len(other.stored_names) < 2 or len(other.tensors) < len(other.stored_names):
         return other
     if not set(other.stored_names) <= set(group.stored_names):
-        return other
+        return other._replace(reason="4.57 ties them with more that is stored, of which the larger group tells")
     if len(other.stored_names) == len(group.stored_names) or group.stored == "copy":
         reason = other.reason if other.declared is None else group.reason
         return other._replace(stored=group.stored, comparison=group.comparison, reason=reason)

@@ -67,8 +67,8 @@ class LoadWillRaise(Rule):
     rows of the embedding against `vocab_size`, widths, heads and intermediate sizes of every model inside, with the
     library's own defaults where a section is missing. It also finds values of a type that transformers 5 refuses (null
     for a number, a text for a truth value), and sections that lack the model type they need. Quantised files and
-    classes that the table lacks are left out. For transformers 4.57 it finds a head beside names of which none has the
-    base model's prefix.
+    classes that the table lacks are left out. Of a live model its tied matrices are held against the config it has. For
+    transformers 4.57 it finds a head beside names of which none has the base model's prefix.
 
     ## Why it is bad
     `from_pretrained` ends in `size mismatch`, or before that in a validation error. The usual causes are tokens that

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
+from tiecheck.records.edits import python_edit
+from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Registration, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -14,8 +14,8 @@ from tiecheck.rules.live.mends import (
     idle_words,
     joined_drafts,
     model_path,
-    norm_off,
     of_one_cause,
+    one_object,
     parts_text,
     speaking_rule,
     tie_again,
@@ -105,6 +105,9 @@ class DeclaredTieNotApplied(Rule):
         yield Case("nothing declared", live_facts(ties=(), declared=()))
 
 
+LENT = (
+    "one parameter where the buffer is to follow, and a clone where it is not: what is meant the model does not tell."
+)
 TURNED = "one is the other transposed, and forward has to take the one parameter as both do."
 
 
@@ -112,8 +115,8 @@ class StorageOnlyTie(Rule):
     """Two `Parameter` objects lie over the same memory: it looks tied, and is not.
 
     ## What it does
-    Finds different parameters with the same memory, offset and elements, a transposed view included. The usual
-    makers are `head.weight.data = embedding.weight.data`, `nn.Parameter(embedding.weight)`,
+    Finds different parameters, or a parameter and a buffer, with the same memory, offset and elements, a transposed
+    view included. The usual makers are `head.weight.data = embedding.weight.data`, `nn.Parameter(embedding.weight)`,
     `nn.Parameter(embedding.weight.t())`, and `weight_norm` on a member that was tied.
 
     ## Why it is bad
@@ -151,13 +154,16 @@ class StorageOnlyTie(Rule):
             f"{normed[0]} is what weight_norm made of a tied weight: it still shares the memory, and is a parameter of "
             "its own"
             if normed
-            else f"{listed(tie.names)} share their memory, but are {len(tie.requires_grad)} different Parameter objects"
+            else f"{listed(tie.names)} share their memory, but are {len(tie.requires_grad)} different "
+            f"{'tensors, a parameter and a buffer' if tie.lent else 'Parameter objects'}"
         )
         cost = (
             "accelerate's init_empty_weights makes these; the loader has to tie again."
             if meta
             else "None of them trains, and the first conversion or copy gives each its own memory."
             if frozen
+            else "A step writes into both, and the first conversion or copy leaves the buffer behind."
+            if tie.lent
             else "Each has its own gradient and optimizer state, and the first conversion or copy separates them."
         )
         why = "the loader ties them again." if meta else "PEFT makes and keeps them so."
@@ -166,8 +172,8 @@ class StorageOnlyTie(Rule):
             tie.names,
             (class_place(live_class.class_name, "same memory, different objects"),),
             severity="info" if meta or adapters or frozen else None,
-            edits=() if meta or adapters else _shared(mending, tie, normed),
-            no_mend=why if meta or adapters else TURNED,
+            edits=() if meta or adapters or tie.lent else one_object(mending, tie, normed),
+            no_mend=why if meta or adapters else LENT if tie.lent else TURNED,
         )
 
     @staticmethod
@@ -186,6 +192,10 @@ class StorageOnlyTie(Rule):
         lora = live_tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
         yield Case("adapters that PEFT ties", live_facts(ties=(lora,)), finds=("info",))
         yield Case("a shared buffer", live_facts(ties=(shared._replace(buffer=True),)))
+        held = (Registration("Linear", "weight", buffer=True),)
+        yield Case(
+            "a buffer over a parameter", live_facts(ties=(shared._replace(registrations=held),)), finds=("error",)
+        )
         yield Case("a parameter tie", live_facts())
         yield Case("a module alias", live_facts(ties=(live_tie(kind="module"),)))
         yield Case("views that overlap in part are no tie", live_facts(ties=(live_tie(kind="overlap"),)))
@@ -269,21 +279,6 @@ class HalfMetaTie(Rule):
         held = declared_tie("unknown", devices=("offloaded", "cpu"))
         yield Case("offloaded by accelerate", live_facts(ties=(), declared=(held,)))
         yield Case("tied", live_facts())
-
-
-def _shared(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
-    """Return the way to one object over the memory; none where one member is the other's transpose."""
-    if normed:
-        owner, old = normed[0].removesuffix(".parametrizations.weight.original1"), normed[0].endswith("weight_v")
-        layer = model_path(mending, owner.removesuffix(".weight_v"))
-        plain = next((name for name in tie.names if name not in normed), tie.names[-1])
-        lines = ("import torch", norm_off(layer, old=old), f"{layer}.weight = {model_path(mending, plain)}")
-        return (python_edit("tied", "the norm is not wanted", *lines, safe=False),)
-    if not tie.alike:
-        return ()
-    kept = next((claim.source for claim in mending.declared if claim.source in tie.names), tie.names[-1])
-    others = (name for name in tie.names if name != kept)
-    return (python_edit("tied", None, *(f"{model_path(mending, n)} = {model_path(mending, kept)}" for n in others)),)
 
 
 def _state(claim: DeclaredTie) -> str:

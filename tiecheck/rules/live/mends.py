@@ -171,9 +171,24 @@ def of_one_cause(ties: Iterable[Tie]) -> Iterable[list[Tie]]:
     alike: dict[tuple[object, ...], list[Tie]] = {}
     for tie in ties:
         if tie.kind == "storage" and not tie.buffer:
-            key = tie.device == "meta", any(tie.requires_grad), tie.alike, cause_of(tie.names)
+            key = tie.device == "meta", any(tie.requires_grad), tie.alike, tie.lent, cause_of(tie.names)
             alike.setdefault(key, []).append(tie)
     return alike.values()
+
+
+def one_object(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
+    """Return the way to one object over the memory; none where one member is the other's transpose."""
+    if normed:
+        owner, old = normed[0].removesuffix(".parametrizations.weight.original1"), normed[0].endswith("weight_v")
+        layer = model_path(mending, owner.removesuffix(".weight_v"))
+        plain = next((name for name in tie.names if name not in normed), tie.names[-1])
+        lines = ("import torch", norm_off(layer, old=old), f"{layer}.weight = {model_path(mending, plain)}")
+        return (python_edit("tied", "the norm is not wanted", *lines, safe=False),)
+    if not tie.alike:
+        return ()
+    kept = next((claim.source for claim in mending.declared if claim.source in tie.names), tie.names[-1])
+    others = (name for name in tie.names if name != kept)
+    return (python_edit("tied", None, *(f"{model_path(mending, n)} = {model_path(mending, kept)}" for n in others)),)
 
 
 def joined_drafts(drafts: list[Draft]) -> Draft:

@@ -111,11 +111,13 @@ def every_member(group: Group) -> tuple[Edit, ...]:
 
 
 def rename_edits(group: Group) -> tuple[Edit, ...]:
-    """Return the way to give the one stored member the name that the others are tied to."""
-    alone = len(group.stored_names) == 1 and group.stored_names[0] in group.names
-    if group.source is None or not alone or not _is_plain(group):
+    """Return the way to give the one stored member, or the one embedding, the name that the others are tied to."""
+    several = len(group.stored_names) > 1
+    tables = [name for name in group.stored_names if name in group.names and ("embed" in name or not several)]
+    if group.source is None or len(tables) != 1 or not _is_plain(group):
         return ()
-    return (Edit("tied", None, True, (Step("rename-tensor", (group.stored_names[0], group.source)),)),)
+    when = f"{tables[0]} is the embedding that all share" if several else None
+    return (Edit("renamed" if several else "tied", when, True, (Step("rename-tensor", (tables[0], group.source)),)),)
 
 
 def once_prefixed(group: Group) -> tuple[Edit, ...]:

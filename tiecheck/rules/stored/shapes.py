@@ -10,7 +10,7 @@ from tiecheck.records.files import LoadProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Comparison, Group
 from tiecheck.records.words import RANDOM, Unknown
-from tiecheck.rules.base import Case, Draft, Rule, file_place
+from tiecheck.rules.base import Case, Draft, Rule, file_place, tensor_place
 from tiecheck.rules.stored.groups import (
     declaration_place,
     declarer_text,
@@ -180,7 +180,7 @@ def problem_draft(problem: LoadProblem) -> Draft:
     return Draft(
         f"{why} ({titles}: {problem.message}).",
         problem.names,
-        (file_place(problem.file, problem.message),),
+        ((file_place if problem.file else tensor_place)(problem.file or problem.names[0], problem.message),),
         severity=None if "5" in problem.versions else "warning",
         hurts=views,
         edits=problem.edits,
