@@ -15,8 +15,8 @@ from tiecheck.rules.live.mends import (
     joined_drafts,
     model_path,
     of_one_cause,
-    one_object,
     parts_text,
+    shared_object_edits,
     speaking_rule,
     tie_again,
 )
@@ -172,7 +172,7 @@ class StorageOnlyTie(Rule):
             tie.names,
             (class_place(live_class.class_name, "same memory, different objects"),),
             severity="info" if meta or adapters or frozen else None,
-            edits=() if meta or adapters or tie.lent else one_object(mending, tie, normed),
+            edits=() if meta or adapters or tie.lent else shared_object_edits(mending, tie, normed),
             no_mend=why if meta or adapters else LENT if tie.lent else TURNED,
         )
 

@@ -176,7 +176,7 @@ def of_one_cause(ties: Iterable[Tie]) -> Iterable[list[Tie]]:
     return alike.values()
 
 
-def one_object(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
+def shared_object_edits(mending: Mending, tie: Tie, normed: list[str]) -> tuple[Edit, ...]:
     """Return the way to one object over the memory; none where one member is the other's transpose."""
     if normed:
         owner, old = normed[0].removesuffix(".parametrizations.weight.original1"), normed[0].endswith("weight_v")
