@@ -45,7 +45,7 @@ def test_a_decision_is_asked_for_and_told(broken: Path, monkeypatch: pytest.Monk
     told = run(broken, code=1)
     assert "left, the decision is yours: --choose tied, if" in told
     assert "nothing is changed" in told
-    assert "--unsafe lets it" in run(broken, "--choose", "tied", code=1)
+    assert "--unsafe allows that" in run(broken, "--choose", "tied", code=1)
     told = run(broken, "--choose", "tied", "--unsafe", "--apply", "--backup", code=0)
     assert "- lm_head.weight  float32 [96, 16]  model.safetensors" in told
     assert "judged again: pass; rehearsed: transformers is not installed" in told

@@ -72,7 +72,7 @@ def test_one_module_many_times_becomes_many_where_the_user_lets_it(held: str, ma
     path = tmp_path / "model.py"
     path.write_text(f"from torch import nn\n\ndef build(n):\n    return nn.ModuleList({held})  # layers\n")
     before = path.read_text()
-    assert "changes the model; --unsafe lets it" in fix(path, code=1)
+    assert "changes the model; --unsafe allows that" in fix(path, code=1)
     fix(path, "--unsafe", "--apply")
     space: dict[str, Any] = {}
     exec(path.read_text(), space)

@@ -161,7 +161,7 @@ def _choice(finding: Finding, options: FixOptions, ask: Ask | None) -> Edit | st
         return f"{other}the decision is yours: {ways}"
     if not edit.safe and not options.unsafe:
         what = "changes the model" if edit.steps[0].kind == "edit-source" else "deletes stored values"
-        return f"--choose {edit.choice} {what}; --unsafe lets it"
+        return f"--choose {edit.choice} {what}; --unsafe allows that"
     return edit
 
 

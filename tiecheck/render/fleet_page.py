@@ -44,8 +44,9 @@ def _table(title: str, rows: tuple[FleetCount, ...], *, told: bool = False) -> I
     heads = "".join(f"<th>{head}</th>" for head in ("", "models", "fail", "error", ""))
     yield f'<h2>{title}</h2><div class="scroll"><table><tr>{heads}</tr>\n'
     for one in rows[:SHOWN]:
-        text = f" {html_text(rule_of(one.name).summary)}" if told else ""
-        bar = f'<meter max="{one.models}" value="{one.fail}" title="{one.fail / one.models:.0%} fail"></meter>'
+        text = f" {html_text(rule_of(one.name).summary.replace('`', ''))}" if told else ""
+        size = f'max="{one.models}" value="{one.fail}" low="0" high="0" optimum="0"'  # red from the first on
+        bar = f'<meter {size} title="{one.fail / one.models:.0%} fail"></meter>'
         yield f"<tr><td><code>{html_text(one.name)}</code>{text}</td><td>{one.models:,}</td><td>{one.fail:,}</td>"
         yield f"<td>{one.error:,}</td><td>{bar}</td></tr>\n"
     yield "</table></div>\n"

@@ -55,5 +55,5 @@ def _cell(target: TargetReport, tie: TieEntry, column: tuple[str, str], x: int, 
 
 
 def _short(tie: TieEntry) -> str:
-    more = "" if tie.names_total is None else f" +{tie.names_total - 1}"
+    more = "" if tie.names_total in (None, 1) else f" +{tie.names_total - 1}"
     return f"{shortened(tie.names[0], 34)}{more}"

@@ -11,6 +11,9 @@ from tiecheck.render.reports import Style
 from tiecheck.render.text import summary_text, ties_text
 
 ROOT = "svg{color:#1b1b1b;background:#fff}@media(prefers-color-scheme:dark){svg{color:#e8e8e8;background:#141414}}"
+MARKS = "= tied, | kept apart, ! lost, X crash, ? not known"
+"""What the marks of loaders mean."""
+
 GAP = 14
 """Pixels between pictures."""
 
@@ -18,8 +21,8 @@ GAP = 14
 def render(report: Report, style: Style, stream: TextIO) -> None:  # noqa: ARG001  # one signature for all formats
     """Write the picture: the counts, then each target with what can be drawn of it."""
     summary = summary_text(report)
-    parts = [label(GAP, 22, summary)]
-    top, width = 34, CHARACTER * len(summary) + 2 * GAP
+    parts = [label(GAP, 22, summary), label(GAP, 44, MARKS)]
+    top, width = 56, CHARACTER * len(summary) + 2 * GAP
     for target in report.targets:
         ties = ties_text(target) if target.status == "pass" else None
         name = "  ".join(filter(None, (target.status, target.target, target.architecture, ties)))

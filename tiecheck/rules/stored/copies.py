@@ -23,6 +23,8 @@ from tiecheck.rules.stored.groups import (
 from tiecheck.wording import listed, size
 
 _NAN = "They hold NaN, which is equal to nothing, so that transformers 5 keeps them apart; 4.57 ties them. "
+_OPTIONAL = "That saves the space; nothing has to be done"
+_ONCE = "Then transformers 5 ties them. Find out where the NaN comes from"
 
 
 class RedundantTiedCopy(Rule):
@@ -70,11 +72,10 @@ class RedundantTiedCopy(Rule):
             yield Draft(
                 f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
                 f"with equal {'bytes' if group.comparison is None or group.comparison.equal else 'values'}; "
-                f"{size(wasted)} could be saved. {_NAN if nan else ''}{_refusals(refusing)}",
+                f"{size(wasted)} could be saved. {_NAN if nan else ''}{'' if nan and not refusing else _refusals(refusing)}",
                 group.stored_names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                f"{'These loaders need that' if refusing else 'That saves the space; nothing has to be done'}. Do not "
-                "set the flag to false.",
+                f"{'These loaders need that' if refusing else _ONCE if nan else _OPTIONAL}. Do not set the flag to false.",
                 confidence=guess_confidence(group),
                 severity="warning" if nan or any(view.outcome in RANDOM for view in refusing) else None,
                 hurts=refusing or None,
