@@ -22,7 +22,8 @@ from tiecheck.rules.stored.groups import (
 )
 from tiecheck.wording import listed, size
 
-_NAN = "They hold NaN, which is equal to nothing, so that transformers 5 keeps them apart; 4.57 ties them. "
+_NAN = "They hold NaN, which is equal to nothing, so that transformers 5 keeps them apart; 4.57 ties them."
+_NEEDED = "These loaders need that"
 _OPTIONAL = "That saves the space; nothing has to be done"
 _ONCE = "Then transformers 5 ties them. Find out where the NaN comes from"
 
@@ -72,10 +73,10 @@ class RedundantTiedCopy(Rule):
             yield Draft(
                 f"{listed(group.stored_names)} are declared as one tensor and stored {len(group.stored_names)} times "
                 f"with equal {'bytes' if group.comparison is None or group.comparison.equal else 'values'}; "
-                f"{size(wasted)} could be saved. {_NAN if nan else ''}{'' if nan and not refusing else _refusals(refusing)}",
+                f"{size(wasted)} could be saved. {' '.join(_consequences(refusing, nan=nan))}",
                 group.stored_names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
-                f"{'These loaders need that' if refusing else _ONCE if nan else _OPTIONAL}. Do not set the flag to false.",
+                f"{_NEEDED if refusing else _ONCE if nan else _OPTIONAL}. Do not set the flag to false.",
                 confidence=guess_confidence(group),
                 severity="warning" if nan or any(view.outcome in RANDOM for view in refusing) else None,
                 hurts=refusing or None,
@@ -96,11 +97,14 @@ class RedundantTiedCopy(Rule):
         yield Case("untied and equal is another rule's matter", group_facts(both._replace(declared=False)))
 
 
-def _refusals(refusing: tuple[LoaderView, ...]) -> str:
-    """Name the loaders of the matrix that do not take the second name."""
-    if not refusing:
-        return "Every loader that is known takes it; stricter ones refuse the second name."
-    return f"The second name is refused. {endings_text(refusing)}"
+def _consequences(refusing: tuple[LoaderView, ...], *, nan: bool) -> Iterator[str]:
+    """Yield what comes of a NaN in both, and which loaders of the matrix do not take the second name."""
+    if nan:
+        yield _NAN
+    if refusing:
+        yield f"The second name is refused. {endings_text(refusing)}"
+    elif not nan:
+        yield "Every loader that is known takes it; stricter ones refuse the second name."
 
 
 class FlattenedTie(Rule):
