@@ -25,8 +25,9 @@ from tiecheck.fix.json_text import changed_object
 from tiecheck.fix.plan import make_plan
 from tiecheck.fix.run import FixOptions, fix_target
 from tiecheck.fix.tensors import new_layout, write_shard
+from tiecheck.fix.verdicts import Verdict
 from tiecheck.fix.writing import DONE, WORK, recover_interrupted, stage_copy, write_text
-from tiecheck.records.edits import Edit, Step, TensorChange, copy_steps, drop_steps
+from tiecheck.records.edits import Edit, Step, TensorChange, copy_steps, drop_steps, set_flags
 
 KEYS = st.text(max_size=4)
 OBJECTS = st.dictionaries(KEYS, st.one_of(st.booleans(), st.integers(), KEYS, st.dictionaries(KEYS, st.integers())))
@@ -179,6 +180,50 @@ def test_a_full_disk(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(broken, "No space left on device; it is as it was", step=full)
     monkeypatch.setattr(refusals, "SPARE", 1 << 60)
     refused(broken, "are needed")
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_place_that_the_system_refuses_leaves_the_old_files_or_is_gone_on_with(
+    at: int, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder with the sticky bit, where nobody replaces another's file."""
+    options = FixOptions("untied", apply=True, backup=True, rehearse=False)
+    text = (broken / "model.safetensors").read_bytes()
+    both = Edit(
+        "untied",
+        None,
+        True,
+        (*set_flags(["tie_word_embeddings"], value=False), Step("copy-tensor", ("lm_head.weight", "spare.weight"))),
+    )
+    replace, calls = os.replace, iter(range(9))
+
+    def refuse(*paths: str) -> None:
+        if next(calls) == at:
+            raise PermissionError(errno.EPERM, "Operation not permitted", paths[1])
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_choice", lambda *_: both)
+        patch.setattr(os, "replace", refuse)
+        patch.setattr(run, "hold_against", lambda *_: Verdict((), ()))
+        with pytest.raises(
+            TargetError, match=r"Operation not permitted; (it is as it was|the new files are in)"
+        ) as told:
+            fix_target(str(broken), Config(), options)
+    assert (broken / WORK).exists() == bool(at) == ("the next tiecheck fix goes on" in str(told.value))
+    assert ((broken / "model.safetensors").read_bytes() == text) == (not at)
+    outcome = fix_target(str(broken), Config(), options._replace(backup=False))
+    assert outcome.recovered == ("an interrupted fix is finished: the new files are in place" if at else None)
+    assert not (broken / WORK).exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", ".tiecheck-fix"])
+def test_what_stands_in_the_way_is_named(name: str, broken: Path) -> None:
+    (broken / name).touch()
+    (broken / name).chmod(0o444)
+    refused(
+        broken, rf"{name}(/new)?: (is read-only|Not a directory)|{name} is read-only", FixOptions("untied", apply=True)
+    )
 
 
 def test_a_fix_that_does_not_help_is_not_kept(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

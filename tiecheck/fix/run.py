@@ -203,8 +203,9 @@ def _staged(plan: FixPlan, to: str | None, step: writing.Hook) -> Iterator[str]:
     try:
         yield writing.stage_in_place(plan, step) if to is None else writing.stage_copy(plan, to, step)
     except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
         raise TargetError(
-            f"{plan.root} was not fixed: {error.strerror or error}; it is as it was", plan.root
+            f"{plan.root} was not fixed: {where}{error.strerror or error}; it is as it was", plan.root
         ) from error
     finally:
         if not os.path.exists(os.path.join(rest, COMMIT)):

@@ -87,6 +87,10 @@ def _read_commit(root: str, path: str) -> dict[str, Any]:
 def stage_in_place(plan: FixPlan, step: Hook) -> str:
     """Write the new files beside the old, in a folder that holds links to all others, and return it."""
     stage = os.path.join(plan.root, WORK, "new")
+    paths = [os.path.join(plan.root, name) for name in (*plan.changed, *plan.removed)]
+    for path in filter(os.path.exists, paths):
+        if not os.stat(path).st_mode & 0o222:
+            raise TargetError(f"{path} is read-only; --to NEWDIR fixes a copy", path)
     check_space(plan.root, plan.nbytes)
     os.makedirs(stage)
     step("folder made")
@@ -163,23 +167,38 @@ def commit_in_place(plan: FixPlan, old: dict[str, list[int]], *, backup: bool, s
 
 
 def _move(root: str, told: dict[str, Any], step: Hook) -> None:
+    """Give all files their places; where the system refuses the first, the old ones stay, else the next fix goes on."""
     work = os.path.join(root, WORK)
-    for name in (*told["order"], *told["removed"]):
-        path, new = os.path.join(root, name), os.path.join(work, "new", name)
-        waits = os.path.exists(new) if name in told["order"] else os.path.exists(path)
-        if waits and told["backup"] and os.path.lexists(path) and not os.path.lexists(path + BACKUP):
-            os.link(path, path + BACKUP)
-            step(f"kept {name}")
-        if waits and name in told["order"]:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.replace(new, path)
-        elif waits:
-            os.unlink(path)
-        step(f"moved {name}")
+    begun = not all(os.path.exists(os.path.join(work, "new", name)) for name in told["order"])
+    try:
+        for name in (*told["order"], *told["removed"]):
+            _move_one(root, name, told, step)
+            begun = True
+    except OSError as error:
+        if not begun:
+            os.unlink(os.path.join(work, COMMIT))
+            raise
+        why = f"{error.filename or root}: {error.strerror or error}"
+        raise TargetError(f"{why}; the new files are in {work}/new, and the next tiecheck fix goes on", root) from error
     _sync(root)
     os.rename(work, work + DONE)
     step("finished")
     shutil.rmtree(work + DONE)
+
+
+def _move_one(root: str, name: str, told: dict[str, Any], step: Hook) -> None:
+    """Give one file its place, or take one away, unless that was done before."""
+    path, new = os.path.join(root, name), os.path.join(root, WORK, "new", name)
+    waits = os.path.exists(new) if name in told["order"] else os.path.exists(path)
+    if waits and told["backup"] and os.path.lexists(path) and not os.path.lexists(path + BACKUP):
+        os.link(path, path + BACKUP)
+        step(f"kept {name}")
+    if waits and name in told["order"]:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.replace(new, path)
+    elif waits:
+        os.unlink(path)
+    step(f"moved {name}")
 
 
 def write_text(path: str, text: str, mode: int | None = None) -> None:
