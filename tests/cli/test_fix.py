@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from tiecheck.cli import fix
 from tiecheck.cli.main import cli
 from tiecheck.config.options import Config
 from tiecheck.errors import UsageError
-from tiecheck.fix.run import FixOptions, choose_edits
+from tiecheck.fix.run import FixOptions, choose_edits, refuse_word
 from tiecheck.records.report import Finding
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,14 @@ def test_a_decision_is_asked_for_and_told(broken: Path, monkeypatch: pytest.Monk
     assert "judged again: pass; rehearsed: transformers is not installed" in told
     assert run(broken, code=0) == "nothing to fix\n"
     assert (broken / "model.safetensors.orig").exists()
+
+
+def test_what_could_not_be_judged_is_not_told_as_whole(broken: Path) -> None:
+    config = broken / "config.json"
+    shutil.copytree(ROOT / "fixtures/models/llama-healthy-tied", broken, dirs_exist_ok=True)
+    config.write_text(config.read_text().replace("LlamaForCausalLM", "NobodysForCausalLM").replace('"llama"', '"own"'))
+    told = run(broken, "--apply", code=0)
+    assert told == f"nothing to fix that is known; whether it is right is not: tiecheck {broken} says why\n"
 
 
 def test_a_copy_is_fixed(broken: Path, tmp_path: Path) -> None:
@@ -100,7 +111,7 @@ def test_a_decision_that_a_finding_does_not_have_is_left_and_told(chosen: str) -
         told = run(ROOT / "fixtures/models/llama-flag-lost", "--choose", chosen, code=1)
         assert "TIE102 tied-member-lost: left, it has no fix called untied; the decision is yours" in told
     with pytest.raises(UsageError, match="not on offer"):
-        choose_edits([alone], Config(), FixOptions(choice="teid"), None)
+        refuse_word("teid", left)
 
 
 def test_a_decision_is_not_turned_round(broken: Path) -> None:
@@ -153,12 +164,61 @@ def farm(model: Path) -> None:
         (model / path.name).symlink_to(path)
 
 
+SPOILED: dict[str, tuple[bytes, bytes]] = {
+    "the flag twice": (b'"tie_word_embeddings": true', b'"tie_word_embeddings": false, "tie_word_embeddings": true'),
+    "another key twice": (b'"use_cache": true', b'"use_cache": true, "use_cache": true'),
+    "a comment": (b'"use_cache": true', b'"use_cache": true // yes\n'),
+    "a comma at the end": (b"\n}", b",\n}"),
+    "more behind the end": (b"\n}", b"\n}\n# end"),
+    "a number of 5,000 digits": (b'"use_cache": true', b'"use_cache": ' + b"9" * 5_000),
+    "half of a pair": (b'"silu"', b'"\\ud800"'),
+    "a byte order mark": (b"{", b"\xef\xbb\xbf{"),
+    "nested without end": (b'"use_cache": true', b'"use_cache": ' + b"[" * 100_000 + b"]" * 100_000),
+}
+"""What makes a config one that is not written anew, or not read: what stands there, and what comes in its place."""
+
+
+def spoiled(name: str) -> Callable[[Path], None]:
+    def spoil(model: Path) -> None:
+        config = model / "config.json"
+        new = config.read_bytes().replace(*SPOILED[name], 1)
+        config.write_bytes(new)
+
+    return spoil
+
+
+def index_of(*files: str) -> Callable[[Path], None]:
+    """An index of the one file under other spellings; `pipe` is one."""
+
+    def spoil(model: Path) -> None:
+        os.mkfifo(model / "pipe.safetensors")
+        names = load_file(model / "model.safetensors")
+        told = {name: files[number % len(files)] for number, name in enumerate(names)}
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": told}))
+        (model / "model.safetensors").rename(model / "one.safetensors")
+
+    return spoil
+
+
+def a_folder(model: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "config.json").mkdir()
+
+
+SPOILS = {one.__name__: one for one in (not_utf8, shard_missing, farm, a_folder)} | {n: spoiled(n) for n in SPOILED}
+SPOILS |= {
+    "a pipe for a shard": index_of("pipe.safetensors"),
+    "a shard outside": index_of("one.safetensors", "../one.safetensors"),
+    "a name that no file has": index_of("one\0"),
+}
+
+
 @pytest.mark.parametrize("how", [(), ("--apply",), ("--to", "{}/new")], ids=["shown", "applied", "copied"])
-@pytest.mark.parametrize("spoil", [not_utf8, shard_missing, farm])
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
 def test_bad_input_is_one_sentence_and_nothing_is_written(spoil, how: tuple[str, ...], broken: Path) -> None:
     spoil(broken)
     old = content(broken.parent)
-    told = run(broken, "--choose", "tied", "--unsafe", *(word.format(broken.parent) for word in how), code=2)
+    told = run(broken, "--choose", "untied", *(word.format(broken.parent) for word in how), code=2)
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert content(broken.parent) == old

@@ -121,4 +121,6 @@ def _end(outcome: FixOutcome, place: str) -> str:
         return f"{outcome.before.target} is as it was"
     if outcome.chosen:
         return "nothing is written; --apply does it in place, --to NEWDIR in a copy"
+    if not outcome.left and outcome.before.status == "unknown":
+        return f"nothing to fix that is known; whether it is right is not: tiecheck {outcome.before.target} says why"
     return "nothing is changed" if outcome.left else "nothing to fix"
