@@ -76,6 +76,9 @@ def fixed_file(path: str, name: str, text: str, code: str, line: int) -> Fixed:
 def _changed_elsewhere(old: bytes, new: bytes, line: int, *, widely: bool) -> list[str]:
     """Say so where a line changed that is not of the statement (widely: class) with a finding, or right behind it."""
     before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
+    gone = [n for n, text in enumerate(before, 1) if text.startswith(b"import ") and text not in after]
+    before = [text for n, text in enumerate(before, 1) if n not in gone]
+    old, line = b"".join(before), line - sum(n < line for n in gone)
     first = next(n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b) + 1
     both = zip(before[::-1], after[::-1], strict=False)
     last = len(before) - next(n for n, (a, b) in enumerate(both) if a != b)

@@ -141,7 +141,13 @@ def test_several_files_are_written_together_or_not_at_all(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "data", [b"print 'weight tie'\n", b"x = 1 # tie\0\n", b"tie = " + b"(" * 5_000, b"# coding: no\n# tie\n"]
+    "data",
+    [
+        b"print 'weight tie'\n",
+        b"x = 1 # weight tie\0\n",
+        b"weight_tie = " + b"(" * 5_000,
+        b"# coding: no\n# weight tie\n",
+    ],
 )
 def test_a_file_that_does_not_parse_is_one_sentence_and_nothing_is_written(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(SUBJECTS["data"].text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from pathlib import Path
 
@@ -107,3 +108,24 @@ def test_no_program_of_the_repository_is_run(repository: Path) -> None:
     (repository / "old.py").write_text(f"{TIED}\n")
     assert judged(repository, "--changed-only", code=1) == {"old.py"}
     assert not (repository / "ran").exists()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_filter_of_the_repository_is_run(repository: Path, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    ran = tmp_path / "ran"
+    name = draw.choice(("evil", "a b", "a.b", "ünï", "x=y"))
+    (repository / ".gitattributes").write_text(f"*.py filter={name if ' ' not in name else 'evil'} diff=evil\n")
+    lines = [f'[filter "{name}"]', *(f"{key} = touch {ran}; cat" for key in ("clean", "smudge"))]
+    lines += [f"process = touch {ran}"] if seed % 2 else []
+    lines += ["[core]", f"fsmonitor = touch {ran}", "[diff]", f"external = touch {ran}", '[diff "evil"]']
+    lines += [f"textconv = touch {ran}", f"command = touch {ran}"]
+    with (repository / ".git" / "config").open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    (repository / "old.py").write_text(f"{TIED}# more\n")
+    if name == "x=y":
+        with pytest.raises(TargetError, match="program of its own"):
+            changed_paths(str(repository), "HEAD")
+    else:
+        assert str(repository / "old.py") in changed_paths(str(repository), "HEAD")
+    assert not ran.exists()

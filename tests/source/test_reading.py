@@ -60,18 +60,18 @@ def test_a_notebook_is_read_by_its_code_cells(tmp_path: Path) -> None:
     ("name", "data"),
     [
         ("old.py", b"print 'weight tie'\n"),
-        ("nul.py", b"x = 1 # tie\0\n"),
-        ("code.py", b"# coding: nonsense\n# tie\n"),
-        ("undefined.py", b"# coding: undefined\n# tie\n"),
-        ("punycode.py", b"# coding: punycode\n# tie\n"),
-        ("long.py", b"# tie\n" * 200_000),
+        ("nul.py", b"x = 1 # weight tie\0\n"),
+        ("code.py", b"# coding: nonsense\n# weight tie\n"),
+        ("undefined.py", b"# coding: undefined\n# weight tie\n"),
+        ("punycode.py", b"# coding: punycode\n# weight tie\n"),
+        ("long.py", b"# weight tie\n" * 200_000),
         ("many.py", TIED.encode() + b"        self.head.weight = self.wte.weight\n" * 1_001),
-        ("utf.py", b"x = '\xff' # tie\n"),
-        ("deep.py", b"tie = " + b"(" * 5_000 + b")" * 5_000),
-        ("minus.py", b"tie = " + b"-" * 200_000 + b"1"),
-        ("book.ipynb", b'{"cells": "tie"}'),
-        ("book2.ipynb", b"[" * 100_000 + b"tie"),
-        ("large.py", b"# tie\n" * 1_000_000),
+        ("utf.py", b"x = '\xff' # weight tie\n"),
+        ("deep.py", b"weight_tie = " + b"(" * 5_000 + b")" * 5_000),
+        ("minus.py", b"weight_tie = " + b"-" * 200_000 + b"1"),
+        ("book.ipynb", b'{"cells": "weight tie"}'),
+        ("book2.ipynb", b"[" * 100_000 + b"weight tie"),
+        ("large.py", b"# weight tie\n" * 1_000_000),
     ],
 )
 def test_what_cannot_be_parsed_is_one_error_and_the_rest_goes_on(tmp_path: Path, name: str, data: bytes) -> None:
@@ -97,7 +97,7 @@ def test_links_and_special_files_are_left_alone(tmp_path: Path) -> None:
 
 def test_nothing_is_imported_or_run(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(f"{TIED}\nimport side_effect\nraise SystemExit\n")
-    (tmp_path / "side_effect.py").write_text("open('ran', 'w')  # tie\n")
+    (tmp_path / "side_effect.py").write_text("open('ran', 'w')  # weight tie\n")
     assert codes(tmp_path) == ["TIE802"]
     assert "side_effect" not in sys.modules
     assert not (tmp_path / "ran").exists()
@@ -196,9 +196,9 @@ def test_the_other_linters_comment_counts_where_the_rule_is_the_same(
 
 HOSTILE = {
     "wide.py": b"tie = [" + b"f(self.a.weight)," * 100_000 + b"]\n",
-    "long.py": b"# tie\nx = '" + b"a" * 3_500_000 + b"'\n",
-    "classes.py": b"# tie\n" + b"class A(A):\n    w = 1\n" * 20_000,
-    "nested.py": b"# tie\n" + b"".join(b" " * i + b"if x:\n" for i in range(90)) + b" " * 90 + b"pass\n",
+    "long.py": b"# weight tie\nx = '" + b"a" * 3_500_000 + b"'\n",
+    "classes.py": b"# weight tie\n" + b"class A(A):\n    w = 1\n" * 20_000,
+    "nested.py": b"# weight tie\n" + b"".join(b" " * i + b"if x:\n" for i in range(90)) + b" " * 90 + b"pass\n",
     "chain.py": b"tie = self" + b".weight" * 900 + b"\n",
     "calls.py": b"import copy\nclass A(nn.Module):\n    def __init__(self):\n"
     + b"".join(b"        self.m%d = self.m%d\n" % (i + 1, i) for i in range(20_000))
@@ -215,8 +215,8 @@ HOSTILE = {
         + b"".join(b"        self.x%d = C%d()\n" % (j, i + 1) for j in range(60))
         for i in range(30)
     ),
-    "utf16.py": "# tie\nx = 1\n".encode("utf-16"),
-    "ten.py": b"# tie\n" * 1_700_000,
+    "utf16.py": "# weight tie\nx = 1\n".encode("utf-16"),
+    "ten.py": b"# weight tie\n" * 1_700_000,
 }
 
 

@@ -51,6 +51,7 @@ class Model(PreTrainedModel):
     def get_input_embeddings(self):
         return self.model.embed_tokens
 """
+TABLE = "self.model.embed_tokens"
 KEYS = '_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}'
 BERT = """
 from torch import nn
@@ -184,6 +185,12 @@ def follows_its_flag(space: dict[str, Any]) -> bool:
     return [model.lm_head.weight is model.model.embed_tokens.weight for model in models] == [True, False]
 
 
+def shares_memory(space: dict[str, Any]) -> bool:
+    """Tell whether two parameters lie over one memory where the flag is false."""
+    model = space["Model"](small_config(tie_word_embeddings=False))
+    return bool(model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr())
+
+
 def stays_tied(space: dict[str, Any]) -> bool:
     """Tell whether what a function makes of saved values is tied."""
     net = space["make"](space["Model"]().state_dict())
@@ -248,6 +255,14 @@ SUBJECTS = {
     "a list, and a part of the file": Subject(
         theirs('_tied_weights_keys = ["lm_head.weight"]', "Decoder"), ("TIE803",), pair=HEADS
     ),
+    "a list, and the inner model's getter": Subject(
+        theirs('_tied_weights_keys = ["lm_head.weight"]', "Decoder")
+        .replace("embed_tokens", "wte")
+        .replace("\n    def get_input_embeddings(self):\n        return self.model.wte\n", "")
+        .replace("\nclass Model(", "\n    def get_input_embeddings(self):\n        return self.wte\n\nclass Model("),
+        ("TIE803",),
+        pair=("lm_head.weight", "model.wte.weight"),
+    ),
     "a list of parts": Subject(BERT, ("TIE803",), pair=("cls.predictions.decoder.weight", "embed_tokens.weight")),
     "misspelt": Subject(theirs(KEYS[1:]), ("TIE804",), pair=HEADS),
     "a misspelt list": Subject(theirs('tied_weights_keys = ["lm_head.weight"]'), ("TIE804",), pair=HEADS),
@@ -275,6 +290,21 @@ SUBJECTS = {
         ("TIE808",),
         ("--choose", "declared"),
         right=follows_its_flag,
+    ),
+    "data, though it is declared": Subject(
+        theirs(end=f"self.lm_head.weight.data = {TABLE}.weight.data  # tied\n        self.post_init()"),
+        ("TIE802",),
+        right=lambda space: follows_its_flag(space) and not shares_memory(space),
+    ),
+    "a deep copy, though it is declared": Subject(
+        "import copy\n"
+        + theirs(end=f"self.lm_head.weight = copy.deepcopy({TABLE}.weight)  # tied\n        self.post_init()"),
+        ("TIE802",),
+        ("--unsafe",),
+        right=lambda space: follows_its_flag(space) and "copy" not in space,
+    ),
+    "a module, though it is declared": Subject(
+        theirs(end=f"self.lm_head = {TABLE}  # tied\n        self.post_init()"), ("TIE801",), right=follows_its_flag
     ),
     "loaded by assignment": Subject(BY_ASSIGNMENT, ("TIE810",), right=stays_tied),
     "loaded, and told of": Subject(BY_ASSIGNMENT.replace("net.load", "lost = net.load"), ("TIE810",), right=stays_tied),

@@ -138,7 +138,8 @@ class _Editor:
                 body.append(line.with_changes(leading_lines=[*above, *line.leading_lines]) if above else line)
                 above = []
         if step is not None:
-            body.append(cst.parse_statement(f"\n{self._code(step)}", config=self.module.config_for_parsing))
+            made: Any = cst.parse_statement(self._code(step), config=self.module.config_for_parsing)
+            body.append(made.with_changes(leading_lines=[cst.EmptyLine(indent=False)]))
         if not body and isinstance(block, cst.IndentedBlock):
             body = [cst.parse_statement("pass")]
         return block.with_changes(body=body, footer=[*above, *block.footer])

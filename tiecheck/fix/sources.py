@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import io
@@ -189,8 +190,22 @@ def _edited_module(data: bytes, steps: list[Step], shown: str) -> tuple[bytes, s
     from tiecheck.fix.source_text import edited_text
 
     encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    text, missed = edited_text(data.decode(encoding), steps, shown)
-    return text.encode(encoding), set(missed)
+    old = data.decode(encoding)
+    text, missed = edited_text(old, steps, shown)
+    return _without_unused(old, text).encode(encoding), set(missed)
+
+
+def _without_unused(old: str, new: str) -> str:
+    """Return a text without the imports that the edits have left unused, where each is all of its line."""
+    trees = [ast.parse(text.removeprefix("\ufeff")) for text in (old, new)]
+    before, after = ({one.id for one in ast.walk(tree) if isinstance(one, ast.Name)} for tree in trees)
+    lines = new.splitlines(keepends=True)
+    for node in reversed(trees[1].body if before - after else []):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and len(node.names) == 1:
+            name = node.names[0].asname or node.names[0].name.partition(".")[0]
+            if name in before - after and lines[node.lineno - 1].strip() == ast.unparse(node):
+                del lines[node.lineno - 1]
+    return "".join(lines)
 
 
 def _edited_notebook(data: bytes, steps: list[Step], shown: str) -> tuple[bytes, set[Step]]:

@@ -23,8 +23,12 @@ ENDINGS = (".py", ".ipynb")
 FILE_BYTES = 4 * 1024 * 1024
 """Bytes of one file, the pictures of a notebook included."""
 
-CODE = 1024 * 1024
-"""Characters of code in one file; the largest modeling file that is known has half as many."""
+DATA_BYTES = 32 * 1024 * 1024
+"""Bytes of a file that is looked through for ties: one of data alone may have more than is read."""
+
+CODE = 768 * 1024
+"""Characters of code in one file, which takes 400 MB where each is a statement; the largest modeling file that is known
+has two thirds."""
 
 EVENTS = 1000
 """Things that happen in one method: what a rule asks of one it may ask of all others."""
@@ -36,10 +40,13 @@ LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages", "build", "
 """Folders that hold no source of the project; those that begin with a dot are left out too."""
 
 TELLING = re.compile(
-    rb"\.weight\b|Embedding\(|(?:\b|_|un|re)tie|tie_|tying|tied|to_empty|load_state_dict|deepcopy\((?:\w+\.)+\w"
+    rb"\.weight\b|Embedding\(|(?:\b|_|un|re)tie(?!r)|tie_|tying|tied|to_empty|load_state_dict|deepcopy\((?:\w+\.)+\w"
     rb"|deepcopy\(\w+\)\s+for\b|_get_clones|\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]"
 )
 """Bytes without one of which a file has nothing to do with ties, and is not parsed."""
+
+WORDS = (b"torch", b"weight", b"Module", b"mbedding")
+"""Words one of which stands in whatever builds a module or sets a flag: to look for them takes a tenth of `TELLING`."""
 
 THEIRS = re.compile(r"#\s*trf-ignore:\s*(TRF\d+)", re.IGNORECASE)
 SAME_RULES = {"TRF048": "TIE803"}
@@ -78,20 +85,27 @@ def source_bytes(path: str, shown: str) -> bytes:
         if not os.path.isfile(path):
             raise TargetError(f"{shown} is no plain file", shown)
         size = os.stat(path).st_size
-        if size > FILE_BYTES:
-            raise TargetError(f"{shown} has {size} bytes; a source of more than {FILE_BYTES} is not read", shown)
+        if size > DATA_BYTES:
+            raise TargetError(f"{shown} has {size:,} bytes; a source of more than {DATA_BYTES:,} is not read", shown)
         with open(path, "rb") as stream:
-            data = stream.read(FILE_BYTES + 1)
+            data = stream.read(DATA_BYTES)
     except OSError as error:
         raise TargetError(f"{shown} cannot be read: {error.strerror or error}", shown) from error
     target_account().take(READ, len(data), shown)
     return data
 
 
+def may_tell(data: bytes) -> bool:
+    """Tell whether a file's bytes may have anything to do with ties."""
+    return any(word in data for word in WORDS) and TELLING.search(data) is not None
+
+
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
     """Return the records of a file's bytes; None where they have nothing to do with ties."""
-    if TELLING.search(data) is None:
+    if not may_tell(data):
         return None
+    if len(data) > FILE_BYTES:
+        raise TargetError(f"{shown} has {len(data):,} bytes; more than {FILE_BYTES:,} of a source are not read", shown)
     text = _notebook_text(data, shown) if notebook else _decoded(data, shown)
     try:
         with warnings.catch_warnings(), _uncollected():

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
+from itertools import islice
 
-from tiecheck.records.source import SourceFile
+from tiecheck.records.edits import Edit, source_step
+from tiecheck.records.source import ModuleClass, SourceFile, TiedKeys
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import MORE, mapped_keys, renamed
+from tiecheck.rules.source.rewrites import MORE, renamed
 from tiecheck.rules.source.sightings import (
     DECLARING,
     TIED_CLASS,
+    class_of_path,
     derives_from_theirs,
+    module_of,
     outside_of_4,
     source_draft,
     source_facts,
 )
+
+MOST = 1_000
+"""Ties of a class and its parts that are looked at."""
+
+DEPTH = 3
+"""Classes of the file that are looked through within one another for what they build and tie."""
 
 
 class ListTiedWeightsKeys(Rule):
@@ -52,7 +63,7 @@ class ListTiedWeightsKeys(Rule):
                     "AttributeError: 'list' object has no attribute 'keys' where the flag is true.",
                     f"what {' and '.join(names)} is tied to is not told in the file, and a mapping has to name it.",
                     "a list",
-                    mapped_keys(file, owner, owner.keys),
+                    _mapped_keys(file, owner, owner.keys),
                 )
 
     @staticmethod
@@ -168,7 +179,7 @@ class SelfMappedTieKey(Rule):
                             f"{owner.name}._tied_weights_keys maps {name} to itself, which ties nothing.",
                             f"what {name} is tied to is not told in the file, and the mapping has to name it.",
                             "name and source are one",
-                            mapped_keys(file, owner, keys),
+                            _mapped_keys(file, owner, keys),
                         )
 
     @staticmethod
@@ -182,3 +193,101 @@ class SelfMappedTieKey(Rule):
         yield Case(
             "the embedding takes the head's, which loads alike", source_facts(DECLARING.replace("{keys}", turned))
         )
+
+
+def _mapped_keys(file: SourceFile, owner: ModuleClass, keys: TiedKeys) -> tuple[Edit, ...]:
+    """Return the way to map each tied name that has no source to its own; none where the file does not tell one."""
+    pairs = [
+        _pair_of(file, owner, name.replace("\\.", ".")) if name == source else (name, source)
+        for name, source in keys.pairs
+    ]
+    found = [pair for pair in pairs if pair is not None]
+    if not keys.statement or len(found) < len(pairs) or {name for name, _ in found} & {source for _, source in found}:
+        return ()
+    code = _as_mapping(keys.statement, found)
+    if code is None:
+        return ()
+    step = source_step(owner.name, code, keys.statement, file=file.path, line=keys.line)
+    return (Edit("mapped", None, True, (step,)),)
+
+
+def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
+    """Return an assignment of a list, or of a mapping, as one of a mapping, everything between its entries kept."""
+    node = ast.parse(statement).body[0]
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, (ast.List, ast.Tuple, ast.Set, ast.Dict)):
+        return None
+    entries = node.value.values if isinstance(node.value, ast.Dict) else node.value.elts
+    if len(entries) != len(pairs):
+        return None
+    text, starts = statement.encode(), [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def span(part: ast.expr) -> tuple[int, int]:
+        last, end = part.end_lineno or part.lineno, part.end_col_offset or 0
+        return starts[part.lineno - 1] + part.col_offset, starts[last - 1] + end
+
+    start, end = span(node.value)
+    if text[start : start + 1] not in b"[({":
+        return None
+    made, at = text[:start] + b"{", start + 1
+    for part, (name, source) in zip(entries, pairs, strict=True):
+        first, last = span(part)
+        quote = "'" if text[first:last].rstrip().endswith(b"'") else '"'
+        key = "" if isinstance(node.value, ast.Dict) else f"{quote}{name}{quote}: "
+        made, at = made + text[at:first] + f"{key}{quote}{source}{quote}".encode(), last
+    rest = text[at : end - 1]
+    if isinstance(node.value, ast.Tuple) and len(pairs) == 1 and rest.strip() == b"," and b"\n" not in rest:
+        rest = b""
+    return (made + rest + b"}" + text[end:]).decode()
+
+
+def _pair_of(file: SourceFile, owner: ModuleClass, listed: str) -> tuple[str, str] | None:
+    """Return the full name of a listed one (4.x searched for it anywhere in a name) and the source of its tensor."""
+    built = dict((*owner.built, *owner.parts))
+    for target, source in islice(_ties_under(file, owner), MOST):
+        if target == listed or target.endswith(f".{listed}"):
+            return target, source
+    output = _told_path(file, owner, "get_output_embeddings") or ("lm_head" if "lm_head" in built else "")
+    table = _told_path(file, owner, "get_input_embeddings") or next(
+        (path for path in ("embed_tokens", "embeddings.embed_tokens", "model.embed_tokens") if path in built), ""
+    )  # in this order EmbeddingAccessMixin of transformers 5.23 looks; then it asks the inner model's own getter
+    known = {one.name: one for one in file.classes}
+    if not table:
+        held = {path: known.get(name.rpartition(".")[2]) for path, name in owner.built}
+        inner = {path: _told_path(file, one, "get_input_embeddings") for path, one in held.items() if one is not None}
+        told = [f"{path}.{name}" for path, name in inner.items() if name]
+        table = told[0] if len(told) == 1 else ""
+    wrapper = known.get(class_of_path(owner, table))  # an `embed_tokens` that holds the table, and is none itself
+    if wrapper is not None and not any("Embedding" in base for base in wrapper.lineage):
+        return None
+    if output and table and output != table and f".{output}.weight".endswith(f".{listed}"):
+        return f"{output}.weight", f"{table}.weight"
+    return None
+
+
+def _told_path(file: SourceFile, owner: ModuleClass, getter: str, depth: int = 0) -> str:
+    """Return the path that a getter of a class, or of a base in the file, returns; empty where that is not seen."""
+    known = {one.name: one for one in file.classes}
+    line = [owner, *(known[base] for base in owner.lineage if base in known)]
+    method = next((method for one in line if (method := one.method(getter))), None)
+    path = method.returns if method is not None else ""
+    if path.endswith(f"{getter}()") and depth < DEPTH:
+        inner = path.removesuffix(f".{getter}()")
+        held = known.get(class_of_path(owner, inner))
+        told = _told_path(file, held, getter, depth + 1) if held and inner != path else ""
+        return f"{inner}.{told}" if told else ""
+    return path
+
+
+def _ties_under(file: SourceFile, owner: ModuleClass, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield target and source of each parameter that a class of the file, or a part of it, takes from another."""
+    known = {one.name: one for one in file.classes}
+    built = dict((*owner.built, *owner.parts))
+    for event in (e for method in owner.methods for e in method.events if e.kind == "share"):
+        if all(path in built or module_of(path) in built for path in (event.target, event.source)):
+            yield event.target, event.source
+    for path, name in owner.built:
+        part = known.get(name.rpartition(".")[2])
+        if part is not None and depth < DEPTH:
+            yield from ((f"{path}.{a}", f"{path}.{b}") for a, b in _ties_under(file, part, depth + 1))

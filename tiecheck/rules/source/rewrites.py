@@ -5,24 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterator
-from itertools import islice
 
 from tiecheck.records.edits import Edit, Step, source_step
-from tiecheck.records.source import Event, LooseCall, Method, ModuleClass, SourceFile, TiedKeys
-from tiecheck.rules.source.sightings import class_of_path, module_of
+from tiecheck.records.source import Event, LooseCall, Method, ModuleClass, SourceFile
+from tiecheck.rules.source.sightings import class_of_path, derives_from_theirs, module_of
 
 KNOWN = frozenset({"F", "torch", "nn", "math", "float", "int", "len"})
 """Names that mean the same in a method as in a constructor."""
 
-MOST = 1_000
-"""Ties of a class and its parts that are looked at."""
-
 MORE = "its line does more than this one thing, or is written in a way that is not edited."
 """The reason why a line that is wrong has no edit."""
-
-DEPTH = 3
-"""Classes of the file that are looked through within one another for what they build and tie."""
 
 
 def _edit(choice: str, *steps: Step, when: str | None = None, safe: bool = True) -> tuple[Edit, ...]:
@@ -30,9 +22,11 @@ def _edit(choice: str, *steps: Step, when: str | None = None, safe: bool = True)
 
 
 def shared_instead(file: SourceFile, owner: ModuleClass, event: Event, *, safe: bool) -> tuple[Edit, ...]:
-    """Return the way to assign the parameter itself."""
+    """Return the way to assign the parameter itself, or to leave that to the library where the class maps the two."""
     if not event.sides or not event.sides[0].endswith(".weight"):
         return ()
+    if gone := _gone_for_the_library(file, owner, event):
+        return _edit("declared", gone, safe=safe)
     code = " = ".join(event.sides)
     return _edit("shared", source_step(owner.name, code, event.statement, file=file.path, line=event.line), safe=safe)
 
@@ -41,6 +35,9 @@ def unaliased(file: SourceFile, owner: ModuleClass, event: Event) -> tuple[Edit,
     """Return the ways to share a weight where its module was: sure where a linear layer stands there before."""
     if not event.sides:
         return ()
+    weights = event._replace(target=f"{event.target}.weight", source=f"{event.source}.weight")
+    if (gone := _gone_for_the_library(file, owner, weights)) and "Linear" in class_of_path(owner, event.target):
+        return _edit("declared", gone)
     code = " = ".join(f"{side}.weight" for side in event.sides)
     step = source_step(owner.name, code, event.statement, file=file.path, line=event.line)
     if "Linear" in class_of_path(owner, event.target):
@@ -89,7 +86,12 @@ def begun_at_end(file: SourceFile, owner: ModuleClass, begun: Method) -> tuple[E
 
 
 def moved_behind(file: SourceFile, owner: ModuleClass, tie: Event, made: list[Event]) -> tuple[Edit, ...]:
-    """Return the way to move a tie behind the last statement that makes a member again, within one block."""
+    """Return the way to move a tie behind the last statement that makes a member again, within one block.
+
+    Where the class maps the two and `post_init()` ties them, the statement goes.
+    """
+    if gone := _gone_for_the_library(file, owner, tie):
+        return _edit("declared", gone)
     last = made[-1]
     homes = [_home(owner, event) for event in (tie, last)]
     if homes[0] is None or homes[0] != homes[1] or not last.statement or any(e.branch != tie.branch for e in made):
@@ -110,13 +112,20 @@ def _home(owner: ModuleClass, event: Event) -> Method | None:
 
 def declared_instead(file: SourceFile, owner: ModuleClass, tie: Event) -> tuple[Edit, ...]:
     """Return the way to leave a tie to `post_init()`, which makes those that the class maps."""
+    gone = _gone_for_the_library(file, owner, tie)
+    return _edit("declared", gone, when="config.tie_word_embeddings is to decide") if gone else ()
+
+
+def _gone_for_the_library(file: SourceFile, owner: ModuleClass, tie: Event) -> Step | None:
+    """Return the step that takes out a statement, under no condition, for the tie that `post_init()` makes anyway."""
     begun = owner.method("__init__")
     keys = owner.keys.pairs if owner.keys is not None and owner.keys.form == "mapping" else ()
     ends = begun is not None and any(name.rpartition(".")[2] == "post_init" for name in begun.calls)
-    if not tie.statement or not ends or (tie.target, tie.source) not in keys:
-        return ()
-    gone = source_step(owner.name, None, tie.statement, file=file.path, line=tie.line)
-    return _edit("declared", gone, when="config.tie_word_embeddings is to decide")
+    within = begun is not None and not tie.branch and begun.line <= tie.line
+    mapped = not {(tie.target, tie.source), (tie.source, tie.target)}.isdisjoint(keys)
+    if not tie.statement or not ends or not within or not mapped or not derives_from_theirs(file, owner):
+        return None
+    return source_step(owner.name, None, tie.statement, file=file.path, line=tie.line)
 
 
 def tied_again(file: SourceFile, call: LooseCall, ties: tuple[Event, ...]) -> tuple[Edit, ...]:
@@ -195,91 +204,3 @@ def called_by_5(file: SourceFile, owner: ModuleClass, method: Method) -> tuple[E
         owner.name, "super().tie_weights(**kwargs)", inner, file=file.path, line=method.line + calls[0] - 1
     )
     return _edit("passed", whole, on)
-
-
-def mapped_keys(file: SourceFile, owner: ModuleClass, keys: TiedKeys) -> tuple[Edit, ...]:
-    """Return the way to map each tied name that has no source to its own; none where the file does not tell one."""
-    pairs = [
-        _pair_of(file, owner, name.replace("\\.", ".")) if name == source else (name, source)
-        for name, source in keys.pairs
-    ]
-    found = [pair for pair in pairs if pair is not None]
-    if not keys.statement or len(found) < len(pairs) or {name for name, _ in found} & {source for _, source in found}:
-        return ()
-    code = _as_mapping(keys.statement, found)
-    if code is None:
-        return ()
-    return _edit("mapped", source_step(owner.name, code, keys.statement, file=file.path, line=keys.line))
-
-
-def _as_mapping(statement: str, pairs: list[tuple[str, str]]) -> str | None:
-    """Return an assignment of a list, or of a mapping, as one of a mapping, everything between its entries kept."""
-    node = ast.parse(statement).body[0]
-    if not isinstance(node, ast.Assign) or not isinstance(node.value, (ast.List, ast.Tuple, ast.Set, ast.Dict)):
-        return None
-    entries = node.value.values if isinstance(node.value, ast.Dict) else node.value.elts
-    if len(entries) != len(pairs):
-        return None
-    text, starts = statement.encode(), [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-
-    def span(part: ast.expr) -> tuple[int, int]:
-        last, end = part.end_lineno or part.lineno, part.end_col_offset or 0
-        return starts[part.lineno - 1] + part.col_offset, starts[last - 1] + end
-
-    start, end = span(node.value)
-    if text[start : start + 1] not in b"[({":
-        return None
-    made, at = text[:start] + b"{", start + 1
-    for part, (name, source) in zip(entries, pairs, strict=True):
-        first, last = span(part)
-        quote = "'" if text[first:last].rstrip().endswith(b"'") else '"'
-        key = "" if isinstance(node.value, ast.Dict) else f"{quote}{name}{quote}: "
-        made, at = made + text[at:first] + f"{key}{quote}{source}{quote}".encode(), last
-    rest = text[at : end - 1]
-    if isinstance(node.value, ast.Tuple) and len(pairs) == 1 and rest.strip() == b"," and b"\n" not in rest:
-        rest = b""
-    return (made + rest + b"}" + text[end:]).decode()
-
-
-def _pair_of(file: SourceFile, owner: ModuleClass, listed: str) -> tuple[str, str] | None:
-    """Return the full name of a listed one (4.x searched for it anywhere in a name) and the source of its tensor."""
-    built = dict((*owner.built, *owner.parts))
-    for target, source in islice(_ties_under(file, owner), MOST):
-        if target == listed or target.endswith(f".{listed}"):
-            return target, source
-    output = _told_path(file, owner, "get_output_embeddings") or ("lm_head" if "lm_head" in built else "")
-    table = _told_path(file, owner, "get_input_embeddings") or next(
-        (path for path in ("embed_tokens", "embeddings.embed_tokens", "model.embed_tokens") if path in built), ""
-    )  # in this order EmbeddingAccessMixin of transformers 5.23 looks
-    if output and table and output != table and f".{output}.weight".endswith(f".{listed}"):
-        return f"{output}.weight", f"{table}.weight"
-    return None
-
-
-def _told_path(file: SourceFile, owner: ModuleClass, getter: str, depth: int = 0) -> str:
-    """Return the path that a getter of a class, or of a base in the file, returns; empty where that is not seen."""
-    known = {one.name: one for one in file.classes}
-    line = [owner, *(known[base] for base in owner.lineage if base in known)]
-    method = next((method for one in line if (method := one.method(getter))), None)
-    path = method.returns if method is not None else ""
-    if path.endswith(f"{getter}()") and depth < DEPTH:
-        inner = path.removesuffix(f".{getter}()")
-        held = known.get(class_of_path(owner, inner))
-        told = _told_path(file, held, getter, depth + 1) if held and inner != path else ""
-        return f"{inner}.{told}" if told else ""
-    return path
-
-
-def _ties_under(file: SourceFile, owner: ModuleClass, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield target and source of each parameter that a class of the file, or a part of it, takes from another."""
-    known = {one.name: one for one in file.classes}
-    built = dict((*owner.built, *owner.parts))
-    for event in (e for method in owner.methods for e in method.events if e.kind == "share"):
-        if all(path in built or module_of(path) in built for path in (event.target, event.source)):
-            yield event.target, event.source
-    for path, name in owner.built:
-        part = known.get(name.rpartition(".")[2])
-        if part is not None and depth < DEPTH:
-            yield from ((f"{path}.{a}", f"{path}.{b}") for a, b in _ties_under(file, part, depth + 1))
