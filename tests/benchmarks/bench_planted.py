@@ -346,13 +346,21 @@ def beside() -> SourceFile | None:
     return parse_source(path.read_bytes(), "llama.py")
 
 
+def parses(text: str) -> bool:
+    """Tell whether a planted text is Python: a call within a call may be taken apart by the pattern of an idiom."""
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
+
+
 def drawn(name: str, every: list[Place], each: int, seed: int) -> Iterator[tuple[Place, str, int]]:
     """Some places with an idiom planted into them: the place, the text with the fault, and its line."""
     rng = random.Random(f"{seed} {name}")
     for place in rng.sample(every, len(every)):
         made = IDIOMS[name][1](place, rng) if each else None
-        if made is not None:
-            ast.parse(made[0])
+        if made is not None and parses(made[0]):
             each -= 1
             yield place, *made
 

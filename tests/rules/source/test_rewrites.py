@@ -8,7 +8,8 @@ import random
 import pytest
 
 from tiecheck.records.source import SourceFile
-from tiecheck.rules.source.rewrites import mapped_keys, one_each, renamed
+from tiecheck.rules.source.keys import mapped_keys
+from tiecheck.rules.source.rewrites import one_each, renamed
 from tiecheck.rules.source.sightings import source_facts
 
 CLASS = """

@@ -63,7 +63,7 @@ class ListTiedWeightsKeys(Rule):
                     "AttributeError: 'list' object has no attribute 'keys' where the flag is true.",
                     f"what {' and '.join(names)} is tied to is not told in the file, and a mapping has to name it.",
                     "a list",
-                    _mapped_keys(file, owner, owner.keys),
+                    mapped_keys(file, owner, owner.keys),
                 )
 
     @staticmethod
@@ -179,7 +179,7 @@ class SelfMappedTieKey(Rule):
                             f"{owner.name}._tied_weights_keys maps {name} to itself, which ties nothing.",
                             f"what {name} is tied to is not told in the file, and the mapping has to name it.",
                             "name and source are one",
-                            _mapped_keys(file, owner, keys),
+                            mapped_keys(file, owner, keys),
                         )
 
     @staticmethod
@@ -195,7 +195,7 @@ class SelfMappedTieKey(Rule):
         )
 
 
-def _mapped_keys(file: SourceFile, owner: ModuleClass, keys: TiedKeys) -> tuple[Edit, ...]:
+def mapped_keys(file: SourceFile, owner: ModuleClass, keys: TiedKeys) -> tuple[Edit, ...]:
     """Return the way to map each tied name that has no source to its own; none where the file does not tell one."""
     pairs = [
         _pair_of(file, owner, name.replace("\\.", ".")) if name == source else (name, source)
