@@ -61,8 +61,9 @@ def main() -> None:
             return step_of(model)
 
     report("training step under a guard", ratio(guarded_step, lambda: step_of(model)), 1.05)
-    mapped, cast = "250 MB, mapped into memory", "500 MB of bfloat16, as float32"
-    for words, width, stored, rounds in ((mapped, 512, torch.float32, 31), (cast, 1024, torch.bfloat16, 9)):
+    mapped, cast, real = "250 MB, mapped into memory", "500 MB of bfloat16, as float32", "2 GB of bfloat16, as float32"
+    sizes = ((mapped, 512, torch.float32, 31), (cast, 1024, torch.bfloat16, 9), (real, 2048, torch.bfloat16, 7))
+    for words, width, stored, rounds in sizes:
         with tempfile.TemporaryDirectory() as folder:
             llama(24, width, 16384).to(stored).save_pretrained(folder)
             load, guarded = loads_of(folder, model)

@@ -123,8 +123,13 @@ def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not _open or (watching is _draw and not _concerns(args[0] if args else kwargs.get("tensor"))):
-            return original(*args, **kwargs)
+        if watching is _draw:  # a load comes here for every layer that it builds
+            first = id(args[0] if args else kwargs.get("tensor"))
+            for watcher in _open:
+                if first in watcher.tensors or first in watcher.modules:
+                    break
+            else:
+                return original(*args, **kwargs)
         with watching(args[0] if args and isinstance(args[0], nn.Module) else None, name):
             return original(*args, **kwargs)
 
@@ -134,11 +139,6 @@ def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
 
     setattr(owner, name, staticmethod(call) if isinstance(held, staticmethod) else call)
     _put_back.append(put_back)
-
-
-def _concerns(first: object) -> bool:
-    """Tell whether what is drawn anew is a tied tensor, or a module with one in it."""
-    return any(id(first) in watcher.tensors or id(first) in watcher.modules for watcher in _open)
 
 
 def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:
