@@ -163,8 +163,8 @@ def _read(
     model, groups = facts.get("model_config"), facts.get("groups")
     if isinstance(groups, Unknown) or isinstance(model, Unknown):
         return Unknown(f"of its base {place} nothing can be told: {_reason(groups, model)}")
-    known = facts.get("architecture")
-    return AdapterBase(place, model.class_name, model.model_type, groups, known.head, known.known)
+    known, stored = facts.get("architecture"), facts.known("checkpoint")
+    return AdapterBase(place, model.class_name, model.model_type, groups, known.head, known.known, stored)
 
 
 def _gguf_source(place: str, config: Config, opened: Callable[[Target, Config], Facts]) -> GgufSource | Unknown:

@@ -39,6 +39,8 @@ class AdapterBase(Record):
     """The class's head; None for a class without one, or one that the table does not have."""
     known: bool
     """True where the tie table has the class."""
+    checkpoint: Checkpoint | None = None
+    """What it stores; None where that was not read."""
 
 
 Change = Literal["added", "copied", "tokens"]

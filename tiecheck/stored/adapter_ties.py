@@ -27,11 +27,15 @@ ENSURED = {"embed_tokens", "lm_head"}
 def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> AdapterTies | Unknown:
     """Return what an adapter does to each tie of its base; `values` lets bytes be read, to compare copies."""
     names = tuple(name.removeprefix(PREFIX) for name in adapter.checkpoint.names() if _of_module(adapter, name))
+    if adapter.kind == "LORA" and (why := next(_refusals(adapter, base, names), None)) is not None:
+        return Unknown(why)
     found = []
     for group in base.groups:
         modules = {name: module for name in group.names if (module := _module(name, names)) is not None}
         ways = ((name, _way(adapter, module, names)) for name, module in modules.items())
-        met = tuple((name, way) for name, way in ways if way is not None)
+        met = tuple(
+            (n, way) for n, way in ways if way and not (way == "added" and values and _idle(adapter, modules[n]))
+        )
         if not met:
             continue
         if group.declared is None or (group.declared and group.stored in {"separate", "storage", "unknown"}):
@@ -48,6 +52,45 @@ def adapter_ties(adapter: Adapter, base: AdapterBase, *, values: bool) -> Adapte
         told = (_module(f"{word}.weight", names) for word in HEADS)
         homeless = tuple(m for m in told if m is not None and f"{m}.weight" not in members)
     return AdapterTies(adapter, base, tuple(found), homeless, tuple(_misfits(adapter, base, names)))
+
+
+def _refusals(adapter: Adapter, base: AdapterBase, names: tuple[str, ...]) -> Iterator[str]:
+    """Yield what keeps PEFT (0.21) from loading the adapter onto this base, as far as names and shapes tell."""
+    members = {name.removesuffix(".weight") for group in base.groups for name in group.names}
+    pairs = {name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")} - members
+    tensors = base.checkpoint.tensor if base.checkpoint is not None else lambda _name: None
+    parts = {part for name in base.checkpoint.names() for part in name.split(".")} if base.checkpoint else set()
+    if parts and pairs and parts.isdisjoint(module.rpartition(".")[2] for module in pairs):
+        yield f"its base stores none of the modules that the adapter has weights of, {min(pairs)} the first"
+    for module in sorted(pairs):
+        weight = tensors(f"{module}.weight")
+        a, b = (adapter.checkpoint.tensor(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
+        if weight is None or a is None or b is None or not weight.dtype.startswith(("float", "bfloat")):
+            continue
+        shapes = weight.shape, a.shape, b.shape
+        if all(len(shape) == 2 for shape in shapes) and weight.shape not in _fits(a.shape[1], b.shape[0]):
+            size = [b.shape[0], a.shape[1]]
+            yield f"{module} is {list(weight.shape)} in the base, and the update of it is for {size}: PEFT refuses it"
+    for group in base.groups:
+        modules = [name.removesuffix(".weight") for name in group.names]
+        asked = [m for m in modules if any(f".{m}".endswith(f".{word}") for word in adapter.saved)]
+        if asked and not any(_module(name, names) for name in group.names):
+            yield f"adapter_config.json names {asked[0]} as trained whole, and the file lacks it: PEFT raises"
+
+
+def _fits(columns: int, rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (rows, columns), (columns, rows)  # of a Linear, and of a Conv1D
+
+
+def _idle(adapter: Adapter, module: str) -> bool:
+    """Tell whether the update of a module is nothing: one of its two matrices is as LoRA makes it, all zeros."""
+    ends = ("lora_B.weight", "lora_embedding_A")
+    tensors = [t for end in ends if (t := adapter.checkpoint.tensor(f"{PREFIX}{module}.{end}")) is not None]
+    scaled = any(name.startswith(f"{PREFIX}{module}.lora_magnitude") for name in adapter.checkpoint.names())
+    if scaled or not tensors or adapter.checkpoint.remote is not None:
+        return False
+    found = compare_bytes(adapter.checkpoint, (tensors[0],))
+    return not isinstance(found, Unknown) and found.constant
 
 
 ROWS = {"weight": 0, "base_layer.weight": 0, "lora_B.weight": 0, "lora_embedding_A": 1}

@@ -14,7 +14,14 @@ from peft import IA3Config, LoraConfig, OFTConfig, PeftModel, PromptTuningConfig
 from peft_refusals import skip_what_peft_refuses
 from rule_failures import llama
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM, LlamaModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 
 import tiecheck
 from tiecheck.errors import TargetError
@@ -248,3 +255,49 @@ def test_a_base_given_to_what_is_no_adapter_is_an_error(models: Path, tmp_path: 
         (report,) = tiecheck.check(models / "llama-healthy-tied", base=str(base)).targets
         assert report.status == "error"
         assert "--base is for adapters" in report.errors[0].message
+
+
+def refused(base: Path, adapter: Path) -> bool:
+    try:
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    except (KeyError, RuntimeError, ValueError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("case", ["fits", "narrow", "other-class", "copy-gone", "resized"])
+def test_an_adapter_that_peft_refuses_is_no_pass(case: str, bases: dict[bool, Path], tmp_path: Path) -> None:
+    base, config = bases[True], LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    trained(base, tmp_path / "adapter", config)
+    if case == "narrow":
+        sizes = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1}
+        LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=True)).save_pretrained(
+            tmp_path
+        )
+    elif case == "other-class":
+        GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    elif case == "resized":
+        grown = LlamaForCausalLM.from_pretrained(base)
+        grown.resize_token_embeddings(80)
+        grown.save_pretrained(tmp_path)
+    elif case == "copy-gone":
+        file = tmp_path / "adapter" / "adapter_model.safetensors"
+        save_file({n: t for n, t in load_file(file).items() if "lm_head" not in n}, file)
+    base = base if case in ("fits", "copy-gone") else tmp_path
+    (report,) = tiecheck.check(tmp_path / "adapter", base=str(base)).targets
+    assert (report.status == "pass") is not refused(base, tmp_path / "adapter"), (report.status, report.reason)
+    assert (case == "fits") is (report.status == "pass")
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+@pytest.mark.parametrize("moved", [True, False])
+def test_an_update_of_zeros_changes_nothing(
+    *, moved: bool, target: str, bases: dict[bool, Path], tmp_path: Path
+) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj", target], task_type="CAUSAL_LM")
+    if moved:
+        trained(bases[True], tmp_path, config)
+    else:
+        get_peft_model(LlamaForCausalLM.from_pretrained(bases[True]), config).save_pretrained(tmp_path)
+    assert merge(LlamaForCausalLM.from_pretrained(bases[True]), tmp_path)[0] is not moved
+    assert ("TIE603" in said(tmp_path)) is moved

@@ -43,6 +43,9 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
     views = _all_or_none(ask_loaders(situations, loaders_of(), judge_for)) if situations else ()
     unproven = {group.names: reason for group in groups for reason in _unproven(config, group)}
     views = tuple(_held_back(view, unproven.get(view.names)) for view in views)
+    parts = {g.names for g in groups if g.packed and any(_in_part(config, checkpoint, name) for name in g.names)}
+    stopped: dict[str, Any] = {"outcome": "crash", "message": "a packed matrix of which a part is not stored"}
+    views = tuple(v._replace(**stopped) if v.loader == "mlx-lm" and v.names in parts else v for v in views)
     for problem in problems:
         views = tuple(_stopped(view, problem) for view in views)
     odd = next((f for f in config.flags if not isinstance(f.value, bool)), None) if config else None
@@ -53,6 +56,13 @@ def loader_views(  # noqa: PLR0913, PLR0917  # what a load hangs on
         view if view.loader == "transformers" else view._replace(outcome="unknown", message=reason, ties=None)
         for view in views
     )
+
+
+def _in_part(config: ModelConfig | None, checkpoint: Checkpoint, name: str) -> bool:
+    """Tell whether some parts of a matrix as mlx-lm packs it are stored, and others are not."""
+    form = config.data.get("quantization") if config is not None else None
+    wanted = ("weight", "scales", "biases") if isinstance(form, dict) and form.get("mode", "affine") == "affine" else ()
+    return 0 < sum(f"{name.removesuffix('weight')}{part}" in checkpoint for part in wanted) < len(wanted)
 
 
 def _all_or_none(views: tuple[LoaderView, ...]) -> tuple[LoaderView, ...]:
