@@ -1,7 +1,7 @@
 """What training frameworks leave: really made on gloo in one process where they run here, else in their names.
 
-DeepSpeed builds its operators when it starts, which takes minutes; what its recovery writes is written here by its way:
-`zero_to_fp32.py` goes by `named_parameters`, which gives a tied tensor one name (0.19, `_get_param_shapes`).
+DeepSpeed itself runs in `test_real_artefacts.py`; here its directory is in its names alone, and a recovery that gives a
+tied tensor one name is written by hand, as versions without shared parameters in their checkpoints did.
 """
 
 from __future__ import annotations
