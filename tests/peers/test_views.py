@@ -15,7 +15,6 @@ from tiecheck.peers.views.registry import MODULES, ask_tools
 from tiecheck.records.report import View
 
 COLUMNS = {
-    "A": ("accelerate", "find_tied_parameters", "0.9-0.17"),
     "B": ("accelerate", "find_tied_parameters", "0.18-0.33"),
     "C": ("accelerate", "find_tied_parameters", "0.34-"),
     "L": ("lightning", "find_shared_parameters", "2.6"),

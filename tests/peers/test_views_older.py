@@ -20,8 +20,8 @@ from tiecheck.peers.views.registry import ask_tools
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-FINDERS: dict[str, str] = {"0.17.1": "0.9-0.17", "0.33.0": "0.18-0.33", "0.34.2": "0.34-", "1.2.1": "0.34-"}
-CHECKS: dict[str, str] = {"0.20.3": "0.20", "0.33.0": "0.21-1.6", "1.2.1": "0.21-1.6", "1.6.0": "0.21-1.6"}
+FINDERS: dict[str, str] = {"0.33.0": "0.18-0.33", "0.34.2": "0.34-", "1.2.1": "0.34-"}
+CHECKS: dict[str, str] = {"0.33.0": "0.21-1.6", "1.2.1": "0.21-1.6", "1.6.0": "0.21-1.6"}
 NEEDED = {
     "FindTiedParametersResult",
     "_get_named_modules",

@@ -24,7 +24,7 @@ FIND = "find_tied_parameters"
 
 
 def recursive(model: nn.Module, known=None, prefix: str = "", result=None) -> dict[str, list[str]]:
-    """`find_tied_parameters` as accelerate 0.33.0 has it; 0.17.1 keeps the last of each list."""
+    """`find_tied_parameters` as accelerate 0.33.0 has it."""
     result = {} if result is None else result
     if known is None:
         known = dict(model.named_parameters())
@@ -68,7 +68,6 @@ def test_any_graph_is_seen_as_the_tools_see_it(model):
     views = ask_tools(model)
     theirs = recursive(model)
     assert groups(views, "0.18-0.33") == tuple(sorted(tuple(sorted({k, *names})) for k, names in theirs.items()))
-    assert groups(views, "0.9-0.17") == tuple(sorted(tuple(sorted((k, names[-1]))) for k, names in theirs.items()))
     by_id: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         by_id.setdefault(id(parameter), []).append(name)
@@ -105,7 +104,7 @@ def test_a_chain_of_doublings_is_counted_not_walked(siblings):
     for view in views:
         if view.says is not None:
             continue
-        if siblings and view.algorithm in {"0.9-0.17", "0.18-0.33"}:
+        if siblings and view.algorithm == "0.18-0.33":
             assert (view.error, view.groups) == (None, ())  # `named_children` lists a sibling once
         else:
             assert not view.ran

@@ -157,7 +157,7 @@ def _may_warn(live: LiveModel) -> bool:
     """Return whether any version of accelerate may say that nothing is tied, and be worth a word.
 
     It says so of a `PreTrainedModel` in which it finds no tie at all. Every version finds one Parameter in two modules
-    that are not one. Of a model that nobody wants tied 0.20 alone says it, of every one, by a slip.
+    that are not one.
     """
     if live.library is None:
         return False

@@ -1,7 +1,7 @@
 """accelerate, which plans for a live module and asks no checkpoint: here so that `--for` can name its versions.
 
-What each of its three algorithms sees is in `tiecheck/peers/views/accelerate.py`; rules on the live module say which of
-them miss a tie (0.9.0 to 1.15.0, executed from the wheels).
+What each of its two algorithms sees is in `tiecheck/peers/views/accelerate.py`; rules on the live module say which of
+them miss a tie (0.18.0 to 1.15.0, executed from the wheels).
 """
 
 from tiecheck.peers.loaders.loader_rules import Loader
@@ -12,7 +12,7 @@ class Releases(Record):
     """Releases in a row that have one algorithm."""
 
     versions: str
-    """The range in words: `0.18-0.33`, `0.34-`, `0.20`."""
+    """The range in words: `0.18-0.33`, `0.34-`."""
     since: tuple[int, int]
     """The first release that has it."""
     until: tuple[int, int] | None
@@ -20,14 +20,12 @@ class Releases(Record):
 
 
 FINDERS = (
-    Releases("0.9-0.17", (0, 9), (0, 18)),
     Releases("0.18-0.33", (0, 18), (0, 34)),
     Releases("0.34-", (0, 34), None),
 )
-"""The algorithms of `find_tied_parameters`. Those before the last do not see an alias among siblings."""
+"""The algorithms of `find_tied_parameters`. The first does not see an alias among siblings."""
 
 CONFIG_CHECKS = (
-    Releases("0.20", (0, 20), (0, 21)),
     Releases("0.21-1.6", (0, 21), (1, 7)),
     Releases("1.7-", (1, 7), None),
 )
@@ -37,7 +35,6 @@ CLEANER = Releases("0.25-", (0, 25), None)
 """The one algorithm of `clean_state_dict_for_safetensors`."""
 
 WARNERS = (
-    ("0.20", "0.20", "0.18-0.33"),
     ("0.21-0.33", "0.21-1.6", "0.18-0.33"),
     ("0.34-1.6", "0.21-1.6", "0.34-"),
     ("1.7-", "1.7-", "0.34-"),

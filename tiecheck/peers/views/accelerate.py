@@ -1,7 +1,7 @@
-"""accelerate: three ways of `find_tied_parameters`, three of the config check, and what its saver drops.
+"""accelerate: two ways of `find_tied_parameters`, two of the config check, and what its saver drops.
 
-From the wheels 0.9.0 to 1.15.0, function by function; `accelerate/utils/modeling.py` and `utils/other.py`. The
-functions of 0.17.1, 0.33.0, 0.34.2 and 1.2.1 are run against these in the slow tests, 1.15.0 in every run of them.
+From the wheels 0.18.0 to 1.15.0, function by function; `accelerate/utils/modeling.py` and `utils/other.py`. The
+functions of 0.33.0, 0.34.2 and 1.2.1 are run against these in the slow tests, 1.15.0 in every run of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,6 @@ COMPARISONS = 100_000_000
 """Pairs of parameters that the installed accelerate is let compare: it takes some seconds for so many."""
 
 CLEAN = "clean_state_dict_for_safetensors"
-
-
-def _overwriting(sight: WalkedModule) -> ToolAnswer:
-    """Keep the last alias alone, by `result[kept] = alias` (0.9 to 0.17.1)."""
-    return ToolAnswer(ordered_groups((names[0], names[-1]) for names in sight.again))
 
 
 def _appending(sight: WalkedModule) -> ToolAnswer:
@@ -62,15 +57,6 @@ def _elsewhere(model: Any, config: Any) -> bool:
     """Return the terms that no transformers 5.23 model meets: encoder tied to decoder, a module with `_tie_weights`."""
     both = getattr(config, "is_encoder_decoder", False) and getattr(config, "tie_encoder_decoder", False)
     return bool(both) or any(hasattr(module, "_tie_weights") for module in model.modules())
-
-
-def _stray_comma(sight: WalkedModule) -> ToolAnswer:
-    """Say yes for every model: `(... and False),` is a tuple of one, and true (0.20.0 to 0.20.3)."""
-    model: Any = sight.module
-    if not _pretrained(model):
-        return ToolAnswer(says=False)
-    _word_embedding(model, getattr(model, "config", None))  # asked first, and may raise
-    return ToolAnswer(says=True)
 
 
 def _top_level(sight: WalkedModule) -> ToolAnswer:
@@ -119,15 +105,11 @@ def _cleaned(sight: WalkedModule) -> ToolAnswer:
 PEERS = (
     *(
         ToolFunction("accelerate", FIND, releases.versions, look, run, releases.since, releases.until)
-        for releases, look, run in zip(
-            FINDERS, (_overwriting, _appending, one_object), (None, None, _run_find), strict=True
-        )
+        for releases, look, run in zip(FINDERS, (_appending, one_object), (None, _run_find), strict=True)
     ),
     *(
         ToolFunction("accelerate", CHECK, releases.versions, look, run, releases.since, releases.until)
-        for releases, look, run in zip(
-            CONFIG_CHECKS, (_stray_comma, _top_level, _text_config), (None, _run_check, _run_check), strict=True
-        )
+        for releases, look, run in zip(CONFIG_CHECKS, (_top_level, _text_config), (_run_check, _run_check), strict=True)
     ),
     ToolFunction("accelerate", CLEAN, CLEANER.versions, run=_cleaned, since=CLEANER.since),
 )
