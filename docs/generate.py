@@ -20,6 +20,7 @@ import tempfile
 import tomllib
 import types
 from collections.abc import Mapping
+from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -258,14 +259,20 @@ def symptoms_page() -> str:
     for one in read_symptoms():
         codes = [code for code in one.codes.split() if code in INDEX]
         links = " ".join(f"[{code}](rules.md#{code.lower()}-{rule_of(code).name})" for code in codes)
-        says = one.says.replace("|", "\\|")
-        rows.append(f"| {f'`` {says} ``' if '`' in says else f'`{says}`'} | {links} | {one.when} |")
+        rows.append(f"| {code_cell(one.says)} | {links} | {one.when} |")
     head = (
         '# Symptoms\n\n`tiecheck rule "a pasted message"` looks here, and in the texts of the rules; `...` varies. '
         "A symptom in plain words\n(`tiecheck rule random head`) leads to rules as well."
     )
-    table = "\n".join(["| you saw | rules | |", "|---|---|---|", *rows])
+    table = "\n".join(["| you saw | rules | what to know |", "|---|---|---|", *rows])
     return f"{HEAD}{head}\n\n{table}\n"
+
+
+def code_cell(text: str) -> str:
+    """Return code as it stands in a table; a backslash before a `|` is shown by some renderers."""
+    if "|" in text:
+        return f"<code>{escape(text).replace('|', '&#124;')}</code>"
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def failures_page() -> str:
@@ -447,7 +454,7 @@ def rooms_table() -> str:
 
 def layouts_table() -> str:
     """Return the layouts that are named and not read, with the sign that each is known by."""
-    rows = [f"| {one.what} | `{one.sign.replace('|', chr(92) + '|')}` | {one.way} |" for one in LAYOUTS]
+    rows = [f"| {one.what} | {code_cell(one.sign)} | {one.way} |" for one in LAYOUTS]
     return "\n".join(["| what it is | a name in it matches | what makes a checkpoint of it |", "|---|---|---|", *rows])
 
 

@@ -186,10 +186,12 @@ def _told_progress(reports: Iterable[TargetReport], targets: tuple[str, ...], st
     import time
     from threading import Event, Thread
 
-    ended, begin, count = Event(), time.monotonic(), 0
+    ended, begin, count, told = Event(), time.monotonic(), 0, False
 
     def tell() -> None:
+        nonlocal told
         while not ended.wait(TICK):
+            told = True
             name = shown(targets[count])[-50:] if count < len(targets) else ""
             which = f"{count + 1}/{len(targets)} {name}" if name else f"{count} done"
             click.echo(f"\r\x1b[K{which}, {time.monotonic() - begin:.0f} s", err=True, nl=False)
@@ -202,7 +204,7 @@ def _told_progress(reports: Iterable[TargetReport], targets: tuple[str, ...], st
     finally:
         ended.set()
         teller.join()
-        click.echo("\r\x1b[K", err=True, nl=False)
+        click.echo("\r\x1b[K" if told else "", err=True, nl=False)
 
 
 def tell_left_fixes(targets: tuple[str, ...]) -> None:
