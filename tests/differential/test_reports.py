@@ -8,6 +8,7 @@ import pytest
 import transformers
 from click.testing import CliRunner
 from reported import ROWS, Row, causal
+from reported_classes import CLASS_ROWS
 
 import tiecheck
 from tiecheck.cli.main import cli
@@ -21,7 +22,7 @@ def judged(row: Row, where: Path) -> TargetReport:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.ident)
+@pytest.mark.parametrize("row", [*ROWS, *CLASS_ROWS], ids=lambda row: row.ident)
 def test_what_is_said_is_what_is_true(row: Row, tmp_path: Path) -> None:
     report = judged(row, tmp_path)
     assert report.status in row.status.split("|"), report.reason
