@@ -326,13 +326,11 @@ def test_a_contract_is_heard_by_what_fsdp_makes_of_a_class() -> None:
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The records that the Python door hands to the engine."""
-    import tiecheck.engine.run
+    from tiecheck.engine import options
 
     seen: list[Config] = []
-    real = tiecheck.engine.run.run
-    monkeypatch.setattr(
-        tiecheck.engine.run, "run", lambda targets, config: seen.append(config) or real(targets, config)
-    )
+    real = options.run
+    monkeypatch.setattr(options, "run", lambda targets, config: seen.append(config) or real(targets, config))
     return seen
 
 
