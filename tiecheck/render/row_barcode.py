@@ -21,7 +21,8 @@ def row_barcode(tie: TieEntry) -> Picture | None:
     bands = tie.rows_apart
     rows = tie.shape[0] if tie.shape else len(bands)
     wide = ACROSS / len(bands)
-    parts = [label(LEFT, 16, f"rows of {shortened(' and '.join(tie.names[:2]), 48)} that differ, and by how much")]
+    compared = " and ".join(shortened(name, 22) for name in (tie.stored_names or tie.names)[:2])
+    parts = [label(LEFT, 16, f"rows of {compared} that differ, and by how much")]
     for i, mark in enumerate(bands):
         first, last = -(-i * rows // len(bands)), -(-(i + 1) * rows // len(bands)) - 1
         told = MEANING.get(mark) or f"differ, by up to {mark}/9 of the largest difference"
