@@ -72,6 +72,8 @@ def drawn_cases(count: int) -> list[Case]:
         Case("DebertaV2ForMaskedLM", "deberta-v2", (), (Wrapped("deberta."), SetKey("hidden_size", 65))),
         Case("Ernie4_5_MoeForCausalLM", "ernie4_5_moe", (("num_hidden_layers", 1),)),
         Case("FSMTForConditionalGeneration", "fsmt", (), (Stored(0, ("model.encoder.embed_tokens.weight",)),)),
+        Case("MllamaForCausalLM", "mllama"),
+        Case("SeamlessM4Tv2ForTextToText", "seamless_m4t_v2", (), (SetKey("tie_word_embeddings", value=False),)),
     ]
     return cases
 

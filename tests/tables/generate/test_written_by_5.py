@@ -44,3 +44,23 @@ def test_another_size_has_no_remedy(written: Path) -> None:
     name = next(iter(shapes))
     written.write_text(json.dumps([candidate, data, shapes | {name: [1]}]))
     assert list(config_refusals(written).values()) == [{"x": "another size"}]
+
+
+def test_a_key_of_a_section_is_told_with_the_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stops the class inside is the section's own, wherever it stands; a section that is asked itself is left."""
+    llava = [one for one in class_candidates() if one.class_name == "LlavaForConditionalGeneration"]
+    monkeypatch.setattr(written_by_5, "class_candidates", lambda: llava)
+    path = tmp_path / "written.jsonl"
+    save_written(path)
+    candidate, data, shapes = json.loads(path.read_text())
+    data["text_config"]["hidden_act"] = "no such function"
+    path.write_text(json.dumps([candidate, data, shapes]))
+    assert config_refusals(path) == {"llava": {"x": "KeyError"}}
+    monkeypatch.setattr(written_by_5, "is_mapped", lambda _: False)
+    assert config_refusals(path) == {"llama": {"n": [["hidden_act", "no such function"]]}}
+
+
+def test_modules_that_are_to_stay_in_float32_are_needed(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["gate"], raising=False)
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules", {"norm"}, raising=False)
+    assert config_refusals(written) == {"llama": {"k": ["gate", "norm"]}}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.generate.build import build_on_meta
 from tiecheck.tables.generate.classes import ClassCandidate, class_candidates, resolve_classes
-from tiecheck.tables.generate.config_states import config_kind
+from tiecheck.tables.generate.config_states import config_kind, inner_configs
 from tiecheck.tables.generate.configs import BROKEN, BROKEN_OLDER, default_config, filled_from_default, silent_dict
 from tiecheck.tables.generate.head_scale import tiny_config
 from tiecheck.tables.generate.perturb import limited_time
@@ -55,12 +55,11 @@ def config_refusals(path: Path) -> dict[str, dict[str, Any]]:
             model_class, config_class = resolve_classes(ClassCandidate(*place))
             told, kind = _told(model_class, config_class, data, shapes), config_kind(config_class)
             asked.setdefault(kind, []).append(_needed_modules(model_class))
-            if told:
-                held = found.setdefault(kind, {})
-                if "n" in told:
-                    held["n"] = sorted({json.dumps(pair): pair for pair in (*held.get("n", ()), *told["n"])}.values())
-                else:
-                    held.setdefault("x", told["x"])
+            for inner, pair in told.get("n", ()):
+                held = found.setdefault(inner or kind, {})
+                held["n"] = sorted({json.dumps(one): one for one in (*held.get("n", ()), pair)}.values())
+            if "x" in told:
+                found.setdefault(kind, {}).setdefault("x", told["x"])
     for kind, needed in asked.items():
         if all(needed):
             found.setdefault(kind, {})["k"] = sorted(set.intersection(*needed))
@@ -80,14 +79,41 @@ def _told(model_class: Any, config_class: Any, data: dict[str, Any], shapes: dic
     except ImportError:
         return {}
     except Exception as error:  # noqa: BLE001 - it may refuse a config in any words
-        keys = [k for k in _remedies(model_class, config_class, data) if not isinstance(data.get(k), dict)]
-        refused = [[k, data.get(k)] for k in keys] or list(_refused_words(model_class, config_class, data))
+        refused = list(_refused_values(model_class, config_class, data))
         return {"n": refused} if refused else {"x": type(error).__name__}
     other = [n for n, p in built.named_parameters() if shapes.get(n, list(p.shape)) != list(p.shape)]
     return {"x": "another size"} if other else {}
 
 
-def _refused_words(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[list[Any]]:
+def _refused_values(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield each key, with its value, that alone keeps 4.57 from building, and the kind of the section it stands in."""
+
+    def whole(one: dict[str, Any]) -> bool:
+        return _builds(model_class, config_class, one)
+
+    keys = [key for key in _remedies(whole, config_class, data) if not isinstance(data.get(key), dict)]
+    yield from (("", [key, data.get(key)]) for key in keys)
+    words = [] if keys else list(_refused_words(model_class, config_class, data))
+    yield from (("", list(pair)) for pair in words)
+    for part, inner in {} if keys or words else inner_configs(default_config(config_class)).items():
+        held, kind = data.get(part), config_kind(type(inner))
+        if isinstance(held, dict) and not is_mapped(kind):  # what is asked by itself is told by itself
+
+            def within(one: dict[str, Any], part: str = part) -> bool:
+                return whole(data | {part: one})
+
+            for key in _remedies(within, type(inner), held):
+                yield kind, [key, held.get(key)]
+
+
+def is_mapped(kind: str) -> bool:
+    """Tell whether a model type leads to a config class."""
+    from transformers import CONFIG_MAPPING
+
+    return kind in CONFIG_MAPPING
+
+
+def _refused_words(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield each list of words with those that 4.57 does not write, in place of which its own config does not build."""
     with contextlib.suppress(Exception):  # a class may have no default that builds
         small = Probe(model_class, config_class, {}).small
@@ -96,11 +122,11 @@ def _refused_words(model_class: Any, config_class: Any, data: dict[str, Any]) ->
             if isinstance(own, list) and isinstance(words, list) and own and all(isinstance(w, str) for w in own):
                 other = sorted(set(words).difference(own))
                 if other and not any(_builds(model_class, config_class, small | {key: [w] * len(own)}) for w in other):
-                    yield [key, other]
+                    yield key, other
 
 
-def _remedies(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iterator[str]:
-    """Yield each key of the top level that alone lets 4.57 build: without it, or with a value of its own default."""
+def _remedies(builds: Callable[[dict[str, Any]], bool], config_class: Any, data: dict[str, Any]) -> Iterator[str]:
+    """Yield each key of one level that alone lets 4.57 build: without it, or with a value of its own default."""
     config = default_config(config_class)
     usual = filled_from_default(silent_dict(config), config) | BROKEN_OLDER.get(config_class.__name__, {})
     usual |= {key: value for key, value in BROKEN.get(config_class.__name__, {}).items() if key not in usual}
@@ -108,7 +134,7 @@ def _remedies(model_class: Any, config_class: Any, data: dict[str, Any]) -> Iter
         without = {name: value for name, value in data.items() if name != key}
         tries = [without] if key in data else []
         tries += [without | {key: usual[key]}] if usual.get(key) not in (None, data.get(key)) else []
-        if any(_builds(model_class, config_class, one) for one in tries):
+        if any(builds(one) for one in tries):
             yield key
 
 
