@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
+from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.record import Record
-from tiecheck.records.stored import Checkpoint, StoredTensor
+from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.stored.config_values import (
     DEEPEST,
@@ -22,7 +22,9 @@ from tiecheck.stored.config_values import (
     unmoved_rules,
     walk_field,
 )
+from tiecheck.stored.members import TensorFinder
 from tiecheck.tables.architectures import older_has
+from tiecheck.tables.class_names import base_prefix
 from tiecheck.tables.structure import class_of_word, class_structure, config_structure
 from tiecheck.wording import listed
 
@@ -107,22 +109,38 @@ def _misfits(
     found = class_structure(model.class_name or "", model.model_type)
     if found is None:
         return
-    lookup = _Lookup(checkpoint, architecture, found[1].get("a", {}))
+    lookup = TensorFinder(
+        checkpoint, architecture, found[1].get("a", {}), base_prefix(model.class_name or "", found[0])
+    )
     known = config_structure(found[0], line) is not None
-    for spot in _spots(Section(found[0], model.data), model.class_name or "", "", line) if known else ():
+    spots = list(_spots(Section(found[0], model.data), model.class_name or "", "", line)) if known else []
+    lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, _Spot) for r in _rules(s, line)}
+    for spot in spots:
         if isinstance(spot, Refused):
             yield ".".join(spot.level), _refused(spot, model, line)
         elif isinstance(spot, _Spot):
             settled.add(".".join(spot.section.level))
             yield from _doubts(spot, model, line, settled)
-            for rule in unmoved_rules(spot.section, spot.row.get("w", []), line):
+            rules = _rules(spot, line)
+            for rule in unmoved_rules(spot.section, rules, line):
                 key, problem = f"{spot.names}{rule[0]} {rule[1]}", _misfit(spot, rule, lookup, line, model.path)
                 if problem is None:
                     settled.add(key)
                 elif not isinstance(problem, Unknown):
                     yield key, problem
+            if not spot.section.data and rules and not any(lookup.find(f"{spot.names}{r[0]}", r[1]) for r in rules):
+                where = ".".join(spot.section.level)
+                why = f"{where} is all by default, and no tensor tells whether it builds so"
+                yield where, _open(why, line, model.path)
     for problem in _unlike_five(found[0], model, checkpoint, line):
         yield "", problem
+
+
+def _rules(spot: _Spot, line: str) -> list[list[Any]]:
+    """Return the rules of sizes; in 4.57 what stands around a model inside was not asked for that model's numbers."""
+    rules: list[list[Any]] = spot.row.get("w", [])
+    inside = tuple(f"{level}." for _, level, _ in spot.row.get("p", ()) if level)
+    return rules if line == "5" or not inside else [r for r in rules if not any(d.startswith(inside) for d in r[3])]
 
 
 def _unlike_five(kind: str, model: ModelConfig, checkpoint: Checkpoint, line: str) -> Iterator[LoadProblem]:
@@ -192,10 +210,10 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
 
 
-def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str) -> LoadProblem | Unknown | None:
+def _misfit(spot: _Spot, rule: list[Any], lookup: TensorFinder, line: str, path: str) -> LoadProblem | Unknown | None:
     """Return what a config makes of one size that is stored, where that is another; Unknown where it is not told."""
     name, axis, factor, powers, *guards = rule
-    tensor = lookup.find(f"{spot.names}{name}")
+    tensor = lookup.find(f"{spot.names}{name}", axis)
     made = _made(spot.section, factor, powers, line)
     if tensor is None or len(tensor.shape) <= axis:
         null = isinstance(made, Unread) and made.state.endswith(" null")  # it may raise, whatever is stored
@@ -216,10 +234,13 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: _Lookup, line: str, path: str)
     # Gemma 4 has columns for each layer
     each = float(factor.partition("+")[0]) == _BUILT_LAYERS and type(layers) is int
     fits = abs(wanted - size) <= slack or (each and wanted * layers == size * _BUILT_LAYERS)
+    why = f"{tensor.name} has {size} in axis {axis}, where no config was seen to make another number than {wanted}"
     if changed and fits:
         ((dotted, found),) = changed
         where = ".".join((*spot.section.level, dotted))
-        return _open(f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value", line, path)
+        why = f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value"
+    if (changed and fits) or not (said or fits):
+        return _open(why, line, path)
     silent = changed or fits or listed_apart(spot.section, name)
     if silent or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):
         return None
@@ -256,37 +277,6 @@ _BUILT_LAYERS = 2
 """Layers of the classes that the table was made of: a factor of two may be their number."""
 
 _LARGEST = 1 << 48  # a number that no size is made of
-
-
-class _Lookup:
-    """Finds a tensor of a class under the names that a file may give it."""
-
-    def __init__(self, checkpoint: Checkpoint, architecture: Architecture, aliases: dict[str, list[str]]) -> None:
-        self.checkpoint, self.aliases = checkpoint, aliases
-        self.prefix = f"{architecture.prefix}." if architecture.prefix else ""
-        self.ties = {name: tie for tie in architecture.ties if self._stands_for_all(tie) for name in tie.names}
-
-    def _stands_for_all(self, tie: TieSpec) -> bool:
-        """Tell whether a stored member stands for the others: one of several that are stored may have its own size."""
-        spelled = ((name, *tie.spellings.get(name, ())) for name in tie.names)
-        there = len(tie.names) == 2 or sum(any(s in self.checkpoint for s in words) for words in spelled) < 2
-        return tie.exact and not tie.unlike and there
-
-    def find(self, name: str) -> StoredTensor | None:
-        tie = self.ties.get(name)
-        for member in (name, *(tie.names if tie else ())):
-            spelled = [member, *(tie.spellings.get(member, ()) if tie else ())]
-            for inside, others in self.aliases.items():
-                if member.startswith(inside):
-                    spelled += [other + member.removeprefix(inside) for other in others]
-            if self.prefix and member.startswith(self.prefix):
-                spelled.append(member.removeprefix(self.prefix))
-            for one in spelled:
-                tensor = self.checkpoint.tensor(one)
-                if tensor is not None:
-                    plain = tensor.dtype.startswith(("float", "bfloat")) and not tensor.dtype.startswith("float8")
-                    return tensor if plain else None
-        return None
 
 
 def _open(why: str, line: str, path: str) -> LoadProblem:

@@ -41,7 +41,7 @@ def build_groups(
                 f"the ties of {architecture.class_name} depend on the models it is made of, and the names that "
                 f"{architecture.origin} gives them are not in this checkpoint; --live builds the class"
             )
-        groups += _unseen(config, architecture, groups) if checkpoint else []
+        groups += _unseen(config, architecture, groups, checkpoint) if checkpoint else []
         held = {name for group in groups for name in (*group.stored_names, *group.names)}
         groups = [_with_strays(_fitted(config, group), checkpoint, held) for group in groups]
         return tuple(sorted(groups, key=lambda g: g.names))
@@ -219,25 +219,38 @@ def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
     return group._replace(stored="unknown", comparison=None, misfit=True, reason=reason)
 
 
-def _unseen(config: ModelConfig | None, architecture: Architecture, found: list[Group]) -> list[Group]:
+def _unseen(
+    config: ModelConfig | None, architecture: Architecture, found: list[Group], checkpoint: Checkpoint
+) -> list[Group]:
     """Return one group for each that the class has a layer of, and of which the checkpoint holds not one layer.
 
-    The table has the layers of the default config. That some are not there means nothing; that none is there may be
-    this model's way, or its loss.
+    The table has the layers of the default config. That some are not there means nothing, but for a layer of which
+    other tensors are there; that none is there may be this model's way, or its loss.
     """
-    seen = {any_layer(group.names) for group in found}
+    seen, told = {any_layer(group.names) for group in found}, {group.names for group in found}
+    there, mine = set[str](), set[tuple[str, ...]]()
     groups = []
     for spec in architecture.ties:
         layers = any_layer(spec.names)
-        if spec.exact or layers == spec.names or layers in seen:
+        if spec.exact or layers == spec.names or spec.names in told or layers in mine:
             continue
-        seen.add(layers)
+        if layers in seen:
+            there = there or {_layer(name) for name in checkpoint.names()}
+            if not all(any(_layer(s) in there for s in (n, *spec.spellings.get(n, ()))) for n in spec.names):
+                continue
+        mine.add(layers)
         group = _from_table(config, architecture, spec, None, "never")
         if group is not None:
             reason = f"nothing of it is stored, and {HANGS_ON_CONFIG}"
             unsaid = group._replace(kind=None, declared=None, declared_by=(), missing=spec.names)
             groups.append(unsaid._replace(stored="unknown", reason=reason))
     return groups
+
+
+def _layer(name: str) -> str:
+    """Return a name up to its first number, or empty where it has none."""
+    parts = name.split(".")
+    return next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()), "")
 
 
 def any_layer(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+from tiecheck.records.declared import Architecture, TieSpec
 from tiecheck.records.stored import Checkpoint, Group, StoredTensor, read_entry
 from tiecheck.records.words import Kind, Unknown
 
@@ -178,3 +179,46 @@ def _compared(checkpoint: Checkpoint, name: str, tensors: tuple[StoredTensor, ..
 
     result = compare_bytes(checkpoint, tensors, exact=values == "always")
     return plain._replace(reason=result.reason) if isinstance(result, Unknown) else plain._replace(comparison=result)
+
+
+class TensorFinder:
+    """Finds a tensor of a class under the names that a file may give it.
+
+    `spoken` has the names and axes of which the class speaks: none is taken for another one that it is tied to, of
+    which a model inside speaks as it is alone (Marian's decoder has a vocabulary, and is given the other embedding).
+    `outer` is what a task's class has before the names of a base model.
+    """
+
+    spoken: set[tuple[str, int]]
+
+    def __init__(
+        self, checkpoint: Checkpoint, architecture: Architecture, aliases: dict[str, list[str]], outer: str
+    ) -> None:
+        self.checkpoint, self.aliases, self.outer = checkpoint, aliases, outer
+        self.prefix = f"{architecture.prefix}." if architecture.prefix else ""
+        self.ties = {name: tie for tie in architecture.ties if self._stands_for_all(tie) for name in tie.names}
+
+    def _stands_for_all(self, tie: TieSpec) -> bool:
+        """Tell whether a stored member stands for the others: one of several that are stored may have its own size."""
+        spelled = ((name, *tie.spellings.get(name, ())) for name in tie.names)
+        there = len(tie.names) == 2 or sum(any(s in self.checkpoint for s in words) for words in spelled) < 2
+        return tie.exact and not tie.unlike and there
+
+    def find(self, name: str, axis: int) -> StoredTensor | None:
+        """Return what is stored of a tensor whose size in one axis is asked for; None where it has no plain numbers."""
+        tie = self.ties.get(name)
+        for member in (name, *(n for n in (tie.names if tie else ()) if (n, axis) not in self.spoken)):
+            spelled = [member, *(tie.spellings.get(member, ()) if tie else ())]
+            for inside, others in self.aliases.items():
+                if member.startswith(inside):
+                    spelled += [other + member.removeprefix(inside) for other in others]
+            if self.prefix and member.startswith(self.prefix):
+                spelled.append(member.removeprefix(self.prefix))
+            if self.outer:
+                spelled.append(f"{self.outer}.{member}")
+            for one in spelled:
+                tensor = self.checkpoint.tensor(one)
+                if tensor is not None:
+                    plain = tensor.dtype.startswith(("float", "bfloat")) and not tensor.dtype.startswith("float8")
+                    return tensor if plain else None
+        return None

@@ -93,7 +93,10 @@ def sizes_of(asked: Perturber) -> Sizes:
 
 
 def left_sizes(asked: Perturber, dotted: set[str]) -> tuple[Witness, ...]:
-    """Return what follows some widths of which no part of a class speaks: the whole class is asked for them."""
+    """Return what follows some widths of which no part of a class speaks: the whole class is asked for them.
+
+    What has a constant besides is left out, since it may be another number of the config (CPM-Ant's prompts).
+    """
     changes = _Changes(asked, ())
     try:
         changes.numbers([f for level in asked.levels for f in asked.numbers(level) if f.dotted in dotted])
@@ -101,7 +104,7 @@ def left_sizes(asked: Perturber, dotted: set[str]) -> tuple[Witness, ...]:
             changes.each_switch(level)
     except SlowClassError:
         return ()
-    return tuple(chosen_witnesses(asked, changes.sizes, changes.guards))
+    return tuple(w for w in chosen_witnesses(asked, changes.sizes, changes.guards) if w.factor == "1" and w.powers)
 
 
 def _alone(model: Any, part: InnerModel) -> bool:
@@ -139,13 +142,15 @@ def _ask(changes: _Changes, parts: tuple[InnerModel, ...], mine: list[Level]) ->
     whole = mine != [()] or not any(not part.level for part in parts)
     if whole:
         changes.divisors([field for level in mine for field in asked.numbers(level)])
-        changes.equals([field for level in mine if level for field in asked.numbers(level)])
+        changes.equals([field for level in asked.levels for field in asked.numbers(level)])
     changes.numbers([field for level in mine for field in asked.numbers(level)])
     changes.switches({field: field.value + 1 for level in mine for field in asked.counts(level)})
     inside = [level for level in asked.levels if level not in mine and level and whole]
     changes.numbers([field for level in inside for field in asked.numbers(level)])
     for level in mine:
         changes.each_switch(level)
+    if asked.base.groups:
+        changes.switches({Field((), "id2label", -1, None): {str(number): f"l{number}" for number in range(7)}})
 
 
 def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
@@ -210,9 +215,21 @@ class _Changes:
             self.guards.setdefault(place, set()).add(field)
 
     def each_switch(self, level: Level) -> None:
-        """Change the fields of a level one by one: two that need each other would hide what each does alone."""
+        """Change the fields of a level one by one: two that need each other would hide what each does alone.
+
+        Of two numbers that are equal by default a switch may take either (Marian's vocabularies): they are told apart.
+        """
+        fields = list(self.asked.numbers(level))
+        twins = {
+            f: f.value * 2 for f in fields if any(f.key.endswith(f"_{o.key}") and f.value == o.value for o in fields)
+        }
+        apart = self.asked.built(twins) if twins else "none"
         for field, value in list(self.asked.switches(level)):
             self.switches({field: value})
+            built = apart if isinstance(apart, str) else self.asked.built(twins | {field: value})
+            if not isinstance(built, str) and not isinstance(apart, str):
+                for place in self._changed(built, apart):
+                    self.guards.setdefault(place, set()).add(field)
 
     def divisors(self, fields: list[Field]) -> None:
         """Find the numbers of heads that have to divide another number of their level."""
@@ -244,9 +261,9 @@ class _Changes:
             (f.dotted, v) for f, v in flips.items() if not isinstance(self.asked.built({field: other, f: v}), str)
         )
 
-    def _changed(self, built: Variant) -> dict[tuple[str, int], int]:
+    def _changed(self, built: Variant, base: Variant | None = None) -> dict[tuple[str, int], int]:
         found: dict[tuple[str, int], int] = {}
-        for name, shape in self.base.shapes.items():
+        for name, shape in (base or self.base).shapes.items():
             other = None if name.startswith(self.inside) else built.shapes.get(name)
             if other is not None and other != shape:
                 if len(other) != len(shape):

@@ -158,7 +158,7 @@ def sound_sizes(one: AskedClass) -> AskedClass:
     projections are.
     """
     plain = ("1",) if any(level for _, level, _, _ in one.parts) else ("1", "2", "3")
-    return one._replace(witnesses=[w for w in one.witnesses if w[2].partition("+")[0] in plain])
+    return one._replace(witnesses=[w for w in one.witnesses if not w[3] or w[2].partition("+")[0] in plain])
 
 
 def used_fields(told: list[AskedClass]) -> dict[str, set[str]]:

@@ -21,6 +21,9 @@ EXPONENTS = (1, 2, -1)
 EACH = 2
 """Witnesses that are kept of one field."""
 
+SHORT = 16
+"""The longest axis that is taken for a constant of the class: a box has four numbers."""
+
 MOST = 200
 """Witnesses of a class after which its groups get none of their own (DiffusionGemma ties 614 pairs)."""
 
@@ -75,7 +78,22 @@ def chosen_witnesses(asked: Perturber, sizes: SizesSeen, guards: GuardsSeen) -> 
             kept.append(witness)
             count.update(keys)
             apart |= set() if witness.name in members else keys
-    return sorted(kept)
+    free = _constants(asked, {*sizes, *guards})
+    return sorted([*kept, *(free if len(kept) + len(free) < MOST else [])])
+
+
+def _constants(asked: Perturber, changed: set[tuple[str, int]]) -> list[Witness]:
+    """Return the short axes of tied matrices that no change of the config changes, one member for all.
+
+    A long one may be a number whose change alone the class refuses.
+    """
+    matrices = [names[0] for names in asked.base.groups if len(asked.base.shapes[names[0]]) > 1]
+    axes = ((name, axis, size) for name in matrices for axis, size in enumerate(asked.base.shapes[name]))
+    return [
+        Witness(name, axis, str(size), (), ())
+        for name, axis, size in axes
+        if size <= SHORT and (name, axis) not in changed
+    ]
 
 
 def _formula(size: int, by: dict[Field, list[tuple[Any, int]]]) -> tuple[str, tuple[tuple[str, int], ...]] | None:
