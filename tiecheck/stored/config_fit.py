@@ -24,8 +24,7 @@ from tiecheck.stored.config_values import (
 )
 from tiecheck.stored.members import TensorFinder
 from tiecheck.tables.architectures import older_has
-from tiecheck.tables.class_names import base_prefix
-from tiecheck.tables.structure import class_of_word, class_structure, config_structure
+from tiecheck.tables.structure import base_prefix, class_of_word, class_structure, config_structure
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # it is made where something is wrong

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from tiecheck.errors import near_words
 from tiecheck.tables.architectures import table_text
-from tiecheck.tables.structure import class_of_word, class_structure
+from tiecheck.tables.structure import class_of_word
 
 AUTO = "AutoModel"
 
@@ -45,13 +45,3 @@ def class_hint(name: str | None, model_type: str | None) -> str:
         return f" (did you mean {near[0]}?)"
     headed = [one for one in known if one.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))]
     return f" (a class of model type {model_type} is {headed[0]})" if headed and (not name or AUTO in name) else ""
-
-
-def base_prefix(name: str, kind: str) -> str:
-    """Return what a task's class has before the names of a base model; empty where the class is none."""
-    if class_of_word(kind, "*") == name:
-        for task in classes_of_type(kind):
-            for prefix, level, word in (class_structure(task, kind) or ("", {}))[1].get("p", ()):
-                if not level and word == "*":
-                    return str(prefix)
-    return ""

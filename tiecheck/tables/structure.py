@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -37,6 +38,16 @@ def config_structure(kind: str, line: str = "5") -> dict[str, Any] | None:
 def class_of_word(kind: str, word: str) -> str | None:
     """Return the class that an auto class makes of a config, or the one that is named."""
     return (config_structure(kind) or {}).get("m", {}).get(word) if word.startswith("*") else word
+
+
+def base_prefix(name: str, kind: str) -> str:
+    """Return what a task's class has before the names of a base model; empty where the class is none."""
+    if class_of_word(kind, "*") != name:
+        return ""
+    tasks = re.findall(rf"\n(\w+)\t{re.escape(kind)}\t".encode(), _text("5"))
+    rows = (class_structure(task.decode(), kind) or ("", {}) for task in tasks)
+    found = (prefix for _, row in rows for prefix, level, word in row.get("p", ()) if not level and word == "*")
+    return next(found, "")
 
 
 def fold_sections(config: Mapping[str, Any], flag: str, line: str) -> tuple[Mapping[str, Any], frozenset[str]]:
