@@ -180,7 +180,7 @@ TICK = 1.0
 
 def _told_progress(reports: Iterable[TargetReport], targets: tuple[str, ...], style: Style) -> Iterator[TargetReport]:
     """Hand reports on, and tell a terminal on standard error what is looked at, and for how long; nothing stays."""
-    if style.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if style.quiet or not (sys.stderr and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
         yield from reports
         return
     import time
