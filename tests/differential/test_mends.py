@@ -72,13 +72,18 @@ def offered(save: Save, where: Path) -> list[str]:
 
 
 def test_no_fix_is_offered_for_what_was_saved(tmp_path: Path) -> None:
-    pairs = [*SAMPLE, *MORE]
-    assert [word for pair in pairs for word in offered(saved(*pair, ()), tmp_path / "model")] == []
+    """Of a sample, and of some classes that are drawn."""
+    some = list(pool(7, 5))
+    assert len({save.class_name for save in some}) == 5, "some are drawn"
+    every = [*(saved(*pair, ()) for pair in (*SAMPLE, *MORE)), *some]
+    assert [word for save in every for word in offered(save, tmp_path / "model")] == []
 
 
 @pytest.mark.slow
 def test_no_fix_is_offered_for_any_save_of_drawn_classes(tmp_path: Path) -> None:
-    assert [word for save in pool(5, 150) for word in offered(save, tmp_path / "model")] == []
+    every = list(pool(5, 150))
+    assert len({save.class_name for save in every}) == 150
+    assert [word for save in every for word in offered(save, tmp_path / "model")] == []
 
 
 def test_fixes_of_a_sample_are_right_in_transformers_5() -> None:
