@@ -75,7 +75,12 @@ def test_no_fix_is_offered_for_what_was_saved(tmp_path: Path) -> None:
     """Of a sample, and of some classes that are drawn."""
     some = list(pool(7, 5))
     assert len({save.class_name for save in some}) == 5, "some are drawn"
-    every = [*(saved(*pair, ()) for pair in (*SAMPLE, *MORE)), *some]
+    for save in some:
+        shutil.rmtree(tmp_path / "drawn", ignore_errors=True)
+        untouched(save).write(tmp_path / "drawn")
+        config, options = Config(judge_for=("transformers",)), FixOptions("tied", unsafe=True, rehearse=False)
+        assert fix_target(str(tmp_path / "drawn"), config, options).chosen == (), save
+    every = [saved(*pair, ()) for pair in (*SAMPLE, *MORE)]
     assert [word for save in every for word in offered(save, tmp_path / "model")] == []
 
 

@@ -145,13 +145,14 @@ def _is_said(line: Line, newest: Line, outcome: FixOutcome) -> bool:
     """Whether the fix tells of what it leaves: by the load that it heard, alike in this line, or by a finding on it."""
     assert outcome.after is not None
     told = [finding for finding in outcome.after.counted() if finding.severity != "info"]
+    left = any(_hurts(finding, line.version) for finding in told)
     if outcome.stays and newest.rehearsal.raised:
-        return line is newest or line.rehearsal.raised is not None
+        return left or line is newest or line.rehearsal.raised is not None
     unused = line.rehearsal.unexpected
     if outcome.stays and unused and {*unused} <= {*newest.rehearsal.unexpected}:
         return True  # a tensor under a name that neither line knows is told
     alike = line is newest or (line.rehearsal.raised is None and _lacking(line) <= _lacking(newest) != set())
-    return bool(outcome.stays and alike) or any(_hurts(finding, line.version) for finding in told)
+    return bool(outcome.stays and alike) or left
 
 
 def _tie_is_lost(line: Line) -> bool:
