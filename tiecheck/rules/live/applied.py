@@ -148,6 +148,7 @@ class StorageOnlyTie(Rule):
     @staticmethod
     def _draft(live_class: LiveClass, mending: Mending, tie: Tie) -> Draft:
         meta, frozen = tie.device == "meta", not any(tie.requires_grad)
+        declared = any({*tie.names} <= {*claim.names} for claim in mending.declared)
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
         normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
         what = (
@@ -171,7 +172,7 @@ class StorageOnlyTie(Rule):
             f"{what}. {cost}",
             tie.names,
             (class_place(live_class.class_name, "same memory, different objects"),),
-            severity="info" if meta or adapters or frozen else None,
+            severity="info" if meta or adapters or (frozen and not declared) else "warning" if frozen else None,
             edits=() if meta or adapters or tie.lent else shared_object_edits(mending, tie, normed),
             no_mend=why if meta or adapters else LENT if tie.lent else TURNED,
         )
@@ -186,7 +187,8 @@ class StorageOnlyTie(Rule):
         twice = tuple(shared._replace(names=(f"a.{n}.weight", f"b.{n}.weight")) for n in "xy")
         yield Case("one model over another's memory", live_facts(ties=twice), finds=("error",))
         frozen = shared._replace(requires_grad=(False, False))
-        yield Case("frozen on both sides", live_facts(ties=(frozen,)), finds=("info",))
+        yield Case("frozen on both sides", live_facts(ties=(frozen,), declared=()), finds=("info",))
+        yield Case("frozen, and declared as one", live_facts(ties=(frozen,)), finds=("warning",))
         yield Case("weight_norm after tying", live_facts(ties=(normed,)), finds=("error",))
         yield Case("on meta", live_facts(ties=(shared._replace(device="meta"),)), finds=("info",))
         lora = live_tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
