@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -261,3 +262,25 @@ def test_a_package_without_ties_costs_the_filter_and_nothing_is_parsed(
     monkeypatch.setattr("tiecheck.source.reading.read_tree", lambda *given: parsed.append(given))
     (target,) = tiecheck.check(str(tmp_path)).targets
     assert (target.findings, target.errors, parsed) == ((), (), [])
+
+
+def test_what_has_nothing_to_do_with_ties_is_searched_and_not_parsed(tmp_path: Path) -> None:
+    """Neither its syntax nor its size is told; words of ties alone are not enough, where nothing builds a module."""
+    draw = random.Random(5)
+    words = (
+        "properties",
+        "storage_tier",
+        "entities",
+        "deepcopy(self.rules)",
+        "[row(x)] * 3",
+        "tie",
+        "untie(",
+        "x * [f(y)]",
+    )
+    for number in range(20):
+        (tmp_path / f"m{number}.py").write_text(" ".join(draw.choices(words, k=9)) + " = (\n")
+    (tmp_path / "data.py").write_text("POLICIES = '''" + "x" * 5_000_000)
+    (target,) = tiecheck.check(tmp_path).targets
+    assert (target.status, target.errors) == ("pass", ())
+    (tmp_path / "told.py").write_text("import torch\n[row(x)] * 3 = (\n")
+    assert [error.message.partition(" ")[0] for error in tiecheck.check(tmp_path).errors] == ["told.py"]

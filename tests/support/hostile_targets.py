@@ -222,3 +222,37 @@ def holes(root: Path) -> Iterator[tuple[str, Due]]:
         file = folder / "model.safetensors"
         os.truncate(file, file.stat().st_size + 2 * size)
         yield f"hole-{name}", Due("pass|unknown|fail")
+
+
+SIBLINGS = 12
+"""Drawn targets of each of four kinds, beside those that were met: other files, keys, sizes and spellings."""
+
+
+@light
+def drawn_siblings(root: Path) -> Iterator[tuple[str, Due]]:
+    draw = random.Random(1130)
+    for i in range(SIBLINGS):
+        kind, name = draw.choice(CLASSES)
+        key = draw.choice(("vocab_size", "num_attention_heads", "num_hidden_layers", "rope_theta", "logits_scaling"))
+        config = LLAMA | {"architectures": [name], "model_type": kind, key: 10 ** draw.randint(301, 4000)}
+        placed(root, f"drawn-{i}-width", **{"config.json": config, "model.safetensors": one_tensor()})
+        yield f"drawn-{i}-width", Due("error", f"gives `{key}` a number of more than 300 digits")
+        special = draw.choice(("model.gguf", "model.onnx", "adapter_model.safetensors", "model-00001-of-00001.bin"))
+        path = placed(root, f"drawn-{i}-special", **{"model.safetensors": one_tensor()}) / special
+        os.mkfifo(path) if draw.random() < 0.5 else path.symlink_to(
+            draw.choice(("/dev/zero", "/etc/hostname", special))
+        )
+        yield f"drawn-{i}-special", Due("pass|unknown|error|fail")
+        shard = "".join(draw.choices(("../", "/", "\0", "a/", "~/", "\\", "m", "\u202e"), k=4)) + draw.choice(
+            ("x.safetensors", "x.bin", "")
+        )
+        placed(root, f"drawn-{i}-shard", **{"model.safetensors.index.json": {"weight_map": {EMBED: shard}}})
+        yield f"drawn-{i}-shard", Due("error|fail|unknown")
+        depth, twice = draw.randint(10, 250), [b")", b"q\0"]
+        for step in range(depth):
+            twice += [
+                draw.choice((b"h" + bytes([step]) + b"\x86", b"0h" + bytes([step]) + b"h" + bytes([step]) + b"\x86"))
+            ]
+            twice += [b"q" + bytes([step + 1])]
+        placed(root, f"drawn-{i}-key", **{"pytorch_model.bin": archive(with_entry(twice, [b"N"]))})
+        yield f"drawn-{i}-key", Due("error")

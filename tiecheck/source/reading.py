@@ -26,9 +26,9 @@ FILE_BYTES = 4 * 1024 * 1024
 DATA_BYTES = 32 * 1024 * 1024
 """Bytes of a file that is looked through for ties: one of data alone may have more than is read."""
 
-CODE = 768 * 1024
-"""Characters of code in one file, which takes 400 MB where each is a statement; the largest modeling file that is known
-has two thirds."""
+CODE = 500_000
+"""Words and marks of code in one file, which may take 300 MB as a tree; the longest known, of two million characters,
+has 370,000."""
 
 EVENTS = 1000
 """Things that happen in one method: what a rule asks of one it may ask of all others."""
@@ -110,8 +110,8 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
     try:
         with warnings.catch_warnings(), _uncollected():
             warnings.simplefilter("ignore")  # an invalid escape in somebody's text is not ours to tell
-            if len(text) > CODE:
-                raise TargetError(f"{shown} has {len(text):,} characters of code, of which {CODE:,} are read", shown)
+            if len(text) > CODE and sum(1 for _ in re.finditer(r"\w+|[^\w\s]", text)) > CODE:
+                raise TargetError(f"{shown} has more than the {CODE:,} words and marks of code that are read", shown)
             found = read_tree(shown, text, ast.parse(text), tuple(_suppressions(text)))
     except SyntaxError as error:
         raise TargetError(f"{shown} cannot be parsed: line {error.lineno}: {error.msg}", shown) from error
