@@ -22,7 +22,7 @@ def test_each_problem_is_one_rules_finding(kinds: list[str]) -> None:
     problems = tuple(load_problem(kind) for kind in kinds)
     rules = (LoaderReadsOtherWeights(), LoadWillRaise())
     drafts = [draft for rule in rules for draft in rule.check(problems)]
-    drafts += InvalidTieFlag().check((), problems, ())
+    drafts += InvalidTieFlag().check((), problems, (), ())
     assert len(drafts) == len(kinds)
 
 
