@@ -69,6 +69,16 @@ def innermost(layer: Any) -> Any:
     return layer.table if isinstance(layer, TiedHead) else layer
 
 
+def own_head(model: Any) -> Any:
+    """The innermost layer of the head, where it has a weight of its own."""
+    layer = model.lm_head
+    while isinstance(layer, Lora):
+        layer = layer.base
+    if not isinstance(layer, nn.Linear):
+        raise TypeError
+    return layer
+
+
 def is_tied(model: Any) -> bool:
     """The truth: the weight that the head uses is the very object that the embedding looks up in."""
     head, table = innermost(model.lm_head), innermost(model.wte)
@@ -151,7 +161,7 @@ def assigned(model: Any) -> None:
 
 
 def new_weight(model: Any) -> None:
-    innermost(model.lm_head).weight = nn.Parameter(torch.zeros(12, 8))  # <-
+    own_head(model).weight = nn.Parameter(torch.zeros(12, 8))  # <-
 
 
 def new_table(model: Any) -> None:
@@ -167,7 +177,7 @@ def quantised(model: Any) -> None:
 
 
 def registered(model: Any) -> None:
-    head = innermost(model.lm_head)
+    head = own_head(model)
     head.register_parameter("weight", nn.Parameter(head.weight.detach()))  # <-
 
 
@@ -180,15 +190,15 @@ def set_by_path(model: Any) -> None:
 
 
 def normed(model: Any) -> None:
-    parametrizations.weight_norm(innermost(model.lm_head))  # <-
+    parametrizations.weight_norm(own_head(model))  # <-
 
 
 def normed_as_before(model: Any) -> None:
-    nn.utils.weight_norm(innermost(model.lm_head))  # <-
+    nn.utils.weight_norm(own_head(model))  # <-
 
 
 def pruned(model: Any) -> None:
-    prune.random_unstructured(innermost(model.lm_head), "weight", 0.5)  # <-
+    prune.random_unstructured(own_head(model), "weight", 0.5)  # <-
 
 
 def extra_state(model: Any) -> None:

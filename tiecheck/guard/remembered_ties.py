@@ -169,7 +169,9 @@ def _in_wrappers(root: nn.Module, members: list[Member]) -> list[Member]:
         found = {id(member.tensor): member.tensor} if member.tensor is not None else {}
         place = look_up(root, member.name).owner if member.tensor is None else None
         if place is not None and place is not without_wrappers(root):
-            found = {id(tensor): tensor for tensor in Registrations(place, buffers=True).tensors()}
+            places = Registrations(place, buffers=True)
+            pairs = zip(places.objects, places.attributes, strict=True)  # pruning and norms keep what they change
+            found = {id(t): t for t, name in pairs if not name.startswith("original") and not name.endswith("_orig")}
         held[member.name] = found
     common = set.intersection(*(set(found) for found in held.values()))
     if len(common) != 1:

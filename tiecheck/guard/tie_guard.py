@@ -183,9 +183,9 @@ class TieGuard(ContextDecorator):
         now = user_line(sys._getframe(2), did=did) if self._watched else None
         for one in self._watched:
             assert now is not None  # noqa: S101  # there is one to watch
+            root = one.root()
+            self.modules.update(map(id, one.tie.owners(root)) if root is not None else ())
             if self._holds(one):
-                root = one.root()
-                self.modules.update(map(id, one.tie.owners(root)) if root is not None else ())
                 one.whole, one.blamed, one.seen = True, None, now
             elif one.whole:
                 one.whole, one.blamed = False, (now, None, True)
