@@ -19,6 +19,7 @@ from tiecheck.stored.config_values import (
     listed_apart,
     open_section,
     said_otherwise,
+    told_problem,
     unmoved_rules,
     walk_field,
 )
@@ -168,7 +169,7 @@ def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
     dotted = ".".join(spot.level)
     mend = f"what {dotted} was the files do not tell; take it from the config that the model was saved with."
     message = "the config cannot be made"
-    return _problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
+    return told_problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
 
 
 def _doubts(spot: _Spot, model: ModelConfig, line: str, settled: set[str]) -> Iterator[tuple[str, LoadProblem]]:
@@ -184,12 +185,12 @@ def _doubts(spot: _Spot, model: ModelConfig, line: str, settled: set[str]) -> It
             if asked and (whole % found if value == "%" else whole != found):
                 verb = "does not divide" if value == "%" else "has to be"
                 why = f"{full} is {found}, which {verb} {others[0][0]} {whole}"
-                yield full, _problem("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
+                yield full, told_problem("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
             elif asked:
                 settled.add(full)
         elif found is value and all(walk_field(spot.section, other, line) is not allowed for other, allowed in others):
             why = f"{full} is {str(value).lower()}, which the class refuses where the rest of the config is its default"
-            yield full, _problem("open", (line,), "unknown", why, why, model.path, "", (full,))
+            yield full, told_problem("open", (line,), "unknown", why, why, model.path, "", (full,))
 
 
 def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterator[LoadProblem]:
@@ -203,7 +204,7 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
             why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
             mend = "save it with 4.57, which writes what it reads."
             told = ("the model cannot be made", why, model.path, mend, (full,))
-            yield _problem("field", (line,), "crash", *told)
+            yield told_problem("field", (line,), "crash", *told)
 
 
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
@@ -246,7 +247,7 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: TensorFinder, line: str, path:
     where = ("rows", "columns")[axis] if len(tensor.shape) == 2 else f"as size of axis {axis}"
     why = f"{tensor.name} is stored with {size} {where}, and config.json makes {wanted} of {listed(said)}"
     told = (f"size mismatch for {tensor.name}", why, tensor.file, _NUMBERS, (tensor.name,))
-    return _problem("shape", (line,), "crash", *told)
+    return told_problem("shape", (line,), "crash", *told)
 
 
 def _made(
@@ -279,10 +280,4 @@ _LARGEST = 1 << 48  # a number that no size is made of
 
 
 def _open(why: str, line: str, path: str) -> LoadProblem:
-    return _problem("open", (line,), "unknown", why, why, path, "", ())
-
-
-def _problem(*values: Any) -> LoadProblem:
-    from tiecheck.records.files import LoadProblem
-
-    return LoadProblem(*values)
+    return told_problem("open", (line,), "unknown", why, why, path, "", ())

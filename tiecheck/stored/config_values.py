@@ -194,16 +194,17 @@ def _of_another_type(model: ModelConfig, level: tuple[str, ...], value: Any, wha
         taken = str(bool(value)).lower()
         why = f"{dotted} is {what}, not true or false: transformers 5 refuses it, 4.57 takes it for {taken}"
         mend = "which value is right the checkpoint does not tell; the flag has to be true or false, without quotes."
-        yield _problem("flag", ("5",), "crash", message, why, model.path, mend, (dotted,))
+        yield told_problem("flag", ("5",), "crash", message, why, model.path, mend, (dotted,))
         return
     why = f"{dotted} is {what}, which transformers 5 refuses for this field"
     mend = f"which value {dotted} had the files do not tell; without the key it has its default."
-    yield _problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
+    yield told_problem("field", ("5",), "crash", message, why, model.path, mend, (dotted,))
     open_why = f"{dotted} is {what}, and what 4.57 makes of that was not asked"
-    yield _problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
+    yield told_problem("open", ("4.57",), "unknown", open_why, open_why, model.path, "", (dotted,))
 
 
-def _problem(*values: Any) -> LoadProblem:
+def told_problem(*values: Any) -> LoadProblem:
+    """Return a problem; its record is imported where something is wrong."""
     from tiecheck.records.files import LoadProblem
 
     return LoadProblem(*values)

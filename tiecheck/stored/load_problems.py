@@ -14,7 +14,7 @@ from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
-from tiecheck.stored.config_values import architecture_of, refused_problems
+from tiecheck.stored.config_values import architecture_of, refused_problems, told_problem
 from tiecheck.stored.older_names import name_among_bare
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.structure import class_structure
@@ -64,13 +64,7 @@ def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
     from tiecheck.stored.untold_ties import untold_ties
 
     for lines, why, names in untold_ties(model, checkpoint):
-        yield _problem("open", lines, "unknown", why, why, model.path, "", names)
-
-
-def _problem(*values: Any) -> LoadProblem:
-    from tiecheck.records.files import LoadProblem
-
-    return LoadProblem(*values)
+        yield told_problem("open", lines, "unknown", why, why, model.path, "", names)
 
 
 def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterator[LoadProblem]:
@@ -81,10 +75,10 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         why = f"{file} has no name that from_pretrained looks for: it finds no weights in the directory"
         mend = "none of its names is one of the class; convert it with the tool of those who made it."
         edits = _standard_name(model, checkpoint, file)
-        yield _problem("name", BOTH, "crash", message, why, file, mend, names, edits)
+        yield told_problem("name", BOTH, "crash", message, why, file, mend, names, edits)
     if checkpoint.missing_files:
         why = f"{min(checkpoint.missing_files)}, which {file} names, is not here"
-        yield _problem("open", BOTH, "crash", f"FileNotFoundError: {why}", why, file, "", names)
+        yield told_problem("open", BOTH, "crash", f"FileNotFoundError: {why}", why, file, "", names)
     for shard in checkpoint.shards:
         if shard.nested:
             why = (
@@ -93,7 +87,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             )
             message = "every weight is missing, and made at random"
             edits = (Edit("unwrapped", None, True, (Step("unwrap-tensors", (shard.nested,), shard.path),)),)
-            yield _problem("nested", BOTH, "embedding-random", message, why, shard.path, "", names, edits)
+            yield told_problem("nested", BOTH, "embedding-random", message, why, shard.path, "", names, edits)
     if not _is_of_5_alone(model):
         yield from _refused_formats(checkpoint, names)
     yield from _bare_names(model, checkpoint, file)
@@ -104,7 +98,7 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         lacking = lacking_expert(checkpoint)
         if lacking is not None:
             why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
-            yield _problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
+            yield told_problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
 
 
 def _is_of_5_alone(model: ModelConfig) -> bool:
@@ -139,7 +133,7 @@ def _refused_formats(checkpoint: Checkpoint, names: tuple[str, ...]) -> Iterator
     steps = tuple(Step("set-metadata", (), one, ("format",), "pt") for one, _ in refused)
     other = f"{FRAMEWORKS[said]} lays some weights out otherwise; save it with PyTorch." if said in FRAMEWORKS else ""
     edits = () if other else (Edit("named", None, True, steps),)
-    yield _problem("format", ("4.57",), "crash", message, why, file, other, names, edits)
+    yield told_problem("format", ("4.57",), "crash", message, why, file, other, names, edits)
 
 
 def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterator[LoadProblem]:
@@ -156,7 +150,7 @@ def _bare_names(model: ModelConfig, checkpoint: Checkpoint, file: str) -> Iterat
         )
         message = "ValueError: The state dictionary of the model you are trying to load is corrupted."
         mend = f"which names are the base model's the files do not tell; those get {prefix}. before them."
-        yield _problem("prefix", ("4.57",), "crash", message, why, file, mend, (name,))
+        yield told_problem("prefix", ("4.57",), "crash", message, why, file, mend, (name,))
 
 
 def _base_and_task(model: ModelConfig) -> tuple[str, tuple[str, ...]]:
@@ -197,7 +191,7 @@ def _shapes(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
         spelled = {s for tie in older.ties for name in tie.names for s in (name, *tie.spellings.get(name, ()))}
         theirs = tensor.name in {*spelled, older.embedding} if spelled else not architecture_of(model).ties
         lines = BOTH if theirs else ("5",)
-        yield _problem("shape", lines, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
+        yield told_problem("shape", lines, "crash", message, why, tensor.file, mend, (tensor.name,), edits)
 
 
 def _denied(model: ModelConfig, tensor: StoredTensor) -> Iterator[tuple[int, dict[str, int]]]:
