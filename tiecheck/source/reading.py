@@ -138,7 +138,8 @@ def _decoded(data: bytes, shown: str) -> str:
     """Return a file's text by its own declaration of its encoding."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        return io.TextIOWrapper(io.BytesIO(data), encoding, newline=None).read()
+        text = data.decode(encoding)  # a TextIOWrapper takes three times as long
+        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     except (SyntaxError, LookupError, UnicodeError) as error:
         raise TargetError(f"{shown} is no text in the encoding that it declares: {error}", shown) from error
 
