@@ -150,7 +150,8 @@ def _unlike_five(kind: str, model: ModelConfig, checkpoint: Checkpoint, line: st
         return
     if (known is None or "x" in known) and _written_in_five(model.data):
         yield _open(f"4.57 builds {kind} otherwise from what transformers 5 writes", line, model.path)
-    for word in (known or {}).get("k", ()):
+    layers = any(map(str.isdecimal, (part for name in checkpoint.names() for part in name.split("."))))
+    for word in (known or {}).get("k", ()) if layers else ():
         if not any(f".{word}." in f".{name}." for name in checkpoint.names()):
             why = f"4.57 refuses the class without a module {word}, and no name of one is stored"
             yield _open(why, line, model.path)
