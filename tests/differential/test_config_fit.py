@@ -33,19 +33,6 @@ SAMPLE = [
 ]
 """Plain, nested and folded configs."""
 
-LACKING = {
-    "MarianMTModel": "its vocabulary is held against embeddings of pairs alone",
-}
-"""Class -> what the structure table lacks of it, so that a wrong size passes. Each goes with its row."""
-
-
-def lacking(name: str, model_type: str) -> Any:
-    """A class of the sample, with what is known to be wrong of it."""
-    why = LACKING.get(name)
-    marks = [pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)] if why else []
-    return pytest.param(name, model_type, marks=marks)
-
-
 SAID_ELSEWHERE = {"architectures", "model_type", "transformers_version", "dtype"}
 
 
@@ -66,7 +53,7 @@ def changes(save: Save, rng: random.Random, count: int) -> list[Any]:
     return rng.sample(drawn, min(count, len(drawn)))
 
 
-@pytest.mark.parametrize(("name", "model_type"), [lacking(*one) for one in SAMPLE])
+@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
 def test_a_changed_field_is_judged_as_transformers_5_loads_it(name: str, model_type: str, tmp_path: Path) -> None:
     rng = random.Random(name)
     save = saved(name, model_type)

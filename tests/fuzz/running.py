@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -266,6 +267,7 @@ def run_here(
         note(seed, name)
         return any(fault.kind == kind for fault in bench.faults(case))
 
+    sys.dont_write_bytecode = True  # the interpreter's own writes are no fault of a reader
     gc.freeze()  # what is imported by now stays: it need not be looked through every few cases
     gc.set_threshold(20_000)
     try:

@@ -164,7 +164,7 @@ class TestDirectory:
         assert isinstance(found, Unknown)
         return found
 
-    @pytest.mark.parametrize("name", ["pipeline", "logging", "AutoModel", "__name__", "utils", "LlamaConfig"])
+    @pytest.mark.parametrize("name", ["pipeline", "logging", "AutoConfig", "__name__", "utils", "LlamaConfig"])
     def test_name_that_is_no_models_class_is_not_called(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "config.json").write_text(json.dumps({"architectures": [name], "model_type": "llama"}))
         assert "is no model class" in self.build(tmp_path, live=True).reason

@@ -205,7 +205,7 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
             why = f"{full} is {state}, as transformers 5 writes it, and 4.57 does not build the class so"
             mend = "save it with 4.57, which writes what it reads."
             told = ("the model cannot be made", why, model.path, mend, (full,))
-            yield told_problem("field", (line,), "crash", *told)
+            yield told_problem("newer", (line,), "crash", *told)
 
 
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
@@ -240,7 +240,9 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: TensorFinder, line: str, path:
         ((dotted, found),) = changed
         where = ".".join((*spot.section.level, dotted))
         why = f"{where} is {str(found).lower()}, and {tensor.name} has the size of another value"
-    if (changed and fits) or not (said or fits):
+    # Another key that says the size makes it as likely (Marian's `decoder_vocab_size`).
+    beside = any(type(value) is int and value == size for key, value in spot.section.data.items() if key not in powers)
+    if (changed and fits and not beside) or not (said or fits):
         return _open(why, line, path)
     silent = changed or fits or listed_apart(spot.section, name)
     if silent or any(said_otherwise(spot.section, dotted, size, line) for dotted in powers):

@@ -55,6 +55,8 @@ class LoaderReadsOtherWeights(Rule):
         yield Case("no format in the metadata", {"load_problems": (older,)}, finds=("warning",))
         beside = load_problem("vendor", versions=())
         yield Case("a vendor's file with other values", {"load_problems": (beside,)}, finds=("warning",))
+        newer = load_problem("newer", versions=("4.57",))
+        yield Case("as 5 writes it, and 4.57 does not read it", {"load_problems": (newer,)}, finds=("info",))
         yield Case("nothing in the way", {"load_problems": ()})
         yield Case("another rule's matter", {"load_problems": (load_problem("flag"),)})
 
@@ -88,7 +90,9 @@ class LoadWillRaise(Rule):
     threads = ""
 
     def check(self, load_problems: tuple[LoadProblem, ...]) -> Iterator[Draft]:
-        yield from (problem_draft(found) for found in load_problems if found.kind in ("shape", "prefix", "field"))
+        yield from (
+            problem_draft(found) for found in load_problems if found.kind in ("shape", "prefix", "field", "newer")
+        )
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -96,6 +100,8 @@ class LoadWillRaise(Rule):
         older = load_problem("prefix", versions=("4.57",))
         yield Case("null for a number", {"load_problems": (load_problem("field", versions=("5",)),)}, finds=("error",))
         yield Case("the head beside names without a prefix", {"load_problems": (older,)}, finds=("warning",))
+        newer = load_problem("newer", versions=("4.57",))
+        yield Case("as 5 writes it, and 4.57 does not read it", {"load_problems": (newer,)}, finds=("info",))
         yield Case("nothing in the way", {"load_problems": ()})
         yield Case("another rule's matter", {"load_problems": (load_problem("name"),)})
 

@@ -114,7 +114,7 @@ def rename_edits(group: Group) -> tuple[Edit, ...]:
     """Return the way to give the one stored member, or the one embedding, the name that the others are tied to."""
     several = len(group.stored_names) > 1
     tables = [name for name in group.stored_names if name in group.names and ("embed" in name or not several)]
-    if group.source is None or len(tables) != 1 or not _is_plain(group):
+    if group.source is None or len(tables) != 1 or (several and group.source in tables) or not _is_plain(group):
         return ()
     when = f"{tables[0]} is the embedding that all share" if several else None
     return (Edit("renamed" if several else "tied", when, True, (Step("rename-tensor", (tables[0], group.source)),)),)

@@ -169,7 +169,7 @@ class InvalidTieFlag(Rule):
 
 
 def problem_draft(problem: LoadProblem) -> Draft:
-    """Return a problem as a finding: an error where the current transformers has it."""
+    """Return a problem as a finding: an error where the current transformers has it, a note where it alone has none."""
     views = tuple(
         LoaderView("transformers", versions, problem.outcome, problem.message, "run", problem.names, None, None, None)
         for versions in problem.versions
@@ -181,7 +181,7 @@ def problem_draft(problem: LoadProblem) -> Draft:
         f"{why} ({titles}: {problem.message}).",
         problem.names,
         ((file_place if problem.file else tensor_place)(problem.file or problem.names[0], problem.message),),
-        severity=None if "5" in problem.versions else "warning",
+        severity="info" if problem.kind == "newer" else None if "5" in problem.versions else "warning",
         hurts=views,
         edits=problem.edits,
         no_mend=problem.no_mend,
