@@ -70,6 +70,7 @@ class Bench:
     """The place where cases run: a directory in memory, a watch, the real readers and a server."""
 
     def __init__(self, readers: RealReaders | None = None) -> None:
+        sys.dont_write_bytecode = True  # the interpreter's own writes are no fault of a reader
         base = "/dev/shm" if os.path.isdir("/dev/shm") else None
         self.folder = tempfile.mkdtemp(prefix="tiecheck-fuzz-", dir=base)
         self.root = os.path.join(self.folder, "model")
@@ -267,7 +268,6 @@ def run_here(
         note(seed, name)
         return any(fault.kind == kind for fault in bench.faults(case))
 
-    sys.dont_write_bytecode = True  # the interpreter's own writes are no fault of a reader
     gc.freeze()  # what is imported by now stays: it need not be looked through every few cases
     gc.set_threshold(20_000)
     try:
