@@ -235,6 +235,7 @@ def _misfit(spot: _Spot, rule: list[Any], lookup: TensorFinder, line: str, path:
     # Gemma 4 has columns for each layer
     each = float(factor.partition("+")[0]) == _BUILT_LAYERS and type(layers) is int
     fits = abs(wanted - size) <= slack or (each and wanted * layers == size * _BUILT_LAYERS)
+    fits |= slack > 0 and size % 8 == 0 and abs(wanted - size) < 8  # channels that a float scales go by eights
     why = f"{tensor.name} has {size} in axis {axis}, where no config was seen to make another number than {wanted}"
     if changed and fits:
         ((dotted, found),) = changed

@@ -48,5 +48,6 @@ def _pair_matters(newest: Architecture, checkpoint: Checkpoint) -> bool:
     head, embedding = newest.head or "", newest.embedding or ""
     there = [tensor.shape for tensor in map(checkpoint.tensor, (head, embedding)) if tensor is not None]
     others = {name for tie in newest.ties if embedding in tie.names for name in tie.names}
+    others.add(embedding.removeprefix(f"{newest.prefix}."))  # 5 adds the prefix to each name that lacks it
     elsewhere = embedding not in checkpoint and any(name in checkpoint for name in others)
     return len(set(there)) == 1 and not elsewhere and not any(head in tie.names for tie in newest.ties)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tiecheck.records.declared import Architecture, TieSpec
 from tiecheck.records.words import Kind
-from tiecheck.tables.structure import fold_sections
+from tiecheck.tables.structure import fold_sections, has_foreign_text
 
 _DATA = os.path.dirname(__file__)
 _NEWEST = "architectures.txt"
@@ -101,16 +101,17 @@ def _load(
         from tiecheck.tables.composed import switched_shapes
 
         shapes = switched_shapes(shapes, config or {})
-    folded: frozenset[str] = frozenset()
+    folded, line = frozenset[str](), "5" if table == _NEWEST else "4.57"
     if shapes and config is not None:
-        config, folded = fold_sections(config, FLAG, "5" if table == _NEWEST else "4.57")
+        config, folded = fold_sections(config, FLAG, line)
     ties = [_as_written(tie, folded) for shape in shapes for tie in _ties(shape, config)]
+    foreign = has_foreign_text(model_type or "", config or {}, shapes, line)
+    ties = [tie._replace(exact=False) for tie in ties] if foreign else ties
     if class_name in ("BarkFineModel", "BarkModel"):
         from tiecheck.tables.composed import counted_ties
 
         ties = counted_ties(ties, config or {})
-    tags = {row[2] for row in fitting}
-    scale = _scale(tags.pop() if len(tags) == 1 else "", width, config or {})
+    scale = _scale(tags.pop() if len(tags := {row[2] for row in fitting}) == 1 else "", width, config or {})
     tried = nested.pop().split(",") if len(nested := {row[3] for row in fitting}) == 1 else []
     about = _about({row[4] for row in fitting}, shapes, table, config)
     found = Architecture(
@@ -133,9 +134,8 @@ def _load(
 
 def _declared(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield targets and sources that a class and the models inside it declare."""
-    for path, pairs in about.get("d", ()):
-        for target, source in pairs:
-            yield (f"{path}.{target}" if path else target), (f"{path}.{source}" if path and source else source)
+    for path, target, source in ((path, *pair) for path, pairs in about.get("d", ()) for pair in pairs):
+        yield (f"{path}.{target}" if path else target), (f"{path}.{source}" if path and source else source)
 
 
 def _about(

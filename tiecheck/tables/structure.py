@@ -109,3 +109,17 @@ def _value(key: str, line: str) -> dict[str, Any] | None:
     start += len(wanted)
     found: dict[str, Any] = json.loads(text[start : text.index(b"\n", start)])
     return found
+
+
+def has_foreign_text(model_type: str, config: Mapping[str, Any], shapes: list[dict[str, Any]], line: str) -> bool:
+    """Tell whether a section with words is of a type that its class takes, and the table of ties was not made with.
+
+    That table holds several types of some sections (`m` of its `shapes`).
+    """
+    mapped = {name for shape in shapes for name in shape.get("m", ())}
+    for name, slot in (config_structure(model_type, line) or {}).get("s", {}).items():
+        held, usual = config.get(name), slot["typed"][0]
+        asked = held.get("model_type", usual) if isinstance(held, dict) and slot.get("any") else usual
+        if asked != usual and name not in mapped and "vocab_size" in (config_structure(usual, line) or {}).get("d", {}):
+            return True
+    return False
