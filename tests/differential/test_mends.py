@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from harness.cases import untouched
+from harness.cases import Case, untouched
 from harness.collect import drawn
+from harness.configs import SetKey
 from harness.mending import collect_mends, mends_page
 from harness.saves import Save, animal_of, pool, saved, variants
 from older import older_python
@@ -82,6 +84,15 @@ def test_no_fix_is_offered_for_what_was_saved(tmp_path: Path) -> None:
         assert fix_target(str(tmp_path / "drawn"), config, options).chosen == (), save
     every = [saved(*pair, ()) for pair in (*SAMPLE, *MORE)]
     assert [word for save in every for word in offered(save, tmp_path / "model")] == []
+
+
+def test_a_load_that_is_right_may_start_wrong_and_a_class_that_draws_itself_so_does_not() -> None:
+    """By its own config Funnel draws logits that deviate by 8; beside a config that says 0.02 that is an error."""
+    funnel = Case("FunnelForMaskedLM", "funnel")
+    small = funnel._replace(mutations=(SetKey("initializer_std", 0.02),))
+    assert collect_mends([funnel, small], None) == []
+    with mock.patch("harness.mending.BLOWN", 100.0):
+        assert [(one.case, one.codes) for one in collect_mends([funnel, small], None)] == [(small, ("TIE701",))]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+import tiecheck
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.records.scale import InitScale
 from tiecheck.records.words import Unknown
@@ -127,3 +128,25 @@ def test_embeddings_scaled_on_the_way_in_count_for_nothing():
     with torch.no_grad():
         model.get_parameter(names[0]).normal_(std=64**-0.5)
     assert live_scale(model, names).predicted == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "severity"),
+    [
+        ("MT5ForConditionalGeneration", {"d_kv": 16, "num_heads": 4}, "info"),
+        ("FunnelForMaskedLM", {"block_sizes": [1, 1], "d_head": 16}, "info"),
+        ("FunnelForMaskedLM", {"block_sizes": [1, 1], "d_head": 16, "initializer_std": 0.02}, "error"),
+    ],
+)
+def test_a_class_whose_own_draw_is_large_is_a_note_and_the_users_draw_an_error(name, more, severity, tmp_path):
+    """What the library does itself wants no mend: MT5 by a factor in its config, Funnel by a deviation that is null."""
+    cls = getattr(transformers, name)
+    sizes = {key: value for key, value in SIZES.items() if key in cls.config_class().to_dict()}
+    model = cls(cls.config_class(**sizes | more)).eval()
+    if severity == "error":
+        torch.nn.init.normal_(model.get_input_embeddings().weight)
+    ids = torch.randint(512, (4, 32))
+    assert model(input_ids=ids, labels=ids).logits.std() > 6
+    model.save_pretrained(tmp_path)
+    for target in (model, str(tmp_path)):
+        assert [(f.code, f.severity) for f in tiecheck.check(target).findings] == [("TIE701", severity)]

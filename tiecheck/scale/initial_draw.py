@@ -40,6 +40,7 @@ OFFSETS = ("bias", "beta", "b")
 """Names of its bias."""
 
 _TABLE = r"(?i)embed|emb\b|pos|wpe|wte|relative|rotary|token_type|shared\."  # a trained model never has it compiled
+_DEVIATION = r"init.*(std|range)$"
 _COMMON = (0.02, 0.01, 0.005, 0.006, 0.04, 0.05, 0.1, 1.0)
 
 
@@ -82,12 +83,18 @@ def evenly_spread(names: Sequence[str], count: int = MATRICES) -> list[str]:
 
 
 def drawn_by_config(config: Mapping[str, Any], std: float, depth: int = 0) -> str | None:
-    """Return the key of a config whose value is the deviation of a draw (`initializer_range`), at any level."""
+    """Return the key of a config whose value is the deviation of a draw (`initializer_range`), at any level.
+
+    A deviation that is null is not set: the class leaves its embedding at the draw of `nn.Embedding`, of 1.
+    """
     for key, value in config.items():
         if isinstance(value, dict) and depth < LEVELS:
             below = drawn_by_config(value, std, depth + 1)
             if below is not None:
                 return f"{key}.{below}"
+        elif value is None and re.search(_DEVIATION, str(key)):
+            if abs(std - 1) < DRAWN:
+                return key
         elif "init" in str(key) and type(value) in (int, float) and value > 0 and abs(std / value - 1) < DRAWN:
             return key
     return None

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from unittest import mock
 
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from harness.cases import Case
@@ -34,6 +35,10 @@ of no tie was not loaded either."""
 
 EQUAL = {"TIE103", "TIE106", "TIE108", "TIE109"}
 """Rules on equal copies, of which a load that is right may have two: their fixes must leave it right."""
+
+
+BLOWN = 3.5
+"""Deviation of the logits from which a model starts as wrong as TIE701 says: 4 by prediction, own tokens aside."""
 
 
 class Mended(NamedTuple):
@@ -67,6 +72,8 @@ def mended(oracle: Oracle, where: Path, case: Case) -> Iterator[Mended]:
     sure = [line for line in before if not line.doubt]
     if sure and all(line.right() for line in sure):
         unasked = [f for f in counted if f.code not in EQUAL and any(edit.when is None for edit in f.edits)]
+        if any(f.code == "TIE701" for f in unasked) and _logits(where) > BLOWN:
+            unasked = [f for f in unasked if f.code != "TIE701"]  # it speaks of the start, and is right
         codes = tuple(sorted({f.code for f in unasked}))
         if codes:
             yield Mended(case, codes, None, "for what is right", unasked[0].message)
@@ -88,6 +95,15 @@ def mended(oracle: Oracle, where: Path, case: Case) -> Iterator[Mended]:
             after = oracle.ask(copy, _draft(copy, draft), real=False)
             kind, why = _outcome(before, after, names, outcome)
             yield Mended(case, codes, choice, kind, why)
+
+
+def _logits(where: Path) -> float:
+    """Return the deviation of the logits of random tokens, by a real load and a real forward pass."""
+    config = json.loads((where / "config.json").read_text())
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(where, local_files_only=True).eval()
+    ids = torch.randint(8, model.get_input_embeddings().weight.shape[0], (2, 16))
+    with torch.no_grad():
+        return float(model(input_ids=ids, labels=ids).logits.std())
 
 
 def _choices(findings: list[Finding]) -> list[str | None]:

@@ -24,7 +24,8 @@ class EmbeddingScaleOnTiedHead(Rule):
     ## What it does
     Predicts the deviation of an untrained model's logits, `std * sqrt(d_model)` times the scale of the head's
     input (1 after a final norm) and of the head itself, and reports 4 and more as an error, 1.5 to 4 as a note.
-    A class of the library that draws it so by its own config (MT5's `initializer_factor`) is a note too.
+    A class of the library that draws it so by its own config (MT5's `initializer_factor`, Funnel's `initializer_std`
+    that is null) is a note too.
     It says whose initial draw the tensor carries: the side of the tie that won.
     It speaks only on evidence that nothing was trained yet (every normalisation weight exactly one), and only
     where the head's scale is known; T5 divides by sqrt(d_model), for one. With weights loaded it also measures.
