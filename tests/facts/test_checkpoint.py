@@ -11,9 +11,9 @@ from tiny_models import built
 from tiecheck.config.options import Config
 from tiecheck.facts import checkpoint as made
 from tiecheck.facts.artefacts import onnx_copies
+from tiecheck.facts.live import gradients, traced_uses
 from tiecheck.facts.opening import facts_of
 from tiecheck.facts.registry import all_facts
-from tiecheck.facts.used import gradients, traced_uses
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
 from tiecheck.live.build import Built

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiecheck.errors import TargetError
-from tiecheck.fix.changes import collect_changes
+from tiecheck.fix.plan import collect_changes
 from tiecheck.records.edits import copy_steps, drop_steps, set_flags
 from tiecheck.rules.cases import sharded_checkpoint
 

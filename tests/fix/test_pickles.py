@@ -13,8 +13,7 @@ import torch
 from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.fix import writing
-from tiecheck.fix.changes import collect_changes
-from tiecheck.fix.plan import make_plan
+from tiecheck.fix.plan import collect_changes, make_plan
 from tiecheck.live.pickle_rewriting import rewrite_pickle
 from tiecheck.records.edits import Step, TensorChange, copy_steps, drop_steps
 

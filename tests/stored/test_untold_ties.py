@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiecheck.api import check
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
-from tiecheck.stored.untold_ties import untold_ties
+from tiecheck.stored.lost_ties import untold_ties
 
 TEXT: dict[str, Any] = {
     "vocab_size": 48,

@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiecheck.trace.following import factor_of, value_after, weight_after
 from tiecheck.trace.operations import argument, is_lookup, kind_of, summed_over, turns
-from tiecheck.trace.trails import NORMALISED, Call, Trail, tensors_in
+from tiecheck.trace.trails import NORMALISED, Call, Trail, factor_of, tensors_in, value_after, weight_after
 
 WEIGHT, IDS, X = torch.randn(8, 4), torch.tensor([1, 2]), torch.randn(2, 4)
 

@@ -66,7 +66,7 @@ def conversion(gguf: Gguf, gguf_tie: GgufTie | None, gguf_source: GgufSource, va
     """Return embedding and head of a GGUF file beside those of what it was converted from."""
     if values == "never":
         return Unknown("the bytes were not to be read (--values never)")
-    from tiecheck.stored.gguf_source import compare_conversion
+    from tiecheck.stored.gguf_ties import compare_conversion
 
     return compare_conversion(gguf, gguf_tie, gguf_source)
 

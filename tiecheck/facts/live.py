@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tiecheck.records.mending import Mending
     from tiecheck.records.placement import Placement
     from tiecheck.records.report import View
-    from tiecheck.records.uses import Uses
+    from tiecheck.records.uses import TensorGradient, Uses
+    from tiecheck.trace.inputs import Inputs
 
 
 @fact
@@ -234,3 +235,27 @@ def _first_dtype(checkpoint: Checkpoint) -> str | None:
         if tensor is not None and tensor.dtype in ("float64", "float32", "float16", "bfloat16"):
             return tensor.dtype
     return None
+
+
+@fact
+def traced_uses(built: Built, tracing: Config) -> Uses | Unknown:
+    """Uses of each parameter in a forward pass, traced on meta."""
+    from tiecheck.trace.uses import trace_uses
+
+    return trace_uses(built.module, _inputs(tracing))
+
+
+@fact
+def gradients(built: Built, tracing: Config) -> tuple[TensorGradient, ...] | Unknown:
+    """Gradients of tensors with several uses, and of each use, after one backward pass with real weights."""
+    from tiecheck.trace.gradients import compare_gradients
+
+    return compare_gradients(built.module, _inputs(tracing))
+
+
+def _inputs(tracing: Config) -> Inputs | None:
+    """Return the inputs that were asked for; None to make some up."""
+    from tiecheck.trace.inputs import given_inputs, inputs_from_file
+
+    given = tracing.inputs
+    return inputs_from_file(given) if isinstance(given, str) else None if given is None else given_inputs(given)

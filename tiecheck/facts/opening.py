@@ -216,14 +216,12 @@ def _read(
 def _asked(config: Config, *, live: bool) -> Given:
     """Return the options of the live layer and of a placement, each where it was asked for, and open their facts."""
     given: Given = {}
-    if live:
+    if live or config.wants_uses:
         from tiecheck.facts import live as _registered  # noqa: F401
-
+    if live:
         given["load_options"] = config.only("load", "trust_remote_code")._replace(load=config.load or config.measure)
         given["contract"] = config.only("ties", "ties_from")
     if config.wants_uses:
-        from tiecheck.facts import used as _used  # noqa: F401
-
         given["tracing"] = config.only("uses", "inputs", "measure")
     if config.device_map is not None:
         given["placing"] = config.only(*PLACING, "trust_remote_code")

@@ -64,8 +64,8 @@ if TYPE_CHECKING:
 _KINDS = (Asked, Brought, Read, Said, Watched, Found, Artefacts, Stored, Files, Live, Parts, Signs, Lived, Used)
 NAMES: frozenset[str] = frozenset().union(*_KINDS)  # type: ignore[arg-type]  # tuples of names, when it runs
 
-MODULES = ("artefacts", "checkpoint", "live", "used")
-"""Modules that hold the functions; the first is imported for an artefact, the last two for a live layer, for uses."""
+MODULES = ("artefacts", "checkpoint", "live")
+"""Modules that hold the functions; the first is imported for an artefact, the last for a live layer or its uses."""
 
 SHARED: frozenset[FactName] = frozenset({"architecture", "groups", "loaders", "strict_load"})
 """Names of the facts that follow from config and headers alone, wherever those are, while no tensor byte is read."""

@@ -61,7 +61,7 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
 
 
 def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
-    from tiecheck.stored.untold_ties import untold_ties
+    from tiecheck.stored.lost_ties import untold_ties
 
     for lines, why, names in untold_ties(model, checkpoint):
         yield told_problem("open", lines, "unknown", why, why, model.path, "", names)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiecheck.records.declared import Architecture
+from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint, Group
+from tiecheck.stored.config_values import architecture_of
 from tiecheck.stored.members import UNREAD, Values, stored_group
 from tiecheck.stored.older_names import lost_ties
-from tiecheck.tables.architectures import newer_names
+from tiecheck.tables.architectures import newer_names, older_has
 
 
 def lost_tie_groups(
@@ -51,3 +52,54 @@ def _pair_matters(newest: Architecture, checkpoint: Checkpoint) -> bool:
     others.add(embedding.removeprefix(f"{newest.prefix}."))  # 5 adds the prefix to each name that lacks it
     elsewhere = embedding not in checkpoint and any(name in checkpoint for name in others)
     return len(set(there)) == 1 and not elsewhere and not any(head in tie.names for tie in newest.ties)
+
+
+BOTH = ("4.57", "5")
+LISTS_OF_HEADS = ("MusicgenForCausalLM", "MusicgenMelodyForCausalLM")
+"""Classes whose head is a list of matrices, which a tie flag makes 4.57 look into as if it were one."""
+
+
+def untold_ties(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Yield the lines of transformers in which the end of a tie is not told, the reason, and its tensors."""
+    if not older_has(model.class_name, model.model_type) and model.class_name not in LISTS_OF_HEADS:
+        return
+    if model.data.get("tie_encoder_decoder") is True and model.data.get("is_encoder_decoder", True):
+        yield BOTH, "tie_encoder_decoder is true: 4.57 makes encoder and decoder one, and 5 does not", ()
+    if model.data.get("tie_word_embeddings") is True and model.class_name in LISTS_OF_HEADS:
+        yield ("4.57",), "tie_word_embeddings is true, and 4.57 raises AttributeError: its heads are a list", ()
+    older, newest = architecture_of(model, older=True), architecture_of(model)
+    yield from _half_stored(older, newest, checkpoint)
+    yield from _inner_ties(model, older, newest, checkpoint)
+
+
+def _half_stored(
+    older: Architecture, newest: Architecture, checkpoint: Checkpoint
+) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Yield what is stored in part of a tie that 4.57 makes under every flag, and 5 under none (ViLT's bias)."""
+    pair = {newest.head, newest.embedding}
+    for tie in lost_ties(older, newest):
+        there = [name for name in tie.names if name in checkpoint]
+        always = tie.kind == "parameter" and tie.on and tie.off and tie.silent and not pair <= set(tie.names)
+        if always and there and len(there) < len(tie.names):
+            line = "5" if tie.source in there else "4.57"
+            lost = next(name for name in tie.names if name not in there)
+            yield (line,), f"{there[0]} is stored, and what {line} makes of {lost} is not known", tie.names
+
+
+def _inner_ties(
+    model: ModelConfig, older: Architecture, newest: Architecture, checkpoint: Checkpoint
+) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Yield a tie of 4.57 alone: nothing of it is stored, or 5 holds it without its head (Voxtral)."""
+    pair = {older.head, older.embedding}
+    own = {newest.head, newest.embedding}
+    headless = newest.head is not None and newest.head not in checkpoint and None not in own and pair != own
+    for tie in () if newest.ties else older.ties:
+        said = next((f.value for f in model.flags if (f.key, f.level) == (tie.key, tie.level)), None)
+        tied = tie.on if said is True else tie.off if said is False else tie.silent
+        spelled = [(name, *tie.spellings.get(name, ())) for name in tie.names]
+        there = [any(name in checkpoint for name in names) for names in spelled]
+        key = ".".join((*tie.level, tie.key))
+        if tied and not any(there):
+            yield ("4.57",), f"by {key} 4.57 ties {' and '.join(tie.names)}, of which nothing is stored", tie.names
+        elif tied and headless and pair <= set(tie.names) and not all(there):
+            yield ("5",), f"by {key} 4.57 ties {' and '.join(tie.names)}, and 5 does not", tie.names

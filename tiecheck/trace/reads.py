@@ -16,9 +16,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from tiecheck.files.limits import target_account
-from tiecheck.trace.following import value_after, weight_after
 from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, may_begin, summed_over
-from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in
+from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in, value_after, weight_after
 
 _MARK = "_tiecheck_trail"
 _LEAVES_META = frozenset({"to", "cpu", "cuda", "type_as"})

@@ -21,7 +21,7 @@ import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.files.gguf import read_gguf
 from tiecheck.records.artefacts import Conversion
-from tiecheck.stored.gguf_source import compare_conversion
+from tiecheck.stored.gguf_ties import compare_conversion
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
