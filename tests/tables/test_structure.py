@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from tiecheck.tables import structure
 from tiecheck.tables.structure import class_structure, config_structure, fold_sections, refused_values
 
 FLAG = "tie_word_embeddings"
+OLDER = ("architectures-4.57", "structure-4.57")
 
 
 def test_a_class_has_its_parts_or_its_sizes() -> None:
@@ -45,14 +47,26 @@ def test_a_flat_config_is_folded_where_its_library_folds_it() -> None:
         assert fold_sections(other, FLAG, "4.57") == (other, frozenset())
 
 
+@pytest.mark.parametrize("table", [f"{name}.txt" for name in ("architectures", "structure", *OLDER)])
+def test_every_line_is_found_by_halving_and_no_other(table: str) -> None:
+    lines = (Path(structure.__file__).parent / table).read_text(encoding="utf-8").splitlines()
+    assert lines == sorted(lines)
+    held: dict[str, list[list[str]]] = {}
+    for line in lines:
+        word, *rest = line.split("\t")
+        held.setdefault(word, []).append(rest)
+    for word in (*[*held][::3], lines[0][0], lines[-1].partition("\t")[0], "", "~", "A", "GPT2LMHeadMode"):
+        assert structure.sorted_lines(table, word) == held.get(word, [])
+
+
 @pytest.mark.parametrize("line", ["5", "4.57"])
 def test_every_line_reads(line: str) -> None:
-    text = structure._text(line).decode()
+    text = (Path(structure.__file__).parent / structure._FILES[line]).read_text(encoding="utf-8")
     for row in text.splitlines()[1:]:
         head, *rest = row.split("\t")
-        if head[0] in "@=" or head == "fields":
+        if head[0] in "@=":
             json.loads(rest[0])
-        else:
+        elif head != "fields":
             kind, key = rest
             assert config_structure(kind) is not None or kind[0].isupper()
             assert key == "" or structure._value(f"={key}", line) is not None

@@ -1,26 +1,23 @@
 """The tie tables: what is known about a model's class without importing it.
 
 They are made by `python -m tiecheck.tables.generate`, which asks transformers itself: one for 5, and one for 4.57,
-which is opened only where somebody asks for it. Here they are only searched: one read of the file, one search for the
-class's line, and its shapes alone parsed.
+which is opened only where somebody asks for it. Here they are only searched, by halving: the lines are sorted, and
+those of a class alone are read and parsed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from tiecheck.records.declared import Architecture, TieSpec
 from tiecheck.records.words import Kind
-from tiecheck.tables.structure import fold_sections, has_foreign_text
+from tiecheck.tables.structure import fold_sections, has_foreign_text, sorted_lines
 
-_DATA = os.path.dirname(__file__)
-_NEWEST = "architectures.txt"
+NEWEST = "architectures.txt"
 _OLDER = "architectures-4.57.txt"
-_texts: dict[str, bytes] = {}
 
 FLAG = "tie_word_embeddings"
 """The key that decides for nearly every class."""
@@ -36,7 +33,7 @@ def load_architecture(
 
     The width is for a head scale that hangs on it; the parsed `config.json` says which level decides a group.
     """
-    return _load(_NEWEST, class_name, model_type, width, config)
+    return _load(NEWEST, class_name, model_type, width, config)
 
 
 def load_older(
@@ -101,7 +98,7 @@ def _load(
         from tiecheck.tables.composed import switched_shapes
 
         shapes = switched_shapes(shapes, config or {})
-    folded, line = frozenset[str](), "5" if table == _NEWEST else "4.57"
+    folded, line = frozenset[str](), "5" if table == NEWEST else "4.57"
     if shapes and config is not None:
         config, folded = fold_sections(config, FLAG, line)
     ties = [_as_written(tie, folded) for shape in shapes for tie in _ties(shape, config)]
@@ -166,42 +163,25 @@ def _with_parts(
     return found
 
 
-def table_version(table: str = _NEWEST) -> str:
-    """Return the transformers version that a table was made from."""
-    text = table_text(table)
-    return text[: text.index(b"\n")].split(b"\t")[2].decode()
-
-
 @lru_cache
+def table_version(table: str = NEWEST) -> str:
+    """Return the transformers version that a table was made from."""
+    return sorted_lines(table, "#")[0][1]
+
+
 def _origin(table: str) -> str:
     return f"transformers {table_version(table)}"
 
 
-def table_text(table: str = _NEWEST) -> bytes:
-    """Return a table as it is stored."""
-    if table not in _texts:
-        with open(os.path.join(_DATA, table), "rb") as file:
-            _texts[table] = file.read()
-    return _texts[table]
-
-
 @lru_cache(1024)  # a fleet has many models of few classes
-def class_rows(class_name: str, table: str = _NEWEST) -> list[list[str]]:
+def class_rows(class_name: str, table: str = NEWEST) -> list[list[str]]:
     """Return model types, shape keys, head scale, levels and about key of every line of a class."""
-    text, wanted, rows = table_text(table), f"\n{class_name}\t".encode(), []
-    start = text.find(wanted)
-    while start >= 0:
-        end = text.index(b"\n", start + 1)
-        rows.append(text[start + len(wanted) : end].decode().split("\t"))
-        start = text.find(wanted, end)
-    return rows
+    return sorted_lines(table, class_name)
 
 
 @lru_cache(1024)
 def _shape(key: str, table: str) -> dict[str, Any]:
-    text, wanted = table_text(table), f"\n={key}\t".encode()
-    start = text.index(wanted) + len(wanted)
-    shape: dict[str, Any] = json.loads(text[start : text.index(b"\n", start)])
+    shape: dict[str, Any] = json.loads(sorted_lines(table, f"={key}")[0][0])
     return shape
 
 

@@ -7,11 +7,12 @@ class itself. Held against the mappings of transformers 5.23 (`modeling_auto.py`
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 
 from tiecheck.errors import near_words
-from tiecheck.tables.architectures import table_text
+from tiecheck.tables.architectures import NEWEST
 from tiecheck.tables.structure import class_of_word
 
 AUTO = "AutoModel"
@@ -21,7 +22,8 @@ AUTO = "AutoModel"
 def classes_of_type(model_type: str) -> tuple[str, ...]:
     """Return the classes that the table has for a model type."""
     line = rf"^([A-Za-z]\w*)\t(?:[^\t\n]*,)?{re.escape(model_type)}(?:,[^\t\n]*)?\t"
-    return tuple(re.findall(line, table_text().decode(), re.MULTILINE | re.ASCII))
+    with open(os.path.join(os.path.dirname(__file__), NEWEST), encoding="utf-8") as table:
+        return tuple(re.findall(line, table.read(), re.MULTILINE | re.ASCII))
 
 
 def meant_class(name: str, model_type: str) -> str | None:

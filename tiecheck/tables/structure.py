@@ -1,20 +1,65 @@
 """The structure table: which sizes follow which fields of a config, and what configs make of a missing section.
 
 It is made by `python -m tiecheck.tables.generate.structure`, once for transformers 5, and once for 4.57, of which it
-has the configs alone. Here it is only searched, as the tie table is.
+has the configs alone. Here it is only searched, as the tie table is: the lines of both are sorted.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+_FOLDER = os.path.dirname(__file__)
 _FILES = {"5": "structure.txt", "4.57": "structure-4.57.txt"}
-_texts: dict[str, bytes] = {}
+_BLOCK = 4096
+"""Bytes of a table that are read at once."""
+
+
+def sorted_lines(file: str, word: str) -> list[list[str]]:
+    """Return the fields after the first of each line of a table that begins with a word.
+
+    The file is halved: reading all of the tables for a dozen lines took a start some 2 ms.
+    """
+    wanted, table = f"{word}\t".encode(), os.open(os.path.join(_FOLDER, file), os.O_RDONLY)
+    try:
+        low, high = 0, os.fstat(table).st_size
+        while high - low > _BLOCK:  # the first line that does not come before the word begins in between
+            begin, middle = _line_after(table, (low + high) // 2), (low + high) // 2
+            if begin >= high:
+                high = middle
+            elif os.pread(table, len(wanted), begin) < wanted:
+                low = begin
+            else:
+                high = begin
+        return _lines_from(table, low, wanted)
+    finally:
+        os.close(table)
+
+
+def _line_after(table: int, place: int) -> int:
+    """Return where the next line begins, or the table ends."""
+    while block := os.pread(table, _BLOCK, place):
+        end = block.find(b"\n")
+        if end >= 0:
+            return place + end + 1
+        place += len(block)
+    return place
+
+
+def _lines_from(table: int, place: int, wanted: bytes) -> list[list[str]]:
+    found, rest = [], b""
+    while block := os.pread(table, _BLOCK, place):
+        place += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            if line.startswith(wanted):
+                found.append(line[len(wanted) :].decode().split("\t"))
+            elif line > wanted:
+                return found
+    return found
 
 
 def class_structure(class_name: str, model_type: str | None) -> tuple[str, dict[str, Any]] | None:
@@ -44,8 +89,11 @@ def base_prefix(name: str, kind: str) -> str:
     """Return what a task's class has before the names of a base model; empty where the class is none."""
     if class_of_word(kind, "*") != name:
         return ""
-    tasks = re.findall(rf"\n(\w+)\t{re.escape(kind)}\t".encode(), _text("5"))
-    rows = (class_structure(task.decode(), kind) or ("", {}) for task in tasks)
+    import re
+
+    with open(os.path.join(_FOLDER, _FILES["5"]), encoding="utf-8") as file:
+        tasks = re.findall(rf"\n(\w+)\t{re.escape(kind)}\t", file.read())
+    rows = (class_structure(task, kind) or ("", {}) for task in tasks)
     found = (prefix for _, row in rows for prefix, level, word in row.get("p", ()) if not level and word == "*")
     return next(found, "")
 
@@ -69,45 +117,23 @@ def fold_sections(config: Mapping[str, Any], flag: str, line: str) -> tuple[Mapp
 @lru_cache(512)
 def refused_values(kind: str) -> dict[str, str]:
     """Return the fields of a config class of transformers 5 with a bit for each type of value that it refuses."""
-    known, found = config_structure(kind) or {}, {}
-    for number in known.get("t", ()):
-        name, bits = _fields()[number]
-        found[name] = bits
-    return found
+    numbers = (config_structure(kind) or {}).get("t", ())
+    return dict(_fields()[number].split(" ") for number in numbers)
 
 
 @lru_cache(1)
-def _fields() -> list[list[str]]:
-    return _value("fields", "5") or []  # type: ignore[return-value]
-
-
-def _text(line: str) -> bytes:
-    if line not in _texts:
-        with open(os.path.join(os.path.dirname(__file__), _FILES[line]), "rb") as file:
-            _texts[line] = file.read()
-    return _texts[line]
+def _fields() -> list[str]:
+    return sorted_lines(_FILES["5"], "fields")[0][0].split(",")
 
 
 @lru_cache(512)
 def _rows(class_name: str, line: str) -> tuple[tuple[str, str], ...]:
-    text, wanted, rows = _text(line), f"\n{class_name}\t".encode(), []
-    start = text.find(wanted)
-    while start >= 0:
-        end = text.index(b"\n", start + 1)
-        kind, key = text[start + len(wanted) : end].decode().split("\t")
-        rows.append((kind, key))
-        start = text.find(wanted, end)
-    return tuple(rows)
+    return tuple((kind, key) for kind, key in sorted_lines(_FILES[line], class_name))
 
 
 @lru_cache(512)
 def _value(key: str, line: str) -> dict[str, Any] | None:
-    text, wanted = _text(line), f"\n{key}\t".encode()
-    start = text.find(wanted)
-    if start < 0:
-        return None
-    start += len(wanted)
-    found: dict[str, Any] = json.loads(text[start : text.index(b"\n", start)])
+    found: dict[str, Any] | None = next((json.loads(text) for (text,) in sorted_lines(_FILES[line], key)), None)
     return found
 
 

@@ -229,9 +229,9 @@ def structure_text(
             record["t"] = [numbers[pair] for pair in sorted(refusals[kind].items())]
         configs.append(f"@{kind}\t{_dump(record)}")
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate.structure; do not edit"
-    body = [*sorted(lines), *sorted(configs), *(f"={key}\t{shapes[key]}" for key in sorted(shapes))]
-    last = [f"fields\t{_dump([list(pair) for pair in fields])}"] if fields else []
-    return "\n".join([head, *body, *last, ""])
+    body = [*lines, *configs, *(f"={key}\t{shape}" for key, shape in shapes.items())]
+    last = [f"fields\t{','.join(map(' '.join, fields))}"] if fields else []
+    return "\n".join([head, *sorted([*body, *last]), ""])
 
 
 def _row(one: AskedClass) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The tie table as text: one line a class, groups shared by many classes stored once.
 
-`tiecheck.tables.architectures` reads it by searching for a line's beginning, so that nothing is parsed but what is
-asked for. A line is `class<TAB>model types<TAB>shapes<TAB>head scale<TAB>levels<TAB>about`; a shape, and what is said
-about a class, is `=hash<TAB>json`.
+`tiecheck.tables.architectures` finds a line's beginning by halving, so that nothing is read but what is asked for: all
+lines are sorted as bytes. A line is `class<TAB>model types<TAB>shapes<TAB>head scale<TAB>levels<TAB>about`; a shape,
+and what is said about a class, is `=hash<TAB>json`.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def render(rows: Iterable[Row], version: str) -> str:
         for (name, held, scale, levels, about), types in merged.items()
     ]
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate; do not edit"
-    return "\n".join([head, *sorted(lines), *(f"={key}\t{shapes[key]}" for key in sorted(shapes)), ""])
+    return "\n".join([head, *sorted([*lines, *(f"={key}\t{shapes[key]}" for key in shapes)]), ""])
 
 
 def parse_table(text: str) -> list[Row]:
