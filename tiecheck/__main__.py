@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` makes enumerations of it: a hundredth of a start
+import contextlib
 import gc
 import os
 import sys
@@ -18,6 +19,37 @@ TICK = 0.5
 
 STOPPED = (130, 143)
 """Exit statuses of a process that SIGINT or SIGTERM has ended."""
+
+CALLERS = 4
+"""Frames at most from `run_process` up in a process of its own: the module's, and two of `python -m`. Under more
+somebody may go on with the process: a profiler, a debugger, a test."""
+
+
+def run_process() -> None:
+    """Run the command line as a process of its own, which ends without being taken apart: a thirtieth of a start."""
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            _leave(end.code)
+        raise
+
+
+def _leave(status: int) -> None:
+    """End the process at once where nothing is lost by it: neither threads, nor what a library does at its end."""
+    import threading
+
+    try:
+        sys._getframe(CALLERS + 1)
+    except ValueError:
+        if "torch" not in sys.modules and threading.active_count() == 1:
+            import atexit
+
+            atexit._run_exitfuncs()
+            with contextlib.suppress(OSError, ValueError):  # the interpreter tells of it
+                for stream in filter(None, (sys.stdout, sys.stderr)):
+                    stream.flush()
+                os._exit(status)
 
 
 def main() -> None:
@@ -74,4 +106,4 @@ def _hold_descriptors() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_process()

@@ -195,3 +195,28 @@ def test_own_fault_is_a_sentence_and_2(tiecheck_cli, monkeypatch: pytest.MonkeyP
     result = tiecheck_cli("rule", "TIE101")
     assert result.exit_code == 2
     assert result.output == "Error: tiecheck itself failed, please report it: ZeroDivisionError: division by zero\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (["-m", "cProfile", "-m", "tiecheck"], "function calls"),
+        (
+            ["-c", "import atexit; atexit.register(print, 'bye'); import tiecheck.__main__ as m; m.run_process()"],
+            "\nbye\n",
+        ),
+        (
+            [
+                "-c",
+                "import threading as t, tiecheck.__main__ as m; t.Timer(1, print, ['late']).start(); m.run_process()",
+            ],
+            "\nlate\n",
+        ),
+    ],
+)
+def test_a_quick_end_loses_nothing(words: list[str], last: str, models: Path) -> None:
+    command = [sys.executable, *words, str(models / "llama-diverged-head")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert last in done.stdout
+    assert "TIE101 error" in done.stdout
+    assert done.returncode == (0 if "cProfile" in words else 1)  # it drops the status

@@ -14,8 +14,8 @@ from typing import Any
 
 _FOLDER = os.path.dirname(__file__)
 _FILES = {"5": "structure.txt", "4.57": "structure-4.57.txt"}
-_BLOCK = 4096
-"""Bytes of a table that are read at once."""
+_BLOCK, _PROBE = 4096, 1024
+"""Bytes of a table that are read at once where the lines are, and where it is halved."""
 
 
 def sorted_lines(file: str, word: str) -> list[list[str]]:
@@ -27,10 +27,11 @@ def sorted_lines(file: str, word: str) -> list[list[str]]:
     try:
         low, high = 0, os.fstat(table).st_size
         while high - low > _BLOCK:  # the first line that does not come before the word begins in between
-            begin, middle = _line_after(table, (low + high) // 2), (low + high) // 2
+            middle = (low + high) // 2
+            begin, line = _line_after(table, middle, len(wanted))
             if begin >= high:
                 high = middle
-            elif os.pread(table, len(wanted), begin) < wanted:
+            elif line < wanted:
                 low = begin
             else:
                 high = begin
@@ -39,14 +40,14 @@ def sorted_lines(file: str, word: str) -> list[list[str]]:
         os.close(table)
 
 
-def _line_after(table: int, place: int) -> int:
-    """Return where the next line begins, or the table ends."""
-    while block := os.pread(table, _BLOCK, place):
-        end = block.find(b"\n")
-        if end >= 0:
-            return place + end + 1
-        place += len(block)
-    return place
+def _line_after(table: int, place: int, length: int) -> tuple[int, bytes]:
+    """Return where the next line begins, and so many bytes of it; at the end of a table none."""
+    begin, block = 0, b""
+    while not begin and (block := os.pread(table, _PROBE, place)):
+        begin = block.find(b"\n") + 1
+        place += begin or len(block)
+    line = block[begin : begin + length]
+    return place, line if len(line) == length else os.pread(table, length, place)
 
 
 def _lines_from(table: int, place: int, wanted: bytes) -> list[list[str]]:
@@ -117,13 +118,8 @@ def fold_sections(config: Mapping[str, Any], flag: str, line: str) -> tuple[Mapp
 @lru_cache(512)
 def refused_values(kind: str) -> dict[str, str]:
     """Return the fields of a config class of transformers 5 with a bit for each type of value that it refuses."""
-    numbers = (config_structure(kind) or {}).get("t", ())
-    return dict(_fields()[number].split(" ") for number in numbers)
-
-
-@lru_cache(1)
-def _fields() -> list[str]:
-    return sorted_lines(_FILES["5"], "fields")[0][0].split(",")
+    by_bits = (config_structure(kind) or {}).get("t", {})
+    return {name: bits for bits, names in by_bits.items() for name in names.split(" ")}
 
 
 @lru_cache(512)

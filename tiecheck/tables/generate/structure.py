@@ -219,19 +219,19 @@ def structure_text(
             shapes[key] = text
         lines.append(f"{one.class_name}\t{one.kind}\t{key}")
     asker, classes = ConfigAsker(used), config_classes()
-    fields = sorted({pair for found in refusals.values() for pair in found.items()})
-    numbers = {pair: number for number, pair in enumerate(fields)}
     configs = []
     for config_class in classes:
         kind = config_kind(config_class)
         record = asker.record(config_class) | _autos(kind) | written.get(kind, {})
         if refusals.get(kind):
-            record["t"] = [numbers[pair] for pair in sorted(refusals[kind].items())]
+            by_bits: dict[str, list[str]] = {}
+            for name, bits in sorted(refusals[kind].items()):
+                by_bits.setdefault(bits, []).append(name)
+            record["t"] = {bits: " ".join(names) for bits, names in by_bits.items()}
         configs.append(f"@{kind}\t{_dump(record)}")
     head = f"#\ttransformers\t{version}\tmade by python -m tiecheck.tables.generate.structure; do not edit"
     body = [*lines, *configs, *(f"={key}\t{shape}" for key, shape in shapes.items())]
-    last = [f"fields\t{','.join(map(' '.join, fields))}"] if fields else []
-    return "\n".join([head, *sorted([*body, *last]), ""])
+    return "\n".join([head, *sorted(body), ""])
 
 
 def _row(one: AskedClass) -> dict[str, Any]:
