@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.cases import untouched
 from harness.oracle import differences
 from harness.saves import Save, all_classes, saved
+from subjects import mapped
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from tiecheck.live.rehearsal import rehearse
@@ -21,13 +23,21 @@ from tiecheck.tables.generate.classes import ClassCandidate
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
-RENAMED = [
-    candidate
-    for candidate in all_classes()
-    if any(get_checkpoint_conversion_mapping(word) for word in (candidate.class_name, candidate.model_type))
-]
-DRAWN = [ClassCandidate("MistralLarge4Model", "mistral_large4", ""), *random.Random(5).sample(RENAMED, 12)]
-"""One whose vision tower is permuted on load, and some by chance."""
+MISTRAL = ClassCandidate("MistralLarge4Model", "mistral_large4", "")
+"""One whose vision tower is permuted on load."""
+
+
+def is_renamed(candidate: ClassCandidate) -> bool:
+    """Whether the library has conversions for a class, or for its model type."""
+    return any(get_checkpoint_conversion_mapping(word) for word in (candidate.class_name, candidate.model_type))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every class for the slow lane alone: to list them all imports the whole library, ten seconds of each run."""
+    if "candidate" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("markexpr") != "not slow"
+        found: list[Any] = [*filter(is_renamed, all_classes())] if asked else [MISTRAL]
+        metafunc.parametrize("candidate", found, ids=lambda c: f"{c.class_name}-{c.model_type}")
 
 
 def small(candidate: ClassCandidate) -> Save | None:
@@ -48,13 +58,14 @@ def told_wrongly(candidate: ClassCandidate, where: Path) -> list[str] | None:
 
 
 def test_drawn_classes_hold_what_the_rehearsal_says(tmp_path: Path) -> None:
-    found = [told_wrongly(candidate, tmp_path / candidate.class_name) for candidate in DRAWN]
+    renamed = [*filter(is_renamed, mapped())]
+    drawn = [MISTRAL, *random.Random(5).sample(renamed, 12)]
+    found = [told_wrongly(candidate, tmp_path / candidate.class_name) for candidate in drawn]
     assert [wrong for wrong in found if wrong] == []
     assert sum(wrong is not None for wrong in found) > 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("candidate", RENAMED, ids=lambda c: f"{c.class_name}-{c.model_type}")
 def test_every_renamed_class_holds_what_the_rehearsal_says(candidate: ClassCandidate, tmp_path: Path) -> None:
     wrong = told_wrongly(candidate, tmp_path / "model")
     if wrong is None:  # its config has no sizes that can be cut, or its parts need a library that is not here

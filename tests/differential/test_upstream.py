@@ -15,7 +15,7 @@ import pytest
 import torch
 from older import run_older
 from safetensors.torch import load_file, save_file
-from subjects import ClassCandidate, every, make, truth_of
+from subjects import ClassCandidate, make, truth_of
 from torch import nn
 from torch.nn.utils import prune
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
@@ -258,7 +258,7 @@ def test_u6_a_config_that_passes_its_text_flag_on_is_no_bug() -> None:
 def test_u9_a_code_predictor_declares_names_that_it_does_not_have() -> None:
     """It inherits the declaration of a class with one head, and has lists of heads and embeddings."""
     name = "Qwen3OmniMoeTalkerCodePredictorModelForConditionalGeneration"
-    (candidate,) = (c for c in every() if c.class_name == name)
+    candidate = by_name(name)
     with pytest.raises(AttributeError, match="embed_tokens"):
         make(candidate, "true")
     model = make(candidate, "false")

@@ -43,9 +43,14 @@ class Truth(NamedTuple):
     """Modules without parameters that stand under several paths (a shared activation): no tie."""
 
 
+def mapped() -> list[ClassCandidate]:
+    """The pairs of the auto classes, sorted. Nothing of a model is imported for it."""
+    return sorted({ClassCandidate(class_name, model_type, "") for model_type, class_name in auto_mappings()})
+
+
 def every() -> list[ClassCandidate]:
-    """The pairs of the auto classes, sorted, and after them the public classes that none of these has."""
-    pairs = sorted({ClassCandidate(class_name, model_type, "") for model_type, class_name in auto_mappings()})
+    """The pairs of the auto classes, and after them the public classes that none of these has: imports all models."""
+    pairs = mapped()
     return pairs + [
         ClassCandidate(c, m, module) for m, c, module in unmapped_classes({pair.class_name for pair in pairs})
     ]

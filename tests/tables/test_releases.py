@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
+from subjects import mapped
 
 from tiecheck.tables.architectures import load_architecture, table_version
-from tiecheck.tables.generate.classes import class_candidates
 from tiecheck.tables.generate.releases import FLAGS, LACKING, class_groups, ties_copies
 from tiecheck.tables.releases import (
     PATH,
@@ -53,7 +53,7 @@ def test_a_row_tells_of_a_group_of_the_tie_table_that_is_tied_otherwise_now(row:
 def test_the_installed_release_ties_what_its_table_says_and_equal_copies_as_it_says() -> None:
     release = tuple(map(int, table_version().split(".")[:2]))
     assert ties_copies() is (release >= first_with_copies())
-    tied = [one for one in class_candidates() if load_architecture(*one[:2]).ties]
+    tied = [one for one in mapped() if load_architecture(*one[:2]).ties]
     for candidate in random.Random(2811).sample(tied, 12):
         told = class_groups(candidate)
         assert told is not None
