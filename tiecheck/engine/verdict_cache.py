@@ -100,13 +100,7 @@ class VerdictCache:
         return Looked(folder, key, marks, report)
 
     def keep(self, looked: Looked, account: Account, report: TargetReport) -> None:
-        """Keep the verdict of a directory, where it can hang on nothing but what was looked at.
-
-        Args:
-            looked: The directory as it was before it was judged; one whose files are all there.
-            account: The account of its target, with the files that were opened.
-            report: The verdict.
-        """
+        """Keep the verdict of a directory, where it can hang on nothing but what was looked at."""
         if report.type != "checkpoint" or any(getattr(report, field) for field in ELSEWHERE):
             return
         inside = {looked.folder.rstrip(os.sep), os.path.abspath(looked.folder)}

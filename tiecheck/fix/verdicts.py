@@ -46,14 +46,7 @@ class Heard(Record):
 
 
 def hold_against(chosen: Chosen, before: TargetReport, after: TargetReport, config: Config) -> Verdict:
-    """Hold the findings on fixed files against those on the old ones.
-
-    Args:
-        chosen: What was to be ended.
-        before: The verdict on the old files.
-        after: The verdict on the new ones.
-        config: The options of the check.
-    """
+    """Hold the findings on fixed files against those on the old ones."""
     if after.errors:
         return Verdict((after.errors[0].message,), ())
     ended = {(finding.code, finding.names) for finding, _ in chosen}
@@ -102,13 +95,7 @@ def _why_it_stays(finding: Finding, chosen: Chosen, before: TargetReport) -> str
 
 
 def hear_loads(root: str, stage: str, chosen: Chosen) -> Heard:
-    """Rehearse the load of the old and the new files in another process.
-
-    Args:
-        root: The directory.
-        stage: The directory of the new files.
-        chosen: What was to be ended.
-    """
+    """Rehearse the load of the old and the new files in another process."""
     if not all(find_spec(name) for name in ("torch", "transformers")):
         return Heard("transformers is not installed")
     from tiecheck.live.rehearsal import Rehearser

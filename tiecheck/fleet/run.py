@@ -89,15 +89,7 @@ class Fleet:
         results: Results | None,
         seen: Callable[[Fleet, Judged], None],
     ) -> None:
-        """Take what is to be done.
-
-        Args:
-            sources: Sources of models, see `list_models`.
-            config: The options.
-            place: Where they are judged.
-            results: The table to write.
-            seen: Is called with each chunk as it comes.
-        """
+        """Take what is to be done."""
         self.tally = FleetTally()
         self.listed = self.skipped = self.judged = self.failed = 0
         self._config, self._place, self._results = config, place, results

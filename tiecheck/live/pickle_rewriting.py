@@ -14,11 +14,6 @@ from tiecheck.records.edits import TensorChange
 def rewrite_pickle(source: str, target: str, change: TensorChange) -> None:
     """Write a new pickle that holds the changed state dict of an old one. Memory that tensors share stays shared.
 
-    Args:
-        source: The old file.
-        target: The new one.
-        change: What changes in it.
-
     Raises:
         TargetError: torch refuses the file.
     """

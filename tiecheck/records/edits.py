@@ -95,12 +95,7 @@ NO_MEND = "No fix:"
 
 
 def set_flags(flags: Iterable[str], value: bool) -> tuple[Step, ...]:
-    """Return the steps that write one value to flags of the config.
-
-    Args:
-        flags: The flags with their levels, dotted.
-        value: What to write.
-    """
+    """Return the steps that write one value to flags of the config."""
     return tuple(Step("set-config", file=CONFIG, key=tuple(flag.split(".")), value=value) for flag in flags)
 
 
@@ -115,13 +110,7 @@ def copy_steps(source: str, names: Iterable[str]) -> tuple[Step, ...]:
 
 
 def move_edits(choice: str, when: str | None, moves: Mapping[str, str]) -> tuple[Edit, ...]:
-    """Return the way to give files other names.
-
-    Args:
-        choice: The word that chooses it.
-        when: The condition that only the user can tell.
-        moves: Old name -> new name.
-    """
+    """Return the way to give files other names."""
     return (Edit(choice, when, True, tuple(Step("move-file", names) for names in moves.items())),)
 
 
@@ -153,10 +142,6 @@ def fitting_edits(edits: tuple[Edit, ...], config: Mapping[str, Any] | None) -> 
     """Return the alternatives whose flags stand at levels that the config has.
 
     A level is never made: a flat config with a new `text_config` of one key is another model (Qwen2-VL before 4.52).
-
-    Args:
-        edits: The alternatives.
-        config: The parsed config; None for a target without one, to which no flag can be written.
     """
     return tuple(edit for edit in edits if edit.steps and all(_has_level(step, config) for step in edit.steps))
 

@@ -44,11 +44,7 @@ class Use(NamedTuple):
 
 
 def names_not_taken(uses: Iterable[Use]) -> tuple[str, ...]:
-    """Return the names of one tensor by which no pass came to it; none where a pass came by an unknown one.
-
-    Args:
-        uses: Every use of the tensor.
-    """
+    """Return the names of one tensor by which no pass came to it; none where a pass came by an unknown one."""
     found = tuple(uses)
     if any(use.role == "unread" or not use.reached for use in found):
         return ()

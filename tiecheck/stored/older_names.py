@@ -47,12 +47,6 @@ def name_among_bare(checkpoint: Checkpoint, older: Architecture, prefix: str, ta
 
     4.57 takes such a file for the base model's, and refuses it for the name. The task's own are known by the modules of
     its members: a head's bias beside its weight; and by those that stand beside the base model.
-
-    Args:
-        checkpoint: The weights.
-        older: The class, as 4.57 has it.
-        prefix: The base model's prefix.
-        task: The modules beside the base model, where the class is made of both.
     """
     task = frozenset(task)
     beside = bool(task) and all(name.partition(".")[0] in task for name in _own_names(older))  # Voxtral's are not

@@ -51,9 +51,6 @@ def real_inside(root: str, path: str) -> str | None:
 def confined(root: str) -> Iterator[list[str]]:
     """Let transformers read what lies in a directory, and nothing that a config names besides, on the hub or here.
 
-    Args:
-        root: The directory.
-
     Yields:
         What was asked for and refused, as it comes to be.
     """

@@ -178,11 +178,5 @@ def patched(patches: Any) -> Any:
 
 
 def patches_of(watch: Watch, modeling: Any, newer: bool) -> list[tuple[Any, str, Any]]:
-    """Return what is to be replaced in transformers during a watched load: object, attribute, stand-in.
-
-    Args:
-        watch: What is told of the load.
-        modeling: The module `transformers.modeling_utils`.
-        newer: Whether it is transformers 5.
-    """
+    """Return what is to be replaced in transformers during a watched load: object, attribute, stand-in."""
     return _common_patches(watch, modeling) + (_newer_patches if newer else _older_patches)(watch, modeling)

@@ -200,11 +200,7 @@ class _Kept(logging.Handler):
 
 @contextmanager
 def captured_logs(texts: list[str]) -> Iterator[None]:
-    """Put what the planners log and warn into a list, whatever the user's settings, and show nobody.
-
-    Args:
-        texts: What to add to, in order; warnings and worse.
-    """
+    """Put what the planners log and warn into a list, whatever the user's settings, and show nobody."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(one.handlers, one.propagate, one.level, one.disabled) for one in loggers]
     disabled = logging.root.manager.disable

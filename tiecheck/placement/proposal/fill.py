@@ -54,11 +54,6 @@ def fill_devices(items: Sequence[Item], slots: Sequence[Slot], homes: Homes) -> 
     beside the rest; what lies on disk passes through the CPU. That is the room accelerate 1.15 keeps on its main
     devices (`infer_auto_device_map`).
 
-    Args:
-        items: The items.
-        slots: The devices in the order in which they are filled; where one offloads, the first computes.
-        homes: What is fixed.
-
     Returns:
         The placement, or None where there is none in that order. Room that is kept only ever grows, and with it what
         lies behind: the first one found keeps the least.
