@@ -372,6 +372,32 @@ def test_outside_of_a_block_nothing_is_in_place() -> None:
     assert nn.init.normal_.__module__ == "torch.nn.init"
 
 
+def test_a_member_that_is_deleted_is_blamed_on_that_line() -> None:
+    def body(model: Pair) -> None:
+        del model.lin.weight  # <-
+        model.lin.weight = nn.Parameter(torch.zeros(6, 6))
+
+    plain = nn.Linear.__delattr__
+    _, broken = guarded(Param(), body)
+    assert broken is not None
+    assert broken.broken[0].seen
+    assert broken.broken[0].since.line == marked_line(body)
+    assert nn.Linear.__delattr__ is nn.Module.__delattr__ is plain
+    assert "__delattr__" not in vars(nn.Linear)
+
+
+def test_a_guard_that_holds_nothing_puts_nothing_in_place_nor_does_one_that_is_closed() -> None:
+    plain = nn.Module._apply
+    with tiecheck.guard(nn.Linear(2, 2)) as g:
+        assert nn.Module._apply is plain
+        g.watch(Data())
+        assert nn.Module._apply is not plain
+    model = g.watch(Data())
+    model.half()
+    assert nn.Module._apply is plain
+    assert "data" not in vars(nn.Parameter)
+
+
 def test_a_wrapper_of_another_library_over_ours_is_left_alone() -> None:
     plain = nn.Module._apply
     try:

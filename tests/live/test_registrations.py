@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tiecheck.live.registrations import Registrations, paused_collector
+from tiecheck.live.registrations import Registrations, paused_collector, plain_references
 
 
 def test_a_tensor_that_stands_in_two_places_is_one_repeat() -> None:
@@ -40,3 +40,18 @@ def test_the_collector_goes_on_as_before() -> None:
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_a_plain_container_is_seen_before_torch_has_set_its_own_attributes_and_after() -> None:
+    weight = nn.Parameter(torch.ones(2))
+
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            self.early = [weight]
+            super().__init__()
+            self.late, self._private, self.later = (weight,), [weight], {"w": weight}
+
+    root = nn.Module()
+    root.weight, root.child = weight, Early()
+    found = [one.name for one in plain_references(Registrations(root, buffers=False))]
+    assert found == ["child.early[0]", "child.late[0]", "child.later['w']"]

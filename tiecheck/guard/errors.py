@@ -8,17 +8,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.errors import TargetError, TiecheckError, near_words
-from tiecheck.placement.promises import is_sound
-from tiecheck.records.life import Break
-from tiecheck.records.placement import Broken, Placed, Placement
-from tiecheck.records.report import Finding, Report, TargetReport
-from tiecheck.records.words import Kind
 from tiecheck.wording import listed, python_path, size
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tiecheck.live.member_lookup import Member
+    from tiecheck.records.life import Break
+    from tiecheck.records.placement import Broken, Placed, Placement
+    from tiecheck.records.report import Finding, Report, TargetReport
+    from tiecheck.records.words import Kind
 
 
 SHOWN = 8
@@ -96,6 +95,8 @@ def _devices(finding: Finding, placement: Placement) -> Iterator[str]:
 
 def _proposed(placement: Placement) -> list[str]:
     """Return the lines with the map that works, or with the reason why there is none."""
+    from tiecheck.placement.promises import is_sound
+
     proposal = placement.proposal
     if proposal is None or is_sound(placement):
         return []

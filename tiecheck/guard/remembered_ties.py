@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.live import torch_adapter
-from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import memory_links
@@ -22,7 +21,6 @@ from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames, child_through_wrappers, without_wrappers
 from tiecheck.records.life import Break
 from tiecheck.records.words import KINDS, TIED, Kind
-from tiecheck.rules.live.members import use_one_weight
 
 FLATTENED = frozenset({"FSDP", "DeepSpeed"})
 """Wrappers that take the parameters out of their modules."""
@@ -187,6 +185,9 @@ def _level(kind: Kind) -> int:
 
 def _why_not_used_alike(root: nn.Module, moved: dict[str, str]) -> str | None:
     """Return what stands between a shared parameter and one of its uses; None where all use the same weight."""
+    from tiecheck.live.derived_weights import effects_of
+    from tiecheck.rules.live.members import use_one_weight
+
     found = [effect for effect in effects_of(Registrations(root, buffers=True)) if effect.name in moved]
     changed = [effect for effect in found if effect.form == "changes"]
     plain = tuple(name for name in moved if name not in {effect.name for effect in found})

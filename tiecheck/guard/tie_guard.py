@@ -14,21 +14,28 @@ import warnings
 import weakref
 from contextlib import ContextDecorator
 from types import FrameType, TracebackType
-from typing import Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from torch import Tensor, nn
 
 from tiecheck.errors import UsageError, class_word
 from tiecheck.guard.errors import TieBroken
 from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, retie, sample_of
-from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line, watch_data_assignments
+from tiecheck.guard.watched_calls import (
+    start_watching,
+    stop_watching,
+    user_line,
+    watch_data_assignments,
+    watch_deletions,
+)
 from tiecheck.live.registrations import looking_at
 from tiecheck.live.wrappers import class_name, without_wrappers
 from tiecheck.records.life import Break, Overwritten, UserLine
-from tiecheck.records.report import Report
 from tiecheck.records.words import TIED
-from tiecheck.rules.life.broken import break_text
 from tiecheck.wording import listed
+
+if TYPE_CHECKING:
+    from tiecheck.records.report import Report
 
 M = TypeVar("M")
 OnBreak = Literal["raise", "warn", "retie"]
@@ -92,13 +99,14 @@ class TieGuard(ContextDecorator):
         """Tied tensors whose values an initialiser drew anew."""
         self.broken: tuple[Break, ...] = ()
         """Ties that were broken at the last look."""
+        self._entered = False
 
     def __enter__(self) -> Self:
         self._watched, self.modules, self.overwritten, self.broken = [], set(), [], ()
         for model in self._models:
             self._remember(model, user_line(sys._getframe(1), did="the beginning of the block"))
-        start_watching(self)
-        self._watch_memory()
+        self._entered = True
+        self._keep_watch()
         return self
 
     def __exit__(
@@ -111,12 +119,12 @@ class TieGuard(ContextDecorator):
             elif not isinstance(error, TieBroken) and (broken := self._judge()):
                 error.add_note(self._text(broken))
         finally:
-            self._watched, self.modules, self.tensors = [], set(), set()
+            self.close()
 
     def close(self) -> None:
         """Take the guard away without a look."""
         stop_watching(self)
-        self._watched, self.modules, self.tensors = [], set(), set()
+        self._entered, self._watched, self.modules, self.tensors = False, [], set(), set()
 
     def watch(self, model: M) -> M:
         """Watch a model too, as a loader, a wrapper or a copy gave it back.
@@ -132,7 +140,7 @@ class TieGuard(ContextDecorator):
         """
         with looking_at(model):
             self._remember(model, user_line(sys._getframe(1), did="g.watch"))  # type: ignore[arg-type]
-        self._watch_memory()
+        self._keep_watch()
         return model
 
     def verify(self) -> tuple[Break, ...]:
@@ -183,13 +191,11 @@ class TieGuard(ContextDecorator):
         now = user_line(sys._getframe(2), did=did) if self._watched else None
         for one in self._watched:
             assert now is not None  # noqa: S101  # there is one to watch
-            root = one.root()
-            self.modules.update(map(id, one.tie.owners(root)) if root is not None else ())
             if self._holds(one):
                 one.whole, one.blamed, one.seen = True, None, now
             elif one.whole:
                 one.whole, one.blamed = False, (now, None, True)
-        self._note_tensors()
+        self._note_members()
 
     def before_draw(self) -> dict[int, tuple[Tensor, bytes | None]]:
         """Return a few values of every tensor that is tied."""
@@ -232,16 +238,22 @@ class TieGuard(ContextDecorator):
         fresh = [tie for tie in own if not any(set(tie.names) <= names for names in covered)]
         self._watched = [one for one in before if one.root() is not model] + known
         self._watched += [_Watched(root, tie, line) for tie in fresh]
-        self.modules.update(id(module) for tie in (one.tie for one in self._watched) for module in tie.owners(model))
 
-    def _note_tensors(self) -> None:
-        held = ((one.tie, root) for one in self._watched if (root := one.root()) is not None)
+    def _note_members(self) -> None:
+        """Note which modules and tensors matter, as they are now."""
+        held = [(one.tie, root) for one in self._watched if (root := one.root()) is not None]
         self.tensors = {id(tie.first_tensor(root)) for tie, root in held if tie.kind in TIED}
+        owners = [module for tie, root in held for module in tie.owners(root)]
+        self.modules.update(map(id, owners))
+        watch_deletions(owners)
 
-    def _watch_memory(self) -> None:
-        self._note_tensors()
-        if any(one.tie.kind not in TIED for one in self._watched):
-            watch_data_assignments()
+    def _keep_watch(self) -> None:
+        """Watch what happens in the open block from the first tie on: before it there is nothing to lose."""
+        if self._entered and self._watched:
+            start_watching(self)
+            self._note_members()
+            if any(one.tie.kind not in TIED for one in self._watched):
+                watch_data_assignments()
 
     @staticmethod
     def _holds(one: _Watched) -> bool:
@@ -267,6 +279,8 @@ class TieGuard(ContextDecorator):
         return tuple(one for one, _, _ in self._broken())
 
     def _text(self, broken: tuple[Break, ...], why: str = "") -> str:
+        from tiecheck.rules.life.broken import break_text
+
         roots = dict.fromkeys(class_word(type(one.root())) for one in self._watched if one.root() is not None)
         lines = [f"{', '.join(roots) or 'a model'} has lost {len(broken)} of its ties"]
         for one in broken[:SHOWN]:

@@ -12,9 +12,8 @@ import functools
 import linecache
 import os
 import sys
-import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -30,7 +29,6 @@ from tiecheck.records.life import UserLine
 CALLS: tuple[tuple[Any, str], ...] = (
     (nn.Module, "_apply"),
     (nn.Module, "load_state_dict"),
-    (nn.Module, "__delattr__"),
     (torch.utils, "swap_tensors"),
     (import_module("torch.nn.utils.weight_norm").WeightNorm, "apply"),  # these two write into the dicts of a module
     (import_module("torch.ao.quantization.quantize"), "_convert"),
@@ -67,7 +65,8 @@ class Watcher(Protocol):
 
 _lock = threading.RLock()
 _open: list[Watcher] = []
-_put_back: list[Callable[[], None]] = []
+_put_back: list[Callable[[], object]] = []
+_deleting: set[type] = set()
 _inside = threading.local()
 
 
@@ -76,7 +75,8 @@ def start_watching(watcher: Watcher) -> None:
     with _lock:
         if not _open:
             _install()
-        _open.append(watcher)
+        if watcher not in _open:
+            _open.append(watcher)
 
 
 def stop_watching(watcher: Watcher) -> None:
@@ -87,6 +87,15 @@ def stop_watching(watcher: Watcher) -> None:
         if not _open:
             while _put_back:
                 _put_back.pop()()
+
+
+def watch_deletions(modules: Iterable[nn.Module]) -> None:
+    """Watch `del module.name` of the classes of some modules; of all classes it would take half a millisecond."""
+    with _lock:
+        for cls in set(map(type, modules)) - _deleting if _open else ():
+            _deleting.add(cls)
+            _wrap(cls, "__delattr__", _event)
+            _put_back.append(functools.partial(_deleting.discard, cls))
 
 
 def watch_data_assignments() -> None:
@@ -118,8 +127,24 @@ def _install() -> None:
 
 
 def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
-    original = getattr(owner, name)
-    held = vars(owner)[name]  # a static method is put back as one
+    held = vars(owner).get(name)  # a static method is put back as one; None where the class inherits it
+    call = _watched(getattr(owner, name), name, watching)
+
+    def put_back() -> None:
+        if getattr(owner, name) is not call:
+            return
+        if held is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, held)
+
+    setattr(owner, name, staticmethod(call) if isinstance(held, staticmethod) else call)
+    _put_back.append(put_back)
+
+
+@lru_cache(64)
+def _watched(original: Callable[..., Any], name: str, watching: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls another one, watched."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -133,12 +158,7 @@ def _wrap(owner: Any, name: str, watching: Callable[..., Any]) -> None:
         with watching(args[0] if args and isinstance(args[0], nn.Module) else None, name):
             return original(*args, **kwargs)
 
-    def put_back() -> None:
-        if getattr(owner, name) is call:
-            setattr(owner, name, held)
-
-    setattr(owner, name, staticmethod(call) if isinstance(held, staticmethod) else call)
-    _put_back.append(put_back)
+    return call
 
 
 def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:
@@ -201,8 +221,8 @@ def _draw(module: nn.Module | None, name: str) -> Iterator[None]:  # noqa: ARG00
 
 
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")})
-"""Where installed packages and Python's own modules lie."""
+LIBRARY = os.path.dirname(os.__file__) + os.sep
+"""Where Python's own modules lie; `sysconfig` takes a millisecond to say so."""
 
 
 @lru_cache(4096)
@@ -213,7 +233,7 @@ def _rank(path: str) -> int:
     folders = path.split(os.sep)
     if "site-packages" in folders or "dist-packages" in folders:
         return 2 if "torch" in folders else 1
-    return 1 if path.startswith(LIBRARIES) else 0
+    return 1 if path.startswith(LIBRARY) else 0
 
 
 def user_line(frame: FrameType | None = None, *, did: str = "") -> UserLine:

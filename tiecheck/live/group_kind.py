@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -11,9 +11,11 @@ from torch.nn.parameter import is_lazy
 from tiecheck.live import torch_adapter
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import Link, memory_links
-from tiecheck.live.transformers.declarations import DeclaredGroup
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.words import Kind, weakest_kind
+
+if TYPE_CHECKING:
+    from tiecheck.live.transformers.declarations import DeclaredGroup
 
 TRANSPOSED = "one is the transpose of the other, value by value, and was never tied"
 ON_META = "on meta: the bytes cannot be read, identity is decisive"

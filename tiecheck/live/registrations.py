@@ -156,17 +156,30 @@ class PlainReference(NamedTuple):
         return held if isinstance(held, Tensor) else None
 
 
+FIRST, *_, LAST = vars(nn.Module())
+"""Attributes that torch sets first and last in a module, of some seventeen: to touch them all takes most of a look."""
+
+
+def _containers(modules: list[nn.Module]) -> list[tuple[int, str, Any]]:
+    """Return the plain containers that are set in modules after torch's own attributes, by the module's number."""
+    held: list[tuple[int, str, Any]] = []
+    for number in range(len(modules) - 1, -1, -1):
+        attributes = modules[number].__dict__
+        last = LAST if next(iter(attributes), "") == FIRST else ""
+        for name in reversed(attributes):
+            if name == last:
+                break
+            value = attributes[name]
+            if type(value) in CONTAINERS and value and name[0] != "_" and len(value) <= HELD:
+                held.append((number, name, value))
+    return held[::-1]
+
+
 def plain_references(places: Registrations) -> list[PlainReference]:
     """Return the elements of plain lists, tuples and dicts that are tensors which another module registers."""
-    held = [
-        (number, attribute, value)
-        for number, module in enumerate(places.graph.modules)
-        for attribute, value in vars(module).items()
-        if type(value) in CONTAINERS and value and attribute[0] != "_" and len(value) <= HELD
-    ]
     elements = [
         (number, attribute, key, tensor)
-        for number, attribute, value in held
+        for number, attribute, value in _containers(places.graph.modules)
         for key, tensor in (value.items() if isinstance(value, dict) else enumerate(value))
         if isinstance(tensor, Tensor)
     ]
