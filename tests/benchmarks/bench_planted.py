@@ -204,8 +204,9 @@ def rebound(place: Place, rng: random.Random) -> Planted:
     made = "\n".join(place.lines[place.head.lineno - 1 : place.head.end_lineno])
     tie = f"        self.{place.target}.weight = self.{place.source}.weight"
     lost = rng.choice([made, f"        self.{place.target}.weight = nn.Parameter(torch.zeros(1, 1))"])
-    text, line = after(place, place.head.end_lineno or 0, tie, *lost.split("\n")) or ("", 0)
-    return text, (place.head.end_lineno or 0) + 1 if line else 0
+    behind = place.begun.end_lineno or 0  # before `post_init()`, which ties again, it would be no fault
+    text, line = after(place, behind, tie, *lost.split("\n")) or ("", 0)
+    return text, behind + 1 if line else 0
 
 
 def repeated(place: Place, rng: random.Random) -> Planted:

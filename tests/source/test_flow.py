@@ -9,8 +9,7 @@ import pytest
 
 from tiecheck.records.source import ModuleClass
 from tiecheck.rules.source.sightings import together
-from tiecheck.source.classes import read_tree
-from tiecheck.source.flow import parameter_times
+from tiecheck.source.classes import parameter_times, read_tree
 
 
 def class_of(body: str, more: str = "") -> ModuleClass:

@@ -216,6 +216,12 @@ HOSTILE = {
         + b"".join(b"        self.x%d = C%d()\n" % (j, i + 1) for j in range(60))
         for i in range(30)
     ),
+    "circle.py": b"# Embedding(\nclass A(nn.Module):\n"
+    + b"".join(
+        b"    def m%d(self):\n        self.head.weight = self.wte.weight\n" % i
+        + b"".join(b"        self.m%d()\n" % j for j in range(25))
+        for i in range(25)
+    ),
     "utf16.py": "# weight tie\nx = 1\n".encode("utf-16"),
     "ten.py": b"# weight tie\n" * 1_700_000,
 }
@@ -233,6 +239,13 @@ def test_a_hostile_file_is_bounded(tmp_path: Path, name: str) -> None:
     assert time.process_time() - began < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000, "KiB"
     assert target.errors or name != "ten.py"
+
+
+def test_a_long_method_of_plain_attributes_is_judged(tmp_path: Path) -> None:
+    more = "".join(f"        self.x{i} = given({i})\n" for i in range(3000))
+    (tmp_path / "long.py").write_text(f"{TIED}\n{more}")
+    (target,) = tiecheck.check(str(tmp_path)).targets
+    assert (target.errors, [finding.code for finding in target.findings]) == ((), ["TIE802"])
 
 
 def test_loops_of_links_end(tmp_path: Path) -> None:

@@ -285,6 +285,15 @@ SUBJECTS = {
         ),
         ("TIE806",),
     ),
+    "replaced behind post_init": Subject(
+        theirs(
+            end=f"self.post_init()\n        self.lm_head.weight = {TABLE}.weight\n"
+            "        self.lm_head = nn.Linear(16, 600)"
+        ),
+        ("TIE806",),
+        pair=HEADS,
+        right=follows_its_flag,
+    ),
     "a tie that asks nobody": Subject(
         theirs(end="self.lm_head.weight = self.model.embed_tokens.weight  # tied\n        self.post_init()"),
         ("TIE808",),

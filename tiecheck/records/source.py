@@ -7,7 +7,7 @@ from typing import Literal
 from tiecheck.records.record import Record
 
 EventKind = Literal[
-    "build", "share", "alias", "data", "parameter", "copy", "compare", "plain", "closure", "init", "clone"
+    "build", "share", "alias", "data", "parameter", "copy", "compare", "plain", "closure", "init", "clone", "retie"
 ]
 """Sort of what one statement does; see `Event`."""
 
@@ -22,14 +22,14 @@ class Event(Record):
     assigned; `parameter`: a new `nn.Parameter` is made of another one's tensor; `copy`: values are copied;
     `compare`: two parameters are, by a statement that does nothing else; `plain`: a tensor that follows from a
     parameter becomes an attribute; `closure`: a lambda or partial over one does; `init`: values are drawn; `clone`:
-    a module is deep-copied.
+    a module is deep-copied; `retie`: a call that ties again, or may (`post_init()`), is left to a base or a helper.
     """
 
     kind: EventKind
     target: str
     """Dotted path that is written, without `self.`; `*` for an initialisation of everything."""
     source: str
-    """Dotted path that is read; of `build` the class."""
+    """Dotted path that is read; of `build` the class, of `retie` the name that is called."""
     line: int
     column: int
     """1-based, both."""

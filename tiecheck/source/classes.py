@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 from tiecheck.records.source import LooseCall, ModuleClass, Repeated, SourceFile, TiedKeys
 from tiecheck.source.copies import copied_layers
-from tiecheck.source.flow import Flow, parameter_times
+from tiecheck.source.flow import Flow
 from tiecheck.source.methods import Function, arguments_of, read_method
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, text_of, walked
 
@@ -92,6 +92,17 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 def _text_of(node: ast.ClassDef | Function, lines: Lines) -> bytes:
     return b"".join(lines[node.lineno - 1 : node.end_lineno])
+
+
+def parameter_times(tree: ast.AST) -> Iterator[tuple[ast.BinOp, str]]:
+    """Yield every `[Thing(...)] * n` of a tree, with the class whose one object stands many times."""
+    for node in walked(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            for side in (node.left, node.right):
+                if isinstance(side, ast.List) and len(side.elts) == 1 and isinstance(side.elts[0], ast.Call):
+                    name = dotted_name(side.elts[0].func)
+                    if name.rpartition(".")[2][:1].isupper():
+                        yield node, name
 
 
 def _repeated(tree: ast.Module, lines: Lines) -> Iterator[Repeated]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tiecheck.records.source import Branch, Event, EventKind
@@ -12,7 +13,6 @@ from tiecheck.source.paths import (
     Reached,
     called_name,
     copied_each,
-    dotted_name,
     plain_part,
     reached_by,
     text_of,
@@ -23,10 +23,16 @@ from tiecheck.source.paths import (
 DEPTH = 4
 """Calls of the class's own methods that are followed into one another."""
 
+FOLLOWED = 64
+"""Calls that are followed of one method: each way through those that call one another would have no end."""
+
 LISTS = frozenset({"ModuleList", "Sequential", "ModuleDict"})
 INITIALISERS = frozenset(
     {"apply", "post_init", "init_weights", "reset_parameters", "_init_weights", "initialize_weights", "load_state_dict"}
 )
+RETYING = re.compile(r"(?i)(?:^|_|re)tie(?!r)|^(?:post_init|init_weights)$")
+"""Names of what ties again, or may."""
+
 DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
 WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy", "compare", "build", "clone", "closure"})
 """Sorts of events that may have to be written otherwise."""
@@ -47,6 +53,7 @@ class Flow:
         self.branch: Branch = ()
         self.tests: dict[int, ast.expr] = {}  # line of an `if` -> its condition
         self.entered: list[str] = []
+        self.followed = 0
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         """Add the events of some statements."""
@@ -201,11 +208,14 @@ class Flow:
             if filled is not None and filled.parameter:
                 self._add("init", filled.path, None, node)
         elif name.startswith("self.") and last in self.functions and name.count(".") == 1:
-            self._enter(last)
+            if self._enter(last):
+                return
         elif last in INITIALISERS and isinstance(node.func, ast.Attribute):
             self._add("init", owner.path if owner and owner.path else "*", None, node)
         elif last in ("setattr", "register_parameter", "register_module", "add_module"):
             self._registered(node, last, owner)
+        if RETYING.search(last):
+            self._event("retie", owner.path if owner else "", name or last, node)
 
     def _registered(self, node: ast.Call, last: str, owner: Reached | None) -> None:
         """Add the event of `setattr(module, "weight", ...)` and its kind."""
@@ -216,9 +226,13 @@ class Flow:
         if base is not None and not base.form:
             self._write(Reached(f"{base.path}.{given[1].value}".lstrip("."), ()), given[2], node)
 
-    def _enter(self, name: str) -> None:
-        if name in self.entered or len(self.entered) >= DEPTH or name == "forward":
-            return
+    def _enter(self, name: str) -> bool:
+        """Add the events of one of the class's own methods; False where that would lead too far."""
+        if name in self.entered or name == "forward":
+            return True
+        if len(self.entered) >= DEPTH or self.followed == FOLLOWED:
+            return False
+        self.followed += 1
         function = self.functions[name]
         inner = dict(self.names)
         self.entered.append(name)
@@ -226,6 +240,7 @@ class Flow:
         self.run(function.body)
         self.names = inner
         self.entered.pop()
+        return True
 
     def _add(self, kind: EventKind, target: str, found: Reached | None, place: ast.AST) -> None:
         path, form = (found.path, " ".join(found.form)) if found else ("", "")
@@ -279,14 +294,3 @@ def _kind_of(written: Reached, found: Reached) -> EventKind:
     if found.parameter:
         return "plain" if "Buffer" not in found.form else "build"
     return "clone" if found.form[-1] in ("deepcopy", "copy") else "build"
-
-
-def parameter_times(tree: ast.AST) -> Iterator[tuple[ast.BinOp, str]]:
-    """Yield every `[Thing(...)] * n` of a tree, with the class whose one object stands many times."""
-    for node in walked(tree):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            for side in (node.left, node.right):
-                if isinstance(side, ast.List) and len(side.elts) == 1 and isinstance(side.elts[0], ast.Call):
-                    name = dotted_name(side.elts[0].func)
-                    if name.rpartition(".")[2][:1].isupper():
-                        yield node, name

@@ -30,8 +30,8 @@ CODE = 500_000
 """Words and marks of code in one file, which may take 300 MB as a tree; the longest known, of two million characters,
 has 370,000."""
 
-EVENTS = 1000
-"""Things that happen in one method: what a rule asks of one it may ask of all others."""
+PAIRS = 1_000_000
+"""Things that happen in one method, times those that share or copy: a rule may ask all others of one of these."""
 
 FILES = 20_000
 """Python files and folders of one directory; four times those of transformers, and a walk of some two seconds."""
@@ -117,8 +117,15 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
         raise TargetError(f"{shown} cannot be parsed: line {error.lineno}: {error.msg}", shown) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise TargetError(f"{shown} cannot be parsed: {type(error).__name__}: {error}", shown) from error
-    if any(len(method.events) > EVENTS for owner in found.classes for method in owner.methods):
-        raise TargetError(f"{shown} has a method in which more than {EVENTS:,} things happen, and is not judged", shown)
+    for owner in found.classes:
+        for method in owner.methods:
+            holding = sum(event.kind not in ("build", "init", "retie") for event in method.events)
+            if holding * len(method.events) > PAIRS:
+                raise TargetError(
+                    f"{shown}:{method.line}: {owner.name}.{method.name} shares and copies {holding:,} times, which is "
+                    "too much to judge",
+                    shown,
+                )
     return found
 
 

@@ -176,6 +176,33 @@ def test_what_comes_after_the_tie_in_the_constructor(tie: str, later: str) -> No
     assert found(text, TieReboundLater) == ([] if is_one(space["Model"]()) else ["TIE806"])
 
 
+TIE = "self.lm_head.weight = self.model.embed_tokens.weight"
+LOST = f"{TIE}; self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)"
+OWN = f"\n    def tie_weights(self, **kwargs): {TIE}\n"
+
+
+@pytest.mark.parametrize("keys", ["_tied_weights_keys", "_others"])
+@pytest.mark.parametrize("method", ["", OWN])
+@pytest.mark.parametrize(
+    "end",
+    [
+        f"{LOST}; self.post_init()",
+        f"self.post_init(); {LOST}",
+        f"self.post_init(); {LOST}; self.tie_weights()",
+        f"self.post_init(); {LOST}; super().tie_weights()",
+        f"self.post_init(); {LOST}; tie(self.lm_head, self.model.embed_tokens)",
+        f"self.post_init(); {LOST}; self.lm_head = self.model.embed_tokens",
+        f"{LOST}; self.model.post_init(); self.post_init()",
+    ],
+)
+def test_what_the_library_ties_again(keys: str, method: str, end: str) -> None:
+    body = DECLARED.format(name=keys) + INIT + f"        {end}\n" + method
+    text = THEIRS.format(base="PreTrainedModel", body=body) + "\ndef tie(one, other): one.weight = other.weight\n"
+    space: dict[str, Any] = {}
+    exec(text, space)
+    assert found(text, TieReboundLater) == ([] if is_tied(space["Model"]) else ["TIE806"])
+
+
 def is_one(model: Any) -> bool:
     return model.head.weight is model.wte.weight
 

@@ -14,7 +14,6 @@ from tiecheck.rules.source.sightings import (
     module_of,
     shared_heads,
     source_facts,
-    together,
 )
 
 
@@ -55,7 +54,7 @@ class EmbeddingInitialisesTiedHead(Rule):
                     continue
                 for tie in shared_heads(owner):
                     plain = class_of_path(owner, module_of(tie.source)) == "Embedding" and not _filled(owner, tie)
-                    if plain and not _undone(owner, tie) and not _drawn_elsewhere(file, owner):
+                    if plain and not _drawn_elsewhere(file, owner):
                         yield event_draft(
                             file,
                             tie,
@@ -87,16 +86,6 @@ def _initialises(owner: ModuleClass) -> bool:
     return any(event.kind == "init" for method in owner.methods for event in method.events) or any(
         "init" in method.name.strip("_") and method.name != "__init__" for method in owner.methods
     )
-
-
-def _undone(owner: ModuleClass, tie: Event) -> bool:
-    """Tell whether a member of a tie is built after it in the same method: the tie is gone then, which TIE806 says."""
-    members = {module_of(tie.target), module_of(tie.source)}
-    for method in owner.methods:
-        after = method.events[method.events.index(tie) + 1 :] if tie in method.events else ()
-        if any(event.kind == "build" and event.target in members and together(tie, event) for event in after):
-            return True
-    return False
 
 
 def _filled(owner: ModuleClass, tie: Event) -> bool:

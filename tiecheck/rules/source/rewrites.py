@@ -88,19 +88,19 @@ def begun_at_end(file: SourceFile, owner: ModuleClass, begun: Method) -> tuple[E
 def moved_behind(file: SourceFile, owner: ModuleClass, tie: Event, made: list[Event]) -> tuple[Edit, ...]:
     """Return the way to move a tie behind the last statement that makes a member again, within one block.
 
-    Where the class maps the two and `post_init()` ties them, the statement goes.
+    Where the class maps the two, and `post_init()` came too early, the library ties them there.
     """
-    if gone := _gone_for_the_library(file, owner, tie):
-        return _edit("declared", gone)
     last = made[-1]
     homes = [_home(owner, event) for event in (tie, last)]
     if homes[0] is None or homes[0] != homes[1] or not last.statement or any(e.branch != tie.branch for e in made):
         return ()
     own = homes[0].arguments[0]
-    if tie.sides != (f"{own}.{tie.target}", f"{own}.{tie.source}"):
+    mapped = _gone_for_the_library(file, owner, tie)
+    if mapped is None and tie.sides != (f"{own}.{tie.target}", f"{own}.{tie.source}"):
         return ()  # a local name stands for the tensor that was there
-    gone = source_step(owner.name, None, tie.statement, file=file.path, line=tie.line)
-    both = source_step(owner.name, f"{last.statement}\n{tie.statement}", last.statement, file=file.path, line=last.line)
+    gone = mapped or source_step(owner.name, None, tie.statement, file=file.path, line=tie.line)
+    code = f"{last.statement}\n{f'{own}.tie_weights()' if mapped else tie.statement}"
+    both = source_step(owner.name, code, last.statement, file=file.path, line=last.line)
     return _edit("moved", gone, both)
 
 

@@ -10,6 +10,7 @@ from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import MORE, moved_behind, shared_instead, unaliased
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
+    TIED_CLASS,
     class_of_path,
     event_draft,
     is_embedding,
@@ -17,7 +18,9 @@ from tiecheck.rules.source.sightings import (
     is_tie,
     methods_in_turn,
     module_of,
+    replacing,
     source_facts,
+    ties_again,
     together,
 )
 
@@ -213,7 +216,8 @@ class TieReboundLater(Rule):
     """A tie is made, and a statement after it replaces one of its members.
 
     ## What it does
-    Finds a member of a tie whose module or parameter is assigned again later in the same constructor.
+    Finds a member of a tie whose module or parameter is assigned again later in the same constructor, where no
+    statement after it, and no `post_init()` of a class that maps the two, ties them again.
 
     ## Why it is bad
     The tie is gone without a word: the new module has a parameter of its own.
@@ -251,18 +255,22 @@ class TieReboundLater(Rule):
         yield Case("in the other branch", source_facts(other))
         again = f"{tied}        self.head = nn.Linear(d, v)\n        self.head.weight = self.wte.weight\n"
         yield Case("tied again", source_facts(again))
+        mapped = TIED_CLASS.replace("model.embed_tokens", "wte").replace("model = Decoder", "wte = nn.Embedding")
+        lost = "        self.lm_head.weight = self.wte.weight\n        self.lm_head = nn.Linear(d, v)\n"
+        begun = mapped.replace("        self.post_init()", f"{lost}        self.post_init()")
+        yield Case("tied again by post_init()", source_facts(begun))
+        yield Case("behind post_init()", source_facts(f"{mapped}{lost}"), finds=("warning",))
 
 
 def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) -> Iterator[Draft]:
     for number, tie in enumerate(events):
         if not is_tie(owner, tie):
             continue
-        later = [event for event in events[number + 1 :] if together(tie, event)]
-        members = {tie.target, tie.source, module_of(tie.target), module_of(tie.source)}
-        made = [e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members]
-        lost = made[0] if made else None
-        if lost is None or any(is_tie(owner, e) and {e.target, e.source} == {tie.target, tie.source} for e in later):
+        made = replacing(tie, events)
+        later = tuple(event for event in events[number + 1 :] if together(tie, event))
+        if not made or ties_again(file, owner, tie, later[later.index(made[-1]) + 1 :]):
             continue
+        lost = made[0]
         if too_early(owner, lost, events[:number]):
             what = f"which line {lost.line} is the first to make: building the model raises AttributeError."
         else:

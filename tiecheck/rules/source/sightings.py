@@ -44,6 +44,9 @@ PUBLISHED = re.compile(r"For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining
 """Ends of the names of transformers' classes that have a head."""
 
 
+OWNING_NOTHING = re.compile(r"^PreTrainedModel$|^Module$|Mixin$|^Generic$|^ABC$")
+"""Names of bases that map no tied names."""
+
 STATELESS = re.compile(
     r"\w*([a-zA-Z]LU|ReLU6|Tanh|[Ss]igmoid|Soft(max|min|plus|sign)\w*|Mish|\w*[Ss]hrink|Hard\w+|Dropout\w*|Identity|Flatten"
     r"|Unflatten|\w*Pool[123]d|Upsample\w*|\w*Pad[123]d|Pixel\w+|Fold|Unfold)"
@@ -89,9 +92,10 @@ def is_head(owner: ModuleClass, path: str) -> bool:
 
 
 def shared_heads(owner: ModuleClass) -> tuple[Event, ...]:
-    """Return the events of all methods that make an embedding and a head one parameter."""
+    """Return the events of all methods that make an embedding and a head one parameter, and that nothing undoes."""
     found = {(e.line, e.column, e.target): e for method in owner.methods for e in method.events if is_tie(owner, e)}
-    return tuple(found.values())
+    undone = {e for method in owner.methods for e in found.values() if replacing(e, method.events)}
+    return tuple(e for e in found.values() if e not in undone)
 
 
 def is_tie(owner: ModuleClass, event: Event) -> bool:
@@ -100,6 +104,46 @@ def is_tie(owner: ModuleClass, event: Event) -> bool:
         return False
     sides = module_of(event.target), module_of(event.source)
     return any(is_embedding(owner, one) and is_head(owner, other) for one, other in (sides, sides[::-1]))
+
+
+def replacing(tie: Event, events: tuple[Event, ...]) -> list[Event]:
+    """Return those of a method's events that make a member of a tie again after it."""
+    members = {tie.target, tie.source, module_of(tie.target), module_of(tie.source)}
+    later = events[events.index(tie) + 1 :] if tie in events else ()
+    return [e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members and together(tie, e)]
+
+
+def ties_again(file: SourceFile, owner: ModuleClass, tie: Event, later: tuple[Event, ...]) -> bool:
+    """Tell whether an event after a tie was undone makes it again, or may: a call of what this file does not show."""
+    pair, modules = {tie.target, tie.source}, {module_of(tie.target), module_of(tie.source)}
+    for event in later:
+        names = {event.target, event.source}
+        if names == pair and is_tie(owner, event):
+            return True
+        if event.kind == "alias" and names == modules:
+            return True
+        if event.kind == "retie" and all(f"{name}.".startswith(f"{event.target}.".lstrip(".")) for name in pair):
+            called = event.source.rpartition(".")[2]
+            bare = event.source == "super().tie_weights"
+            by_library = called in ("post_init", "init_weights", "tie_weights")
+            if not by_library or _library_ties(file, owner, tie, () if bare else owner.methods):
+                return True
+    return False
+
+
+def _library_ties(file: SourceFile, owner: ModuleClass, tie: Event, methods: tuple[Method, ...]) -> bool:
+    """Tell whether `post_init()` makes a tie: by what a class maps, by its `tie_weights`, or by a base out of sight."""
+    pair = {tie.target, tie.source}
+    own = [method for method in methods if method.name in ("tie_weights", "_tie_weights")]
+    if any(is_tie(owner, event) and {event.target, event.source} == pair for method in own for event in method.events):
+        return True
+    known = {one.name: one for one in file.classes}
+    line = (owner, *(known[name] for name in owner.lineage if name in known))
+    keys = next((one.keys for one in line if one.keys is not None), None)
+    if keys is None:
+        return any(b not in known and b[:1].isupper() and not OWNING_NOTHING.search(b) for b in owner.lineage)
+    written = [name.replace("\\", "") for both in keys.pairs for name in both]  # as a pattern, or as it is
+    return keys.form == "other" or any(name in pair or re.search(r"[*+?|(\[]", name) for name in written)
 
 
 def together(one: Event, other: Event) -> bool:
