@@ -19,8 +19,11 @@ from tiecheck.files.model_config import read_config
 from tiecheck.live.build import Built
 from tiecheck.records.artefacts import OnnxGraph
 from tiecheck.records.declared import ModelConfig
+from tiecheck.records.live import Tie
+from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
-from tiecheck.scale.on_meta import meta_scales
+from tiecheck.rules.cases import live_tie
+from tiecheck.scale.built import built_scales
 from tiecheck.scale.stored import stored_scale
 from tiecheck.targets.parse import parse_target
 
@@ -97,13 +100,17 @@ def test_on_meta_a_scale_needs_a_file_with_the_values(tmp_path: Path) -> None:
     checkpoint, module = read_checkpoint(str(tmp_path)), Built(built(), "built on meta")
     tie = ("lm_head.weight", "model.embed_tokens.weight")
     assert checkpoint is not None
-    (scale,) = meta_scales(module, checkpoint, [tie], ())
+
+    def scales(file: Checkpoint | None, *ties: Tie):
+        return built_scales(module, ties, file, (), measure=False)
+
+    (scale,) = scales(checkpoint, live_tie(*tie))
     stored = stored_scale(checkpoint, tie, tie[1], None)
     assert (scale.names, scale.std, scale.untrained) == (tie, pytest.approx(stored.std), stored.untrained)
-    (nowhere,) = meta_scales(module, checkpoint, [("a.weight", "b.weight")], ())
+    (nowhere,) = scales(checkpoint, live_tie("a.weight", "b.weight"))
     assert "is stored under a name that is known" in nowhere.reason
-    assert isinstance(meta_scales(module, None, [tie], ()), Unknown)
-    assert meta_scales(module, None, [], ()) == ()
+    assert isinstance(scales(None, live_tie(*tie)), Unknown)
+    assert scales(None) == ()
 
 
 def test_a_pass_is_traced_and_its_gradients_compared_with_the_inputs_that_were_given() -> None:

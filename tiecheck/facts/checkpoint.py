@@ -9,7 +9,7 @@ from tiecheck.facts.registry import fact
 from tiecheck.records.declared import Architecture, Flag, ModelConfig
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.stored import Checkpoint, Group
-from tiecheck.records.words import TIED, Unknown
+from tiecheck.records.words import Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tiecheck.records.artefacts import QuantisedTie
     from tiecheck.records.counts import Counts
     from tiecheck.records.files import Duplicate, IndexGap, LayoutGroup, LoadProblem, StrictLoad, TiedMoments
-    from tiecheck.records.live import LiveModel, Tie
+    from tiecheck.records.live import LiveModel
     from tiecheck.records.loaders import Rehearsal
     from tiecheck.records.report import Traffic
     from tiecheck.records.scale import InitScale
@@ -241,49 +241,15 @@ def scale(
 
     known = () if groups is None or isinstance(groups, Unknown) else groups
     if built is None or live is None or isinstance(built, Unknown) or isinstance(live, Unknown):
-        found = _stored_scale(known, architecture, checkpoint, values)
+        from tiecheck.scale.stored import group_scales
+
+        found = group_scales(known, architecture, checkpoint, values)
         return with_own_draw(found, model_config.data if model_config and architecture.known else {})
     if built.origin == "given" and values == "never":
         return Unknown("the values were not to be read (--values never)")
-    names = [tie.names for tie in live.ties if _may_be_head(tie)]
-    from tiecheck.live.wrappers import library_config, without_wrappers
+    from tiecheck.live.wrappers import library_config
+    from tiecheck.scale.built import built_scales
 
-    own = library_config(built.module)
-    if built.origin == "built on meta":
-        from tiecheck.scale.on_meta import meta_scales
-
-        return with_own_draw(meta_scales(built, checkpoint, names, known), own)
-    from tiecheck.scale.live import live_scale
-
-    module = without_wrappers(built.module) if built.origin == "given" else built.module
     measure = tracing is not None and tracing.measure
-    return with_own_draw(tuple(live_scale(module, group, measure=measure) for group in names), own)
-
-
-def _may_be_head(tie: Tie) -> bool:
-    """Tell whether a real tie can be embedding and head: a matrix that an embedding of some kind registers."""
-    by_embedding = any("embedding" in place.owner.lower() for place in tie.registrations)
-    return tie.kind in TIED and _is_matrix(tie.shape) and by_embedding
-
-
-def _is_matrix(shape: tuple[int, ...] | None) -> bool:
-    """Tell whether a tensor can be embedding and head at once: two dimensions, a row a token."""
-    return shape is not None and len(shape) == 2 and shape[0] > 1 and shape[1] > 1
-
-
-def _stored_scale(
-    groups: tuple[Group, ...], architecture: Architecture, checkpoint: Checkpoint | None, values: Values
-) -> tuple[InitScale | Unknown, ...] | Unknown:
-    if architecture.known and architecture.head is None and architecture.embedding is not None:
-        return ()  # a class without a head has no logits
-    tied = [g for g in groups if g.declared and g.tensors and _is_matrix(g.tensors[0].shape) and g.stored != "separate"]
-    if not tied or checkpoint is None:
-        return ()
-    if values == "never":
-        return Unknown("the values were not to be read (--values never)")
-    if checkpoint.format != "safetensors":
-        return Unknown("the scale is read from safetensors only; use --load")
-    from tiecheck.scale.stored import stored_scale
-
-    head = architecture.head_scale
-    return tuple(stored_scale(checkpoint, g.names, g.stored_names[0], head) for g in tied)
+    found = built_scales(built, live.ties, checkpoint, known, measure=measure)
+    return with_own_draw(found, library_config(built.module))

@@ -12,9 +12,10 @@ from typing import Literal
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import byte_question
 from tiecheck.files.local import TensorFiles
+from tiecheck.records.declared import Architecture
 from tiecheck.records.record import Record
 from tiecheck.records.scale import InitScale
-from tiecheck.records.stored import Checkpoint, StoredTensor
+from tiecheck.records.stored import Checkpoint, Group, StoredTensor
 from tiecheck.records.words import Unknown
 from tiecheck.scale import initial_draw
 
@@ -58,6 +59,28 @@ def scale_record(
     """Return the record of a tied tensor of which nothing was measured but its deviation."""
     (vocabulary, width), unmeasured = shape, [None] * 7
     return InitScale(names, verdict.untrained, verdict.evidence, std, width, vocabulary, *unmeasured)
+
+
+def is_matrix(shape: tuple[int, ...] | None) -> bool:
+    """Tell whether a tensor can be embedding and head at once: two dimensions, a row a token."""
+    return shape is not None and len(shape) == 2 and shape[0] > 1 and shape[1] > 1
+
+
+def group_scales(
+    groups: tuple[Group, ...], architecture: Architecture, checkpoint: Checkpoint | None, values: str
+) -> tuple[InitScale | Unknown, ...] | Unknown:
+    """Return the scale of each tied matrix that is stored; a class without a head has no logits, and none of these."""
+    if architecture.known and architecture.head is None and architecture.embedding is not None:
+        return ()
+    tied = [g for g in groups if g.declared and g.tensors and is_matrix(g.tensors[0].shape) and g.stored != "separate"]
+    if not tied or checkpoint is None:
+        return ()
+    if values == "never":
+        return Unknown("the values were not to be read (--values never)")
+    if checkpoint.format != "safetensors":
+        return Unknown("the scale is read from safetensors only; use --load")
+    head = architecture.head_scale
+    return tuple(stored_scale(checkpoint, g.names, g.stored_names[0], head) for g in tied)
 
 
 def stored_scale(
