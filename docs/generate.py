@@ -39,6 +39,7 @@ from tiecheck.config.file import KEYS
 from tiecheck.config.options import VALUES, Config
 from tiecheck.facts.registry import all_facts
 from tiecheck.peers.loaders.registry import MODULES, loaders_of
+from tiecheck.peers.views.registry import MODULES as VIEWS
 from tiecheck.records.fleet import TieComparison
 from tiecheck.records.life import SurvivalMatrix
 from tiecheck.records.report import SEVERITIES, TargetReport
@@ -49,11 +50,14 @@ from tiecheck.rules.index import INDEX
 from tiecheck.rules.registry import FAMILIES, rule_of, rules_of_family
 from tiecheck.tables.symptoms import read_symptoms
 from tiecheck.targets.layouts import LAYOUTS
+from tiecheck.wording import listed
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = ("README.md", "docs/tour.md", "docs/tutorial.md", "CONTRIBUTING.md", "docs/inspect.md", "docs/bring.md")
 """Pages written by hand, with generated blocks in them."""
 LIVE = all(find_spec(name) for name in ("torch", "transformers", "accelerate"))
+TOOLS = all(find_spec(name) for name in VIEWS)
+"""Whether every tool is here whose view a page shows: a block stays as it is where one is not."""
 HEAD = "<!-- Made by docs/generate.py; edit the source it names, not this page. -->\n"
 
 
@@ -71,7 +75,8 @@ def main() -> None:
     verb = "out of date" if check else "written"
     print("\n".join(f"{name}: {verb}" for name in stale) or "everything generated is up to date")
     if kept:
-        print(f"not looked at without torch, transformers and accelerate: {', '.join(sorted(kept))}")
+        missing = tuple(name for name in VIEWS if not find_spec(name))
+        print(f"not looked at without {listed(missing)}: {', '.join(sorted(kept))}")
     sys.exit(1 if check and stale else 0)
 
 
@@ -430,7 +435,7 @@ def with_blocks(text: str, kept: set[str]) -> str:
             return f"{match[1]}{walk[name]}\n{match[3]}" if name in walk else match[0]
         if name in tables:
             return f"{match[1]}{tables[name]()}\n{match[3]}"
-        if {"--load", "--live"} & set(RUNS[name]) and not LIVE:
+        if {"--load", "--live"} & set(RUNS[name]) and not (TOOLS if RUNS[name][0] == "inspect" else LIVE):
             kept.add(name)
             return match[0]
         return f"{match[1]}{shown(RUNS[name])}\n{match[3]}"

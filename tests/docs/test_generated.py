@@ -7,18 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 HERE = os.environ | {"PYTHONPATH": str(ROOT)}
 """The package beside this test, whatever is installed."""
-WITHOUT_LIVE = """
+WITHOUT = """
 import runpy, sys
+missing = sys.argv[1:]
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "accelerate"):
+        if name.partition(".")[0] in missing:
             raise ModuleNotFoundError(name)
 from importlib import util
 found = util.find_spec
-util.find_spec = lambda name: None if name in ("torch", "transformers", "accelerate") else found(name)
+util.find_spec = lambda name: None if name in missing else found(name)
 sys.meta_path.insert(0, Missing())
 sys.argv = ["docs/generate.py", "--check"]
 runpy.run_path("docs/generate.py", run_name="__main__")
@@ -35,9 +38,17 @@ def test_generated_files_are_up_to_date() -> None:
     assert done.stdout == "everything generated is up to date\n", "every block was looked at"
 
 
-def test_without_the_live_extra_all_but_a_few_are_looked_at() -> None:
-    done = python("-c", WITHOUT_LIVE)
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        (
+            "torch transformers accelerate",
+            "accelerate, transformers and torch: fixed, gpt2, inspect, lanes, olmo, tree",
+        ),
+        ("lightning", "lightning: inspect"),
+    ],
+)
+def test_without_the_live_extra_or_a_tool_all_but_a_few_are_looked_at(missing: str, told: str) -> None:
+    done = python("-c", WITHOUT, *missing.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[1:] == [
-        "not looked at without torch, transformers and accelerate: fixed, gpt2, inspect, lanes, olmo, tree"
-    ]
+    assert done.stdout.splitlines()[1:] == [f"not looked at without {told}"]

@@ -170,7 +170,8 @@ def test_a_save_that_lost_what_is_live(tmp_path: Path) -> None:
 
 
 def test_lightning_under_its_callback() -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
+    import lightning.pytorch as lightning
+
     from tiecheck.guard.lightning_callback import TieLightningCallback
 
     class Module(lightning.LightningModule):

@@ -1,9 +1,8 @@
-"""The tools of other times and places: accelerate's old functions out of their wheels, lightning and PEFT installed."""
+"""The tools of other times: accelerate's old functions out of their wheels."""
 
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
 import sys
 import zipfile
@@ -13,8 +12,7 @@ from typing import Any
 
 import pytest
 from declared_models import STATES, Config, Declared, Undeclared
-from older import ROOT, python_with
-from zoo_of_ties import REQUIRED, by_column, every_row
+from zoo_of_ties import by_column, every_row
 
 from tiecheck.peers.views.registry import ask_tools
 
@@ -86,26 +84,3 @@ def test_the_old_config_checks(wheels, release, flag, model_class):
             change(model)
         view = by_column(ask_tools(model))["accelerate", "check_tied_parameters_in_config", CHECKS[release]]
         assert view.says == bool(check(model))
-
-
-def test_lightning_and_peft_see_what_we_say():
-    python = python_with(
-        "lightning-peft",
-        "--no-deps",
-        "lightning==2.6.6",
-        "pytorch-lightning==2.6.6",
-        "lightning-utilities==0.15.2",
-        "torchmetrics==1.8.2",
-        "peft==0.21.0",
-    )
-    files = [f"tests/peers/test_views{part}.py" for part in ("", "_paths", "_transformers", "_peft")]
-    done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), REQUIRED: "lightning,peft", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "skipped" not in done.stdout

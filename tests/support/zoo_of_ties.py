@@ -20,9 +20,6 @@ from tiecheck.records.report import View
 
 Names = tuple[str, ...]
 
-REQUIRED = "TIECHECK_REQUIRED_TOOLS"
-"""The environment variable that names tools which must really be run, so that a test of them cannot pass without."""
-
 
 class Row(NamedTuple):
     build: Callable[[], nn.Module]
