@@ -1,9 +1,9 @@
 """A fleet against its known truth, and against reading the bytes.
 
-`python bench_fleet.py [COUNT] [local|ray|dask|http|s3 ...]`. Every fault has to be found and none invented, and
-listed = judged + failed. Rates are told by the clock and by CPU seconds of this process, and beside them what reading
-configs and headers alone takes in the same minute. Of a remote fleet the server answers after 20 ms, and one answer in
-fifty is an error, a cut or a reset.
+`python bench_fleet.py [COUNT] [local|ray|nodes|dask|http|s3 ...]`, `nodes` being a Ray cluster of two on this machine.
+Every fault has to be found and none invented, and listed = judged + failed. Rates are told by the clock and by CPU
+seconds of this process, and beside them what reading configs and headers of the same directories alone takes. Of a
+remote fleet the server answers after 20 ms, and one answer in fifty is an error, a cut or a reset.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench_remote import moved, server
@@ -66,16 +67,19 @@ def read_only(folders: list[str]) -> float:
 
 def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> None:
     """One engine over the directories."""
-    place = EnginePlace(engine, workers=None if engine == "local" else 2)
-    found, wall, cpu = run(str(root), place, table)
+    before = read_only(list(truth))
+    if engine == "nodes":
+        with two_nodes() as address:
+            found, wall, cpu = run(str(root), EnginePlace("ray", address), table)
+    else:
+        found, wall, cpu = run(str(root), EnginePlace(engine, workers=None if engine == "local" else 2), table)
     got = dict(found_by(table))
     wrong = Counter(
         "missed" if truth[target] - got.get(target, set()) else "invented"
         for target in truth
         if got.get(target) != truth[target]
     )
-    some = list(truth)[:5_000]
-    floor = min(read_only(some) for _ in range(3)) / len(some)
+    floor = min(before, read_only(list(truth))) / len(truth)
     faulty = sum(map(bool, truth.values()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{engine:<6} {len(truth):,} models, {faulty:,} with a fault: {dict(wrong) or 'all right'}")
@@ -87,6 +91,20 @@ def local(root: Path, truth: dict[str, set[str]], engine: str, table: Path) -> N
         note(f"{what}, judged", f"{rate:,.0f} a core second", ">= 8,000", held=rate >= 8_000)
         note(f"{what}, to reading the bytes", f"{times:.1f}x", "<= 3x", held=times <= 3)
     note(f"{engine}: faults missed or invented", f"{sum(wrong.values())} of {faulty:,}", "0", held=not wrong)
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """Give the address of a Ray cluster of two nodes on this machine, with a worker each."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster.address
+    finally:
+        cluster.shutdown()
 
 
 def http(path: str, table: Path) -> None:
@@ -127,11 +145,11 @@ def told(what: str, found: Outcome, wall: float, cpu: float) -> None:
 def main() -> None:
     """Print the figures."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    wanted = sys.argv[2:] or ["local", "ray", "dask", "http", "s3"]
+    wanted = sys.argv[2:] or ["local", "ray", "nodes", "dask", "http", "s3"]
     root = Path(tempfile.mkdtemp(prefix="fleet-"))
     try:
         table = root / "out.jsonl"
-        engines = [name for name in wanted if name in {"local", "ray", "dask"}]
+        engines = [name for name in wanted if name in {"local", "ray", "nodes", "dask"}]
         truth = make_fleet(root / "models", count) if engines else {}
         for engine in engines:
             local(root / "models", truth, engine, table)

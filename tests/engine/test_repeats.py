@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 from pathlib import Path
@@ -145,6 +146,17 @@ def test_a_directory_that_changes(tmp_path: Path) -> None:
     agree(tmp_path / "c")
     (tmp_path / "b" / "model.safetensors").unlink()
     agree(tmp_path / "b")
+
+
+def test_names_of_an_older_list_are_not_kept_with_a_verdict(tmp_path: Path) -> None:
+    stored = {EMBEDDING: floats(random.Random(1), 32), NORM: floats(random.Random(2), 4)}
+    for name in "abcd":
+        folder = write_model(tmp_path / name, stored, tie_word_embeddings=True)
+        listed = frozenset(os.listdir(folder))
+        if name in "ab":
+            (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+        found = check_target(str(folder), Config(), one_of_many=listed)
+        assert found == check_target(str(folder), Config())
 
 
 def test_many_targets_of_a_check_are_judged_alike(tmp_path: Path, parsed: list[str]) -> None:

@@ -38,6 +38,17 @@ def test_a_directory_is_searched(tree: Path) -> None:
     assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]
 
 
+def test_names_are_told_of_a_folder_of_files_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "two" / ".git").mkdir()
+    (tree / "linked").mkdir()
+    (tree / "linked" / "config.json").symlink_to(tree / "two" / "config.json")
+    plain = frozenset({"config.json", "model.safetensors"})
+    told = dict.fromkeys((*FOUND, "linked")) | {"a/one/checkpoint-5": plain}
+    assert {m.target: m.names for m in list_models([str(tree)])} == {str(tree / k): v for k, v in told.items()}
+    monkeypatch.setattr(sources, "MANY", 1)
+    assert not any(model.names for model in list_models([str(tree)]))
+
+
 def test_one_of_more_folders_than_are_kept_too(tree: Path, monkeypatch) -> None:
     monkeypatch.setattr(sources, "MANY", 1)
     assert targets(list_models([str(tree)])) == [str(tree / name) for name in FOUND]

@@ -71,6 +71,8 @@ class Sight(NamedTuple):
     folder: str
     key: tuple[Hashable, ...]
     """Options, names and texts, but for the headers."""
+    listed: bool
+    """Whether the names are those of an earlier list."""
     report: TargetReport | None
     """The verdict, where it is known already."""
 
@@ -79,11 +81,14 @@ _files: RecentItems[tuple[str, ...]] = RecentItems(KINDS)
 _kinds: RecentItems[_Kind] = RecentItems(KINDS)
 
 
-def look_at(folder: str, config: Config, account: Account) -> Sight | None:
-    """Look at a directory as far as it takes to know a verdict again; None for a sort whose verdicts are not kept."""
+def look_at(folder: str, config: Config, account: Account, names: frozenset[str] | None = None) -> Sight | None:
+    """Look at a directory as far as it takes to know a verdict again; None for a sort whose verdicts are not kept.
+
+    `names` are all that it held a moment ago, files alone; None to list it.
+    """
     account.held = {}
     try:
-        key = _key(folder, config)
+        key = _key(folder, config, names)
         files = _files.find(key) if key is not None else None
         report = _report(folder, files) if files is not None else None
     except (OSError, EOFError, TargetError, ValueError):  # the check itself says what is wrong
@@ -94,10 +99,12 @@ def look_at(folder: str, config: Config, account: Account) -> Sight | None:
         account.held = None
         account.opened.clear()
         account.questions.clear()
-    return None if key is None else Sight(folder, key, report)
+    return None if key is None else Sight(folder, key, names is not None, report)
 
 
-def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, report: TargetReport) -> None:
+def keep_verdict(
+    sight: Sight, config: Config, checkpoint: Checkpoint | None, account: Account, report: TargetReport
+) -> None:
     """Keep the verdict of a directory that was seen, by what its check has opened and asked, for another like it."""
     if checkpoint is None or checkpoint.format != "safetensors" or report.errors:
         return
@@ -110,10 +117,11 @@ def keep_verdict(sight: Sight, checkpoint: Checkpoint | None, account: Account, 
         return
     questions = account.questions.copy()
     try:
+        other = sight.listed and _key(sight.folder, config) != sight.key  # the list is older than the check
         texts, place = _headers(sight.folder, names)
     except (OSError, TargetError):
         return
-    if max(map(len, texts)) > SMALL:
+    if other or max(map(len, texts)) > SMALL:
         return
     kind = _kind_of(sight.key, names, texts, place, checkpoint)
     answers: tuple[Hashable, ...] = ()
@@ -166,25 +174,14 @@ def _options(config: Config) -> tuple[Hashable, ...]:
     return config.select, config.ignore, config.fail_on, config.strict, config.values, config.judge_for
 
 
-def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
+def _key(folder: str, config: Config, names: frozenset[str] | None = None) -> tuple[Hashable, ...] | None:
     """Return what a verdict follows from beside the headers; None where more is read, or where a link may lead."""
     if config.wants_live or config.wants_rehearsal or config.ties or config.revision:
         return None
-    names, path = [], None
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if entry.is_file(follow_symlinks=False):
-                names.append(name)
-                path = entry.path if name == CONFIG_NAME else path
-                continue
-            if entry.is_symlink() or name == WORK:
-                return None
-            if "." not in name and os.path.lexists(os.path.join(entry.path, ".metadata")):
-                return None
-            names.append(f"{name}/")
-    if path is None:
+    names = _names(folder) if names is None else names
+    if names is None or CONFIG_NAME not in names:
         return None
+    path = os.path.join(folder, CONFIG_NAME)
     text = read_bytes(path, path, CONFIG_BYTES)
     picked = pick_weights_file(names, folder)
     index = b""
@@ -193,7 +190,24 @@ def _key(folder: str, config: Config) -> tuple[Hashable, ...] | None:
         index = read_bytes(path, path, JSON_BYTES)
     if picked is None or len(text) > SMALL or len(index) > SMALL:
         return None
-    return (_options(config), frozenset(names), text, index)
+    return (_options(config), names, text, index)
+
+
+def _names(folder: str) -> frozenset[str] | None:
+    """Return the names in a directory, folders with a slash behind; None where more is read than files."""
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if entry.is_file(follow_symlinks=False):
+                names.append(name)
+                continue
+            if entry.is_symlink() or name == WORK:
+                return None
+            if "." not in name and os.path.lexists(os.path.join(entry.path, ".metadata")):
+                return None
+            names.append(f"{name}/")
+    return frozenset(names)
 
 
 def _headers(folder: str, names: tuple[str, ...]) -> tuple[tuple[bytes, ...], Hashable]:

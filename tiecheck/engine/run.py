@@ -122,13 +122,14 @@ def check_target(
     config: Config,
     reporting: Reporting | None = None,
     *,
-    one_of_many: bool = False,
+    one_of_many: bool | frozenset[str] = False,
     cache: VerdictCache | None = None,
 ) -> TargetReport:
     """Return the report of one target, typed or a module; whatever keeps it from being read is an error of its report.
 
     `reporting` makes it of the facts (`judge_facts`). `one_of_many` looks if one that is alike came before, and keeps
-    the verdict for those that come; a cache has the verdicts of earlier runs, and gets this one.
+    the verdict for those that come; names are all that the directory was listed with a moment ago, files alone. A cache
+    has the verdicts of earlier runs, and gets this one.
     """
     looked = cache.look_at(given) if cache is not None and isinstance(given, str) else None
     if looked is not None and looked.report is not None:
@@ -144,7 +145,7 @@ def check_target(
         if one_of_many and reporting is judge_facts and not (config.allow or config.baseline):
             from tiecheck.engine import repeats
 
-            sight = repeats.look_at(given, config, account)
+            sight = repeats.look_at(given, config, account, None if one_of_many is True else one_of_many)
             if sight is not None and sight.report is not None:
                 account.check_files()
                 if cache is not None and looked is not None:
@@ -155,7 +156,7 @@ def check_target(
         report, weights = _judge_path(target, config, reporting)
         account.check_files()
         if sight is not None:
-            repeats.keep_verdict(sight, weights, account, report)
+            repeats.keep_verdict(sight, config, weights, account, report)
         if cache is not None and looked is not None and weights is not None and not weights.missing_files:
             cache.keep(looked, account, report)
     except (Exception, OutOfTimeError, GeneratorExit) as error:  # noqa: BLE001  # the other targets are judged

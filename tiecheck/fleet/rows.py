@@ -212,7 +212,9 @@ def row_lines(rows: Iterable[dict[str, Any]]) -> bytes:
 def _rows_of(model: Listed, config: Config) -> list[dict[str, Any]]:
     if model.error is not None:
         return [_model_row(model, None, "error") | {"error": model.error}]
-    return report_rows(model._replace(mark=current_mark(model)), check_target(model.target, config, one_of_many=True))
+    if model.mark is None:
+        model = model._replace(mark=current_mark(model))
+    return report_rows(model, check_target(model.target, config, one_of_many=model.names or True))
 
 
 def report_rows(model: Listed, report: TargetReport) -> list[dict[str, Any]]:

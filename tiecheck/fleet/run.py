@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from tiecheck.config.options import Config
 from tiecheck.errors import TiecheckError, shown
 from tiecheck.fleet.results import Results, read_row_groups
 from tiecheck.fleet.rows import Chunk, Done, FleetTally, Judged, failed_rows
-from tiecheck.fleet.sources import Listed, in_chunks, list_models
+from tiecheck.fleet.sources import Listed, list_models
 from tiecheck.records.fleet import FleetSummary, RunCounts
 
 CHUNK = 100
@@ -192,3 +193,10 @@ def tally_rows(path: str) -> FleetTally:
     for rows in read_row_groups(path):
         tally.add(rows)
     return tally
+
+
+def in_chunks(models: Iterable[Listed], size: int) -> Iterator[tuple[Listed, ...]]:
+    """Give some models in tuples of a size, the last one shorter."""
+    models = iter(models)
+    while chunk := tuple(itertools.islice(models, size)):
+        yield chunk

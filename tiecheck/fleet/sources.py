@@ -34,6 +34,8 @@ class Listed(NamedTuple):
     which are asked themselves, and where nobody tells."""
     error: str | None = None
     """Reason why the line of a manifest names no target; else None."""
+    names: frozenset[str] | None = None
+    """All that the folder holds, as it was listed; None of one that holds more than files, and where nobody tells."""
 
 
 def list_models(sources: Iterable[str]) -> Iterator[Listed]:
@@ -91,7 +93,9 @@ def _walk(folder: str) -> Iterator[Listed]:
             yield Listed(folder)
             continue
         if {"config", "weights"} <= sorts or (not inside and not sorts.isdisjoint({"config", "weights"})):
-            yield Listed(folder, _mark(files))
+            alone = not below and "hidden" not in sorts and len(files) <= MANY
+            alone = alone and all(file.is_file(follow_symlinks=False) for file in files)
+            yield Listed(folder, _mark(files), None, frozenset([file.name for file in files]) if alone else None)
             inside = True
         elif "gguf" in sorts and not inside:
             yield from map(Listed, targets_below(folder))
@@ -108,7 +112,9 @@ def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]]]:
             if not entry.is_dir(follow_symlinks=False):
                 files += [entry] if len(files) <= MANY else []
                 sorts.add(_sort(entry.name))
-            elif entry.name[0] != "." and len(below) <= MANY:
+            elif entry.name[0] == ".":
+                sorts.add("hidden")
+            elif len(below) <= MANY:
                 below.append(entry.path)
     return below, sorts, files
 
@@ -291,10 +297,3 @@ def count_lines(sources: Iterable[str]) -> int | None:
         except OSError:
             return None
     return total
-
-
-def in_chunks(models: Iterable[Listed], size: int) -> Iterator[tuple[Listed, ...]]:
-    """Give some models in tuples of a size, the last one shorter."""
-    models = iter(models)
-    while chunk := tuple(itertools.islice(models, size)):
-        yield chunk

@@ -125,7 +125,9 @@ def _more(named: Mapping[str, Any], ids: torch.Tensor) -> dict[str, Any]:
 
 
 def _instead(named: Mapping[str, Any], config: Any, ids: torch.Tensor) -> Iterator[dict[str, Any]]:
-    """Yield what some models of text want otherwise: boxes that are no indices, a text a codebook, embeddings."""
+    """Yield what some models of text want otherwise: texts to choose from, boxes that are no indices, embeddings."""
+    if "input_ids" in named:
+        yield {"input_ids": ids[None]}
     if "bbox" in named:
         yield _more(named, ids) | {"bbox": torch.zeros(*ids.shape, 4)}
     books = [n for o in config_parts(config) if isinstance(n := getattr(o, "num_codebooks", None), int) and n > 1]
