@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
+from subjects import mapped
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from harness.draft import Draft, Drawn, Mutator
 from harness.saves import Save, all_classes
+from tiecheck.tables.generate.classes import model_packages, unmapped_classes
 
 ODD = (..., None, "false", "true", 0, 1, True, False, [], {})
 """Values for a config key; the ellipsis takes it away."""
@@ -105,8 +108,13 @@ class OlderKeys(Mutator):
 
 @functools.cache
 def siblings(model_type: str) -> list[str]:
-    """Return the classes of a model type."""
-    return sorted({candidate.class_name for candidate in all_classes() if candidate.model_type == model_type})
+    """Return the classes of a model type; where it has no package of its own, all models are imported for it."""
+    package = model_type_to_module_name(model_type)
+    if package not in model_packages():
+        return sorted({candidate.class_name for candidate in all_classes() if candidate.model_type == model_type})
+    mine = {one.class_name for one in mapped() if one.model_type == model_type}
+    others = unmapped_classes({one.class_name for one in mapped()}, [package])
+    return sorted(mine | {name for kind, name, _ in others if kind == model_type})
 
 
 @dataclass(frozen=True)

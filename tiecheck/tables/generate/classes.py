@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 
@@ -46,11 +46,16 @@ def load_config_class(model_type: str) -> Any:
     return auto.CONFIG_MAPPING[model_type]
 
 
-def unmapped_classes(known: set[str]) -> Iterator[tuple[str, str, str]]:
+def model_packages() -> list[str]:
+    """The packages of transformers that have models in them, sorted."""
+    models = importlib.import_module("transformers.models")
+    return sorted(m.name for m in pkgutil.iter_modules(models.__path__) if m.ispkg)
+
+
+def unmapped_classes(known: set[str], packages: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Public `PreTrainedModel` classes in no auto mapping, as (model type, class name, modeling module)."""
     base = importlib.import_module("transformers.modeling_utils").PreTrainedModel
-    models = importlib.import_module("transformers.models")
-    for package in sorted(m.name for m in pkgutil.iter_modules(models.__path__) if m.ispkg):
+    for package in packages or model_packages():
         folder = importlib.import_module(f"transformers.models.{package}").__path__
         for module in sorted(m.name for m in pkgutil.iter_modules(folder) if m.name.startswith("modeling_")):
             if module.startswith(("modeling_tf_", "modeling_flax_")):
