@@ -11,7 +11,8 @@ import pytest
 from harness.cases import Case, untouched
 from harness.collect import drawn
 from harness.configs import SetKey
-from harness.mending import collect_mends, mends_page
+from harness.mending import collect_mends, draft_of, mends_page
+from harness.oracle import Oracle
 from harness.saves import Save, animal_of, pool, saved, variants
 from older import older_python
 
@@ -93,6 +94,30 @@ def test_a_load_that_is_right_may_start_wrong_and_a_class_that_draws_itself_so_d
     assert collect_mends([funnel, small], None) == []
     with mock.patch("harness.mending.BLOWN", 100.0):
         assert [(one.case, one.codes) for one in collect_mends([funnel, small], None)] == [(small, ("TIE701",))]
+
+
+@pytest.mark.parametrize(
+    ("top", "text", "choice"), [(True, False, None), (False, True, "tied"), (False, True, "untied")]
+)
+def test_flags_that_disagree_are_fixed_for_every_loader(
+    top: bool, text: bool, choice: str | None, tmp_path: Path
+) -> None:
+    """Of Qwen3.5-MoE transformers reads the flag above and vLLM (`hf_text_config`) the one below."""
+    case = Case("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", (("tie_word_embeddings", top),))
+    case = case._replace(mutations=(SetKey("text_config.tie_word_embeddings", text),))
+    draft = case.write(tmp_path / "model")
+    (broken,) = check_target(str(tmp_path / "model"), Config()).findings
+    assert (broken.code, broken.severity) == ("TIE103", "error")
+    assert all(title.startswith("vllm") for title in broken.hurts or ())
+    options = FixOptions(choice, unsafe=choice == "tied", to=str(tmp_path / "fixed"), rehearse=False)
+    assert fix_target(str(tmp_path / "model"), Config(), options).written
+    report = check_target(str(tmp_path / "fixed"), Config())
+    ends = {loader.outcome for loader in report.loaders if loader.outcome != "unknown"}
+    assert (report.findings, ends) == ((), {"kept-apart" if choice == "untied" else "tied"})
+    fixed = draft_of(tmp_path / "fixed", draft)
+    (line,) = Oracle().ask(tmp_path / "fixed", fixed, real=True)
+    assert line.right()
+    assert {line.end(names).word for names in line.groups()} == {"kept-apart" if choice == "untied" else "tied"}
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def mended(oracle: Oracle, where: Path, case: Case) -> Iterator[Mended]:
             yield Mended(case, codes, choice, "not kept", outcome.undone[0])
         elif outcome.written:
             names = {name for finding, _ in outcome.chosen for name in finding.names}
-            after = oracle.ask(copy, _draft(copy, draft), real=False)
+            after = oracle.ask(copy, draft_of(copy, draft), real=False)
             kind, why = _outcome(before, after, names, outcome)
             yield Mended(case, codes, choice, kind, why)
 
@@ -112,7 +112,7 @@ def _choices(findings: list[Finding]) -> list[str | None]:
     return words or ([None] if safe else [])
 
 
-def _draft(where: Path, old: Draft) -> Draft:
+def draft_of(where: Path, old: Draft) -> Draft:
     """What stands in a directory that was fixed."""
     tensors = {n: t for path in sorted(where.glob("*.safetensors")) for n, t in load_file(path).items()}
     if not tensors:
@@ -247,4 +247,5 @@ parameter is loaded, no tie is lost, nothing is thrown away. `said`: another fau
 and the fix tells of it (`left`, `stays`). `not kept`: nothing was written, and the reason is told. `the older line
 fails as before`: 4.57 lacks what it lacked before and is no tie's, or raises as before. Wrong would be `worse`, `for
 what is right` (a fix that is offered unasked for a model that loads right), `loss stays` and `raises as before` alone.
+A load that is right may start wrong: TIE701 counts as true where a real forward pass has the logits that it tells of.
 """

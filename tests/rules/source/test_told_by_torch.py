@@ -176,6 +176,31 @@ def test_what_comes_after_the_tie_in_the_constructor(tie: str, later: str) -> No
     assert found(text, TieReboundLater) == ([] if is_one(space["Model"]()) else ["TIE806"])
 
 
+@pytest.mark.parametrize(
+    ("head", "mapped"),
+    [
+        ("lm_head = nn.Linear(16, 24, bias=False)", True),
+        ("lm_head = nn.ModuleList([nn.Linear(16, 24) for _ in range(2)])", False),
+        ("codec_head = nn.Linear(16, 24, bias=False)", False),
+    ],
+)
+def test_a_list_is_mapped_where_the_library_takes_the_mapping(head: str, mapped: bool) -> None:
+    """Qwen-TTS lists a head that is a list of heads, and one that has another name: a mapping of them ties nothing."""
+    getters = "".join(
+        f"    def get_{side}_embeddings(self): return self.{path}\n"
+        for side, path in (("input", "model.embed_tokens"), ("output", "lm_head"))
+    )
+    begun = INIT.replace("lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)", head) + BEGUN
+    keys = "config_class = LlamaModel.config_class\n    _tied_weights_keys = "
+    text = THEIRS.format(base="PreTrainedModel", body=f'{keys}["lm_head.weight"]\n{begun}{getters}')
+    (draft,) = ListTiedWeightsKeys().check(source_facts(text)["sources"])
+    assert bool(draft.edits) == mapped
+    space: dict[str, Any] = {}
+    exec(text.replace('["lm_head.weight"]', "None"), space)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    assert ("lm_head.weight" in space["Model"](LlamaConfig(**size, vocab_size=24)).state_dict()) == mapped
+
+
 TIE = "self.lm_head.weight = self.model.embed_tokens.weight"
 LOST = f"{TIE}; self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)"
 OWN = f"\n    def tie_weights(self, **kwargs): {TIE}\n"

@@ -16,6 +16,7 @@ from tiecheck.rules.source.sightings import (
     TIED_CLASS,
     class_of_path,
     derives_from_theirs,
+    may_hold_weight,
     module_of,
     outside_of_4,
     source_draft,
@@ -261,7 +262,8 @@ def _pair_of(file: SourceFile, owner: ModuleClass, listed: str) -> tuple[str, st
     wrapper = known.get(class_of_path(owner, table))  # an `embed_tokens` that holds the table, and is none itself
     if wrapper is not None and not any("Embedding" in base for base in wrapper.lineage):
         return None
-    if output and table and output != table and f".{output}.weight".endswith(f".{listed}"):
+    named = bool(output and table) and output != table and f".{output}.weight".endswith(f".{listed}")
+    if named and all(may_hold_weight(file, owner, path) for path in (output, table)):
         return f"{output}.weight", f"{table}.weight"
     return None
 

@@ -44,8 +44,8 @@ PUBLISHED = re.compile(r"For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining
 """Ends of the names of transformers' classes that have a head."""
 
 
-OWNING_NOTHING = re.compile(r"^PreTrainedModel$|^Module$|Mixin$|^Generic$|^ABC$")
-"""Names of bases that map no tied names."""
+OWNING_NOTHING = re.compile(r"PreTrainedModel$|^Module$|Mixin$|^Generic$|^ABC$")
+"""Names of bases that build no layer and map no tied names."""
 
 STATELESS = re.compile(
     r"\w*([a-zA-Z]LU|ReLU6|Tanh|[Ss]igmoid|Soft(max|min|plus|sign)\w*|Mish|\w*[Ss]hrink|Hard\w+|Dropout\w*|Identity|Flatten"
@@ -141,9 +141,23 @@ def _library_ties(file: SourceFile, owner: ModuleClass, tie: Event, methods: tup
     line = (owner, *(known[name] for name in owner.lineage if name in known))
     keys = next((one.keys for one in line if one.keys is not None), None)
     if keys is None:
-        return any(b not in known and b[:1].isupper() and not OWNING_NOTHING.search(b) for b in owner.lineage)
+        return has_unseen_base(file, owner)
     written = [name.replace("\\", "") for both in keys.pairs for name in both]  # as a pattern, or as it is
     return keys.form == "other" or any(name in pair or re.search(r"[*+?|(\[]", name) for name in written)
+
+
+def has_unseen_base(file: SourceFile, owner: ModuleClass) -> bool:
+    """Tell whether a base of which the file shows nothing may build and map what it does not show."""
+    known = {one.name for one in file.classes}
+    return any(base not in known and base[:1].isupper() and not OWNING_NOTHING.search(base) for base in owner.lineage)
+
+
+def may_hold_weight(file: SourceFile, owner: ModuleClass, path: str) -> bool:
+    """Tell whether a path may be a layer with a weight: no list of layers, and built, where all that builds is seen."""
+    if class_of_path(owner, path):
+        return class_of_path(owner, path) not in ("ModuleList", "ModuleDict", "Sequential")
+    root = path.partition(".")[0]
+    return any(one.partition(".")[0] == root for one, _ in (*owner.built, *owner.parts)) or has_unseen_base(file, owner)
 
 
 def together(one: Event, other: Event) -> bool:
