@@ -10,6 +10,7 @@ from tiecheck.config.options import PLACING, Config
 from tiecheck.engine.options import check_with, make_config
 from tiecheck.records.counts import Counts
 from tiecheck.records.report import Report, View
+from tiecheck.targets.parse import given_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,9 +101,8 @@ def inspect(
             raise TypeError(f"inspect judges no placement, so there is no option {word!r}; check has it")
     made = make_config(target, config=config, ties=ties, **options)
     made = made._replace(**{field: Config._field_defaults[field] for field in PLACING})
-    return assemble_report(
-        inspect_targets((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), made)
-    )
+    path = given_path(target)
+    return assemble_report(inspect_targets((target if path is None else path,), made))  # type: ignore[arg-type]
 
 
 def compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,23 @@ def odd_dict(error: Callable[[], BaseException]) -> nn.Module:
     return with_dicts(_parameters=type("Odd", (dict,), methods)())
 
 
+def late(name: str, after: int, error: Callable[[], BaseException]) -> nn.Module:
+    """A sound model of which an attribute raises from some look on, and not while it is made."""
+    left = [1 << 30]
+
+    def look(self: nn.Module) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise error()
+        return type(self) if name == "__class__" else self.__dict__[name]
+
+    odd = type("Odd", (Base,), {"__class__": property(look)} if name == "__class__" else {})()
+    if name != "__class__":
+        setattr(type(odd), name, property(look))
+    left[0] = after
+    return odd
+
+
 class RaisingTensor(torch.Tensor):
     """A tensor that refuses every function."""
 
@@ -148,6 +166,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "no-dict": lambda: with_dicts(_parameters=None, _modules=[]),
     "dict": lambda: odd_dict(OSError),
     "tensor": refusing_tensor,
+    "class-lies": type("Odd", (Base,), {"__class__": property(lambda _: int)}),
+} | {
+    f"late-{name}-{after}": lambda name=name, after=after, error=error: late(name, after, error)
+    for draw in [random.Random(14)]
+    for name in ("__class__", "_modules", "_parameters")
+    for after, error in zip(draw.sample(range(40), 3), (RuntimeError, SystemExit, OddError), strict=True)
 }
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from tiecheck.config.options import Config
 from tiecheck.engine.entries import entry_of_tie
@@ -23,6 +23,7 @@ from tiecheck.records.report import TieEntry
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import TIED, Kind
 from tiecheck.rules.stored.groups import rows_text
+from tiecheck.targets.parse import given_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,8 +62,11 @@ class Side(NamedTuple):
         """Give a tensor with its bytes, or raise `OpaqueError` where they cannot be looked at."""
         if self.module is not None:
             from tiecheck.live.memory import open_tensor
+            from tiecheck.live.registrations import looking_at
 
-            yield open_tensor(self.module, name)
+            with looking_at(self.module):
+                opened = open_tensor(self.module, name)
+            yield opened
             return
         assert self.checkpoint is not None  # noqa: S101  # one of the two has members
         tensor = self.checkpoint.tensor(name)
@@ -109,8 +113,10 @@ def _alone(side: Side, other: Side) -> tuple[str, ...]:
 
 def _side(given: Compared, config: Config) -> Side:
     """Read one target; of the ties that `find_ties` has given there is nothing to read."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return Side("the ties given", tuple(entry_of_tie(tie) for tie in given if not tie.buffer))
+    path = given_path(given)
+    if path is None and issubclass(type(given), Sequence):
+        ties = cast("Sequence[Tie]", given)
+        return Side("the ties given", tuple(entry_of_tie(tie) for tie in ties if not tie.buffer))
     held: dict[str, Any] = {}
 
     def read(target: Target, facts: Facts, config: Config) -> TargetReport:
@@ -119,7 +125,7 @@ def _side(given: Compared, config: Config) -> Side:
         held["module"] = built.module if built is not None else None
         return read_ties(target, facts, config)
 
-    report = check_target(os.fspath(given) if isinstance(given, (str, os.PathLike)) else given, config, read)
+    report = check_target(given if path is None else path, config, read)  # type: ignore[arg-type]
     if report.errors:
         raise TargetError(report.errors[0].message, report.errors[0].path)
     return Side(report.target, report.ties, **held)

@@ -23,7 +23,7 @@ from tiecheck.errors import UsageError, did_you_mean, foreign_errors
 from tiecheck.facts.registry import Facts
 from tiecheck.records.report import SEVERITIES, Report, TargetReport
 from tiecheck.rules.registry import check_codes
-from tiecheck.targets.parse import Target
+from tiecheck.targets.parse import Target, given_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 def check_with(target: str | os.PathLike[str] | nn.Module, config: Config) -> Report:
     """Check a model by options that are made already; see `check`."""
-    return assemble_report(run((os.fspath(target) if isinstance(target, (str, os.PathLike)) else target,), config))
+    path = given_path(target)
+    return assemble_report(run((target if path is None else path,), config))  # type: ignore[arg-type]
 
 
 def make_config(
@@ -81,7 +82,7 @@ def _contract(target: Any, ties: Ties) -> dict[str, Groups]:
     """Return a contract by class; bare groups are those of the module's class."""
     if isinstance(ties, Mapping):
         return read_contract(ties, "ties")
-    if isinstance(target, (str, os.PathLike)):
+    if given_path(target) is not None:
         raise UsageError('for a path ties= names the class: {"MyGPT": [["a.weight", "b.weight"]]}')
     from tiecheck.live.registrations import looking_at
     from tiecheck.live.wrappers import own_class

@@ -23,7 +23,7 @@ from tiecheck.records.report import Error, Report, TargetReport
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import check_codes, select_rules
-from tiecheck.targets.parse import Target, parse_target, targets_below
+from tiecheck.targets.parse import Target, given_path, parse_target, targets_below
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,28 +87,30 @@ def _wholes(targets: Iterable[str | nn.Module], config: Config) -> Iterator[str 
     seen: set[str] = set()
     for target in chain.from_iterable(_below(target, config) for target in targets):
         whole = _whole_model(target)
-        if isinstance(whole, str) and whole is not target:
+        if whole is not target:
             if whole in seen:
                 continue  # `model/*.safetensors`
-            seen.add(whole)
+            seen.add(whole)  # type: ignore[arg-type]  # a shard's index
         yield whole
 
 
 def _below(target: str | nn.Module, config: Config) -> Iterator[str | nn.Module]:
     """Yield what a target stands for: itself, or the models in or below a directory."""
-    if isinstance(target, str):
-        yield from targets_below(target, recursive=config.recursive)
+    path = given_path(target)
+    if path is not None:
+        yield from targets_below(path, recursive=config.recursive)
     else:
         yield target
 
 
 def _whole_model(target: str | nn.Module) -> str | nn.Module:
     """Return the index of the model that a file is one shard of; any other target as it is."""
-    if not isinstance(target, str) or not target.endswith((".safetensors", ".bin")):
+    path = given_path(target)
+    if path is None or not path.endswith((".safetensors", ".bin")):
         return target
     from tiecheck.files.checkpoint import index_of_shard
 
-    return index_of_shard(target) or target
+    return index_of_shard(path) or target
 
 
 def assemble_report(reports: Iterable[TargetReport]) -> Report:
@@ -131,13 +133,14 @@ def check_target(
     the verdict for those that come; names are all that the directory was listed with a moment ago, files alone. A cache
     has the verdicts of earlier runs, and gets this one.
     """
-    looked = cache.look_at(given) if cache is not None and isinstance(given, str) else None
+    path = given_path(given)
+    if path is None:
+        return _check_module(given, config, reporting or judge_facts)  # type: ignore[arg-type]  # no path
+    looked = cache.look_at(path) if cache is not None else None
     if looked is not None and looked.report is not None:
         return looked.report
     reporting = reporting or judge_facts
-    if not isinstance(given, str):
-        return _check_module(given, config, reporting)
-    target = Target(without_secrets(given), "checkpoint", given, None)
+    target = Target(without_secrets(path), "checkpoint", path, None)
     account = Account(config.timeout)
     token = current.set(account)
     try:
@@ -145,14 +148,14 @@ def check_target(
         if one_of_many and reporting is judge_facts and not (config.allow or config.baseline):
             from tiecheck.engine import repeats
 
-            sight = repeats.look_at(given, config, account, None if one_of_many is True else one_of_many)
+            sight = repeats.look_at(path, config, account, None if one_of_many is True else one_of_many)
             if sight is not None and sight.report is not None:
                 account.check_files()
                 if cache is not None and looked is not None:
                     cache.keep(looked, account, sight.report)
                 return sight.report
             reporting = repeats.once_for_twins(reporting)
-        target = parse_target(given)
+        target = parse_target(path)
         report, weights = _judge_path(target, config, reporting)
         account.check_files()
         if sight is not None:

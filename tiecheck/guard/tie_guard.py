@@ -12,13 +12,13 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from torch import Tensor, nn
 
-from tiecheck.errors import UsageError, class_word
+from tiecheck.errors import TargetError, UsageError, class_word
 from tiecheck.guard.errors import TieBroken
 from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, retie, sample_of
 from tiecheck.guard.watched_calls import (
@@ -116,10 +116,15 @@ class TieGuard(ContextDecorator):
         try:
             if error is None:
                 self.verify()
-            elif not isinstance(error, TieBroken) and (broken := self._judge()):
-                error.add_note(self._text(broken))
+            elif not isinstance(error, TieBroken):
+                with suppress(TargetError):  # the block's own error says more than that of a second look
+                    self._note(error)
         finally:
             self.close()
+
+    def _note(self, error: BaseException) -> None:
+        if broken := self._judge():
+            error.add_note(self._text(broken))
 
     def close(self) -> None:
         """Take the guard away without a look."""
@@ -265,13 +270,17 @@ class TieGuard(ContextDecorator):
         found: dict[tuple[int, tuple[str, ...]], tuple[Break, nn.Module, RememberedTie]] = {}
         for one in self._watched:
             root = one.root()
-            verdict = one.tie.judge(root) if root is not None else None
-            if root is None or verdict is None:
+            if root is None:
+                continue
+            with looking_at(root):
+                verdict = one.tie.judge(root)
+                moved = one.tie.moved(root) if verdict is not None else ()
+            if verdict is None:
                 continue
             since, until, seen = one.blamed or (one.seen, None, False)
             names = tuple(sorted(one.tie.names))
             made = Break(names, one.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
-            made = made._replace(moved=one.tie.moved(root))
+            made = made._replace(moved=moved)
             found.setdefault((id(without_wrappers(root)), names), (made, root, one.tie))
         return list(found.values())
 

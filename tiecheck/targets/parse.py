@@ -65,6 +65,14 @@ class Target(Record):
         return self.path if self.type == "checkpoint" and not self.remote and os.path.isdir(self.path) else None
 
 
+def given_path(given: object) -> str | None:
+    """Return what was given where it is a path or an address; None for a module, of which only the type is asked.
+
+    `isinstance` would ask its `__class__` too, which is foreign code.
+    """
+    return os.fspath(given) if issubclass(type(given), (str, os.PathLike)) else None  # type: ignore[call-overload]
+
+
 def parse_target(text: str) -> Target:
     """Tell what a TARGET argument means. A plain existing path always wins.
 
