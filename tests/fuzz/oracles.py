@@ -64,11 +64,12 @@ class Watch:
         self.heard: list[Fault] = []
         self.foreign: frozenset[str] = frozenset()
         self.allowed: tuple[str, ...] = ()
+        self.writes = False
         sys.addaudithook(self._hear)
 
     @contextmanager
     def over(
-        self, root: str, *, allowed: tuple[str, ...] = (), foreign: frozenset[str] = frozenset()
+        self, root: str, *, allowed: tuple[str, ...] = (), foreign: frozenset[str] = frozenset(), writes: bool = False
     ) -> Iterator[list[Fault]]:
         """Listen while a target is read.
 
@@ -76,8 +77,9 @@ class Watch:
             root: The target: what lies below it may be opened.
             allowed: Other paths that may be, since the command line names them.
             foreign: Other packages that may be imported.
+            writes: Whether files of the target may be replaced.
         """
-        self.heard, self.allowed, self.foreign = [], (root, *allowed), foreign
+        self.heard, self.allowed, self.foreign, self.writes = [], (root, *allowed), foreign, writes
         self.root = os.path.realpath(root)
         try:
             yield self.heard
@@ -125,6 +127,11 @@ class Watch:
         file = getattr(code, "co_filename", code)
         return str(file) if isinstance(file, str) and file.startswith((str(self.root), "<pickle")) else None
 
+    def moved(self, args: tuple[Any, ...]) -> str | None:
+        paths = [os.path.realpath(os.path.dirname(path)) for path in args if isinstance(path, str)]
+        inside = all(path == self.root or path.startswith(f"{self.root}{os.sep}") for path in paths)
+        return None if self.writes and inside else repr(args)[:200]
+
     def any(self, args: tuple[Any, ...]) -> str | None:
         if args == (None,):  # ctypes opens the interpreter itself when it is imported
             return None
@@ -134,10 +141,11 @@ class Watch:
 HEARD: dict[str, Callable[[Watch, tuple[Any, ...]], str | None]] = {
     "open": Watch.open, "import": Watch.name, "socket.connect": Watch.connection,
     "socket.getaddrinfo": Watch.connection, "socket.bind": Watch.connection,
+    "os.remove": Watch.moved, "os.rename": Watch.moved,
     "exec": Watch.code, "compile": Watch.code} | dict.fromkeys(
     ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty",
     "ctypes.dlopen",
-     "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
+     "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
      "shutil.rmtree",
      "socket.sendto", "webbrowser.open", "urllib.Request", "sys.addaudithook"), Watch.any)  # fmt: skip
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from cases import Case, drawn_case, place
 from oracles import SECONDS, Fault, used_by
-from running import HUB, STUCK, WAITED, WATCH, WEB, Bench, Ledger, builds, in_process, output_faults
+from running import ARROW, COMMANDS, HUB, STUCK, WAITED, WATCH, WEB, Bench, Ledger, builds, in_process, output_faults
 from texts import CONFIG
 
 
@@ -79,7 +79,12 @@ def _become(words: list[str], root: str, case: Case, out: int, err: int, heard: 
         os.chdir(root)
         from tiecheck.__main__ import main
 
-        WATCH.heard, WATCH.foreign, WATCH.allowed = [], WEB, (root, HUB, *(w for w in words if w.startswith("/")))
+        WATCH.writes = case.format == "table"
+        WATCH.heard, WATCH.foreign, WATCH.allowed = (
+            [],
+            WEB | ARROW,
+            (root, HUB, *(w for w in words if w.startswith("/"))),
+        )
         WATCH.root = None if builds(case) else os.path.realpath(root)
         try:
             main()
@@ -118,7 +123,9 @@ def run_processes(formats: list[str], seeds: range, ledger: Ledger, count: int, 
                 count -= 1
                 case = drawn_case(name, seed)
                 bench.server.take(case)
-                flags = ((), ("-f", "json"), ("-v",), ("-f", "json", "--strict"))[seed % 4] if name != "command" else ()
+                flags = (
+                    ((), ("-f", "json"), ("-v",), ("-f", "json", "--strict"))[seed % 4] if name not in COMMANDS else ()
+                )
                 for fault in run_process(case, bench.root, url, flags):
                     ledger.keep(case, fault, seed)
                 ledger.processes[name] += 1

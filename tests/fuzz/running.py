@@ -18,6 +18,7 @@ from pathlib import Path
 import archives  # noqa: F401  # registers its formats
 import brought  # noqa: F401  # likewise
 import graphs  # noqa: F401
+import tables  # noqa: F401
 import weights  # noqa: F401
 from cases import FORMATS, Case, drawn_case, place, to_json
 from oracles import CONTROL, Fault, Measure, Watch, document_faults, message_faults, report_faults
@@ -52,6 +53,9 @@ HUB = "/nonexistent/hub"
 os.environ["HF_HOME"] = HUB  # a place of its own: what it holds is not ours
 os.environ["HOME"], os.environ["XDG_CACHE_HOME"] = "/nonexistent", ""  # no verdict of before is used again
 os.environ["HF_HUB_OFFLINE"] = "1"
+ARROW = frozenset({"pyarrow", "pandas", "cython_runtime"})
+COMMANDS = frozenset({"command", "table"})
+"""Formats whose words are the whole command line."""
 PLACED = re.compile(rb"device-map|max-memory|dtype|no-split|hash-seeds")
 SELDOM = {"optimizer": 3, "web": 3, "layouts": 2, "index": 2, "config": 2}
 """Formats that take longer -> every which seed draws one of them, in process."""
@@ -98,10 +102,11 @@ class Bench:
         measure = Measure()
         asked = [HUB, *(w for w in case.words if w.startswith("/"))]
         asked += [self.folder] if case.format == "toml" else []  # a map that the user's own file names by ".."
-        with self.watch.over(self.root, foreign=WEB if case.format in {"web", "command", "adapter"} else frozenset(),
-                             allowed=tuple(asked)) as heard:  # fmt: skip
+        foreign = WEB if case.format in {"web", "command", "adapter"} else frozenset()
+        foreign = ARROW if case.format == "table" else foreign
+        with self.watch.over(self.root, foreign=foreign, allowed=tuple(asked), writes=case.format == "table") as heard:
             try:
-                found = (self._command if case.format == "command" else self._call)(case)
+                found = (self._command if case.format in COMMANDS else self._call)(case)
             except Exception as error:  # noqa: BLE001  # that it gets this far is the fault
                 found = [Fault("exception", f"{type(error).__name__}: {str(error)[:300]} {_origin(error)}")]
         return [*heard, *measure.faults(), *found]
@@ -173,7 +178,8 @@ def output_faults(status: int, out: str, err: str) -> list[Fault]:
             found.append(Fault("secret", repr(plain)[:400]))
     if out.startswith('{\n "schema"'):
         try:
-            found += document_faults(json.loads(out, parse_constant=lambda word: float("nan")))
+            document = json.loads(out, parse_constant=lambda word: float("nan"))
+            found += document_faults(document) if '"targets": [' in out else ()
         except ValueError as error:
             found.append(Fault("json", str(error)))
     return found
@@ -213,7 +219,7 @@ def shrunk(case: Case, fails: Callable[[Case], bool], seconds: float = 15.0) -> 
                 case = smaller
     for at in range(len(case.words) - 1, -1, -1):
         smaller = case._replace(words=case.words[:at] + case.words[at + 1 :])
-        if case.format == "command" and time.monotonic() < end and fails(smaller):
+        if case.format in COMMANDS and time.monotonic() < end and fails(smaller):
             case = smaller
     for key, given in list(case.files.items()):
         raw = given

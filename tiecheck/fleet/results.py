@@ -16,8 +16,8 @@ from typing import Any
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet.parquet import need_pyarrow, read_parquet, write_parquet
-from tiecheck.fleet.rows import FINDING, MODEL, row_lines
-from tiecheck.fleet.sources import Listed, current_mark, value_digest
+from tiecheck.fleet.rows import row_lines, sound_row
+from tiecheck.fleet.sources import Listed, current_mark, read_lines, value_digest
 from tiecheck.records.fleet import FleetChange, FleetComparison
 
 Group = list[dict[str, Any]]
@@ -159,20 +159,19 @@ def _spans(path: str) -> Iterator[tuple[int, int, Group | None]]:
     """Give the rows of each model with where they begin and end in the file; None for lines that belong to none."""
     begin = at = 0
     waiting: Group = []
-    with open(path, "rb") as file:
-        for line in file:
-            at += len(line)
-            row = _row(line)
-            if row is not None and row["row"] == "finding":
-                waiting.append(row)
-                continue
-            whole = row is not None and row.get("findings") == len(waiting)
-            whole = whole and all(found["target"] == row["target"] for found in waiting)  # type: ignore[index]
-            if row is not None and not whole and waiting and row.get("findings") == 0:
-                yield begin, at - len(line), None  # findings whose model's row was lost
-                begin, waiting, whole = at - len(line), [], True
-            yield begin, at, [*waiting, row] if whole and row is not None else None
-            begin, waiting = at, []
+    for line in read_lines(path):
+        at += len(line)
+        row = _row(line)
+        if row is not None and row["row"] == "finding":
+            waiting.append(row)
+            continue
+        whole = row is not None and row.get("findings") == len(waiting)
+        whole = whole and all(found["target"] == row["target"] for found in waiting)  # type: ignore[index]
+        if row is not None and not whole and waiting and row.get("findings") == 0:
+            yield begin, at - len(line), None  # findings whose model's row was lost
+            begin, waiting, whole = at - len(line), [], True
+        yield begin, at, [*waiting, row] if whole and row is not None else None
+        begin, waiting = at, []
     if at > begin:
         yield begin, at, None
 
@@ -182,10 +181,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    fields = {"model": MODEL, "finding": FINDING}.get(str(row.get("row"))) if isinstance(row, dict) else None
-    if fields is None or not row.keys() >= {"target", *fields} or not line.endswith(b"\n"):
-        return None  # a turned bit may leave a row that is JSON still
-    return row if isinstance(row["target"], str) else None
+    return row if sound_row(row) and line.endswith(b"\n") else None  # a turned bit may leave JSON that is no row
 
 
 def _replace(path: str, groups: Iterable[Group]) -> None:
@@ -197,6 +193,8 @@ def _replace(path: str, groups: Iterable[Group]) -> None:
 def _whole(path: str) -> Iterator[str]:
     """Give the name under which a file is written anew; it takes the place of the old one when it is whole."""
     new = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)  # of a run that was killed, or a link that somebody put there
     try:
         yield new
         os.replace(new, path)

@@ -45,7 +45,7 @@ class FleetTally:
         if not row["checked"]:
             plain["unchecked"] += 1
         if row["requests"] is not None:
-            plain["bytes"] += row["bytes"]
+            plain["bytes"] += row["bytes"] or 0
             plain["requests"] += row["requests"]
         if row["error"] is not None and len(self.errors) < WORST:
             self.errors.append((row["target"], row["error"]))
@@ -154,11 +154,39 @@ MODEL = (
 )
 """Fields of a model's row."""
 
+LISTS = ("codes", "names", "hurts")
+NUMBERS = ("findings", "skips", "bytes", "requests")
+FLAGS = ("checked", "fixable")
+"""Fields of both that hold lists of texts, numbers, and yes or no; the others are texts."""
+
+NEVER_EMPTY = frozenset(("target", "status", "codes", "findings", "skips", "options", "version", "code", "severity"))
+
 _EMPTY: dict[str, Any] = {"row": "model", **dict.fromkeys(MODEL)} | {
     "codes": [], "findings": 0, "skips": 0, "checked": False, "options": "", "version": __version__
 }  # fmt: skip
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def sound_row(row: Any) -> bool:
+    """Tell whether a value that was read from a table is one of its rows: a field for each column, of its type."""
+    if not isinstance(row, dict):
+        return False
+    kind = row.get("row")
+    fields = MODEL if kind == "model" else ("target", *FINDING) if kind == "finding" else None
+    if fields is None or not row.keys() >= {*fields} or not all(_fits(name, row[name]) for name in fields):
+        return False
+    return kind == "finding" or row["status"] in {"pass", "fail", "unknown", "error"}
+
+
+def _fits(name: str, value: Any) -> bool:
+    if value is None:
+        return name not in NEVER_EMPTY
+    if name in LISTS:
+        return isinstance(value, list) and all(type(one) is str for one in value)
+    if name in NUMBERS:
+        return type(value) is int and 0 <= value < 1 << 63
+    return type(value) is (bool if name in FLAGS else str)
 
 
 class Judged(NamedTuple):

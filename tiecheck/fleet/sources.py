@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError, UsageError, without_secrets
 from tiecheck.files.limits import JSON_BYTES
+from tiecheck.files.local import open_regular
 from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, targets_below
 
 MANIFESTS = (".txt", ".list", ".jsonl")
@@ -19,6 +20,12 @@ MANIFESTS = (".txt", ".list", ".jsonl")
 
 MANY = 10_000
 """Names of one folder's subfolders that are kept; of a larger one they are read a second time."""
+
+LINE = 16 * 1024 * 1024
+"""Bytes of one line of a manifest or a table that are read at most."""
+
+COUNTED = 256 * 1024 * 1024
+"""Bytes of a manifest up to which its lines are counted beforehand, for the progress."""
 
 HUB_PAGE = 1000
 """Models that the hub is asked for at once, the most that it gives."""
@@ -141,28 +148,39 @@ def _manifest(path: str) -> Iterator[Listed]:
     """
     rows = path.endswith(".jsonl")
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, 1):
-                text = line.strip()
-                if not text or (text[0] == "#" and not rows):
+        for number, line in enumerate(read_lines(path), 1):
+            text = line.decode("utf-8", "surrogateescape").strip()
+            if not text or (text[0] == "#" and not rows):
+                continue
+            if not rows:
+                yield Listed(text)
+                continue
+            try:
+                row = json.loads(text)
+                if isinstance(row, dict) and row.get("row", "model") != "model":
                     continue
-                if not rows:
-                    yield Listed(text)
-                    continue
-                try:
-                    row = json.loads(text)
-                    if isinstance(row, dict) and row.get("row", "model") != "model":
-                        continue
-                    target = row if isinstance(row, str) else row["target"]
-                    if not isinstance(target, str) or not target:
-                        raise TypeError
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    why = f'line {number} of {path} is no target: a JSON text, or an object with "target", is'
-                    yield Listed(f"{path}:{number}", None, why)
-                else:
-                    yield Listed(target)
+                target = row if isinstance(row, str) else row["target"]
+                if not isinstance(target, str) or not target:
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError):
+                why = f'line {number} of {path} is no target: a JSON text, or an object with "target", is'
+                yield Listed(f"{path}:{number}", None, why)
+            else:
+                yield Listed(target)
     except OSError as error:
         raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
+
+
+def read_lines(path: str) -> Iterator[bytes]:
+    """Give the lines of a manifest or a table, each with its end, if it has one.
+
+    What is no regular file, or has a line without end, is a `TargetError`; what cannot be read on is an `OSError`.
+    """
+    with os.fdopen(open_regular(path, path), "rb") as file:
+        while line := file.readline(LINE):
+            if len(line) == LINE and line[-1:] != b"\n":
+                raise TargetError(f"{path} has a line of more than {LINE:,} bytes, and none has so many", path)
+            yield line
 
 
 def _organisation(name: str) -> Iterator[Listed]:
@@ -291,6 +309,8 @@ def count_lines(sources: Iterable[str]) -> int | None:
         if not source.endswith(MANIFESTS) or not os.path.isfile(source):
             return None
         try:
+            if os.path.getsize(source) > COUNTED:
+                return None
             with open(source, "rb") as file:
                 blocks = iter(lambda: file.read(1 << 20), b"")
                 total += sum(block.count(b"\n") for block in blocks)
