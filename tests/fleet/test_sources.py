@@ -11,7 +11,8 @@ from fleets import EMBEDDING, targets, write_model
 
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet import sources
-from tiecheck.fleet.sources import count_lines, folder_mark, list_models
+from tiecheck.fleet.lines import count_lines
+from tiecheck.fleet.sources import folder_mark, list_models
 
 STORED = {EMBEDDING: bytes(128)}
 

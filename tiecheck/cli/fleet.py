@@ -145,7 +145,7 @@ def _rows_shown(outputs: tuple[Output, ...]) -> Iterator[Callable[[bytes], None]
 
 def _progress(sources: tuple[str, ...], quiet: bool) -> Callable[[Fleet], None]:
     """Return what tells on standard error how far a run is."""
-    from tiecheck.fleet.sources import count_lines
+    from tiecheck.fleet.lines import count_lines
 
     if quiet:
         return lambda _fleet: None

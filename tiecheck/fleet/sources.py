@@ -12,20 +12,11 @@ from typing import Any, NamedTuple
 
 from tiecheck.errors import TargetError, UsageError, without_secrets
 from tiecheck.files.limits import JSON_BYTES
-from tiecheck.files.local import open_regular
+from tiecheck.fleet.lines import MANIFESTS, read_lines
 from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, targets_below
-
-MANIFESTS = (".txt", ".list", ".jsonl")
-"""Ends of the names of files that list targets, one a line."""
 
 MANY = 10_000
 """Names of one folder's subfolders that are kept; of a larger one they are read a second time."""
-
-LINE = 16 * 1024 * 1024
-"""Bytes of one line of a manifest or a table that are read at most."""
-
-COUNTED = 256 * 1024 * 1024
-"""Bytes of a manifest up to which its lines are counted beforehand, for the progress."""
 
 HUB_PAGE = 1000
 """Models that the hub is asked for at once, the most that it gives."""
@@ -171,18 +162,6 @@ def _manifest(path: str) -> Iterator[Listed]:
         raise TargetError(f"{path} cannot be read: {error.strerror or error}", path) from error
 
 
-def read_lines(path: str) -> Iterator[bytes]:
-    """Give the lines of a manifest or a table, each with its end, if it has one.
-
-    What is no regular file, or has a line without end, is a `TargetError`; what cannot be read on is an `OSError`.
-    """
-    with os.fdopen(open_regular(path, path), "rb") as file:
-        while line := file.readline(LINE):
-            if len(line) == LINE and line[-1:] != b"\n":
-                raise TargetError(f"{path} has a line of more than {LINE:,} bytes, and none has so many", path)
-            yield line
-
-
 def _organisation(name: str) -> Iterator[Listed]:
     """Give the models of an organisation of the hub, a page at a time; each with the commit of its main branch."""
     from huggingface_hub import constants
@@ -300,20 +279,3 @@ def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
 def value_digest(value: object) -> str:
     """Return sixteen hexadecimal digits that stand for a plain value."""
     return blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def count_lines(sources: Iterable[str]) -> int | None:
-    """Return the lines of some manifests, as an estimate of their models; None where another source is among them."""
-    total = 0
-    for source in sources:
-        if not source.endswith(MANIFESTS) or not os.path.isfile(source):
-            return None
-        try:
-            if os.path.getsize(source) > COUNTED:
-                return None
-            with open(source, "rb") as file:
-                blocks = iter(lambda: file.read(1 << 20), b"")
-                total += sum(block.count(b"\n") for block in blocks)
-        except OSError:
-            return None
-    return total
