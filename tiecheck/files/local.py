@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -17,18 +18,28 @@ if TYPE_CHECKING:
     from tiecheck.records.stored import StoredTensor
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 LFS_POINTER = b"version https://git-lfs"
 """First bytes of the small text that stands for a file which Git LFS has not fetched."""
+
+
+class InsidePath(str):
+    """The path of a file that was found to lie in its directory: `open_sized` holds what it opens against that."""
+
+    __slots__ = ("real",)
+    real: str
+    """Its real path, where it goes by a link or another folder; else it may be no link by then."""
 
 
 def path_inside(root: str, name: str) -> str:
     """Return the full path of a file of a target directory, refused where it leads outside.
 
     The Hugging Face hub cache keeps `snapshots/<revision>/model.safetensors` as a link to `blobs/<hash>` two levels up:
-    such links are the cache's own and are followed.
+    such links are the cache's own and are followed. What is opened by that path is the file that was looked at here, or
+    none: a link that somebody swaps in meanwhile is not followed.
     """
-    path = os.path.join(root, name)
+    path = InsidePath(os.path.join(root, name))
     if name.endswith((".json", ".safetensors")) and not (os.sep in name or "\0" in name or os.path.islink(path)):
         return path
     plain = os.path.normpath(name)
@@ -40,9 +51,8 @@ def path_inside(root: str, name: str) -> str:
         return path
     real = os.path.realpath(path)
     base = os.path.realpath(root)
-    if real.startswith(base.rstrip(os.sep) + os.sep) or real == base:
-        return path
-    if _is_hub_cache_link(base, real):
+    if real.startswith(base.rstrip(os.sep) + os.sep) or real == base or _is_hub_cache_link(base, real):
+        path.real = real
         return path
     raise TargetError(
         f"{path} is a link to {real}, outside the target directory, and is not read; "
@@ -64,9 +74,13 @@ def open_regular(path: str, label: str) -> int:
 
 def open_sized(path: str, label: str) -> tuple[int, int]:
     """Return the same, and the bytes of the file."""
+    inside = type(path) is InsidePath
+    real: str | None = getattr(path, "real", None)
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(real or path, _FLAGS | _NO_LINK if inside else _FLAGS)
     except (OSError, ValueError) as error:
+        if inside and real is None and getattr(error, "errno", None) == errno.ELOOP:
+            raise TargetError(f"{label} became a link while it was read, and is not followed", path) from error
         if os.path.isdir(path):  # Windows cannot open one
             raise TargetError(f"{label} is a folder, not a file", path) from error
         raise TargetError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}", path) from error
@@ -76,11 +90,21 @@ def open_sized(path: str, label: str) -> tuple[int, int]:
             if stat.S_ISDIR(status.st_mode):
                 raise TargetError(f"{label} is a folder, not a file", path)
             raise TargetError(f"{label} is a pipe or a device, not a regular file", path)
+        if real is not None and _opened_path(descriptor, real) != real:
+            raise TargetError(f"{label} changed while it was read", path)
         target_account().note_file(path, status)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor, status.st_size
+
+
+def _opened_path(descriptor: int, known: str) -> str:
+    """Return the real path of what was opened, whatever its folders are by now; what was known, where none tells."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return known
 
 
 def refuse_pointer(first: bytes, path: str) -> None:
