@@ -188,6 +188,44 @@ def test_a_damaged_file_is_as_if_it_were_not_there(tmp_path: Path, cache_file: P
         assert judged(targets) == fresh(targets)
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="whose a file is, and who may write to it, is Unix's to tell")
+@pytest.mark.parametrize("kind", ["theirs to write", "another's", "pipe", "device", "loop", "folder's", "hole"])
+def test_a_cache_that_others_have_prepared_is_not_believed(
+    tmp_path: Path, cache_file: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """All findings of the lines are taken out, and their hashes are right: nothing but the file itself tells."""
+    targets = list(drawn_fleet(tmp_path / "fleet", 10, 7))
+    judged(targets)
+    build, *lines = cache_file.read_bytes().split(b"\n")
+    forged = [build]
+    for line in lines[:-1]:
+        text, *alike = line[3 * verdict_cache.DIGITS :].split(b"\0")
+        report = json.loads(text)
+        at = TargetReport._fields.index
+        report[at("status")], report[at("findings")] = "pass", []
+        rest = line[verdict_cache.DIGITS : 3 * verdict_cache.DIGITS] + b"\0".join([json.dumps(report).encode(), *alike])
+        forged.append(verdict_cache._hash_bytes(rest).encode() + rest)
+    cache_file.write_bytes(b"\n".join([*forged, b""]))
+    assert {report.status for report in judged(targets)} == {"pass"}, "the user's own file is believed"
+    cache_file.write_bytes(b"\n".join([*forged, b""]))
+    match kind:
+        case "theirs to write":
+            cache_file.chmod(0o622)
+        case "another's":
+            monkeypatch.setattr(os, "getuid", lambda: 4242)
+        case "hole":
+            os.truncate(cache_file, 1 << 40)
+        case _:
+            cache_file.unlink()
+            if kind == "pipe":
+                os.mkfifo(cache_file)
+            else:
+                there = {"device": "/dev/zero", "loop": cache_file, "folder's": tmp_path}
+                cache_file.symlink_to(there[kind])
+    assert judged(targets) == fresh(targets)
+    assert judged(targets) == fresh(targets)
+
+
 @pytest.mark.parametrize("place", ["a file", "a folder", "nowhere", "no home", "another build"])
 def test_a_place_that_takes_no_cache_is_no_matter(
     tmp_path: Path, cache_file: Path, monkeypatch: pytest.MonkeyPatch, place: str

@@ -171,7 +171,7 @@ def _read_lines(path: str, build: bytes) -> Iterable[tuple[str, bytes]]:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if status.st_size > LIMIT or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+            if status.st_size > LIMIT or not _is_own(status):
                 return
             if file.readline(len(build)) != build:
                 return
@@ -180,6 +180,11 @@ def _read_lines(path: str, build: bytes) -> Iterable[tuple[str, bytes]]:
         return
     for line in lines:
         yield line[DIGITS : 2 * DIGITS].decode("ascii", "replace"), line
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Tell whether a file is the user's, and nobody else may write to it."""
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 def _read_report(line: bytes) -> TargetReport | None:
