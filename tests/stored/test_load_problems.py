@@ -197,3 +197,22 @@ def test_what_4_57_refuses_of_a_class_that_it_does_not_have_hurts_nobody(models:
         config["model_type"] = name.removesuffix("ForCausalLM").lower()
         (where / "config.json").write_text(json.dumps(config))
         assert [f.code for f in check(where).findings if f.code == "TIE206"] == told
+
+
+@pytest.mark.parametrize(
+    ("named", "status"),
+    [
+        *((name, "unknown") for name in ("gone.safetensors", "a\0b.safetensors", "../x.safetensors", "w.safetensors")),
+        *((name, "fail") for name in ("x.txt", "", 5, [], True)),
+        *((name, "pass") for name in (None, "model.safetensors", "./model.safetensors")),
+    ],
+)
+def test_a_config_that_names_another_file_is_no_pass(models: Path, tmp_path: Path, named: object, status: str) -> None:
+    """Each was given to both lines: they read the named file, and raise where it is not there or no such name."""
+    shutil.copytree(models / "llama-healthy-tied", tmp_path / "m")
+    shutil.copy(tmp_path / "m" / "model.safetensors", tmp_path / "m" / "w.safetensors")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"transformers_weights": named}))
+    (target,) = check(tmp_path / "m").targets
+    assert target.status == status
+    assert status == "pass" or "transformers_weights" in json.dumps(target)

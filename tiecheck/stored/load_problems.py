@@ -6,10 +6,11 @@ Held against transformers 5.23 and 4.57.6: `_get_resolved_checkpoint_files`, `lo
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tiecheck.errors import TiecheckError
+from tiecheck.errors import TiecheckError, shown
 from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
@@ -70,7 +71,10 @@ def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]
 def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterator[LoadProblem]:
     names = tuple(itertools.islice(checkpoint.names(), 1))
     file = checkpoint.index_file or (checkpoint.shards[0].path if checkpoint.shards else "")
-    if whole and file and file not in STANDARD_NAMES and model.data.get("transformers_weights") != file:
+    named = model.data.get("transformers_weights")
+    if whole and file and named is not None:
+        yield from _named_elsewhere(model, named, file, names)
+    elif whole and file and file not in STANDARD_NAMES:
         message = f"OSError: no file named {STANDARD_NAMES[0]} or {STANDARD_NAMES[2]}"
         why = f"{file} has no name that from_pretrained looks for: it finds no weights in the directory"
         mend = "none of its names is one of the class; convert it with the tool of those who made it."
@@ -99,6 +103,21 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
         if lacking is not None:
             why = f"{lacking} is not stored, which the other experts of its layer have: 5 may fail to join them"
             yield told_problem("experts", ("5",), "unknown", why, why, file, "", (lacking,))
+
+
+def _named_elsewhere(model: ModelConfig, named: Any, file: str, names: tuple[str, ...]) -> Iterator[LoadProblem]:
+    """Yield why `transformers_weights` keeps the loader from what was judged, where it names another file."""
+    key = f"{model.path}:transformers_weights"
+    if not isinstance(named, str) or not named.endswith(
+        (".safetensors", ".safetensors.index.json", "adapter_model.bin")
+    ):
+        why = f"{key} is {shown(repr(named))}, which names no safetensors file and no index of some"
+        message = "ValueError: The transformers file in the config seems to be incorrect"
+        message = message if isinstance(named, str) else "AttributeError: it has no attribute 'endswith'"
+        yield told_problem("name", BOTH, "crash", message, why, model.path, "take the key out.", names)
+    elif os.path.normpath(named) != file:
+        why = f"{key} names {shown(named)}, which the loader reads in place of {file}: name it to have it judged"
+        yield told_problem("open", BOTH, "unknown", why, why, model.path, "", names)
 
 
 def _is_of_5_alone(model: ModelConfig) -> bool:
