@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiecheck.cli.settings import codes_option, config_options, known_number, settle_options
+from tiecheck.cli.settings import codes_option, config_options, formats_option, known_number, settle_options
 from tiecheck.cli.streams import PlainCommand, complete_codes
 from tiecheck.config.options import LONGEST, PLACING, Config
 from tiecheck.errors import TargetError, shown
@@ -78,14 +78,9 @@ class CheckCommand(PlainCommand):
     show_default=True,
     help="Read tensor bytes to compare stored copies; always: count every row that differs.",
 )
-@click.option(
-    "-f",
-    "--output-format",
-    "formats",
-    multiple=True,
-    metavar="FORMAT[=FILE]",
-    help="text (default), concise, json, jsonl, sarif, github, gitlab, junit, markdown, html, svg (pictures) or "
-    "mlinter (JSON as transformers' linter has it); repeatable, with =FILE it is written there.",
+@formats_option(
+    "text (default), concise, json, jsonl, sarif, github, gitlab, junit, markdown, html, svg (pictures) or "
+    "mlinter (JSON as transformers' linter has it); repeatable, with =FILE it is written there."
 )
 @click.option("-o", "--output-file", metavar="FILE", help="Write the report there instead of standard output.")
 @click.option("--revision", metavar="REV", help="The branch, tag or commit of a hub model. [default: main]")

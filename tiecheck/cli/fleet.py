@@ -12,7 +12,7 @@ import click
 
 from tiecheck.cli.check import command as check
 from tiecheck.cli.check import write_reports
-from tiecheck.cli.settings import settle_options
+from tiecheck.cli.settings import formats_option, settle_options
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.config.options import Config
 from tiecheck.errors import UsageError, without_secrets
@@ -48,14 +48,7 @@ EVERY = 0.5
 )
 @click.option("--address", metavar="ADDRESS", help="The cluster of --engine. [default: one is started here]")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Worker processes. [default: this one alone]")
-@click.option(
-    "-f",
-    "--output-format",
-    "formats",
-    multiple=True,
-    metavar="FORMAT[=FILE]",
-    help="text (default), json or html, the summary; jsonl, a row a model as they come; repeatable.",
-)
+@formats_option("text (default), json or html, the summary; jsonl, a row a model as they come; repeatable.")
 def command(sources: tuple[str, ...], formats: tuple[str, ...], **options: Any) -> None:
     """Judge every model of SOURCEs, as `tiecheck MODEL` judges it, and tell how many came out how.
 

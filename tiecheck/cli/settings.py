@@ -23,6 +23,12 @@ def codes_option(*names: str, about: str, metavar: str = "CODES", complete: Any 
     return click.option(*names, multiple=True, callback=split, shell_complete=complete, metavar=metavar, help=about)
 
 
+def formats_option(about: str) -> Callable[..., Any]:
+    """Return the option of report formats, which is given several times, with `=FILE` for what is written there."""
+    names = ("-f", "--output-format", "formats")
+    return click.option(*names, multiple=True, metavar="FORMAT[=FILE]", help=about)
+
+
 def known_number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     """Return the number of an option, which `nan` is none of, though no range refuses it."""
     if not value >= 0:

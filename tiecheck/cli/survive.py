@@ -9,7 +9,7 @@ import click
 
 from tiecheck.cli.check import command as check
 from tiecheck.cli.check import stdout_to_stderr, write_reports
-from tiecheck.cli.settings import codes_option
+from tiecheck.cli.settings import codes_option, formats_option
 from tiecheck.cli.streams import PlainCommand
 from tiecheck.errors import MissingExtraError, UsageError
 
@@ -31,14 +31,7 @@ SHARED: list[click.Parameter] = [p for p in check.params if p.name in ("trust_re
     metavar="NAMES",
 )
 @click.option("--list", "list_", is_flag=True, help="List the operations and exit.")
-@click.option(
-    "-f",
-    "--output-format",
-    "formats",
-    multiple=True,
-    metavar="FORMAT[=FILE]",
-    help="text, json, markdown or html.",
-)
+@formats_option("text, json, markdown or html.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what was skipped and why, and each operation as code.")
 def command(
