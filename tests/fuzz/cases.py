@@ -20,7 +20,7 @@ class Case(NamedTuple):
 
     format: str
     files: dict[str, Any]
-    """Path -> bytes; or `{"link": PATH}`, `{"fifo": True}`, `{"hole": BYTES, "head": bytes}`."""
+    """Path -> bytes; or `{"link": PATH}`, `{"fifo": True}`, `{"hard": PATH}`, `{"hole": BYTES, "head": bytes}`."""
     words: tuple[str, ...] = ("{}",)
     """The command line; `{}` stands for the directory, `{url}` for the server of the answers."""
     options: dict[str, Any] = {}  # noqa: RUF012  # never written to
@@ -161,6 +161,8 @@ def place(case: Case, root: str) -> None:
             os.symlink(entry["link"], path)
         elif "fifo" in entry:
             os.mkfifo(path)
+        elif "hard" in entry:
+            os.link(os.path.join(root, entry["hard"]), path)
         else:
             Path(path).write_bytes(entry["head"])
             os.truncate(path, len(entry["head"]) + entry["hole"])

@@ -19,6 +19,7 @@ import archives  # noqa: F401  # registers its formats
 import brought  # noqa: F401  # likewise
 import graphs  # noqa: F401
 import tables  # noqa: F401
+import twins  # noqa: F401
 import weights  # noqa: F401
 from cases import FORMATS, Case, drawn_case, place, to_json
 from oracles import CONTROL, Fault, Measure, Watch, document_faults, message_faults, report_faults

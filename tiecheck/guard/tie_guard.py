@@ -118,13 +118,10 @@ class TieGuard(ContextDecorator):
                 self.verify()
             elif not isinstance(error, TieBroken):
                 with suppress(TargetError):  # the block's own error says more than that of a second look
-                    self._note(error)
+                    if broken := self._judge():
+                        error.add_note(self._text(broken))
         finally:
             self.close()
-
-    def _note(self, error: BaseException) -> None:
-        if broken := self._judge():
-            error.add_note(self._text(broken))
 
     def close(self) -> None:
         """Take the guard away without a look."""
