@@ -1,4 +1,4 @@
-"""The statements of a class in order: branches, methods that are called, and names that stand for others."""
+"""The statements of a class in order (`tiecheck.source.flow`): branches, called methods, other names of a value."""
 
 from __future__ import annotations
 
