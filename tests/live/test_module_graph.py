@@ -97,11 +97,12 @@ def test_a_chain_of_64_doublings():
     assert ties[0].names[1] == "a." * 63 + "b.bias"
 
 
-def test_a_chain_of_a_hundred_thousand_doublings():
-    model = chain(100_000)
+@pytest.mark.parametrize("depth", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_a_chain_of_doublings_as_deep_as_no_recursion_goes(depth: int):
+    model = chain(depth)
     start = time.process_time()
     live = collect_live(model, origin="given")
-    assert time.process_time() - start < 20  # 1.5 s; the bound is for a busy machine
+    assert time.process_time() - start < depth / 5_000  # 1.5 s for 100,000; the bound is for a busy machine
     assert [tie.names_total for tie in live.ties] == [COUNT_LIMIT, COUNT_LIMIT]
     assert live.aliases[0].paths == ("a", "b")
     take_apart(model)
