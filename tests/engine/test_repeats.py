@@ -15,6 +15,7 @@ from fleets import EMBEDDING, HEAD, NORM, floats, write_model
 from tiecheck.config.options import Config
 from tiecheck.engine import repeats, run
 from tiecheck.engine.run import check_target
+from tiecheck.files.compare import equality
 from tiecheck.files.remote.repeated_headers import RecentItems
 
 
@@ -129,6 +130,20 @@ def test_heads_that_differ_in_another_way_each(tmp_path: Path, parsed: list[str]
         agree(write_model(tmp_path / f"tied{i}", stored, tie_word_embeddings=True))
     assert sum("untied" in target for target in parsed) == 8 + 2  # whoever asks by how much is judged in full
     assert sum("/tied" in target for target in parsed) == 8 + 8
+
+
+def test_members_are_compared_once_where_the_answer_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[object] = []
+    whole = equality.compare_opened
+    monkeypatch.setattr(
+        equality, "compare_opened", lambda *given, **named: compared.append(given) or whole(*given, **named)
+    )
+    for i in range(5):
+        draw = random.Random(i)
+        stored = {EMBEDDING: floats(draw, 32), HEAD: floats(draw, 32), NORM: floats(draw, 4)}
+        folder = write_model(tmp_path / f"m{i}", stored, tie_word_embeddings=True)
+        check_target(str(folder), Config(), one_of_many=True)
+    assert len(compared) == 5
 
 
 def test_another_header_of_the_same_length_and_end(tmp_path: Path) -> None:

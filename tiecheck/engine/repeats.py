@@ -18,7 +18,7 @@ from tiecheck.errors import TargetError
 from tiecheck.files.checkpoint import INDEX_ENDING, pick_weights_file
 from tiecheck.files.compare.equality import compare_bytes
 from tiecheck.files.compare.reshaped import surely_apart
-from tiecheck.files.limits import CONFIG_BYTES, JSON_BYTES, Account, ByteQuestion
+from tiecheck.files.limits import CONFIG_BYTES, JSON_BYTES, Account, ByteQuestion, target_account
 from tiecheck.files.local import read_bytes
 from tiecheck.files.model_config import CONFIG_NAME
 from tiecheck.files.remote.repeated_headers import SMALL, RecentItems
@@ -236,6 +236,7 @@ def _answer(question: ByteQuestion, checkpoint: Checkpoint, answers: tuple[Hasha
     if question.ask is _COMPARE and (*answers, APART) in kind.known and surely_apart(checkpoint, *question.args):
         return APART
     found: Hashable = question.ask(checkpoint, *question.args, **dict(question.named))
+    target_account().answered.append((checkpoint.root, question._replace(answer=found)))
     if _is_apart(found) and (*answers, APART) in kind.known:
         return APART
     return found
