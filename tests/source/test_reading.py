@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import tiecheck
 from tiecheck.cli.main import cli
 from tiecheck.errors import TargetError
-from tiecheck.source.reading import cell_code, parse_source, read_source, source_paths
+from tiecheck.source.reading import cell_code, may_tell, parse_source, read_source, source_paths
 
 TIED = """
 from torch import nn
@@ -275,6 +276,19 @@ def test_a_package_without_ties_costs_the_filter_and_nothing_is_parsed(
     monkeypatch.setattr("tiecheck.source.reading.read_tree", lambda *given: parsed.append(given))
     (target,) = tiecheck.check(str(tmp_path)).targets
     assert (target.findings, target.errors, parsed) == ((), (), [])
+
+
+def test_the_fast_filter_lets_through_what_one_pattern_does() -> None:
+    whole = re.compile(
+        rb"\.weight\b|Embedding\(|(?:\b|_|un|re)tie(?!r)|tie_|tying|tied|to_empty|load_state_dict|deepcopy\((?:\w+\.)+\w"
+        rb"|deepcopy\(\w+\)\s+for\b|_get_clones|\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]"
+    )
+    parts = b". weight s tie tier _ un re  \n deepcopy( a b.c ) for ] * [ f( Embedding ( x 7 d \xc3\xa9".split(b" ")
+    draw = random.Random(9)
+    texts = [b"torch " + b"".join(draw.choices(parts, k=draw.randint(1, 6))) for _ in range(20_000)]
+    told = [whole.search(text) is not None for text in texts]
+    assert sum(told) > 1000
+    assert [may_tell(text) for text in texts] == told
 
 
 def test_what_has_nothing_to_do_with_ties_is_searched_and_not_parsed(tmp_path: Path) -> None:

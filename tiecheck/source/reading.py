@@ -39,14 +39,23 @@ FILES = 20_000
 LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages", "build", "dist"})
 """Folders that hold no source of the project; those that begin with a dot are left out too."""
 
-TELLING = re.compile(
-    rb"\.weight\b|Embedding\(|(?:\b|_|un|re)tie(?!r)|tie_|tying|tied|to_empty|load_state_dict|deepcopy\((?:\w+\.)+\w"
-    rb"|deepcopy\(\w+\)\s+for\b|_get_clones|\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]"
+TELLING = (b"Embedding(", b"tie_", b"tied", b"tying", b"to_empty", b"load_state_dict", b"_get_clones")
+"""Bytes one of which, or of `FORMS`, a file has that has anything to do with ties; others are not parsed."""
+
+FORMS = tuple(
+    re.compile(form)
+    for form in (
+        rb"\.weight\b",
+        rb"tie(?!r)(?:(?<![A-Za-z0-9]tie)|(?<=untie)|(?<=retie))",
+        rb"deepcopy\((?:(?:\w+\.)+\w|\w+\)\s+for\b)",
+        rb"\)\s*\]\s*\*",
+        rb"\*\s*\[\s*\w+[.(]",
+    )
 )
-"""Bytes without one of which a file has nothing to do with ties, and is not parsed."""
+"""Each begins with plain text, for which `re` looks at once: as one pattern they take five times as long."""
 
 WORDS = (b"torch", b"weight", b"Module", b"mbedding")
-"""Words one of which stands in whatever builds a module or sets a flag: to look for them takes a tenth of `TELLING`."""
+"""Words one of which stands in whatever builds a module or sets a flag."""
 
 THEIRS = re.compile(r"#\s*trf-ignore:\s*(TRF\d+)", re.IGNORECASE)
 SAME_RULES = {"TRF048": "TIE803"}
@@ -97,7 +106,8 @@ def source_bytes(path: str, shown: str) -> bytes:
 
 def may_tell(data: bytes) -> bool:
     """Tell whether a file's bytes may have anything to do with ties."""
-    return any(word in data for word in WORDS) and TELLING.search(data) is not None
+    may = any(word in data for word in WORDS)
+    return may and (any(word in data for word in TELLING) or any(form.search(data) for form in FORMS))
 
 
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
