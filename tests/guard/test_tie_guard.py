@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from rule_failures import gpt2, llama
@@ -535,6 +536,31 @@ def test_an_untie_that_leaves_the_memory_shared_is_told_as_that() -> None:
     with pytest.raises(tiecheck.TieBroken), tiecheck.guard(model) as g:
         untie_weights(model, cloned=True)
     assert [finding.code for finding in g.report.findings] == ["TIE401"]
+
+
+def test_an_untie_under_offload_is_told_by_what_the_hooks_hold() -> None:
+    """What an untie did that replaced the empty parameter, and not the values in accelerate's map: nothing."""
+
+    def empty_replaced(model: Any) -> None:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+
+    def map_replaced(model: Any) -> None:
+        held = model.lm_head._hf_hook.weights_map
+        held.dataset["lm_head.weight"] = held["weight"].clone()
+
+    for untie, lost in ((empty_replaced, False), (map_replaced, True)):
+        model = llama()
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        (tie,) = tiecheck.find_ties(model)
+        assert (tie.kind, "offloaded" in str(tie.reason)) == ("parameter", True)
+        with contextlib.suppress(tiecheck.TieBroken), tiecheck.guard(model) as g:
+            untie(model)
+        assert bool(g.broken) == lost
+        model.config.tie_word_embeddings = False
+        codes = [one.code for one in tiecheck.check(model).findings]
+        assert codes == ([] if lost else ["TIE305"]), untie.__name__
+        same = model.lm_head._hf_hook.weights_map["weight"], model.model.embed_tokens._hf_hook.weights_map["weight"]
+        assert (same[0].data_ptr() != same[1].data_ptr()) == lost, "the truth"
 
 
 RESIZE = """

@@ -73,7 +73,8 @@ class RememberedTie:
             return True
         links = memory_links(firsts)
         whole = len(links) == 1 and len(links[0].members) == len(firsts)
-        return whole and KINDS.index(links[0].kind) <= KINDS.index(self.kind)
+        least: Kind = "storage" if self.kind in TIED else self.kind  # of a tie in the map of accelerate's hooks
+        return whole and KINDS.index(links[0].kind) <= KINDS.index(least)
 
     def judge(self, root: nn.Module) -> TieVerdict | None:
         """Say how the names hang together now; None where the tie is as it was, or that cannot be told."""

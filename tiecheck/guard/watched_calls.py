@@ -29,11 +29,15 @@ from tiecheck.records.life import UserLine
 CALLS: tuple[tuple[Any, str], ...] = (
     (nn.Module, "_apply"),
     (nn.Module, "load_state_dict"),
+    (nn.Module, "__setstate__"),
     (torch.utils, "swap_tensors"),
     (import_module("torch.nn.utils.weight_norm").WeightNorm, "apply"),  # these two write into the dicts of a module
     (import_module("torch.ao.quantization.quantize"), "_convert"),
 )
 """Calls after which the ties are looked at."""
+
+OFTEN = frozenset({"__delattr__", "__setstate__"})
+"""Those that a copy or a wrapper calls for every module: looked at in the modules of a tie alone."""
 
 DRAWS: tuple[tuple[Any, str], ...] = (
     (nn.Module, "apply"),
@@ -189,7 +193,7 @@ def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:
 def _event(module: nn.Module | None, name: str) -> Iterator[None]:
     """Look before and after a call, the outermost of those that call each other."""
     depth = getattr(_inside, "depth", 0)
-    lone = name == "__delattr__" and not any(id(module) in watcher.modules for watcher in _open)
+    lone = name in OFTEN and not any(id(module) in watcher.modules for watcher in _open)
     if depth or lone:
         yield
         return

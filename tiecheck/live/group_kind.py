@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.live import torch_adapter
-from tiecheck.live.member_lookup import Member, look_up
+from tiecheck.live.member_lookup import ONE_IN_THE_MAP, Member, look_up
 from tiecheck.live.memory import Link, memory_links
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.words import Kind, weakest_kind
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 TRANSPOSED = "one is the transpose of the other, value by value, and was never tied"
 ON_META = "on meta: the bytes cannot be read, identity is decisive"
 NOT_INITIALISED = "not initialised yet: identity is decisive"
-ONE_IN_THE_MAP = "offloaded by accelerate, whose map holds one tensor for all of them"
 IN_THE_MAP = "offloaded by accelerate; these are the values that its map holds"
 ON_DISK = "offloaded by accelerate into files with equal bytes, which does not tell whether they were one tensor"
 HIDDEN = "offloaded by accelerate, whose map does not show the values"

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tiecheck.live.wrappers import child_through_wrappers, without_wrappers, wrapper_of
 
+ONE_IN_THE_MAP = "offloaded by accelerate, whose map holds one tensor for all of them"
 OFFLOADED = "offloaded"
 """Word that stands for the device of a parameter whose values a hook holds."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tiecheck.live import torch_adapter
+from tiecheck.live.member_lookup import ONE_IN_THE_MAP, held_by_hook, offloaded_values
 from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import COUNT_LIMIT, ModuleGraph
 from tiecheck.live.registrations import Registrations
@@ -40,11 +41,15 @@ def _first_name(tie: Tie) -> str:
 def _groups(places: Registrations, cap: int) -> Iterator[Tie]:
     writer = _Writer(places, cap)
     tensors = places.tensors()
+    held = _held_by_hooks(places, tensors)
     done: set[int] = set()
-    for link in memory_links(tensors):
+    for link in memory_links([held.get(i, tensor) for i, tensor in enumerate(tensors)] if held else tensors):
         firsts = [places.firsts[i] for i in link.members]
         done.update(firsts)
-        yield writer.tie(firsts, link.kind, link.reason)
+        if link.kind == "storage" and not held.keys().isdisjoint(link.members):
+            yield writer.tie(firsts, "parameter", ONE_IN_THE_MAP)
+        else:
+            yield writer.tie(firsts, link.kind, link.reason)
     for first in places.repeats:
         if first not in done:
             done.add(first)
@@ -55,6 +60,19 @@ def _groups(places: Registrations, cap: int) -> Iterator[Tie]:
         for place, owner in enumerate(places.owners):
             if owner in several and place in distinct and place not in done:
                 yield writer.tie([place], "module", None)
+
+
+def _held_by_hooks(places: Registrations, tensors: list[Tensor]) -> dict[int, Tensor]:
+    """Return the values in memory that accelerate's hooks hold for tensors on meta, by the tensor's position."""
+    found = {}
+    for i, tensor in enumerate(tensors):
+        place = places.firsts[i]
+        owner, attribute = places.graph.modules[places.owners[place]], places.attributes[place]
+        if "_hf_hook" in owner.__dict__ and tensor.is_meta and held_by_hook(owner, attribute):
+            values, on_disk = offloaded_values(owner, attribute)
+            if values is not None and not on_disk:
+                found[i] = values
+    return found
 
 
 class _Writer:

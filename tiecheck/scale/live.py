@@ -99,7 +99,7 @@ def _tied(module: nn.Module, names: tuple[str, ...]) -> torch.Tensor | Unknown:
             return Unknown(f"the module has no parameter {name}")
     tied = found[0]
     if any(other is not tied for other in found):
-        return Unknown(f"{', '.join(names)} are not one parameter")
+        return Unknown(f"{', '.join(names)} are not one parameter of the module itself")
     if is_lazy(tied):
         return Unknown(f"{names[0]} is not initialised yet")
     if not _is_plain(tied):
