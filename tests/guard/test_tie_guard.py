@@ -233,6 +233,20 @@ def test_what_writes_past_nn_module_is_blamed_on_the_last_line_after_which_it_wa
     assert one.until.line == marked_line(body, "# until")
 
 
+def test_a_write_past_nn_module_at_the_end_is_told_to_lie_before_the_end_of_the_block() -> None:
+    def past(model: Pair) -> None:
+        model.lin._parameters["weight"] = nn.Parameter(torch.zeros(6, 6))
+
+    def after_a_line(model: Pair) -> None:
+        model.more = nn.Linear(2, 2)
+        past(model)
+
+    _, broken = guarded(Param(), after_a_line)
+    assert "before the end of the block and after" in str(broken)
+    _, broken = guarded(Param(), past)
+    assert "in the block that begins at" in str(broken)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -383,6 +397,7 @@ def test_a_member_that_is_deleted_is_blamed_on_that_line() -> None:
     assert broken is not None
     assert broken.broken[0].seen
     assert broken.broken[0].since.line == marked_line(body)
+    assert "broken by deletion of weight at" in str(broken)
     assert nn.Linear.__delattr__ is nn.Module.__delattr__ is plain
     assert "__delattr__" not in vars(nn.Linear)
 

@@ -212,6 +212,8 @@ def init_skipped_and_tied(model: Any) -> None:
 
 
 def piped(model: Any) -> None:
+    if any(isinstance(module, torch.fx.GraphModule) for module in model.modules()):
+        raise UnfitError("an export takes the names of the outer model for those of a traced one")
     pipeline(model, (IDS,), split_spec={"lm_head": SplitPoint.BEGINNING}).get_stage_module(1)  # <-
 
 
@@ -329,7 +331,7 @@ def tensor_parallel(model: Any) -> None:
 
 
 def head_state(model: Any) -> None:
-    model.lm_head.__setstate__(copy.deepcopy(own_head(model)).__dict__)  # <-
+    own_head(model).__setstate__(copy.deepcopy(own_head(model)).__dict__)  # <-
 
 
 def added(model: Any) -> None:

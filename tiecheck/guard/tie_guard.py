@@ -115,7 +115,7 @@ class TieGuard(ContextDecorator):
         stop_watching(self)
         try:
             if error is None:
-                self.verify()
+                self._look(sys._getframe(1), ends=True)
             elif not isinstance(error, TieBroken):
                 with suppress(TargetError):  # the block's own error says more than that of a second look
                     if broken := self._judge():
@@ -154,7 +154,10 @@ class TieGuard(ContextDecorator):
         Raises:
             TieBroken: Something is broken, under `raise`; or it cannot be tied again without losing a value.
         """
-        self.before(sys._getframe(1))
+        return self._look(sys._getframe(1))
+
+    def _look(self, frame: FrameType, *, ends: bool = False) -> tuple[Break, ...]:
+        self.before(frame, ends=ends)
         self.broken = self._judge()
         if not self.broken:
             return ()
@@ -165,7 +168,7 @@ class TieGuard(ContextDecorator):
             for one in self._watched:
                 one.whole, one.blamed = True, None
         elif self._on_break == "warn":
-            line = user_line(sys._getframe(1))
+            line = user_line(frame)
             warnings.warn_explicit(self._text(self.broken), TieWarning, line.path, line.line)
         else:
             raise TieBroken(self._text(self.broken), self.broken)
@@ -179,14 +182,15 @@ class TieGuard(ContextDecorator):
         names = [class_name(model) for model in self._models] or ["the watched models"]
         return life_report(", ".join(names), tuple(self.broken))
 
-    def before(self, frame: FrameType | None = None) -> None:
-        """Look whether something has broken a tie that nobody saw, before the next thing is done."""
+    def before(self, frame: FrameType | None = None, *, ends: bool = False) -> None:
+        """Look whether something has broken a tie that nobody saw, before the next thing is done, or the block ends."""
         changed = [one for one in self._watched if one.whole and not self._holds(one)]
         if changed:
             now = user_line(frame or sys._getframe(2))
             for one in changed:
                 same = (one.seen.path, one.seen.line) == (now.path, now.line) and one.seen.operation not in STARTS
-                one.whole, one.blamed = False, (one.seen, None, True) if same else (one.seen, now, False)
+                until = None if ends and one.seen.operation not in STARTS else now  # it ends on the line of its `with`
+                one.whole, one.blamed = False, (one.seen, None, True) if same else (one.seen, until, False)
 
     def after(self, did: str) -> None:
         """Look which ties hold after something was done, and remember the line that did it."""

@@ -36,7 +36,7 @@ CALLS: tuple[tuple[Any, str], ...] = (
 )
 """Calls after which the ties are looked at."""
 
-OFTEN = frozenset({"__delattr__", "__setstate__"})
+OFTEN = ("deletion", "__setstate__")
 """Those that a copy or a wrapper calls for every module: looked at in the modules of a tie alone."""
 
 DRAWS: tuple[tuple[Any, str], ...] = (
@@ -159,7 +159,8 @@ def _watched(original: Callable[..., Any], name: str, watching: Callable[..., An
                     break
             else:
                 return original(*args, **kwargs)
-        with watching(args[0] if args and isinstance(args[0], nn.Module) else None, name):
+        did = f"deletion of {args[1]}" if name == "__delattr__" and len(args) > 1 else name
+        with watching(args[0] if args and isinstance(args[0], nn.Module) else None, did):
             return original(*args, **kwargs)
 
     return call
@@ -193,7 +194,7 @@ def _registered(kind: str, module: nn.Module, name: str, value: Any) -> None:
 def _event(module: nn.Module | None, name: str) -> Iterator[None]:
     """Look before and after a call, the outermost of those that call each other."""
     depth = getattr(_inside, "depth", 0)
-    lone = name in OFTEN and not any(id(module) in watcher.modules for watcher in _open)
+    lone = name.startswith(OFTEN) and not any(id(module) in watcher.modules for watcher in _open)
     if depth or lone:
         yield
         return
