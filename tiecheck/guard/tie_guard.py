@@ -28,6 +28,7 @@ from tiecheck.guard.watched_calls import (
     watch_data_assignments,
     watch_deletions,
 )
+from tiecheck.guard.watched_ties import WatchedTie
 from tiecheck.live.registrations import looking_at
 from tiecheck.live.wrappers import class_name, without_wrappers
 from tiecheck.records.life import Break, Overwritten, UserLine
@@ -71,18 +72,6 @@ def guard(*models: nn.Module, on_break: OnBreak = "raise") -> TieGuard:
     return TieGuard(models, on_break)
 
 
-class _Watched:
-    """One remembered tie of one model, and who is to blame for it."""
-
-    def __init__(self, root: weakref.ref[nn.Module], tie: RememberedTie, seen: UserLine) -> None:
-        self.root = root
-        self.tie = tie
-        self.whole = True
-        self.seen = seen
-        """The last line after which it was whole."""
-        self.blamed: tuple[UserLine, UserLine | None, bool] | None = None
-
-
 class TieGuard(ContextDecorator):
     """An open block: its watched ties, and after it what broke."""
 
@@ -90,7 +79,7 @@ class TieGuard(ContextDecorator):
         """Keep the models; `tiecheck.guard` is the way to make one."""
         self._models = models
         self._on_break = on_break
-        self._watched: list[_Watched] = []
+        self._watched: list[WatchedTie] = []
         self.modules: set[int] = set()
         """Identities of the modules in which a registration may concern a tie."""
         self.tensors: set[int] = set()
@@ -184,7 +173,7 @@ class TieGuard(ContextDecorator):
 
     def before(self, frame: FrameType | None = None, *, ends: bool = False) -> None:
         """Look whether something has broken a tie that nobody saw, before the next thing is done, or the block ends."""
-        changed = [one for one in self._watched if one.whole and not self._holds(one)]
+        changed = [one for one in self._watched if one.whole and not one.holds()]
         if changed:
             now = user_line(frame or sys._getframe(2))
             for one in changed:
@@ -197,7 +186,7 @@ class TieGuard(ContextDecorator):
         now = user_line(sys._getframe(2), did=did) if self._watched else None
         for one in self._watched:
             assert now is not None  # noqa: S101  # there is one to watch
-            if self._holds(one):
+            if one.holds():
                 one.whole, one.blamed, one.seen = True, None, now
             elif one.whole:
                 one.whole, one.blamed = False, (now, None, True)
@@ -234,16 +223,16 @@ class TieGuard(ContextDecorator):
         own = remember_ties(model)
         for tie in promised.values():
             if tie.is_in(model):
-                more = _Watched(root, tie, line)
-                more.whole = self._holds(more)
+                more = WatchedTie(root, tie, line)
+                more.whole = more.holds()
                 more.blamed = None if more.whole else (line._replace(operation="what g.watch was given"), None, True)
                 known.append(more)
-                old = [one for one in before if one.tie is tie and not (one.whole and self._holds(one))]
+                old = [one for one in before if one.tie is tie and not (one.whole and one.holds())]
                 before = [one for one in before if one not in old]  # given up for this one
         covered = [set(one.tie.names) for one in known]
         fresh = [tie for tie in own if not any(set(tie.names) <= names for names in covered)]
         self._watched = [one for one in before if one.root() is not model] + known
-        self._watched += [_Watched(root, tie, line) for tie in fresh]
+        self._watched += [WatchedTie(root, tie, line) for tie in fresh]
 
     def _note_members(self) -> None:
         """Note which modules and tensors matter, as they are now."""
@@ -261,28 +250,13 @@ class TieGuard(ContextDecorator):
             if any(one.tie.kind not in TIED for one in self._watched):
                 watch_data_assignments()
 
-    @staticmethod
-    def _holds(one: _Watched) -> bool:
-        root = one.root()
-        return root is None or one.tie.holds(root)
-
     def _broken(self) -> list[tuple[Break, nn.Module, RememberedTie]]:
         """Return what is broken, once for a model and what wraps it."""
         found: dict[tuple[int, tuple[str, ...]], tuple[Break, nn.Module, RememberedTie]] = {}
         for one in self._watched:
-            root = one.root()
-            if root is None:
-                continue
-            with looking_at(root):
-                verdict = one.tie.judge(root)
-                moved = one.tie.moved(root) if verdict is not None else ()
-            if verdict is None:
-                continue
-            since, until, seen = one.blamed or (one.seen, None, False)
-            names = tuple(sorted(one.tie.names))
-            made = Break(names, one.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
-            made = made._replace(moved=moved)
-            found.setdefault((id(without_wrappers(root)), names), (made, root, one.tie))
+            root, made = one.root(), one.broken()
+            if root is not None and made is not None:
+                found.setdefault((id(without_wrappers(root)), made.names), (made, root, one.tie))
         return list(found.values())
 
     def _judge(self) -> tuple[Break, ...]:
