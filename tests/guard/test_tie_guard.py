@@ -9,6 +9,7 @@ import io
 import pickle
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ import tiecheck
 from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, retie, sample_of
 from tiecheck.guard.tie_guard import TieWarning
 from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line
+from tiecheck.guard.watched_ties import WatchedTie
 from tiecheck.records.life import Break, UserLine
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*weight_norm:FutureWarning")
@@ -445,7 +447,6 @@ def test_under_compile_and_on_meta() -> None:
 
 def test_a_model_that_is_given_up_keeps_nothing_alive() -> None:
     import gc
-    import weakref
 
     model = Listed()
     gone = weakref.ref(model)
@@ -483,9 +484,14 @@ def test_a_remembered_tie_is_judged_where_it_is_not_what_it_was_and_tied_again()
     assert tie.names == ("emb.weight", "lin.weight")
     assert tie.holds(model)
     assert tie.judge(model) is None
+    watched = WatchedTie(weakref.ref(model), tie, user_line())
+    assert watched.holds()
+    assert watched.broken() is None
     before = sample_of(model.emb.weight)
     new_head(model)
     assert not tie.holds(model)
+    assert not watched.holds()
+    assert watched.broken() is not None
     verdict = tie.judge(model)
     assert isinstance(verdict, TieVerdict)
     assert verdict.kind == "separate"
