@@ -131,7 +131,7 @@ class TieGuard(ContextDecorator):
         """
         with looking_at(model):
             self._remember(model, user_line(sys._getframe(1), did="g.watch"))  # type: ignore[arg-type]
-        self._keep_watch()
+            self._keep_watch()
         return model
 
     def verify(self) -> tuple[Break, ...]:
