@@ -10,6 +10,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -371,3 +372,13 @@ def test_samples_tell_a_finite_difference_and_nothing_else(value: float, tmp_pat
     assert stored is not None
     members = tuple(t for name in ("m0", "m1") if (t := stored.tensor(name)) is not None)
     assert surely_apart(stored, members) is (value == 1.0)
+
+
+@pytest.mark.parametrize("dtype", sorted(equality._INFINITY))
+def test_numpy_and_the_decoder_find_the_same_nan(dtype: str) -> None:
+    size, infinity = equality._TOPS[dtype][0], equality._INFINITY[dtype]
+    for sign in (0, 1 << (8 * size - 1)):
+        for bits in (0, 1, infinity - 1, infinity, infinity + 1, (1 << (8 * size - 1)) - 1):
+            block = b"".join(n.to_bytes(size, "little") for n in (0, sign | bits, sign | 1))
+            found = equality._holds_nan(block, dtype, np)
+            assert found == equality._holds_nan(block, dtype) == (bits > infinity)

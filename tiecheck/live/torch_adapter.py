@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.files.strided_views import ByteView, dims_of
+from tiecheck.live.module_graph import repeated_numbers
 
 ADDRESSED = frozenset({"cpu", "cuda", "xpu"})
 """Devices whose `data_ptr()` is an address. On mps it is an object's address plus an offset, on meta and xla 0."""
@@ -71,7 +71,7 @@ def plain_spans(tensors: Sequence[Tensor]) -> tuple[Spans, list[int]]:
     everything = list(range(len(tensors)))
     positions, chosen = everything, tensors
     if tensors and tensors[0].is_meta and all(map(_is_meta, tensors)):
-        return Spans([], [], []), everything
+        return Spans([], [], []), _of_shared_storages(tensors, everything)
     try:
         if not PLAIN.issuperset(map(type, tensors)):
             positions = [i for i in positions if type(tensors[i]) in PLAIN]
@@ -103,17 +103,20 @@ def _foreign_accelerator() -> bool:
 def without_lone(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
     """Return some positions without the plain meta tensors whose storage no other of them has: they share nothing."""
     chosen = [tensors[i] for i in positions]
-    if not PLAIN.issuperset(map(type, chosen)) or not all(map(_is_meta, chosen)):
+    return _of_shared_storages(chosen, positions) if all(map(_is_meta, chosen)) else positions
+
+
+def _of_shared_storages(tensors: Sequence[Tensor], positions: list[int]) -> list[int]:
+    """Return the positions of those meta tensors whose storage another of them has; all where one is not plain."""
+    if not PLAIN.issuperset(map(type, tensors)):
         return positions
     try:
         # The storage objects live until all are read; `_cdata` is the address of the StorageImpl.
-        keys = list(map(_cdata, list(map(Tensor.untyped_storage, chosen))))
+        keys = list(map(_cdata, list(map(Tensor.untyped_storage, tensors))))
     except (RuntimeError, NotImplementedError):  # a sparse one
         return positions
-    counts = Counter(keys)
-    if len(counts) == len(keys):
-        return []
-    return [i for i, key in zip(positions, keys, strict=True) if counts[key] > 1]
+    shared = repeated_numbers(keys)
+    return [i for i, key in zip(positions, keys, strict=True) if key in shared] if shared else []
 
 
 def memory_views(tensor: Tensor) -> tuple[ByteView, ...] | None:
