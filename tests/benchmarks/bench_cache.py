@@ -68,6 +68,8 @@ def main() -> None:
         ):
             first, again = measured(targets, root / "cache")
             lines.append(f"| {what} | {first:.2f} s | {again:.2f} s | {again / first:.2f} |")
+            figure, held = f"{again / first:.2f}x", again <= GOAL * first
+            timing.note(f"{COUNT:,} {what}, again over first", figure, f"<= {GOAL}x", held=held)
     lines += [
         "",
         "The small Llamas are so alike that a first run hardly reads them: half of their second run is the start of",
