@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import compress
-from operator import eq, ne
+from operator import not_
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tiecheck.errors import TargetError, class_word, foreign_errors
-from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.module_graph import ModuleGraph, repeated_numbers
 from tiecheck.live.wrappers import child_through_wrappers, without_wrappers
 
 CAP = 32
@@ -47,17 +47,19 @@ class Registrations:
         if buffers:
             self._list_buffers()
         everything = range(len(self.objects))
-        known: dict[int, int] = {}
-        firsts = list(map(known.setdefault, map(id, self.objects), everything))
-        self.firsts = list(compress(everything, map(eq, firsts, everything)))
+        self.firsts = list(everything)
         """The first place of each distinct tensor."""
         self.repeats: dict[int, list[int]] = {}
         """First place of a tensor that is registered several times -> every place of it."""
-        if len(self.firsts) < len(firsts):
-            found: dict[int, list[int]] = {}
-            for place in compress(everything, map(ne, firsts, everything)):
-                found.setdefault(firsts[place], [firsts[place]]).append(place)
-            self.repeats = dict(sorted(found.items()))
+        ids = list(map(id, self.objects))
+        several = repeated_numbers(ids)
+        if several:
+            by_id: dict[int, list[int]] = {}
+            among = list(map(several.__contains__, ids))
+            for place in compress(everything, among):
+                by_id.setdefault(ids[place], []).append(place)
+            self.repeats = {places[0]: places for places in by_id.values()}
+            self.firsts = sorted([*compress(everything, map(not_, among)), *self.repeats])
 
     def _list_buffers(self) -> None:
         self.objects, self.owners, self.attributes = self.objects[:], self.owners[:], self.attributes[:]
