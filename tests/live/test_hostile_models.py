@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -234,6 +235,24 @@ def test_foreign_failure_is_ours_to_tell(model: str, call: str) -> None:
         (target,) = report.targets
         assert all("please report" not in error.message for error in target.errors)
         assert all(error.code is None for error in target.errors)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_look_that_raises_leaves_the_block_alone(seed: int) -> None:
+    draw = random.Random(seed)
+    name, error = (
+        draw.choice(("__class__", "_modules", "_parameters")),
+        draw.choice((RuntimeError, SystemExit, OddError)),
+    )
+    odd, other, entered, left = late(name, draw.randrange(300), error), Base(), False, False
+    with suppress(TiecheckError), tiecheck.guard(odd):
+        entered = True
+        other.load_state_dict(Base().state_dict())
+        nn.init.zeros_(other.emb.weight)
+        other.apply(lambda _: None).double()
+        other.emb.weight = nn.Parameter(other.emb.weight * 2)
+        left = True
+    assert entered == left
 
 
 def test_sentence_names_the_class_and_what_it_raised() -> None:

@@ -92,8 +92,10 @@ class TieGuard(ContextDecorator):
 
     def __enter__(self) -> Self:
         self._watched, self.modules, self.overwritten, self.broken = [], set(), [], ()
+        line = user_line(sys._getframe(1), did="the beginning of the block")
         for model in self._models:
-            self._remember(model, user_line(sys._getframe(1), did="the beginning of the block"))
+            with looking_at(model):
+                self._remember(model, line)
         self._entered = True
         self._keep_watch()
         return self
@@ -196,8 +198,7 @@ class TieGuard(ContextDecorator):
         """Return a few values of every tensor that is tied."""
         held: dict[int, tuple[Tensor, bytes | None]] = {}
         for one in self._watched:
-            root = one.root()
-            tensor = one.tie.first_tensor(root) if root is not None and one.tie.kind in TIED else None
+            tensor = one.tensor()
             if tensor is not None:
                 held[id(one)] = tensor, sample_of(tensor)
         return held
@@ -236,9 +237,8 @@ class TieGuard(ContextDecorator):
 
     def _note_members(self) -> None:
         """Note which modules and tensors matter, as they are now."""
-        held = [(one.tie, root) for one in self._watched if (root := one.root()) is not None]
-        self.tensors = {id(tie.first_tensor(root)) for tie, root in held if tie.kind in TIED}
-        owners = [module for tie, root in held for module in tie.owners(root)]
+        self.tensors = {id(tensor) for one in self._watched if (tensor := one.tensor()) is not None}
+        owners = [module for one in self._watched for module in one.owners()]
         self.modules.update(map(id, owners))
         watch_deletions(owners)
 

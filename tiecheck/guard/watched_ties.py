@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 
-from torch import nn
+from torch import Tensor, nn
 
 from tiecheck.guard.remembered_ties import RememberedTie
 from tiecheck.live.registrations import looking_at
 from tiecheck.records.life import Break, UserLine
+from tiecheck.records.words import TIED
 
 
 class WatchedTie:
@@ -24,9 +26,25 @@ class WatchedTie:
         """The line that broke it, or the two between which that was, and whether it was seen."""
 
     def holds(self) -> bool:
-        """Tell quickly whether it is as it was; where its model is gone there is nothing to say."""
+        """Tell quickly whether it is as it was; where its model is gone, or raises, there is nothing to say yet."""
         root = self.root()
-        return root is None or self.tie.holds(root)
+        with _left_to_the_end():
+            return root is None or self.tie.holds(root)
+        return True
+
+    def tensor(self) -> Tensor | None:
+        """Return the tied tensor as it is now; None where there is none, or the model raises."""
+        root = self.root()
+        with _left_to_the_end():
+            return self.tie.first_tensor(root) if root is not None and self.tie.kind in TIED else None
+        return None
+
+    def owners(self) -> list[nn.Module]:
+        """Return the modules on the way to its names; none where the model is gone, or raises."""
+        root = self.root()
+        with _left_to_the_end():
+            return list(self.tie.owners(root)) if root is not None else []
+        return []
 
     def broken(self) -> Break | None:
         """Return what became of it and by whom; None where it is as it was, or that cannot be told."""
@@ -42,3 +60,8 @@ class WatchedTie:
         names = tuple(sorted(self.tie.names))
         made = Break(names, self.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
         return made._replace(moved=moved)
+
+
+def _left_to_the_end() -> suppress:
+    """Keep what a model's own code raises at a look from the user's operation: the end of the block says it."""
+    return suppress(Exception, SystemExit)
