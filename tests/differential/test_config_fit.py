@@ -89,6 +89,49 @@ def test_what_loads_exactly_is_not_told_to_be_broken(case: Case, tmp_path: Path)
     assert judged.wrong == []
 
 
+SWITCHED = [
+    ("FalconForCausalLM", "falcon", "multi_query", False),
+    ("FalconForCausalLM", "falcon", "new_decoder_architecture", True),
+    ("GPTBigCodeForCausalLM", "gpt_bigcode", "multi_query", False),
+    ("RoCBertForMaskedLM", "roc_bert", "enable_shape", False),
+]
+"""Truth values that make a packed matrix wider or narrower than any field says by itself."""
+
+
+@pytest.mark.parametrize(("name", "model_type", "key", "value"), SWITCHED)
+def test_a_switch_of_a_packed_matrix_is_held_against_what_is_stored(
+    name: str, model_type: str, key: str, value: bool, tmp_path: Path
+) -> None:
+    bench = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0)
+    turned = bench.judge(Case(name, model_type, (), (SetKey(key, value),)))
+    assert (turned.wrong, turned.status) == ([], "unknown")
+    saved_so = bench.judge(Case(name, model_type, ((key, value),)))
+    assert (saved_so.wrong, saved_so.status) == ([], "pass")
+    back = bench.judge(Case(name, model_type, ((key, value),), (SetKey(key, not value),)))
+    assert (back.wrong, back.status) == ([], "unknown")
+
+
+OTHERS_INSIDE = [
+    ("LagunaForCausalLM", "laguna", "shared_expert_intermediate_size", ...),
+    ("Qwen2MoeForCausalLM", "qwen2_moe", "shared_expert_intermediate_size", ...),
+    ("ModernVBertForMaskedLM", "modernvbert", "text_config.model_type", "llama"),
+    ("Qwen3ASRForConditionalGeneration", "qwen3_asr", "audio_config.model_type", "llama"),
+    ("T5Gemma2ForConditionalGeneration", "t5gemma2", "encoder.model_type", None),
+]
+"""A width of which alone a tensor speaks that is saved under another name, and sections of another type."""
+
+
+@pytest.mark.parametrize(("name", "model_type", "key", "value"), OTHERS_INSIDE)
+def test_no_pass_where_another_model_is_built_inside(
+    name: str, model_type: str, key: str, value: object, tmp_path: Path
+) -> None:
+    judged = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0).judge(
+        Case(name, model_type, (), (SetKey(key, value),))
+    )
+    assert judged.wrong == []
+    assert judged.status in ("fail", "unknown")
+
+
 @pytest.mark.parametrize("layers", [1, 3, 5])
 def test_columns_that_follow_the_number_of_layers_fit(layers: int, tmp_path: Path) -> None:
     sizes = {"vocab_size": 64, "vocab_size_per_layer_input": 64, "hidden_size": 32, "hidden_size_per_layer_input": 8}

@@ -7,17 +7,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tiecheck.records.declared import Architecture, ModelConfig
-from tiecheck.records.record import Record
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
+from tiecheck.stored.config_spots import Spot, spots_of
+from tiecheck.stored.config_switches import switch_doubt
 from tiecheck.stored.config_values import (
-    DEEPEST,
     Refused,
     Section,
     Unread,
     architecture_of,
     listed_apart,
-    open_section,
     said_otherwise,
     told_problem,
     unmoved_rules,
@@ -25,15 +24,13 @@ from tiecheck.stored.config_values import (
 )
 from tiecheck.stored.members import TensorFinder
 from tiecheck.tables.architectures import older_has
-from tiecheck.tables.structure import base_prefix, class_of_word, class_structure, config_structure
+from tiecheck.tables.structure import base_prefix, class_structure, config_structure
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # it is made where something is wrong
     from tiecheck.records.files import LoadProblem
 
 LINES = ("4.57", "5")
-_EITHER_HEAD = ("blip-2", "instructblip", "instructblipvideo")
-"""Configs whose text model is causal or sequence to sequence, as its type is (their modeling files, 5.23 and 4.57)."""
 
 
 def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
@@ -65,43 +62,6 @@ def _read_by_older(name: str, model: ModelConfig, architecture: Architecture) ->
     return name in {*theirs, older.embedding} if name in ours else bool(theirs or older.head or not ours)
 
 
-class _Spot(Record):
-    """One class somewhere in a model."""
-
-    section: Section
-    names: str
-    """Beginning of the names of its tensors."""
-    row: dict[str, Any]
-
-
-def _spots(
-    section: Section, class_name: str, names: str, line: str, depth: int = 0
-) -> Iterator[_Spot | Refused | Unknown]:
-    """Yield a class and the models inside it, each with its config."""
-    found = class_structure(class_name, section.kind)
-    if found is None or depth > DEEPEST:
-        yield Unknown(f"{class_name} is not in the structure table")
-        return
-    row = found[1]
-    yield _Spot(section, names, row)
-    for prefix, dotted, kind in row.get("p", ()):
-        inner: Section | Refused | Unknown = section
-        for key in dotted.split(".") if dotted else ():
-            inner = open_section(inner, key, line) if isinstance(inner, Section) else inner
-        if not isinstance(inner, Section):
-            yield inner
-            continue
-        name = class_of_word(inner.kind, kind)
-        if name is None and kind == "*c" and section.kind in _EITHER_HEAD:
-            name = class_of_word(inner.kind, "*s")
-        if config_structure(inner.kind) is None:
-            yield Unknown(f"{inner.kind} is a config of 4.57 alone")
-        elif name is None:
-            yield Refused(f"{dotted} has the model type {inner.kind}, of which there is no such model", inner.level)
-        else:
-            yield from _spots(inner, name, f"{names}{prefix}.", line, depth + 1)
-
-
 def _misfits(
     model: ModelConfig, architecture: Architecture, checkpoint: Checkpoint, line: str, settled: set[str]
 ) -> Iterator[tuple[str, LoadProblem]]:
@@ -112,13 +72,14 @@ def _misfits(
     lookup = TensorFinder(
         checkpoint, architecture, found[1].get("a", {}), base_prefix(model.class_name or "", found[0])
     )
+    lookup.doubled = line == "5"
     known = config_structure(found[0], line) is not None
-    spots = list(_spots(Section(found[0], model.data), model.class_name or "", "", line)) if known else []
-    lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, _Spot) for r in _rules(s, line)}
+    spots = list(spots_of(Section(found[0], model.data), model.class_name or "", "", line)) if known else []
+    lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, Spot) for r in _rules(s, line)}
     for spot in spots:
         if isinstance(spot, Refused):
             yield ".".join(spot.level), _refused(spot, model, line)
-        elif isinstance(spot, _Spot):
+        elif isinstance(spot, Spot):
             settled.add(".".join(spot.section.level))
             yield from _doubts(spot, model, line, settled)
             rules = _rules(spot, line)
@@ -128,15 +89,29 @@ def _misfits(
                     settled.add(key)
                 elif not isinstance(problem, Unknown):
                     yield key, problem
-            if not spot.section.data and rules and not any(lookup.find(f"{spot.names}{r[0]}", r[1]) for r in rules):
-                where = ".".join(spot.section.level)
-                why = f"{where} is all by default, and no tensor tells whether it builds so"
-                yield where, _open(why, line, model.path)
+            yield from _structure_doubts(spot, rules, lookup, line, model.path)
     for problem in _unlike_five(found[0], model, checkpoint, line):
         yield "", problem
 
 
-def _rules(spot: _Spot, line: str) -> list[list[Any]]:
+def _structure_doubts(
+    spot: Spot, rules: list[list[Any]], lookup: TensorFinder, line: str, path: str
+) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield switches that may have had another value, and a model of which next to nothing is stored as it names it."""
+    for row in spot.row.get("s", ()):
+        doubt = switch_doubt(spot.section, row, lookup.find(f"{spot.names}{row[0]}", row[1]), line)
+        if doubt is not None:
+            yield row[0], _open(doubt, line, path)
+    if rules and (spot.foreign or not spot.section.data):
+        lost = [rule[0] for rule in rules if lookup.find(f"{spot.names}{rule[0]}", rule[1]) is None]
+        words = any("embed" in name for name in lost)
+        if len(lost) == len(rules) or (spot.foreign and (words or 2 * len(lost) > len(rules))):
+            where = ".".join(spot.section.level)
+            state = f"a {spot.section.kind}" if spot.section.data else "all by default"
+            yield where, _open(f"{where} is {state}, and no tensor tells whether it builds so", line, path)
+
+
+def _rules(spot: Spot, line: str) -> list[list[Any]]:
     """Return the rules of sizes; in 4.57 what stands around a model inside was not asked for that model's numbers."""
     rules: list[list[Any]] = spot.row.get("w", [])
     inside = tuple(f"{level}." for _, level, _ in spot.row.get("p", ()) if level)
@@ -173,7 +148,7 @@ def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
     return told_problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
 
 
-def _doubts(spot: _Spot, model: ModelConfig, line: str, settled: set[str]) -> Iterator[tuple[str, LoadProblem]]:
+def _doubts(spot: Spot, model: ModelConfig, line: str, settled: set[str]) -> Iterator[tuple[str, LoadProblem]]:
     """Yield what the class refuses: a value, a number of heads that does not divide its width, what 5 alone takes."""
     for problem in _written_by_five(spot.section, model, line):
         yield "", problem
@@ -211,7 +186,7 @@ def _written_by_five(section: Section, model: ModelConfig, line: str) -> Iterato
 _NUMBERS = "which of the two is right the files do not tell; save the model again, with the config that it has."
 
 
-def _misfit(spot: _Spot, rule: list[Any], lookup: TensorFinder, line: str, path: str) -> LoadProblem | Unknown | None:
+def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: str) -> LoadProblem | Unknown | None:
     """Return what a config makes of one size that is stored, where that is another; Unknown where it is not told."""
     name, axis, factor, powers, *guards = rule
     tensor = lookup.find(f"{spot.names}{name}", axis)

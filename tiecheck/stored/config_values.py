@@ -120,14 +120,15 @@ def walk_field(root: Section, dotted: str, line: str) -> Any:
 
 
 def said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
-    """Tell whether a field has its default, and another key beside it the stored size: an older name (`n_embed`)."""
+    """Tell whether a field has its default, and a key of no other field the stored size: an older name (`n_embed`)."""
     *path, last = dotted.split(".")
     for key in path:
         inner = open_section(section, key, line)
         section = inner if isinstance(inner, Section) else section
     if last in section.data:
         return False
-    return any(type(value) is int and value == size for value in section.data.values())
+    known = (config_structure(section.kind, line) or {}).get("d", {}).keys() | refused_values(section.kind).keys()
+    return any(type(value) is int and value == size and key not in known for key, value in section.data.items())
 
 
 def unmoved_rules(section: Section, rules: list[list[Any]], line: str) -> list[list[Any]]:

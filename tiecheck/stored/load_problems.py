@@ -15,6 +15,7 @@ from tiecheck.files.checkpoint import INDEX_ENDING, STANDARD_NAMES
 from tiecheck.records.declared import ModelConfig
 from tiecheck.records.edits import CONFIG, Edit, Step, move_edits
 from tiecheck.records.stored import Checkpoint, StoredTensor, read_entry
+from tiecheck.records.words import Outcome
 from tiecheck.stored.config_values import architecture_of, refused_problems, told_problem
 from tiecheck.stored.older_names import name_among_bare
 from tiecheck.tables.architectures import older_has
@@ -91,10 +92,14 @@ def _found(model: ModelConfig, checkpoint: Checkpoint, *, whole: bool) -> Iterat
             )
             message = "every weight is missing, and made at random"
             edits = (Edit("unwrapped", None, True, (Step("unwrap-tensors", (shard.nested,), shard.path),)),)
-            yield told_problem("nested", BOTH, "embedding-random", message, why, shard.path, "", names, edits)
+            # A class of another config may refuse this one before any weight is read.
+            own = (class_structure(model.class_name or "", model.model_type) or (model.model_type,))[0]
+            outcome: Outcome = "embedding-random" if own == model.model_type else "unknown"
+            yield told_problem("nested", BOTH, outcome, message, why, shard.path, "", names, edits)
     if not _is_of_5_alone(model):
         yield from _refused_formats(checkpoint, names)
-    yield from _bare_names(model, checkpoint, file)
+    if not any(shard.nested for shard in checkpoint.shards):
+        yield from _bare_names(model, checkpoint, file)
     sections = (model.data, *(held for held in model.data.values() if isinstance(held, Mapping)))
     if any("expert" in key for section in sections for key in section):
         from tiecheck.stored.expert_sets import lacking_expert

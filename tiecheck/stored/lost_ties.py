@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint, Group
@@ -10,6 +10,7 @@ from tiecheck.stored.config_values import architecture_of
 from tiecheck.stored.members import UNREAD, Values, stored_group
 from tiecheck.stored.older_names import lost_ties
 from tiecheck.tables.architectures import newer_names, older_has
+from tiecheck.tables.structure import config_structure
 
 
 def lost_tie_groups(
@@ -61,6 +62,7 @@ LISTS_OF_HEADS = ("MusicgenForCausalLM", "MusicgenMelodyForCausalLM")
 
 def untold_ties(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
     """Yield the lines of transformers in which the end of a tie is not told, the reason, and its tensors."""
+    yield from _renamed_inside(model, architecture_of(model), checkpoint)
     if not older_has(model.class_name, model.model_type) and model.class_name not in LISTS_OF_HEADS:
         return
     if model.data.get("tie_encoder_decoder") is True and model.data.get("is_encoder_decoder", True):
@@ -70,6 +72,23 @@ def untold_ties(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[tu
     older, newest = architecture_of(model, older=True), architecture_of(model)
     yield from _half_stored(older, newest, checkpoint)
     yield from _inner_ties(model, older, newest, checkpoint)
+
+
+def _renamed_inside(
+    model: ModelConfig, newest: Architecture, checkpoint: Checkpoint
+) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Yield a section whose type is not its own: what 5 renames of it when it loads goes by that word (T5Gemma 2)."""
+    for key, slot in (config_structure(model.model_type or "") or {}).get("s", {}).items():
+        held = model.data.get(key)
+        word = held.get("model_type", slot["typed"][0]) if isinstance(held, Mapping) else slot["typed"][0]
+        if word == slot["typed"][0] or slot.get("any") or config_structure(slot["typed"][0], "5") is None:
+            continue
+        others = {
+            s for tie in newest.ties for n in tie.names if f".{key}." in f".{n}" for s in tie.spellings.get(n, ())
+        }
+        there = min((name for name in others if name in checkpoint), default=None)
+        if there is not None:
+            yield ("5",), f"{key} has the model type {word}, by which 5 may not read {there} under that name", (there,)
 
 
 def _half_stored(

@@ -36,7 +36,8 @@ def stored_group(
     there = {name for name, _ in pairs}
     tensors = tuple(t for t in (checkpoint.tensor(n) for n in stored_names) if t is not None)
     missing = tuple(n for n in group.names if n not in there)
-    packed = _packed(checkpoint, missing) if group.declared is not True and not group.inferred else None
+    asked = missing if group.declared is not True else tuple(name for name in missing if name == group.source)
+    packed = None if group.inferred else _packed(checkpoint, asked)
     if packed:
         return group._replace(stored="unknown", stored_names=stored_names, tensors=tensors, reason=packed)
     group = group._replace(
@@ -190,6 +191,8 @@ class TensorFinder:
     """
 
     spoken: set[tuple[str, int]]
+    doubled = False
+    """Whether one more prefix of the base model is read as if it was not there, as 5 does and 4.57 does not."""
 
     def __init__(
         self, checkpoint: Checkpoint, architecture: Architecture, aliases: dict[str, list[str]], outer: str
@@ -214,8 +217,8 @@ class TensorFinder:
                     spelled += [other + member.removeprefix(inside) for other in others]
             if self.prefix and member.startswith(self.prefix):
                 spelled.append(member.removeprefix(self.prefix))
-            if self.outer:
-                spelled.append(f"{self.outer}.{member}")
+            spelled += [f"{self.prefix}{member}"] if self.doubled else []
+            spelled += [f"{self.outer}.{member}"] if self.outer else []
             for one in spelled:
                 tensor = self.checkpoint.tensor(one)
                 if tensor is not None:

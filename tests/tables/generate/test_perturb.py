@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import transformers
 
+from tiecheck.tables.generate.asked_class import AskedClass, lone_names
 from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, refused_types
 from tiecheck.tables.generate.perturb import Field, Perturber
 from tiecheck.tables.generate.probe import Probe, probe_class
 from tiecheck.tables.generate.regroup import groups_by_field
-from tiecheck.tables.generate.sizes import sizes_of
-from tiecheck.tables.generate.structure import AskedClass, used_fields
+from tiecheck.tables.generate.sizes import Changes, sizes_of
+from tiecheck.tables.generate.structure import used_fields
+from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -80,3 +82,19 @@ def test_a_table_has_the_same_bytes_in_any_order() -> None:
     told = [AskedClass("LlamaModel", "llama", [], [["embed_tokens.weight", 0, "1", {"vocab_size": 1}, {}]], [], {}, [])]
     told.append(AskedClass("LlamaForCausalLM", "llama", [["model", "", "LlamaModel", "llama"]], [], [], {}, []))
     assert used_fields(told) == {"llama": {"vocab_size"}}
+
+
+def test_a_switch_has_the_sum_that_each_of_its_states_makes() -> None:
+    asked = perturber(transformers.GPTBigCodeModel, transformers.GPTBigCodeConfig)
+    one_head = [[1, {"n_embd": 1}], [2, {"n_embd": 1, "n_head": -1}]]
+    states = [[[True], one_head], [[False], [[3, {"n_embd": 1}]]]]
+    (row,) = switch_rules(Changes(asked, ()), [()], set())
+    assert row == ["h.0.attn.c_attn.bias", 0, ["multi_query"], states]
+    assert switch_rules(Changes(asked, ()), [()], {"multi_query"}) == []
+
+
+def test_other_names_are_kept_of_the_tensors_that_speak_alone() -> None:
+    rows = [[name, 0, "1", {field: 1}, {}] for name, field in (("a", "width"), ("b", "width"), ("c", "depth"))]
+    one = AskedClass("M", "m", [], rows, [], {}, [])
+    others = {"b": ("base.b", "old.b"), "c": ("old.c", "base.old.c")}
+    assert lone_names("base", one, {}, lambda name: others.get(name, ())) == {"c": ["old.c"]}

@@ -97,7 +97,7 @@ def left_sizes(asked: Perturber, dotted: set[str]) -> tuple[Witness, ...]:
 
     What has a constant besides is left out, since it may be another number of the config (CPM-Ant's prompts).
     """
-    changes = _Changes(asked, ())
+    changes = Changes(asked, ())
     try:
         changes.numbers([f for level in asked.levels for f in asked.numbers(level) if f.dotted in dotted])
         for level in asked.levels if changes.sizes else ():
@@ -129,7 +129,7 @@ def own_modules(model: Any, parts: tuple[InnerModel, ...]) -> tuple[str, ...]:
 def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level]) -> Sizes:
     asked.write_out()
     prefixes = tuple(f"{part.prefix}." for part in parts)
-    changes = _Changes(asked, prefixes)
+    changes = Changes(asked, prefixes)
     try:
         _ask(changes, parts, mine)
     except SlowClassError:  # what was refused till then is true, and of the sizes not all is known
@@ -137,7 +137,7 @@ def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level
     return Sizes(parts, tuple(chosen_witnesses(asked, changes.sizes, changes.guards)), tuple(changes.refused), {})
 
 
-def _ask(changes: _Changes, parts: tuple[InnerModel, ...], mine: list[Level]) -> None:
+def _ask(changes: Changes, parts: tuple[InnerModel, ...], mine: list[Level]) -> None:
     asked = changes.asked
     whole = mine != [()] or not any(not part.level for part in parts)
     if whole:
@@ -165,7 +165,7 @@ def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
     return found
 
 
-class _Changes:
+class Changes:
     """Changes that each perturbation of a class makes."""
 
     def __init__(self, asked: Perturber, inside: tuple[str, ...]) -> None:
@@ -182,7 +182,7 @@ class _Changes:
             return
         for times in (2, 3):
             built = self.asked.built({field: field.value * times for field in fields})
-            if not isinstance(built, str) and not self._changed(built):
+            if not isinstance(built, str) and not self.changed(built):
                 return
             if len(fields) > 1:
                 half = len(fields) // 2
@@ -191,7 +191,7 @@ class _Changes:
                 return
             if isinstance(built, str):
                 continue
-            for place, size in self._changed(built).items():
+            for place, size in self.changed(built).items():
                 self.sizes.setdefault(place, {}).setdefault(fields[0], []).append((fields[0].value * times, size))
 
     def switches(self, changes: dict[Field, Any]) -> None:
@@ -199,7 +199,7 @@ class _Changes:
         if not changes:
             return
         built = self.asked.built(changes)
-        if not isinstance(built, str) and not self._changed(built):
+        if not isinstance(built, str) and not self.changed(built):
             return
         if len(changes) > 1:
             pairs = list(changes.items())
@@ -211,7 +211,7 @@ class _Changes:
             self.refused.append((field.dotted, other, self._remedies(field, other)))
         if isinstance(built, str):
             return
-        for place in self._changed(built):
+        for place in self.changed(built):
             self.guards.setdefault(place, set()).add(field)
 
     def each_switch(self, level: Level) -> None:
@@ -228,7 +228,7 @@ class _Changes:
             self.switches({field: value})
             built = apart if isinstance(apart, str) else self.asked.built(twins | {field: value})
             if not isinstance(built, str) and not isinstance(apart, str):
-                for place in self._changed(built, apart):
+                for place in self.changed(built, apart):
                     self.guards.setdefault(place, set()).add(field)
 
     def divisors(self, fields: list[Field]) -> None:
@@ -261,7 +261,8 @@ class _Changes:
             (f.dotted, v) for f, v in flips.items() if not isinstance(self.asked.built({field: other, f: v}), str)
         )
 
-    def _changed(self, built: Variant, base: Variant | None = None) -> dict[tuple[str, int], int]:
+    def changed(self, built: Variant, base: Variant | None = None) -> dict[tuple[str, int], int]:
+        """Return the axes, outside of the models inside, that have another size than by default, and that size."""
         found: dict[tuple[str, int], int] = {}
         for name, shape in (base or self.base).shapes.items():
             other = None if name.startswith(self.inside) else built.shapes.get(name)

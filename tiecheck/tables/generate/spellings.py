@@ -80,11 +80,12 @@ class OlderSpeller:
 class NewerSpeller:
     """Finds spellings backwards, through the reversed renamings, and proves each forwards, as loading would."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, legacy: bool = True) -> None:
+        """Take a model; without what is `legacy` its files have only the names that they are saved under today."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        transforms = get_model_conversion_mapping(model)
+        transforms = get_model_conversion_mapping(model, add_legacy=legacy)
         self.renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
         self.converters = [t for t in transforms if isinstance(t, WeightConverter)]
         self.prefix = model.base_model_prefix

@@ -14,10 +14,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tiecheck.tables.architectures import load_architecture
 from tiecheck.tables.generate.__main__ import library_version
+from tiecheck.tables.generate.asked_class import AskedClass, Told, tensor_names
 from tiecheck.tables.generate.build import is_older_line
 from tiecheck.tables.generate.classes import class_candidates, resolve_classes
 from tiecheck.tables.generate.config_states import (
@@ -29,9 +30,10 @@ from tiecheck.tables.generate.config_states import (
     widths_of,
 )
 from tiecheck.tables.generate.configs import default_config
-from tiecheck.tables.generate.perturb import Perturber
+from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.sizes import left_sizes, sizes_of
+from tiecheck.tables.generate.sizes import Changes, Sizes, left_sizes, sizes_of
+from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
 from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
 
@@ -47,26 +49,6 @@ AUTO = {
     "*s": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
 """Words for the classes that an auto class makes of a config -> its mapping (`modeling_auto`, 5.23)."""
-
-
-class AskedClass(NamedTuple):
-    """One class as it was told, in the words of JSON."""
-
-    class_name: str
-    kind: str
-    """Its config class, as `config_kind` calls it."""
-    parts: list[list[Any]]
-    """(prefix, level, class, its config class) of each model inside."""
-    witnesses: list[list[Any]]
-    refused: list[list[Any]]
-    aliases: dict[str, list[str]]
-    own: list[str]
-    """Modules of the task, beside a base model."""
-    whole: bool = False
-    """Whether it was asked as a whole for what its parts did not tell."""
-
-
-Told = dict[tuple[str, str], AskedClass]
 
 
 def told_classes(kept: Path) -> list[AskedClass]:
@@ -123,9 +105,21 @@ def _asked(key: tuple[str, str], model_class: Any, config_class: Any) -> tuple[A
         name = type(module).__name__, config_kind(type(module.config))
         inside[name] = type(module), type(module.config)
         parts.append([part.prefix, ".".join(part.level), *name])
-    return AskedClass(
-        *key, parts, _plain(sizes.witnesses), [list(one) for one in sizes.refused], sizes.aliases, list(sizes.own)
-    ), inside
+    refused, switches = [list(one) for one in sizes.refused], switches_of(asked, sizes)
+    found = AskedClass(*key, parts, _plain(sizes.witnesses), refused, sizes.aliases, list(sizes.own))
+    return found._replace(switches=switches), inside
+
+
+def switches_of(asked: Perturber, sizes: Sizes) -> list[list[Any]]:
+    """Return the sums that sizes follow under the switches of which no witness of a class speaks."""
+    covered = [part.level for part in sizes.parts]
+    mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)] or [()]
+    told = {dotted for witness in sizes.witnesses for dotted, _ in witness.guards}
+    changes = Changes(asked, tuple(f"{part.prefix}." for part in sizes.parts))
+    try:
+        return switch_rules(changes, mine, told)
+    except SlowClassError:
+        return []
 
 
 def _plain(witnesses: tuple[Witness, ...]) -> list[list[Any]]:
@@ -135,6 +129,7 @@ def _plain(witnesses: tuple[Witness, ...]) -> list[list[Any]]:
 def _as_a_whole(one: AskedClass, told: Told, model_class: Any, config_class: Any) -> AskedClass:
     """Return a class that was asked for the widths of its config of which neither it nor a part of it speaks."""
     with contextlib.suppress(Exception):  # a class may have no default, and may not build
+        one = one._replace(aliases=one.aliases | tensor_names(Probe(model_class, config_class, {}).model, one, told))
         left = {d for d in widths_of(default_config(config_class)) if d not in set(_spoken(one, told))}
         if left:
             found = left_sizes(Perturber(Probe(model_class, config_class, {})), left)
@@ -166,10 +161,13 @@ def used_fields(told: list[AskedClass]) -> dict[str, set[str]]:
     used: dict[str, set[str]] = {}
     sections = _Sections()
     for one in told:
-        for _, _, _, powers, guards in one.witnesses:
-            for dotted in (*powers, *guards):
-                kind, field = sections.owner(one.kind, dotted)
-                used.setdefault(kind, set()).add(field)
+        named = [dotted for *_, powers, guards in one.witnesses for dotted in (*powers, *guards)]
+        named += [dotted for _, _, switches, _ in one.switches for dotted in switches]
+        terms = (sum_of for *_, states in one.switches for _, sum_of in states if sum_of)
+        named += [dotted for sum_of in terms for _, powers in sum_of for dotted in powers]
+        for dotted in named:
+            kind, field = sections.owner(one.kind, dotted)
+            used.setdefault(kind, set()).add(field)
     return used
 
 
@@ -237,7 +235,7 @@ def structure_text(
 def _row(one: AskedClass) -> dict[str, Any]:
     parts = [[prefix, level, _word(name, kind)] for prefix, level, name, kind in one.parts]
     witnesses = [[*w[:4], w[4]] if w[4] else w[:4] for w in one.witnesses]
-    found = {"p": parts, "w": witnesses, "r": one.refused, "a": one.aliases, "o": one.own}
+    found = {"p": parts, "w": witnesses, "r": one.refused, "a": one.aliases, "o": one.own, "s": one.switches}
     return {key: value for key, value in found.items() if value}
 
 
