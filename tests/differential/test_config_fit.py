@@ -79,6 +79,7 @@ DRAWN = [
     Case("LukeForMaskedLM", "luke", (), (Unprefixed(rest=True),)),
     Case("PPOCRV5MobileDetForObjectDetection", "pp_ocrv5_mobile_det"),
     Case("Cosmos3OmniForConditionalGeneration", "cosmos3_omni", (("text_config.model_type", "gpt2"),)),
+    Case("VisionEncoderDecoderModel", "vision-encoder-decoder", (("decoder.model_type", "trocr"),)),
 ]
 """Directories that load exactly and were once told to be broken: no prefix, channels by eights, other words inside."""
 

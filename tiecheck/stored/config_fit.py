@@ -73,6 +73,7 @@ def _misfits(
         checkpoint, architecture, found[1].get("a", {}), base_prefix(model.class_name or "", found[0])
     )
     lookup.doubled = line == "5"
+    lookup.prefix = lookup.prefix or next((f"{p}." for p, level, _ in found[1].get("p", ()) if not level), "")
     known = config_structure(found[0], line) is not None
     spots = list(spots_of(Section(found[0], model.data), model.class_name or "", "", line)) if known else []
     lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, Spot) for r in _rules(s, line)}
@@ -102,10 +103,11 @@ def _structure_doubts(
         doubt = switch_doubt(spot.section, row, lookup.find(f"{spot.names}{row[0]}", row[1]), line)
         if doubt is not None:
             yield row[0], _open(doubt, line, path)
-    if rules and (spot.foreign or not spot.section.data):
+    alone = spot.foreign and all(level for _, level, _ in spot.row.get("p", ()))  # a base model inside has more to say
+    if rules and (alone or not spot.section.data):
         lost = [rule[0] for rule in rules if lookup.find(f"{spot.names}{rule[0]}", rule[1]) is None]
         words = any("embed" in name for name in lost)
-        if len(lost) == len(rules) or (spot.foreign and (words or 2 * len(lost) > len(rules))):
+        if len(lost) == len(rules) or (alone and (words or 2 * len(lost) > len(rules))):
             where = ".".join(spot.section.level)
             state = f"a {spot.section.kind}" if spot.section.data else "all by default"
             yield where, _open(f"{where} is {state}, and no tensor tells whether it builds so", line, path)
