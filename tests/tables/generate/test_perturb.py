@@ -10,7 +10,7 @@ from tiecheck.tables.generate.config_states import ConfigAsker, config_kind, ref
 from tiecheck.tables.generate.perturb import Field, Perturber
 from tiecheck.tables.generate.probe import Probe, probe_class
 from tiecheck.tables.generate.regroup import groups_by_field
-from tiecheck.tables.generate.sizes import Changes, sizes_of
+from tiecheck.tables.generate.sizes import SizeChanges, sizes_of
 from tiecheck.tables.generate.structure import used_fields
 from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
@@ -88,9 +88,9 @@ def test_a_switch_has_the_sum_that_each_of_its_states_makes() -> None:
     asked = perturber(transformers.GPTBigCodeModel, transformers.GPTBigCodeConfig)
     one_head = [[1, {"n_embd": 1}], [2, {"n_embd": 1, "n_head": -1}]]
     states = [[[True], one_head], [[False], [[3, {"n_embd": 1}]]]]
-    (row,) = switch_rules(Changes(asked, ()), [()], set())
+    (row,) = switch_rules(SizeChanges(asked, ()), [()], set())
     assert row == ["h.0.attn.c_attn.bias", 0, ["multi_query"], states]
-    assert switch_rules(Changes(asked, ()), [()], {"multi_query"}) == []
+    assert switch_rules(SizeChanges(asked, ()), [()], {"multi_query"}) == []
 
 
 def test_other_names_are_kept_of_the_tensors_that_speak_alone() -> None:

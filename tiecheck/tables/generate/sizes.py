@@ -97,7 +97,7 @@ def left_sizes(asked: Perturber, dotted: set[str]) -> tuple[Witness, ...]:
 
     What has a constant besides is left out, since it may be another number of the config (CPM-Ant's prompts).
     """
-    changes = Changes(asked, ())
+    changes = SizeChanges(asked, ())
     try:
         changes.numbers([f for level in asked.levels for f in asked.numbers(level) if f.dotted in dotted])
         for level in asked.levels if changes.sizes else ():
@@ -129,7 +129,7 @@ def own_modules(model: Any, parts: tuple[InnerModel, ...]) -> tuple[str, ...]:
 def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level]) -> Sizes:
     asked.write_out()
     prefixes = tuple(f"{part.prefix}." for part in parts)
-    changes = Changes(asked, prefixes)
+    changes = SizeChanges(asked, prefixes)
     try:
         _ask(changes, parts, mine)
     except SlowClassError:  # what was refused till then is true, and of the sizes not all is known
@@ -137,7 +137,7 @@ def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level
     return Sizes(parts, tuple(chosen_witnesses(asked, changes.sizes, changes.guards)), tuple(changes.refused), {})
 
 
-def _ask(changes: Changes, parts: tuple[InnerModel, ...], mine: list[Level]) -> None:
+def _ask(changes: SizeChanges, parts: tuple[InnerModel, ...], mine: list[Level]) -> None:
     asked = changes.asked
     whole = mine != [()] or not any(not part.level for part in parts)
     if whole:
@@ -165,8 +165,8 @@ def _held(config: Any, levels: list[Level]) -> dict[Level, Any]:
     return found
 
 
-class Changes:
-    """Changes that each perturbation of a class makes."""
+class SizeChanges:
+    """SizeChanges that each perturbation of a class makes."""
 
     def __init__(self, asked: Perturber, inside: tuple[str, ...]) -> None:
         self.asked, self.base, self.inside = asked, asked.base, inside

@@ -32,7 +32,7 @@ from tiecheck.tables.generate.config_states import (
 from tiecheck.tables.generate.configs import default_config
 from tiecheck.tables.generate.perturb import Perturber, SlowClassError
 from tiecheck.tables.generate.probe import Probe
-from tiecheck.tables.generate.sizes import Changes, Sizes, left_sizes, sizes_of
+from tiecheck.tables.generate.sizes import SizeChanges, Sizes, left_sizes, sizes_of
 from tiecheck.tables.generate.switches import switch_rules
 from tiecheck.tables.generate.witnesses import Witness
 from tiecheck.tables.generate.written_by_5 import config_refusals, save_written
@@ -115,7 +115,7 @@ def switches_of(asked: Perturber, sizes: Sizes) -> list[list[Any]]:
     covered = [part.level for part in sizes.parts]
     mine = [level for level in asked.levels if not any(level[: len(c)] == c for c in covered)] or [()]
     told = {dotted for witness in sizes.witnesses for dotted, _ in witness.guards}
-    changes = Changes(asked, tuple(f"{part.prefix}." for part in sizes.parts))
+    changes = SizeChanges(asked, tuple(f"{part.prefix}." for part in sizes.parts))
     try:
         return switch_rules(changes, mine, told)
     except SlowClassError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tiecheck.tables.generate.configs import Level
 from tiecheck.tables.generate.perturb import Field, Perturber
-from tiecheck.tables.generate.sizes import Changes
+from tiecheck.tables.generate.sizes import SizeChanges
 
 Place = tuple[str, int]
 Seen = list[tuple[dict[Field, Any], int]]
@@ -32,7 +32,7 @@ LARGEST = 16
 """The largest factor of a sum: a longer one may stand for a number of the config that no change told of."""
 
 
-def switch_rules(changes: Changes, levels: list[Level], told: set[str]) -> list[list[Any]]:
+def switch_rules(changes: SizeChanges, levels: list[Level], told: set[str]) -> list[list[Any]]:
     """Return rows of (tensor, axis, switches, states) for each switch of which no witness speaks.
 
     A state is a value for each switch and the terms of its sum, each a factor with the exponents of its fields; None
