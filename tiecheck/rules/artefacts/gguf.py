@@ -88,8 +88,8 @@ class GgufHeadRedundant(Rule):
     threads = "ggml-org/llama.cpp#12483 unslothai/unsloth#9929"
 
     def check(self, gguf: Gguf, gguf_tie: GgufTie | None) -> Iterator[Draft | Unknown]:
-        if gguf_tie is None or gguf_tie.group.missing:
-            return
+        if gguf_tie is None or gguf_tie.group.missing or gguf_tie.use == "unknown":
+            return  # whether a copy could be left out, who reads it would have to say
         place = file_place(gguf.checkpoint.shards[0].path, f"{HEAD} and {EMBEDDING}")
         if gguf_tie.use in ("embedding", "none"):
             yield Draft(
@@ -121,6 +121,7 @@ class GgufHeadRedundant(Rule):
 
         both = (EMBEDDING, HEAD)
         yield _case("an equal copy", "fallback", *both, comparison=row_comparison(), finds=("info",))
+        yield _case("a copy, and nobody knows who reads it", "unknown", *both, comparison=row_comparison())
         yield _case("never asked for", "embedding", *both, finds=("error",))
         yield _case("another head", "fallback", *both, comparison=row_comparison(rows_differ=9, first=0))
         yield _case("no head", "fallback", EMBEDDING)
