@@ -98,7 +98,8 @@ def _below(target: str | nn.Module, config: Config) -> Iterator[str | nn.Module]
     """Yield what a target stands for: itself, or the models in or below a directory."""
     path = given_path(target)
     if path is not None:
-        yield from targets_below(path, recursive=config.recursive)
+        built = config.live or config.load or config.rehearse
+        yield from targets_below(path, recursive=config.recursive, built=built)
     else:
         yield target
 

@@ -56,3 +56,6 @@ RANDOM: frozenset[Outcome] = frozenset({"head-random", "embedding-random", "memb
 
 HURTS: frozenset[Outcome] = DISCARDED | RANDOM | {"crash"}
 """The outcomes that cost somebody something."""
+
+LONE_ENDINGS = (".gguf", ".onnx")
+"""Endings of files that are targets of their own, in any case; a config beside them is no model's."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.files.compare.equality import compare_bytes
+from tiecheck.files.compare.spans import opened_members
 from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, AdapterTies, Change
 from tiecheck.records.stored import Comparison
 from tiecheck.records.words import Unknown
@@ -90,7 +91,10 @@ def _idle(adapter: Adapter, module: str) -> bool:
     if scaled or not tensors or adapter.checkpoint.remote is not None:
         return False
     found = compare_bytes(adapter.checkpoint, (tensors[0],))
-    return not isinstance(found, Unknown) and found.constant
+    if isinstance(found, Unknown) or not found.constant:
+        return False
+    with opened_members(adapter.checkpoint, tensors[:1]) as (span,):
+        return not any(span.read(0, min(tensors[0].nbytes, 16)))
 
 
 ROWS = {"weight": 0, "base_layer.weight": 0, "lora_B.weight": 0, "lora_embedding_A": 1}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from tiecheck.errors import TargetError
 from tiecheck.records.record import Record
+from tiecheck.records.words import LONE_ENDINGS
 
 FOLDERS = 20_000
 """Folders below a root that are looked at: a walk of some two seconds."""
@@ -77,7 +78,7 @@ def folder_walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[str]:
-    """Return every model and GGUF file below a directory, each folder for itself; the directory where there is none.
+    """Return every model, GGUF and ONNX file below a directory, each for itself; the directory where there is none.
 
     A tree of too many folders is a `TargetError`: to judge some of its models would be taken for all.
     """
@@ -86,27 +87,28 @@ def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[s
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
             raise TargetError(f"{text} holds more than {FOLDERS:,} folders; name the folders of your models", text)
-        if "config.json" in names or "adapter_config.json" in names or weights(names):
+        files = _lone_files(names)
+        if ("config.json" in names and not files) or "adapter_config.json" in names or weights(names):
             found.append(folder)
-        found += [os.path.join(folder, name) for name in _gguf_files(names)]
+        found += [os.path.join(folder, name) for name in files]
     return found or [text]
 
 
 def model_parts(text: str, names: list[str]) -> list[str]:
     """Return the targets that a directory without a model of its own stands for; none for one that is none of these.
 
-    Its GGUF files (of a model in parts the first), the components with a text model of a diffusers root, or the
-    transformer below a root of sentence-transformers.
+    Its GGUF and ONNX files (of a model in parts the first), the components with a text model of a diffusers root, or
+    the transformer below a root of sentence-transformers.
     """
     if "model_index.json" in names or "modules.json" in names:
         below = [os.path.join(text, name) for name in sorted(names)]
         return [path for path in below if _names_a_class(os.path.join(path, "config.json"))]
-    return [os.path.join(text, name) for name in _gguf_files(names)]
+    return [os.path.join(text, name) for name in _lone_files(names)]
 
 
-def _gguf_files(names: list[str]) -> list[str]:
-    """Return the GGUF files among some names; of a model in parts the first part alone."""
-    files = [name for name in sorted(names) if name.lower().endswith(".gguf")]
+def _lone_files(names: list[str]) -> list[str]:
+    """Return the GGUF and ONNX files among some names, each a target; of a model in parts the first part alone."""
+    files = [name for name in sorted(names) if name.lower().endswith(LONE_ENDINGS)]
     first = [name for name in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name)]
     return first or files[:1]
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tiecheck.errors import TargetError, near_words, without_secrets
 from tiecheck.records.record import Record
+from tiecheck.records.words import LONE_ENDINGS
 
 TargetType = Literal["checkpoint", "module", "source", "adapter", "gguf", "onnx"]
 
@@ -132,13 +133,20 @@ def layout_word(names: list[str]) -> str | None:
     return layout_of(names, weights)
 
 
-def targets_below(text: str, *, recursive: bool = False) -> Iterator[str]:
-    """Yield the targets that a word stands for: mostly itself; `recursive` yields every model below a directory."""
+def targets_below(text: str, *, recursive: bool = False, built: bool = False) -> Iterator[str]:
+    """Yield the targets that a word stands for: mostly itself.
+
+    Args:
+        text: The word.
+        recursive: Whether every model below a directory is one.
+        built: Whether a class is to be built of a config, also where a GGUF or ONNX file lies beside it.
+    """
     try:
         names = os.listdir(text) if text and os.path.isdir(text) else []
     except OSError:  # whoever reads it tells
         names = []
-    if not names or (not recursive and ("config.json" in names or whole_weights(names))):
+    alone = built or not any(name.lower().endswith(LONE_ENDINGS) for name in names)
+    if not names or (not recursive and (("config.json" in names and alone) or whole_weights(names))):
         yield text
         return
     from tiecheck.targets.layouts import model_parts, models_below
@@ -211,7 +219,7 @@ def _file(text: str) -> Target:
     folder, name = os.path.split(text)
     if name.startswith(("adapter_model.", "adapters.")) and _exists(os.path.join(folder, ADAPTER_CONFIG)):
         return Target(text, "adapter", folder or ".", None)
-    if name.lower().endswith((".gguf", ".onnx")):
+    if name.lower().endswith(LONE_ENDINGS):
         return Target(text, "gguf" if name.lower().endswith(".gguf") else "onnx", text, None)
     return Target(text, "checkpoint", text, None)
 
@@ -227,7 +235,7 @@ def _is_hub_id(text: str) -> bool:
     So that a typo in a path stays one: whatever is refused here can be written as `hf://...`.
     """
     owner = text.partition("/")[0]
-    ending = text.endswith((*FILE_ENDINGS, ".json", ".py", ".gguf", ".onnx"))
+    ending = text.endswith((*FILE_ENDINGS, *LONE_ENDINGS, ".json", ".py"))
     return re.fullmatch(HUB_ID, text, re.ASCII) is not None and not ending and not os.path.lexists(owner)
 
 

@@ -11,6 +11,7 @@ from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.wording import listed
 
 if TYPE_CHECKING:
+    from tiecheck.records.loaders import LoaderView
     from tiecheck.records.report import Severity
 
 
@@ -19,6 +20,19 @@ MLX_RAISES = (
     "mlx-lm 0.32.2 drops the weight of a tied head, and raises over what is left of it: Received {n} parameters not in "
     "model."
 )
+
+
+KEPT = " transformers 5 keeps the quantised head that is stored beside the embedding; 4.57 ties it, and raises."
+
+
+def _kept_apart(head: QuantisedMember) -> bool:
+    """Tell whether transformers 5 keeps a quantised head apart under a true flag, as was run for bitsandbytes 0.50."""
+    return (head.form or "").startswith("bitsandbytes")
+
+
+def _older(loaders: tuple[LoaderView, ...] | None) -> tuple[LoaderView, ...]:
+    """Return what transformers 4 makes of the ties."""
+    return tuple(view for view in loaders or () if view.loader == "transformers" and view.versions.startswith("4"))
 
 
 class OneSidedQuantisation(Rule):
@@ -47,7 +61,7 @@ class OneSidedQuantisation(Rule):
         "vllm-project/llm-compressor#2835 vllm-project/vllm#45543 ml-explore/mlx-swift-lm#490"
     )
 
-    def check(self, quantised: tuple[QuantisedTie, ...]) -> Iterator[Draft]:
+    def check(self, quantised: tuple[QuantisedTie, ...], loaders: tuple[LoaderView, ...] | None) -> Iterator[Draft]:
         for tie in quantised:
             forms = {member.form for member in tie.members}
             if len(tie.members) < 2 or forms == {None}:
@@ -63,13 +77,14 @@ class OneSidedQuantisation(Rule):
                 )
             else:
                 continue
-            tail = " " + MLX_RAISES.format(n=len(left[0].parts) - 1) if left else ""
             head = next((m for m in tie.members if m.name != tie.group.source), tie.members[0])
+            tail = " " + MLX_RAISES.format(n=len(left[0].parts) - 1) if left else KEPT if _kept_apart(head) else ""
             yield Draft(
                 f"The tie is declared, and {what}{tail}",
                 tuple(member.name for member in tie.members),
                 (file_place(head.parts[0].file, f"{head.name}: {listed(tuple(t.name for t in head.parts))}"),),
                 "Which of them is right the files do not tell.",
+                hurts=_older(loaders) if _kept_apart(head) else None,
                 no_mend="a quantised matrix is written by its quantiser.",
             )
 
@@ -93,7 +108,7 @@ class SkipListMissesAlias(Rule):
     ## Why it is bad
     A list that is given replaces the default, which has the head. The head becomes a layer for quantised words, gets
     the plain tensor of the embedding by the tie, and the first forward pass raises (transformers 5.23, bitsandbytes
-    0.50).
+    0.50). A head that is stored quantised beside the embedding is kept by 5, and 4.57 raises all the same.
 
     ## How to fix it
     Name the head in the list as well, e.g. `["embed_tokens", "lm_head"]`, or leave the list out.
@@ -108,16 +123,20 @@ class SkipListMissesAlias(Rule):
     )
     threads = "huggingface/accelerate#4043 huggingface/transformers#24095 huggingface/transformers#18579"
 
-    def check(self, quantised: tuple[QuantisedTie, ...]) -> Iterator[Draft]:
+    def check(self, quantised: tuple[QuantisedTie, ...], loaders: tuple[LoaderView, ...] | None) -> Iterator[Draft]:
         for tie in quantised:
             if tie.unskipped is not None:
                 names = listed(tie.skipped) if tie.skipped else "no member of the tie"
+                apart = any(m.name == tie.unskipped and _kept_apart(m) for m in tie.members)
                 yield Draft(
-                    f"llm_int8_skip_modules names {names}, and not {tie.unskipped}, which is tied: transformers makes "
-                    "it a quantised layer, ties the plain embedding into it, and the first forward pass raises.",
+                    f"llm_int8_skip_modules names {names}, and not {tie.unskipped}, which is tied: "
+                    f"transformers{' 4.57' * apart} makes it a quantised layer, ties the plain embedding into it, and "
+                    f"the first forward pass raises{'; 5 keeps the quantised head that is stored' * apart}.",
                     tie.group.names,
                     (file_place("config.json", "quantization_config.llm_int8_skip_modules"),),
                     "A list with the head in it, or no list at all, loads.",
+                    severity="warning" if apart else None,
+                    hurts=_older(loaders) if apart else None,
                     no_mend="which modules are to be left alone is for whoever quantises to say.",
                 )
 
@@ -125,6 +144,7 @@ class SkipListMissesAlias(Rule):
     def cases() -> Iterator[Case]:
         yield _case("the embedding alone", None, None, skipped=(EMBEDDING,), unskipped=HEAD, finds=("error",))
         yield _case("another module", None, None, unskipped=HEAD, finds=("error",))
+        yield _case("a quantised head apart", "bitsandbytes 8-bit", None, unskipped=HEAD, finds=("warning",))
         yield _case("the head is there", None, None, skipped=(HEAD,))
         yield _case("no list", "MLX", "MLX", alike=True)
 
@@ -134,12 +154,12 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 def _case(title: str, *forms: str | None, stored: int = 2, finds: tuple[Severity, ...] = (), **fields: Any) -> Case:
     """Return a case of a Llama's tie whose head and embedding, or the latter alone, are stored in some forms."""
-    from tiecheck.rules.cases import llama_group, stored_tensor
+    from tiecheck.rules.cases import group_facts, llama_group, stored_tensor
 
     pairs = list(zip((HEAD, EMBEDDING), forms, strict=True))[2 - stored :]
     members = tuple(QuantisedMember(name, form, (stored_tensor(name),)) for name, form in pairs)
     tie = QuantisedTie(llama_group(), members, alike=None)._replace(**fields)
-    return Case(title, {"quantised": (tie,)}, finds)
+    return Case(title, {"quantised": (tie,), "loaders": group_facts(llama_group())["loaders"]}, finds)
 
 
 class ExportDuplicatesTie(Rule):

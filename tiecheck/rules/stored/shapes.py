@@ -67,8 +67,8 @@ class TiedShapeMismatch(Rule):
                 continue
             shapes = {tensor.shape for tensor in group.tensors}
             dtypes = {tensor.dtype for tensor in group.tensors}
-            if len(shapes) == len(dtypes) == 1:
-                continue
+            if len(shapes) == len(dtypes) == 1 or (len(shapes) == 1 and any("int" in dtype for dtype in dtypes)):
+                continue  # packed words are no numbers that are cast
             views = views_of(group, loaders)
             what = "shapes" if len(shapes) > 1 else "dtypes"
             forms = ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in group.tensors)
@@ -96,6 +96,8 @@ class TiedShapeMismatch(Rule):
         yield Case("eight rows of padding on one side", group_facts(padded), finds=("error",))
         cast = both._replace(tensors=(stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="bfloat16")))
         yield Case("another dtype", group_facts(cast), finds=("warning",))
+        words = cast._replace(tensors=(stored_tensor(HEAD)._replace(dtype="int8"), stored_tensor(EMBEDDING)))
+        yield Case("packed words on one side", group_facts(words))
         exact = Comparison(True, 128, 0, 128, None, None, constant=False, form="cast")
         wide = (stored_tensor(HEAD), stored_tensor(EMBEDDING)._replace(dtype="float64"))
         wider = both._replace(relation=exact, tensors=wide)
