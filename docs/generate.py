@@ -93,6 +93,7 @@ def pages(kept: set[str]) -> dict[str, str]:
         "docs/command-line.md": command_page(),
         "docs/loaders.md": loaders_page(),
         "docs/evidence/failures.md": failures_page(),
+        "docs/evidence/layouts.md": cells_page(),
         **pictures(kept),
         **{name: with_blocks((ROOT / name).read_text(encoding="utf-8"), kept) for name in BLOCKS},
     }
@@ -284,6 +285,12 @@ def failures_page() -> str:
     """Return the failures that people met, each with its rule and its test."""
     made = runpy.run_path(str(ROOT / "tests" / "evidence" / "failures.py"))
     return str(made["page_text"](made["read_failures"](), frozenset(INDEX)))
+
+
+def cells_page() -> str:
+    """Return what people bring, each layout in each state, as it was last made."""
+    made = runpy.run_path(str(ROOT / "tests" / "evidence" / "layout_cells.py"))
+    return str(made["page_text"](made["read_cells"]()))
 
 
 def _listed_severity(rule: type[Rule]) -> str:

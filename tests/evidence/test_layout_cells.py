@@ -1,0 +1,61 @@
+"""Every layout that people bring, tied, untied, diverged and damaged: each made again here, and held to its library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import brought_stored  # noqa: F401  # adds its layouts
+import pytest
+from brought_layouts import LAYOUTS, installed
+from layout_cells import ROWS, STATES, make_cell, read_cells
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CELLS = read_cells()
+
+LOUD = {
+    ("EAGLE 1 and 2", "diverged"),
+    ("EAGLE 3", "diverged"),
+    ("Medusa", "diverged"),
+    ("MTP", "diverged"),
+    ("speculators", "diverged"),
+    ("consolidated with params.json", "diverged"),
+    ("AWQ", "diverged"),
+}
+"""Cells that no library judges here, and of which a loss is told by the source of those that load them."""
+
+SLOW = ("FSDP", "optimum", "DeepSpeed", "compressed", "GPTQ")
+
+
+def test_every_layout_is_there_in_every_state() -> None:
+    assert set(CELLS) == {(name, state) for name in LAYOUTS for state in STATES}
+    assert len(ROWS.read_text().splitlines()) == len(CELLS)
+
+
+@pytest.mark.parametrize("cell", list(CELLS.values()), ids=lambda cell: f"{cell.layout}, {cell.state}")
+def test_nothing_is_said_that_its_own_library_denies(cell: Any) -> None:
+    assert ("error" in cell.said or cell.said == "named") or cell.state != "damaged"
+    if cell.said.startswith("pass"):
+        assert cell.truth in ("kept", "not run")
+    if cell.said.startswith("fail"):
+        twice = "TIE631" in cell.said  # nothing is lost but room
+        assert cell.truth in ("lost", "refused") or twice or (cell.layout, cell.state) in LOUD
+    if cell.truth == "lost":
+        assert cell.said.startswith("fail")
+
+
+def cells() -> Iterator[Any]:
+    for name in LAYOUTS:
+        for state in STATES:
+            marks = [pytest.mark.slow] if name.startswith(SLOW) else []
+            yield pytest.param(name, state, marks=marks, id=f"{name}, {state}")
+
+
+@pytest.mark.parametrize(("name", "state"), list(cells()))
+def test_a_layout_is_made_and_told_as_it_was(name: str, state: str, tmp_path: Path) -> None:
+    if not installed(LAYOUTS[name].needs):
+        pytest.skip(f"{LAYOUTS[name].needs} is not installed")
+    kept, made = CELLS[name, state], make_cell(name, state, tmp_path / "made")
+    assert (made.said, made.truth) == (kept.said, kept.truth)
