@@ -64,6 +64,8 @@ class _Reader:
         """Name -> the file of external data, and the entry as a safetensors header has it."""
         self.tables: set[str] = set()
         self.matrices: set[str] = set()
+        self.views: dict[str, str] = {}
+        """What a node gives out -> the name that it is another view of (`Identity`, `Transpose`)."""
         self.placeless: set[str] = set()
         """Initialisers of two dimensions whose data is stored as numbers, or in a type that is not known."""
 
@@ -132,20 +134,24 @@ class _Reader:
                 self._node(begin, stop, depth)
 
     def _node(self, start: int, end: int, depth: int) -> None:
-        inputs, kind = [], ""
+        inputs: list[str] = []
+        outputs: list[str] = []
+        kind = ""
         for field, begin, stop in self.fields(start, end):
-            if field == 1:
-                inputs.append(self.text(begin, stop))
+            if field in (1, 2):
+                (inputs if field == 1 else outputs).append(self.text(begin, stop))
             elif field == 4:
                 kind = self.text(begin, stop)
             elif field == ATTRIBUTE:
                 for inner, first, last in self.fields(begin, stop):
                     if inner in SUBGRAPHS:
                         self.graph(first, last, depth + 1)
-        if kind == "Gather" and inputs:
-            self.tables.add(inputs[0])
+        if kind in ("Identity", "Transpose") and inputs and outputs:
+            self.views[outputs[0]] = self.views.get(inputs[0], inputs[0])
+        elif kind == "Gather" and inputs:
+            self.tables.add(self.views.get(inputs[0], inputs[0]))
         elif kind in ("MatMul", "Gemm") and len(inputs) > 1:
-            self.matrices.add(inputs[1])
+            self.matrices.add(self.views.get(inputs[1], inputs[1]))
 
     def _tensor(self, start: int, end: int) -> None:
         """Read one initialiser: its sizes, and where its data lies; of packed numbers nothing is kept."""

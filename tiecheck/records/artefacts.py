@@ -151,6 +151,8 @@ class OnnxCopy(Record):
     matrix: StoredTensor
     comparison: Comparison
     """The two, with the form in which they are equal."""
+    parts: int = 1
+    """Matrices that hold the table together, each a run of its rows; `matrix` is the first."""
 
 
 class OnnxCopies(Record):

@@ -21,7 +21,33 @@ def find_onnx_copies(graph: OnnxGraph) -> OnnxCopies:
         equal = _equal(graph, table, matrix)
         if equal is not None:
             found.append(OnnxCopy(table, matrix, equal))
+    whole = {copy.table.name for copy in found}
+    tables = (t for name in graph.tables if name not in whole and (t := graph.checkpoint.tensor(name)) is not None)
+    found += [split for table in islice(tables, PAIRS) if (split := _split(graph, table)) is not None]
     return OnnxCopies(tuple(found), graph.unread)
+
+
+def _split(graph: OnnxGraph, table: StoredTensor) -> OnnxCopy | None:
+    """Return the first of the matrices that hold a table together, each a run of its rows; None where some are not."""
+    if len(table.shape) != 2 or table.start is None or not table.nbytes:
+        return None
+    (rows, width), row, at = table.shape, table.nbytes // table.shape[0], 0
+    held = (graph.checkpoint.tensor(name) for name in graph.matrices)
+    parts = [m for m in held if m is not None and m.dtype == table.dtype and width in m.shape and len(m.shape) == 2]
+    taken: list[tuple[StoredTensor, Comparison]] = []
+    for _ in range(min(len(parts), PAIRS)):
+        for part in parts[:PAIRS]:
+            count = part.nbytes // row
+            run = table._replace(shape=(count, width), nbytes=part.nbytes, start=table.start + at * row)
+            if 0 < count <= min(rows - at, rows - 1) and (equal := _equal(graph, run, part)) is not None:
+                taken.append((part, equal))
+                at += count
+                break
+        else:
+            return None
+        if at == rows:
+            return OnnxCopy(table, *taken[0], parts=len(taken))
+    return None
 
 
 def _fitting(graph: OnnxGraph) -> Iterator[tuple[StoredTensor, StoredTensor]]:

@@ -189,9 +189,10 @@ class ExportDuplicatesTie(Rule):
             yield Unknown(f"the data of {listed(onnx_copies.unread[:4])} is stored in a form that is not read")
         for copy in onnx_copies.found:
             how = "transposed" if copy.comparison.form == "transposed" else "as it is"
+            beside = f" and {copy.parts - 1} more parts" if copy.parts > 1 else ""
             yield Draft(
                 f"{copy.table.name}, from which rows are gathered, stands in the file once more, {how}, as "
-                f"{copy.matrix.name}, which activations are multiplied by: {copy.matrix.nbytes:,} bytes twice.",
+                f"{copy.matrix.name}{beside}, which activations are multiplied by: {copy.table.nbytes:,} bytes twice.",
                 (copy.table.name, copy.matrix.name),
                 (file_place(copy.matrix.file, f"{copy.matrix.name}, {copy.matrix.dtype} {list(copy.matrix.shape)}"),),
                 no_mend="an exported graph is written by its exporter.",
