@@ -154,6 +154,14 @@ def _special(draw: Draw) -> Any:
                         b"version https://git-lfs.github.com/spec/v1\n"))  # fmt: skip
 
 
+BROUGHT = (
+    "params.json", "consolidated.safetensors", "medusa_lm_head.pt", "model_index.json", "modules.json",
+    "flax_model.msgpack", "tf_model.h5", "saved_model.pb", "x.nemo", "vocabulary.json", "zero_to_fp32.py",
+    "latest_checkpointed_iteration.txt", ".metadata", "__0_0.distcp", "pytorch_model_fsdp_0", "mp_rank_00",
+)  # fmt: skip
+"""Names of other layouts: read, or refused by a sign of the table (`tiecheck/targets/layouts.py`)."""
+
+
 def layouts_case(draw: Draw) -> Case:
     """A directory of several sets of weights, and of things that are none."""
     from archives import drawn_pickle
@@ -162,8 +170,8 @@ def layouts_case(draw: Draw) -> Case:
     for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json",
         "pytorch_model.bin.index.json",
                  "model.fp16.safetensors", "adapter_model.safetensors", "trainer_state.json", "x.gguf", "y.onnx",
-                 "z.pt"):  # fmt: skip
-        if draw.chance(0.3):
+                 "z.pt", *BROUGHT):  # fmt: skip
+        if draw.chance(0.03 if name in BROUGHT else 0.3):
             if draw.chance(0.1):
                 files[name] = _special(draw)
             elif name.endswith(".index.json"):

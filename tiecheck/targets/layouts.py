@@ -87,7 +87,7 @@ def models_below(text: str, weights: Callable[[list[str]], list[str]]) -> list[s
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if seen >= FOLDERS:
             raise TargetError(f"{text} holds more than {FOLDERS:,} folders; name the folders of your models", text)
-        files = _lone_files(names)
+        files = _lone_files(folder, names)
         if ("config.json" in names and not files) or "adapter_config.json" in names or weights(names):
             found.append(folder)
         found += [os.path.join(folder, name) for name in files]
@@ -103,14 +103,26 @@ def model_parts(text: str, names: list[str]) -> list[str]:
     if "model_index.json" in names or "modules.json" in names:
         below = [os.path.join(text, name) for name in sorted(names)]
         return [path for path in below if _names_a_class(os.path.join(path, "config.json"))]
-    return [os.path.join(text, name) for name in _lone_files(names)]
+    return [os.path.join(text, name) for name in _lone_files(text, names)]
 
 
-def _lone_files(names: list[str]) -> list[str]:
-    """Return the GGUF and ONNX files among some names, each a target; of a model in parts the first part alone."""
-    files = [name for name in sorted(names) if name.lower().endswith(LONE_ENDINGS)]
+def _lone_files(folder: str, names: list[str]) -> list[str]:
+    """Return the GGUF and ONNX files of a folder, each a target; of a model in parts the first part alone.
+
+    Nobody has named them: a link that leads out of the folder, or of the hub's cache around it, is left out.
+    """
+    files = [name for name in sorted(names) if name.lower().endswith(LONE_ENDINGS) and _stays(folder, name)]
     first = [name for name in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", name)]
     return first or files[:1]
+
+
+def _stays(folder: str, name: str) -> bool:
+    """Tell whether a name is no link that leads out of its folder, or of the hub's cache that the folder is in."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return True
+    cache = re.match(r".*?/models--[^/]+(?=/snapshots/)", root := os.path.realpath(folder))
+    return os.path.realpath(path).startswith(f"{cache[0] if cache else root}{os.sep}")
 
 
 def _names_a_class(path: str) -> bool:
