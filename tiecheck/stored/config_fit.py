@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint
 from tiecheck.records.words import Unknown
-from tiecheck.stored.config_spots import Spot, spots_of
-from tiecheck.stored.config_switches import switch_doubt
 from tiecheck.stored.config_values import (
     Refused,
     Section,
+    Spot,
     Unread,
     architecture_of,
     listed_apart,
     said_otherwise,
+    spots_of,
     told_problem,
     unmoved_rules,
     walk_field,
@@ -100,6 +100,8 @@ def _structure_doubts(
 ) -> Iterator[tuple[str, LoadProblem]]:
     """Yield switches that may have had another value, and a model of which next to nothing is stored as it names it."""
     for row in spot.row.get("s", ()):
+        from tiecheck.stored.config_switches import switch_doubt  # few classes have such rows
+
         doubt = switch_doubt(spot.section, row, lookup.find(f"{spot.names}{row[0]}", row[1]), line)
         if doubt is not None:
             yield row[0], _open(doubt, line, path)
