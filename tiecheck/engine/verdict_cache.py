@@ -18,6 +18,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from importlib.util import find_spec
 from operator import itemgetter
+from stat import S_ISLNK
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck._version import __version__
@@ -202,13 +203,14 @@ def _read_report(line: bytes) -> TargetReport | None:
 
 def _record(kind: Any, values: list[Any]) -> Any:
     """Return a record whose values were lists, records that it holds included."""
-    made = []
-    for value, part in zip(values, _parts(kind), strict=True):
-        if value.__class__ is list and value:
-            made.append(tuple(_record(part, one) for one in value) if part else tuple(map(_frozen, value)))
-        else:
-            made.append(() if value == [] else value)
-    return kind(*made)
+    parts = _parts(kind)
+    if len(values) != len(parts):
+        raise ValueError
+    for i, value in enumerate(values):
+        if value.__class__ is list:
+            part = parts[i]
+            values[i] = tuple([_record(part, one) if part else _frozen(one) for one in value]) if value else ()
+    return kind(*values)
 
 
 @lru_cache
@@ -243,7 +245,7 @@ def _identity(folder: str) -> tuple[str, int]:
             status = entry.stat(follow_symlinks=False)
             found.append((entry.name, *_marks(status)))
             latest = max(latest, status.st_mtime_ns, status.st_ctime_ns)
-            if entry.is_symlink():
+            if S_ISLNK(status.st_mode):
                 linked = True
                 beyond = os.stat(entry.path)
                 found.append((entry.name, os.path.realpath(entry.path), *_marks(beyond)))

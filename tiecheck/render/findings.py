@@ -36,10 +36,11 @@ def finding_lines(finding: Finding, target: TargetReport, detail: Detail) -> Ite
     if detail == "name":
         yield Line(f"{head}: {finding.name}", 2, 2, SEVERITY_TONES[finding.severity], len(head))
         return
-    whom = "" if verbose else whom_text(finding, target)
+    whom = whom_text(finding, target) if detail == "most" else ""
     name = f": {finding.name}{f' (suppressed: {finding.suppressed})' if finding.suppressed else ''}" if verbose else ""
-    told = {title.partition(" ")[0] for title in finding.hurts or ()} | {entry.loader for entry in target.loaders}
-    text = finding.message if verbose else _short(finding.message, told if whom else set(), brief=detail != "most")
+    told = {title.partition(" ")[0] for title in finding.hurts or ()} if whom else set()
+    told |= {entry.loader for entry in target.loaders} if whom else set()
+    text = finding.message if verbose else _short(finding.message, told, brief=detail != "most")
     if verbose or (finding.confidence != "high" and detail == "most"):
         text += f" Confidence: {finding.confidence}."
     yield Line(f"{head}{name}: {text}", 2, 2, SEVERITY_TONES[finding.severity], len(head))
