@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import transformers
-from harness.cases import Case
+from harness.cases import Case, untouched
 from harness.collect import Bench
 from harness.configs import Flatten, SetKey, walk
 from harness.members import Unprefixed
 from harness.oracle import Oracle
-from harness.saves import Save, saved
+from harness.saves import Save, pool, saved
 
 import tiecheck
 
@@ -146,3 +146,33 @@ def test_columns_that_follow_the_number_of_layers_fit(layers: int, tmp_path: Pat
     with pytest.raises(Exception, match="size"):
         transformers.Gemma4ForCausalLM.from_pretrained(tmp_path)
     assert [finding.code for finding in tiecheck.check(tmp_path, select=["TIE207"]).findings] == ["TIE207"]
+
+
+TURNED = [
+    ("GptOssForCausalLM", "gpt_oss", True),
+    ("Lfm2ForCausalLM", "lfm2", False),
+    ("MvpForConditionalGeneration", "mvp", False),
+    ("Qwen2MoeForCausalLM", "qwen2_moe", True),
+]
+"""Classes whose untouched save hurts an engine, or the other line, where the flag is not its default."""
+
+
+@pytest.mark.parametrize(("name", "model_type", "flag"), TURNED)
+def test_what_hurts_engines_alone_is_a_note_for_transformers(
+    name: str, model_type: str, flag: bool, tmp_path: Path
+) -> None:
+    Case(name, model_type, (("tie_word_embeddings", flag),)).write(tmp_path)
+    report = tiecheck.check(tmp_path, judge_for=["transformers==5"])
+    assert [finding.code for finding in report.findings if finding.severity != "info"] == []
+
+
+@pytest.mark.slow
+def test_untouched_saves_of_drawn_classes_have_no_finding_for_transformers(tmp_path: Path) -> None:
+    bench, loud = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0), {}
+    for save in pool(412, 25):
+        judged = bench.judge(untouched(save))
+        assert judged.wrong == [], judged.case
+        report = tiecheck.check(bench.where, judge_for=["transformers==5"])
+        if judged.healthy and any(finding.severity != "info" for finding in report.findings):
+            loud[repr(judged.case)] = report.findings
+    assert loud == {}

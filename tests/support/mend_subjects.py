@@ -165,6 +165,12 @@ def tied_by_hand() -> nn.Module:
     return model
 
 
+def frozen_over_one_memory() -> nn.Module:
+    model = small_llama(tie_word_embeddings=False)
+    model.lm_head.weight.data = model.model.embed_tokens.weight.data
+    return model.requires_grad_(False)
+
+
 def inner_tied_by_hand() -> nn.Module:
     model = Direct(config(tie_word_embeddings=False))
     model.part.lm_head.weight = model.part.model.embed_tokens.weight
@@ -271,6 +277,7 @@ SUBJECTS = [
     Subject(inner_in_a_list, {"TIE304": {"tied", "apart"}}),
     Subject(head_on_meta, {"TIE314": {"tied"}}),
     Subject(tied_by_hand, {"TIE305": {"tied", "untied"}}),
+    Subject(frozen_over_one_memory, {"TIE305": {"tied", "untied"}}),
     Subject(inner_tied_by_hand, {"TIE305": {"tied", "untied"}}),
     Subject(head_left, {"TIE307": {"tied", "untied", "lm_head.weight"}}),
     Subject(decoder_left, {"TIE307": {"tied", "untied", "model.decoder.embed_tokens.weight"}}),

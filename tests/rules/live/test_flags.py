@@ -38,6 +38,13 @@ class TestHandTie:
         assert information["missing_keys"] == {"lm_head.weight"}
         assert codes(tmp_path) == ["TIE102 error"], "what the save left behind is found as well"
 
+    def test_a_save_takes_frozen_tensors_over_one_memory_for_one(self, tmp_path: Path) -> None:
+        model = llama(tied=False).requires_grad_(False)
+        model.lm_head.weight.data = model.model.embed_tokens.weight.data
+        assert codes(model) == [f"{TieAgainstConfig.code} error"]
+        model.save_pretrained(tmp_path)
+        assert codes(tmp_path) == ["TIE102 error"]
+
     def test_hand_tie_with_the_flag_set_is_sound(self) -> None:
         model = llama(tied=False)
         model.lm_head.weight = model.model.embed_tokens.weight

@@ -10,6 +10,8 @@ from live_failures import EMBEDDING, HEAD, config, found, gpt, reloaded, said, s
 from mend_subjects import dropped_by_a_key
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -171,3 +173,9 @@ def build():
     (tmp_path / "old.py").write_text(source)
     (error,) = tiecheck.check(f"{tmp_path / 'old.py'}:build").targets[0].errors
     assert "OldForCausalLM's `_tied_weights_keys` is of the transformers 4 line (tiecheck rule TIE311)" in error.message
+
+
+def test_an_abstract_class_that_holds_nothing_has_nothing_to_post_init() -> None:
+    abstract = [LlamaForCausalLM.__mro__[1], *BartModel.__mro__[1:-1]]
+    for cls in (one for one in abstract if issubclass(one, PreTrainedModel) and one is not PreTrainedModel):
+        assert found(cls(BartConfig() if "Bart" in cls.__name__ else LlamaConfig())) == {}, cls.__name__

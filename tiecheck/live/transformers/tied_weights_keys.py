@@ -136,7 +136,8 @@ def _class_problems(model: Any) -> Iterator[KeyProblem]:
         pairs = listed_pairs(model, keys) if listed and not isinstance(model, type) else None
         wanted = declaration_text(pairs) if pairs else None
         yield problem("list", word, raised, names=listed, written=declaration_text(keys), wanted=wanted)
-    if not isinstance(model, type) and getattr(model, "all_tied_weights_keys", None) is None:
+    holds = not isinstance(model, type) and next(model.parameters(), None) is not None  # else an abstract class
+    if holds and getattr(model, "all_tied_weights_keys", None) is None:
         raised = f"AttributeError: '{cls.__name__}' object has no attribute 'all_tied_weights_keys'"
         yield problem("uninitialised", "__init__", raised, wanted="self.post_init()")
     yield from method_problems(cls, problem)

@@ -11,6 +11,7 @@ from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import (
     FLAG,
+    against_flag,
     idle_words,
     joined_drafts,
     model_path,
@@ -141,14 +142,21 @@ class StorageOnlyTie(Rule):
         "mindspore-ai/hyper-parallel#606"
     )
 
-    def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
-        for ties in of_one_cause(live_ties):
-            yield joined_drafts([self._draft(live_class, mending, tie) for tie in ties])
+    def check(
+        self,
+        live_class: LiveClass,
+        mending: Mending,
+        live_ties: tuple[Tie, ...],
+        tie_candidates: tuple[Candidate, ...],
+    ) -> Iterator[Draft | Unknown]:
+        claimed = [{*claim.names} for claim in mending.declared] + [{*one.names} for one in tie_candidates]
+        for ties in of_one_cause(live_ties, against_flag(mending, tie_candidates)):
+            yield joined_drafts([self._draft(live_class, mending, tie, claimed) for tie in ties])
 
     @staticmethod
-    def _draft(live_class: LiveClass, mending: Mending, tie: Tie) -> Draft:
+    def _draft(live_class: LiveClass, mending: Mending, tie: Tie, claimed: list[set[str]]) -> Draft:
         meta, frozen = tie.device == "meta", not any(tie.requires_grad)
-        declared = any({*tie.names} <= {*claim.names} for claim in mending.declared)
+        declared = any({*tie.names} <= names for names in claimed)
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
         normed = [n for n in tie.names if n.endswith(("parametrizations.weight.original1", "weight_v"))]
         what = (
@@ -179,7 +187,7 @@ class StorageOnlyTie(Rule):
 
     @staticmethod
     def cases() -> Iterator[Case]:
-        from tiecheck.rules.cases import live_facts, live_tie
+        from tiecheck.rules.cases import live_facts, live_llama, live_tie, tie_candidate
 
         shared = live_tie(kind="storage", requires_grad=(True, True))
         yield Case("`.data =` or `nn.Parameter(w)`", live_facts(ties=(shared,)), finds=("error",))
@@ -187,17 +195,18 @@ class StorageOnlyTie(Rule):
         twice = tuple(shared._replace(names=(f"a.{n}.weight", f"b.{n}.weight")) for n in "xy")
         yield Case("one model over another's memory", live_facts(ties=twice), finds=("error",))
         frozen = shared._replace(requires_grad=(False, False))
-        yield Case("frozen on both sides", live_facts(ties=(frozen,), declared=()), finds=("info",))
+        bare, off = live_llama(ties=(frozen,), declared=(), candidates=()), tie_candidate(flag=False)
+        yield Case("frozen on both sides", live_facts(bare), finds=("info",))
+        yield Case("a flag that is false, which is another rule's matter", live_facts(bare, candidates=(off,)))
+        yield Case("T5's false", live_facts(bare, candidates=(off._replace(reloaded=True),)), finds=("warning",))
         yield Case("frozen, and declared as one", live_facts(ties=(frozen,)), finds=("warning",))
         yield Case("weight_norm after tying", live_facts(ties=(normed,)), finds=("error",))
         yield Case("on meta", live_facts(ties=(shared._replace(device="meta"),)), finds=("info",))
         lora = live_tie("lm_head.lora_A.default.weight", "model.embed_tokens.lora_embedding_B.default", kind="storage")
         yield Case("adapters that PEFT ties", live_facts(ties=(lora,)), finds=("info",))
         yield Case("a shared buffer", live_facts(ties=(shared._replace(buffer=True),)))
-        held = (Registration("Linear", "weight", buffer=True),)
-        yield Case(
-            "a buffer over a parameter", live_facts(ties=(shared._replace(registrations=held),)), finds=("error",)
-        )
+        lent = shared._replace(registrations=(Registration("Linear", "weight", buffer=True),))
+        yield Case("a buffer over a parameter", live_facts(ties=(lent,)), finds=("error",))
         yield Case("a parameter tie", live_facts())
         yield Case("a module alias", live_facts(ties=(live_tie(kind="module"),)))
         yield Case("views that overlap in part are no tie", live_facts(ties=(live_tie(kind="overlap"),)))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
 from tiecheck.records.mending import Mending
-from tiecheck.records.words import TIED, Unknown
+from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
-from tiecheck.rules.live.mends import FLAG, model_path, own_tensors
+from tiecheck.rules.live.mends import FLAG, against_flag, model_path, own_tensors, saved_as_one
 from tiecheck.wording import listed
 
 GROUPS = 16
@@ -20,9 +20,10 @@ class TieAgainstConfig(Rule):
     """The members are tied although the config says that they are not.
 
     ## What it does
-    Finds groups the class can tie that are one parameter in the live module while `config.tie_word_embeddings` is
-    false, and stays so when the config is saved and loaded. Some classes read it otherwise (T5's false says that logits
-    are not scaled, LLaVA takes the text config's word), and tie again: those lose nothing.
+    Finds groups the class can tie that are one parameter in the live module, or frozen ones over one memory, while
+    `config.tie_word_embeddings` is false and stays so when the config is saved and loaded. Some classes read it
+    otherwise (T5's false says that logits are not scaled, LLaVA takes the text config's word), and tie again: those
+    lose nothing.
 
     ## Why it is bad
     transformers 5 drops the target on `save_pretrained` by the class's keys, whatever the flag says, and on
@@ -45,24 +46,22 @@ class TieAgainstConfig(Rule):
         live_class: LiveClass,
         mending: Mending,
         live_ties: tuple[Tie, ...],
-        declared_ties: tuple[DeclaredTie, ...],
         tie_candidates: tuple[Candidate, ...],
     ) -> Iterator[Draft | Unknown]:
-        claimed = {name for claim in declared_ties for name in claim.names}
-        for candidate in tie_candidates:
+        for candidate in against_flag(mending, tie_candidates):
             names, flag = candidate.names, _flag(candidate)
-            tie = _holding(live_ties, names)
-            lost = candidate.flag is False and candidate.reloaded is not True
-            if not lost or tie is None or not claimed.isdisjoint(names):
+            tie = next((tie for tie in live_ties if saved_as_one(tie, names)), None)
+            if tie is None:
                 continue
             shared = tuple(n for n in names if n in tie.names)
+            one = "frozen over one memory" if tie.kind == "storage" else f"one tensor ({tie.kind})"
             yield Draft(
-                f"{listed(shared)} are one tensor ({tie.kind}), but {flag} is false. save_pretrained drops all but one "
+                f"{listed(shared)} are {one}, but {flag} is false. save_pretrained drops all but one "
                 "of them by the class's keys, and a reload makes the dropped ones at random.",
                 shared,
                 (class_place(live_class.class_name, f"{flag} is false"),),
                 "Do it before the save.",
-                edits=_either(mending, candidate, shared),
+                edits=_either(mending, candidate, shared, again=tie.kind == "storage"),
             )
 
     @staticmethod
@@ -72,6 +71,10 @@ class TieAgainstConfig(Rule):
         off = tie_candidate(flag=False)
         by_hand = live_llama(flag=False, declared=(), candidates=(off,))
         yield Case("tied by hand, flag false", live_facts(by_hand), finds=("error",))
+        frozen = live_tie(kind="storage", requires_grad=(False, False))
+        yield Case("one memory, and frozen", live_facts(by_hand, ties=(frozen,)), finds=("error",))
+        trains = live_tie(kind="storage", requires_grad=(True, True))
+        yield Case("one memory that trains is another rule's", live_facts(by_hand, ties=(trains,)))
         inner = tie_candidate(flag=False, by=("LlamaForCausalLM._tied_weights_keys", "text.config.tie_word_embeddings"))
         yield Case(
             "an inner model's flag false, the outer's true",
@@ -213,23 +216,17 @@ def _gated(live_class: LiveClass, mending: Mending, head: Head) -> Draft:
     )
 
 
-def _either(mending: Mending, candidate: Candidate, shared: tuple[str, ...]) -> tuple[Edit, ...]:
-    """Return both ways to a flag that says what the module holds."""
+def _either(mending: Mending, candidate: Candidate, shared: tuple[str, ...], *, again: bool) -> tuple[Edit, ...]:
+    """Return both ways to a flag that says what the module holds, tied anew where no parameter is shared."""
     flag = next((word for word in candidate.by if word.endswith(FLAG)), None)
     apart = own_tensors(mending, (name for name in shared if name != candidate.source))
     off = python_edit("untied", "they are meant to be apart", *apart)
-    return (
-        (python_edit("tied", "they are meant to be one", f"{model_path(mending, flag)} = True"), off)
-        if flag
-        else (off,)
-    )
+    if not flag:
+        return (off,)
+    anew = [f"{model_path(mending)}.tie_weights()"] if again else []
+    return python_edit("tied", "they are meant to be one", f"{model_path(mending, flag)} = True", *anew), off
 
 
 def _flag(candidate: Candidate) -> str:
     """The flag that decides, as its user reaches it."""
     return next((word for word in candidate.by if word.endswith("config.tie_word_embeddings")), "the config's flag")
-
-
-def _holding(ties: tuple[Tie, ...], names: tuple[str, ...]) -> Tie | None:
-    """The real tie that holds two or more of some names."""
-    return next((t for t in ties if t.kind in TIED and len(set(t.names) & set(names)) > 1), None)

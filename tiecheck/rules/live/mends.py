@@ -10,8 +10,9 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from tiecheck.records.edits import Edit, Step, python_edit, source_step
-from tiecheck.records.live import DeclaredTie, Head, KeyProblem, Tie
+from tiecheck.records.live import Candidate, DeclaredTie, Head, KeyProblem, Tie
 from tiecheck.records.mending import Mending
+from tiecheck.records.words import TIED
 from tiecheck.rules.base import Draft
 from tiecheck.wording import cause_of, listed, python_path
 
@@ -166,11 +167,26 @@ def _sharded_together(claim: DeclaredTie, mending: Mending) -> Edit:
     return python_edit("tied", "the model is made again and no part of it is sharded yet", *lines)
 
 
-def of_one_cause(ties: Iterable[Tie]) -> Iterable[list[Tie]]:
-    """Return the ties that share memory alone, those of one cause together."""
+def against_flag(mending: Mending, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Yield groups that the class could tie, under a flag that is false and stays so through a save and a load."""
+    claimed = {name for claim in mending.declared for name in claim.names}
+    for one in candidates:
+        if one.flag is False and one.reloaded is not True and claimed.isdisjoint(one.names):
+            yield one
+
+
+def saved_as_one(tie: Tie, names: Iterable[str]) -> bool:
+    """Return True if a tie holds two or more of some names; frozen tensors over one memory are saved as one too."""
+    frozen = tie.kind == "storage" and tie.device != "meta" and not any(tie.requires_grad)
+    return (tie.kind in TIED or frozen) and len({*tie.names} & {*names}) > 1
+
+
+def of_one_cause(ties: Iterable[Tie], lost: Iterable[Candidate] = ()) -> Iterable[list[Tie]]:
+    """Return the ties that share memory alone, those of one cause together; of the lost ones another rule speaks."""
     alike: dict[tuple[object, ...], list[Tie]] = {}
+    spoken = [one.names for one in lost]
     for tie in ties:
-        if tie.kind == "storage" and not tie.buffer:
+        if tie.kind == "storage" and not tie.buffer and not any(saved_as_one(tie, names) for names in spoken):
             key = tie.device == "meta", any(tie.requires_grad), tie.alike, tie.lent, cause_of(tie.names)
             alike.setdefault(key, []).append(tie)
     return alike.values()
