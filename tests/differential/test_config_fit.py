@@ -115,11 +115,12 @@ def test_a_switch_of_a_packed_matrix_is_held_against_what_is_stored(
 OTHERS_INSIDE = [
     ("LagunaForCausalLM", "laguna", "shared_expert_intermediate_size", ...),
     ("Qwen2MoeForCausalLM", "qwen2_moe", "shared_expert_intermediate_size", ...),
+    ("MistralLarge4ForConditionalGeneration", "mistral_large4", "text_config.n_shared_experts", 0),
     ("ModernVBertForMaskedLM", "modernvbert", "text_config.model_type", "llama"),
     ("Qwen3ASRForConditionalGeneration", "qwen3_asr", "audio_config.model_type", "llama"),
     ("T5Gemma2ForConditionalGeneration", "t5gemma2", "encoder.model_type", None),
 ]
-"""A width of which alone a tensor speaks that is saved under another name, and sections of another type."""
+"""A width of which alone tensors speak that are saved under other names, and sections of another type."""
 
 
 @pytest.mark.parametrize(("name", "model_type", "key", "value"), OTHERS_INSIDE)

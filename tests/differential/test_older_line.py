@@ -104,6 +104,14 @@ def test_where_a_section_stops_5_nothing_is_told_tied_in_4_57(name: str, kind: s
     assert stopped
 
 
+@pytest.mark.parametrize("kind", ["encoder-decoder", "vision-encoder-decoder"])
+def test_a_decoder_of_another_type_is_not_told_of_4_57_by_its_default(kind: str, tmp_path: Path) -> None:
+    name = "".join(map(str.capitalize, kind.split("-"))) + "Model"
+    Case(name, kind, (), (SetKey("decoder.model_type", "llama"),)).write(tmp_path)
+    views = [view for view in say(tmp_path).views if view.loader == "transformers"]
+    assert {view.outcome for view in views} == {"unknown"}
+
+
 def number_of(name: str) -> int:
     return sum(map(ord, name))
 

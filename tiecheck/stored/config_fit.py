@@ -196,8 +196,8 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
     tensor = lookup.find(f"{spot.names}{name}", axis)
     made = _made(spot.section, factor, powers, line)
     if tensor is None or len(tensor.shape) <= axis:
-        null = isinstance(made, Unread) and made.state.endswith(" null")  # it may raise, whatever is stored
-        return _open(f"{cast(Unread, made).state}, and the size of {name} hangs on it", line, path) if null else None
+        unsized = isinstance(made, Unread) and (made.state.endswith(" null") or lookup.elsewhere(name))  # it may raise
+        return _open(f"{cast(Unread, made).state}, and the size of {name} hangs on it", line, path) if unsized else None
     size = tensor.shape[axis]
     wants = ((d, value) for held in guards for d, value in held.items())
     changed = [(d, found) for d, value in wants if (found := walk_field(spot.section, d, line)) != value]

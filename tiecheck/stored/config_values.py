@@ -72,11 +72,18 @@ def open_section(owner: Section, key: str, line: str) -> Section | Refused | Unk
         return Refused(f"{'.'.join(level)} {_STATES.get(word, 'is refused')}", level)
     if word == "typed" and slot.get("any"):
         kind, odd = asked, odd if asked == kind else []
+    elif word == "typed" and asked != kind and _takes_any(owner.kind, key):
+        return Unknown(f"{'.'.join(level)} is a {asked}, which {line} was not asked for")
     if not kind or config_structure(kind, line) is None:
         return Unknown(f"{'.'.join(level)} has the model type {kind or 'of none'}, which is not known")
     folded = slot.get(f"fold {word}", ())
     data = {name: owner.data[name] for name in folded if name in owner.data} if folded else given
     return Section(kind, data, level, odd[0] if odd else {}, frozenset(slot.get("dead", ())))
+
+
+def _takes_any(kind: str, key: str) -> bool:
+    """Tell whether transformers 5 makes whatever model type a section names, as 4.57's composed configs do too."""
+    return bool((config_structure(kind) or {}).get("s", {}).get(key, {}).get("any"))
 
 
 _STATES = {

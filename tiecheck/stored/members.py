@@ -207,6 +207,15 @@ class TensorFinder:
         there = len(tie.names) == 2 or sum(any(s in self.checkpoint for s in words) for words in spelled) < 2
         return tie.exact and not tie.unlike and there
 
+    def elsewhere(self, name: str) -> bool:
+        """Return True if the module of a tensor is stored, and none of its tensors under a name that is known."""
+        word = f".{'.'.join(name.split('.')[-3:-2])}."
+        known = (held for held in self.spoken if word in f".{held[0]}.")
+        if word[1:-1].isdigit() or any(self.find(*held) is not None for held in known):
+            return False
+        stored = (self.checkpoint.tensor(one) for one in self.checkpoint.names() if word in f".{one}.")
+        return any(tensor is not None and 0 not in tensor.shape for tensor in stored)
+
     def find(self, name: str, axis: int) -> StoredTensor | None:
         """Return what is stored of a tensor whose size in one axis is asked for; None where it has no plain numbers."""
         tie = self.ties.get(name)
