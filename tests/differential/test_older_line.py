@@ -14,11 +14,13 @@ from harness.cases import Case
 from harness.collect import Bench
 from harness.configs import SIZES, Flatten, OlderKeys, SetKey, walk
 from harness.files import Layout
-from harness.members import Stored, Wrapped
+from harness.members import Stored, Unprefixed, Wrapped
 from harness.oracle import Oracle
 from harness.saves import saved
 from harness.verdicts import say
 from older import older_python
+
+import tiecheck
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
 
@@ -110,6 +112,15 @@ def test_a_decoder_of_another_type_is_not_told_of_4_57_by_its_default(kind: str,
     Case(name, kind, (), (SetKey("decoder.model_type", "llama"),)).write(tmp_path)
     views = [view for view in say(tmp_path).views if view.loader == "transformers"]
     assert {view.outcome for view in views} == {"unknown"}
+
+
+def test_a_base_model_for_a_task_whose_bias_4_57_ties_is_no_pass(tmp_path: Path) -> None:
+    Case("ViltForMaskedLM", "vilt", (), (Unprefixed(rest=False),), "transformers.models.vilt.modeling_vilt").write(
+        tmp_path
+    )
+    report = tiecheck.check(tmp_path)
+    assert report.targets[0].status == "unknown"
+    assert "mlm_score.bias" in (report.targets[0].reason or "")
 
 
 def number_of(name: str) -> int:

@@ -94,15 +94,17 @@ def _renamed_inside(
 def _half_stored(
     older: Architecture, newest: Architecture, checkpoint: Checkpoint
 ) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Yield what is stored in part of a tie that 4.57 makes under every flag, and 5 under none (ViLT's bias)."""
+    """Yield what is stored in part, or not, of a tie that 4.57 makes under every flag, 5 under none (ViLT's bias)."""
     pair = {newest.head, newest.embedding}
     for tie in lost_ties(older, newest):
         there = [name for name in tie.names if name in checkpoint]
         always = tie.kind == "parameter" and tie.on and tie.off and tie.silent and not pair <= set(tie.names)
-        if always and there and len(there) < len(tie.names):
+        spelled = [s for name in (*tie.names, *newer_names(tie)) for s in (name, *tie.spellings.get(name, ()))]
+        if always and (there or not any(name in checkpoint for name in spelled)) and len(there) < len(tie.names):
             line = "5" if tie.source in there else "4.57"
             lost = next(name for name in tie.names if name not in there)
-            yield (line,), f"{there[0]} is stored, and what {line} makes of {lost} is not known", tie.names
+            held = f"{there[0]} is" if there else "no part of it is"
+            yield (line,), f"{held} stored, and what {line} makes of {lost} is not known", tie.names
 
 
 def _inner_ties(
