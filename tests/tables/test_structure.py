@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tiecheck.tables import structure
+from tiecheck.tables.generate.witnesses import SHORT
 from tiecheck.tables.structure import class_structure, config_structure, fold_sections, refused_values
 
 FLAG = "tie_word_embeddings"
@@ -70,3 +71,11 @@ def test_every_line_reads(line: str) -> None:
             kind, key = rest
             assert config_structure(kind) is not None or kind[0].isupper()
             assert key == "" or structure._value(f"={key}", line) is not None
+
+
+def test_what_a_size_adds_is_no_width_that_another_field_makes() -> None:
+    text = (Path(structure.__file__).parent / structure._FILES["5"]).read_text(encoding="utf-8")
+    rows = (json.loads(line.partition("\t")[2]) for line in text.splitlines() if line.startswith("="))
+    added = [rule for row in rows for rule in row.get("w", ()) if "+" in rule[2]]
+    assert added
+    assert [rule for rule in added if abs(int(rule[2].partition("+")[2])) > SHORT] == []

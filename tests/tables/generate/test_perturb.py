@@ -43,6 +43,11 @@ def test_witnesses_follow_one_field_or_a_product_and_parts_speak_for_themselves(
     assert headed.own == ("lm_head",)
 
 
+def test_a_width_that_cannot_be_changed_alone_is_no_constant() -> None:
+    found = sizes_of(perturber(transformers.BambaModel, transformers.BambaConfig)).witnesses
+    assert {name for w in found for name, _ in w.powers} == {"vocab_size", "intermediate_size", "mamba_d_conv"}
+
+
 def test_a_switch_brings_groups_of_its_own() -> None:
     groups, asked = probe_class(transformers.MarianMTModel, transformers.MarianConfig)
     (base, _, hangs), (own, _, only) = groups_by_field(asked, groups)

@@ -22,7 +22,7 @@ EACH = 2
 """Witnesses that are kept of one field."""
 
 SHORT = 16
-"""The longest axis that is taken for a constant of the class: a box has four numbers."""
+"""The longest axis, or part of one, that is taken for a constant of the class: a box has four numbers."""
 
 MOST = 200
 """Witnesses of a class after which its groups get none of their own (DiffusionGemma ties 614 pairs)."""
@@ -117,13 +117,17 @@ def _times(size: int, value: Any, before: Any, exponent: int) -> Fraction:
 
 
 def _affine(size: int, field: Field, seen: list[tuple[Any, int]]) -> tuple[str, tuple[tuple[str, int], ...]] | None:
-    """Return a constant factor and what is added (BART has two positions more than its config says)."""
+    """Return a constant factor and what is added (BART has two positions more than its config says).
+
+    What is long is another field of the config, which the class refuses to have changed alone (Bamba's width).
+    """
     if len(seen) < 2 or type(field.value) is not int:
         return None
     slopes = {Fraction(s - size, v - field.value) for v, s in seen}
     if len(slopes) != 1 or (slope := slopes.pop()).denominator != 1 or slope < 1:
         return None
-    return f"{slope}+{size - slope * field.value}", ((field.dotted, 1),)
+    more = size - slope * field.value
+    return (f"{slope}+{more}", ((field.dotted, 1),)) if abs(more) <= SHORT else None
 
 
 def _converted(model: Any) -> set[str]:
