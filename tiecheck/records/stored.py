@@ -260,6 +260,8 @@ class Group(Record):
     """True where the one stored member has a name without the prefix that the names beside it have."""
     strays: tuple[str, ...] = ()
     """Where a member is missing and nothing ties it: stored tensors of its shape, of no group, named as a head."""
+    astray: bool = True
+    """True where a stray may be the missing member: that is no embedding, and no loader reads a stray as another."""
 
     @property
     def packed(self) -> bool:

@@ -43,7 +43,7 @@ def build_groups(
             )
         groups += _unseen(config, architecture, groups, checkpoint) if checkpoint else []
         held = {name for group in groups for name in (*group.stored_names, *group.names)}
-        groups = [_with_strays(_fitted(config, group), checkpoint, held) for group in groups]
+        groups = [_with_strays(_fitted(config, group), architecture, checkpoint, held) for group in groups]
         return tuple(sorted(groups, key=lambda g: g.names))
     if checkpoint is None:
         return Unknown(f"{architecture.origin}, and there are no weights to tell from")
@@ -66,7 +66,7 @@ def _fitted(config: ModelConfig | None, group: Group) -> Group:
     return group._replace(unfit=unfit_members(config, group.tensors))
 
 
-def _with_strays(group: Group, checkpoint: Checkpoint | None, held: set[str]) -> Group:
+def _with_strays(group: Group, architecture: Architecture, checkpoint: Checkpoint | None, held: set[str]) -> Group:
     """Return a group with what other names of the file tell of it.
 
     They may be its missing member, a trained head no less; or the one that is stored lacks a prefix that they have.
@@ -81,7 +81,10 @@ def _with_strays(group: Group, checkpoint: Checkpoint | None, held: set[str]) ->
 
     shape = group.tensors[0].shape
     alike = (checkpoint.tensor(name) for name in named_alike(checkpoint, HEAD, shape[0]) if name not in held)
-    return group._replace(strays=tuple(t.name for t in alike if t is not None and t.shape == shape))
+    strays = tuple(t.name for t in alike if t is not None and t.shape == shape)
+    taken = {s for tie in architecture.ties for spelled in tie.spellings.values() for s in spelled}
+    astray = taken.isdisjoint(strays) and group.missing != (architecture.embedding,)
+    return group._replace(strays=strays, astray=astray)
 
 
 def _covered(groups: list[Group]) -> list[Group]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiecheck
 from tiecheck.records.edits import Edit
 from tiecheck.records.stored import Checkpoint, Group, Shard
 from tiecheck.rules.cases import EMBEDDING, HEAD, PAIR, llama_group
@@ -17,6 +19,7 @@ from tiecheck.rules.stored.fixes import (
     one_tensor,
     rename_edits,
 )
+from tiecheck.tables.architectures import load_architecture
 
 FLAG = ("tie_word_embeddings",)
 STORED = st.sampled_from([(HEAD,), (EMBEDDING,), PAIR])
@@ -117,3 +120,25 @@ def test_a_copy_is_dropped_and_an_entry_goes_to_the_one_shard_that_holds_it() ->
     (moved,) = entries_put_right(checkpoint, "index.json", [EMBEDDING])
     assert (moved.steps[0].key, moved.steps[0].value) == (("weight_map", EMBEDDING), "1.safetensors")
     assert entries_put_right(checkpoint, "index.json", [EMBEDDING, HEAD]) == ()
+
+
+CLASSES = ("LlamaForCausalLM llama", "GPTNeoXForCausalLM gpt_neox", "UltraVBertForMaskedLM ultravbert text_config")
+CLASSES = (*CLASSES, "MistralLarge4ForConditionalGeneration mistral_large4 text_config")
+
+
+@pytest.mark.parametrize("lost_head", [True, False])
+@pytest.mark.parametrize("known", CLASSES)
+def test_a_stray_is_made_the_head_and_never_the_embedding(make_model, known: str, lost_head: bool) -> None:
+    name, kind, *level = known.split()
+    architecture = load_architecture(name, kind)
+    tie = next(tie for tie in architecture.ties if {architecture.head, architecture.embedding} <= set(tie.names))
+    lost, kept = (architecture.head, architecture.embedding)[:: 1 if lost_head else -1]
+    flags = {"tie_word_embeddings": False, **{one: {"tie_word_embeddings": False} for one in level}}
+    own = tie.spellings.get(architecture.head, ())
+    for stray in {*(s for s in own if not s.endswith("lm_head.weight")), "output.weight", "embed_out.weight"}:
+        tensors = {kept: ("F32", [4, 2], bytes(range(32))), stray: ("F32", [4, 2], bytes(32))}
+        (target,) = tiecheck.check(make_model(tensors, architectures=[name], model_type=kind, **flags)).targets
+        edits = [edit for finding in target.findings for edit in finding.edits if edit.choice == "untied"]
+        moved = [step.names for edit in edits for step in edit.steps if step.kind == "rename-tensor"]
+        assert target.findings or (lost_head and stray in own), "a head under a name that a loader knows is not lost"
+        assert moved == ([(stray, lost)] if lost_head and stray not in own else [])

@@ -71,7 +71,7 @@ def one_tensor(
         return (Edit("tied", when, True, steps),)
     stray, verb = listed(group.strays), "is" if len(group.strays) == 1 else "are"
     tied = Edit("tied", f"{TRAINED_TIED} and {stray} {verb} left over", False, (*steps, *drop_steps(group.strays)))
-    if len(group.strays) > 1 or len(group.missing) > 1:
+    if len(group.strays) > 1 or len(group.missing) > 1 or not group.astray:
         return (tied,)
     own = Step("rename-tensor", (group.strays[0], group.missing[0]))
     return (tied, Edit("untied", f"{stray} is what was trained as {group.missing[0]}", True, (own,)))
