@@ -25,8 +25,9 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
 import tiecheck
-from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, retie, sample_of
+from tiecheck.guard.remembered_ties import TieVerdict, remember_ties, sample_of
 from tiecheck.guard.tie_guard import TieWarning
+from tiecheck.guard.tying_again import retie
 from tiecheck.guard.watched_calls import start_watching, stop_watching, user_line
 from tiecheck.guard.watched_ties import WatchedTie
 from tiecheck.records.life import Break, UserLine

@@ -6,7 +6,7 @@ A tie that was there is a declaration: who broke it is asked, not whether somebo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.registrations import PlainReference, Registrations, looking_at, paused_collector, plain_references
 from tiecheck.live.ties import ties_of
-from tiecheck.live.wrappers import UserNames, child_through_wrappers, without_wrappers
-from tiecheck.records.life import Break
+from tiecheck.live.wrappers import UserNames, child_through_wrappers, own_class, without_wrappers
 from tiecheck.records.words import KINDS, TIED, Kind
 
 FLATTENED = frozenset({"FSDP", "DeepSpeed"})
@@ -49,7 +48,10 @@ class RememberedTie:
         kind: Kind,
         parts: tuple[tuple[str, ...], ...],
         references: dict[str, PlainReference],
+        cls: type[nn.Module],
     ) -> None:
+        self.cls = cls
+        """The model's own class."""
         self.names = names
         """Registered names, sorted, without wrappers' own parts; then those of plain references."""
         self.kind = kind
@@ -107,6 +109,23 @@ class RememberedTie:
         known = [self._moved(root, look_up(root, n)) for n in self.names if n not in self.references]
         held = [self.references[name].now(root) for name in self.references]
         return all(m.tensor is not None or m.packed for m in known) and all(one is not None for one in held)
+
+    def place_in(self, root: nn.Module) -> tuple[str, nn.Module] | None:
+        """Return where these names are in a model, and the prefix: it, or the one module in it of the first's class.
+
+        Somebody's own wrapper is not known by its class. Of two that could be meant none is.
+        """
+        if self.is_in(root):
+            return "", root
+        below = ((name, module) for name, module in root.named_modules() if own_class(module) is self.cls)
+        found: dict[int, tuple[str, nn.Module]] = {}
+        for name, module in below:
+            if self.is_in(module):
+                found.setdefault(id(without_wrappers(module)), (f"{name}.", module))
+        if len(found) != 1:
+            return None
+        ((prefix, place),) = found.values()
+        return UserNames(ModuleGraph(root)).of(prefix), place
 
     def owners(self, root: nn.Module) -> Iterator[nn.Module]:
         """Yield the modules on the way to each name, the root first: what is registered in them may break the tie."""
@@ -210,7 +229,7 @@ def remember_ties(root: nn.Module) -> list[RememberedTie]:
         for held in references.values():
             if held[0].name not in spoken:
                 own = user.all_of(places.names_of(held[0].tensor))
-                found.append(_tie((own,), "parameter", held))
+                found.append(_tie(root, (own,), "parameter", held))
     return found
 
 
@@ -230,17 +249,17 @@ def _groups(
             parts.setdefault(id(tensor), []).append(name)
         else:
             if tie.kind in KINDS[:4] and len(names) > 1:
-                yield _tie(tuple(map(tuple, parts.values())), tie.kind, more)
+                yield _tie(root, tuple(map(tuple, parts.values())), tie.kind, more)
 
 
-def _tie(parts: tuple[tuple[str, ...], ...], kind: Kind, held: list[PlainReference]) -> RememberedTie:
+def _tie(root: nn.Module, parts: tuple[tuple[str, ...], ...], kind: Kind, held: list[PlainReference]) -> RememberedTie:
     """Return the tie of some parts; plain references are in that of their tensor."""
     named = {one.name: one for one in held}
     if len(parts) == 1:
         parts = ((*parts[0], *named),)
     elif named:  # shared memory: which part they are in is not looked at
         named = {}
-    return RememberedTie(tuple(name for part in parts for name in part), kind, parts, named)
+    return RememberedTie(tuple(name for part in parts for name in part), kind, parts, named, own_class(root))
 
 
 def sample_of(tensor: Tensor) -> bytes | None:
@@ -251,43 +270,3 @@ def sample_of(tensor: Tensor) -> bytes | None:
         flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
         step = max(1, flat.numel() // 64)
         return bytes(flat[::step][:64].cpu().contiguous().view(torch.uint8).numpy().tobytes())
-
-
-def retie(root: nn.Module, tie: RememberedTie, broken: Break) -> str | None:
-    """Tie the members of a broken tie again to one with data, and return None; or why it was not done.
-
-    Members with different values are not tied: nobody knows which is right.
-    """
-    members = [look_up(root, name) for name in tie.names if name not in tie.references]
-    tensors = [member.tensor for member in members]
-    if any(tensor is None for tensor in tensors) or tie.kind not in TIED or broken.after in TIED:
-        return "what became of a member is no parameter of its name"
-    full = [tensor for tensor in tensors if tensor is not None and not tensor.is_meta] or tensors
-    emptied = broken.operation.rpartition(".")[2] == "to_empty"  # no member has a value that could be lost
-    if not emptied and not all(_alike(full[0], tensor) for tensor in full[1:]):
-        return "the members have different values now, and nobody knows which are right; assign the one that is"
-    kept: Any = full[0]
-    for member in members:
-        if member.tensor is not kept and member.owner is not None:
-            held = member.owner._parameters if member.attribute in member.owner._parameters else member.owner._buffers
-            if member.attribute in member.owner._parameters and not isinstance(kept, nn.Parameter):
-                return "one member is a buffer and another a parameter"
-            held[member.attribute] = kept
-    for reference in tie.references.values():
-        owner = reference.holder(root)
-        holder: Any = vars(owner)[reference.attribute] if owner is not None else None
-        if reference.now(root) is not kept:
-            try:
-                holder[reference.key] = kept
-            except TypeError:
-                return f"{reference.name} cannot be assigned"
-    return None
-
-
-def _alike(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None or (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
-        return False
-    if one.is_meta:
-        return True
-    with torch.no_grad():
-        return torch_adapter.equal_bytes(one, other)

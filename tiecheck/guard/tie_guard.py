@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tiecheck.errors import TargetError, UsageError, class_word
 from tiecheck.guard.errors import TieBroken
-from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, retie, sample_of
+from tiecheck.guard.remembered_ties import RememberedTie, remember_ties, sample_of
+from tiecheck.guard.tying_again import retie
 from tiecheck.guard.watched_calls import (
     start_watching,
     stop_watching,
@@ -157,7 +158,7 @@ class TieGuard(ContextDecorator):
             if left:
                 raise TieBroken(self._text(tuple(one for one, _ in left), left[0][1]), tuple(one for one, _ in left))
             for one in self._watched:
-                one.whole, one.blamed = True, None
+                one.whole, one.blamed, one.lost = True, None, None
         elif self._on_break == "warn":
             line = user_line(frame)
             warnings.warn_explicit(self._text(self.broken), TieWarning, line.path, line.line)
@@ -181,17 +182,14 @@ class TieGuard(ContextDecorator):
             for one in changed:
                 same = (one.seen.path, one.seen.line) == (now.path, now.line) and one.seen.operation not in STARTS
                 until = None if ends and one.seen.operation not in STARTS else now  # it ends on the line of its `with`
-                one.whole, one.blamed = False, (one.seen, None, True) if same else (one.seen, until, False)
+                one.breaks((one.seen, None, True) if same else (one.seen, until, False))
 
     def after(self, did: str) -> None:
         """Look which ties hold after something was done, and remember the line that did it."""
         now = user_line(sys._getframe(2), did=did) if self._watched else None
         for one in self._watched:
             assert now is not None  # noqa: S101  # there is one to watch
-            if one.holds():
-                one.whole, one.blamed, one.seen = True, None, now
-            elif one.whole:
-                one.whole, one.blamed = False, (now, None, True)
+            one.look(now)
         self._note_members()
 
     def before_draw(self) -> dict[int, tuple[Tensor, bytes | None]]:
@@ -222,15 +220,21 @@ class TieGuard(ContextDecorator):
         known = [one for one in before if one.root() is model]
         promised = {one.tie.names: one.tie for one in before if one.root() is not model}
         own = remember_ties(model)
-        for tie in promised.values():
-            if tie.is_in(model):
-                more = WatchedTie(root, tie, line)
-                more.whole = more.holds()
-                more.blamed = None if more.whole else (line._replace(operation="what g.watch was given"), None, True)
-                known.append(more)
-                old = [one for one in before if one.tie is tie and not (one.whole and one.holds())]
-                before = [one for one in before if one not in old]  # given up for this one
         covered = [set(one.tie.names) for one in known]
+        for tie in promised.values():
+            found = tie.place_in(model)
+            if found is None:
+                continue
+            prefix, place = found
+            covered.append({prefix + name for name in tie.names})
+            old = [one for one in before if one.tie is tie and one.root() is not place]
+            given_up = [one for one in old if not (one.whole and one.holds())]  # for this one
+            if len(old) == sum(one.tie is tie for one in before):
+                more = WatchedTie(weakref.ref(place), tie, line)
+                if not more.holds():
+                    more.breaks((line._replace(operation="what g.watch was given"), None, True))
+                known.append(more)
+            before = [one for one in before if one not in given_up]
         fresh = [tie for tie in own if not any(set(tie.names) <= names for names in covered)]
         self._watched = [one for one in before if one.root() is not model] + known
         self._watched += [WatchedTie(root, tie, line) for tie in fresh]
@@ -250,13 +254,14 @@ class TieGuard(ContextDecorator):
             if any(one.tie.kind not in TIED for one in self._watched):
                 watch_data_assignments()
 
-    def _broken(self) -> list[tuple[Break, nn.Module, RememberedTie]]:
+    def _broken(self) -> list[tuple[Break, nn.Module | None, RememberedTie]]:
         """Return what is broken, once for a model and what wraps it."""
-        found: dict[tuple[int, tuple[str, ...]], tuple[Break, nn.Module, RememberedTie]] = {}
+        found: dict[tuple[int, tuple[str, ...]], tuple[Break, nn.Module | None, RememberedTie]] = {}
         for one in self._watched:
-            root, made = one.root(), one.broken()
-            if root is not None and made is not None:
-                found.setdefault((id(without_wrappers(root)), made.names), (made, root, one.tie))
+            root, made = one.model(), one.broken()
+            if made is not None:
+                held = None if root is None else without_wrappers(root)
+                found.setdefault((id(held), made.names), (made, root, one.tie))
         return list(found.values())
 
     def _judge(self) -> tuple[Break, ...]:
@@ -265,7 +270,8 @@ class TieGuard(ContextDecorator):
     def _text(self, broken: tuple[Break, ...], why: str = "") -> str:
         from tiecheck.rules.life.broken import break_text
 
-        roots = dict.fromkeys(class_word(type(one.root())) for one in self._watched if one.root() is not None)
+        live = (one for one in self._watched if one.lost is not None or one.root() is not None)
+        roots = dict.fromkeys(class_word(one.cls) for one in live)
         lines = [f"{', '.join(roots) or 'a model'} has lost {len(broken)} of its ties"]
         for one in broken[:SHOWN]:
             lines += [f"  {line}" for line in break_text(one)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tiecheck.guard.remembered_ties import RememberedTie
 from tiecheck.live.registrations import looking_at
+from tiecheck.live.wrappers import without_wrappers
 from tiecheck.records.life import Break, UserLine
 from tiecheck.records.words import TIED
 
@@ -24,33 +25,61 @@ class WatchedTie:
         """The last line after which it was whole."""
         self.blamed: tuple[UserLine, UserLine | None, bool] | None = None
         """The line that broke it, or the two between which that was, and whether it was seen."""
+        self.lost: Break | None = None
+        """What was broken at the last look, in case the model is gone at the next."""
+        self.cls = type(root())
+        self._inner = weakref.ref(without_wrappers(held)) if (held := root()) is not None else root
+
+    def model(self) -> nn.Module | None:
+        """Return its model: what a wrapper that is gone had in it, where the tie was broken; None where that is."""
+        root = self.root()
+        return root if root is not None or self.lost is None else self._inner()
+
+    def look(self, line: UserLine) -> None:
+        """Note after a line whether it holds, and what became of it where it does not."""
+        if self.model() is None:
+            return
+        if self.holds():
+            self.whole, self.blamed, self.seen, self.lost = True, None, line, None
+        else:
+            self.breaks((line, None, True))
+
+    def breaks(self, blamed: tuple[UserLine, UserLine | None, bool]) -> None:
+        """Note what became of it, and who is to blame where it was whole before."""
+        if self.whole:
+            self.whole, self.blamed = False, blamed
+        with _left_to_the_end():
+            self.lost = self.broken()
 
     def holds(self) -> bool:
         """Tell quickly whether it is as it was; where its model is gone, or raises, there is nothing to say yet."""
-        root = self.root()
+        root = self.model()
         with _left_to_the_end():
             return root is None or self.tie.holds(root)
         return True
 
     def tensor(self) -> Tensor | None:
         """Return the tied tensor as it is now; None where there is none, or the model raises."""
-        root = self.root()
+        root = self.model()
         with _left_to_the_end():
             return self.tie.first_tensor(root) if root is not None and self.tie.kind in TIED else None
         return None
 
     def owners(self) -> list[nn.Module]:
         """Return the modules on the way to its names; none where the model is gone, or raises."""
-        root = self.root()
+        root = self.model()
         with _left_to_the_end():
             return list(self.tie.owners(root)) if root is not None else []
         return []
 
     def broken(self) -> Break | None:
-        """Return what became of it and by whom; None where it is as it was, or that cannot be told."""
-        root = self.root()
+        """Return what became of it and by whom; None where it is as it was, or that cannot be told.
+
+        Of a model that is gone it is what the last look found.
+        """
+        root = self.model()
         if root is None:
-            return None
+            return self.lost
         with looking_at(root):
             verdict = self.tie.judge(root)
             moved = self.tie.moved(root) if verdict is not None else ()

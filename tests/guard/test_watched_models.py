@@ -1,0 +1,88 @@
+"""`g.watch`: a model is known in anyone's wrappers, and its break is told although nobody holds it any more."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from typing import Any
+
+import pytest
+import torch
+from lives import GPT
+from torch import nn
+
+import tiecheck
+
+
+class Own(nn.Module):
+    """A wrapper that no library knows, as DDP is one, with a loss beside the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = model
+        self.loss = nn.CrossEntropyLoss()
+
+
+def bare(model: nn.Module) -> nn.Module:
+    return model
+
+
+WRAPPERS = (bare, Own, nn.Sequential, nn.DataParallel, torch.compile, lambda model: nn.ModuleDict({"net": model}))
+
+
+def own_head(model: Any) -> Any:
+    model.lm_head = copy.deepcopy(model.lm_head)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_broken_model_is_told_in_any_wrappers_and_when_nobody_holds_it_any_more(seed: int) -> None:
+    draw = random.Random(seed)
+    wraps = [WRAPPERS[seed % len(WRAPPERS)], *draw.choices(WRAPPERS, k=draw.randint(0, 2))]
+
+    def wrapped(model: Any) -> Any:
+        return functools.reduce(lambda it, wrap: wrap(it), wraps, model)
+
+    model = GPT()
+    with tiecheck.guard(model) as g:
+        held = [g.watch(wrapped(copy.deepcopy(model))), g.watch(wrapped(model))]
+        g.watch(wrapped(copy.deepcopy(model)))
+    with pytest.raises(tiecheck.TieBroken, match=r"what g\.watch was given") as caught, tiecheck.guard(model) as g:
+        (held.append if seed % 2 else id)(g.watch(wrapped(own_head(copy.deepcopy(model)))))
+    (one,) = caught.value.broken
+    assert one.names == ("lm_head.weight", "wte.weight")
+    late = copy.deepcopy(model)
+    with pytest.raises(tiecheck.TieBroken) as caught, tiecheck.guard(model) as g:
+        held += [g.watch(wrapped(late)), own_head(late)]
+    assert [one.names for one in caught.value.broken] == [("lm_head.weight", "wte.weight")]
+    with tiecheck.guard(model) as g:  # given up for one that is whole
+        g.watch(wrapped(own_head(copy.deepcopy(model))))
+        held.append(g.watch(wrapped(copy.deepcopy(model))))
+
+
+def test_a_break_in_a_function_is_told_when_its_model_is_gone_and_one_that_was_mended_is_not() -> None:
+    def prepare(g: Any, *, mend: bool) -> None:
+        inner = g.watch(copy.deepcopy(model))
+        own_head(inner)
+        if mend:
+            inner.lm_head.weight = inner.wte.weight
+
+    model = GPT()
+    with pytest.raises(tiecheck.TieBroken, match=r"model\.lm_head = ") as caught:  # noqa: SIM117
+        with tiecheck.guard(model) as g:
+            prepare(g, mend=False)
+    assert str(caught.value).startswith("GPT has lost")
+    with tiecheck.guard(model) as g:
+        prepare(g, mend=True)
+    with pytest.raises(tiecheck.TieBroken, match="the model is gone"), tiecheck.guard(model, on_break="retie") as g:
+        prepare(g, mend=False)
+
+
+def test_of_two_models_in_one_that_could_be_meant_none_is() -> None:
+    model = GPT()
+    with tiecheck.guard(model) as g:
+        held = g.watch(nn.ModuleDict({"student": model, "teacher": own_head(copy.deepcopy(model))}))
+    with tiecheck.guard(nn.Sequential(model)) as g:  # no model of that class
+        other = g.watch(nn.ModuleList([nn.ModuleList([own_head(copy.deepcopy(model))])]))
+    assert len(held) == 2 * len(other)
