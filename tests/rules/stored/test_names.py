@@ -64,6 +64,17 @@ class TestNames:
         llama().save_pretrained(tmp_path)
         assert [code for code in codes(tmp_path) if not code.endswith("info")] == []
 
+    @pytest.mark.parametrize("family", ["Gemma2", "Starcoder2", "Llama"])
+    def test_a_config_that_names_no_class_leaves_no_name_out(self, family: str, tmp_path: Path) -> None:
+        config = getattr(transformers, f"{family}Config")(**SMALL, pad_token_id=0, tie_word_embeddings=True)
+        getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path)
+        data = json.loads((tmp_path / "config.json").read_text())
+        del data["architectures"]
+        (tmp_path / "config.json").write_text(json.dumps(data))
+        (found,) = tiecheck.check(tmp_path).targets
+        assert (found.status, found.findings) == ("unknown", ())
+        assert {view.outcome for view in found.loaders} <= {"unknown", "tied"}
+
 
 class TestInert:
     """Upstream: classes of transformers 5.23 that have no tie any more, whatever the flag says."""

@@ -84,7 +84,7 @@ def stored_of(group: Group, dtype: object = None) -> StoredMembers:
         alike = _after_cast(group, dtype)
     return StoredMembers(
         source=group.source is not None and group.source not in missing and bool(group.stored_names),
-        targets=not missing - {group.source},
+        targets=not missing - {group.source} and group.names != (group.source,),  # one that is guessed may be alone
         some=bool(group.stored_names),
         alike=alike,
         shapes=len({tensor.shape for tensor in group.tensors}) < 2,

@@ -69,7 +69,8 @@ class HeadNotMaterialised(Rule):
             renamed = own_name(group) if any(view.checked != "source" for view in failing) else ()
             right = "which is right; some loaders look for the other name all the same."
             yield Draft(
-                f"{listed(group.names)} are stored once, as {group.stored_names[0]}, "
+                f"{listed(group.names)} {'are' if len(group.names) > 1 else 'is'} stored once, as "
+                f"{listed(group.stored_names)}, "
                 f"{'a name that some loaders do not know.' if renamed else right} {endings_text(failing)}",
                 group.names,
                 (*stored_places(group, primary=True), declaration_place(group, "related")),
