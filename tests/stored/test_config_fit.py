@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+import tiecheck
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.files.model_config import read_config
 from tiecheck.records.declared import ModelConfig
@@ -57,3 +59,39 @@ def test_a_size_that_is_not_told_is_open_and_no_crash(llama, value: object) -> N
 
 def test_a_class_that_the_table_lacks_has_no_sizes(llama) -> None:
     assert problems(*llama, architectures=["NobodysModel"], model_type="nobodys", vocab_size=1) == []
+
+
+SMALL = {"vocab_size": 96, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def saved(family: str, where: Path, **more: int) -> None:
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(**SMALL, pad_token_id=0, tie_word_embeddings=False, **more)
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(where)
+
+
+def test_an_older_name_beside_the_own_one_in_another_shape_is_no_crash(tmp_path: Path) -> None:
+    import transformers
+
+    saved("GPTNeoX", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    for own, stray in (("embed_out.weight", "lm_head.weight"), ("lm_head.weight", "embed_out.weight")):
+        both = {k: v for k, v in tensors.items() if k not in (own, stray)}
+        head = next(v for k, v in tensors.items() if k in (own, stray))
+        save_file(both | {own: head, stray: head.T.contiguous()}, file, metadata={"format": "pt"})
+        (found,) = tiecheck.check(tmp_path).targets
+        assert (found.status, found.findings) == ("unknown", ())
+        if own == "embed_out.weight":
+            transformers.GPTNeoXForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_key_is_named_that_the_config_lacks(tmp_path: Path) -> None:
+    saved("Qwen3Moe", tmp_path, num_experts=2, moe_intermediate_size=16)
+    text = (tmp_path / "config.json").read_text()
+    for key, there in (("num_experts", True), ("num_local_experts", False)):
+        (tmp_path / "config.json").write_text(text.replace('"num_experts"', f'"{key}"'))
+        whys = [one.why for one in size_problems(read_config(str(tmp_path)), read_checkpoint(str(tmp_path)))]
+        assert there or any("128 of num_experts 128" in why for why in whys)
+        assert not any("num_local_experts" in why for why in whys)

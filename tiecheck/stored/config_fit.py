@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint
@@ -15,12 +15,12 @@ from tiecheck.stored.config_values import (
     Spot,
     Unread,
     architecture_of,
-    listed_apart,
     said_otherwise,
     spots_of,
     told_problem,
     unmoved_rules,
     walk_field,
+    written_field,
 )
 from tiecheck.stored.members import TensorFinder
 from tiecheck.tables.architectures import older_has
@@ -196,8 +196,8 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
     tensor = lookup.find(f"{spot.names}{name}", axis)
     made = _made(spot.section, factor, powers, line)
     if tensor is None or len(tensor.shape) <= axis:
-        unsized = isinstance(made, Unread) and (made.state.endswith(" null") or lookup.elsewhere(name))  # it may raise
-        return _open(f"{cast(Unread, made).state}, and the size of {name} hangs on it", line, path) if unsized else None
+        why = _unsized(spot, name, made, lookup)
+        return _open(why, line, path) if why else None
     size = tensor.shape[axis]
     wants = ((d, value) for held in guards for d, value in held.items())
     changed = [(d, found) for d, value in wants if (found := walk_field(spot.section, d, line)) != value]
@@ -233,6 +233,26 @@ def _misfit(spot: Spot, rule: list[Any], lookup: TensorFinder, line: str, path: 
     return told_problem("shape", (line,), "crash", *told)
 
 
+def _unsized(spot: Spot, name: str, made: Any, lookup: TensorFinder) -> str:
+    """Return the doubt about a tensor that has no one size: several are stored for it, or its config may raise."""
+    several = lookup.unlike(f"{spot.names}{name}")
+    if several:
+        return f"{listed(several)} are one tensor, and are stored with unlike shapes"
+    unread = isinstance(made, Unread) and (made.state.endswith(" null") or lookup.elsewhere(name))
+    return f"{made.state}, and the size of {name} hangs on it" if unread else ""
+
+
+def listed_apart(section: Section, name: str) -> bool:
+    """Tell whether a list of the config names the layer of a tensor, which may then be built as no other (SAM)."""
+    numbers = {int(part) for part in name.split(".") if part.isdigit()}
+    lists = (value for key, value in section.data.items() if key.endswith(_OF_LAYERS) and isinstance(value, list))
+    return any(type(held) is int and held in numbers for value in lists for held in value)
+
+
+_OF_LAYERS = ("_indexes", "_attn_indices", "_layers", "_layer_indices")
+"""Ends of the keys whose numbers are layers of another kind, not sizes, tokens or outputs."""
+
+
 def _made(
     section: Section, factor: str, powers: dict[str, int], line: str
 ) -> tuple[int, int, tuple[str, ...]] | Unread | None:
@@ -242,7 +262,7 @@ def _made(
     pad = section.data.get("pad_token_id") if more and section.kind == "fsmt" else None
     more = str(pad + 1) if type(pad) is int else more  # its positions begin after the padding (5.23, 4.57)
     for dotted, exponent in powers.items():
-        value, full = walk_field(section, dotted, line), ".".join((*section.level, dotted))
+        value, full = walk_field(section, dotted, line), written_field(section, dotted, line)
         if isinstance(value, Unread) or (type(value) is int and value == 0):
             return Unread(f"{full} is {value.state if isinstance(value, Unread) else value}")
         if type(value) not in (int, float) or not 0 < value < _LARGEST:

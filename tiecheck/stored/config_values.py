@@ -102,14 +102,37 @@ def field_value(section: Section, name: str, line: str) -> Any:
     name = known.get("u", {}).get(name, name)
     if not name:
         return Unread("a field that it does not have")
-    spelled = (name, *(alias for alias, target in known.get("a", {}).items() if target == name))
-    given = [section.data[key] for key in spelled if key in section.data]
+    given = [section.data[key] for key in _spelled(known, name) if key in section.data]
     told = next((value for value in given if value is not None), None)
     if told is not None:
         return told
     unknown = Unknown(f"the default of {name} hangs on other fields")
     usual = section.odd.get(name, known.get("d", {}).get(name, unknown))
     return Unread("null") if given and type(usual) is int else usual
+
+
+def _spelled(known: dict[str, Any], name: str) -> tuple[str, ...]:
+    return (name, *(alias for alias, target in known.get("a", {}).items() if target == name))
+
+
+def written_field(root: Section, dotted: str, line: str) -> str:
+    """Return a dotted field under the key that the config has for it, or else that a line of the library reads."""
+    section, last = _owner_of(root, dotted, line)
+    known = config_structure(section.kind, line) or {}
+    name = known.get("u", {}).get(last, last) or last
+    taken = refused_values(section.kind)
+    there = [key for key in _spelled(known, name) if key in section.data]
+    there += [key for key in _spelled(known, name) if key in taken]
+    return ".".join((*root.level, *dotted.split(".")[:-1], next(iter(there), name)))
+
+
+def _owner_of(section: Section, dotted: str, line: str) -> tuple[Section, str]:
+    """Return the section that holds a dotted field, and its key there."""
+    *path, last = dotted.split(".")
+    for key in path:
+        inner = open_section(section, key, line)
+        section = inner if isinstance(inner, Section) else section
+    return section, last
 
 
 def walk_field(root: Section, dotted: str, line: str) -> Any:
@@ -128,10 +151,7 @@ def walk_field(root: Section, dotted: str, line: str) -> Any:
 
 def said_otherwise(section: Section, dotted: str, size: int, line: str) -> bool:
     """Tell whether a field has its default, and a key of no other field the stored size: an older name (`n_embed`)."""
-    *path, last = dotted.split(".")
-    for key in path:
-        inner = open_section(section, key, line)
-        section = inner if isinstance(inner, Section) else section
+    section, last = _owner_of(section, dotted, line)
     if last in section.data:
         return False
     known = (config_structure(section.kind, line) or {}).get("d", {}).keys() | refused_values(section.kind).keys()
@@ -160,17 +180,6 @@ def _stem(name: str) -> str:
     """Return what stands before the first number in a name; empty where there is none."""
     parts = name.split(".")
     return next((".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit()), "")
-
-
-def listed_apart(section: Section, name: str) -> bool:
-    """Tell whether a list of the config names the layer of a tensor, which may then be built as no other (SAM)."""
-    numbers = {int(part) for part in name.split(".") if part.isdigit()}
-    lists = (value for key, value in section.data.items() if key.endswith(_OF_LAYERS) and isinstance(value, list))
-    return any(type(held) is int and held in numbers for value in lists for held in value)
-
-
-_OF_LAYERS = ("_indexes", "_attn_indices", "_layers", "_layer_indices")
-"""Ends of the keys whose numbers are layers of another kind, not sizes, tokens or outputs."""
 
 
 _EITHER_HEAD = ("blip-2", "instructblip", "instructblipvideo")

@@ -217,20 +217,32 @@ class TensorFinder:
         return any(tensor is not None and 0 not in tensor.shape for tensor in stored)
 
     def find(self, name: str, axis: int) -> StoredTensor | None:
-        """Return what is stored of a tensor whose size in one axis is asked for; None where it has no plain numbers."""
+        """Return what is stored of a tensor whose size in one axis is asked for; None where it has no plain numbers.
+
+        Of several names of one tensor that are stored, with unlike shapes, none is taken: a loader reads one of them.
+        """
         tie = self.ties.get(name)
         for member in (name, *(n for n in (tie.names if tie else ()) if (n, axis) not in self.spoken)):
-            spelled = [member, *(tie.spellings.get(member, ()) if tie else ())]
-            for inside, others in self.aliases.items():
-                if member.startswith(inside):
-                    spelled += [other + member.removeprefix(inside) for other in others]
-            if self.prefix and member.startswith(self.prefix):
-                spelled.append(member.removeprefix(self.prefix))
-            spelled += [f"{self.prefix}{member}"] if self.doubled else []
-            spelled += [f"{self.outer}.{member}"] if self.outer else []
-            for one in spelled:
-                tensor = self.checkpoint.tensor(one)
-                if tensor is not None:
-                    plain = tensor.dtype.startswith(("float", "bfloat")) and not tensor.dtype.startswith("float8")
-                    return tensor if plain else None
+            held = self._held(member, tie)
+            if held:
+                plain = held[0].dtype.startswith(("float", "bfloat")) and not held[0].dtype.startswith("float8")
+                return held[0] if plain and len({tensor.shape for tensor in held}) == 1 else None
         return None
+
+    def unlike(self, name: str) -> tuple[str, ...]:
+        """Return the names of one tensor that are stored with unlike shapes; none where they agree."""
+        held = self._held(name, self.ties.get(name))
+        return tuple(tensor.name for tensor in held) if len({tensor.shape for tensor in held}) > 1 else ()
+
+    def _held(self, member: str, tie: TieSpec | None) -> list[StoredTensor]:
+        """Return what is stored under each name that the loader takes for a tensor."""
+        spelled = [member, *(tie.spellings.get(member, ()) if tie else ())]
+        for inside, others in self.aliases.items():
+            if member.startswith(inside):
+                spelled += [other + member.removeprefix(inside) for other in others]
+        if self.prefix and member.startswith(self.prefix):
+            spelled.append(member.removeprefix(self.prefix))
+        spelled += [f"{self.prefix}{member}"] if self.doubled else []
+        spelled += [f"{self.outer}.{member}"] if self.outer else []
+        stored = (self.checkpoint.tensor(one) for one in dict.fromkeys(spelled))
+        return [tensor for tensor in stored if tensor is not None]
