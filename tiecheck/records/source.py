@@ -35,7 +35,7 @@ class Event(Record):
     """1-based, both."""
     branch: Branch = ()
     form: str = ""
-    """Operations on the source's tensor on the way, as `t clone`."""
+    """Operations on the source's tensor on the way, as `t clone`; `kept` of a `build` that takes what it replaces."""
     statement: str = ""
     """Text of the statement; empty where it does more than this one thing (two targets, a call among others)."""
     sides: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from tiecheck.source.paths import (
     Reached,
     called_name,
     copied_each,
+    keeps,
     plain_part,
     reached_by,
     text_of,
@@ -49,6 +50,7 @@ class Flow:
         """Begin with the methods of a class (none for a function), what local names stand for, and the lines."""
         self.functions, self.names, self.lines = functions, names, lines
         self.classes: dict[str, str] = {}  # local name -> the class that it was built of
+        self.values: dict[str, list[ast.expr]] = {}  # local name -> all that it was made of
         self.events: list[Event] = []
         self.branch: Branch = ()
         self.tests: dict[int, ast.expr] = {}  # line of an `if` -> its condition
@@ -128,6 +130,7 @@ class Flow:
 
     def _local(self, name: str, value: ast.expr) -> None:
         """Remember what a local name stands for."""
+        self.values.setdefault(name, []).append(value)
         self.classes.pop(name, None)
         found = reached_by(value, self.names)
         if found is not None and found.path:
@@ -160,17 +163,18 @@ class Flow:
             for read in dict.fromkeys(weights_read(value, self.names)):
                 self._add("closure", path, Reached(read, ()), place)
             return
+        form = "kept" if keeps(value, path, self.names, self.values) else ""
         if isinstance(value, ast.Name) and value.id in self.classes:
-            self._event("build", path, self.classes[value.id], place)
+            self._event("build", path, self.classes[value.id], place, form)
             return
         built = called_name(value)
         last = built.rpartition(".")[2]
         if isinstance(value, ast.Call) and last[:1].isupper():
-            self._event("build", path, built, place)
+            self._event("build", path, built, place, form)
             if last in LISTS:
                 self._inside(path, value)
         elif last not in PARAMETER:
-            self._event("build", path, "", place)  # something else, whatever it is: the name is bound anew
+            self._event("build", path, "", place, form)  # something else, whatever it is: the name is bound anew
         part = copied_each(value.args[0] if last in LISTS and isinstance(value, ast.Call) and value.args else value)
         if part is not None and (copied := reached_by(part, self.names)) and copied.path:
             self._add("clone", path, copied, place)

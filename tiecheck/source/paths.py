@@ -192,3 +192,26 @@ def weights_read(node: ast.AST, names: Mapping[str, Reached]) -> Iterator[str]:
             found = reached_by(child, names)
             if found is not None and not found.form and "." in found.path:
                 yield found.path
+
+
+def keeps(node: ast.AST, path: str, names: Mapping[str, Reached], values: Mapping[str, list[ast.expr]]) -> bool:
+    """Tell whether an expression is given a module itself, or its parameter: what it returns may hold that still.
+
+    `weight_norm(self.head)`, `torch.compile(self.head)`, `self.head.eval()` and the same by way of local names.
+    """
+    found = reached_by(node, names)
+    if found is not None and found.path:
+        whole = found.path == path and not {"deepcopy", "copy"} & set(found.form)
+        return whole or (found.parameter and found.path.rpartition(".")[0] == path and not found.form)
+    if isinstance(node, ast.Name):
+        others = {key: made for key, made in values.items() if key != node.id}
+        return any(keeps(one, path, names, others) for one in values.get(node.id, ()))
+    if isinstance(node, ast.Attribute):
+        return isinstance(node.value, ast.Call) and keeps(node.value, path, names, values)
+    if not isinstance(node, ast.Call):
+        return any(keeps(child, path, names, values) for child in ast.iter_child_nodes(node))
+    given = [*node.args, *(word.value for word in node.keywords)]
+    if isinstance(node.func, ast.Attribute):
+        owner = reached_by(node.func.value, names)
+        given += [node.func.value] if owner is None or not owner.parameter else []
+    return any(keeps(one, path, names, values) for one in given)

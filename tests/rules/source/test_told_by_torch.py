@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -174,6 +175,28 @@ def test_what_comes_after_the_tie_in_the_constructor(tie: str, later: str) -> No
     space: dict[str, Any] = {}
     exec(text, space)
     assert found(text, TieReboundLater) == ([] if is_one(space["Model"]()) else ["TIE806"])
+
+
+TAKEN = """
+nn.utils.weight_norm({}) | nn.utils.spectral_norm({}) | nn.utils.parametrizations.weight_norm({}) | torch.compile({})
+wrap({}, 3) | wrap(inner={}) | checkpoint_wrapper(wrap({})) | wrap([{}])[0] | nn.utils.fuse_conv_bn_eval({}, norm)
+nn.Sequential({}) | Low({}) | Low({}.weight) | {}.eval() | {}.to(torch.float64) | {}.half() | {}.apply(print) | {}
+"""
+CALLS = ("parametrize.register_parametrization({}, 'weight', norm)", "prune.random_unstructured({}, 'weight', 1)")
+NEW = ("wrap({}.in_features, v)", "wrap({}.weight.size(1), v)", "wrap(nn.Linear(d, v))")
+
+
+@pytest.mark.parametrize("member", ["self.head", "self.wte"])
+def test_a_member_that_is_given_to_what_takes_its_place_may_be_there_still(member: str) -> None:
+    ways = ("{member} = {value}", "x = {value}; {member} = x", "x = {member}; {member} = {local}")
+    ways = (*ways, "x = {value}; x = wrap(x); {member} = x", "setattr(self, '{name}', {value})")
+    for way in ways:
+        for value in (*(one.strip() for one in re.split(r"[|\n]", TAKEN.strip())), *NEW):
+            told = {"member": member, "name": member[5:], "value": value.format(member), "local": value.format("x")}
+            text = TIED + f"        {way.format(**told)}\n"
+            assert found(text, TieReboundLater) == ["TIE806"] * (value in NEW), text
+    for call in CALLS:
+        assert not found(f"{TIED}        {call.format(member)}\n", TieReboundLater)
 
 
 @pytest.mark.parametrize(

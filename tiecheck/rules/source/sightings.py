@@ -110,7 +110,8 @@ def replacing(tie: Event, events: tuple[Event, ...]) -> list[Event]:
     """Return those of a method's events that make a member of a tie again after it."""
     members = {tie.target, tie.source, module_of(tie.target), module_of(tie.source)}
     later = events[events.index(tie) + 1 :] if tie in events else ()
-    return [e for e in later if e.kind in ("build", "clone", "parameter") and e.target in members and together(tie, e)]
+    made = (e for e in later if e.kind in ("build", "clone", "parameter") and e.form != "kept")
+    return [e for e in made if e.target in members and together(tie, e)]
 
 
 def ties_again(file: SourceFile, owner: ModuleClass, tie: Event, later: tuple[Event, ...]) -> bool:
