@@ -152,7 +152,8 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     model = read_config(folder)
     checkpoint = read_checkpoint(target.path)
     beside = _beside(target.directory, model, checkpoint)
-    problems = load_problems(model, checkpoint, whole=target.directory is not None) if checkpoint else ()
+    whole = target.directory is not None
+    problems = load_problems(model, checkpoint, whole=whole, values=config.values) if checkpoint else ()
     if target.directory and checkpoint and any(name.startswith("consolidated") for name in _listed(folder)):
         from tiecheck.stored.vendor_files import vendor_problems
 
@@ -182,6 +183,11 @@ def _remote_facts(fetched: RemoteModel, given: Given, config: Config) -> Facts:
     beside = _beside(None, model, checkpoint)
     if checkpoint is not None and checkpoint.format == "pickle":
         beside.pop("index", None)  # its shards are there, and are not read
+    if model is not None and checkpoint is not None and model.class_name and not model.remote_code:
+        from tiecheck.stored.load_problems import untold_problems
+
+        if twice := tuple(untold_problems(model, checkpoint, config.values)):
+            beside["load_problems"] = twice
     given |= _read(fetched.address, model, checkpoint, config, fetched.refused) | beside | {"fetched": fetched}
     if config.values == "always":
         given["scale"] = Unknown("the scale is read from local files; download the model")

@@ -24,6 +24,7 @@ from tiecheck.wording import listed
 
 if TYPE_CHECKING:  # its records are made where something is wrong
     from tiecheck.records.files import BesideAdapter, LoadProblem
+    from tiecheck.stored.members import Values
 
 BOTH = ("4.57", "5")
 FORMATS = ("pt", "tf", "flax", "mlx")
@@ -38,10 +39,13 @@ ROWS = ("vocab_size", "n_vocab", "vocabulary_size")
 COLUMNS = ("hidden", "d_model", "embd", "embed", "dim", "width")
 
 
-def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: bool) -> tuple[LoadProblem, ...]:
+def load_problems(
+    model: ModelConfig | None, checkpoint: Checkpoint, *, whole: bool, values: Values = "auto"
+) -> tuple[LoadProblem, ...]:
     """Return what keeps transformers from loading these weights as they stand, in the order in which it meets them.
 
-    `whole`: the target is a directory, in which the loader looks for them, and no named file.
+    `whole`: the target is a directory, in which the loader looks for them, and no named file. `values`: whether bytes
+    are compared.
     """
     if model is None or model.class_name is None:
         return ()
@@ -59,13 +63,19 @@ def load_problems(model: ModelConfig | None, checkpoint: Checkpoint, *, whole: b
             sizes += (one._replace(versions=rest),)
     # A config that is refused comes before names that nobody has.
     told = (*(one for one in found if one.kind != "nested"), *sizes, *nested)
-    return (*(refused_problems(model) if known else ()), *told, *(_untold(model, checkpoint) if known else ()))
+    return (
+        *(refused_problems(model) if known else ()),
+        *told,
+        *(untold_problems(model, checkpoint, values) if known else ()),
+    )
 
 
-def _untold(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadProblem]:
-    from tiecheck.stored.lost_ties import untold_ties
+def untold_problems(model: ModelConfig, checkpoint: Checkpoint, values: Values) -> Iterator[LoadProblem]:
+    """Yield what nobody knows the end of; of a remote model only what is stored twice."""
+    from tiecheck.stored.lost_ties import stored_twice, untold_ties
 
-    for lines, why, names in untold_ties(model, checkpoint):
+    twice = stored_twice(model, checkpoint, values)
+    for lines, why, names in twice if checkpoint.remote is not None else (*twice, *untold_ties(model, checkpoint)):
         yield told_problem("open", lines, "unknown", why, why, model.path, "", names)
 
 

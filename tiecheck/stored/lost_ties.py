@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.stored.config_values import architecture_of
-from tiecheck.stored.members import UNREAD, Values, stored_group
-from tiecheck.stored.older_names import lost_ties
+from tiecheck.stored.members import UNREAD, TensorFinder, Values, compare_members, stored_group
+from tiecheck.stored.older_names import as_older_reads, lost_ties
 from tiecheck.tables.architectures import newer_names, older_has
-from tiecheck.tables.structure import config_structure
+from tiecheck.tables.structure import base_prefix, class_of_word, class_structure, config_structure
 
 
 def lost_tie_groups(
@@ -72,6 +74,71 @@ def untold_ties(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[tuple[tu
     older, newest = architecture_of(model, older=True), architecture_of(model)
     yield from _half_stored(older, newest, checkpoint)
     yield from _inner_ties(model, older, newest, checkpoint)
+
+
+def stored_twice(
+    model: ModelConfig, checkpoint: Checkpoint, values: Values
+) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """Yield lines, reason and names of what is stored under several names that transformers reads as one tensor.
+
+    Equal values cost nothing. Transformers 5.23 sorts the names and takes the first (`dot_natural_key`).
+    """
+    found: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+    for line in ("5", "4.57"):
+        for name, names in _names_of_one(model, checkpoint, line):
+            found.setdefault(names, (name, []))[1].append(line)
+    for names, (name, lines) in found.items():
+        tensors = tuple(t for t in map(checkpoint.tensor, names) if t is not None)
+        if len(tensors) < 2:
+            continue
+        held = compare_members(UNREAD._replace(tensors=tensors), checkpoint, values)
+        if held.stored in ("storage", "copy"):
+            continue
+        alike = len({(t.dtype, t.shape) for t in tensors}) == 1
+        how = "with different values" if alike else "with different shapes or types"
+        how = how if held.stored == "separate" else f"and were not compared ({held.reason})"
+        numbered = any(letter.isdigit() for stored in names for letter in stored)  # by which 5 sorts otherwise
+        first = min(names, key=lambda stored: stored.split("."))
+        takes = f", of which 5 takes {first}" if "5" in lines and not numbered else ""
+        where = f"transformers {' and '.join(sorted(lines))}"
+        yield tuple(lines), f"{' and '.join(names)} are stored {how}, and both are {name} to {where}{takes}", names
+
+
+def _names_of_one(model: ModelConfig, checkpoint: Checkpoint, line: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield a member of a tie, or a token embedding or head that has none, with its names where several are stored."""
+    known = architecture_of(model, older=line == "4.57")
+    spelled = {name: (name, *tie.spellings.get(name, ())) for tie in known.ties for name in tie.names}
+    if line == "5" and known.known:
+        spelled = dict(_untied_names(model, known, checkpoint)) | spelled
+    read = as_older_reads(checkpoint, known) if line == "4.57" else checkpoint
+    several = Counter(stored for names in spelled.values() for stored in set(names))
+    for name, names in spelled.items():
+        there = sorted({stored for stored in names if stored in read and (stored == name or several[stored] == 1)})
+        if len(there) > 1:
+            yield name, tuple(there)
+
+
+def _untied_names(
+    model: ModelConfig, known: Architecture, checkpoint: Checkpoint
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield embedding and head with the names that 5 reads as theirs; of a class of unknown ones what is named so."""
+    kind, row = class_structure(model.class_name or "", model.model_type) or ("", {})
+    if known.embedding or known.ties:
+        finder = TensorFinder(checkpoint, known, row.get("a", {}), "")
+        finder.doubled = True
+        yield from ((name, tuple(finder.spelled(name))) for name in (known.embedding, known.head) if name)
+        return
+    inside = (prefix for prefix, level, word in row.get("p", ()) if not level and word == "*")
+    base = class_of_word(kind, "*") == model.class_name
+    prefix = base_prefix(model.class_name or "", kind) if base else next(inside, "")
+    if not prefix:
+        return
+    from tiecheck.stored.name_guesses import EMBEDDING, named_alike
+
+    for name in named_alike(checkpoint, EMBEDDING, None):
+        bare = re.sub(rf"^({re.escape(prefix)}\.)+", "", name)
+        spelled = (bare, f"{prefix}.{bare}", f"{prefix}.{prefix}.{bare}")
+        yield (bare, spelled[:2]) if base else (spelled[1], spelled)
 
 
 def _renamed_inside(

@@ -223,7 +223,7 @@ class TensorFinder:
         """
         tie = self.ties.get(name)
         for member in (name, *(n for n in (tie.names if tie else ()) if (n, axis) not in self.spoken)):
-            held = self._held(member, tie)
+            held = self._held(member)
             if held:
                 plain = held[0].dtype.startswith(("float", "bfloat")) and not held[0].dtype.startswith("float8")
                 return held[0] if plain and len({tensor.shape for tensor in held}) == 1 else None
@@ -231,11 +231,17 @@ class TensorFinder:
 
     def unlike(self, name: str) -> tuple[str, ...]:
         """Return the names of one tensor that are stored with unlike shapes; none where they agree."""
-        held = self._held(name, self.ties.get(name))
+        held = self._held(name)
         return tuple(tensor.name for tensor in held) if len({tensor.shape for tensor in held}) > 1 else ()
 
-    def _held(self, member: str, tie: TieSpec | None) -> list[StoredTensor]:
+    def _held(self, member: str) -> list[StoredTensor]:
         """Return what is stored under each name that the loader takes for a tensor."""
+        stored = (self.checkpoint.tensor(one) for one in dict.fromkeys(self.spelled(member)))
+        return [tensor for tensor in stored if tensor is not None]
+
+    def spelled(self, member: str) -> list[str]:
+        """Return the names under which a file may have a tensor of the class, its own first."""
+        tie = self.ties.get(member)
         spelled = [member, *(tie.spellings.get(member, ()) if tie else ())]
         for inside, others in self.aliases.items():
             if member.startswith(inside):
@@ -243,6 +249,4 @@ class TensorFinder:
         if self.prefix and member.startswith(self.prefix):
             spelled.append(member.removeprefix(self.prefix))
         spelled += [f"{self.prefix}{member}"] if self.doubled else []
-        spelled += [f"{self.outer}.{member}"] if self.outer else []
-        stored = (self.checkpoint.tensor(one) for one in dict.fromkeys(spelled))
-        return [tensor for tensor in stored if tensor is not None]
+        return spelled + ([f"{self.outer}.{member}"] if self.outer else [])

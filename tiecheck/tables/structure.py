@@ -86,6 +86,7 @@ def class_of_word(kind: str, word: str) -> str | None:
     return (config_structure(kind) or {}).get("m", {}).get(word) if word.startswith("*") else word
 
 
+@lru_cache(64)  # it reads a whole table
 def base_prefix(name: str, kind: str) -> str:
     """Return what a task's class has before the names of a base model; empty where the class is none."""
     if class_of_word(kind, "*") != name:
