@@ -36,6 +36,11 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
+def with_article(word: str) -> str:
+    """Return a word after `a` or `an`."""
+    return f"{'an' if word[:1] in set('aeioAEIO') else 'a'} {word}"
+
+
 def verb_form(verb: str, many: bool) -> str:
     """Return a verb in the third person."""
     return verb if many else f"{verb}es" if verb.endswith("o") else f"{verb}s"

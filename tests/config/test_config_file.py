@@ -338,7 +338,7 @@ def test_the_python_door_takes_a_contract(configs: list[Config]) -> None:
     tiecheck.check(Net(), ties=[["a.weight", "b.weight"]])
     tiecheck.check(Net(), ties={"Net": [("a.weight", "b.weight")]})
     assert [config.ties_of(Net) for config in configs] == [(("a.weight", "b.weight"),)] * 2
-    assert {config.ties_from for config in configs} == {"the ties= that were given"}
+    assert {config.ties_from for config in configs} == {"the contract given as ties="}
     with pytest.raises(UsageError, match=r"ties: a group has two or more different names"):
         tiecheck.check(Net(), ties=[["a.weight"]])
     with pytest.raises(UsageError, match=r"for a path ties= names the class"):
@@ -352,7 +352,7 @@ def test_the_python_door_reads_a_file_only_when_told(project: Path, models: Path
     assert tiecheck.check(target).targets[0].status == "fail"
     tiecheck.check(target, config="tiecheck.toml", values="auto", ties={"M": [["p", "q"]]})
     assert configs[0] == Config()
-    expected = FIELDS | {"values": "auto", "ties": {"M": (("p", "q"),)}, "ties_from": "the ties= that were given"}
+    expected = FIELDS | {"values": "auto", "ties": {"M": (("p", "q"),)}, "ties_from": "the contract given as ties="}
     assert configs[1] == Config(**expected, device_map_from="tiecheck.toml")
     with pytest.raises(UsageError, match="cannot be read"):
         tiecheck.check(target, config=project / "none.toml")

@@ -137,7 +137,7 @@ def class_path(model: type) -> str:
 Groups = tuple[tuple[str, ...], ...]
 """Disjoint groups of two or more names, as they were written."""
 
-GIVEN = "the ties= that were given"
+GIVEN = "the contract given as ties="
 """Origin of a contract that is no file's."""
 
 

@@ -28,6 +28,7 @@ from tiecheck.records.life import Break, Cell, Survival, SurvivalMatrix, Survive
 from tiecheck.records.report import Report
 from tiecheck.records.words import TIED
 from tiecheck.trace.forward import run_on_random_tokens
+from tiecheck.wording import with_article
 
 
 def survive_operations(
@@ -81,7 +82,7 @@ def _tried(model: nn.Module, ties: list[RememberedTie], one: Operation) -> Survi
         try:
             after = one.do(Trial(model, names, folder))
             if not isinstance(after, nn.Module):
-                return row._replace(status="raised", reason=f"it gave a {type(after).__name__}, no module")
+                return row._replace(status="raised", reason=f"it gave {with_article(type(after).__name__)}, no module")
         except NotHereError as error:
             return row._replace(status="skipped", reason=str(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # the library refuses: that is the answer

@@ -189,14 +189,14 @@ class TieGuard(ContextDecorator):
         now = user_line(sys._getframe(2), did=did) if self._watched else None
         for one in self._watched:
             assert now is not None  # noqa: S101  # there is one to watch
-            one.look(now)
+            one.look(now, did)
         self._note_members()
 
     def before_draw(self) -> dict[int, tuple[Tensor, bytes | None]]:
         """Return a few values of every tensor that is tied."""
         held: dict[int, tuple[Tensor, bytes | None]] = {}
         for one in self._watched:
-            tensor = one.tensor()
+            tensor = one.tensor() if one.whole else None
             if tensor is not None:
                 held[id(one)] = tensor, sample_of(tensor)
         return held

@@ -26,8 +26,7 @@ def retie(root: nn.Module | None, tie: RememberedTie, broken: Break) -> str | No
     if any(tensor is None for tensor in tensors) or tie.kind not in TIED or broken.after in TIED:
         return "what became of a member is no parameter of its name"
     full = [tensor for tensor in tensors if tensor is not None and not tensor.is_meta] or tensors
-    emptied = broken.operation.rpartition(".")[2] == "to_empty"  # no member has a value that could be lost
-    if not emptied and not all(_alike(full[0], tensor) for tensor in full[1:]):
+    if not broken.alike and not all(_alike(full[0], tensor) for tensor in full[1:]):
         return "the members have different values now, and nobody knows which are right; assign the one that is"
     kept: Any = full[0]
     for member in members:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from torch import Tensor, nn
 
-from tiecheck.guard.remembered_ties import RememberedTie
+from tiecheck.guard.remembered_ties import RememberedTie, sample_of
 from tiecheck.live.registrations import looking_at
 from tiecheck.live.wrappers import without_wrappers
 from tiecheck.records.life import Break, UserLine
@@ -28,6 +28,9 @@ class WatchedTie:
         self.lost: Break | None = None
         """What was broken at the last look, in case the model is gone at the next."""
         self.cls = type(root())
+        self._on_meta = False
+        self._empty: list[tuple[weakref.ref[Tensor], int, bytes | None]] = []
+        self._note_empty("")
         self._inner = weakref.ref(without_wrappers(held)) if (held := root()) is not None else root
 
     def model(self) -> nn.Module | None:
@@ -35,10 +38,11 @@ class WatchedTie:
         root = self.root()
         return root if root is not None or self.lost is None else self._inner()
 
-    def look(self, line: UserLine) -> None:
+    def look(self, line: UserLine, did: str) -> None:
         """Note after a line whether it holds, and what became of it where it does not."""
         if self.model() is None:
             return
+        self._note_empty(did)
         if self.holds():
             self.whole, self.blamed, self.seen, self.lost = True, None, line, None
         else:
@@ -50,6 +54,23 @@ class WatchedTie:
             self.whole, self.blamed = False, blamed
         with _left_to_the_end():
             self.lost = self.broken()
+
+    def _note_empty(self, did: str) -> None:
+        """Note that a call has given memory to members that were all on meta: torch does that without values only."""
+        root = self.model()
+        with _left_to_the_end():
+            tensors = [self.tie.tensor(root, name) for name in self.tie.names] if root is not None else []
+            found = [tensor for tensor in tensors if tensor is not None]
+            if self._on_meta and did == "_apply" and not any(tensor.is_meta for tensor in found):
+                self._empty = [(weakref.ref(tensor), tensor._version, sample_of(tensor)) for tensor in found]
+            self._on_meta = bool(found) and len(found) == len(tensors) and all(tensor.is_meta for tensor in found)
+
+    def _has_no_values(self) -> bool:
+        """Tell whether nothing was written since into what `to_empty` made."""
+        return bool(self._empty) and all(
+            (held := made()) is not None and (held._version, sample_of(held)) == (version, sample)
+            for made, version, sample in self._empty
+        )
 
     def holds(self) -> bool:
         """Tell quickly whether it is as it was; where its model is gone, or raises, there is nothing to say yet."""
@@ -83,12 +104,16 @@ class WatchedTie:
         with looking_at(root):
             verdict = self.tie.judge(root)
             moved = self.tie.moved(root) if verdict is not None else ()
+            now = [tensor for name in self.tie.names if (tensor := self.tie.tensor(root, name)) is not None]
+            empty = self._has_no_values() and {id(t) for t in now} == {id(made()) for made, *_ in self._empty}
         if verdict is None:
             return None
         since, until, seen = self.blamed or (self.seen, None, False)
         names = tuple(sorted(self.tie.names))
-        made = Break(names, self.tie.kind, verdict.kind, verdict.reason, verdict.parts, since, until, seen)
-        return made._replace(moved=moved)
+        reason = "which have no values yet" if empty else verdict.reason
+        one_memory = verdict.kind == "storage" and len({(t.dtype, t.shape, t.stride()) for t in now}) == 1
+        made = Break(names, self.tie.kind, verdict.kind, reason, verdict.parts, since, until, seen)
+        return made._replace(moved=moved, alike=empty or one_memory)
 
 
 def _left_to_the_end() -> suppress:

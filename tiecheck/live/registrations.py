@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tiecheck.errors import TargetError, class_word, foreign_errors
 from tiecheck.live.module_graph import ModuleGraph, repeated_numbers
 from tiecheck.live.wrappers import child_through_wrappers, without_wrappers
+from tiecheck.wording import with_article
 
 CAP = 32
 """Names a group lists; `names_total` says how many there are."""
@@ -102,7 +103,7 @@ def looking_at(module: object, *, own: str | None = None) -> Iterator[None]:
     """
     name = class_word(type(module))
     if not isinstance(module, nn.Module):
-        raise TypeError(f"a torch.nn.Module is wanted, not a {name}")
+        raise TypeError(f"a torch.nn.Module is wanted, not {with_article(name)}")
     if "_parameters" not in module.__dict__ and not isinstance(module, torch.jit.ScriptModule):
         raise TargetError(f"the {name} was never initialised: its __init__ does not call super().__init__()")
     with foreign_errors(f"looking at the {name}", own=own):

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from tiecheck.files.strided_views import ByteView, dims_of
 from tiecheck.live.module_graph import repeated_numbers
+from tiecheck.wording import with_article
 
 ADDRESSED = frozenset({"cpu", "cuda", "xpu"})
 """Devices whose `data_ptr()` is an address. On mps it is an object's address plus an offset, on meta and xla 0."""
@@ -190,7 +191,7 @@ def why_memory_is_hidden(tensor: Tensor) -> str | None:
         if tensor.device.type != "meta" and tensor.numel():
             tensor.untyped_storage().data_ptr()
     except Exception:  # noqa: BLE001  # see `memory_views`
-        return f"what a {type(tensor).__name__} wraps cannot be told"
+        return f"what {with_article(type(tensor).__name__)} wraps cannot be told"
     return None
 
 

@@ -44,6 +44,8 @@ class Break(Record):
     """True if `since` is known to have broken it."""
     moved: tuple[tuple[str, str], ...] = ()
     """Members whose parameter has another name now, by a norm or a parametrization, each with that name."""
+    alike: bool = False
+    """True if no value is lost whichever member stays: they are one memory, or `to_empty` has given them none."""
 
     @property
     def operation(self) -> str:

@@ -13,6 +13,7 @@ from tiecheck.files.limits import target_account
 from tiecheck.records.artefacts import Conversion, Gguf, GgufSource, GgufTie, HeadUse, RowFit
 from tiecheck.records.stored import Checkpoint, Comparison, Group, StoredTensor
 from tiecheck.records.words import Kind, Unknown
+from tiecheck.wording import with_article
 
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 SAYS = {
@@ -89,7 +90,7 @@ def compare_conversion(gguf: Gguf, tie: GgufTie | None, source: GgufSource) -> C
     """
     held = {tensor.name: tensor for tensor in tie.group.tensors} if tie is not None else {}
     if EMBEDDING not in held:
-        return Unknown(f"a {gguf.architecture} file has no head to be compared")
+        return Unknown(f"{with_article(gguf.architecture)} file has no head to be compared")
     theirs = {EMBEDDING: source.embedding, HEAD: source.head}
     found: dict[str, RowFit] = {}
     for name, ours in held.items():

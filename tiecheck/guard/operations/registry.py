@@ -20,6 +20,7 @@ from tiecheck.live.registrations import Registrations, plain_references
 from tiecheck.live.torch_adapter import PLAIN
 from tiecheck.records.life import Family
 from tiecheck.trace.forward import random_tokens
+from tiecheck.wording import with_article
 
 MODULES = ("on_modules", "on_state", "by_libraries", "in_training")
 GROUP = "tiecheck.operations"
@@ -125,7 +126,9 @@ def all_operations() -> tuple[Operation, ...]:
     for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name):
         made = entry.load()
         if not isinstance(made, Operation):
-            raise UsageError(f"the entry point {entry.name} of {GROUP} gives a {type(made).__name__}, no Operation")
+            raise UsageError(
+                f"the entry point {entry.name} of {GROUP} gives {with_article(type(made).__name__)}, no Operation"
+            )
         found.setdefault(made.name, made)
     return tuple(found.values())
 

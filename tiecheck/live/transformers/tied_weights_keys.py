@@ -19,6 +19,7 @@ from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.rewritten_keys import declaration_text, head_pair, listed_pairs, method_problems
 from tiecheck.patterns import takes_forever
 from tiecheck.records.live import KeyForm, KeyProblem
+from tiecheck.wording import with_article
 
 NAMES = 1_000_000
 """A model with more names than this, or endless ones, is not handed to transformers' own expansion: it lists them."""
@@ -96,7 +97,8 @@ def read_keys(model: nn.Module, version: str) -> Keys:
         if older:
             return Keys(*_expand_older(model, keys), (), None)
         if not isinstance(keys, Mapping):
-            what = f"{type(model).__name__}: `_tied_weights_keys` is a {type(keys).__name__}, which names no sources"
+            form = with_article(type(keys).__name__)
+            what = f"{type(model).__name__}: `_tied_weights_keys` is {form}, which names no sources"
             return Keys({}, {}, tuple(problems), what)
         names = _all_names(model, keys)
         problems += _pair_problems(model, keys, names)

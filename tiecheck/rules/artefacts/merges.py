@@ -14,7 +14,7 @@ from tiecheck.records.artefacts import AdaptedTie, Adapter, AdapterBase, Adapter
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, file_place
 from tiecheck.rules.stored.groups import rows_text
-from tiecheck.wording import listed
+from tiecheck.wording import listed, verb_form
 
 if TYPE_CHECKING:
     from tiecheck.records.artefacts import Change
@@ -93,7 +93,8 @@ class AdapterOnOneTiedMember(Rule):
             elif _parted(tie) and len(copied) < len(tie.group.names):
                 others = tuple(name for name in tie.group.names if name not in copied)
                 stale = tie.group.source in copied and bool(tie.untouched)
-                tail = f" {listed(tie.untouched)} keeps the old values: trained tokens cannot be said." if stale else ""
+                keep = f" {listed(tie.untouched)} {verb_form('keep', many=len(tie.untouched) > 1)}" if stale else ""
+                tail = f"{keep} the old values: trained tokens cannot be said." if stale else ""
                 yield Draft(
                     f"The adapter holds a trained copy of {listed(copied)} (modules_to_save), which the base ties to "
                     f"{listed(others)}.{tail} {_after_merge(adapter)}",
@@ -235,11 +236,12 @@ class LowRankUpdateOnTiedHead(Rule):
             if not added or len(left) < 2 or adapter.kind == "mlx":
                 continue
             others = tie.untouched or tie.group.names
+            change = verb_form("change", many=len(others) > 1)
             twice = " more than once" if len(added) > 1 else ""
             yield Draft(
                 f"The adapter adds to {listed(added)}, and the base ties {listed(tie.group.names)}: a merge adds the "
-                f"update to the one tensor{twice}, so that {listed(others)} changes with it, and the merged model does "
-                "not give the logits of the adapter.",
+                f"update to the one tensor{twice}, so that {listed(others)} {change} with it, and the merged model "
+                "does not give the logits of the adapter.",
                 tie.group.names,
                 (file_place(CONFIG, f"an update of {listed(added)} ({adapter.kind})"),),
                 UNTIED,

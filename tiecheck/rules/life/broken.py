@@ -144,7 +144,7 @@ def _tied_again(one: Break) -> tuple[Edit, ...]:
         return ()
     if one.moved:
         return _norm_off(one)
-    alike = one.after == "copy"
+    alike = one.alike or one.after == "copy"
     edits = []
     for part in one.parts[:1] if alike else one.parts:
         lines = (f"{python_path(name)} = {python_path(part[0])}" for name in one.names if name not in part)

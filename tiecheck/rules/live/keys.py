@@ -9,7 +9,7 @@ from tiecheck.records.live import KeyProblem
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.mends import source_edits
-from tiecheck.wording import listed, python_path
+from tiecheck.wording import listed, python_path, with_article
 
 UNREAD = ("list", "signature", "uninitialised")
 """Forms that transformers 5 cannot read or call."""
@@ -166,7 +166,7 @@ class ListFormTiedKeys(Rule):
     def check(self, key_problems: tuple[KeyProblem, ...]) -> Iterator[Draft | Unknown]:
         for problem in key_problems:
             if problem.form == "list":
-                what = f"{problem.class_name}._tied_weights_keys is a {problem.key}, which names no sources"
+                what = f"{problem.class_name}._tied_weights_keys is {with_article(problem.key)}, which names no sources"
             elif problem.form == "signature":
                 what = f"{problem.class_name}.{problem.key} lacks the arguments that transformers 5 gives it"
             elif problem.form == "uninitialised":

@@ -180,7 +180,7 @@ def _harmless(
     used = next((group for group in live_class.twice if not set(group).isdisjoint(names)), None)
     if used is None and why.endswith("under one name") and live_class.twice:
         used = names = live_class.twice[0]
-        why = f"It is harmless: {listed(names)} is the one tensor for it"
+        why = f"It is harmless: {listed(names)} {'is' if len(names) == 1 else 'are'} the one tensor for it"
     if used is not None and why.startswith("It is harmless"):
         why += ". A forward pass was traced: one parameter, used twice, as embedding and as head"
     versions = ours.version if ours else f"{', '.join(placement.warns)} (versions)"

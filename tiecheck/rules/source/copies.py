@@ -9,6 +9,7 @@ from tiecheck.records.source import Event, Method, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import uncopied
 from tiecheck.rules.source.sightings import STATELESS, event_draft, source_draft, source_facts
+from tiecheck.wording import with_article
 
 _SHARING = re.compile(r"(?P<no>not )?(?:\w+\.)*\w*?(?:share|shared|tie|tied)(?:_\w+)?")
 """A condition that is nothing but a flag which asks for sharing."""
@@ -116,8 +117,8 @@ class ClonedWithSharedChild(Rule):
                     file,
                     (one.layer, one.child),
                     (one.line, one.column),
-                    f"{one.layer} holds {one.child} ({last}), and is deep-copied for each layer: each gets a {last} of "
-                    "its own, equal at the start, and the first step separates them.",
+                    f"{one.layer} holds {one.child} ({last}), and is deep-copied for each layer: each gets "
+                    f"{with_article(last)} of its own, equal at the start, and the first step separates them.",
                     f"whoever copies gets one {one.layer} and not what builds it: each has to be built with "
                     f"{one.child}, or to get it in forward.",
                     "copied with what it shares",

@@ -170,7 +170,7 @@ def _tied_in(mending: Mending, members: list[HeldTensor]) -> Edit:
     others = [one for one in members if one is not kept]
     lines = [f"{model_path(mending, n)} = {model_path(mending, kept.names[0])}" for one in others for n in one.names]
     lines += without_orphans({variable_of(slot) for one in members for slot in one.slots})
-    return python_edit("tied", f"the values of {kept.names[0]} are right", *lines, safe=False)
+    return python_edit("tied", None, *lines)
 
 
 PAIR = ("lm_head.weight", "model.embed_tokens.weight")

@@ -185,8 +185,9 @@ class HalfGradient(Rule):
             if cut is not None:
                 left = tuple(use for use in one.uses if use.role != cut and use.norm)
                 yield Draft(
-                    f"{listed(one.names)} is used as {'head' if cut == 'linear' else 'embedding'}, and no gradient of "
-                    f"that use reaches it: it is cut off before {next(u.op for u in one.uses if u.role == cut)}. The "
+                    f"The tensor {listed(one.names)} is used as {'head' if cut == 'linear' else 'embedding'}, and no "
+                    "gradient of that use reaches it: it is cut off before "
+                    f"{next(u.op for u in one.uses if u.role == cut)}. The "
                     f"gradient is that of the other use alone (norm {left[0].norm:.3g}).",
                     one.names,
                     (class_place(live_class.class_name, f"{one.names[0]}: {cut} without gradient"),),
