@@ -239,7 +239,14 @@ SUBJECTS = {
         PLAIN.format(line="w = self.wte.weight; self.head.weight = nn.Parameter(w.data)  # tie"), ("TIE802",)
     ),
     "a clone": Subject(
-        PLAIN.format(line="self.head.weight = nn.Parameter(self.wte.weight.clone())"), ("TIE802",), ("--unsafe",)
+        PLAIN.format(line="self.head.weight = nn.Parameter(self.wte.weight.clone())"),
+        ("TIE802",),
+        ("--unsafe", "--select", "TIE802"),
+    ),
+    "a clone where a flag asks": Subject(
+        PLAIN.format(line="if tie:\n            self.head.weight = nn.Parameter(self.wte.weight.clone())"),
+        ("TIE802",),
+        ("--unsafe",),
     ),
     "a module": Subject(PLAIN.format(line="self.head = self.wte"), ("TIE801",)),
     "a module in a branch": Subject(

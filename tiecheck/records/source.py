@@ -62,7 +62,7 @@ class Method(Record):
     events: tuple[Event, ...]
     """In the order in which they happen, with those of the class's own methods that it calls."""
     tests: tuple[tuple[int, str], ...] = ()
-    """Conditions under which a module is deep-copied, or values are: line of the `if`, and its text."""
+    """Conditions under which a module, its values or its memory are taken over: line of the `if`, and its text."""
     multiplies: tuple[tuple[str, int, int], ...] = ()
     """Parameters that it multiplies by, as the weight of a linear layer: path, line, column."""
     returns: str = ""

@@ -150,7 +150,7 @@ class Flow:
             return
         if written.form:
             if written.form[-1] == "data":
-                self._add("data" if _shares(found) else "init", written.path, found, place)
+                self._add("data" if found and found.parameter else "init", written.path, found, place)
             return
         if found is not None and found.path:
             self._add(_kind_of(written, found), written.path, found, place)
@@ -282,11 +282,6 @@ def _calls_of(node: ast.stmt) -> Iterator[ast.Call]:
             waiting.append(child.value)
         elif not isinstance(child, (ast.Lambda, ast.Name, ast.Constant)):
             waiting += ast.iter_child_nodes(child)
-
-
-def _shares(found: Reached | None) -> bool:
-    """Tell whether what is assigned to `.data` is the memory of a parameter and no copy."""
-    return found is not None and found.parameter and not {"clone", "deepcopy", "contiguous"} & set(found.form)
 
 
 def _kind_of(written: Reached, found: Reached) -> EventKind:

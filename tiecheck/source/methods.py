@@ -35,7 +35,8 @@ def read_method(name: str, function: Function, functions: Mapping[str, Function]
     used = _Used(arguments[0] if arguments else "self")
     for child in walked(function):
         used.add(child)
-    copying = {line for event in flow.events if event.kind in ("clone", "copy") for line, _ in event.branch}
+    copies = (event for event in flow.events if event.kind in ("clone", "copy", "data", "parameter"))
+    copying = {line for event in copies for line, _ in event.branch}
     return Method(
         name=name,
         line=function.lineno,

@@ -121,8 +121,11 @@ def _result(node: ast.Call, names: Mapping[str, Reached]) -> Reached | None:  # 
         return Reached(_joined(inner.path, str(node.args[1].value)), ()) if inner and not inner.form else None
     last = name.rpartition(".")[2]
     if last in ("deepcopy", "copy", "Parameter", "Buffer") and node.args:
-        inner = reached_by(node.args[0], names)
-        return inner._replace(form=(*inner.form, last)) if inner and inner.path else None
+        given, done = node.args[0], [last]
+        if isinstance(given, ast.BinOp) and isinstance(given.right, ast.Constant):  # `nn.Parameter(w * 1.0)`
+            given, done = given.left, ["clone", last]
+        inner = reached_by(given, names)
+        return inner._replace(form=(*inner.form, *done)) if inner and inner.path else None
     if not isinstance(node.func, ast.Attribute):
         return None
     if name.startswith(("torch.", "np.", "numpy.")) and node.args and last in DERIVING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
@@ -19,13 +18,11 @@ from tiecheck.rules.source.sightings import (
     methods_in_turn,
     module_of,
     replacing,
+    says_tie,
     source_facts,
     ties_again,
     together,
 )
-
-_TIE_FLAG = re.compile(r"(?:\w+\.)*\w*?(?:tie|tied|share|shared)(?:_\w+)?")
-"""A condition that is nothing but a flag which asks for a tie."""
 
 ENGINES = frozenset({"vllm", "sglang"})
 """Packages in which an embedding is meant to be the head too: another layer reads its weight."""
@@ -112,6 +109,7 @@ class CopyInsteadOfShare(Rule):
     ## What it does
     Finds `.weight.data = `, `nn.Parameter(x.weight)`, `clone`, `deepcopy`, `copy_`, `==` as a statement and a
     transposed `nn.Parameter`, where head and embedding (or encoder and decoder) of one class were to be one tensor.
+    A copy in a class that says nothing of a tie (no name, no flag, no mapping) is a note: an untied head may begin so.
 
     ## Why it is bad
     There are two parameters. Over one memory (`.data`, `nn.Parameter(x.weight)`) each has a gradient of its own, an
@@ -137,26 +135,39 @@ class CopyInsteadOfShare(Rule):
                     if said is None:
                         continue
                     turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
-                    yield event_draft(
+                    told = "copy" not in said or says_tie(owner, event)
+                    draft = event_draft(
                         file,
                         event,
-                        f"{owner.name}: {event.target} is meant to be {event.source}, and {said}.",
+                        f"{owner.name}: {event.target} is meant to be {event.source}, and {said}."
+                        if told
+                        else f"{owner.name}: {event.target} {said}. That ties nothing, if a tie is meant.",
                         f"no parameter is another's transpose: forward has to turn {event.source} where it is used."
                         if turned
                         else MORE,
                         "not the parameter itself",
                         () if turned else shared_instead(file, owner, event, safe="memory" in said),
                     )
+                    yield draft if told else draft._replace(severity="info", confidence="low")
 
     @staticmethod
     def cases() -> Iterator[Case]:
         for title, line in (
             (".data", "self.head.weight.data = self.wte.weight.data"),
             ("nn.Parameter", "self.head.weight = nn.Parameter(self.wte.weight)"),
-            ("a clone", "self.head.weight = nn.Parameter(self.wte.weight.clone())"),
-            ("deepcopy", "self.head.weight = copy.deepcopy(self.wte.weight)"),
         ):
             yield Case(title, source_facts(f"{PLAIN_MODEL}\n        {line}\n"), finds=("error",))
+        for title, line in (
+            ("a clone", "self.head.weight = nn.Parameter(self.wte.weight.clone())"),
+            ("deepcopy", "self.head.weight = copy.deepcopy(self.wte.weight)"),
+            ("a clone into .data", "self.head.weight.data = self.wte.weight.data.clone()"),
+            ("a product", "self.head.weight = nn.Parameter(self.wte.weight * 1.0)"),
+        ):
+            method = source_facts(f"{PLAIN_MODEL}\n    def tie_weights(self):\n        {line}\n")
+            yield Case(f"{title} in tie_weights", method, finds=("error",))
+            yield Case(
+                f"{title}, where nothing says tie", source_facts(f"{PLAIN_MODEL}\n        {line}\n"), finds=("info",)
+            )
         tie = f"{PLAIN_MODEL}\n    def tie_weights(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("copy_ in tie_weights", source_facts(tie), finds=("error",))
         asked = (
@@ -195,21 +206,13 @@ def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
         is_embedding(owner, target) and is_head(owner, source)
     )
     copied = event.kind == "copy" or bool({"clone", "deepcopy", "copy", "contiguous"} & form)
-    said = "tie" in owner.name.lower() or any(
-        event in m.events and ("tie" in m.name or _asked(event, dict(m.tests))) for m in owner.methods
-    )
-    if not (meant or (turned and event.kind == "parameter")) or (event.kind == "copy" and not said):
+    if not (meant or (turned and event.kind == "parameter")) or (event.kind == "copy" and not says_tie(owner, event)):
         return None
     if event.kind == "compare":
         return "is compared with it (==), which ties nothing"
     if copied:
         return "takes a copy: the two differ after the first step"
     return "becomes a second parameter over the same memory: two gradients, and the first conversion separates them"
-
-
-def _asked(event: Event, tests: Mapping[int, str]) -> bool:
-    """Tell whether an event happens where a flag that asks for a tie is true."""
-    return any(arm == 0 and _TIE_FLAG.fullmatch(tests.get(line, "")) for line, arm in event.branch)
 
 
 class TieReboundLater(Rule):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tiecheck.records.edits import Edit
@@ -43,6 +43,9 @@ MODEL_LIKE = re.compile(r"PreTrainedModel$")
 PUBLISHED = re.compile(r"For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)$|LMHeadModel$")
 """Ends of the names of transformers' classes that have a head."""
 
+
+_TIE_FLAG = re.compile(r"(?:\w+\.)*\w*?(?:tie|tied|share|shared)(?:_\w+)?")
+"""A condition that is nothing but a flag which asks for a tie."""
 
 OWNING_NOTHING = re.compile(r"PreTrainedModel$|^Module$|Mixin$|^Generic$|^ABC$")
 """Names of bases that build no layer and map no tied names."""
@@ -159,6 +162,20 @@ def may_hold_weight(file: SourceFile, owner: ModuleClass, path: str) -> bool:
         return class_of_path(owner, path) not in ("ModuleList", "ModuleDict", "Sequential")
     root = path.partition(".")[0]
     return any(one.partition(".")[0] == root for one, _ in (*owner.built, *owner.parts)) or has_unseen_base(file, owner)
+
+
+def says_tie(owner: ModuleClass, event: Event) -> bool:
+    """Tell whether a class says that a statement is to tie: by its name or a method's, a flag or what it maps."""
+    return (
+        "tie" in owner.name.lower()
+        or owner.keys is not None
+        or any(event in m.events and ("tie" in m.name or _asked(event, dict(m.tests))) for m in owner.methods)
+    )
+
+
+def _asked(event: Event, tests: Mapping[int, str]) -> bool:
+    """Tell whether an event happens where a flag that asks for a tie is true."""
+    return any(arm == 0 and _TIE_FLAG.fullmatch(tests.get(line, "")) for line, arm in event.branch)
 
 
 def together(one: Event, other: Event) -> bool:
