@@ -132,9 +132,10 @@ def _perturbed(asked: Perturber, parts: tuple[InnerModel, ...], mine: list[Level
     changes = SizeChanges(asked, prefixes)
     try:
         _ask(changes, parts, mine)
+        chosen = [w for w in chosen_witnesses(asked, changes.sizes, changes.guards) if changes.alone(w)]
     except SlowClassError:  # what was refused till then is true, and of the sizes not all is known
         return Sizes(parts, (), tuple(changes.refused), {})
-    return Sizes(parts, tuple(chosen_witnesses(asked, changes.sizes, changes.guards)), tuple(changes.refused), {})
+    return Sizes(parts, tuple(chosen), tuple(changes.refused), {})
 
 
 def _ask(changes: SizeChanges, parts: tuple[InnerModel, ...], mine: list[Level]) -> None:
@@ -241,8 +242,23 @@ class SizeChanges:
             whole = [f for f in fields if f.level == field.level and f != field and type(f.value) is int]
             for other in (f for f in whole if f.value > field.value and f.value % field.value == 0):
                 fitting = {field: field.value + 1, other: other.value // field.value * (field.value + 1)}
-                if not isinstance(self.asked.built(fitting), str):
+                if not isinstance(self.asked.built(fitting), str) and not self._undivided(field, other, whole):
                     self.refused.append((field.dotted, "%", ((other.dotted, None),)))
+
+    def _undivided(self, field: Field, other: Field, whole: list[Field]) -> bool:
+        """Tell whether a number of heads need not divide another one: what it divides is a product (Mamba-2)."""
+        changes = [{}, *({f: value} for f in whole if f != other for value in (1, f.value * 2))]
+        return any(not isinstance(self.asked.built({field: other.value * 2} | more), str) for more in changes)
+
+    def alone(self, witness: Witness) -> bool:
+        """Tell whether what a size adds to a number is no length of a list of the config (Parakeet's durations)."""
+        for level, owner in self.asked.owners.items() if "+" in witness.factor else ():
+            for key, held in owner.to_dict().items():
+                if isinstance(held, list) and held:
+                    built = self.asked.built({Field(level, key, -1, None): [*held, held[-1]]})
+                    if not isinstance(built, str) and (witness.name, witness.axis) in self.changed(built):
+                        return False
+        return True
 
     def equals(self, fields: list[Field]) -> None:
         """Find the widths and vocabularies of sections that the class wants to be equal."""
