@@ -150,3 +150,10 @@ def test_of_one_memory_nobody_is_asked_which_values_are_right(part: Any) -> None
     with pytest.raises(tiecheck.TieBroken, match="over one memory") as caught, tiecheck.guard(model):
         part(model)
     assert ("are right" in str(caught.value)) == (part is turned)  # of a square one turned the values differ
+
+
+def test_a_group_of_a_contract_that_is_not_there_is_one_finding() -> None:
+    report = tiecheck.check(Own(GPT()), ties=[["lm_head.weight", "wte.weight"]])
+    (found,) = report.findings
+    assert found.code == "TIE309"
+    assert "has no lm_head.weight and wte.weight" in found.message

@@ -32,6 +32,7 @@ from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
 from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, own_class, with_user_names, without_wrappers
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
 from tiecheck.records.words import TIED
+from tiecheck.wording import listed
 
 __all__ = ["CAP", "collect_live", "find_live_ties"]
 
@@ -119,11 +120,10 @@ def _dictionaries(graph: ModuleGraph) -> tuple[str, ...]:
 
 
 def _unkept(declared: tuple[DeclaredTie, ...], contract: Contract) -> Iterator[KeyProblem]:
-    """Yield the names of a contract that the module does not have."""
+    """Yield the groups of a contract of which the module lacks names."""
     for claim in declared:
-        if claim.by == (contract.origin,):
-            for name in claim.missing:
-                yield KeyProblem("nothing", "", contract.origin, name, None, claim.names, True, None)
+        if claim.by == (contract.origin,) and claim.missing:
+            yield KeyProblem("nothing", "", contract.origin, listed(claim.missing), None, claim.names, True, None)
 
 
 def contract_of(module: nn.Module, contract: Config) -> Contract:
