@@ -167,3 +167,5 @@ class SourceFile(Record):
     """Names that look like a tie flag: the name, whether it is read (or defined) there, line, column."""
     ignores: tuple[tuple[int, tuple[str, ...], bool], ...]
     """Suppressions: line (0: the whole file), the codes (none: for all), and whether it is ours or another tool's."""
+    notes: tuple[int, ...] = ()
+    """Lines with a comment that speaks of a tie, and of none that is not to be."""

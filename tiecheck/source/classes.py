@@ -32,6 +32,9 @@ CLONING = re.compile(r"clones\(|deepcopy\([\w.]+\)\s+for |Transformer(En|De)code
 TIMES = re.compile(r"\)\s*\]\s*\*|\*\s*\[\s*\w+[.(]")
 """Text without which no `[Thing()] * n` is written."""
 
+NOTED = re.compile(r"(?i)#(?!.*(?:\bno|n't|\bun|instead|break))[^\n]*\b(?:tie[sd]?|tying|shar(?:e[sd]?|ing))\b")
+"""A comment that speaks of a tie, and of none that is not to be."""
+
 TELLING = re.compile(
     rb"\.weight\b|tie|tying|Embedding\(|post_init|to_empty|assign=True|deepcopy|_get_clones|partial\(|_keys\b|lambda"
     rb"|apply\(|init_weights|\.init\."
@@ -75,6 +78,7 @@ def read_tree(
         copied=tuple(copied_layers((*classes, *functions), whole, lines)) if cloning else (),
         words=tuple(_flag_words(tree)) if FLAG_LIKE.search(text) else (),
         ignores=ignores,
+        notes=tuple(text.count("\n", 0, found.start()) + 1 for found in NOTED.finditer(text)),
     )
 
 

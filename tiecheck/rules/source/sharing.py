@@ -109,7 +109,7 @@ class CopyInsteadOfShare(Rule):
     ## What it does
     Finds `.weight.data = `, `nn.Parameter(x.weight)`, `clone`, `deepcopy`, `copy_`, `==` as a statement and a
     transposed `nn.Parameter`, where head and embedding (or encoder and decoder) of one class were to be one tensor.
-    A copy in a class that says nothing of a tie (no name, no flag, no mapping) is a note: an untied head may begin so.
+    A copy of which no name, flag, mapping or comment says that it is to tie is a note: an untied head may begin so.
 
     ## Why it is bad
     There are two parameters. Over one memory (`.data`, `nn.Parameter(x.weight)`) each has a gradient of its own, an
@@ -131,11 +131,11 @@ class CopyInsteadOfShare(Rule):
         for file in sources:
             for owner in file.classes:
                 for event in _alike_once(e for method in owner.methods for e in method.events):
-                    said = _broken_tie(owner, event)
+                    said = _broken_tie(file, owner, event)
                     if said is None:
                         continue
                     turned = {"t", "T", "mT", "transpose"} & set(event.form.split())
-                    told = "copy" not in said or says_tie(owner, event)
+                    told = "copy" not in said or says_tie(file, owner, event)
                     draft = event_draft(
                         file,
                         event,
@@ -165,9 +165,10 @@ class CopyInsteadOfShare(Rule):
         ):
             method = source_facts(f"{PLAIN_MODEL}\n    def tie_weights(self):\n        {line}\n")
             yield Case(f"{title} in tie_weights", method, finds=("error",))
-            yield Case(
-                f"{title}, where nothing says tie", source_facts(f"{PLAIN_MODEL}\n        {line}\n"), finds=("info",)
-            )
+            plain = source_facts(f"{PLAIN_MODEL}\n        {line}\n")
+            yield Case(f"{title}, where nothing says tie", plain, finds=("info",))
+        noted = source_facts(f"{PLAIN_MODEL}\n        # Weight tying\n        {line}\n")
+        yield Case(f"{title}, under a comment that says tie", noted, finds=("error",))
         tie = f"{PLAIN_MODEL}\n    def tie_weights(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("copy_ in tie_weights", source_facts(tie), finds=("error",))
         asked = (
@@ -192,7 +193,7 @@ class CopyInsteadOfShare(Rule):
         yield Case("values that are copied where nothing says tie", source_facts(begun))
 
 
-def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
+def _broken_tie(file: SourceFile, owner: ModuleClass, event: Event) -> str | None:
     """Return what a statement makes instead of a tie; None for one that is not meant as one."""
     if event.kind not in ("data", "parameter", "copy", "compare") or not event.source.endswith(".weight"):
         return None
@@ -206,7 +207,9 @@ def _broken_tie(owner: ModuleClass, event: Event) -> str | None:
         is_embedding(owner, target) and is_head(owner, source)
     )
     copied = event.kind == "copy" or bool({"clone", "deepcopy", "copy", "contiguous"} & form)
-    if not (meant or (turned and event.kind == "parameter")) or (event.kind == "copy" and not says_tie(owner, event)):
+    if not (meant or (turned and event.kind == "parameter")) or (
+        event.kind == "copy" and not says_tie(file, owner, event)
+    ):
         return None
     if event.kind == "compare":
         return "is compared with it (==), which ties nothing"

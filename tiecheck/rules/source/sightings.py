@@ -164,11 +164,12 @@ def may_hold_weight(file: SourceFile, owner: ModuleClass, path: str) -> bool:
     return any(one.partition(".")[0] == root for one, _ in (*owner.built, *owner.parts)) or has_unseen_base(file, owner)
 
 
-def says_tie(owner: ModuleClass, event: Event) -> bool:
-    """Tell whether a class says that a statement is to tie: by its name or a method's, a flag or what it maps."""
+def says_tie(file: SourceFile, owner: ModuleClass, event: Event) -> bool:
+    """Tell whether a statement is said to tie: by a name, a flag, what the class maps, a comment there or above."""
     return (
         "tie" in owner.name.lower()
         or owner.keys is not None
+        or not {event.line, event.line - 1}.isdisjoint(file.notes)
         or any(event in m.events and ("tie" in m.name or _asked(event, dict(m.tests))) for m in owner.methods)
     )
 
