@@ -267,7 +267,7 @@ def test_half_tied_groups_show_their_parts():
         (["out.weight"], "is a list, which names no sources"),
         ({"nowhere": "emb"}, "There is an issue with your definition"),
         ({"(": "emb"}, ""),
-        (7, "is a int"),
+        (7, "is an int"),
     ],
 )
 @pytest.mark.parametrize("tie", [True, False])

@@ -258,7 +258,7 @@ class HalfMetaTie(Rule):
                 "error.",
                 claim.names,
                 (class_place(live_class.class_name, parts_text(claim)),),
-                f"Keep the values of {listed(full)}. Each load of one name wants it again.{idle_words(mending)}",
+                f"The values are those of {listed(full)}. Each load of one name wants it again.{idle_words(mending)}",
                 edits=tie_again(claim, mending),
             )
 
