@@ -55,7 +55,7 @@ def cells() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("name", "state"), list(cells()))
 def test_a_layout_is_made_and_told_as_it_was(name: str, state: str, tmp_path: Path) -> None:
-    if not installed(LAYOUTS[name].needs):
+    if not installed(LAYOUTS[name].needs):  # a dozen heavy libraries, made where they are; the row is held above
         pytest.skip(f"{LAYOUTS[name].needs} is not installed")
     kept, made = CELLS[name, state], make_cell(name, state, tmp_path / "made")
     assert (made.said, made.truth) == (kept.said, kept.truth)

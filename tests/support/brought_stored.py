@@ -236,13 +236,8 @@ def _awq(where: Path, state: str) -> Made:
 @layout("bitsandbytes, 8 bits", "bitsandbytes")
 def _bnb(where: Path, state: str) -> Made:
     """transformers quantises as it loads; the head is left out by default, and given where it is not tied."""
-    saved(where / "plain", "untied" if state == "diverged" else state)
     words_ = None if state in ("tied", "damaged") else ["embed_tokens"]
-    config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=words_)
-    AUTO.from_pretrained(where / "plain", quantization_config=config, device_map="cpu").save_pretrained(where / "made")
-    if state == "diverged":
-        set_flag(where / "made", True)
-    return _generated(where, 0.2, device_map="cpu")
+    return _quantised(where, state, transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=words_))
 
 
 @layout("torchao", "torchao")
@@ -250,9 +245,14 @@ def _torchao(where: Path, state: str) -> Made:
     """Embedding and head quantised with the rest where they are not tied."""
     from torchao.quantization import Int8WeightOnlyConfig
 
-    saved(where / "plain", "untied" if state == "diverged" else state)
     ends = state in ("untied", "diverged")
     config = transformers.TorchAoConfig(Int8WeightOnlyConfig(), include_input_output_embeddings=ends)
+    return _quantised(where, state, config)
+
+
+def _quantised(where: Path, state: str, config: Any) -> Made:
+    """A model that transformers quantised as it loaded it; diverged has its flag true again."""
+    saved(where / "plain", "untied" if state == "diverged" else state)
     AUTO.from_pretrained(where / "plain", quantization_config=config, device_map="cpu").save_pretrained(where / "made")
     if state == "diverged":
         set_flag(where / "made", True)
