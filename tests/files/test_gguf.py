@@ -106,9 +106,9 @@ def test_a_sparse_file_takes_no_longer_than_its_header(tmp_path: Path) -> None:
     writer.close()
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + 40_000_000_100)
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert read_gguf(str(path)).checkpoint.tensor("output.weight") is not None
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(

@@ -239,9 +239,9 @@ def test_many_names_are_neither_listed_nor_counted_one_by_one() -> None:
         parent = nn.Module()
         parent.left = parent.right = node
         node = parent
-    begin = time.perf_counter()
+    begin = time.process_time()
     told = message(node, [])
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     assert len(told) < 5000
     assert "more" in told
 

@@ -63,7 +63,7 @@ def test_a_server_that_drips_headers_or_a_body_is_left(serve, monkeypatch, part:
     def drip(handler: Any) -> bool:
         try:
             handler.wfile.write(part)
-            for _ in range(60):
+            for _ in range(1200):  # a minute
                 handler.wfile.write(b" ")
                 handler.wfile.flush()
                 time.sleep(0.05)
@@ -76,7 +76,7 @@ def test_a_server_that_drips_headers_or_a_body_is_left(serve, monkeypatch, part:
     server.fault = drip
     begin = time.monotonic()
     assert "does not answer in time" in says(f"{server.url}/m/model.safetensors")
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
 
 
 def test_the_time_of_a_target_holds_for_what_is_fetched_beside(serve) -> None:
