@@ -275,7 +275,9 @@ def finding_fingerprint(code: str, target: str, names: Iterable[str]) -> str:
 
     Sixteen hexadecimal digits of a BLAKE2b hash; the parts are joined by NUL, which no path or name holds.
     """
-    from hashlib import blake2b
-
+    try:
+        from _blake2 import blake2b  # in CPython; `hashlib` brings OpenSSL along, a fifteenth of a start
+    except ImportError:
+        from hashlib import blake2b
     text = "\0".join((code, target.replace("\\", "/"), *sorted(names)))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
