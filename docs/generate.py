@@ -46,8 +46,7 @@ from tiecheck.records.report import SEVERITIES, TargetReport
 from tiecheck.render.json import INTERNAL, SCHEMA
 from tiecheck.render.rules import rule_text
 from tiecheck.rules.base import Rule
-from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import FAMILIES, rule_of, rules_of_family
+from tiecheck.rules.registry import FAMILIES, INDEX, rule_of, rules_of_family
 from tiecheck.tables.symptoms import read_symptoms
 from tiecheck.targets.layouts import LAYOUTS
 from tiecheck.wording import listed

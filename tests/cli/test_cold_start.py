@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiecheck.rules.index import INDEX
+from tiecheck.rules.registry import INDEX
 
 HEAVY = (
     "torch",

@@ -20,7 +20,7 @@ from tiecheck.cli.hook import model_folders
 from tiecheck.cli.main import COMMANDS
 from tiecheck.cli.streams import complete_codes
 from tiecheck.render.reports import FORMATS, parse_outputs
-from tiecheck.rules.index import INDEX
+from tiecheck.rules.registry import INDEX
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")

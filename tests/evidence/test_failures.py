@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from failures import PAGE, Failure, page_text, read_failures
 
-from tiecheck.rules.index import INDEX
+from tiecheck.rules.registry import INDEX
 
 TESTS = Path(__file__).parents[1]
 ALL = read_failures()

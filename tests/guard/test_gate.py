@@ -25,8 +25,8 @@ from torch import nn
 import tiecheck
 from tiecheck.guard.gate import Gate
 from tiecheck.guard.verify import ADVICE, same_device
+from tiecheck.placement.load_outcomes import chosen_map, promises_of
 from tiecheck.placement.map_lookup import by_accelerate as device_of
-from tiecheck.placement.promises import chosen_map, promises_of
 from tiecheck.records.placement import Crash, Placed, Placement, Plan, Proposal
 from tiecheck.records.report import Finding, Skip
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tiecheck.live.registrations import Registrations, paused_collector, plain_references
+from tiecheck.files.local import paused_collector
+from tiecheck.live.registrations import Registrations, plain_references
 
 
 def test_a_tensor_that_stands_in_two_places_is_one_repeat() -> None:

@@ -31,9 +31,8 @@ from placing_runs import (
 )
 
 from tiecheck.placement.loads import accelerate as ours
-from tiecheck.placement.loads.follow import Load, loads_under
+from tiecheck.placement.loads.follow import Load, from_pretrained, loads_under
 from tiecheck.placement.loads.slots import Fails, Loaded, LoadGroup, Untold
-from tiecheck.placement.loads.transformers import from_pretrained
 from tiecheck.records.placement import PlacedLoad
 from tiecheck.records.words import Unknown
 

@@ -30,7 +30,7 @@ from tiecheck.render.markdown import code_text, markdown_text
 from tiecheck.render.places import PlacedFinding, local_path, placed_findings
 from tiecheck.render.reports import FORMATS, Style
 from tiecheck.render.text import found_text, summary_text, ties_text
-from tiecheck.rules.index import INDEX
+from tiecheck.rules.registry import INDEX
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 ODD = ("a.weight", "b`c|d", "<script>", "x\ny", "\x1b[31m", "\u202e", "]]>", "100%, a:b", "模型", "\x00", "\udcff",

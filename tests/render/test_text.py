@@ -18,8 +18,7 @@ from tiecheck.render.findings import place_text, whom_text
 from tiecheck.render.lines import Line, cells, page_width, wants_color, wrapped
 from tiecheck.render.reports import Style
 from tiecheck.render.text import MANY, SCREEN, found_text, render, report_text, times
-from tiecheck.rules.index import OTHER_SEVERITIES
-from tiecheck.rules.registry import rule_of
+from tiecheck.rules.registry import OTHER_SEVERITIES, rule_of
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 NAMES = sorted(path.parent.name for path in MODELS.glob("*/config.json"))

@@ -12,8 +12,7 @@ import tiecheck.rules
 from tiecheck.facts.registry import NAMES
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import SECTIONS, Case, Rule
-from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import FAMILIES, all_rules
+from tiecheck.rules.registry import FAMILIES, INDEX, all_rules
 
 RULES = all_rules()
 CASES = [pytest.param(rule, case, id=f"{rule.code}: {case.title}") for rule in RULES for case in rule.cases()]

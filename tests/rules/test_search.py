@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tiecheck.errors import UsageError
-from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import all_rules
+from tiecheck.rules.registry import INDEX, all_rules
 from tiecheck.rules.search import SHORTEST, match_message, plain_text, search_rules, symptoms_of
 from tiecheck.tables.symptoms import read_symptoms
 

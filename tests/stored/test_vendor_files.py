@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tiecheck.files.checkpoint import read_checkpoint
-from tiecheck.stored.vendor_files import vendor_problems
+from tiecheck.stored.layouts import vendor_problems
 
 TABLE = torch.arange(32.0).reshape(8, 4)
 

@@ -61,7 +61,7 @@ def complete_codes(_context: click.Context, _parameter: click.Parameter, incompl
     """Return the codes that begin as what was typed does, for the shell; lists with commas grow by their last word."""
     from click.shell_completion import CompletionItem
 
-    from tiecheck.rules.index import INDEX
+    from tiecheck.rules.registry import INDEX
 
     before, comma, last = incomplete.rpartition(",")
     return [CompletionItem(f"{before}{comma}{code}") for code in INDEX if code.startswith(last.upper())]

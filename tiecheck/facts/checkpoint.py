@@ -42,7 +42,7 @@ def architecture(model_config: ModelConfig | None) -> Architecture:
     found = load_architecture(model.class_name, model.model_type, width=width, config=model.data)
     if found.known:
         return found
-    from tiecheck.stored.vendor_files import vendor_architecture
+    from tiecheck.stored.layouts import vendor_architecture
 
     return vendor_architecture(model) or found
 

@@ -155,7 +155,7 @@ def _local_facts(target: Target, given: Given, config: Config) -> Facts:
     whole = target.directory is not None
     problems = load_problems(model, checkpoint, whole=whole, values=config.values) if checkpoint else ()
     if target.directory and checkpoint and any(name.startswith("consolidated") for name in _listed(folder)):
-        from tiecheck.stored.vendor_files import vendor_problems
+        from tiecheck.stored.layouts import vendor_problems
 
         if config.values != "never":
             problems = (*problems, *vendor_problems(folder, _listed(folder), checkpoint))

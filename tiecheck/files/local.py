@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -173,6 +175,18 @@ class TensorFiles:
         return data
 
 
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pause the garbage collector while much is made that stays: it would go through all of it several times."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def parse_json(
     raw: bytes,
     label: str,
@@ -187,18 +201,15 @@ def parse_json(
     makes an object of its keys and values, as they stand; a dict by default, where the last one wins. `strict` refuses
     `NaN` and `Infinity`, which JSON does not have, and reals that are out of range.
     """
-    import gc
-
-    enabled = gc.isenabled()
-    gc.disable()
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise TargetError(f"{label} begins with a byte order mark, which loaders refuse; save it without one", path)
+    take_values(raw, label)
+    constant, real = (_refuse, _finite) if strict else (None, None)
     try:
-        if raw.startswith(b"\xef\xbb\xbf"):
-            raise TargetError(f"{label} begins with a byte order mark, which loaders refuse; save it without one", path)
-        take_values(raw, label)
-        constant, real = (_refuse, _finite) if strict else (None, None)
-        data = json.loads(raw.decode("utf-8"), parse_constant=constant, parse_float=real, object_pairs_hook=pairs)
-        if b"\\ud" in raw or b"\\uD" in raw:
-            _refuse_half_characters(data, label, path)
+        with paused_collector():
+            data = json.loads(raw.decode("utf-8"), parse_constant=constant, parse_float=real, object_pairs_hook=pairs)
+            if b"\\ud" in raw or b"\\uD" in raw:
+                _refuse_half_characters(data, label, path)
     except UnicodeDecodeError as error:
         raise TargetError(f"{label} is not UTF-8 text: byte {error.start} cannot be decoded", path) from error
     except json.JSONDecodeError as error:
@@ -210,9 +221,6 @@ def parse_json(
         raise TargetError(f"{label} is nested too deeply to be read", path) from error
     except ValueError as error:  # a number of more than 4,300 digits (Python 3.11), or a constant
         raise TargetError(f"{label} holds a number that cannot be read: {error}", path) from error
-    finally:
-        if enabled:
-            gc.enable()
     return data
 
 

@@ -95,7 +95,7 @@ def _devices(finding: Finding, placement: Placement) -> Iterator[str]:
 
 def _proposed(placement: Placement) -> list[str]:
     """Return the lines with the map that works, or with the reason why there is none."""
-    from tiecheck.placement.promises import is_sound
+    from tiecheck.placement.load_outcomes import is_sound
 
     proposal = placement.proposal
     if proposal is None or is_sound(placement):

@@ -11,12 +11,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from tiecheck.files.local import paused_collector
 from tiecheck.live import torch_adapter
 from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.registrations import PlainReference, Registrations, looking_at, paused_collector, plain_references
+from tiecheck.live.registrations import PlainReference, Registrations, looking_at, plain_references
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames, child_through_wrappers, own_class, without_wrappers
 from tiecheck.records.words import KINDS, TIED, Kind

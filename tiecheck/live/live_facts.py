@@ -14,6 +14,7 @@ from torch import nn
 
 from tiecheck.config.options import Config
 from tiecheck.errors import UsageError
+from tiecheck.files.local import paused_collector
 from tiecheck.live.derived_weights import effects_of
 from tiecheck.live.group_kind import empty_members, find_declared_ties
 from tiecheck.live.mismatches import (
@@ -25,7 +26,7 @@ from tiecheck.live.mismatches import (
     unloaded_members,
 )
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.live.registrations import CAP, Registrations, looking_at, paused_collector
+from tiecheck.live.registrations import CAP, Registrations, looking_at
 from tiecheck.live.ties import aliases_of, lent_ties, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, heads_of, read_declarations
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from tiecheck.files.local import paused_collector
 from tiecheck.live.group_kind import find_declared_ties
 from tiecheck.live.live_facts import NO_CONTRACT, Contract
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.memory import memory_links
-from tiecheck.live.registrations import CAP, Registrations, paused_collector
+from tiecheck.live.registrations import CAP, Registrations
 from tiecheck.live.torch_adapter import TensorDescriber, elements_of, plain_sizes, without_torch_functions
 from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
 from tiecheck.records.counts import Counts, Tally

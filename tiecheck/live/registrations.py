@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -108,18 +107,6 @@ def looking_at(module: object, *, own: str | None = None) -> Iterator[None]:
         raise TargetError(f"the {name} was never initialised: its __init__ does not call super().__init__()")
     with foreign_errors(f"looking at the {name}", own=own):
         yield
-
-
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Pause the garbage collector while many small records are made: it would walk the whole model several times."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 CONTAINERS: frozenset[type] = frozenset({list, tuple, dict})

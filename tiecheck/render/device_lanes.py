@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
+from tiecheck.placement.map_lookup import key_of
 from tiecheck.records.placement import Placement
 from tiecheck.render.drawing import CHARACTER, Picture, box, clean, label, shortened
 from tiecheck.wording import size
@@ -30,7 +31,7 @@ def device_lanes(placement: Placement) -> Picture | None:
         held, blocks = dict(plan.device_map), dict(plan.blocks)
         for placed in plan.placed:  # members that the map leaves out stand somewhere too
             for name, device in zip(placed.names, placed.devices, strict=True):
-                if device is not None and _key(name, plan.device_map) is None:
+                if device is not None and key_of(plan.device_map, name) is None:
                     held[name] = device
                     blocks |= {name: placed.nbytes or 0} if blocks else {}
         drawn, high = _lanes(title, held, blocks, groups, top)
@@ -78,7 +79,7 @@ def _lanes(
 
 def _arcs(names: tuple[str, ...], middle: Mapping[str, tuple[float, float, str]]) -> list[str]:
     """Return the arcs between the blocks that hold the members of a group; those across devices are lost."""
-    held = list(dict.fromkeys(key for name in names if (key := _key(name, middle)) is not None))
+    held = list(dict.fromkeys(key for name in names if (key := key_of(middle, name)) is not None))
     split = len({middle[key][2] for key in held}) > 1
     style, told = ("lost", "split across devices") if split else ("tied", "together")
     title = f"<title>{clean(', '.join(names[:4]))}: {told}</title>"
@@ -91,12 +92,3 @@ def _arcs(names: tuple[str, ...], middle: Mapping[str, tuple[float, float, str]]
             f'<g class="{style}">{title}<path{dash} d="M{x:g} {y:g}C{x:g} {bend:g} {x2:g} {bend:g} {x2:g} {y2:g}"/></g>'
         )
     return parts
-
-
-def _key(name: str, keys: Mapping[str, object]) -> str | None:
-    """Return the longest key of a map that is the name or a module above it."""
-    while name not in keys:
-        if not name:
-            return None
-        name = name.rpartition(".")[0]
-    return name

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tiecheck.placement.asked.fit import memory_devices
 from tiecheck.placement.asked.memory import DISK, NUMBERED, SINGLE
-from tiecheck.placement.promises import is_sound
+from tiecheck.placement.load_outcomes import is_sound
 from tiecheck.records.placement import Crash, Device, Placed, Placement, Plan, Proposal, Seeds
 from tiecheck.records.words import TIED
 from tiecheck.render.lines import Line, escaped

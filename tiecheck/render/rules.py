@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.render.lines import SEVERITY_TONES, Line
-from tiecheck.rules.index import OTHER_SEVERITIES
+from tiecheck.rules.registry import OTHER_SEVERITIES
 
 if TYPE_CHECKING:
     from tiecheck.rules.base import Rule

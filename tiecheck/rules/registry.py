@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
@@ -9,12 +10,24 @@ from typing import TYPE_CHECKING
 
 from tiecheck.errors import UsageError, near_words
 from tiecheck.records.record import Record
-from tiecheck.rules.index import INDEX
 
 if TYPE_CHECKING:
     from tiecheck.facts.registry import FactName, Facts
     from tiecheck.rules.base import Rule
     from tiecheck.tables.symptoms import Symptom
+
+
+INDEX: dict[str, tuple[str, tuple[FactName, ...]]] = {}
+
+OTHER_SEVERITIES: dict[str, str] = {}
+"""Code -> the other severities that its findings have in some of its cases."""
+
+with open(os.path.join(os.path.dirname(__file__), "index.txt"), encoding="utf-8") as _table:
+    for _line in _table:
+        _code, _module, _needs, *_others = _line.rstrip("\n").split("\t")
+        INDEX[_code] = _module, tuple(_needs.split(" "))  # type: ignore[arg-type]  # made off the facts' own names
+        OTHER_SEVERITIES.update((_code, words) for words in _others)
+
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "1": ("stored", "What is stored against what is declared"),

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tiecheck.errors import UsageError, did_you_mean
-from tiecheck.rules.index import INDEX
-from tiecheck.rules.registry import FoundRules, all_rules, code_rules, rule_of
+from tiecheck.rules.registry import INDEX, FoundRules, all_rules, code_rules, rule_of
 from tiecheck.tables.symptoms import Symptom, read_symptoms
 
 if TYPE_CHECKING:

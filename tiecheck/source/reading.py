@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import gc
 import io
 import json
 import os
@@ -15,6 +13,7 @@ from collections.abc import Iterator
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import READ, target_account
+from tiecheck.files.local import paused_collector
 from tiecheck.records.source import SourceFile
 from tiecheck.source.classes import read_tree
 from tiecheck.targets.layouts import folder_walk
@@ -118,7 +117,7 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
         raise TargetError(f"{shown} has {len(data):,} bytes; more than {FILE_BYTES:,} of a source are not read", shown)
     text = _notebook_text(data, shown) if notebook else _decoded(data, shown)
     try:
-        with warnings.catch_warnings(), _uncollected():
+        with warnings.catch_warnings(), paused_collector():
             warnings.simplefilter("ignore")  # an invalid escape in somebody's text is not ours to tell
             if len(text) > CODE and sum(1 for _ in re.finditer(r"\w+|[^\w\s]", text)) > CODE:
                 raise TargetError(f"{shown} has more than the {CODE:,} words and marks of code that are read", shown)
@@ -137,18 +136,6 @@ def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFi
                     shown,
                 )
     return found
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from walking a syntax tree again and again: it has many nodes, and no circle."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _decoded(data: bytes, shown: str) -> str:

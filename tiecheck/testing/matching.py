@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tiecheck.config.options import Groups, read_groups
 from tiecheck.errors import UsageError
+from tiecheck.files.local import paused_collector
 from tiecheck.guard.errors import close_names, kind_text, member_lines, quoted_names, tying_advice, untying_advice
 from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
-from tiecheck.live.registrations import Registrations, paused_collector
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames
 from tiecheck.records.live import Tie

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tiecheck.errors import OutOfTimeError
-from tiecheck.live.registrations import Registrations, paused_collector
+from tiecheck.files.local import paused_collector
+from tiecheck.live.registrations import Registrations
 from tiecheck.live.torch_adapter import memory_views
 from tiecheck.live.wrappers import UserNames, without_wrappers
 from tiecheck.records.uses import Held, Use, Uses

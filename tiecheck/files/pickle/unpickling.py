@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import struct
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from tiecheck.files.limits import PICKLED
+from tiecheck.files.local import paused_collector
 from tiecheck.files.pickle.machine import CODES, Machine, UnreadablePickleError, refused_operation
 from tiecheck.files.pickle.rebuilding import DIMENSIONS, call_result
 from tiecheck.files.pickle.records import (
@@ -117,16 +117,12 @@ def read_pickle(
     `UnreadablePickleError`; more operations or memory than the target's pickles may take are a `TargetError`.
     """
     machine = (_SafeMachine if safe else Machine)({} if storages is None else storages)
-    collecting = gc.isenabled()
-    gc.disable()  # what is made stays
     try:
-        machine.follow(stream, label)
-        return machine.pop()
+        with paused_collector():
+            machine.follow(stream, label)
+            return machine.pop()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise UnreadablePickleError(f"it is no whole pickle ({type(error).__name__})") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _SafeMachine(Machine):

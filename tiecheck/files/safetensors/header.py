@@ -13,7 +13,7 @@ from typing import Any
 
 from tiecheck.errors import TargetError
 from tiecheck.files.limits import HEADER_BYTES, READ, VALUES, target_account
-from tiecheck.files.local import LFS_POINTER, open_sized, parse_json, read_from, refuse_pointer
+from tiecheck.files.local import LFS_POINTER, open_sized, parse_json, paused_collector, read_from, refuse_pointer
 from tiecheck.files.safetensors.soundness import check_entries, quickly_sound, said_once
 from tiecheck.records.stored import Shard
 
@@ -32,14 +32,10 @@ def read_shards(
     Beside the shards it tells whether the index (name -> file) gives every name in them to the shard that holds it. The
     entries of a large header that agrees are not kept, since the index knows them too.
     """
-    import gc
-
     shards: list[Shard] = []
     agree = where is not None
     parsed = 0
-    enabled = gc.isenabled()
-    gc.disable()  # over all of them: what is parsed stays, and going through it in between frees nothing
-    try:
+    with paused_collector():  # over all of them: going through what was parsed in between frees nothing
         for path, label in paths:
             target_account().check_time()
             typed = parsed >= TYPED_FROM or "msgspec" in sys.modules  # the index may have brought it
@@ -48,9 +44,6 @@ def read_shards(
             parsed += shard.data_start
             agree = agree and where is not None and _given(where, shard)
             shards.append(_later(shard, raw) if agree and typed and _is_typed(shard.entries) else shard)
-    finally:
-        if enabled:
-            gc.enable()
     return tuple(shards), agree
 
 
@@ -203,8 +196,6 @@ def _parse_typed(raw: bytes, available: int) -> Mapping[str, Any] | None:
     None where the text does not fit the types or is not surely sound; json then says what is wrong, or reads what
     is merely odd.
     """
-    import gc
-
     import msgspec
 
     from tiecheck.files.safetensors.typed_entries import HEADER, NOTES
@@ -213,19 +204,15 @@ def _parse_typed(raw: bytes, available: int) -> Mapping[str, Any] | None:
         return None
     if len(raw) > 5 * VALUES.most and raw.count(b",") > VALUES.most:
         return None
-    enabled = gc.isenabled()
-    gc.disable()
     try:
-        entries = HEADER.decode(raw)
-        notes = None
-        if entries.pop("__metadata__", None) is not None:
-            # No name holds a quote, so that where this stands once it is the key; a brace in it fails to parse.
-            start = raw.index(b"{", raw.index(b'"__metadata__"'))
-            notes = NOTES.decode(raw[start : raw.index(b"}", start) + 1])
-        sound = quickly_sound(entries, available)
-        return entries if sound and said_once(raw, entries, notes) else None
+        with paused_collector():
+            entries = HEADER.decode(raw)
+            notes = None
+            if entries.pop("__metadata__", None) is not None:
+                # No name holds a quote, so that where this stands once it is the key; a brace in it fails to parse.
+                start = raw.index(b"{", raw.index(b'"__metadata__"'))
+                notes = NOTES.decode(raw[start : raw.index(b"}", start) + 1])
+            sound = quickly_sound(entries, available)
+            return entries if sound and said_once(raw, entries, notes) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    finally:
-        if enabled:
-            gc.enable()

@@ -35,7 +35,7 @@ def ask_tools(module: nn.Module, *, run: bool = False, tools: Collection[str] = 
     that in `error`. transformers and PEFT have views only where they would look at the module at all. What is no
     module is a `TypeError`.
     """
-    from tiecheck.live.registrations import paused_collector
+    from tiecheck.files.local import paused_collector
     from tiecheck.peers.views.tool_functions import WalkedModule, view_of
 
     found: list[View] = []

@@ -1,7 +1,7 @@
 """The members of one tie group while a load goes on: which Parameter stands in each slot, where, and its value.
 
 The places where the libraries make a new Parameter, put one in another's slot, or raise are followed one by one in
-`transformers.py` and `accelerate.py` beside this. A value is a word: `stored NAME` came from the checkpoint, `before`
+`follow.py` and `accelerate.py` beside this. A value is a word: `stored NAME` came from the checkpoint, `before`
 is what the module had, `random` was drawn in the load, and `none` is that of a tensor on meta.
 """
 
