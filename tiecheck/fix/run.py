@@ -72,11 +72,7 @@ class FixOutcome(Record):
 
 
 def fix_target(
-    target: str,
-    config: Config,
-    options: FixOptions,
-    ask: Ask | None = None,
-    step: writing.Hook = lambda _: None,
+    target: str, config: Config, options: FixOptions, ask: Ask | None = None, step: writing.Hook = lambda _: None
 ) -> FixOutcome:
     """Fix one model directory, or show what would be done; with `select` in the config notes are fixed as well.
 

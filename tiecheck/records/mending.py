@@ -9,6 +9,7 @@ from tiecheck.records.record import Record
 class Mending(Record):
     """Knowledge of a live module that its mends need."""
 
+    class_name: str
     wrappers: tuple[str, ...]
     """Wrappers of the model or parts of it, from the outside in."""
     flag: bool | None

@@ -33,11 +33,7 @@ ERROR = 200
 TONES = {"same": "green", "misses": "yellow", "more": "yellow", "differs": "yellow", "raises": "magenta"}
 """The word for a view -> its colour."""
 
-COUNTED = {
-    "unique": "each memory once",
-    "objects": "each Parameter once",
-    "expected": "if every declared tie held",
-}
+COUNTED = {"unique": "each memory once", "objects": "each Parameter once", "expected": "if every declared tie held"}
 """The ways of counting, in the order of the table."""
 
 

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 def rule_text(rule: type[Rule]) -> str:
     """Explain one rule, as Markdown that reads well on a terminal."""
-    parts = [
-        f"# {rule.code}: {rule.name}",
-        f"{_first_line(rule)}",
-        _grades(rule),
-    ]
+    parts = [f"# {rule.code}: {rule.name}", f"{_first_line(rule)}", _grades(rule)]
     parts += [f"## {title}\n\n{body}" for title, body in rule.text().items()]
     if rule.messages:
         parts.append("## Messages people see\n\n" + "\n".join(f"- `{text}`" for text in rule.messages))

@@ -164,11 +164,7 @@ def _odd_value(flag: Flag) -> str:
 
 
 def _from_table(
-    config: ModelConfig | None,
-    architecture: Architecture,
-    spec: TieSpec,
-    checkpoint: Checkpoint | None,
-    values: Values,
+    config: ModelConfig | None, architecture: Architecture, spec: TieSpec, checkpoint: Checkpoint | None, values: Values
 ) -> Group | None:
     spec = _controlling(config, spec)
     claim = _claim(config, architecture, spec)

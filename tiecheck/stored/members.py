@@ -22,11 +22,7 @@ UNREAD = Group(())
 
 
 def stored_group(
-    group: Group,
-    checkpoint: Checkpoint,
-    pairs: list[tuple[str, str]],
-    values: Values,
-    reason: str | None = None,
+    group: Group, checkpoint: Checkpoint, pairs: list[tuple[str, str]], values: Values, reason: str | None = None
 ) -> Group:
     """Return a group with its stored members (the class's name, the stored one), compared where there are several.
 
@@ -40,12 +36,7 @@ def stored_group(
     packed = None if group.inferred else _packed(checkpoint, asked)
     if packed:
         return group._replace(stored="unknown", stored_names=stored_names, tensors=tensors, reason=packed)
-    group = group._replace(
-        stored_names=stored_names,
-        missing=missing,
-        tensors=tensors,
-        reason=group.reason or reason,
-    )
+    group = group._replace(stored_names=stored_names, missing=missing, tensors=tensors, reason=group.reason or reason)
     if len(pairs) < 2:
         return group._replace(stored="absent")
     if len(tensors) < len(stored_names):

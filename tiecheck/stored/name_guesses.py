@@ -20,10 +20,7 @@ EMBEDDING = frozenset(
 Bloom, T5, nanoGPT)."""
 
 HEAD = frozenset(
-    (
-        *("lm_head", "embed_out", "head", "output", "ff_out", "output_projection", "proj_out", "out_head"),
-        "decoder",
-    )
+    (*("lm_head", "embed_out", "head", "output", "ff_out", "output_projection", "proj_out", "out_head"), "decoder")
 )
 """Last components that name a language-model head."""
 

@@ -24,10 +24,7 @@ FLAG = "tie_word_embeddings"
 
 
 def load_architecture(
-    class_name: str | None,
-    model_type: str | None,
-    width: int | None = None,
-    config: Mapping[str, object] | None = None,
+    class_name: str | None, model_type: str | None, width: int | None = None, config: Mapping[str, object] | None = None
 ) -> Architecture:
     """Look up what the tie table of transformers 5 knows of a class, of which one name may serve several model types.
 
@@ -37,10 +34,7 @@ def load_architecture(
 
 
 def load_older(
-    class_name: str | None,
-    model_type: str | None,
-    width: int | None = None,
-    config: Mapping[str, object] | None = None,
+    class_name: str | None, model_type: str | None, width: int | None = None, config: Mapping[str, object] | None = None
 ) -> Architecture:
     """Look up the same as transformers 4.57 has it, under the names that it gives its parameters.
 
@@ -147,11 +141,7 @@ def _about(
 
 
 def _with_parts(
-    found: Architecture,
-    shapes: list[dict[str, Any]],
-    table: str,
-    model_type: str | None,
-    config: Mapping[str, object],
+    found: Architecture, shapes: list[dict[str, Any]], table: str, model_type: str | None, config: Mapping[str, object]
 ) -> Architecture:
     """Return a composed class with the groups of those parts that its own row does not have as the config has them."""
     from tiecheck.tables.composed import other_parts, with_part

@@ -181,14 +181,14 @@ def test_ddp_wants_it_before_it_is_made(choice: str) -> None:
     ],
 )
 def test_a_name_is_reached_as_the_user_reaches_it(wrappers: tuple[str, ...], path: str) -> None:
-    mending = Mending(wrappers, None, (), (), (), ())
+    mending = Mending("Model", wrappers, None, (), (), (), ())
     assert model_path(mending, "lm_head.weight") == path
     assert model_path(mending, "heads.0.weight").endswith("heads[0].weight")
 
 
 def test_an_aliased_module_is_copied_whole() -> None:
     alias = Alias(("a", "b"), 2, "Linear", True, ("a.bias", "a.weight", "b.bias", "b.weight"))
-    mending = Mending((), None, (), (alias,), (), ())
+    mending = Mending("Model", (), None, (), (alias,), (), ())
     assert own_tensors(mending, ["b.weight", "b.bias", "c.weight"]) == (
         "import copy",
         "model.b = copy.deepcopy(model.b)",

@@ -19,26 +19,16 @@ class Releases(Record):
     """The first release that no longer has it; None while the newest does."""
 
 
-FINDERS = (
-    Releases("0.18-0.33", (0, 18), (0, 34)),
-    Releases("0.34-", (0, 34), None),
-)
+FINDERS = (Releases("0.18-0.33", (0, 18), (0, 34)), Releases("0.34-", (0, 34), None))
 """The algorithms of `find_tied_parameters`. The first does not see an alias among siblings."""
 
-CONFIG_CHECKS = (
-    Releases("0.21-1.6", (0, 21), (1, 7)),
-    Releases("1.7-", (1, 7), None),
-)
+CONFIG_CHECKS = (Releases("0.21-1.6", (0, 21), (1, 7)), Releases("1.7-", (1, 7), None))
 """The algorithms of `check_tied_parameters_in_config`."""
 
 CLEANER = Releases("0.25-", (0, 25), None)
 """The one algorithm of `clean_state_dict_for_safetensors`."""
 
-WARNERS = (
-    ("0.21-0.33", "0.21-1.6", "0.18-0.33"),
-    ("0.34-1.6", "0.21-1.6", "0.34-"),
-    ("1.7-", "1.7-", "0.34-"),
-)
+WARNERS = (("0.21-0.33", "0.21-1.6", "0.18-0.33"), ("0.34-1.6", "0.21-1.6", "0.34-"), ("1.7-", "1.7-", "0.34-"))
 """Versions that warn alike, with the algorithm of the config check and that of the finder they have."""
 
 LOADERS = tuple(Loader("accelerate", *releases, "run", lambda _: None) for releases in FINDERS)

@@ -77,7 +77,7 @@ class DeclaredTieNotApplied(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor, but the module holds "
                 f"{len(claim.parts)} separate {'tensors' if claim.buffers else 'parameters'}{_state(claim)}.",
                 claim.names,
-                (class_place(live_class.class_name, parts_text(claim)),),
+                (class_place(mending.class_name, parts_text(claim)),),
                 f"Do it after whatever replaced the parameter, and before the optimizer is made.{idle_words(mending)}",
                 edits=tie_again(claim, mending),
             )
@@ -143,18 +143,14 @@ class StorageOnlyTie(Rule):
     )
 
     def check(
-        self,
-        live_class: LiveClass,
-        mending: Mending,
-        live_ties: tuple[Tie, ...],
-        tie_candidates: tuple[Candidate, ...],
+        self, mending: Mending, live_ties: tuple[Tie, ...], tie_candidates: tuple[Candidate, ...]
     ) -> Iterator[Draft | Unknown]:
         claimed = [{*claim.names} for claim in mending.declared] + [{*one.names} for one in tie_candidates]
         for ties in of_one_cause(live_ties, against_flag(mending, tie_candidates)):
-            yield joined_drafts([self._draft(live_class, mending, tie, claimed) for tie in ties])
+            yield joined_drafts([self._draft(mending, tie, claimed) for tie in ties])
 
     @staticmethod
-    def _draft(live_class: LiveClass, mending: Mending, tie: Tie, claimed: list[set[str]]) -> Draft:
+    def _draft(mending: Mending, tie: Tie, claimed: list[set[str]]) -> Draft:
         meta, frozen = tie.device == "meta", not any(tie.requires_grad)
         declared = any({*tie.names} <= names for names in claimed)
         adapters = all(".lora_" in name for name in tie.names)  # PEFT's `ensure_weight_tying` makes them so (0.21)
@@ -179,7 +175,7 @@ class StorageOnlyTie(Rule):
         return Draft(
             f"{what}. {cost}",
             tie.names,
-            (class_place(live_class.class_name, "same memory, different objects"),),
+            (class_place(mending.class_name, "same memory, different objects"),),
             severity="info" if meta or adapters or (frozen and not declared) else "warning" if frozen else None,
             edits=() if meta or adapters or tie.lent else shared_object_edits(mending, tie, normed),
             no_mend=why if meta or adapters else LENT if tie.lent else TURNED,
@@ -237,7 +233,6 @@ class HalfMetaTie(Rule):
 
     def check(
         self,
-        live_class: LiveClass,
         mending: Mending,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
@@ -245,7 +240,7 @@ class HalfMetaTie(Rule):
     ) -> Iterator[Draft | Unknown]:
         for candidate in tie_candidates:
             if candidate.empty:
-                yield self._unloaded(live_class, mending, candidate)
+                yield self._unloaded(mending, candidate)
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
                 continue
@@ -257,13 +252,13 @@ class HalfMetaTie(Rule):
                 "linear layer of torch 2.13 returns uninitialised memory for such a weight on the CPU, without an "
                 "error.",
                 claim.names,
-                (class_place(live_class.class_name, parts_text(claim)),),
+                (class_place(mending.class_name, parts_text(claim)),),
                 f"The values are those of {listed(full)}. Each load of one name wants it again.{idle_words(mending)}",
                 edits=tie_again(claim, mending),
             )
 
     @staticmethod
-    def _unloaded(live_class: LiveClass, mending: Mending, candidate: Candidate) -> Draft:
+    def _unloaded(mending: Mending, candidate: Candidate) -> Draft:
         full = tuple(name for name in candidate.names if name not in candidate.empty)
         flags = (f"{model_path(mending, word)} = True" for word in candidate.by if word.endswith(FLAG))
         shared = (f"{model_path(mending, name)} = {model_path(mending, full[0])}" for name in candidate.empty)
@@ -272,7 +267,7 @@ class HalfMetaTie(Rule):
             f"{listed(full)} {'has' if len(full) == 1 else 'have'} data: nothing was loaded into it, and under a false "
             "flag nothing ties it.",
             candidate.names,
-            (class_place(live_class.class_name, f"{candidate.empty[0]} is on meta"),),
+            (class_place(mending.class_name, f"{candidate.empty[0]} is on meta"),),
             f"Otherwise its checkpoint has to have {listed(candidate.empty)}.",
             edits=(python_edit("tied", "the model was saved tied", *flags, *shared),),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import Candidate, DeclaredTie, Head, LiveClass, Tie
+from tiecheck.records.live import Candidate, DeclaredTie, Head, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -42,11 +42,7 @@ class TieAgainstConfig(Rule):
     threads = "NVIDIA-NeMo/Automodel#2941 state-spaces/mamba#211 mosaicml/llm-foundry#989"
 
     def check(
-        self,
-        live_class: LiveClass,
-        mending: Mending,
-        live_ties: tuple[Tie, ...],
-        tie_candidates: tuple[Candidate, ...],
+        self, mending: Mending, live_ties: tuple[Tie, ...], tie_candidates: tuple[Candidate, ...]
     ) -> Iterator[Draft | Unknown]:
         for candidate in against_flag(mending, tie_candidates):
             names, flag = candidate.names, _flag(candidate)
@@ -59,7 +55,7 @@ class TieAgainstConfig(Rule):
                 f"{listed(shared)} are {one}, but {flag} is false. save_pretrained drops all but one "
                 "of them by the class's keys, and a reload makes the dropped ones at random.",
                 shared,
-                (class_place(live_class.class_name, f"{flag} is false"),),
+                (class_place(mending.class_name, f"{flag} is false"),),
                 "Do it before the save.",
                 edits=_either(mending, candidate, shared, again=tie.kind == "storage"),
             )
@@ -119,7 +115,6 @@ class InertTieFlag(Rule):
 
     def check(
         self,
-        live_class: LiveClass,
         mending: Mending,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
@@ -130,9 +125,9 @@ class InertTieFlag(Rule):
         for head in heads:
             true = [dotted for dotted, value in head.flags if value]
             if true and head.alike and not head.same and claimed.isdisjoint(head.head) and head.head:
-                yield _inert(live_class, mending, head, true[0], mapped=not mapped.isdisjoint(head.head))
+                yield _inert(mending, head, true[0], mapped=not mapped.isdisjoint(head.head))
             if head.older and not true:
-                yield _gated(live_class, mending, head)
+                yield _gated(mending, head)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -158,7 +153,7 @@ class InertTieFlag(Rule):
         yield Case("no head (an encoder, a classifier)", live_facts(bare))
 
 
-def _inert(live_class: LiveClass, mending: Mending, head: Head, flag: str, *, mapped: bool) -> Draft:
+def _inert(mending: Mending, head: Head, flag: str, *, mapped: bool) -> Draft:
     """A true flag that leaves head and embedding apart."""
     own = head.flags[0]
     why = (
@@ -172,7 +167,7 @@ def _inert(live_class: LiveClass, mending: Mending, head: Head, flag: str, *, ma
     return Draft(
         f"{flag} is true, but {listed(head.head)} and {listed(head.embedding)} are two parameters: {why}.{lost}",
         tuple(sorted({*head.head, *head.embedding})),
-        (class_place(live_class.class_name, f"{flag} is true"),),
+        (class_place(mending.class_name, f"{flag} is true"),),
         severity=None if head.stored is False else "info",
         edits=_settled(mending, head, mapped=mapped),
     )
@@ -190,7 +185,7 @@ def _settled(mending: Mending, head: Head, *, mapped: bool) -> tuple[Edit, ...]:
     return (python_edit("tied", f"the values of {head.embedding[0]} are right", *lines, safe=False), off)
 
 
-def _gated(live_class: LiveClass, mending: Mending, head: Head) -> Draft:
+def _gated(mending: Mending, head: Head) -> Draft:
     """Groups that 4.57 ties under a false flag, and 5 does not."""
     flag = head.flags[0][0] if head.flags else "the flag"
     more = f" ({len(head.older)} such groups)" if len(head.older) > 1 else ""
@@ -198,7 +193,7 @@ def _gated(live_class: LiveClass, mending: Mending, head: Head) -> Draft:
         f"{listed(head.older[0])} are separate parameters{more}, since {flag} is false. transformers 4.57 ties them "
         "whatever the flag says: a checkpoint that it saved lacks some of them, and loads with random ones here.",
         tuple(sorted({name for group in head.older[:GROUPS] for name in group})),
-        (class_place(live_class.class_name, "one flag gates this tie since transformers 5"),),
+        (class_place(mending.class_name, "one flag gates this tie since transformers 5"),),
         "It is right where the checkpoint was saved apart.",
         severity="info",
         edits=(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import SharedAcross
-from tiecheck.records.live import Freeze, LiveClass
+from tiecheck.records.live import Freeze
 from tiecheck.records.mending import Mending
 from tiecheck.records.report import Severity
 from tiecheck.records.words import Unknown
@@ -42,15 +42,13 @@ class RequiresGradSurprise(Rule):
         "allenai/open-instruct#1387"
     )
 
-    def check(
-        self, live_class: LiveClass, mending: Mending, intended_differences: tuple[Freeze, ...]
-    ) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending, intended_differences: tuple[Freeze, ...]) -> Iterator[Draft | Unknown]:
         for freeze in intended_differences:
             message, severity = _surprise(freeze)
             yield Draft(
                 message,
                 freeze.names,
-                (class_place(live_class.class_name, f"{freeze.names[0]}: {freeze.found}"),),
+                (class_place(mending.class_name, f"{freeze.names[0]}: {freeze.found}"),),
                 "" if freeze.form == "attribute" else "Otherwise nothing has to be done.",
                 severity=severity,
                 edits=_differing(mending, freeze),
@@ -125,16 +123,14 @@ class TiedAcrossModels(Rule):
     severity = "warning"
     threads = "huggingface/trl#6053 huggingface/trl#3253 huggingface/trl#244"
 
-    def check(
-        self, live_class: LiveClass, mending: Mending, across_models: tuple[SharedAcross, ...]
-    ) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending, across_models: tuple[SharedAcross, ...]) -> Iterator[Draft | Unknown]:
         for shared in across_models:
             what, note = _told(shared)
             bad = shared.trains and shared.form in ("whole", "memory")
             yield Draft(
                 what,
                 shared.names,
-                (class_place(live_class.class_name, note),),
+                (class_place(mending.class_name, note),),
                 severity=None if bad else "info",
                 edits=_edits(mending, shared),
                 no_mend="sharing them may be what is wanted.",

@@ -120,7 +120,7 @@ class HalfTiedGroup(Rule):
     )
 
     def check(
-        self, live_class: LiveClass, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
+        self, mending: Mending, declared_ties: tuple[DeclaredTie, ...], heads: tuple[Head, ...]
     ) -> Iterator[Draft | Unknown]:
         for claim in declared_ties:
             if speaking_rule(claim, declared_ties, heads) != self.code:
@@ -131,7 +131,7 @@ class HalfTiedGroup(Rule):
                 f"{claim.by[0]} declares {listed(claim.names)} as one tensor. {listed(held)} are, and {listed(alone)} "
                 f"{'is' if len(alone) == 1 else 'are'} not.",
                 claim.names,
-                (class_place(live_class.class_name, parts_text(claim)),),
+                (class_place(mending.class_name, parts_text(claim)),),
                 f"Do it after whatever replaced {listed(alone)}, and before the optimizer is made.",
                 edits=tie_again(claim, mending),
             )
@@ -180,7 +180,6 @@ class TiedBiasOutOfStep(Rule):
 
     def check(
         self,
-        live_class: LiveClass,
         mending: Mending,
         declared_ties: tuple[DeclaredTie, ...],
         heads: tuple[Head, ...],
@@ -192,14 +191,14 @@ class TiedBiasOutOfStep(Rule):
                     f"{listed(claim.names)} are declared as one bias, and the module holds {len(claim.parts)}, though "
                     "the weight beside is tied.",
                     claim.names,
-                    (class_place(live_class.class_name, parts_text(claim)),),
+                    (class_place(mending.class_name, parts_text(claim)),),
                     edits=tie_again(claim, mending),
                 )
         for misfit in bias_misfits:
             yield Draft(
                 f"{misfit.bias} has {misfit.size:,} elements, and {_other_side(misfit)}",
                 (misfit.bias, misfit.weight),
-                (class_place(live_class.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
+                (class_place(mending.class_name, f"{misfit.size:,} against {misfit.rows:,}"),),
                 "New rows get a bias of zero.",
                 edits=(_fitted(mending, misfit),),
             )

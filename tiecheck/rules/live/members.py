@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
-from tiecheck.records.live import DeclaredTie, Effect, EffectForm, LiveClass, Tie
+from tiecheck.records.live import DeclaredTie, Effect, EffectForm, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -33,7 +33,7 @@ class OverlappingParameters(Rule):
     summary = "parameters over partly the same memory: each step writes into the other"
     severity = "error"
 
-    def check(self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending, live_ties: tuple[Tie, ...]) -> Iterator[Draft | Unknown]:
         for tie in live_ties:
             if tie.kind == "overlap" and not tie.buffer and tie.device != "meta":
                 yield Draft(
@@ -41,7 +41,7 @@ class OverlappingParameters(Rule):
                     "Each has its own gradient and optimizer state, each step writes into the other, and the first "
                     "conversion or copy separates them.",
                     tie.names,
-                    (class_place(live_class.class_name, "partly the same memory"),),
+                    (class_place(mending.class_name, "partly the same memory"),),
                     "Where one is meant to be a part of the other, forward has to take the slice.",
                     edits=(python_edit("apart", "they are meant to be apart", *own_tensors(mending, tie.names)),),
                 )
@@ -80,7 +80,6 @@ class EqualLiveCopies(Rule):
 
     def check(
         self,
-        live_class: LiveClass,
         mending: Mending,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
@@ -99,7 +98,7 @@ class EqualLiveCopies(Rule):
                 f"declares as one. They take their memory {'twice' if count == 2 else f'{count} times'}, and the first "
                 "step separates them.",
                 names,
-                (class_place(live_class.class_name, f"equal bytes, {'two' if count == 2 else count} parameters"),),
+                (class_place(mending.class_name, f"equal bytes, {'two' if count == 2 else count} parameters"),),
                 "If not, nothing is wrong.",
                 edits=(python_edit("tied", "they are meant to be one", *share),),
             )
@@ -146,7 +145,7 @@ class TiedButNotEffective(Rule):
     threads = "huggingface/peft#2018 huggingface/peft#1750"
 
     def check(
-        self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
+        self, mending: Mending, live_ties: tuple[Tie, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
         by_name = {effect.name: effect for effect in derived_weights}
         for tie in live_ties:
@@ -161,7 +160,7 @@ class TiedButNotEffective(Rule):
                 f"{listed(tie.names)} are one parameter, but {changed[0].name} is not used as it is: "
                 f"{changed[0].by} stands between. {used}. {after}",
                 tie.names,
-                (class_place(live_class.class_name, f"{changed[0].name}: {changed[0].by}"),),
+                (class_place(mending.class_name, f"{changed[0].name}: {changed[0].by}"),),
                 more,
                 severity=None if "changes" in forms else "info",
                 edits=_raw_apart(mending, tie, plain) if "changes" in forms else (),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.peers.loaders.accelerate import FINDERS
 from tiecheck.records.edits import Edit, python_edit, source_step
-from tiecheck.records.live import Alias, Effect, LiveClass, SaveProblem
+from tiecheck.records.live import Alias, Effect, SaveProblem
 from tiecheck.records.loaders import LoaderView
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
@@ -43,14 +43,14 @@ class ModuleAlias(Rule):
     messages = (NOT_TIED,)
     threads = "allenai/OLMo#485 allenai/OLMo#503 huggingface/accelerate#1761 huggingface/accelerate#2984"
 
-    def check(self, live_class: LiveClass, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
             if _list_of(alias) is not None:
                 continue  # repeated-module speaks
             paths = tuple(path or "(the model)" for path in alias.paths)
             times = f"{alias.paths_total} paths" if alias.paths_total is not None else "endlessly many paths (a cycle)"
             told = f"{listed(paths)} are one {alias.class_name}, registered under {times}: tied, by the module."
-            yield _draft(live_class, mending, alias, told, "Nothing has to be done where one module is meant.")
+            yield _draft(mending, alias, told, "Nothing has to be done where one module is meant.")
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -98,11 +98,7 @@ class UndeclaredTie(Rule):
     threads = "safetensors/safetensors#98 safetensors/safetensors#202 huggingface/trl#5150"
 
     def check(
-        self,
-        live_class: LiveClass,
-        mending: Mending,
-        save_problems: tuple[SaveProblem, ...],
-        derived_weights: tuple[Effect, ...],
+        self, mending: Mending, save_problems: tuple[SaveProblem, ...], derived_weights: tuple[Effect, ...]
     ) -> Iterator[Draft | Unknown]:
         by_name = {effect.name: effect for effect in derived_weights}
         alike: dict[tuple[object, ...], list[SaveProblem]] = {}
@@ -113,7 +109,7 @@ class UndeclaredTie(Rule):
                 key = problem.class_name, problem.form, problem.kind, problem.written, *cause_of(problem.names)
                 alike.setdefault(key, []).append(problem)
         for held in alike.values():
-            yield _unsaved(live_class, mending, held[0]) if len(held) == 1 else _all_unsaved(live_class, mending, held)
+            yield _unsaved(mending, held[0]) if len(held) == 1 else _all_unsaved(mending, held)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -159,7 +155,7 @@ class RepeatedModule(Rule):
         "yassouali/pytorch-segmentation#159"
     )
 
-    def check(self, live_class: LiveClass, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending, aliases: tuple[Alias, ...]) -> Iterator[Draft | Unknown]:
         for alias in aliases:
             where = _list_of(alias)
             if where is None:
@@ -169,7 +165,7 @@ class RepeatedModule(Rule):
                 f"{where or 'the model'}, and has the parameters of one."
             )
             advice = "Where one is meant to be used several times, nothing has to be done."
-            yield _draft(live_class, mending, alias, told, advice)
+            yield _draft(mending, alias, told, advice)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -194,7 +190,7 @@ def _list_of(alias: Alias) -> str | None:
     return parts[0][0] if numbers and len({above for above, _, _ in parts}) == 1 and alias.paths_total else None
 
 
-def _unsaved(live_class: LiveClass, mending: Mending, problem: SaveProblem) -> Draft:
+def _unsaved(mending: Mending, problem: SaveProblem) -> Draft:
     """Return what becomes of a tie at the next save, and how to have it back."""
     if problem.form == "raises":
         what = (
@@ -210,7 +206,7 @@ def _unsaved(live_class: LiveClass, mending: Mending, problem: SaveProblem) -> D
     return Draft(
         what,
         problem.names,
-        (class_place(live_class.class_name, "one parameter, not declared"),),
+        (class_place(mending.class_name, "one parameter, not declared"),),
         severity="info" if problem.kind == "module" and problem.form == "raises" else None,
         edits=(
             *_declaring(mending, problem),
@@ -220,7 +216,7 @@ def _unsaved(live_class: LiveClass, mending: Mending, problem: SaveProblem) -> D
     )
 
 
-def _all_unsaved(live_class: LiveClass, mending: Mending, problems: list[SaveProblem]) -> Draft:
+def _all_unsaved(mending: Mending, problems: list[SaveProblem]) -> Draft:
     """Return what becomes of ties of one cause, as one finding with all of their names."""
     first = problems[0]
     names = tuple(sorted(name for problem in problems for name in problem.names))
@@ -230,7 +226,7 @@ def _all_unsaved(live_class: LiveClass, mending: Mending, problems: list[SavePro
         if first.wanted is None
         else first._replace(wanted=joined_declarations([p.wanted or "" for p in problems]))
     )
-    one = _unsaved(live_class, mending, whole)
+    one = _unsaved(mending, whole)
     edits = (
         *(edit for edit in one.edits if edit.choice == "tied"),
         *untying_edits(mending, names, "they are meant to be apart", parted, choice="apart"),
@@ -248,11 +244,11 @@ def _declaring(mending: Mending, problem: SaveProblem) -> tuple[Edit, ...]:
     return (Edit("tied", "they are meant to be one", True, (step, *flag)),)
 
 
-def _draft(live_class: LiveClass, mending: Mending, alias: Alias, told: str, advice: str) -> Draft:
+def _draft(mending: Mending, alias: Alias, told: str, advice: str) -> Draft:
     return Draft(
         f"{told} {_accelerate(alias)}",
         alias.names,
-        (class_place(live_class.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
+        (class_place(mending.class_name, f"{alias.paths[0]} is {alias.paths[-1]}"),),
         advice,
         hurts=_blind(alias),
         edits=_parted(mending, alias),

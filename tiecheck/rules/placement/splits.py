@@ -251,7 +251,7 @@ class FsdpGroupsSplitTie(Rule):
     messages = ("is shared with a parameter already managed by another FSDP group",)
     threads = "pytorch/torchtitan#2252 huggingface/accelerate#4171 saforem2/ezpz#237 NVIDIA/Megatron-LM#1447"
 
-    def check(self, live_class: LiveClass, mending: Mending) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending) -> Iterator[Draft | Unknown]:
         for names in mending.sharded_apart:
             owners = dict.fromkeys(model_path(mending, name.rpartition(".")[0]) for name in names)
             lines = ("from torch.distributed.fsdp import fully_shard", f"fully_shard([{', '.join(owners)}])")
@@ -259,7 +259,7 @@ class FsdpGroupsSplitTie(Rule):
                 f"{listed(names)} were one parameter, and fully_shard has put them into different groups: the first "
                 "forward pass raises ValueError, and no tie_weights() after it helps.",
                 names,
-                (class_place(live_class.class_name, "sharded in different groups"),),
+                (class_place(mending.class_name, "sharded in different groups"),),
                 "Other fully_shard calls come after that one.",
                 edits=(python_edit("tied", "the model is made again and no part of it is sharded yet", *lines),),
             )

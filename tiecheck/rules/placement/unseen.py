@@ -74,7 +74,7 @@ class TieInvisibleToLoader(Rule):
         logged = any(NOT_TIED in plan.logged for plan in placement.plans)
         if loading.broken and (logged or (accelerates is not None and tied is not None and live_class.library)):
             finds = "warns" if logged or tied is None else f"warns of nothing, since it finds {listed(tied.names)} tied"
-            yield _broken(finds, placement, loading, live_class, mending)
+            yield _broken(finds, placement, loading, mending)
         elif logged or (placement.warns and not loading.broken):
             yield _harmless(placement, live_class, tied, heads, aliases)
         for plan in placement.plans:
@@ -131,11 +131,11 @@ class TieInvisibleToLoader(Rule):
         yield Case("a key for an alias, and for a parameter", facts(second, of=aliased))
 
 
-def _broken(finds: str, placement: Placement, loading: Loading, live_class: LiveClass, mending: Mending) -> Draft:
+def _broken(finds: str, placement: Placement, loading: Loading, mending: Mending) -> Draft:
     """Return what is said of groups that are really untied: harmless where `from_pretrained` ties them at the load."""
     names = tuple(sorted({name for group in loading.broken for name in group}))
     what = f"{listed(names)} are declared as one tensor and are {'two' if len(names) == 2 else 'several'}"
-    place = (class_place(live_class.class_name, f"{names[0]} is not {names[-1]}"),)
+    place = (class_place(mending.class_name, f"{names[0]} is not {names[-1]}"),)
     if loading.loader == "transformers":
         message = f"{what}, which is harmless: from_pretrained ties them while it loads. accelerate {finds}."
         return Draft(message, names, place, severity="info", no_mend="from_pretrained needs none.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import GroupPlace, HeldTensor
-from tiecheck.records.live import DeclaredTie, LiveClass
+from tiecheck.records.live import DeclaredTie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -47,7 +47,6 @@ class OptimizerHoldsOrphan(Rule):
 
     def check(
         self,
-        live_class: LiveClass,
         mending: Mending,
         held_tensors: tuple[HeldTensor, ...],
         equal_copies: tuple[tuple[str, str], ...],
@@ -58,7 +57,7 @@ class OptimizerHoldsOrphan(Rule):
         if lacking and not orphans:
             declared = [set(tie.names) for tie in declared_ties]  # declared-tie-not-applied speaks
             pairs = [pair for pair in equal_copies if not any(names.issuperset(pair) for names in declared)]
-            yield from _copies_left_out(live_class, mending, held_tensors, pairs)
+            yield from _copies_left_out(mending, held_tensors, pairs)
         if not orphans or not lacking:
             return
         names = tuple(sorted(name for held in lacking for name in held.names))
@@ -67,7 +66,7 @@ class OptimizerHoldsOrphan(Rule):
             f"The optimizer holds {len(orphans)} tensor{'s' * (len(orphans) > 1)} of shape {shapes} that the model has "
             f"not, and in no group {listed(names)}, which {verb_form('train', len(names) > 1)}: no step gets there.",
             names,
-            (class_place(live_class.class_name, places_text(orphans[0].slots)),),
+            (class_place(mending.class_name, places_text(orphans[0].slots)),),
             "Whatever replaces parameters has to come before the optimizer.",
             edits=(_regrouped(mending, orphans, lacking),),
         )
@@ -106,9 +105,7 @@ class TiedWeightInNameGroup(Rule):
     severity = "warning"
     threads = "unslothai/unsloth#5933"
 
-    def check(
-        self, live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...]
-    ) -> Iterator[Draft | Unknown]:
+    def check(self, mending: Mending, held_tensors: tuple[HeldTensor, ...]) -> Iterator[Draft | Unknown]:
         for held in held_tensors:
             if len(held.names) > 1 and held.table and any(slot.matrix for slot in held.slots):
                 other = next((s for one in held_tensors for s in one.slots if not s.matrix), None)
@@ -117,7 +114,7 @@ class TiedWeightInNameGroup(Rule):
                     f"{places_text(held.slots)}, which is for matrices. "
                     f"named_parameters() calls it {held.names[0]} or by another of its names alone.",
                     held.names,
-                    (class_place(live_class.class_name, places_text(held.slots)),),
+                    (class_place(mending.class_name, places_text(held.slots)),),
                     edits=() if other is None else (_moved(mending, held, other),),
                     no_mend="there is no other optimizer that could have it; it wants an AdamW.",
                 )
@@ -134,7 +131,7 @@ class TiedWeightInNameGroup(Rule):
 
 
 def _copies_left_out(
-    live_class: LiveClass, mending: Mending, held_tensors: tuple[HeldTensor, ...], equal_copies: list[tuple[str, str]]
+    mending: Mending, held_tensors: tuple[HeldTensor, ...], equal_copies: list[tuple[str, str]]
 ) -> Iterator[Draft]:
     """Tell of equal copies that train and are not stepped, where everything else that trains is."""
     lacking = {name for held in held_tensors if not held.slots for name in held.names}
@@ -148,7 +145,7 @@ def _copies_left_out(
             f"{copy} holds the bytes of {kept} and is a parameter of its own that trains, and no group has it: the "
             f"step moves {kept} alone, and the two part.",
             (kept, copy),
-            (class_place(live_class.class_name, places_text(stepped[kept].slots)),),
+            (class_place(mending.class_name, places_text(stepped[kept].slots)),),
             "A copy that is to stay as it is wants no gradient (requires_grad).",
             severity="warning",
             edits=(python_edit("tied", "they are meant to be one", share),),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tiecheck.records.edits import Edit, python_edit
 from tiecheck.records.life import GroupPlace, HeldTensor
-from tiecheck.records.live import DeclaredTie, LiveClass, Tie
+from tiecheck.records.live import DeclaredTie, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED, Unknown
 from tiecheck.rules.base import Case, Draft, Rule, class_place
@@ -42,7 +42,7 @@ class ParameterTwiceInOptimizer(Rule):
     threads = "pytorch/pytorch#40967 zhuhanqing/APOLLO#4 deepspeedai/DeepSpeed#195"
 
     def check(
-        self, live_class: LiveClass, mending: Mending, live_ties: tuple[Tie, ...], held_tensors: tuple[HeldTensor, ...]
+        self, mending: Mending, live_ties: tuple[Tie, ...], held_tensors: tuple[HeldTensor, ...]
     ) -> Iterator[Draft | Unknown]:
         for held in held_tensors:
             if len(held.slots) > 1 and held.names:
@@ -52,7 +52,7 @@ class ParameterTwiceInOptimizer(Rule):
                     f"{len(held.slots)} times in the parameter groups "
                     f"({places_text(held.slots)}): it is stepped each time, with a state of each.",
                     held.names,
-                    (class_place(live_class.class_name, places_text(held.slots)),),
+                    (class_place(mending.class_name, places_text(held.slots)),),
                     severity="warning" if several else None,
                     edits=() if several else (_once(held),),
                     no_mend="two optimizers that take turns may both hold it; otherwise take it out of one.",
@@ -62,7 +62,7 @@ class ParameterTwiceInOptimizer(Rule):
                 f"{listed(tie.names)} are {len(members)} Parameter objects over one memory, and the optimizer holds "
                 f"{'both' if len(members) == 2 else 'all'}: the memory is stepped {len(members)} times.",
                 tie.names,
-                (class_place(live_class.class_name, places_text(tuple(s for one in members for s in one.slots))),),
+                (class_place(mending.class_name, places_text(tuple(s for one in members for s in one.slots))),),
                 edits=(_tied_in(mending, members),) if tie.kind == "storage" and tie.alike else (),
                 no_mend="one is a part of the other, or its transpose: one of them has to go out of the optimizer.",
             )
@@ -102,7 +102,6 @@ class MembersInDifferentGroups(Rule):
 
     def check(
         self,
-        live_class: LiveClass,
         mending: Mending,
         live_ties: tuple[Tie, ...],
         declared_ties: tuple[DeclaredTie, ...],
@@ -118,7 +117,7 @@ class MembersInDifferentGroups(Rule):
                 yield Draft(
                     f"{listed(names)} are meant to be one tensor, are {len(members)}, and not trained alike: {told}.",
                     names,
-                    (class_place(live_class.class_name, "different groups"),),
+                    (class_place(mending.class_name, "different groups"),),
                     REMADE,
                     edits=(_tied_in(mending, members),),
                 )
