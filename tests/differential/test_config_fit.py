@@ -13,7 +13,8 @@ import pytest
 import transformers
 from harness.cases import Case, untouched
 from harness.collect import Bench
-from harness.configs import Flatten, SetKey, walk
+from harness.configs import SIZES, Flatten, SetKey, walk
+from harness.files import Layout
 from harness.members import Unprefixed
 from harness.oracle import Oracle
 from harness.saves import Save, pool, saved
@@ -68,7 +69,7 @@ def test_a_changed_field_is_judged_as_transformers_5_loads_it(name: str, model_t
     assert wrong == {}, "\n".join(f"{case}: {[w[:3] for w in words]}" for case, words in wrong.items())
 
 
-@pytest.mark.parametrize(("name", "model_type"), SAMPLE)
+@pytest.mark.parametrize(("name", "model_type"), [*SAMPLE, ("ImageGPTForCausalImageModeling", "imagegpt")])
 def test_an_untouched_save_fits_its_config(name: str, model_type: str, tmp_path: Path) -> None:
     judged = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0).judge(Case(name, model_type))
     assert judged.wrong == []
@@ -88,6 +89,18 @@ DRAWN = [
 def test_what_loads_exactly_is_not_told_to_be_broken(case: Case, tmp_path: Path) -> None:
     judged = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0).judge(case)
     assert judged.wrong == []
+
+
+@pytest.mark.parametrize(("name", "model_type"), [*SAMPLE[-2:], ("NllbMoeForConditionalGeneration", "nllb-moe")])
+def test_a_config_that_is_refused_comes_before_tensors_that_do_not_fit_it(
+    name: str, model_type: str, tmp_path: Path
+) -> None:
+    bench = Bench(Oracle(), tmp_path / "model", random.Random(0), share=0.0)
+    sizes = [path for path, value in walk(saved(name, model_type).config) if path.split(".")[-1] in SIZES[1:]]
+    for path in sizes:
+        for layout in ("one", "nested pickle", "nested model"):
+            judged = bench.judge(Case(name, model_type, (), (SetKey(path, 63), Layout(layout))))
+            assert judged.wrong == [], judged.case
 
 
 SWITCHED = [

@@ -14,7 +14,7 @@ from harness.cases import Case
 from harness.collect import Bench
 from harness.configs import SIZES, Flatten, OlderKeys, SetKey, walk
 from harness.files import Layout
-from harness.members import Stored, Unprefixed, Wrapped
+from harness.members import Stored, Unprefixed, Wrapped, Written
 from harness.oracle import Oracle
 from harness.saves import saved
 from harness.verdicts import say
@@ -61,6 +61,27 @@ def members(name: str, kind: str) -> Iterator[Case]:
             yield from (Case(name, kind, (), (Stored(number, (member,)),)) for member in group)
 
 
+def refused_unread(rng: random.Random) -> list[Case]:
+    """Draw a width that its heads do not divide, in a file of which no tensor is read: 4.57 may make the model."""
+    classes = [("BartForConditionalGeneration", "bart", "d_model"), ("BertForMaskedLM", "bert", "hidden_size")]
+    classes += [("LlamaForCausalLM", "llama", "hidden_size"), ("M2M100ForConditionalGeneration", "m2m_100", "d_model")]
+    files = (Wrapped("module."), Layout("nested pickle"), Layout("nested model"))
+    return [Case(n, kind, (), (SetKey(key, rng.choice((63, 65))), rng.choice(files))) for n, kind, key in classes]
+
+
+def shaped_by_a_tie(rng: random.Random) -> list[Case]:
+    """Draw vocabularies that a config around has, and heads that have the shape of what they are tied to."""
+    keys = ("vocab_size", "encoder.vocab_size", "decoder.vocab_size")
+    t5 = [SetKey(key, rng.choice((65, 159, 161))) for key in keys]
+    changes = [(), *((Written(0, None, how),) for how in ("other", "padded", "cut"))]
+    cases = [Case("T5GemmaForConditionalGeneration", "t5gemma", (), (change,)) for change in t5]
+    for flag in (True, False):
+        variant = (("tie_word_embeddings", flag),)
+        cases += [Case("ImageGPTForCausalImageModeling", "imagegpt", variant, change) for change in changes]
+        cases.append(Case("MoshiForCausalLM", "moshi", variant))
+    return cases
+
+
 def drawn_cases(count: int) -> list[Case]:
     """Return the directories of the slow test."""
     rng = random.Random(7)
@@ -69,6 +90,7 @@ def drawn_cases(count: int) -> list[Case]:
         changes = (Layout("nested pickle"), OlderKeys(), Wrapped("module."))
         cases += [Case(name, kind, (), (change,)) for change in changes]
     cases += [case for name, kind in BIASED for case in members(name, kind)]
+    cases += refused_unread(rng) + shaped_by_a_tie(rng)
     cases += [
         Case("DebertaForMaskedLM", "deberta", (("legacy", False),), (Wrapped("model."),)),
         Case("DebertaV2ForMaskedLM", "deberta-v2", (), (Wrapped("deberta."), SetKey("hidden_size", 65))),

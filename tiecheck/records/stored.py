@@ -254,6 +254,8 @@ class Group(Record):
     """Stored members of different shapes: those whose rows or columns the config denies."""
     misfit: bool = False
     """True where a target is stored in a shape that the class's own, which is another one, may not take."""
+    unlike: bool = False
+    """True where nothing ties the members, and each is stored in the shape of its own that the class has for it."""
     relation: Comparison | None = None
     """Where the members are not alike in shape and dtype, or are square: how they fit in another form (`form`)."""
     lone: bool = False

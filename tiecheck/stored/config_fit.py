@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tiecheck.records.declared import Architecture, ModelConfig
@@ -23,6 +23,7 @@ from tiecheck.stored.config_values import (
     written_field,
 )
 from tiecheck.stored.members import TensorFinder
+from tiecheck.stored.older_names import shaped_by_source, written_in_five
 from tiecheck.tables.architectures import older_has
 from tiecheck.tables.structure import base_prefix, class_structure, config_structure
 from tiecheck.wording import listed
@@ -37,12 +38,12 @@ def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadPr
     """Yield what keeps each line of transformers from building a config, or tensors from fitting it."""
     architecture = architecture_of(model)
     settled: set[str] = set()
-    older = next((told for _, told in _misfits(model, architecture, checkpoint, "4.57", settled)), None)
+    older = _first_met(_misfits(model, architecture, checkpoint, "4.57", settled), checkpoint)
     if older is not None and older.kind == "shape" and not _read_by_older(older.names[0], model, architecture):
         older = _open(f"{older.names[0]} may be no name of 4.57's, and its size is another", "4.57", model.path)
     found = tuple(_misfits(model, architecture, checkpoint, "5", set()))
-    newest = found[0][1] if found else None
-    if newest is not None and older is not None and newest.why == older.why:
+    newest = _first_met(found, checkpoint)
+    if newest is not None and older is not None and (newest.why, newest.kind) == (older.why, older.kind):
         yield newest._replace(versions=LINES)
         return
     if older is None and older_has(model.class_name, model.model_type):
@@ -50,6 +51,13 @@ def size_problems(model: ModelConfig, checkpoint: Checkpoint) -> Iterator[LoadPr
         if unsettled is not None:
             older = _open(f"{unsettled.why}, and what 4.57 makes of that was not asked", "4.57", model.path)
     yield from (problem for problem in (newest, older) if problem is not None)
+
+
+def _first_met(found: Iterable[tuple[str, LoadProblem]], checkpoint: Checkpoint) -> LoadProblem | None:
+    """Return what a load meets first: a refused config comes before any tensor, and of a nested file none is read."""
+    nested = any(shard.nested for shard in checkpoint.shards)
+    met = (told for _, told in found if not (nested and told.kind == "shape"))
+    return min(met, key=lambda told: told.kind != "field", default=None)
 
 
 def _read_by_older(name: str, model: ModelConfig, architecture: Architecture) -> bool:
@@ -74,6 +82,11 @@ def _misfits(
     )
     lookup.doubled = line == "5"
     lookup.prefix = lookup.prefix or next((f"{p}." for p, level, _ in found[1].get("p", ()) if not level), "")
+    older = architecture_of(model, older=True) if line == "4.57" else None
+    shaped, nested = (
+        set(shaped_by_source(model, older) if older else ()),
+        any(shard.nested for shard in checkpoint.shards),
+    )
     known = config_structure(found[0], line) is not None
     spots = list(spots_of(Section(found[0], model.data), model.class_name or "", "", line)) if known else []
     lookup.spoken = {(f"{s.names}{r[0]}", r[1]) for s in spots if isinstance(s, Spot) for r in _rules(s, line)}
@@ -82,8 +95,9 @@ def _misfits(
             yield ".".join(spot.level), _refused(spot, model, line)
         elif isinstance(spot, Spot):
             settled.add(".".join(spot.section.level))
-            yield from _doubts(spot, model, line, settled)
-            rules = _rules(spot, line)
+            rules = [rule for rule in _rules(spot, line) if f"{spot.names}{rule[0]}" not in shaped]
+            read = line == "5" or (not nested and any(lookup.find(f"{spot.names}{r[0]}", r[1]) for r in rules))
+            yield from _doubts(spot, model, line, settled, read)
             for rule in unmoved_rules(spot.section, rules, line):
                 key, problem = f"{spot.names}{rule[0]} {rule[1]}", _misfit(spot, rule, lookup, line, model.path)
                 if problem is None:
@@ -127,22 +141,13 @@ def _unlike_five(kind: str, model: ModelConfig, checkpoint: Checkpoint, line: st
     known = config_structure(kind, line) if line == "4.57" else {}
     if line == "5" or not older_has(model.class_name, model.model_type):
         return
-    if (known is None or "x" in known) and _written_in_five(model.data):
+    if (known is None or "x" in known) and written_in_five(model.data):
         yield _open(f"4.57 builds {kind} otherwise from what transformers 5 writes", line, model.path)
     layers = any(map(str.isdecimal, (part for name in checkpoint.names() for part in name.split("."))))
     for word in (known or {}).get("k", ()) if layers else ():
         if not any(f".{word}." in f".{name}." for name in checkpoint.names()):
             why = f"4.57 refuses the class without a module {word}, and no name of one is stored"
             yield _open(why, line, model.path)
-
-
-def _written_in_five(data: Mapping[str, Any]) -> bool:
-    """Tell whether 5 wrote a config: it says so, or has a key that 5 alone writes and 4.57 did not write again."""
-    inner = (held for held in data.values() if isinstance(held, Mapping))
-    version = str(data.get("transformers_version", ""))
-    if version.startswith(("4.57", "5")):
-        return version.startswith("5")
-    return "rope_parameters" in data or any(_written_in_five(held) for held in inner)
 
 
 def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
@@ -152,8 +157,13 @@ def _refused(spot: Refused, model: ModelConfig, line: str) -> LoadProblem:
     return told_problem("field", (line,), "crash", message, spot.why, model.path, mend, (dotted,))
 
 
-def _doubts(spot: Spot, model: ModelConfig, line: str, settled: set[str]) -> Iterator[tuple[str, LoadProblem]]:
-    """Yield what the class refuses: a value, a number of heads that does not divide its width, what 5 alone takes."""
+def _doubts(
+    spot: Spot, model: ModelConfig, line: str, settled: set[str], read: bool
+) -> Iterator[tuple[str, LoadProblem]]:
+    """Yield what the class refuses: a value, a number of heads that does not divide its width, what 5 alone takes.
+
+    4.57 may make such a width, which no tensor then fits: where none is `read`, that it raises is not known.
+    """
     for problem in _written_by_five(spot.section, model, line):
         yield "", problem
     for dotted, value, others in spot.row.get("r", ()):
@@ -165,7 +175,8 @@ def _doubts(spot: Spot, model: ModelConfig, line: str, settled: set[str]) -> Ite
             if asked and (whole % found if value == "%" else whole != found):
                 verb = "does not divide" if value == "%" else "has to be"
                 why = f"{full} is {found}, which {verb} {others[0][0]} {whole}"
-                yield full, told_problem("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
+                told = ("field", (line,), "crash", "ValueError", why, model.path, _NUMBERS, (full,))
+                yield full, told_problem(*told) if read else _open(why, line, model.path)
             elif asked:
                 settled.add(full)
         elif found is value and all(walk_field(spot.section, other, line) is not allowed for other, allowed in others):

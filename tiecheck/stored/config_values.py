@@ -76,9 +76,11 @@ def open_section(owner: Section, key: str, line: str) -> Section | Refused | Unk
         return Unknown(f"{'.'.join(level)} is a {asked}, which {line} was not asked for")
     if not kind or config_structure(kind, line) is None:
         return Unknown(f"{'.'.join(level)} has the model type {kind or 'of none'}, which is not known")
-    folded = slot.get(f"fold {word}", ())
+    folded, dead = slot.get(f"fold {word}", ()), frozenset(slot.get("dead", ()))
     data = {name: owner.data[name] for name in folded if name in owner.data} if folded else given
-    return Section(kind, data, level, odd[0] if odd else {}, frozenset(slot.get("dead", ())))
+    # What the owner writes over, and is read at the top, has the owner's value (T5Gemma's vocabulary in 4.57).
+    over = {name: owner.data[name] for name in dead.intersection(slot.get("fold gone", ())) if name in owner.data}
+    return Section(kind, {**data, **over}, level, odd[0] if odd else {}, dead.difference(over))
 
 
 def _takes_any(kind: str, key: str) -> bool:

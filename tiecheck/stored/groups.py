@@ -213,7 +213,7 @@ def _misfit(group: Group, pairs: list[tuple[str, str]]) -> Group:
     source = shapes.pop(group.source or "", None)
     apart = source is not None and group.declared is False and source not in shapes.values()
     if apart or not shapes:
-        return group
+        return group._replace(unlike=apart)
     reason = "the class has members of different shapes where they are not tied, and a copy of one may not fit"
     return group._replace(stored="unknown", comparison=None, misfit=True, reason=reason)
 

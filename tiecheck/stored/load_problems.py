@@ -59,7 +59,7 @@ def load_problems(
     lines = {line for one in sizes for line in one.versions}
     for one in size_problems(model, checkpoint) if asked and len(lines) < len(BOTH) else ():
         rest = tuple(line for line in one.versions if line not in lines)
-        if rest and not (nested and one.kind == "shape"):
+        if rest:
             sizes += (one._replace(versions=rest),)
     # A config that is refused comes before names that nobody has.
     told = (*(one for one in found if one.kind != "nested"), *sizes, *nested)

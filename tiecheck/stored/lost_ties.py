@@ -10,7 +10,7 @@ from tiecheck.records.declared import Architecture, ModelConfig
 from tiecheck.records.stored import Checkpoint, Group
 from tiecheck.stored.config_values import architecture_of
 from tiecheck.stored.members import UNREAD, TensorFinder, Values, compare_members, stored_group
-from tiecheck.stored.older_names import as_older_reads, lost_ties
+from tiecheck.stored.older_names import as_older_reads, lost_ties, tied_by_flags
 from tiecheck.tables.architectures import newer_names, older_has
 from tiecheck.tables.structure import base_prefix, class_of_word, class_structure, config_structure
 
@@ -177,17 +177,23 @@ def _half_stored(
 def _inner_ties(
     model: ModelConfig, older: Architecture, newest: Architecture, checkpoint: Checkpoint
 ) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Yield a tie of 4.57 alone: nothing of it is stored, or 5 holds it without its head (Voxtral)."""
+    """Yield a tie of 4.57 alone: nothing of it is stored, or unlike shapes, or no head in 5 (Voxtral)."""
     pair = {older.head, older.embedding}
     own = {newest.head, newest.embedding}
     headless = newest.head is not None and newest.head not in checkpoint and None not in own and pair != own
     for tie in () if newest.ties else older.ties:
-        said = next((f.value for f in model.flags if (f.key, f.level) == (tie.key, tie.level)), None)
-        tied = tie.on if said is True else tie.off if said is False else tie.silent
+        tied = tied_by_flags(model, tie)
         spelled = [(name, *tie.spellings.get(name, ())) for name in tie.names]
         there = [any(name in checkpoint for name in names) for names in spelled]
         key = ".".join((*tie.level, tie.key))
-        if tied and not any(there):
+        shapes = {tensor.shape for name in tie.names if (tensor := checkpoint.tensor(name)) is not None}
+        if tied and len(shapes) > 1:
+            yield (
+                ("4.57",),
+                f"by {key} 4.57 ties {' and '.join(tie.names)}, which are stored with unlike shapes",
+                tie.names,
+            )
+        elif tied and not any(there):
             yield ("4.57",), f"by {key} 4.57 ties {' and '.join(tie.names)}, of which nothing is stored", tie.names
         elif tied and headless and pair <= set(tie.names) and not all(there):
             yield ("5",), f"by {key} 4.57 ties {' and '.join(tie.names)}, and 5 does not", tie.names

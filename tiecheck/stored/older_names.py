@@ -6,9 +6,10 @@ model's prefix decides for all of them whether it is added, stripped or left. Tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from tiecheck.records.declared import Architecture, TieSpec
+from tiecheck.records.declared import Architecture, ModelConfig, TieSpec
 from tiecheck.records.stored import Checkpoint
 from tiecheck.tables.architectures import newer_names
 
@@ -55,6 +56,28 @@ def name_among_bare(checkpoint: Checkpoint, older: Architecture, prefix: str, ta
     own = {name.rpartition(".")[0] for name in _own_names(older) if not name.startswith(f"{prefix}.")} - {""}
     names = (n for n in _known_names(checkpoint) if n.rpartition(".")[0] in own or n.partition(".")[0] in task)
     return min(names, default=None)
+
+
+def tied_by_flags(model: ModelConfig, tie: TieSpec) -> bool:
+    """Tell whether a class ties a group under the flags of a config."""
+    said = next((f.value for f in model.flags if (f.key, f.level) == (tie.key, tie.level)), None)
+    return tie.on if said is True else tie.off if said is False else tie.silent
+
+
+def shaped_by_source(model: ModelConfig, older: Architecture) -> Iterator[str]:
+    """Yield members that have the shape of what 4.57 ties them to, and untied another one (ImageGPT's head)."""
+    for tie in older.ties:
+        if tie.unlike and tied_by_flags(model, tie):
+            yield from (name for name in tie.names if name != tie.source)
+
+
+def written_in_five(data: Mapping[str, Any]) -> bool:
+    """Tell whether 5 wrote a config: it says so, or has a key that 5 alone writes and 4.57 did not write again."""
+    inner = (held for held in data.values() if isinstance(held, Mapping))
+    version = str(data.get("transformers_version", ""))
+    if version.startswith(("4.57", "5")):
+        return version.startswith("5")
+    return "rope_parameters" in data or any(written_in_five(held) for held in inner)
 
 
 def _own_names(older: Architecture) -> set[str]:

@@ -73,7 +73,7 @@ class StoredMembers(Record):
     alike: bool | None
     """True if the stored members are equal in shape and bytes; None where that was not read; True for a single one."""
     shapes: bool
-    """True if the stored members have one shape."""
+    """True if the stored members have one shape, or shapes that the class has for them."""
 
 
 def stored_of(group: Group, dtype: object = None) -> StoredMembers:
@@ -87,7 +87,7 @@ def stored_of(group: Group, dtype: object = None) -> StoredMembers:
         targets=not missing - {group.source} and group.names != (group.source,),  # one that is guessed may be alone
         some=bool(group.stored_names),
         alike=alike,
-        shapes=len({tensor.shape for tensor in group.tensors}) < 2,
+        shapes=group.unlike or len({tensor.shape for tensor in group.tensors}) < 2,
     )
 
 
