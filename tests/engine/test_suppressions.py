@@ -27,7 +27,8 @@ from tiecheck.engine.suppressions import (
 from tiecheck.errors import UsageError
 from tiecheck.facts.registry import Facts
 from tiecheck.records.suppressions import Allowance, Unused
-from tiecheck.rules.registry import check_codes, rule_of
+from tiecheck.rules.registry import check_codes
+from tiecheck.rules.source.unused import UnusedSuppression
 from tiecheck.targets.parse import Target
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +149,7 @@ def test_what_settles_is_marked_in_place(project: Path) -> None:
     answers = RuleAnswers([], [], [], [], [])
     target = Target("models/llama-diverged-head", "checkpoint", "", None)
     idle = Facts({"suppressions": (Unused("the comment", "a.py", 3),)})
-    apply_rule(rule_of("TIE901"), idle, target, answers, None)
+    apply_rule(UnusedSuppression, idle, target, answers, None)
     assert [finding.code for finding in answers.findings] == ["TIE901"]
     settle_suppressions(answers, Facts({}), target, Config())
     assert answers.findings[0].suppressed is None

@@ -24,11 +24,14 @@ from torch import nn
 import tiecheck
 from tiecheck.cli.survive import command
 from tiecheck.guard.life_targets import live_model_of
+from tiecheck.guard.operations import by_libraries, in_training, on_modules, on_state
 from tiecheck.guard.operations.registry import Operation, all_operations, faithful_copy
 from tiecheck.guard.survival import judge_survival
 from tiecheck.records.life import SurvivalMatrix
 from tiecheck.render import survival, survival_markdown, survival_page
 from tiecheck.render.reports import Style
+from tiecheck.rules.life.broken import ResizeBrokeTie
+from tiecheck.rules.life.survived import SaveDroppedMember, TieMadeByOperation
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 MODEL, OLMO = str(MODELS / "llama-healthy-tied"), str(MODELS / "olmo-module-alias")
@@ -190,6 +193,11 @@ def codes(found: SurvivalMatrix) -> dict[str, tuple[str, ...]]:
     return {finding.code: finding.names for finding in judge_survival(found).findings}
 
 
+def test_no_operation_of_a_module_is_lost_to_another_of_its_name() -> None:
+    ours = [one for module in (on_modules, on_state, by_libraries, in_training) for one in module.OPERATIONS]
+    assert list(all_operations())[: len(ours)] == ours
+
+
 def test_operations_that_are_named_are_judged() -> None:
     assert codes(tiecheck.survive(llama(), operations=["half-overwriting"])) == {
         "TIE401": ("lm_head.weight", "model.embed_tokens.weight")
@@ -223,7 +231,7 @@ def test_a_save_that_drops_a_diverged_member() -> None:
         own = Operation("trainer", "trainer.save(model); resume", "files", drops, False, True)
         patch.setattr(importlib.metadata, "entry_points", lambda **_: [Entry("trainer", own)])
         found = tiecheck.survive(moved, operations=["trainer"])
-    assert set(codes(found)) == {"TIE402", "TIE404"}
+    assert set(codes(found)) == {TieMadeByOperation.code, SaveDroppedMember.code}
     assert codes(found)["TIE404"] == ("lm_head.weight",)
 
 
@@ -255,7 +263,7 @@ def test_a_resize_that_ties_what_the_flag_leaves_apart() -> None:
     model = animal(by_name("BartForConditionalGeneration")).model(value=False)
     found = tiecheck.survive(model, operations=["resize-token-embeddings"])
     assert found.ties == ()
-    assert set(codes(found)) == {"TIE403"}
+    assert set(codes(found)) == {ResizeBrokeTie.code}
 
 
 class Sliced(nn.Module):

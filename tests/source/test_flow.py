@@ -10,6 +10,7 @@ import pytest
 from tiecheck.records.source import ModuleClass
 from tiecheck.rules.source.sightings import together
 from tiecheck.source.classes import parameter_times, read_tree
+from tiecheck.source.flow import RETYING
 
 
 def class_of(body: str, more: str = "") -> ModuleClass:
@@ -70,3 +71,13 @@ def test_two_arms_do_not_happen_together() -> None:
 def test_one_object_many_times() -> None:
     tree = ast.parse("a = [Block(1)] * n\nb = 3 * [nn.Linear(1, 2)]\nc = [0] * 3\nd = [f()] * 2\ne = [A(), B()] * 2")
     assert [name for _, name in parameter_times(tree)] == ["Block", "nn.Linear"]
+
+
+@pytest.mark.parametrize("name", ["tie_weights", "_tie_or_clone_weights", "retie", "post_init", "init_weights"])
+def test_what_ties_again_is_known_by_its_name(name: str) -> None:
+    assert RETYING.search(name)
+
+
+@pytest.mark.parametrize("name", ["tier", "properties", "entities", "my_post_init", "untied"])
+def test_a_name_with_the_letters_alone_ties_nothing(name: str) -> None:
+    assert not RETYING.search(name)

@@ -27,6 +27,7 @@ import tiecheck
 from tiecheck.errors import TargetError
 from tiecheck.files.adapter import read_adapter, read_adapter_config, word_list
 from tiecheck.records.artefacts import AdapterBase, AdapterTies
+from tiecheck.rules.artefacts.merges import AdapterTrainsBothCopies
 from tiecheck.rules.cases import llama_group
 from tiecheck.stored.adapter_ties import adapter_ties
 
@@ -159,7 +160,7 @@ def test_copies_are_compared_and_not_only_counted(bases: dict[bool, Path], tmp_p
     tensors["base_model.model.lm_head.weight"][3] += 1
     save_file(tensors, file)
     (finding,) = tiecheck.check(tmp_path, base=base_of(tmp_path)).findings
-    assert (finding.code, finding.severity) == ("TIE602", "warning")
+    assert (finding.code, finding.severity) == (AdapterTrainsBothCopies.code, "warning")
     assert f"1 of {tensors['base_model.model.lm_head.weight'].shape[0]} rows differ, by up to 1" in finding.message
     never = tiecheck.check(tmp_path, base=base_of(tmp_path), values="never")
     assert never.targets[0].status == "unknown"

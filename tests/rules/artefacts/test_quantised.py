@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import tiecheck
 from tiecheck.files.checkpoint import read_checkpoint
 from tiecheck.records.artefacts import QuantisedMember, QuantisedTie
+from tiecheck.rules.artefacts.quantised import SkipListMissesAlias
 from tiecheck.rules.cases import llama_group
 from tiecheck.stored.quantised import quantised_ties
 
@@ -141,7 +142,7 @@ def test_a_skip_list_without_the_head_is_told_as_the_library_takes_it(words: lis
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     converts = words is not None and should_convert_module(HEAD, words)
-    assert skipping(tmp_path, words) == ["TIE612"] * converts
+    assert skipping(tmp_path, words) == [SkipListMissesAlias.code] * converts
     assert skipping(tmp_path / "untied", words, tied=False) == []
 
 

@@ -15,6 +15,7 @@ from torch import nn
 import tiecheck
 from tiecheck.config.options import Config
 from tiecheck.engine.options import check_beside, life_report
+from tiecheck.rules.training.orphans import TiedWeightInNameGroup
 from tiecheck.rules.training.stepped import case_slot, places_text, variable_of, without_orphans
 
 
@@ -175,7 +176,7 @@ def test_a_tied_table_lands_in_the_group_of_the_matrices() -> None:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "lm_head" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim < 2 or "lm_head" in n]
     both = [torch.optim.Muon(matrices, lr=0.1), torch.optim.AdamW(rest)]
-    finding = found(model, both)["TIE708"]
+    finding = found(model, both)[TiedWeightInNameGroup.code]
     assert finding.severity == "warning"
     mended(model, both, "TIE708")
     assert any(p is model.lm_head.weight for p in both[1].param_groups[0]["params"])

@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 import tiecheck
+from tiecheck.rules.training.uses import HalfGradient
 
 IDS = torch.tensor([[1, 2, 3]])
 LLAMA = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -75,7 +76,7 @@ class TestHalfGradient:
         model(IDS).square().sum().backward()
         rows = [row for row in range(8) if bool(model.wte.weight.grad[row].any())]
         assert (rows == [1, 2, 3]) == (way is not frozen_lookup)  # of lookups alone, or of the product alone
-        assert ("TIE706", "error") in said(model)
+        assert (HalfGradient.code, "error") in said(model)
         model.way = plain  # the fix
         assert said(model) == []
 
