@@ -106,14 +106,14 @@ def _stored_kind(names: tuple[str, ...], groups: tuple[Group, ...]) -> Kind | No
 
 @fact
 def live_class(live: LiveModel, traced_uses: Uses | None) -> LiveClass:
-    """Class of the module with its library and wrappers, how it came to be, and what a traced pass uses twice."""
+    """Class of the module with its library, how it came to be, and what a traced pass uses twice."""
     from tiecheck.records.live import LiveClass
 
     roles: dict[tuple[str, ...], set[str]] = {}
     for use in traced_uses.uses if traced_uses is not None else ():
         roles.setdefault(use.names, set()).add(use.role)
     twice = tuple(names for names, found in roles.items() if {"embedding", "linear"} <= found)
-    return LiveClass(live.class_name, live.origin, live.library, live.wrappers, live.reasons, twice)
+    return LiveClass(live.class_name, live.origin, live.library, live.reasons, twice)
 
 
 @fact

@@ -241,8 +241,6 @@ class LiveClass(Record):
     """The way it came to be: `given`, `built on meta`, `loaded`."""
     library: str | None
     """`transformers 5.23.0` for a `PreTrainedModel`, else None."""
-    wrappers: tuple[str, ...] = ()
-    """Wrappers of the model or parts of it, from the outside in."""
     reasons: tuple[str, ...] = ()
     """Reasons why a declaration, or what a tie holds, could not be told."""
     twice: tuple[tuple[str, ...], ...] = ()

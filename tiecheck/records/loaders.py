@@ -131,8 +131,6 @@ class Rehearsal(Record):
     """The name of the input embedding's weight."""
     head: str | None = None
     """The name of the output head's weight."""
-    warnings: tuple[str, ...] = ()
-    """The library's warnings, each by its beginning."""
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -169,5 +167,4 @@ def read_rehearsal(told: Mapping[str, Any]) -> Rehearsal:
         tuple((one, other) for one, other in told.get("undecided", ())),
         told.get("embedding"),
         told.get("head"),
-        names("warnings"),
     )

@@ -197,7 +197,7 @@ def live_facts(of: LiveModel | None = None, **changes: Any) -> dict[str, Any]:
     model = (of or live_llama())._replace(**changes)
     return {
         "mending": mending_of(model),
-        "live_class": LiveClass(model.class_name, model.origin, model.library, model.wrappers, model.reasons),
+        "live_class": LiveClass(model.class_name, model.origin, model.library, model.reasons),
         "live_ties": model.ties,
         "aliases": model.aliases,
         "declared_ties": model.declared,

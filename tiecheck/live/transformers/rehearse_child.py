@@ -32,33 +32,26 @@ ARTEFACT = re.compile(r"\bmeta\b|trust_remote_code|accelerate|No (GPU|CUDA)|pip 
 
 MISMATCH = re.compile(r"size mismatch|ignore_mismatched_sizes")
 
-WARNINGS, MESSAGE = 20, 400
-"""Warnings that are told, and characters of each."""
+MESSAGE = 400
+"""Characters of a message that are told."""
 
 _LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def _quiet(told: list[str]) -> Any:
-    """Keep transformers' warnings as text instead of printing them."""
+def _quiet() -> Any:
+    """Keep transformers from printing its warnings and bars."""
     from transformers.utils import logging as theirs
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if len(told) < WARNINGS:
-                told.append(" ".join(record.getMessage().split())[:MESSAGE])
 
     theirs.get_verbosity()  # makes the handler that is put aside here
     root, bars = logging.getLogger("transformers"), theirs.is_progress_bar_enabled()
-    before, level, spread = root.handlers, root.level, root.propagate
-    root.handlers, root.propagate = [Keep(logging.WARNING)], False
-    root.setLevel(logging.WARNING)
+    before, spread = root.handlers, root.propagate
+    root.handlers, root.propagate = [logging.NullHandler()], False
     theirs.disable_progress_bar()
     try:
         yield
     finally:
         root.handlers, root.propagate = before, spread
-        root.setLevel(level)
         if bars:
             theirs.enable_progress_bar()
 
@@ -211,8 +204,8 @@ def rehearse_on_meta(
 
     directory = directory.rstrip("/" + os.sep) or directory  # 4.57 warns of a module without a name
     newer = int(transformers.__version__.split(".")[0]) >= 5
-    told: dict[str, Any] = {"version": transformers.__version__, "warnings": []}
-    with _LOCK, _quiet(told["warnings"]), torch.no_grad(), confined(directory) as refused:
+    told: dict[str, Any] = {"version": transformers.__version__}
+    with _LOCK, _quiet(), torch.no_grad(), confined(directory) as refused:
         try:
             cls, told["class_name"] = _class_of(directory, class_name, trust_remote_code)
             if cls is None:
