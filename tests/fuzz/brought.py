@@ -1,7 +1,8 @@
-"""Drawn GGUF files and adapters: healthy ones, with one thing or several made wrong."""
+"""Drawn GGUF files, adapters, quantised checkpoints and drafts: healthy ones, with one thing or several made wrong."""
 
 from __future__ import annotations
 
+import json
 import struct
 from typing import Any
 
@@ -145,4 +146,62 @@ def adapter_case(draw: Draw) -> Case:
     return Case("adapter", files)
 
 
-FORMATS |= {"gguf": gguf_case, "adapter": adapter_case}
+METHODS = ("gptq", "awq", "compressed-tensors", "bitsandbytes", "fp8", "torchao", "mxfp4")
+ENDS = (
+    "weight", "qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "weight_shape", "biases", "SCB",
+    "weight_scale_inv", "weight.absmax", "weight.quant_state.bitsandbytes__nf4", "_weight_qdata", "_weight_scale",
+    "bias",
+)  # fmt: skip
+"""Ends of the names that quantisers give to the parts of a matrix."""
+
+
+def quantised_case(draw: Draw) -> Case:
+    """A checkpoint whose embedding and head are stored in parts, those of one format or mixed."""
+    config = Pairs(json.loads(CONFIG).items())
+    told = Pairs([("quant_method", draw.choice(METHODS) if draw.chance(0.9) else draw.value()), ("bits", 4)])
+    for key in ("llm_int8_skip_modules", "modules_to_not_convert", "ignore", "lm_head", "config_groups"):
+        if draw.chance(0.3):
+            told.append((key, draw.choice((["lm_head"], ["embed_tokens"], [draw.word()], True, draw.value()))))
+    config.append((draw.choice(("quantization_config", "quantization")), told if draw.chance(0.95) else draw.value()))
+    ends = [draw.choice(ENDS) for _ in range(draw.choice((1, 2, 3)))]
+    both = [f"{name.removesuffix('weight')}{end}" for name in PAIR for end in ends if draw.chance(0.9)]
+    header, size = sound_header(draw, tuple(dict.fromkeys(both)))
+    for _, entry in header:
+        if isinstance(entry, Pairs) and "shape" in dict(entry) and draw.chance(0.3):  # as many bytes in another type
+            entry[0] = ("dtype", draw.choice(("I32", "U32"))) if dict(entry)["dtype"] == "F32" else entry[0]
+    raw = safetensors(written(header).encode("utf-8", "surrogatepass"), draw.randbytes(size))
+    weights = drawn_weights(draw, tuple(dict.fromkeys(both))) if draw.chance(0.1) else raw
+    return Case("quantised", {"config.json": encoded(draw, written(config)), "model.safetensors": weights})
+
+
+DRAFTS = ("LlamaForCausalLMEagle", "LlamaForCausalLMEagle3", "Eagle3Speculator", "EagleModel", "DeepseekV3ForCausalLM")
+KEYS = (
+    "draft_vocab_size", "vocab_size", "medusa_num_heads", "medusa_num_layers", "num_nextn_predict_layers",
+    "num_hidden_layers", "speculators_model_type", "transformer_layer_config", "tie_word_embeddings",
+)  # fmt: skip
+
+
+def draft_case(draw: Draw) -> Case:
+    """A draft, or a checkpoint with draft layers, and mostly its target below it."""
+    config = Pairs(json.loads(CONFIG).items())
+    config.append(("architectures", [draw.choice(DRAFTS)]))
+    for key in KEYS:
+        if draw.chance(0.4):
+            number = draw.choice((0, 1, 2, 4, draw.number()))
+            config.append((key, draw.choice((number, number, draw.value(), "eagle3", {"vocab_size": number}))))
+    ends = ("lm_head.weight", "embed_tokens.weight", "d2t", "fc.weight", "0.0.linear.weight", "0.1.weight",
+            "1.1.weight", "model.layers.1.shared_head.head.weight",
+            "model.layers.1.embed_tokens.weight", *PAIR)  # fmt: skip
+    names = tuple(dict.fromkeys(draw.choice(ends) for _ in range(draw.choice((1, 3, 6)))))
+    header, size = sound_header(draw, names)
+    raw = safetensors(written(header).encode(), draw.randbytes(size))
+    files: dict[str, Any] = {"config.json": encoded(draw, written(config))}
+    files["model.safetensors"] = drawn_weights(draw, names) if draw.chance(0.1) else raw
+    sound, bytes_ = sound_header(Draw(1), PAIR)
+    files["target/config.json"] = CONFIG
+    files["target/model.safetensors"] = safetensors(written(sound).encode(), bytes(bytes_))
+    target = draw.choice(("{}/target", "{}/target", "{}", "{}/nowhere", "x://y"))
+    return Case("draft", files, ("--target", target, "{}"), {"drafts_for": target})
+
+
+FORMATS |= {"gguf": gguf_case, "adapter": adapter_case, "quantised": quantised_case, "draft": draft_case}

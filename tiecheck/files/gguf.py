@@ -155,7 +155,7 @@ class _Cursor:
 
     def take(self, count: int) -> bytes:
         """Return the next bytes, and go behind them."""
-        if count > self.left:
+        if count > self.size - self.at:
             self.refuse("it ends within its header")
         begin = self.at - self._from
         if begin + count > len(self._buffer):
@@ -197,12 +197,12 @@ class _Cursor:
         elif inner == 8:
             target_account().take(VALUES, count, self.path)
             for _ in range(count):
-                self._skip(self.number("Q"))
+                self._skip(int.from_bytes(self.take(8), "little"))
         else:
             self.refuse(f"a value has the type {kind}, or an array of {inner}")
         return None
 
     def _skip(self, count: int) -> None:
-        if count > self.left:
+        if count > self.size - self.at:
             self.refuse("it ends within its header")
         self.at += count
