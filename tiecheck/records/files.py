@@ -47,6 +47,7 @@ class BesideAdapter(Record):
     base: str | None
     """The model that it names as its base."""
     files: tuple[str, ...]
+    """Its config, and its weights where there are some."""
 
     @property
     def apart(self) -> dict[str, str]:

@@ -282,9 +282,9 @@ def _numbers(data: Mapping[str, Any], words: tuple[str, ...], level: str = "") -
 
 
 def beside_adapter(directory: str, names: list[str]) -> BesideAdapter | None:
-    """Return the adapter that lies in a model's own directory, which transformers loads with it where peft is there."""
+    """Return the adapter in a model's own directory, which transformers loads too where peft is there, or fails."""
     weights = sorted(name for name in names if name.startswith("adapter_model."))
-    if "adapter_config.json" not in names or not weights:
+    if "adapter_config.json" not in names:
         return None
     from tiecheck.files.adapter import read_adapter_config, word_list
     from tiecheck.records.files import BesideAdapter

@@ -17,23 +17,24 @@ PAIRS = 64
 def find_onnx_copies(graph: OnnxGraph) -> OnnxCopies:
     """Return the tables that a matrix holds once more; external data is read only for a pair that fits."""
     found = []
-    for table, matrix in islice(_fitting(graph), PAIRS):
+    tables, matrices = ([t for n in names if (t := graph.checkpoint.tensor(n)) is not None and len(t.shape) == 2]
+                        for names in (graph.tables, graph.matrices))  # fmt: skip
+    for table, matrix in islice(_fitting(tables, matrices), PAIRS):
         equal = _equal(graph, table, matrix)
         if equal is not None:
             found.append(OnnxCopy(table, matrix, equal))
     whole = {copy.table.name for copy in found}
-    tables = (t for name in graph.tables if name not in whole and (t := graph.checkpoint.tensor(name)) is not None)
-    found += [split for table in islice(tables, PAIRS) if (split := _split(graph, table)) is not None]
+    rest = (table for table in tables if table.name not in whole)
+    found += [split for table in islice(rest, PAIRS) if (split := _split(graph, table, matrices)) is not None]
     return OnnxCopies(tuple(found), graph.unread)
 
 
-def _split(graph: OnnxGraph, table: StoredTensor) -> OnnxCopy | None:
+def _split(graph: OnnxGraph, table: StoredTensor, matrices: list[StoredTensor]) -> OnnxCopy | None:
     """Return the first of the matrices that hold a table together, each a run of its rows; None where some are not."""
-    if len(table.shape) != 2 or table.start is None or not table.nbytes:
+    if table.start is None or not table.nbytes:
         return None
     (rows, width), row, at = table.shape, table.nbytes // table.shape[0], 0
-    held = (graph.checkpoint.tensor(name) for name in graph.matrices)
-    parts = [m for m in held if m is not None and m.dtype == table.dtype and width in m.shape and len(m.shape) == 2]
+    parts = [m for m in matrices if m.dtype == table.dtype and width in m.shape]
     taken: list[tuple[StoredTensor, Comparison]] = []
     for _ in range(min(len(parts), PAIRS)):
         for part in parts[:PAIRS]:
@@ -50,16 +51,14 @@ def _split(graph: OnnxGraph, table: StoredTensor) -> OnnxCopy | None:
     return None
 
 
-def _fitting(graph: OnnxGraph) -> Iterator[tuple[StoredTensor, StoredTensor]]:
+def _fitting(tables: list[StoredTensor], matrices: list[StoredTensor]) -> Iterator[tuple[StoredTensor, StoredTensor]]:
     """Yield each table with the other matrices of its size and type."""
     alike: dict[tuple[str, tuple[int, ...]], list[StoredTensor]] = {}
-    for name in graph.matrices:
-        if (matrix := graph.checkpoint.tensor(name)) is not None:
-            alike.setdefault((matrix.dtype, tuple(sorted(matrix.shape))), []).append(matrix)
-    for name in graph.tables:
-        if (table := graph.checkpoint.tensor(name)) is not None and len(table.shape) == 2:
-            fitting = alike.get((table.dtype, tuple(sorted(table.shape))), ())
-            yield from ((table, matrix) for matrix in fitting if matrix.name != name)
+    for matrix in matrices:
+        alike.setdefault((matrix.dtype, tuple(sorted(matrix.shape))), []).append(matrix)
+    for table in tables:
+        fitting = alike.get((table.dtype, tuple(sorted(table.shape))), ())
+        yield from ((table, matrix) for matrix in fitting if matrix.name != table.name)
 
 
 def _equal(graph: OnnxGraph, table: StoredTensor, matrix: StoredTensor) -> Comparison | None:

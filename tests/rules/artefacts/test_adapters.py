@@ -19,13 +19,12 @@ from tiecheck.rules.cases import EMBEDDING, HEAD, llama_group
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+FILES = ("adapter_config.json", "adapter_model.safetensors")
 MODULES = ("lm_head", "embed_tokens", "model.embed_tokens", "q_proj", "tokens", "head", "mbed_tokens")
 
 
 def found(saved: tuple[str, ...], targets: tuple[str, ...]) -> list:
-    return list(
-        AdapterAppliedOnLoad().check((llama_group(),), BesideAdapter(saved, targets, None, ("adapter_config.json",)))
-    )
+    return list(AdapterAppliedOnLoad().check((llama_group(),), BesideAdapter(saved, targets, None, FILES)))
 
 
 @given(st.lists(st.sampled_from(MODULES), max_size=3), st.lists(st.sampled_from(MODULES), max_size=3))
@@ -55,3 +54,22 @@ def test_an_adapter_of_other_layers_is_left_alone(tmp_path: Path) -> None:
     get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(tmp_path)
     assert codes(tmp_path) == []
     assert torch.is_tensor(model.lm_head.weight)
+
+
+@pytest.mark.parametrize("word", ["modules_to_save", "target_modules"])
+def test_a_config_without_weights_stops_the_load_until_it_lies_elsewhere(word: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    llama().save_pretrained(tmp_path)
+    config = LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path=str(tmp_path), **{word: ["q_proj"]})
+    config.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="adapter_model"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    (finding,) = tiecheck.check(tmp_path).findings
+    assert (finding.code, finding.severity) == ("TIE605", "warning")
+    (edit,) = finding.edits
+    assert "adapter/adapter_config.json" in str(edit)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter_config.json").rename(tmp_path / "adapter" / "adapter_config.json")
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert codes(tmp_path) == []

@@ -164,6 +164,8 @@ def _tell_error(error: BaseException, config: Any, refused: list[str]) -> dict[s
         unsure = f"it asks for {names[:MESSAGE]}, which is not in the directory; nothing outside is fetched or read"
     elif isinstance(error, OutsideError):
         unsure = message
+    elif isinstance(error, FileNotFoundError):
+        pass  # what the directory lacks here, it lacks in a load
     elif isinstance(error, (ImportError, MemoryError, NotImplementedError)) or ARTEFACT.search(str(error)):
         unsure = f"on meta it raised {said}, which a real load may not"
     elif os.path.dirname(inner) == os.path.dirname(__file__):

@@ -132,7 +132,7 @@ class AdapterAppliedOnLoad(Rule):
     ## What it does
     Finds `adapter_config.json` and adapter weights beside the weights of a whole model, and says what it makes of
      the tied group: a module in `modules_to_save` gets a weight of its own, and an adapter on embedding or head is
-    merged into both.
+    merged into both. Where the config lies there alone, it says that the load will fail.
 
     ## Why it is bad
     Where peft is installed, `from_pretrained` of the directory loads the base that the adapter names, and the adapter
@@ -150,6 +150,17 @@ class AdapterAppliedOnLoad(Rule):
     threads = ""
 
     def check(self, groups: tuple[Group, ...], beside_adapter: BesideAdapter) -> Iterator[Draft]:
+        apart = move_edits("apart", "the checkpoint by itself is the model that is meant", beside_adapter.apart)
+        if beside_adapter.files == (ADAPTER_CONFIG,):
+            yield Draft(
+                "The config of an adapter lies in the model's own directory, without weights of it: where peft is "
+                "installed, from_pretrained looks for them and raises FileNotFoundError.",
+                (),
+                (file_place(ADAPTER_CONFIG, "the adapter"),),
+                "If the adapter is meant to be part of the model, its weights belong beside its config.",
+                edits=apart,
+            )
+            return
         members = [name for group in groups if group.declared for name in group.names]
         saved = _hit(members, beside_adapter.saved)
         targets = _hit(members, beside_adapter.targets)
@@ -167,7 +178,7 @@ class AdapterAppliedOnLoad(Rule):
             (*saved, *targets),
             (file_place(ADAPTER_CONFIG, "the adapter"),),
             "If the adapter is meant to be part of the model, merge it and save the result alone.",
-            edits=move_edits("apart", "the checkpoint by itself is the model that is meant", beside_adapter.apart),
+            edits=apart,
         )
 
     @staticmethod
@@ -180,10 +191,12 @@ class AdapterAppliedOnLoad(Rule):
         ):
             facts = {
                 "groups": (llama_group(),),
-                "beside_adapter": BesideAdapter(saved, targets, None, (ADAPTER_CONFIG,)),
+                "beside_adapter": BesideAdapter(saved, targets, None, (ADAPTER_CONFIG, "adapter_model.safetensors")),
             }
             yield Case(title, facts, finds=("warning",))
             yield Case(f"{title}, and no tie", {**facts, "groups": (llama_group(value=False),)})
+        alone = {"groups": (), "beside_adapter": BesideAdapter((), (), None, (ADAPTER_CONFIG,))}
+        yield Case("a config without weights", alone, finds=("warning",))
 
 
 def _hit(members: list[str], modules: tuple[str, ...]) -> tuple[str, ...]:
