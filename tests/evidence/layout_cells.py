@@ -19,8 +19,10 @@ A cell has what tiecheck says, and what the layout's own library makes of it: th
 `lost`, the load `refused`, or `not run` where none of its libraries was run: those of `script` are written by committed
 lines in the tool's format. `diverged` is a second tensor under a true flag, or what comes nearest to it in a layout
 without one; `damaged` is the tied one, cut off at two thirds. A layout that is `named` is refused as what it is, with
-its way to a checkpoint that is read. `diverged` is judged `--for` the transformers that loads it here. Of llama.cpp
-(its build took longer than three minutes), vLLM and SGLang nothing was run."""
+its way to a checkpoint that is read. `diverged` is judged `--for` the transformers that loads it here. A GGUF file is
+run by llama.cpp (the build of xllamacpp) and loaded by transformers, and kept where both keep it. Of vLLM and SGLang,
+which load drafts, MTP layers and `consolidated` files, nothing was run. Where a library is not installed, the test of
+its layout is skipped and names it; the row stays held to what is written here."""
 
 
 class Cell(NamedTuple):
@@ -29,7 +31,9 @@ class Cell(NamedTuple):
     layout: str
     state: str
     by: str
-    """Libraries with their versions, or `script`."""
+    """Libraries that made it, or that loading it needs, with their versions; or `script`."""
+    loaded: str
+    """Libraries that loaded it; `nothing` where none did."""
     said: str
     """Status and codes of warnings and errors, or `named` for what is refused by its name."""
     truth: str
@@ -56,7 +60,7 @@ def make_cell(name: str, state: str, where: Path) -> Cell:
     names = [word for word in (one.needs or "torch transformers").split() if not word.isupper()]
     dists = {"mlx_lm": "mlx-lm", "whisper": "openai-whisper"}
     by = "script" if one.script else " ".join(f"{w} {version(dists.get(w, w)).partition('+')[0]}" for w in names)
-    return Cell(name, state, by, said, truth)
+    return Cell(name, state, by, one.loads or ("nothing" if one.script else "torch"), said, truth)
 
 
 def said_of(target: Path, options: dict[str, object]) -> str:
@@ -78,10 +82,11 @@ def page_text(cells: dict[tuple[str, str], Cell]) -> str:
     """Return the page: a row for each layout, in each state what is said and what is true."""
     lines = ["# What people bring, by its own libraries", "", *__doc__.splitlines()[2:], ""]
     lines += [*MEANING.splitlines(), ""]
-    lines += [f"| layout | made by | {' | '.join(STATES)} |", "|---" * 6 + "|"]
+    lines += [f"| layout | made with | loaded by | {' | '.join(STATES)} |", "|---" * 7 + "|"]
     for name in dict.fromkeys(layout for layout, _ in cells):
         told = [cells[name, state] for state in STATES]
-        lines.append(f"| {name} | {told[0].by} | {' | '.join(f'{one.said} / {one.truth}' for one in told)} |")
+        cells_ = " | ".join(f"{one.said} / {one.truth}" for one in told)
+        lines.append(f"| {name} | {told[0].by} | {told[0].loaded} | {cells_} |")
     return "\n".join([*lines, ""])
 
 

@@ -186,7 +186,8 @@ def test_an_adapter_config_may_hold_anything(text: str, tmp_path: Path) -> None:
     assert (found and (found.saved, found.targets, found.base)) == (
         ((), ("lm_head",), None) if "lm_head" in text else None
     )
-    assert beside_adapter(str(tmp_path), names[:1]) is None
+    alone = beside_adapter(str(tmp_path), names[:1])
+    assert (alone and alone.files) == (("adapter_config.json",) if "lm_head" in text else None)
 
 
 def test_what_4_57_refuses_of_a_class_that_it_does_not_have_hurts_nobody(models: Path, tmp_path: Path) -> None:

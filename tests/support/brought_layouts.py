@@ -52,16 +52,18 @@ class Layout(NamedTuple):
     """Libraries that make or load it, or the variable naming a Python with one; empty for torch and transformers."""
     script: bool
     """True where no tool of its own wrote it."""
+    loads: str
+    """What loads it here; empty where nothing does."""
 
 
 LAYOUTS: dict[str, Layout] = {}
 
 
-def layout(name: str, needs: str = "", *, script: bool = False) -> Callable[[Any], Any]:
-    """Add a layout."""
+def layout(name: str, needs: str = "", *, loads: str = "", script: bool = False) -> Callable[[Any], Any]:
+    """Add a layout; what makes it loads it too, unless `loads` names another or a script made it."""
 
     def add(make: Callable[[Path, str], Made]) -> Callable[[Path, str], Made]:
-        LAYOUTS[name] = Layout(make, needs, script)
+        LAYOUTS[name] = Layout(make, needs, script, loads or ("" if script else needs))
         return make
 
     return add
@@ -238,7 +240,7 @@ def _consolidated(where: Path, state: str) -> Made:
     return Made(where)
 
 
-@layout("T5 encoder in one file")
+@layout("T5 encoder in one file", loads="transformers")
 def _t5(where: Path, state: str) -> Made:
     """The encoder of a T5, one table under one name or two; a diverged one has two different ones."""
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ def _trained(where: Path, state: str) -> tuple[dict[str, torch.Tensor], Pair]:
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}, pair(model)
 
 
-@layout("DCP")
+@layout("DCP", loads="torch")
 def _dcp(where: Path, state: str) -> Made:
     """`torch.distributed.checkpoint` saves; what `dcp_to_torch_save` makes of it holds both names."""
     import torch.distributed.checkpoint as dcp
@@ -42,7 +42,7 @@ def _dcp(where: Path, state: str) -> Made:
     return Made(where / "run", load, meant)
 
 
-@layout("DCP by dcp_to_torch_save")
+@layout("DCP by dcp_to_torch_save", loads="transformers")
 def _dcp_made(where: Path, state: str) -> Made:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -53,7 +53,7 @@ def _dcp_made(where: Path, state: str) -> Made:
     return Made(where / "made", lambda: whole(where / "made"), meant, FIVE)
 
 
-@layout("FSDP, sharded")
+@layout("FSDP, sharded", loads="accelerate")
 def _fsdp_sharded(where: Path, state: str) -> Made:
     """accelerate's folder over torch's own writer, merged by accelerate."""
     import torch.distributed.checkpoint as dcp
@@ -71,7 +71,7 @@ def _fsdp_sharded(where: Path, state: str) -> Made:
     return Made(where / "run", load, meant)
 
 
-@layout("FSDP, whole")
+@layout("FSDP, whole", loads="transformers")
 def _fsdp_whole(where: Path, state: str) -> Made:
     """The whole state dict of a model under `fully_shard`, on gloo in one process, beside its config."""
     import torch.distributed as dist
@@ -140,7 +140,7 @@ def _zero(stage: int) -> None:
         meant = zero_run(where / "run", state, stage)
         return Made(where / "run", lambda: _recovered(where / "run", where / "made"), meant)
 
-    @layout(f"DeepSpeed ZeRO-{stage} by zero_to_fp32", "deepspeed")
+    @layout(f"DeepSpeed ZeRO-{stage} by zero_to_fp32", "deepspeed", loads="transformers")
     def _(where: Path, state: str) -> Made:
         _trained(where / "made", state)
         meant = zero_run(where / "run", state, stage)
@@ -180,13 +180,13 @@ def _compressed(where: Path, state: str, scheme: dict[str, Any]) -> Made:
     return _generated(where, 0.2)
 
 
-@layout("compressed-tensors, packed", "llmcompressor")
+@layout("compressed-tensors, packed", "llmcompressor", loads="transformers")
 def _packed(where: Path, state: str) -> Made:
     weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
     return _compressed(where, state, {"config_groups": {"all": {"targets": ["Linear"], "weights": weights}}})
 
 
-@layout("compressed-tensors, fp8", "llmcompressor")
+@layout("compressed-tensors, fp8", "llmcompressor", loads="transformers")
 def _fp8(where: Path, state: str) -> Made:
     return _compressed(where, state, {"targets": "Linear", "scheme": "FP8_DYNAMIC"})
 
@@ -233,14 +233,14 @@ def _awq(where: Path, state: str) -> Made:
     return Made(path)
 
 
-@layout("bitsandbytes, 8 bits", "bitsandbytes")
+@layout("bitsandbytes, 8 bits", "bitsandbytes", loads="transformers bitsandbytes")
 def _bnb(where: Path, state: str) -> Made:
     """transformers quantises as it loads; the head is left out by default, and given where it is not tied."""
     words_ = None if state in ("tied", "damaged") else ["embed_tokens"]
     return _quantised(where, state, transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=words_))
 
 
-@layout("torchao", "torchao")
+@layout("torchao", "torchao", loads="transformers torchao")
 def _torchao(where: Path, state: str) -> Made:
     """Embedding and head quantised with the rest where they are not tied."""
     from torchao.quantization import Int8WeightOnlyConfig
@@ -299,9 +299,9 @@ def _speculators(where: Path, state: str) -> Made:
     return Made(where)
 
 
-@layout("GGUF", "gguf")
+@layout("GGUF", "gguf xllamacpp", loads="xllamacpp transformers")
 def _gguf(where: Path, state: str) -> Made:
-    """The library writes a Llama without or with a head; held against its source, and loaded by transformers."""
+    """The library writes a Llama without or with a head; held against its source, and run by llama.cpp."""
     import gguf
 
     model = tiny(tied=state in ("tied", "damaged"))
@@ -312,8 +312,14 @@ def _gguf(where: Path, state: str) -> Made:
                        ("feed_forward_length", 64), ("head_count_kv", 2), ("layer_norm_rms_eps", 1e-6),
                        ("vocab_size", 64), ("rope_dimension_count", 32)):  # fmt: skip
         getattr(writer, f"add_{add}")(value)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", "<0x0A>", *(f"w{n}" for n in range(60))])
+    writer.add_token_scores([0.0] * 64)
+    writer.add_token_types([2, 3, 3, 6, *[1] * 60])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
     for name, tensor in model.state_dict().items():
+        if "q_proj" in name or "k_proj" in name:  # llama.cpp turns neighbours, transformers halves
+            tensor = tensor.reshape(2, 2, 16, 64).swapaxes(1, 2).reshape(64, 64)  # noqa: PLW2901
         if name not in (HEAD, EMBEDDING):
             writer.add_tensor(f"{names.get_name(name.removesuffix('.weight'))}.weight", tensor.numpy())
     writer.add_tensor("token_embd.weight", embedding.numpy())
@@ -324,10 +330,25 @@ def _gguf(where: Path, state: str) -> Made:
     writer.write_tensors_to_file()
     writer.close()
 
-    def load() -> Pair:
-        return pair(transformers.LlamaForCausalLM.from_pretrained(where, gguf_file="model.gguf"))
+    def load() -> tuple[torch.Tensor, ...]:
+        loaded = pair(transformers.LlamaForCausalLM.from_pretrained(where, gguf_file="model.gguf"))
+        return *loaded, llama_cpp(where / "model.gguf")
 
-    return Made(where / "model.gguf", load, (embedding, head), {"converted_from": str(where / "source")})
+    told = model(IDS).logits[0, -1].detach().log_softmax(-1)
+    return Made(where / "model.gguf", load, (embedding, head, told), {"converted_from": str(where / "source")}, 1e-3)
+
+
+def llama_cpp(path: Path) -> torch.Tensor:
+    """Let llama.cpp run a file of 64 tokens over the ids; logarithms of what it expects next."""
+    import xllamacpp
+
+    asked = xllamacpp.CommonParams()
+    asked.model.path, asked.n_ctx, asked.n_parallel, asked.cpuparams.n_threads = str(path), 64, 1, 1
+    words = {"prompt": IDS[0].tolist(), "max_tokens": 1, "logprobs": 64, "temperature": 0.0}
+    (answer,) = xllamacpp.Server(asked).handle_completions(words)["choices"]
+    (first,) = answer["logprobs"]["content"]
+    found = {one["id"]: one["logprob"] for one in first["top_logprobs"]}
+    return torch.tensor([found[number] for number in range(64)])
 
 
 class _Graph(torch.nn.Module):
@@ -341,7 +362,7 @@ class _Graph(torch.nn.Module):
         return self.head(torch.relu(self.embedding(ids)))
 
 
-@layout("ONNX", "onnx onnxruntime")
+@layout("ONNX", "onnx onnxruntime", loads="onnxruntime")
 def _onnx(where: Path, state: str) -> Made:
     """torch exports; tied keeps the transpose in the graph, diverged folds it, so that the tie stands there twice."""
     import onnxruntime
@@ -365,7 +386,7 @@ main_export(sys.argv[1], sys.argv[2], task="text-generation-with-past", do_valid
 """
 
 
-@layout("optimum", "onnxruntime TIECHECK_OPTIMUM")
+@layout("optimum", "onnxruntime TIECHECK_OPTIMUM", loads="onnxruntime")
 def _optimum(where: Path, state: str) -> Made:
     """optimum exports a directory, in a Python with transformers 4, which ties a diverged model first."""
     import onnxruntime

@@ -150,18 +150,18 @@ class AdapterAppliedOnLoad(Rule):
     threads = ""
 
     def check(self, groups: tuple[Group, ...], beside_adapter: BesideAdapter) -> Iterator[Draft]:
+        members = [name for group in groups if group.declared for name in group.names]
         apart = move_edits("apart", "the checkpoint by itself is the model that is meant", beside_adapter.apart)
         if beside_adapter.files == (ADAPTER_CONFIG,):
             yield Draft(
                 "The config of an adapter lies in the model's own directory, without weights of it: where peft is "
                 "installed, from_pretrained looks for them and raises FileNotFoundError.",
-                (),
+                tuple(members) or (ADAPTER_CONFIG,),
                 (file_place(ADAPTER_CONFIG, "the adapter"),),
                 "If the adapter is meant to be part of the model, its weights belong beside its config.",
                 edits=apart,
             )
             return
-        members = [name for group in groups if group.declared for name in group.names]
         saved = _hit(members, beside_adapter.saved)
         targets = _hit(members, beside_adapter.targets)
         if not saved and not targets:
