@@ -114,7 +114,7 @@ def http(path: str, table: Path) -> None:
         manifest.flush()
         found, wall, cpu = run(manifest.name, EnginePlace(), table)
         sent, requests, faults = moved(url)
-    told("each its own" if path else "of one kind", found, wall, cpu)
+    told(f"HTTP, {'each its own' if path else 'of one kind'}", found, wall, cpu)
     print(f"       the server: {sent:,} bytes, {requests:,} requests, {faults:,} of them spoilt")
 
 
@@ -122,9 +122,10 @@ def s3(table: Path) -> None:
     """A fleet in a bucket of moto."""
     from s3_fleet import bucket
 
-    with bucket(count := 400, 0.02, 0.02) as (address, counts):
-        found, wall, cpu = run(address, EnginePlace(), table)
-        told(f"S3 (moto), {count} models", found, wall, cpu)
+    with bucket(REMOTE, 0.02, 0.02) as (address, counts):
+        for folder, kind in (("kind", "of one kind"), ("own", "each its own")):
+            found, wall, cpu = run(f"{address}/{folder}", EnginePlace(), table)
+            told(f"S3 (moto), {kind}", found, wall, cpu)
         print(f"       the server: {counts()}")
 
 

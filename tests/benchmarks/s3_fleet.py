@@ -19,13 +19,18 @@ from pathlib import Path
 
 from loopback import own
 
+from tiecheck.files.remote import s3_store
+
 COUNTS = "/counts"
 """The path that gives what was counted; from the first time that it is asked for on, answers are spoilt."""
 
 
 @contextmanager
 def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Callable[[], Counter[str]]]]:
-    """Give the address of so many models, and what gives the server's counts: requests, faults, cut, bytes."""
+    """Give the address of so many models of one kind (`kind`) and as many each its own (`own`).
+
+    With it what gives the server's counts: requests, faults, cut, bytes.
+    """
     import boto3
 
     command = [sys.executable, str(Path(__file__)), str(latency), str(faults)]
@@ -39,12 +44,14 @@ def bucket(count: int, latency: float, faults: float) -> Iterator[tuple[str, Cal
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+        s3_store._bucket.cache_clear()
         client = boto3.client("s3")
         client.create_bucket(Bucket="models")
         for i in range(count):
-            config, weights = own(b"/own/%d/" % i)
-            for name, raw in (("config.json", config), ("model.safetensors", whole_file(weights))):
-                client.put_object(Bucket="models", Key=f"fleet/{i:06d}/{name}", Body=raw)
+            for kind, number in (("kind", 0), ("own", i)):
+                config, weights = own(b"/own/%d/" % number)
+                for name, raw in (("config.json", config), ("model.safetensors", whole_file(weights))):
+                    client.put_object(Bucket="models", Key=f"fleet/{kind}/{i:06d}/{name}", Body=raw)
 
         def counts() -> Counter[str]:
             with urllib.request.urlopen(url + COUNTS) as answer:

@@ -145,14 +145,15 @@ def test_a_bucket_that_spoils_answers(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     table = tmp_path / "out.jsonl"
     with s3_fleet.bucket(count := 30, 0.0, 0.1) as (address, counts):
-        found = run_fleet(address, results=table)
+        found = run_fleet(f"{address}/own", results=table)
         run = found.summary.run
         assert (found.problem, run.listed, run.judged + run.failed) == (None, count, count)
         assert counts()["faults"] > counts()["cut"] > 0
-        left = found.summary.errors  # by what s3fs and botocore made of it, after their own retries
-        assert run.failed == len(left) <= 2
+        assert run.failed == len(found.summary.errors) <= 1  # four tries of each request, of which one in ten fails
         judged = [row for row in rows_of(table) if row["status"] != "error"]
         assert {(row["status"], row["architecture"], *row["codes"]) for row in judged} == {
             (judged[0]["status"], "LlamaForCausalLM")
         }
-        assert found.summary.requests == sum(row["requests"] for row in judged)
+        assert 1 <= counts()["requests"] - found.summary.requests <= 4  # each is counted, but for those of the list
+        again = run_fleet(f"{address}/own", results=table, resume=True).summary.run
+        assert again.skipped == count - run.failed

@@ -143,6 +143,7 @@ def check_target(
     reporting = reporting or judge_facts
     target = Target(without_secrets(path), "checkpoint", path, None)
     account = Account(config.timeout)
+    account.listed = path, one_of_many
     token = current.set(account)
     try:
         sight = None

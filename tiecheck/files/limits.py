@@ -122,6 +122,8 @@ class Account:
         """True while one of them is answered."""
         self.traffic: list[Callable[[], Traffic]] = []
         """Each gives the bytes and requests of one store so far."""
+        self.listed: tuple[str, frozenset[str] | bool] = ("", False)
+        """The target, and the names in it, if a list of many had them a moment ago."""
         self.held: dict[str, int] | None = None
         """Path -> descriptor of the weights whose headers were read, a few; None where they are closed at once."""
 

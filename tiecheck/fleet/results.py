@@ -16,9 +16,10 @@ from typing import Any
 from tiecheck._version import __version__
 from tiecheck.errors import TargetError, UsageError
 from tiecheck.fleet.lines import read_lines
+from tiecheck.fleet.listed import Listed, value_digest
 from tiecheck.fleet.parquet import need_pyarrow, read_parquet, write_parquet
 from tiecheck.fleet.rows import row_lines, sound_row
-from tiecheck.fleet.sources import Listed, current_mark, value_digest
+from tiecheck.fleet.sources import current_mark
 from tiecheck.records.fleet import FleetChange, FleetComparison
 
 Group = list[dict[str, Any]]

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.run import check_target
-from tiecheck.fleet.sources import Listed, current_mark, value_digest
+from tiecheck.fleet.listed import Listed, value_digest
+from tiecheck.fleet.sources import current_mark
 from tiecheck.records.fleet import FleetCount, FleetSummary, RunCounts, WorstModel
 from tiecheck.records.report import TargetReport
 

@@ -7,33 +7,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from glob import has_magic, iglob
-from hashlib import blake2b
-from typing import Any, NamedTuple
 
-from tiecheck.errors import TargetError, UsageError, without_secrets
+from tiecheck.errors import TargetError, UsageError
 from tiecheck.files.limits import JSON_BYTES
 from tiecheck.fleet.lines import MANIFESTS, read_lines
-from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, targets_below
-
-MANY = 10_000
-"""Names of one folder's subfolders that are kept; of a larger one they are read a second time."""
+from tiecheck.fleet.listed import MANY, Listed, file_sort, value_digest
+from tiecheck.targets.parse import FILE_ENDINGS, targets_below
 
 HUB_PAGE = 1000
 """Models that the hub is asked for at once, the most that it gives."""
-
-
-class Listed(NamedTuple):
-    """One model of a source."""
-
-    target: str
-    """The text that `tiecheck TARGET` would be given."""
-    mark: str | None = None
-    """The mark by which a store's listing tells another version of it (a commit, sizes and etags); None of local files,
-    which are asked themselves, and where nobody tells."""
-    error: str | None = None
-    """Reason why the line of a manifest names no target; else None."""
-    names: frozenset[str] | None = None
-    """All that the folder holds, as it was listed; None of one that holds more than files, and where nobody tells."""
 
 
 def list_models(sources: Iterable[str]) -> Iterator[Listed]:
@@ -58,7 +40,9 @@ def _models_of(source: str) -> Iterator[Listed]:
     elif source.startswith("hf://") and "/" not in source.removeprefix("hf://").rstrip("/"):
         yield from _organisation(source.removeprefix("hf://").rstrip("/"))
     elif "://" in source and not source.startswith(("hf://", "http://", "https://", "file://")):
-        yield from _store(source)
+        from tiecheck.fleet.stores import list_store
+
+        yield from list_store(source)
     elif has_magic(source) and not os.path.lexists(source) and "://" not in source:
         there = False
         for path in iglob(source, recursive=True):
@@ -109,19 +93,12 @@ def _listed(folder: str) -> tuple[list[str], set[str], list[os.DirEntry[str]]]:
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
                 files += [entry] if len(files) <= MANY else []
-                sorts.add(_sort(entry.name))
+                sorts.add(file_sort(entry.name))
             elif entry.name[0] == ".":
                 sorts.add("hidden")
             elif len(below) <= MANY:
                 below.append(entry.path)
     return below, sorts, files
-
-
-def _sort(name: str) -> str:
-    """Return what a file is to a model: its config, weights, a model by itself (GGUF), or nothing."""
-    if name in {"config.json", ADAPTER_CONFIG}:
-        return "config"
-    return "weights" if name.endswith(FILE_ENDINGS) else "gguf" if name.endswith(".gguf") else ""
 
 
 def _folders(folder: str) -> Iterator[str]:
@@ -206,48 +183,6 @@ def _next_page(link: str, endpoint: str, label: str) -> str | None:
     return url
 
 
-def _store(address: str) -> Iterator[Listed]:
-    """Give the folders of a store that hold a model, folder by folder, each with the sizes and etags of its files."""
-    from tiecheck.files.remote.fsspec_store import open_filesystem
-
-    label = without_secrets(address)
-    if address.endswith(FILE_ENDINGS):
-        yield Listed(address)
-        return
-    fs, root = open_filesystem(address, label)
-    scheme = address.partition("://")[0]
-    waiting = [(root.rstrip("/"), False)]
-    found = False
-    while waiting:
-        folder, inside = waiting.pop()
-        try:
-            entries: list[dict[str, Any]] = fs.ls(folder, detail=True, refresh=True)
-        except Exception as error:
-            if folder == root.rstrip("/"):
-                raise TargetError(f"{label} cannot be listed: {type(error).__name__}: {error}", label) from error
-            yield Listed(f"{scheme}://{folder.lstrip('/')}")  # its check says why
-            continue
-        names = {str(entry["name"]).rstrip("/").rpartition("/")[2]: entry for entry in entries}
-        files = {name: entry for name, entry in names.items() if entry.get("type") == "file"}
-        seen = set(map(_sort, files))
-        if {"config", "weights"} <= seen or (not inside and not seen.isdisjoint({"config", "weights"})):
-            inside = found = True
-            yield Listed(f"{scheme}://{folder.lstrip('/')}", store_mark(files))
-        below = (str(entry["name"]) for entry in entries if entry.get("type") == "directory")
-        waiting += [(name.rstrip("/"), inside) for name in below if name.rstrip("/") != folder]
-    if not found:
-        raise TargetError(f"{label} holds no model", label)
-
-
-def store_mark(files: dict[str, dict[str, Any]]) -> str:
-    """Return a mark of some files by their names, sizes and what a store says of their versions."""
-    told = [
-        (name, entry.get("size"), str(entry.get("ETag") or entry.get("etag") or entry.get("LastModified") or ""))
-        for name, entry in sorted(files.items())
-    ]
-    return value_digest(told)
-
-
 def folder_mark(path: str) -> str | None:
     """Return a mark of a local target by the names, sizes and times of its files; None where it cannot be looked at."""
     try:
@@ -274,8 +209,3 @@ def _mark(files: Iterable[os.DirEntry[str]]) -> str | None:
     except OSError:  # gone, or a link that leads nowhere
         return None
     return value_digest(sorted(found))
-
-
-def value_digest(value: object) -> str:
-    """Return sixteen hexadecimal digits that stand for a plain value."""
-    return blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

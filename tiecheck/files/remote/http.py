@@ -40,6 +40,9 @@ TRIES = 4
 BUSY = frozenset({429, 502, 503, 504})
 CHUNK = 256 * 1024
 
+AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that name certificate authorities, before those of OpenSSL."""
+
 CONNECTIONS = 64
 """Open connections to one host."""
 
@@ -57,6 +60,9 @@ class Answer(NamedTuple):
     """Where it came from in the end; a signature may be in it."""
 
 
+_OURS = {"accept-encoding": "identity", "user-agent": f"tiecheck/{__version__}"}
+
+
 class _Asked(NamedTuple):
     """One request, and what was asked for."""
 
@@ -64,6 +70,7 @@ class _Asked(NamedTuple):
     headers: Mapping[str, str]
     limit: int
     label: str
+    api: bool = False
 
 
 def fetch_answer(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: TrafficMeter) -> Answer:
@@ -72,9 +79,16 @@ def fetch_answer(url: str, label: str, *, limit: int, headers: Mapping[str, str]
     User and password in the address are sent as basic authentication, `Authorization` to this host only; the label has
     no secrets. A status of 400 and more is an answer too; none that can be used is a `TargetError`.
     """
-    asked = _Asked(
-        url, {"accept-encoding": "identity", "user-agent": f"tiecheck/{__version__}", **headers}, limit, label
-    )
+    return _fetch(_Asked(url, {**_OURS, **headers}, limit, label), meter)
+
+
+def fetch_signed(url: str, label: str, *, limit: int, headers: Mapping[str, str], meter: TrafficMeter) -> Answer:
+    """Make a GET request to the API of a store, where a redirect is an answer, and 500 the word of a busy server."""
+    return _fetch(_Asked(url, {**_OURS, **headers}, limit, label, api=True), meter)
+
+
+def _fetch(asked: _Asked, meter: TrafficMeter) -> Answer:
+    label = asked.label
     attempt = 0
     hops = 0
     waited = 0.0
@@ -96,9 +110,9 @@ def fetch_answer(url: str, label: str, *, limit: int, headers: Mapping[str, str]
             raise TargetError(
                 f"{label} cannot be read: the answer is no sound HTTP ({_short(error)})", label
             ) from error
-        if answer.status in BUSY and attempt < TRIES:
+        if (answer.status in BUSY or (asked.api and answer.status == 500)) and attempt < TRIES:
             waited += _wait(answer, attempt, waited, label)
-        elif answer.status in {301, 302, 303, 307, 308}:
+        elif answer.status in {301, 302, 303, 307, 308} and not asked.api:
             hops += 1
             if hops > HOPS:
                 raise TargetError(f"{label} cannot be read: more than {HOPS} redirects", label)
@@ -255,7 +269,7 @@ def _proxy_by(scheme: str, host: str, _environment: tuple[str | None, ...]) -> s
 @cache
 def manager_of(_pid: int, proxy: str | None) -> urllib3.PoolManager:
     """Return the connections of this process: a forked child must not share its parent's."""
-    authorities = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
+    authorities = next(filter(None, map(os.environ.get, AUTHORITIES)), None)
     manager: Callable[..., urllib3.PoolManager] = urllib3.PoolManager
     if proxy is not None:
         user = urlsplit(proxy)

@@ -1,0 +1,37 @@
+"""One model of a source, and what tells that a folder is one."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS
+
+MANY = 10_000
+"""Names of one folder's subfolders that are kept; of a larger one they are read a second time."""
+
+
+class Listed(NamedTuple):
+    """One model of a source."""
+
+    target: str
+    """The text that `tiecheck TARGET` would be given."""
+    mark: str | None = None
+    """The mark by which a store's listing tells another version of it (a commit, sizes and etags); None of local files,
+    which are asked themselves, and where nobody tells."""
+    error: str | None = None
+    """Reason why the line of a manifest names no target; else None."""
+    names: frozenset[str] | None = None
+    """All that the folder holds, as it was listed; None of one that holds more than files, and where nobody tells."""
+
+
+def file_sort(name: str) -> str:
+    """Return what a file is to a model, by its name: its config, weights, a model by itself (GGUF), or nothing."""
+    if name in {"config.json", ADAPTER_CONFIG}:
+        return "config"
+    return "weights" if name.endswith(FILE_ENDINGS) else "gguf" if name.endswith(".gguf") else ""
+
+
+def value_digest(value: object) -> str:
+    """Return sixteen hexadecimal digits that stand for a plain value."""
+    return blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
