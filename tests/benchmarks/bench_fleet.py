@@ -30,7 +30,10 @@ from tiecheck.fleet.rows import options_mark
 from tiecheck.fleet.run import EnginePlace, Fleet, Outcome
 
 REMOTE = 3_000
-"""Models of a remote fleet."""
+"""Models of a fleet behind HTTP."""
+
+BUCKET = 2_000
+"""Models of each sort in a bucket."""
 
 
 def run(source: str, place: EnginePlace, table: Path) -> tuple[Outcome, float, float]:
@@ -122,7 +125,7 @@ def s3(table: Path) -> None:
     """A fleet in a bucket of moto."""
     from s3_fleet import bucket
 
-    with bucket(REMOTE, 0.02, 0.02) as (address, counts):
+    with bucket(BUCKET, 0.02, 0.02) as (address, counts):
         for folder, kind in (("kind", "of one kind"), ("own", "each its own")):
             found, wall, cpu = run(f"{address}/{folder}", EnginePlace(), table)
             told(f"S3 (moto), {kind}", found, wall, cpu)

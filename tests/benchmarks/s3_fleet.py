@@ -13,9 +13,11 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 from loopback import own
 
@@ -76,40 +78,63 @@ def whole_file(begins: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + bytes(4 * len(made))
 
 
-def main() -> None:
-    """Serve."""
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
+class Kept(BaseHTTPRequestHandler):
+    """moto behind connections that stay open, as those of S3 do; werkzeug's own server would close each."""
 
-    latency, faults = map(float, sys.argv[1:3])
-    app = DomainDispatcherApplication(create_backend_app)
-    counts: Counter[str] = Counter()
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    app: Any
+    latency = faults = 0.0
+    counts: ClassVar = Counter[str]()
     draw = random.Random(1)
     begun = False
 
-    def counted(environ, start_response):
-        nonlocal begun
-        if environ["PATH_INFO"] == COUNTS:
-            begun = True
-            start_response("200 OK", [])
-            return [json.dumps(counts).encode()]
-        if not begun:
-            return app(environ, start_response)
-        time.sleep(latency)
-        counts["requests"] += 1
-        spoilt, cut = draw.random() < faults, draw.random() < 0.5
-        counts["faults"] += spoilt
-        if spoilt and not cut:
-            start_response("503 Slow Down", [("Content-Length", "0")])
-            return [b""]
-        body = b"".join(app(environ, start_response))
-        if spoilt:  # the length that was announced does not come
-            counts["cut"] += 1
-            body = body[: len(body) // 2]
-        counts["bytes"] += len(body)
-        return [body]
+    def log_message(self, *_: object) -> None:
+        pass
 
-    server = make_server("127.0.0.1", 0, counted, threaded=True)
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", "0")))
+        if self.path == COUNTS:
+            Kept.begun = True
+            self.reply(200, json.dumps(self.counts).encode())
+            return
+        spoilt = cut = False
+        if self.begun:
+            time.sleep(self.latency)
+            spoilt, cut = self.draw.random() < self.faults, self.draw.random() < 0.5
+            self.counts["requests"] += 1
+            self.counts["faults"] += spoilt
+        if spoilt and not cut:
+            self.reply(503, b"")
+            return
+        told = self.app.open(self.path, method=self.command, headers=list(self.headers.items()), data=body)
+        raw = told.get_data()
+        self.reply(told.status_code, raw, list(told.headers), cut=spoilt)
+
+    def reply(self, status: int, body: bytes, headers: Sequence[tuple[str, str]] = (), *, cut: bool = False) -> None:
+        """Answer; of a cut one the length that was announced does not come."""
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in {"content-length", "connection"}:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        body = body[: len(body) // 2] if cut else body
+        self.close_connection |= cut
+        self.counts["cut"] += cut
+        self.counts["bytes"] += len(body) if self.begun else 0
+        self.wfile.write(body)
+
+
+def main() -> None:
+    """Serve."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.test import Client
+
+    Kept.do_PUT = Kept.do_HEAD = Kept.do_GET
+    Kept.latency, Kept.faults = map(float, sys.argv[1:3])
+    Kept.app = Client(DomainDispatcherApplication(create_backend_app), use_cookies=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Kept)
     print(server.server_port, flush=True)
     server.serve_forever()
 
