@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tiecheck.errors import TargetError
 from tiecheck.fleet import stores
+from tiecheck.fleet.listed import Listed
 from tiecheck.fleet.sources import list_models
 
 NAMES = st.sampled_from(["config.json", "model.safetensors", "adapter_config.json", "notes.txt", "a", "b", "a-b", "z"])
@@ -79,7 +80,9 @@ def test_a_list_is_a_stream_of_models_that_are_whole() -> None:
 
     listing = Listing([])
     listing.listed = endless
-    assert next(stores._bucket(listing)).target == "s3://b/m/00000000"
+    first = next(stores._bucket(listing))
+    names = frozenset(("config.json", "model.safetensors"))
+    assert first == Listed("s3://b/m/00000000", first.mark, None, names)
 
 
 def test_so_many_halves_are_models_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

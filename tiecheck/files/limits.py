@@ -127,6 +127,11 @@ class Account:
         self.held: dict[str, int] | None = None
         """Path -> descriptor of the weights whose headers were read, a few; None where they are closed at once."""
 
+    def names_of(self, target: str) -> frozenset[str] | None:
+        """Return the names in the target, where it was listed with others; None of any other."""
+        known, names = self.listed
+        return names if known == target and isinstance(names, frozenset) else None
+
     @property
     def left(self) -> float:
         """Seconds that are left."""

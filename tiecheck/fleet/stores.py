@@ -21,7 +21,7 @@ def list_store(address: str) -> Iterator[Listed]:
     if address.endswith(FILE_ENDINGS):
         yield Listed(address)
         return
-    bucket = open_s3(address) if address.startswith("s3://") else None
+    bucket = open_s3(address)
     found = False
     for model in _folders(address, label) if bucket is None else _bucket(bucket):
         found = True

@@ -83,7 +83,7 @@ def read_address(address: str, config: Config) -> RemoteModel:
     if store is None or found.local:
         return RemoteModel(address, store.traffic if store else TrafficMeter().read, found.local)
     _refuse_options(store, config)
-    names = None if found.file else _listed(address) or store.names()
+    names = None if found.file else target_account().names_of(address) or store.names()
     raw = None
     fetched = None
     if names is None or CONFIG_NAME in names:
@@ -109,12 +109,6 @@ def read_address(address: str, config: Config) -> RemoteModel:
         checkpoint if isinstance(checkpoint, Checkpoint) else None,
         checkpoint.reason if isinstance(checkpoint, Unknown) else "",
     )
-
-
-def _listed(address: str) -> frozenset[str] | None:
-    """Return the names in the target, where it was listed with others; None of any other address."""
-    target, names = target_account().listed
-    return names if target == address and isinstance(names, frozenset) else None
 
 
 def _adapter(store: Store, names: Collection[str] | None) -> Adapter | None:
@@ -291,14 +285,10 @@ def _store(address: str) -> Store:
         from tiecheck.files.remote.web_directory import WebStore
 
         return WebStore(address)
-    if address.startswith("s3://"):
-        from tiecheck.files.remote.s3_store import open_s3
-
-        if (store := open_s3(address)) is not None:
-            return store
     from tiecheck.files.remote.fsspec_store import FsspecStore
+    from tiecheck.files.remote.s3_store import open_s3
 
-    return FsspecStore(address)
+    return open_s3(address) or FsspecStore(address)
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -94,9 +94,10 @@ def open_s3(address: str) -> S3Store | None:
     from fsspec.config import conf
 
     settings = conf.get("s3", {})
-    name, _, folder = address.removeprefix("s3://").partition("/")
+    scheme, _, path = address.partition("://")
+    name, _, folder = path.partition("/")
     plain = re.fullmatch(r"[\w.-]+", name) and not name.endswith("--x-s3") and "?" not in folder
-    if not plain or conf.get("s3a") or settings.keys() - {"anon"}:
+    if scheme != "s3" or not plain or conf.get("s3a") or settings.keys() - {"anon"}:
         return None
     bucket = _find(name, address, public=bool(settings.get("anon")))
     return None if bucket is None else S3Store(name, folder, bucket)
