@@ -30,6 +30,18 @@ def test_every_fault_is_found_and_none_invented(tmp_path: Path) -> None:
     assert found.summary.status["fail"] == sum(map(bool, truth.values()))
 
 
+@pytest.mark.parametrize("row", ["json", "text"])
+def test_no_line_of_a_manifest_ends_a_run(tmp_path: Path, row: str) -> None:
+    odd = ["\0", "a\0b", "", "http://[bad", "s3://", "s3:///m", "hf://", "://", "\udcff", "x" * 5000, "memory://\0"]
+    lines = [json.dumps(line) for line in odd] if row == "json" else odd
+    manifest = tmp_path / ("m.jsonl" if row == "json" else "m.txt")
+    manifest.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    found = run_fleet(manifest, results=tmp_path / "out.jsonl")
+    run = found.summary.run
+    assert found.problem is None
+    assert (run.listed, run.failed) == (len(odd) - (row == "text"),) * 2  # a blank line is passed over
+
+
 @pytest.mark.parametrize("place", ENGINES.values(), ids=ENGINES)
 def test_a_verdict_is_that_of_a_check(tmp_path: Path, models: Path, place: EnginePlace) -> None:
     drawn_fleet(tmp_path / "fleet", 60, seed=12)

@@ -191,7 +191,7 @@ def folder_mark(path: str) -> str | None:
             return value_digest((status.st_size, status.st_mtime_ns))
         with os.scandir(path) as entries:
             return _mark(itertools.islice((e for e in entries if not e.is_dir(follow_symlinks=False)), MANY + 1))
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL in it
         return None
 
 
