@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from typing import Any
 
 import click
 
 from tiecheck._version import __version__
-from tiecheck.cli.streams import PlainCommand, run_to_exit_status, telling_option
+from tiecheck.cli.streams import PlainCommand, find_option, run_to_exit_status, telling_option
 from tiecheck.errors import near_words
 
 COMMANDS = {
@@ -63,14 +64,45 @@ class LazyGroup(PlainCommand, click.Group):
                 raise click.UsageError(
                     f"{first!r} is neither a command nor an existing path{_near(first)}", ctx
                 ) from error
+        for before, word in pairwise(args):
+            value = before.startswith("-") and self._awaiting_option(ctx, before)
+            if word in COMMANDS and not value and not os.path.lexists(word):
+                raise click.UsageError(f"{word!r} is a command and comes first: tiecheck {word} ...", ctx)
         return "check", self.get_command(ctx, "check"), args
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """`tiecheck --live DIR` is `tiecheck check --live DIR`."""
+        """`tiecheck --live DIR` is `tiecheck check --live DIR`, and `tiecheck -v fix DIR` is `tiecheck fix -v DIR`."""
         own = {"--help", "-h", "--version"}
         if args and args[0].startswith("-") and args[0] not in own:
-            args = ["check", *args]
+            at = self._first_word(ctx, args)
+            args = ["check", *args] if at is None else [args[at], *args[:at], *args[at + 1 :]]
         return super().parse_args(ctx, args)
+
+    def _first_word(self, ctx: click.Context, args: list[str]) -> int | None:
+        """Return where the first word stands that is neither an option nor the value of one; None for none."""
+        option: click.Option | None = None
+        for at, word in enumerate(args):
+            if word == "--":
+                return None
+            if word.startswith("-") and len(word) > 1 and (option is None or isinstance(option.flag_value, str)):
+                option = self._awaiting_option(ctx, word)
+            elif option is None:
+                return at
+            elif word in COMMANDS and isinstance(option.flag_value, str):
+                args[at - 1] += f"={option.flag_value}"  # the value that it may do without
+                return at
+            else:
+                option = None
+        return None
+
+    def _awaiting_option(self, ctx: click.Context, word: str) -> click.Option | None:
+        """Return the option, of check or else of another command, whose value is the word after this one."""
+        names = [word] if word.startswith("--") else [f"-{letter}" for letter in word[1:]]
+        for i, name in enumerate(names):
+            option = next(filter(None, (find_option(self.get_command(ctx, of), name) for of in COMMANDS)), None)
+            if option is not None and not option.is_flag:
+                return option if i == len(names) - 1 else None  # `-fjson` holds its value
+        return None
 
 
 def _is_target(word: str) -> bool:

@@ -67,6 +67,22 @@ def complete_codes(_context: click.Context, _parameter: click.Parameter, incompl
     return [CompletionItem(f"{before}{comma}{code}") for code in INDEX if code.startswith(last.upper())]
 
 
+def find_option(command: click.Command | None, name: str) -> click.Option | None:
+    """Return the option of a command that a word names; None where it has none."""
+    options = (one for one in command.params if isinstance(one, click.Option)) if command is not None else ()
+    return next((one for one in options if name in (*one.opts, *one.secondary_opts)), None)
+
+
+def _command_with(context: click.Context, option: str) -> str:
+    """Return another command beside this one that has an option; empty where there is none."""
+    group = context.parent
+    if group is None or not isinstance(group.command, click.Group):
+        return ""
+    names = group.command.list_commands(group)
+    found = (name for name in names if find_option(group.command.get_command(group, name), option))
+    return next((f"{group.command_path} {name}" for name in found), "")
+
+
 class PlainCommand(click.Command):
     """A command with our `--help` and our errors, and a hint where an option is another tool's."""
 
@@ -88,7 +104,8 @@ class PlainCommand(click.Command):
             known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("--")]
             ours = OPTIONS.get(error.option_name)
             near = [ours] if ours else near_words(error.option_name, known)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            elsewhere = "" if ours else _command_with(ctx, error.option_name)
+            hint = f"; it is an option of `{elsewhere}`" if elsewhere else f"; did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"No such option: {error.option_name}{hint}", ctx) from error
 
     def get_help_option(self, ctx: click.Context) -> click.Option:  # noqa: ARG002  # click's signature

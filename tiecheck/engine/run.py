@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from tiecheck._version import __version__
 from tiecheck.config.options import Config
 from tiecheck.engine.findings import apply_rule
-from tiecheck.engine.status import TIES, RuleAnswers, raised_load, report_status, told_groups, unread_report
+from tiecheck.engine.status import (
+    TIES,
+    RuleAnswers,
+    raised_load,
+    refuse_misplaced,
+    report_status,
+    told_groups,
+    unread_report,
+)
 from tiecheck.errors import OutOfTimeError, TargetError, class_word, foreign_errors, shown, without_secrets
 from tiecheck.facts.registry import Facts
 from tiecheck.files.limits import Account, current
@@ -48,7 +56,7 @@ def run(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetRe
 
     A wrong option raises a `UsageError` before the first target is read.
     """
-    return _reports(targets, config, judge_facts)
+    return refuse_misplaced(_reports(targets, config, judge_facts), config)
 
 
 def inspect_targets(targets: Iterable[str | nn.Module], config: Config) -> Iterator[TargetReport]:
@@ -57,7 +65,7 @@ def inspect_targets(targets: Iterable[str | nn.Module], config: Config) -> Itera
     Reports have no findings and skips, but counts, and what the installed tools see in a live module. A layer that was
     asked for and could not be had is an error of its target.
     """
-    return _reports(targets, config, describe_facts)
+    return refuse_misplaced(_reports(targets, config, describe_facts), config)
 
 
 def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Reporting) -> Iterator[TargetReport]:

@@ -5,7 +5,7 @@ A contract that asks for what no target has is an error where it was given to th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tiecheck.config.options import GIVEN, Config
@@ -65,6 +65,30 @@ def unread_report(target: Target, error: BaseException, account: Account) -> Tar
     traffic = Traffic(*map(sum, zip(*moved, strict=True))) if moved else None
     errors = (Error(None, message, path or target.text),)
     return TargetReport(target.text, target.type, "error", errors=errors, remote=traffic)
+
+
+KINDS = (
+    ("base", "--base", "adapter", "adapters"),
+    ("converted_from", "--from", "gguf", "GGUF files"),
+    ("changed_only", "--changed-only", "source", "sources"),
+)
+"""Field of an option that concerns one kind of target, its flag, that kind, and the word for it."""
+
+
+def refuse_misplaced(reports: Iterable[TargetReport], config: Config) -> Iterator[TargetReport]:
+    """Yield reports as they are; errors instead where an option is for a kind of target that none of them is."""
+    for field, flag, kind, what in KINDS:
+        if getattr(config, field) is not None:
+            reports = tuple(reports)
+            if all(report.type != kind for report in reports):
+                reports = [_refused(report, f"{flag} is for {what}, and {report.target} is none") for report in reports]
+    yield from reports
+
+
+def _refused(report: TargetReport, message: str) -> TargetReport:
+    if report.status == "error":
+        return report
+    return TargetReport(report.target, report.type, "error", errors=(Error(None, message, report.target),))
 
 
 def report_status(

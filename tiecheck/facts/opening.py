@@ -45,7 +45,6 @@ def facts_of(target: Target, config: Config) -> Facts:
     Raises:
         TiecheckError: The target cannot be read, or is half-way through a fix.
     """
-    _refuse_misplaced(target, config)
     if target.type == "module":
         from tiecheck.live.build import build_attribute
 
@@ -59,17 +58,6 @@ def facts_of(target: Target, config: Config) -> Facts:
     return _address_facts(target, config) if target.remote else _local_facts(target, {}, config)
 
 
-def _refuse_misplaced(target: Target, config: Config) -> None:
-    """Refuse an option that is for another kind of target; what is behind an address may still be an adapter."""
-    for option, given, kinds, what in (
-        ("--base", config.base, ("adapter",), "adapters"),
-        ("--from", config.converted_from, ("gguf",), "GGUF files"),
-        ("--changed-only", config.changed_only, ("source",), "sources"),
-    ):
-        if given is not None and target.type not in kinds and not (option == "--base" and target.remote):
-            raise TargetError(f"{option} is for {what}, and {target.text} is none", target.text)
-
-
 def _address_facts(target: Target, config: Config) -> Facts:
     """Return the facts of what is behind an address: a model or an adapter, or the copy of it in the hub's cache."""
     from tiecheck.files.remote.reading import read_address
@@ -81,7 +69,6 @@ def _address_facts(target: Target, config: Config) -> Facts:
         from tiecheck.facts.artefacts import adapter_facts
 
         return adapter_facts(fetched.adapter, target.path, config, facts_of, online=not config.offline)
-    _refuse_misplaced(target._replace(remote=False), config)
     traffic: Given = {"read_traffic": fetched.traffic}
     if not fetched.local:
         return _remote_facts(fetched, traffic, config)

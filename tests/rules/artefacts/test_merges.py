@@ -24,6 +24,8 @@ from transformers import (
 )
 
 import tiecheck
+from tiecheck.config.options import Config
+from tiecheck.engine.run import run
 from tiecheck.errors import TargetError
 from tiecheck.files.adapter import read_adapter, read_adapter_config, word_list
 from tiecheck.records.artefacts import AdapterBase, AdapterTies
@@ -256,6 +258,23 @@ def test_a_base_given_to_what_is_no_adapter_is_an_error(models: Path, tmp_path: 
         (report,) = tiecheck.check(models / "llama-healthy-tied", base=str(base)).targets
         assert report.status == "error"
         assert "--base is for adapters" in report.errors[0].message
+
+
+@pytest.mark.parametrize("option", ["base", "converted_from", "changed_only"])
+def test_an_option_for_another_kind_concerns_that_kind_among_several(option: str, models: Path, tmp_path: Path) -> None:
+    """`--base DIR models/*`: what is no adapter is judged, and where nothing is one each target says so."""
+    whole, plain = str(models / "llama-healthy-tied"), models / "olmo-module-alias"
+    source = str(plain / "modeling_olmo.py")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "some.gguf").write_bytes(b"GGUF")
+    fits = {"base": str(tmp_path / "adapter"), "converted_from": str(tmp_path / "some.gguf"), "changed_only": source}
+    config = Config(**{option: "HEAD" if option == "changed_only" else str(models / "llama-untied")})
+    beside = next(text for name, text in fits.items() if name != option and name != "base")
+    alone = [report.status for report in run([whole, beside], config)]
+    assert alone == ["error", "error"]
+    among = [report.status for report in run([whole, fits[option]], config)]
+    assert among[0] == "pass"
 
 
 def refused(base: Path, adapter: Path) -> bool:
