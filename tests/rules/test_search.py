@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tiecheck.errors import UsageError
+from tiecheck.rules.base import Draft
 from tiecheck.rules.registry import INDEX, all_rules
 from tiecheck.rules.search import SHORTEST, match_message, plain_text, search_rules, symptoms_of
 from tiecheck.tables.symptoms import read_symptoms
@@ -64,7 +67,68 @@ def test_a_family_and_a_symptom_in_words() -> None:
     assert codes("the model repeats the same token")[0] == "TIE701"
 
 
-@pytest.mark.parametrize(("word", "says"), [("TIE999", "nearest"), ("blub", "lists all"), ("xx-yy", "there are")])
+def own_messages() -> list[tuple[str, str]]:
+    found = [(rule, draft) for rule in all_rules() for case in rule.cases() for draft in drafts(rule, case)]
+    return [(" ".join(changed(draft.message, random.Random(draft.message))), rule.code) for rule, draft in found]
+
+
+def drafts(rule, case):
+    return [
+        one
+        for one in rule().check(**{name: case.facts[name] for name in rule.needs if name in case.facts})
+        if isinstance(one, Draft)
+    ]
+
+
+def changed(text: str, draw: random.Random) -> Iterator[str]:
+    """The words of a finding of ours about another model: other names, other numbers."""
+    for word in text.split():
+        other = f"{''.join(draw.choices('abcdefgh', k=6))}.{draw.randrange(9)}.weight"
+        renamed = re.sub(r"(?<![\w.])[a-z]\w*\.\w[\w.]*\w", other, word)
+        yield re.sub(r"(?<![\w.])\d+", str(draw.randrange(99)), renamed)
+
+
+PARTED = [
+    *(
+        (text.replace("...", draw.choice(NAMES)), due.split())
+        for draw in [random.Random(5)]
+        for text, due in MESSAGES
+        if due
+    ),
+    *((text, [code]) for text, code in own_messages()),
+]
+
+
+@pytest.mark.parametrize("part", ["first", "last", "middle"])
+def test_any_part_of_a_message_leads_to_its_rule(part: str) -> None:
+    """A half, or six words from the middle, as copied out of a terminal: wrapped, indented and coloured."""
+    draw = random.Random(part)
+    missed = []
+    for text, due in PARTED:
+        words = text.split()
+        half = len(words) // 2
+        said = {"first": words[: half + 1], "last": words[half:], "middle": words[max(0, half - 3) : half + 3]}[part]
+        if len([word for word in said if word.isalpha()]) < 4:
+            continue  # names and numbers
+        pasted = "".join(f"\x1b[31m{word}\x1b[0m" + draw.choice((" ", "\n    ")) for word in said)
+        try:
+            found = codes(pasted)
+        except UsageError:
+            found = []
+        if not set(due) & set(found):
+            missed.append((due, " ".join(said), found))
+    assert missed == []
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("TIE999", "nearest"),
+        ("blub", "lists all"),
+        ("xx-yy", "lists all"),
+        ("traned-haed-discraded", "did you mean 'trained-head-discarded'"),
+    ],
+)
 def test_what_leads_nowhere_says_so(word: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         search_rules(word)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING
 
-from tiecheck.errors import UsageError, did_you_mean
+from tiecheck.errors import UsageError, near_words
+from tiecheck.records.words import Unknown
 from tiecheck.rules.registry import INDEX, FoundRules, all_rules, code_rules, rule_of
 from tiecheck.tables.symptoms import Symptom, read_symptoms
 
@@ -29,17 +33,77 @@ def search_rules(text: str) -> FoundRules:
     named = tuple(rule for rule in rules if rule.name == wanted.lower().replace(" ", "-").replace("_", "-"))
     if named:
         return FoundRules(named, None)
-    own = (Symptom(message, rule.code) for rule in rules for message in rule.messages)
+    own = _rule_messages()
+    begins = re.match(r"\W*(tie\d{3})\b", plain_text(wanted))
+    said = [code for code in INDEX if begins and code == begins[1].upper()]
     heard = symptoms_of(wanted, own)
-    codes = [code for symptom in heard for code in symptom.codes.split() if code in INDEX]
-    if heard:
-        first = next((symptom for symptom in heard if symptom.when), heard[0])
-        return FoundRules(tuple(rule_of(code) for code in dict.fromkeys(codes)), first)
+    score = match_message(heard[0].says, plain_text(wanted)) if heard and heard[0] not in own else 0
+    heard += () if said or score > 0.8 * len(plain_text(wanted)) else parts_of(wanted)
+    codes = said + [code for symptom in heard for code in symptom.codes.split() if code in INDEX]
+    if codes or heard:
+        first = next((symptom for symptom in heard if symptom.when), heard[0] if heard else None)
+        known = tuple(rule_of(code) for code in [*dict.fromkeys(codes)][:SHOWN])
+        return FoundRules(known, first if first in (*read_symptoms(), *own) else None)
     fitting = _by_words(wanted, rules)
     if fitting:
         return FoundRules(fitting, None)
-    hint = did_you_mean(wanted, [rule.name for rule in rules]) if "-" in wanted else "; `tiecheck rule` lists all"
-    raise UsageError(f"no rule is known for {wanted!r}{hint}")
+    near = near_words(wanted, [rule.name for rule in rules]) if "-" in wanted else []
+    hint = f"did you mean {near[0]!r}?" if near else "paste more of a message, or see `tiecheck rule`, which lists all"
+    raise UsageError(f"no rule is known for {wanted!r}; {hint}")
+
+
+def _rule_messages() -> tuple[Symptom, ...]:
+    return tuple(Symptom(message, rule.code) for rule in all_rules() for message in rule.messages)
+
+
+@cache
+def _told_parts() -> tuple[tuple[Symptom, frozenset[tuple[str, ...]]], ...]:
+    """Return every message with its runs of words: libraries', rules', and our own findings' by the rules' cases."""
+    found = (
+        Symptom(f"{draft.message} {draft.help} {draft.no_mend}", rule.code)
+        for rule in all_rules()
+        for case in rule.cases()
+        for draft in rule().check(**{fact: value for fact, value in case.facts.items() if fact in rule.needs})
+        if not isinstance(draft, Unknown)
+    )
+    told = (*read_symptoms(), *_rule_messages(), *found)
+    return tuple((one, _runs(f"{one.says} {one.more}")) for one in told)
+
+
+def parts_of(text: str) -> tuple[Symptom, ...]:
+    """Return the messages of which a text may be any part, the likeliest first: by pairs and triples of words.
+
+    What varies (names, numbers, paths) is one word like another; a pair that many messages have says little.
+    """
+    pasted = _runs(text)
+    held = [(one, runs & pasted) for one, runs in _told_parts()]
+    often = Counter(run for _, runs in held for run in runs)
+    scored = [(sum(len(run) / (1 + math.log(often[run])) for run in runs), i) for i, (_, runs) in enumerate(held)]
+    best = max((score for score, _ in scored), default=0.0)
+    if best < LEAST:
+        return ()
+    ranked = [held[i][0] for score, i in sorted(scored, key=lambda one: (-one[0], one[1])) if score * 2 >= best]
+    codes: dict[str, None] = {}
+    for count, one in enumerate(ranked):
+        if len(codes) >= SHOWN:
+            return tuple(ranked[:count])
+        codes |= dict.fromkeys(one.codes.split())
+    return tuple(ranked)
+
+
+LEAST = 3.0
+"""Score of a part of a message that says anything: one triple of words that no other message has."""
+
+
+def _runs(text: str) -> frozenset[tuple[str, ...]]:
+    """Return the pairs and triples of words of a text, `...` for what varies."""
+    words: list[str] = []
+    for word in plain_text(text).split():
+        plain = "..." if re.search(r"\d|\w\.\w|\.\.\.|/", word) else re.sub(r"[^\w=-]", "", word)
+        if plain and not (plain == "..." and words and words[-1] == "..."):
+            words.append(plain)
+    runs = (tuple(words[i : i + n]) for n in (2, 3) for i in range(len(words) - n + 1))
+    return frozenset(run for run in runs if run.count("...") < len(run) - 1)
 
 
 def _by_words(text: str, rules: tuple[type[Rule], ...]) -> tuple[type[Rule], ...]:
@@ -56,13 +120,15 @@ def _by_words(text: str, rules: tuple[type[Rule], ...]) -> tuple[type[Rule], ...
     return tuple(rule_of(code) for code in best)
 
 
-_COMMON = frozenset(("the", "and", "are", "for", "with", "not", "was", "its", "has", "when", "why", "model", "weights"))
+_COMMON = frozenset(
+    ("the", "and", "are", "for", "with", "not", "was", "its", "has", "when", "why", "all", "nothing", "model")
+)
 """Words that lead nowhere."""
 
 
 def plain_text(text: str) -> str:
     """Return a text for comparing: lower case, no quotes, backticks or colours, blanks and line breaks as one."""
-    return " ".join(re.sub(r"\x1b\[[\d;]*m|[\"'`]", "", text.lower()).split())
+    return " ".join(re.sub(r"\x1b\[[\d;]*[a-z]|[\"'`]", "", text.lower()).split())
 
 
 def match_message(says: str, pasted: str) -> int:

@@ -19,6 +19,8 @@ class Symptom(Record):
     """Rules that it may come from, likeliest first, a blank between them; one that there is not yet is passed over."""
     when: str = ""
     """When it is harmless, or what it means where no rule sees it."""
+    more: str = ""
+    """The rest of the message, by which a part of it is known."""
 
 
 @cache

@@ -270,7 +270,7 @@ def test_an_option_for_another_kind_concerns_that_kind_among_several(option: str
     (tmp_path / "some.gguf").write_bytes(b"GGUF")
     fits = {"base": str(tmp_path / "adapter"), "converted_from": str(tmp_path / "some.gguf"), "changed_only": source}
     config = Config(**{option: "HEAD" if option == "changed_only" else str(models / "llama-untied")})
-    beside = next(text for name, text in fits.items() if name != option and name != "base")
+    beside = next(text for name, text in fits.items() if name not in {option, "base"})
     alone = [report.status for report in run([whole, beside], config)]
     assert alone == ["error", "error"]
     among = [report.status for report in run([whole, fits[option]], config)]
