@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 
 import timing
-from fleets import drawn_fleet
 
 from tiecheck.engine.verdict_cache import RECENT
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from fleets import drawn_fleet
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 COUNT, RUNS, GOAL = 1_000, 5, 0.2

@@ -96,7 +96,7 @@ def test_a_pass_says_what_was_judged(targets: list[TargetReport], monkeypatch) -
     for width in ("40", "80"):
         monkeypatch.setenv("COLUMNS", width)
         shown = " ".join(text_of([bare]).split())
-        assert "BertModel nothing is tied 1 target: 1 pass. Findings: none. Only ties were judged." in shown
+        assert "BertModel no tie to judge 1 target: 1 pass. Findings: none. Only ties were judged." in shown
     source = tiecheck.check(__file__).targets
     assert "test_text.py no tie is broken in it" in " ".join(text_of(list(source)).split())
     failed = [target for target in targets if target.status == "fail"]
@@ -175,7 +175,7 @@ def test_a_severity_that_is_shown_is_one_that_is_listed(targets: list[TargetRepo
 def test_yours_come_first(targets: list[TargetReport]) -> None:
     (target,) = (t for t in targets if t.target.endswith("llama-head-name-only"))
     (finding,) = target.findings
-    assert whom_text(finding, target).startswith("transformers 4.57, llama.cpp, mlx-lm, mergekit (crash);")
+    assert whom_text(finding, target).startswith("transformers 4.57 (left on meta); vllm, sglang (random embedding); ")
     assert whom_text(finding, target._replace(judged_for=("sglang",))).startswith("sglang, vllm (random embedding);")
     assert whom_text(finding._replace(hurts=("sglang 1", "vllm 2")), target._replace(judged_for=("vllm==2",))) == (
         "vllm 2, sglang 1"

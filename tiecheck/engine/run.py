@@ -82,12 +82,9 @@ def _reports(targets: Iterable[str | nn.Module], config: Config, reporting: Repo
         from tiecheck.engine.verdict_cache import open_cache
 
         cache = open_cache(config)
-    try:
+    with contextlib.closing(cache) if cache is not None else contextlib.nullcontext():
         for count, target in enumerate(chain(ahead, wholes)):
             yield check_target(target, config, reporting, one_of_many=count > 0, cache=cache)
-    finally:
-        if cache is not None:
-            cache.close()
 
 
 def _wholes(targets: Iterable[str | nn.Module], config: Config) -> Iterator[str | nn.Module]:

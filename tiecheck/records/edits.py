@@ -187,7 +187,8 @@ def _done(kind: tuple[StepKind, str | None, Any], steps: list[Step]) -> str:
         return _and([_coded(step) for step in steps])
     if what == "set-config" and file == CONFIG:
         said = str(value).lower() if isinstance(value, bool) else value
-        return f"set {_shown(['.'.join(step.key) for step in steps])} to {said}"
+        nested = any(len(step.key) > 1 for step in steps)
+        return f"set {_shown([_level(step.key, nested) for step in steps])} to {said}"
     if what == "copy-tensor":
         sources = groupby(steps, lambda step: step.names[0])
         return _and([f"store {source} as {_shown([s.names[1] for s in held])} too" for source, held in sources])
@@ -200,6 +201,11 @@ def _done(kind: tuple[StepKind, str | None, Any], steps: list[Step]) -> str:
         file=file or "the checkpoint",
         value=value,
     )
+
+
+def _level(key: tuple[str, ...], nested: bool) -> str:
+    """Return the name of a key of the config; beside nested ones that of the top level says so."""
+    return f"the top-level {key[0]}" if nested and len(key) == 1 else ".".join(key)
 
 
 def _coded(step: Step) -> str:

@@ -75,16 +75,21 @@ def whom_text(finding: Finding, target: TargetReport) -> str:
     if not hurt or (others and not mine):
         return ", ".join(sorted(finding.hurts, key=lambda title: bool(mine) and title.split(" ")[0] not in mine))
     several = {entry.loader for entry in entries if entry.outcome not in HURTS}
-    ways: dict[Outcome, list[str]] = {}
+    ways: dict[str, list[str]] = {}
     for entry in sorted(hurt, key=lambda entry: bool(mine) and entry.loader not in mine):
         title = _title(entry) if entry.loader in several else entry.loader
-        ways.setdefault(entry.outcome, []).append(title)
-    text = "; ".join(f"{', '.join(dict.fromkeys(whom))} ({LOST[way]})" for way, whom in ways.items())
+        ways.setdefault(lost_words(entry), []).append(title)
+    text = "; ".join(f"{', '.join(dict.fromkeys(whom))} ({way})" for way, whom in ways.items())
     if others:
         text += f"; besides {_first(others)}"
     fine = [_title(entry) for entry in entries if entry.outcome not in {*HURTS, "unknown"}]
     fine = [title for title in dict.fromkeys(fine) if title not in finding.hurts]
     return f"{text}; not {_first(fine)}" if fine else text
+
+
+def lost_words(entry: LoaderOutcome) -> str:
+    """Tell what becomes of a group in a loader that it hurts; a load that ends well may leave it without values."""
+    return "left on meta" if "meta device" in (entry.message or "") else LOST[entry.outcome]
 
 
 def _first(titles: list[str]) -> str:

@@ -162,7 +162,7 @@ def ties_text(target: TargetReport) -> str:
     if target.type == "source":
         return "no tie is broken in it"
     states = ", ".join(f"{n} {word}" if len(words) > 1 else word for word, n in words.items())
-    return f"{len(target.ties)} groups, {states}" if target.ties else "nothing is tied"
+    return f"{len(target.ties)} groups, {states}" if target.ties else "no tie to judge"
 
 
 def _word(tie: TieEntry) -> str:
@@ -177,7 +177,7 @@ def _groups(target: TargetReport) -> Iterator[Line]:
         yield Line(f"{mark.join(tie.names[:4])}{more_names_text(tie)}", 8, 2)
         yield Line(_state(tie), 10, 0, "dim")
     if not target.ties and target.rules_run:
-        yield Line("nothing is tied", 8, 0, "dim")
+        yield Line("no tie to judge", 8, 0, "dim")
     yield from _loaders(target)
 
 
@@ -191,8 +191,9 @@ def _loaders(target: TargetReport) -> Iterator[Line]:
     for entry in target.loaders:
         versions = f" {entry.versions}" if len(outcomes[entry.loader]) > 1 else ""
         names = entry.names if several[entry.loader, entry.versions] > 1 else ()
-        alike.setdefault((entry.outcome, names), []).append(entry.loader + versions)
-    for outcome, names in sorted(alike, key=lambda key: (key[0] not in HURTS, key)):
+        way = "left on meta" if "meta device" in (entry.message or "") else entry.outcome
+        alike.setdefault((way, names), []).append(entry.loader + versions)
+    for outcome, names in sorted(alike, key=lambda key: (key[0] not in {*HURTS, "left on meta"}, key)):
         whom = ", ".join(dict.fromkeys(alike[outcome, names]))
         of = f": {', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''}" if names else ""
         yield Line(f"{outcome} in {whom}{of}", 8, 2, "dim")

@@ -142,8 +142,8 @@ def targets_below(text: str, *, recursive: bool = False, built: bool = False) ->
         built: Whether a class is to be built of a config, also where a GGUF or ONNX file lies beside it.
     """
     try:
-        names = os.listdir(text) if text and os.path.isdir(text) else []
-    except OSError:  # whoever reads it tells
+        names = os.listdir(text)
+    except (OSError, ValueError):  # no directory, or whoever reads it tells
         names = []
     alone = built or not any(name.lower().endswith(LONE_ENDINGS) for name in names)
     if not names or (not recursive and (("config.json" in names and alone) or whole_weights(names))):

@@ -89,15 +89,15 @@ def _surprise(freeze: Freeze) -> tuple[str, Severity]:
     if freeze.form == "attribute":
         really = "is frozen" if freeze.found == "frozen" else "trains"
         told = f"{freeze.where}.requires_grad is {freeze.others}, an attribute of the module that changes nothing"
-        return f"{told}: {names}, one tensor, {really}.", "warning"
+        return f"{told}: {names} are one tensor, which {really}.", "warning"
     if freeze.form == "frozen":
         told = f"{names} are one tensor, and it alone is frozen while everything else trains"
         return f"{told}: its members cannot be frozen apart.", "info"
     if freeze.form == "trainable":
         told = f"{names} are one tensor, and it alone trains below {freeze.where}, where everything else is frozen"
-        return f"{told}: training the one trains the other.", "info"
+        return f"{told}: training one trains the other.", "info"
     told = f"{names} are one tensor in {freeze.found}, and everything else is {freeze.others}"
-    return f"{told}: casting the one cast the other.", "info"
+    return f"{told}: casting one cast the other.", "info"
 
 
 class TiedAcrossModels(Rule):
@@ -177,14 +177,14 @@ def _told(shared: SharedAcross) -> tuple[str, str]:
     names, title = f"{listed(shared.names)} {'are' if len(shared.names) > 1 else 'is'}", shared.title
     if shared.form == "whole":
         return (
-            f"Every parameter of the {title} beside is the model's own: it is no copy, and moves with it.",
+            f"Every parameter of the other {title} is the model's own: it is no copy, and changes with the model.",
             "one model",
         )
     if shared.form == "object":
-        return f"{names} also the {title}'s beside: shared, as the same object.", "the same object"
+        return f"{names} also a parameter of the other {title}: the two share the object.", "the same object"
     if shared.form == "memory":
-        after = "each step of the one writes into the other" if shared.trains else "neither trains"
-        words = f"{names} other Parameter objects over the memory of the {title} beside: {after}."
+        after = "a step of either changes both" if shared.trains else "neither trains"
+        words = f"{listed(shared.names)} and the other {title} use one memory by different Parameter objects: {after}."
         return words, "one memory in two models"
-    words = f"{names} frozen in both, equal in the {title} beside, and held twice: nothing is shared between the two."
+    words = f"{names} frozen and equal in the model and the other {title}, and held twice: the two share nothing."
     return words, "equal copies in two models"

@@ -14,7 +14,7 @@ from tiecheck.records.live import Candidate, DeclaredTie, Head, KeyProblem, Tie
 from tiecheck.records.mending import Mending
 from tiecheck.records.words import TIED
 from tiecheck.rules.base import Draft
-from tiecheck.wording import cause_of, listed, python_path
+from tiecheck.wording import cause_of, counted, listed, python_path
 
 FLAG = "config.tie_word_embeddings"
 
@@ -218,7 +218,7 @@ def joined_drafts(drafts: list[Draft]) -> Draft:
         lines = list(dict.fromkeys(line for code in codes for line in code.splitlines()))
         edits = (python_edit(first.edits[0].choice, first.edits[0].when, *lines, safe=first.edits[0].safe),)
     return first._replace(
-        message=f"{first.message} So it is with {len(drafts) - 1} more groups of them, by the same cause.",
+        message=f"{first.message} The same cause has {counted(len(drafts) - 1, 'more group')}.",
         names=tuple(sorted(name for draft in drafts for name in draft.names)),
         edits=edits,
     )

@@ -14,7 +14,7 @@ from tiecheck.rules.base import Case, Draft, Rule, class_place
 from tiecheck.rules.live.applied import NOT_TIED, SHARED_MEMORY
 from tiecheck.rules.live.members import use_one_weight
 from tiecheck.rules.live.mends import FIXED, FLAG, joined_declarations, model_path, untying_edits
-from tiecheck.wording import cause_of, listed
+from tiecheck.wording import cause_of, counted, listed
 
 
 class ModuleAlias(Rule):
@@ -231,7 +231,7 @@ def _all_unsaved(mending: Mending, problems: list[SaveProblem]) -> Draft:
         *(edit for edit in one.edits if edit.choice == "tied"),
         *untying_edits(mending, names, "they are meant to be apart", parted, choice="apart"),
     )
-    more = f" So it is with {len(problems) - 1} more pairs of them, by the same cause."
+    more = f" The same cause has {counted(len(problems) - 1, 'more pair')}."
     return one._replace(message=one.message + more, names=names, edits=edits)
 
 

@@ -25,6 +25,7 @@ from tiecheck.rules.stored.groups import (
     severity_of,
     spoken_for,
     stored_places,
+    view_titles,
     views_of,
     why_disputed,
 )
@@ -63,7 +64,7 @@ def _told(
                 edits=disputed_flag(group, groups, views, silent=silent),
                 no_mend="no flag is right for every loader and every group that it ties."
                 if silent
-                else _why_apart(views),
+                else _why_apart(group, views),
             )
 
 
@@ -111,7 +112,7 @@ class ConflictingTieFlags(Rule):
                 severity=None if losing_views(views) else "warning",
                 hurts=losing_views(views) or None,
                 edits=either_flag(group, groups, flags_read(views)),
-                no_mend="the same flags tie another group, for which the other value is right.",
+                no_mend="the same flags tie another group, which needs the other value.",
             )
 
     @staticmethod
@@ -284,8 +285,10 @@ class FlagMeansSomethingElse(Rule):
         yield case("untied for everybody is another rule's matter", held, alike)
 
 
-def _why_apart(views: tuple[LoaderView, ...]) -> str:
+def _why_apart(group: Group, views: tuple[LoaderView, ...]) -> str:
     """Tell why no change of the files helps loaders that do not take a false for what it says."""
     if reads_alike(views):
         return "nothing is wrong with the checkpoint; these loaders cannot serve this class untied."
-    return "which of the stored values the missing members had the files do not tell."
+    if not group.missing:
+        return f"{view_titles(losing_views(views))} cannot keep them apart; use a loader that does."
+    return "the files do not tell which of the stored values the missing members had."

@@ -188,7 +188,7 @@ class TiedMemberLost(Rule):
             lost = listed(group.missing)
             verb = "is" if len(group.missing) == 1 else "are"
             why = (
-                f"{group.declared_by[0]}, has no tie for it"
+                f"the class has no tie for it, whatever {group.declared_by[0]} says"
                 if group.inert
                 else f"{group.declared_by[0]} is {flag_word(group)}"
                 if group.flag

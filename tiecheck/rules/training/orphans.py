@@ -20,7 +20,7 @@ from tiecheck.rules.training.stepped import (
     variable_of,
     without_orphans,
 )
-from tiecheck.wording import listed, verb_form
+from tiecheck.wording import counted, listed, verb_form
 
 
 class OptimizerHoldsOrphan(Rule):
@@ -63,8 +63,9 @@ class OptimizerHoldsOrphan(Rule):
         names = tuple(sorted(name for held in lacking for name in held.names))
         shapes = listed(tuple(str(list(held.shape)) for held in orphans))
         yield Draft(
-            f"The optimizer holds {len(orphans)} tensor{'s' * (len(orphans) > 1)} of shape {shapes} that the model has "
-            f"not, and in no group {listed(names)}, which {verb_form('train', len(names) > 1)}: no step gets there.",
+            f"The optimizer holds {counted(len(orphans), 'tensor')} of shape {shapes} that the model no longer has. "
+            f"{listed(names)} {verb_form('train', len(names) > 1)} and {'are' if len(names) > 1 else 'is'} in no group "
+            "of it, so no step changes " + ("them." if len(names) > 1 else "it."),
             names,
             (class_place(mending.class_name, places_text(orphans[0].slots)),),
             "Whatever replaces parameters has to come before the optimizer.",
@@ -112,11 +113,11 @@ class TiedWeightInNameGroup(Rule):
                 yield Draft(
                     f"{listed(held.names)} are one tensor, a table of tokens, and stand in "
                     f"{places_text(held.slots)}, which is for matrices. "
-                    f"named_parameters() calls it {held.names[0]} or by another of its names alone.",
+                    f"named_parameters() lists it once, as {held.names[0]} or under another of its names.",
                     held.names,
                     (class_place(mending.class_name, places_text(held.slots)),),
                     edits=() if other is None else (_moved(mending, held, other),),
-                    no_mend="there is no other optimizer that could have it; it wants an AdamW.",
+                    no_mend="there is no other optimizer to move it to; make an AdamW for it.",
                 )
 
     @staticmethod
@@ -142,11 +143,11 @@ def _copies_left_out(
     for kept, copy in pairs:
         share = f"{model_path(mending, copy)} = {model_path(mending, kept)}"
         yield Draft(
-            f"{copy} holds the bytes of {kept} and is a parameter of its own that trains, and no group has it: the "
-            f"step moves {kept} alone, and the two part.",
+            f"{copy} is an equal copy of {kept}, trains, and is in no group of the optimizer. Each step changes {kept} "
+            "alone, and the two drift apart.",
             (kept, copy),
             (class_place(mending.class_name, places_text(stepped[kept].slots)),),
-            "A copy that is to stay as it is wants no gradient (requires_grad).",
+            "A copy that is to stay as it is needs no gradient (requires_grad).",
             severity="warning",
             edits=(python_edit("tied", "they are meant to be one", share),),
         )
