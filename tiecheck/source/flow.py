@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tiecheck.records.source import Branch, Event, EventKind
 from tiecheck.source.paths import (
@@ -12,8 +12,10 @@ from tiecheck.source.paths import (
     Lines,
     Reached,
     called_name,
+    calls_of,
     copied_each,
     keeps,
+    kind_of,
     plain_part,
     reached_by,
     text_of,
@@ -38,7 +40,6 @@ DRAWS = frozenset({"uniform_", "normal_", "zero_", "fill_", "trunc_normal_"})
 WRITTEN = frozenset({"share", "alias", "data", "parameter", "copy", "compare", "build", "clone", "closure"})
 """Sorts of events that may have to be written otherwise."""
 
-EXPRESSIONS = ("value", "test", "iter", "exc")
 BLOCKS = ("body", "orelse", "finalbody")
 Functions = Mapping[str, ast.FunctionDef | ast.AsyncFunctionDef]
 
@@ -56,6 +57,7 @@ class Flow:
         self.tests: dict[int, ast.expr] = {}  # line of an `if` -> its condition
         self.entered: list[str] = []
         self.followed = 0
+        self.whole: ast.expr | None = None  # the expression that is all of a statement
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         """Add the events of some statements."""
@@ -77,7 +79,8 @@ class Flow:
             return
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Compare):
             self._compared(node, node.value)
-        for call in _calls_of(node):
+        self.whole = node.value if isinstance(node, ast.Expr) else None
+        for call in calls_of(node):
             self._call(call)
         for block in BLOCKS:
             self.run(getattr(node, block, ()))
@@ -153,7 +156,7 @@ class Flow:
                 self._add("data" if found and found.parameter else "init", written.path, found, place)
             return
         if found is not None and found.path:
-            self._add(_kind_of(written, found), written.path, found, place)
+            self._add(kind_of(written, found), written.path, found, place)
             return
         self._other_value(written.path, value, place)
 
@@ -163,7 +166,7 @@ class Flow:
             for read in dict.fromkeys(weights_read(value, self.names)):
                 self._add("closure", path, Reached(read, ()), place)
             return
-        form = "kept" if keeps(value, path, self.names, self.values) else ""
+        form = "kept" if keeps(value, path, self.names, self.values, set()) else ""
         if isinstance(value, ast.Name) and value.id in self.classes:
             self._event("build", path, self.classes[value.id], place, form)
             return
@@ -215,11 +218,26 @@ class Flow:
             if self._enter(last):
                 return
         elif last in INITIALISERS and isinstance(node.func, ast.Attribute):
+            self._loaded(node, owner if last == "load_state_dict" else None)
             self._add("init", owner.path if owner and owner.path else "*", None, node)
         elif last in ("setattr", "register_parameter", "register_module", "add_module"):
             self._registered(node, last, owner)
         if RETYING.search(last):
             self._event("retie", owner.path if owner else "", name or last, node)
+
+    def _loaded(self, node: ast.Call, owner: Reached | None) -> None:
+        """Add the event of `head.load_state_dict(table.state_dict())`, which copies what the other holds."""
+        state = node.args[0] if node.args else None
+        if isinstance(state, ast.Name):
+            made = self.values.get(state.id, [])
+            state = made[0] if len(made) == 1 else None
+        read = state.func if isinstance(state, ast.Call) and isinstance(state.func, ast.Attribute) else None
+        table = reached_by(read.value, self.names) if read is not None and read.attr == "state_dict" else None
+        if owner is None or table is None or not owner.path or not table.path or owner.form or table.form:
+            return
+        assigned = any(word.arg == "assign" for word in node.keywords)
+        weight = Reached(f"{table.path}.weight", ())
+        self._add("parameter" if assigned else "copy", f"{owner.path}.weight", weight, node)
 
     def _registered(self, node: ast.Call, last: str, owner: Reached | None) -> None:
         """Add the event of `setattr(module, "weight", ...)` and its kind."""
@@ -259,37 +277,19 @@ class Flow:
         """Return the text of a statement that does one thing, and of its two sides without operations on them."""
         if isinstance(place, ast.Assign) and len(place.targets) == 1 and not isinstance(place.value, ast.IfExp):
             target, value = place.targets[0], place.value
-        elif isinstance(place, ast.Call) and isinstance(place.func, ast.Attribute) and place.func.attr == "copy_":
+        elif isinstance(place, ast.Call) and place is self.whole and isinstance(place.func, ast.Attribute):
             target, value = place.func.value, place.args[0]
+            if (
+                isinstance(value, ast.Call)
+                and isinstance(value.func, ast.Attribute)
+                and value.func.attr == "state_dict"
+            ):
+                value = value.func.value
         elif isinstance(place, ast.Expr) and isinstance(place.value, ast.Compare):
             target, value = place.value.left, place.value.comparators[0]
         else:
             return "", ()
         parts = [plain_part(one, self.names) for one in (target, value)]
-        sides = tuple(text_of(part, self.lines) for part in parts if part is not None)
+        end = ".weight" if called_name(place).endswith("load_state_dict") else ""
+        sides = tuple(f"{text_of(part, self.lines)}{end}" for part in parts if part is not None)
         return text_of(place, self.lines), sides if len(sides) == len(parts) else ()
-
-
-def _calls_of(node: ast.stmt) -> Iterator[ast.Call]:
-    """Yield the calls in a statement itself, outermost first, and not those in blocks under it."""
-    waiting = [value for value in map(node.__dict__.get, EXPRESSIONS) if isinstance(value, ast.AST)]
-    waiting += [item.context_expr for item in getattr(node, "items", ())]
-    for child in waiting:  # grows as it goes
-        if isinstance(child, ast.Call):
-            yield child
-            waiting += [child.func, *child.args, *(word.value for word in child.keywords)]
-        elif isinstance(child, ast.Attribute):
-            waiting.append(child.value)
-        elif not isinstance(child, (ast.Lambda, ast.Name, ast.Constant)):
-            waiting += ast.iter_child_nodes(child)
-
-
-def _kind_of(written: Reached, found: Reached) -> EventKind:
-    """Return the sort of event where one path is assigned what is, or is made of, another."""
-    if not found.form:
-        return "share" if found.parameter else "alias"
-    if found.parameter and (written.parameter or "Parameter" in found.form):
-        return "parameter"
-    if found.parameter:
-        return "plain" if "Buffer" not in found.form else "build"
-    return "clone" if found.form[-1] in ("deepcopy", "copy") else "build"

@@ -11,7 +11,7 @@ from tiecheck.source.flow import Flow
 from tiecheck.source.paths import Lines, Reached, called_name, dotted_name, reached_by, text_of, walked
 
 HAPPENING = re.compile(
-    rb"\.\w+(\s*,[^=\n]*)?\s*=[^=]|weight|bias|init|apply|attr|_module|_parameter|lambda|partial|_\("
+    rb"(\.\w+(\s*[,:][^=\n]*)?|\])\s*=[^=]|weight|bias|init|apply|attr|_module|_parameter|lambda|partial|_\(|state_dict"
 )
 """Text without one of which nothing is built, tied or drawn in a method: most `forward` of a model."""
 

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 
 from tiecheck.records.record import Record
+from tiecheck.records.source import EventKind
 
 SAME = frozenset(
     {"detach", "data", "to", "cuda", "cpu", "float", "half", "bfloat16", "type", "type_as", "requires_grad_"}
@@ -25,6 +26,9 @@ PARTS = ("weight", "bias")
 
 Lines = list[bytes]
 """Lines of a file in UTF-8, which is what the columns of `ast` count in."""
+
+Values = Mapping[str, list[ast.expr]]
+"""Local names, each with all that it was made of."""
 
 
 class Reached(Record):
@@ -197,24 +201,55 @@ def weights_read(node: ast.AST, names: Mapping[str, Reached]) -> Iterator[str]:
                 yield found.path
 
 
-def keeps(node: ast.AST, path: str, names: Mapping[str, Reached], values: Mapping[str, list[ast.expr]]) -> bool:
+def keeps(node: ast.AST, path: str, names: Mapping[str, Reached], values: Values, seen: set[str]) -> bool:
     """Tell whether an expression is given a module itself, or its parameter: what it returns may hold that still.
 
-    `weight_norm(self.head)`, `torch.compile(self.head)`, `self.head.eval()` and the same by way of local names.
+    `weight_norm(self.head)`, `torch.compile(self.head)`, `self.head.eval()` and the same by way of local names, each of
+    which is followed once (`seen`).
     """
     found = reached_by(node, names)
     if found is not None and found.path:
         whole = found.path == path and not {"deepcopy", "copy"} & set(found.form)
         return whole or (found.parameter and found.path.rpartition(".")[0] == path and not found.form)
     if isinstance(node, ast.Name):
-        others = {key: made for key, made in values.items() if key != node.id}
-        return any(keeps(one, path, names, others) for one in values.get(node.id, ()))
+        made = () if node.id in seen else values.get(node.id, ())
+        seen.add(node.id)
+        return any(keeps(one, path, names, values, seen) for one in made)
     if isinstance(node, ast.Attribute):
-        return isinstance(node.value, ast.Call) and keeps(node.value, path, names, values)
+        return isinstance(node.value, ast.Call) and keeps(node.value, path, names, values, seen)
     if not isinstance(node, ast.Call):
-        return any(keeps(child, path, names, values) for child in ast.iter_child_nodes(node))
+        return any(keeps(child, path, names, values, seen) for child in ast.iter_child_nodes(node))
     given = [*node.args, *(word.value for word in node.keywords)]
     if isinstance(node.func, ast.Attribute):
         owner = reached_by(node.func.value, names)
         given += [node.func.value] if owner is None or not owner.parameter else []
-    return any(keeps(one, path, names, values) for one in given)
+    return any(keeps(one, path, names, values, seen) for one in given)
+
+
+EXPRESSIONS = ("value", "test", "iter", "exc")
+"""Fields of a statement that are expressions of its own."""
+
+
+def calls_of(node: ast.stmt) -> Iterator[ast.Call]:
+    """Yield the calls in a statement itself, outermost first, and not those in blocks under it."""
+    waiting = [value for value in map(node.__dict__.get, EXPRESSIONS) if isinstance(value, ast.AST)]
+    waiting += [item.context_expr for item in getattr(node, "items", ())]
+    for child in waiting:  # grows as it goes
+        if isinstance(child, ast.Call):
+            yield child
+            waiting += [child.func, *child.args, *(word.value for word in child.keywords)]
+        elif isinstance(child, ast.Attribute):
+            waiting.append(child.value)
+        elif not isinstance(child, (ast.Lambda, ast.Name, ast.Constant)):
+            waiting += ast.iter_child_nodes(child)
+
+
+def kind_of(written: Reached, found: Reached) -> EventKind:
+    """Return the sort of event where one path is assigned what is, or is made of, another."""
+    if not found.form:
+        return "share" if found.parameter else "alias"
+    if found.parameter and (written.parameter or "Parameter" in found.form):
+        return "parameter"
+    if found.parameter:
+        return "plain" if "Buffer" not in found.form else "build"
+    return "clone" if found.form[-1] in ("deepcopy", "copy") else "build"

@@ -38,23 +38,36 @@ FILES = 20_000
 LEFT_OUT = frozenset({"node_modules", "__pycache__", "site-packages", "build", "dist"})
 """Folders that hold no source of the project; those that begin with a dot are left out too."""
 
-TELLING = (b"Embedding(", b"tie_", b"tied", b"tying", b"to_empty", b"load_state_dict", b"_get_clones")
-"""Bytes one of which, or of `FORMS`, a file has that has anything to do with ties; others are not parsed."""
+WORDS = (b"torch", b"Module", b"mbed", b"Linear", b"nn.")
+"""Words one of which stands in whatever has modules; an edge of a graph has a `.weight` too."""
 
-FORMS = tuple(
-    re.compile(form)
-    for form in (
-        rb"\.weight\b",
-        rb"tie(?!r)(?:(?<![A-Za-z0-9]tie)|(?<=untie)|(?<=retie))",
-        rb"deepcopy\((?:(?:\w+\.)+\w|\w+\)\s+for\b)",
-        rb"\)\s*\]\s*\*",
-        rb"\*\s*\[\s*\w+[.(]",
-    )
+ALONE = (
+    (rb"tie(?!_word_embeddings\b)(?:d?_?[wpk]|check:|(?<=_to_tie))",),  # TIE803 to 805, 814, 815, and TIE901
+    (rb"to_empty\(",),  # TIE811
+    (rb"load_state_dict\(", rb"assign"),  # TIE810
 )
-"""Each begins with plain text, for which `re` looks at once: as one pattern they take five times as long."""
+"""Forms that stand together in a file with a finding of these rules, whatever else is in it."""
 
-WORDS = (b"torch", b"weight", b"Module", b"mbedding")
-"""Words one of which stands in whatever builds a module or sets a flag."""
+_TABLE = rb"[._\"'](?i:wte|wpe|emb|embed\w{0,40}|shared|tok_\w{1,40}|vocab_emb\w{0,40})(?:\(\)|[\"'])?(?![\w.(\[])"
+_MADE = rb"\[[\s(]*(?:\w+\.)*[A-Z]\w*\("
+AMONG = (
+    (rb"weight\b(?<=[.\"']weight)",),  # TIE802, 806 to 809, 816, 817, and the ties that TIE810 and 811 ask for
+    (rb"load_state_dict\(", rb"\.state_dict\(", rb"(?i)tie|tying|shar"),  # TIE802
+    (rb"bias\b(?<=[.\"']bias)",),  # TIE816, 817
+    (rb"Embedding\w*\(",),  # TIE801, by what is built
+    (rb"=[\s(]*(?:getattr\()?\w[^\n=#(]*(?:\(\)[^\n=#(]*)*" + _TABLE,),  # the same, by its name
+    (rb"setattr\(", _TABLE),
+    (rb"_module\(", _TABLE),
+    (rb"copy\(", rb"(?:share|tie)d?(?:_\w+)?\b"),  # TIE812
+    (rb"clones\(",),  # TIE812, 818
+    (rb"deepcopy\([\w.]+\)\s+for\b",),
+    (rb"Transformer(?:En|De)coder\(",),
+    (rb"\)\s*\]\s*\*", _MADE),  # TIE813
+    (rb"\*\s*" + _MADE,),
+)
+"""The same for those of a file that has modules. First forms begin with plain text, for which `re` looks at once."""
+
+FORMS = tuple(tuple(tuple(map(re.compile, some)) for some in each) for each in (ALONE, AMONG))
 
 THEIRS = re.compile(r"#\s*trf-ignore:\s*(TRF\d+)", re.IGNORECASE)
 SAME_RULES = {"TRF048": "TIE803"}
@@ -105,13 +118,13 @@ def source_bytes(path: str, shown: str) -> bytes:
 
 def may_tell(data: bytes) -> bool:
     """Tell whether a file's bytes may have anything to do with ties."""
-    may = any(word in data for word in WORDS)
-    return may and (any(word in data for word in TELLING) or any(form.search(data) for form in FORMS))
+    groups = FORMS if any(word in data for word in WORDS) else FORMS[:1]
+    return any(all(form.search(data) for form in forms) for group in groups for forms in group)
 
 
 def parse_source(data: bytes, shown: str, *, notebook: bool = False) -> SourceFile | None:
     """Return the records of a file's bytes; None where they have nothing to do with ties."""
-    if not may_tell(data):
+    if not may_tell(re.sub(rb'\\n(?:",\s*")?|\\(?=")', _unescaped, data) if notebook else data):
         return None
     if len(data) > FILE_BYTES:
         raise TargetError(f"{shown} has {len(data):,} bytes; more than {FILE_BYTES:,} of a source are not read", shown)
@@ -156,6 +169,11 @@ def _notebook_text(data: bytes, shown: str) -> str:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TargetError(f"{shown} is no notebook: {type(error).__name__}: {error}", shown) from error
     return "\n".join(map(cell_code, texts))
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """Return what stands in code where a notebook has an escape."""
+    return b"\n" if len(found[0]) > 1 else b""
 
 
 def cell_code(text: str) -> str:

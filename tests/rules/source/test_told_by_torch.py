@@ -24,7 +24,8 @@ from tiecheck.rules.source.modules import (
     WeightKeptAsPlainTensor,
 )
 from tiecheck.rules.source.overrides import EmptyTieWeights, PostInitMissing, UnguardedTie
-from tiecheck.rules.source.sharing import CopyInsteadOfShare, ModuleAliasAssignment, TieReboundLater
+from tiecheck.rules.source.rebinds import TieReboundLater
+from tiecheck.rules.source.sharing import CopyInsteadOfShare, ModuleAliasAssignment
 from tiecheck.rules.source.sightings import source_facts
 
 DECLARED_RULES = (ListTiedWeightsKeys, MisspeltTieDeclaration, SelfMappedTieKey, PostInitMissing, EmptyTieWeights)

@@ -85,6 +85,16 @@ def begun_at_end(file: SourceFile, owner: ModuleClass, begun: Method) -> tuple[E
     return _edit("begun", source_step(owner.name, code, method=begun.name, file=file.path, line=begun.line))
 
 
+def begun_behind(file: SourceFile, owner: ModuleClass, begun: Method, call: Event, made: Event) -> tuple[Edit, ...]:
+    """Return the way to move `post_init()` behind the statement that makes what it ties."""
+    if not made.statement:
+        return ()
+    code = f"{begun.arguments[0]}.post_init()"
+    gone = source_step(owner.name, None, code, file=file.path, line=call.line)
+    both = source_step(owner.name, f"{made.statement}\n{code}", made.statement, file=file.path, line=made.line)
+    return _edit("moved", gone, both)
+
+
 def moved_behind(file: SourceFile, owner: ModuleClass, tie: Event, made: list[Event]) -> tuple[Edit, ...]:
     """Return the way to move a tie behind the last statement that makes a member again, within one block.
 

@@ -1,27 +1,21 @@
-"""TIE80x: statements that are meant to tie and do not, or tie something else."""
+"""TIE801, TIE802: statements that are meant to tie and do not, or tie something else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from tiecheck.records.source import Event, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
-from tiecheck.rules.source.rewrites import MORE, moved_behind, shared_instead, unaliased
+from tiecheck.rules.source.rewrites import MORE, shared_instead, unaliased
 from tiecheck.rules.source.sightings import (
     PLAIN_MODEL,
-    TIED_CLASS,
     class_of_path,
     event_draft,
     is_embedding,
     is_head,
-    is_tie,
-    methods_in_turn,
     module_of,
-    replacing,
     says_tie,
     source_facts,
-    ties_again,
-    together,
 )
 
 ENGINES = frozenset({"vllm", "sglang"})
@@ -130,7 +124,7 @@ class CopyInsteadOfShare(Rule):
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
             for owner in file.classes:
-                for event in _alike_once(e for method in owner.methods for e in method.events):
+                for event in _alike_once(e for m in owner.methods for e in m.events if not _tied_after(e, m.events)):
                     said = _broken_tie(file, owner, event)
                     if said is None:
                         continue
@@ -178,6 +172,8 @@ class CopyInsteadOfShare(Rule):
         yield Case("copy_ where it asks for none", source_facts(asked.replace("if tie", "if not tie")))
         equal = f"{PLAIN_MODEL}\n    def tie_weights(self):\n        self.head.weight == self.wte.weight\n"
         yield Case("compared", source_facts(equal), finds=("error",))
+        tied = f"{tie}        self.head.weight = self.wte.weight\n"
+        yield Case("copy_, and then tied", source_facts(tied))
         looked = equal.replace("self.head.weight ==", "return self.head.weight ==")
         yield Case("a comparison that is returned", source_facts(looked))
         turned = """
@@ -191,6 +187,14 @@ class CopyInsteadOfShare(Rule):
         yield Case("the parameter itself", source_facts(f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"))
         begun = f"{PLAIN_MODEL}\n    def reset(self):\n        self.head.weight.data.copy_(self.wte.weight)\n"
         yield Case("values that are copied where nothing says tie", source_facts(begun))
+
+
+def _tied_after(event: Event, events: tuple[Event, ...]) -> bool:
+    """Tell whether the two that a statement copies are made one by a later one, where both happen."""
+    if event.kind not in ("data", "parameter", "copy"):
+        return False
+    ties = (e for e in events[events.index(event) + 1 :] if e.kind == "share" and {*e.branch} <= {*event.branch})
+    return any({tie.target, tie.source} == {event.target, event.source} for tie in ties)
 
 
 def _broken_tie(file: SourceFile, owner: ModuleClass, event: Event) -> str | None:
@@ -216,85 +220,3 @@ def _broken_tie(file: SourceFile, owner: ModuleClass, event: Event) -> str | Non
     if copied:
         return "takes a copy: the two differ after the first step"
     return "becomes a second parameter over the same memory: two gradients, and the first conversion separates them"
-
-
-class TieReboundLater(Rule):
-    """A tie is made, and a statement after it replaces one of its members.
-
-    ## What it does
-    Finds a member of a tie whose module or parameter is assigned again later in the same constructor, where no
-    statement after it, and no `post_init()` of a class that maps the two, ties them again.
-
-    ## Why it is bad
-    The tie is gone without a word: the new module has a parameter of its own.
-
-    ## How to fix it
-    Move the tie behind the last assignment of its members.
-    """
-
-    code = "TIE806"
-    summary = "tied, and then a member is replaced"
-    severity = "warning"
-    confidence = "medium"
-
-    def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
-        for file in sources:
-            for owner in file.classes:
-                for method in methods_in_turn(owner):
-                    yield from _rebound(file, owner, method.events)
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        tied = f"{PLAIN_MODEL}\n        self.head.weight = self.wte.weight\n"
-        yield Case(
-            "a new embedding", source_facts(f"{tied}        self.wte = nn.Embedding(v, d)\n"), finds=("warning",)
-        )
-        late = f"{tied}        self.head.weight = nn.Parameter(torch.zeros(v, d))\n"
-        yield Case("a new parameter", source_facts(late), finds=("warning",))
-        yield Case("tied last", source_facts(tied))
-        early = PLAIN_MODEL.replace(
-            "        self.head =", "        self.head.weight = self.wte.weight\n        self.head ="
-        )
-        yield Case("before the head is there", source_facts(early), finds=("warning",))
-        tie = "            self.head.weight = self.wte.weight\n"
-        other = f"{PLAIN_MODEL}\n        if tie:\n{tie}        else:\n            self.head = nn.Linear(d, v)\n"
-        yield Case("in the other branch", source_facts(other))
-        again = f"{tied}        self.head = nn.Linear(d, v)\n        self.head.weight = self.wte.weight\n"
-        yield Case("tied again", source_facts(again))
-        mapped = TIED_CLASS.replace("model.embed_tokens", "wte").replace("model = Decoder", "wte = nn.Embedding")
-        lost = "        self.lm_head.weight = self.wte.weight\n        self.lm_head = nn.Linear(d, v)\n"
-        begun = mapped.replace("        self.post_init()", f"{lost}        self.post_init()")
-        yield Case("tied again by post_init()", source_facts(begun))
-        yield Case("behind post_init()", source_facts(f"{mapped}{lost}"), finds=("warning",))
-
-
-def _rebound(file: SourceFile, owner: ModuleClass, events: tuple[Event, ...]) -> Iterator[Draft]:
-    for number, tie in enumerate(events):
-        if not is_tie(owner, tie):
-            continue
-        made = replacing(tie, events)
-        later = tuple(event for event in events[number + 1 :] if together(tie, event))
-        if not made or ties_again(file, owner, tie, later[later.index(made[-1]) + 1 :]):
-            continue
-        lost = made[0]
-        if too_early(owner, lost, events[:number]):
-            what = f"which line {lost.line} is the first to make: building the model raises AttributeError."
-        else:
-            what = f"and line {lost.line} makes {lost.target} again: the tie is gone."
-        yield event_draft(
-            file,
-            tie,
-            f"{owner.name}: {tie.target} is tied to {tie.source}, {what}",
-            f"a line behind {lost.line} is the place for it, where no other branch or method is between them.",
-            f"undone by line {lost.line}",
-            moved_behind(file, owner, tie, made),
-        )
-
-
-def too_early(owner: ModuleClass, lost: Event, before: Sequence[Event]) -> bool:
-    """Tell whether a tie stands before the statement that first makes one of its members, as far as all is seen."""
-    first = lost.target.partition(".")[0]
-    there = any(event.target.partition(".")[0] == first for event in before) or any(
-        path.partition(".")[0] == first for path, _ in owner.parts
-    )
-    return not there and not lost.branch and set(owner.lineage) <= {"Module"}
