@@ -110,7 +110,7 @@ def test_a_declaration_needs_no_torch(code: str) -> None:
 
 
 def test_the_weight_of_an_edge_is_nobodys_parameter() -> None:
-    text = "class Path:\n    def __init__(self, edge):\n        self.edge = edge\n        self.cost = lambda: edge.weight\n"
+    text = "class Path:\n    def __init__(self, edge):\n        self.cost = lambda: edge.weight\n"
     assert findings(text) == []
 
 
