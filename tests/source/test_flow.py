@@ -41,6 +41,7 @@ def kinds(body: str, more: str = "") -> list[str]:
         ("self.emb.weight.data.uniform_(-1, 1)", ["init emb.weight"]),
         ("self.apply(f)", ["init *"]),
         ("self.out = lambda x: x @ self.emb.weight.t()", ["closure out"]),
+        ("self.out = lambda emb: emb.weight.t()", []),
         ("w = self.emb.weight.t()\nself.w = w.detach()", ["plain w"]),
         ("self.w = nn.Parameter(self.emb.weight.t())", ["parameter w"]),
         ("self.emb.weight = self.emb.weight", []),

@@ -15,7 +15,7 @@ from tiecheck.source.paths import (
     calls_of,
     copied_each,
     keeps,
-    kind_of,
+    kind_of_event,
     plain_part,
     reached_by,
     text_of,
@@ -156,14 +156,15 @@ class Flow:
                 self._add("data" if found and found.parameter else "init", written.path, found, place)
             return
         if found is not None and found.path:
-            self._add(kind_of(written, found), written.path, found, place)
+            self._add(kind_of_event(written, found), written.path, found, place)
             return
         self._other_value(written.path, value, place)
 
     def _other_value(self, path: str, value: ast.expr, place: ast.AST) -> None:
         """Add the event of a value that is no path: something built, a list of modules, a closure."""
         if isinstance(value, ast.Lambda) or called_name(value).rpartition(".")[2] == "partial":
-            for read in dict.fromkeys(weights_read(value, self.names)):
+            own = {one.arg for one in ast.walk(value) if isinstance(one, ast.arg)}
+            for read in dict.fromkeys(weights_read(value, {k: v for k, v in self.names.items() if k not in own})):
                 self._add("closure", path, Reached(read, ()), place)
             return
         form = "kept" if keeps(value, path, self.names, self.values, set()) else ""

@@ -244,7 +244,7 @@ def calls_of(node: ast.stmt) -> Iterator[ast.Call]:
             waiting += ast.iter_child_nodes(child)
 
 
-def kind_of(written: Reached, found: Reached) -> EventKind:
+def kind_of_event(written: Reached, found: Reached) -> EventKind:
     """Return the sort of event where one path is assigned what is, or is made of, another."""
     if not found.form:
         return "share" if found.parameter else "alias"

@@ -76,7 +76,7 @@ class PostInitMissing(Rule):
 
     ## What it does
     Finds a class that derives from `PreTrainedModel` by bases of the same file, has `_tied_weights_keys` and a
-    constructor, and calls `post_init()` (or `init_weights()`) nowhere in it.
+    constructor, and calls `post_init()` (or `init_weights()`) nowhere.
 
     ## Why it is bad
     `post_init()` makes `all_tied_weights_keys` and ties. Without it the model is built untied, and `from_pretrained` of
@@ -122,6 +122,10 @@ class PostInitMissing(Rule):
         yield Case("missing", source_facts(TIED_CLASS.replace("self.post_init()", "pass")), finds=("error",))
         yield Case("there", source_facts(TIED_CLASS))
         published = TIED_CLASS.replace("self.post_init()", "pass").replace("PreTrainedModel", "LlamaForCausalLM")
+        helped = TIED_CLASS.replace(
+            "self.post_init()", "self.begin()\n\n    def begin(self):\n        self.post_init()"
+        )
+        yield Case("called by a helper", source_facts(helped))
         yield Case("a base that calls it", source_facts(published))
         abstract = TIED_CLASS.replace("self.post_init()", "pass").replace(
             "def __init__(self, config)", "def build(self)"
@@ -130,9 +134,9 @@ class PostInitMissing(Rule):
 
 
 def _begins(owner: ModuleClass) -> bool:
-    """Tell whether a class's constructor calls what ties."""
-    begun = owner.method("__init__")
-    return begun is not None and any(name.rpartition(".")[2] in ("post_init", "init_weights") for name in begun.calls)
+    """Tell whether a method of a class, which its constructor may call, calls what ties."""
+    calls = (name for method in owner.methods for name in method.calls)
+    return any(name.rpartition(".")[2] in ("post_init", "init_weights") for name in calls)
 
 
 class EmptyTieWeights(Rule):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from tiecheck.records.source import Event, ModuleClass, SourceFile
+from tiecheck.records.source import Event, Method, ModuleClass, SourceFile
 from tiecheck.rules.base import Case, Draft, Rule
 from tiecheck.rules.source.rewrites import MORE, shared_instead, unaliased
 from tiecheck.rules.source.sightings import (
@@ -14,6 +15,7 @@ from tiecheck.rules.source.sightings import (
     is_embedding,
     is_head,
     module_of,
+    replacing,
     says_tie,
     source_facts,
 )
@@ -124,7 +126,8 @@ class CopyInsteadOfShare(Rule):
     def check(self, sources: tuple[SourceFile, ...]) -> Iterator[Draft]:
         for file in sources:
             for owner in file.classes:
-                for event in _alike_once(e for m in owner.methods for e in m.events if not _tied_after(e, m.events)):
+                meant = (m for m in owner.methods if not re.search(r"(?i)untie|un_tie", m.name))
+                for event in _alike_once(e for m in meant for e in m.events if not _tied_anyway(owner, e, m)):
                     said = _broken_tie(file, owner, event)
                     if said is None:
                         continue
@@ -174,6 +177,13 @@ class CopyInsteadOfShare(Rule):
         yield Case("compared", source_facts(equal), finds=("error",))
         tied = f"{tie}        self.head.weight = self.wte.weight\n"
         yield Case("copy_, and then tied", source_facts(tied))
+        apart = source_facts(tie.replace("tie_weights", "untie_weights"))
+        yield Case("copied by what unties", apart)
+        shared = tied.replace("    def tie_weights(self):\n", "").split("        self.head.weight.data")
+        one = f"{shared[0]}        self.head.weight = self.wte.weight\n\n    def tie(self):\n"
+        yield Case(
+            "memory of what is one", source_facts(f"{one}        self.head.weight.data = self.wte.weight.data\n")
+        )
         looked = equal.replace("self.head.weight ==", "return self.head.weight ==")
         yield Case("a comparison that is returned", source_facts(looked))
         turned = """
@@ -189,12 +199,15 @@ class CopyInsteadOfShare(Rule):
         yield Case("values that are copied where nothing says tie", source_facts(begun))
 
 
-def _tied_after(event: Event, events: tuple[Event, ...]) -> bool:
-    """Tell whether the two that a statement copies are made one by a later one, where both happen."""
+def _tied_anyway(owner: ModuleClass, event: Event, method: Method) -> bool:
+    """Tell whether the two of a copy are one: by a later statement, or, for values, by the constructor in any case."""
     if event.kind not in ("data", "parameter", "copy"):
         return False
-    ties = (e for e in events[events.index(event) + 1 :] if e.kind == "share" and {*e.branch} <= {*event.branch})
-    return any({tie.target, tie.source} == {event.target, event.source} for tie in ties)
+    ties = [e for e in method.events[method.events.index(event) + 1 :] if {*e.branch} <= {*event.branch}]
+    begun = owner.method("__init__")
+    if event.kind != "parameter" and begun is not None and begun is not method:
+        ties += [e for e in begun.events if not e.branch and not replacing(e, begun.events)]
+    return any(e.kind == "share" and {e.target, e.source} == {event.target, event.source} for e in ties)
 
 
 def _broken_tie(file: SourceFile, owner: ModuleClass, event: Event) -> str | None:
