@@ -12,9 +12,9 @@ import json
 import re
 import resource
 import signal
-import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import torch
 import transformers
 from subjects import ClassCandidate, every, quiet
+from timing import note, ratio, report
 from zoo import animal, own
 
 from tiecheck.live.registrations import Registrations
@@ -204,22 +205,25 @@ def page(rows: list[Row]) -> str:
 
 
 def measure() -> None:
-    """Print processor time against a plain forward pass on meta, and the memory that a trace adds."""
+    """Print processor time against a plain forward pass on meta, taken in turns, and the memory that a trace takes."""
     for name, make in SUBJECTS.items():
         with torch.device("meta"):
-            module = make().eval()
-        ids = {n: torch.ones(1, 8, dtype=torch.long) for n in ("input_ids", "decoder_input_ids")[: 1 + ("T5" in name)]}
-        given = Inputs((), ids)
-        run_plainly(module, given)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ratios, plain, trace = [], [], []
-        for _ in range(9):  # in turns, since the machine is shared
-            plain.append(clock(partial(run_plainly, module, given)))
-            trace.append(clock(partial(trace_uses, module, given)))
-            ratios.append(trace[-1] / plain[-1])
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(f"{name}: plain {min(plain):.3f} s, traced {min(trace):.3f} s, {min(trace) / min(plain):.2f}x", end="; ")
-        print(f"median of the turns {statistics.median(ratios):.2f}x; {more:.0f} MiB more")
+            module, given = make()
+        module.eval()
+        plain, traced = partial(run_plainly, module, given), partial(trace_uses, module, given)
+        measured = ratio(partial(clock, traced), partial(clock, plain))
+        report(f"{name}: a trace, of a plain pass on meta", measured, GOAL)
+        tracemalloc.start()
+        traced()
+        taken = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+        print(f"  the trace takes {taken:.1f} MiB")
+        if name == LARGEST:
+            seconds = measured[0]
+            note(f"{name}: a trace", f"{seconds:.2f} s", "<= 1 s", held=seconds <= 1)
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"the process took {whole:.0f} MiB at most, torch and transformers included")
+    note("traces of all of them, the whole process", f"{whole:.0f} MiB", "<= 500 MiB", held=whole <= 500)
 
 
 def run_plainly(module: Any, given: Inputs) -> None:
@@ -235,11 +239,37 @@ def clock(call: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-SUBJECTS: dict[str, Callable[[], Any]] = {
-    "GPT-2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config()),
-    "T5-small": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config()),
-    "Llama 8B": lambda: llama(4096, 14336, 32, 32),
-    "Llama 70B": lambda: llama(8192, 28672, 80, 64),
+def text(*names: str, **more: torch.Tensor) -> Inputs:
+    """Return eight tokens under each name, and what else there is."""
+    return Inputs((), {name: torch.ones(1, 8, dtype=torch.long, device="cpu") for name in names} | more)
+
+
+def pictured() -> tuple[Any, Inputs]:
+    """Return a model of pictures and words, and one of each."""
+    picture = torch.zeros(1, 3, 384, 384, device="cpu")
+    model = transformers.BlipForConditionalGeneration(transformers.BlipConfig())
+    return model, text("input_ids", pixel_values=picture)
+
+
+def experts() -> Any:
+    """Return a mixture of experts, in the one type in which meta multiplies groups."""
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig()).to(torch.bfloat16)
+
+
+IDS = text("input_ids")
+GOAL = 1.15
+LARGEST = "Llama 70B"
+SUBJECTS: dict[str, Callable[[], tuple[Any, Inputs]]] = {
+    "Llama, 2 layers": lambda: (llama(64, 128, 2, 8), IDS),
+    "GPT-2": lambda: (transformers.GPT2LMHeadModel(transformers.GPT2Config()), IDS),
+    "T5": lambda: (
+        transformers.T5ForConditionalGeneration(transformers.T5Config()),
+        text("input_ids", "decoder_input_ids"),
+    ),
+    "BLIP, a picture": pictured,
+    "Mixtral 8x7B": lambda: (experts(), IDS),
+    "Llama 8B": lambda: (llama(4096, 14336, 32, 32), IDS),
+    LARGEST: lambda: (llama(8192, 28672, 80, 64), IDS),
 }
 
 

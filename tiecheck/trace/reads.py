@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from tiecheck.files.limits import target_account
+from tiecheck.trace.meta_results import MetaResults
 from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, may_begin, summed_over
 from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in, value_after, weight_after
 
@@ -52,7 +53,7 @@ class ReadTrace(TorchFunctionMode):
         """Name of the op that raised."""
         self.name_of: Callable[[Tensor], tuple[str, ...]] = lambda _: ()
         """Returns the names by which the pass came to a source last (`names.watched_names`)."""
-        self._keep, self._to_meta = keep, to_meta
+        self._keep, self._to_meta, self._meta = keep, to_meta, MetaResults()
         self._index: dict[int, Trail] = {}
         self._expected: dict[int, Tensor] = {}
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
@@ -99,7 +100,7 @@ class ReadTrace(TorchFunctionMode):
         if kind.asks and given[0][0].is_meta:
             return _answer(kind.name, given[0][0])
         try:
-            out = func(*given[0], **given[1])
+            out = self._meta.run(kind.name, func, *given) if self._to_meta and tensors else func(*given[0], **given[1])
         except Exception as error:  # noqa: BLE001  # an operation may fail in any way
             out = self._instead(kind, func, *given, error)
         if trails.count(VALUE) < len(trails) or (kind.begins and may_begin(kind.name, tensors)):
