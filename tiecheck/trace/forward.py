@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ LOGITS = 1 << 24
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "block_size", "n_ctx")
 _TOKENS = ("input_ids", "decoder_input_ids")
+_PUT_BACK = frozenset({dict, OrderedDict, defaultdict})
 
 
 class Pass(NamedTuple):
@@ -174,14 +176,16 @@ def floating(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def left_untouched(module: nn.Module, device: torch.device, *, grad: bool = False) -> Iterator[None]:
-    """Set evaluation mode, without gradient unless asked for; afterwards modes, random state and buffers are as before.
+    """Set evaluation mode, without gradient unless asked for; afterwards random state and modules are as before.
 
-    The flag is set and not `eval()` called: loralib's `train` merges weights.
+    Modules: their modes, buffers, and what a forward keeps in them (a cache on meta would spoil the next pass) or puts
+    in the place of a layer; not what it changes in an object of its own (a list). The flag is set and not `eval()`
+    called: loralib's `train` merges weights.
     """
     modules = list(module.modules())
     modes = [m.training for m in modules]
-    buffers = [dict(m._buffers) for m in modules]
-    values = [(b, b._version, b.clone()) for held in buffers for b in held.values() if b is not None]
+    held = [[(d, dict(d)) for d in (m.__dict__, *vars(m).values()) if type(d) in _PUT_BACK] for m in modules]
+    values = [(b, b._version, b.clone()) for m in modules for b in m._buffers.values() if b is not None]
     accelerator = device.type not in ("cpu", "meta")
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
@@ -193,10 +197,11 @@ def left_untouched(module: nn.Module, device: torch.device, *, grad: bool = Fals
                 m.training = False
             yield
         finally:
-            for m, mode, held in zip(modules, modes, buffers, strict=True):
+            for m, mode, dictionaries in zip(modules, modes, held, strict=True):
                 m.training = mode
-                m._buffers.clear()
-                m._buffers.update(held)
+                for dictionary, before in dictionaries:
+                    dictionary.clear()
+                    dictionary.update(before)
             for buffer, version, value in values:
                 if buffer._version != version:
                     buffer.detach().copy_(value)

@@ -83,7 +83,6 @@ class ReadTrace(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the call and look at what it did."""
-        del types
         kind = kind_of(func)
         if kind.getter:
             if self._to_meta and not args[0].is_meta:
@@ -204,14 +203,15 @@ class ReadTrace(TorchFunctionMode):
         return self._trail(base)._replace(turned=turned)
 
     def _see(self, call: Call) -> None:
-        weights = [n for n, trail in enumerate(call.trails) if trail.kind == "weight"]
+        written = call.name in WRITES  # and not read
+        weights = [n for n, trail in enumerate(call.trails) if trail.kind == "weight" and (n or not written)]
         if not weights:
             followed = self._follow_value(call)
         elif (made := weight_after(call, self._number)) is not None:
             followed = made
             self._taken.update(dict.fromkeys(followed.sources, call.name))
         else:
-            reads = [self._read(call, n) for n in weights if n or call.name not in WRITES]
+            reads = [self._read(call, n) for n in weights]
             main = next((read for read in reads if read.role != "other"), None)
             followed = Trail("read", (main.number,)) if main is not None else self._follow_value(call)
         for out in call.outs:
