@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -190,6 +191,8 @@ def left_untouched(module: nn.Module, device: torch.device, *, grad: bool = Fals
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # torch 2.6
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiler trips over watched modules
         if accelerator:
             stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
         try:

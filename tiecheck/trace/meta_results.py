@@ -61,3 +61,28 @@ def _form(value: Any) -> Any:
 def _transformed() -> bool:
     """Return True inside `vmap`, `grad` and the like, whose tensors look like plain ones (torch 2.13)."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def without_transform(tensor: Tensor) -> Tensor:
+    """Return what a tensor of a transform of `torch.func` stands for; any other as it is (torch 2.13)."""
+    wrapped = _transformed() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return torch._C._functorch.get_unwrapped(tensor) if wrapped else tensor
+
+
+def answered_on_meta(name: str, tensor: Tensor) -> Any:
+    """Return what a question about values that are not there is answered with."""
+    if name in {"bool", "contains", "equal", "allclose", "is_nonzero"}:
+        return False
+    if name in {"tolist", "numpy"}:
+        return getattr(torch.ones(tensor.shape, dtype=tensor.dtype), name)()
+    if name == "format":  # as part of a name
+        return "0"
+    if name == "item" and tensor.dtype is torch.bool:
+        return False
+    return 1.0 if name == "float" or tensor.is_floating_point() else 1
+
+
+def in_bfloat16(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run a product that meta has for bfloat16 alone (`grouped_mm`, torch 2.13)."""
+    values = [a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+    return func(*values, **kwargs).to(args[0].dtype)

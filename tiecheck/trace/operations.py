@@ -36,8 +36,10 @@ _MATRICES: Mapping[str, tuple[tuple[int, str], tuple[int, str]]] = {
     "matmul": ((0, "input"), (1, "other")),
     "rmatmul": ((1, "other"), (0, "input")),
     "mm": ((0, "input"), (1, "mat2")),
+    "mv": ((0, "input"), (1, "vec")),
     "bmm": ((0, "input"), (1, "mat2")),
     "grouped_mm": ((0, "input"), (1, "mat2")),
+    "addmv": ((1, "mat"), (2, "vec")),
     "addmm": ((1, "mat1"), (2, "mat2")),
     "baddbmm": ((1, "batch1"), (2, "batch2")),
     "addbmm": ((1, "batch1"), (2, "batch2")),
@@ -94,7 +96,7 @@ def is_lookup(name: str, weight: Tensor, args: Sequence[Any], kwargs: Mapping[st
         return argument(args, kwargs, (0, "input")) is weight and argument(args, kwargs, (1, "dim")) == 0
     if name == "getitem" and args[0] is weight:
         first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        return isinstance(first, Tensor) and not first.is_floating_point()
+        return isinstance(first, list) or (isinstance(first, Tensor) and not first.is_floating_point())
     return False
 
 
@@ -113,7 +115,17 @@ def summed_over(name: str, weight: Tensor, args: Sequence[Any], kwargs: Mapping[
         return (True, left) if right is weight else (False, right) if left is weight else None
     if name == "einsum":
         return _einsum(weight, args)
-    return None
+    return _tensordot(weight, args, kwargs) if name == "tensordot" else None
+
+
+def _tensordot(weight: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bool, Any] | None:
+    pair = [argument(args, kwargs, where) for where in ((0, "a"), (1, "b"))]
+    dims = argument(args, kwargs, (2, "dims"))
+    place = next(n for n, one in enumerate(pair) if one is weight)
+    if isinstance(dims, (tuple, list)) and len(dims) == 2:
+        mine = dims[place] if isinstance(dims[place], (tuple, list)) else (dims[place],)
+        return weight.dim() - 1 not in {n % weight.dim() for n in mine}, pair[1 - place]
+    return (place == 1, pair[1 - place]) if dims == 1 else None
 
 
 def _einsum(weight: Tensor, args: Sequence[Any]) -> tuple[bool, Any] | None:

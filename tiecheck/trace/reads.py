@@ -16,8 +16,9 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from tiecheck.files.limits import target_account
-from tiecheck.trace.meta_results import MetaResults
-from tiecheck.trace.operations import WRITES, Kind, is_lookup, kind_of, may_begin, summed_over
+from tiecheck.trace.memories import Memories
+from tiecheck.trace.meta_results import MetaResults, answered_on_meta, in_bfloat16, without_transform
+from tiecheck.trace.operations import JOINS, WRITES, Kind, is_lookup, kind_of, may_begin, summed_over
 from tiecheck.trace.trails import NORMALISED, VALUE, Call, TensorRead, Trail, tensors_in, value_after, weight_after
 
 _MARK = "_tiecheck_trail"
@@ -53,7 +54,7 @@ class ReadTrace(TorchFunctionMode):
         """Name of the op that raised."""
         self.name_of: Callable[[Tensor], tuple[str, ...]] = lambda _: ()
         """Returns the names by which the pass came to a source last (`names.watched_names`)."""
-        self._keep, self._to_meta, self._meta = keep, to_meta, MetaResults()
+        self._keep, self._to_meta, self._meta, self._memories = keep, to_meta, MetaResults(), Memories()
         self._index: dict[int, Trail] = {}
         self._expected: dict[int, Tensor] = {}
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
@@ -67,6 +68,7 @@ class ReadTrace(TorchFunctionMode):
             if id(tensor) not in self._index:
                 self._index[id(tensor)] = Trail("weight", (len(self.sources),))
                 self.sources.append(tensor)
+                self._memories.note_source(tensor, tensor)
                 self._read_number(tensor)
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
@@ -97,17 +99,19 @@ class ReadTrace(TorchFunctionMode):
         if self._to_meta and self._is_mixed(tensors):
             given = self._on_meta(args), {key: self._on_meta(value) for key, value in given[1].items()}
         if kind.asks and given[0][0].is_meta:
-            return _answer(kind.name, given[0][0])
+            return answered_on_meta(kind.name, given[0][0])
         try:
             out = self._meta.run(kind.name, func, *given) if self._to_meta and tensors else func(*given[0], **given[1])
         except Exception as error:  # noqa: BLE001  # an operation may fail in any way
             out = self._instead(kind, func, *given, error)
         if trails.count(VALUE) < len(trails) or (kind.begins and may_begin(kind.name, tensors)):
             outs = tensors_in((args[0] if kind.name == "setitem" else out,))
+            self._memories.note_made(outs)
             if outs:
                 self._see(Call(kind.name, args, kwargs or {}, tensors, trails, outs))
         elif type(out) is Tensor and not (tensors and out is tensors[0]):
             out.__dict__[_MARK] = self._value  # spares the next look
+            self._memories.note_made((out,))
         return out
 
     def _is_mixed(self, tensors: list[Tensor]) -> bool:
@@ -126,7 +130,7 @@ class ReadTrace(TorchFunctionMode):
                 named = [a.dtype if isinstance(a, Tensor) else a for a in (*args[1:], *kwargs.values())]
                 return args[0].to(next((d for d in named if isinstance(d, torch.dtype)), args[0].dtype))
             if kind.name == "grouped_mm" and args[0].dtype is not torch.bfloat16:
-                return _in_bfloat16(func, args, kwargs)
+                return in_bfloat16(func, args, kwargs)
         self.failed = kind.name
         raise error
 
@@ -144,6 +148,8 @@ class ReadTrace(TorchFunctionMode):
         if id(tensor) not in self._twins:
             twin = torch.empty_like(tensor, device="meta", requires_grad=False)
             self._mark(twin, self._trail(tensor))
+            if id(tensor) in self._index:
+                self._memories.note_source(tensor, twin)
             self._twins[id(tensor)] = tensor, twin
         return self._twins[id(tensor)][1]
 
@@ -184,19 +190,19 @@ class ReadTrace(TorchFunctionMode):
         mark: tuple[int, Trail] | None = tensor.__dict__.get(_MARK)
         if mark is not None and mark[0] == self._trace:
             return mark[1]
-        weight = self._index.get(id(tensor))
-        if weight is not None:
-            return weight
-        if id(tensor) in self._expected:
-            return VALUE
-        if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):  # of elsewhere
-            self.follow((tensor,))
+        if id(tensor) in self._index or id(tensor) in self._expected:
+            return self._index.get(id(tensor), VALUE)
+        if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):
+            if self._memories.is_of_the_pass(tensor):
+                return self._trail_of_view(tensor, self._memories.source_under(tensor))
+            self.follow((tensor,))  # of elsewhere
             return self._trail(tensor)
-        return self._trail_of_view(tensor)
-
-    def _trail_of_view(self, tensor: Tensor) -> Trail:
-        """Return the trail of a tensor that no op of the pass gave out, which may be a view of a parameter."""
+        plain = without_transform(tensor)
         base = tensor._base if tensor._is_view() else None
+        return self._trail_of_view(tensor, base) if plain is tensor else self._trail(plain)
+
+    def _trail_of_view(self, tensor: Tensor, base: Tensor | None) -> Trail:
+        """Return the trail of a tensor that no op of the pass gave out, which may be a view of a parameter."""
         if base is None or not (isinstance(base, nn.Parameter) or id(base) in self._index):
             return VALUE
         turned = tensor.dim() == 2 and base.dim() == 2 and tensor.stride() == base.stride()[::-1]  # a transpose
@@ -249,6 +255,9 @@ class ReadTrace(TorchFunctionMode):
                 read.ended = read.ended or place != kept
                 if self._is_head(read) and (place != kept or (followed.factor is None and trail.factor is not None)):
                     self.lost = call.name
+        if call.name in JOINS and {trail.kind for trail in call.trails} == {"read"}:
+            of = {self.reads[trail.sources[0]].sources for trail in call.trails}
+            return call.trails[0].times(None) if len(of) == 1 else VALUE  # logits, made in chunks
         return followed
 
     def _number(self, value: Any) -> float | None:
@@ -258,25 +267,6 @@ class ReadTrace(TorchFunctionMode):
             elif value.numel() == 1 and not value.is_meta:
                 value = value.item()
         return float(value) if type(value) in {int, float} and value != 0 else None
-
-
-def _answer(name: str, tensor: Tensor) -> Any:
-    """Return what a question about values that are not there is answered with."""
-    if name in {"bool", "contains", "equal", "allclose", "is_nonzero"}:
-        return False
-    if name in {"tolist", "numpy"}:
-        return getattr(torch.ones(tensor.shape, dtype=tensor.dtype), name)()
-    if name == "format":  # as part of a name
-        return "0"
-    if name == "item" and tensor.dtype is torch.bool:
-        return False
-    return 1.0 if name == "float" or tensor.is_floating_point() else 1
-
-
-def _in_bfloat16(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Run a product that meta has for bfloat16 alone (`grouped_mm`, torch 2.13)."""
-    values = [a.to(torch.bfloat16) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-    return func(*values, **kwargs).to(args[0].dtype)
 
 
 def is_norm_layer(module: nn.Module) -> bool:
