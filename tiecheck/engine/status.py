@@ -203,7 +203,7 @@ def unkept_promises(facts: Facts, config: Config) -> Iterator[str]:
     if isinstance(live, Unknown):
         yield f"the ties= could not be judged: {live.reason}"
         return
-    claims = [claim for claim in live.declared if claim.by == (GIVEN,)]
+    claims = [claim for claim in live.declared if GIVEN in claim.by]
     if not claims and any(config.ties.values()):
         yield f"the ties= could not be judged: no module in it is of the class {listed(tuple(sorted(config.ties)))}"
     for claim in claims:

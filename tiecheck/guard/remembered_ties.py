@@ -17,6 +17,7 @@ from tiecheck.live.group_kind import judge_members
 from tiecheck.live.member_lookup import Member, look_up
 from tiecheck.live.memory import memory_links
 from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.moved_members import in_wrappers, moved_member
 from tiecheck.live.registrations import PlainReference, Registrations, looking_at, plain_references
 from tiecheck.live.ties import ties_of
 from tiecheck.live.wrappers import UserNames, child_through_wrappers, own_class, without_wrappers
@@ -64,7 +65,7 @@ class RememberedTie:
         """Tell quickly whether the names still are what they were: by identity, and memory where that was all."""
         tensors = {name: self.tensor(root, name) for name in self.names}
         if any(tensor is None for tensor in tensors.values()):
-            members = _in_wrappers(root, [self.member(root, name) for name in self.names])
+            members = in_wrappers(root, [self.member(root, name) for name in self.names])
             return not self.moved(root) and self.kind in TIED and judge_members(members).kind in TIED
         firsts = []
         for part in self.parts:
@@ -89,7 +90,7 @@ class RememberedTie:
             apart = packed and (len(packed) > 1 or not all(m.packed for m in members))
             return TieVerdict("absent", verdict.reason, verdict.parts) if apart else None
         if verdict.kind == "absent":
-            moved = _in_wrappers(root, [self._moved(root, member) for member in members])
+            moved = in_wrappers(root, [moved_member(root, member) for member in members])
             verdict = judge_members(moved)
             if verdict.kind in TIED and self.kind in TIED:
                 why = _why_not_used_alike(root, {member.attribute: member.name for member in moved})
@@ -107,7 +108,7 @@ class RememberedTie:
 
     def is_in(self, root: nn.Module) -> bool:
         """Tell whether a model has these names: all that are registered, be they moved by a norm, or packed."""
-        known = [self._moved(root, look_up(root, n)) for n in self.names if n not in self.references]
+        known = [moved_member(root, look_up(root, n)) for n in self.names if n not in self.references]
         held = [self.references[name].now(root) for name in self.references]
         return all(m.tensor is not None or m.packed for m in known) and all(one is not None for one in held)
 
@@ -154,49 +155,10 @@ class RememberedTie:
 
     def moved(self, root: nn.Module) -> tuple[tuple[str, str], ...]:
         """Return the names whose parameter pruning, a norm or a parametrization has moved, each with its new name."""
-        members = (self._moved(root, look_up(root, name)) for name in self.names if name not in self.references)
+        members = (moved_member(root, look_up(root, name)) for name in self.names if name not in self.references)
         return tuple(
             (one.name, one.attribute) for one in members if one.tensor is not None and one.name != one.attribute
         )
-
-    @staticmethod
-    def _moved(root: nn.Module, member: Member) -> Member:
-        """Return the parameter that pruning, a norm or a parametrization has moved a member to, by its new name."""
-        if member.tensor is not None:
-            return member._replace(attribute=member.name)
-        path, _, attribute = member.name.rpartition(".")
-        start = f"{path}." if path else ""
-        for name in (
-            f"{start}{attribute}_orig",
-            f"{start}parametrizations.{attribute}.original",
-            f"{start}parametrizations.{attribute}.original1",
-            f"{start}{attribute}_v",
-        ):
-            found = look_up(root, name)
-            if found.tensor is not None:
-                return found._replace(name=member.name, attribute=name)
-        return member
-
-
-def _in_wrappers(root: nn.Module, members: list[Member]) -> list[Member]:
-    """Return some members, each that is gone with the tensor of all others that the module in its place has below.
-
-    A layer of anyone's that took the place of the head, and holds it or reads the embedding, keeps the tie.
-    """
-    held: dict[str, dict[int, Tensor]] = {}
-    for member in members:
-        found = {id(member.tensor): member.tensor} if member.tensor is not None else {}
-        place = look_up(root, member.name).owner if member.tensor is None else None
-        if place is not None and place is not without_wrappers(root):
-            places = Registrations(place, buffers=True)
-            pairs = zip(places.objects, places.attributes, strict=True)  # pruning and norms keep what they change
-            found = {id(t): t for t, name in pairs if not name.startswith("original") and not name.endswith("_orig")}
-        held[member.name] = found
-    common = set.intersection(*(set(found) for found in held.values()))
-    if len(common) != 1:
-        return members
-    (one,) = common
-    return [m if m.tensor is not None else m._replace(tensor=held[m.name][one], why=None) for m in members]
 
 
 def _level(kind: Kind) -> int:

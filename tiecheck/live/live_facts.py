@@ -7,7 +7,8 @@ and finish on registered cycles, on aliased chains and on tensors that have no m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -26,6 +27,7 @@ from tiecheck.live.mismatches import (
     unloaded_members,
 )
 from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.moved_members import is_there, names_now
 from tiecheck.live.registrations import CAP, Registrations, looking_at
 from tiecheck.live.ties import aliases_of, lent_ties, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, heads_of, read_declarations
@@ -45,6 +47,8 @@ class Contract(NamedTuple):
     """Groups of names; the last of each is the one the others are to be redirected to."""
     origin: str = ""
     """Where it is written, e.g. `pyproject.toml [tool.tiecheck.ties]`."""
+    unclear: Mapping[tuple[str, ...], str] = MappingProxyType({})
+    """Groups of which it cannot be told which tensors they mean, with the reason."""
 
 
 NO_CONTRACT = Contract()
@@ -75,11 +79,10 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         user = UserNames(graph)
         said = read_declarations(graph, CAP)
         ties = ties_of(places, CAP)
-        promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
         saving = (
             unsaved_ties(graph, said, ties) if PEFT not in user.wrappers else Unsaved((), ())
         )  # which saves adapters
-        declared = find_declared_ties(module, [*said.groups, *promised])
+        declared = claims_on(module, said.groups, contract, user)
         spoken = [{*claim.names} for claim in declared]  # declared-tie-not-applied speaks of a buffer among those
         lent = (tie for tie in lent_ties(module, places, CAP) if not any(names >= {*tie.names} for names in spoken))
         ties = tuple(sorted((*ties, *lent), key=lambda tie: tie.names))
@@ -114,6 +117,24 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
         return with_user_names(found, user) if user.wrappers else found
 
 
+def claims_on(
+    module: nn.Module, groups: Sequence[DeclaredGroup], contract: Contract, user: UserNames
+) -> tuple[DeclaredTie, ...]:
+    """Hold what the classes of a module declare, and what its user promises, against what it really has."""
+    clear = {frozenset(names) for names in contract.groups if names not in contract.unclear}
+    named = [(frozenset(user.all_of(group.names)), group) for group in groups]  # one cause, one claim
+    both = [one._replace(by=(*one.by, contract.origin)) if names in clear else one for names, one in named]
+    said = {names for names, _ in named} & clear
+    promised = (names for names in contract.groups if frozenset(names) not in said)
+    more = [DeclaredGroup(names, names[-1], (contract.origin,)) for names in promised]
+    return tuple(
+        claim
+        if claim.by != (contract.origin,) or (why := contract.unclear.get(claim.names)) is None
+        else claim._replace(kind="unknown", reason=why, missing=())
+        for claim in find_declared_ties(module, [*both, *more])
+    )
+
+
 def _dictionaries(graph: ModuleGraph) -> tuple[str, ...]:
     """Return the paths of the modules that are indexed by texts."""
     keyed = (n for n, module in enumerate(graph.modules) if isinstance(module, (nn.ModuleDict, nn.ParameterDict)))
@@ -131,12 +152,18 @@ def contract_of(module: nn.Module, contract: Config) -> Contract:
     """Return what the user says is tied in a module of its class, and in the modules inside of theirs."""
     if not contract.ties:
         return Contract((), contract.ties_from)
-    groups = list(contract.ties_of(own_class(module)))
+    cls = own_class(module)
+    groups = list(contract.ties_of(cls))
     outermost = without_wrappers(module)
     for path, inner in outermost.named_modules():
         if inner is not outermost:
-            groups += [tuple(f"{path}.{name}" for name in group) for group in contract.ties_of(own_class(inner))]
-    return Contract(tuple(dict.fromkeys(_spelt_out(module, groups, contract.ties_from))), contract.ties_from)
+            held = contract.ties_of(own_class(inner))
+            if own_class(inner) is cls:  # a container of the root's class is no model of its form
+                held = tuple(g for g in held if any("*" in name or is_there(inner, name) for name in g))
+            groups += [tuple(f"{path}.{name}" for name in group) for group in held]
+    found = [names_now(module, names) for names in _spelt_out(module, groups, contract.ties_from)]
+    unclear = {names: why for names, why in found if why is not None}
+    return Contract(tuple(dict.fromkeys(names for names, _ in found)), contract.ties_from, unclear)
 
 
 def _spelt_out(module: nn.Module, groups: list[tuple[str, ...]], where: str) -> Iterator[tuple[str, ...]]:

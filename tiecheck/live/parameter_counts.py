@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from tiecheck.files.local import paused_collector
-from tiecheck.live.group_kind import find_declared_ties
-from tiecheck.live.live_facts import NO_CONTRACT, Contract
+from tiecheck.live.live_facts import NO_CONTRACT, Contract, claims_on
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.memory import memory_links
 from tiecheck.live.registrations import CAP, Registrations
 from tiecheck.live.torch_adapter import TensorDescriber, elements_of, plain_sizes, without_torch_functions
-from tiecheck.live.transformers.declarations import DeclaredGroup, read_declarations
+from tiecheck.live.transformers.declarations import read_declarations
+from tiecheck.live.wrappers import UserNames
 from tiecheck.records.counts import Counts, Tally
 from tiecheck.records.live import DeclaredTie
 from tiecheck.records.words import TIED
@@ -32,8 +32,7 @@ def count_live(module: nn.Module, contract: Contract = NO_CONTRACT) -> Counts:
     with paused_collector():
         places = Registrations(module, buffers=False)
         said = read_declarations(places.graph, CAP)
-        promised = [DeclaredGroup(group, group[-1], (contract.origin,)) for group in contract.groups]
-        claims = find_declared_ties(module, [*said.groups, *promised])
+        claims = claims_on(module, said.groups, contract, UserNames(places.graph))
         gone = said.reasons[0] if said.reasons else _redirected(module, claims)
         sizes = _Sizes(places.tensors())
         everything = range(len(sizes.tensors))
