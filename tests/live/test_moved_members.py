@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import tiecheck
+from tiecheck.live.moved_members import names_now
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -133,6 +134,15 @@ def test_names_in_drawn_wrappers_are_judged_by_identity_and_the_fix_ends_it(seed
     for step in finding.edits[0].steps:
         exec(step.code, {"model": model})
     assert "TIE301" not in {one.code for one in tiecheck.check(model, ties=[names]).findings}
+
+
+def test_the_names_of_a_group_as_they_are_now() -> None:
+    names = MODELS[Plain]
+    model = Plain()
+    assert names_now(model, names) == (names, None)
+    assert names_now(model, ("emb.weigth", "head.weight")) == (("emb.weigth", "head.weight"), None), "as they were"
+    lora(model, "head")
+    assert names_now(Own(model), names) == (("net.emb.weight", "net.head.base.weight"), None)
 
 
 def pruned(model: Any) -> None:
