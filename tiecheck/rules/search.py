@@ -38,7 +38,7 @@ def search_rules(text: str) -> FoundRules:
     said = [code for code in INDEX if begins and code == begins[1].upper()]
     heard = symptoms_of(wanted, own)
     score = match_message(heard[0].says, plain_text(wanted)) if heard and heard[0] not in own else 0
-    heard += () if said or score > 0.8 * len(plain_text(wanted)) else parts_of(wanted)
+    heard += () if said or score > 0.8 * len(plain_text(wanted)) else messages_with(wanted)
     codes = said + [code for symptom in heard for code in symptom.codes.split() if code in INDEX]
     if codes or heard:
         first = next((symptom for symptom in heard if symptom.when), heard[0] if heard else None)
@@ -70,7 +70,7 @@ def _told_parts() -> tuple[tuple[Symptom, frozenset[tuple[str, ...]]], ...]:
     return tuple((one, _runs(f"{one.says} {one.more}")) for one in told)
 
 
-def parts_of(text: str) -> tuple[Symptom, ...]:
+def messages_with(text: str) -> tuple[Symptom, ...]:
     """Return the messages of which a text may be any part, the likeliest first: by pairs and triples of words.
 
     What varies (names, numbers, paths) is one word like another; a pair that many messages have says little.
