@@ -87,13 +87,13 @@ class RealReaders:
             self._process.communicate()
             self._process = None
 
-    def faults(self, root: str) -> Iterator[Fault]:
-        """Yield each weights file of a directory that passed and that its real reader refuses."""
+    def faults(self, target: str) -> Iterator[Fault]:
+        """Yield each weights file of a target that passed and that its real reader refuses."""
         from tiecheck.files.checkpoint import read_checkpoint
 
-        checkpoint = read_checkpoint(root)
+        checkpoint = read_checkpoint(target)
         for shard in checkpoint.shards if checkpoint else ():
             reader = "safetensors" if shard.path.endswith(".safetensors") else "torch"
-            refusal = self.refusal(reader, os.path.join(root, shard.path))
+            refusal = self.refusal(reader, os.path.join(checkpoint.root, shard.path))
             if refusal and not argued(reader, refusal):
                 yield Fault("passes", f"{reader} refuses: {refusal}")

@@ -19,6 +19,7 @@ import archives  # noqa: F401  # registers its formats
 import brought  # noqa: F401  # likewise
 import graphs  # noqa: F401
 import tables  # noqa: F401
+import trained  # noqa: F401
 import twins  # noqa: F401
 import weights  # noqa: F401
 from cases import FORMATS, Case, drawn_case, place, to_json
@@ -113,7 +114,7 @@ class Bench:
         return [*heard, *measure.faults(), *found]
 
     def _call(self, case: Case) -> list[Fault]:
-        target = self.root
+        target = case.words[-1].replace("{}", self.root)
         if case.format == "web":
             self.server.take(case)
             target = f"{self.server.url}/m"
@@ -137,8 +138,9 @@ class Bench:
             found.append(Fault("slow", f"it waits {sum(slept):.0f} s for a server"))
         if report.targets[0].status == "pass":
             self.passed += 1
-            if case.format not in {"web", "contract", "toml", "config", "onnx", "source"}:
-                found += self.readers.faults(self.root)
+            plain = {"web", "contract", "toml", "config", "onnx", "source"}
+            if case.format not in plain and not target.endswith(".py"):
+                found += self.readers.faults(target)
         return found
 
     def _command(self, case: Case) -> list[Fault]:

@@ -40,6 +40,7 @@ def test_a_seed_is_always_the_same_case_and_is_kept_as_it_is() -> None:
     import brought  # noqa: F401
     import graphs  # noqa: F401
     import tables  # noqa: F401
+    import trained  # noqa: F401
     import twins  # noqa: F401
     import web  # noqa: F401
     from cases import FORMATS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from tiecheck.errors import TargetError, near_words, without_secrets
@@ -27,6 +27,7 @@ HUB_FOLDER = "models--"
 SOURCE_ENDINGS = (".py", ".ipynb")
 FILE_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.", "adapters.")
 NO_MODEL = (
     "adapter_",
     "adapters.",
@@ -118,9 +119,22 @@ def _exists(text: str) -> bool:
     return True
 
 
-def whole_weights(names: list[str]) -> list[str]:
+def whole_weights(names: Collection[str]) -> list[str]:
     """Return the names that are weights of a whole model by their ending."""
     return [n for n in names if n.endswith(FILE_ENDINGS) and not n.startswith(NO_MODEL)]
+
+
+def holds_adapter(names: Collection[str]) -> bool:
+    """Tell whether a directory of these names is an adapter's.
+
+    A value head, trained embeddings or an earlier step beside its weights make no model of it: `from_pretrained` takes
+    the base from the directory where that has a config.json, and looks for two names (transformers 5.23).
+    """
+    weights = whole_weights(names)
+    if ADAPTER_CONFIG not in names or not weights:
+        return ADAPTER_CONFIG in names
+    whole = "config.json" in names and any(n.startswith(("model.safetensors", "pytorch_model.bin")) for n in weights)
+    return not whole and any(name.startswith(ADAPTER_WEIGHTS) for name in names)
 
 
 def layout_word(names: list[str]) -> str | None:
@@ -170,7 +184,7 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} cannot be listed: {error.strerror or error}", text) from error
     if not names:
         raise TargetError(f"{text} is an empty directory", text)
-    if ADAPTER_CONFIG in names and not whole_weights(names):
+    if holds_adapter(names):
         return Target(text, "adapter", text, None)
     layout = layout_word(names)
     if layout is not None and ("config.json" not in names or "model.bin" in names):
@@ -181,7 +195,8 @@ def _directory(text: str) -> Target:
         raise TargetError(f"{text} is a folder of the hub's cache; name one of its snapshots: {_snapshot(text)}", text)
     if _holds_source(text):
         return Target(text, "source", text, None)
-    if any(os.path.isfile(os.path.join(text, name, "config.json")) for name in names):
+    below = [os.path.join(text, name, told) for name in names for told in ("config.json", ADAPTER_CONFIG)]
+    if any(map(os.path.isfile, below)):
         raise TargetError(
             f"{text} holds models in folders of its own; name them, e.g. {text.rstrip('/')}/*, or use --recursive", text
         )
@@ -217,7 +232,7 @@ def _file(text: str) -> Target:
     if os.path.basename(text) == "config.json":
         raise TargetError(f"{text} is a config alone; name its directory", text)
     folder, name = os.path.split(text)
-    if name.startswith(("adapter_model.", "adapters.")) and _exists(os.path.join(folder, ADAPTER_CONFIG)):
+    if name.startswith(ADAPTER_WEIGHTS) and _exists(os.path.join(folder, ADAPTER_CONFIG)):
         return Target(text, "adapter", folder or ".", None)
     if name.lower().endswith(LONE_ENDINGS):
         return Target(text, "gguf" if name.lower().endswith(".gguf") else "onnx", text, None)

@@ -66,6 +66,7 @@ def test_an_adapter_of_the_hub_has_its_base_from_the_hub(
 ) -> None:
     files = adapter(base="org/name", **UPDATE)
     base = {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    files |= {"value_head.safetensors": files["adapter_model.safetensors"], "pytorch_model.bin": b"a value head too"}
     hub({**base, **{f"lora/{name}": raw for name, raw in files.items()}})
     assert told("hf://org/name@main/lora") == {"TIE603": "warning", "TIE604": "info"}
     report = tiecheck.check("hf://org/name@main/lora", base=str(tmp_path / "base"))

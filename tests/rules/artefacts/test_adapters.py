@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from rule_failures import codes, llama
+from safetensors.torch import save_file
 
 import tiecheck
 from tiecheck.records.files import BesideAdapter
@@ -73,3 +76,63 @@ def test_a_config_without_weights_stops_the_load_until_it_lies_elsewhere(word: s
     (tmp_path / "adapter_config.json").rename(tmp_path / "adapter" / "adapter_config.json")
     AutoModelForCausalLM.from_pretrained(tmp_path)
     assert codes(tmp_path) == []
+
+
+BESIDE = ("config.json", "model.safetensors", "pytorch_model.bin", "value_head.safetensors", "checkpoint-5/",
+          "new_embeddings.safetensors", "non_lora_trainables.bin", "0000100_adapters.safetensors",
+          "training_args.bin")  # fmt: skip
+"""What trl, LLaMA-Factory, unsloth, LLaVA, mlx-lm and trainers leave beside an adapter, and a merged model."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, the merged model, and the adapter that PEFT saved."""
+    root = tmp_path_factory.mktemp("trained")
+    llama().save_pretrained(root / "base")
+    llama().save_pretrained(root / "merged")
+    model = llama()
+    model.name_or_path = str(root / "base")
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(
+        root / "adapter"
+    )
+    return root
+
+
+@settings(max_examples=25, deadline=None)
+@given(beside=st.sets(st.sampled_from(BESIDE)))
+def test_what_lies_beside_an_adapter_makes_a_model_of_it_where_transformers_takes_one(
+    beside: set[str], trained: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    here = trained / "here"
+    shutil.rmtree(here, ignore_errors=True)
+    shutil.copytree(trained / "adapter", here)
+    for name in beside:
+        if name.endswith("/"):
+            shutil.copytree(trained / "adapter", here / name)
+        elif name in {"config.json", "model.safetensors"}:
+            shutil.copy(trained / "merged" / name, here)
+        elif name == "pytorch_model.bin" and "config.json" in beside:
+            torch.save(llama().state_dict(), here / name)
+        elif name.endswith(".bin"):
+            torch.save({"v_head.summary.weight": torch.ones(1, 2)}, here / name)
+        else:
+            save_file({"v_head.summary.weight": torch.ones(1, 2)}, here / name)
+    found = trained / "base"
+    with contextlib.suppress(OSError):  # it looks for the base in here, and PEFT takes it from elsewhere
+        found = Path(AutoModelForCausalLM.from_pretrained(here).config._name_or_path)
+    report = tiecheck.check(here, base=str(trained / "base") if found != here else None)
+    assert (report.targets[0].type, report.targets[0].status) == ("checkpoint" if found == here else "adapter", "pass")
+    if found != here:
+        PeftModel.from_pretrained(llama(), here)
+
+
+def test_a_folder_of_adapters_says_how_to_name_them(trained: Path) -> None:
+    root = trained / "run"
+    for step in (5, 10):
+        shutil.copytree(trained / "adapter", root / f"checkpoint-{step}")
+    (error,) = tiecheck.check(root).errors
+    assert "--recursive" in error.message
+    reports = tiecheck.check(root, recursive=True).targets
+    assert [report.type for report in reports] == ["adapter", "adapter"]

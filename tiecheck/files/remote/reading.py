@@ -39,7 +39,7 @@ from tiecheck.records.declared import ModelConfig
 from tiecheck.records.report import Traffic
 from tiecheck.records.stored import Checkpoint, Shard
 from tiecheck.records.words import Unknown
-from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS
+from tiecheck.targets.parse import ADAPTER_CONFIG, FILE_ENDINGS, holds_adapter
 
 ENDINGS = (*FILE_ENDINGS, ".gguf", ".onnx")
 
@@ -89,7 +89,8 @@ def read_address(address: str, config: Config) -> RemoteModel:
     if names is None or CONFIG_NAME in names:
         fetched = run_beside(lambda: store.small(CONFIG_NAME, CONFIG_BYTES))
     try:
-        checkpoint = _checkpoint(store, found.file, names)
+        adapted = not found.file and holds_adapter(names or ())
+        checkpoint = None if adapted else _checkpoint(store, found.file, names)
     finally:
         raw = fetched() if fetched is not None else None
     adapter = _adapter(store, names) if checkpoint is None and not found.file else None
