@@ -32,7 +32,16 @@ from tiecheck.live.registrations import CAP, Registrations, looking_at
 from tiecheck.live.ties import aliases_of, lent_ties, ties_of
 from tiecheck.live.transformers.declarations import DeclaredGroup, fixed_flags, heads_of, read_declarations
 from tiecheck.live.transformers.saving import Unsaved, unsaved_ties
-from tiecheck.live.wrappers import FSDP2, PEFT, UserNames, class_name, own_class, with_user_names, without_wrappers
+from tiecheck.live.wrappers import (
+    FSDP2,
+    PEFT,
+    UserNames,
+    class_name,
+    hops_of,
+    own_class,
+    with_user_names,
+    without_wrappers,
+)
 from tiecheck.records.live import DeclaredTie, KeyProblem, LiveModel, Tie
 from tiecheck.records.words import TIED
 from tiecheck.wording import listed
@@ -111,6 +120,7 @@ def collect_live(module: nn.Module, *, origin: str, contract: Contract = NO_CONT
             unsaved=saving.problems,
             equal=equal_heads(places),
             keyed=_dictionaries(graph),
+            hops=hops_of(graph, user, CAP) if user.wrappers else (),
             fixed=fixed_flags(said.models) if broken else (),
             sharded_apart=split_by_sharding(graph) if FSDP2 in user.wrappers else (),
         )

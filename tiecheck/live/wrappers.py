@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from tiecheck.live.module_graph import ModuleGraph
-from tiecheck.records.live import LiveModel
+from tiecheck.records.live import Hop, LiveModel
 
 PEFT = "PEFT"
 """Title of the wrappers of PEFT."""
@@ -150,6 +150,22 @@ class UserNames:
     def all_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Write some names without wrappers, sorted anew."""
         return tuple(sorted({self.of(name) for name in names})) if self._labels else names
+
+
+def hops_of(graph: ModuleGraph, user: UserNames, cap: int) -> tuple[Hop, ...]:
+    """Return the wrappers of a module, from the outside in, as Python has to pass them."""
+    found: list[tuple[str, Hop]] = []
+    for number, module in enumerate(graph.modules):
+        held = wrapper_of(module)
+        if held is None:
+            continue
+        inner: Any = module._modules[held[0]]
+        passes = all(getattr(module, label, None) is child for label, child in inner._modules.items())
+        own = tuple(label for label in module._modules if label != held[0])
+        hop = Hop("", *held, passes, hasattr(type(module), "__getitem__"), own)
+        paths = [prefix.removesuffix(".") for prefix in graph.prefixes(number, cap)]
+        found += [(path, hop._replace(path=user.of(path))) for path in paths]
+    return tuple(hop for _, hop in sorted(found, key=lambda one: one[0].count(".") + bool(one[0])))
 
 
 def with_user_names(live: LiveModel, user: UserNames) -> LiveModel:

@@ -233,6 +233,22 @@ class SaveProblem(Record):
     """The declaration that has the tie too; None where it cannot be written down."""
 
 
+class Hop(Record):
+    """A wrapper, as Python passes it on the way to a member."""
+
+    path: str
+    """Where it is, as its user calls it: what it wraps has the same path."""
+    attribute: str
+    """The attribute that holds what it wraps."""
+    title: str
+    passes: bool
+    """True if it passes on the attributes of what it wraps, when they are read."""
+    indexed: bool
+    """True if it can be indexed."""
+    own: tuple[str, ...]
+    """The other modules that it registers."""
+
+
 class LiveClass(Record):
     """The class of a live module, and how it came to be."""
 
@@ -289,3 +305,4 @@ class LiveModel(Record):
     """Paths of dictionaries of modules or parameters, in which a number is a text."""
     sharded_apart: tuple[tuple[str, ...], ...] = ()
     """Names that were one parameter before FSDP2 put them into groups of their own."""
+    hops: tuple[Hop, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiecheck.records.live import Alias, DeclaredTie, KeyProblem, LiveModel
+from tiecheck.records.live import Alias, DeclaredTie, Hop, KeyProblem, LiveModel
 from tiecheck.records.record import Record
 
 
@@ -26,6 +26,8 @@ class Mending(Record):
     """Paths of dictionaries of modules or parameters."""
     sharded_apart: tuple[tuple[str, ...], ...] = ()
     """Names that were one parameter before FSDP2 put them into groups of their own."""
+    hops: tuple[Hop, ...] = ()
+    """The wrappers on the way to members, from the outside in."""
 
 
 def mending_of(live: LiveModel) -> Mending:

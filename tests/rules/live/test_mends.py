@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from tiecheck.records.edits import NO_MEND
-from tiecheck.records.live import Alias
+from tiecheck.records.live import Alias, Hop
 from tiecheck.records.mending import Mending
 from tiecheck.rules.live.mends import model_path, own_tensors
 
@@ -173,16 +173,19 @@ def test_ddp_wants_it_before_it_is_made(choice: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrappers", "path"),
+    ("hops", "path", "indexed"),
     [
-        ((), "model.lm_head.weight"),
-        (("DataParallel",), "model.module.lm_head.weight"),
-        (("DDP",), "model.lm_head.weight"),
+        ((), "model.lm_head.weight", "model[0].weight"),
+        ((Hop("", "module", "DDP", False, False, ()),), "model.module.lm_head.weight", "model.module[0].weight"),
+        ((Hop("", "inner", "compiled", True, False, ()),), "model.lm_head.weight", "model.inner[0].weight"),
+        ((Hop("lm_head", "inner", "compiled", True, False, ()),), "model.lm_head.inner.weight", "model[0].weight"),
+        ((Hop("lm_head", "inner", "beside", True, False, ("weight",)),), "model.lm_head.weight", "model[0].weight"),
     ],
 )
-def test_a_name_is_reached_as_the_user_reaches_it(wrappers: tuple[str, ...], path: str) -> None:
-    mending = Mending("Model", wrappers, None, (), (), (), ())
+def test_a_name_is_reached_as_the_user_reaches_it(hops: tuple[Hop, ...], path: str, indexed: str) -> None:
+    mending = Mending("Model", (), None, (), (), (), (), hops=hops)
     assert model_path(mending, "lm_head.weight") == path
+    assert model_path(mending, "0.weight") == indexed
     assert model_path(mending, "heads.0.weight").endswith("heads[0].weight")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tiecheck.live.derived_weights import name_before
+from tiecheck.live.member_lookup import look_up
 from tiecheck.live.module_graph import ModuleGraph
 from tiecheck.live.transformers.declarations import Declarations, PretrainedModel
 from tiecheck.live.transformers.rewritten_keys import added_late, declaration_text
@@ -103,7 +104,14 @@ class _Saving:
             return None, None
         source = next((s for t, s in keys.items() if t in own or s in own), own[-1])
         more = {name: source for name in own if name != source and name not in keys}
-        return declaration_text(keys), declaration_text({**keys, **more})
+        kept = {key: value for key, value in keys.items() if not self._in_place_of(key, more)}
+        return declaration_text(keys), declaration_text(kept | more)
+
+    def _in_place_of(self, key: Any, names: Mapping[str, str]) -> bool:
+        """Return True if a key names what is gone, and names stand in its place: its layer was wrapped."""
+        place = f"{str(key).rpartition('.')[0]}."
+        below = any(name.startswith(place) for name in names)
+        return below and look_up(self._outer.model, key).tensor is None
 
     def _pattern(self, name: str) -> str | None:
         """Return the first declared key that, as a pattern, matches a name."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from tiecheck.live.member_lookup import look_up
 from tiecheck.live.module_graph import ModuleGraph
+from tiecheck.live.moved_members import in_wrappers
 from tiecheck.live.transformers.rewritten_keys import declaration_text, head_pair, listed_pairs, method_problems
 from tiecheck.patterns import takes_forever
 from tiecheck.records.live import KeyForm, KeyProblem
@@ -209,6 +210,8 @@ def _pair_problems(model: nn.Module, keys: Mapping[Any, Any], names: frozenset[s
             continue
         found = [_named(model, word, names) if whole else _matched(model, word, names) for word in pair]
         if not all(found):
+            if all(m.tensor is not None for m in in_wrappers(model, [look_up(model, word) for word in pair])):
+                continue  # a layer of anyone's keeps the tie, which a save speaks of
             there = tuple(sorted(name for hits in found for name in hits))[:CAP]
             yield problem("nothing", pair, there, _raised(whole, pair, found))
             continue

@@ -18,20 +18,27 @@ from tiecheck.wording import cause_of, counted, listed, python_path
 
 FLAG = "config.tie_word_embeddings"
 
-HOPS = {"DataParallel": "model.module", "AveragedModel": "model.module"}
-"""Wrappers that pass on no attribute of what they wrap -> the way to it."""
-
 FIXED = "the flag of the class cannot say that they are apart: a save and a load make it true."
 """Reason for which a group cannot be untied."""
 
-HOLDERS = ("FSDP2", "FSDP", "DeepSpeed", "DistributedDataParallel", "PEFT")
+FSDP2 = "FSDP2"
+
+HOLDERS = (FSDP2, "FSDP", "DeepSpeed", "DistributedDataParallel", "PEFT")
 """Wrappers that keep parameters of their own, or those that they saw when they were made: mended before."""
 
 
 def model_path(mending: Mending, name: str = "") -> str:
-    """Return a name as the user's Python reaches it, past wrappers that pass nothing on."""
-    hop = next((way for title, way in HOPS.items() if title in mending.wrappers), "model")
-    return hop + python_path(name, mending.keyed).removeprefix("model") if name else hop
+    """Return a name as the user's Python reaches and assigns it: a wrapper is named where it does not pass it on."""
+    parts = name.split(".") if name else []
+    text, path, keyed = "model", "", mending.keyed
+    for number, part in enumerate([*parts, ""]):
+        whole = f"{path}.{part}" if path else part
+        step = python_path(whole, keyed).removeprefix(python_path(path, keyed) if path else "model") if part else ""
+        for hop in (hop for hop in mending.hops if hop.path == path and part not in hop.own):
+            if not hop.passes or number == len(parts) - 1 or (step[:1] == "[" and not hop.indexed):
+                text += f".{hop.attribute}"
+        text, path = text + step, whole
+    return text
 
 
 def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:
@@ -40,9 +47,10 @@ def tie_again(claim: DeclaredTie, mending: Mending) -> tuple[Edit, ...]:
     fitting = [part for part in data or claim.parts if set(part).isdisjoint(claim.unfit)]
     by_class, alike = claim_flag(claim) is not None, claim.kind == "copy" or len(data) == 1 < len(claim.parts)
     parts = sorted(fitting or claim.parts, key=lambda part: (not (by_class and claim.source in part), part))
-    holder = _holder(mending)
-    if holder == "FSDP2":
+    holder = " or ".join(title for title in HOLDERS if title in mending.wrappers) or None
+    if FSDP2 in mending.wrappers:
         return (_sharded_together(claim, mending),)
+    mending = mending._replace(hops=tuple(hop for hop in mending.hops if hop.title not in HOLDERS))
     edits = []
     for part in parts[:1] if alike else parts:
         kept = claim.source if claim.source in part else part[0]
@@ -84,6 +92,8 @@ def untying_edits(
     parts = [part for c in alike for part in c.parts if not (c is claim and parted)]
     heads = {c.source for c in alike}
     own = [name for part in parts for name in part if name != next((n for n in part if n in heads), part[0])]
+    if not parted:  # what was tied beside the members that are declared, as a wrapped head is
+        parted = tuple(name for name in names if not any(name in c.names for c in alike))
     lines = own_tensors(mending, (*parted, *own))
     return (python_edit(choice, when, *lines, *((f"{model_path(mending, flag)} = False",) if flag else ())),)
 
@@ -119,10 +129,6 @@ def idle_words(mending: Mending) -> str:
 def _listening(mending: Mending) -> tuple[Edit, ...]:
     """Return the change of a class whose `tie_weights` does nothing: then each load ties by itself."""
     return tuple(edit._replace(when="the class is yours to change") for edit in source_edits(idle_methods(mending)))
-
-
-def _holder(mending: Mending) -> str | None:
-    return next((title for title in HOLDERS if title in mending.wrappers), None)
 
 
 def _when(*conditions: str | None) -> str | None:
